@@ -1,0 +1,1 @@
+"""How a model acts in an environment."""

@@ -1,0 +1,291 @@
+"""Every setting of a run, typed and documented, once.
+
+The field's docstring below it is its documentation; ``areal train --dry-run`` prints the resolved values.
+A configuration comes from defaults, then a YAML file, then ``key.sub=value`` overrides, then flags.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from areal.errors import UserError, nearest
+
+STARTER = "starter"
+"""The name of the model that ships with the package."""
+
+
+def _staleness(value: object) -> object:
+    return math.inf if isinstance(value, str) and value.lower() in ("inf", "infinity", "∞") else value
+
+
+Staleness = Annotated[
+    float,
+    BeforeValidator(_staleness),
+    PlainSerializer(lambda v: "inf" if math.isinf(v) else int(v), return_type=int | str),
+]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class RolloutConfig(_Settings):
+    """Generation: how many trajectories, how stale, sampled how."""
+
+    batch_size: int = Field(128, ge=1)
+    """Trajectories that the learner takes for one update."""
+    group_size: int = Field(8, ge=1)
+    """Trajectories of one problem; advantages are normalised within them."""
+    max_staleness: Staleness = Field(4, ge=0)
+    """η: how many updates old a consumed token may be; 0 is synchronous, inf never waits."""
+    max_concurrent: int | None = Field(None, ge=1)
+    """Trajectories under way at once; null: as many as one batch."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest answer of one turn, in tokens."""
+    max_model_len: int | None = Field(None, ge=2)
+    """Longest conversation, in tokens; null: the model's own limit, at most 4096."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of training rollouts; the learner uses the same one."""
+    env_workers: int = Field(8, ge=1)
+    """Threads that run the environments' reset and step."""
+    max_retries: int = Field(2, ge=0)
+    """How often an episode that failed for infrastructure reasons is tried again."""
+    max_failures: int = Field(8, ge=0)
+    """Episodes in a row that may fail for good before the run stops with their error."""
+
+
+class EngineConfig(_Settings):
+    """The vLLM engine."""
+
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the engine on a machine without GPU; null: half of the cores."""
+    memory: float | None = Field(None, gt=0)
+    """KV cache in GiB on a CPU, or the share of the GPU's memory; null: 1 GiB, or chosen from the card."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: float32 on a CPU, bfloat16 on a GPU."""
+    eager: bool | None = None
+    """No compilation and no CUDA graphs; null: eager on a CPU."""
+
+
+class LearnerConfig(_Settings):
+    """The update."""
+
+    objective: Literal["decoupled-ppo", "ppo"] = "decoupled-ppo"
+    """decoupled-ppo: PPO around the policy at the start of the step, weighted to it (eq 5); ppo: naive."""
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = Field(5, ge=0)
+    """Updates over which the learning rate rises linearly from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of matrices."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moment decays."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    clip: float = Field(0.2, gt=0)
+    """ε of PPO's clipping."""
+    behav_clip: float | None = Field(5.0, gt=1)
+    """Tokens with π_prox/π_behav above this are left out of the loss; null: none are."""
+    minibatches: int = Field(2, ge=1)
+    """Optimizer steps for one batch."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Largest number of tokens (padding included) of one forward and backward pass."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the learner on a machine without GPU; null: half of the cores."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the learner's weights."""
+
+
+class EvaluationConfig(_Settings):
+    """Held-out accuracy, measured before and after training, and every so often between."""
+
+    problems: int = Field(256, ge=0)
+    """Problems of the test split; 0 turns evaluation off."""
+    samples: int = Field(1, ge=1)
+    """Answers to each problem."""
+    every: int = Field(0, ge=0)
+    """Evaluate also after every so many updates; 0: only before and after."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+
+
+class CheckpointConfig(_Settings):
+    """What is kept to go on from."""
+
+    every: int = Field(25, ge=0)
+    """Save after every so many updates; 0: only at the end and when stopped."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept."""
+
+
+class Config(_Settings):
+    """One training run."""
+
+    env: str = "math-v1"
+    """Gymnasium id of the environment."""
+    env_options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment; `areal env list` shows what it takes."""
+    agent: str = "single-turn"
+    """How the model acts in the environment."""
+    agent_options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the agent."""
+    model: str = STARTER
+    """A hub id, a folder, or 'starter': the model that ships with areal."""
+    steps: int = Field(150, ge=1)
+    """Updates."""
+    seed: int = Field(0, ge=0)
+    """Seeds the order of problems, the sampling and the learner."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
+    output: Path = Path("runs")
+    """Folder of the run directories."""
+    name: str | None = None
+    """Name of the run directory; null: environment, model and time."""
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    learner: LearnerConfig = Field(default_factory=LearnerConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Config:
+        r = self.rollout
+        if r.batch_size % r.group_size:
+            raise ValueError(
+                f"rollout.batch_size={r.batch_size} is not a multiple of rollout.group_size={r.group_size}"
+            )
+        groups = r.batch_size // r.group_size
+        if groups % self.learner.minibatches:
+            raise ValueError(
+                f"learner.minibatches={self.learner.minibatches} does not divide the {groups} groups of a "
+                f"batch (rollout.batch_size / rollout.group_size)"
+            )
+        if not math.isinf(r.max_staleness) and r.max_staleness != int(r.max_staleness):
+            raise ValueError(f"rollout.max_staleness={r.max_staleness} is not a whole number (or inf)")
+        return self
+
+    @property
+    def groups_per_batch(self) -> int:
+        """B: groups that one update takes."""
+        return self.rollout.batch_size // self.rollout.group_size
+
+
+def load_config(
+    path: str | Path | None = None, overrides: list[str] | None = None, values: dict[str, Any] | None = None
+) -> Config:
+    """Build a configuration from a YAML file, ``key.sub=value`` overrides and a (nested or dotted) dict.
+
+    Later sources win: defaults, file, overrides, values.
+
+    Raises:
+        UserError: unknown key (with the nearest known one), wrong type, impossible size, unreadable file.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        _merge(data, _read_yaml(Path(path)))
+    for item in overrides or []:
+        key, sep, text = item.partition("=")
+        if not sep or not key:
+            raise UserError(
+                f"'{item}' is not an override; write key.sub=value, such as rollout.max_staleness=4"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
+        _merge(data, _nest(key, _number(value)))
+    for key, value in (values or {}).items():
+        _merge(data, _nest(key, value))
+    return parse_config(data, source=str(path) if path is not None else None)
+
+
+def parse_config(data: dict[str, Any], source: str | None = None) -> Config:
+    """Validate a nested dict.
+
+    Raises:
+        UserError: as in :func:`load_config`.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        where = f" (from {source} and the command line)" if source else ""
+        raise UserError("configuration" + where + ": " + "; ".join(map(_explain, error.errors()))) from error
+
+
+def dump_config(config: Config) -> str:
+    """Return the whole configuration as YAML that :func:`load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        hint = nearest(location[-1], known) or f" (known here: {', '.join(known)})"
+        return f"unknown key '{key}'{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}={error['input']!r}: {message}" if key else message
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a configuration is a mapping of settings, not a {type(data).__name__}")
+    nested: dict[str, Any] = {}
+    for key, value in data.items():
+        _merge(nested, _nest(str(key), value))
+    return nested
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _number(value: Any) -> Any:
+    """Read ``1e-3`` as a number: YAML 1.1 takes it for a string because it has no dot."""
+    if isinstance(value, str):
+        try:
+            return float(value) if "e" in value.lower() and value[0] in "+-.0123456789" else value
+        except ValueError:
+            return value
+    return value

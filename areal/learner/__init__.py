@@ -1,0 +1,1 @@
+"""The update: objectives, advantages, micro-batches, the model and the learner."""

@@ -1,0 +1,1 @@
+"""Generation: the vLLM engine, conversations, admission and the buffer."""

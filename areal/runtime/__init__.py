@@ -1,0 +1,1 @@
+"""The asynchronous loop, checkpoints and shutdown."""

@@ -1,0 +1,87 @@
+"""Procedural arithmetic: the built-in problems of ``math-v1``.
+
+Nothing is downloaded and nothing is stored: problem ``index`` of a split is drawn from a generator seeded
+with (split, difficulty, index). The splits are disjoint by construction: a problem belongs to the test
+split exactly if the hash of its expression says so, whoever draws it and with whatever seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+
+DIFFICULTIES = {
+    1: "a ± b, operands up to 20",
+    2: "a ± b, two-digit operands",
+    3: "a ± b ± c, two-digit operands",
+    4: "a × b ± c, two-digit by one-digit products",
+    5: "(a ± b) × c ± d",
+}
+DEFAULT_DIFFICULTY = 3
+TEST_SHARE = 10
+"""One expression in this many belongs to the test split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An expression, its value, and the steps of working it out from left to right.
+
+    Attributes:
+        expression: such as ``"47 + 38 - 21"``.
+        answer: its integer value.
+        steps: such as ``("47 + 38 = 85", "85 - 21 = 64")``.
+    """
+
+    expression: str
+    answer: int
+    steps: tuple[str, ...]
+
+
+def is_test(expression: str) -> bool:
+    """Say whether an expression belongs to the test split (about one in ten do)."""
+    digest = hashlib.sha256(expression.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % TEST_SHARE == 0
+
+
+def problem(split: str, difficulty: int, index: int) -> Problem:
+    """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
+
+    Raises:
+        ValueError: unknown split or difficulty.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split is 'train' or 'test', not {split!r}")
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"difficulty is one of {sorted(DIFFICULTIES)}, not {difficulty!r}")
+    rng = random.Random(f"arithmetic/{split}/{difficulty}/{index}")
+    while True:
+        drawn = _draw(rng, difficulty)
+        if is_test(drawn.expression) == (split == "test"):
+            return drawn
+
+
+def _draw(rng: random.Random, difficulty: int) -> Problem:
+    if difficulty == 1:
+        return _chain([rng.randint(0, 20) for _ in range(2)], [rng.choice("+-")])
+    if difficulty == 2:
+        return _chain([rng.randint(10, 99) for _ in range(2)], [rng.choice("+-")])
+    if difficulty == 3:
+        return _chain([rng.randint(10, 99) for _ in range(3)], [rng.choice("+-") for _ in range(2)])
+    if difficulty == 4:
+        return _chain([rng.randint(10, 99), rng.randint(2, 9), rng.randint(10, 99)], ["*", rng.choice("+-")])
+    first = _chain([rng.randint(10, 99) for _ in range(2)], [rng.choice("+-")])
+    factor, last, op = rng.randint(2, 9), rng.randint(10, 99), rng.choice("+-")
+    rest = _chain([first.answer, factor, last], ["*", op])
+    return Problem(f"({first.expression}) * {factor} {op} {last}", rest.answer, first.steps + rest.steps)
+
+
+def _chain(operands: list[int], operators: list[str]) -> Problem:
+    """Work out operands joined by operators from left to right (products come first in the list)."""
+    value, steps, expression = operands[0], [], str(operands[0])
+    for op, operand in zip(operators, operands[1:], strict=True):
+        result = value + operand if op == "+" else value - operand if op == "-" else value * operand
+        steps.append(f"{value} {op} {operand} = {result}")
+        expression += f" {op} {operand}"
+        value = result
+    return Problem(expression, value, tuple(steps))
