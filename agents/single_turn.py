@@ -1,0 +1,15 @@
+"""The simplest agent: one observation, one answer."""
+
+from __future__ import annotations
+
+from areal.agents.interface import Env, Model
+
+
+class SingleTurn:
+    """Reads the observation, answers once."""
+
+    async def run(self, env: Env, model: Model) -> None:
+        """Play one episode."""
+        observation = await env.reset()
+        answer = await model.generate(observation)
+        await env.step(answer)

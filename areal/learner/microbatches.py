@@ -1,0 +1,40 @@
+"""Splitting sequences into micro-batches under a token budget (arXiv 2505.24298, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from areal.errors import UserError
+
+
+def allocate(lengths: Sequence[int], budget: int, minimum: int = 1) -> list[list[int]]:
+    """Return micro-batches as lists of indices into ``lengths``; each index stands in exactly one.
+
+    Longest first; a sequence opens a new micro-batch if there are fewer than ``minimum`` or it fits in
+    none, else it joins the fitting one with the fewest sequences.
+
+    Args:
+        lengths: tokens of each sequence.
+        budget: largest sum of lengths in one micro-batch.
+        minimum: smallest number of micro-batches (as far as there are sequences).
+
+    Raises:
+        UserError: a sequence is longer than the budget.
+    """
+    if lengths and max(lengths) > budget:
+        raise UserError(
+            f"a sequence of {max(lengths)} tokens does not fit in learner.micro_batch_tokens={budget}; "
+            f"raise it, or lower rollout.max_new_tokens"
+        )
+    batches: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = [b for b, free in enumerate(room) if free >= lengths[index]]
+        if len(batches) < minimum or not fitting:
+            batches.append([index])
+            room.append(budget - lengths[index])
+        else:
+            chosen = min(fitting, key=lambda b: len(batches[b]))
+            batches[chosen].append(index)
+            room[chosen] -= lengths[index]
+    return batches

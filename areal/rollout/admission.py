@@ -1,0 +1,136 @@
+"""Which groups may start, and which a batch may take: staleness ≤ η for every sample, by construction.
+
+A pure state machine without I/O. With i the version (finished updates), B the groups of a batch, η the
+maximum staleness, and N the groups admitted and not rejected:
+
+- *Gate* (arXiv 2505.24298, eq 3): one more group may be admitted while N ≤ (i+η+1)·B, counting it.
+- A group admitted at version v has the *deadline* v+η: the last version whose batch may take it.
+- *Batch at version i*: B complete groups in admission order. One may overtake an unfinished older group
+  only if every group left over can still meet its deadline: for each d ≥ 0, at most d·B of those left have
+  a deadline ≤ i+d.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import count
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Outstanding(Generic[T]):
+    """A group that was admitted and neither consumed nor rejected; ``result`` is None until it is complete."""
+
+    version: int
+    result: T | None = None
+
+
+class Admission(Generic[T]):
+    """Admits groups and hands out batches of their results.
+
+    Args:
+        batch: B, groups of one batch.
+        max_staleness: η; ``math.inf`` never waits for a straggler and never closes the gate.
+        version: the version to start from.
+        counted: N at the start; after a crash, the groups consumed and restored, so that those that were
+            in flight count as rejected and the bound survives.
+        next_id: the first admission number to give out.
+    """
+
+    def __init__(
+        self, batch: int, max_staleness: float, version: int = 0, counted: int | None = None, next_id: int = 0
+    ) -> None:
+        if batch < 1 or max_staleness < 0:
+            raise ValueError(f"batch={batch} must be ≥ 1 and max_staleness={max_staleness} ≥ 0")
+        self.batch = batch
+        self.max_staleness = max_staleness
+        self.version = version
+        self._counted = version * batch if counted is None else counted
+        self._ids = count(next_id)
+        self._outstanding: dict[int, _Outstanding[T]] = {}
+
+    @property
+    def counted(self) -> int:
+        """N: groups admitted and not rejected, consumed ones included."""
+        return self._counted
+
+    @property
+    def in_flight(self) -> int:
+        """Admitted groups that are not complete."""
+        return sum(o.result is None for o in self._outstanding.values())
+
+    @property
+    def complete(self) -> int:
+        """Complete groups that wait to be taken."""
+        return len(self._outstanding) - self.in_flight
+
+    def may_admit(self) -> bool:
+        """Whether the gate is open for one more group."""
+        return self._counted + 1 <= (self.version + self.max_staleness + 1) * self.batch
+
+    def admit(self) -> int:
+        """Admit one group at the current version and return its number (in admission order).
+
+        Raises:
+            RuntimeError: the gate is closed.
+        """
+        if not self.may_admit():
+            raise RuntimeError(f"the gate is closed: {self._counted} groups admitted at version {self.version}")
+        number = next(self._ids)
+        self._outstanding[number] = _Outstanding(self.version)
+        self._counted += 1
+        return number
+
+    def restore(self, number: int, version: int, result: T) -> None:
+        """Put back a complete group that a checkpoint kept; call in admission order, before any admission."""
+        self._outstanding[number] = _Outstanding(version, result)
+
+    def admitted_at(self, number: int) -> int:
+        """The version at which an outstanding group was admitted."""
+        return self._outstanding[number].version
+
+    def finish(self, number: int, result: T) -> None:
+        """Record the result of an admitted group."""
+        if self._outstanding[number].result is not None:
+            raise RuntimeError(f"group {number} is finished already")
+        self._outstanding[number].result = result
+
+    def reject(self, number: int) -> None:
+        """Forget an outstanding group, as if it had not been admitted: failed, or of no use."""
+        del self._outstanding[number]
+        self._counted -= 1
+
+    def advance(self, version: int) -> None:
+        """Tell that ``version`` updates are finished and their weights sample now."""
+        if version < self.version:
+            raise ValueError(f"the version cannot fall from {self.version} to {version}")
+        self.version = version
+
+    def take(self, version: int) -> list[T] | None:
+        """Return the results of the batch for the update at ``version``, or None: wait for more to finish.
+
+        The groups taken are the B complete ones that were admitted first.
+        """
+        chosen = [n for n, o in self._outstanding.items() if o.result is not None][: self.batch]
+        if len(chosen) < self.batch or not self._rest_in_time(set(chosen), version):
+            return None
+        results = []
+        for number in chosen:
+            result = self._outstanding.pop(number).result
+            assert result is not None
+            results.append(result)
+        return results
+
+    def _rest_in_time(self, taken: set[int], version: int) -> bool:
+        """Whether all others meet their deadline: for each d, at most d·B of them have one ≤ version+d."""
+        if math.isinf(self.max_staleness):
+            return True
+        # Admission order is deadline order, so the k-th one left is the k-th most urgent: it can be in
+        # batch version + 1 + k // B at the earliest.
+        left = (o for n, o in self._outstanding.items() if n not in taken)
+        return all(
+            o.version + self.max_staleness >= version + 1 + k // self.batch for k, o in enumerate(left)
+        )

@@ -1,0 +1,28 @@
+"""What each vLLM process that areal started does first: live and die with us, not with the terminal."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+from areal.rollout.vllm_engine import OWNED
+
+_PR_SET_PDEATHSIG = 1
+
+
+def adopt() -> None:
+    """Leave the terminal's process group, and end when the process that started us ends.
+
+    vLLM calls this in each of its processes (entry point ``vllm.general_plugins``). Ctrl-C then reaches
+    areal alone, which saves a checkpoint and stops the engine in order; and a SIGKILL of areal leaves no
+    engine behind. A vLLM that areal did not start is left alone.
+    """
+    parent = os.environ.get(OWNED)
+    if parent is None or os.getpid() == int(parent):
+        return
+    if os.getppid() == int(parent):
+        os.setsid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it died in between
+            os._exit(1)
