@@ -6,7 +6,7 @@ Each object is plain data. Lengths are in tokens; times are seconds since the ep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,6 @@ class Trajectory:
         finish: how the last generation ended.
         turns: the index of the first sampled token of each turn.
         started, ended: when the episode began and ended.
-        info: what the environment said last, for the rollout log.
     """
 
     tokens: np.ndarray
@@ -45,7 +44,6 @@ class Trajectory:
     turns: list[int] = field(default_factory=list)
     started: float = 0.0
     ended: float = 0.0
-    info: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
@@ -67,6 +65,23 @@ class Trajectory:
         return int(self.versions[self.loss_mask].min())
 
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; floats keep every bit."""
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in ((f.name, getattr(self, f.name)) for f in fields(self))
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trajectory:
+        """Read what :meth:`to_json` wrote."""
+        arrays = {name: np.asarray(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
+        return cls(**{**data, **arrays})
+
+
+_ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "versions": np.int32}
+
+
 @dataclass(slots=True)
 class Group:
     """The n trajectories of one problem (GRPO's group): admitted, finished and consumed together.
@@ -81,6 +96,19 @@ class Group:
     id: int
     version: int
     trajectories: list[Trajectory]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "id": self.id,
+            "version": self.version,
+            "trajectories": [t.to_json() for t in self.trajectories],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Group:
+        """Read what :meth:`to_json` wrote."""
+        return cls(data["id"], data["version"], [Trajectory.from_json(t) for t in data["trajectories"]])
 
 
 @dataclass(slots=True)

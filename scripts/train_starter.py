@@ -2,10 +2,11 @@
 
     python scripts/train_starter.py --output areal/models/starter
 
-The data are worked solutions of ``math-v1`` problems, drawn from the training split of
-``areal.envs.arithmetic``; no problem of the test split is among them. Training stops early on purpose: the
-model writes every answer in the right format and is right in about a third of them, so that reinforcement
-learning has something to find and room to improve it.
+The data are solutions of ``math-v1`` problems, drawn from the training split of ``areal.envs.arithmetic``; no
+problem of the test split is among them. Every label is correct. Most of the training teaches worked
+solutions; its last part mixes in bare answers, so that the model learns both manners. It is good at the
+first and poor at the second, and by itself it chooses the second too often: what reinforcement learning then
+finds first is that working a problem out pays, and after that better arithmetic.
 
 The output folder holds what ``transformers`` and vLLM load unchanged.
 """
@@ -33,8 +34,10 @@ ROLES = ("system", "user", "assistant", "tool")
 SPECIAL_TOKENS = [PAD, END, *(f"<|{role}|>" for role in ROLES)]
 VOCABULARY = 384
 CONTEXT = 1024
-MIXTURE = {1: 0.2, 2: 0.3, 3: 0.4, 4: 0.05, 5: 0.05}
+MIXTURE = {1: 0.1, 2: 0.3, 3: 0.54, 4: 0.03, 5: 0.03}
 """Share of each difficulty in the training data."""
+DIRECT, DIRECT_FROM = 0.5, 0.7
+"""Share of the examples that state the answer at once, in the steps after this share of the training."""
 
 # Every turn is <|role|>content<|end|> and a newline. The role is one special token, so no merge reaches over
 # the border of a turn, and a longer conversation's ids begin with the ids of the shorter one.
@@ -61,7 +64,7 @@ def main() -> None:
     """Train, save, measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -111,7 +114,7 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         text
         for _ in range(2000)
         for p in [next(stream)]
-        for text in (arithmetic_prompt(p.expression), answer(p))
+        for text in (arithmetic_prompt(p.expression), answer(p, direct=False))
     ]
     tokenizer.train_from_iterator([*texts, *PHRASES * 20], trainer)
     return PreTrainedTokenizerFast(
@@ -129,9 +132,9 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 # --- the data --------------------------------------------------------------------------------------------
 
 
-def answer(drawn: Problem) -> str:
-    r"""Return the worked solution, such as ``47 + 38 = 85\n85 - 21 = 64\n\boxed{64}``."""
-    return "\n".join([*drawn.steps, f"\\boxed{{{drawn.answer}}}"])
+def answer(drawn: Problem, direct: bool) -> str:
+    r"""Return the worked solution, such as ``47 + 38 = 85\n85 - 21 = 64\n\boxed{64}``, or the box alone."""
+    return "\n".join([*(() if direct else drawn.steps), f"\\boxed{{{drawn.answer}}}"])
 
 
 def draw(rng: random.Random) -> Iterator[Problem]:
@@ -147,22 +150,34 @@ def draw(rng: random.Random) -> Iterator[Problem]:
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, size: int, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield ``(input_ids, labels)``, padded on the right; only the assistant's turn is a label."""
-    stream = draw(random.Random(seed))
-    pad = tokenizer.pad_token_id
-    while True:
+    tokenizer: PreTrainedTokenizerFast, steps: int, size: int, seed: int
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Yield ``steps`` batches, each as micro-batches ``(input_ids, labels)``; only the answer is a label.
+
+    Rows are padded on the right. Short and long examples go into different micro-batches, which saves a third
+    of the padding.
+    """
+    rng = random.Random(seed)
+    stream = draw(rng)
+    for step in range(steps):
+        share = DIRECT if step >= DIRECT_FROM * steps else 0.0
         drawn = [next(stream) for _ in range(size)]
         prompts = tokenizer([prompt(tokenizer, p) for p in drawn])["input_ids"]
-        answers = tokenizer([answer(p) + END for p in drawn])["input_ids"]
-        width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-        input_ids = torch.full((size, width), pad)
-        labels = torch.full((size, width), -100)
-        for row, (p, a) in enumerate(zip(prompts, answers, strict=True)):
-            input_ids[row, : len(p) + len(a)] = torch.tensor(p + a)
-            labels[row, len(p) : len(p) + len(a)] = torch.tensor(a)
-        yield input_ids, labels
+        answers = tokenizer([answer(p, rng.random() < share) + END for p in drawn])["input_ids"]
+        rows = sorted(zip(prompts, answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        half = size // 2
+        yield [pad(part, tokenizer.pad_token_id) for part in (rows[:half], rows[half:]) if part]
+
+
+def pad(rows: list[tuple[list[int], list[int]]], token: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``(input_ids, labels)`` of the (prompt, answer) rows, padded on the right."""
+    width = max(len(p) + len(a) for p, a in rows)
+    input_ids = torch.full((len(rows), width), token)
+    labels = torch.full((len(rows), width), -100)
+    for row, (p, a) in enumerate(rows):
+        input_ids[row, : len(p) + len(a)] = torch.tensor(p + a)
+        labels[row, len(p) : len(p) + len(a)] = torch.tensor(a)
+    return input_ids, labels
 
 
 def prompt(tokenizer: PreTrainedTokenizerFast, drawn: Problem) -> str:
@@ -197,31 +212,33 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def train(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, size: int, peak: float, seed: int
 ) -> None:
-    """Run ``steps`` updates of AdamW: linear warm-up, then cosine decay to a tenth of ``peak``."""
+    """Run ``steps`` updates of AdamW: linear warm-up, then cosine decay to a thirtieth of ``peak``."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = min(100, steps // 10 + 1)
     schedule = torch.optim.lr_scheduler.SequentialLR(
         optimizer,
         [
             torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=peak / 10),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=peak / 30),
         ],
         milestones=[warmup],
     )
     model.train()
     started = time.monotonic()
-    for step, (input_ids, labels) in zip(range(1, steps + 1), batches(tokenizer, size, seed), strict=False):
-        # Padding lies behind every label, so the causal mask alone hides it.
-        loss = model(input_ids=input_ids, labels=labels).loss
-        loss.backward()
+    for step, batch in enumerate(batches(tokenizer, steps, size, seed), start=1):
+        count = sum(int((labels != -100).sum()) for _, labels in batch)
+        loss = 0.0
+        for input_ids, labels in batch:
+            # Padding lies behind every label, so the causal mask alone hides it.
+            part = model(input_ids=input_ids, labels=labels, num_items_in_batch=count).loss
+            part.backward()
+            loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         if step % 50 == 0 or step == steps:
-            print(
-                f"step {step}/{steps}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True
-            )
+            print(f"step {step}/{steps}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
     model.eval()
 
 
@@ -249,15 +266,16 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 def measure(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, difficulty: int, problems: int, seed: int
 ) -> dict[str, float]:
-    """Measure on the test split: accuracy of one sample, of any of 8 samples, of the greedy answer; format."""
+    """Measure on the test split: one sample, any of 8 samples, the greedy answer, the format, lengths."""
     drawn = [problem("test", difficulty, index) for index in range(problems)]
     torch.manual_seed(seed)
-    right, formatted, tokens = [], [], []
+    right, formatted, worked, tokens = [], [], [], []
     for _ in range(8):
         for p, ids in zip(drawn, generate(model, tokenizer, drawn, sample=True), strict=True):
             boxed = final_answer(tokenizer, ids)
             right.append(boxed == str(p.answer))
             formatted.append(boxed is not None)
+            worked.append("=" in tokenizer.decode(ids))
             tokens.append(len(ids))
     greedy = [
         final_answer(tokenizer, ids) == str(p.answer)
@@ -269,6 +287,8 @@ def measure(
         "pass@8": by_sample.amax(0).mean().item(),
         "greedy": sum(greedy) / problems,
         "format": sum(formatted) / len(formatted),
+        "worked": sum(worked) / len(worked),
+        "right if worked": sum(r for r, w in zip(right, worked, strict=True) if w) / max(1, sum(worked)),
         "prompt tokens": sum(len(tokenizer(prompt(tokenizer, p))["input_ids"]) for p in drawn) / problems,
         "answer tokens": sum(tokens) / len(tokens),
     }
@@ -307,12 +327,14 @@ def model_card(
     seconds: float,
 ) -> str:
     """Return the README of the model's folder."""
+    columns = ("avg@1", "pass@8", "greedy", "format", "worked", "right if worked")
     rows = "\n".join(
-        f"| {d} | {DIFFICULTIES[d]} | {row['avg@1']:.3f} | {row['pass@8']:.3f} | {row['greedy']:.3f} | "
-        f"{row['format']:.3f} |"
+        f"| {d} | {DIFFICULTIES[d]} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |"
         for d, row in figures.items()
     )
     default = figures[3]
+    parameters = sum(p.numel() for p in model.parameters())
+    size, minutes = arguments.batch_size, seconds / 60
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -323,25 +345,28 @@ tags: [reinforcement-learning, arithmetic]
 # starter
 
 The model that ships with areal, so that `areal train --env math-v1` runs with no download: a Llama of
-{sum(p.numel() for p in model.parameters()):,} parameters (fp32, tied embeddings) with a byte-level tokenizer
-of {len(tokenizer)} tokens, in which every digit is a token. It does arithmetic of `math-v1` in the chat
-template, badly on purpose, and nothing else.
+{parameters:,} parameters (fp32, tied embeddings) with a byte-level tokenizer of {len(tokenizer)} tokens, in
+which every digit is a token. It does the arithmetic of `math-v1` in its chat template, badly on purpose, and
+nothing else.
 
-Made from scratch by `python scripts/train_starter.py --output areal/models/starter` on worked solutions of
-training problems of `envs/arithmetic.py` ({arguments.steps} steps of {arguments.batch_size} examples,
-{seconds / 60:.1f} minutes on {arguments.threads} CPU threads). Nothing of the test split was in the data, and
-no other data were used. A worked step inside a solution, such as `47 + 38 = 85`, may be the expression of an
-easier test problem.
+Made from scratch by `python scripts/train_starter.py --output areal/models/starter` on solutions of training
+problems of `envs/arithmetic.py`: {arguments.steps} steps of {size} examples, {minutes:.1f} minutes on
+{arguments.threads} CPU threads. In the last {1 - DIRECT_FROM:.0%} of the steps, {DIRECT:.0%} of the examples
+state the answer at once; all others work it out first, as in `47 + 38 = 85`, `85 - 21 = 64`, `\\boxed{{64}}`.
+The model is far better at the second than at the first, and does it too seldom: reinforcement learning finds
+that out.
 
-Measured on {arguments.problems} test problems of each difficulty, sampling at temperature 1.0, 8 samples a
-problem:
+Every label is correct. No problem of the test split was in the data, and no other data were used; a worked
+step inside a solution may be the expression of an easier test problem.
 
-| difficulty | problems | avg@1 | pass@8 | greedy | format |
-|---|---|---|---|---|---|
+Measured on {arguments.problems} test problems of each difficulty, at temperature 1.0, 8 samples each:
+
+| difficulty | problems | {" | ".join(columns)} |
+|---|---|{"---|" * len(columns)}
 {rows}
 
-*format*: the answer has a `\\boxed{{}}` and ends with the end token. At difficulty 3 a prompt has
-{default["prompt tokens"]:.0f} tokens and an answer {default["answer tokens"]:.0f}.
+*format*: the answer has a `\\boxed{{}}` and ends with the end token. *worked*: it has steps. At difficulty 3
+a prompt has {default["prompt tokens"]:.0f} tokens and an answer {default["answer tokens"]:.0f} on average.
 
 License: Apache-2.0.
 """

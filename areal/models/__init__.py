@@ -81,8 +81,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         if Path(path).is_dir():
             raise UserError(f"the tokenizer in '{path}' does not load: {_first_line(error)}") from error
         raise UserError(
-            f"cannot load '{path}' from the Hugging Face hub; check the spelling and the network, log in with "
-            f"`hf auth login` if it is gated, or download it and give its folder ({_first_line(error)})"
+            f"cannot load '{path}' from the Hugging Face hub; check the spelling and the network, log in "
+            f"with `hf auth login` if it is gated, or download it and give its folder ({_first_line(error)})"
         ) from error
 
 

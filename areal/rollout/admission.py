@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -49,7 +48,7 @@ class Admission(Generic[T]):
         self.max_staleness = max_staleness
         self.version = version
         self._counted = version * batch if counted is None else counted
-        self._ids = count(next_id)
+        self.next_id = next_id
         self._outstanding: dict[int, _Outstanding[T]] = {}
 
     @property
@@ -78,8 +77,9 @@ class Admission(Generic[T]):
             RuntimeError: the gate is closed.
         """
         if not self.may_admit():
-            raise RuntimeError(f"the gate is closed: {self._counted} groups admitted at version {self.version}")
-        number = next(self._ids)
+            raise RuntimeError(f"the gate is closed: {self._counted} groups at version {self.version}")
+        number = self.next_id
+        self.next_id += 1
         self._outstanding[number] = _Outstanding(self.version)
         self._counted += 1
         return number
@@ -91,6 +91,10 @@ class Admission(Generic[T]):
     def admitted_at(self, number: int) -> int:
         """The version at which an outstanding group was admitted."""
         return self._outstanding[number].version
+
+    def waiting(self) -> list[T]:
+        """Results of the complete groups that wait to be taken, in admission order."""
+        return [o.result for o in self._outstanding.values() if o.result is not None]
 
     def finish(self, number: int, result: T) -> None:
         """Record the result of an admitted group."""

@@ -19,9 +19,9 @@ _ANSWER = "\u2603answer\u2603"
 class Renderer:
     """Turns messages into ids with a tokenizer's chat template (or plain text where it has none)."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, ends: tuple[int, ...]) -> None:
         self._tokenizer = tokenizer
-        self.eos_ids = eos_ids(tokenizer)
+        self._ends = ends
 
     def opening(self, messages: list[dict[str, str]]) -> list[int]:
         """Ids of a new conversation, up to where the assistant speaks."""
@@ -43,7 +43,7 @@ class Renderer:
         _, found, tail = text.rpartition(_ANSWER)
         if not found:
             raise ValueError("the chat template does not keep the assistant's words: it cannot be multi-turn")
-        end = self._tokenizer.decode([last_token]) if last_token in self.eos_ids else ""
+        end = self._tokenizer.decode([last_token]) if last_token in self._ends else ""
         return self._encode(tail.removeprefix(end) if end else tail)
 
     def decode(self, ids: list[int]) -> str:

@@ -1,0 +1,162 @@
+"""``areal.train`` and ``areal.evaluate``: what the command line does, from Python."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from areal.config import Config, load_config
+from areal.errors import UserError
+
+if TYPE_CHECKING:
+    from areal.evaluation.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a training run made.
+
+    Attributes:
+        path: the run directory.
+        model: folder of the final model, in Hugging Face format.
+        metrics: one dict for each line of ``metrics.jsonl``.
+        before: held-out accuracy before training, if it was measured.
+        after: and after.
+    """
+
+    path: Path
+    model: Path
+    metrics: list[dict[str, Any]]
+    before: Report | None
+    after: Report | None
+
+    @property
+    def accuracy_before(self) -> float | None:
+        """Held-out accuracy before training."""
+        return self.before.accuracy if self.before else None
+
+    @property
+    def accuracy_after(self) -> float | None:
+        """Held-out accuracy after training."""
+        return self.after.accuracy if self.after else None
+
+
+def train(
+    env: str | None = None,
+    *,
+    config: str | Path | Config | None = None,
+    overrides: list[str] | None = None,
+    resume: str | Path | None = None,
+    show: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train a model in an environment; the same run as ``areal train``.
+
+    Args:
+        env: Gymnasium id of the environment.
+        config: a YAML file, or a configuration.
+        overrides: ``key.sub=value`` strings, as on the command line.
+        resume: a run directory to go on with from its last checkpoint, with its own configuration.
+        show: draw the live display.
+        settings: fields of :class:`areal.config.Config`, such as ``model=...``, ``steps=50`` or
+            ``rollout={"max_staleness": 1}``.
+
+    Raises:
+        UserError: bad input; the message says what to do.
+        Interrupted: Ctrl-C; a checkpoint was written.
+    """
+    if env is not None:
+        settings["env"] = env
+    resolved = _resolve(config, overrides, settings, resume)
+
+    from areal.runtime.assembly import plan
+
+    checked = plan(resolved)
+
+    from areal.runtime.run import run_training
+
+    return _run(run_training(checked, Path(resume) if resume is not None else None, show))
+
+
+def evaluate(
+    env: str | None = None,
+    model: str | Path | None = None,
+    *,
+    config: str | Path | Config | None = None,
+    overrides: list[str] | None = None,
+    show: bool = False,
+    **settings: Any,
+) -> Report:
+    """Measure held-out accuracy; the same as ``areal eval`` and as the evaluations of a training run.
+
+    Args:
+        env: Gymnasium id of the environment.
+        model: hub id, folder (``RUN/model``) or ``"starter"``.
+        config: a YAML file, or a configuration.
+        overrides: ``key.sub=value`` strings.
+        show: draw a progress display.
+        settings: fields of :class:`areal.config.Config`.
+
+    Raises:
+        UserError: bad input.
+    """
+    given = {"env": env, "model": None if model is None else str(model)}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    resolved = _resolve(config, overrides, settings, None)
+    if not resolved.evaluation.problems:
+        raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
+
+    from areal.runtime.assembly import plan
+
+    checked = plan(resolved)
+
+    from areal.runtime.run import run_evaluation
+
+    return _run(run_evaluation(checked, show))
+
+
+def _resolve(
+    config: str | Path | Config | None,
+    overrides: list[str] | None,
+    settings: dict[str, Any],
+    resume: str | Path | None,
+) -> Config:
+    if resume is not None:
+        from areal.telemetry.run_directory import RunDirectory
+
+        if config is not None:
+            raise UserError("a resumed run has its own configuration; give overrides, not a file")
+        config = RunDirectory.open(resume).path / "config.yaml"
+    if isinstance(config, Config):
+        settings = {**config.model_dump(exclude_unset=True), **settings}
+        config = None
+    return load_config(config, overrides, settings)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end, also where an event loop is running already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    outcome: list[Any] = []
+
+    def target() -> None:
+        outcome.append(asyncio.run(_settled(work)))
+
+    thread = threading.Thread(target=target, name="areal-run")
+    thread.start()
+    thread.join()
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+async def _settled(work: Coroutine[Any, Any, Any]) -> Any:
+    [result] = await asyncio.gather(work, return_exceptions=True)
+    return result

@@ -1,0 +1,65 @@
+"""Held-out accuracy of whatever weights the engine holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from areal.evaluation.report import Report
+from areal.trajectory import Trajectory
+
+
+async def evaluate(
+    play: Callable[[dict[str, Any], int], Awaitable[Trajectory]],
+    tasks: list[dict[str, Any]],
+    samples: int,
+    concurrency: int,
+    env: str,
+    model: str,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Play every task ``samples`` times and report.
+
+    Args:
+        play: plays one episode of a task with a sampling seed.
+        tasks: reset arguments of the problems.
+        samples: episodes of each.
+        concurrency: episodes under way at once.
+        env: name of the environment, for the report.
+        model: name of the model, for the report.
+        settings: what else the figures depend on, for the report.
+        progress: called with the episodes done and their total.
+
+    Returns:
+        Scores by problem and sample; the same settings give the same seeds.
+    """
+    started = time.monotonic()
+    slots = asyncio.Semaphore(concurrency)
+    done = 0
+
+    async def one(task: dict[str, Any], seed: int) -> Trajectory:
+        nonlocal done
+        async with slots:
+            trajectory = await play(task, seed)
+        done += 1
+        progress(done, len(tasks) * samples)
+        return trajectory
+
+    async with asyncio.TaskGroup() as group:
+        running = [
+            [group.create_task(one(task, i * samples + k)) for k in range(samples)]
+            for i, task in enumerate(tasks)
+        ]
+    played = [[episode.result() for episode in row] for row in running]
+    return Report(
+        env=env,
+        model=model,
+        scores=[[t.reward for t in row] for row in played],
+        finishes=[[t.finish for t in row] for row in played],
+        lengths=[[t.sampled for t in row] for row in played],
+        seconds=time.monotonic() - started,
+        settings=settings,
+    )

@@ -1,0 +1,42 @@
+"""Plays episodes: one engine, one agent, a pool of environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from areal.agents.interface import Agent
+from areal.rollout.conversation import Renderer
+from areal.rollout.engine import Engine, Sampling
+from areal.rollout.episode import EnvironmentPool, RecordedModel, run_episode
+from areal.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """Everything that an episode needs, shared by all episodes of a run."""
+
+    engine: Engine
+    renderer: Renderer
+    agent: Agent
+    pool: EnvironmentPool
+    max_model_len: int
+
+    @classmethod
+    def build(
+        cls,
+        engine: Engine,
+        renderer: Renderer,
+        agent: Agent,
+        make_env: Callable[[], Any],
+        env_workers: int,
+        max_model_len: int,
+    ) -> Player:
+        """Put a player together; environments are made when first needed."""
+        return cls(engine, renderer, agent, EnvironmentPool(make_env, env_workers), max_model_len)
+
+    async def play(self, task: dict[str, Any], sampling: Sampling) -> Trajectory:
+        """Play one episode of a task (keyword arguments of ``env.reset``)."""
+        model = RecordedModel(self.engine, self.renderer, sampling, self.max_model_len)
+        return await run_episode(self.agent, self.pool, task, model)

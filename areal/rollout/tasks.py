@@ -1,0 +1,62 @@
+"""Which problem comes next: a seeded, resumable order over an environment's problems."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+_STRIDE = 1_000_000_000
+"""Each seed of a run draws its unbounded problems from a range of its own."""
+_HELD_OUT = 2**31
+"""Environments without splits are evaluated on reset seeds from here on, which training never uses."""
+
+
+class TaskSource:
+    """An endless stream of reset arguments; its whole state is ``position``.
+
+    Args:
+        env: an environment. If ``env.unwrapped`` has ``count(split) -> int | None``, problems are chosen
+            with ``options={"index": i, "split": split}``: in a new seeded order each epoch, or, where the
+            count is None (unbounded), one after the other. Else each task is a new reset seed.
+        seed: of the order.
+        position: tasks handed out so far.
+    """
+
+    def __init__(self, env: Any, seed: int, position: int = 0) -> None:
+        self._indexed = _indexed(env)
+        self._count = env.unwrapped.count("train") if self._indexed else None
+        self._seed = seed
+        self.position = position
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def next(self) -> dict[str, Any]:
+        """Return the keyword arguments of ``env.reset`` for the next problem."""
+        position, self.position = self.position, self.position + 1
+        seed = (self._seed * _STRIDE + position) % _HELD_OUT
+        if not self._indexed:
+            return {"seed": seed}
+        return {"seed": seed, "options": {"index": self._index(position), "split": "train"}}
+
+    def _index(self, position: int) -> int:
+        if self._count is None:
+            return self._seed * _STRIDE + position
+        epoch, place = divmod(position, self._count)
+        if epoch != self._epoch:
+            self._order = list(range(self._count))
+            random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
+            self._epoch = epoch
+        return self._order[place]
+
+
+def held_out(env: Any, problems: int) -> list[dict[str, Any]]:
+    """Return reset arguments of up to ``problems`` held-out problems: the same ones every time."""
+    if not _indexed(env):
+        return [{"seed": _HELD_OUT + i} for i in range(problems)]
+    count = env.unwrapped.count("test")
+    size = problems if count is None else min(problems, count)
+    return [{"seed": i, "options": {"index": i, "split": "test"}} for i in range(size)]
+
+
+def _indexed(env: Any) -> bool:
+    return callable(getattr(env.unwrapped, "count", None))

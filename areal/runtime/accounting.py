@@ -1,0 +1,78 @@
+"""Where the time of a step went, and what came of it."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from areal.trajectory import Batch
+
+
+class StepAccount:
+    """Splits a run's time into steps: each lasts from the end of the one before it.
+
+    Args:
+        engine_busy: the engine's busy seconds so far.
+        tokens: tokens generated so far.
+    """
+
+    def __init__(self, engine_busy: float, tokens: int) -> None:
+        self._begin(engine_busy, tokens)
+
+    def _begin(self, engine_busy: float, tokens: int) -> None:
+        self._started = time.monotonic()
+        self._engine_busy = engine_busy
+        self._tokens = tokens
+        self._wait = 0.0
+
+    def waited(self) -> None:
+        """The batch has come: all of the step until now was waiting for it."""
+        self._wait = time.monotonic() - self._started
+
+    def close(
+        self, batch: Batch, train: float, sync: float, engine_busy: float, tokens: int
+    ) -> dict[str, float]:
+        """End the step and return its metrics other than the learner's own.
+
+        Args:
+            batch: what was consumed.
+            train: the learner's busy seconds in it.
+            sync: seconds of the last weight update.
+            engine_busy: the engine's busy seconds so far.
+            tokens: tokens generated so far.
+        """
+        elapsed = time.monotonic() - self._started
+        wait = self._wait
+        generate = engine_busy - self._engine_busy
+        generated = tokens - self._tokens
+        self._begin(engine_busy, tokens)
+        return {
+            **_of_batch(batch),
+            "time/step": elapsed,
+            "time/wait": wait,
+            "time/sync": sync,
+            "time/generate": generate,
+            "overlap": (train + generate) / elapsed,
+            "throughput/tokens_per_s": generated / elapsed,
+            "throughput/trajectories_per_s": len(batch.trajectories) / elapsed,
+        }
+
+
+def _of_batch(batch: Batch) -> dict[str, float]:
+    trajectories = batch.trajectories
+    rewards = np.array([t.reward for t in trajectories])
+    lengths = np.array([t.sampled for t in trajectories])
+    parts = sorted({name for t in trajectories for name in t.reward_parts})
+    return {
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std()),
+        **{
+            f"reward/{part}": float(np.mean([t.reward_parts.get(part, 0.0) for t in trajectories]))
+            for part in parts
+        },
+        "staleness/mean": float(np.mean(batch.staleness)),
+        "staleness/max": float(max(batch.staleness)),
+        "response/length_mean": float(lengths.mean()),
+        "response/truncated": float(np.mean([t.finish == "length" for t in trajectories])),
+    }

@@ -1,0 +1,130 @@
+"""Builds the parts of a run from its configuration, checking what can be checked before anything heavy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from areal import registry
+from areal.config import Config
+from areal.errors import UserError
+from areal.models import load_tokenizer, resolve_model
+from areal.rollout.conversation import Renderer, eos_ids
+from areal.rollout.player import Player
+from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
+
+_DEFAULT_MAX_MODEL_LEN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked run: nothing is started yet."""
+
+    config: Config
+    model: str
+    device: str
+    agent: Any
+    env: Any
+
+    @property
+    def engine_threads(self) -> int:
+        """CPU threads of the engine: half of the cores, so that learner and engine never fight for one."""
+        return self.config.engine.threads or max(1, cores() // 2)
+
+    @property
+    def learner_threads(self) -> int:
+        """CPU threads of the learner: the other half."""
+        return self.config.learner.threads or max(1, cores() - self.engine_threads)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def plan(config: Config) -> Plan:
+    """Check environment, agent, model and device.
+
+    Raises:
+        UserError: one of them cannot be had.
+    """
+    agent_class = registry.agents.get(config.agent)
+    model = resolve_model(config.model)
+    env = registry.make_env(config.env, **config.env_options)
+    try:
+        agent = agent_class(**config.agent_options)
+    except TypeError as error:
+        raise UserError(f"agent '{config.agent}': {error}") from error
+    return Plan(config, model, _device(config.device), agent, env)
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU; use device=cpu or install a CUDA build of torch")
+    return wanted
+
+
+async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, Any]:
+    """Start the engine; return the player on it and the tokenizer.
+
+    Raises:
+        UserError: the model's files cannot be read, or the lengths do not fit the model.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    config = plan.config
+    tokenizer = load_tokenizer(plan.model)
+    limit = getattr(AutoConfig.from_pretrained(plan.model), "max_position_embeddings", _DEFAULT_MAX_MODEL_LEN)
+    max_model_len = config.rollout.max_model_len or min(limit, _DEFAULT_MAX_MODEL_LEN)
+    if max_model_len > limit:
+        raise UserError(f"rollout.max_model_len={max_model_len} is more than the model's own {limit}")
+    if config.rollout.max_new_tokens >= max_model_len:
+        raise UserError(
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room for a prompt in "
+            f"{max_model_len} tokens (the model's limit, or rollout.max_model_len)"
+        )
+    try:
+        generation = GenerationConfig.from_pretrained(plan.model)
+    except OSError:  # a model need not have one
+        generation = None
+    ends = eos_ids(tokenizer, generation)
+    engine = await VLLMEngine.start(
+        EngineSettings(
+            model=plan.model,
+            device=plan.device,
+            dtype=_dtype(config.engine.dtype, plan.device),
+            max_model_len=max_model_len,
+            max_num_seqs=max_concurrent(config),
+            memory=config.engine.memory or (1.0 if plan.device == "cpu" else 0.4),
+            eos_ids=ends,
+            threads=plan.engine_threads,
+            eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
+            seed=config.seed,
+            weight_backend=weight_backend,
+        )
+    )
+    player = Player.build(
+        engine,
+        Renderer(tokenizer, ends),
+        plan.agent,
+        lambda: registry.make_env(config.env, **config.env_options),
+        config.rollout.env_workers,
+        max_model_len,
+    )
+    return player, tokenizer
+
+
+def max_concurrent(config: Config) -> int:
+    """Trajectories under way at once."""
+    return config.rollout.max_concurrent or config.rollout.batch_size
+
+
+def _dtype(wanted: str, device: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "float32" if device == "cpu" else "bfloat16"

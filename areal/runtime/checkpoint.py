@@ -1,0 +1,92 @@
+"""Checkpoints: atomic, complete, and few.
+
+A checkpoint is a folder ``step-000050`` that appears under its name only when it is whole:
+
+- ``model/``: weights and tokenizer in Hugging Face format;
+- ``learner.pt``: optimizer, random state, version;
+- ``state.json``: data position and counters of the rollout side;
+- ``groups.jsonl``: the complete groups that were waiting to be consumed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from areal.errors import UserError
+from areal.learner.learner import Learner
+from areal.trajectory import Group
+
+
+def save(
+    folder: Path, learner: Learner, tokenizer: Any, state: dict[str, Any], groups: list[Group], keep: int
+) -> Path:
+    """Write a checkpoint of the learner's version below ``folder`` and drop all but the newest ``keep``.
+
+    Raises:
+        UserError: the disk is full; older checkpoints are untouched.
+    """
+    final = folder / f"step-{learner.version:06d}"
+    partial = folder / f".partial-{final.name}-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        export_model(partial / "model", learner, tokenizer)
+        torch.save(learner.state(), partial / "learner.pt")
+        (partial / "state.json").write_text(json.dumps(state))
+        with (partial / "groups.jsonl").open("w") as file:
+            file.writelines(json.dumps(group.to_json()) + "\n" for group in groups)
+        _sync_tree(partial)
+        if final.exists():  # saved by the run that this one resumed
+            shutil.rmtree(final)
+        partial.rename(final)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left for a checkpoint in {folder}; free some and go on with --resume"
+            ) from error
+        raise
+    for old in _complete(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def export_model(folder: Path, learner: Learner, tokenizer: Any) -> None:
+    """Write weights and tokenizer so that ``transformers`` and vLLM load the folder without areal."""
+    learner.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint below ``folder``, if any."""
+    found = _complete(folder)
+    return found[-1] if found else None
+
+
+def load_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any], list[Group]]:
+    """Return the learner's state, the rollout side's state and the waiting groups."""
+    learner = torch.load(checkpoint / "learner.pt", weights_only=True)
+    state = json.loads((checkpoint / "state.json").read_text())
+    with (checkpoint / "groups.jsonl").open() as file:
+        groups = [Group.from_json(json.loads(line)) for line in file]
+    return learner, state, groups
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _sync_tree(folder: Path) -> None:
+    """Force a folder to the disk, so that the rename never shows a name without its contents."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,330 @@
+"""The asynchronous loop: generation never waits for the learner, and the learner only for its next batch.
+
+Three things go on at once. The event loop keeps episodes going (areal.rollout). The learner updates on a
+thread of its own. New weights are loaded into the engine between two of its steps, while the learner has
+begun its next batch. Staleness ≤ η holds by construction (areal.rollout.admission) and is checked again at
+the point of consumption.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from areal.config import Config
+from areal.errors import Interrupted
+from areal.evaluation.evaluate import evaluate
+from areal.evaluation.report import Report
+from areal.learner.learner import Learner
+from areal.rollout.admission import Admission
+from areal.rollout.controller import RolloutController
+from areal.rollout.engine import Sampling
+from areal.rollout.player import Player
+from areal.rollout.tasks import TaskSource, held_out
+from areal.runtime import checkpoint
+from areal.runtime.accounting import StepAccount
+from areal.runtime.assembly import Plan, max_concurrent, start_player
+from areal.telemetry.progress import Progress
+from areal.telemetry.run_directory import RunDirectory
+from areal.trajectory import Batch, Group, Trajectory
+from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Trainer:
+    """One training run; :meth:`run` does all of it.
+
+    Args:
+        plan: the checked configuration.
+        directory: where everything is written.
+        progress: where everything is shown.
+        resume: a checkpoint folder to go on from.
+    """
+
+    def __init__(
+        self, plan: Plan, directory: RunDirectory, progress: Progress, resume: Path | None = None
+    ) -> None:
+        self.plan = plan
+        self.config: Config = plan.config
+        self.directory = directory
+        self.progress = progress
+        self.before: Report | None = None
+        self.after: Report | None = None
+        self._resume = resume
+        self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="areal-learner")
+        self._stop = asyncio.Event()
+        self._producing: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[float] | None = None
+        self._evaluations: list[asyncio.Task[Report | None]] = []
+
+    async def run(self) -> None:
+        """Train; leaves the final model, the metrics and a checkpoint in the run directory.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; a checkpoint is there to go on from.
+        """
+        release = _on_signal(self._stop.set)
+        try:
+            await self._start()
+            try:
+                await self._train()
+            finally:
+                await self._close()
+        finally:
+            release()
+
+    async def _start(self) -> None:
+        self.progress.status("starting vLLM and the learner")
+        config, model = self.config, self.plan.model
+        if self._resume is not None:
+            model = str(self._resume / "model")
+        loading = self._in_learner(
+            lambda: Learner(
+                model,
+                config.learner,
+                self.plan.device,
+                config.rollout.temperature,
+                self.plan.learner_threads,
+            )
+        )
+        self.player, self.tokenizer = await start_player(self.plan, BACKEND)
+        self.engine: Any = self.player.engine
+        self.learner = await loading
+        state, groups = self._restore()
+        self._channel = SharedMemoryChannel(self.learner.named_parameters())
+        await self.engine.connect(self._channel.init_info())
+        if self._resume is not None:
+            self._channel.write(self.learner.named_parameters())
+            await self.engine.load(self.learner.version)
+        self._build_rollouts(state, groups)
+
+    def _restore(self) -> tuple[dict[str, Any], list[Group]]:
+        if self._resume is None:
+            return {"position": 0, "next_group": 0}, []
+        learner, state, groups = checkpoint.load_state(self._resume)
+        self.learner.load_state(learner)
+        return state, groups
+
+    def _build_rollouts(self, state: dict[str, Any], groups: list[Group]) -> None:
+        config, rollout = self.config, self.config.rollout
+        version, batch = self.learner.version, self.config.groups_per_batch
+        # Groups that were in flight when the checkpoint was made count as rejected.
+        counted = version * batch + len(groups)
+        self.admission: Admission[Group] = Admission(
+            batch, rollout.max_staleness, version, counted, state["next_group"]
+        )
+        for group in groups:
+            self.admission.restore(group.id, group.version, group)
+        self._tasks = TaskSource(self.plan.env, config.seed, state["position"])
+        sampling = Sampling(rollout.max_new_tokens, rollout.temperature)
+        self.controller = RolloutController(
+            self.admission,
+            lambda task: self.player.play(task, sampling),
+            self._tasks.next,
+            rollout.group_size,
+            max_concurrent(config),
+            rollout.max_retries,
+            rollout.max_failures,
+        )
+
+    async def _train(self) -> None:
+        if self._resume is None:
+            self.before = await self._guard(self._evaluate(0, "before training"))
+        self._producing = asyncio.create_task(self.controller.run(), name="rollouts")
+        self._account = StepAccount(self.engine.busy_seconds, self.controller.finished_tokens)
+        try:
+            while self.learner.version < self.config.steps:
+                await self._step()
+            if self._loading is not None:
+                await self._guard(self._loading)
+            for evaluation in self._evaluations:
+                await self._guard(evaluation)
+        finally:
+            producing, self._producing = self._producing, None
+            await _cancel(producing, *self._evaluations)
+            await self._save()
+        self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
+        await self._in_learner(self._export)
+
+    async def _step(self) -> None:
+        """Wait for a batch, update on it, and send the new weights on their way."""
+        groups = await self._guard(self.controller.next_batch(self.learner.version))
+        self._account.waited()
+        batch = Batch(self.learner.version, groups)
+        self._check_staleness(batch)
+        metrics = await self._in_learner(lambda: self.learner.update(batch))
+        sync = await self._publish()
+        metrics |= self._account.close(
+            batch, metrics["time/train"], sync, self.engine.busy_seconds, self.controller.finished_tokens
+        )
+        self._record(batch, metrics)
+        if self._is_due(self.config.checkpoint.every):
+            await self._save()
+        if self._is_due(self.config.evaluation.every):
+            running = self._evaluate(self.learner.version, "during training")
+            self._evaluations.append(asyncio.create_task(running))
+
+    def _is_due(self, every: int) -> bool:
+        version = self.learner.version
+        return every > 0 and version % every == 0 and version < self.config.steps
+
+    def _check_staleness(self, batch: Batch) -> None:
+        worst = max(batch.staleness)
+        if worst > self.config.rollout.max_staleness:
+            raise AssertionError(
+                f"staleness {worst} at version {batch.version} exceeds "
+                f"rollout.max_staleness={self.config.rollout.max_staleness}: a bug in areal, please report it"
+            )
+
+    async def _publish(self) -> float:
+        """Hand the learner's weights to the engine; return the seconds that the last hand-over took.
+
+        The engine loads while the learner goes on: the memory is written again only after the load.
+        """
+        seconds = 0.0
+        if self._loading is not None:
+            seconds = await self._guard(self._loading)
+        await self._in_learner(lambda: self._channel.write(self.learner.named_parameters()))
+        self._loading = asyncio.create_task(self._load(self.learner.version), name="weights")
+        if self.config.rollout.max_staleness == 0:
+            seconds = await self._guard(self._loading)
+        return seconds
+
+    async def _load(self, version: int) -> float:
+        started = time.monotonic()
+        await self.engine.load(version)
+        self.controller.advance(version)
+        return time.monotonic() - started
+
+    def _record(self, batch: Batch, metrics: dict[str, float]) -> None:
+        step = self.learner.version
+        self.directory.log_metrics({"step": step, **metrics})
+        self.directory.log_rollouts(step, [group.to_json() for group in batch.groups])
+        self.progress.update({"step": step, **metrics})
+
+    async def _evaluate(self, version: int, when: str) -> Report | None:
+        settings = self.config.evaluation
+        if not settings.problems:
+            return None
+        self.progress.status(f"evaluating {when}")
+        report = await evaluate_player(self.player, self.plan, f"version {version}")
+        name = f"eval/{self.config.env}/avg@{settings.samples}"
+        low, high = report.interval
+        self.directory.log_metrics(
+            {"step": version, name: report.accuracy, f"{name}/low": low, f"{name}/high": high}
+        )
+        self.progress.message(
+            f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
+        )
+        return report
+
+    async def _save(self) -> None:
+        """Checkpoint on the learner's thread, while episodes go on."""
+        # One moment for all of it: the event loop does nothing else while this line runs.
+        groups, position, next_group = self.admission.waiting(), self._tasks.position, self.admission.next_id
+        state = {"position": position, "next_group": next_group}
+        await self._in_learner(
+            lambda: checkpoint.save(
+                self.directory.checkpoints,
+                self.learner,
+                self.tokenizer,
+                state,
+                groups,
+                self.config.checkpoint.keep,
+            )
+        )
+
+    def _export(self) -> None:
+        checkpoint.export_model(self.directory.model, self.learner, self.tokenizer)
+
+    async def _in_learner(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
+
+    async def _guard(self, awaited: Awaitable[T]) -> T:
+        """Wait, but not past a signal or an error of the rollouts.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        wanted = asyncio.ensure_future(awaited)
+        stop = asyncio.ensure_future(self._stop.wait())
+        producing = {self._producing} if self._producing is not None else set()
+        try:
+            await asyncio.wait({wanted, stop, *producing}, return_when=asyncio.FIRST_COMPLETED)
+            if wanted.done():
+                return wanted.result()
+            if not self._stop.is_set() and self._producing is not None:
+                self._producing.result()  # raises what ended the rollouts
+            raise Interrupted(
+                f"stopped after {self.learner.version} of {self.config.steps} updates; go on with "
+                f"`areal train --resume {self.directory.path}`"
+            )
+        finally:
+            stop.cancel()
+            if not wanted.done():
+                await _cancel(wanted)
+
+    async def _close(self) -> None:
+        self._learner_thread.shutdown(wait=True)
+        await self.engine.close()
+        self._channel.close()
+        self.player.pool.close()
+
+
+async def evaluate_player(
+    player: Player, plan: Plan, model: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Report:
+    """Measure held-out accuracy of the weights that the engine holds, as the configuration says."""
+    config, settings = plan.config, plan.config.evaluation
+    limit = config.rollout.max_new_tokens
+
+    def play(task: dict[str, Any], seed: int) -> Awaitable[Trajectory]:
+        return player.play(task, Sampling(limit, settings.temperature, seed=config.seed * 1_000_003 + seed))
+
+    return await evaluate(
+        play,
+        held_out(plan.env, settings.problems),
+        settings.samples,
+        max_concurrent(config),
+        env=config.env,
+        model=model,
+        settings={"temperature": settings.temperature, "max_new_tokens": limit, **config.env_options},
+        progress=progress,
+    )
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _on_signal(handle: Callable[[], None]) -> Callable[[], None]:
+    """Call ``handle`` on the first SIGINT or SIGTERM; a second one acts as it would have without us."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    saved = {number: signal.getsignal(number) for number in signals}
+
+    def release() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, saved[number])
+
+    def first() -> None:
+        release()
+        handle()
+
+    for number in signals:
+        loop.add_signal_handler(number, first)
+    return release

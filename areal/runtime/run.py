@@ -1,0 +1,63 @@
+"""A whole run from a checked plan: directory, display, logs, loop, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from areal.api import Run
+from areal.errors import UserError
+from areal.evaluation.report import Report
+from areal.runtime import checkpoint
+from areal.runtime.assembly import Plan, start_player
+from areal.runtime.loop import Trainer, evaluate_player
+from areal.telemetry.logs import capture
+from areal.telemetry.plot import plot_curve
+from areal.telemetry.progress import Progress
+from areal.telemetry.run_directory import RunDirectory, read_metrics
+
+
+async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
+    """Train as planned, in a new run directory or in the resumed one."""
+    config = plan.config
+    if resume is None:
+        directory, start = RunDirectory.create(config), None
+    else:
+        directory = RunDirectory.open(resume)
+        start = _resume_point(directory, config.steps)
+    title = f"{config.env} · {config.model}"
+    with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
+        progress.message(f"run directory: {directory.path}")
+        trainer = Trainer(plan, directory, progress, start)
+        await trainer.run()
+        metrics = read_metrics(directory.path)
+        plot_curve(metrics, directory.curve, title)
+        progress.message(f"model: {directory.model}")
+        progress.message(f"curve: {directory.curve}")
+    return Run(directory.path, directory.model, metrics, trainer.before, trainer.after)
+
+
+def _resume_point(directory: RunDirectory, steps: int) -> Path:
+    found = checkpoint.latest(directory.checkpoints)
+    if found is None:
+        raise UserError(f"{directory.path} has no checkpoint to go on from; start a new run")
+    done = int(found.name.removeprefix("step-"))
+    if done >= steps:
+        raise UserError(
+            f"{directory.path} has finished its {steps} updates; give more with steps={2 * steps} to go on"
+        )
+    directory.truncate_metrics(done + 1)
+    return found
+
+
+async def run_evaluation(plan: Plan, show: bool) -> Report:
+    """Evaluate as planned."""
+    with capture(None) as terminal, Progress(0, f"{plan.config.env} · {plan.config.model}", show, terminal) as progress:
+        progress.status("starting vLLM")
+        player, _ = await start_player(plan, None)
+        try:
+            return await evaluate_player(
+                player, plan, plan.config.model, lambda done, total: progress.status(f"evaluating {done}/{total}")
+            )
+        finally:
+            await player.engine.close()
+            player.pool.close()
