@@ -1,6 +1,7 @@
 """areal: fully asynchronous reinforcement learning for language-model agents.
 
-``import areal`` is cheap: torch and vLLM are imported when something needs them.
+``import areal`` makes the environments known to Gymnasium, and is cheap: torch and vLLM are imported when
+something needs them.
 
 >>> import areal
 >>> run = areal.train(env="math-v1", steps=20)   # doctest: +SKIP
@@ -11,12 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from areal.envs import register_builtin
+
 if TYPE_CHECKING:
     from areal.api import evaluate, train
     from areal.registry import register_agent, register_env
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "register_agent", "register_env", "train"]
+
+register_builtin()
 
 _LAZY = {
     "evaluate": "areal.api",

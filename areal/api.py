@@ -14,6 +14,7 @@ from areal.errors import UserError
 
 if TYPE_CHECKING:
     from areal.evaluation.report import Report
+    from areal.runtime.assembly import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Run:
 
     Attributes:
         path: the run directory.
+        config: all settings.
         model: folder of the final model, in Hugging Face format.
         metrics: one dict for each line of ``metrics.jsonl``.
         before: held-out accuracy before training, if it was measured.
@@ -29,6 +31,7 @@ class Run:
     """
 
     path: Path
+    config: Config
     model: Path
     metrics: list[dict[str, Any]]
     before: Report | None
@@ -71,11 +74,7 @@ def train(
     """
     if env is not None:
         settings["env"] = env
-    resolved = _resolve(config, overrides, settings, resume)
-
-    from areal.runtime.assembly import plan
-
-    checked = plan(resolved)
+    checked = check(resolve(config, overrides, settings, resume))
 
     from areal.runtime.run import run_training
 
@@ -106,25 +105,39 @@ def evaluate(
     """
     given = {"env": env, "model": None if model is None else str(model)}
     settings |= {name: value for name, value in given.items() if value is not None}
-    resolved = _resolve(config, overrides, settings, None)
+    resolved = resolve(config, overrides, settings, None)
     if not resolved.evaluation.problems:
         raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
 
-    from areal.runtime.assembly import plan
-
-    checked = plan(resolved)
+    checked = check(resolved)
 
     from areal.runtime.run import run_evaluation
 
     return _run(run_evaluation(checked, show))
 
 
-def _resolve(
+def check(config: Config) -> Plan:
+    """Check environment, agent, model and device.
+
+    Raises:
+        UserError: one of them cannot be had.
+    """
+    from areal.runtime.assembly import plan
+
+    return plan(config)
+
+
+def resolve(
     config: str | Path | Config | None,
     overrides: list[str] | None,
     settings: dict[str, Any],
     resume: str | Path | None,
 ) -> Config:
+    """Return the configuration of a run: of the one that is resumed, or from a file; then the rest on top.
+
+    Raises:
+        UserError: wrong keys, types or sizes; no such run.
+    """
     if resume is not None:
         from areal.telemetry.run_directory import RunDirectory
 

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that are no defect: the user can mend it, or asked for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ class UserError(Exception):
     """Bad input. Its message is one line: what is wrong, and what to do.
 
     The command line prints the message without a traceback and exits with status 2.
+    """
+
+
+class Interrupted(Exception):
+    """The user stopped the run. Its message says how to go on.
+
+    The command line prints the message without a traceback and exits with status 130.
     """
 
 

@@ -109,8 +109,12 @@ def env_names() -> list[str]:
     return sorted(
         spec.id
         for spec in gymnasium.registry.values()
-        if not str(spec.entry_point).startswith(("gymnasium.", "shimmy."))
+        if not _module(spec.entry_point).startswith(("gymnasium.", "shimmy."))
     )
+
+
+def _module(entry_point: Any) -> str:
+    return entry_point if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
 
 
 def _discover_envs() -> None:

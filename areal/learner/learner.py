@@ -129,7 +129,7 @@ class Learner:
         return logprobs_and_entropy(self.model, packed, self._temperature)
 
     def _optimizer_step(self, minibatch: _Minibatch, sums: _Sums) -> float:
-        """Accumulate gradients over the micro-batches, clip, step; return the gradient norm before clipping."""
+        """Accumulate gradients over the micro-batches, clip, step; return the norm before clipping."""
         s = self._settings
         for micro in minibatch.micros:
             logprobs, entropy = self._forward(micro.packed)

@@ -1,4 +1,7 @@
-"""The objective, as a pure function of log-probabilities. All tensors are ``[K]``, one entry per sampled token."""
+"""The objective, as a pure function of log-probabilities.
+
+All tensors are ``[K]``, one entry per sampled token.
+"""
 
 from __future__ import annotations
 

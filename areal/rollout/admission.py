@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Outstanding(Generic[T]):
-    """A group that was admitted and neither consumed nor rejected; ``result`` is None until it is complete."""
+    """A group admitted and neither consumed nor rejected; ``result`` is None until it is complete."""
 
     version: int
     result: T | None = None

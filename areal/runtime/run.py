@@ -33,7 +33,7 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         plot_curve(metrics, directory.curve, title)
         progress.message(f"model: {directory.model}")
         progress.message(f"curve: {directory.curve}")
-    return Run(directory.path, directory.model, metrics, trainer.before, trainer.after)
+    return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after)
 
 
 def _resume_point(directory: RunDirectory, steps: int) -> Path:
@@ -51,13 +51,16 @@ def _resume_point(directory: RunDirectory, steps: int) -> Path:
 
 async def run_evaluation(plan: Plan, show: bool) -> Report:
     """Evaluate as planned."""
-    with capture(None) as terminal, Progress(0, f"{plan.config.env} · {plan.config.model}", show, terminal) as progress:
+    model = plan.config.model
+    with capture(None) as terminal, Progress(0, f"{plan.config.env} · {model}", show, terminal) as progress:
         progress.status("starting vLLM")
         player, _ = await start_player(plan, None)
+
+        def show_done(done: int, total: int) -> None:
+            progress.status(f"evaluating {done}/{total}")
+
         try:
-            return await evaluate_player(
-                player, plan, plan.config.model, lambda done, total: progress.status(f"evaluating {done}/{total}")
-            )
+            return await evaluate_player(player, plan, model, show_done)
         finally:
             await player.engine.close()
             player.pool.close()

@@ -1,0 +1,159 @@
+"""The commands. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from areal import __version__
+from areal.errors import Interrupted, UserError
+
+_OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0, 2 (bad input, one line says what to do) or 130 (Ctrl-C)."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        given.run(given)
+    except UserError as error:
+        print(f"areal: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stopped:
+        print(f"areal: {stopped}", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="areal", description="Asynchronous reinforcement learning for language-model agents."
+    )
+    parser.add_argument("--version", action="version", version=f"areal {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_env(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a model in an environment",
+        description="Train a model in an environment.",
+        epilog="Without arguments it trains the model that ships with areal in math-v1, on any machine.",
+    )
+    _add_common(command)
+    command.add_argument("--agent", metavar="NAME", help="how the model acts (default: single-turn)")
+    command.add_argument("--steps", type=int, metavar="N", help="updates")
+    command.add_argument("--output", metavar="FOLDER", help="folder of the run directories (default: runs)")
+    command.add_argument("--name", help="name of the run directory (default: environment, model and time)")
+    command.add_argument("--resume", metavar="RUN", help="go on with a stopped run, from its last checkpoint")
+    command.add_argument("--dry-run", action="store_true", help="check, print the configuration, and stop")
+    command.set_defaults(run=_train)
+
+
+def _add_eval(commands: Any) -> None:
+    command = commands.add_parser(
+        "eval",
+        help="measure a model's accuracy on held-out problems",
+        description="Measure a model's accuracy on an environment's held-out problems.",
+    )
+    _add_common(command)
+    command.add_argument("--problems", type=int, metavar="N", help="how many held-out problems")
+    command.add_argument("--samples", type=int, metavar="K", help="answers to each problem")
+    command.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
+    command.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    command.set_defaults(run=_eval)
+
+
+def _add_env(commands: Any) -> None:
+    env = commands.add_parser("env", help="list environments", description="Work with environments.")
+    actions = env.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions.add_parser("list", help="list all environments with their options").set_defaults(run=_env_list)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--env", metavar="ID", help="Gymnasium id (default: math-v1; see `areal env list`)")
+    command.add_argument("--model", help="hub id, folder, or 'starter', the model that ships with areal")
+    command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    command.add_argument("--seed", type=int, metavar="N")
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    command.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+
+
+def _settings(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
+    """Return the settings that were given as flags, under their configuration keys."""
+    names = {**{n: n for n in ("env", "model", "seed", "device")}, **names}
+    return {key: value for flag, key in names.items() if (value := getattr(given, flag)) is not None}
+
+
+def _train(given: argparse.Namespace) -> None:
+    settings = _settings(given, {n: n for n in ("agent", "steps", "output", "name")})
+    from areal import api
+
+    if given.dry_run:
+        from areal.config import dump_config
+
+        config = api.resolve(given.config, given.overrides, settings, given.resume)
+        api.check(config)
+        print(dump_config(config), end="")
+        return
+    run = api.train(
+        config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings
+    )
+    if run.before and run.after:
+        print(f"held-out accuracy: {run.before.accuracy:.3f} before, {run.after.accuracy:.3f} after")
+    print(f"evaluate the model: areal eval --env {run.config.env} --model {run.model}")
+
+
+def _eval(given: argparse.Namespace) -> None:
+    names = {n: f"evaluation.{n}" for n in ("problems", "samples", "temperature")}
+    from areal import api
+
+    report = api.evaluate(
+        config=given.config, overrides=given.overrides, show=True, **_settings(given, names)
+    )
+    if given.json:
+        print(json.dumps(report.to_json()))
+        return
+    from rich.console import Console
+
+    Console().print(report.table())
+
+
+def _env_list(given: argparse.Namespace) -> None:
+    import gymnasium
+    from rich.console import Console
+    from rich.table import Table
+
+    from areal.registry import env_names
+
+    table = Table("environment", "options", "what it is")
+    for name in env_names():
+        table.add_row(name, *_describe(gymnasium.spec(name)))
+    Console().print(table)
+
+
+def _describe(spec: Any) -> tuple[str, str]:
+    """Return an environment's options with their defaults, and the first line of its description."""
+    import inspect
+
+    from gymnasium.envs.registration import load_env_creator
+
+    make: Callable[..., Any] = (
+        load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    )
+    options = [
+        p.name if p.default is p.empty else f"{p.name}={spec.kwargs.get(p.name, p.default)!r}"
+        for p in inspect.signature(make).parameters.values()
+        if p.name != "render_mode" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    return ", ".join(options), (inspect.getdoc(make) or "").partition("\n")[0]

@@ -1,0 +1,133 @@
+"""Keeps the screen for the display: whatever else is printed goes to a file.
+
+Redirection is of the file descriptors 1 and 2, so it holds for vLLM, for native code and for every child
+process; the Python objects ``sys.stdout`` and ``sys.stderr`` stay as they are. All is as before afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import IO, TYPE_CHECKING, TextIO
+
+from areal.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from areal.telemetry.run_directory import RunDirectory
+
+_TAIL = 40
+# Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
+_EXPECTED = (UserError, Interrupted, KeyboardInterrupt, asyncio.CancelledError)
+
+
+@contextmanager
+def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
+    """Send all output of this process and its children to the run's ``engine.log``; yield the real terminal.
+
+    The package's own log goes to the run's ``areal.log``. Without a directory the output is kept aside, and
+    its end is shown if the block fails unexpectedly.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
+    with ExitStack() as stack:
+        terminal = stack.enter_context(_real_terminal())
+        sink = stack.enter_context(_kept_aside(terminal) if directory is None else _log_file(directory))
+        stack.enter_context(_package_log(directory))
+        stack.enter_context(_redirected(sink.fileno()))
+        yield terminal
+
+
+@contextmanager
+def _real_terminal() -> Iterator[TextIO]:
+    if not _is_on(sys.stderr, 2):  # a notebook shows what is written to the object, not to the descriptor
+        yield sys.stderr
+        return
+    encoding = sys.stderr.encoding or "utf-8"
+    with open(os.dup(2), "w", buffering=1, encoding=encoding, errors="replace") as terminal:
+        yield terminal
+
+
+def _is_on(stream: TextIO, descriptor: int) -> bool:
+    try:
+        return stream.fileno() == descriptor
+    except (OSError, ValueError, AttributeError):  # no real file
+        return False
+
+
+@contextmanager
+def _log_file(directory: RunDirectory) -> Iterator[IO[bytes]]:
+    try:
+        file = directory.engine_log.open("ab")
+    except OSError as error:
+        raise UserError(f"cannot write {directory.engine_log}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _kept_aside(terminal: TextIO) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile("a+b") as file:
+        failed = True
+        try:
+            yield file
+            failed = False
+        except _EXPECTED:
+            failed = False
+            raise
+        finally:
+            if failed:
+                file.seek(0)
+                for line in file.read().decode(errors="replace").splitlines()[-_TAIL:]:
+                    terminal.write(line + "\n")
+                terminal.flush()
+
+
+@contextmanager
+def _package_log(directory: RunDirectory | None) -> Iterator[None]:
+    logger = logging.getLogger("areal")
+    level, propagate = logger.level, logger.propagate
+    try:
+        handler = logging.FileHandler(directory.log_file, encoding="utf-8") if directory else None
+    except OSError as error:
+        raise UserError(f"cannot write the log: {error.filename}: {error.strerror}") from error
+    if handler is not None:
+        handler.setLevel(logging.INFO)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        if handler is not None:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
+def _redirected(target: int) -> Iterator[None]:
+    _flush()
+    saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    try:
+        for descriptor in saved:
+            os.dup2(target, descriptor)
+        yield
+    finally:
+        _flush()
+        for descriptor, original in saved.items():
+            os.dup2(original, descriptor)
+            os.close(original)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or none
+            stream.flush()

@@ -1,0 +1,143 @@
+"""The learning curve: one picture that says whether the run learned, and how asynchronous it was."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_EVALUATION = re.compile(r"eval/(?P<env>.+)/avg@(?P<samples>\d+)")
+# Okabe and Ito's colours: told apart with every kind of colour vision.
+_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+_EVALUATION_COLOURS = (_ORANGE, _GREEN, _PURPLE)
+
+
+def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw reward and held-out accuracy, and below them staleness and overlap, by step.
+
+    Args:
+        metrics: lines of ``metrics.jsonl``; any of them may lack any value.
+        path: the PNG file to write.
+        title: what to write above.
+    """
+    # Figure, not pyplot: no window system, no global state, and it works on any thread.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
+    figure.suptitle(title)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.2])
+    upper.set_ylabel("reward, held-out accuracy")
+    _draw_reward(upper, metrics)
+    _draw_evaluations(upper, metrics)
+    _legend_above(upper)
+
+    lower.set_xlabel("step")
+    lower.set_ylabel("staleness")
+    steps, worst = _draw(lower, metrics, "staleness/max", _GREY, "staleness, max", linewidth=0.8)
+    lower.fill_between(steps, worst, color=_GREY, alpha=0.12, linewidth=0)
+    _draw(lower, metrics, "staleness/mean", _PURPLE, "staleness, mean")
+    lower.set_ylim(0, max(1.0, *worst) * 1.08)
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right = lower.twinx()
+    right.set_ylabel("overlap")
+    _draw(right, metrics, "overlap", _GREEN, "overlap (right)", linewidth=1)
+    right.set_ylim(bottom=0)
+    _legend_above(lower, right)
+
+    for axes in (upper, lower, right):
+        axes.spines["top"].set_visible(False)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25, linewidth=0.6)
+    upper.spines["right"].set_visible(False)
+    figure.savefig(path, format="png")
+
+
+def _series(metrics: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the lines that have a finite one."""
+    points = [
+        (line["step"], line[key])
+        for line in metrics
+        if "step" in line and isinstance(line.get(key), int | float) and math.isfinite(line[key])
+    ]
+    steps, values = np.array(points, dtype=float).reshape(-1, 2).T
+    return steps, values
+
+
+def _draw(
+    axes: Axes, metrics: list[dict[str, Any]], key: str, colour: str, label: str, **style: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = _series(metrics, key)
+    if len(steps):
+        # One point makes no line.
+        marker = "o" if len(steps) == 1 else None
+        axes.plot(
+            steps, values, **{"color": colour, "linewidth": 1.3, "marker": marker, "label": label, **style}
+        )
+    return steps, values
+
+
+def _draw_reward(axes: Axes, metrics: list[dict[str, Any]]) -> None:
+    steps, values = _draw(axes, metrics, "reward/mean", _BLUE, "reward", linewidth=0.8, alpha=0.4)
+    if len(steps) >= 5:
+        half = max(1, len(steps) // 30)
+        axes.plot(
+            steps,
+            _smooth(values, half),
+            color=_BLUE,
+            linewidth=2,
+            label=f"reward, mean of {2 * half + 1} steps",
+        )
+
+
+def _smooth(values: np.ndarray, half: int) -> np.ndarray:
+    """Mean of each value and ``half`` on either side; at the ends, of those that there are."""
+    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+
+def _draw_evaluations(axes: Axes, metrics: list[dict[str, Any]]) -> None:
+    keys = sorted({key for line in metrics for key in line if _EVALUATION.fullmatch(key)})
+    for number, key in enumerate(keys):
+        lines = [line for line in metrics if len(_series([line], key)[0])]
+        if not lines:
+            continue
+        steps, values = _series(lines, key)
+        low, high = (np.array([_bound(line, key, side) for line in lines]) for side in ("low", "high"))
+        errors = np.maximum(0.0, [values - low, high - values])
+        match = _EVALUATION.fullmatch(key)
+        assert match is not None
+        axes.errorbar(
+            steps,
+            values,
+            errors,
+            color=_EVALUATION_COLOURS[number % len(_EVALUATION_COLOURS)],
+            marker="o",
+            markersize=6,
+            linestyle="none",  # nothing was measured between the points
+            capsize=4,
+            label=f"held-out accuracy, 95% interval ({match['env']}, avg@{match['samples']})",
+        )
+
+
+def _bound(line: dict[str, Any], key: str, side: str) -> float:
+    """One end of the error bar; without one the bar has no length."""
+    value = line.get(f"{key}/{side}")
+    return value if isinstance(value, int | float) and math.isfinite(value) else line[key]
+
+
+def _legend_above(*panels: Axes) -> None:
+    """Name everything that is drawn in one place above it, where it hides nothing."""
+    found = [axes.get_legend_handles_labels() for axes in panels]
+    handles = [handle for handles, _ in found for handle in handles]
+    labels = [label for _, labels in found for label in labels]
+    if handles:
+        panels[0].legend(
+            handles, labels, fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
+        )

@@ -1,0 +1,259 @@
+"""What a person sees of a run: one display on a terminal, a line now and then anywhere else, or nothing.
+
+No metric is needed: what is not there is not shown.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.spinner import Spinner
+    from rich.table import Table
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_SPARKLINE = 24  # characters
+_LINES = 20  # about so many progress lines in a whole run, without a terminal
+_QUIET = 10.0  # seconds between status lines that differ only in their numbers
+_WIDEST = 100  # columns: a longer bar says no more
+_ROWS = (
+    ("staleness", {"staleness/mean": "mean", "staleness/max": "max"}, "{:.3g}"),
+    ("tokens/s", {"throughput/tokens_per_s": "generated", "learner/tokens_per_s": "learned"}, "{:,.0f}"),
+)
+_EVALUATION = re.compile(r"eval/.+/avg@\d+")
+
+
+class Progress:
+    """Shows a run; a context manager, which leaves the terminal as it found it.
+
+    Args:
+        total_steps: updates of the whole run; 0 if there are none to count.
+        title: the first line.
+        enabled: show anything at all.
+        terminal: where to.
+    """
+
+    def __init__(self, total_steps: int, title: str, enabled: bool, terminal: TextIO) -> None:
+        self._total = total_steps
+        self._title = title
+        self._enabled = enabled
+        self._terminal = terminal
+        self._step = 0
+        self._status = ""
+        self._metrics: dict[str, Any] = {}
+        self._rewards: list[float] = []
+        self._seconds: list[float] = []
+        self._accuracy: str | None = None
+        self._shown_status = ("", -math.inf)
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._enabled and self._terminal.isatty():
+            self._start_display()
+        if self._live is None:
+            self._write(self._title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status = ""
+        if self._live is not None:
+            self._live.stop()
+        self._live, self._enabled = None, False
+
+    def update(self, metrics: dict[str, Any]) -> None:
+        """Show metrics: those of an update (``step`` and more), or of an evaluation alone."""
+        self._status = ""
+        self._take_accuracy(metrics)
+        if all(key == "step" or key.startswith("eval/") for key in metrics):
+            return
+        first = not self._metrics
+        self._metrics = dict(metrics)
+        self._step = int(_number(metrics, "step") or self._step)
+        for history, key in ((self._rewards, "reward/mean"), (self._seconds, "time/step")):
+            value = _number(metrics, key)
+            if value is not None:
+                history.append(value)
+        every = math.ceil(self._total / _LINES) or 1
+        if self._live is None and (first or self._step % every == 0 or self._step == self._total):
+            self._write(self._line())
+
+    def status(self, text: str) -> None:
+        """Say what is going on now; the next update takes it away."""
+        self._status = text
+        if self._live is None:
+            kind, now = re.sub(r"\d+", "", text), time.monotonic()
+            last, shown = self._shown_status
+            if kind != last or now - shown >= _QUIET:
+                self._shown_status = (kind, now)
+                self._write(text)
+
+    def message(self, text: str) -> None:
+        """Say something that stays, above the display."""
+        if self._live is not None:
+            # soft_wrap: a path stays in one piece for whoever copies it.
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._write(text)
+
+    def _write(self, line: str) -> None:
+        if self._enabled:
+            self._terminal.write(line + "\n")
+            self._terminal.flush()
+
+    def _take_accuracy(self, metrics: dict[str, Any]) -> None:
+        for key in metrics:
+            value = _number(metrics, key) if _EVALUATION.fullmatch(key) else None
+            if value is not None:
+                low, high = _number(metrics, f"{key}/low"), _number(metrics, f"{key}/high")
+                known = low is not None and high is not None
+                self._accuracy = f"{value:.3f}" + (
+                    f"  (95% interval {low:.3f} to {high:.3f})" if known else ""
+                )
+
+    def _line(self) -> str:
+        forms = {
+            "reward/mean": "reward {:.3f}",
+            "staleness/mean": "staleness {:.2f}",
+            "staleness/max": "(max {:.0f})",
+            "throughput/tokens_per_s": "generated {:,.0f} tokens/s",
+            "learner/tokens_per_s": "learned {:,.0f} tokens/s",
+            "overlap": "overlap {:.2f}",
+        }
+        known = {key: value for key in forms if (value := _number(self._metrics, key)) is not None}
+        left = self._time_left()
+        return "  ".join(
+            [
+                f"step {self._step}/{self._total}",
+                *(forms[key].format(value) for key, value in known.items()),
+                *([f"{left} left"] if left else []),
+            ]
+        )
+
+    def _time_left(self) -> str | None:
+        recent = self._seconds[-20:]
+        if not recent or self._step >= self._total:
+            return None
+        return _clock(sum(recent) / len(recent) * (self._total - self._step))
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Name and value of all that the display shows, in its order."""
+        number = {key: value for key in self._metrics if (value := _number(self._metrics, key)) is not None}
+        rows = []
+        if self._rewards:
+            rows.append(("reward", f"{self._rewards[-1]:.3f}  {sparkline(self._rewards, _SPARKLINE)}"))
+        if self._accuracy is not None:
+            rows.append(("held-out", self._accuracy))
+        for name, labels, form in _ROWS:
+            shown = [f"{label} {form.format(number[key])}" for key, label in labels.items() if key in number]
+            if shown:
+                rows.append((name, "  ".join(shown)))
+        step = number.get("time/step", 0.0)
+        shares = [
+            f"{part} {number[f'time/{part}'] / step:.0%}"
+            for part in ("generate", "train", "sync", "wait")
+            if step > 0 and f"time/{part}" in number
+        ]
+        if shares:
+            rows.append(("time", "  ".join(shares)))
+        if "overlap" in number:
+            rows.append(
+                ("overlap", f"{number['overlap']:.2f}" + (f"  (a step takes {step:.1f} s)" if step else ""))
+            )
+        return rows
+
+    def _start_display(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        console = Console(file=self._terminal, force_jupyter=False)
+        if console.is_dumb_terminal:  # cannot move its cursor
+            return
+        spinner = Spinner("dots")
+        # Descriptors 1 and 2 are where areal.telemetry.logs put them: rich must not take them as well.
+        self._live = Live(
+            console=console,
+            get_renderable=lambda: self._render(console, spinner),
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def _render(self, console: Console, spinner: Spinner) -> RenderableType:
+        from rich.console import Group
+        from rich.constrain import Constrain
+        from rich.text import Text
+
+        self._fit(console)
+        parts: list[RenderableType] = [Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")]
+        if self._total:
+            parts += [self._bar(), self._table()]
+        if self._status:
+            spinner.update(text=Text(self._status))
+            parts.append(spinner)
+        return Constrain(Group(*parts), _WIDEST)
+
+    def _fit(self, console: Console) -> None:
+        """Follow the size of our terminal: rich would ask descriptors 1 and 2, which are files here."""
+        try:
+            size = os.get_terminal_size(self._terminal.fileno())
+        except OSError:
+            return
+        if size.columns and size.lines:
+            console.size = (size.columns, size.lines)
+
+    def _bar(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        row = Table.grid(padding=(0, 1), expand=True)
+        row.add_column(ratio=1)
+        row.add_column(no_wrap=True, justify="right")
+        left = self._time_left()
+        text = f"{self._step}/{self._total}" + (f"  {left} left" if left else "")
+        row.add_row(ProgressBar(total=self._total, completed=self._step), text)
+        return row
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        for name, value in self._rows():
+            table.add_row(name, Text(value))
+        return table
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """Draw the course of some numbers, lowest to highest, in at most ``width`` characters."""
+    cells = min(width, len(values))
+    means = []
+    for cell in range(cells):
+        part = values[cell * len(values) // cells : (cell + 1) * len(values) // cells]
+        means.append(sum(part) / len(part))
+    low, span = min(means, default=0.0), max(means, default=0.0) - min(means, default=0.0)
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[round((mean - low) / span * top) if span > 0 else 0] for mean in means)
+
+
+def _number(metrics: dict[str, Any], key: str) -> float | None:
+    value = metrics.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

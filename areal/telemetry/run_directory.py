@@ -1,0 +1,267 @@
+"""The folder of a run: everything a run writes is in it, and no run ever writes over another.
+
+- ``config.yaml``: the whole configuration;
+- ``metrics.jsonl``: one line for each update and for each evaluation;
+- ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;
+- ``areal.log``, ``engine.log``: our log, and whatever vLLM and the environments print;
+- ``checkpoints/``: what a stopped run goes on from;
+- ``model/``: the final model;
+- ``curve.png``: the learning curve.
+
+Files other than logs and metrics appear under their names only when they are whole; the lines of
+``metrics.jsonl`` are valid JSON, but for the last one if the machine went down while it was written.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import math
+import numbers
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from areal.config import Config, dump_config
+from areal.errors import UserError
+
+LATEST = "latest"
+"""The name of the link to the newest run, beside the runs."""
+
+_CONFIG = "config.yaml"
+_METRICS = "metrics.jsonl"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder.
+
+    Attributes:
+        path: the folder; :meth:`create` and :meth:`open` make sure that it is there.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: Config) -> RunDirectory:
+        """Make a new folder below ``config.output``, with the configuration in it.
+
+        Its name is ``config.name``, or made of environment, model and local time. Two runs never get the same
+        folder, even when they start at the same moment.
+
+        Raises:
+            UserError: the name is taken or no file name, or nothing can be written there.
+        """
+        root = config.output
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            path = _make_named(root, config.name) if config.name is not None else _make(root, _name(config))
+            try:
+                (path / _CONFIG).write_text(dump_config(config), encoding="utf-8")
+            except OSError:
+                (path / _CONFIG).unlink(missing_ok=True)
+                path.rmdir()
+                raise
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"output={root} is a file or lies below one; give a folder with output=FOLDER"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write in output={root}: {error.strerror}; give another folder with output=FOLDER"
+            ) from error
+        _point_latest(root, path.name)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """Return an existing run's folder; a link such as ``runs/latest`` is followed now and for good.
+
+        Raises:
+            UserError: there is no run.
+        """
+        try:
+            found = (Path(path) / _CONFIG).is_file()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        if not found:
+            raise UserError(f"{path} is no run directory: there is no {_CONFIG} in it")
+        return cls(Path(path).resolve())
+
+    @property
+    def log_file(self) -> Path:
+        """The package's log."""
+        return self.path / "areal.log"
+
+    @property
+    def engine_log(self) -> Path:
+        """What vLLM, its processes and the environments print."""
+        return self.path / "engine.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final model."""
+        return self.path / "model"
+
+    @property
+    def curve(self) -> Path:
+        """The learning curve, a picture."""
+        return self.path / "curve.png"
+
+    def log_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``; infinities and NaN become null.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with self._full_disk_explained(), (self.path / _METRICS).open("a", encoding="utf-8") as file:
+            file.write(_line(metrics))
+
+    def log_rollouts(self, step: int, groups: list[dict[str, Any]]) -> None:
+        """Write what update number ``step`` consumed, one line for each group.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with self._full_disk_explained():
+            self._rollouts.mkdir(exist_ok=True)
+            _write_whole(self._rollouts / f"step-{step:06d}.jsonl", map(_line, groups))
+
+    def truncate_metrics(self, step: int) -> None:
+        """Forget metrics and rollouts of ``step`` and all later ones: the resumed run writes them anew.
+
+        Raises:
+            UserError: the disk is full; nothing is lost.
+        """
+        with self._full_disk_explained():
+            if (self.path / _METRICS).exists():
+                kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]
+                _write_whole(self.path / _METRICS, map(_line, kept))
+            for file in self._rollouts.glob("step-*.jsonl"):
+                number = file.stem.removeprefix("step-")
+                if number.isdigit() and int(number) >= step:
+                    file.unlink()
+
+    @property
+    def _rollouts(self) -> Path:
+        return self.path / "rollouts"
+
+    @contextmanager
+    def _full_disk_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise UserError(
+                f"no space left in {self.path}; free some and go on with `areal train --resume {self.path}`"
+            ) from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl`` of a run directory; a line that was cut off is left out."""
+    try:
+        lines = (path / _METRICS).read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:  # stopped before its first update
+        return []
+    return [metrics for line in lines if (metrics := _parse(line)) is not None]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        metrics = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return metrics if isinstance(metrics, dict) else None
+
+
+def _line(data: dict[str, Any]) -> str:
+    try:
+        return json.dumps(data, allow_nan=False) + "\n"
+    except (ValueError, TypeError):  # rare, so the usual case is not slowed by looking at every number
+        return json.dumps(_plain(data), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Make JSON of infinities, NaN and NumPy's numbers."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a file that is there entirely or not at all, also when the machine goes down meanwhile."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _name(config: Config) -> str:
+    parts = (_slug(config.env), _slug(Path(config.model).name), time.strftime("%Y%m%d-%H%M%S"))
+    return "-".join(part for part in parts if part)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:64]
+
+
+def _make(root: Path, name: str) -> Path:
+    """Make ``root/name``, or with the first free number after it."""
+    for number in itertools.count(1):
+        path = root / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("itertools.count ended")
+
+
+def _make_named(root: Path, name: str) -> Path:
+    if name in ("", ".", "..", LATEST) or "/" in name or "\0" in name:
+        raise UserError(f"name={name!r} cannot name a run directory; choose another name")
+    path = root / name
+    try:
+        path.mkdir()
+    except FileExistsError as error:
+        raise UserError(
+            f"{path} is there already; choose another name, or go on with it: `areal train --resume {path}`"
+        ) from error
+    return path
+
+
+def _point_latest(root: Path, name: str) -> None:
+    link = root / LATEST
+    if link.exists() and not link.is_symlink():
+        return
+    partial = root / f".{LATEST}-{name}"
+    with suppress(OSError):  # a convenience; some file systems have no links
+        partial.symlink_to(name)
+        partial.replace(link)
+    with suppress(OSError):
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""Judges mathematics with math-verify (sympy) in processes whose time limit really ends them.
+
+Guarantee: a check ends within its limit, whatever the answer makes sympy do, and harms no other check. What
+cannot be parsed, or not in time, is wrong. Only a verifier that cannot run at all is an error, and it never
+becomes a reward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_WORKER = Path(__file__).with_name("math_worker.py")
+_STARTUP_LIMIT = 120.0
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+class VerifierError(RuntimeError):
+    """The verifier itself could not run; this says nothing of the answer."""
+
+
+class MathVerifier:
+    """Says whether two final answers are equivalent; safe to share between threads.
+
+    Args:
+        workers: processes; each takes 0.1 GB and starts (1 s) when first needed.
+        time_limit: seconds of one check, by this process's clock; then SIGKILL.
+        memory: bytes of address space of a worker.
+        max_length: longer answers are wrong without a look: no final answer is that long.
+    """
+
+    def __init__(
+        self, workers: int = 2, time_limit: float = 3.0, memory: int = 2 << 30, max_length: int = 2000
+    ) -> None:
+        self.time_limit = time_limit
+        self.memory = memory
+        self.max_length = max_length
+        self.killed = 0
+        self._workers = workers
+        self._reset()
+        # A forked child must not talk to its parent's workers.
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._free = threading.Semaphore(self._workers)
+        self._idle: list[_Worker] = []
+
+    def equivalent(self, answer: str, target: str) -> bool:
+        r"""Say whether ``answer`` is a form of ``target``, as in ``\frac12``, ``1/2``, ``0.5``, ``50\%``.
+
+        Raises:
+            VerifierError: no worker could be started.
+        """
+        answer, target = answer.strip(), target.strip()
+        if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(target):
+            return int(answer) == int(target)
+        if not answer or len(answer) > self.max_length:
+            return False
+        if answer == target:
+            return True
+        with self._free:
+            verdict = self._check(answer, target)
+            # A worker that dies may have been killed by someone else; one that dies twice was not.
+            return bool(self._check(answer, target) if verdict is None else verdict)
+
+    def _check(self, answer: str, target: str) -> bool | None:
+        """One attempt; None: the worker died of something other than its time limit."""
+        worker = self._take()
+        verdict = worker.ask(answer, target, self.time_limit)
+        if isinstance(verdict, bool):
+            self._idle.append(worker)
+            return verdict
+        worker.kill()
+        self.killed += 1
+        log.warning("a math check ended by %s: %.100r for %.100r", verdict, answer, target)
+        return False if verdict == "its time limit" else None
+
+    def _take(self) -> _Worker:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive():
+                return worker
+            worker.kill()
+        return _Worker(self.time_limit, self.memory)
+
+    def close(self) -> None:
+        """End the workers; a later check starts new ones."""
+        while self._idle:
+            self._idle.pop().kill()
+
+
+class _Worker:
+    """One process of :mod:`areal.rewards.math_worker`."""
+
+    def __init__(self, time_limit: float, memory: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(_WORKER), str(time_limit), str(memory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+            # Ctrl-C is for the run, which ends its workers in order.
+            start_new_session=True,
+        )
+        if self._line(_STARTUP_LIMIT) != b"ready\n":
+            self.kill()
+            raise VerifierError(
+                f"the math verifier does not start (exit code {self._process.returncode}); is math-verify "
+                f"installed? Try `{sys.executable} -c 'import math_verify'`"
+            )
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, answer: str, target: str, time_limit: float) -> bool | str:
+        """Return the verdict, or what ended the check."""
+        assert self._process.stdin is not None
+        try:
+            job = json.dumps({"answer": answer, "target": target}) + "\n"
+            self._process.stdin.write(job.encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return "the death of its worker"
+        line = self._line(time_limit)
+        if line in (b"true\n", b"false\n"):
+            return line == b"true\n"
+        return "its time limit" if self.alive() else "the death of its worker"
+
+    def _line(self, seconds: float) -> bytes:
+        """Return one line, or what there is of it when the time is over or the output ends."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + seconds
+        line = b""
+        while not line.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                return line
+            read = os.read(descriptor, 4096)
+            if not read:
+                # The end of the output comes just before the end of the process.
+                self._process.wait()
+                return line
+            line += read
+        return line
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # an unsent job of a worker that died
+                    pipe.close()
+
+
+_shared: MathVerifier | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_verifier() -> MathVerifier:
+    """Return this process's verifier: all environments share its workers."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = MathVerifier()
+    return _shared
