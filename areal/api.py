@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,21 +155,27 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    outcome: list[Any] = []
-
-    def target() -> None:
-        outcome.append(asyncio.run(_settled(work)))
-
-    thread = threading.Thread(target=target, name="areal-run")
-    thread.start()
-    thread.join()
-    result = outcome[0]
-    if isinstance(result, BaseException):
-        raise result
-    return result
+        pass
+    else:
+        return _run_on_thread(work)
+    return asyncio.run(work)
 
 
-async def _settled(work: Coroutine[Any, Any, Any]) -> Any:
-    [result] = await asyncio.gather(work, return_exceptions=True)
-    return result
+def _run_on_thread(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run on a thread of its own; Ctrl-C here cancels the work there and waits for its end."""
+    running: Future[asyncio.Task[Any]] = Future()
+
+    async def main() -> Any:
+        current = asyncio.current_task()
+        assert current is not None
+        running.set_result(current)
+        return await work
+
+    with ThreadPoolExecutor(1, thread_name_prefix="areal-run") as thread:
+        outcome = thread.submit(asyncio.run, main())
+        try:
+            return outcome.result()
+        except KeyboardInterrupt:
+            task = running.result()
+            task.get_loop().call_soon_threadsafe(task.cancel)
+            raise

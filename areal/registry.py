@@ -56,7 +56,7 @@ class Registry(Generic[T]):
             module, _, attribute = value.partition(":")
             value = getattr(importlib.import_module(module), attribute)
             self._entries[name] = value
-        return value  # type: ignore[return-value]
+        return value
 
     def _discover(self) -> None:
         if self._discovered:

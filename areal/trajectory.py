@@ -74,7 +74,9 @@ class Trajectory:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trajectory:
         """Read what :meth:`to_json` wrote."""
-        arrays = {name: np.asarray(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
+        arrays: dict[str, Any] = {
+            name: np.asarray(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()
+        }
         return cls(**{**data, **arrays})
 
 

@@ -48,12 +48,16 @@ async def evaluate(
         progress(done, len(tasks) * samples)
         return trajectory
 
-    async with asyncio.TaskGroup() as group:
-        running = [
-            [group.create_task(one(task, i * samples + k)) for k in range(samples)]
-            for i, task in enumerate(tasks)
-        ]
-    played = [[episode.result() for episode in row] for row in running]
+    running = [
+        [asyncio.create_task(one(task, i * samples + k)) for k in range(samples)]
+        for i, task in enumerate(tasks)
+    ]
+    try:
+        played = [await asyncio.gather(*row) for row in running]
+    finally:
+        for row in running:
+            for episode in row:
+                episode.cancel()
     return Report(
         env=env,
         model=model,

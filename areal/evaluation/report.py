@@ -72,12 +72,13 @@ class Report:
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of :attr:`accuracy`.
 
-        Wilson's for one right-or-wrong answer to each problem; otherwise the normal one from the spread of
-        the problems' means. One problem alone says nothing about the spread: its interval is then all that is
-        possible.
+        Wilson's for one right-or-wrong answer to each problem, and where all problems came out alike, which a
+        spread of zero would make certain; otherwise the normal one from the spread of the problems' means.
+        One problem alone says nothing about the spread: its interval is then all that is possible.
         """
         scores = _flat(self.scores)
-        if self.samples == 1 and set(scores) <= {0.0, 1.0}:
+        binary = set(scores) <= {0.0, 1.0}
+        if binary and (self.samples == 1 or self.accuracy in (0.0, 1.0)):
             return _wilson(self.accuracy, self.problems)
         half = math.inf
         if self.problems > 1:

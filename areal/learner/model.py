@@ -21,7 +21,7 @@ def load_model(path: str, device: torch.device, dtype: torch.dtype) -> Any:
 
     AttentionInterface.register(ATTENTION, packed_attention)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
     # No dropout: the recomputed log-probabilities must be those of the policy that is updated.

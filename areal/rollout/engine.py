@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from areal.trajectory import Finish
 
@@ -50,8 +50,17 @@ class Engine(Protocol):
         """The version of the weights that sample now."""
         ...
 
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds so far in which it was generating."""
+        ...
+
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
         """Continue ``ids``; cancelling the call gives the request up."""
+        ...
+
+    async def connect(self, init_info: dict[str, Any]) -> None:
+        """Open the learner's weight channel, before the first :meth:`load`."""
         ...
 
     async def load(self, version: int) -> None:

@@ -40,3 +40,8 @@ class Player:
         """Play one episode of a task (keyword arguments of ``env.reset``)."""
         model = RecordedModel(self.engine, self.renderer, sampling, self.max_model_len)
         return await run_episode(self.agent, self.pool, task, model)
+
+    async def close(self) -> None:
+        """Stop the engine and close the environments."""
+        await self.engine.close()
+        self.pool.close()

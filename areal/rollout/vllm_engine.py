@@ -18,6 +18,7 @@ from typing import Any
 
 from areal.errors import UserError
 from areal.rollout.engine import Completion, Sampling
+from areal.trajectory import Finish
 
 OWNED = "AREAL_ENGINE_PARENT"
 """Environment variable by which a vLLM process knows that areal started it, and who."""
@@ -143,6 +144,7 @@ class VLLMEngine:
     async def close(self) -> None:
         """Stop vLLM's processes."""
         self._llm.shutdown()
+        self._llm = None  # its destructor needs modules that are gone when the interpreter ends
 
 
 class BusyClock:
@@ -198,7 +200,7 @@ def _completion(output: Any) -> Completion:
         raise RuntimeError(
             f"vLLM returned {len(ids)} tokens, {len(logprobs)} log-probabilities, {len(versions)} versions"
         )
-    finish = output.finish_reason if output.finish_reason in ("stop", "length") else "abort"
+    finish: Finish = output.finish_reason if output.finish_reason in ("stop", "length") else "abort"
     return Completion(ids, logprobs, versions, finish)
 
 
@@ -270,7 +272,9 @@ def _main_not_reimported() -> Iterator[None]:
     Without this, ``areal.train(...)`` in a script without ``if __name__ == "__main__"`` would start itself.
     """
     main = sys.modules["__main__"]
-    saved = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
+    saved: dict[str, Any] = {
+        name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__
+    }
     main.__dict__.pop("__file__", None)
     main.__spec__ = None
     try:

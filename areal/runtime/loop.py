@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +30,7 @@ from areal.rollout.tasks import TaskSource, held_out
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
 from areal.runtime.assembly import Plan, max_concurrent, start_player
+from areal.runtime.signals import on_first_signal, stopping_at_once
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group, Trajectory
@@ -60,6 +60,8 @@ class Trainer:
         self.before: Report | None = None
         self.after: Report | None = None
         self._resume = resume
+        self._sound = True
+        self._open = AsyncExitStack()
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="areal-learner")
         self._stop = asyncio.Event()
         self._producing: asyncio.Task[None] | None = None
@@ -72,21 +74,18 @@ class Trainer:
         Raises:
             Interrupted: Ctrl-C or SIGTERM; a checkpoint is there to go on from.
         """
-        release = _on_signal(self._stop.set)
-        try:
-            await self._start()
-            try:
-                await self._train()
-            finally:
-                await self._close()
-        finally:
-            release()
+        async with self._open:
+            with stopping_at_once():
+                await self._start()
+            self._open.callback(on_first_signal(self._stop.set))
+            await self._train()
 
     async def _start(self) -> None:
         self.progress.status("starting vLLM and the learner")
         config, model = self.config, self.plan.model
         if self._resume is not None:
             model = str(self._resume / "model")
+        self._open.callback(self._learner_thread.shutdown)
         loading = self._in_learner(
             lambda: Learner(
                 model,
@@ -97,10 +96,12 @@ class Trainer:
             )
         )
         self.player, self.tokenizer = await start_player(self.plan, BACKEND)
-        self.engine: Any = self.player.engine
+        self._open.push_async_callback(self.player.close)
+        self.engine = self.player.engine
         self.learner = await loading
         state, groups = self._restore()
         self._channel = SharedMemoryChannel(self.learner.named_parameters())
+        self._open.callback(self._channel.close)
         await self.engine.connect(self._channel.init_info())
         if self._resume is not None:
             self._channel.write(self.learner.named_parameters())
@@ -151,7 +152,8 @@ class Trainer:
         finally:
             producing, self._producing = self._producing, None
             await _cancel(producing, *self._evaluations)
-            await self._save()
+            if self._sound:  # an update that failed half-way is nothing to go on from
+                await self._save()
         self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
         await self._in_learner(self._export)
 
@@ -161,7 +163,9 @@ class Trainer:
         self._account.waited()
         batch = Batch(self.learner.version, groups)
         self._check_staleness(batch)
+        self._sound = False
         metrics = await self._in_learner(lambda: self.learner.update(batch))
+        self._sound = True
         sync = await self._publish()
         metrics |= self._account.close(
             batch, metrics["time/train"], sync, self.engine.busy_seconds, self.controller.finished_tokens
@@ -219,9 +223,9 @@ class Trainer:
         report = await evaluate_player(self.player, self.plan, f"version {version}")
         name = f"eval/{self.config.env}/avg@{settings.samples}"
         low, high = report.interval
-        self.directory.log_metrics(
-            {"step": version, name: report.accuracy, f"{name}/low": low, f"{name}/high": high}
-        )
+        metrics = {"step": version, name: report.accuracy, f"{name}/low": low, f"{name}/high": high}
+        self.directory.log_metrics(metrics)
+        self.progress.update(metrics)
         self.progress.message(
             f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
         )
@@ -273,12 +277,6 @@ class Trainer:
             if not wanted.done():
                 await _cancel(wanted)
 
-    async def _close(self) -> None:
-        self._learner_thread.shutdown(wait=True)
-        await self.engine.close()
-        self._channel.close()
-        self.player.pool.close()
-
 
 async def evaluate_player(
     player: Player, plan: Plan, model: str, progress: Callable[[int, int], None] = lambda done, total: None
@@ -306,25 +304,3 @@ async def _cancel(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _on_signal(handle: Callable[[], None]) -> Callable[[], None]:
-    """Call ``handle`` on the first SIGINT or SIGTERM; a second one acts as it would have without us."""
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    saved = {number: signal.getsignal(number) for number in signals}
-
-    def release() -> None:
-        for number in signals:
-            loop.remove_signal_handler(number)
-            signal.signal(number, saved[number])
-
-    def first() -> None:
-        release()
-        handle()
-
-    for number in signals:
-        loop.add_signal_handler(number, first)
-    return release

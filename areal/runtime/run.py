@@ -10,6 +10,7 @@ from areal.evaluation.report import Report
 from areal.runtime import checkpoint
 from areal.runtime.assembly import Plan, start_player
 from areal.runtime.loop import Trainer, evaluate_player
+from areal.runtime.signals import stopping_at_once
 from areal.telemetry.logs import capture
 from areal.telemetry.plot import plot_curve
 from areal.telemetry.progress import Progress
@@ -24,6 +25,7 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
     else:
         directory = RunDirectory.open(resume)
         start = _resume_point(directory, config.steps)
+        directory.save_config(config)
     title = f"{config.env} · {config.model}"
     with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
         progress.message(f"run directory: {directory.path}")
@@ -54,7 +56,8 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
     model = plan.config.model
     with capture(None) as terminal, Progress(0, f"{plan.config.env} · {model}", show, terminal) as progress:
         progress.status("starting vLLM")
-        player, _ = await start_player(plan, None)
+        with stopping_at_once():
+            player, _ = await start_player(plan, None)
 
         def show_done(done: int, total: int) -> None:
             progress.status(f"evaluating {done}/{total}")
@@ -62,5 +65,4 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
         try:
             return await evaluate_player(player, plan, model, show_done)
         finally:
-            await player.engine.close()
-            player.pool.close()
+            await player.close()

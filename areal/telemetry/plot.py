@@ -43,7 +43,7 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     steps, worst = _draw(lower, metrics, "staleness/max", _GREY, "staleness, max", linewidth=0.8)
     lower.fill_between(steps, worst, color=_GREY, alpha=0.12, linewidth=0)
     _draw(lower, metrics, "staleness/mean", _PURPLE, "staleness, mean")
-    lower.set_ylim(0, max(1.0, *worst) * 1.08)
+    lower.set_ylim(0, np.max(worst, initial=1.0) * 1.08)
     lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = lower.twinx()

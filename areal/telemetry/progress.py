@@ -73,7 +73,8 @@ class Progress:
         """Show metrics: those of an update (``step`` and more), or of an evaluation alone."""
         self._status = ""
         self._take_accuracy(metrics)
-        if all(key == "step" or key.startswith("eval/") for key in metrics):
+        others = [key for key in metrics if not key.startswith("eval/")]
+        if not metrics or (others == ["step"] and len(metrics) > 1):  # an evaluation is no update
             return
         first = not self._metrics
         self._metrics = dict(metrics)

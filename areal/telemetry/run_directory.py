@@ -120,6 +120,12 @@ class RunDirectory:
         """The learning curve, a picture."""
         return self.path / "curve.png"
 
+    def save_config(self, config: Config) -> None:
+        """Keep the configuration that a resumed run goes on with."""
+        partial = self.path / f".{_CONFIG}.partial"
+        partial.write_text(dump_config(config), encoding="utf-8")
+        partial.replace(self.path / _CONFIG)
+
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; infinities and NaN become null.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -54,7 +55,8 @@ class SharedMemoryReceiver(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
 
     def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
         """Load every tensor from the mapped memory."""
-        self.model.load_weights(iter(self._tensors))
+        model: Any = self.model
+        model.load_weights(iter(self._tensors))
 
     def finish_weight_update(self) -> None:
         """Repack the layers for their kernels, the tied output layer included."""
@@ -73,7 +75,8 @@ class SharedMemoryReceiver(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
             return
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
-        dispatch_cpu_unquantized_gemm(self.model.lm_head, remove_weight=False)
+        model: Any = self.model
+        dispatch_cpu_unquantized_gemm(model.lm_head, remove_weight=False)
 
     def shutdown(self) -> None:
         """Unmap the memory."""

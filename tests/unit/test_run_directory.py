@@ -1,0 +1,221 @@
+"""A run's folder: never shared, never half written, and clear about a disk that cannot take it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from areal.config import Config, load_config
+from areal.errors import UserError
+from areal.telemetry import run_directory
+from areal.telemetry.run_directory import RunDirectory, read_metrics
+
+
+def config(output: Path, **settings) -> Config:
+    return Config(output=output, **settings)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(config(tmp_path / "runs", name="it"))
+
+
+def refused(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_name_says_what_runs(tmp_path):
+    path = RunDirectory.create(config(tmp_path, env="math-v1", model="Qwen/Qwen3-0.6B")).path
+    assert path.parent == tmp_path
+    assert re.fullmatch(r"math-v1-Qwen3-0.6B-\d{8}-\d{6}", path.name)
+
+
+@pytest.mark.parametrize(("env", "model"), [("a/b c-v1", "/x y/..:z/"), ("-v1", "."), ("ü" * 300, "m" * 300)])
+def test_name_is_a_safe_file_name(tmp_path, env, model):
+    name = RunDirectory.create(config(tmp_path, env=env, model=model)).path.name
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", name)
+
+
+def test_configuration_reads_back(tmp_path):
+    wanted = config(tmp_path, steps=7, rollout={"max_staleness": math.inf})
+    assert load_config(RunDirectory.create(wanted).path / "config.yaml") == wanted
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory.time, "strftime", lambda form: "20261124-153012")
+    with ThreadPoolExecutor(16) as pool:
+        made = list(
+            pool.map(lambda _: RunDirectory.create(config(tmp_path / "new" / "runs")).path, range(32))
+        )
+    stem = "math-v1-starter-20261124-153012"
+    assert {path.name for path in made} == {stem, *(f"{stem}-{i}" for i in range(2, 33))}
+    assert all((path / "config.yaml").is_file() for path in made)
+    assert (tmp_path / "new" / "runs" / "latest").resolve() in made
+
+
+def test_given_name_is_never_written_over(tmp_path):
+    first = RunDirectory.create(config(tmp_path, name="mine"))
+    before = (first.path / "config.yaml").read_text()
+    message = refused(lambda: RunDirectory.create(config(tmp_path, name="mine", steps=9)))
+    assert "another name" in message
+    assert f"--resume {first.path}" in message
+    assert (first.path / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/abs", "latest", "nul\0"])
+def test_given_name_stays_in_the_output_folder(tmp_path, name):
+    assert "name" in refused(lambda: RunDirectory.create(config(tmp_path, name=name)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latest_follows_the_newest_run(tmp_path):
+    for name in ("one", "two"):
+        RunDirectory.create(config(tmp_path, name=name))
+        assert (tmp_path / "latest").readlink() == Path(name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
+    assert RunDirectory.open(tmp_path / "latest").path == (tmp_path / "two").resolve()
+
+
+def test_latest_replaces_a_dangling_link(tmp_path):
+    (tmp_path / "latest").symlink_to("gone")
+    RunDirectory.create(config(tmp_path, name="one"))
+    assert (tmp_path / "latest").readlink() == Path("one")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_latest_leaves_a_persons_own_alone(tmp_path, make):
+    make(tmp_path / "latest")
+    RunDirectory.create(config(tmp_path, name="one"))
+    assert not (tmp_path / "latest").is_symlink()
+
+
+def test_opened_run_stays_the_same_when_latest_moves_on(tmp_path):
+    RunDirectory.create(config(tmp_path, name="one"))
+    opened = RunDirectory.open(tmp_path / "latest")
+    RunDirectory.create(config(tmp_path, name="two"))
+    assert opened.path.name == "one"
+
+
+def test_open_refuses_what_is_no_run(tmp_path):
+    assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path))
+    assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path / "missing"))
+    (tmp_path / "latest").symlink_to("gone")
+    assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path / "latest"))
+
+
+def test_output_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "output=" in refused(lambda output=output: RunDirectory.create(config(output)))
+
+
+def test_output_that_takes_no_folder():
+    assert "cannot write in output=/proc/x" in refused(lambda: RunDirectory.create(config(Path("/proc/x"))))
+
+
+def test_full_disk_at_the_start_leaves_nothing(tmp_path, monkeypatch):
+    def write(path, text, encoding):
+        with open("/dev/full", "w") as file:
+            file.write(text)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    message = refused(lambda: RunDirectory.create(config(tmp_path, name="x")))
+    assert "No space left" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_read_back(run):
+    lines = [{"step": 0, "eval/math-v1/avg@1": 0.25}, {"step": 1, "reward/mean": 0.1 + 0.2}]
+    assert read_metrics(run.path) == []
+    for line in lines:
+        run.log_metrics(line)
+    assert read_metrics(run.path) == lines
+
+
+def test_every_line_is_json_that_others_can_read(run):
+    run.log_metrics({"step": 1, "a": math.nan, "b": [math.inf, {"c": -math.inf}], "d": True})
+    run.log_metrics({"step": np.int64(2), "x": np.float32(0.5), "y": np.float64("nan")})
+
+    def no_constants(text):
+        raise AssertionError(text)
+
+    text = (run.path / "metrics.jsonl").read_text()
+    read = [json.loads(line, parse_constant=no_constants) for line in text.splitlines()]
+    assert read == [
+        {"step": 1, "a": None, "b": [None, {"c": None}], "d": True},
+        {"step": 2, "x": 0.5, "y": None},
+    ]
+
+
+def test_torn_last_line_is_left_out(run):
+    run.log_metrics({"step": 1})
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 2, "na\xc3')
+    assert read_metrics(run.path) == [{"step": 1}]
+    run.truncate_metrics(5)
+    run.log_metrics({"step": 2})
+    assert read_metrics(run.path) == [{"step": 1}, {"step": 2}]
+
+
+def test_rollouts_one_line_a_group(run):
+    groups = [{"id": 0, "trajectories": [{"reward": math.nan}]}, {"id": 1, "trajectories": []}]
+    run.log_rollouts(3, groups)
+    [file] = (run.path / "rollouts").iterdir()
+    assert file.name == "step-000003.jsonl"
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [0, 1]
+
+
+def test_truncation_keeps_the_checkpoint_and_its_evaluation(run):
+    for step in range(1, 7):
+        run.log_metrics({"step": step, "reward/mean": step / 10})
+        run.log_rollouts(step, [{"id": step}])
+        if step % 2 == 0:
+            run.log_metrics({"step": step, "eval/e/avg@1": 0.5})
+    run.truncate_metrics(4 + 1)
+    assert [line["step"] for line in read_metrics(run.path)] == [1, 2, 2, 3, 4, 4]
+    assert sorted(int(file.stem[5:]) for file in (run.path / "rollouts").iterdir()) == [1, 2, 3, 4]
+    run.truncate_metrics(0)
+    assert read_metrics(run.path) == []
+
+
+def test_truncation_of_a_run_that_wrote_nothing(run):
+    run.truncate_metrics(1)
+    assert read_metrics(run.path) == []
+
+
+def test_full_disk_while_logging_metrics(run):
+    (run.path / "metrics.jsonl").symlink_to("/dev/full")
+    message = refused(lambda: run.log_metrics({"step": 1}))
+    assert (
+        message == f"no space left in {run.path}; free some and go on with `areal train --resume {run.path}`"
+    )
+
+
+def test_full_disk_while_logging_rollouts_leaves_no_part(run):
+    (run.path / "rollouts").mkdir()
+    (run.path / "rollouts" / ".step-000001.jsonl.partial").symlink_to("/dev/full")
+    assert "no space left" in refused(lambda: run.log_rollouts(1, [{"id": 0}]))
+    assert list((run.path / "rollouts").iterdir()) == []
+
+
+def test_full_disk_while_truncating_loses_nothing(run):
+    for step in (1, 2, 3):
+        run.log_metrics({"step": step})
+    (run.path / ".metrics.jsonl.partial").symlink_to("/dev/full")
+    assert "no space left" in refused(lambda: run.truncate_metrics(2))
+    assert [line["step"] for line in read_metrics(run.path)] == [1, 2, 3]
+
+
+def test_other_errors_are_not_called_a_full_disk(run):
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        run.log_metrics({"step": 1})
