@@ -29,6 +29,12 @@ _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
+_UNREACHABLE = (
+    "cannot load '{path}' from the Hugging Face hub; check the spelling and the network, log in with "
+    "`hf auth login` if it is gated, or download it and give its folder ({error})"
+)
+
+
 def resolve_model(name: str) -> str:
     """Return what ``transformers`` and vLLM load for ``name``: an absolute folder, or the hub id unchanged.
 
@@ -80,10 +86,29 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, ImportError) as error:
         if Path(path).is_dir():
             raise UserError(f"the tokenizer in '{path}' does not load: {_first_line(error)}") from error
-        raise UserError(
-            f"cannot load '{path}' from the Hugging Face hub; check the spelling and the network, log in "
-            f"with `hf auth login` if it is gated, or download it and give its folder ({_first_line(error)})"
-        ) from error
+        raise UserError(_UNREACHABLE.format(path=path, error=_first_line(error))) from error
+
+
+def context_limit(path: str) -> int | None:
+    """Return the longest sequence that a model of :func:`resolve_model` is made for, in tokens, if it says.
+
+    Raises:
+        UserError: a hub id whose configuration cannot be read.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        config = _read_json(folder / "config.json")
+    else:
+        from transformers import PretrainedConfig
+
+        try:
+            config, _ = PretrainedConfig.get_config_dict(path)
+        except (OSError, ValueError) as error:
+            raise UserError(_UNREACHABLE.format(path=path, error=_first_line(error))) from error
+    # Models of several parts keep the language model's settings one level down.
+    return config.get("max_position_embeddings") or (config.get("text_config") or {}).get(
+        "max_position_embeddings"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from areal import registry
 from areal.config import Config
 from areal.errors import UserError
-from areal.models import load_tokenizer, resolve_model
+from areal.models import context_limit, load_tokenizer, resolve_model
 from areal.rollout.conversation import Renderer, eos_ids
 from areal.rollout.player import Player
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
@@ -24,6 +24,7 @@ class Plan:
     config: Config
     model: str
     device: str
+    max_model_len: int
     agent: Any
     env: Any
 
@@ -44,7 +45,7 @@ def cores() -> int:
 
 
 def plan(config: Config) -> Plan:
-    """Check environment, agent, model and device.
+    """Check environment, agent, model, device and lengths.
 
     Raises:
         UserError: one of them cannot be had.
@@ -56,7 +57,20 @@ def plan(config: Config) -> Plan:
         agent = agent_class(**config.agent_options)
     except TypeError as error:
         raise UserError(f"agent '{config.agent}': {error}") from error
-    return Plan(config, model, _device(config.device), agent, env)
+    return Plan(config, model, _device(config.device), _max_model_len(config, model), agent, env)
+
+
+def _max_model_len(config: Config, model: str) -> int:
+    limit = context_limit(model) or _DEFAULT_MAX_MODEL_LEN
+    length = config.rollout.max_model_len or min(limit, _DEFAULT_MAX_MODEL_LEN)
+    if length > limit:
+        raise UserError(f"rollout.max_model_len={length} is more than the model's own {limit}")
+    if config.rollout.max_new_tokens >= length:
+        raise UserError(
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room for a prompt in {length} "
+            "tokens (the model's limit, or rollout.max_model_len)"
+        )
+    return length
 
 
 def _device(wanted: str) -> str:
@@ -73,21 +87,12 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
     """Start the engine; return the player on it and the tokenizer.
 
     Raises:
-        UserError: the model's files cannot be read, or the lengths do not fit the model.
+        UserError: the model's files cannot be read.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     config = plan.config
     tokenizer = load_tokenizer(plan.model)
-    limit = getattr(AutoConfig.from_pretrained(plan.model), "max_position_embeddings", _DEFAULT_MAX_MODEL_LEN)
-    max_model_len = config.rollout.max_model_len or min(limit, _DEFAULT_MAX_MODEL_LEN)
-    if max_model_len > limit:
-        raise UserError(f"rollout.max_model_len={max_model_len} is more than the model's own {limit}")
-    if config.rollout.max_new_tokens >= max_model_len:
-        raise UserError(
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room for a prompt in "
-            f"{max_model_len} tokens (the model's limit, or rollout.max_model_len)"
-        )
     try:
         generation = GenerationConfig.from_pretrained(plan.model)
     except OSError:  # a model need not have one
@@ -98,7 +103,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
             model=plan.model,
             device=plan.device,
             dtype=_dtype(config.engine.dtype, plan.device),
-            max_model_len=max_model_len,
+            max_model_len=plan.max_model_len,
             max_num_seqs=max_concurrent(config),
             memory=config.engine.memory or (1.0 if plan.device == "cpu" else 0.4),
             eos_ids=ends,
@@ -114,7 +119,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
         plan.agent,
         lambda: registry.make_env(config.env, **config.env_options),
         config.rollout.env_workers,
-        max_model_len,
+        plan.max_model_len,
     )
     return player, tokenizer
 

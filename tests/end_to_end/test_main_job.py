@@ -1,0 +1,122 @@
+"""The main job as a user runs it: it learns, stops cleanly, survives SIGKILL, goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+pytestmark = pytest.mark.engine
+AREAL = [sys.executable, "-m", "areal"]
+MAX_STALENESS = 2
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def steps(run: Path) -> list[int]:
+    return [row["step"] for row in metrics(run) if "reward/mean" in row]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.1)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*AREAL, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_stopped_killed_and_resumed(tmp_path: Path):
+    run = tmp_path / "runs" / "r"
+    settings = [f"rollout.max_staleness={MAX_STALENESS}", "checkpoint.every=2", "evaluation.problems=16"]
+    process = start("train", "--steps", "1000", "--output", str(run.parent), "--name", "r", *settings)
+    wait_for(lambda: len(steps(run)) >= 3, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children, "the engine has a process of its own"
+    # Ctrl-C reaches every process of the terminal's foreground group.
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"areal train --resume {run}" in errors
+    assert "Traceback" not in errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    stopped = steps(run)[-1]
+    assert (run / "checkpoints" / f"step-{stopped:06d}" / "model" / "model.safetensors").is_file()
+
+    process = start("train", "--resume", str(run))
+    wait_for(lambda: steps(run)[-1] >= stopped + 3, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert psutil.wait_procs(children, timeout=10)[1] == [], "no process outlives a SIGKILL"
+
+    end = steps(run)[-1] + 2
+    done = subprocess.run(
+        [*AREAL, "train", "--resume", str(run), f"steps={end}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert steps(run) == list(range(1, end + 1)), "each update once, in order"
+    trained = [row for row in metrics(run) if "reward/mean" in row]
+    assert max(row["staleness/max"] for row in trained) <= MAX_STALENESS
+    consumed = [
+        json.loads(line)["id"]
+        for step in range(1, end + 1)
+        for line in (run / "rollouts" / f"step-{step:06d}.jsonl").open()
+    ]
+    assert len(consumed) == len(set(consumed)) == end * 16, "each group once"
+    assert (run / "curve.png").stat().st_size > 10_000
+
+
+def test_the_default_job_learns(tmp_path: Path):
+    """A quarter of the default run: held-out accuracy rises by far more than its noise."""
+    out = subprocess.run(
+        [*AREAL, "train", "--env", "math-v1", "--steps", "40", "--output", str(tmp_path), "--name", "r"],
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stderr
+    run = tmp_path / "r"
+    rows = metrics(run)
+    before, after = (row["eval/math-v1/avg@1"] for row in rows if "eval/math-v1/avg@1" in row)
+    assert after > before + 0.1
+    trained = [row for row in rows if "reward/mean" in row]
+    assert max(row["staleness/max"] for row in trained) <= 4
+    wall = sum(row["time/step"] for row in trained)
+    assert sum(row["time/train"] + row["time/generate"] for row in trained) > wall, "they overlap"
+    assert (tmp_path / "latest").resolve() == run.resolve()
+    assert {p.name for p in run.iterdir()} >= {
+        "config.yaml", "metrics.jsonl", "rollouts", "areal.log", "engine.log", "checkpoints", "model",
+    }  # fmt: skip
+    AutoModelForCausalLM.from_pretrained(run / "model")
+    AutoTokenizer.from_pretrained(run / "model")
+    # The same command as a user's measures what training reported, within noise of other samples.
+    report = subprocess.run(
+        [*AREAL, "eval", "--env", "math-v1", "--model", str(run / "model"), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert report.returncode == 0, report.stderr
+    assert abs(json.loads(report.stdout)["accuracy"] - after) < 0.1

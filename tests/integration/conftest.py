@@ -1,0 +1,31 @@
+"""One real vLLM engine for all tests that can share it: a start takes half a minute."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+import torch
+
+from areal.config import parse_config
+from areal.rollout.player import Player
+from areal.runtime.assembly import plan, start_player
+from areal.weights.shared_memory import BACKEND
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.engine)
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def player() -> AsyncIterator[Player]:
+    """The starter model on an engine that takes new weights."""
+    torch.set_num_threads(1)
+    config = parse_config({"rollout": {"max_model_len": 512}})
+    made, _ = await start_player(plan(config), BACKEND)
+    yield made
+    await made.close()

@@ -1,0 +1,65 @@
+"""vLLM behind the Engine interface: how generations end, seeds, cancellation, whole episodes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from areal.config import parse_config
+from areal.rollout.engine import Sampling
+from areal.rollout.player import Player
+from areal.rollout.tasks import held_out
+from areal.runtime.assembly import plan
+
+PROMPT = [3, 20, 21, 4]
+
+
+async def test_length_and_stop_are_told_apart(player: Player):
+    end = player.renderer._ends[0]
+    opening = player.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}])
+    stopped = await player.engine.generate(opening, Sampling(400))
+    assert stopped.finish == "stop"
+    assert stopped.ids[-1] == end
+    assert end not in stopped.ids[:-1]
+    cut = await player.engine.generate(opening, Sampling(2))
+    assert (cut.finish, len(cut.ids)) == ("length", 2)
+    assert len(stopped.ids) == len(stopped.logprobs) == len(stopped.versions)
+
+
+async def test_a_seed_reproduces_a_sample(player: Player):
+    async def sample(seed: int | None) -> list[int]:
+        return (await player.engine.generate(PROMPT, Sampling(40, seed=seed, ignore_eos=True))).ids
+
+    assert await sample(3) == await sample(3)
+    assert len({tuple(await sample(s)) for s in (3, 4, None, None)}) == 4
+
+
+async def test_greedy_takes_the_likeliest(player: Player):
+    first, second = [await player.engine.generate(PROMPT, Sampling(20, temperature=0)) for _ in range(2)]
+    assert first.ids == second.ids
+    assert first.logprobs == [0.0] * len(first.ids), "a greedy policy is certain"
+
+
+async def test_a_cancelled_request_leaves_the_engine_well(player: Player):
+    requests = [
+        asyncio.create_task(player.engine.generate(PROMPT, Sampling(400, ignore_eos=True))) for _ in range(8)
+    ]
+    await asyncio.sleep(0.1)
+    for request in requests[:4]:
+        request.cancel()
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(r, asyncio.CancelledError) for r in results[:4])
+    assert [len(r.ids) for r in results[4:]] == [400] * 4
+
+
+async def test_an_episode_is_recorded_token_for_token(player: Player):
+    tasks = held_out(plan(parse_config({})).env, 16)
+    played = await asyncio.gather(*(player.play(t, Sampling(64, seed=i)) for i, t in enumerate(tasks)))
+    for t in played:
+        assert t.turns == [int(t.loss_mask.argmax())]
+        assert t.loss_mask[t.turns[0] :].all()
+        assert (t.versions[t.loss_mask] == player.engine.version).all()
+        assert (t.versions[~t.loss_mask] == -1).all()
+        assert (t.logprobs[t.loss_mask] <= 0).all()
+        assert t.reward == sum(t.reward_parts.values())
+        text = player.renderer.decode(t.tokens[: t.turns[0]].tolist())
+        assert text.startswith("Compute")

@@ -1,0 +1,105 @@
+"""Bad input: one line that says what is wrong and what to do, exit status 2, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+AREAL = [sys.executable, "-m", "areal"]
+
+
+def refused(*arguments: str, cwd: Path) -> str:
+    out = subprocess.run([*AREAL, *arguments], capture_output=True, text=True, cwd=cwd)
+    assert out.returncode == 2, out
+    assert out.stdout == ""
+    assert "Traceback" not in out.stderr
+    lines = out.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("areal: error: ")
+    return lines[0]
+
+
+CASES = {
+    "unknown environment": (["--env", "mth-v1"], ["unknown environment 'mth-v1'", "did you mean 'math-v1'"]),
+    "unknown agent": (["--agent", "single-trun"], ["did you mean 'single-turn'"]),
+    "missing model": (["--model", "./nowhere"], ["no folder", "nowhere", "check the path"]),
+    "no model": (["--model", "."], ["is no model", "config.json"]),
+    "unknown key": (["rollout.max_stalenes=4"], ["'rollout.max_stalenes'", "did you mean 'max_staleness'"]),
+    "unknown section": (["rolout.batch_size=4"], ["'rolout'", "did you mean 'rollout'"]),
+    "wrong type": (["steps=many"], ["steps='many'", "integer"]),
+    "wrong choice": (["learner.objective=foo"], ["learner.objective='foo'", "decoupled-ppo"]),
+    "no override": (["fast"], ["'fast' is not an override", "key.sub=value"]),
+    "batch and group": (["rollout.batch_size=30"], ["30", "not a multiple", "group_size=8"]),
+    "batch and minibatches": (["learner.minibatches=3"], ["learner.minibatches=3", "does not divide"]),
+    "negative": (["rollout.max_staleness=-1"], ["rollout.max_staleness"]),
+    "half": (["rollout.max_staleness=1.5"], ["whole number"]),
+    "environment option": (["env_options.colour=red"], ["colour", "areal env list"]),
+    "difficulty": (["env_options.difficulty=99"], ["difficulty=99"]),
+    "data": (["env_options.data=broken.jsonl"], ["broken.jsonl, line 2", "not valid JSON"]),
+    "missing data": (["env_options.data=none.jsonl"], ["none.jsonl does not exist"]),
+    "missing configuration": (["--config", "none.yaml"], ["none.yaml"]),
+    "broken configuration": (["--config", "broken.yaml"], ["broken.yaml, line 3", "not valid YAML"]),
+    "no GPU": (["--device", "cuda"], ["no GPU", "device=cpu"]),
+    "resumed nowhere": (["--resume", "nowhere"], ["nowhere"]),
+    "too long": (["rollout.max_new_tokens=5000"], ["5000", "no room"]),
+    "too long a model": (["rollout.max_model_len=5000"], ["5000", "the model's own 1024"]),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bad")
+    (path / "broken.jsonl").write_text('{"problem": "1?", "answer": "1"}\n{oops\n')
+    (path / "broken.yaml").write_text("steps: 3\nrollout: [\n")
+    return path
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dry", [True, False], ids=["dry", "run"])
+def test_refused(case: str, dry: bool, folder: Path):
+    import torch
+
+    if case == "no GPU" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    arguments, words = CASES[case]
+    before = sorted(folder.iterdir())
+    message = refused("train", *arguments, *(["--dry-run"] if dry else []), cwd=folder)
+    for word in words:
+        assert word in message
+    assert sorted(folder.iterdir()) == before, "nothing is left behind"
+
+
+def test_eval_is_checked_too(folder: Path):
+    assert "did you mean" in refused("eval", "--env", "mth-v1", cwd=folder)
+    assert "evaluation.problems" in refused("eval", "--problems", "0", cwd=folder)
+
+
+def test_a_taken_name(folder: Path, tmp_path: Path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    message = refused("train", "--name", "mine", cwd=tmp_path)
+    assert "mine" in message
+    assert "--resume" in message
+
+
+def test_dry_run_prints_a_configuration_that_reads_back(tmp_path: Path):
+    command = [*AREAL, "train", "--dry-run", "rollout.max_staleness=inf", "learner.learning_rate=1e-4"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    (tmp_path / "c.yaml").write_text(first)
+    command = [*AREAL, "train", "--dry-run", "--config", "c.yaml"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout == first
+    assert "max_staleness: inf" in first
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, json\nfrom areal.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(json.dumps([m for m in ('torch', 'vllm', 'transformers', 'sympy') if m in sys.modules]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(out.splitlines()[-1]) == []

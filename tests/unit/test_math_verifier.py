@@ -1,0 +1,203 @@
+r"""The mathematics verifier: equivalent forms agree, nonsense is wrong, a hung check harms nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from areal.rewards.answers import boxed_answer, reference_answer
+from areal.rewards.math import MathVerifier, VerifierError
+
+HANGS = "10^{10^{10}}"
+"""sympy works on this for longer than anyone waits."""
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    made = MathVerifier(workers=2, time_limit=3)
+    yield made
+    made.close()
+
+
+HALF = ["1/2", "0.5", r"\frac12", r"\frac{1}{2}", r"50\%", r"\dfrac{2}{4}", "2^{-1}", ".5"]
+
+
+@pytest.mark.parametrize(("left", "right"), itertools.permutations(HALF, 2))
+def test_equivalent_forms_agree(verifier: MathVerifier, left: str, right: str):
+    assert verifier.equivalent(left, right)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target"),
+    [
+        ("2", "1/2"),
+        ("-1/2", "1/2"),
+        ("", "0"),
+        ("x", "1"),
+        (r"\frac{", "1/2"),
+        ("}}}}{{{{", "3"),
+        ("Ω≈ç√∫", "3"),
+        ("1,2", "2,1,3"),
+        ("\x00\ud800", "3"),
+        ("9" * 5000, "9"),
+        ("__import__('os').system('touch /tmp/x')", "0"),
+    ],
+)
+def test_wrong_or_unreadable_is_wrong(verifier: MathVerifier, answer: str, target: str):
+    assert verifier.equivalent(answer, target) is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "target"),
+    [("007", "7"), ("+7", "7"), (" 7 ", "7"), ("1,234", "1234"), (r"(1, \infty)", r"(1,\infty)")],
+)
+def test_right(verifier: MathVerifier, answer: str, target: str):
+    assert verifier.equivalent(answer, target)
+
+
+@given(st.integers(-(10**17), 10**17), st.integers(-(10**17), 10**17))
+def test_integers_are_exact(a: int, b: int):
+    assert MathVerifier().equivalent(str(a), str(b)) == (a == b)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60))
+def test_no_text_is_an_error(text: str):
+    assert SHARED.equivalent(text, "12345678901/7") in (True, False)
+
+
+SHARED = MathVerifier(workers=1)
+
+
+def test_a_hung_check_harms_no_other(verifier: MathVerifier):
+    """With as many hung checks as workers, others still get their verdicts, in order of the time limit."""
+    with ThreadPoolExecutor(6) as threads:
+        hung = [threads.submit(verifier.equivalent, HANGS, "1/3") for _ in range(2)]
+        fine = [threads.submit(verifier.equivalent, "0.5", "1/2") for _ in range(4)]
+        assert [f.result() for f in fine] == [True] * 4
+        assert [h.result() for h in hung] == [False] * 2
+    assert verifier.equivalent("0.25", "1/4")
+
+
+def test_a_killed_worker_is_replaced_and_its_check_done_again():
+    verifier = MathVerifier(workers=1, time_limit=30)
+    assert verifier.equivalent("0.5", "1/2")
+    [pid] = [worker._process.pid for worker in verifier._idle]
+    with ThreadPoolExecutor(1) as thread:
+        check = thread.submit(verifier.equivalent, HANGS, "1/3")
+        while psutil.Process(pid).cpu_times().user < 0.5 + psutil.Process(pid).cpu_times().system:
+            time.sleep(0.05)
+            if check.done():
+                break
+        verifier.time_limit = 1  # for the second attempt
+        os.kill(pid, signal.SIGKILL)
+        assert check.result() is False
+    assert verifier.equivalent("0.5", "1/2")
+    verifier.close()
+
+
+def test_no_worker_outlives_its_parent(tmp_path: Path):
+    """Not even one in the middle of a check that holds the interpreter, after a SIGKILL of the parent."""
+    code = (
+        "import sys, threading, time\nfrom areal.rewards.math import MathVerifier\n"
+        "v = MathVerifier(workers=2, time_limit=1)\nv.equivalent('0.5', '1/2')\n"
+        f"threading.Thread(target=v.equivalent, args=({HANGS!r}, '1/3')).start()\n"
+        "time.sleep(0.3)\nimport psutil, json\n"
+        "print(json.dumps([c.pid for c in psutil.Process().children(recursive=True)]), flush=True)\n"
+        "time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    children = [psutil.Process(pid) for pid in json.loads(process.stdout.readline())]
+    assert children
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+def test_a_forked_child_has_workers_of_its_own():
+    verifier = MathVerifier(workers=1)
+    assert verifier.equivalent("0.5", "1/2")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, b"1" if not verifier._idle and verifier.equivalent("0.25", "1/4") else b"0")
+        verifier.close()
+        os._exit(0)
+    assert os.read(read, 1) == b"1"
+    os.waitpid(child, 0)
+    assert verifier.equivalent("0.5", "1/2")
+    verifier.close()
+
+
+def test_a_verifier_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(VerifierError, match="does not start"):
+        MathVerifier().equivalent("0.5", "1/2")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{3}", "3"),
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\fbox{4}", "4"),
+        (r"\boxed 5", "5"),
+        (r"\boxed{ 6 }", "6"),
+        (r"\boxed{}", ""),
+        ("no box", None),
+        ("", None),
+    ],
+)
+def test_boxed_answer(text: str, answer: str | None):
+    assert boxed_answer(text) == answer
+
+
+@given(st.text(st.sampled_from("\\boxed{}#f 1"), max_size=200))
+def test_boxed_answer_takes_any_text(text: str):
+    assert boxed_answer(text) is None or isinstance(boxed_answer(text), str)
+
+
+def test_boxed_answer_is_linear():
+    """Twice the text takes about twice as long; a quadratic search would take four times."""
+
+    def seconds(count: int) -> float:
+        text = "\\boxed{" * count
+        started = time.perf_counter()
+        boxed_answer(text)
+        return time.perf_counter() - started
+
+    small, large = min(seconds(20_000) for _ in range(3)), min(seconds(160_000) for _ in range(3))
+    assert large < 24 * small
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("9 * 2 = 18\n#### 18", "18"),
+        ("#### 1\n#### 1,000", "1,000"),
+        (r"Therefore \boxed{42}.", "42"),
+        ("42", "42"),
+        ("words\nand more", None),
+        ("####", None),
+        ("  ", None),
+    ],
+)
+def test_reference_answer(text: str, answer: str | None):
+    assert reference_answer(text) == answer
