@@ -57,7 +57,7 @@ class RolloutConfig(_Settings):
     """Longest answer of one turn, in tokens."""
     max_model_len: int | None = Field(None, ge=2)
     """Longest conversation, in tokens; null: the model's own limit, at most 4096."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, le=2)
     """Sampling temperature of training rollouts; the learner uses the same one."""
     env_workers: int = Field(8, ge=1)
     """Threads that run the environments' reset and step."""
@@ -118,7 +118,7 @@ class EvaluationConfig(_Settings):
     """Answers to each problem."""
     every: int = Field(0, ge=0)
     """Evaluate also after every so many updates; 0: only before and after."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy."""
 
 

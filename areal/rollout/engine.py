@@ -14,7 +14,7 @@ class Sampling:
 
     Attributes:
         max_tokens: longest continuation, the ending token included.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; the log-probabilities are then those of the plain distribution.
         seed: makes this request's sampling reproducible; null: the engine's own random state.
         ignore_eos: go on past the end-of-sequence token (for measurements).
     """

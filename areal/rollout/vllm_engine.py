@@ -7,6 +7,7 @@ weights loaded, the KV cache dropped, and prefixes recomputed under the new weig
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import sys
@@ -83,9 +84,10 @@ class VLLMEngine:
                         "(or 'areal[gpu]' on a machine with a GPU)"
                     ) from error
                 raise
-            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_arguments(settings)))
-        engine = cls(llm, settings.eos_ids)
-        await llm.update_weight_version("0")
+            engine = cls(
+                AsyncLLM.from_engine_args(AsyncEngineArgs(**_arguments(settings))), settings.eos_ids
+            )
+        await engine._llm.update_weight_version("0")
         return engine
 
     @property
@@ -144,7 +146,9 @@ class VLLMEngine:
     async def close(self) -> None:
         """Stop vLLM's processes."""
         self._llm.shutdown()
-        self._llm = None  # its destructor needs modules that are gone when the interpreter ends
+        # Its destructor needs modules that are gone when the interpreter ends: run it now. It is in cycles.
+        self._llm = None
+        gc.collect()
 
 
 class BusyClock:

@@ -18,10 +18,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.asyncio(loop_scope="session"))
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="session")
 async def player() -> AsyncIterator[Player]:
     """The starter model on an engine that takes new weights."""
     torch.set_num_threads(1)

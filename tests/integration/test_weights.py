@@ -8,6 +8,7 @@ with its neighbours.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,10 @@ from areal.rollout.player import Player
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
 from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-5
+"""Largest error of a log-probability in fp32; about 1e-6 is usual."""
+DISTINCT = 1e-4
+"""What the weights of another version give differs by more than this, somewhere in eight tokens."""
 UPDATES = 3
 
 
@@ -32,7 +36,7 @@ def perturb(model: torch.nn.Module, seed: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(0.05 * parameter.std().clamp(min=0.02) * noise)
+            parameter.add_(0.1 * parameter.std().clamp(min=0.02) * noise)
 
 
 def reference_logprobs(
@@ -82,24 +86,32 @@ async def check_agreement(engine: Engine, folder: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     channel = SharedMemoryChannel(model.named_parameters())
     await engine.connect(channel.init_info())
-    references = {0: AutoModelForCausalLM.from_pretrained(folder)}
-    prompts = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(16)]
-    temperature = 0.8
-    sampling = Sampling(max_tokens=160, temperature=temperature, ignore_eos=True)
-    running = [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
-    for version in range(1, UPDATES + 1):
-        await asyncio.sleep(0.15)
-        perturb(model, version)
-        references[version] = AutoModelForCausalLM.from_pretrained(folder)
-        references[version].load_state_dict(model.state_dict())
+    references: dict[int, torch.nn.Module] = {}
+
+    async def update(version: int) -> None:
+        references[version] = copy.deepcopy(model)
         channel.write(model.named_parameters())
         await engine.load(version)
         assert engine.version == version
+
+    with torch.no_grad():
+        model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
+    await update(1)
+    prompts = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(16)]
+    temperature = 0.8
+    sampling = Sampling(max_tokens=480, temperature=temperature, ignore_eos=True)
+    await engine.generate(prompts[0], sampling)  # the first one is slow
+    running = [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
+    while not all(r.done() for r in running):
+        await asyncio.sleep(0.1)
+        perturb(model, engine.version)
+        await update(engine.version + 1)
     completions = list(await asyncio.gather(*running))
     after = await engine.generate(prompts[0], sampling)
     channel.close()
 
-    assert set(after.versions) == {UPDATES}
+    assert engine.version > UPDATES
+    assert set(after.versions) == {engine.version}
     crossing = [c for c in completions if len(set(c.versions)) > 1]
     assert len(crossing) >= 8, "most sequences were under way during an update"
     for prompt, completion in zip([*prompts, prompts[0]], [*completions, after], strict=True):
@@ -112,7 +124,7 @@ def check_completion(
     assert completion.versions == sorted(completion.versions)
     by_version = {
         v: reference_logprobs(references[v], prompt, completion.ids, temperature)
-        for v in set(completion.versions) | {max(completion.versions) - 1, 0} - {-1}
+        for v in set(completion.versions)
     }
     sampled = torch.tensor(completion.logprobs)
     for position, version in enumerate(completion.versions):
@@ -120,8 +132,8 @@ def check_completion(
     for boundary, before, version in boundaries(completion.versions):
         # The last tokens before and the first ones after belong to their own version and to no other.
         left, right = slice(max(0, boundary - 8), boundary), slice(boundary, boundary + 8)
-        assert (sampled[left] - by_version[version][left]).abs().max() > 10 * TOLERANCE
-        assert (sampled[right] - by_version[before][right]).abs().max() > 10 * TOLERANCE
+        assert (sampled[left] - by_version[version][left]).abs().max() > DISTINCT
+        assert (sampled[right] - by_version[before][right]).abs().max() > DISTINCT
 
 
 def boundaries(versions: list[int]) -> Iterator[tuple[int, int, int]]:
