@@ -85,7 +85,7 @@ class LearnerConfig(_Settings):
 
     objective: Literal["decoupled-ppo", "ppo"] = "decoupled-ppo"
     """decoupled-ppo: PPO around the policy at the start of the step, weighted to it (eq 5); ppo: naive."""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
     """Peak learning rate of AdamW."""
     warmup_steps: int = Field(5, ge=0)
     """Updates over which the learning rate rises linearly from 0."""
@@ -102,7 +102,7 @@ class LearnerConfig(_Settings):
     minibatches: int = Field(2, ge=1)
     """Optimizer steps for one batch."""
     micro_batch_tokens: int = Field(4096, ge=1)
-    """Largest number of tokens (padding included) of one forward and backward pass."""
+    """Largest number of tokens of one forward and backward pass."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of the learner on a machine without GPU; null: half of the cores."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -144,7 +144,7 @@ class Config(_Settings):
     """Keyword arguments of the agent."""
     model: str = STARTER
     """A hub id, a folder, or 'starter': the model that ships with areal."""
-    steps: int = Field(150, ge=1)
+    steps: int = Field(100, ge=1)
     """Updates."""
     seed: int = Field(0, ge=0)
     """Seeds the order of problems, the sampling and the learner."""

@@ -120,3 +120,24 @@ def test_the_default_job_learns(tmp_path: Path):
     )
     assert report.returncode == 0, report.stderr
     assert abs(json.loads(report.stdout)["accuracy"] - after) < 0.1
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="needs user namespaces, to mount a small disk",
+)
+def test_a_full_disk_loses_nothing(tmp_path: Path):
+    """A disk that holds one checkpoint (11 MB) and not two: one clear line, and the first one still works."""
+    settings = ["checkpoint.every=2", "evaluation.problems=0", "--steps", "50"]
+    script = (
+        f"mount -t tmpfs -o size=16m tmpfs {tmp_path} && cd {tmp_path} && "
+        f"{' '.join(AREAL)} train --name r {' '.join(settings)}; code=$?; "
+        "ls runs/r/checkpoints; ls -a runs/r/checkpoints | grep partial; exit $code"
+    )
+    out = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
+    assert out.returncode == 2, out
+    last = out.stderr.strip().splitlines()[-1]
+    assert last.startswith("areal: error: no space left")
+    assert "--resume" in last
+    assert "Traceback" not in out.stderr
+    assert out.stdout.split() == ["step-000002"], "the whole checkpoint is there and nothing else"

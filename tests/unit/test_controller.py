@@ -1,0 +1,154 @@
+"""The controller with a scripted player: retries, the budget of failures, groups, backpressure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+from areal.errors import UserError
+from areal.rollout.admission import Admission
+from areal.rollout.controller import RolloutController, RolloutFailure
+from areal.trajectory import Group, Trajectory
+
+GROUP = 4
+
+
+def trajectory(version: int = 0) -> Trajectory:
+    mask = np.array([False, True])
+    return Trajectory(np.zeros(2, np.int32), mask, np.zeros(2), np.where(mask, version, -1), 1.0)
+
+
+def controller(play: Callable[[dict[str, Any]], Coroutine[Any, Any, Trajectory]], **options: int):
+    number = iter(range(10**9))
+    admission: Admission[Group] = Admission(2, options.pop("eta", 1))
+    given = {"group_size": GROUP, "max_concurrent": 16, "max_retries": 2, "max_failures": 3, **options}
+    return admission, RolloutController(admission, play, lambda: {"seed": next(number)}, **given)
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_batches_are_whole_groups_of_one_task():
+    async def play(task: dict[str, Any]) -> Trajectory:
+        await asyncio.sleep(0.001 * (task["seed"] % 3))
+        made = trajectory()
+        made.task = task
+        return made
+
+    admission, control = controller(play)
+    running = asyncio.create_task(control.run())
+    for version in range(5):
+        groups = await control.next_batch(version)
+        assert len(groups) == 2
+        for group in groups:
+            assert len(group.trajectories) == GROUP
+            assert len({t.task["seed"] for t in group.trajectories}) == 1
+        control.advance(version + 1)
+    await stop(running)
+    assert control.finished_trajectories >= 5 * 2 * GROUP
+
+
+async def test_concurrency_and_gate_hold_it_back():
+    playing = peak = started = 0
+
+    async def play(task: dict[str, Any]) -> Trajectory:
+        nonlocal playing, peak, started
+        playing += 1
+        started += 1
+        peak = max(peak, playing)
+        await asyncio.sleep(0.001)
+        playing -= 1
+        return trajectory()
+
+    _, control = controller(play, max_concurrent=9, eta=2)
+    running = asyncio.create_task(control.run())
+    await asyncio.sleep(0.2)
+    assert peak == 8, "two groups of four fit in nine"
+    assert started == (0 + 2 + 1) * 2 * GROUP, "the gate: (i + η + 1) · B groups"
+    await stop(running)
+
+
+async def test_an_episode_that_fails_is_played_again():
+    failed: dict[int, int] = {}
+
+    async def play(task: dict[str, Any]) -> Trajectory:
+        if failed.setdefault(task["seed"], 0) < 2:
+            failed[task["seed"]] += 1
+            raise ConnectionError("flaky")
+        return trajectory()
+
+    _, control = controller(play)
+    running = asyncio.create_task(control.run())
+    assert len(await control.next_batch(0)) == 2
+    await stop(running)
+    assert control.retries >= 4
+    assert control.failures == 0
+
+
+async def test_a_group_with_a_failed_member_is_not_trained_on():
+    async def play(task: dict[str, Any]) -> Trajectory:
+        if task["seed"] % 2 == 0:
+            raise ConnectionError("always")
+        made = trajectory()
+        made.task = task
+        return made
+
+    _, control = controller(play, max_retries=0)
+    running = asyncio.create_task(control.run())
+    for version in range(3):
+        for group in await control.next_batch(version):
+            assert group.trajectories[0].task["seed"] % 2 == 1
+        control.advance(version + 1)
+    await stop(running)
+    assert control.failures >= 3
+
+
+async def test_an_environment_that_always_raises_ends_the_run_with_its_error():
+    async def play(task: dict[str, Any]) -> Trajectory:
+        raise KeyError("no such thing")
+
+    _, control = controller(play)
+    with pytest.raises(RolloutFailure, match="no such thing") as caught:
+        await asyncio.wait_for(control.run(), 10)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+async def test_bad_input_is_not_retried():
+    calls = 0
+
+    async def play(task: dict[str, Any]) -> Trajectory:
+        nonlocal calls
+        calls += 1
+        raise UserError("give it a file")
+
+    _, control = controller(play, max_concurrent=4)
+    with pytest.raises(UserError, match="give it a file"):
+        await asyncio.wait_for(control.run(), 10)
+    assert calls == GROUP
+
+
+async def test_cancelling_cancels_what_is_under_way():
+    cancelled = 0
+
+    async def play(task: dict[str, Any]) -> Trajectory:
+        nonlocal cancelled
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return trajectory()
+
+    _, control = controller(play)
+    running = asyncio.create_task(control.run())
+    await asyncio.sleep(0.05)
+    await stop(running)
+    assert cancelled == 16
