@@ -41,7 +41,7 @@ def logprobs_and_entropy(model: Any, packed: Packed, temperature: float) -> tupl
             position_ids=packed.positions[None],
             logits_to_keep=packed.before,
             use_cache=False,
-            bounds=packed.bounds,
+            layout=packed.layout,
         ).logits[0]
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     chosen = logprobs.gather(-1, packed.targets[:, None]).squeeze(-1)

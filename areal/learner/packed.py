@@ -1,4 +1,8 @@
-"""Sequences end to end in one row: no padding anywhere but, on a CPU, inside attention itself."""
+"""Sequences end to end in one row: no padding but inside attention, and a shared prompt is there once.
+
+The trajectories of a group have one prompt. Its hidden states are the same for all of them, so they are
+computed once; each sequence's attention gathers its own tokens, shared ones included, from the row.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,27 @@ ATTENTION = "areal_packed"
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """Which tokens of the row make up each of S sequences, L the longest of them.
+
+    Attributes:
+        index: ``[S, L]``, place in the row of each token of each sequence; anything behind its end.
+        owned: bool ``[S, L]``, where a token is computed: true once for each place of the row, in its order.
+    """
+
+    index: torch.Tensor
+    owned: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
-    """Some trajectories as the model and the objective want them: N tokens in all, K of them sampled.
+    """Some trajectories as the model and the objective want them: a row of N tokens, K sampled ones.
 
     Attributes:
         tokens: ``[N]``.
         positions: ``[N]``, position of each token in its own sequence.
-        bounds: ``[sequences + 1]``, where each sequence begins, and N.
-        before: ``[K]``, index of the token that each sampled token follows: its logits predict it.
+        layout: which of them make up each sequence.
+        before: ``[K]``, place of the token that each sampled token follows: its logits predict it.
         targets: ``[K]``, the sampled tokens.
         behav: ``[K]``, their log-probabilities as sampled.
         owner: ``[K]``, which of the sequences each sampled token belongs to.
@@ -32,7 +49,7 @@ class Packed:
 
     tokens: torch.Tensor
     positions: torch.Tensor
-    bounds: torch.Tensor
+    layout: Layout
     before: torch.Tensor
     targets: torch.Tensor
     behav: torch.Tensor
@@ -40,27 +57,53 @@ class Packed:
 
 
 def pack(trajectories: Sequence[Trajectory], device: torch.device) -> Packed:
-    """Lay trajectories end to end."""
+    """Lay trajectories end to end, each prompt once.
+
+    Raises:
+        ValueError: a trajectory begins with a sampled token, which nothing predicts.
+    """
+    index, owned = _places(trajectories)
     lengths = np.array([len(t) for t in trajectories])
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
-    mask = np.concatenate([t.loss_mask for t in trajectories])
-    tokens = np.concatenate([t.tokens for t in trajectories]).astype(np.int64)
-    sampled = np.flatnonzero(mask)
-    if np.isin(sampled, bounds).any():
-        raise ValueError("the first token of a sequence cannot be a sampled one: nothing predicts it")
+    real = np.arange(index.shape[1]) < lengths[:, None]
+    tokens = np.zeros_like(index)
+    sampled = np.zeros_like(owned)
+    tokens[real] = np.concatenate([t.tokens for t in trajectories])
+    sampled[real] = np.concatenate([t.loss_mask for t in trajectories])
+    owner, step = np.nonzero(sampled)
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
     return Packed(
-        tokens=tensor(tokens),
-        positions=tensor(np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)),
-        bounds=tensor(bounds.astype(np.int64)),
-        before=tensor(sampled - 1),
-        targets=tensor(tokens[sampled]),
-        behav=tensor(np.concatenate([t.logprobs for t in trajectories])[sampled]),
-        owner=tensor(np.repeat(np.arange(len(trajectories)), lengths)[sampled]),
+        tokens=tensor(tokens[owned]),
+        positions=tensor(np.nonzero(owned)[1]),
+        layout=Layout(tensor(index), tensor(owned)),
+        before=tensor(index[owner, step - 1]),
+        targets=tensor(tokens[owner, step]),
+        behav=tensor(np.concatenate([t.logprobs[t.loss_mask] for t in trajectories])),
+        owner=tensor(owner),
     )
+
+
+def _places(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``index`` and ``owned`` of :class:`Layout`: the first sequence with a prompt owns its tokens."""
+    longest = max(len(t) for t in trajectories)
+    index = np.zeros((len(trajectories), longest), dtype=np.int64)
+    owned = np.zeros((len(trajectories), longest), dtype=bool)
+    prompts: dict[bytes, int] = {}
+    end = 0
+    for i, trajectory in enumerate(trajectories):
+        prompt = int(trajectory.loss_mask.argmax())
+        if prompt == 0:
+            raise ValueError("the first token of a sequence cannot be a sampled one: nothing predicts it")
+        first = prompts.setdefault(trajectory.tokens[:prompt].tobytes(), end)
+        shared = prompt if first < end else 0
+        index[i, :shared] = np.arange(first, first + shared)
+        rest = len(trajectory) - shared
+        index[i, shared : len(trajectory)] = np.arange(end, end + rest)
+        owned[i, shared : len(trajectory)] = True
+        end += rest
+    return index, owned
 
 
 def packed_attention(
@@ -71,7 +114,7 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    bounds: torch.Tensor | None = None,
+    layout: Layout | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each packed sequence, in transformers' attention interface.
@@ -81,23 +124,20 @@ def packed_attention(
         query: ``[1, heads, N, d]``; ``key`` and ``value`` may have fewer heads.
         key: see ``query``.
         value: see ``query``.
-        attention_mask: unused: ``bounds`` says all.
+        attention_mask: unused: ``layout`` says all.
         scaling: of the scores; None: 1/√d.
         sliding_window: tokens that each token sees, itself included; None: all before it.
-        bounds: ``[sequences + 1]``, as in :class:`Packed`.
+        layout: as in :class:`Packed`.
 
     Returns:
         ``[1, N, heads, d]`` and None.
     """
-    if bounds is None:
-        raise ValueError("packed attention needs the bounds of the sequences")
-    lengths = bounds.diff()
-    longest = int(lengths.max())
+    if layout is None:
+        raise ValueError("packed attention needs the layout of the sequences")
+    # What lies behind the end of a sequence comes last: under a causal mask no real token ever sees it.
+    q, k, v = (x[0][:, layout.index].transpose(0, 1) for x in (query, key, value))
+    longest = layout.index.shape[1]
     steps = torch.arange(longest, device=query.device)
-    real = steps < lengths[:, None]  # [sequences, longest]
-    # Padding comes last, so under a causal mask no real token ever sees it: any index will do there.
-    index = (bounds[:-1, None] + steps).clamp(max=query.shape[2] - 1)
-    q, k, v = (x[0][:, index].transpose(0, 1) for x in (query, key, value))
     mask = None
     if sliding_window is not None and longest > sliding_window:
         back = steps[:, None] - steps
@@ -105,4 +145,4 @@ def packed_attention(
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return out.transpose(1, 2)[real][None], None
+    return out.transpose(1, 2)[layout.owned][None], None

@@ -84,9 +84,7 @@ class VLLMEngine:
                         "(or 'areal[gpu]' on a machine with a GPU)"
                     ) from error
                 raise
-            engine = cls(
-                AsyncLLM.from_engine_args(AsyncEngineArgs(**_arguments(settings))), settings.eos_ids
-            )
+            engine = cls(AsyncLLM.from_engine_args(AsyncEngineArgs(**_arguments(settings))), settings.eos_ids)
         await engine._llm.update_weight_version("0")
         return engine
 

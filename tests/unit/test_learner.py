@@ -32,11 +32,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def trajectory(rng: np.random.Generator, prompt: int, answer: int, reward: float) -> Trajectory:
-    length = prompt + answer
-    mask = np.arange(length) >= prompt
+def trajectory(rng: np.random.Generator, prompt: int | np.ndarray, answer: int, reward: float) -> Trajectory:
+    if isinstance(prompt, int):
+        prompt = rng.integers(6, 380, prompt)
+    length = len(prompt) + answer
+    mask = np.arange(length) >= len(prompt)
     return Trajectory(
-        tokens=rng.integers(6, 380, length).astype(np.int32),
+        tokens=np.concatenate([prompt, rng.integers(6, 380, answer)]).astype(np.int32),
         loss_mask=mask,
         logprobs=np.where(mask, rng.normal(-2, 1, length), 0).astype(np.float32),
         versions=np.where(mask, 0, -1).astype(np.int32),
@@ -45,21 +47,14 @@ def trajectory(rng: np.random.Generator, prompt: int, answer: int, reward: float
 
 
 def batch(seed: int, groups: int = 2) -> Batch:
+    """Groups of one prompt each, as in a run, with answers of all lengths."""
     rng = np.random.default_rng(seed)
-    return Batch(
-        0,
-        [
-            Group(
-                g,
-                0,
-                [
-                    trajectory(rng, int(rng.integers(1, 9)), int(rng.integers(1, 30)), float(k % 2))
-                    for k in range(GROUP)
-                ],
-            )
-            for g in range(groups)
-        ],
-    )
+    made = []
+    for g in range(groups):
+        prompt = rng.integers(6, 380, int(rng.integers(1, 9)))
+        members = [trajectory(rng, prompt, int(rng.integers(1, 30)), float(k % 2)) for k in range(GROUP)]
+        made.append(Group(g, 0, members))
+    return Batch(0, made)
 
 
 def padded_logprobs(model: torch.nn.Module, t: Trajectory, temperature: float) -> torch.Tensor:
@@ -141,6 +136,14 @@ def test_trajectories_without_advantage_change_nothing_but_the_denominator():
     tokens = sum(t.sampled for t in useful.trajectories)
     idle_tokens = sum(t.sampled for t in idle.trajectories)
     assert mixed_norm == pytest.approx(alone_norm * tokens / (tokens + idle_tokens), rel=1e-4)
+
+
+def test_a_shared_prompt_is_computed_once():
+    trajectories = batch(0).trajectories
+    prompts = {t.tokens[: t.loss_mask.argmax()].tobytes(): int(t.loss_mask.argmax()) for t in trajectories}
+    packed = pack(trajectories, CPU)
+    assert len(packed.tokens) == sum(prompts.values()) + sum(t.sampled for t in trajectories)
+    assert packed.layout.owned.sum() == len(packed.tokens)
 
 
 def test_a_batch_without_any_advantage_moves_nothing():
