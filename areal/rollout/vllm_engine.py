@@ -143,7 +143,7 @@ class VLLMEngine:
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
-        self._llm.shutdown()
+        self._llm.shutdown(timeout=0)  # it holds nothing that must be saved
         # Its destructor needs modules that are gone when the interpreter ends: run it now. It is in cycles.
         self._llm = None
         gc.collect()

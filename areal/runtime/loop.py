@@ -30,7 +30,7 @@ from areal.rollout.tasks import TaskSource, held_out
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
 from areal.runtime.assembly import Plan, max_concurrent, start_player
-from areal.runtime.signals import on_first_signal, stopping_at_once
+from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group, Trajectory
@@ -75,7 +75,7 @@ class Trainer:
             Interrupted: Ctrl-C or SIGTERM; a checkpoint is there to go on from.
         """
         async with self._open:
-            with stopping_at_once():
+            with abandoned_on_signal():
                 await self._start()
             self._open.callback(on_first_signal(self._stop.set))
             await self._train()
@@ -138,11 +138,11 @@ class Trainer:
         )
 
     async def _train(self) -> None:
-        if self._resume is None:
-            self.before = await self._guard(self._evaluate(0, "before training"))
-        self._producing = asyncio.create_task(self.controller.run(), name="rollouts")
-        self._account = StepAccount(self.engine.busy_seconds, self.controller.finished_tokens)
         try:
+            if self._resume is None:
+                self.before = await self._guard(self._evaluate(0, "before training"))
+            self._producing = asyncio.create_task(self.controller.run(), name="rollouts")
+            self._account = StepAccount(self.engine.busy_seconds, self.controller.finished_tokens)
             while self.learner.version < self.config.steps:
                 await self._step()
             if self._loading is not None:
@@ -150,8 +150,9 @@ class Trainer:
             for evaluation in self._evaluations:
                 await self._guard(evaluation)
         finally:
-            producing, self._producing = self._producing, None
-            await _cancel(producing, *self._evaluations)
+            producing = [] if self._producing is None else [self._producing]
+            self._producing = None
+            await _cancel(*producing, *self._evaluations)
             if self._sound:  # an update that failed half-way is nothing to go on from
                 await self._save()
         self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
@@ -250,8 +251,8 @@ class Trainer:
     def _export(self) -> None:
         checkpoint.export_model(self.directory.model, self.learner, self.tokenizer)
 
-    async def _in_learner(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
+    def _in_learner(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
 
     async def _guard(self, awaited: Awaitable[T]) -> T:
         """Wait, but not past a signal or an error of the rollouts.

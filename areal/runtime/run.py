@@ -10,7 +10,7 @@ from areal.evaluation.report import Report
 from areal.runtime import checkpoint
 from areal.runtime.assembly import Plan, start_player
 from areal.runtime.loop import Trainer, evaluate_player
-from areal.runtime.signals import stopping_at_once
+from areal.runtime.signals import abandoned_on_signal
 from areal.telemetry.logs import capture
 from areal.telemetry.plot import plot_curve
 from areal.telemetry.progress import Progress
@@ -56,7 +56,7 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
     model = plan.config.model
     with capture(None) as terminal, Progress(0, f"{plan.config.env} · {model}", show, terminal) as progress:
         progress.status("starting vLLM")
-        with stopping_at_once():
+        with abandoned_on_signal():
             player, _ = await start_player(plan, None)
 
         def show_done(done: int, total: int) -> None:

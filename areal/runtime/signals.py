@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from areal.errors import Interrupted
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt within, whatever runs.
+def abandoned_on_signal() -> Iterator[None]:
+    """Let a signal end a start of vLLM within, by killing the processes that it started.
 
-    asyncio would only cancel the main task, which takes effect when the event loop is free: vLLM's start
-    blocks it for half a minute.
+    A KeyboardInterrupt would not do: it is raised anywhere inside vLLM's and torch's imports and start-up,
+    where it is at times swallowed and at times leaves a hang. A start whose process died fails by itself.
+
+    Raises:
+        Interrupted: there was a signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    saved = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ours = {child.pid for child in multiprocessing.active_children()}
+    signalled, finished = threading.Event(), threading.Event()
+
+    def kill_children() -> None:
+        while not finished.wait(0.1):
+            for child in multiprocessing.active_children():
+                if child.pid not in ours:
+                    child.kill()
+
+    def handle(number: int, frame: object) -> None:
+        if not signalled.is_set():
+            signalled.set()
+            threading.Thread(target=kill_children, daemon=True).start()
+
+    saved = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
         yield
+    except Exception as error:
+        if signalled.is_set():
+            raise Interrupted("stopped while starting; nothing was done yet") from error
+        raise
     finally:
-        signal.signal(signal.SIGINT, saved)
+        finished.set()
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+    if signalled.is_set():
+        raise Interrupted("stopped while starting; nothing was done yet")
 
 
 def on_first_signal(handle: Callable[[], None]) -> Callable[[], None]:
