@@ -11,6 +11,7 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,8 @@ from areal.rollout.player import Player
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
 from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
 
-TOLERANCE = 2e-5
-"""Largest error of a log-probability in fp32; about 1e-6 is usual."""
-DISTINCT = 1e-4
-"""What the weights of another version give differs by more than this, somewhere in eight tokens."""
-UPDATES = 3
+TOLERANCE = 1e-4
+"""Largest error of a log-probability in fp32; 1e-6 to 3e-5 is usual."""
 
 
 def perturb(model: torch.nn.Module, seed: int) -> None:
@@ -97,30 +95,35 @@ async def check_agreement(engine: Engine, folder: str) -> None:
     with torch.no_grad():
         model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
     await update(1)
-    prompts = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(16)]
+    prompts = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(12)]
     temperature = 0.8
     sampling = Sampling(max_tokens=480, temperature=temperature, ignore_eos=True)
-    await engine.generate(prompts[0], sampling)  # the first one is slow
-    running = [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
-    while not all(r.done() for r in running):
-        await asyncio.sleep(0.1)
-        perturb(model, engine.version)
-        await update(engine.version + 1)
+    running: list[asyncio.Task[Completion]] = []
+    for version in (2, 3, 4):
+        # New ones before each update, lest all be finished; some are under way during more than one.
+        running += [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
+        await engine.generate(prompts[0], replace(sampling, max_tokens=20))  # then all are under way
+        perturb(model, version)
+        await update(version)
     completions = list(await asyncio.gather(*running))
     after = await engine.generate(prompts[0], sampling)
     channel.close()
 
-    assert engine.version > UPDATES
-    assert set(after.versions) == {engine.version}
-    crossing = [c for c in completions if len(set(c.versions)) > 1]
-    assert len(crossing) >= 8, "most sequences were under way during an update"
-    for prompt, completion in zip([*prompts, prompts[0]], [*completions, after], strict=True):
-        check_completion(references, prompt, completion, temperature)
+    assert set(after.versions) == {4}
+    for version in (1, 2, 3):
+        crossing = [c for c in completions if {version, version + 1} <= set(c.versions)]
+        assert len(crossing) >= 4, f"some sequences were under way when version {version} was replaced"
+    distinct: list[bool] = []
+    for prompt, completion in zip([*prompts * 3, prompts[0]], [*completions, after], strict=True):
+        distinct += check_completion(references, prompt, completion, temperature)
+    # Where a sequence has run into a certain repetition, versions cannot be told apart: few do.
+    assert sum(distinct) >= 0.8 * len(distinct) > 0
 
 
 def check_completion(
     references: dict[int, torch.nn.Module], prompt: list[int], completion: Completion, temperature: float
-) -> None:
+) -> list[bool]:
+    """Check each token against its version; say of each side of each boundary if it refutes the other."""
     assert completion.versions == sorted(completion.versions)
     by_version = {
         v: reference_logprobs(references[v], prompt, completion.ids, temperature)
@@ -129,11 +132,13 @@ def check_completion(
     sampled = torch.tensor(completion.logprobs)
     for position, version in enumerate(completion.versions):
         assert abs(sampled[position] - by_version[version][position]) < TOLERANCE, (position, version)
+    refuted = []
     for boundary, before, version in boundaries(completion.versions):
         # The last tokens before and the first ones after belong to their own version and to no other.
         left, right = slice(max(0, boundary - 8), boundary), slice(boundary, boundary + 8)
-        assert (sampled[left] - by_version[version][left]).abs().max() > DISTINCT
-        assert (sampled[right] - by_version[before][right]).abs().max() > DISTINCT
+        for side, other in ((left, version), (right, before)):
+            refuted.append(bool((sampled[side] - by_version[other][side]).abs().max() > 10 * TOLERANCE))
+    return refuted
 
 
 def boundaries(versions: list[int]) -> Iterator[tuple[int, int, int]]:
