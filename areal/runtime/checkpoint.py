@@ -11,6 +11,7 @@ A checkpoint is a folder ``step-000050`` that appears under its name only when i
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -37,24 +38,36 @@ def save(
     try:
         partial.mkdir(parents=True)
         export_model(partial / "model", learner, tokenizer)
-        torch.save(learner.state(), partial / "learner.pt")
+        written = io.BytesIO()  # a file would fail with an error that does not tell its cause
+        torch.save(learner.state(), written)
+        (partial / "learner.pt").write_bytes(written.getbuffer())
         (partial / "state.json").write_text(json.dumps(state))
         with (partial / "groups.jsonl").open("w") as file:
             file.writelines(json.dumps(group.to_json()) + "\n" for group in groups)
         _sync_tree(partial)
         if final.exists():  # saved by the run that this one resumed
-            shutil.rmtree(final)
-        partial.rename(final)
-    except OSError as error:
+            final.rename(old := folder / f".old-{final.name}-{os.getpid()}")
+            partial.rename(final)
+            shutil.rmtree(old)
+        else:
+            partial.rename(final)
+    except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _disk_is_full(error):
             raise UserError(
                 f"no space left for a checkpoint in {folder}; free some and go on with --resume"
             ) from error
         raise
-    for old in _complete(folder)[:-keep]:
-        shutil.rmtree(old)
+    for outdated in _complete(folder)[:-keep]:
+        shutil.rmtree(outdated)
     return final
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether the disk is full; safetensors says so in its message only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC}" in str(error) or "No space left" in str(error)
 
 
 def export_model(folder: Path, learner: Learner, tokenizer: Any) -> None:

@@ -86,7 +86,10 @@ class Trainer:
         if self._resume is not None:
             model = str(self._resume / "model")
         self._open.callback(self._learner_thread.shutdown)
-        loading = self._in_learner(
+        self.player, self.tokenizer = await start_player(self.plan, BACKEND)
+        self._open.push_async_callback(self.player.close)
+        self.engine = self.player.engine
+        self.learner = await self._in_learner(
             lambda: Learner(
                 model,
                 config.learner,
@@ -95,10 +98,6 @@ class Trainer:
                 self.plan.learner_threads,
             )
         )
-        self.player, self.tokenizer = await start_player(self.plan, BACKEND)
-        self._open.push_async_callback(self.player.close)
-        self.engine = self.player.engine
-        self.learner = await loading
         state, groups = self._restore()
         self._channel = SharedMemoryChannel(self.learner.named_parameters())
         self._open.callback(self._channel.close)
@@ -153,6 +152,8 @@ class Trainer:
             producing = [] if self._producing is None else [self._producing]
             self._producing = None
             await _cancel(*producing, *self._evaluations)
+            if self._loading is not None:  # weights half-way into an engine that closes
+                await asyncio.wait([self._loading])
             if self._sound:  # an update that failed half-way is nothing to go on from
                 await self._save()
         self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
@@ -167,11 +168,14 @@ class Trainer:
         self._sound = False
         metrics = await self._in_learner(lambda: self.learner.update(batch))
         self._sound = True
-        sync = await self._publish()
-        metrics |= self._account.close(
-            batch, metrics["time/train"], sync, self.engine.busy_seconds, self.controller.finished_tokens
-        )
-        self._record(batch, metrics)
+        sync = 0.0
+        try:
+            sync = await self._publish()
+        finally:  # an update that was made is recorded, also when the run is stopped just then
+            metrics |= self._account.close(
+                batch, metrics["time/train"], sync, self.engine.busy_seconds, self.controller.finished_tokens
+            )
+            self._record(batch, metrics)
         if self._is_due(self.config.checkpoint.every):
             await self._save()
         if self._is_due(self.config.evaluation.every):
