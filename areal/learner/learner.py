@@ -80,7 +80,7 @@ class Learner:
         """Make one update (one optimizer step for each minibatch) and return its metrics."""
         started = time.monotonic()
         minibatches, rewards = self._prepare(batch)
-        tokens = sum(len(t) for t in batch.trajectories)
+        tokens = sum(len(micro.packed.tokens) for minibatch in minibatches for micro in minibatch.micros)
         with torch.no_grad():
             for minibatch in minibatches[1:]:
                 for micro in minibatch.micros:
