@@ -34,7 +34,7 @@ class CandidateError(Exception):
 
 
 class CallTimeout(BaseException):
-    """In a session: the call has used up its time. No ``Exception``, so that ``except Exception`` lets it by."""
+    """In a session: the call has used up its time. Not an ``Exception``, so that fewer handlers stop it."""
 
 
 class Channel:

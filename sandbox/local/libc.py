@@ -28,7 +28,6 @@ MNT_DETACH = 2
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
-PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -45,6 +44,11 @@ def syscall(number: int, *args: int | ctypes.Array[ctypes.c_char] | None, step: 
     """Make a system call; integers are passed as 64 bits, buffers by address."""
     words = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
     return _checked(_libc.syscall(ctypes.c_long(number), *words), step)
+
+
+def buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    """Return bytes as memory that a system call can read."""
+    return ctypes.create_string_buffer(data, len(data))
 
 
 def unshare(flags: int) -> None:
@@ -74,20 +78,6 @@ def prctl(option: int, value: int) -> None:
     """Set one attribute of this process."""
     zero = ctypes.c_ulong(0)
     _checked(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
-
-
-def drop_bounding_set() -> None:
-    """Make sure that no capability can be gained later."""
-    capability = 0
-    while True:
-        try:
-            prctl(PR_CAPBSET_DROP, capability)
-        except OSError:
-            # The kernel knows no capability of this number: they are all dropped, unless there was none.
-            if capability == 0:
-                raise
-            return
-        capability += 1
 
 
 def drop_capabilities() -> None:

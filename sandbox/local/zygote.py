@@ -1,0 +1,329 @@
+"""A locked-down Python that forks one process per run.
+
+Three processes stand in a line. The *keeper* is what the host starts: it builds the private view of the
+machine, and it ends, and everything with it, when the host process does. The *zygote*, its child, is the
+first process of a process namespace; it has imported what most programs import, and it waits. Each *run*
+is a fork of it, first process of a namespace of its own: when it is killed, the kernel kills all that it
+started, and it can be waited for only when they are gone.
+
+The zygote never reads a job: it hands the ends of the pipes to the run, which reads the job once it is
+locked down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from areal.sandbox import guest
+
+from . import landlock, layout, libc, lockdown, namespaces, seccomp
+
+# Imported once, so that no run has to. All of it is harmless: a run could import it anyway.
+PRELOAD = (
+    *("abc", "array", "ast", "bisect", "calendar", "cmath", "collections.abc", "contextlib", "copy", "csv"),
+    *("dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io"),
+    *(
+        "itertools",
+        "json",
+        "math",
+        "numbers",
+        "operator",
+        "os",
+        "queue",
+        "random",
+        "re",
+        "secrets",
+        "statistics",
+    ),
+    *(
+        "string",
+        "struct",
+        "sys",
+        "textwrap",
+        "threading",
+        "time",
+        "traceback",
+        "types",
+        "typing",
+        "unicodedata",
+    ),
+)
+_BASE_UID = 0x70000000
+"""Where this process is root: the run's user outside, plus a process number. It owns nothing."""
+_FALLBACK_UID, _FALLBACK_COUNT = 61184, 4096
+"""In a container that knows only 16 bits of users."""
+
+_ENVIRONMENT = {
+    **{"HOME": layout.SCRATCH, "TMPDIR": layout.SCRATCH, "PATH": "/nonexistent", "LANG": "C.UTF-8"},
+    # A preloaded NumPy must not start threads: they would not survive the fork.
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+}
+
+
+@dataclass(slots=True)
+class _Run:
+    """A forked run: its process, a descriptor of it, and the socket to whoever waits for it."""
+
+    pid: int
+    process: int
+    control: socket.socket
+
+
+def main() -> NoReturn:
+    """Be the keeper; the one argument is the options as JSON (worker.py)."""
+    options = json.loads(sys.argv[1])
+    control = socket.socket(fileno=_move_up(options["control"]))
+    host_process = _move_up(options["host"])
+    # The places of a run's pipes are taken from the start, so that no other descriptor lands there.
+    null = os.open(os.devnull, os.O_RDWR)
+    for place in (lockdown.STDIN, lockdown.STDOUT, lockdown.INCOMING, lockdown.OUTGOING):
+        os.dup2(null, place)
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT)
+    try:
+        host = _isolate(options)
+    except OSError as error:
+        control.send(json.dumps({"error": str(error)}).encode())
+        os._exit(1)
+    keeper = os.pidfd_open(os.getpid())
+    zygote = os.fork()
+    if zygote == 0:
+        os.close(host_process)
+        _Zygote(control, keeper, host).serve([*PRELOAD, *options["preload"]])
+    control.close()
+    _keep(zygote, host_process)
+
+
+def _keep(zygote: int, host_process: int) -> NoReturn:
+    """Wait until the zygote or the host process ends; the other one's end follows."""
+    poll = select.poll()
+    for descriptor in (host_process, os.pidfd_open(zygote)):
+        poll.register(descriptor, select.POLLIN)
+    poll.poll()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(zygote, signal.SIGKILL)
+    # It can be waited for only when all its runs are gone.
+    os.waitpid(zygote, 0)
+    os._exit(0)
+
+
+def _move_up(descriptor: int) -> int:
+    """Move a descriptor out of the way of the places of a run."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16)
+    os.close(descriptor)
+    return moved
+
+
+def _isolate(options: dict[str, Any]) -> lockdown.Host:
+    """Build the private view of the machine, as far as the wanted level goes.
+
+    Raises:
+        OSError: a step failed that the level needs.
+    """
+    proc = _move_up(os.open("/proc", os.O_PATH | os.O_DIRECTORY))
+    _make_first_victim(proc)
+    libraries = layout.standard_library()
+    readable = [*libraries, *layout.system_libraries()]
+    packages = options["packages"]
+    sys.path[:] = [path for path in sys.path if path.startswith(tuple(libraries))]
+    private = options["level"] != "confined"
+    if private:
+        _enter_namespaces(proc, readable, libraries, packages)
+        readable += [layout.PACKAGES] if packages else []
+        sys.path += [layout.PACKAGES] if packages else []
+    else:
+        if os.geteuid() == 0:
+            _become(_unused_uid(proc))
+        readable += packages
+        sys.path += sorted({os.path.dirname(package) for package in packages})
+    abi = landlock.version()
+    if not private and not abi:
+        raise OSError("without namespaces the sandbox needs Landlock, which this kernel does not have")
+    filter_ = seccomp.Filter(seccomp.program()) if private else None
+    return lockdown.Host(private, abi, tuple(readable), proc, _address_space(proc), filter_)
+
+
+def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
+    if os.geteuid() != 0:
+        namespaces.enter_user_namespace(proc, os.geteuid(), os.getegid(), namespaces.PRIVATE)
+        namespaces.build_root(readable, libraries, packages)
+        return
+    outer = _unused_uid(proc)
+    # Root builds first, while it may still enter folders that are closed to everyone else.
+    libc.unshare(namespaces.PRIVATE)
+    namespaces.build_root(readable, libraries, packages)
+    os.setgroups([])
+    namespaces.enter_user_namespace(proc, outer, outer, 0)
+    _become(namespaces.INNER_ID)
+
+
+def _become(uid: int) -> None:
+    """Change user and group for good."""
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    # The change has closed this process's files in /proc to itself; its runs must write their maps there.
+    libc.prctl(libc.PR_SET_DUMPABLE, 1)
+
+
+def _unused_uid(proc: int) -> int:
+    """Return a user that owns nothing: the kernel does not limit the threads of user 0, even inside."""
+    wanted = _BASE_UID + os.getpid()
+    with open("self/uid_map", opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as lines:
+        for line in lines:
+            first, _, count = map(int, line.split())
+            if first <= wanted < first + count:
+                return wanted
+    return _FALLBACK_UID + os.getpid() % _FALLBACK_COUNT
+
+
+def _make_first_victim(proc: int) -> None:
+    """Let the kernel end this process and its runs, before all others, when memory runs out."""
+    descriptor = os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(descriptor, b"1000")
+    finally:
+        os.close(descriptor)
+
+
+def _address_space(proc: int) -> int:
+    """Return the bytes of address space that this process takes."""
+    with open("self/statm", opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+class _Zygote:
+    """The process that forks the runs.
+
+    Args:
+        control: where requests for runs arrive, each with the ends of its pipes.
+        keeper: a descriptor of the keeper's process.
+        host: what the runs need to know.
+    """
+
+    def __init__(self, control: socket.socket, keeper: int, host: lockdown.Host) -> None:
+        self._control = control
+        self._keeper = keeper
+        self._host = host
+        self._runs: dict[int, _Run] = {}
+        self._poll = select.poll()
+
+    def serve(self, preload: Sequence[str]) -> NoReturn:
+        """Fork runs until the host lets go of the control socket."""
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        self._exit_if_alone()
+        processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
+        for name in preload:
+            importlib.import_module(name)
+        self._host = dataclasses.replace(self._host, base_bytes=_address_space(self._host.proc))
+        gc.collect()
+        # What is frozen is never visited again, so the runs do not copy its pages.
+        gc.freeze()
+        level = "confined" if not self._host.namespaces else "full" if self._host.landlock else "namespaces"
+        self._control.send(json.dumps({"level": level, "landlock": self._host.landlock}).encode())
+        os.dup2(lockdown.STDIN, lockdown.STDERR)
+        self._poll.register(self._control, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in self._poll.poll()}
+            for descriptor in ready & self._runs.keys():
+                # Ending one run takes its second descriptor with it.
+                if descriptor in self._runs:
+                    self._attend(descriptor)
+            # Last: a new run may get the number of a descriptor that has just been closed.
+            if self._control.fileno() in ready:
+                self._start(processes)
+
+    def _exit_if_alone(self) -> None:
+        """End if the keeper ended before its death could be signalled to us."""
+        poll = select.poll()
+        poll.register(self._keeper, select.POLLIN)
+        if poll.poll(0):
+            os._exit(0)
+        os.close(self._keeper)
+
+    def _start(self, processes: int) -> None:
+        """Fork the run that the next message asks for."""
+        message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 8)
+        if not message:
+            os._exit(0)
+        *pipes, own = descriptors
+        control = socket.socket(fileno=own)
+        rations = lockdown.Rations(**json.loads(message))
+        try:
+            pid = self._fork(processes, pipes, rations)
+        except OSError as error:
+            control.send(json.dumps({"error": str(error)}).encode())
+            control.close()
+            return
+        finally:
+            for descriptor in pipes:
+                os.close(descriptor)
+        run = _Run(pid, os.pidfd_open(pid), control)
+        for descriptor in (run.process, control.fileno()):
+            self._runs[descriptor] = run
+            self._poll.register(descriptor, select.POLLIN)
+
+    def _fork(self, processes: int, pipes: list[int], rations: lockdown.Rations) -> int:
+        if self._host.namespaces:
+            libc.unshare(libc.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _be_run(self._host, pipes, rations)
+            return pid
+        finally:
+            if self._host.namespaces:
+                # Back to our own, or the next process namespace could not be made.
+                libc.setns(processes, libc.CLONE_NEWPID)
+
+    def _attend(self, descriptor: int) -> None:
+        """Kill a run whose waiter says so, or has gone; report one that has ended."""
+        run = self._runs[descriptor]
+        if descriptor != run.process:
+            os.kill(run.pid, signal.SIGKILL)
+            # Read, because closing a socket with something unread in it is an error at the other end.
+            run.control.recv(1)
+            self._poll.unregister(descriptor)
+            return
+        _, status, usage = os.wait4(run.pid, 0)
+        report = {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime}
+        with contextlib.suppress(OSError):
+            run.control.send(json.dumps(report).encode())
+        for descriptor in (run.process, run.control.fileno()):
+            del self._runs[descriptor]
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(descriptor)
+        os.close(run.process)
+        run.control.close()
+
+
+def _be_run(host: lockdown.Host, pipes: list[int], rations: lockdown.Rations) -> NoReturn:
+    """Lock down, say so, and hand over to the guest."""
+    try:
+        for place, descriptor in enumerate(pipes):
+            os.dup2(descriptor, place)
+        channel = guest.Channel(os.fdopen(lockdown.INCOMING, "rb"), lockdown.OUTGOING)
+        try:
+            lockdown.confine(host, rations)
+        except (OSError, ValueError) as error:
+            channel.send("unlocked", str(error))
+            os._exit(1)
+        lockdown.open_streams()
+        channel.send("ready")
+        guest.serve(channel)
+    finally:
+        # Nothing may return into the zygote's loop.
+        os._exit(1)
