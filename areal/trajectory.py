@@ -64,7 +64,6 @@ class Trajectory:
         """The oldest weight version that sampled a token of this trajectory."""
         return int(self.versions[self.loss_mask].min())
 
-
     def to_json(self) -> dict[str, Any]:
         """Plain data; floats keep every bit."""
         return {

@@ -28,6 +28,7 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LARGEST = 10**MAX_DIGITS
+_BASES: tuple[Any, ...] = (str, int, float, list, tuple, set, frozenset, dict, bytes, complex)
 
 
 class NotAValue(TypeError):
@@ -89,7 +90,7 @@ def _tree(value: Any, room: int) -> Any:
 
 def _plain(value: Any) -> Any:
     """Return an instance of a subclass as its builtin type."""
-    for base in (str, int, float, list, tuple, set, frozenset, dict, bytes, complex):
+    for base in _BASES:
         if isinstance(value, base):
             return base(value)
     if type(value).__module__ == "numpy":

@@ -203,11 +203,16 @@ def result(kind: str, parts: list[Any]) -> Result:
         case "returned", [value]:
             return Returned(value)
         case "opaque", [str(name)]:
-            return Opaque(name)
+            return Opaque(_printable(name))
         case "raised", [tuple(kinds), str(message), str(trace)]:
             if kinds and all(type(name) is str for name in kinds):
-                return Raised(kinds, message, trace)
+                return Raised(tuple(map(_printable, kinds)), _printable(message), _printable(trace))
     raise frames.BadFrame(f"an unexpected message {kind[:20]!r}")
+
+
+def _printable(text: str) -> str:
+    """Return text that can be written anywhere: lone surrogates cannot, and whoever logs it must not fail."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _pack_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

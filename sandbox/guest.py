@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 from . import codec, frames
 
 FILENAME = "<program>"
+TEST_FILENAME = "<test>"
 MAX_MESSAGE = 2000
 MAX_TRACE = 4000
 MAX_REPR = 20_000
@@ -80,13 +81,17 @@ def _serve_calls(channel: Channel, source: str) -> int:
     channel.send("loaded")
     while True:
         _, (function, args, kwargs) = channel.receive()
-        _answer(channel, lambda f=function, a=args, k=kwargs: _resolve(module.__dict__, f)(*a, **k))
+        _answer(channel, _call, module.__dict__, function, args, kwargs)
 
 
-def _answer(channel: Channel, action: Callable[[], Any]) -> None:
+def _call(names: dict[str, Any], function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _resolve(names, function)(*args, **kwargs)
+
+
+def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
     """Send what ``action`` returns or raises."""
     try:
-        value = action()
+        value = action(*args)
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
         reply: tuple[Any, ...] = ("raised", *_describe(error))
     else:
@@ -144,7 +149,7 @@ def _serve_check(channel: Channel, setup: str, statements: list[str], proxies: d
         module.__dict__[name] = _proxy(channel, function)
     channel.send("loaded")
     for statement in statements:
-        _answer(channel, lambda text=statement: _execute(text, module.__dict__))
+        _answer(channel, _execute, statement, module.__dict__, TEST_FILENAME)
     return 0
 
 
@@ -178,19 +183,22 @@ def _serve_session(channel: Channel) -> int:
     module = _main_module()
     while True:
         _, (code, seconds) = channel.receive()
-        _answer(channel, lambda text=code, limit=seconds: _execute_cell(text, module.__dict__, limit))
+        _answer(channel, _execute_cell, code, module.__dict__, seconds)
 
 
 def _execute_cell(code: str, names: dict[str, Any], seconds: float) -> str | None:
     """Execute statements; return the ``repr`` of a last expression that is not ``None``."""
-    _remember(code)
+    _remember(code, FILENAME)
     tree = ast.parse(code, FILENAME)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    expression = last.value if isinstance(last, ast.Expr) else None
+    if expression is not None:
+        tree.body.pop()
     with _timer(seconds):
         exec(compile(tree, FILENAME, "exec"), names)
-        if last is None:
+        if expression is None:
             return None
-        value = eval(compile(ast.Expression(last.value), FILENAME, "eval"), names)
+        value = eval(compile(ast.Expression(expression), FILENAME, "eval"), names)
         return None if value is None else repr(value)[:MAX_REPR]
 
 
@@ -217,14 +225,14 @@ def _main_module() -> types.ModuleType:
     return module
 
 
-def _execute(source: str, names: dict[str, Any]) -> None:
-    _remember(source)
-    exec(compile(source, FILENAME, "exec", dont_inherit=True), names)
+def _execute(source: str, names: dict[str, Any], filename: str = FILENAME) -> None:
+    _remember(source, filename)
+    exec(compile(source, filename, "exec", dont_inherit=True), names)
 
 
-def _remember(source: str) -> None:
+def _remember(source: str, filename: str) -> None:
     """Let tracebacks show the lines of a source that is in no file."""
-    linecache.cache[FILENAME] = (len(source), None, source.splitlines(keepends=True), FILENAME)
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
 
 
 def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
@@ -235,7 +243,7 @@ def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
     except BaseException:  # noqa: BLE001 - an exception of the code under test may not be printable
         message = ""
     inner = error.__traceback__
-    while inner is not None and inner.tb_frame.f_code.co_filename != FILENAME:
+    while inner is not None and inner.tb_frame.f_code.co_filename not in (FILENAME, TEST_FILENAME):
         inner = inner.tb_next
     try:
         trace = "".join(traceback.format_exception(type(error), error, inner))

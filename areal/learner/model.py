@@ -28,9 +28,7 @@ def load_model(path: str, device: torch.device, dtype: torch.dtype) -> Any:
     return model.to(device).eval()
 
 
-def logprobs_and_entropy(
-    model: Any, packed: Packed, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def logprobs_and_entropy(model: Any, packed: Packed, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of each sampled token and the entropy of its distribution, both ``[K]``.
 
     The logits are divided by ``temperature`` first, as the engine does: it is that distribution which was

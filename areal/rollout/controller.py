@@ -66,7 +66,9 @@ class RolloutController:
         """Start groups until cancelled; raises what a group raised that cannot be retried."""
         try:
             while True:
-                while self._playing + self._group_size <= self._max_concurrent and self._admission.may_admit():
+                while (
+                    self._playing + self._group_size <= self._max_concurrent and self._admission.may_admit()
+                ):
                     self._start_group()
                 await self._wait()
                 for group in [g for g in self._groups if g.done()]:

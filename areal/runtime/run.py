@@ -51,12 +51,18 @@ def _resume_point(directory: RunDirectory, steps: int) -> Path:
 
 async def run_evaluation(plan: Plan, show: bool) -> Report:
     """Evaluate as planned."""
-    with capture(None) as terminal, Progress(0, f"{plan.config.env} · {plan.config.model}", show, terminal) as progress:
+    with (
+        capture(None) as terminal,
+        Progress(0, f"{plan.config.env} · {plan.config.model}", show, terminal) as progress,
+    ):
         progress.status("starting vLLM")
         player, _ = await start_player(plan, None)
         try:
             return await evaluate_player(
-                player, plan, plan.config.model, lambda done, total: progress.status(f"evaluating {done}/{total}")
+                player,
+                plan,
+                plan.config.model,
+                lambda done, total: progress.status(f"evaluating {done}/{total}"),
             )
         finally:
             await player.engine.close()

@@ -67,7 +67,9 @@ class SharedMemoryReceiver(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
         A tied head shares its weight with the embedding, so the layerwise reload never sees it as loaded;
         on a CPU its kernel holds a packed copy, which would silently keep the old weights.
         """
-        if self.device.type != "cpu" or not getattr(self.model_config.hf_config, "tie_word_embeddings", False):
+        if self.device.type != "cpu" or not getattr(
+            self.model_config.hf_config, "tie_word_embeddings", False
+        ):
             return
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from ..frames import Splitter, TooLong, unpack
 from ..interface import Limits, SandboxUnavailable
@@ -143,7 +144,7 @@ class LocalRun:
             # The run ended while we were asking for it, and the report lies behind this error.
             message = self._control.recv(4096)
         self._poll.unregister(self._control)
-        report = json.loads(message) if message else {"error": "the zygote ended"}
+        report: dict[str, Any] = json.loads(message) if message else {"error": "the zygote ended"}
         if "error" in report:
             self._report = {"status": signal.SIGKILL, "cpu_s": 0.0}
             raise Ended("infra_error", report["error"])

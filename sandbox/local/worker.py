@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..interface import Limits, SandboxUnavailable
 from .run import LocalRun
@@ -56,7 +57,8 @@ class Worker:
         }
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _COMMAND, json.dumps(options)],
-            env={},
+            # Or each thread would reserve 64 MiB, and the limit on memory would bind before that on threads.
+            env={"MALLOC_ARENA_MAX": "2"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -71,7 +73,7 @@ class Worker:
         self.level: str = hello["level"]
         self.landlock: int = hello["landlock"]
 
-    def _hello(self) -> dict[str, str | int]:
+    def _hello(self) -> dict[str, Any]:
         self._control.settimeout(_START_S)
         try:
             message = self._control.recv(1 << 16)
