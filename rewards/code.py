@@ -177,7 +177,8 @@ class CodeVerifier:
                 verdicts[number] = self._asserted(tests.asserts[number], case, outcome, place)
         if split.others:
             statements = tuple(tests.asserts[number] for number in split.others)
-            outcome = await self._run(source, Check(tests.setup, statements, split.proxies))
+            setup = "".join(f"import {name}\n" for name in sorted(split.modules)) + tests.setup
+            outcome = await self._run(source, Check(setup, statements, split.proxies))
             outcomes.append(outcome)
             for place, number in enumerate(split.others):
                 verdicts[number] = _checked(outcome, place, tests.asserts[number])
@@ -229,12 +230,12 @@ class CodeVerifier:
             self._splits.move_to_end(tests)
             return self._splits[tests]
         calls = [
-            Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "unresolved")
+            Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")
         ]
         outcome = await self._run(_SPLITTER, Calls(tuple(calls)))
         if outcome.status != "ok":
             raise ValueError(f"the assertions cannot be parsed: {outcome.error or outcome.status}")
-        split = _Split({}, [], {})
+        split = _Split({}, [], {}, set())
         for number in range(len(tests.asserts)):
             split.add(number, *outcome.values[2 * number : 2 * number + 2])
         self._splits[tests] = split
@@ -251,23 +252,28 @@ class _Split:
         calls: those that compare a call with a value, by their place in the list.
         others: the places of the rest.
         proxies: the names that the rest takes from the code under test.
+        modules: those that the rest mentions without importing them.
     """
 
     calls: dict[int, CallCase]
     others: list[int]
     proxies: dict[str, str]
+    modules: set[str]
 
-    def add(self, number: int, split: Result, unresolved: Result) -> None:
+    def add(self, number: int, split: Result, needs: Result) -> None:
         """Add an assertion, from the answers of asserts.py."""
         if isinstance(split, Returned) and split.value is not None:
             function, args, kwargs, expected = split.value
             self.calls[number] = CallCase(Call(function, tuple(args), kwargs), expected)
             return
         # Values that cannot be sent (a lambda as an argument) end here too: the checker makes its own.
-        if not isinstance(unresolved, Returned):
-            raise ValueError(f"assertion {number} cannot be parsed: {unresolved}")
+        if not isinstance(needs, Returned):
+            detail = needs.message if isinstance(needs, Raised) else "it gave no value"
+            raise ValueError(f"assertion {number} cannot be used without the code under test: {detail}")
+        names, modules = needs.value
         self.others.append(number)
-        self.proxies.update({name: name for name in unresolved.value})
+        self.proxies.update({name: name for name in names})
+        self.modules.update(modules)
 
 
 def _failed(outcome: Outcome, answer: Result | None, asked: str, expected: object) -> CaseVerdict:

@@ -2,7 +2,8 @@
 
 The same file serves both sides. JSON carries ``None``, booleans, numbers, strings and lists as themselves
 and everything else as an object with one key: ``{"t": [...]}`` a tuple, ``s`` a set, ``f`` a frozenset,
-``d`` a dictionary as pairs, ``b`` bytes in hexadecimal, ``c`` a complex number. ``decode`` trusts nothing:
+``d`` a dictionary as pairs, ``b`` bytes in hexadecimal, ``c`` a complex number, ``y`` a builtin type by its
+name. ``decode`` trusts nothing:
 the text that it is given may have been written by an adversary who wants the reader to hang, to run out of
 memory or to build an object of a class.
 
@@ -28,6 +29,7 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LARGEST = 10**MAX_DIGITS
+_TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict)}
 _BASES: tuple[Any, ...] = (str, int, float, list, tuple, set, frozenset, dict, bytes, complex)
 
 
@@ -85,6 +87,8 @@ def _tree(value: Any, room: int) -> Any:
         return {"b": value.hex()}
     if kind is complex:
         return {"c": [value.real, value.imag]}
+    if kind is type and value in _TYPES.values():
+        return {"y": value.__name__}
     return _tree(_plain(value), room - 1)
 
 
@@ -127,10 +131,11 @@ def _tagged(pairs: list[tuple[str, Any]]) -> Any:
     if len(pairs) != 1:
         raise BadEncoding("an object with other than one key")
     tag, body = pairs[0]
-    if tag == "b":
-        if type(body) is not str:
-            raise BadEncoding("bytes are written as a string")
-        return bytes.fromhex(body)
+    if type(body) is str:
+        if tag == "b":
+            return bytes.fromhex(body)
+        if tag == "y" and body in _TYPES:
+            return _TYPES[body]
     if type(body) is not list:
         raise BadEncoding(f"'{tag}' needs a list")
     if tag == "t":

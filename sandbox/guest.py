@@ -25,6 +25,7 @@ from . import codec, frames
 
 FILENAME = "<program>"
 TEST_FILENAME = "<test>"
+_OWN_FILES = (__file__, codec.__file__, frames.__file__)
 MAX_MESSAGE = 2000
 MAX_TRACE = 4000
 MAX_REPR = 20_000
@@ -242,11 +243,12 @@ def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
         message = str(error)[:MAX_MESSAGE]
     except BaseException:  # noqa: BLE001 - an exception of the code under test may not be printable
         message = ""
-    inner = error.__traceback__
-    while inner is not None and inner.tb_frame.f_code.co_filename not in (FILENAME, TEST_FILENAME):
-        inner = inner.tb_next
     try:
-        trace = "".join(traceback.format_exception(type(error), error, inner))
+        shown = traceback.TracebackException.from_exception(error)
+        # Our own frames say nothing about the code.
+        kept = [frame for frame in shown.stack if frame.filename not in _OWN_FILES]
+        shown.stack = traceback.StackSummary.from_list(kept)
+        trace = "".join(shown.format())
     except BaseException:  # noqa: BLE001 - likewise
         trace = f"{kinds[0]}: {message}"
     return kinds, message, trace[-MAX_TRACE:]
