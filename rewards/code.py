@@ -229,9 +229,7 @@ class CodeVerifier:
         if tests in self._splits:
             self._splits.move_to_end(tests)
             return self._splits[tests]
-        calls = [
-            Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")
-        ]
+        calls = [Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")]
         outcome = await self._run(_SPLITTER, Calls(tuple(calls)))
         if outcome.status != "ok":
             raise ValueError(f"the assertions cannot be parsed: {outcome.error or outcome.status}")

@@ -73,7 +73,8 @@ def serve(channel: Channel) -> NoReturn:
 
 
 def _serve_calls(channel: Channel, source: str) -> int:
-    module = _main_module()
+    # Not ``__main__``: what a solution does when it is run as a program is not wanted here.
+    module = _fresh_module("solution")
     try:
         _execute(source, module.__dict__)
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
@@ -115,7 +116,7 @@ def _resolve(names: dict[str, Any], path: str) -> Callable[..., Any]:
 
 
 def _serve_program(channel: Channel, source: str) -> int:
-    module = _main_module()
+    module = _fresh_module()
     code = 0
     try:
         _execute(source, module.__dict__)
@@ -137,7 +138,7 @@ def _serve_program(channel: Channel, source: str) -> int:
 
 
 def _serve_check(channel: Channel, setup: str, statements: list[str], proxies: dict[str, str]) -> int:
-    module = _main_module()
+    module = _fresh_module()
     for name, function in proxies.items():
         module.__dict__[name] = _proxy(channel, function)
     try:
@@ -181,7 +182,7 @@ def _rebuilt(kinds: tuple[str, ...], message: str, _trace: str) -> Exception:
 
 
 def _serve_session(channel: Channel) -> int:
-    module = _main_module()
+    module = _fresh_module()
     while True:
         _, (code, seconds) = channel.receive()
         _answer(channel, _execute_cell, code, module.__dict__, seconds)
@@ -218,10 +219,10 @@ def _timer(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _main_module() -> types.ModuleType:
-    """Return a fresh ``__main__``."""
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
+def _fresh_module(name: str = "__main__") -> types.ModuleType:
+    """Return an empty module that can be found by its name."""
+    module = types.ModuleType(name)
+    sys.modules[name] = module
     sys.argv = ["program.py"]
     return module
 

@@ -49,7 +49,11 @@ class LocalBackend:
     def open(self, limits: Limits, stdin: bytes = b"", *, cut_output: bool = False) -> LocalRun:
         """Start a run on the next zygote; see process.Backend."""
         turn = next(self._turns) % len(self._workers)
-        return self._worker(turn).open(limits, stdin, cut_output)
+        try:
+            return self._worker(turn).open(limits, stdin, cut_output)
+        except OSError as error:
+            # Ours to mend: no descriptors left, for example.
+            raise SandboxUnavailable(f"a run could not be started: {error}") from error
 
     def close(self) -> None:
         """End every zygote and every run."""

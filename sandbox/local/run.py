@@ -9,7 +9,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..frames import Splitter, TooLong, unpack
@@ -30,15 +30,23 @@ class LocalRun:
         stdin: what the program may read.
         limits: of which output, results and processor time matter here.
         cut_output: throw away output beyond the limit, rather than raise Ended.
+        abandon: ends the zygote, if it does not end this run when it is asked to.
     """
 
     def __init__(
-        self, control: socket.socket, pipes: list[int], stdin: bytes, limits: Limits, cut_output: bool
+        self,
+        control: socket.socket,
+        pipes: list[int],
+        stdin: bytes,
+        limits: Limits,
+        cut_output: bool,
+        abandon: Callable[[], None],
     ) -> None:
         self._control = control
         self._stdin, self._stdout, self._stderr, self._incoming, self._outgoing = pipes
         self._limits = limits
         self._cut_output = cut_output
+        self._abandon = abandon
         self._unsent = {self._stdin: bytearray(stdin), self._incoming: bytearray()}
         self._output = {self._stdout: bytearray(), self._stderr: bytearray()}
         self._frames = Splitter(limits.result_bytes)
@@ -115,6 +123,7 @@ class LocalRun:
                 self._pump(deadline)
             return self.take_output()
         except Ended as end:
+            self._abandon()
             raise SandboxUnavailable(f"a run could not be ended ({end})") from None
         finally:
             for descriptor in list(self._open):

@@ -99,28 +99,27 @@ class Worker:
         """Start a run.
 
         Raises:
-            SandboxUnavailable: the zygote is gone, or the run could not be locked down.
+            SandboxUnavailable: the run could not be locked down.
+            OSError: the zygote is gone, or this process has no descriptors left.
         """
         rations = {
             **{"cpu_s": limits.processor_s, "memory_mb": limits.memory_mb, "threads": limits.threads},
             **{"files": limits.files, "scratch_mb": limits.scratch_mb},
         }
-        with contextlib.ExitStack() as theirs:
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as kept:
             ours, ends = [], []
             for writing in (True, False, False, True, False):
                 read, write = os.pipe()
                 ours.append(write if writing else read)
                 ends.append(read if writing else write)
+                kept.callback(os.close, ours[-1])
                 theirs.callback(os.close, ends[-1])
             control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            kept.enter_context(control)
             theirs.enter_context(other)
-            run = LocalRun(control, ours, stdin, limits, cut_output)
-            try:
-                socket.send_fds(self._control, [json.dumps(rations).encode()], [*ends, other.fileno()])
-            except OSError as error:
-                theirs.close()
-                run.stop()
-                raise SandboxUnavailable(f"the zygote is gone: {error}") from None
+            socket.send_fds(self._control, [json.dumps(rations).encode()], [*ends, other.fileno()])
+            kept.pop_all()
+        run = LocalRun(control, ours, stdin, limits, cut_output, self.kill)
         try:
             run.await_ready()
         except SandboxUnavailable:
@@ -128,11 +127,15 @@ class Worker:
             raise
         return run
 
+    def kill(self) -> None:
+        """End the zygote and every run of it by force: the kernel does it when the keeper is gone."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> None:
         """End the zygote and every run of it; return when the keeper says that they are gone."""
         self._control.close()
         try:
             self._process.wait(_START_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()

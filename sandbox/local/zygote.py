@@ -160,11 +160,13 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
 def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
     if os.geteuid() != 0:
         namespaces.enter_user_namespace(proc, os.geteuid(), os.getegid(), namespaces.PRIVATE)
+        socket.sethostname("sandbox")
         namespaces.build_root(readable, libraries, packages)
         return
     outer = _unused_uid(proc)
     # Root builds first, while it may still enter folders that are closed to everyone else.
     libc.unshare(namespaces.PRIVATE)
+    socket.sethostname("sandbox")
     namespaces.build_root(readable, libraries, packages)
     os.setgroups([])
     namespaces.enter_user_namespace(proc, outer, outer, 0)
