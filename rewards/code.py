@@ -175,7 +175,11 @@ class CodeVerifier:
             outcomes.append(outcome)
             for place, (number, case) in enumerate(split.calls.items()):
                 verdicts[number] = self._asserted(tests.asserts[number], case, outcome, place)
-        if split.others:
+        failure = next((verdict for verdict in verdicts.values() if not verdict.passed), None)
+        if failure and not self._partial:
+            # The score is 0 already.
+            verdicts |= {n: CaseVerdict(False, failure.status, tests.asserts[n]) for n in split.others}
+        elif split.others:
             statements = tuple(tests.asserts[number] for number in split.others)
             setup = "".join(f"import {name}\n" for name in sorted(split.modules)) + tests.setup
             outcome = await self._run(source, Check(setup, statements, split.proxies))

@@ -46,6 +46,10 @@ class LocalBackend:
         """
         return self._worker(0).level
 
+    def workers(self) -> list[int]:
+        """Return the process numbers of the keepers that have been started and live."""
+        return [worker.pid for worker in self._workers if worker is not None and worker.alive]
+
     def open(self, limits: Limits, stdin: bytes = b"", *, cut_output: bool = False) -> LocalRun:
         """Start a run on the next zygote; see process.Backend."""
         turn = next(self._turns) % len(self._workers)

@@ -95,6 +95,11 @@ class Worker:
         """Say whether the zygote still runs."""
         return self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Return the process number of the keeper."""
+        return self._process.pid
+
     def open(self, limits: Limits, stdin: bytes, cut_output: bool) -> LocalRun:
         """Start a run.
 

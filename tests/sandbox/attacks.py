@@ -26,6 +26,7 @@ class Attack:
     category: str
     grader: str
     source: str
+    second: str = ""
 
 
 def _equal(base: str, extra: str = "") -> str:
@@ -57,7 +58,10 @@ FALSE_PASS = {
     "exit at import": ("exit_code", "import sys\nsys.exit(0)"),
     "hard exit at import": ("exit_code", "import os\nos._exit(0)"),
     "exit when called": ("exit_code", "def f(x): raise SystemExit(0)"),
-    "hard exit at the end": ("exit_code", "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0"),
+    "hard exit at the end": (
+        "exit_code",
+        "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0",
+    ),
     "exception hook": (
         "exit_code",
         "import sys, os\nsys.excepthook = lambda *a: os._exit(0)\ndef f(x): return 0",
@@ -82,7 +86,7 @@ FALSE_PASS = {
     ),
     "asserts stepped over": (
         "exit_code",
-        "import sys\ndef t(frame, event, arg):\n    if event == 'line' and frame.f_code.co_name == '<module>':\n"
+        "import sys\ndef t(frame, event, arg):\n    if event != 'call' and frame.f_code.co_name == '<module>':\n"
         "        import os; os._exit(0)\n    return t\ndef f(x):\n"
         "    sys._getframe(1).f_trace = t; sys.settrace(t); return 0",
     ),
@@ -122,10 +126,13 @@ FALSE_PASS = {
     ),
     "changes the list of results": (
         "in_process",
-        "import gc\nclass Yes(list):\n    pass\ndef f(x):\n    for o in gc.get_objects():\n"
-        "        if type(o) is dict and 'results' in o and 'cases' in o: o['cases'].clear()\n    return 0",
+        "import gc\ndef f(x):\n    for o in gc.get_objects():\n"
+        "        if type(o) is dict and 'results' in o and 'cases' in o: o['cases'].clear(); o['results'] = []\n    return 0",
     ),
-    "replaces all()": ("in_process", "import builtins\nbuiltins.all = lambda items: True\ndef f(x): return 0"),
+    "replaces all()": (
+        "in_process",
+        "import builtins\nbuiltins.all = lambda items: True\ndef f(x): return 0",
+    ),
     "replaces the grader's function": (
         "in_process",
         "import sys\nsys.modules['__main__'].judge = lambda *a: True\ndef f(x): return 0",
@@ -146,7 +153,7 @@ FALSE_PASS = {
     ),
     "a forged frame for every kind": (
         "verdict",
-        "import os, struct, json\nfor m in (['returned', 9], ['loaded'], ['returned', True], ['ready'], 1):\n"
+        "import os, struct, json\nfor m in (1, ['returned', 9], ['loaded'], ['returned', True], ['ready']):\n"
         "    b = json.dumps(m).encode()\n    for n in range(3, 32):\n"
         "        try: os.write(n, (b'1' if m == 1 else b'') + struct.pack('>I', len(b)) + b)\n"
         "        except OSError: pass\nos._exit(0)",
@@ -159,7 +166,8 @@ HANGS = {
     "long sleep": ("no_timeout", "import time\ndef f(x): time.sleep(10**6)"),
     "catches the alarm": (
         "in_process",
-        "def f(x):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass",
+        "import time\ndef f(x):\n    while True:\n        try:\n            while True: time.sleep(.01)\n"
+        "        except BaseException: pass",
     ),
     "ignores the alarm": (
         "in_process",
@@ -169,13 +177,16 @@ HANGS = {
         "in_process",
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\ndef f(x):\n    while True: pass",
     ),
-    "one long operation": ("in_process", "def f(x): return pow(7, 10**8) % 10"),
-    "backtracking": ("in_process", "import re\ndef f(x): return re.match('(a+)+$', 'a' * 64 + 'b')"),
-    "folded by the compiler": ("in_process", "def f(x):\n    return sum(range(10**12))"),
-    "stops itself": ("no_timeout", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nwhile True: pass"),
+    "one long operation": ("in_process", "import itertools\ndef f(x): return 0 in itertools.repeat(1)"),
+    "backtracking": ("no_timeout", "import re\ndef f(x): return re.match('(a+)+$', 'a' * 64 + 'b')"),
+    "one long sum": ("in_process", "def f(x):\n    return sum(range(10**12))"),
+    "stops itself": (
+        "no_timeout",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nwhile True: pass",
+    ),
     "equality that never ends": (
         "in_process",
-        "class E:\n    def __eq__(self, o):\n        while True:\n            try:\n                while True: pass\n"
+        "import time\nclass E:\n    def __eq__(self, o):\n        while True:\n            try:\n                while True: time.sleep(.01)\n"
         "            except BaseException: pass\ndef f(x): return E()",
     ),
     "a grandchild holds the pipe": (
@@ -190,7 +201,10 @@ HANGS = {
         "no_timeout",
         "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,)).start()\ndef f(x): return 0",
     ),
-    "sleeps at exit": ("no_timeout", "import atexit, time\natexit.register(time.sleep, 10**6)\ndef f(x): return 0"),
+    "sleeps at exit": (
+        "no_timeout",
+        "import atexit, time\natexit.register(time.sleep, 10**6)\ndef f(x): return 0",
+    ),
     "waits for itself": ("no_timeout", "import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()"),
     "waits for input": (
         "no_timeout",
@@ -203,7 +217,7 @@ HANGS = {
     ),
     "long destructor": (
         "in_process",
-        "class D:\n    def __del__(self):\n        while True:\n            try:\n                while True: pass\n"
+        "import time\nclass D:\n    def __del__(self):\n        while True:\n            try:\n                while True: time.sleep(.01)\n"
         "            except BaseException: pass\ndef f(x):\n    d = D()\n    return 0",
     ),
 }
@@ -217,7 +231,10 @@ FLOODS = {
         "import os, threading\nb = b'x' * 10**6\ndef w():\n    while True: os.write(1, b)\n"
         "for _ in range(8): threading.Thread(target=w).start()",
     ),
-    "all of memory": ("pickled", "x = []\nwhile len(x) < 40: x.append(bytearray(64 << 20))\ndef f(x): return 0"),
+    "all of memory": (
+        "pickled",
+        "x = []\nwhile len(x) < 40: x.append(bytearray(64 << 20))\ndef f(x): return 0",
+    ),
     "a very long string": ("pickled", "def f(x): return 'x' * (400 << 20)"),
     "a very long list": ("pickled", "def f(x): return [0] * (40 << 20)"),
     "a very long message": ("pickled", "def f(x): raise ValueError('x' * (200 << 20))"),
@@ -299,7 +316,9 @@ ESCAPES = {
         "import os\nos.mkdir('/tmp/r')\nd = os.open('/', os.O_RDONLY)\nos.chroot('/tmp/r')\nos.fchdir(d)\n"
         "os.chdir('../../..')\nos.chroot('.')\nreturn 'hush' in open('@SECRET@').read()"
     ),
-    "writes a file of the host": _probe("open('@OUT@', 'w').write('x')\nimport os\nreturn os.path.exists('@OUT@')"),
+    "writes a file of the host": _probe(
+        "open('@OUT@', 'w').write('x')\nimport os\nreturn os.path.exists('@OUT@')"
+    ),
     "lists a folder of the host": _probe("import os\nreturn len(os.listdir('/etc')) > 2"),
     "reads the environment": _probe("import os\nreturn os.environ.get('AREAL_TEST_SECRET') == 'hush'"),
     "reads the parent's environment": _probe(
@@ -308,8 +327,12 @@ ESCAPES = {
     "reads the first process's environment": _probe("return b'hush' in open('/proc/1/environ', 'rb').read()"),
     "sees other processes": _probe("import os\nreturn sum(n.isdigit() for n in os.listdir('/proc')) > 1"),
     "signals its parent": _probe("import os\nos.kill(os.getppid() or -99999, 0)\nreturn True"),
-    "signals the first process": _probe("import os\nif os.getpid() == 1: return False\nos.kill(1, 0)\nreturn True"),
-    "opens a connection": _probe("import socket\nsocket.create_connection(('127.0.0.1', @PORT@), 1)\nreturn True"),
+    "signals the first process": _probe(
+        "import os\nif os.getpid() == 1: return False\nos.kill(1, 0)\nreturn True"
+    ),
+    "opens a connection": _probe(
+        "import socket\nsocket.create_connection(('127.0.0.1', @PORT@), 1)\nreturn True"
+    ),
     "opens a connection by number": _probe(
         "import ctypes, struct\nlibc = ctypes.CDLL(None)\ns = libc.syscall(41, 2, 1, 0)\nif s < 0: return False\n"
         "a = struct.pack('<H', 2) + struct.pack('>H4s8x', @PORT@, bytes([127, 0, 0, 1]))\n"
@@ -344,7 +367,9 @@ ESCAPES = {
         "import ctypes\nreturn ctypes.CDLL(None).syscall(425, 4, (ctypes.c_char * 120)()) >= 0"
     ),
     "keys of the kernel": _probe("import ctypes\nreturn ctypes.CDLL(None).syscall(250, 0, -3, 1) > 0"),
-    "shared memory of the system": _probe("import ctypes\nreturn ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0"),
+    "shared memory of the system": _probe(
+        "import ctypes\nreturn ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0"
+    ),
     "a queue of the system": _probe(
         "import ctypes\nreturn ctypes.CDLL(None).mq_open(b'/q', 0o102, 0o600, None) >= 0"
     ),
@@ -353,11 +378,11 @@ ESCAPES = {
         "any('site-packages' in p for p in sys.path))"
     ),
     "writes into the standard library": _probe(
-        "import os\np = os.path.dirname(os.__file__) + '/areal_test_written'\nopen(p, 'w').close()\nos.unlink(p)\nreturn True"
+        "import os\np = os.path.dirname(os.__file__) + '/__pycache__/areal_written'\nopen(p, 'w').close()\nos.unlink(p)\nreturn True"
     ),
     "raises its limits": _probe(
-        "import resource as r\nr.setrlimit(r.RLIMIT_AS, (r.RLIM_INFINITY, r.RLIM_INFINITY))\n"
-        "return r.getrlimit(r.RLIMIT_AS)[0] == r.RLIM_INFINITY"
+        "import resource as r\nr.setrlimit(r.RLIMIT_FSIZE, (r.RLIM_INFINITY, r.RLIM_INFINITY))\n"
+        "return r.getrlimit(r.RLIMIT_FSIZE)[0] == r.RLIM_INFINITY"
     ),
     "learns the host's name": _probe("import os\nreturn os.uname().nodename == '@HOST@'"),
     "inherited descriptors": _probe(
@@ -366,13 +391,21 @@ ESCAPES = {
 }
 
 LEAKS = {
-    "a file": ("exit_code", "open('/tmp/left', 'w').close()\n", "import os\nreturn os.path.exists('/tmp/left')"),
+    "a file": (
+        "exit_code",
+        "open('/tmp/left', 'w').close()\n",
+        "import os\nreturn os.path.exists('/tmp/left')",
+    ),
     "a file in the working folder": (
         "exit_code",
         "import os\nopen('left_here', 'w').close()\n",
         "import os\nreturn os.path.exists('left_here')",
     ),
-    "a module's attribute": ("pool", "import math\nmath.left = 1\n", "import math\nreturn hasattr(math, 'left')"),
+    "a module's attribute": (
+        "pool",
+        "import math\nmath.left = 1\n",
+        "import math\nreturn hasattr(math, 'left')",
+    ),
     "a module": (
         "pool",
         "import sys, types\nsys.modules['left'] = types.ModuleType('left')\n",
@@ -383,13 +416,21 @@ LEAKS = {
         "import builtins\nbuiltins.left = 1\n",
         "import builtins\nreturn hasattr(builtins, 'left')",
     ),
-    "an environment variable": ("pool", "import os\nos.environ['LEFT'] = '1'\n", "import os\nreturn 'LEFT' in os.environ"),
+    "an environment variable": (
+        "pool",
+        "import os\nos.environ['LEFT'] = '1'\n",
+        "import os\nreturn 'LEFT' in os.environ",
+    ),
     "a thread": (
         "pool",
         "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True, name='left').start()\n",
         "import threading\nreturn any(t.name == 'left' for t in threading.enumerate())",
     ),
-    "the state of random": ("pool", "import random\nrandom.seed(7)\n", "import random\nx = random.random()\nreturn x == random.Random(7).random()"),
+    "the state of random": (
+        "pool",
+        "import random\nrandom.seed(7)\n",
+        "import random\nx = random.random()\nreturn x == random.Random(7).random()",
+    ),
     "an open descriptor": (
         "pool",
         "import os\nr, w = os.pipe()\nos.dup2(w, 77)\nos.close(r), os.close(w)\n",
@@ -441,7 +482,10 @@ BOMBS = {
         _EVERY_DESCRIPTOR + "import struct\nb = b'[\"returned\",' + b'9' * 10**7 + b']'\n"
         "send(struct.pack('>I', len(b)) + b)\nprint('9' * 10**7)\nos._exit(0)",
     ),
-    "an integer too long to print": ("json", "import sys\nsys.set_int_max_str_digits(0)\ndef f(x): return 10**10**5"),
+    "an integer too long to print": (
+        "json",
+        "import sys\nsys.set_int_max_str_digits(0)\ndef f(x): return 10**10**5",
+    ),
     "a value that refers to itself": ("json", "def f(x):\n    a = []\n    a.append(a)\n    return a"),
     "a value that shares its parts": (
         "json",
@@ -463,10 +507,9 @@ BOMBS = {
     ),
     "half a frame": ("frames", _EVERY_DESCRIPTOR + "send(b'\\0\\0')\nimport time\ntime.sleep(60)"),
     "half a frame, then nothing": ("frames", _EVERY_DESCRIPTOR + "send(b'\\0\\0\\0\\x09abc')\nos._exit(0)"),
-    "bytes that are no text": ("frames", _EVERY_DESCRIPTOR + "send(b'\\0\\0\\0\\x04\\xff\\xfe\\x80\\x81')\nos._exit(0)"),
-    "text in sixteen bits": (
+    "bytes that are no text": (
         "frames",
-        _EVERY_DESCRIPTOR + "b = '[1]'.encode('utf-16')\nimport struct\nsend(struct.pack('>I', len(b)) + b)\nos._exit(0)",
+        _EVERY_DESCRIPTOR + "send(b'\\0\\0\\0\\x04\\xff\\xfe\\x80\\x81')\nos._exit(0)",
     ),
     "a message that cannot be written down": (
         "json",
@@ -478,7 +521,8 @@ BOMBS = {
     ),
     "noise": (
         "frames",
-        _EVERY_DESCRIPTOR + "import random\nrandom.seed(1)\nsend(bytes(4) + random.randbytes(60000))\nos._exit(0)",
+        _EVERY_DESCRIPTOR
+        + "import random\nrandom.seed(1)\nsend(bytes(4) + random.randbytes(60000))\nos._exit(0)",
     ),
 }
 
@@ -500,9 +544,18 @@ POISON = {
         "import os\nfor n in range(16):\n    try:\n        os.set_blocking(n, False)\n        os.read(n, 1 << 20)\n    except OSError: pass\n"
         "os.close(0)",
     ),
-    "lowers the recursion limit": ("pool", "import sys, threading\nsys.setrecursionlimit(60)\ndef f(x): return 0"),
-    "breaks a builtin": ("pool", "import builtins\nbuiltins.len = builtins.isinstance = None\ndef f(x): return 0"),
-    "breaks the import of modules": ("pool", "import sys\nsys.modules.clear()\nsys.meta_path.clear()\nsys.path.clear()"),
+    "lowers the recursion limit": (
+        "pool",
+        "import sys\nfor n in range(1, 60):\n    try:\n        sys.setrecursionlimit(n)\n        break\n    except RecursionError: pass\ndef f(x): return 0",
+    ),
+    "breaks a builtin": (
+        "pool",
+        "import builtins\nbuiltins.len = builtins.isinstance = None\ndef f(x): return 0",
+    ),
+    "breaks the import of modules": (
+        "pool",
+        "import sys\nsys.modules.clear()\nsys.meta_path.clear()\nsys.path.clear()",
+    ),
     "breaks equality": ("pool", "import json\njson.dumps = lambda *a, **k: 'null'\ndef f(x): return 0"),
     "takes all memory and keeps it": (
         "pool",
@@ -526,10 +579,17 @@ POISON = {
 def corpus() -> list[Attack]:
     """Return every attack."""
     found = []
-    plain = {"false pass": FALSE_PASS, "hang": HANGS, "flood": FLOODS, "fork": FORKS, "bomb": BOMBS, "poison": POISON}
+    plain = {
+        "false pass": FALSE_PASS,
+        "hang": HANGS,
+        "flood": FLOODS,
+        "fork": FORKS,
+        "bomb": BOMBS,
+        "poison": POISON,
+    }
     for category, attacks in plain.items():
         found += [Attack(name, category, grader, source) for name, (grader, source) in attacks.items()]
     found += [Attack(name, "escape", "probing", source) for name, source in ESCAPES.items()]
     for name, (grader, first, second) in LEAKS.items():
-        found.append(Attack(name, "leak", grader, first + _probe(second)))
+        found.append(Attack(name, "leak", grader, first + "def f(x): return 0\n", _probe(second)))
     return found

@@ -1,0 +1,60 @@
+"""What the sandbox's tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import areal
+from areal.sandbox.interface import SandboxUnavailable
+from areal.sandbox.local import local_sandbox
+
+ROOT = Path(areal.__file__).absolute().parents[1]
+NOBODY = 65534
+
+
+@pytest.fixture(scope="session")
+def sandbox():
+    """A strong local sandbox for one run at a time; skipped, visibly, where the host gives none."""
+    pool = local_sandbox(1)
+    try:
+        pool.backend.level  # noqa: B018 - it starts the first zygote
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    yield pool
+    pool.close_blocking()
+
+
+@pytest.fixture(scope="session")
+def as_nobody():
+    """Run one of this folder's scripts, or a command, as a user without rights; return its output."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become nobody; these tests are running as a plain user already")
+
+    def run(*arguments: str, timeout: float = 300) -> str:
+        done = subprocess.run(
+            [python, *arguments],
+            env={"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
+            cwd="/",
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        try:
+            run("-c", "import sys; assert sys.version_info >= (3, 11); import areal.sandbox", timeout=30)
+        except (OSError, AssertionError):
+            continue
+        return run
+    pytest.skip("no interpreter here that nobody may run with this source tree")
