@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def as_nobody():
     if os.geteuid() != 0:
         pytest.skip("only root can become nobody; these tests are running as a plain user already")
 
-    def run(*arguments: str, timeout: float = 300) -> str:
+    def run_with(python: str, *arguments: str, timeout: float = 300) -> str:
         done = subprocess.run(
             [python, *arguments],
             env={"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
@@ -51,10 +52,15 @@ def as_nobody():
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+    for candidate in (os.path.realpath(sys.executable), "/usr/bin/python3"):
         try:
-            run("-c", "import sys; assert sys.version_info >= (3, 11); import areal.sandbox", timeout=30)
+            run_with(
+                candidate,
+                "-c",
+                "import sys; assert sys.version_info >= (3, 11); import areal.sandbox",
+                timeout=30,
+            )
         except (OSError, AssertionError):
             continue
-        return run
+        return partial(run_with, candidate)
     pytest.skip("no interpreter here that nobody may run with this source tree")

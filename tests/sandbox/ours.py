@@ -1,4 +1,4 @@
-"""The corpus against our own verifiers. Also a script, for running it as another user: results as JSON lines."""
+"""The corpus against our own verifiers. Also a script, to run it as another user."""
 
 from __future__ import annotations
 
