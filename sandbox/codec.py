@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any
 
 MAX_DEPTH = 100
@@ -26,7 +27,7 @@ MAX_EQUAL_HASHES = 16
 """Elements of one set or dictionary that may share a hash: more are an attack on the reader's time."""
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LARGEST = 10**MAX_DIGITS
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict)}
@@ -108,16 +109,12 @@ def _check_shape(text: bytes) -> None:
     Raises:
         BadEncoding: nested too deeply, or too many elements.
     """
-    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_NODES:
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_NODES or text.count(b'"') > 4 * MAX_NODES:
         raise BadEncoding("too many elements")
-    brackets = _STRING.sub(b"", text).translate(_BRACKETS, _ALL_BUT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return
-        # Each round takes away the innermost level.
-        brackets = brackets.replace(b"[]", b"")
-    if brackets:
-        raise BadEncoding("nested too deeply, or unbalanced")
+    brackets = _STRING.sub(b"", text).translate(None, _ALL_BUT_BRACKETS)
+    # What closes too much is left to the parser, which stops there.
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise BadEncoding("nested too deeply")
 
 
 def _integer(digits: str) -> int:

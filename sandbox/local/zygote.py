@@ -146,8 +146,9 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
         readable += [layout.PACKAGES] if packages else []
         sys.path += [layout.PACKAGES] if packages else []
     else:
-        if os.geteuid() == 0:
-            _become(_unused_uid(proc))
+        outer = _unused_uid(proc)
+        if outer is not None:
+            _become(outer)
         readable += packages
         sys.path += sorted({os.path.dirname(package) for package in packages})
     abi = landlock.version()
@@ -158,12 +159,12 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
 
 
 def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
-    if os.geteuid() != 0:
+    outer = _unused_uid(proc)
+    if outer is None:
         namespaces.enter_user_namespace(proc, os.geteuid(), os.getegid(), namespaces.PRIVATE)
         socket.sethostname("sandbox")
         namespaces.build_root(readable, libraries, packages)
         return
-    outer = _unused_uid(proc)
     # Root builds first, while it may still enter folders that are closed to everyone else.
     libc.unshare(namespaces.PRIVATE)
     socket.sethostname("sandbox")
@@ -181,15 +182,24 @@ def _become(uid: int) -> None:
     libc.prctl(libc.PR_SET_DUMPABLE, 1)
 
 
-def _unused_uid(proc: int) -> int:
-    """Return a user that owns nothing: the kernel does not limit the threads of user 0, even inside."""
-    wanted = _BASE_UID + os.getpid()
+def _unused_uid(proc: int) -> int | None:
+    """Return a user that owns nothing, for root to become; ``None`` for a plain user, who stays.
+
+    The kernel does not limit the threads of the machine's root, even inside a namespace.
+
+    Raises:
+        OSError: this is the machine's root in a namespace that has no other user.
+    """
+    if os.geteuid() != 0:
+        return None
     with open("self/uid_map", opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as lines:
-        for line in lines:
-            first, _, count = map(int, line.split())
-            if first <= wanted < first + count:
-                return wanted
-    return _FALLBACK_UID + os.getpid() % _FALLBACK_COUNT
+        ranges = [tuple(map(int, line.split())) for line in lines]
+    for wanted in (_BASE_UID + os.getpid(), _FALLBACK_UID + os.getpid() % _FALLBACK_COUNT):
+        if any(first <= wanted < first + count for first, _, count in ranges):
+            return wanted
+    if all(outer != 0 for first, outer, _ in ranges if first == 0):
+        return None
+    raise OSError("root here is the machine's root, and this namespace has no other user to become")
 
 
 def _make_first_victim(proc: int) -> None:
