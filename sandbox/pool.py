@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from . import drive
-from .interface import Job, Limits, Outcome
+from .interface import Job, Limits, Outcome, SandboxUnavailable
 from .process import Backend
 from .session import Interpreter
 
@@ -32,18 +32,21 @@ class Pool:
         self.backend = backend
         self.size = size or len(os.sched_getaffinity(0))
         self._runs = ThreadPoolExecutor(self.size, "sandbox-run")
+        self._closed = False
         self._calls = ThreadPoolExecutor(_MOST_SESSION_CALLS, "sandbox-session")
 
     async def run(self, job: Job, limits: Limits | None = None) -> Outcome:
-        """Run one job; see interface.Sandbox."""
-        return await _on(self._runs, drive.run, self.backend, job, limits or Limits())
+        """Run one job; see interface.Sandbox. Raises SandboxUnavailable when the sandbox is closed."""
+        return await asyncio.wrap_future(self._submit(job, limits))
 
     def run_blocking(self, job: Job, limits: Limits | None = None) -> Outcome:
         """Run one job from a thread that has no event loop."""
-        return self._runs.submit(drive.run, self.backend, job, limits or Limits()).result()
+        return self._submit(job, limits).result()
 
     async def session(self, limits: Limits | None = None, session_s: float = 600.0) -> PoolSession:
         """Start an interpreter that keeps its state; see interface.Sandbox."""
+        if self._closed:
+            raise SandboxUnavailable("the sandbox is closed")
         limits = replace(limits or Limits(), cpu_s=session_s)
         interpreter = await _on(self._calls, Interpreter, self.backend, limits, session_s)
         return PoolSession(interpreter, self._calls)
@@ -54,9 +57,16 @@ class Pool:
 
     def close_blocking(self) -> None:
         """Do what ``close`` does, from a thread that has no event loop."""
+        self._closed = True
         self._runs.shutdown()
         self.backend.close()
         self._calls.shutdown()
+
+    def _submit(self, job: Job, limits: Limits | None) -> Future[Outcome]:
+        """Queue a job; a waiter that is cancelled leaves it to end by its own limits."""
+        if self._closed:
+            raise SandboxUnavailable("the sandbox is closed")
+        return self._runs.submit(drive.run, self.backend, job, limits or Limits())
 
 
 class PoolSession:
@@ -84,5 +94,5 @@ class PoolSession:
 
 
 async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking function on a thread. A cancelled waiter leaves it to end by its own limits."""
+    """Run a blocking function on a thread."""
     return await asyncio.wrap_future(threads.submit(function, *args, **kwargs))

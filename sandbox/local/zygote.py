@@ -97,7 +97,7 @@ def main() -> NoReturn:
     try:
         host = _isolate(options)
     except OSError as error:
-        control.send(json.dumps({"error": str(error)}).encode())
+        control.send(json.dumps({"error": error.strerror or str(error)}).encode())
         os._exit(1)
     keeper = os.pidfd_open(os.getpid())
     zygote = os.fork()
@@ -149,6 +149,8 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
         outer = _unused_uid(proc)
         if outer is not None:
             _become(outer)
+        if not all(os.access(folder, os.R_OK | os.X_OK) for folder in libraries):
+            raise OSError(f"nobody but root may read the standard library in {libraries}")
         readable += packages
         sys.path += sorted({os.path.dirname(package) for package in packages})
     abi = landlock.version()
