@@ -237,7 +237,8 @@ async def test_the_solutions_of_mbpp_pass(verifier):
 
 
 async def test_the_solutions_of_humaneval_pass(verifier):
-    rows = [json.loads(line) for line in gzip.open(data_file("HumanEval.jsonl.gz"))]
+    lines = gzip.decompress(data_file("HumanEval.jsonl.gz").read_bytes()).splitlines()
+    rows = [json.loads(line) for line in lines]
     failed, passed_empty = [], []
     for row in rows:
         tests = CheckTests(row["test"], row["entry_point"], row["prompt"])
