@@ -51,7 +51,7 @@ def encode(value: Any) -> bytes:
     Raises:
         NotAValue: the object is something else, or nested or long beyond the limits above.
     """
-    return json.dumps(_tree(value, MAX_DEPTH), separators=(",", ":"), check_circular=False).encode("ascii")
+    return _ENCODER.encode(_tree(value, MAX_DEPTH)).encode("ascii")
 
 
 def decode(text: bytes) -> Any:
@@ -62,7 +62,7 @@ def decode(text: bytes) -> Any:
     """
     _check_shape(text)
     try:
-        return json.loads(text.decode("ascii"), object_pairs_hook=_tagged, parse_int=_integer)
+        return _DECODER.decode(text.decode("ascii"))
     except (ValueError, TypeError, RecursionError) as error:
         raise BadEncoding(str(error)[:200]) from None
 
@@ -168,3 +168,7 @@ def _hashable(items: list[Any]) -> list[Any]:
         if first == later:
             raise BadEncoding("too many elements share a hash")
     return items
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_tagged, parse_int=_integer)

@@ -58,18 +58,26 @@ class Channel:
             data = data[os.write(self._outgoing, data) :]
 
     def receive(self) -> tuple[str, list[Any]]:
-        """Return the next message; ends the process at the end of the stream."""
+        """Return the next message; raises EOFError at the end of the stream."""
         message = frames.read(self._incoming)
         if message is None:
-            os._exit(0)
+            raise EOFError
         return message
 
 
 def serve(channel: Channel) -> NoReturn:
     """Do what the first message asks, then end the process."""
-    mode, parts = channel.receive()
-    code = MODES[mode](channel, *parts)
+    try:
+        code = converse(channel)
+    except EOFError:
+        code = 0
     os._exit(code)
+
+
+def converse(channel: Channel) -> int:
+    """Do what the first message asks; return an exit code. Raises EOFError when the messages end."""
+    mode, parts = channel.receive()
+    return MODES[mode](channel, *parts)
 
 
 def _serve_calls(channel: Channel, source: str) -> int:

@@ -39,35 +39,37 @@ def version() -> int:
         raise
 
 
-def restrict(abi: int, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> None:
-    """Confine this process, for good; it needs no_new_privs.
+def ruleset(abi: int, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> int:
+    """Return a descriptor of a set of rules; it can be imposed any number of times.
 
     Args:
         abi: what ``version`` returned, at least 1.
         readable: folders and files that may be read.
-        writable: folders in which ordinary files and folders may be made.
+        writable: folders in which ordinary files and folders may be made, also in what is mounted below.
         devices: device files that may be read and written.
     """
     handled = _RIGHTS[min(abi, 5)]
     attributes = struct.pack("<QQQ", handled, _NETWORK, _SCOPES)
     size = 8 if abi < 4 else 16 if abi < 6 else 24
-    ruleset = libc.syscall(
+    descriptor = libc.syscall(
         syscalls.required("landlock_create_ruleset"),
         libc.buffer(attributes),
         size,
         0,
         step="landlock ruleset",
     )
-    try:
-        for path in readable:
-            _allow(ruleset, path, _READ if os.path.isdir(path) else 1 << 2)
-        for path in writable:
-            _allow(ruleset, path, handled & ~(_EXECUTE | _SPECIAL | _REFER | _IOCTL))
-        for path in devices:
-            _allow(ruleset, path, _FILE_RIGHTS)
-        libc.syscall(syscalls.required("landlock_restrict_self"), ruleset, 0, step="landlock restrict")
-    finally:
-        os.close(ruleset)
+    for path in readable:
+        _allow(descriptor, path, _READ if os.path.isdir(path) else 1 << 2)
+    for path in writable:
+        _allow(descriptor, path, handled & ~(_EXECUTE | _SPECIAL | _REFER | _IOCTL))
+    for path in devices:
+        _allow(descriptor, path, _FILE_RIGHTS)
+    return descriptor
+
+
+def impose(ruleset: int) -> None:
+    """Confine this process, for good; it needs no_new_privs."""
+    libc.syscall(syscalls.required("landlock_restrict_self"), ruleset, 0, step="landlock restrict")
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:

@@ -6,6 +6,9 @@ import os
 import sysconfig
 
 SCRATCH = "/tmp"
+SCRATCH_PLACE = "/scratch"
+"""Each run mounts its scratch folder below this one, and SCRATCH is a link to it. A rule of Landlock does not
+hold for what is mounted *on* its folder, but for all that is mounted below: so the rules are made once."""
 PACKAGES = "/packages"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from . import landlock, layout, libc, namespaces, seccomp, syscalls
+from . import landlock, libc, namespaces, seccomp, syscalls
 
 # Where the ends of the pipes lie in the process of a run.
 STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
@@ -22,16 +22,14 @@ class Host:
 
     Attributes:
         namespaces: whether the zygote has namespaces of its own, and a run gets some as well.
-        landlock: the version of Landlock, 0 where there is none.
-        readable: what may be read.
+        rules: a descriptor of Landlock's rules; ``None`` where there is no Landlock.
         proc: a descriptor of /proc, for the maps of a run's user namespace.
         base_bytes: address space of the zygote.
         filter: the filter of system calls; ``None`` if it must name the process, and is made by each run.
     """
 
     namespaces: bool
-    landlock: int
-    readable: tuple[str, ...]
+    rules: int | None
     proc: int
     base_bytes: int
     filter: seccomp.Filter | None
@@ -61,13 +59,12 @@ def confine(host: Host, rations: Rations) -> None:
         namespaces.mount_scratch(rations.scratch_mb)
     else:
         os.chdir("/")
-    close_from(PLACES)
     _ration(host, rations)
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    if host.landlock:
-        writable = (layout.SCRATCH,) if host.namespaces else ()
-        landlock.restrict(host.landlock, host.readable, writable, layout.DEVICES)
+    if host.rules is not None:
+        landlock.impose(host.rules)
+    close_from(PLACES)
     libc.drop_capabilities()
     filter_ = host.filter or seccomp.Filter(seccomp.program(own_pid=os.getpid()))
     filter_.install()
@@ -79,7 +76,7 @@ def close_from(first: int) -> None:
 
 
 def open_streams() -> None:
-    """Make the interpreter's standard streams anew on the descriptors that lie there now."""
+    """Make the interpreter's standard streams anew."""
     sys.stdin = os.fdopen(STDIN, encoding="utf-8", errors="replace")
     sys.stdout = os.fdopen(STDOUT, "w", encoding="utf-8", errors="replace")
     sys.stderr = os.fdopen(STDERR, "w", encoding="utf-8", errors="replace")

@@ -13,6 +13,7 @@ INNER_ID = 1000
 
 PRIVATE = libc.CLONE_NEWNS | libc.CLONE_NEWNET | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
 _HOST = "/host"
+_SCRATCH_MOUNT = f"{layout.SCRATCH_PLACE}/tmp"
 _PRIVATE_MOUNT = libc.MS_NOSUID | libc.MS_NODEV
 
 # What statvfs reports of a mount, and the flag that keeps it: an unprivileged remount may drop none.
@@ -100,7 +101,8 @@ def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iter
         libc.mount(_HOST + device, device, "", libc.MS_BIND)
     for link, target in links.items():
         os.symlink(target, link)
-    os.mkdir(layout.SCRATCH)
+    os.makedirs(_SCRATCH_MOUNT)
+    os.symlink(_SCRATCH_MOUNT, layout.SCRATCH)
     libc.unmount(_HOST)
     os.rmdir(_HOST)
     libc.mount("", "/", "", libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | _PRIVATE_MOUNT)
@@ -127,5 +129,5 @@ def _target(source: str, target: str) -> None:
 def mount_scratch(size_mb: int) -> None:
     """Mount a writable folder of our own, limited in bytes and in files, and go there."""
     options = f"size={size_mb}m,nr_inodes=4096,mode=700"
-    libc.mount("tmpfs", layout.SCRATCH, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, options)
-    os.chdir(layout.SCRATCH)
+    libc.mount("tmpfs", _SCRATCH_MOUNT, "tmpfs", _PRIVATE_MOUNT | libc.MS_NOEXEC, options)
+    os.chdir(_SCRATCH_MOUNT)

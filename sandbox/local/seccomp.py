@@ -25,6 +25,7 @@ ABSENT = _ERRNO | 38  # ENOSYS: the C library then uses the older call
 
 # Instructions of the classic Berkeley Packet Filter.
 _LOAD = 0x20
+_JUMP = 0x05
 _JUMP_EQUAL = 0x15
 _JUMP_AT_LEAST = 0x35
 _JUMP_ANY_BIT = 0x45
@@ -53,24 +54,41 @@ def program(machine: str | None = None, own_pid: int | None = None) -> list[Inst
         own_pid: where there is no process namespace, the only process that may be signalled.
     """
     machine = machine or platform.machine()
-    filter_ = [
+    start = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_EQUAL, 1, 0, _ARCHITECTURES[machine]),
-        (_RETURN, 0, 0, KILL),
+        _verdict(KILL),
         (_LOAD, 0, 0, _NUMBER),
     ]
     if machine == "x86_64":
-        filter_ += [(_JUMP_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, KILL)]
+        start += [(_JUMP_AT_LEAST, 0, 1, _X32_BIT), _verdict(KILL)]
     groups = (syscalls.FILES, syscalls.MEMORY, syscalls.THREADS, syscalls.IDENTITY, syscalls.WAITING)
-    allowed = [name for group in groups for name in group]
-    decided = _by_arguments(own_pid)
-    for name, body in decided.items():
-        filter_ += _block(syscalls.number(name, machine), body)
-    for names, verdict in ((allowed, ALLOW), (syscalls.ATTACKS, KILL)):
-        for name in names:
-            if name not in decided:
-                filter_ += _block(syscalls.number(name, machine), [(_RETURN, 0, 0, verdict)])
-    return [*filter_, (_RETURN, 0, 0, REFUSE)]
+    rules = {name: [_verdict(ALLOW)] for group in groups for name in group}
+    rules |= {name: [_verdict(KILL)] for name in syscalls.ATTACKS}
+    rules |= _by_arguments(own_pid)
+    numbers = {name: syscalls.number(name, machine) for name in rules}
+    decisions = {number: rules[name] for name, number in numbers.items() if number is not None}
+    return start + _search(_ranges(decisions))
+
+
+def _ranges(decisions: dict[int, list[Instruction]]) -> list[tuple[int, list[Instruction]]]:
+    """Return where each run of numbers with the same decision starts; what is not named is refused."""
+    refuse = [_verdict(REFUSE)]
+    found = [(0, decisions.get(0, refuse))]
+    for number in range(1, max(decisions) + 2):
+        body = decisions.get(number, refuse)
+        if body != found[-1][1]:
+            found.append((number, body))
+    return found
+
+
+def _search(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """Return a binary search: the kernel walks the filter for every number when it is installed."""
+    if len(ranges) == 1:
+        return ranges[0][1]
+    middle = len(ranges) // 2
+    below, above = _search(ranges[:middle]), _search(ranges[middle:])
+    return [(_JUMP_AT_LEAST, 0, 1, ranges[middle][0]), (_JUMP, 0, 0, len(below)), *below, *above]
 
 
 def _by_arguments(own_pid: int | None) -> dict[str, list[Instruction]]:
@@ -112,13 +130,6 @@ def _load_low(argument: int) -> list[Instruction]:
 
 def _verdict(value: int) -> Instruction:
     return (_RETURN, 0, 0, value)
-
-
-def _block(number: int | None, body: list[Instruction]) -> list[Instruction]:
-    """Run ``body``, which ends in a return, for one system call; step over it for all others."""
-    if number is None:
-        return []
-    return [(_JUMP_EQUAL, 0, len(body), number), *body]
 
 
 class Filter:

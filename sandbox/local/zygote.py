@@ -17,6 +17,7 @@ import dataclasses
 import fcntl
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -28,40 +29,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from areal.sandbox import guest
+from areal.sandbox import frames, guest
 
 from . import landlock, layout, libc, lockdown, namespaces, seccomp
 
-# Imported once, so that no run has to. All of it is harmless: a run could import it anyway.
+# Imported once, so that no run has to; a run could import them anyway. What brings large libraries with it
+# (decimal, hashlib) is left out: each mapping costs every fork.
 PRELOAD = (
-    *("abc", "array", "ast", "bisect", "calendar", "cmath", "collections.abc", "contextlib", "copy", "csv"),
-    *("dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io"),
     *(
-        "itertools",
-        "json",
-        "math",
-        "numbers",
-        "operator",
-        "os",
-        "queue",
-        "random",
-        "re",
-        "secrets",
-        "statistics",
+        "abc",
+        "ast",
+        "bisect",
+        "cmath",
+        "collections.abc",
+        "contextlib",
+        "copy",
+        "dataclasses",
+        "datetime",
+        "enum",
     ),
-    *(
-        "string",
-        "struct",
-        "sys",
-        "textwrap",
-        "threading",
-        "time",
-        "traceback",
-        "types",
-        "typing",
-        "unicodedata",
-    ),
+    *("functools", "heapq", "io", "itertools", "json", "math", "numbers", "operator", "os", "random", "re"),
+    *("string", "struct", "sys", "threading", "time", "traceback", "types", "typing"),
 )
+_REHEARSALS = 20
+"""Often enough for the interpreter to have specialised the bytecode (it does so at the eighth execution)."""
+_READY = frames.pack("ready")
 _BASE_UID = 0x70000000
 """Where this process is root: the run's user outside, plus a process number. It owns nothing."""
 _FALLBACK_UID, _FALLBACK_COUNT = 61184, 4096
@@ -156,8 +148,10 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
     abi = landlock.version()
     if not private and not abi:
         raise OSError("without namespaces the sandbox needs Landlock, which this kernel does not have")
+    writable = [layout.SCRATCH_PLACE] if private else []
+    rules = landlock.ruleset(abi, readable, writable, layout.DEVICES) if abi else None
     filter_ = seccomp.Filter(seccomp.program()) if private else None
-    return lockdown.Host(private, abi, tuple(readable), proc, _address_space(proc), filter_)
+    return lockdown.Host(private, rules and _move_up(rules), proc, _address_space(proc), filter_)
 
 
 def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
@@ -242,13 +236,14 @@ class _Zygote:
         processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
         for name in preload:
             importlib.import_module(name)
+        self._channel = _rehearse()
         self._host = dataclasses.replace(self._host, base_bytes=_address_space(self._host.proc))
         gc.collect()
         # What is frozen is never visited again, so the runs do not copy its pages.
         gc.freeze()
-        level = "confined" if not self._host.namespaces else "full" if self._host.landlock else "namespaces"
-        self._control.send(json.dumps({"level": level, "landlock": self._host.landlock}).encode())
-        os.dup2(lockdown.STDIN, lockdown.STDERR)
+        strong = "namespaces" if self._host.rules is None else "full"
+        level = strong if self._host.namespaces else "confined"
+        self._control.send(json.dumps({"level": level, "landlock": landlock.version()}).encode())
         self._poll.register(self._control, select.POLLIN)
         while True:
             ready = {descriptor for descriptor, _ in self._poll.poll()}
@@ -296,7 +291,7 @@ class _Zygote:
         try:
             pid = os.fork()
             if pid == 0:
-                _be_run(self._host, pipes, rations)
+                _be_run(self._host, self._channel, pipes, rations)
             return pid
         finally:
             if self._host.namespaces:
@@ -324,19 +319,51 @@ class _Zygote:
         run.control.close()
 
 
-def _be_run(host: lockdown.Host, pipes: list[int], rations: lockdown.Rations) -> NoReturn:
+def _rehearse() -> guest.Channel:
+    """Go through what most runs do: the caches and counters that it changes are then not changed in each run.
+
+    A page that a run changes must be copied for it, and that is most of what a run costs.
+
+    Returns:
+        the channel of every run: like the standard streams it has been opened on a pipe, and a run finds its
+        own pipes in the same places.
+    """
+    incoming, outgoing = os.pipe()
+    for place in range(lockdown.PLACES):
+        os.dup2(incoming if place in (lockdown.STDIN, lockdown.INCOMING) else outgoing, place)
+    lockdown.open_streams()
+    channel = guest.Channel(os.fdopen(lockdown.INCOMING, "rb"), lockdown.OUTGOING)
+    null = os.open(os.devnull, os.O_RDWR)
+    for _ in range(_REHEARSALS):
+        script = (
+            frames.pack("calls", "def f(x): return x"),
+            frames.pack("call", "f", (0,), {}),
+            frames.pack("call", "missing", (), {}),
+        )
+        with contextlib.suppress(EOFError):
+            guest.converse(guest.Channel(io.BytesIO(b"".join(script)), null))
+    del sys.modules["solution"]
+    for descriptor in (incoming, outgoing):
+        os.close(descriptor)
+    for place in range(lockdown.PLACES):
+        os.dup2(null, place)
+    os.close(null)
+    return channel
+
+
+def _be_run(
+    host: lockdown.Host, channel: guest.Channel, pipes: list[int], rations: lockdown.Rations
+) -> NoReturn:
     """Lock down, say so, and hand over to the guest."""
     try:
         for place, descriptor in enumerate(pipes):
             os.dup2(descriptor, place)
-        channel = guest.Channel(os.fdopen(lockdown.INCOMING, "rb"), lockdown.OUTGOING)
         try:
             lockdown.confine(host, rations)
         except (OSError, ValueError) as error:
             channel.send("unlocked", str(error))
             os._exit(1)
-        lockdown.open_streams()
-        channel.send("ready")
+        os.write(lockdown.OUTGOING, _READY)
         guest.serve(channel)
     finally:
         # Nothing may return into the zygote's loop.

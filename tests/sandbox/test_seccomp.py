@@ -24,6 +24,8 @@ def decide(program, architecture, number, arguments=()):
                 (accumulator,) = struct.unpack_from("<I", data, constant)
             case 0x06:
                 return constant
+            case 0x05:
+                position += constant
             case 0x15:
                 position += if_true if accumulator == constant else if_false
             case 0x35:
