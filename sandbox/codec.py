@@ -61,6 +61,11 @@ def decode(text: bytes) -> Any:
         BadEncoding: it is malformed, or nested, long or crafted beyond the limits above.
     """
     _check_shape(text)
+    return decode_trusted(text)
+
+
+def decode_trusted(text: bytes) -> Any:
+    """Return the value that ``text`` stands for; whoever wrote it does not want to harm the reader."""
     try:
         return _DECODER.decode(text.decode("ascii"))
     except (ValueError, TypeError, RecursionError) as error:

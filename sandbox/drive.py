@@ -87,18 +87,15 @@ def _run_calls(backend: Backend, source: str, mode: Calls, limits: Limits) -> Ou
     messages += [_pack_call(call.function, call.args, call.kwargs) for call in mode.calls]
 
     def talk(run: _Run, process: Process) -> None:
-        for message in messages:
-            process.send(message)
         if _load(run, process):
             for _ in mode.calls:
                 run.values.append(result(*_next(run, process)))
 
-    return _conversation(backend.open(limits), limits, talk)
+    return _conversation(backend.open(limits, b"".join(messages)), limits, talk)
 
 
 def _run_program(backend: Backend, source: str, mode: Program, limits: Limits) -> Outcome:
     def talk(run: _Run, process: Process) -> None:
-        process.send(frames.pack("program", source))
         code = process.wait(run.deadline)
         if code == 0:
             return
@@ -110,16 +107,16 @@ def _run_program(backend: Backend, source: str, mode: Program, limits: Limits) -
         if isinstance(raised, Raised):
             run.fail(raised)
 
-    return _conversation(backend.open(limits, mode.stdin.encode("utf-8", "replace")), limits, talk)
+    stdin = mode.stdin.encode("utf-8", "replace")
+    return _conversation(backend.open(limits, frames.pack("program", source), stdin), limits, talk)
 
 
 def _run_check(backend: Backend, source: str, mode: Check, limits: Limits) -> Outcome:
-    checker = backend.open(limits)
+    check = frames.pack("check", mode.setup, list(mode.statements), mode.proxies)
+    checker = backend.open(limits, check)
     try:
 
         def talk(run: _Run, candidate: Process) -> None:
-            candidate.send(frames.pack("calls", source))
-            checker.send(frames.pack("check", mode.setup, list(mode.statements), mode.proxies))
             if not _load(run, candidate):
                 return
             setup = _relay(run, checker, candidate)
@@ -130,7 +127,7 @@ def _run_check(backend: Backend, source: str, mode: Check, limits: Limits) -> Ou
                 assert answer is not None
                 run.values.append(answer)
 
-        return _conversation(backend.open(limits), limits, talk)
+        return _conversation(backend.open(limits, frames.pack("calls", source)), limits, talk)
     finally:
         checker.stop()
 

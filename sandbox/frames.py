@@ -6,6 +6,7 @@ Used on both sides; nothing but the standard library.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from . import codec
@@ -31,14 +32,14 @@ def pack(kind: str, *parts: Any) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
-def unpack(body: bytes) -> tuple[str, list[Any]]:
+def unpack(body: bytes, decode: Callable[[bytes], Any] = codec.decode) -> tuple[str, list[Any]]:
     """Return the kind and the parts of a message.
 
     Raises:
         BadFrame: it is not a list that starts with a string, or cannot be decoded.
     """
     try:
-        message = codec.decode(body)
+        message = decode(body)
     except codec.BadEncoding as error:
         raise BadFrame(str(error)) from None
     if type(message) is not list or not message or type(message[0]) is not str:
@@ -51,7 +52,7 @@ def read(stream: BinaryIO) -> tuple[str, list[Any]] | None:
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
-    return unpack(stream.read(HEADER.unpack(header)[0]))
+    return unpack(stream.read(HEADER.unpack(header)[0]), codec.decode_trusted)
 
 
 class Splitter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -32,6 +33,7 @@ class Pool:
         self.backend = backend
         self.size = size or len(os.sched_getaffinity(0))
         self._runs = ThreadPoolExecutor(self.size, "sandbox-run")
+        self._slots = threading.BoundedSemaphore(self.size)
         self._closed = False
         self._calls = ThreadPoolExecutor(_MOST_SESSION_CALLS, "sandbox-session")
 
@@ -41,7 +43,9 @@ class Pool:
 
     def run_blocking(self, job: Job, limits: Limits | None = None) -> Outcome:
         """Run one job from a thread that has no event loop."""
-        return self._submit(job, limits).result()
+        if self._closed:
+            raise SandboxUnavailable("the sandbox is closed")
+        return self._run(job, limits)
 
     async def session(self, limits: Limits | None = None, session_s: float = 600.0) -> PoolSession:
         """Start an interpreter that keeps its state; see interface.Sandbox."""
@@ -66,7 +70,11 @@ class Pool:
         """Queue a job; a waiter that is cancelled leaves it to end by its own limits."""
         if self._closed:
             raise SandboxUnavailable("the sandbox is closed")
-        return self._runs.submit(drive.run, self.backend, job, limits or Limits())
+        return self._runs.submit(self._run, job, limits)
+
+    def _run(self, job: Job, limits: Limits | None) -> Outcome:
+        with self._slots:
+            return drive.run(self.backend, job, limits or Limits())
 
 
 class PoolSession:

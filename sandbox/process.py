@@ -77,11 +77,12 @@ class Process(Protocol):
 class Backend(Protocol):
     """Something that starts such processes; safe to call from several threads at once."""
 
-    def open(self, limits: Limits, stdin: bytes = b"", *, cut_output: bool = False) -> Process:
-        """Start a process.
+    def open(self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False) -> Process:
+        """Start a process; return when it is locked down.
 
         Args:
             limits: what it may use; ``wall_s`` is kept by whoever waits for it.
+            first: frames that it finds as soon as it is ready.
             stdin: what its standard input holds.
             cut_output: throw away what it writes beyond the limit, rather than end it.
 

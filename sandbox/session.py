@@ -31,8 +31,7 @@ class Interpreter:
     def __init__(self, backend: Backend, limits: Limits, session_s: float) -> None:
         self._limits = limits
         self._deadline = time.monotonic() + session_s
-        self._process = backend.open(limits, cut_output=True)
-        self._process.send(frames.pack("session"))
+        self._process = backend.open(limits, frames.pack("session"), cut_output=True)
         self._ended: Outcome | None = None
 
     def run(self, code: str, wall_s: float | None = None) -> Outcome:

@@ -50,11 +50,11 @@ class LocalBackend:
         """Return the process numbers of the keepers that have been started and live."""
         return [worker.pid for worker in self._workers if worker is not None and worker.alive]
 
-    def open(self, limits: Limits, stdin: bytes = b"", *, cut_output: bool = False) -> LocalRun:
+    def open(self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False) -> LocalRun:
         """Start a run on the next zygote; see process.Backend."""
         turn = next(self._turns) % len(self._workers)
         try:
-            return self._worker(turn).open(limits, stdin, cut_output)
+            return self._worker(turn).open(limits, first, stdin, cut_output)
         except OSError as error:
             # Ours to mend: no descriptors left, for example.
             raise SandboxUnavailable(f"a run could not be started: {error}") from error

@@ -51,6 +51,13 @@ def buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(data, len(data))
 
 
+def trim_heap() -> None:
+    """Give memory that is not in use back to the kernel, where the C library can."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def unshare(flags: int) -> None:
     """Leave the namespaces that ``flags`` name."""
     _checked(_libc.unshare(flags), "unshare")

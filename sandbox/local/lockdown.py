@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import landlock, libc, namespaces, seccomp, syscalls
 
@@ -16,8 +16,7 @@ STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
 PLACES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """What the zygote knows and its runs need.
 
     Attributes:
@@ -35,8 +34,7 @@ class Host:
     filter: seccomp.Filter | None
 
 
-@dataclass(frozen=True, slots=True)
-class Rations:
+class Rations(NamedTuple):
     """The limits that the kernel enforces, as they travel to the zygote; units as in Limits."""
 
     cpu_s: float

@@ -43,6 +43,8 @@ def enter_user_namespace(proc: int, outer_uid: int, outer_gid: int, flags: int) 
         with contextlib.suppress(OSError):
             os.close(entered_write)
             if os.read(entered_read, 1):
+                # Or a plain user may map no group; namespaces below this one inherit it.
+                _write(proc, f"{process}/setgroups", "deny")
                 write_maps(proc, str(process), outer_uid, outer_gid)
                 code = 0
         os._exit(code)
@@ -59,16 +61,16 @@ def enter_user_namespace(proc: int, outer_uid: int, outer_gid: int, flags: int) 
 
 def write_maps(proc: int, process: str, outer_uid: int, outer_gid: int) -> None:
     """Map INNER_ID of a process's user namespace to a user and group of the namespace around it."""
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{INNER_ID} {outer_uid} 1"),
-        ("gid_map", f"{INNER_ID} {outer_gid} 1"),
-    ):
-        descriptor = os.open(f"{process}/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
+    _write(proc, f"{process}/uid_map", f"{INNER_ID} {outer_uid} 1")
+    _write(proc, f"{process}/gid_map", f"{INNER_ID} {outer_gid} 1")
+
+
+def _write(proc: int, path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iterable[str]) -> None:

@@ -58,6 +58,7 @@ class LocalRun:
         for descriptor in (self._stdout, self._stderr, self._outgoing, control.fileno()):
             self._poll.register(descriptor, select.POLLIN)
         self._poll.register(self._stdin, select.POLLOUT)
+        self._write(self._stdin)
 
     def await_ready(self) -> None:
         """Wait until the run is locked down.
@@ -74,10 +75,11 @@ class LocalRun:
             raise SandboxUnavailable(f"a run could not be locked down: {parts[0]}")
 
     def send(self, frame: bytes) -> None:
-        """Queue a frame."""
+        """Queue a frame, or write it at once if it fits into the pipe."""
         if self._incoming in self._open:
             self._unsent[self._incoming] += frame
             self._poll.register(self._incoming, select.POLLOUT)
+            self._write(self._incoming)
 
     def receive(self, deadline: float) -> bytes:
         """Return the body of the next frame; raise Ended if there will be none."""
@@ -164,6 +166,8 @@ class LocalRun:
         unsent = self._unsent[descriptor]
         try:
             del unsent[: os.write(descriptor, unsent[:_CHUNK])]
+        except BlockingIOError:
+            return
         except BrokenPipeError:
             self._shut(descriptor)
             return

@@ -100,7 +100,7 @@ class Worker:
         """Return the process number of the keeper."""
         return self._process.pid
 
-    def open(self, limits: Limits, stdin: bytes, cut_output: bool) -> LocalRun:
+    def open(self, limits: Limits, first: bytes, stdin: bytes, cut_output: bool) -> LocalRun:
         """Start a run.
 
         Raises:
@@ -125,6 +125,7 @@ class Worker:
             socket.send_fds(self._control, [json.dumps(rations).encode()], [*ends, other.fileno()])
             kept.pop_all()
         run = LocalRun(control, ours, stdin, limits, cut_output, self.kill)
+        run.send(first)
         try:
             run.await_ready()
         except SandboxUnavailable:

@@ -13,7 +13,6 @@ locked down.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import gc
 import importlib
@@ -26,8 +25,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from areal.sandbox import frames, guest
 
@@ -44,7 +42,6 @@ PRELOAD = (
         "collections.abc",
         "contextlib",
         "copy",
-        "dataclasses",
         "datetime",
         "enum",
     ),
@@ -66,8 +63,7 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(NamedTuple):
     """A forked run: its process, a descriptor of it, and the socket to whoever waits for it."""
 
     pid: int
@@ -237,8 +233,9 @@ class _Zygote:
         for name in preload:
             importlib.import_module(name)
         self._channel = _rehearse()
-        self._host = dataclasses.replace(self._host, base_bytes=_address_space(self._host.proc))
+        self._host = self._host._replace(base_bytes=_address_space(self._host.proc))
         gc.collect()
+        libc.trim_heap()
         # What is frozen is never visited again, so the runs do not copy its pages.
         gc.freeze()
         strong = "namespaces" if self._host.rules is None else "full"

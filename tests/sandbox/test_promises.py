@@ -231,7 +231,9 @@ def test_threads_are_limited_for_each_run_alone(sandbox):
     )
     limits = Limits(wall_s=5, threads=12)
     found = []
-    threads = [threading.Thread(target=lambda: found.append(sandbox.backend.open(limits))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: found.append(sandbox.backend.open(limits, b""))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -429,8 +431,8 @@ def test_a_lock_that_fails_ends_the_run_before_the_code(sandbox, level):
     try:
         # No limit that the kernel would take.
         with pytest.raises(SandboxUnavailable, match="locked down"):
-            worker.open(Limits(files=-5), b"", False)
-        run = worker.open(Limits(), b"", False)
+            worker.open(Limits(files=-5), b"", b"", False)
+        run = worker.open(Limits(), b"", b"", False)
         run.stop()
     finally:
         worker.close()
