@@ -44,11 +44,6 @@ class _Run:
         self.status: Status = "ok"
         self.error = ""
 
-    def fail(self, result: Raised) -> None:
-        """Record that the code raised where it must not."""
-        self.status = _status_of(result)
-        self.error = result.trace or f"{result.kinds[0]}: {result.message}"
-
     def outcome(self, output: Output, seconds: float) -> Outcome:
         """Return the outcome."""
         return Outcome(
@@ -83,13 +78,15 @@ def run(backend: Backend, job: Job, limits: Limits) -> Outcome:
 
 
 def _run_calls(backend: Backend, source: str, mode: Calls, limits: Limits) -> Outcome:
-    messages = [frames.pack("calls", source)]
+    # Without a call there is no answer that would tell that the source has been loaded.
+    messages = [frames.pack("calls", source, not mode.calls)]
     messages += [_pack_call(call.function, call.args, call.kwargs) for call in mode.calls]
 
     def talk(run: _Run, process: Process) -> None:
-        if _load(run, process):
-            for _ in mode.calls:
-                run.values.append(result(*_next(run, process)))
+        if not mode.calls:
+            _load(run, process)
+        for _ in mode.calls:
+            run.values.append(_answer(run, process))
 
     return _conversation(backend.open(limits, b"".join(messages)), limits, talk)
 
@@ -101,11 +98,11 @@ def _run_program(backend: Backend, source: str, mode: Program, limits: Limits) -
             return
         run.status, run.error = "runtime_error", f"exit code {code}"
         try:
-            raised = result(*_next(run, process))
+            raised = _answer(run, process)
         except Ended:
             return
         if isinstance(raised, Raised):
-            run.fail(raised)
+            raise _failure(raised)
 
     stdin = mode.stdin.encode("utf-8", "replace")
     return _conversation(backend.open(limits, frames.pack("program", source), stdin), limits, talk)
@@ -117,36 +114,28 @@ def _run_check(backend: Backend, source: str, mode: Check, limits: Limits) -> Ou
     try:
 
         def talk(run: _Run, candidate: Process) -> None:
-            if not _load(run, candidate):
-                return
-            setup = _relay(run, checker, candidate)
-            if isinstance(setup, Raised):
-                raise ValueError(f"the check's own setup failed: {setup.trace or setup.message}")
-            for _ in mode.statements:
-                answer = _relay(run, checker, candidate)
-                assert answer is not None
-                run.values.append(answer)
+            _load(run, candidate)
+            for expected in ("loaded", *mode.statements):
+                kind, parts = _relay(run, checker, candidate)
+                if kind == "failed":
+                    raise ValueError(f"the check's own setup failed: {parts[2]}")
+                if expected != "loaded":
+                    run.values.append(result(kind, parts))
 
-        return _conversation(backend.open(limits, frames.pack("calls", source)), limits, talk)
+        return _conversation(backend.open(limits, frames.pack("calls", source, True)), limits, talk)
     finally:
         checker.stop()
 
 
-def _relay(run: _Run, checker: Process, candidate: Process) -> Result | None:
-    """Carry calls from the checker to the candidate until the checker says something else.
-
-    Returns:
-        the result of a statement; ``None`` for the end of the setup.
-    """
+def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[Any]]:
+    """Carry calls from the checker to the candidate; return the first message that is something else."""
     while True:
         kind, parts = _next(run, checker)
-        if kind == "loaded":
-            return None
         if kind != "call":
-            return result(kind, parts)
+            return kind, parts
         function, args, kwargs = parts
         candidate.send(_pack_call(function, args, kwargs))
-        checker.send(_pack_result(result(*_next(run, candidate))))
+        checker.send(_pack_result(_answer(run, candidate)))
 
 
 def _conversation(process: Process, limits: Limits, talk: Callable[[_Run, Process], None]) -> Outcome:
@@ -174,16 +163,21 @@ def _ending(run: _Run) -> Iterator[None]:
         run.status, run.error = "protocol_error", str(error)
 
 
-def _load(run: _Run, process: Process) -> bool:
-    """Say whether the source was executed to its end."""
+def _load(run: _Run, process: Process) -> None:
+    """Wait until the source has been executed; raises Ended if it could not be."""
     kind, parts = _next(run, process)
-    if kind == "loaded" and not parts:
-        return True
-    answer = result(kind, parts)
-    if not isinstance(answer, Raised):
+    if kind == "failed":
+        raise _failure(result("raised", parts))
+    if kind != "loaded" or parts:
         raise frames.BadFrame("an answer before the source was loaded")
-    run.fail(answer)
-    return False
+
+
+def _answer(run: _Run, process: Process) -> Result:
+    """Return the next answer; raises Ended if the source could not be executed."""
+    kind, parts = _next(run, process)
+    if kind == "failed":
+        raise _failure(result("raised", parts))
+    return result(kind, parts)
 
 
 def _next(run: _Run, process: Process) -> tuple[str, list[Any]]:
@@ -232,7 +226,12 @@ def _pack_result(answer: Result) -> bytes:
             return frames.pack("opaque", name)
 
 
-def _status_of(raised: Raised) -> Status:
+def _failure(raised: Result) -> Ended:
+    """Return how a run ends whose source raised."""
+    assert isinstance(raised, Raised)
+    status: Status = "runtime_error"
     if "MemoryError" in raised.kinds:
-        return "memory"
-    return "no_result" if "SystemExit" in raised.kinds else "runtime_error"
+        status = "memory"
+    elif "SystemExit" in raised.kinds:
+        status = "no_result"
+    return Ended(status, raised.trace or f"{raised.kinds[0]}: {raised.message}")

@@ -15,7 +15,6 @@ import linecache
 import os
 import signal
 import sys
-import threading
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -80,15 +79,16 @@ def converse(channel: Channel) -> int:
     return MODES[mode](channel, *parts)
 
 
-def _serve_calls(channel: Channel, source: str) -> int:
+def _serve_calls(channel: Channel, source: str, report: bool) -> int:
     # Not ``__main__``: what a solution does when it is run as a program is not wanted here.
     module = _fresh_module("solution")
     try:
         _execute(source, module.__dict__)
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
-        channel.send("raised", *_describe(error))
+        channel.send("failed", *_describe(error))
         return 1
-    channel.send("loaded")
+    if report:
+        channel.send("loaded")
     while True:
         _, (function, args, kwargs) = channel.receive()
         _answer(channel, _call, module.__dict__, function, args, kwargs)
@@ -129,7 +129,8 @@ def _serve_program(channel: Channel, source: str) -> int:
     try:
         _execute(source, module.__dict__)
         # What the interpreter does at its end: threads first, then the exit functions.
-        threading._shutdown()  # type: ignore[attr-defined]
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
     except SystemExit as stop:
         with contextlib.suppress(Exception):
@@ -147,15 +148,13 @@ def _serve_program(channel: Channel, source: str) -> int:
 
 def _serve_check(channel: Channel, setup: str, statements: list[str], proxies: dict[str, str]) -> int:
     module = _fresh_module()
-    for name, function in proxies.items():
-        module.__dict__[name] = _proxy(channel, function)
     try:
         _execute(setup, module.__dict__)
     except BaseException as error:  # noqa: BLE001 - reported as the caller's mistake
-        channel.send("raised", *_describe(error))
+        channel.send("failed", *_describe(error))
         return 1
+    # Only now: the setup must not depend on the code under test, and it may hold a stub of its function.
     for name, function in proxies.items():
-        # Again: the setup may hold a stub of the function under test.
         module.__dict__[name] = _proxy(channel, function)
     channel.send("loaded")
     for statement in statements:
@@ -198,7 +197,7 @@ def _serve_session(channel: Channel) -> int:
 
 def _execute_cell(code: str, names: dict[str, Any], seconds: float) -> str | None:
     """Execute statements; return the ``repr`` of a last expression that is not ``None``."""
-    _remember(code, FILENAME)
+    _sources[FILENAME] = code
     tree = ast.parse(code, FILENAME)
     last = tree.body[-1] if tree.body else None
     expression = last.value if isinstance(last, ast.Expr) else None
@@ -236,13 +235,8 @@ def _fresh_module(name: str = "__main__") -> types.ModuleType:
 
 
 def _execute(source: str, names: dict[str, Any], filename: str = FILENAME) -> None:
-    _remember(source, filename)
+    _sources[filename] = source
     exec(compile(source, filename, "exec", dont_inherit=True), names)
-
-
-def _remember(source: str, filename: str) -> None:
-    """Let tracebacks show the lines of a source that is in no file."""
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
 
 
 def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
@@ -252,6 +246,9 @@ def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
         message = str(error)[:MAX_MESSAGE]
     except BaseException:  # noqa: BLE001 - an exception of the code under test may not be printable
         message = ""
+    for name, source in _sources.items():
+        # So that the traceback shows its lines though it is in no file.
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     try:
         shown = traceback.TracebackException.from_exception(error)
         # Our own frames say nothing about the code.
@@ -269,6 +266,7 @@ def _flush() -> None:
             stream.flush()
 
 
+_sources: dict[str, str] = {}
 MODES: dict[str, Callable[..., int]] = {
     "calls": _serve_calls,
     "program": _serve_program,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
+
+from . import syscalls
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -83,15 +86,14 @@ def unmount(target: str) -> None:
 
 def prctl(option: int, value: int) -> None:
     """Set one attribute of this process."""
-    zero = ctypes.c_ulong(0)
-    _checked(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+    syscall(syscalls.required("prctl"), option, value, 0, 0, 0, step="prctl")
 
 
-# Made once: each run would make the types of these arrays anew.
-_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+# Made once: making them costs each run as much as the call.
+_CAPABILITY_HEADER = buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
+_NO_CAPABILITIES = buffer(bytes(24))
 
 
 def drop_capabilities() -> None:
     """Give up every capability that this process has."""
-    _checked(_libc.capset(_CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
+    syscall(syscalls.required("capset"), _CAPABILITY_HEADER, _NO_CAPABILITIES, step="capset")

@@ -90,11 +90,19 @@ def _ration(host: Host, rations: Rations) -> None:
         (resource.RLIMIT_NPROC, rations.threads),
         (resource.RLIMIT_NOFILE, rations.files),
         (resource.RLIMIT_FSIZE, scratch),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_SIGPENDING, 256),
     ):
-        _, most = resource.getrlimit(name)
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(name, (value, value))
+        _limit(name, value)
+
+
+def ration_zygote() -> None:
+    """Set the limits that all runs have alike; they inherit them."""
+    for name in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
+        _limit(name, 0)
+    _limit(resource.RLIMIT_SIGPENDING, 256)
+
+
+def _limit(name: int, value: int) -> None:
+    """Set a limit, or leave a lower one that cannot be raised."""
+    _, most = resource.getrlimit(name)
+    value = value if most == resource.RLIM_INFINITY else min(value, most)
+    resource.setrlimit(name, (value, value))

@@ -6,6 +6,7 @@ had replaced an old one before the port existed.
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections import ChainMap
 
@@ -86,13 +87,13 @@ ATTACKS: Table = {
     "kcmp": (312, 272), "pidfd_getfd": (438, 438), "seccomp": (317, 277), "personality": (135, 92),
     "vhangup": (153, 58),
 }
-LANDLOCK: Table = {
-    "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
+BUILDING: Table = {
+    "capset": (126, 91), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }
 # fmt: on
 
-NUMBERS = ChainMap(FILES, MEMORY, THREADS, IDENTITY, WAITING, BY_ARGUMENTS, ATTACKS, LANDLOCK)
+NUMBERS = ChainMap(FILES, MEMORY, THREADS, IDENTITY, WAITING, BY_ARGUMENTS, ATTACKS, BUILDING)
 MACHINES = ("x86_64", "aarch64")
 
 
@@ -108,6 +109,7 @@ def number(name: str, machine: str | None = None) -> int | None:
     return NUMBERS[name][MACHINES.index(machine)]
 
 
+@functools.cache
 def required(name: str) -> int:
     """Return the number of a system call that exists on both machines."""
     found = number(name)

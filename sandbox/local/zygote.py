@@ -31,22 +31,37 @@ from areal.sandbox import frames, guest
 
 from . import landlock, layout, libc, lockdown, namespaces, seccomp
 
-# Imported once, so that no run has to; a run could import them anyway. What brings large libraries with it
-# (decimal, hashlib) is left out: each mapping costs every fork.
+# Imported once, so that few runs have to; a run could import them anyway. Left out is what costs every fork
+# more than it saves the runs that want it: large libraries (hashlib, decimal), and what acts in each child of
+# a fork (random, threading).
 PRELOAD = (
     *(
         "abc",
         "ast",
         "bisect",
-        "cmath",
         "collections.abc",
         "contextlib",
         "copy",
         "datetime",
         "enum",
+        "functools",
+        "heapq",
     ),
-    *("functools", "heapq", "io", "itertools", "json", "math", "numbers", "operator", "os", "random", "re"),
-    *("string", "struct", "sys", "threading", "time", "traceback", "types", "typing"),
+    *(
+        "io",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "os",
+        "re",
+        "string",
+        "struct",
+        "sys",
+        "time",
+        "traceback",
+    ),
+    *("types", "typing"),
 )
 _REHEARSALS = 20
 """Often enough for the interpreter to have specialised the bytecode (it does so at the eighth execution)."""
@@ -232,6 +247,7 @@ class _Zygote:
         processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
         for name in preload:
             importlib.import_module(name)
+        lockdown.ration_zygote()
         self._channel = _rehearse()
         self._host = self._host._replace(base_bytes=_address_space(self._host.proc))
         gc.collect()
@@ -333,7 +349,7 @@ def _rehearse() -> guest.Channel:
     null = os.open(os.devnull, os.O_RDWR)
     for _ in range(_REHEARSALS):
         script = (
-            frames.pack("calls", "def f(x): return x"),
+            frames.pack("calls", "def f(x): return x", False),
             frames.pack("call", "f", (0,), {}),
             frames.pack("call", "missing", (), {}),
         )
