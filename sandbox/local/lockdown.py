@@ -6,6 +6,7 @@ import math
 import os
 import resource
 import signal
+import struct
 import sys
 from typing import NamedTuple
 
@@ -14,6 +15,15 @@ from . import landlock, libc, namespaces, seccomp, syscalls
 # Where the ends of the pipes lie in the process of a run.
 STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
 PLACES = 5
+
+_RATIONED = (
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_AS,
+    resource.RLIMIT_NPROC,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_FSIZE,
+)
+_LIMIT = libc.buffer(bytes(16))
 
 
 class Host(NamedTuple):
@@ -24,7 +34,9 @@ class Host(NamedTuple):
         rules: a descriptor of Landlock's rules; ``None`` where there is no Landlock.
         proc: a descriptor of /proc, for the maps of a run's user namespace.
         base_bytes: address space of the zygote.
-        filter: the filter of system calls; ``None`` if it must name the process, and is made by each run.
+        filter: closes the filter of system calls that the zygote has; ``None`` if that has none, because each
+            run's must name its own process.
+        ceilings: the zygote's own limits, which no run can exceed.
     """
 
     namespaces: bool
@@ -32,6 +44,7 @@ class Host(NamedTuple):
     proc: int
     base_bytes: int
     filter: seccomp.Filter | None
+    ceilings: dict[int, int]
 
 
 class Rations(NamedTuple):
@@ -56,16 +69,15 @@ def confine(host: Host, rations: Rations) -> None:
         namespaces.write_maps(host.proc, "self", namespaces.INNER_ID, namespaces.INNER_ID)
         namespaces.mount_scratch(rations.scratch_mb)
     else:
+        # Without a process namespace that ends with the zygote.
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir("/")
     _ration(host, rations)
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     if host.rules is not None:
         landlock.impose(host.rules)
     close_from(PLACES)
     libc.drop_capabilities()
-    filter_ = host.filter or seccomp.Filter(seccomp.program(own_pid=os.getpid()))
-    filter_.install()
+    host.filter.install() if host.filter else seccomp.Filter(seccomp.program(own_pid=os.getpid())).install()
 
 
 def close_from(first: int) -> None:
@@ -82,27 +94,43 @@ def open_streams() -> None:
 
 
 def _ration(host: Host, rations: Rations) -> None:
-    seconds = math.ceil(rations.cpu_s)
-    scratch = rations.scratch_mb << 20
-    for name, value in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, host.base_bytes + (rations.memory_mb << 20)),
-        (resource.RLIMIT_NPROC, rations.threads),
-        (resource.RLIMIT_NOFILE, rations.files),
-        (resource.RLIMIT_FSIZE, scratch),
-    ):
-        _limit(name, value)
-
-
-def ration_zygote() -> None:
-    """Set the limits that all runs have alike; they inherit them."""
-    for name in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
-        _limit(name, 0)
-    _limit(resource.RLIMIT_SIGPENDING, 256)
+    wanted = (
+        math.ceil(rations.cpu_s),
+        host.base_bytes + (rations.memory_mb << 20),
+        rations.threads,
+        rations.files,
+        rations.scratch_mb << 20,
+    )
+    for name, value in zip(_RATIONED, wanted, strict=True):
+        if value < 0:
+            raise OSError(f"a limit of {value}")
+        _limit(name, min(value, host.ceilings[name]))
 
 
 def _limit(name: int, value: int) -> None:
-    """Set a limit, or leave a lower one that cannot be raised."""
-    _, most = resource.getrlimit(name)
-    value = value if most == resource.RLIM_INFINITY else min(value, most)
-    resource.setrlimit(name, (value, value))
+    """Set a limit of this process, or of none if the value is negative."""
+    _LIMIT.raw = struct.pack("=qq", value, value)
+    # Not by resource.setrlimit: what a run has used already costs it less than what it has not.
+    libc.syscall(syscalls.required("prlimit64"), 0, name, _LIMIT if value >= 0 else None, None, step="limit")
+
+
+def rehearse() -> None:
+    """Go through some steps of ``confine`` without effect (zygote.py says why)."""
+    for name in _RATIONED:
+        _limit(name, -1)
+    close_from(0x7FFFFFF0)
+
+
+def ration_zygote() -> dict[int, int]:
+    """Set the limits that all runs have alike, which they inherit; return the ceilings of the others."""
+    for name, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 256),
+    ):
+        _, most = resource.getrlimit(name)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(name, (value, value))
+    hard = {name: resource.getrlimit(name)[1] for name in _RATIONED}
+    return {name: sys.maxsize if most == resource.RLIM_INFINITY else most for name, most in hard.items()}

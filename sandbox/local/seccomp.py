@@ -46,14 +46,41 @@ _SET_MODE_FILTER = 1
 Instruction = tuple[int, int, int, int]
 
 
-def program(machine: str | None = None, own_pid: int | None = None) -> list[Instruction]:
-    """Return the filter as (code, jump if true, jump if false, constant).
+def program(
+    machine: str | None = None, own_pid: int | None = None, building: bool = False
+) -> list[Instruction]:
+    """Return the whole filter as (code, jump if true, jump if false, constant).
 
     Args:
         machine: ``"x86_64"`` or ``"aarch64"``; this one by default.
         own_pid: where there is no process namespace, the only process that may be signalled.
+        building: allow as well what it takes to start a run; ``closing`` then takes that away.
     """
-    machine = machine or platform.machine()
+    groups = (syscalls.FILES, syscalls.MEMORY, syscalls.THREADS, syscalls.IDENTITY, syscalls.WAITING)
+    rules = {name: [_verdict(ALLOW)] for group in groups for name in group}
+    rules |= {name: [_verdict(KILL)] for name in syscalls.ATTACKS}
+    rules |= _by_arguments(own_pid)
+    if building:
+        rules |= {name: [_verdict(ALLOW)] for name in syscalls.STARTING}
+    return _assemble(machine or platform.machine(), rules, REFUSE)
+
+
+def closing(machine: str | None = None) -> list[Instruction]:
+    """Return a short filter that turns the one for building into the whole one.
+
+    Installing a filter costs the more the longer it is. So the zygote installs the long one, which its runs
+    inherit, and each run only this.
+    """
+    decided = _by_arguments(None)
+    rules = {}
+    for name in syscalls.STARTING:
+        verdict = KILL if name in syscalls.ATTACKS else REFUSE
+        rules[name] = decided.get(name, [_verdict(verdict)])
+    return _assemble(machine or platform.machine(), rules, ALLOW)
+
+
+def _assemble(machine: str, rules: dict[str, list[Instruction]], default: int) -> list[Instruction]:
+    """Return a filter that decides by name; ``default`` is the verdict on the rest."""
     start = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_EQUAL, 1, 0, _ARCHITECTURES[machine]),
@@ -62,21 +89,18 @@ def program(machine: str | None = None, own_pid: int | None = None) -> list[Inst
     ]
     if machine == "x86_64":
         start += [(_JUMP_AT_LEAST, 0, 1, _X32_BIT), _verdict(KILL)]
-    groups = (syscalls.FILES, syscalls.MEMORY, syscalls.THREADS, syscalls.IDENTITY, syscalls.WAITING)
-    rules = {name: [_verdict(ALLOW)] for group in groups for name in group}
-    rules |= {name: [_verdict(KILL)] for name in syscalls.ATTACKS}
-    rules |= _by_arguments(own_pid)
     numbers = {name: syscalls.number(name, machine) for name in rules}
     decisions = {number: rules[name] for name, number in numbers.items() if number is not None}
-    return start + _search(_ranges(decisions))
+    return start + _search(_ranges(decisions, [_verdict(default)]))
 
 
-def _ranges(decisions: dict[int, list[Instruction]]) -> list[tuple[int, list[Instruction]]]:
-    """Return where each run of numbers with the same decision starts; what is not named is refused."""
-    refuse = [_verdict(REFUSE)]
-    found = [(0, decisions.get(0, refuse))]
+def _ranges(
+    decisions: dict[int, list[Instruction]], default: list[Instruction]
+) -> list[tuple[int, list[Instruction]]]:
+    """Return where each run of numbers with the same decision starts."""
+    found = [(0, decisions.get(0, default))]
     for number in range(1, max(decisions) + 2):
-        body = decisions.get(number, refuse)
+        body = decisions.get(number, default)
         if body != found[-1][1]:
             found.append((number, body))
     return found

@@ -83,7 +83,7 @@ class _Run(NamedTuple):
 
     pid: int
     process: int
-    control: socket.socket
+    control: int
 
 
 def main() -> NoReturn:
@@ -161,8 +161,8 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
         raise OSError("without namespaces the sandbox needs Landlock, which this kernel does not have")
     writable = [layout.SCRATCH_PLACE] if private else []
     rules = landlock.ruleset(abi, readable, writable, layout.DEVICES) if abi else None
-    filter_ = seccomp.Filter(seccomp.program()) if private else None
-    return lockdown.Host(private, rules and _move_up(rules), proc, _address_space(proc), filter_)
+    filter_ = seccomp.Filter(seccomp.closing()) if private else None
+    return lockdown.Host(private, rules and _move_up(rules), proc, _address_space(proc), filter_, {})
 
 
 def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
@@ -247,9 +247,12 @@ class _Zygote:
         processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
         for name in preload:
             importlib.import_module(name)
-        lockdown.ration_zygote()
+        ceilings = lockdown.ration_zygote()
         self._channel = _rehearse()
-        self._host = self._host._replace(base_bytes=_address_space(self._host.proc))
+        self._host = self._host._replace(base_bytes=_address_space(self._host.proc), ceilings=ceilings)
+        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+        if self._host.namespaces:
+            seccomp.Filter(seccomp.program(building=True)).install()
         gc.collect()
         libc.trim_heap()
         # What is frozen is never visited again, so the runs do not copy its pages.
@@ -282,19 +285,18 @@ class _Zygote:
         if not message:
             os._exit(0)
         *pipes, own = descriptors
-        control = socket.socket(fileno=own)
         rations = lockdown.Rations(**json.loads(message))
         try:
             pid = self._fork(processes, pipes, rations)
         except OSError as error:
-            control.send(json.dumps({"error": str(error)}).encode())
-            control.close()
+            os.write(own, json.dumps({"error": str(error)}).encode())
+            os.close(own)
             return
         finally:
             for descriptor in pipes:
                 os.close(descriptor)
-        run = _Run(pid, os.pidfd_open(pid), control)
-        for descriptor in (run.process, control.fileno()):
+        run = _Run(pid, os.pidfd_open(pid), own)
+        for descriptor in (run.process, own):
             self._runs[descriptor] = run
             self._poll.register(descriptor, select.POLLIN)
 
@@ -317,19 +319,18 @@ class _Zygote:
         if descriptor != run.process:
             os.kill(run.pid, signal.SIGKILL)
             # Read, because closing a socket with something unread in it is an error at the other end.
-            run.control.recv(1)
+            os.read(descriptor, 1)
             self._poll.unregister(descriptor)
             return
         _, status, usage = os.wait4(run.pid, 0)
         report = {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime}
         with contextlib.suppress(OSError):
-            run.control.send(json.dumps(report).encode())
-        for descriptor in (run.process, run.control.fileno()):
+            os.write(run.control, json.dumps(report).encode())
+        for descriptor in (run.process, run.control):
             del self._runs[descriptor]
             with contextlib.suppress(KeyError):
                 self._poll.unregister(descriptor)
-        os.close(run.process)
-        run.control.close()
+            os.close(descriptor)
 
 
 def _rehearse() -> guest.Channel:
@@ -348,6 +349,7 @@ def _rehearse() -> guest.Channel:
     channel = guest.Channel(os.fdopen(lockdown.INCOMING, "rb"), lockdown.OUTGOING)
     null = os.open(os.devnull, os.O_RDWR)
     for _ in range(_REHEARSALS):
+        lockdown.rehearse()
         script = (
             frames.pack("calls", "def f(x): return x", False),
             frames.pack("call", "f", (0,), {}),

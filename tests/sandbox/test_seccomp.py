@@ -94,6 +94,28 @@ def test_the_rest_is_refused(machine, number):
     assert decide(seccomp.program(machine), ARCHITECTURES[machine], number) == seccomp.REFUSE
 
 
+SEVERITY = (seccomp.ALLOW, seccomp.ABSENT, seccomp.REFUSE, seccomp.KILL)
+
+
+@pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
+def test_the_two_filters_together_are_the_whole_one(machine):
+    whole, building, closing = (
+        seccomp.program(machine),
+        seccomp.program(machine, building=True),
+        seccomp.closing(machine),
+    )
+    assert len(closing) < len(whole) / 5
+    for number in range(600):
+        for first in (0, 1, 15, 17, 41, 0x003D0F00, 0x10000011):
+            verdicts = [
+                decide(program, ARCHITECTURES[machine], number, (first, 1031))
+                for program in (building, closing)
+            ]
+            # The kernel takes the severest.
+            combined = max(verdicts, key=SEVERITY.index)
+            assert combined == decide(whole, ARCHITECTURES[machine], number, (first, 1031)), (number, first)
+
+
 def test_foreign_tables_of_numbers_are_killed():
     x86 = seccomp.program("x86_64")
     assert decide(x86, 0x40000003, 1) == seccomp.KILL  # 32-bit x86
