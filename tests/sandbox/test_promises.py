@@ -270,20 +270,20 @@ def f():
 
 def test_runs_leave_no_process_no_descriptor(sandbox):
     (keeper,) = sandbox.backend.workers()
+
+    def held():
+        return len(os.listdir("/proc/self/fd")), len(descendants(keeper)), descriptors_of(descendants(keeper))
+
     call(sandbox, "def f(): return 1")
-    before = len(os.listdir("/proc/self/fd")), len(descendants(keeper)), descriptors_of(descendants(keeper))
+    # The zygote closes a run's descriptors just after it has reported its end.
+    time.sleep(0.5)
+    before = held()
     for source in ["def f(): return 1", *STATUSES.values()]:
         call(sandbox, source)
     end = time.monotonic() + 5
-    after = None
-    # The zygote closes a run's descriptors just after it has reported its end.
-    while after != before and time.monotonic() < end:
-        after = (
-            len(os.listdir("/proc/self/fd")),
-            len(descendants(keeper)),
-            descriptors_of(descendants(keeper)),
-        )
-    assert after == before
+    while held() != before and time.monotonic() < end:
+        time.sleep(0.02)
+    assert held() == before
 
 
 def descriptors_of(pids: list[int]) -> int:
