@@ -46,6 +46,11 @@ class LocalBackend:
         """
         return self._worker(0).level
 
+    @property
+    def landlock(self) -> int:
+        """Return the version of Landlock, 0 where there is none; raises SandboxUnavailable."""
+        return self._worker(0).landlock
+
     def workers(self) -> list[int]:
         """Return the process numbers of the keepers that have been started and live."""
         return [worker.pid for worker in self._workers if worker is not None and worker.alive]

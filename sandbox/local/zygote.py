@@ -247,6 +247,7 @@ class _Zygote:
         processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
         for name in preload:
             importlib.import_module(name)
+        landlock_version = landlock.version()
         ceilings = lockdown.ration_zygote()
         self._channel = _rehearse()
         self._host = self._host._replace(base_bytes=_address_space(self._host.proc), ceilings=ceilings)
@@ -259,7 +260,7 @@ class _Zygote:
         gc.freeze()
         strong = "namespaces" if self._host.rules is None else "full"
         level = strong if self._host.namespaces else "confined"
-        self._control.send(json.dumps({"level": level, "landlock": landlock.version()}).encode())
+        self._control.send(json.dumps({"level": level, "landlock": landlock_version}).encode())
         self._poll.register(self._control, select.POLLIN)
         while True:
             ready = {descriptor for descriptor, _ in self._poll.poll()}
