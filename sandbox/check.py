@@ -158,7 +158,7 @@ def _proof(pool: Pool, attack: str, body: str) -> Proof:
     seconds = time.monotonic() - start
     held = Returned(True) not in outcome.values and seconds < _LIMITS.wall_s + _SLACK_S and _works(pool)
     answer = outcome.values[0] if outcome.values else None
-    detail = outcome.status
+    detail: str = outcome.status
     if isinstance(answer, Raised):
         detail = f"{answer.kinds[0]} {answer.message}".strip()
     elif isinstance(answer, Returned):

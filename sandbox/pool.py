@@ -20,6 +20,11 @@ T = TypeVar("T")
 _MOST_SESSION_CALLS = 64
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Pool:
     """A sandbox (interface.Sandbox) on a backend.
 
@@ -31,7 +36,7 @@ class Pool:
 
     def __init__(self, backend: Backend, size: int | None = None) -> None:
         self.backend = backend
-        self.size = size or len(os.sched_getaffinity(0))
+        self.size = size or processors()
         self._runs = ThreadPoolExecutor(self.size, "sandbox-run")
         self._slots = threading.BoundedSemaphore(self.size)
         self._closed = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,8 @@ def local_sandbox(size: int | None = None, preload: Sequence[str] = (), allow_we
         allow_weak: accept what this host gives when that is not strong, rather than refuse.
     """
     # Late: the zygote imports this package too, and needs none of this.
-    from ..pool import Pool
+    from ..pool import Pool, processors
     from .backend import LocalBackend
 
-    size = size or len(os.sched_getaffinity(0))
+    size = size or processors()
     return Pool(LocalBackend(size, preload, allow_weak), size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ class LocalBackend:
     """
 
     def __init__(self, workers: int, preload: Sequence[str] = (), allow_weak: bool = False) -> None:
+        if sys.platform != "linux":
+            raise SandboxUnavailable("the local sandbox needs Linux; the container and E2B sandboxes do not")
         self._profile = Profile("private", tuple(preload), _package_folders(preload))
         self._allow_weak = allow_weak
         self._workers: list[Worker | None] = [None] * workers
