@@ -1,1 +1,56 @@
-"""Where untrusted code runs."""
+"""Where untrusted code runs.
+
+>>> from areal.sandbox import Call, Calls, Job, local_sandbox
+>>> pool = local_sandbox()                                                          # doctest: +SKIP
+>>> outcome = await pool.run(Job("def f(x): return x + 1", Calls((Call("f", (1,)),))))   # doctest: +SKIP
+>>> outcome.status, outcome.values                                                  # doctest: +SKIP
+('ok', (Returned(value=2),))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .interface import (
+        Call,
+        Calls,
+        Check,
+        Job,
+        Limits,
+        Opaque,
+        Outcome,
+        Program,
+        Raised,
+        Returned,
+        Sandbox,
+        SandboxUnavailable,
+        Session,
+    )
+    from .local import local_sandbox
+
+__all__ = [
+    "Call",
+    "Calls",
+    "Check",
+    "Job",
+    "Limits",
+    "Opaque",
+    "Outcome",
+    "Program",
+    "Raised",
+    "Returned",
+    "Sandbox",
+    "SandboxUnavailable",
+    "Session",
+    "local_sandbox",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use: the processes that run the code import this package too."""
+    if name not in __all__:
+        raise AttributeError(f"module 'areal.sandbox' has no attribute {name!r}")
+    module = "local" if name == "local_sandbox" else "interface"
+    return getattr(importlib.import_module(f".{module}", __name__), name)

@@ -1,0 +1,74 @@
+"""The usual forms of tests that code benchmarks come with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from areal.sandbox.interface import Call
+
+
+@dataclass(frozen=True, slots=True)
+class CallCase:
+    """One call and the value that it must return.
+
+    Attributes:
+        call: what is called, with which arguments.
+        expected: a value made of builtin types, or compare.Raises.
+    """
+
+    call: Call
+    expected: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CallTests:
+    """Functions with expected values (LiveCodeBench and APPS with a function name)."""
+
+    cases: tuple[CallCase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCase:
+    """What a program reads, and what it must write."""
+
+    stdin: str
+    stdout: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTests:
+    """Programs that read standard input and write standard output (APPS, CodeContests)."""
+
+    cases: tuple[StreamCase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AssertTests:
+    """A list of assertions, one case each (MBPP).
+
+    Attributes:
+        asserts: such as ``"assert add(1, 2) == 3"``.
+        setup: executed before them, without the code under test.
+    """
+
+    asserts: tuple[str, ...]
+    setup: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTests:
+    """A function ``check(candidate)`` that asserts what it likes; it is one case (HumanEval).
+
+    Attributes:
+        check: code that defines it.
+        entry: the name of the function under test.
+        prompt: what the model was asked to complete; helpers that it defines serve the check.
+    """
+
+    check: str
+    entry: str
+    prompt: str = ""
+
+
+Tests: TypeAlias = CallTests | StreamTests | AssertTests | CheckTests

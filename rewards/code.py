@@ -1,0 +1,325 @@
+"""Verifies code: runs it in a sandbox, takes the values that it returns, and compares them here.
+
+>>> verifier = CodeVerifier(local_sandbox())                                              # doctest: +SKIP
+>>> tests = AssertTests(("assert add(1, 2) == 3",))                                       # doctest: +SKIP
+>>> (await verifier.verify("def add(a, b): return a + b", tests)).score                   # doctest: +SKIP
+1.0
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from areal.sandbox.interface import (
+    Call,
+    Calls,
+    Check,
+    Job,
+    Limits,
+    Opaque,
+    Outcome,
+    Program,
+    Raised,
+    Result,
+    Returned,
+    Sandbox,
+    SandboxUnavailable,
+    Status,
+)
+
+from .cases import AssertTests, CallCase, CallTests, CheckTests, StreamTests, Tests
+from .compare import Comparison, Raises
+
+_SPLITTER = Path(__file__).with_name("asserts.py").read_text(encoding="utf-8")
+_REMEMBERED = 20_000
+"""Lists of assertions whose split is kept: a training set is verified again and again."""
+
+CaseStatus: TypeAlias = Status | Literal["wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseVerdict:
+    """How one case went.
+
+    Attributes:
+        passed: whether it did; if so, the texts are empty.
+        status: ``"ok"`` if it passed, ``"wrong"`` if another value came, else how the run ended.
+        asked: the call, the assertion or the input, as text.
+        got: what came, as text: a value, an exception or an output.
+        expected: what should have come, as text. Show it to a model only if the task says so.
+        trace: a traceback within the code under test, if there is one.
+    """
+
+    passed: bool
+    status: CaseStatus
+    asked: str = ""
+    got: str = ""
+    expected: str = ""
+    trace: str = ""
+
+
+PASSED = CaseVerdict(True, "ok")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How code did on its tests.
+
+    Attributes:
+        score: 1 if every case passed, else 0; with partial credit, the share that passed.
+        cases: in order; those that were not reached have the status of what ended the run.
+        stdout: what the code printed, of the first run.
+        seconds: of all runs together.
+    """
+
+    score: float
+    cases: tuple[CaseVerdict, ...]
+    stdout: str = ""
+    seconds: float = 0.0
+
+    @property
+    def failure(self) -> CaseVerdict | None:
+        """Return the first case that did not pass."""
+        return next((case for case in self.cases if not case.passed), None)
+
+
+class CodeVerifier:
+    """Gives code a score between 0 and 1.
+
+    Args:
+        sandbox: where the code runs.
+        limits: of each run.
+        comparison: when an answer is the expected one; assertions and checks bring their own.
+        partial: give the share of the cases that passed, rather than all or nothing.
+        retries: runs that failed for the sandbox's reasons are repeated so often.
+
+    Attributes:
+        infra_failures: runs that failed for the sandbox's reasons so far.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        limits: Limits | None = None,
+        comparison: Comparison | None = None,
+        *,
+        partial: bool = False,
+        retries: int = 2,
+    ) -> None:
+        self.infra_failures = 0
+        self._sandbox = sandbox
+        self._limits = limits or Limits()
+        self._comparison = comparison or Comparison()
+        self._partial = partial
+        self._retries = retries
+        self._splits: OrderedDict[AssertTests, _Split] = OrderedDict()
+
+    async def verify(self, source: str, tests: Tests) -> Verdict:
+        """Run code against its tests.
+
+        Raises:
+            SandboxUnavailable: the sandbox failed, again after the retries; this is no verdict.
+            ValueError: there are no cases, or the tests themselves are broken.
+        """
+        match tests:
+            case CallTests():
+                verdict = await self._calls(source, tests.cases)
+            case StreamTests():
+                verdict = await self._streams(source, tests)
+            case AssertTests():
+                verdict = await self._asserts(source, tests)
+            case CheckTests():
+                verdict = await self._check(source, tests)
+        if not verdict.cases:
+            raise ValueError("code cannot be verified without a single case")
+        return verdict
+
+    async def _calls(self, source: str, cases: Sequence[CallCase]) -> Verdict:
+        outcome = await self._run(source, Calls(tuple(case.call for case in cases)))
+        verdicts = []
+        for number, case in enumerate(cases):
+            answer = outcome.values[number] if number < len(outcome.values) else None
+            passed = answer is not None and self._expected(answer, case.expected)
+            verdicts.append(
+                PASSED if passed else _failed(outcome, answer, _shown_call(case.call), case.expected)
+            )
+        return self._verdict(verdicts, outcome)
+
+    async def _streams(self, source: str, tests: StreamTests) -> Verdict:
+        verdicts: list[CaseVerdict] = []
+        outcomes: list[Outcome] = []
+        for case in tests.cases:
+            outcome = await self._run(source, Program(case.stdin))
+            passed = outcome.status == "ok" and self._comparison.texts(outcome.stdout, case.stdout)
+            status: CaseStatus = outcome.status if passed or outcome.status != "ok" else "wrong"
+            shown = (_cut(case.stdin), _cut(outcome.stdout), _cut(case.stdout), _cut(outcome.error))
+            verdicts.append(PASSED if passed else CaseVerdict(False, status, *shown))
+            outcomes.append(outcome)
+            if not passed and not self._partial:
+                rest = tests.cases[len(verdicts) :]
+                verdicts += [CaseVerdict(False, status, _cut(c.stdin), "", _cut(c.stdout)) for c in rest]
+                break
+        return self._verdict(verdicts, *outcomes)
+
+    async def _asserts(self, source: str, tests: AssertTests) -> Verdict:
+        split = await self._split(tests)
+        verdicts: dict[int, CaseVerdict] = {}
+        outcomes = []
+        if split.calls:
+            outcome = await self._run(source, Calls(tuple(case.call for case in split.calls.values())))
+            outcomes.append(outcome)
+            for place, (number, case) in enumerate(split.calls.items()):
+                verdicts[number] = self._asserted(tests.asserts[number], case, outcome, place)
+        failure = next((verdict for verdict in verdicts.values() if not verdict.passed), None)
+        if failure and not self._partial:
+            # The score is 0 already.
+            verdicts |= {n: CaseVerdict(False, failure.status, tests.asserts[n]) for n in split.others}
+        elif split.others:
+            statements = tuple(tests.asserts[number] for number in split.others)
+            setup = "".join(f"import {name}\n" for name in sorted(split.modules)) + tests.setup
+            outcome = await self._run(source, Check(setup, statements, split.proxies))
+            outcomes.append(outcome)
+            for place, number in enumerate(split.others):
+                verdicts[number] = _checked(outcome, place, tests.asserts[number])
+        return self._verdict([verdicts[number] for number in sorted(verdicts)], *outcomes)
+
+    async def _check(self, source: str, tests: CheckTests) -> Verdict:
+        setup = f"{tests.prompt}\n\n{tests.check}"
+        proxies = {"candidate": tests.entry, tests.entry: tests.entry}
+        statement = "check(candidate)"
+        outcome = await self._run(source, Check(setup, (statement,), proxies))
+        return self._verdict([_checked(outcome, 0, statement)], outcome)
+
+    def _asserted(self, text: str, case: CallCase, outcome: Outcome, place: int) -> CaseVerdict:
+        answer = outcome.values[place] if place < len(outcome.values) else None
+        # The assertion says ``==``; nothing looser is meant.
+        if isinstance(answer, Returned) and answer.value == case.expected:
+            return PASSED
+        return _failed(outcome, answer, text, case.expected)
+
+    def _expected(self, answer: Result, expected: object) -> bool:
+        if isinstance(expected, Raises):
+            return isinstance(answer, Raised) and expected.kind in answer.kinds
+        return isinstance(answer, Returned) and self._comparison.values(answer.value, expected)
+
+    def _verdict(self, cases: list[CaseVerdict], *outcomes: Outcome) -> Verdict:
+        passed = sum(case.passed for case in cases)
+        score = passed / max(len(cases), 1) if self._partial else float(passed == len(cases))
+        seconds = sum(outcome.seconds for outcome in outcomes)
+        return Verdict(score, tuple(cases), outcomes[0].stdout if outcomes else "", seconds)
+
+    async def _run(self, source: str, mode: Calls | Program | Check) -> Outcome:
+        """Run a job, again if the sandbox failed.
+
+        Raises:
+            SandboxUnavailable: it failed each time.
+        """
+        for attempt in range(self._retries + 1):
+            if attempt:
+                await asyncio.sleep(0.2 * 2**attempt)
+            outcome = await self._sandbox.run(Job(source, mode), self._limits)
+            if outcome.status != "infra_error":
+                return outcome
+            self.infra_failures += 1
+        raise SandboxUnavailable(f"{self._retries + 1} runs failed: {outcome.error}")
+
+    async def _split(self, tests: AssertTests) -> _Split:
+        """Return how a list of assertions is to be run; the list is parsed inside the sandbox, once."""
+        if tests in self._splits:
+            self._splits.move_to_end(tests)
+            return self._splits[tests]
+        calls = [Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")]
+        outcome = await self._run(_SPLITTER, Calls(tuple(calls)))
+        if outcome.status != "ok":
+            raise ValueError(f"the assertions cannot be parsed: {outcome.error or outcome.status}")
+        split = _Split({}, [], {}, set())
+        for number in range(len(tests.asserts)):
+            split.add(number, *outcome.values[2 * number : 2 * number + 2])
+        self._splits[tests] = split
+        if len(self._splits) > _REMEMBERED:
+            self._splits.popitem(last=False)
+        return split
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """A list of assertions, parsed.
+
+    Attributes:
+        calls: those that compare a call with a value, by their place in the list.
+        others: the places of the rest.
+        proxies: the names that the rest takes from the code under test.
+        modules: those that the rest mentions without importing them.
+    """
+
+    calls: dict[int, CallCase]
+    others: list[int]
+    proxies: dict[str, str]
+    modules: set[str]
+
+    def add(self, number: int, split: Result, needs: Result) -> None:
+        """Add an assertion, from the answers of asserts.py."""
+        if isinstance(split, Returned) and split.value is not None:
+            function, args, kwargs, expected = split.value
+            self.calls[number] = CallCase(Call(function, tuple(args), kwargs), expected)
+            return
+        # Values that cannot be sent (a lambda as an argument) end here too: the checker makes its own.
+        if not isinstance(needs, Returned):
+            detail = needs.message if isinstance(needs, Raised) else "it gave no value"
+            raise ValueError(f"assertion {number} cannot be used without the code under test: {detail}")
+        names, modules = needs.value
+        self.others.append(number)
+        self.proxies.update({name: name for name in names})
+        self.modules.update(modules)
+
+
+def _failed(outcome: Outcome, answer: Result | None, asked: str, expected: object) -> CaseVerdict:
+    """Return the verdict on an answer that is not the expected one, or did not come."""
+    wanted = _shown(expected)
+    match answer:
+        case None:
+            return CaseVerdict(False, _ending(outcome), asked, "", wanted, _cut(outcome.error))
+        case Returned(value):
+            return CaseVerdict(False, "wrong", asked, _shown(value), wanted)
+        case Opaque(name):
+            return CaseVerdict(False, "wrong", asked, f"an object of type {name}", wanted)
+        case Raised(kinds, message, trace):
+            status: CaseStatus = "memory" if "MemoryError" in kinds else "runtime_error"
+            return CaseVerdict(False, status, asked, _cut(f"{kinds[0]}: {message}"), wanted, trace)
+
+
+def _checked(outcome: Outcome, place: int, statement: str) -> CaseVerdict:
+    """Return the verdict of a checker on one statement."""
+    if place >= len(outcome.values):
+        return CaseVerdict(False, _ending(outcome), statement, trace=_cut(outcome.error))
+    answer = outcome.values[place]
+    if not isinstance(answer, Raised):
+        return PASSED
+    status: CaseStatus = "wrong" if "AssertionError" in answer.kinds else "runtime_error"
+    got = _cut(f"{answer.kinds[0]}: {answer.message}")
+    return CaseVerdict(False, status, statement, got, trace=answer.trace)
+
+
+def _ending(outcome: Outcome) -> CaseStatus:
+    return outcome.status if outcome.status != "ok" else "no_result"
+
+
+def _shown(value: object) -> str:
+    return f"raises {value.kind}" if isinstance(value, Raises) else _cut(repr(value))
+
+
+def _shown_call(call: Call) -> str:
+    parts = [repr(value) for value in call.args] + [
+        f"{name}={value!r}" for name, value in call.kwargs.items()
+    ]
+    return _cut(f"{call.function}({', '.join(parts)})")
+
+
+def _cut(text: str, most: int = 2000) -> str:
+    """Shorten a text in its middle."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"

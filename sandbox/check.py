@@ -1,0 +1,172 @@
+"""Says what sandbox this host gives and why, and proves it by attacking it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .interface import Call, Calls, Job, Limits, Raised, Returned, SandboxUnavailable
+from .local.backend import LocalBackend
+from .pool import Pool
+
+STRONG = ("full", "namespaces")
+_MEANINGS = {
+    "full": "own users, processes, mounts and network; Landlock; a filter of system calls",
+    "namespaces": "own users, processes, mounts and network; a filter of system calls; no Landlock here",
+    "confined": "Landlock and a filter of system calls alone: weak, since runs share the host's processes",
+}
+_LIMITS = Limits(wall_s=1.0, memory_mb=256, threads=16)
+_SLACK_S = 1.0
+_RUNS = 30
+
+# Each defines ``probe``, which is true if the attack succeeds. @…@ are real things of this host.
+_ATTACKS = {
+    "reads a file of the host": "return open('@SECRET@').read() == 'hush'",
+    "reads the environment of the host": "import os\nreturn os.environ.get('@NAME@') == 'hush'",
+    "writes a file of the host": "open('@OUT@', 'w').close()\nreturn True",
+    "reads another process": "import os\nreturn open(f'/proc/{os.getppid() or 1}/environ').read() != ''",
+    "signals another process": "import os\nos.kill(os.getppid() or -9999, 0)\nreturn True",
+    "connects to the host": "import socket\nsocket.create_connection(('127.0.0.1', @PORT@), 1)\nreturn True",
+    "opens a socket to a hypervisor": "import socket\nsocket.socket(40, 1)\nreturn True",
+    "starts a process": "import os\nif os.fork() == 0: os._exit(0)\nreturn True",
+    "runs a program": "import subprocess\nreturn subprocess.run(['/bin/true']).returncode == 0",
+    "makes a user namespace": "import ctypes\nreturn ctypes.CDLL(None).unshare(0x10000000) == 0",
+    "traces": "import ctypes\nreturn ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
+    "opens an io_uring": "import ctypes\nreturn ctypes.CDLL(None).syscall(425, 8, bytes(120)) >= 0",
+    "takes too much memory": f"return len(bytearray({4 * _LIMITS.memory_mb} << 20)) > 0",
+    "starts too many threads": (
+        "import threading, time\nthreading.stack_size(1 << 16)\n"
+        f"for _ in range({2 * _LIMITS.threads}): threading.Thread(target=time.sleep, args=(9,)).start()\n"
+        "return True"
+    ),
+    "runs for ever": "while True: pass",
+    "writes without end": "while True: print('x' * 10**6)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One attack on the sandbox.
+
+    Attributes:
+        attack: what it tried.
+        held: whether it failed, in time, and the next run went well.
+        detail: how it ended.
+    """
+
+    attack: str
+    held: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What this host gives.
+
+    Attributes:
+        level: ``"full"``, ``"namespaces"``, ``"confined"``, or ``None`` if there is no local sandbox here.
+        reason: what the level consists of, or why there is none better.
+        landlock: the version of Landlock, 0 where there is none.
+        median_ms: milliseconds of a run that does nothing.
+        proofs: the attacks that were made.
+    """
+
+    level: str | None
+    reason: str
+    landlock: int = 0
+    median_ms: float = 0.0
+    proofs: tuple[Proof, ...] = ()
+
+    @property
+    def strong(self) -> bool:
+        """Say whether the sandbox may be used without ``allow_weak``, and has held."""
+        return self.level in STRONG and all(proof.held for proof in self.proofs)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as text."""
+        yield f"local sandbox: {self.level or 'none'} ({self.reason})"
+        if self.level is None:
+            return
+        host = f"Linux {os.uname().release}, {os.uname().machine}, as user {os.geteuid()}"
+        yield f"{host}; Landlock {self.landlock or 'absent'}"
+        yield f"{self.median_ms:.1f} ms for a run that does nothing"
+        for proof in self.proofs:
+            yield f"  {'held' if proof.held else 'BROKEN'}  {proof.attack}: {proof.detail}"
+        held = sum(proof.held for proof in self.proofs)
+        yield f"{held} of {len(self.proofs)} attacks held; {'strong' if self.strong else 'NOT strong'}"
+
+
+def report() -> Report:
+    """Start the best sandbox that this host gives, weak or not, attack it, and say what came of it."""
+    backend = LocalBackend(1)
+    try:
+        return _report(backend, _MEANINGS[backend.level])
+    except SandboxUnavailable as error:
+        why = str(error)
+    finally:
+        backend.close()
+    backend = LocalBackend(1, allow_weak=True)
+    try:
+        return _report(backend, f"{_MEANINGS[backend.level]}; {why}")
+    except SandboxUnavailable as error:
+        return Report(None, str(error))
+    finally:
+        backend.close()
+
+
+def _report(backend: LocalBackend, reason: str) -> Report:
+    pool = Pool(backend, 1)
+    return Report(backend.level, reason, backend.landlock, _median_ms(pool), tuple(_proofs(pool)))
+
+
+def _median_ms(pool: Pool) -> float:
+    times = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        _works(pool)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def _proofs(pool: Pool) -> Iterator[Proof]:
+    name = f"AREAL_SANDBOX_CHECK_{os.getpid()}"
+    os.environ[name] = "hush"
+    try:
+        with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+            secret, out = Path(folder, "secret"), Path(folder, "out")
+            secret.write_text("hush", encoding="utf-8")
+            os.chmod(folder, 0o777)
+            places = {"@SECRET@": secret, "@OUT@": out, "@NAME@": name, "@PORT@": server.getsockname()[1]}
+            for attack, body in _ATTACKS.items():
+                for place, value in places.items():
+                    body = body.replace(place, str(value))
+                yield _proof(pool, attack, body)
+    finally:
+        del os.environ[name]
+
+
+def _proof(pool: Pool, attack: str, body: str) -> Proof:
+    lines = "".join(f"    {line}\n" for line in body.split("\n"))
+    start = time.monotonic()
+    outcome = pool.run_blocking(Job(f"def probe():\n{lines}", Calls((Call("probe"),))), _LIMITS)
+    seconds = time.monotonic() - start
+    held = Returned(True) not in outcome.values and seconds < _LIMITS.wall_s + _SLACK_S and _works(pool)
+    answer = outcome.values[0] if outcome.values else None
+    detail: str = outcome.status
+    if isinstance(answer, Raised):
+        detail = f"{answer.kinds[0]} {answer.message}".strip()
+    elif isinstance(answer, Returned):
+        detail = f"returned {answer.value}"
+    return Proof(attack, held, f"{detail} ({seconds:.2f} s)")
+
+
+def _works(pool: Pool) -> bool:
+    """Say whether an honest run goes well."""
+    outcome = pool.run_blocking(Job("def f(x): return x * x", Calls((Call("f", (12,)),))), _LIMITS)
+    return outcome.values == (Returned(144),)

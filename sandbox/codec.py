@@ -1,0 +1,179 @@
+"""Values as text: exact builtin types, and nothing else, across a process boundary.
+
+The same file serves both sides. JSON carries ``None``, booleans, numbers, strings and lists as themselves
+and everything else as an object with one key: ``{"t": [...]}`` a tuple, ``s`` a set, ``f`` a frozenset,
+``d`` a dictionary as pairs, ``b`` bytes in hexadecimal, ``c`` a complex number, ``y`` a builtin type by its
+name. ``decode`` trusts nothing:
+the text that it is given may have been written by an adversary who wants the reader to hang, to run out of
+memory or to build an object of a class.
+
+It imports nothing but the standard library, because it also runs inside the sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import accumulate
+from typing import Any
+
+MAX_DEPTH = 100
+"""Levels of nesting, counted in JSON (a tuple takes two)."""
+MAX_DIGITS = 4300
+"""Digits of an integer: as many as ``str`` prints by default, so that a value can always be shown."""
+MAX_NODES = 1_000_000
+"""Elements of one value, roughly: each costs the reader some 60 bytes whatever it takes in the text."""
+MAX_EQUAL_HASHES = 16
+"""Elements of one set or dictionary that may share a hash: more are an attack on the reader's time."""
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_LARGEST = 10**MAX_DIGITS
+_TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict)}
+_BASES: tuple[Any, ...] = (str, int, float, list, tuple, set, frozenset, dict, bytes, complex)
+
+
+class NotAValue(TypeError):
+    """The object is not made of builtin types, or is too deep or too long to be sent."""
+
+
+class BadEncoding(ValueError):
+    """The text is not what ``encode`` writes."""
+
+
+def encode(value: Any) -> bytes:
+    """Return a value as ASCII text.
+
+    Subclasses of builtin types become the builtin type (``Counter`` a dictionary, a named tuple a tuple);
+    NumPy arrays and numbers become lists and numbers.
+
+    Raises:
+        NotAValue: the object is something else, or nested or long beyond the limits above.
+    """
+    return _ENCODER.encode(_tree(value, MAX_DEPTH)).encode("ascii")
+
+
+def decode(text: bytes) -> Any:
+    """Return the value that ``text`` stands for.
+
+    Raises:
+        BadEncoding: it is malformed, or nested, long or crafted beyond the limits above.
+    """
+    _check_shape(text)
+    return decode_trusted(text)
+
+
+def decode_trusted(text: bytes) -> Any:
+    """Return the value that ``text`` stands for; whoever wrote it does not want to harm the reader."""
+    try:
+        return _DECODER.decode(text.decode("ascii"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadEncoding(str(error)[:200]) from None
+
+
+def _tree(value: Any, room: int) -> Any:
+    """Return what JSON can carry in place of ``value``; ``room`` is the depth that is left."""
+    if room <= 0:
+        raise NotAValue("nested too deeply")
+    kind = type(value)
+    if value is None or kind is bool or kind is str or kind is float:
+        return value
+    if kind is int:
+        if not -_LARGEST < value < _LARGEST:
+            raise NotAValue(f"an integer of more than {MAX_DIGITS} digits")
+        return value
+    if kind is list:
+        return [_tree(item, room - 1) for item in value]
+    if kind is tuple or kind is set or kind is frozenset:
+        return {kind.__name__[0]: [_tree(item, room - 2) for item in value]}
+    if kind is dict:
+        return {"d": [[_tree(key, room - 3), _tree(item, room - 3)] for key, item in value.items()]}
+    if kind is bytes:
+        return {"b": value.hex()}
+    if kind is complex:
+        return {"c": [value.real, value.imag]}
+    if kind is type and value in _TYPES.values():
+        return {"y": value.__name__}
+    return _tree(_plain(value), room - 1)
+
+
+def _plain(value: Any) -> Any:
+    """Return an instance of a subclass as its builtin type."""
+    for base in _BASES:
+        if isinstance(value, base):
+            return base(value)
+    if type(value).__module__ == "numpy":
+        return value.tolist()
+    raise NotAValue(type(value).__name__)
+
+
+def _check_shape(text: bytes) -> None:
+    """Refuse what would cost the parser its stack or its memory, in time linear in the length.
+
+    Raises:
+        BadEncoding: nested too deeply, or too many elements.
+    """
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_NODES or text.count(b'"') > 4 * MAX_NODES:
+        raise BadEncoding("too many elements")
+    brackets = _STRING.sub(b"", text).translate(None, _ALL_BUT_BRACKETS)
+    # What closes too much is left to the parser, which stops there.
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise BadEncoding("nested too deeply")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS + 1:
+        raise BadEncoding("an integer too long")
+    return int(digits)
+
+
+def _tagged(pairs: list[tuple[str, Any]]) -> Any:
+    """Build the value of a JSON object; its parts are built already."""
+    if len(pairs) != 1:
+        raise BadEncoding("an object with other than one key")
+    tag, body = pairs[0]
+    if type(body) is str:
+        if tag == "b":
+            return bytes.fromhex(body)
+        if tag == "y" and body in _TYPES:
+            return _TYPES[body]
+    if type(body) is not list:
+        raise BadEncoding(f"'{tag}' needs a list")
+    if tag == "t":
+        return tuple(body)
+    if tag == "s":
+        return set(_hashable(body))
+    if tag == "f":
+        return frozenset(_hashable(body))
+    if tag == "d":
+        return _dictionary(body)
+    if tag == "c" and [type(part) for part in body] == [float, float]:
+        return complex(*body)
+    raise BadEncoding(f"unknown tag {tag[:20]!r}")
+
+
+def _dictionary(pairs: list[Any]) -> dict[Any, Any]:
+    if any(type(pair) is not list or len(pair) != 2 for pair in pairs):
+        raise BadEncoding("a dictionary is a list of pairs")
+    _hashable([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _hashable(items: list[Any]) -> list[Any]:
+    """Return the items, if a hash table of them is built in linear time.
+
+    Raises:
+        BadEncoding: too many share a hash; the hashes of integers and tuples are not secret, so a set of
+            multiples of 2**61 - 1 would take quadratic time.
+        TypeError: one cannot be hashed.
+    """
+    hashes = sorted(map(hash, items))
+    for first, later in zip(hashes, hashes[MAX_EQUAL_HASHES:], strict=False):
+        if first == later:
+            raise BadEncoding("too many elements share a hash")
+    return items
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_tagged, parse_int=_integer)

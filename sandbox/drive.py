@@ -1,0 +1,237 @@
+"""Jobs on processes: what to say to the guest, and how to take its answers, whatever the backend.
+
+Every answer comes from a process that may be hostile. One that is not exactly what the protocol allows at
+that point ends the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from . import frames
+from .codec import NotAValue
+from .interface import (
+    Calls,
+    Check,
+    Job,
+    Limits,
+    Opaque,
+    Outcome,
+    Program,
+    Raised,
+    Result,
+    Returned,
+    SandboxUnavailable,
+    Status,
+)
+from .process import Backend, Ended, Output, Process
+
+
+class _Run:
+    """What is known of a run so far.
+
+    Args:
+        limits: of the run.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.start = time.monotonic()
+        self.deadline = self.start + limits.wall_s
+        self.values: list[Result] = []
+        self.status: Status = "ok"
+        self.error = ""
+
+    def outcome(self, output: Output, seconds: float) -> Outcome:
+        """Return the outcome."""
+        return Outcome(
+            status=self.status,
+            values=tuple(self.values),
+            stdout=output.stdout.decode("utf-8", "replace"),
+            stderr=output.stderr.decode("utf-8", "replace"),
+            error=self.error,
+            seconds=seconds,
+        )
+
+
+def run(backend: Backend, job: Job, limits: Limits) -> Outcome:
+    """Run a job in new processes of a backend; return when they are gone.
+
+    Raises:
+        ValueError: the caller's part of the job is wrong (arguments that are no values, a broken check).
+    """
+    size = len(job.source.encode("utf-8", "surrogatepass"))
+    if size > limits.source_bytes:
+        return Outcome("runtime_error", error=f"the source has {size} bytes, more than {limits.source_bytes}")
+    try:
+        match job.mode:
+            case Calls():
+                return _run_calls(backend, job.source, job.mode, limits)
+            case Program():
+                return _run_program(backend, job.source, job.mode, limits)
+            case Check():
+                return _run_check(backend, job.source, job.mode, limits)
+    except SandboxUnavailable as error:
+        return Outcome("infra_error", error=str(error))
+
+
+def _run_calls(backend: Backend, source: str, mode: Calls, limits: Limits) -> Outcome:
+    # Without a call there is no answer that would tell that the source has been loaded.
+    messages = [frames.pack("calls", source, not mode.calls)]
+    messages += [_pack_call(call.function, call.args, call.kwargs) for call in mode.calls]
+
+    def talk(run: _Run, process: Process) -> None:
+        if not mode.calls:
+            _load(run, process)
+        for _ in mode.calls:
+            run.values.append(_answer(run, process))
+
+    return _conversation(backend.open(limits, b"".join(messages)), limits, talk)
+
+
+def _run_program(backend: Backend, source: str, mode: Program, limits: Limits) -> Outcome:
+    def talk(run: _Run, process: Process) -> None:
+        code = process.wait(run.deadline)
+        if code == 0:
+            return
+        run.status, run.error = "runtime_error", f"exit code {code}"
+        try:
+            raised = _answer(run, process)
+        except Ended:
+            return
+        if isinstance(raised, Raised):
+            raise _failure(raised)
+
+    stdin = mode.stdin.encode("utf-8", "replace")
+    return _conversation(backend.open(limits, frames.pack("program", source), stdin), limits, talk)
+
+
+def _run_check(backend: Backend, source: str, mode: Check, limits: Limits) -> Outcome:
+    check = frames.pack("check", mode.setup, list(mode.statements), mode.proxies)
+    checker = backend.open(limits, check)
+    try:
+
+        def talk(run: _Run, candidate: Process) -> None:
+            _load(run, candidate)
+            for expected in ("loaded", *mode.statements):
+                kind, parts = _relay(run, checker, candidate)
+                if kind == "failed":
+                    raise ValueError(f"the check's own setup failed: {parts[2]}")
+                if expected != "loaded":
+                    run.values.append(result(kind, parts))
+
+        return _conversation(backend.open(limits, frames.pack("calls", source, True)), limits, talk)
+    finally:
+        checker.stop()
+
+
+def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[Any]]:
+    """Carry calls from the checker to the candidate; return the first message that is something else."""
+    while True:
+        kind, parts = _next(run, checker)
+        if kind != "call":
+            return kind, parts
+        function, args, kwargs = parts
+        candidate.send(_pack_call(function, args, kwargs))
+        checker.send(_pack_result(_answer(run, candidate)))
+
+
+def _conversation(process: Process, limits: Limits, talk: Callable[[_Run, Process], None]) -> Outcome:
+    """Talk to a process that is ready, end it, and say how it went."""
+    run = _Run(limits)
+    try:
+        with _ending(run):
+            talk(run, process)
+    finally:
+        seconds = time.monotonic() - run.start
+        output = process.stop()
+    return run.outcome(output, seconds)
+
+
+@contextmanager
+def _ending(run: _Run) -> Iterator[None]:
+    """Turn the end of a process, and what it says against the protocol, into a status."""
+    try:
+        yield
+    except Ended as end:
+        if end.status == "infra_error":
+            raise SandboxUnavailable(end.detail) from None
+        run.status, run.error = end.status, end.detail
+    except frames.BadFrame as error:
+        run.status, run.error = "protocol_error", str(error)
+
+
+def _load(run: _Run, process: Process) -> None:
+    """Wait until the source has been executed; raises Ended if it could not be."""
+    kind, parts = _next(run, process)
+    if kind == "failed":
+        raise _failure(result("raised", parts))
+    if kind != "loaded" or parts:
+        raise frames.BadFrame("an answer before the source was loaded")
+
+
+def _answer(run: _Run, process: Process) -> Result:
+    """Return the next answer; raises Ended if the source could not be executed."""
+    kind, parts = _next(run, process)
+    if kind == "failed":
+        raise _failure(result("raised", parts))
+    return result(kind, parts)
+
+
+def _next(run: _Run, process: Process) -> tuple[str, list[Any]]:
+    return frames.unpack(process.receive(run.deadline))
+
+
+def result(kind: str, parts: list[Any]) -> Result:
+    """Return the result that a message of the guest describes.
+
+    Raises:
+        BadFrame: it describes none.
+    """
+    match kind, parts:
+        case "returned", [value]:
+            return Returned(value)
+        case "opaque", [str(name)]:
+            return Opaque(_printable(name))
+        case "raised", [tuple(kinds), str(message), str(trace)]:
+            if kinds and all(type(name) is str for name in kinds):
+                return Raised(tuple(map(_printable, kinds)), _printable(message), _printable(trace))
+    raise frames.BadFrame(f"an unexpected message {kind[:20]!r}")
+
+
+def _printable(text: str) -> str:
+    """Return text that can be written anywhere: lone surrogates cannot, and whoever logs it must not fail."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _pack_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    try:
+        return frames.pack("call", function, args, kwargs)
+    except NotAValue as error:
+        raise ValueError(f"an argument of {function} is not made of builtin types: {error}") from None
+
+
+def _pack_result(answer: Result) -> bytes:
+    match answer:
+        case Returned(value):
+            try:
+                return frames.pack("returned", value)
+            except NotAValue as error:
+                return frames.pack("opaque", str(error))
+        case Raised(kinds, message, trace):
+            return frames.pack("raised", kinds, message, trace)
+        case Opaque(name):
+            return frames.pack("opaque", name)
+
+
+def _failure(raised: Result) -> Ended:
+    """Return how a run ends whose source raised."""
+    assert isinstance(raised, Raised)
+    status: Status = "runtime_error"
+    if "MemoryError" in raised.kinds:
+        status = "memory"
+    elif "SystemExit" in raised.kinds:
+        status = "no_result"
+    return Ended(status, raised.trace or f"{raised.kinds[0]}: {raised.message}")

@@ -1,0 +1,275 @@
+"""The part that runs inside: it loads the code under test, calls it, and sends back values.
+
+It shares its process with that code, which can rewrite any of it; nothing depends on its honesty. It
+speaks frames (frames.py): the first message names the mode, the rest follows the mode. Nothing but the
+standard library, because a backend may ship this file to a machine that has nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import builtins
+import contextlib
+import linecache
+import os
+import signal
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NoReturn
+
+from . import codec, frames
+
+FILENAME = "<program>"
+TEST_FILENAME = "<test>"
+_OWN_FILES = (__file__, codec.__file__, frames.__file__)
+MAX_MESSAGE = 2000
+MAX_TRACE = 4000
+MAX_REPR = 20_000
+
+
+class CandidateError(Exception):
+    """In a checker: the code under test raised something that is no builtin exception, or gave no value."""
+
+
+class CallTimeout(BaseException):
+    """In a session: the call has used up its time. Not an ``Exception``, so that fewer handlers stop it."""
+
+
+class Channel:
+    """The guest's end of the frames.
+
+    Args:
+        incoming: a blocking stream of frames.
+        outgoing: a file descriptor.
+    """
+
+    def __init__(self, incoming: BinaryIO, outgoing: int) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    def send(self, kind: str, *parts: Any) -> None:
+        """Send one message; raises NotAValue before anything is written."""
+        data = memoryview(frames.pack(kind, *parts))
+        while data:
+            data = data[os.write(self._outgoing, data) :]
+
+    def receive(self) -> tuple[str, list[Any]]:
+        """Return the next message; raises EOFError at the end of the stream."""
+        message = frames.read(self._incoming)
+        if message is None:
+            raise EOFError
+        return message
+
+
+def serve(channel: Channel) -> NoReturn:
+    """Do what the first message asks, then end the process."""
+    try:
+        code = converse(channel)
+    except EOFError:
+        code = 0
+    os._exit(code)
+
+
+def converse(channel: Channel) -> int:
+    """Do what the first message asks; return an exit code. Raises EOFError when the messages end."""
+    mode, parts = channel.receive()
+    return MODES[mode](channel, *parts)
+
+
+def _serve_calls(channel: Channel, source: str, report: bool) -> int:
+    # Not ``__main__``: what a solution does when it is run as a program is not wanted here.
+    module = _fresh_module("solution")
+    try:
+        _execute(source, module.__dict__)
+    except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
+        channel.send("failed", *_describe(error))
+        return 1
+    if report:
+        channel.send("loaded")
+    while True:
+        _, (function, args, kwargs) = channel.receive()
+        _answer(channel, _call, module.__dict__, function, args, kwargs)
+
+
+def _call(names: dict[str, Any], function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _resolve(names, function)(*args, **kwargs)
+
+
+def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
+    """Send what ``action`` returns or raises."""
+    try:
+        value = action(*args)
+    except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
+        reply: tuple[Any, ...] = ("raised", *_describe(error))
+    else:
+        reply = ("returned", value)
+    _flush()
+    try:
+        channel.send(*reply)
+    except codec.NotAValue:
+        channel.send("opaque", type(reply[1]).__name__[:MAX_MESSAGE])
+
+
+def _resolve(names: dict[str, Any], path: str) -> Callable[..., Any]:
+    first, *rest = path.split(".")
+    if first not in names:
+        raise NameError(f"name '{first}' is not defined")
+    found = names[first]
+    for attribute in rest:
+        found = getattr(found() if isinstance(found, type) else found, attribute)
+    return found
+
+
+def _serve_program(channel: Channel, source: str) -> int:
+    module = _fresh_module()
+    code = 0
+    try:
+        _execute(source, module.__dict__)
+        # What the interpreter does at its end: threads first, then the exit functions.
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
+        atexit._run_exitfuncs()
+    except SystemExit as stop:
+        with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
+        kinds, message, trace = _describe(error)
+        sys.stderr.write(trace)
+        _flush()
+        channel.send("raised", kinds, message, trace)
+        code = 1
+    _flush()
+    return code & 0xFF
+
+
+def _serve_check(channel: Channel, setup: str, statements: list[str], proxies: dict[str, str]) -> int:
+    module = _fresh_module()
+    try:
+        _execute(setup, module.__dict__)
+    except BaseException as error:  # noqa: BLE001 - reported as the caller's mistake
+        channel.send("failed", *_describe(error))
+        return 1
+    # Only now: the setup must not depend on the code under test, and it may hold a stub of its function.
+    for name, function in proxies.items():
+        module.__dict__[name] = _proxy(channel, function)
+    channel.send("loaded")
+    for statement in statements:
+        _answer(channel, _execute, statement, module.__dict__, TEST_FILENAME)
+    return 0
+
+
+def _proxy(channel: Channel, function: str) -> Callable[..., Any]:
+    """Return a function that asks the other process, by value."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        channel.send("call", function, args, kwargs)
+        kind, parts = channel.receive()
+        if kind == "returned":
+            return parts[0]
+        if kind == "raised":
+            raise _rebuilt(*parts)
+        raise CandidateError(f"returned a {parts[0]}, which is no value")
+
+    call.__name__ = function.rpartition(".")[2]
+    return call
+
+
+def _rebuilt(kinds: tuple[str, ...], message: str, _trace: str) -> Exception:
+    """Return the nearest builtin exception to one that was raised elsewhere."""
+    for kind in kinds:
+        found = getattr(builtins, kind, None)
+        if isinstance(found, type) and issubclass(found, Exception) and found is not Exception:
+            with contextlib.suppress(TypeError):
+                return found(message)
+    return CandidateError(f"{kinds[0]}: {message}")
+
+
+def _serve_session(channel: Channel) -> int:
+    module = _fresh_module()
+    while True:
+        _, (code, seconds) = channel.receive()
+        _answer(channel, _execute_cell, code, module.__dict__, seconds)
+
+
+def _execute_cell(code: str, names: dict[str, Any], seconds: float) -> str | None:
+    """Execute statements; return the ``repr`` of a last expression that is not ``None``."""
+    _sources[FILENAME] = code
+    tree = ast.parse(code, FILENAME)
+    last = tree.body[-1] if tree.body else None
+    expression = last.value if isinstance(last, ast.Expr) else None
+    if expression is not None:
+        tree.body.pop()
+    with _timer(seconds):
+        exec(compile(tree, FILENAME, "exec"), names)
+        if expression is None:
+            return None
+        value = eval(compile(ast.Expression(expression), FILENAME, "eval"), names)
+        return None if value is None else repr(value)[:MAX_REPR]
+
+
+@contextlib.contextmanager
+def _timer(seconds: float) -> Iterator[None]:
+    """Raise CallTimeout in the main thread after so many seconds; the host kills what ignores it."""
+
+    def expire(_signal: int, _frame: object) -> None:
+        raise CallTimeout(f"the call took more than {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _fresh_module(name: str = "__main__") -> types.ModuleType:
+    """Return an empty module that can be found by its name."""
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    sys.argv = ["program.py"]
+    return module
+
+
+def _execute(source: str, names: dict[str, Any], filename: str = FILENAME) -> None:
+    _sources[filename] = source
+    exec(compile(source, filename, "exec", dont_inherit=True), names)
+
+
+def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
+    """Return the class names, the message and the traceback of an exception, truncated."""
+    kinds = tuple(kind.__name__ for kind in type(error).__mro__ if kind is not object)
+    try:
+        message = str(error)[:MAX_MESSAGE]
+    except BaseException:  # noqa: BLE001 - an exception of the code under test may not be printable
+        message = ""
+    for name, source in _sources.items():
+        # So that the traceback shows its lines though it is in no file.
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    try:
+        shown = traceback.TracebackException.from_exception(error)
+        # Our own frames say nothing about the code.
+        kept = [frame for frame in shown.stack if frame.filename not in _OWN_FILES]
+        shown.stack = traceback.StackSummary.from_list(kept)
+        trace = "".join(shown.format())
+    except BaseException:  # noqa: BLE001 - likewise
+        trace = f"{kinds[0]}: {message}"
+    return kinds, message, trace[-MAX_TRACE:]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+_sources: dict[str, str] = {}
+MODES: dict[str, Callable[..., int]] = {
+    "calls": _serve_calls,
+    "program": _serve_program,
+    "check": _serve_check,
+    "session": _serve_session,
+}

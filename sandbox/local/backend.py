@@ -1,0 +1,124 @@
+"""The local sandbox: zygotes on this machine, started when they are needed and replaced when they die."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..interface import Limits, SandboxUnavailable
+from .run import LocalRun
+from .worker import Profile, Worker
+
+
+class LocalBackend:
+    """Starts processes of the local sandbox (process.Backend).
+
+    Args:
+        workers: zygotes; each forks one run at a time, and any number may be under way.
+        preload: modules to import in advance, such as ``("numpy",)``: their packages are all that runs see
+            of what is installed here.
+        allow_weak: accept a level below the strong ones (see ``level``), rather than refuse.
+    """
+
+    def __init__(self, workers: int, preload: Sequence[str] = (), allow_weak: bool = False) -> None:
+        if sys.platform != "linux":
+            raise SandboxUnavailable("the local sandbox needs Linux; the container and E2B sandboxes do not")
+        self._profile = Profile("private", tuple(preload), _package_folders(preload))
+        self._allow_weak = allow_weak
+        self._workers: list[Worker | None] = [None] * workers
+        self._locks = [threading.Lock() for _ in range(workers)]
+        self._turns = itertools.count()
+        self._process = os.getpid()
+        self._closed = False
+
+    @property
+    def level(self) -> str:
+        """Return what this host gives.
+
+        ``"full"``: namespaces, Landlock, filter of system calls; ``"namespaces"``: without Landlock, still
+        strong; ``"confined"``: Landlock and the filter alone, weak: runs see the host's processes and
+        share its counters.
+
+        Raises:
+            SandboxUnavailable: not even the wanted minimum.
+        """
+        return self._worker(0).level
+
+    @property
+    def landlock(self) -> int:
+        """Return the version of Landlock, 0 where there is none; raises SandboxUnavailable."""
+        return self._worker(0).landlock
+
+    def workers(self) -> list[int]:
+        """Return the process numbers of the keepers that have been started and live."""
+        return [worker.pid for worker in self._workers if worker is not None and worker.alive]
+
+    def open(self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False) -> LocalRun:
+        """Start a run on the next zygote; see process.Backend."""
+        turn = next(self._turns) % len(self._workers)
+        try:
+            return self._worker(turn).open(limits, first, stdin, cut_output)
+        except OSError as error:
+            # Ours to mend: no descriptors left, for example.
+            raise SandboxUnavailable(f"a run could not be started: {error}") from error
+
+    def close(self) -> None:
+        """End every zygote and every run."""
+        self._closed = True
+        for place, lock in enumerate(self._locks):
+            with lock:
+                worker, self._workers[place] = self._workers[place], None
+                if worker is not None:
+                    worker.close()
+
+    def _worker(self, place: int) -> Worker:
+        """Return a living zygote.
+
+        Raises:
+            SandboxUnavailable: it cannot be started.
+        """
+        if os.getpid() != self._process:
+            raise SandboxUnavailable("a forked process must make a sandbox of its own")
+        with self._locks[place]:
+            if self._closed:
+                raise SandboxUnavailable("the sandbox is closed")
+            worker = self._workers[place]
+            if worker is None or not worker.alive:
+                if worker is not None:
+                    worker.close()
+                worker = self._workers[place] = self._start()
+            return worker
+
+    def _start(self) -> Worker:
+        try:
+            return Worker(self._profile)
+        except SandboxUnavailable as error:
+            strong = str(error)
+        confined = Profile("confined", self._profile.preload, self._profile.packages)
+        if not self._allow_weak:
+            raise SandboxUnavailable(
+                f"this host gives no strong sandbox ({strong}); `areal sandbox check` says what is missing, "
+                "and allow_weak=True accepts less"
+            )
+        return Worker(confined)
+
+
+def _package_folders(modules: Sequence[str]) -> tuple[str, ...]:
+    """Return the folders of installed packages, and those of the shared libraries that came with them.
+
+    Raises:
+        SandboxUnavailable: one is not installed.
+    """
+    folders: list[str] = []
+    for name in modules:
+        spec = importlib.util.find_spec(name.partition(".")[0])
+        if spec is None:
+            raise SandboxUnavailable(f"'{name}' is to be preloaded but is not installed")
+        for folder in spec.submodule_search_locations or ():
+            folders += [folder for folder in (folder, f"{folder}.libs") if Path(folder).is_dir()]
+    return tuple(dict.fromkeys(folders))

@@ -1,0 +1,88 @@
+"""Landlock: which files may be opened at all, whatever is mounted, and no network."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterable
+
+from . import libc, syscalls
+
+_VERSION_FLAG = 1
+_RULE_PATH_BENEATH = 1
+
+# The rights on files that each version of the interface knows, as one mask.
+_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
+_READ = 1 << 2 | 1 << 3  # read a file, list a folder
+_EXECUTE = 1 << 0
+_FILE_RIGHTS = 1 << 1 | 1 << 2  # write, read: what a rule on a device may give
+_REFER = 1 << 13
+_SPECIAL = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11  # make devices, sockets, pipes
+_IOCTL = 1 << 15
+_NETWORK = 3  # bind and connect TCP, since version 4
+_SCOPES = 3  # abstract sockets and signals stay inside, since version 6
+
+
+def version() -> int:
+    """Return the version of the kernel's interface, 0 where there is none.
+
+    The list in /sys/kernel/security may be absent though the calls work: only asking tells.
+    """
+    try:
+        return libc.syscall(
+            syscalls.required("landlock_create_ruleset"), None, 0, _VERSION_FLAG, step="landlock"
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+            return 0
+        raise
+
+
+def ruleset(abi: int, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> int:
+    """Return a descriptor of a set of rules; it can be imposed any number of times.
+
+    Args:
+        abi: what ``version`` returned, at least 1.
+        readable: folders and files that may be read.
+        writable: folders in which ordinary files and folders may be made, also in what is mounted below.
+        devices: device files that may be read and written.
+    """
+    handled = _RIGHTS[min(abi, 5)]
+    attributes = struct.pack("<QQQ", handled, _NETWORK, _SCOPES)
+    size = 8 if abi < 4 else 16 if abi < 6 else 24
+    descriptor = libc.syscall(
+        syscalls.required("landlock_create_ruleset"),
+        libc.buffer(attributes),
+        size,
+        0,
+        step="landlock ruleset",
+    )
+    for path in readable:
+        _allow(descriptor, path, _READ if os.path.isdir(path) else 1 << 2)
+    for path in writable:
+        _allow(descriptor, path, handled & ~(_EXECUTE | _SPECIAL | _REFER | _IOCTL))
+    for path in devices:
+        _allow(descriptor, path, _FILE_RIGHTS)
+    return descriptor
+
+
+def impose(ruleset: int) -> None:
+    """Confine this process, for good; it needs no_new_privs."""
+    libc.syscall(syscalls.required("landlock_restrict_self"), ruleset, 0, step="landlock restrict")
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = struct.pack("<Qi", rights, descriptor)
+        libc.syscall(
+            syscalls.required("landlock_add_rule"),
+            ruleset,
+            _RULE_PATH_BENEATH,
+            libc.buffer(rule),
+            0,
+            step=f"landlock rule for {path}",
+        )
+    finally:
+        os.close(descriptor)

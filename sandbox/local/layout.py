@@ -1,0 +1,50 @@
+"""What the code under test can see of the host: its standard library, its shared libraries."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+
+SCRATCH = "/tmp"
+SCRATCH_PLACE = "/scratch"
+"""Each run mounts its scratch folder below this one, and SCRATCH is a link to it. A rule of Landlock does not
+hold for what is mounted *on* its folder, but for all that is mounted below: so the rules are made once."""
+PACKAGES = "/packages"
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+
+_SITE_FOLDERS = ("site-packages", "dist-packages")
+
+
+def standard_library() -> list[str]:
+    """Return the folders that hold the standard library.
+
+    Raises:
+        OSError: the interpreter lives where the sandbox has its scratch folder.
+    """
+    folders = sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
+    # In a virtual environment the second one is a folder of the environment, which holds no modules.
+    found = [os.path.realpath(folder) for folder in folders if os.path.exists(f"{folder}/os.py")]
+    if not found or any(folder.startswith(f"{SCRATCH}/") for folder in found):
+        raise OSError(f"the sandbox needs an interpreter outside {SCRATCH}, not in {folders}")
+    return found
+
+
+def system_libraries() -> list[str]:
+    """Return the folders and files by which the linker finds shared libraries, and the time zones."""
+    triplet = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
+    candidates = (
+        *(f"/usr/lib/{triplet}", f"/lib/{triplet}", "/usr/lib64", "/lib64"),
+        *("/etc/ld.so.cache", "/usr/share/zoneinfo"),
+    )
+    # On most hosts /lib and /lib64 are links into /usr: the links are made again (namespaces.py).
+    return [path for path in candidates if os.path.exists(path) and os.path.realpath(path) == path]
+
+
+def library_links() -> dict[str, str]:
+    """Return the links among the folders of libraries, with what they point to."""
+    return {path: os.readlink(path) for path in ("/lib", "/lib64") if os.path.islink(path)}
+
+
+def site_folders(library: str) -> list[str]:
+    """Return the folders of installed packages within a standard library; they are hidden."""
+    return [f"{library}/{name}" for name in _SITE_FOLDERS if os.path.isdir(f"{library}/{name}")]

@@ -1,0 +1,136 @@
+"""What the process of one run gives up before it sees the code: in order, and for good."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import NamedTuple
+
+from . import landlock, libc, namespaces, seccomp, syscalls
+
+# Where the ends of the pipes lie in the process of a run.
+STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
+PLACES = 5
+
+_RATIONED = (
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_AS,
+    resource.RLIMIT_NPROC,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_FSIZE,
+)
+_LIMIT = libc.buffer(bytes(16))
+
+
+class Host(NamedTuple):
+    """What the zygote knows and its runs need.
+
+    Attributes:
+        namespaces: whether the zygote has namespaces of its own, and a run gets some as well.
+        rules: a descriptor of Landlock's rules; ``None`` where there is no Landlock.
+        proc: a descriptor of /proc, for the maps of a run's user namespace.
+        base_bytes: address space of the zygote.
+        filter: closes the filter of system calls that the zygote has; ``None`` if that has none, because each
+            run's must name its own process.
+        ceilings: the zygote's own limits, which no run can exceed.
+    """
+
+    namespaces: bool
+    rules: int | None
+    proc: int
+    base_bytes: int
+    filter: seccomp.Filter | None
+    ceilings: dict[int, int]
+
+
+class Rations(NamedTuple):
+    """The limits that the kernel enforces, as they travel to the zygote; units as in Limits."""
+
+    cpu_s: float
+    memory_mb: int
+    threads: int
+    files: int
+    scratch_mb: int
+
+
+def confine(host: Host, rations: Rations) -> None:
+    """Lock this process down.
+
+    Raises:
+        OSError: a step failed; the process must end without having run the code.
+    """
+    if host.namespaces:
+        # Of its own users, because the kernel counts threads by user and namespace.
+        libc.unshare(libc.CLONE_NEWUSER | libc.CLONE_NEWNS)
+        namespaces.write_maps(host.proc, "self", namespaces.INNER_ID, namespaces.INNER_ID)
+        namespaces.mount_scratch(rations.scratch_mb)
+    else:
+        # Without a process namespace that ends with the zygote.
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.chdir("/")
+    _ration(host, rations)
+    if host.rules is not None:
+        landlock.impose(host.rules)
+    close_from(PLACES)
+    libc.drop_capabilities()
+    host.filter.install() if host.filter else seccomp.Filter(seccomp.program(own_pid=os.getpid())).install()
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from ``first`` on."""
+    libc.syscall(syscalls.required("close_range"), first, 0x7FFFFFFF, 0, step="close_range")
+
+
+def open_streams() -> None:
+    """Make the interpreter's standard streams anew."""
+    sys.stdin = os.fdopen(STDIN, encoding="utf-8", errors="replace")
+    sys.stdout = os.fdopen(STDOUT, "w", encoding="utf-8", errors="replace")
+    sys.stderr = os.fdopen(STDERR, "w", encoding="utf-8", errors="replace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _ration(host: Host, rations: Rations) -> None:
+    wanted = (
+        math.ceil(rations.cpu_s),
+        host.base_bytes + (rations.memory_mb << 20),
+        rations.threads,
+        rations.files,
+        rations.scratch_mb << 20,
+    )
+    for name, value in zip(_RATIONED, wanted, strict=True):
+        if value < 0:
+            raise OSError(f"a limit of {value}")
+        _limit(name, min(value, host.ceilings[name]))
+
+
+def _limit(name: int, value: int) -> None:
+    """Set a limit of this process, or of none if the value is negative."""
+    _LIMIT.raw = struct.pack("=qq", value, value)
+    # Not by resource.setrlimit: what a run has used already costs it less than what it has not.
+    libc.syscall(syscalls.required("prlimit64"), 0, name, _LIMIT if value >= 0 else None, None, step="limit")
+
+
+def rehearse() -> None:
+    """Go through some steps of ``confine`` without effect (zygote.py says why)."""
+    for name in _RATIONED:
+        _limit(name, -1)
+    close_from(0x7FFFFFF0)
+
+
+def ration_zygote() -> dict[int, int]:
+    """Set the limits that all runs have alike, which they inherit; return the ceilings of the others."""
+    for name, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 256),
+    ):
+        _, most = resource.getrlimit(name)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(name, (value, value))
+    hard = {name: resource.getrlimit(name)[1] for name in _RATIONED}
+    return {name: sys.maxsize if most == resource.RLIM_INFINITY else most for name, most in hard.items()}

@@ -1,0 +1,235 @@
+"""The host's end of one run: its pipes, its clock, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..frames import Splitter, TooLong, unpack
+from ..interface import Limits, SandboxUnavailable
+from ..process import Ended, Output
+
+GRACE_S = 10.0
+"""Seconds for our own part: locking a run down, and hearing that a killed one is gone."""
+_CHUNK = 1 << 16
+
+
+class LocalRun:
+    """One process of the local sandbox; see process.Process.
+
+    Args:
+        control: the socket to the zygote, for this run alone.
+        pipes: our ends of the run's stdin, stdout, stderr, incoming and outgoing pipes; taken over.
+        stdin: what the program may read.
+        limits: of which output, results and processor time matter here.
+        cut_output: throw away output beyond the limit, rather than raise Ended.
+        abandon: ends the zygote, if it does not end this run when it is asked to.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        pipes: list[int],
+        stdin: bytes,
+        limits: Limits,
+        cut_output: bool,
+        abandon: Callable[[], None],
+    ) -> None:
+        self._control = control
+        self._stdin, self._stdout, self._stderr, self._incoming, self._outgoing = pipes
+        self._limits = limits
+        self._cut_output = cut_output
+        self._abandon = abandon
+        self._unsent = {self._stdin: bytearray(stdin), self._incoming: bytearray()}
+        self._output = {self._stdout: bytearray(), self._stderr: bytearray()}
+        self._frames = Splitter(limits.result_bytes)
+        self._report: dict[str, float] | None = None
+        self._open = set(pipes)
+        self._poll = select.poll()
+        for descriptor in pipes:
+            os.set_blocking(descriptor, False)
+        for descriptor in (self._stdout, self._stderr, self._outgoing, control.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(self._stdin, select.POLLOUT)
+        self._write(self._stdin)
+
+    def await_ready(self) -> None:
+        """Wait until the run is locked down.
+
+        Raises:
+            SandboxUnavailable: it could not be.
+        """
+        try:
+            kind, parts = unpack(self.receive(time.monotonic() + GRACE_S))
+        except Ended as end:
+            raise SandboxUnavailable(f"a run did not start ({end})") from None
+        # The code has not been sent yet, so this message is our own.
+        if kind != "ready":
+            raise SandboxUnavailable(f"a run could not be locked down: {parts[0]}")
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame, or write it at once if it fits into the pipe."""
+        if self._incoming in self._open:
+            self._unsent[self._incoming] += frame
+            self._poll.register(self._incoming, select.POLLOUT)
+            self._write(self._incoming)
+
+    def receive(self, deadline: float) -> bytes:
+        """Return the body of the next frame; raise Ended if there will be none."""
+        with _limited_results():
+            while (body := self._frames.next()) is None:
+                if self._report is not None:
+                    raise self._end()
+                self._pump(deadline)
+        return body
+
+    def wait(self, deadline: float) -> int:
+        """Wait for the process to end by itself; return its exit code, or raise Ended."""
+        with _limited_results():
+            while self._report is None:
+                self._pump(deadline)
+        status = int(self._report["status"])
+        if os.WIFSIGNALED(status):
+            raise self._end()
+        return os.WEXITSTATUS(status)
+
+    def take_output(self) -> Output:
+        """Return what has been written since the last call."""
+        for descriptor in (self._stdout, self._stderr):
+            self._drain(descriptor)
+        output = Output(bytes(self._output[self._stdout]), bytes(self._output[self._stderr]))
+        for kept in self._output.values():
+            kept.clear()
+        return output
+
+    def stop(self) -> Output:
+        """Kill the run; return when the zygote says that all of it is gone."""
+        if self._control.fileno() < 0:
+            return Output()
+        deadline = time.monotonic() + GRACE_S
+        # The outcome has been decided: what comes now is thrown away if it is too much.
+        self._cut_output = True
+        self._shut(self._outgoing)
+        try:
+            if self._report is None:
+                with contextlib.suppress(OSError):
+                    self._control.send(b"k")
+            while self._report is None:
+                self._pump(deadline)
+            return self.take_output()
+        except Ended as end:
+            self._abandon()
+            raise SandboxUnavailable(f"a run could not be ended ({end})") from None
+        finally:
+            for descriptor in list(self._open):
+                self._shut(descriptor)
+            self._control.close()
+
+    def _pump(self, deadline: float) -> None:
+        """Wait for something to happen and deal with it; raise Ended at the deadline."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Ended("timeout", "no answer in time")
+        for descriptor, _ in self._poll.poll(left * 1000):
+            if descriptor == self._control.fileno():
+                self._take_report()
+            elif descriptor in self._unsent:
+                self._write(descriptor)
+            elif descriptor in self._output:
+                self._read_output(descriptor)
+            else:
+                self._read_answers(descriptor)
+
+    def _take_report(self) -> None:
+        """Take in how the run ended, and everything that it had written by then."""
+        try:
+            message = self._control.recv(4096)
+        except ConnectionResetError:
+            # The run ended while we were asking for it, and the report lies behind this error.
+            message = self._control.recv(4096)
+        self._poll.unregister(self._control)
+        report: dict[str, Any] = json.loads(message) if message else {"error": "the zygote ended"}
+        if "error" in report:
+            self._report = {"status": signal.SIGKILL, "cpu_s": 0.0}
+            raise Ended("infra_error", report["error"])
+        self._report = report
+        self._drain(self._outgoing)
+
+    def _write(self, descriptor: int) -> None:
+        unsent = self._unsent[descriptor]
+        try:
+            del unsent[: os.write(descriptor, unsent[:_CHUNK])]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._shut(descriptor)
+            return
+        if unsent:
+            return
+        if descriptor == self._stdin:
+            self._shut(descriptor)
+        else:
+            self._poll.unregister(descriptor)
+
+    def _drain(self, descriptor: int) -> None:
+        """Read until nothing is left; a pipe holds little, and its writer may be gone."""
+        read = self._read_answers if descriptor == self._outgoing else self._read_output
+        with contextlib.suppress(BlockingIOError):
+            while descriptor in self._open:
+                read(descriptor)
+
+    def _read_answers(self, descriptor: int) -> None:
+        self._frames.feed(self._read(descriptor))
+
+    def _read_output(self, descriptor: int) -> None:
+        kept = self._output[descriptor]
+        kept += self._read(descriptor)
+        if len(kept) > self._limits.output_bytes:
+            del kept[self._limits.output_bytes :]
+            if not self._cut_output:
+                raise Ended("output_limit", f"more than {self._limits.output_bytes} bytes of output")
+
+    def _read(self, descriptor: int) -> bytes:
+        data = os.read(descriptor, _CHUNK)
+        if not data:
+            self._shut(descriptor)
+        return data
+
+    def _shut(self, descriptor: int) -> None:
+        if descriptor in self._open:
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(descriptor)
+            self._open.discard(descriptor)
+            os.close(descriptor)
+
+    def _end(self) -> Ended:
+        """Return why a process that has ended gave no answer."""
+        assert self._report is not None
+        status, cpu_s = int(self._report["status"]), self._report["cpu_s"]
+        if not os.WIFSIGNALED(status):
+            if self._frames.partial:
+                return Ended("protocol_error", "the process ended within an answer")
+            return Ended("no_result", f"the process ended with code {os.WEXITSTATUS(status)} and no answer")
+        number = os.WTERMSIG(status)
+        if number == signal.SIGSYS:
+            return Ended("violation", "a forbidden system call")
+        if number in (signal.SIGKILL, signal.SIGXCPU):
+            if cpu_s >= 0.9 * self._limits.processor_s:
+                return Ended("timeout", f"{cpu_s:.1f} s of processor time")
+            return Ended("memory", "killed by the kernel")
+        return Ended("crashed", signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def _limited_results() -> Iterator[None]:
+    try:
+        yield
+    except TooLong as error:
+        raise Ended("output_limit", str(error)) from None

@@ -1,0 +1,174 @@
+"""Which system calls the code under test may make: a filter written here, instruction by instruction.
+
+Allowed: what a Python program needs to compute, to use threads and to use its own small folder. Refused
+with EPERM: the rest, so that a program which tries (to fork, to open a socket) gets an exception. Killed:
+what no such program ever calls, and every call through a foreign table of numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+from collections.abc import Iterable
+
+from . import libc, syscalls
+
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_X32_BIT = 0x40000000
+
+ALLOW = 0x7FFF0000
+KILL = 0x80000000
+_ERRNO = 0x00050000
+REFUSE = _ERRNO | 1  # EPERM
+ABSENT = _ERRNO | 38  # ENOSYS: the C library then uses the older call
+
+# Instructions of the classic Berkeley Packet Filter.
+_LOAD = 0x20
+_JUMP = 0x05
+_JUMP_EQUAL = 0x15
+_JUMP_AT_LEAST = 0x35
+_JUMP_ANY_BIT = 0x45
+_RETURN = 0x06
+
+# Offsets in struct seccomp_data; both machines are little-endian, so an argument's low half comes first.
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+
+_CLONE_THREAD = 0x00010000
+_AF_UNIX = 1
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what opening a file or a pipe asks.
+_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+_PRCTLS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
+_F_SETPIPE_SZ = 1031  # the kernel's memory for pipes is shared between all of a user's processes
+
+_SET_MODE_FILTER = 1
+
+Instruction = tuple[int, int, int, int]
+
+
+def program(
+    machine: str | None = None, own_pid: int | None = None, building: bool = False
+) -> list[Instruction]:
+    """Return the whole filter as (code, jump if true, jump if false, constant).
+
+    Args:
+        machine: ``"x86_64"`` or ``"aarch64"``; this one by default.
+        own_pid: where there is no process namespace, the only process that may be signalled.
+        building: allow as well what it takes to start a run; ``closing`` then takes that away.
+    """
+    groups = (syscalls.FILES, syscalls.MEMORY, syscalls.THREADS, syscalls.IDENTITY, syscalls.WAITING)
+    rules = {name: [_verdict(ALLOW)] for group in groups for name in group}
+    rules |= {name: [_verdict(KILL)] for name in syscalls.ATTACKS}
+    rules |= _by_arguments(own_pid)
+    if building:
+        rules |= {name: [_verdict(ALLOW)] for name in syscalls.STARTING}
+    return _assemble(machine or platform.machine(), rules, REFUSE)
+
+
+def closing(machine: str | None = None) -> list[Instruction]:
+    """Return a short filter that turns the one for building into the whole one.
+
+    Installing a filter costs the more the longer it is. So the zygote installs the long one, which its runs
+    inherit, and each run only this.
+    """
+    decided = _by_arguments(None)
+    rules = {}
+    for name in syscalls.STARTING:
+        verdict = KILL if name in syscalls.ATTACKS else REFUSE
+        rules[name] = decided.get(name, [_verdict(verdict)])
+    return _assemble(machine or platform.machine(), rules, ALLOW)
+
+
+def _assemble(machine: str, rules: dict[str, list[Instruction]], default: int) -> list[Instruction]:
+    """Return a filter that decides by name; ``default`` is the verdict on the rest."""
+    start = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_JUMP_EQUAL, 1, 0, _ARCHITECTURES[machine]),
+        _verdict(KILL),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+    if machine == "x86_64":
+        start += [(_JUMP_AT_LEAST, 0, 1, _X32_BIT), _verdict(KILL)]
+    numbers = {name: syscalls.number(name, machine) for name in rules}
+    decisions = {number: rules[name] for name, number in numbers.items() if number is not None}
+    return start + _search(_ranges(decisions, [_verdict(default)]))
+
+
+def _ranges(
+    decisions: dict[int, list[Instruction]], default: list[Instruction]
+) -> list[tuple[int, list[Instruction]]]:
+    """Return where each run of numbers with the same decision starts."""
+    found = [(0, decisions.get(0, default))]
+    for number in range(1, max(decisions) + 2):
+        body = decisions.get(number, default)
+        if body != found[-1][1]:
+            found.append((number, body))
+    return found
+
+
+def _search(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """Return a binary search: the kernel walks the filter for every number when it is installed."""
+    if len(ranges) == 1:
+        return ranges[0][1]
+    middle = len(ranges) // 2
+    below, above = _search(ranges[:middle]), _search(ranges[middle:])
+    return [(_JUMP_AT_LEAST, 0, 1, ranges[middle][0]), (_JUMP, 0, 0, len(below)), *below, *above]
+
+
+def _by_arguments(own_pid: int | None) -> dict[str, list[Instruction]]:
+    """Return the decisions on calls whose arguments matter."""
+    rules = {
+        # A thread shares everything with its process; whatever is no thread is a fork.
+        "clone": [*_load_low(0), (_JUMP_ANY_BIT, 0, 1, _CLONE_THREAD), _verdict(ALLOW), _verdict(REFUSE)],
+        # Its flags are in memory, where a filter cannot look.
+        "clone3": [_verdict(ABSENT)],
+        "socketpair": _one_of(0, (_AF_UNIX,)),
+        "ioctl": _one_of(1, _IOCTLS),
+        "prctl": _one_of(0, _PRCTLS),
+        "prlimit64": _one_of(0, (0,)),
+        "fcntl": [*_load_low(1), (_JUMP_EQUAL, 0, 1, _F_SETPIPE_SZ), _verdict(REFUSE), _verdict(ALLOW)],
+    }
+    if own_pid is not None:
+        rules |= {
+            "kill": _one_of(0, (own_pid,)),
+            "tgkill": _one_of(0, (own_pid,)),
+            "tkill": [_verdict(REFUSE)],
+        }
+    return rules
+
+
+def _one_of(argument: int, values: Iterable[int]) -> list[Instruction]:
+    """Allow the call if the low half of an argument is one of ``values``.
+
+    The kernel itself takes these arguments as 32-bit integers, so the high half decides nothing.
+    """
+    body = _load_low(argument)
+    for value in values:
+        body += [(_JUMP_EQUAL, 0, 1, value), _verdict(ALLOW)]
+    return [*body, _verdict(REFUSE)]
+
+
+def _load_low(argument: int) -> list[Instruction]:
+    return [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
+
+
+def _verdict(value: int) -> Instruction:
+    return (_RETURN, 0, 0, value)
+
+
+class Filter:
+    """A filter in the form that the kernel reads.
+
+    Args:
+        instructions: from ``program``.
+    """
+
+    def __init__(self, instructions: list[Instruction]) -> None:
+        code = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
+        self._code = ctypes.create_string_buffer(code, len(code))
+        header = struct.pack("@HP", len(instructions), ctypes.addressof(self._code))
+        self._header = ctypes.create_string_buffer(header, len(header))
+
+    def install(self) -> None:
+        """Put this process, for good, under the filter; it needs no_new_privs."""
+        libc.syscall(syscalls.required("seccomp"), _SET_MODE_FILTER, 0, self._header, step="seccomp filter")

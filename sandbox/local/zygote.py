@@ -1,0 +1,386 @@
+"""A locked-down Python that forks one process per run.
+
+Three processes stand in a line. The *keeper* is what the host starts: it builds the private view of the
+machine, and it ends, and everything with it, when the host process does. The *zygote*, its child, is the
+first process of a process namespace; it has imported what most programs import, and it waits. Each *run*
+is a fork of it, first process of a namespace of its own: when it is killed, the kernel kills all that it
+started, and it can be waited for only when they are gone.
+
+The zygote never reads a job: it hands the ends of the pipes to the run, which reads the job once it is
+locked down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import io
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from areal.sandbox import frames, guest
+
+from . import landlock, layout, libc, lockdown, namespaces, seccomp
+
+# Imported once, so that few runs have to; a run could import them anyway. Left out is what costs every fork
+# more than it saves the runs that want it: large libraries (hashlib, decimal), and what acts in each child of
+# a fork (random, threading).
+PRELOAD = (
+    *(
+        "abc",
+        "ast",
+        "bisect",
+        "collections.abc",
+        "contextlib",
+        "copy",
+        "datetime",
+        "enum",
+        "functools",
+        "heapq",
+    ),
+    *(
+        "io",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "os",
+        "re",
+        "string",
+        "struct",
+        "sys",
+        "time",
+        "traceback",
+    ),
+    *("types", "typing"),
+)
+_REHEARSALS = 20
+"""Often enough for the interpreter to have specialised the bytecode (it does so at the eighth execution)."""
+_READY = frames.pack("ready")
+_BASE_UID = 0x70000000
+"""Where this process is root: the run's user outside, plus a process number. It owns nothing."""
+_FALLBACK_UID, _FALLBACK_COUNT = 61184, 4096
+"""In a container that knows only 16 bits of users."""
+
+_ENVIRONMENT = {
+    **{"HOME": layout.SCRATCH, "TMPDIR": layout.SCRATCH, "PATH": "/nonexistent", "LANG": "C.UTF-8"},
+    # A preloaded NumPy must not start threads: they would not survive the fork.
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+}
+
+
+class _Run(NamedTuple):
+    """A forked run: its process, a descriptor of it, and the socket to whoever waits for it."""
+
+    pid: int
+    process: int
+    control: int
+
+
+def main() -> NoReturn:
+    """Be the keeper; the one argument is the options as JSON (worker.py)."""
+    options = json.loads(sys.argv[1])
+    control = socket.socket(fileno=_move_up(options["control"]))
+    host_process = _move_up(options["host"])
+    # The places of a run's pipes are taken from the start, so that no other descriptor lands there.
+    null = os.open(os.devnull, os.O_RDWR)
+    for place in (lockdown.STDIN, lockdown.STDOUT, lockdown.INCOMING, lockdown.OUTGOING):
+        os.dup2(null, place)
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT)
+    try:
+        host = _isolate(options)
+    except OSError as error:
+        control.send(json.dumps({"error": error.strerror or str(error)}).encode())
+        os._exit(1)
+    keeper = os.pidfd_open(os.getpid())
+    zygote = os.fork()
+    if zygote == 0:
+        os.close(host_process)
+        _Zygote(control, keeper, host).serve([*PRELOAD, *options["preload"]])
+    control.close()
+    _keep(zygote, host_process)
+
+
+def _keep(zygote: int, host_process: int) -> NoReturn:
+    """Wait until the zygote or the host process ends; the other one's end follows."""
+    poll = select.poll()
+    for descriptor in (host_process, os.pidfd_open(zygote)):
+        poll.register(descriptor, select.POLLIN)
+    poll.poll()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(zygote, signal.SIGKILL)
+    # It can be waited for only when all its runs are gone.
+    os.waitpid(zygote, 0)
+    os._exit(0)
+
+
+def _move_up(descriptor: int) -> int:
+    """Move a descriptor out of the way of the places of a run."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16)
+    os.close(descriptor)
+    return moved
+
+
+def _isolate(options: dict[str, Any]) -> lockdown.Host:
+    """Build the private view of the machine, as far as the wanted level goes.
+
+    Raises:
+        OSError: a step failed that the level needs.
+    """
+    proc = _move_up(os.open("/proc", os.O_PATH | os.O_DIRECTORY))
+    _make_first_victim(proc)
+    libraries = layout.standard_library()
+    readable = [*libraries, *layout.system_libraries()]
+    packages = options["packages"]
+    sys.path[:] = [path for path in sys.path if path.startswith(tuple(libraries))]
+    private = options["level"] != "confined"
+    if private:
+        _enter_namespaces(proc, readable, libraries, packages)
+        readable += [layout.PACKAGES] if packages else []
+        sys.path += [layout.PACKAGES] if packages else []
+    else:
+        outer = _unused_uid(proc)
+        if outer is not None:
+            _become(outer)
+        if not all(os.access(folder, os.R_OK | os.X_OK) for folder in libraries):
+            raise OSError(f"nobody but root may read the standard library in {libraries}")
+        readable += packages
+        sys.path += sorted({os.path.dirname(package) for package in packages})
+    abi = landlock.version()
+    if not private and not abi:
+        raise OSError("without namespaces the sandbox needs Landlock, which this kernel does not have")
+    writable = [layout.SCRATCH_PLACE] if private else []
+    rules = landlock.ruleset(abi, readable, writable, layout.DEVICES) if abi else None
+    filter_ = seccomp.Filter(seccomp.closing()) if private else None
+    return lockdown.Host(private, rules and _move_up(rules), proc, _address_space(proc), filter_, {})
+
+
+def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
+    outer = _unused_uid(proc)
+    if outer is None:
+        namespaces.enter_user_namespace(proc, os.geteuid(), os.getegid(), namespaces.PRIVATE)
+        socket.sethostname("sandbox")
+        namespaces.build_root(readable, libraries, packages)
+        return
+    # Root builds first, while it may still enter folders that are closed to everyone else.
+    libc.unshare(namespaces.PRIVATE)
+    socket.sethostname("sandbox")
+    namespaces.build_root(readable, libraries, packages)
+    os.setgroups([])
+    namespaces.enter_user_namespace(proc, outer, outer, 0)
+    _become(namespaces.INNER_ID)
+
+
+def _become(uid: int) -> None:
+    """Change user and group for good."""
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    # The change has closed this process's files in /proc to itself; its runs must write their maps there.
+    libc.prctl(libc.PR_SET_DUMPABLE, 1)
+
+
+def _unused_uid(proc: int) -> int | None:
+    """Return a user that owns nothing, for root to become; ``None`` for a plain user, who stays.
+
+    The kernel does not limit the threads of the machine's root, even inside a namespace.
+
+    Raises:
+        OSError: this is the machine's root in a namespace that has no other user.
+    """
+    if os.geteuid() != 0:
+        return None
+    with open("self/uid_map", opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as lines:
+        ranges = [tuple(map(int, line.split())) for line in lines]
+    for wanted in (_BASE_UID + os.getpid(), _FALLBACK_UID + os.getpid() % _FALLBACK_COUNT):
+        if any(first <= wanted < first + count for first, _, count in ranges):
+            return wanted
+    if all(outer != 0 for first, outer, _ in ranges if first == 0):
+        return None
+    raise OSError("root here is the machine's root, and this namespace has no other user to become")
+
+
+def _make_first_victim(proc: int) -> None:
+    """Let the kernel end this process and its runs, before all others, when memory runs out."""
+    descriptor = os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(descriptor, b"1000")
+    finally:
+        os.close(descriptor)
+
+
+def _address_space(proc: int) -> int:
+    """Return the bytes of address space that this process takes."""
+    with open("self/statm", opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+class _Zygote:
+    """The process that forks the runs.
+
+    Args:
+        control: where requests for runs arrive, each with the ends of its pipes.
+        keeper: a descriptor of the keeper's process.
+        host: what the runs need to know.
+    """
+
+    def __init__(self, control: socket.socket, keeper: int, host: lockdown.Host) -> None:
+        self._control = control
+        self._keeper = keeper
+        self._host = host
+        self._runs: dict[int, _Run] = {}
+        self._poll = select.poll()
+
+    def serve(self, preload: Sequence[str]) -> NoReturn:
+        """Fork runs until the host lets go of the control socket."""
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        self._exit_if_alone()
+        processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
+        for name in preload:
+            importlib.import_module(name)
+        landlock_version = landlock.version()
+        ceilings = lockdown.ration_zygote()
+        self._channel = _rehearse()
+        self._host = self._host._replace(base_bytes=_address_space(self._host.proc), ceilings=ceilings)
+        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+        if self._host.namespaces:
+            seccomp.Filter(seccomp.program(building=True)).install()
+        gc.collect()
+        libc.trim_heap()
+        # What is frozen is never visited again, so the runs do not copy its pages.
+        gc.freeze()
+        strong = "namespaces" if self._host.rules is None else "full"
+        level = strong if self._host.namespaces else "confined"
+        self._control.send(json.dumps({"level": level, "landlock": landlock_version}).encode())
+        self._poll.register(self._control, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in self._poll.poll()}
+            for descriptor in ready & self._runs.keys():
+                # Ending one run takes its second descriptor with it.
+                if descriptor in self._runs:
+                    self._attend(descriptor)
+            # Last: a new run may get the number of a descriptor that has just been closed.
+            if self._control.fileno() in ready:
+                self._start(processes)
+
+    def _exit_if_alone(self) -> None:
+        """End if the keeper ended before its death could be signalled to us."""
+        poll = select.poll()
+        poll.register(self._keeper, select.POLLIN)
+        if poll.poll(0):
+            os._exit(0)
+        os.close(self._keeper)
+
+    def _start(self, processes: int) -> None:
+        """Fork the run that the next message asks for."""
+        message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 8)
+        if not message:
+            os._exit(0)
+        *pipes, own = descriptors
+        rations = lockdown.Rations(**json.loads(message))
+        try:
+            pid = self._fork(processes, pipes, rations)
+        except OSError as error:
+            os.write(own, json.dumps({"error": str(error)}).encode())
+            os.close(own)
+            return
+        finally:
+            for descriptor in pipes:
+                os.close(descriptor)
+        run = _Run(pid, os.pidfd_open(pid), own)
+        for descriptor in (run.process, own):
+            self._runs[descriptor] = run
+            self._poll.register(descriptor, select.POLLIN)
+
+    def _fork(self, processes: int, pipes: list[int], rations: lockdown.Rations) -> int:
+        if self._host.namespaces:
+            libc.unshare(libc.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _be_run(self._host, self._channel, pipes, rations)
+            return pid
+        finally:
+            if self._host.namespaces:
+                # Back to our own, or the next process namespace could not be made.
+                libc.setns(processes, libc.CLONE_NEWPID)
+
+    def _attend(self, descriptor: int) -> None:
+        """Kill a run whose waiter says so, or has gone; report one that has ended."""
+        run = self._runs[descriptor]
+        if descriptor != run.process:
+            os.kill(run.pid, signal.SIGKILL)
+            # Read, because closing a socket with something unread in it is an error at the other end.
+            os.read(descriptor, 1)
+            self._poll.unregister(descriptor)
+            return
+        _, status, usage = os.wait4(run.pid, 0)
+        report = {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime}
+        with contextlib.suppress(OSError):
+            os.write(run.control, json.dumps(report).encode())
+        for descriptor in (run.process, run.control):
+            del self._runs[descriptor]
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(descriptor)
+            os.close(descriptor)
+
+
+def _rehearse() -> guest.Channel:
+    """Go through what most runs do: the caches and counters that it changes are then not changed in each run.
+
+    A page that a run changes must be copied for it, and that is most of what a run costs.
+
+    Returns:
+        the channel of every run: like the standard streams it has been opened on a pipe, and a run finds its
+        own pipes in the same places.
+    """
+    incoming, outgoing = os.pipe()
+    for place in range(lockdown.PLACES):
+        os.dup2(incoming if place in (lockdown.STDIN, lockdown.INCOMING) else outgoing, place)
+    lockdown.open_streams()
+    channel = guest.Channel(os.fdopen(lockdown.INCOMING, "rb"), lockdown.OUTGOING)
+    null = os.open(os.devnull, os.O_RDWR)
+    for _ in range(_REHEARSALS):
+        lockdown.rehearse()
+        script = (
+            frames.pack("calls", "def f(x): return x", False),
+            frames.pack("call", "f", (0,), {}),
+            frames.pack("call", "missing", (), {}),
+        )
+        with contextlib.suppress(EOFError):
+            guest.converse(guest.Channel(io.BytesIO(b"".join(script)), null))
+    del sys.modules["solution"]
+    for descriptor in (incoming, outgoing):
+        os.close(descriptor)
+    for place in range(lockdown.PLACES):
+        os.dup2(null, place)
+    os.close(null)
+    return channel
+
+
+def _be_run(
+    host: lockdown.Host, channel: guest.Channel, pipes: list[int], rations: lockdown.Rations
+) -> NoReturn:
+    """Lock down, say so, and hand over to the guest."""
+    try:
+        for place, descriptor in enumerate(pipes):
+            os.dup2(descriptor, place)
+        try:
+            lockdown.confine(host, rations)
+        except (OSError, ValueError) as error:
+            channel.send("unlocked", str(error))
+            os._exit(1)
+        os.write(lockdown.OUTGOING, _READY)
+        guest.serve(channel)
+    finally:
+        # Nothing may return into the zygote's loop.
+        os._exit(1)

@@ -1,0 +1,111 @@
+"""A backend as a sandbox: its blocking calls on threads, so that it serves any event loop and any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
+
+from . import drive
+from .interface import Job, Limits, Outcome, SandboxUnavailable
+from .process import Backend
+from .session import Interpreter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_MOST_SESSION_CALLS = 64
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Pool:
+    """A sandbox (interface.Sandbox) on a backend.
+
+    Args:
+        backend: what starts the processes.
+        size: runs at once; the processors that this process may use, by default. Calls of sessions come
+            on top: they mostly wait.
+    """
+
+    def __init__(self, backend: Backend, size: int | None = None) -> None:
+        self.backend = backend
+        self.size = size or processors()
+        self._runs = ThreadPoolExecutor(self.size, "sandbox-run")
+        self._slots = threading.BoundedSemaphore(self.size)
+        self._closed = False
+        self._calls = ThreadPoolExecutor(_MOST_SESSION_CALLS, "sandbox-session")
+
+    async def run(self, job: Job, limits: Limits | None = None) -> Outcome:
+        """Run one job; see interface.Sandbox. Raises SandboxUnavailable when the sandbox is closed."""
+        return await asyncio.wrap_future(self._submit(job, limits))
+
+    def run_blocking(self, job: Job, limits: Limits | None = None) -> Outcome:
+        """Run one job from a thread that has no event loop."""
+        if self._closed:
+            raise SandboxUnavailable("the sandbox is closed")
+        return self._run(job, limits)
+
+    async def session(self, limits: Limits | None = None, session_s: float = 600.0) -> PoolSession:
+        """Start an interpreter that keeps its state; see interface.Sandbox."""
+        if self._closed:
+            raise SandboxUnavailable("the sandbox is closed")
+        limits = replace(limits or Limits(), cpu_s=session_s)
+        interpreter = await _on(self._calls, Interpreter, self.backend, limits, session_s)
+        return PoolSession(interpreter, self._calls)
+
+    async def close(self) -> None:
+        """Wait for the runs under way, then end every process; a second call does nothing."""
+        await asyncio.to_thread(self.close_blocking)
+
+    def close_blocking(self) -> None:
+        """Do what ``close`` does, from a thread that has no event loop."""
+        self._closed = True
+        self._runs.shutdown()
+        self.backend.close()
+        self._calls.shutdown()
+
+    def _submit(self, job: Job, limits: Limits | None) -> Future[Outcome]:
+        """Queue a job; a waiter that is cancelled leaves it to end by its own limits."""
+        if self._closed:
+            raise SandboxUnavailable("the sandbox is closed")
+        return self._runs.submit(self._run, job, limits)
+
+    def _run(self, job: Job, limits: Limits | None) -> Outcome:
+        with self._slots:
+            return drive.run(self.backend, job, limits or Limits())
+
+
+class PoolSession:
+    """A session (interface.Session) whose calls run on a pool's threads, one at a time.
+
+    Args:
+        interpreter: does the work.
+        threads: where.
+    """
+
+    def __init__(self, interpreter: Interpreter, threads: ThreadPoolExecutor) -> None:
+        self._interpreter = interpreter
+        self._threads = threads
+        self._turn = asyncio.Lock()
+
+    async def run(self, code: str, wall_s: float | None = None) -> Outcome:
+        """Execute code; see interface.Session."""
+        async with self._turn:
+            return await _on(self._threads, self._interpreter.run, code, wall_s)
+
+    async def close(self) -> None:
+        """End the interpreter."""
+        async with self._turn:
+            await _on(self._threads, self._interpreter.close)
+
+
+async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking function on a thread."""
+    return await asyncio.wrap_future(threads.submit(function, *args, **kwargs))

@@ -1,0 +1,96 @@
+"""One sandboxed process as its host sees it; each backend has its own, every job runs on any of them.
+
+These calls block; a pool (pool.py) makes them on threads, which keeps them free of any event loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .interface import Limits, Status
+
+
+class Ended(Exception):
+    """The process gave no further answer.
+
+    Args:
+        status: why.
+        detail: one line for a person.
+    """
+
+    def __init__(self, status: Status, detail: str = "") -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a process wrote to its standard streams, up to the limit."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+class Process(Protocol):
+    """A process that is locked down and waits for its first message."""
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame; it leaves while the process is waited for."""
+        ...
+
+    def receive(self, deadline: float) -> bytes:
+        """Return the body of the next frame.
+
+        Args:
+            deadline: a time of ``time.monotonic()``.
+
+        Raises:
+            Ended: there will be none.
+        """
+        ...
+
+    def wait(self, deadline: float) -> int:
+        """Wait until the process ends by itself; return its exit code.
+
+        Raises:
+            Ended: it did not, or ended by a signal.
+        """
+        ...
+
+    def take_output(self) -> Output:
+        """Return what has been written since the last call, without waiting."""
+        ...
+
+    def stop(self) -> Output:
+        """Kill the process and all that it started; return when they are gone, with the rest of the output.
+
+        A second call does nothing.
+
+        Raises:
+            SandboxUnavailable: it is not known that they are gone.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """Something that starts such processes; safe to call from several threads at once."""
+
+    def open(self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False) -> Process:
+        """Start a process; return when it is locked down.
+
+        Args:
+            limits: what it may use; ``wall_s`` is kept by whoever waits for it.
+            first: frames that it finds as soon as it is ready.
+            stdin: what its standard input holds.
+            cut_output: throw away what it writes beyond the limit, rather than end it.
+
+        Raises:
+            SandboxUnavailable: it could not be started or locked down.
+        """
+        ...
+
+    def close(self) -> None:
+        """End every process; a second call does nothing."""
+        ...

@@ -1,0 +1,128 @@
+"""The corpus against our own verifiers. Also a script, to run it as another user."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
+from areal.rewards.code import CodeVerifier
+from areal.sandbox.interface import Call, Calls, Job, Limits, Returned
+from areal.sandbox.local import local_sandbox
+from areal.sandbox.pool import Pool
+
+WALL_S = 0.6
+LIMITS = Limits(wall_s=WALL_S, memory_mb=512)
+CASES = ((3, 9), (7, 49), (12, 144))
+HONEST = "def f(x): return x * x"
+HONEST_PROGRAM = "print(int(input()) ** 2)"
+FORMS: dict[str, Tests] = {
+    "calls": CallTests(tuple(CallCase(Call("f", (x,)), y) for x, y in CASES)),
+    "asserts": AssertTests((*(f"assert f({x}) == {y}" for x, y in CASES), "assert f(2) + f(1) == 5")),
+    "check": CheckTests("def check(c):\n" + "\n".join(f"    assert c({x}) == {y}" for x, y in CASES), "f"),
+    "stream": StreamTests(tuple(StreamCase(f"{x}\n", f"{y}\n") for x, y in CASES)),
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """What an attack may try to reach: real things of this machine."""
+
+    secret: Path
+    out: Path
+    port: int
+    connections: socket.socket
+
+    def fill(self, source: str) -> str:
+        """Put the places into a source."""
+        names = {
+            "@SECRET@": self.secret,
+            "@OUT@": self.out,
+            "@PORT@": self.port,
+            "@HOST@": os.uname().nodename,
+        }
+        for name, value in names.items():
+            source = source.replace(name, str(value))
+        return source
+
+    def untouched(self) -> bool:
+        """Say whether nobody has written or called."""
+        with contextlib.suppress(BlockingIOError):
+            self.connections.accept()
+            return False
+        return not self.out.exists()
+
+
+@contextlib.contextmanager
+def host() -> Iterator[Host]:
+    """Make a secret file, a secret in the environment, and a port that listens."""
+    os.environ["AREAL_TEST_SECRET"] = "hush"
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        os.chmod(folder, 0o777)
+        secret = Path(folder, "secret")
+        secret.write_text("hush")
+        yield Host(secret, Path(folder, "out"), listener.getsockname()[1], listener)
+
+
+async def attempt(pool: Pool, host: Host, source: str, second: str, category: str) -> dict[str, object]:
+    """Let one attack try every form of test; return what came of it."""
+    verifier = CodeVerifier(pool, LIMITS)
+    scores, slowest = {}, 0.0
+    for form, tests in FORMS.items():
+        start = time.monotonic()
+        verdict = await verifier.verify(host.fill(source), tests)
+        slowest = max(slowest, time.monotonic() - start)
+        scores[form] = (verdict.score, verdict.failure.status if verdict.failure else "ok")
+    probe = None
+    if category in ("escape", "leak"):
+        outcome = await pool.run(Job(host.fill(second or source), Calls((Call("probe"),))), LIMITS)
+        probe = [answer.value for answer in outcome.values if isinstance(answer, Returned)]
+    honest = (await verifier.verify(HONEST, FORMS["calls"])).score
+    return {
+        **{"scores": scores, "slowest": slowest, "probe": probe, "honest": honest},
+        **{"infra": verifier.infra_failures, "untouched": host.untouched()},
+    }
+
+
+async def results(allow_weak: bool = False) -> AsyncIterator[dict[str, object]]:
+    """Run the whole corpus on one pool."""
+    from attacks import corpus
+
+    pool = local_sandbox(1, allow_weak=allow_weak)
+    try:
+        await CodeVerifier(pool).verify(HONEST, FORMS["calls"])
+        before = pool.backend.workers()
+        with host() as machine:
+            for attack in corpus():
+                for _ in range(3):
+                    found = await attempt(pool, machine, attack.source, attack.second, attack.category)
+                    # A machine that is busy with other things makes anything late: late twice more is late.
+                    if found["slowest"] <= WALL_S + 1:
+                        break
+                yield (
+                    {"name": attack.name, "category": attack.category}
+                    | found
+                    | {"pool": pool.backend.workers() == before}
+                )
+    finally:
+        await pool.close()
+
+
+async def main() -> None:
+    async for result in results():
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    asyncio.run(main())

@@ -1,0 +1,151 @@
+"""Values survive the codec exactly; nothing that an adversary writes hangs the reader or makes an object."""
+
+from __future__ import annotations
+
+import collections
+import math
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from areal.sandbox import codec, frames
+
+ATOMS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False)
+    | st.sampled_from([int, str, list])
+)
+KEYS = st.recursive(ATOMS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner), max_leaves=4)
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.sets(KEYS) | st.dictionaries(KEYS, inner),
+    max_leaves=20,
+)
+
+
+def shape(value):
+    """Return a value with its types, so that 1, 1.0 and True differ."""
+    if isinstance(value, list | tuple):
+        return type(value), [shape(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return type(value), sorted(map(repr, map(shape, value)))
+    if isinstance(value, dict):
+        return dict, [(shape(key), shape(item)) for key, item in value.items()]
+    return type(value), value
+
+
+@given(VALUES)
+def test_values_come_back_exactly(value):
+    back = codec.decode(codec.encode(value))
+    assert back == value
+    assert shape(back) == shape(value)
+
+
+def test_special_numbers_and_text():
+    assert math.isnan(codec.decode(codec.encode(math.nan)))
+    assert codec.decode(codec.encode([math.inf, -math.inf])) == [math.inf, -math.inf]
+    assert math.copysign(1, codec.decode(codec.encode(-0.0))) == -1
+    assert codec.decode(codec.encode("\ud800")) == "\ud800"
+    largest = 10**codec.MAX_DIGITS - 1
+    assert codec.decode(codec.encode([largest, -largest])) == [largest, -largest]
+
+
+def test_subclasses_become_builtin_types():
+    Point = collections.namedtuple("Point", "x y")
+    back = codec.decode(codec.encode([collections.Counter("aab"), Point(1, 2), type("S", (str,), {})("s")]))
+    assert back == [{"a": 2, "b": 1}, (1, 2), "s"]
+    assert [type(item) for item in back] == [dict, tuple, str]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), iter([]), range(3), object, print, 10**codec.MAX_DIGITS],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_value_is_refused(value):
+    with pytest.raises(codec.NotAValue):
+        codec.encode(value)
+
+
+def test_a_cycle_is_refused():
+    value: list = []
+    value.append(value)
+    with pytest.raises(codec.NotAValue):
+        codec.encode(value)
+
+
+COLLIDING = ",".join(str(n * (2**61 - 1)) for n in range(1, 300_000)).encode()
+BOMBS = {
+    "deep": b"[" * 1_000_000 + b"]" * 1_000_000,
+    "deep objects": b'{"t":[' * 500_000 + b"]}" * 500_000,
+    "deep in a string's shadow": b'["' + b"\\\\" * 10 + b'",' + b"[" * 200_000 + b"]" * 200_000 + b"]",
+    "unbalanced": b"[" * 1_000_000,
+    "digits": b"9" * 8_000_000,
+    "fraction": b"0." + b"9" * 8_000_000,
+    "exponent": b"1e" + b"9" * 8_000_000,
+    "wide": b"[" + b"[]," * 2_600_000 + b"[]]",
+    "set of equal hashes": b'{"s":[' + COLLIDING + b"]}",
+    "dictionary of equal hashes": b'{"d":[' + COLLIDING.replace(b",", b",0],[").join([b"[", b",0]]}"]),
+    "unhashable": b'{"s":[[]]}',
+    "two keys": b'{"t":[],"s":[]}',
+    "no key": b"{}",
+    "unknown tag": b'{"x":[]}',
+    "wrong body": b'{"t":1}',
+    "wrong pair": b'{"d":[[1,2,3]]}',
+    "wrong type": b'{"y":"object"}',
+    "wrong bytes": b'{"b":"zz"}',
+    "wrong complex": b'{"c":[1,2]}',
+    "sixteen bits": "[1]".encode("utf-16"),
+    "not ASCII": '"é"'.encode(),
+    "nothing": b"",
+    "two values": b"1 2",
+    "quotes": b'"' * 8_000_001,
+    "backslashes": b'"' + b"\\" * 8_000_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_quickly(name):
+    start = time.monotonic()
+    try:
+        codec.decode(BOMBS[name])
+    except codec.BadEncoding as refusal:
+        str(refusal)
+    else:
+        assert name in ("fraction", "exponent")  # long, and numbers all the same
+    assert time.monotonic() - start < 5
+
+
+def test_a_stream_is_cut_into_frames_whatever_its_pieces():
+    whole = b"".join(frames.pack("returned", n) for n in range(5))
+    for size in (1, 3, 7, len(whole)):
+        splitter = frames.Splitter(1000)
+        found = []
+        for start in range(0, len(whole), size):
+            splitter.feed(whole[start : start + size])
+            while (body := splitter.next()) is not None:
+                found.append(frames.unpack(body))
+        assert found == [("returned", [n]) for n in range(5)]
+        assert not splitter.partial
+
+
+def test_a_stream_beyond_its_limit_is_refused_before_it_is_kept():
+    splitter = frames.Splitter(100)
+    splitter.feed(b"\xff\xff\xff\xff")
+    with pytest.raises(frames.TooLong):
+        splitter.next()
+    with pytest.raises(frames.TooLong):
+        splitter.feed(bytes(100))
+
+
+@pytest.mark.parametrize("body", [b"1", b"[]", b"[1]", b'{"t":["returned",1]}', b'[["returned"]]', b"null"])
+def test_a_message_is_a_list_that_starts_with_its_kind(body):
+    with pytest.raises(frames.BadFrame):
+        frames.unpack(body)
