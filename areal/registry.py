@@ -72,7 +72,15 @@ agents: Registry[Callable[..., Any]] = Registry(
 rewards: Registry[Callable[..., Any]] = Registry(
     "reward", "areal.rewards", {"math": "areal.rewards.math:MathVerifier"}
 )
-sandboxes: Registry[Callable[..., Any]] = Registry("sandbox", "areal.sandboxes", {})
+sandboxes: Registry[Callable[..., Any]] = Registry(
+    "sandbox",
+    "areal.sandboxes",
+    {
+        "local": "areal.sandbox.local:local_sandbox",
+        "container": "areal.sandbox.container:container_sandbox",
+        "e2b": "areal.sandbox.e2b:e2b_sandbox",
+    },
+)
 benchmarks: Registry[Callable[..., Any]] = Registry("benchmark", "areal.benchmarks", {})
 
 

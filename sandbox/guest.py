@@ -22,6 +22,10 @@ from typing import Any, BinaryIO, NoReturn
 
 from . import codec, frames
 
+# Where the ends of its pipes lie in the process.
+STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
+PLACES = 5
+
 FILENAME = "<program>"
 TEST_FILENAME = "<test>"
 _OWN_FILES = (__file__, codec.__file__, frames.__file__)
@@ -62,6 +66,14 @@ class Channel:
         if message is None:
             raise EOFError
         return message
+
+
+def open_streams() -> None:
+    """Make the interpreter's standard streams anew."""
+    sys.stdin = os.fdopen(STDIN, encoding="utf-8", errors="replace")
+    sys.stdout = os.fdopen(STDOUT, "w", encoding="utf-8", errors="replace")
+    sys.stderr = os.fdopen(STDERR, "w", encoding="utf-8", errors="replace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
 def serve(channel: Channel) -> NoReturn:

@@ -5,6 +5,8 @@ These calls block; a pool (pool.py) makes them on threads, which keeps them free
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +33,29 @@ class Output:
 
     stdout: bytes = b""
     stderr: bytes = b""
+
+
+def ending(status: int, cpu_s: float, limits: Limits, partial: bool) -> Ended:
+    """Return why a process that has ended gave no answer.
+
+    Args:
+        status: as ``os.wait`` gives it.
+        cpu_s: processor time that it took, in seconds.
+        limits: its limits.
+        partial: whether it ended within an answer.
+    """
+    if not os.WIFSIGNALED(status):
+        if partial:
+            return Ended("protocol_error", "the process ended within an answer")
+        return Ended("no_result", f"the process ended with code {os.WEXITSTATUS(status)} and no answer")
+    number = os.WTERMSIG(status)
+    if number == signal.SIGSYS:
+        return Ended("violation", "a forbidden system call")
+    if number in (signal.SIGKILL, signal.SIGXCPU):
+        if cpu_s >= 0.9 * limits.processor_s:
+            return Ended("timeout", f"{cpu_s:.1f} s of processor time")
+        return Ended("memory", "killed by the kernel")
+    return Ended("crashed", signal.Signals(number).name)
 
 
 class Process(Protocol):

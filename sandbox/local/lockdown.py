@@ -10,11 +10,8 @@ import struct
 import sys
 from typing import NamedTuple
 
+from ..guest import PLACES
 from . import landlock, libc, namespaces, seccomp, syscalls
-
-# Where the ends of the pipes lie in the process of a run.
-STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
-PLACES = 5
 
 _RATIONED = (
     resource.RLIMIT_CPU,
@@ -83,14 +80,6 @@ def confine(host: Host, rations: Rations) -> None:
 def close_from(first: int) -> None:
     """Close every descriptor from ``first`` on."""
     libc.syscall(syscalls.required("close_range"), first, 0x7FFFFFFF, 0, step="close_range")
-
-
-def open_streams() -> None:
-    """Make the interpreter's standard streams anew."""
-    sys.stdin = os.fdopen(STDIN, encoding="utf-8", errors="replace")
-    sys.stdout = os.fdopen(STDOUT, "w", encoding="utf-8", errors="replace")
-    sys.stderr = os.fdopen(STDERR, "w", encoding="utf-8", errors="replace")
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
 def _ration(host: Host, rations: Rations) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..frames import Splitter, TooLong, unpack
 from ..interface import Limits, SandboxUnavailable
-from ..process import Ended, Output
+from ..process import Ended, Output, ending
 
 GRACE_S = 10.0
 """Seconds for our own part: locking a run down, and hearing that a killed one is gone."""
@@ -213,18 +213,7 @@ class LocalRun:
         """Return why a process that has ended gave no answer."""
         assert self._report is not None
         status, cpu_s = int(self._report["status"]), self._report["cpu_s"]
-        if not os.WIFSIGNALED(status):
-            if self._frames.partial:
-                return Ended("protocol_error", "the process ended within an answer")
-            return Ended("no_result", f"the process ended with code {os.WEXITSTATUS(status)} and no answer")
-        number = os.WTERMSIG(status)
-        if number == signal.SIGSYS:
-            return Ended("violation", "a forbidden system call")
-        if number in (signal.SIGKILL, signal.SIGXCPU):
-            if cpu_s >= 0.9 * self._limits.processor_s:
-                return Ended("timeout", f"{cpu_s:.1f} s of processor time")
-            return Ended("memory", "killed by the kernel")
-        return Ended("crashed", signal.Signals(number).name)
+        return ending(status, cpu_s, self._limits, self._frames.partial)
 
 
 @contextlib.contextmanager

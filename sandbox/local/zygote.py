@@ -93,7 +93,7 @@ def main() -> NoReturn:
     host_process = _move_up(options["host"])
     # The places of a run's pipes are taken from the start, so that no other descriptor lands there.
     null = os.open(os.devnull, os.O_RDWR)
-    for place in (lockdown.STDIN, lockdown.STDOUT, lockdown.INCOMING, lockdown.OUTGOING):
+    for place in (guest.STDIN, guest.STDOUT, guest.INCOMING, guest.OUTGOING):
         os.dup2(null, place)
     os.environ.clear()
     os.environ.update(_ENVIRONMENT)
@@ -344,10 +344,10 @@ def _rehearse() -> guest.Channel:
         own pipes in the same places.
     """
     incoming, outgoing = os.pipe()
-    for place in range(lockdown.PLACES):
-        os.dup2(incoming if place in (lockdown.STDIN, lockdown.INCOMING) else outgoing, place)
-    lockdown.open_streams()
-    channel = guest.Channel(os.fdopen(lockdown.INCOMING, "rb"), lockdown.OUTGOING)
+    for place in range(guest.PLACES):
+        os.dup2(incoming if place in (guest.STDIN, guest.INCOMING) else outgoing, place)
+    guest.open_streams()
+    channel = guest.Channel(os.fdopen(guest.INCOMING, "rb"), guest.OUTGOING)
     null = os.open(os.devnull, os.O_RDWR)
     for _ in range(_REHEARSALS):
         lockdown.rehearse()
@@ -361,7 +361,7 @@ def _rehearse() -> guest.Channel:
     del sys.modules["solution"]
     for descriptor in (incoming, outgoing):
         os.close(descriptor)
-    for place in range(lockdown.PLACES):
+    for place in range(guest.PLACES):
         os.dup2(null, place)
     os.close(null)
     return channel
@@ -379,7 +379,7 @@ def _be_run(
         except (OSError, ValueError) as error:
             channel.send("unlocked", str(error))
             os._exit(1)
-        os.write(lockdown.OUTGOING, _READY)
+        os.write(guest.OUTGOING, _READY)
         guest.serve(channel)
     finally:
         # Nothing may return into the zygote's loop.

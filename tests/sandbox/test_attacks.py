@@ -9,13 +9,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import attacks
 import naive
 import ours
+import pytest
 
 CORPUS = attacks.corpus()
 WON = {

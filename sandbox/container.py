@@ -1,0 +1,209 @@
+"""A sandbox of containers, one per run, by docker or podman; under gVisor where it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+
+from . import tender
+from .interface import Limits, SandboxUnavailable
+from .pool import Pool
+from .remote import RemoteRun
+
+DEFAULT_IMAGE = "python:3.11-slim"
+_COMMANDS = ("docker", "podman")
+_GVISOR = "runsc"
+_NOBODY = 65534
+_ASK_S = 20.0
+_OVERHEAD_MB = 64
+"""Memory of a container beyond its limit: the interpreter twice, and its scratch folder."""
+
+
+def container_sandbox(
+    size: int | None = None,
+    image: str = DEFAULT_IMAGE,
+    command: str | None = None,
+    runtime: str | None = None,
+) -> Pool:
+    """Return a sandbox of containers.
+
+    Args:
+        size: runs at once; the processors that this process may use, by default.
+        image: an image with a ``python3`` of at least 3.10; it is not pulled here.
+        command: ``"docker"`` or ``"podman"``; the first one that works, by default.
+        runtime: the container runtime; gVisor's where it is installed, by default.
+
+    Raises:
+        SandboxUnavailable: there is no container engine that answers, or it does not have the image.
+    """
+    return Pool(ContainerBackend(image, command, runtime), size)
+
+
+class ContainerBackend:
+    """Starts processes in containers (process.Backend); see container_sandbox."""
+
+    def __init__(self, image: str, command: str | None = None, runtime: str | None = None) -> None:
+        self._command = command or _find()
+        info = _ask(self._command, "info", "--format", "{{json .}}")
+        if not _ask(self._command, "image", "inspect", "--format", "{{.Id}}", image):
+            raise SandboxUnavailable(f"{self._command} does not have the image {image}: pull it first")
+        known = json.loads(info).get("Runtimes") or {}
+        self._runtime = runtime or (_GVISOR if _GVISOR in known else None)
+        self._image = image
+        self._links: set[_ContainerLink] = set()
+
+    @property
+    def level(self) -> str:
+        """Return ``"gvisor"``, with a kernel of its own, or ``"container"``, which shares the host's."""
+        return "gvisor" if self._runtime == _GVISOR else "container"
+
+    def open(
+        self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
+    ) -> RemoteRun:
+        """Start a container; see process.Backend."""
+        name = f"areal-{uuid.uuid4().hex}"
+        arguments = [self._command, "run", *self._options(name, limits), self._image]
+        link = _ContainerLink(self._command, name, [*arguments, "python3", "-I", "-S", "-c", tender.LOADER])
+        self._links = {other for other in self._links if other.alive} | {link}
+        try:
+            run = RemoteRun(link, limits, stdin, cut_output)
+            run.await_ready()
+            link.send(first)
+        except SandboxUnavailable as error:
+            link.close()
+            raise SandboxUnavailable(f"{error} {link.complaint()}".strip()) from None
+        return run
+
+    def close(self) -> None:
+        """Remove every container."""
+        for link in list(self._links):
+            link.close()
+
+    def _options(self, name: str, limits: Limits) -> list[str]:
+        memory = f"{limits.memory_mb + limits.scratch_mb + _OVERHEAD_MB}m"
+        options = [
+            *("--rm", "--interactive", "--name", name, "--pull", "never", "--log-driver", "none"),
+            *(
+                "--network",
+                "none",
+                "--read-only",
+                "--tmpfs",
+                f"/tmp:rw,noexec,nosuid,size={limits.scratch_mb}m",
+            ),
+            *("--user", f"{_NOBODY}:{_NOBODY}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+            *("--memory", memory, "--memory-swap", memory, "--cpus", "1", "--workdir", "/tmp"),
+            *("--pids-limit", str(limits.threads + 4), "--ulimit", "core=0"),
+        ]
+        return options if self._runtime is None else [*options, "--runtime", self._runtime]
+
+
+class _ContainerLink:
+    """The standard streams of a container (remote.Link).
+
+    Args:
+        command: the container engine.
+        name: of the container.
+        arguments: that start it.
+    """
+
+    def __init__(self, command: str, name: str, arguments: Sequence[str]) -> None:
+        self._command = command
+        self._name = name
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._closed = False
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; the tender always reads, so this does not wait for the code under test."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+        except OSError as error:
+            raise SandboxUnavailable(f"the container takes no input: {error}") from None
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Return what the container has written."""
+        assert self._process.stdout is not None
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        if not poll.poll(max(0.0, timeout_s) * 1000):
+            return None
+        return os.read(self._process.stdout.fileno(), 1 << 16)
+
+    def lost(self) -> bool:
+        """Say whether the engine itself failed: it says so by this code."""
+        return self._process.poll() == 125
+
+    def complaint(self) -> str:
+        """Return the last line that the engine wrote for a person; the container has ended."""
+        assert self._process.stderr is not None
+        os.set_blocking(self._process.stderr.fileno(), False)
+        text = self._process.stderr.read() or b""
+        return (text.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
+
+    def close(self) -> None:
+        """Kill the container; raises SandboxUnavailable if the engine does not confirm that it is gone."""
+        if self._closed:
+            return
+        self._closed = True
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        # The tender ends when its input does; the engine's kill is for one that has been stopped.
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        end = time.monotonic() + _ASK_S
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            subprocess.run(
+                [self._command, "kill", self._name], capture_output=True, timeout=_ASK_S, check=False
+            )
+        try:
+            self._process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise SandboxUnavailable(f"the container {self._name} could not be removed") from None
+        finally:
+            self._process.stdout.close()
+
+
+def _find() -> str:
+    """Return the first container engine that answers.
+
+    Raises:
+        SandboxUnavailable: none does.
+    """
+    complaints = []
+    for command in _COMMANDS:
+        if shutil.which(command) is None:
+            complaints.append(f"{command} is not installed")
+        elif _ask(command, "info", "--format", "{{json .}}"):
+            return command
+        else:
+            complaints.append(f"{command} does not answer")
+    raise SandboxUnavailable(f"there is no container engine: {', '.join(complaints)}")
+
+
+def _ask(*arguments: str) -> str:
+    """Return what a command prints, or nothing if it fails."""
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=_ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,201 @@
+"""A sandbox of virtual machines at E2B (https://e2b.dev), one per run, by the package e2b-code-interpreter.
+
+The machine has no network, ends with the run, and would end by itself if this process could not end it.
+The SDK raises one and the same exception for a run that is too long, a request that is too slow and a
+machine that has gone; here the clock is our own, and whether the machine runs is asked. Only what happens on
+a machine that runs, over a connection that holds, is the fault of the code under test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import queue
+import shlex
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from . import tender
+from .interface import Limits, SandboxUnavailable
+from .pool import Pool
+from .remote import RemoteRun
+
+_SPARE_S = 60
+"""Seconds that a machine lives beyond the limits of its run."""
+_REQUEST_S = 30.0
+_START_S = 30.0
+_ASK_S = 10.0
+_DEFAULT_SIZE = 16
+
+
+def e2b_sandbox(size: int = _DEFAULT_SIZE, template: str | None = None, api_key: str | None = None) -> Pool:
+    """Return a sandbox of E2B's machines.
+
+    Args:
+        size: runs at once; accounts have a limit too.
+        template: the kind of machine, with a ``python3`` of at least 3.10; E2B's code interpreter by default.
+        api_key: of the account; the environment variable E2B_API_KEY by default.
+
+    Raises:
+        SandboxUnavailable: the package e2b-code-interpreter is not installed.
+    """
+    return Pool(E2BBackend(template, api_key), size)
+
+
+class E2BBackend:
+    """Starts processes on machines of their own (process.Backend); see e2b_sandbox."""
+
+    def __init__(self, template: str | None = None, api_key: str | None = None) -> None:
+        _sdk()
+        self._template = template
+        self._api_key = api_key
+        self._links: set[_MachineLink] = set()
+        self._lock = threading.Lock()
+
+    def open(
+        self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
+    ) -> RemoteRun:
+        """Start a machine; see process.Backend."""
+        link = _MachineLink(self._machine(limits))
+        with self._lock:
+            self._links = {other for other in self._links if other.alive} | {link}
+        try:
+            link.start()
+            run = RemoteRun(link, limits, stdin, cut_output)
+            run.await_ready()
+            link.send(first)
+        except SandboxUnavailable:
+            link.close()
+            raise
+        return run
+
+    def close(self) -> None:
+        """End every machine."""
+        with self._lock:
+            links, self._links = self._links, set()
+        for link in links:
+            link.close()
+
+    def _machine(self, limits: Limits) -> Any:
+        sdk = _sdk()
+        seconds = math.ceil(max(limits.wall_s, limits.processor_s)) + _SPARE_S
+        with _border("E2B gave no machine"):
+            return sdk.Sandbox.create(
+                self._template,
+                timeout=seconds,
+                allow_internet_access=False,
+                api_key=self._api_key,
+                request_timeout=_REQUEST_S,
+            )
+
+
+class _MachineLink:
+    """The standard streams of the tender on a machine (remote.Link).
+
+    Args:
+        machine: the SDK's Sandbox; taken over.
+    """
+
+    def __init__(self, machine: Any) -> None:
+        self._machine = machine
+        self._handle: Any = None
+        self._arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._started = threading.Event()
+        self._broken = ""
+        self._ended = False
+        self._closed = False
+
+    @property
+    def alive(self) -> bool:
+        """Say whether the machine has not been given back."""
+        return not self._closed
+
+    def start(self) -> None:
+        """Run the tender.
+
+        Raises:
+            SandboxUnavailable: the machine does not run it.
+        """
+        threading.Thread(target=self._listen, name="e2b-output", daemon=True).start()
+        if not self._started.wait(_START_S):
+            raise SandboxUnavailable(f"the machine has not run the sandbox in {_START_S:g} s")
+        if self._handle is None:
+            raise SandboxUnavailable(self._broken)
+
+    def _listen(self) -> None:
+        """Start the tender and pass on what it writes, on a thread: the SDK can only be waited for."""
+        command = f"exec python3 -I -S -c {shlex.quote(tender.LOADER)}"
+        try:
+            with _border("the machine does not run the sandbox"):
+                # Without a limit of the SDK's, which could not be told from other failures.
+                self._handle = self._machine.commands.run(
+                    command, background=True, stdin=True, timeout=0, retain_output=False
+                )
+                self._started.set()
+                for stdout, _, _ in self._handle:
+                    if stdout:
+                        # Other than ASCII, it is not from the tender, and is refused when it is decoded.
+                        self._arrived.put(stdout.encode("utf-8", "replace"))
+        except SandboxUnavailable as error:
+            self._broken = str(error)
+        finally:
+            self._started.set()
+            self._arrived.put(b"")
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        ended = importlib.import_module("e2b.exceptions").NotFoundException
+        # If the tender has ended, what it said before is yet to be read.
+        with _border("the machine takes no input"), contextlib.suppress(ended):
+            self._handle.send_stdin(data, request_timeout=_REQUEST_S)
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Return what the tender has written."""
+        if self._ended:
+            return b""
+        try:
+            data = self._arrived.get(timeout=timeout_s) if timeout_s > 0 else self._arrived.get_nowait()
+        except queue.Empty:
+            return None
+        self._ended = not data
+        return data
+
+    def lost(self) -> bool:
+        """Say whether the connection has broken or the machine has gone."""
+        if self._ended and self._broken:
+            return True
+        try:
+            with _border("the machine does not answer"):
+                return not self._machine.is_running(request_timeout=_ASK_S)
+        except SandboxUnavailable:
+            return True
+
+    def close(self) -> None:
+        """Give the machine back. One that cannot be reached ends by itself, at the time set at its start."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(SandboxUnavailable), _border("the machine cannot be ended"):
+            self._machine.kill(request_timeout=_REQUEST_S)
+
+
+def _sdk() -> Any:
+    try:
+        return importlib.import_module("e2b_code_interpreter")
+    except ImportError:
+        raise SandboxUnavailable("E2B needs its package: pip install e2b-code-interpreter") from None
+
+
+@contextlib.contextmanager
+def _border(complaint: str) -> Iterator[None]:
+    """Call the SDK; whatever it raises becomes SandboxUnavailable.
+
+    It raises exceptions of its own, lets by those of the libraries below it, which change from version to
+    version, and raises the class Exception itself.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise SandboxUnavailable(f"{complaint}: {error or type(error).__name__}") from error

@@ -1,0 +1,184 @@
+"""A process behind a connection: in a container, or on another machine (process.Process)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import time
+from pathlib import Path
+from typing import Protocol
+
+from . import tender
+from .frames import Splitter, TooLong, unpack
+from .interface import Limits, SandboxUnavailable
+from .process import Ended, Output, ending
+
+START_S = 60.0
+"""Seconds until the process must be ready."""
+
+
+class Link(Protocol):
+    """A connection to a tender (tender.py) that is being started."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to its standard input; raises SandboxUnavailable."""
+        ...
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Return what its standard output has: ``b""`` at its end, ``None`` if nothing came in time."""
+        ...
+
+    def lost(self) -> bool:
+        """Say whether the connection, or the machine at its other end, has failed."""
+        ...
+
+    def close(self) -> None:
+        """End everything at the other end; a second call does nothing."""
+        ...
+
+
+class RemoteRun:
+    """A process at the other end of a link.
+
+    Args:
+        link: taken over.
+        limits: of the process.
+        stdin: what its standard input holds.
+        cut_output: throw away output beyond the limit, rather than raise Ended.
+    """
+
+    def __init__(self, link: Link, limits: Limits, stdin: bytes, cut_output: bool) -> None:
+        self._link = link
+        self._limits = limits
+        self._cut_output = cut_output
+        self._line = bytearray()
+        self._frames = Splitter(limits.result_bytes)
+        self._output = {b"o": bytearray(), b"e": bytearray()}
+        self._report: tuple[int, float] | None = None
+        self._link.send(_opening(limits, stdin))
+
+    def await_ready(self) -> None:
+        """Wait until the process is ready for its first message.
+
+        Raises:
+            SandboxUnavailable: it is not.
+        """
+        try:
+            kind, _ = unpack(self.receive(time.monotonic() + START_S))
+        except Ended as end:
+            raise SandboxUnavailable(f"a run did not start ({end})") from None
+        if kind != "ready":
+            raise SandboxUnavailable(f"a run did not start ({kind})")
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame."""
+        try:
+            self._link.send(frame)
+        except SandboxUnavailable as error:
+            raise Ended("infra_error", str(error)) from None
+
+    def receive(self, deadline: float) -> bytes:
+        """Return the body of the next frame; raise Ended if there will be none."""
+        while (body := self._next()) is None:
+            if self._report is not None:
+                raise ending(*self._report, self._limits, self._frames.partial)
+            self._pump(deadline)
+        return body
+
+    def wait(self, deadline: float) -> int:
+        """Wait for the process to end by itself; return its exit code, or raise Ended."""
+        while self._report is None:
+            self._pump(deadline)
+        status, cpu_s = self._report
+        if status & 0x7F:
+            raise ending(status, cpu_s, self._limits, partial=False)
+        return status >> 8
+
+    def take_output(self) -> Output:
+        """Return what has been written since the last call."""
+        while (data := self._link.receive(0)) is not None and data:
+            self._take(data)
+        output = Output(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
+        for kept in self._output.values():
+            kept.clear()
+        return output
+
+    def stop(self) -> Output:
+        """End the process and its machine or container."""
+        self._link.close()
+        output = Output(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
+        for kept in self._output.values():
+            kept.clear()
+        return output
+
+    def _next(self) -> bytes | None:
+        try:
+            return self._frames.next()
+        except TooLong as error:
+            raise Ended("output_limit", str(error)) from None
+
+    def _pump(self, deadline: float) -> None:
+        """Wait for something to arrive; raise Ended at the deadline, or if nothing more can arrive."""
+        left = deadline - time.monotonic()
+        data = self._link.receive(left) if left > 0 else None
+        if data:
+            self._take(data)
+        elif self._link.lost():
+            # Silence, and ends, are the code's fault only where the connection and the machine are well.
+            raise Ended("infra_error", "the connection to the sandbox was lost")
+        elif data is None:
+            raise Ended("timeout", "no answer in time")
+        else:
+            raise Ended("crashed", "the process and its tender ended")
+
+    def _take(self, data: bytes) -> None:
+        """Take in a piece of the stream of lines."""
+        self._line += data
+        # A line carries at most one chunk of the tender, in base64.
+        if b"\n" not in data and len(self._line) > 4 * (1 << 16):
+            raise Ended("protocol_error", "a line without an end")
+        *lines, rest = bytes(self._line).split(b"\n")
+        self._line = bytearray(rest)
+        for line in lines:
+            letter, _, text = line.partition(b" ")
+            try:
+                self._take_part(letter, base64.b64decode(text, validate=True))
+            except (binascii.Error, ValueError, KeyError, TypeError) as error:
+                raise Ended("protocol_error", f"a line that is none: {error}") from None
+
+    def _take_part(self, letter: bytes, data: bytes) -> None:
+        if letter == b"f":
+            try:
+                self._frames.feed(data)
+            except TooLong as error:
+                raise Ended("output_limit", str(error)) from None
+        elif letter == b"x":
+            report = json.loads(data[:200])
+            self._report = int(report["status"]) & 0xFFFF, float(report["cpu_s"])
+        else:
+            kept = self._output[letter]
+            kept += data
+            if len(kept) > self._limits.output_bytes:
+                del kept[self._limits.output_bytes :]
+                if not self._cut_output:
+                    raise Ended("output_limit", f"more than {self._limits.output_bytes} bytes of output")
+
+
+def _opening(limits: Limits, stdin: bytes) -> bytes:
+    """Return what the loader at the other end waits for."""
+    folder = Path(tender.__file__).parent
+    options = {
+        "modules": [(name, (folder / f"{name}.py").read_text(encoding="utf-8")) for name in tender.MODULES],
+        "rations": {
+            "RLIMIT_CPU": math.ceil(limits.processor_s),
+            "RLIMIT_AS": limits.memory_mb << 20,
+            "RLIMIT_NOFILE": limits.files,
+            "RLIMIT_FSIZE": limits.scratch_mb << 20,
+            "RLIMIT_CORE": 0,
+        },
+        "stdin": base64.b64encode(stdin).decode("ascii"),
+    }
+    text = json.dumps(options).encode("ascii")
+    return b"%08d" % len(text) + text
