@@ -1,6 +1,6 @@
 """Completions per second of a whole run: generation, update and weight transfer together.
 
-    python benchmarks/throughput.py [--steps 60] [--output throughput.json]
+    python benchmarks/throughput.py [--steps 60] [key.sub=value ...]
 
 16 problems × 8 completions of 32 tokens an update, on a transformer of 0.9 million parameters with random
 weights (which hardly ever ends an answer early), with rewards that are noise, so that the learner has work
@@ -9,7 +9,6 @@ to do for every group. The figure leaves out the first ten updates: vLLM compile
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from common import parser, save
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import areal
@@ -48,14 +48,15 @@ def random_model(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--output", type=Path, help="JSON file of the result")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "throughput")
+    options.add_argument("--steps", type=int, default=60, help="updates that are measured (60)")
+    options.add_argument("overrides", nargs="*", help="settings of the run, such as learner.threads=1")
+    arguments = options.parse_args()
     areal.register_env("noise-v0", Noise)
     with tempfile.TemporaryDirectory() as folder:
         random_model(Path(folder) / "model")
         run = areal.train(
+            overrides=arguments.overrides,
             env="noise-v0",
             model=str(Path(folder) / "model"),
             steps=WARMUP + arguments.steps,
@@ -64,9 +65,14 @@ def main() -> None:
             evaluation={"problems": 0},
             learner={"learning_rate": 1e-6},
         )
-    rows = [row for row in run.metrics if "time/step" in row][WARMUP:]
+    results = summary([row for row in run.metrics if "time/step" in row][WARMUP:])
+    print(json.dumps(results, indent=2))
+    save(arguments.output, "throughput", results)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     seconds = sum(row["time/step"] for row in rows)
-    result = {
+    return {
         "completions_per_s": 128 * len(rows) / seconds,
         "seconds_per_step": {
             "mean": seconds / len(rows),
@@ -78,9 +84,6 @@ def main() -> None:
         "staleness_max": max(row["staleness/max"] for row in rows),
         "groups_with_equal_rewards": statistics.fmean(row["advantage/zero"] for row in rows),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

