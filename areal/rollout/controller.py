@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from areal.errors import UserError
@@ -16,7 +16,7 @@ from areal.trajectory import Group, Trajectory
 
 log = logging.getLogger(__name__)
 
-Play = Callable[[dict[str, Any]], Awaitable[Trajectory]]
+Play = Callable[[dict[str, Any]], Coroutine[Any, Any, Trajectory]]
 
 
 class RolloutFailure(RuntimeError):
@@ -56,7 +56,9 @@ class RolloutController:
         self._playing = 0
         self._failed_in_row = 0
         self._groups: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
+        self._failed: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
+        self._grown = asyncio.Event()
         self.retries = 0
         self.failures = 0
         self.finished_trajectories = 0
@@ -65,15 +67,11 @@ class RolloutController:
     async def run(self) -> None:
         """Start groups until cancelled; raises what a group raised that cannot be retried."""
         try:
-            while True:
-                while (
-                    self._playing + self._group_size <= self._max_concurrent and self._admission.may_admit()
-                ):
+            while self._failed is None:
+                while self._has_room() and self._admission.may_admit():
                     self._start_group()
-                await self._wait()
-                for group in [g for g in self._groups if g.done()]:
-                    self._groups.discard(group)
-                    group.result()
+                await _next(self._room)
+            self._failed.result()
         finally:
             for group in self._groups:
                 group.cancel()
@@ -82,14 +80,14 @@ class RolloutController:
     async def next_batch(self, version: int) -> list[Group]:
         """Wait for the groups of the update at ``version``."""
         while (groups := self._admission.take(version)) is None:
-            await self._wait()
-        self._notify()
+            await _next(self._grown)
+        self._room.set()
         return groups
 
     def advance(self, version: int) -> None:
         """Tell that the engine samples with the weights of ``version`` now."""
         self._admission.advance(version)
-        self._notify()
+        self._room.set()
 
     def _has_room(self) -> bool:
         return self._playing + self._group_size <= self._max_concurrent
@@ -99,48 +97,66 @@ class RolloutController:
         self._playing += self._group_size
         task = self._next_task()
         running = asyncio.create_task(self._play_group(number, task), name=f"group {number}")
-        running.add_done_callback(lambda _: self._notify())
+        running.add_done_callback(self._group_done)
         self._groups.add(running)
 
+    def _group_done(self, group: asyncio.Task[None]) -> None:
+        self._groups.discard(group)
+        if group.cancelled() or group.exception() is not None:
+            self._failed = group
+        self._room.set()
+        self._grown.set()
+
     async def _play_group(self, number: int, task: dict[str, Any]) -> None:
-        episodes = [asyncio.create_task(self._play_episode(task)) for _ in range(self._group_size)]
-        try:
-            results = await asyncio.gather(*episodes, return_exceptions=True)
-        finally:
-            for episode in episodes:
-                episode.cancel()
-        errors = [r for r in results if isinstance(r, BaseException)]
-        if errors:
-            self._reject(number, task, errors[0])
+        results = await self._play_members(task)
+        error = next((r for r in results if isinstance(r, BaseException)), None)
+        if error is not None:
+            self._reject(number, task, error)
             return
         self._failed_in_row = 0
         trajectories = [r for r in results if isinstance(r, Trajectory)]
         self._admission.finish(number, Group(number, self._admission.admitted_at(number), trajectories))
 
-    async def _play_episode(self, task: dict[str, Any]) -> Trajectory:
+    async def _play_members(self, task: dict[str, Any]) -> list[Trajectory | BaseException]:
+        """Play each member of a group, again where it fails; return trajectories or their last errors."""
+        results: list[Any] = [None] * self._group_size
+        playing = {self._start_episode(task): i for i in range(self._group_size)}
+        retries = [self._max_retries] * self._group_size
         try:
-            for _ in range(self._max_retries):
-                attempt = asyncio.ensure_future(self._play(task))
-                try:
-                    await asyncio.wait([attempt])
-                finally:
-                    attempt.cancel()  # of no effect if it is done
-                error = attempt.exception()
-                if error is None:
-                    return self._count(attempt.result())
-                if isinstance(error, UserError):
-                    raise error
-                self.retries += 1
-                log.warning("an episode of %s failed and is played again: %r", task, error)
-            return self._count(await self._play(task))
+            while playing:
+                # One wait for all of them, unless one fails.
+                done, _ = await asyncio.wait(playing, return_when=asyncio.FIRST_EXCEPTION)
+                for episode in done:
+                    member = playing.pop(episode)
+                    error = episode.exception()
+                    results[member] = episode.result() if error is None else error
+                    if error is None:
+                        continue
+                    if isinstance(error, UserError) or not retries[member]:
+                        self._playing -= 1
+                        continue
+                    retries[member] -= 1
+                    self.retries += 1
+                    log.warning("an episode of %s failed and is played again: %r", task, error)
+                    playing[self._start_episode(task)] = member
         finally:
-            self._playing -= 1
-            self._notify()
+            for episode in playing:
+                episode.cancel()
+        return results
 
-    def _count(self, trajectory: Trajectory) -> Trajectory:
+    def _start_episode(self, task: dict[str, Any]) -> asyncio.Task[Trajectory]:
+        episode = asyncio.create_task(self._play(task))
+        episode.add_done_callback(self._episode_done)
+        return episode
+
+    def _episode_done(self, episode: asyncio.Task[Trajectory]) -> None:
+        """Make room for another; one that failed keeps its place, and is played again."""
+        if episode.cancelled() or episode.exception() is not None:
+            return
+        self._playing -= 1
         self.finished_trajectories += 1
-        self.finished_tokens += trajectory.sampled
-        return trajectory
+        self.finished_tokens += episode.result().sampled
+        self._room.set()
 
     def _reject(self, number: int, task: dict[str, Any], error: BaseException) -> None:
         """A group with a failed member is no group: forget it, within the budget of failures."""
@@ -156,9 +172,7 @@ class RolloutController:
                 f"{self._max_failures}); the last with {error!r}"
             ) from error
 
-    def _notify(self) -> None:
-        self._changed.set()
 
-    async def _wait(self) -> None:
-        await self._changed.wait()
-        self._changed.clear()
+async def _next(event: asyncio.Event) -> None:
+    await event.wait()
+    event.clear()

@@ -6,12 +6,15 @@ observation is rendered to exactly the ids that the chat template puts after the
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from areal.rollout.engine import Completion
 
+_OPENINGS = 256
+"""Rendered openings to remember: more than the groups that begin at once."""
 _ANSWER = "\u2603answer\u2603"
 """A stand-in for the assistant's turn, to see what a template puts around it."""
 
@@ -22,12 +25,17 @@ class Renderer:
     def __init__(self, tokenizer: Any, ends: tuple[int, ...]) -> None:
         self._tokenizer = tokenizer
         self._ends = ends
+        # The members of a group begin with the same words, at about the same time.
+        self._opening = lru_cache(_OPENINGS)(self._render_opening)
 
     def opening(self, messages: list[dict[str, str]]) -> list[int]:
         """Ids of a new conversation, up to where the assistant speaks."""
+        return list(self._opening(tuple((m["role"], m["content"]) for m in messages)))
+
+    def _render_opening(self, messages: tuple[tuple[str, str], ...]) -> list[int]:
         if self._tokenizer.chat_template is None:
-            return self._encode("".join(m["content"] for m in messages))
-        return self._encode(self._text(messages))
+            return self._encode("".join(content for _, content in messages))
+        return self._encode(self._text([{"role": role, "content": content} for role, content in messages]))
 
     def continuation(self, observation: str, last_token: int) -> list[int]:
         """Ids from the end of the assistant's sampled tokens to where it speaks again.
