@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from areal.sandbox.blocking import wait_for
 from areal.sandbox.interface import (
     Call,
     Calls,
@@ -35,6 +36,8 @@ from areal.sandbox.interface import (
 from .cases import AssertTests, CallCase, CallTests, CheckTests, StreamTests, Tests
 from .compare import Comparison, Raises
 
+log = logging.getLogger(__name__)
+
 _SPLITTER = Path(__file__).with_name("asserts.py").read_text(encoding="utf-8")
 _REMEMBERED = 20_000
 """Lists of assertions whose split is kept: a training set is verified again and again."""
@@ -49,9 +52,10 @@ class CaseVerdict:
     Attributes:
         passed: whether it did; if so, the texts are empty.
         status: ``"ok"`` if it passed, ``"wrong"`` if another value came, else how the run ended.
-        asked: the call, the assertion or the input, as text.
+        asked: the call, or the input, as text; empty if none was made.
         got: what came, as text: a value, an exception or an output.
-        expected: what should have come, as text. Show it to a model only if the task says so.
+        expected: what should have come, as text, or the assertion that failed. It alone tells what a hidden
+            test expects: show it to a model only if the task says so.
         trace: a traceback within the code under test, if there is one.
     """
 
@@ -117,7 +121,7 @@ class CodeVerifier:
         self._comparison = comparison or Comparison()
         self._partial = partial
         self._retries = retries
-        self._splits: OrderedDict[AssertTests, _Split] = OrderedDict()
+        self._splits: dict[AssertTests, _Split] = {}
 
     async def verify(self, source: str, tests: Tests) -> Verdict:
         """Run code against its tests.
@@ -138,6 +142,10 @@ class CodeVerifier:
         if not verdict.cases:
             raise ValueError("code cannot be verified without a single case")
         return verdict
+
+    def verify_blocking(self, source: str, tests: Tests) -> Verdict:
+        """Do what ``verify`` does, from any thread, whether it has an event loop or not."""
+        return wait_for(self.verify(source, tests))
 
     async def _calls(self, source: str, cases: Sequence[CallCase]) -> Verdict:
         outcome = await self._run(source, Calls(tuple(case.call for case in cases)))
@@ -160,7 +168,8 @@ class CodeVerifier:
             shown = (_cut(case.stdin), _cut(outcome.stdout), _cut(case.stdout), _cut(outcome.error))
             verdicts.append(PASSED if passed else CaseVerdict(False, status, *shown))
             outcomes.append(outcome)
-            if not passed and not self._partial:
+            # After one that takes too long the others would, too, as in the calls of one process.
+            if not passed and (not self._partial or status == "timeout"):
                 rest = tests.cases[len(verdicts) :]
                 verdicts += [CaseVerdict(False, status, _cut(c.stdin), "", _cut(c.stdout)) for c in rest]
                 break
@@ -174,11 +183,12 @@ class CodeVerifier:
             outcome = await self._run(source, Calls(tuple(case.call for case in split.calls.values())))
             outcomes.append(outcome)
             for place, (number, case) in enumerate(split.calls.items()):
-                verdicts[number] = self._asserted(tests.asserts[number], case, outcome, place)
+                verdicts[number] = self._asserted(case, outcome, place)
         failure = next((verdict for verdict in verdicts.values() if not verdict.passed), None)
         if failure and not self._partial:
             # The score is 0 already.
-            verdicts |= {n: CaseVerdict(False, failure.status, tests.asserts[n]) for n in split.others}
+            skipped = {n: CaseVerdict(False, failure.status, expected=tests.asserts[n]) for n in split.others}
+            verdicts |= skipped
         elif split.others:
             statements = tuple(tests.asserts[number] for number in split.others)
             setup = "".join(f"import {name}\n" for name in sorted(split.modules)) + tests.setup
@@ -195,12 +205,12 @@ class CodeVerifier:
         outcome = await self._run(source, Check(setup, (statement,), proxies))
         return self._verdict([_checked(outcome, 0, statement)], outcome)
 
-    def _asserted(self, text: str, case: CallCase, outcome: Outcome, place: int) -> CaseVerdict:
+    def _asserted(self, case: CallCase, outcome: Outcome, place: int) -> CaseVerdict:
         answer = outcome.values[place] if place < len(outcome.values) else None
         # The assertion says ``==``; nothing looser is meant.
         if isinstance(answer, Returned) and answer.value == case.expected:
             return PASSED
-        return _failed(outcome, answer, text, case.expected)
+        return _failed(outcome, answer, _shown_call(case.call), case.expected)
 
     def _expected(self, answer: Result, expected: object) -> bool:
         if isinstance(expected, Raises):
@@ -226,13 +236,14 @@ class CodeVerifier:
             if outcome.status != "infra_error":
                 return outcome
             self.infra_failures += 1
+            log.warning("a run failed for the sandbox's reasons: %s", outcome.error)
         raise SandboxUnavailable(f"{self._retries + 1} runs failed: {outcome.error}")
 
     async def _split(self, tests: AssertTests) -> _Split:
         """Return how a list of assertions is to be run; the list is parsed inside the sandbox, once."""
-        if tests in self._splits:
-            self._splits.move_to_end(tests)
-            return self._splits[tests]
+        known = self._splits.get(tests)
+        if known is not None:
+            return known
         calls = [Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")]
         outcome = await self._run(_SPLITTER, Calls(tuple(calls)))
         if outcome.status != "ok":
@@ -240,9 +251,9 @@ class CodeVerifier:
         split = _Split({}, [], {}, set())
         for number in range(len(tests.asserts)):
             split.add(number, *outcome.values[2 * number : 2 * number + 2])
+        if len(self._splits) >= _REMEMBERED:
+            self._splits.clear()
         self._splits[tests] = split
-        if len(self._splits) > _REMEMBERED:
-            self._splits.popitem(last=False)
         return split
 
 
@@ -284,25 +295,39 @@ def _failed(outcome: Outcome, answer: Result | None, asked: str, expected: objec
     match answer:
         case None:
             return CaseVerdict(False, _ending(outcome), asked, "", wanted, _cut(outcome.error))
-        case Returned(value):
-            return CaseVerdict(False, "wrong", asked, _shown(value), wanted)
-        case Opaque(name):
-            return CaseVerdict(False, "wrong", asked, f"an object of type {name}", wanted)
-        case Raised(kinds, message, trace):
+        case Raised(kinds, _, trace):
             status: CaseStatus = "memory" if "MemoryError" in kinds else "runtime_error"
-            return CaseVerdict(False, status, asked, _cut(f"{kinds[0]}: {message}"), wanted, trace)
+            return CaseVerdict(False, status, asked, _shown_result(answer), wanted, trace)
+        case _:
+            return CaseVerdict(False, "wrong", asked, _shown_result(answer), wanted)
 
 
 def _checked(outcome: Outcome, place: int, statement: str) -> CaseVerdict:
     """Return the verdict of a checker on one statement."""
-    if place >= len(outcome.values):
-        return CaseVerdict(False, _ending(outcome), statement, trace=_cut(outcome.error))
-    answer = outcome.values[place]
-    if not isinstance(answer, Raised):
+    answer = outcome.values[place] if place < len(outcome.values) else None
+    if isinstance(answer, Returned | Opaque):
         return PASSED
+    # Only the last call is known, so only the last statement can show its own.
+    call, gave = (outcome.last_call or (None, None)) if place + 1 >= len(outcome.values) else (None, None)
+    asked = "" if call is None else _shown_call(call)
+    trace = gave.trace if isinstance(gave, Raised) else ""
+    if answer is None:
+        return CaseVerdict(False, _ending(outcome), asked, "", statement, trace or _cut(outcome.error))
     status: CaseStatus = "wrong" if "AssertionError" in answer.kinds else "runtime_error"
-    got = _cut(f"{answer.kinds[0]}: {answer.message}")
-    return CaseVerdict(False, status, statement, got, trace=answer.trace)
+    why = _cut(f"{statement}\n{answer.kinds[0]}: {answer.message}")
+    return CaseVerdict(False, status, asked, _shown_result(gave), why, trace)
+
+
+def _shown_result(result: Result | None) -> str:
+    match result:
+        case None:
+            return ""
+        case Returned(value):
+            return _shown(value)
+        case Opaque(name):
+            return f"an object of type {name}"
+        case Raised(kinds, message, _):
+            return _cut(f"{kinds[0]}: {message}")
 
 
 def _ending(outcome: Outcome) -> CaseStatus:

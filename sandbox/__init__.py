@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .container import container_sandbox
+    from .e2b import e2b_sandbox
     from .interface import (
         Call,
         Calls,
@@ -44,13 +46,17 @@ __all__ = [
     "Sandbox",
     "SandboxUnavailable",
     "Session",
+    "container_sandbox",
+    "e2b_sandbox",
     "local_sandbox",
 ]
+
+_MODULES = {"local_sandbox": "local", "container_sandbox": "container", "e2b_sandbox": "e2b"}
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names on first use: the processes that run the code import this package too."""
     if name not in __all__:
         raise AttributeError(f"module 'areal.sandbox' has no attribute {name!r}")
-    module = "local" if name == "local_sandbox" else "interface"
-    return getattr(importlib.import_module(f".{module}", __name__), name)
+    module = importlib.import_module(f".{_MODULES.get(name, 'interface')}", __name__)
+    return getattr(module, name)

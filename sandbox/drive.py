@@ -13,7 +13,9 @@ from typing import Any
 
 from . import frames
 from .codec import NotAValue
+from .guest import MAX_MESSAGE, MAX_TRACE
 from .interface import (
+    Call,
     Calls,
     Check,
     Job,
@@ -29,6 +31,9 @@ from .interface import (
 )
 from .process import Backend, Ended, Output, Process
 
+_MOST_KINDS = 64
+"""Classes that an exception may have: more are not the guest's doing."""
+
 
 class _Run:
     """What is known of a run so far.
@@ -43,6 +48,7 @@ class _Run:
         self.values: list[Result] = []
         self.status: Status = "ok"
         self.error = ""
+        self.last_call: tuple[Call, Result | None] | None = None
 
     def outcome(self, output: Output, seconds: float) -> Outcome:
         """Return the outcome."""
@@ -53,6 +59,7 @@ class _Run:
             stderr=output.stderr.decode("utf-8", "replace"),
             error=self.error,
             seconds=seconds,
+            last_call=self.last_call,
         )
 
 
@@ -134,8 +141,12 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
         if kind != "call":
             return kind, parts
         function, args, kwargs = parts
+        call = Call(function, args, kwargs)
+        run.last_call = (call, None)
         candidate.send(_pack_call(function, args, kwargs))
-        checker.send(_pack_result(_answer(run, candidate)))
+        answer = _answer(run, candidate)
+        run.last_call = (call, answer)
+        checker.send(_pack_result(answer))
 
 
 def _conversation(process: Process, limits: Limits, talk: Callable[[_Run, Process], None]) -> Outcome:
@@ -194,16 +205,17 @@ def result(kind: str, parts: list[Any]) -> Result:
         case "returned", [value]:
             return Returned(value)
         case "opaque", [str(name)]:
-            return Opaque(_printable(name))
+            return Opaque(_printable(name, MAX_MESSAGE))
         case "raised", [tuple(kinds), str(message), str(trace)]:
             if kinds and all(type(name) is str for name in kinds):
-                return Raised(tuple(map(_printable, kinds)), _printable(message), _printable(trace))
+                names = tuple(_printable(name, MAX_MESSAGE) for name in kinds[:_MOST_KINDS])
+                return Raised(names, _printable(message, MAX_MESSAGE), _printable(trace, MAX_TRACE))
     raise frames.BadFrame(f"an unexpected message {kind[:20]!r}")
 
 
-def _printable(text: str) -> str:
-    """Return text that can be written anywhere: lone surrogates cannot, and whoever logs it must not fail."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _printable(text: str, most: int) -> str:
+    """Return text that can be shown anywhere: not long, and without lone surrogates, which a log refuses."""
+    return text[-most:].encode("utf-8", "replace").decode("utf-8")
 
 
 def _pack_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

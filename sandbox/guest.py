@@ -38,6 +38,10 @@ class CandidateError(Exception):
     """In a checker: the code under test raised something that is no builtin exception, or gave no value."""
 
 
+_NOT_REBUILT = (Exception, StopIteration, StopAsyncIteration)
+"""The last two would end the checker's own loop, as in ``all(map(f, cases))``, and with it the check."""
+
+
 class CallTimeout(BaseException):
     """In a session: the call has used up its time. Not an ``Exception``, so that fewer handlers stop it."""
 
@@ -194,7 +198,7 @@ def _rebuilt(kinds: tuple[str, ...], message: str, _trace: str) -> Exception:
     """Return the nearest builtin exception to one that was raised elsewhere."""
     for kind in kinds:
         found = getattr(builtins, kind, None)
-        if isinstance(found, type) and issubclass(found, Exception) and found is not Exception:
+        if isinstance(found, type) and issubclass(found, Exception) and found not in _NOT_REBUILT:
             with contextlib.suppress(TypeError):
                 return found(message)
     return CandidateError(f"{kinds[0]}: {message}")

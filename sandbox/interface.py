@@ -162,6 +162,7 @@ class Outcome:
         stderr: likewise standard error.
         error: a traceback, or a line of explanation; empty when the status is ``"ok"``.
         seconds: from the start of the code to its last answer.
+        last_call: of a check: its last call of the code under test, and what that gave, if it gave anything.
     """
 
     status: Status
@@ -170,6 +171,7 @@ class Outcome:
     stderr: str = ""
     error: str = ""
     seconds: float = 0.0
+    last_call: tuple[Call, Result | None] | None = None
 
 
 class Session(Protocol):

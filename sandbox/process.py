@@ -55,7 +55,9 @@ def ending(status: int, cpu_s: float, limits: Limits, partial: bool) -> Ended:
         if cpu_s >= 0.9 * limits.processor_s:
             return Ended("timeout", f"{cpu_s:.1f} s of processor time")
         return Ended("memory", "killed by the kernel")
-    return Ended("crashed", signal.Signals(number).name)
+    # A signal for programs' own use has a number and no name.
+    named = number in signal.Signals.__members__.values()
+    return Ended("crashed", signal.Signals(number).name if named else f"signal {number}")
 
 
 class Process(Protocol):

@@ -145,7 +145,7 @@ class RemoteRun:
             letter, _, text = line.partition(b" ")
             try:
                 self._take_part(letter, base64.b64decode(text, validate=True))
-            except (binascii.Error, ValueError, KeyError, TypeError) as error:
+            except (binascii.Error, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise Ended("protocol_error", f"a line that is none: {error}") from None
 
     def _take_part(self, letter: bytes, data: bytes) -> None:

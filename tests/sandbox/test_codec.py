@@ -107,6 +107,7 @@ BOMBS = {
     "nothing": b"",
     "two values": b"1 2",
     "quotes": b'"' * 8_000_001,
+    "escaped quotes": b'"' + b'\\"' * 1_900_000,
     "backslashes": b'"' + b"\\" * 8_000_000,
 }
 
