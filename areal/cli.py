@@ -15,7 +15,7 @@ _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or e
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0, 2 (bad input, one line says what to do) or 130 (Ctrl-C)."""
+    """Run one command and exit: 0, 1 (a check failed), 2 (bad input; one line says what) or 130 (Ctrl-C)."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_env(commands)
+    _add_sandbox(commands)
     return parser
 
 
@@ -78,6 +79,21 @@ def _add_env(commands: Any) -> None:
     env = commands.add_parser("env", help="list environments", description="Work with environments.")
     actions = env.add_subparsers(title="actions", metavar="ACTION", required=True)
     actions.add_parser("list", help="list all environments with their options").set_defaults(run=_env_list)
+
+
+def _add_sandbox(commands: Any) -> None:
+    sandbox = commands.add_parser(
+        "sandbox", help="check where untrusted code runs", description="Work with the local sandbox."
+    )
+    actions = sandbox.add_subparsers(title="actions", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="say which level this host gives, and attack it",
+        description="Say which level of isolation this host gives and why, and prove it by attacks.",
+        epilog="Exits with 1 if the level is weak, there is none, or an attack succeeds.",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON in place of text")
+    check.set_defaults(run=_sandbox_check)
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
@@ -140,6 +156,19 @@ def _env_list(given: argparse.Namespace) -> None:
     for name in env_names():
         table.add_row(name, *_describe(gymnasium.spec(name)))
     Console().print(table)
+
+
+def _sandbox_check(given: argparse.Namespace) -> None:
+    from areal.sandbox.check import report
+
+    found = report()
+    if given.json:
+        print(json.dumps(found.to_json()))
+    else:
+        for line in found.lines():
+            print(line)
+    if not found.strong:
+        sys.exit(1)
 
 
 def _describe(spec: Any) -> tuple[str, str]:

@@ -8,8 +8,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .interface import Call, Calls, Job, Limits, Raised, Returned, SandboxUnavailable
 from .local.backend import LocalBackend
@@ -87,6 +88,10 @@ class Report:
     def strong(self) -> bool:
         """Say whether the sandbox may be used without ``allow_weak``, and has held."""
         return self.level in STRONG and all(proof.held for proof in self.proofs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {**asdict(self), "strong": self.strong}
 
     def lines(self) -> Iterator[str]:
         """Yield the report as text."""

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
+from areal import cli
+from areal import sandbox as public
 from areal.sandbox import check
 
 
@@ -31,3 +37,23 @@ def test_an_attack_that_succeeds_is_seen(sandbox):
 
 def test_no_sandbox_at_all_is_said():
     assert list(check.Report(None, "no Linux").lines()) == ["local sandbox: none (no Linux)"]
+
+
+@pytest.mark.parametrize(
+    ("level", "held", "code"), [("full", True, 0), ("full", False, 1), ("confined", True, 1)]
+)
+def test_the_command_says_by_its_exit_code_whether_it_is_strong(monkeypatch, capsys, level, held, code):
+    report = check.Report(level, "why", 7, 3.0, (check.Proof("traces", held, "violation"),))
+    monkeypatch.setattr(check, "report", lambda: report)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sandbox", "check"])
+    assert ended.value.code == code
+    assert f"local sandbox: {level} (why)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["sandbox", "check", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["strong"], found["proofs"][0]["attack"]) == (code == 0, "traces")
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(public, name) for name in public.__all__)
