@@ -70,7 +70,13 @@ agents: Registry[Callable[..., Any]] = Registry(
     "agent", "areal.agents", {"single-turn": "areal.agents.single_turn:SingleTurn"}
 )
 rewards: Registry[Callable[..., Any]] = Registry(
-    "reward", "areal.rewards", {"math": "areal.rewards.math:MathVerifier"}
+    "part of a reward",
+    "areal.rewards",
+    {
+        "correct": "areal.rewards.parts:correct",
+        "format": "areal.rewards.parts:answer_format",
+        "length": "areal.rewards.parts:length",
+    },
 )
 sandboxes: Registry[Callable[..., Any]] = Registry(
     "sandbox",

@@ -5,6 +5,7 @@ Its problems are procedural arithmetic (areal.envs.arithmetic), or any data set 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -12,15 +13,13 @@ from gymnasium.error import ResetNeeded
 
 from areal.envs import arithmetic
 from areal.envs.data import Pair, load_pairs
+from areal.envs.problems import Problems, checked_difficulty, checked_prompt
 from areal.envs.text import UnicodeText
-from areal.errors import UserError
 from areal.rewards.answers import boxed_answer
 from areal.rewards.math import shared_verifier
+from areal.rewards.parts import Judged, Reward
 
-SPLITS = ("train", "test")
 BOXED_PROMPT = "{problem}\nPut the final answer in \\boxed{{}}."
-_UNBOUNDED = 2**31
-"""A reset without an index draws one below this, where there are problems without end."""
 
 
 def arithmetic_prompt(expression: str) -> str:
@@ -40,6 +39,7 @@ class MathEnv(gymnasium.Env[str, str]):
         split: where a reset without an index draws from, ``train`` or ``test``.
         difficulty: of procedural arithmetic, 1 to 5.
         prompt: a template with ``{problem}`` (braces of its own doubled).
+        rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
 
     Raises:
         UserError: unreadable data or a wrong argument.
@@ -55,23 +55,22 @@ class MathEnv(gymnasium.Env[str, str]):
         split: str = "train",
         difficulty: int = arithmetic.DEFAULT_DIFFICULTY,
         prompt: str = BOXED_PROMPT,
+        rewards: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if difficulty not in arithmetic.DIFFICULTIES:
-            known = "; ".join(f"{n}: {text}" for n, text in arithmetic.DIFFICULTIES.items())
-            raise UserError(f"math-v1: difficulty={difficulty!r} is none of these: {known}")
         self.observation_space = UnicodeText(2**16)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
-        self._pairs = None if data is None else load_pairs(str(data), subset, test_data)
-        self._split = _known_split(split)
-        self._difficulty = difficulty
-        self._prompt = _checked_prompt(prompt)
+        self._difficulty = checked_difficulty("math-v1", difficulty, arithmetic.DIFFICULTIES)
+        listed = None if data is None else load_pairs(str(data), subset, test_data)
+        self._problems = Problems("math-v1", self._draw, listed, split)
+        self._prompt = checked_prompt("math-v1", prompt)
+        self._reward = Reward(rewards)
         self._problem: Pair | None = None
 
     def count(self, split: str) -> int | None:
         """Return how many problems a split has; None: no end to them."""
-        return None if self._pairs is None else len(self._pairs[_known_split(split)])
+        return self._problems.count(split)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -86,13 +85,8 @@ class MathEnv(gymnasium.Env[str, str]):
             UserError: no such problem.
         """
         super().reset(seed=seed)
-        options = options or {}
-        split = _known_split(options.get("split", self._split))
-        index = options.get("index")
-        if index is None:
-            index = int(self.np_random.integers(self._size(split)))
-        self._problem = self._pair(split, int(index))
-        return self._prompt.format(problem=self._problem.problem), {"split": split, "index": int(index)}
+        self._problem, info = self._problems.choose(options, self.np_random)
+        return self._prompt.format(problem=self._problem.problem), info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge an answer; the episode is over.
@@ -104,37 +98,10 @@ class MathEnv(gymnasium.Env[str, str]):
             raise ResetNeeded("call reset before step")
         answer = boxed_answer(action)
         right = answer is not None and shared_verifier().equivalent(answer, self._problem.answer)
-        reward = float(right)
-        return "", reward, True, False, {"reward_parts": {"correct": reward}}
+        judged = Judged(self._problem.problem, action, answer is not None, float(right))
+        reward, parts = self._reward(judged)
+        return "", reward, True, False, {"reward_parts": parts}
 
-    def _size(self, split: str) -> int:
-        count = self.count(split)
-        if count == 0:
-            raise UserError(f"math-v1: the data has no problem in its {split} split")
-        return _UNBOUNDED if count is None else count
-
-    def _pair(self, split: str, index: int) -> Pair:
-        if not 0 <= index < self._size(split):
-            raise UserError(f"math-v1: no problem {index} in the {split} split: it has {self._size(split)}")
-        if self._pairs is not None:
-            return self._pairs[split][index]
+    def _draw(self, split: str, index: int) -> Pair:
         drawn = arithmetic.problem(split, self._difficulty, index)
         return Pair(f"Compute {drawn.expression}.", str(drawn.answer))
-
-
-def _known_split(split: str) -> str:
-    if split not in SPLITS:
-        raise UserError(f"math-v1: split={split!r} is neither 'train' nor 'test'")
-    return split
-
-
-def _checked_prompt(prompt: str) -> str:
-    try:
-        shown = prompt.format(problem="\0")
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"math-v1: the prompt {prompt!r} is no template ({error!r}); double its own braces: {{{{}}}}"
-        ) from error
-    if "\0" not in shown:
-        raise UserError(f"math-v1: the prompt {prompt!r} does not contain {{problem}}")
-    return prompt

@@ -1,0 +1,94 @@
+"""What environments of problems share: the choice of one, and its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from areal.errors import UserError
+
+SPLITS = ("train", "test")
+_UNBOUNDED = 2**31
+"""A reset without an index draws one below this, where there are problems without end."""
+
+T = TypeVar("T")
+
+
+class Problems(Generic[T]):
+    """The problems of an environment, in the splits ``train`` and ``test``.
+
+    Args:
+        env: the environment's name, for complaints.
+        draw: returns problem ``index`` of a split, where they are procedural.
+        listed: the problems of both splits; None: ``draw`` makes them, without end.
+        split: where a choice without an index draws from.
+
+    Raises:
+        UserError: no such split.
+    """
+
+    def __init__(
+        self, env: str, draw: Callable[[str, int], T], listed: dict[str, list[T]] | None, split: str
+    ) -> None:
+        self._env = env
+        self._draw = draw
+        self._listed = listed
+        self._default = self._known(split)
+
+    def count(self, split: str) -> int | None:
+        """Return how many problems a split has; None: no end to them."""
+        return None if self._listed is None else len(self._listed[self._known(split)])
+
+    def choose(self, options: dict[str, Any] | None, rng: np.random.Generator) -> tuple[T, dict[str, Any]]:
+        """Return a problem and where it comes from.
+
+        Args:
+            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
+            rng: draws the index that is left out.
+
+        Raises:
+            UserError: no such problem.
+        """
+        options = options or {}
+        split = self._known(options.get("split", self._default))
+        index = options.get("index")
+        index = int(rng.integers(self._size(split)) if index is None else index)
+        if not 0 <= index < self._size(split):
+            size = self._size(split)
+            raise UserError(f"{self._env}: no problem {index} in the {split} split: it has {size}")
+        found = self._draw(split, index) if self._listed is None else self._listed[split][index]
+        return found, {"split": split, "index": index}
+
+    def _size(self, split: str) -> int:
+        count = self.count(split)
+        if count == 0:
+            raise UserError(f"{self._env}: the data has no problem in its {split} split")
+        return _UNBOUNDED if count is None else count
+
+    def _known(self, split: str) -> str:
+        if split not in SPLITS:
+            raise UserError(f"{self._env}: split={split!r} is neither 'train' nor 'test'")
+        return split
+
+
+def checked_difficulty(env: str, difficulty: int, known: dict[int, str]) -> int:
+    """Return a difficulty; raises UserError if it is none."""
+    if difficulty not in known:
+        texts = "; ".join(f"{n}: {text}" for n, text in known.items())
+        raise UserError(f"{env}: difficulty={difficulty!r} is none of these: {texts}")
+    return difficulty
+
+
+def checked_prompt(env: str, prompt: str) -> str:
+    """Return a template with ``{problem}``; raises UserError if it is none."""
+    try:
+        shown = prompt.format(problem="\0")
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"{env}: the prompt {prompt!r} is no template ({error!r}); double its own braces: {{{{}}}}"
+        ) from error
+    if "\0" not in shown:
+        raise UserError(f"{env}: the prompt {prompt!r} does not contain {{problem}}")
+    return prompt
