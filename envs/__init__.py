@@ -7,5 +7,9 @@ def register_builtin() -> None:
     """Make the built-in environments known to Gymnasium; ``import areal`` calls this."""
     from gymnasium.envs.registration import register, registry
 
-    if "math-v1" not in registry:
-        register(id="math-v1", entry_point="areal.envs.math:MathEnv")
+    for name, entry_point in (
+        ("math-v1", "areal.envs.math:MathEnv"),
+        ("code-v1", "areal.envs.code:CodeEnv"),
+    ):
+        if name not in registry:
+            register(id=name, entry_point=entry_point)

@@ -1,14 +1,15 @@
-"""Problem and answer pairs from a local JSONL file or the Hugging Face hub."""
+"""Problems from a local JSONL file or the Hugging Face hub, in two splits."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from areal.errors import UserError
 from areal.rewards.answers import reference_answer
@@ -17,6 +18,20 @@ PROBLEM_KEYS = ("problem", "question", "prompt")
 ANSWER_KEYS = ("answer", "solution", "response")
 _HELD_OUT_SHARE = 10
 """Where a data set has no test split, one problem in this many is held out."""
+
+
+class HasProblem(Protocol):
+    """Whatever is asked, as text."""
+
+    @property
+    def problem(self) -> str:
+        """The text: it alone decides whether the problem is held out."""
+        ...
+
+
+T = TypeVar("T", bound=HasProblem)
+Convert = Callable[[dict[str, Any], str], T]
+"""Makes a problem of a row; the second argument says where the row stands, for complaints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +44,18 @@ class Pair:
 
 @lru_cache(maxsize=8)
 def load_pairs(data: str, subset: str | None, test_data: str | None) -> dict[str, list[Pair]]:
-    """Return the pairs of the splits ``train`` and ``test``.
+    """Return pairs of problem and answer; see ``load_problems``."""
+    return load_problems(_pair, data, subset, test_data)
+
+
+def load_problems(
+    convert: Convert[T], data: str, subset: str | None, test_data: str | None
+) -> dict[str, list[T]]:
+    """Return the problems of the splits ``train`` and ``test``.
 
     Args:
-        data: a ``.jsonl`` file (one object a line) or the id of a data set on the hub.
+        convert: makes a problem of a row.
+        data: a ``.jsonl`` (or ``.jsonl.gz``) file, one object a line, or the id of a data set on the hub.
         subset: the hub's name of a configuration, such as ``main``.
         test_data: held-out problems; None: the data set's own test split, or else one in ten problems,
             chosen by the hash of their text, so that the choice survives reordering.
@@ -40,41 +63,44 @@ def load_pairs(data: str, subset: str | None, test_data: str | None) -> dict[str
     Raises:
         UserError: unreadable data; the message names file and line.
     """
-    train, test = _read(data, subset)
+    train, test = _read(convert, data, subset)
     if test_data is not None:
-        train, test = [*train, *test], [p for part in _read(test_data, subset) for p in part]
+        train, test = [*train, *test], [p for part in _read(convert, test_data, subset) for p in part]
     elif not test:
         test = [p for p in train if _is_held_out(p)]
         train = [p for p in train if not _is_held_out(p)]
     return {"train": train, "test": test}
 
 
-def _is_held_out(pair: Pair) -> bool:
-    digest = hashlib.sha256(pair.problem.encode("utf-8", "surrogatepass")).digest()
+def _is_held_out(problem: HasProblem) -> bool:
+    digest = hashlib.sha256(problem.problem.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % _HELD_OUT_SHARE == 0
 
 
-def _read(data: str, subset: str | None) -> tuple[list[Pair], list[Pair]]:
+def _read(convert: Convert[T], data: str, subset: str | None) -> tuple[list[T], list[T]]:
     path = Path(data).expanduser()
     if path.is_file():
-        return list(_read_file(path)), []
-    if path.suffix in (".jsonl", ".json") or path.is_absolute() or data.startswith((".", "~")):
+        return list(_read_file(convert, path)), []
+    if path.suffix in (".jsonl", ".json", ".gz") or path.is_absolute() or data.startswith((".", "~")):
         raise UserError(f"the data file {path} does not exist")
-    return _read_hub(data, subset)
+    return _read_hub(convert, data, subset)
 
 
-def _read_file(path: Path) -> Iterator[Pair]:
+def _read_file(convert: Convert[T], path: Path) -> Iterator[T]:
     empty = True
-    with path.open(encoding="utf-8") as file:
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
         lines = enumerate(file, start=1)
         try:
             for number, line in lines:
                 if not line.strip():
                     continue
                 empty = False
-                yield _pair(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
+                yield convert(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text: {error.reason}; convert it") from error
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise UserError(f"{path} is not a whole gzip file: {error}") from error
     if empty:
         raise UserError(f"{path} is empty; it should have one JSON object a line")
 
@@ -85,13 +111,13 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{where}: not valid JSON ({error}); mend or remove the line") from error
     if not isinstance(row, dict):
-        raise UserError(f'{where}: not a JSON object; a line looks like {{"problem": "…", "answer": "…"}}')
+        raise UserError(f'{where}: not a JSON object; a line looks like {{"problem": "…", …}}')
     return row
 
 
 def _pair(row: dict[str, Any], where: str) -> Pair:
-    problem = _first(row, PROBLEM_KEYS, where)
-    answer = reference_answer(_first(row, ANSWER_KEYS, where))
+    problem = first_text(row, PROBLEM_KEYS, where)
+    answer = reference_answer(first_text(row, ANSWER_KEYS, where))
     if answer is None:
         raise UserError(
             f"{where}: no final answer: give it alone in 'answer', after '####', or in a \\boxed{{}}"
@@ -99,7 +125,12 @@ def _pair(row: dict[str, Any], where: str) -> Pair:
     return Pair(problem, answer)
 
 
-def _first(row: dict[str, Any], keys: Iterable[str], where: str) -> str:
+def first_text(row: dict[str, Any], keys: Iterable[str], where: str) -> str:
+    """Return the first of a row's fields that holds text or a number.
+
+    Raises:
+        UserError: none does.
+    """
     for key in keys:
         value = row.get(key)
         if isinstance(value, str) and value.strip():
@@ -110,7 +141,7 @@ def _first(row: dict[str, Any], keys: Iterable[str], where: str) -> str:
     raise UserError(f"{where}: none of the keys {', '.join(keys)} holds text (found: {found})")
 
 
-def _read_hub(name: str, subset: str | None) -> tuple[list[Pair], list[Pair]]:
+def _read_hub(convert: Convert[T], name: str, subset: str | None) -> tuple[list[T], list[T]]:
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -122,7 +153,7 @@ def _read_hub(name: str, subset: str | None) -> tuple[list[Pair], list[Pair]]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the data set '{name}': {str(error).splitlines()[0]}") from error
     splits = {
-        split: [_pair(dict(row), f"{name}/{split}, row {i}") for i, row in enumerate(rows)]
+        split: [convert(dict(row), f"{name}/{split}, row {i}") for i, row in enumerate(rows)]
         for split, rows in loaded.items()
         if split in ("train", "test")
     }

@@ -1,0 +1,239 @@
+"""``code-v1``: a programming problem in, a program out; tests in a sandbox judge it.
+
+Its problems are procedural (areal.envs.programs), or a data set in the form of MBPP, HumanEval, APPS or
+LiveCodeBench.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from areal.envs import programs
+from areal.envs.code_problems import CodeProblem, load_code_problems
+from areal.envs.problems import Problems, checked_difficulty, checked_prompt
+from areal.envs.text import UnicodeText
+from areal.errors import UserError
+from areal.registry import sandboxes
+from areal.rewards.cases import CallCase, CallTests
+from areal.rewards.code import CaseVerdict, CodeVerifier
+from areal.rewards.compare import Comparison
+from areal.rewards.parts import Judged, Reward
+from areal.sandbox.interface import Call, Limits, SandboxUnavailable
+
+CODE_PROMPT = "{problem}\nPut the code in a ```python block."
+MOST_FEEDBACK = 2000
+"""Characters of a failing case that an observation shows."""
+_FENCE = re.compile(r"^[ \t]*```[^\n]*\n", re.MULTILINE)
+_FENCE_END = re.compile(r"^[ \t]*```[^\n]*", re.MULTILINE)
+
+_ENDINGS = {
+    "timeout": "It took too long and was stopped.",
+    "memory": "It took too much memory.",
+    "output_limit": "It wrote or returned too much.",
+    "crashed": "The process crashed.",
+    "violation": "It did something that is not allowed here.",
+    "no_result": "It ended before it gave a result.",
+    "protocol_error": "It gave no valid result.",
+}
+
+
+def program_prompt(text: str) -> str:
+    """Return what the model is asked for a problem."""
+    return CODE_PROMPT.format(problem=text)
+
+
+def fenced(source: str) -> str:
+    """Return a program as the answer that has it in a code block."""
+    return f"```python\n{source}```"
+
+
+def code_block(text: str) -> str | None:
+    """Return the contents of the last code block of an answer, if it has one; its end may be missing.
+
+    Takes time linear in the text, whatever it is: the text is a model's.
+    """
+    found, place = None, 0
+    while opening := _FENCE.search(text, place):
+        closing = _FENCE_END.search(text, opening.end())
+        if closing is None:
+            return text[opening.end() :]
+        found, place = text[opening.end() : closing.start()], closing.end()
+    return found
+
+
+class CodeEnv(gymnasium.Env[str, str]):
+    """One program, judged by its tests: 1 if all pass, else 0; several turns with feedback, if wanted.
+
+    Args:
+        data: a ``.jsonl`` or ``.jsonl.gz`` file or the id of a data set on the hub, in the form of MBPP,
+            HumanEval, APPS or LiveCodeBench; None: procedural problems.
+        subset: the hub's configuration of the data set.
+        test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
+        split: where a reset without an index draws from, ``train`` or ``test``.
+        difficulty: of procedural problems, 1 to 4.
+        prompt: a template with ``{problem}`` (braces of its own doubled).
+        max_turns: answers to a problem; after each but the last, a failure is shown as the observation.
+        show_expected: show what a failing test expects; the tests are no longer hidden then.
+        partial: give the share of the tests that pass, rather than all or nothing.
+        rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
+        sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
+        allow_weak: accept what the host gives when the local sandbox is not strong here.
+        time_limit: seconds of one run.
+
+    Raises:
+        UserError: unreadable data, a wrong argument, or no sandbox here.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(
+        self,
+        data: str | None = None,
+        subset: str | None = None,
+        test_data: str | None = None,
+        split: str = "train",
+        difficulty: int = programs.DEFAULT_DIFFICULTY,
+        prompt: str = CODE_PROMPT,
+        max_turns: int = 1,
+        show_expected: bool = False,
+        partial: bool = False,
+        rewards: Mapping[str, float] | None = None,
+        sandbox: str = "local",
+        allow_weak: bool = False,
+        time_limit: float = 6.0,
+        render_mode: str | None = None,
+    ) -> None:
+        if max_turns < 1 or not time_limit > 0:
+            raise UserError(f"code-v1: max_turns={max_turns} and time_limit={time_limit} must be positive")
+        self.observation_space = UnicodeText(2**16)
+        self.action_space = UnicodeText(2**20)
+        self.render_mode = render_mode
+        self._difficulty = checked_difficulty("code-v1", difficulty, programs.DIFFICULTIES)
+        listed = None if data is None else load_code_problems(str(data), subset, test_data)
+        self._problems = Problems("code-v1", self._draw, listed, split)
+        self._prompt = checked_prompt("code-v1", prompt)
+        self._max_turns = max_turns
+        self._show_expected = show_expected
+        self._partial = partial
+        self._limits = Limits(wall_s=time_limit)
+        self._reward = Reward(rewards)
+        self._sandbox = _shared_sandbox(sandbox, allow_weak)
+        self._verifiers: dict[Comparison, CodeVerifier] = {}
+        self._problem: CodeProblem | None = None
+        self._turn = 0
+
+    def count(self, split: str) -> int | None:
+        """Return how many problems a split has; None: no end to them."""
+        return self._problems.count(split)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Choose a problem.
+
+        Args:
+            seed: makes the choice reproducible.
+            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
+
+        Raises:
+            UserError: no such problem.
+        """
+        super().reset(seed=seed)
+        self._problem, info = self._problems.choose(options, self.np_random)
+        self._turn = 0
+        return self._prompt.format(problem=self._problem.problem), info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Run an answer against the tests. The episode is over when they pass or the turns are used up.
+
+        Raises:
+            SandboxUnavailable: the sandbox could not run it; no reward was given.
+        """
+        if self._problem is None:
+            raise ResetNeeded("call reset before step")
+        problem, block = self._problem, code_block(action)
+        source = problem.before + ("\n" if problem.before else "") + (action if block is None else block)
+        verdict = self._verifier(problem.comparison).verify_blocking(source, problem.tests)
+        self._turn += 1
+        failure = verdict.failure
+        if failure is not None and self._turn < self._max_turns:
+            return self._feedback(failure), 0.0, False, False, {"reward_parts": self._reward.nothing()}
+        reward, parts = self._reward(Judged(problem.problem, action, block is not None, verdict.score))
+        return "", reward, True, False, {"reward_parts": parts}
+
+    def _verifier(self, comparison: Comparison) -> CodeVerifier:
+        """Return the verifier that compares in this way; it remembers the tests that it has parsed."""
+        if comparison not in self._verifiers:
+            self._verifiers[comparison] = CodeVerifier(
+                self._sandbox, self._limits, comparison, partial=self._partial
+            )
+        return self._verifiers[comparison]
+
+    def _feedback(self, case: CaseVerdict) -> str:
+        """Return what an engineer sees of a failing case; what it expects only if that may be shown."""
+        lines = ["The code does not pass all tests.", *([f"Test: {_cut(case.asked)}"] if case.asked else [])]
+        if case.status in _ENDINGS:
+            lines.append(_ENDINGS[case.status])
+        elif case.trace:
+            lines.append(_cut(case.trace.rstrip()))
+        elif case.got:
+            lines.append(f"Result: {_cut(case.got)}")
+        if self._show_expected and case.expected:
+            lines.append(f"Expected: {_cut(case.expected)}")
+        return "\n".join([*lines, "Mend the code and give it again, whole."])
+
+    def _draw(self, split: str, index: int) -> CodeProblem:
+        drawn = programs.problem(split, self._difficulty, index)
+        cases = zip(drawn.inputs, drawn.outputs, strict=True)
+        return CodeProblem(drawn.text, CallTests(tuple(CallCase(Call("f", (x,)), y) for x, y in cases)))
+
+
+def _cut(text: str) -> str:
+    """Shorten a text in its middle, and leave out what cannot be written."""
+    half = MOST_FEEDBACK // 2
+    short = text if len(text) <= MOST_FEEDBACK else f"{text[:half]}\n…\n{text[-half:]}"
+    return short.encode("utf-8", "replace").decode("utf-8")
+
+
+_pools: dict[tuple[str, bool], Any] = {}
+_lock = threading.Lock()
+
+
+def _shared_sandbox(name: str, allow_weak: bool) -> Any:
+    """Return this process's sandbox of that name: all environments share it.
+
+    Raises:
+        UserError: there is none here.
+    """
+    make = sandboxes.get(name)
+    with _lock:
+        if (name, allow_weak) not in _pools:
+            try:
+                pool = make(allow_weak=allow_weak) if name == "local" else make()
+                if name == "local":
+                    # It starts with its first run otherwise, and this is the place to complain.
+                    _ = pool.backend.level
+            except SandboxUnavailable as error:
+                raise UserError(
+                    f"code-v1 cannot run code here: {error}. Use env_options.sandbox=container (or e2b), or, "
+                    "where the code may be trusted, env_options.allow_weak=true"
+                ) from error
+            _pools[name, allow_weak] = pool
+        return _pools[name, allow_weak]
+
+
+def _forget() -> None:
+    global _lock
+    _pools.clear()
+    _lock = threading.Lock()
+
+
+# A forked child must not use its parent's processes.
+os.register_at_fork(after_in_child=_forget)

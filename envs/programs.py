@@ -1,0 +1,258 @@
+"""Procedural programming problems: the built-in problems of ``code-v1``.
+
+Nothing is downloaded and nothing is stored: problem ``index`` of a split is drawn from a generator seeded
+with (split, difficulty, index). The splits are disjoint by construction: a problem belongs to the test
+split exactly if the hash of its text says so, whoever draws it and with whatever seed.
+
+Each problem asks for ``f(x)`` and knows the expression that is right, and *slips*: expressions that people
+write in its place, off by one or the wrong way round. The tests tell the slips from the right expression.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+DIFFICULTIES = {
+    1: "arithmetic on a number",
+    2: "also conditions and ranges",
+    3: "also lists and strings",
+    4: "also filtered and mapped lists",
+}
+DEFAULT_DIFFICULTY = 3
+TEST_SHARE = 10
+"""One problem in this many belongs to the test split."""
+MOST_SHOWN = 2
+"""Tests that a problem may show; the others are hidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A function to be written.
+
+    Attributes:
+        task: such as ``"3 times x plus 7"``: what ``f(x)`` must return.
+        right: an expression in ``x`` that is right.
+        slips: expressions that look like it and are wrong for at least one input.
+        inputs: values of ``x`` to test with.
+    """
+
+    task: str
+    right: str
+    slips: tuple[str, ...]
+    inputs: tuple[Any, ...]
+
+    @property
+    def text(self) -> str:
+        """The problem as it is asked."""
+        return f"Write a Python function f(x) that returns {self.task}."
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """What ``f`` must return for each of the inputs."""
+        return values(self.right, self.inputs)
+
+
+def program(expression: str) -> str:
+    """Return the source of a function ``f(x)`` that returns an expression."""
+    return f"def f(x):\n    return {expression}\n"
+
+
+def values(expression: str, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the value of an expression of ours for each input."""
+    function: Callable[[Any], Any] = eval(f"lambda x: {expression}")
+    return tuple(map(function, inputs))
+
+
+def is_test(task: str) -> bool:
+    """Say whether a problem belongs to the test split (about one in ten do)."""
+    digest = hashlib.sha256(task.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % TEST_SHARE == 0
+
+
+def problem(split: str, difficulty: int, index: int) -> Problem:
+    """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
+
+    Raises:
+        ValueError: unknown split or difficulty.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split is 'train' or 'test', not {split!r}")
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"difficulty is one of {sorted(DIFFICULTIES)}, not {difficulty!r}")
+    rng = random.Random(f"programs/{split}/{difficulty}/{index}")
+    families = [family for level in range(1, difficulty + 1) for family in _FAMILIES[level]]
+    while True:
+        drawn = rng.choice(families)(rng)
+        if is_test(drawn.task) == (split == "test"):
+            return drawn
+
+
+# --- numbers ---------------------------------------------------------------------------------------------
+
+_COMPARISONS = {"greater than": ">", "less than": "<", "at least": ">=", "at most": "<="}
+_NEARLY = {">": (">=", "<"), "<": ("<=", ">"), ">=": (">", "<="), "<=": ("<", ">=")}
+
+
+def _numbers(rng: random.Random, *edges: int) -> tuple[int, ...]:
+    """Return inputs at the edges, beside them, and anywhere."""
+    beside = {edge + step for edge in edges for step in (-1, 0, 1)}
+    return tuple(sorted(beside | {0, *(rng.randint(-50, 150) for _ in range(4))}))
+
+
+def _product(rng: random.Random) -> Problem:
+    a, b = rng.sample(range(2, 100), 2)
+    word, sign, other = rng.choice([("plus", "+", "-"), ("minus", "-", "+")])
+    slips = (f"{a} * x {other} {b}", f"{a} * (x {sign} {b})", f"{a} {sign} x * {b}")
+    return Problem(f"{a} times x {word} {b}", f"{a} * x {sign} {b}", slips, _numbers(rng))
+
+
+def _product_of_sum(rng: random.Random) -> Problem:
+    a, b = rng.sample(range(2, 100), 2)
+    word, sign, other = rng.choice([("plus", "+", "-"), ("minus", "-", "+")])
+    slips = (f"x {sign} {a} * {b}", f"(x {other} {a}) * {b}", f"(x {sign} {b}) * {a}")
+    return Problem(f"x {word} {a}, all times {b}", f"(x {sign} {a}) * {b}", slips, _numbers(rng))
+
+
+def _remainder(rng: random.Random) -> Problem:
+    a, b = rng.sample(range(2, 100), 2)
+    slips = (f"x // {a} + {b}", f"x / {a} + {b}", f"x % ({a} + {b})")
+    task = f"the remainder of x divided by {a}, plus {b}"
+    return Problem(task, f"x % {a} + {b}", slips, _numbers(rng, a))
+
+
+# --- conditions and ranges -------------------------------------------------------------------------------
+
+
+def _choice(rng: random.Random) -> Problem:
+    a, b = rng.sample(range(2, 100), 2)
+    words, sign = rng.choice(list(_COMPARISONS.items()))
+    near, opposite = _NEARLY[sign]
+    task = f"{b} if x is {words} {a}, else x"
+    slips = (f"{b} if x {near} {a} else x", f"{b} if x {opposite} {a} else x", f"x if x {sign} {a} else {b}")
+    return Problem(task, f"{b} if x {sign} {a} else x", slips, _numbers(rng, a, b))
+
+
+def _between(rng: random.Random) -> Problem:
+    a = rng.randint(2, 80)
+    b = a + rng.randint(3, 90)
+    words, low, high = rng.choice([("including both", "<=", "<="), ("excluding both", "<", "<")])
+    other = "<" if low == "<=" else "<="
+    slips = (f"{a} {other} x {other} {b}", f"{a} {other} x {high} {b}", f"{a} {low} x {other} {b}")
+    task = f"whether x is between {a} and {b}, {words}"
+    return Problem(task, f"{a} {low} x {high} {b}", slips, _numbers(rng, a, b))
+
+
+def _up_to(rng: random.Random) -> Problem:
+    a, b = rng.sample(range(2, 100), 2)
+    later, counted = f"sum(range({a} + 1, x + 1)) + {b}", f"len(range({a}, x + 1)) + {b}"
+    slips = (f"sum(range({a}, x)) + {b}", later, counted)
+    task = f"the sum of the numbers from {a} to x, plus {b}"
+    inputs = tuple(sorted({a, a + 1, a + 2, *(a + rng.randint(3, 60) for _ in range(4))}))
+    return Problem(task, f"sum(range({a}, x + 1)) + {b}", slips, inputs)
+
+
+# --- lists and strings -----------------------------------------------------------------------------------
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def _lists(rng: random.Random, *edges: int) -> tuple[list[int], ...]:
+    """Return lists of numbers, each with the edges and their neighbours among others, and the empty one."""
+    beside = [edge + step for edge in edges for step in (-1, 0, 1)]
+    return ([], *(rng.sample([*beside, *(rng.randint(1, 120) for _ in range(n))], 3 + n) for n in (3, 4, 5)))
+
+
+def _words(rng: random.Random, letters: str, size: int) -> tuple[str, ...]:
+    """Return words that have each of the letters more than once, and longer ones of any letters."""
+    dense = "".join(rng.choices(letters, k=size)) + letters * 2
+    return (dense, *("".join(rng.choices(_LETTERS, k=size + n)) for n in (4, 7, 9)))
+
+
+def _filtered(rng: random.Random) -> Problem:
+    a = rng.randint(5, 99)
+    words, sign = rng.choice(list(_COMPARISONS.items()))
+    near, opposite = _NEARLY[sign]
+    what, start, end, wrong = rng.choice(
+        [
+            ("sum", "sum([", "])", "len(["),
+            ("number", "len([", "])", "sum(["),
+            ("list", "[", "]", "sum(["),
+        ]
+    )
+    slips = (
+        f"{start}v for v in x if v {near} {a}{end}",
+        f"{start}v for v in x if v {opposite} {a}{end}",
+        f"{wrong}v for v in x if v {sign} {a}])",
+    )
+    task = f"the {what} of the elements of x that are {words} {a}"
+    return Problem(task, f"{start}v for v in x if v {sign} {a}{end}", slips, _lists(rng, a))
+
+
+def _mapped(rng: random.Random) -> Problem:
+    a, b = rng.sample(range(2, 100), 2)
+    slips = (f"[v + {a} * {b} for v in x]", f"[v * {b} + {a} for v in x]", f"[(v + {b}) * {a} for v in x]")
+    task = f"the list of the elements of x, each times {a} plus {b}"
+    return Problem(task, f"[v * {a} + {b} for v in x]", slips, _lists(rng, a))
+
+
+def _slice(rng: random.Random) -> Problem:
+    a = rng.randint(2, 30)
+    what, right, wrong = rng.choice(
+        [
+            (f"the first {a} characters of x", f"x[:{a}]", (f"x[{a}:]", f"x[:{a} - 1]", f"x[1:{a}]")),
+            (f"the last {a} characters of x", f"x[-{a}:]", (f"x[:-{a}]", f"x[{a}:]", f"x[-{a}:-1]")),
+            (f"x without its first {a} characters", f"x[{a}:]", (f"x[:{a}]", f"x[{a} + 1:]", f"x[:-{a}]")),
+            (f"x without its last {a} characters", f"x[:-{a}]", (f"x[-{a}:]", f"x[:{a}]", f"x[:-{a} - 1]")),
+        ]
+    )
+    c = rng.choice(_LETTERS)
+    slips = tuple(f"{slip} + '{c}'" for slip in wrong)
+    return Problem(f"{what}, then '{c}'", f"{right} + '{c}'", slips, _words(rng, _LETTERS, 2 * a + 3))
+
+
+def _replaced(rng: random.Random) -> Problem:
+    a, b, c = rng.sample(_LETTERS, 3)
+    slips = (
+        f"x.replace('{b}', '{a}') + '{c}'",
+        f"x.replace('{a}', '{b}', 1) + '{c}'",
+        f"x.replace('{a}', '{b}' + '{c}')",
+    )
+    task = f"x with each '{a}' replaced by '{b}', then '{c}'"
+    return Problem(task, f"x.replace('{a}', '{b}') + '{c}'", slips, _words(rng, a + b + c, 6))
+
+
+def _counted(rng: random.Random) -> Problem:
+    a = rng.choice(_LETTERS)
+    b = rng.randint(2, 99)
+    slips = (f"x.find('{a}') + {b}", f"x.count('{a}' + {b})", f"x.index('{a}') * {b}")
+    task = f"how often '{a}' occurs in x, plus {b}"
+    return Problem(task, f"x.count('{a}') + {b}", slips, _words(rng, a, 5))
+
+
+# --- two steps -------------------------------------------------------------------------------------------
+
+
+def _filtered_and_mapped(rng: random.Random) -> Problem:
+    a, b = rng.sample(range(2, 100), 2)
+    words, sign = rng.choice(list(_COMPARISONS.items()))
+    near, opposite = _NEARLY[sign]
+    what, start, end = rng.choice([("sum", "sum([", "])"), ("list", "[", "]")])
+    slips = (
+        f"{start}v * {b} for v in x if v {near} {a}{end}",
+        f"{start}v * {b} for v in x if v {opposite} {a}{end}",
+        f"{start}v for v in x if v * {b} {sign} {a}{end}",
+    )
+    task = f"the {what} of {b} times each element of x that is {words} {a}"
+    return Problem(task, f"{start}v * {b} for v in x if v {sign} {a}{end}", slips, _lists(rng, a))
+
+
+_FAMILIES: dict[int, tuple[Callable[[random.Random], Problem], ...]] = {
+    1: (_product, _product_of_sum, _remainder),
+    2: (_choice, _between, _up_to),
+    3: (_filtered, _mapped, _slice, _replaced, _counted),
+    4: (_filtered_and_mapped,),
+}
