@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -51,6 +52,9 @@ class RolloutConfig(_Settings):
     """Trajectories of one problem; advantages are normalised within them."""
     max_staleness: Staleness = Field(4, ge=0)
     """η: how many updates old a consumed token may be; 0 is synchronous, inf never waits."""
+    interruption: Literal["recompute", "keep", "drain"] = "recompute"
+    """New weights come between two tokens and prefixes are recomputed, or keep their KV cache, or wait for
+    the requests under way."""
     max_concurrent: int | None = Field(None, ge=1)
     """Trajectories under way at once; null: as many as one batch."""
     max_new_tokens: int = Field(64, ge=1)
@@ -59,12 +63,34 @@ class RolloutConfig(_Settings):
     """Longest conversation, in tokens; null: the model's own limit, at most 4096."""
     temperature: float = Field(1.0, gt=0, le=2)
     """Sampling temperature of training rollouts; the learner uses the same one."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, in evaluation too; the tokens that spell them belong to the answer."""
     env_workers: int = Field(8, ge=1)
     """Threads that run the environments' reset and step."""
     max_retries: int = Field(2, ge=0)
     """How often an episode that failed for infrastructure reasons is tried again."""
     max_failures: int = Field(8, ge=0)
     """Episodes in a row that may fail for good before the run stops with their error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_distribution(cls, data: Any) -> Any:
+        """The learner's log-probabilities are of the whole softmax, so it must be what is sampled from."""
+        for name in ("top_p", "top_k", "min_p") if isinstance(data, dict) else ():
+            if name in data:
+                raise ValueError(
+                    f"training cannot sample with {name}: the engine would sample from a truncated "
+                    f"distribution that the learner does not have; set evaluation.{name}, or in training "
+                    "lower rollout.temperature"
+                )
+        return data
+
+    @field_validator("stop")
+    @classmethod
+    def _stop_says_something(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("an empty stop string would end every answer at once; leave it out")
+        return stop
 
 
 class EngineConfig(_Settings):
@@ -120,6 +146,14 @@ class EvaluationConfig(_Settings):
     """Evaluate also after every so many updates; 0: only before and after."""
     temperature: float = Field(1.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample among the likeliest tokens that together have this probability; 1: all."""
+    top_k: int = Field(0, ge=0)
+    """Sample among so many likeliest tokens; 0: all."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Sample among tokens at least this share as likely as the likeliest; 0: all."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Longest answer of one turn, in tokens; null: as in training."""
 
 
 class CheckpointConfig(_Settings):

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-Finish = Literal["stop", "length", "abort"]
-"""How a generation ended: the model ended it, a limit did, or it was given up."""
+Finish = Literal["eos", "stop", "length", "abort"]
+"""How a generation ended: by the model's end of sequence, a stop string, a length limit, or given up."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Trajectory:
         reward: the sum of all rewards of the episode.
         reward_parts: its named components; they sum to ``reward``.
         task: the reset options (and seed) that name the problem.
-        finish: how the last generation ended.
+        finish: how the last generation ended; never ``abort``: an episode with such a part has failed.
         turns: the index of the first sampled token of each turn.
         started, ended: when the episode began and ended.
     """
@@ -40,7 +40,7 @@ class Trajectory:
     reward: float
     reward_parts: dict[str, float] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
-    finish: Finish = "stop"
+    finish: Finish = "eos"
     turns: list[int] = field(default_factory=list)
     started: float = 0.0
     ended: float = 0.0
@@ -57,7 +57,7 @@ class Trajectory:
     @property
     def sampled(self) -> int:
         """How many tokens the policy sampled."""
-        return int(self.loss_mask.sum())
+        return int(np.count_nonzero(self.loss_mask))
 
     @property
     def oldest_version(self) -> int:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 
-from areal.rollout.vllm_engine import OWNED
+from areal.rollout.vllm_start import OWNED
 
 _PR_SET_PDEATHSIG = 1
 

@@ -81,13 +81,14 @@ class RecordedModel:
         self._sampling = sampling
         self._max_model_len = max_model_len
         self.conversation = Conversation()
-        self.finish: Finish = "stop"
+        self.finish: Finish = "eos"
 
     async def generate(self, observation: str) -> str:
         """Say ``observation`` as the user, sample the answer and return its text.
 
         Raises:
             ConversationTooLong: no room is left for an answer.
+            GenerationAborted: the engine gave the answer up half-way.
         """
         talk = self.conversation
         if talk.ids:
@@ -100,8 +101,12 @@ class RecordedModel:
                 f"the conversation has {len(talk.ids)} tokens, and rollout.max_model_len is "
                 f"{self._max_model_len}: raise it, or leave out long problems"
             )
-        sampling = replace(self._sampling, max_tokens=min(self._sampling.max_tokens, room))
+        sampling = self._sampling
+        if sampling.max_tokens > room:
+            sampling = replace(sampling, max_tokens=room)
         completion = await self._engine.generate(list(talk.ids), sampling)
+        if completion.finish == "abort":
+            raise GenerationAborted(f"the engine gave up an answer after {len(completion.ids)} tokens")
         talk.hear(completion)
         self.finish = completion.finish
         return self._renderer.decode(completion.ids)
@@ -109,6 +114,10 @@ class RecordedModel:
 
 class ConversationTooLong(RuntimeError):
     """The prompt leaves no room for an answer."""
+
+
+class GenerationAborted(RuntimeError):
+    """An answer is not whole: the episode failed, and is played again; none of it is trained on."""
 
 
 async def run_episode(

@@ -1,69 +1,50 @@
 """vLLM's AsyncLLM as an :class:`areal.rollout.engine.Engine`.
 
 Guarantee: every token carries the exact version of the weights that sampled it and its log-probability
-under them. New weights interrupt generation without losing a sampled token: requests are frozen, the
-weights loaded, the KV cache dropped, and prefixes recomputed under the new weights.
+under them, and no sampled token is lost to an update. What an update does to the requests under way is one
+setting, :attr:`VLLMEngine.interruption`:
+
+- ``recompute``: they are frozen, the weights loaded, the KV cache dropped, and they go on: their prefixes are
+  computed again under the new weights.
+- ``keep``: the same, but they go on upon the KV cache that the old weights computed.
+- ``drain``: the update waits until they are finished, and no new one begins meanwhile.
+
+A request that begins under some weights never reads the KV cache of others: its prefix is cached under the
+version (vLLM's ``cache_salt``), and one that an update meets before its first token begins again after it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
-import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from areal.errors import UserError
-from areal.rollout.engine import Completion, Sampling
+from areal.rollout.engine import Completion, Interruption, Sampling
+from areal.rollout.vllm_start import EngineSettings, arguments, environment, main_not_reimported, variables
 from areal.trajectory import Finish
-
-OWNED = "AREAL_ENGINE_PARENT"
-"""Environment variable by which a vLLM process knows that areal started it, and who."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """What a vLLM engine is built from.
-
-    Attributes:
-        model: folder or hub id.
-        device: ``cpu`` or ``cuda``.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
-        max_model_len: longest sequence, in tokens.
-        max_num_seqs: sequences decoded together.
-        memory: GiB of KV cache on a CPU, or the share of the GPU's memory.
-        eos_ids: tokens that end a continuation.
-        threads: CPU threads (CPU only).
-        eager: no compilation, no CUDA graphs.
-        seed: of the sampler.
-        weight_backend: name of a registered vLLM weight-transfer engine, or None for fixed weights.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    max_model_len: int
-    max_num_seqs: int
-    memory: float
-    eos_ids: tuple[int, ...]
-    threads: int = 1
-    eager: bool = True
-    seed: int = 0
-    weight_backend: str | None = None
 
 
 class VLLMEngine:
-    """A running vLLM engine; build it with :meth:`start`."""
+    """A running vLLM engine; build it with :meth:`start`.
 
-    def __init__(self, llm: Any, eos_ids: tuple[int, ...]) -> None:
+    Attributes:
+        interruption: what the next :meth:`load` does to the requests under way.
+    """
+
+    def __init__(self, llm: Any, eos_ids: tuple[int, ...], interruption: Interruption = "recompute") -> None:
+        self.interruption: Interruption = interruption
         self._llm = llm
         self._eos_ids = list(eos_ids)
         self._version = 0
         self._ids = itertools.count()
+        self._under_way: set[_Request] = set()
+        self._gate = Gate()
         self._clock = BusyClock()
 
     @classmethod
@@ -73,7 +54,7 @@ class VLLMEngine:
         Raises:
             UserError: vLLM is not installed.
         """
-        with _environment(_variables(settings)), _main_not_reimported():
+        with environment(variables(settings)), main_not_reimported():
             try:
                 from vllm.engine.arg_utils import AsyncEngineArgs
                 from vllm.v1.engine.async_llm import AsyncLLM
@@ -84,7 +65,12 @@ class VLLMEngine:
                         "(or 'areal[gpu]' on a machine with a GPU)"
                     ) from error
                 raise
-            engine = cls(AsyncLLM.from_engine_args(AsyncEngineArgs(**_arguments(settings))), settings.eos_ids)
+            # In no variable here: an exception that vLLM caught and kept holds on to this frame.
+            engine = cls(
+                AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings))),
+                settings.eos_ids,
+                settings.interruption,
+            )
         await engine._llm.update_weight_version("0")
         return engine
 
@@ -100,28 +86,59 @@ class VLLMEngine:
 
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
         """Continue ``ids``; see :class:`areal.rollout.engine.Engine`."""
+        params = self._params(sampling)
+        async with self._gate.request():
+            with self._clock.request():
+                while True:
+                    request = _Request(str(next(self._ids)), self._version)
+                    completion = await self._complete(request, ids, params)
+                    if not self._begins_again(request, completion):
+                        return completion
+
+    def _params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        keep = self.interruption == "keep"
         params = SamplingParams(
             temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             # What ends a continuation is what the chat template says, not what vLLM finds in the model.
             ignore_eos=True,
             stop_token_ids=None if sampling.ignore_eos else self._eos_ids,
+            stop=list(sampling.stop),
             logprobs=0,
             flat_logprobs=True,
-            # Ids are what we train on: text is decoded once, by whoever wants it, not token by token.
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            # Ids are what we train on: text is decoded once, by whoever wants it, not token by token. Only
+            # stop strings need it as it grows.
+            detokenize=bool(sampling.stop),
+            output_kind=RequestOutputKind.DELTA if keep else RequestOutputKind.FINAL_ONLY,
         )
         params.skip_clone = True
-        prompt = {"type": "token", "prompt_token_ids": ids}
-        with self._clock.request():
-            async for output in self._llm.generate(prompt, params, str(next(self._ids))):
-                final = output
-        return _completion(final.outputs[0])
+        return params
+
+    async def _complete(self, request: _Request, ids: list[int], params: Any) -> Completion:
+        prompt = {"type": "token", "prompt_token_ids": ids, "cache_salt": str(request.version)}
+        parts = []
+        self._under_way.add(request)
+        try:
+            async for output in self._llm.generate(prompt, params, request.id):
+                part = output.outputs[0]
+                request.started = request.started or len(part.token_ids) > 0
+                parts.append(part)
+        finally:
+            self._under_way.discard(request)
+        return _completion(parts)
+
+    def _begins_again(self, request: _Request, completion: Completion) -> bool:
+        """Whether new weights came before its first token, so that it may have read the cache of old ones."""
+        if self.interruption != "keep":
+            return False
+        return request.given_up or (completion.versions != [] and completion.versions[0] != request.version)
 
     async def connect(self, init_info: dict[str, Any]) -> None:
         """Let the workers open the learner's weight channel."""
@@ -130,15 +147,27 @@ class VLLMEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
 
     async def load(self, version: int) -> None:
-        """Interrupt, load what the channel holds as ``version``, drop the KV cache, resume."""
+        """Load what the channel holds as ``version``, between two tokens or, draining, two requests."""
+        if self.interruption != "drain":
+            await self._swap(version)
+            return
+        async with self._gate.drained():
+            await self._swap(version)
+
+    async def _swap(self, version: int) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self._llm.pause_generation(mode="keep", clear_cache=True)
+        keep = self.interruption == "keep"
+        await self._llm.pause_generation(mode="keep", clear_cache=not keep)
         with self._clock.pause():
             await self._llm.start_weight_update()
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
             await self._llm.finish_weight_update(weight_version=str(version))
         self._version = version
+        if keep:
+            for request in [r for r in self._under_way if not r.started]:
+                request.given_up = True
+                await self._llm.abort(request.id)
         await self._llm.resume_generation()
 
     async def close(self) -> None:
@@ -147,6 +176,51 @@ class VLLMEngine:
         # Its destructor needs modules that are gone when the interpreter ends: run it now. It is in cycles.
         self._llm = None
         gc.collect()
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """A request in vLLM: the weights at its begin, whether it has a token, whether we gave it up."""
+
+    id: str
+    version: int
+    started: bool = False
+    given_up: bool = False
+
+
+class Gate:
+    """Lets requests in unless it is closed, and knows when the last one has left."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._open = asyncio.Event()
+        self._open.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[None]:
+        """One request is inside within."""
+        while not self._open.is_set():
+            await self._open.wait()
+        self._inside += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+    @asynccontextmanager
+    async def drained(self) -> AsyncIterator[None]:
+        """Close, wait for those inside to leave, and open again at the end."""
+        self._open.clear()
+        try:
+            await self._empty.wait()
+            yield
+        finally:
+            self._open.set()
 
 
 class BusyClock:
@@ -191,95 +265,27 @@ class BusyClock:
             self._since = None
 
 
-def _completion(output: Any) -> Completion:
-    ids = list(output.token_ids)
-    flat = output.logprobs
-    logprobs = [flat.logprobs[start] for start in flat.start_indices]
+def _completion(parts: list[Any]) -> Completion:
+    """Join the parts in which vLLM reported one continuation; the last one tells how it ended."""
+    ids = [token for part in parts for token in part.token_ids]
+    logprobs = [
+        part.logprobs.logprobs[start]
+        for part in parts
+        if part.logprobs
+        for start in part.logprobs.start_indices
+    ]
+    final = parts[-1]
     versions: list[int] = []
-    for span in output.weight_versions or ():
+    for span in final.weight_versions or ():
         versions.extend([int(span.version)] * (span.end - span.start))
     if not len(ids) == len(logprobs) == len(versions):
         raise RuntimeError(
             f"vLLM returned {len(ids)} tokens, {len(logprobs)} log-probabilities, {len(versions)} versions"
         )
-    finish: Finish = output.finish_reason if output.finish_reason in ("stop", "length") else "abort"
-    return Completion(ids, logprobs, versions, finish)
+    return Completion(ids, logprobs, versions, _finish(final))
 
 
-def _arguments(settings: EngineSettings) -> dict[str, Any]:
-    from vllm.config import WeightTransferConfig
-
-    arguments: dict[str, Any] = {
-        "model": settings.model,
-        "dtype": settings.dtype,
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "enforce_eager": settings.eager,
-        "seed": settings.seed,
-        "enable_prefix_caching": True,
-        # Ids in, ids out: the text belongs to areal.rollout.conversation.
-        "skip_tokenizer_init": True,
-        # The distribution that was sampled from, temperature included: the behaviour policy's own.
-        "logprobs_mode": "processed_logprobs",
-        "disable_log_stats": True,
-        # Sampling is what areal's settings say, not what a model's generation_config.json suggests.
-        "generation_config": "vllm",
-    }
-    if settings.weight_backend is not None:
-        arguments["weight_transfer_config"] = WeightTransferConfig(backend=settings.weight_backend)
-    if settings.device == "cpu":
-        # One process fewer than the default executor: no hop between engine core and worker.
-        arguments["distributed_executor_backend"] = "uni"
-    else:
-        arguments["gpu_memory_utilization"] = settings.memory
-    return arguments
-
-
-def _variables(settings: EngineSettings) -> dict[str, str]:
-    variables = {
-        OWNED: str(os.getpid()),
-        "VLLM_NO_USAGE_STATS": "1",
-        # A forked child would inherit our threads' locks; a spawned one starts clean.
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-    }
-    if settings.device == "cpu":
-        variables |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.memory))),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(settings.threads),
-        }
-    return variables
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes started within, and put the old values back."""
-    saved = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _main_not_reimported() -> Iterator[None]:
-    """Keep spawned processes from running the user's script again: vLLM's need nothing of it.
-
-    Without this, ``areal.train(...)`` in a script without ``if __name__ == "__main__"`` would start itself.
-    """
-    main = sys.modules["__main__"]
-    saved: dict[str, Any] = {
-        name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__
-    }
-    main.__dict__.pop("__file__", None)
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(saved)
+def _finish(output: Any) -> Finish:
+    if output.finish_reason == "stop":
+        return "stop" if isinstance(output.stop_reason, str) else "eos"
+    return "length" if output.finish_reason == "length" else "abort"

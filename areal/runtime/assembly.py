@@ -11,8 +11,10 @@ from areal.config import Config
 from areal.errors import UserError
 from areal.models import context_limit, load_tokenizer, resolve_model
 from areal.rollout.conversation import Renderer, eos_ids
+from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
-from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
+from areal.rollout.vllm_engine import VLLMEngine
+from areal.rollout.vllm_start import EngineSettings
 
 _DEFAULT_MAX_MODEL_LEN = 4096
 
@@ -65,12 +67,35 @@ def _max_model_len(config: Config, model: str) -> int:
     length = config.rollout.max_model_len or min(limit, _DEFAULT_MAX_MODEL_LEN)
     if length > limit:
         raise UserError(f"rollout.max_model_len={length} is more than the model's own {limit}")
-    if config.rollout.max_new_tokens >= length:
-        raise UserError(
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens} leaves no room for a prompt in {length} "
-            "tokens (the model's limit, or rollout.max_model_len)"
-        )
+    for name, wanted in (
+        ("rollout", config.rollout.max_new_tokens),
+        ("evaluation", config.evaluation.max_new_tokens or 0),
+    ):
+        if wanted >= length:
+            raise UserError(
+                f"{name}.max_new_tokens={wanted} leaves no room for a prompt in {length} tokens (the model's "
+                "limit, or rollout.max_model_len)"
+            )
     return length
+
+
+def training_sampling(config: Config) -> Sampling:
+    """How training rollouts are sampled: from the distribution that the learner computes, whole."""
+    rollout = config.rollout
+    return Sampling(rollout.max_new_tokens, rollout.temperature, stop=rollout.stop)
+
+
+def evaluation_sampling(config: Config) -> Sampling:
+    """How evaluations are sampled; each answer gets a seed of its own besides."""
+    settings = config.evaluation
+    return Sampling(
+        settings.max_new_tokens or config.rollout.max_new_tokens,
+        settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
+        stop=config.rollout.stop,
+    )
 
 
 def _device(wanted: str) -> str:
@@ -111,6 +136,8 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
             eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
             seed=config.seed,
             weight_backend=weight_backend,
+            interruption=config.rollout.interruption,
+            stop_strings=bool(config.rollout.stop),
         )
     )
     player = Player.build(

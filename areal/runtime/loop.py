@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,13 @@ from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource, held_out
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
-from areal.runtime.assembly import Plan, max_concurrent, start_player
+from areal.runtime.assembly import (
+    Plan,
+    evaluation_sampling,
+    max_concurrent,
+    start_player,
+    training_sampling,
+)
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
@@ -125,7 +132,7 @@ class Trainer:
         for group in groups:
             self.admission.restore(group.id, group.version, group)
         self._tasks = TaskSource(self.plan.env, config.seed, state["position"])
-        sampling = Sampling(rollout.max_new_tokens, rollout.temperature)
+        sampling = training_sampling(config)
         self.controller = RolloutController(
             self.admission,
             lambda task: self.player.play(task, sampling),
@@ -288,10 +295,10 @@ async def evaluate_player(
 ) -> Report:
     """Measure held-out accuracy of the weights that the engine holds, as the configuration says."""
     config, settings = plan.config, plan.config.evaluation
-    limit = config.rollout.max_new_tokens
+    sampling = evaluation_sampling(config)
 
     def play(task: dict[str, Any], seed: int) -> Awaitable[Trajectory]:
-        return player.play(task, Sampling(limit, settings.temperature, seed=config.seed * 1_000_003 + seed))
+        return player.play(task, replace(sampling, seed=config.seed * 1_000_003 + seed))
 
     return await evaluate(
         play,
@@ -300,9 +307,17 @@ async def evaluate_player(
         max_concurrent(config),
         env=config.env,
         model=model,
-        settings={"temperature": settings.temperature, "max_new_tokens": limit, **config.env_options},
+        settings={**_given(sampling), **config.env_options},
         progress=progress,
     )
+
+
+def _given(sampling: Sampling) -> dict[str, Any]:
+    """What a report says of the sampling: temperature and length, and whatever is not the default."""
+    values = asdict(sampling)
+    shown = {"temperature": values.pop("temperature"), "max_new_tokens": values.pop("max_tokens")}
+    default = asdict(Sampling(sampling.max_tokens))
+    return shown | {name: value for name, value in values.items() if value != default[name]}
 
 
 async def _cancel(*tasks: asyncio.Future[Any]) -> None:

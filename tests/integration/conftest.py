@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -13,6 +15,9 @@ from areal.rollout.player import Player
 from areal.runtime.assembly import plan, start_player
 from areal.weights.shared_memory import BACKEND
 
+# The helpers of these tests are modules beside them.
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -22,9 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest_asyncio.fixture(scope="session")
 async def player() -> AsyncIterator[Player]:
-    """The starter model on an engine that takes new weights."""
+    """The starter model on an engine that takes new weights and may be given stop strings."""
     torch.set_num_threads(1)
-    config = parse_config({"rollout": {"max_model_len": 512}})
+    config = parse_config({"rollout": {"max_model_len": 512, "stop": ["boxed"]}})
     made, _ = await start_player(plan(config), BACKEND)
     yield made
     await made.close()

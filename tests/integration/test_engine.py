@@ -13,11 +13,11 @@ from areal.runtime.assembly import plan
 PROMPT = [3, 20, 21, 4]
 
 
-async def test_length_and_stop_are_told_apart(player: Player):
+async def test_length_and_end_are_told_apart(player: Player):
     end = player.renderer._ends[0]
     opening = player.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}])
     stopped = await player.engine.generate(opening, Sampling(400))
-    assert stopped.finish == "stop"
+    assert stopped.finish == "eos"
     assert stopped.ids[-1] == end
     assert end not in stopped.ids[:-1]
     cut = await player.engine.generate(opening, Sampling(2))

@@ -36,6 +36,10 @@ CASES = {
     "batch and group": (["rollout.batch_size=30"], ["30", "not a multiple", "group_size=8"]),
     "batch and minibatches": (["learner.minibatches=3"], ["learner.minibatches=3", "does not divide"]),
     "negative": (["rollout.max_staleness=-1"], ["rollout.max_staleness"]),
+    "truncated sampling": (["rollout.top_p=0.9"], ["top_p", "the learner", "set evaluation.top_p"]),
+    "greedy training": (["rollout.temperature=0"], ["rollout.temperature=0", "greater than 0"]),
+    "empty stop string": (["rollout.stop=['']"], ["rollout.stop", "empty", "leave it out"]),
+    "interruption": (["rollout.interruption=never"], ["'recompute', 'keep' or 'drain'"]),
     "half": (["rollout.max_staleness=1.5"], ["whole number"]),
     "environment option": (["env_options.colour=red"], ["colour", "areal env list"]),
     "difficulty": (["env_options.difficulty=99"], ["difficulty=99"]),
@@ -46,6 +50,7 @@ CASES = {
     "no GPU": (["--device", "cuda"], ["no GPU", "device=cpu"]),
     "resumed nowhere": (["--resume", "nowhere"], ["nowhere"]),
     "too long": (["rollout.max_new_tokens=5000"], ["5000", "no room"]),
+    "too long an evaluation": (["evaluation.max_new_tokens=5000"], ["evaluation.max_new_tokens", "no room"]),
     "too long a model": (["rollout.max_model_len=5000"], ["5000", "the model's own 1024"]),
 }
 

@@ -152,3 +152,33 @@ async def test_cancelling_cancels_what_is_under_way():
     await asyncio.sleep(0.05)
     await stop(running)
     assert cancelled == 16
+
+
+async def test_retries_keep_their_place_and_members_their_order():
+    playing = peak = 0
+    seen: dict[int, int] = {}
+
+    async def play(task: dict[str, Any]) -> Trajectory:
+        nonlocal playing, peak
+        attempt = seen[task["seed"]] = seen.get(task["seed"], 0) + 1
+        playing += 1
+        peak = max(peak, playing)
+        await asyncio.sleep(0.002 if attempt % 3 else 0)
+        playing -= 1
+        if attempt <= GROUP and attempt % 2:
+            raise ConnectionError("flaky")
+        made = trajectory()
+        made.started = attempt
+        return made
+
+    _, control = controller(play, max_concurrent=8)
+    running = asyncio.create_task(control.run())
+    for version in range(4):
+        for group in await control.next_batch(version):
+            # The first and the third failed and were played again; the others are where they were.
+            assert [t.started for t in group.trajectories][1::2] == [2, 4]
+            assert {t.started for t in group.trajectories[::2]} == {5, 6}
+        control.advance(version + 1)
+    await stop(running)
+    assert peak == 8
+    assert control._playing <= 8

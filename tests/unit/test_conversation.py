@@ -17,7 +17,7 @@ SAMPLED = st.lists(st.integers(6, 383), min_size=1, max_size=12)
 
 
 def completion(ids: list[int], version: int) -> Completion:
-    return Completion(ids, [-0.5 * (i + 1) for i in range(len(ids))], [version] * len(ids), "stop")
+    return Completion(ids, [-0.5 * (i + 1) for i in range(len(ids))], [version] * len(ids), "eos")
 
 
 @settings(max_examples=200, deadline=None)

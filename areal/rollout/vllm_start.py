@@ -1,0 +1,134 @@
+"""How vLLM is started: what an engine is built from, as vLLM's arguments and its processes' environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from areal.rollout.engine import Interruption
+
+OWNED = "AREAL_ENGINE_PARENT"
+"""Environment variable by which a vLLM process knows that areal started it, and who."""
+_WHOLE = 2**31 - 1
+"""A stream interval longer than any answer: a streaming request reports its first token, and then its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What a vLLM engine is built from.
+
+    Attributes:
+        model: folder or hub id.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        max_model_len: longest sequence, in tokens.
+        max_num_seqs: sequences decoded together.
+        memory: GiB of KV cache on a CPU, or the share of the GPU's memory.
+        eos_ids: tokens that end a continuation.
+        threads: CPU threads (CPU only).
+        eager: no compilation, no CUDA graphs.
+        seed: of the sampler.
+        weight_backend: name of a registered vLLM weight-transfer engine, or None for fixed weights.
+        interruption: what new weights do to requests under way (areal.rollout.vllm_engine).
+        stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    memory: float
+    eos_ids: tuple[int, ...]
+    threads: int = 1
+    eager: bool = True
+    seed: int = 0
+    weight_backend: str | None = None
+    interruption: Interruption = "recompute"
+    stop_strings: bool = False
+
+
+def arguments(settings: EngineSettings) -> dict[str, Any]:
+    """vLLM's engine arguments."""
+    from vllm.config import WeightTransferConfig
+
+    found: dict[str, Any] = {
+        "model": settings.model,
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "enforce_eager": settings.eager,
+        "seed": settings.seed,
+        "enable_prefix_caching": True,
+        # Ids in, ids out: the text belongs to areal.rollout.conversation.
+        "skip_tokenizer_init": not settings.stop_strings,
+        "stream_interval": _WHOLE,
+        # The distribution that was sampled from, temperature included: the behaviour policy's own.
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        # Sampling is what areal's settings say, not what a model's generation_config.json suggests.
+        "generation_config": "vllm",
+    }
+    if settings.weight_backend is not None:
+        found["weight_transfer_config"] = WeightTransferConfig(backend=settings.weight_backend)
+    if settings.device == "cpu":
+        # One process fewer than the default executor: no hop between engine core and worker.
+        found["distributed_executor_backend"] = "uni"
+    else:
+        found["gpu_memory_utilization"] = settings.memory
+    return found
+
+
+def variables(settings: EngineSettings) -> dict[str, str]:
+    """Environment variables of vLLM's processes."""
+    found = {
+        OWNED: str(os.getpid()),
+        "VLLM_NO_USAGE_STATS": "1",
+        # A forked child would inherit our threads' locks; a spawned one starts clean.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+    }
+    if settings.device == "cpu":
+        found |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.memory))),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.threads),
+        }
+    return found
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes started within, and put the old values back."""
+    saved = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def main_not_reimported() -> Iterator[None]:
+    """Keep spawned processes from running the user's script again: vLLM's need nothing of it.
+
+    Without this, ``areal.train(...)`` in a script without ``if __name__ == "__main__"`` would start itself.
+    """
+    main = sys.modules["__main__"]
+    saved: dict[str, Any] = {
+        name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__
+    }
+    main.__dict__.pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(saved)

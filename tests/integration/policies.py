@@ -1,0 +1,78 @@
+"""Weights that change on an engine, and what each version of them computes, by transformers in float64."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from areal.models import resolve_model
+from areal.rollout.engine import Completion, Engine
+from areal.weights.shared_memory import SharedMemoryChannel
+
+
+class Policies:
+    """Versions of the starter model, each as far from the last as several large updates would take it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._model = AutoModelForCausalLM.from_pretrained(resolve_model("starter"), dtype=torch.float32)
+        with torch.no_grad():
+            self._model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
+        self._base = copy.deepcopy(self._model)
+        self._channel = SharedMemoryChannel(self._model.named_parameters())
+        self.references: dict[int, torch.nn.Module] = {}
+
+    async def connect(self) -> None:
+        """Let the engine take this object's weights."""
+        await self._engine.connect(self._channel.init_info())
+
+    async def update(self) -> int:
+        """Make a new version, load it, and return its number."""
+        version = self._engine.version + 1
+        generator = torch.Generator().manual_seed(version)
+        with torch.no_grad():
+            for parameter, base in zip(self._model.parameters(), self._base.parameters(), strict=True):
+                noise = torch.randn(base.shape, generator=generator)
+                parameter.copy_(base + 0.05 * base.std().clamp(min=0.02) * noise)
+        self.references[version] = copy.deepcopy(self._model).double()
+        self._channel.write(self._model.named_parameters())
+        await self._engine.load(version)
+        return version
+
+    def close(self) -> None:
+        """Let go of the channel."""
+        self._channel.close()
+
+    def logits(self, version: int, prompt: list[int], ids: list[int]) -> torch.Tensor:
+        """Logits before each of ``ids`` under one version: ``[len(ids), V]``."""
+        with torch.no_grad():
+            return self.references[version](torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+
+    def logits_on_kept_cache(self, prompt: list[int], completion: Completion) -> torch.Tensor:
+        """Logits before each token under its own version, upon keys and values as they were computed then.
+
+        The last token before a change has been sampled but not read: it is the new weights that read it.
+        """
+        tokens, cache, found = prompt + completion.ids, DynamicCache(), []
+        end = len(prompt)
+        for version, run in itertools.groupby(completion.versions):
+            length = len(list(run))
+            end += length
+            fed = torch.tensor([tokens[cache.get_seq_length() : end - 1]])
+            with torch.no_grad():
+                logits = self.references[version](fed, past_key_values=cache).logits
+            found.append(logits[0, -length:])
+        return torch.cat(found)
+
+
+def chosen(logits: torch.Tensor, ids: list[int], temperature: float = 1.0) -> torch.Tensor:
+    """Log-probability of each of ``ids``."""
+    return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+
+
+def error(logits: torch.Tensor, completion: Completion, temperature: float = 1.0) -> torch.Tensor:
+    """How far the engine's log-probability of each token is from the reference's."""
+    return (torch.tensor(completion.logprobs) - chosen(logits, completion.ids, temperature)).abs()

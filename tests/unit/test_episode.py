@@ -1,0 +1,62 @@
+"""An episode with a scripted engine: what was given up half-way is never trained on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import gymnasium
+import pytest
+
+from areal.agents.single_turn import SingleTurn
+from areal.envs.text import UnicodeText
+from areal.models import load_tokenizer, resolve_model
+from areal.rollout.conversation import Renderer
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.episode import EnvironmentPool, GenerationAborted
+from areal.rollout.player import Player
+from areal.trajectory import Finish
+
+RENDERER = Renderer(load_tokenizer(resolve_model("starter")), (1,))
+
+
+class Echo(gymnasium.Env[str, str]):
+    observation_space = UnicodeText(100)
+    action_space = UnicodeText(100)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict]:
+        super().reset(seed=seed)
+        return "Say something.", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        return "", float(len(action)), True, False, {}
+
+
+class Scripted:
+    """Answers with the same tokens each time, ended in one way."""
+
+    version, busy_seconds = 7, 0.0
+
+    def __init__(self, finish: Finish) -> None:
+        self.finish: Finish = finish
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        await asyncio.sleep(0)
+        return Completion([20, 21, 22], [-0.5, -1.0, -0.25], [7, 7, 7], self.finish)
+
+
+def player(finish: Finish) -> Player:
+    engine: Any = Scripted(finish)
+    return Player(engine, RENDERER, SingleTurn(), EnvironmentPool(Echo, 2), 100)
+
+
+@pytest.mark.parametrize("finish", ["eos", "stop", "length"])
+async def test_how_an_answer_ended_is_in_the_trajectory(finish: Finish):
+    played = await player(finish).play({"seed": 0}, Sampling(10))
+    assert played.finish == finish
+    assert played.tokens[played.loss_mask].tolist() == [20, 21, 22]
+
+
+async def test_an_aborted_answer_becomes_no_trajectory():
+    with pytest.raises(GenerationAborted, match="after 3 tokens"):
+        await player("abort").play({"seed": 0}, Sampling(10))
