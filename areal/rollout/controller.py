@@ -34,6 +34,8 @@ class RolloutController:
         max_concurrent: episodes under way at once.
         max_retries: how often one episode is played again after an error.
         max_failures: groups in a row that may fail before :meth:`run` raises.
+        max_equal: reject groups whose rewards are all equal, at most so many in a row (dynamic sampling,
+            arXiv 2503.14476, section 3.2); None: keep them.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class RolloutController:
         max_concurrent: int,
         max_retries: int,
         max_failures: int,
+        max_equal: int | None = None,
     ) -> None:
         self._admission = admission
         self._play = play
@@ -53,14 +56,17 @@ class RolloutController:
         self._max_concurrent = max(max_concurrent, group_size)
         self._max_retries = max_retries
         self._max_failures = max_failures
+        self._max_equal = max_equal
         self._playing = 0
         self._failed_in_row = 0
+        self._equal_in_row = 0
         self._groups: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
         self._grown = asyncio.Event()
         self.retries = 0
         self.failures = 0
+        self.equal_groups = 0
         self.finished_trajectories = 0
         self.finished_tokens = 0
 
@@ -115,6 +121,10 @@ class RolloutController:
             return
         self._failed_in_row = 0
         trajectories = [r for r in results if isinstance(r, Trajectory)]
+        if self._max_equal is not None and len({t.reward for t in trajectories}) == 1:
+            self._reject_equal(number, trajectories[0].reward, self._max_equal)
+            return
+        self._equal_in_row = 0
         self._admission.finish(number, Group(number, self._admission.admitted_at(number), trajectories))
 
     async def _play_members(self, task: dict[str, Any]) -> list[Trajectory | BaseException]:
@@ -171,6 +181,18 @@ class RolloutController:
                 f"{self._failed_in_row} groups in a row failed (rollout.max_failures="
                 f"{self._max_failures}); the last with {error!r}"
             ) from error
+
+    def _reject_equal(self, number: int, reward: float, limit: int) -> None:
+        """Nothing can be learned from a group with equal rewards: forget it, but not for ever."""
+        self._admission.reject(number)
+        self.equal_groups += 1
+        self._equal_in_row += 1
+        if self._equal_in_row > limit:
+            raise UserError(
+                f"dynamic sampling found {self._equal_in_row} groups in a row with equal rewards (the last "
+                f"{reward:g}): there is nothing to learn; give easier or harder problems, or set "
+                "learner.dynamic_sampling=false"
+            )
 
 
 async def _next(event: asyncio.Event) -> None:

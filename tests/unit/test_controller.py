@@ -121,6 +121,45 @@ async def test_an_environment_that_always_raises_ends_the_run_with_its_error():
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+@pytest.mark.parametrize("eta", [0, 2])
+async def test_dynamic_sampling_takes_other_groups(eta: int):
+    """Groups with equal rewards are never consumed, and the gate counts them as if they had never been."""
+    played: dict[int, int] = {}
+
+    async def play(task: dict[str, Any]) -> Trajectory:
+        await asyncio.sleep(0)
+        made = trajectory(version=admission.version)
+        member = played.setdefault(task["seed"], 0)
+        played[task["seed"]] += 1
+        made.reward = float(member) if task["seed"] % 3 == 0 else 1.0
+        return made
+
+    admission, control = controller(play, eta=eta, max_equal=3)
+    running = asyncio.create_task(control.run())
+    for version in range(6):
+        for group in await asyncio.wait_for(control.next_batch(version), 10):
+            assert len({t.reward for t in group.trajectories}) == GROUP
+            assert group.version >= version - eta
+        control.advance(version + 1)
+    await stop(running)
+    assert control.equal_groups >= 2 * (6 * 2 - 1), "two of three"
+    assert control.failures == 0
+    assert admission.counted <= (6 + eta + 1) * 2
+
+
+async def test_groups_that_are_always_equal_end_the_run():
+    async def play(task: dict[str, Any]) -> Trajectory:
+        return trajectory()
+
+    _, control = controller(play, max_equal=5)
+    with pytest.raises(UserError, match=r"[6-8] groups in a row with equal rewards.*dynamic_sampling=false"):
+        await asyncio.wait_for(control.run(), 10)
+    _, control = controller(play)
+    running = asyncio.create_task(control.run())
+    assert len(await control.next_batch(0)) == 2, "without dynamic sampling they are as good as any"
+    await stop(running)
+
+
 async def test_bad_input_is_not_retried():
     calls = 0
 
