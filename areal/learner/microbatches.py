@@ -1,8 +1,12 @@
-"""Splitting sequences into micro-batches under a token budget (arXiv 2505.24298, algorithm 1)."""
+"""Splitting sequences into micro-batches under a token budget.
+
+A sequence counts with all its tokens, also with a prompt that it shares: the row has that prompt once, but
+attention gathers it for each sequence, and it is attention that fills the memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from areal.errors import UserError
 
@@ -10,8 +14,8 @@ from areal.errors import UserError
 def allocate(lengths: Sequence[int], budget: int, minimum: int = 1) -> list[list[int]]:
     """Return micro-batches as lists of indices into ``lengths``; each index stands in exactly one.
 
-    Longest first; a sequence opens a new micro-batch if there are fewer than ``minimum`` or it fits in
-    none, else it joins the fitting one with the fewest sequences.
+    Algorithm 1 of arXiv 2505.24298. Longest first; a sequence opens a new micro-batch if there are fewer than
+    ``minimum`` or it fits in none, else it joins the fitting one with the fewest sequences.
 
     Args:
         lengths: tokens of each sequence.
@@ -21,6 +25,24 @@ def allocate(lengths: Sequence[int], budget: int, minimum: int = 1) -> list[list
     Raises:
         UserError: a sequence is longer than the budget.
     """
+    return _fill(lengths, budget, minimum, lambda members, room: len(members))
+
+
+def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Return micro-batches as :func:`allocate` does, but as full as they can be: sequence packing.
+
+    Longest first; a sequence joins the fitting micro-batch with the least room left (best-fit decreasing).
+
+    Raises:
+        UserError: a sequence is longer than the budget.
+    """
+    return _fill(lengths, budget, 1, lambda members, room: room)
+
+
+def _fill(
+    lengths: Sequence[int], budget: int, minimum: int, cost: Callable[[list[int], int], int]
+) -> list[list[int]]:
+    """Fill micro-batches, longest sequence first, each into the fitting one with the least cost."""
     if lengths and max(lengths) > budget:
         raise UserError(
             f"a sequence of {max(lengths)} tokens does not fit in learner.micro_batch_tokens={budget}; "
@@ -34,7 +56,7 @@ def allocate(lengths: Sequence[int], budget: int, minimum: int = 1) -> list[list
             batches.append([index])
             room.append(budget - lengths[index])
         else:
-            chosen = min(fitting, key=lambda b: len(batches[b]))
+            chosen = min(fitting, key=lambda b: cost(batches[b], room[b]))
             batches[chosen].append(index)
             room[chosen] -= lengths[index]
     return batches

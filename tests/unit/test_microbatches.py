@@ -1,0 +1,58 @@
+"""Micro-batches: both ways of filling them cover all, stay within the budget, and refuse what cannot fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from areal.errors import UserError
+from areal.learner.microbatches import allocate, best_fit
+
+ways = pytest.mark.parametrize("way", [allocate, best_fit])
+many_lengths = st.lists(st.integers(1, 100), max_size=60)
+
+
+@ways
+@settings(max_examples=300)
+@given(lengths=many_lengths, budget=st.integers(100, 400))
+def test_each_sequence_once_within_the_budget(way: Callable, lengths: list[int], budget: int):
+    micros = way(lengths, budget)
+    assert sorted(i for micro in micros for i in micro) == list(range(len(lengths)))
+    for micro in micros:
+        assert micro
+        assert sum(lengths[i] for i in micro) <= budget
+
+
+@ways
+@given(lengths=many_lengths, budget=st.integers(100, 400))
+def test_no_micro_batch_could_be_spared(way: Callable, lengths: list[int], budget: int):
+    """A new one is opened only for what fits in none: no two half empty ones, so at most twice the bound."""
+    micros = way(lengths, budget)
+    totals = sorted(sum(lengths[i] for i in micro) for micro in micros)
+    assert len(totals) < 2 or totals[0] + totals[1] > budget
+    assert len(totals) <= 2 * sum(lengths) / budget + 1
+
+
+@given(lengths=many_lengths, budget=st.integers(100, 400), minimum=st.integers(1, 8))
+def test_algorithm_1_opens_at_least_so_many(lengths: list[int], budget: int, minimum: int):
+    assert len(allocate(lengths, budget, minimum)) >= min(minimum, len(lengths))
+
+
+def test_algorithm_1_by_hand():
+    """Longest first; what fits goes where the fewest sequences are."""
+    assert allocate([1, 6, 4, 2, 3], 10) == [[1, 2], [4, 3, 0]]
+    assert allocate([1, 6, 4, 2, 3], 10, minimum=3) == [[1, 3], [2, 0], [4]]
+
+
+def test_best_fit_by_hand():
+    """Longest first; what fits goes where the least room is left."""
+    assert best_fit([5, 7, 2, 3, 3], 10) == [[1, 3], [0, 4, 2]]
+
+
+@ways
+def test_a_sequence_longer_than_the_budget_is_refused(way: Callable):
+    with pytest.raises(UserError, match=r"500 tokens.*micro_batch_tokens=100.*max_new_tokens"):
+        way([5, 500, 7], 100)
