@@ -7,6 +7,7 @@ A configuration comes from defaults, then a YAML file, then ``key.sub=value`` ov
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,20 +24,35 @@ from pydantic import (
 )
 
 from areal.errors import UserError, nearest
+from areal.learner.presets import (
+    PRESETS,
+    Advantage,
+    Aggregation,
+    BehavMode,
+    Objective,
+    Ratio,
+    Surrogate,
+)
 
 STARTER = "starter"
 """The name of the model that ships with the package."""
 
 
-def _staleness(value: object) -> object:
+def _infinite(value: object) -> object:
     return math.inf if isinstance(value, str) and value.lower() in ("inf", "infinity", "∞") else value
 
 
 Staleness = Annotated[
     float,
-    BeforeValidator(_staleness),
+    BeforeValidator(_infinite),
     PlainSerializer(lambda v: "inf" if math.isinf(v) else int(v), return_type=int | str),
 ]
+Bound = Annotated[
+    float,
+    BeforeValidator(_infinite),
+    PlainSerializer(lambda v: "inf" if math.isinf(v) else v, return_type=float | str),
+]
+"""A number or inf, which bounds nothing."""
 
 
 class _Settings(BaseModel):
@@ -49,7 +65,7 @@ class RolloutConfig(_Settings):
     batch_size: int = Field(128, ge=1)
     """Trajectories that the learner takes for one update."""
     group_size: int = Field(8, ge=1)
-    """Trajectories of one problem; advantages are normalised within them."""
+    """Trajectories of one problem."""
     max_staleness: Staleness = Field(4, ge=0)
     """η: how many updates old a consumed token may be; 0 is synchronous, inf never waits."""
     interruption: Literal["recompute", "keep", "drain"] = "recompute"
@@ -107,10 +123,44 @@ class EngineConfig(_Settings):
 
 
 class LearnerConfig(_Settings):
-    """The update."""
+    """The update. What is null is as the preset ``objective`` has it: docs/objectives.md."""
 
-    objective: Literal["decoupled-ppo", "ppo"] = "decoupled-ppo"
-    """decoupled-ppo: PPO around the policy at the start of the step, weighted to it (eq 5); ppo: naive."""
+    objective: str = "decoupled-ppo"
+    """The preset: decoupled-ppo, ppo, grpo, dr-grpo, dapo, rloo, reinforce++, gspo or cispo."""
+    advantage: Advantage | None = None
+    """What a reward is compared with."""
+    ratio: Ratio | None = None
+    """Importance ratio of each token, or one for a whole sequence."""
+    decoupled: bool | None = None
+    """Trust region around the policy at the start of the step, weighted to who sampled; false: naive."""
+    surrogate: Surrogate | None = None
+    """ppo: clipped ratios lose their gradient; cispo: the clipped ratio is a constant weight."""
+    clip: Bound | None = Field(None, gt=0)
+    """ε of the clipping below 1, and above it too where neither clip_high nor the preset says otherwise."""
+    clip_high: Bound | None = Field(None, gt=0)
+    """ε of the clipping above 1."""
+    dual_clip: Bound | None = Field(None, gt=1)
+    """Largest ratio that counts where the advantage is negative."""
+    behav_clip: Bound | None = Field(None, gt=1)
+    """Cap of the weight π_prox/π_behav of a decoupled objective."""
+    behav_mode: BehavMode | None = None
+    """mask: tokens above behav_clip are left out of the loss; truncate: they count with the cap."""
+    aggregation: Aggregation | None = None
+    """How the losses of tokens make up the loss of a minibatch."""
+    kl: float | None = Field(None, ge=0)
+    """Coefficient of the KL divergence from the model that the run began with."""
+    entropy: float | None = Field(None, ge=0)
+    """Coefficient of the entropy bonus."""
+    dynamic_sampling: bool | None = None
+    """Sample another group in place of one whose rewards are all equal."""
+    overlong: float | None = Field(None, ge=0, le=1)
+    """Last share of max_new_tokens over which a penalty grows from 0 to 1."""
+    gamma: float | None = Field(None, gt=0, le=1)
+    """Discount of advantage=gae, per token."""
+    gae_lambda: float | None = Field(None, ge=0, le=1)
+    """λ of advantage=gae: 1 trusts returns only, 0 the critic only."""
+    critic_learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of the critic of advantage=gae."""
     learning_rate: float = Field(5e-5, gt=0)
     """Peak learning rate of AdamW."""
     warmup_steps: int = Field(5, ge=0)
@@ -121,10 +171,6 @@ class LearnerConfig(_Settings):
     """AdamW's moment decays."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
-    clip: float = Field(0.2, gt=0)
-    """ε of PPO's clipping."""
-    behav_clip: float | None = Field(5.0, gt=1)
-    """Tokens with π_prox/π_behav above this are left out of the loss; null: none are."""
     minibatches: int = Field(2, ge=1)
     """Optimizer steps for one batch."""
     micro_batch_tokens: int = Field(4096, ge=1)
@@ -133,6 +179,19 @@ class LearnerConfig(_Settings):
     """CPU threads of the learner on a machine without GPU; null: half of the cores."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the learner's weights."""
+
+    @field_validator("objective")
+    @classmethod
+    def _preset(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(f"no such objective{nearest(name, PRESETS)} (known: {', '.join(PRESETS)})")
+        return name
+
+    @property
+    def choices(self) -> Objective:
+        """The preset with the settings that were given on top."""
+        given = {f.name: value for f in fields(Objective) if (value := getattr(self, f.name)) is not None}
+        return replace(PRESETS[self.objective], **given)
 
 
 class EvaluationConfig(_Settings):
@@ -200,6 +259,11 @@ class Config(_Settings):
         if r.batch_size % r.group_size:
             raise ValueError(
                 f"rollout.batch_size={r.batch_size} is not a multiple of rollout.group_size={r.group_size}"
+            )
+        if r.group_size == 1 and self.learner.choices.compares_groups:
+            raise ValueError(
+                f"rollout.group_size=1 leaves learner.advantage={self.learner.choices.advantage} nothing to "
+                f"compare a reward with; raise it, or use advantage=global-normalised or gae"
             )
         groups = r.batch_size // r.group_size
         if groups % self.learner.minibatches:

@@ -1,44 +1,28 @@
 """The learner: takes a batch, updates the model, reports what happened.
 
 Guarantee: π_prox is the policy at the start of the step, for every minibatch (eq 5). No forward pass is
-made that cannot change the result: the first minibatch's own pass gives its π_prox, and trajectories whose
-advantage is exactly zero, which cannot move the policy, only count in the denominator.
+made that cannot change the result: the first minibatch's own pass gives its π_prox, a naive objective needs
+none, and trajectories that cannot move the policy only count in the denominators.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from areal.config import LearnerConfig
-from areal.learner.advantages import group_normalised
-from areal.learner.microbatches import allocate
+from areal.errors import UserError
+from areal.learner.critic import Critic
+from areal.learner.minibatches import Micro, Splitter
 from areal.learner.model import load_model, logprobs_and_entropy
-from areal.learner.objectives import ppo
-from areal.learner.packed import Packed, pack
-from areal.trajectory import Batch, Trajectory
-
-
-@dataclass(slots=True)
-class _Micro:
-    """One micro-batch: its tokens, the advantage of each sampled one, and π_prox once it is known."""
-
-    packed: Packed
-    advantages: torch.Tensor
-    prox: torch.Tensor | None = None
-
-
-@dataclass(slots=True)
-class _Minibatch:
-    """The micro-batches of one optimizer step, and how many tokens the policy sampled in it."""
-
-    micros: list[_Micro]
-    sampled: int
+from areal.learner.objectives import Tokens, token_loss
+from areal.learner.optimizer import adamw, set_rate, step
+from areal.trajectory import Batch
 
 
 @dataclass(slots=True)
@@ -57,18 +41,48 @@ class _Sums:
 
 
 class Learner:
-    """A causal language model, its optimizer, and the number of finished updates."""
+    """A causal language model, its optimizer, and the number of finished updates.
+
+    Args:
+        path: the model to train.
+        settings: how.
+        device: where.
+        temperature: of the distribution that was sampled from.
+        threads: CPU threads, without a GPU; None: as torch has it.
+        max_new_tokens: tokens of the longest answer allowed, which some objectives measure lengths by.
+        reference: the model that the run began with; None: ``path``, which is right unless it was resumed.
+    """
 
     def __init__(
-        self, path: str, settings: LearnerConfig, device: str, temperature: float, threads: int | None = None
+        self,
+        path: str,
+        settings: LearnerConfig,
+        device: str,
+        temperature: float,
+        threads: int | None = None,
+        max_new_tokens: int | None = None,
+        reference: str | None = None,
     ) -> None:
         if threads is not None and device == "cpu":
             torch.set_num_threads(threads)
         self._settings = settings
+        self._objective = objective = settings.choices
         self._device = torch.device(device)
         self._temperature = temperature
-        self.model = load_model(path, self._device, getattr(torch, settings.dtype))
-        self._optimizer = _adamw(self.model, settings)
+        if max_new_tokens is None and (objective.overlong or objective.aggregation == "fixed-length"):
+            raise ValueError(f"objective {settings.objective} measures lengths by max_new_tokens: give it")
+        self._splitter = Splitter(
+            objective,
+            settings.minibatches,
+            settings.micro_batch_tokens,
+            max_new_tokens or 0,
+            self._device,
+        )
+        dtype = getattr(torch, settings.dtype)
+        self.model = load_model(path, self._device, dtype)
+        self._optimizer = adamw(self.model, settings)
+        self._critic = Critic(path, settings, self._device) if objective.advantage == "gae" else None
+        self._reference = load_model(reference or path, self._device, dtype) if objective.kl > 0 else None
         self.version = 0
         self.busy_seconds = 0.0
 
@@ -79,90 +93,80 @@ class Learner:
     def update(self, batch: Batch) -> dict[str, float]:
         """Make one update (one optimizer step for each minibatch) and return its metrics."""
         started = time.monotonic()
-        minibatches, rewards = self._prepare(batch)
-        tokens = sum(len(micro.packed.tokens) for minibatch in minibatches for micro in minibatch.micros)
-        with torch.no_grad():
-            for minibatch in minibatches[1:]:
-                for micro in minibatch.micros:
-                    micro.prox, _ = self._forward(micro.packed)
+        minibatches, without_advantage = self._splitter.split(batch)
+        tokens = sum(len(micro.packed.tokens) for minibatch in minibatches for micro in minibatch)
+        judged = self._look_ahead(minibatches)
         sums = _Sums()
-        rate = self._set_learning_rate()
-        norms = [self._optimizer_step(minibatch, sums) for minibatch in minibatches]
+        warmth = min(1.0, (self.version + 1) / (self._settings.warmup_steps + 1))
+        set_rate(self._optimizer, self._settings.learning_rate * warmth)
+        norms = [self._optimizer_step(minibatch, warmth, sums) for minibatch in minibatches]
         self.version += 1
         elapsed = time.monotonic() - started
         self.busy_seconds += elapsed
         return {
             "loss": sums.mean("loss"),
             "grad_norm": max(norms),
-            "lr": rate,
+            "lr": self._settings.learning_rate * warmth,
             "policy/entropy": sums.mean("entropy"),
             "policy/kl": sums.mean("kl"),
             "policy/clip_ratio": sums.mean("clipped"),
             "policy/behav_ratio": sums.mean("behav_ratio"),
-            "advantage/zero": float((rewards == 0).float().mean()),
+            **({"policy/reference_kl": sums.mean("reference_kl")} if self._reference is not None else {}),
+            **judged,
+            "advantage/zero": without_advantage,
             "time/train": elapsed,
             "learner/tokens_per_s": tokens / elapsed,
         }
 
-    def _prepare(self, batch: Batch) -> tuple[list[_Minibatch], torch.Tensor]:
-        """Split the batch's groups into minibatches and those into micro-batches."""
-        group_size = len(batch.groups[0].trajectories)
-        rewards = torch.tensor([t.reward for t in batch.trajectories], dtype=torch.float32)
-        advantages = group_normalised(rewards, group_size)
-        trajectories = batch.trajectories
-        size = len(trajectories) // self._settings.minibatches
-        return [
-            self._minibatch(trajectories[start : start + size], advantages[start : start + size])
-            for start in range(0, len(trajectories), size)
-        ], advantages
+    @torch.no_grad()
+    def _look_ahead(self, minibatches: list[list[Micro]]) -> dict[str, float]:
+        """Ask all models, before the first of them moves, what the objective needs; return what to report."""
+        if self._objective.decoupled:
+            for minibatch in minibatches[1:]:
+                for micro in minibatch:
+                    micro.prox, _ = logprobs_and_entropy(self.model, micro.packed, self._temperature)
+        micros = [micro for minibatch in minibatches for micro in minibatch]
+        if self._reference is not None:
+            for micro in micros:
+                micro.reference, _ = logprobs_and_entropy(self._reference, micro.packed, self._temperature)
+        return {} if self._critic is None else self._critic.judge(micros)
 
-    def _minibatch(self, trajectories: Sequence[Trajectory], advantages: torch.Tensor) -> _Minibatch:
-        useful = [i for i in range(len(trajectories)) if advantages[i] != 0]
-        micros = []
-        for members in allocate([len(trajectories[i]) for i in useful], self._settings.micro_batch_tokens):
-            chosen = [useful[m] for m in members]
-            packed = pack([trajectories[i] for i in chosen], self._device)
-            micros.append(_Micro(packed, advantages[chosen].to(self._device)[packed.owner]))
-        return _Minibatch(micros, sum(t.sampled for t in trajectories))
-
-    def _forward(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
-        return logprobs_and_entropy(self.model, packed, self._temperature)
-
-    def _optimizer_step(self, minibatch: _Minibatch, sums: _Sums) -> float:
+    def _optimizer_step(self, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:
         """Accumulate gradients over the micro-batches, clip, step; return the norm before clipping."""
-        s = self._settings
-        for micro in minibatch.micros:
-            logprobs, entropy = self._forward(micro.packed)
-            behav = micro.packed.behav
-            prox = logprobs.detach() if micro.prox is None else micro.prox
-            decoupled = s.objective == "decoupled-ppo"
-            token = ppo(logprobs, prox, behav, micro.advantages, s.clip, decoupled, s.behav_clip)
-            (token.loss.sum() / minibatch.sampled).backward()
-            difference = logprobs.detach() - behav
-            sums.tokens += len(behav)
-            sums.add(
-                loss=token.loss,
-                entropy=entropy,
-                kl=difference.exp() - 1 - difference,  # Schulman's k3 estimate of KL(π_behav ‖ π_θ)
-                clipped=token.clipped,
-                behav_ratio=token.behav_ratio,
-            )
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.grad_clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"the gradient is not finite at version {self.version}: lower learner.learning_rate"
-            )
-        if minibatch.micros:
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        for micro in minibatch:
+            self._accumulate(micro, sums)
+            if self._critic is not None:
+                self._critic.accumulate(micro)
+        norm = step(
+            self.model, self._optimizer, self._settings.grad_clip, self.version, moves=bool(minibatch)
+        )
+        if self._critic is not None:
+            self._critic.step(warmth, self.version)
+        return norm
 
-    def _set_learning_rate(self) -> float:
-        warmup = self._settings.warmup_steps
-        rate = self._settings.learning_rate * min(1.0, (self.version + 1) / (warmup + 1))
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+    def _accumulate(self, micro: Micro, sums: _Sums) -> None:
+        logprobs, entropy = logprobs_and_entropy(
+            self.model, micro.packed, self._temperature, self._objective.entropy > 0
+        )
+        behav = micro.packed.behav
+        prox = logprobs.detach() if micro.prox is None else micro.prox
+        assert micro.advantages is not None
+        token = token_loss(
+            self._objective,
+            Tokens(logprobs, prox, behav, micro.advantages, micro.packed.owner, entropy, micro.reference),
+        )
+        (token.loss * micro.share).sum().backward()
+        difference = logprobs.detach() - behav
+        sums.tokens += len(behav)
+        sums.add(
+            loss=token.loss,
+            entropy=entropy,
+            kl=difference.exp() - 1 - difference,  # Schulman's k3 estimate of KL(π_behav ‖ π_θ)
+            clipped=token.clipped,
+            behav_ratio=token.behav_ratio,
+        )
+        if token.reference_kl is not None:
+            sums.add(reference_kl=token.reference_kl)
 
     def state(self) -> dict[str, Any]:
         """Everything but the weights that the next update depends on."""
@@ -170,21 +174,22 @@ class Learner:
             "version": self.version,
             "optimizer": self._optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            **({"critic": self._critic.state()} if self._critic is not None else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Take back what :meth:`state` returned.
+
+        Raises:
+            UserError: the state has no critic, and the objective needs one.
+        """
+        if self._critic is not None:
+            if "critic" not in state:
+                raise UserError(
+                    "the checkpoint has no critic for learner.advantage=gae: go on with the objective that "
+                    "the run began with"
+                )
+            self._critic.load_state(state["critic"])
         self.version = state["version"]
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
-
-
-def _adamw(model: torch.nn.Module, settings: LearnerConfig) -> torch.optim.Optimizer:
-    """AdamW that decays matrices only: norms and biases have no scale to hold down."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)

@@ -28,11 +28,14 @@ def load_model(path: str, device: torch.device, dtype: torch.dtype) -> Any:
     return model.to(device).eval()
 
 
-def logprobs_and_entropy(model: Any, packed: Packed, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def logprobs_and_entropy(
+    model: Any, packed: Packed, temperature: float, entropy_gradient: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of each sampled token and the entropy of its distribution, both ``[K]``.
 
     The logits are divided by ``temperature`` first, as the engine does: it is that distribution which was
-    sampled from. Logits are computed only where a sampled token is predicted. The entropy has no gradient.
+    sampled from. Logits are computed only where a sampled token is predicted. The entropy is differentiable
+    only if ``entropy_gradient`` says so.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*attention_mask.*")
@@ -45,6 +48,6 @@ def logprobs_and_entropy(model: Any, packed: Packed, temperature: float) -> tupl
         ).logits[0]
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     chosen = logprobs.gather(-1, packed.targets[:, None]).squeeze(-1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(logprobs.exp() * logprobs).sum(-1)
     return chosen, entropy

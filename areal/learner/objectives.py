@@ -1,13 +1,47 @@
-"""The objective, as a pure function of log-probabilities.
+"""The objective, as pure functions of log-probabilities; docs/objectives.md has the formulas.
 
-All tensors are ``[K]``, one entry per sampled token.
+K is the number of sampled tokens of a micro-batch, S of its sequences. Three choices are independent of each
+other: the advantages (areal.learner.advantages), the loss of a token (:func:`token_loss`), and the share of a
+token in the loss of its minibatch (:func:`shares`). The loss is Σ share · token loss.
+
+Log-ratios are clamped to at most 20 before they are exponentiated: up to a ratio of 5·10⁸ nothing changes,
+and beyond it neither a loss nor a gradient is ever infinite (the token's gradient is 0). Small ratios need no
+care: they go to 0, and no logarithm is taken of them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+
+from areal.learner.presets import Aggregation, Objective
+
+_LARGEST_LOG_RATIO = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What is known of each sampled token, all ``[K]``.
+
+    Attributes:
+        logprobs: of the policy that is trained, π_θ; differentiable.
+        prox: of the policy at the start of the step, π_prox; no gradient. A naive objective only reports it.
+        behav: of the policy that sampled, π_behav; no gradient.
+        advantages: Â; no gradient.
+        owner: the sequence that it belongs to, from 0. All tokens of a sequence are here.
+        entropy: of the distribution that it was sampled from; differentiable if the objective uses it.
+        reference: log-probabilities of the reference model, π_ref, if the objective uses it; no gradient.
+    """
+
+    logprobs: torch.Tensor
+    prox: torch.Tensor
+    behav: torch.Tensor
+    advantages: torch.Tensor
+    owner: torch.Tensor
+    entropy: torch.Tensor | None = None
+    reference: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,48 +50,110 @@ class TokenLoss:
 
     Attributes:
         loss: ``[K]``, to be minimised; differentiable.
-        clipped: bool ``[K]``, where clipping took the gradient away.
+        clipped: bool ``[K]``, where clipping changed the gradient.
         behav_ratio: ``[K]``, π_prox/π_behav.
+        reference_kl: ``[K]``, estimate of KL(π_θ ‖ π_ref), if there is a reference.
     """
 
     loss: torch.Tensor
     clipped: torch.Tensor
     behav_ratio: torch.Tensor
+    reference_kl: torch.Tensor | None = None
 
 
-def ppo(
-    logprobs: torch.Tensor,
-    prox: torch.Tensor,
-    behav: torch.Tensor,
-    advantages: torch.Tensor,
-    clip: float,
-    decoupled: bool = True,
-    behav_clip: float | None = None,
-) -> TokenLoss:
-    """PPO's clipped objective; decoupled (arXiv 2505.24298, eq 5) or naive.
+def token_loss(objective: Objective, tokens: Tokens) -> TokenLoss:
+    """Return the loss of each token; :class:`Objective` says what each choice means.
 
-    Decoupled: −(π_prox/π_behav) · min(u·Â, clip(u, 1−ε, 1+ε)·Â) with u = π_θ/π_prox: the trust region is
-    around the policy at the start of the step, and the weight corrects for who sampled. Naive: the same
-    with π_behav in place of π_prox, so that stale samples are clipped against a policy long gone.
+    Decoupled (arXiv 2505.24298, eq 5): −w · min(u·Â, clip(u)·Â) with u = π_θ/π_prox and w = π_prox/π_behav.
+    Naive: the same with π_behav in place of π_prox, so that w = 1 and stale samples are clipped against a
+    policy long gone.
+
+    Raises:
+        ValueError: the objective needs the entropy or a reference, and it is not there.
+    """
+    weight = behav_ratio = _ratio(objective, tokens, tokens.prox, tokens.behav)
+    if not objective.decoupled:
+        weight = torch.ones_like(behav_ratio)
+    elif objective.behav_mode == "mask":
+        weight = torch.where(behav_ratio > objective.behav_clip, 0.0, weight)
+    else:
+        weight = weight.clamp(max=objective.behav_clip)
+    ratio = _ratio(objective, tokens, tokens.logprobs, tokens.prox if objective.decoupled else tokens.behav)
+    gain, clipped = _SURROGATES[objective.surrogate](objective, tokens, ratio)
+    loss, divergence = -weight * gain, None
+    if objective.kl > 0:
+        divergence = reference_kl(tokens)
+        loss = loss + objective.kl * divergence
+    if objective.entropy > 0:
+        if tokens.entropy is None:
+            raise ValueError("the objective has an entropy bonus, and no entropy is given")
+        loss = loss - objective.entropy * tokens.entropy
+    return TokenLoss(loss, clipped, behav_ratio, divergence)
+
+
+def _ratio(objective: Objective, tokens: Tokens, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Return new/old of each token, or the geometric mean of its sequence's (arXiv 2507.18071, eq 7)."""
+    log_ratio = new - old
+    if objective.ratio == "sequence":
+        log_ratio = _mean_over_sequence(log_ratio, tokens.owner)
+    return torch.exp(log_ratio.clamp(max=_LARGEST_LOG_RATIO))
+
+
+def _mean_over_sequence(values: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+    sizes = torch.bincount(owner)
+    sums = torch.zeros(len(sizes), dtype=values.dtype, device=values.device).index_add(0, owner, values)
+    return (sums / sizes.clamp(min=1))[owner]
+
+
+def _ppo(objective: Objective, tokens: Tokens, ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return min(u·Â, clip(u)·Â) (arXiv 1707.06347, eq 7), at least c·Â where Â < 0 (1912.09729, eq 5)."""
+    plain = ratio * tokens.advantages
+    bounded = ratio.clamp(*objective.bounds) * tokens.advantages
+    gain, clipped = torch.minimum(plain, bounded), bounded.detach() < plain.detach()
+    if objective.dual_clip < math.inf:
+        floor = objective.dual_clip * tokens.advantages
+        binds = (tokens.advantages < 0) & (gain.detach() < floor)
+        gain, clipped = torch.where(binds, floor, gain), clipped | binds
+    return gain, clipped
+
+
+def _cispo(objective: Objective, tokens: Tokens, ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return sg(clip(u))·Â·log π_θ (arXiv 2506.13585, eq 4)."""
+    fixed = ratio.detach()
+    bounded = fixed.clamp(*objective.bounds)
+    if objective.dual_clip < math.inf:
+        bounded = torch.where(tokens.advantages < 0, bounded.clamp(max=objective.dual_clip), bounded)
+    return bounded * tokens.advantages * tokens.logprobs, bounded != fixed
+
+
+_SURROGATES = {"ppo": _ppo, "cispo": _cispo}
+
+
+def reference_kl(tokens: Tokens) -> torch.Tensor:
+    """Estimate KL(π_θ ‖ π_ref) of each token, ``[K]``: r − 1 − log r, r = π_ref/π_θ (arXiv 2402.03300, eq 4).
+
+    Raises:
+        ValueError: there is no reference.
+    """
+    if tokens.reference is None:
+        raise ValueError("the objective has a KL term, and no log-probabilities of the reference are given")
+    log_ratio = (tokens.reference - tokens.logprobs).clamp(max=_LARGEST_LOG_RATIO)
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def shares(aggregation: Aggregation, lengths: torch.Tensor, longest: int) -> torch.Tensor:
+    """Return the share of each token of each sequence in the loss of its minibatch, ``[S]``.
+
+    All sequences of the minibatch count, also those that are not passed through the model since they cannot
+    move it: the split into micro-batches changes nothing.
 
     Args:
-        logprobs: of the policy that is trained, π_θ.
-        prox: of the policy at the start of the step, π_prox; no gradient.
-        behav: of the policy that sampled, π_behav; no gradient.
-        advantages: Â.
-        clip: ε.
-        decoupled: which of the two.
-        behav_clip: tokens with π_prox/π_behav above this get no loss; None: all do.
+        aggregation: token-mean: 1/Σ lengths; sequence-mean: 1/(S · length); fixed-length: 1/(S · longest).
+        lengths: int ``[S]``, sampled tokens of each sequence of the minibatch, each at least 1.
+        longest: tokens of the longest answer allowed.
     """
-    behav_ratio = torch.exp(prox - behav)
-    centre, weight = (prox, behav_ratio) if decoupled else (behav, torch.ones_like(behav))
-    ratio = torch.exp(logprobs - centre)
-    plain = ratio * advantages
-    bounded = ratio.clamp(1 - clip, 1 + clip) * advantages
-    if decoupled and behav_clip is not None:
-        weight = torch.where(behav_ratio > behav_clip, 0.0, weight)
-    return TokenLoss(
-        loss=-weight * torch.minimum(plain, bounded),
-        clipped=bounded.detach() < plain.detach(),
-        behav_ratio=behav_ratio,
-    )
+    if aggregation == "token-mean":
+        return torch.full(lengths.shape, 1 / int(lengths.sum()))
+    if aggregation == "sequence-mean":
+        return 1 / (len(lengths) * lengths.float())
+    return torch.full(lengths.shape, 1 / (len(lengths) * longest))

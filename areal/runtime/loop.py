@@ -46,6 +46,9 @@ from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_EQUAL_BATCHES = 20
+"""Batches of groups with equal rewards in a row, after which dynamic sampling gives up."""
+
 
 class Trainer:
     """One training run; :meth:`run` does all of it.
@@ -103,6 +106,8 @@ class Trainer:
                 self.plan.device,
                 config.rollout.temperature,
                 self.plan.learner_threads,
+                config.rollout.max_new_tokens,
+                reference=self.plan.model,
             )
         )
         state, groups = self._restore()
@@ -141,6 +146,7 @@ class Trainer:
             max_concurrent(config),
             rollout.max_retries,
             rollout.max_failures,
+            max_equal=_EQUAL_BATCHES * batch if config.learner.choices.dynamic_sampling else None,
         )
 
     async def _train(self) -> None:
@@ -182,6 +188,8 @@ class Trainer:
             metrics |= self._account.close(
                 batch, metrics["time/train"], sync, self.engine.busy_seconds, self.controller.finished_tokens
             )
+            if self.config.learner.choices.dynamic_sampling:
+                metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
         if self._is_due(self.config.checkpoint.every):
             await self._save()

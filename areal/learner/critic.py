@@ -1,0 +1,93 @@
+"""The critic of ``advantage: gae``: a copy of the model with one output, the expected return.
+
+A copy, so that the loss of the values never moves the policy. Its head begins at 0: the first advantages are
+returns less nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from areal.config import LearnerConfig
+from areal.learner.advantages import gae, whiten
+from areal.learner.minibatches import Micro
+from areal.learner.model import load_model
+from areal.learner.optimizer import adamw, set_rate, step
+from areal.learner.packed import Packed
+
+
+class Critic(torch.nn.Module):
+    """Values of states, their optimizer, and the advantages that they give.
+
+    Args:
+        path: the model to copy.
+        settings: of the learner.
+        device: where to.
+    """
+
+    def __init__(self, path: str, settings: LearnerConfig, device: torch.device) -> None:
+        super().__init__()
+        model = load_model(path, device, getattr(torch, settings.dtype))
+        self._trunk = model.base_model
+        self._head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1, device=device)
+        torch.nn.init.zeros_(self._head.weight)
+        torch.nn.init.zeros_(self._head.bias)
+        self._settings = settings
+        self._optimizer = adamw(self, settings)
+
+    def values(self, packed: Packed) -> torch.Tensor:
+        """Return the expected return before each sampled token, ``[K]``."""
+        hidden = self._trunk(
+            input_ids=packed.tokens[None],
+            position_ids=packed.positions[None],
+            use_cache=False,
+            layout=packed.layout,
+        ).last_hidden_state[0]
+        return self._head(hidden[packed.before].float()).squeeze(-1)
+
+    @torch.no_grad()
+    def judge(self, micros: Sequence[Micro]) -> dict[str, float]:
+        """Fill in the advantages, normalised over the batch, and the returns; return what to report."""
+        s = self._settings.choices
+        values = [self.values(micro.packed).cpu() for micro in micros]
+        found = [
+            gae(value, micro.rewards, micro.packed.owner.cpu(), s.gamma, s.gae_lambda)
+            for value, micro in zip(values, micros, strict=True)
+        ]
+        advantages = torch.cat(found)
+        returns = advantages + torch.cat(values)
+        sizes = [len(value) for value in values]
+        parts = zip(micros, whiten(advantages).split(sizes), returns.split(sizes), strict=True)
+        for micro, advantage, target in parts:
+            device = micro.packed.tokens.device
+            micro.advantages, micro.returns = advantage.to(device), target.to(device)
+        spread = returns.var(correction=0)
+        explained = 1 - advantages.var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+        return {"critic/loss": float(advantages.square().mean() / 2), "critic/explained": float(explained)}
+
+    def accumulate(self, micro: Micro) -> None:
+        """Add a micro-batch's gradient of the squared error, in the shares of the policy's loss."""
+        assert micro.returns is not None, "judge first"
+        error = self.values(micro.packed) - micro.returns
+        (error.square() / 2 * micro.share).sum().backward()
+
+    def step(self, share_of_rate: float, version: int) -> None:
+        """Make one optimizer step at this share of the peak learning rate.
+
+        Raises:
+            FloatingPointError: a gradient is not finite.
+        """
+        set_rate(self._optimizer, self._settings.critic_learning_rate * share_of_rate)
+        step(self, self._optimizer, self._settings.grad_clip, version)
+
+    def state(self) -> dict[str, Any]:
+        """All that the critic is."""
+        return {"weights": self.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+        self.load_state_dict(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
