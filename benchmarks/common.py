@@ -1,4 +1,4 @@
-"""What the benchmarks share: where results go, what is written beside them, and how pictures look.
+"""What the benchmarks share: runs, where results go, what is written beside them, how pictures look.
 
 A result is one JSON file: the command, the date, the commit, the hardware and the versions, and then the
 figures. Its picture lies beside it under the same name.
@@ -109,6 +109,32 @@ def interleaved(ways: dict[str, Callable[[], T]], repeats: int) -> dict[str, lis
         for name, way in ways.items():
             found[name].append(way())
     return found
+
+
+def shares(jobs: int, device: str) -> list[str]:
+    """Return settings that give each of ``jobs`` runs at a time its share of the machine."""
+    threads = max(1, len(os.sched_getaffinity(0)) // (2 * jobs))
+    memory = [f"engine.memory={0.6 / jobs:.3f}"] if device == "cuda" else []
+    return [f"device={device}", f"engine.threads={threads}", f"learner.threads={threads}", *memory]
+
+
+def train(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
+    """Run ``areal train`` with ``key.sub=value`` settings in a process of its own; return its metrics.
+
+    Args:
+        folder: the run directory; one that an earlier, failed run left there is removed.
+        settings: of the run.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; ``stderr`` says why.
+    """
+    from areal.telemetry.run_directory import read_metrics
+
+    shutil.rmtree(folder, ignore_errors=True)
+    where = [f"output={folder.parent}", f"name={folder.name}"]
+    command = [sys.executable, "-m", "areal", "train", *where, *settings]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return read_metrics(folder)
 
 
 def _commit() -> str | None:

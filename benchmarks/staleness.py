@@ -1,0 +1,247 @@
+"""What staleness costs and what it buys: final held-out accuracy and throughput for each η and objective.
+
+    python benchmarks/staleness.py                                  # everything: 42 runs
+    python benchmarks/staleness.py --eta 0,4,inf --seeds 0          # a part
+    python benchmarks/staleness.py --jobs 6 --device cuda           # several runs at a time on one GPU
+    python benchmarks/staleness.py --draw                           # only the table and the picture again
+
+The ablation of arXiv 2505.24298, table 2 and figure 5c, on the model that ships with areal and math-v1: the
+naive objective (PPO's clipping around the policy that sampled) against the decoupled one (eq 5). At η=0
+nothing is stale: there both measure the noise.
+
+Each run is `areal train` in a process of its own and leaves one JSON file, so a stopped sweep goes on where
+it was, and a run that failed is made again by the same command and never counted. Settings given as
+key.sub=value reach every run. An η is an upper bound: the staleness that the consumed samples really had is
+measured and shown beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import BLUE, ORANGE, load, parser, picture, save, shares, train
+
+ETAS = ("0", "1", "2", "4", "8", "16", "inf")
+OBJECTIVES = {"ppo": ("naive", ORANGE), "decoupled-ppo": ("decoupled", BLUE)}
+BATCH = 64
+SETTINGS = (
+    f"rollout.batch_size={BATCH}",
+    # Hot enough that a policy and its ancestor 8 updates ago are far apart.
+    "learner.learning_rate=3e-4",
+    "learner.minibatches=4",
+    "evaluation.problems=512",
+    # Log-probabilities of engine and learner agree: what differs is staleness alone, also on a GPU.
+    "engine.dtype=float32",
+    "checkpoint.every=0",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One run of the sweep."""
+
+    eta: str
+    objective: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"eta-{self.eta}-{self.objective}-seed-{self.seed}"
+
+    def settings(self) -> list[str]:
+        # Enough under way that generation runs ahead of the learner, as far as the gate allows.
+        batches = min(float(self.eta) + 1, 4)
+        return [
+            f"rollout.max_staleness={self.eta}",
+            f"rollout.max_concurrent={int(batches) * BATCH}",
+            f"learner.objective={self.objective}",
+            f"seed={self.seed}",
+        ]
+
+
+def main() -> None:
+    options = parser(__doc__, "staleness")
+    options.add_argument("--eta", default=",".join(ETAS), help="which (%(default)s)")
+    options.add_argument("--objective", default=",".join(OBJECTIVES), help="which (%(default)s)")
+    options.add_argument("--seeds", default="0,1,2", help="which (%(default)s)")
+    options.add_argument("--steps", type=int, default=120, help="updates of each run (%(default)s)")
+    options.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
+    options.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    options.add_argument("--draw", action="store_true", help="make no run, only the table and the picture")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
+    arguments = options.parse_args()
+    failed = [] if arguments.draw else sweep(arguments)
+    rows = summary(arguments.output / "runs")
+    if not rows:
+        sys.exit("no finished run")
+    save(arguments.output, "staleness", {"rows": rows})
+    print(table(rows))
+    draw(rows, arguments.output)
+    if failed:
+        sys.exit(f"{len(failed)} runs failed, the same command makes them again: {', '.join(failed)}")
+
+
+def sweep(arguments: argparse.Namespace) -> list[str]:
+    """Make the runs that are missing; return the names of those that failed."""
+    points = [
+        Point(eta, objective, int(seed))
+        # Seed after seed: a sweep that is stopped early has every η.
+        for seed, eta, objective in itertools.product(
+            arguments.seeds.split(","), arguments.eta.split(","), arguments.objective.split(",")
+        )
+    ]
+    common = [
+        *SETTINGS,
+        f"steps={arguments.steps}",
+        *shares(arguments.jobs, arguments.device),
+        *arguments.overrides,
+    ]
+
+    def attempt(point: Point) -> str | None:
+        try:
+            run(arguments.output, point, common)
+        except subprocess.CalledProcessError as error:
+            print(f"{point.name} failed: {error.stderr.strip().splitlines()[-1:]}", flush=True)
+            return point.name
+        return None
+
+    with ThreadPoolExecutor(arguments.jobs) as threads:
+        return [name for name in threads.map(attempt, points) if name is not None]
+
+
+def run(output: Path, point: Point, common: list[str]) -> None:
+    """Make one run, unless its result is there already."""
+    folder = output / "runs"
+    settings = [*common, *point.settings()]
+    found = load(folder, point.name)
+    if found is not None:
+        if found["settings"] != settings:
+            sys.exit(f"{folder / point.name}.json was made with other settings: give another --output")
+        return
+    metrics = train(output / "logs" / point.name, settings)
+    result = {
+        "eta": point.eta,
+        "objective": point.objective,
+        "seed": point.seed,
+        "settings": settings,
+        **outcome(metrics),
+    }
+    save(folder, point.name, result)
+    print(
+        f"{point.name}: accuracy {result['accuracy']:.3f}, staleness {result['staleness_mean']:.1f}, "
+        f"{result['tokens_per_s']:.0f} tokens/s",
+        flush=True,
+    )
+
+
+def outcome(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a run's figures; speeds and staleness are those of its second half."""
+    accuracies = [row["eval/math-v1/avg@1"] for row in metrics if "eval/math-v1/avg@1" in row]
+    steps = [row for row in metrics if "time/step" in row]
+    half = steps[len(steps) // 2 :]
+    seconds = sum(row["time/step"] for row in half)
+    return {
+        "accuracy_before": accuracies[0],
+        "accuracy": accuracies[-1],
+        "reward_last_10": statistics.fmean(row["reward/mean"] for row in steps[-10:]),
+        "tokens_per_s": sum(BATCH * row["response/length_mean"] for row in half) / seconds,
+        "seconds_per_step": seconds / len(half),
+        "staleness_mean": statistics.fmean(row["staleness/mean"] for row in half),
+        "staleness_max": max(row["staleness/max"] for row in steps),
+        "clip_ratio": statistics.fmean(row["policy/clip_ratio"] for row in half),
+        "rewards": [row["reward/mean"] for row in steps],
+    }
+
+
+def summary(folder: Path) -> list[dict[str, Any]]:
+    """Return one row for each η and objective that has a finished run, over its seeds."""
+    runs = [json.loads(path.read_text())["results"] for path in sorted(folder.glob("eta-*.json"))]
+    rows = []
+    for eta, objective in itertools.product(sorted({r["eta"] for r in runs}, key=float), OBJECTIVES):
+        of_point = [r for r in runs if (r["eta"], r["objective"]) == (eta, objective)]
+        if of_point:
+            rows.append(
+                {
+                    "eta": eta,
+                    "objective": objective,
+                    "seeds": len(of_point),
+                    "accuracies": [r["accuracy"] for r in of_point],
+                    "accuracy_before": statistics.fmean(r["accuracy_before"] for r in of_point),
+                    **{
+                        name: statistics.fmean(r[name] for r in of_point)
+                        for name in ("accuracy", "tokens_per_s", "seconds_per_step", "staleness_mean")
+                    },
+                }
+            )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows in Markdown, as the paper's table 2 has them."""
+    lines = [
+        "| η | naive: accuracy | decoupled: accuracy | staleness had | tokens/s |",
+        "|---|---|---|---|---|",
+    ]
+    for eta, same in itertools.groupby(rows, key=lambda row: row["eta"]):
+        both = {row["objective"]: row for row in same}
+        cells = [_accuracy(both.get(objective)) for objective in OBJECTIVES]
+        staleness, speed = (
+            statistics.fmean(row[name] for row in both.values())
+            for name in ("staleness_mean", "tokens_per_s")
+        )
+        lines.append(f"| {_eta(eta)} | {cells[0]} | {cells[1]} | {staleness:.1f} | {speed:,.0f} |")
+    return "\n".join(lines)
+
+
+def _accuracy(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['accuracy']:.3f} ({min(row['accuracies']):.3f} to {max(row['accuracies']):.3f})"
+
+
+def _eta(eta: str) -> str:
+    return "∞" if math.isinf(float(eta)) else eta
+
+
+def draw(rows: list[dict[str, Any]], output: Path) -> None:
+    """Draw accuracy of both objectives, and throughput, over η."""
+    etas = list(dict.fromkeys(row["eta"] for row in rows))
+    with picture(output, "staleness", "Staleness: what it costs and what it buys", (10, 4)) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+        for objective, (label, colour) in OBJECTIVES.items():
+            own = [row for row in rows if row["objective"] == objective]
+            places = [etas.index(row["eta"]) for row in own]
+            left.plot(places, [row["accuracy"] for row in own], "-", color=colour, label=label)
+            for place, row in zip(places, own, strict=True):
+                left.plot([place] * row["seeds"], row["accuracies"], "o", color=colour, alpha=0.4, ms=4)
+            right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=colour, label=label, ms=4)
+        before = statistics.fmean(row["accuracy_before"] for row in rows)
+        left.axhline(before, color="grey", linewidth=1, linestyle=":")
+        left.annotate("before training", (0, before), xytext=(0, 3), textcoords="offset points", color="grey")
+        left.set_ylabel("held-out accuracy after training")
+        left.legend(frameon=False)
+        right.set_ylabel("trained tokens/s")
+        right.set_ylim(bottom=0)
+        labels = [f"{_eta(eta)}\n({_mean_staleness(rows, eta):.1f})" for eta in etas]
+        for axes in (left, right):
+            axes.set_xticks(range(len(etas)), labels)
+            axes.set_xlabel("η (average staleness of what was trained on)")
+
+
+def _mean_staleness(rows: Iterable[dict[str, Any]], eta: str) -> float:
+    return statistics.fmean(row["staleness_mean"] for row in rows if row["eta"] == eta)
+
+
+if __name__ == "__main__":
+    main()
