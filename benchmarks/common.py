@@ -137,6 +137,25 @@ def train(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
     return read_metrics(folder)
 
 
+def train_once(
+    output: Path, name: str, settings: list[str], outcome: Callable[[list[dict[str, Any]]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return ``outcome`` of a training run's metrics, from ``output/runs/name.json`` if that is there.
+
+    Raises:
+        subprocess.CalledProcessError: the run failed; nothing is kept of it but its log.
+        SystemExit: the file was made with other settings.
+    """
+    folder = output / "runs"
+    found = load(folder, name)
+    if found is None:
+        found = {"settings": settings, **outcome(train(output / "logs" / name, settings))}
+        save(folder, name, found)
+    elif found["settings"] != settings:
+        sys.exit(f"{folder / name}.json was made with other settings: give another --output")
+    return found
+
+
 def _commit() -> str | None:
     if shutil.which("git") is None:
         return None

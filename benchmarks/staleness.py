@@ -26,11 +26,11 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import BLUE, ORANGE, load, parser, picture, save, shares, train
+from common import BLUE, ORANGE, parser, picture, save, shares, train_once
 
 ETAS = ("0", "1", "2", "4", "8", "16", "inf")
 OBJECTIVES = {"ppo": ("naive", ORANGE), "decoupled-ppo": ("decoupled", BLUE)}
@@ -121,23 +121,10 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(output: Path, point: Point, common: list[str]) -> None:
-    """Make one run, unless its result is there already."""
-    folder = output / "runs"
-    settings = [*common, *point.settings()]
-    found = load(folder, point.name)
-    if found is not None:
-        if found["settings"] != settings:
-            sys.exit(f"{folder / point.name}.json was made with other settings: give another --output")
-        return
-    metrics = train(output / "logs" / point.name, settings)
-    result = {
-        "eta": point.eta,
-        "objective": point.objective,
-        "seed": point.seed,
-        "settings": settings,
-        **outcome(metrics),
-    }
-    save(folder, point.name, result)
+    def of_point(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**asdict(point), **outcome(metrics)}
+
+    result = train_once(output, point.name, [*common, *point.settings()], of_point)
     print(
         f"{point.name}: accuracy {result['accuracy']:.3f}, staleness {result['staleness_mean']:.1f}, "
         f"{result['tokens_per_s']:.0f} tokens/s",

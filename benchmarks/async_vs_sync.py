@@ -1,0 +1,330 @@
+"""Asynchronous against synchronous: the same work on the same machine, and the bound that no loop can beat.
+
+    python benchmarks/async_vs_sync.py                    # both parts
+    python benchmarks/async_vs_sync.py --part steady      # step times and their bound
+    python benchmarks/async_vs_sync.py --part learning    # wall clock to a target accuracy
+
+Three ways to spend the machine: *asynchronous* (η=4; half of the cores generate, half learn, at once),
+*synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
+that a synchronous loop can do, *synchronous in turn* (η=0, all cores generate, then all cores learn).
+
+*steady*: a model with random weights and twelve ending tokens of 384, so that answers have geometric lengths:
+32 tokens on average, the longest of a batch five times that. Rewards are noise, so that every group is
+trained on and the work of a step never changes. The bound is max(T_generate, T_train): each part measured
+alone, on the half of the cores that it has in the asynchronous run (pinned to it; the engine's front end
+counts as generation), on the same work.
+
+*learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
+of a batch is the accuracy on problems never seen; the clock runs from the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common import BLUE, GREEN, GREY, ORANGE, interleaved, parser, picture, save, train_once
+from throughput import WARMUP, Noise, random_model
+
+import areal
+from areal.api import check
+from areal.config import Config, load_config
+from areal.trajectory import Batch, Group
+
+ENDINGS = [1, *range(300, 311)]
+COLOURS = {"synchronous": ORANGE, "synchronous in turn": GREEN, "asynchronous": BLUE}
+SMOOTH = 10
+"""Steps over which the reward is averaged before it is compared with the target."""
+
+
+def main() -> None:
+    options = parser(__doc__, "async_vs_sync")
+    options.add_argument("--part", choices=["steady", "learning", "all"], default="all")
+    options.add_argument("--steps", type=int, default=40, help="updates of a steady run (%(default)s)")
+    options.add_argument("--repeats", type=int, default=2, help="steady runs of each way (%(default)s)")
+    options.add_argument("--seeds", default="0,1,2", help="learning runs of each way (%(default)s)")
+    options.add_argument("--target", type=float, default=0.8, help="accuracy to reach (%(default)s)")
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
+    arguments = options.parse_args()
+    if arguments.part in ("steady", "all"):
+        results = steady(arguments)
+        save(arguments.output, "steady", results)
+        print(json.dumps(results, indent=2))
+        draw_steady(results, arguments.output)
+    if arguments.part in ("learning", "all"):
+        results = learning(arguments)
+        save(arguments.output, "learning", results)
+        print(json.dumps(results["summary"], indent=2))
+        draw_learning(results, arguments.target, arguments.output)
+
+
+def ways(device: str) -> dict[str, list[str]]:
+    """Return the settings of each way."""
+    cores = len(os.sched_getaffinity(0))
+    half = _threads(max(1, cores // 2))
+    found = {"synchronous": ["rollout.max_staleness=0", *half]}
+    if device == "cpu":
+        found["synchronous in turn"] = ["rollout.max_staleness=0", *_threads(cores)]
+    return {**found, "asynchronous": ["rollout.max_staleness=4", *half]}
+
+
+def _threads(count: int) -> list[str]:
+    return [f"engine.threads={count}", f"learner.threads={count}"]
+
+
+# steady
+
+
+def steady(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the step time of each way, and both parts alone, in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        geometric_model(folder / "model")
+        settings = [
+            f"model={folder / 'model'}",
+            f"device={arguments.device}",
+            f"steps={WARMUP + arguments.steps}",
+            "env=noise-v0",
+            "rollout.max_new_tokens=256",
+            "evaluation.problems=0",
+            "learner.learning_rate=1e-6",
+            "checkpoint.every=0",
+            *arguments.overrides,
+        ]
+        measures: dict[str, Callable[[], Any]] = {}
+        for number, (way, own) in enumerate(ways(arguments.device).items()):
+            run = [*settings, *own, f"output={folder / f'way-{number}'}"]
+            measures[way] = lambda run=run: in_process(run_steps, run)
+        # What is learned from alone is what the asynchronous run, the last way, recorded.
+        measures["generate"] = lambda: in_process(generate_alone, run)
+        measures["train"] = lambda: in_process(train_alone, run)
+        return steady_results(interleaved(measures, arguments.repeats))
+
+
+def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return medians over the repeats, the bound, and how each way compares."""
+    seconds = {
+        name: statistics.median(result["seconds_per_step"] for result in results)
+        for name, results in found.items()
+    }
+    alone = {"generate": seconds.pop("generate"), "train": seconds.pop("train")}
+    bound = max(alone.values())
+    return {
+        "seconds_per_step": seconds,
+        "alone": alone,
+        "bound": bound,
+        "over_bound": {way: value / bound for way, value in seconds.items()},
+        "asynchronous_speed_up": {way: value / seconds["asynchronous"] for way, value in seconds.items()},
+        "repeats": found,
+    }
+
+
+def geometric_model(folder: Path) -> None:
+    """Write a model whose answers end with probability 12/384 at each token."""
+    random_model(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDINGS}))
+
+
+def in_process(measure: Callable[[list[str]], dict[str, float]], settings: list[str]) -> dict[str, float]:
+    """Measure in a process of its own: it may pin itself, and leaves no threads behind."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        result = pool.submit(measure, settings).result()
+    print(measure.__name__, {name: round(value, 3) for name, value in result.items()}, flush=True)
+    return result
+
+
+def run_steps(settings: list[str]) -> dict[str, float]:
+    """Run the real loop."""
+    run = areal.train(config=noise_config(settings))
+    steps = [row for row in run.metrics if "time/step" in row][WARMUP:]
+
+    def mean(name: str) -> float:
+        return statistics.fmean(row[name] for row in steps)
+
+    return {
+        "seconds_per_step": mean("time/step"),
+        "learner_busy": mean("time/train") / mean("time/step"),
+        "engine_busy": mean("time/generate") / mean("time/step"),
+        "staleness_mean": mean("staleness/mean"),
+        "length_mean": mean("response/length_mean"),
+    }
+
+
+def generate_alone(settings: list[str]) -> dict[str, float]:
+    """Generate as many batches as a run does, with nobody learning from them."""
+    config = noise_config(settings)
+    pin(config, first=True)
+    times = asyncio.run(_batch_times(config))
+    return {"seconds_per_step": (times[-1] - times[WARMUP]) / (len(times) - 1 - WARMUP)}
+
+
+async def _batch_times(config: Config) -> list[float]:
+    from areal.rollout.admission import Admission
+    from areal.rollout.controller import RolloutController
+    from areal.rollout.engine import Sampling
+    from areal.rollout.tasks import TaskSource
+    from areal.runtime.assembly import max_concurrent, start_player
+
+    plan, rollout = check(config), config.rollout
+    player, _ = await start_player(plan, None)
+    sampling = Sampling(rollout.max_new_tokens, rollout.temperature)
+    controller = RolloutController(
+        Admission[Group](config.groups_per_batch, math.inf),
+        lambda task: player.play(task, sampling),
+        TaskSource(plan.env, config.seed).next,
+        rollout.group_size,
+        max_concurrent(config),
+        rollout.max_retries,
+        rollout.max_failures,
+    )
+    producing = asyncio.create_task(controller.run())
+    times = []
+    for version in range(config.steps):
+        await controller.next_batch(version)
+        times.append(time.monotonic())
+    producing.cancel()
+    await asyncio.wait([producing])
+    await player.close()
+    return times
+
+
+def train_alone(settings: list[str]) -> dict[str, float]:
+    """Learn from the batches that the asynchronous run recorded, with nothing being generated."""
+    from areal.learner.learner import Learner
+
+    config = noise_config(settings)
+    pin(config, first=False)
+    plan = check(config)
+    learner = Learner(
+        plan.model, config.learner, plan.device, config.rollout.temperature, plan.learner_threads
+    )
+    recorded = sorted(max(config.output.iterdir(), key=os.path.getmtime).glob("rollouts/step-*.jsonl"))
+    lengths: list[int] = []
+    seconds = []
+    for version, path in enumerate(recorded):
+        groups = [Group.from_json(json.loads(line)) for line in path.read_text().splitlines()]
+        batch = Batch(version, groups)
+        lengths += [trajectory.sampled for trajectory in batch.trajectories]
+        seconds.append(learner.update(batch)["time/train"])
+    percentiles = statistics.quantiles(lengths, n=100)
+    return {
+        "seconds_per_step": statistics.fmean(seconds[WARMUP:]),
+        "length_mean": statistics.fmean(lengths),
+        "length_p50": percentiles[49],
+        "length_p99": percentiles[98],
+        "length_max": max(lengths),
+    }
+
+
+def noise_config(settings: list[str]) -> Config:
+    areal.register_env("noise-v0", Noise)
+    return load_config(overrides=settings)
+
+
+def pin(config: Config, first: bool) -> None:
+    """Stay on the half of the cores that the engine (``first``) or the learner has; not beside a GPU."""
+    if config.device == "cpu":
+        cores = sorted(os.sched_getaffinity(0))
+        threads = config.engine.threads or 1
+        os.sched_setaffinity(0, cores[:threads] if first else cores[threads:])
+
+
+def draw_steady(results: dict[str, Any], output: Path) -> None:
+    """Draw the step times as bars, and the bound as a line."""
+    steps, bound = results["seconds_per_step"], results["bound"]
+    with picture(output, "steady", "One step of the same work", (8, 3)) as figure:
+        axes = figure.subplots()
+        bars = {**steps, "T generate, alone": results["alone"]["generate"]}
+        bars["T train, alone"] = results["alone"]["train"]
+        drawn = axes.barh(list(bars), list(bars.values()), color=[COLOURS.get(name, GREY) for name in bars])
+        axes.bar_label(drawn, fmt="%.2f s", padding=4)
+        axes.axvline(bound, color="black", linewidth=1, linestyle="--")
+        axes.annotate("bound", (bound, -0.45), xytext=(3, 0), textcoords="offset points", va="bottom")
+        axes.set_xlim(right=1.12 * max(bars.values()))
+        axes.invert_yaxis()
+        axes.set_xlabel("seconds")
+
+
+# learning
+
+
+def learning(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train by each way with each seed; return when the target was reached, and where the run ended."""
+    settings = ["evaluation.problems=512", "checkpoint.every=0", f"device={arguments.device}"]
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways(arguments.device)}
+    for seed in arguments.seeds.split(","):
+        for way, own in ways(arguments.device).items():
+            name = f"{way.replace(' ', '-')}-seed-{seed}"
+            every = [*settings, *own, f"seed={seed}", *arguments.overrides]
+            runs[way].append(train_once(arguments.output, name, every, curve))
+    summary = {way: of_way(found, arguments.target) for way, found in runs.items()}
+    return {"target": arguments.target, "summary": summary, "runs": runs}
+
+
+def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a run's reward over its clock, and its final held-out accuracy."""
+    steps = [row for row in metrics if "time/step" in row]
+    seconds, clock = [], 0.0
+    for row in steps:
+        clock += row["time/step"]
+        seconds.append(clock)
+    accuracies = [row["eval/math-v1/avg@1"] for row in metrics if "eval/math-v1/avg@1" in row]
+    return {
+        "seconds": seconds,
+        "rewards": smooth([row["reward/mean"] for row in steps]),
+        "accuracy_before": accuracies[0],
+        "accuracy": accuracies[-1],
+        "seconds_per_step": clock / len(steps),
+    }
+
+
+def smooth(values: list[float]) -> list[float]:
+    """Mean of each value and up to ``SMOOTH - 1`` before it: what was known by then."""
+    return [statistics.fmean(values[max(0, i - SMOOTH + 1) : i + 1]) for i in range(len(values))]
+
+
+def of_way(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
+    """Return what the runs of one way have in common; None for a run that never reached the target."""
+    reached = [
+        next((s for s, r in zip(run["seconds"], run["rewards"], strict=True) if r >= target), None)
+        for run in runs
+    ]
+    accuracies = [run["accuracy"] for run in runs]
+    return {
+        "seconds_to_target": reached,
+        "seconds_to_target_mean": None if None in reached else statistics.fmean(filter(None, reached)),
+        "accuracy": accuracies,
+        "accuracy_mean": statistics.fmean(accuracies),
+        "seconds_per_step": statistics.fmean(run["seconds_per_step"] for run in runs),
+    }
+
+
+def draw_learning(results: dict[str, Any], target: float, output: Path) -> None:
+    """Draw reward over the clock, one line a run."""
+    with picture(output, "learning", "The same updates, over the clock") as figure:
+        axes = figure.subplots()
+        for way, runs in results["runs"].items():
+            for number, run in enumerate(runs):
+                label = way if number == 0 else None
+                axes.plot(run["seconds"], run["rewards"], color=COLOURS[way], alpha=0.8, label=label)
+        axes.axhline(target, color="grey", linewidth=1, linestyle=":")
+        axes.set_xlabel("seconds")
+        axes.set_ylabel(f"reward on new problems, mean of {SMOOTH} steps")
+        axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    main()
