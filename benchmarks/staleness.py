@@ -33,7 +33,7 @@ from typing import Any
 from common import BLUE, ORANGE, parser, picture, save, shares, train_once
 
 ETAS = ("0", "1", "2", "4", "8", "16", "inf")
-OBJECTIVES = {"ppo": ("naive", ORANGE), "decoupled-ppo": ("decoupled", BLUE)}
+OBJECTIVES = {"naive": ORANGE, "decoupled": BLUE}
 BATCH = 64
 SETTINGS = (
     f"rollout.batch_size={BATCH}",
@@ -65,7 +65,7 @@ class Point:
         return [
             f"rollout.max_staleness={self.eta}",
             f"rollout.max_concurrent={int(batches) * BATCH}",
-            f"learner.objective={self.objective}",
+            f"learner.decoupled={self.objective == 'decoupled'}",
             f"seed={self.seed}",
         ]
 
@@ -206,13 +206,13 @@ def draw(rows: list[dict[str, Any]], output: Path) -> None:
     etas = list(dict.fromkeys(row["eta"] for row in rows))
     with picture(output, "staleness", "Staleness: what it costs and what it buys", (10, 4)) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-        for objective, (label, colour) in OBJECTIVES.items():
+        for objective, colour in OBJECTIVES.items():
             own = [row for row in rows if row["objective"] == objective]
             places = [etas.index(row["eta"]) for row in own]
-            left.plot(places, [row["accuracy"] for row in own], "-", color=colour, label=label)
+            left.plot(places, [row["accuracy"] for row in own], "-", color=colour, label=objective)
             for place, row in zip(places, own, strict=True):
                 left.plot([place] * row["seeds"], row["accuracies"], "o", color=colour, alpha=0.4, ms=4)
-            right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=colour, label=label, ms=4)
+            right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=colour, label=objective, ms=4)
         before = statistics.fmean(row["accuracy_before"] for row in rows)
         left.axhline(before, color="grey", linewidth=1, linestyle=":")
         left.annotate("before training", (0, before), xytext=(0, 3), textcoords="offset points", color="grey")
