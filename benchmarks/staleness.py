@@ -212,7 +212,7 @@ def draw(rows: list[dict[str, Any]], output: Path) -> None:
             left.plot(places, [row["accuracy"] for row in own], "-", color=colour, label=objective)
             for place, row in zip(places, own, strict=True):
                 left.plot([place] * row["seeds"], row["accuracies"], "o", color=colour, alpha=0.4, ms=4)
-            right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=colour, label=objective, ms=4)
+            right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=colour, ms=4)
         before = statistics.fmean(row["accuracy_before"] for row in rows)
         left.axhline(before, color="grey", linewidth=1, linestyle=":")
         left.annotate("before training", (0, before), xytext=(0, 3), textcoords="offset points", color="grey")
