@@ -80,7 +80,6 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         # sake of OpenMP settings that it makes late; ours are made before it starts (see variables). Those
         # two wait for each other by spinning, which takes the learner's core away.
         found["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-        found["scheduler_cls"] = "areal.rollout.vllm_scheduler.WholeOutputScheduler"
     else:
         found["gpu_memory_utilization"] = settings.memory
     return found
