@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -131,7 +132,9 @@ def _module(entry_point: Any) -> str:
     return entry_point if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
 
 
+@cache
 def _discover_envs() -> None:
+    """Register the environments of installed packages, once: to find them takes 10 ms and more."""
     import gymnasium
 
     for point in entry_points(group="areal.envs"):
