@@ -1,0 +1,211 @@
+"""Algorithm 1 against a fixed count of micro-batches, packed and padded, on lengths with a long tail.
+
+    python benchmarks/microbatch.py [--sequences 48] [--budget 2048] [--repeats 3]
+
+One forward and backward pass of the learner's loss over the same sequences, cut in four ways, none of which
+ever holds more than the budget at once, since that is what the memory is for:
+
+- algorithm 1: as the learner does it (arXiv 2505.24298), each micro-batch one packed row;
+- best fit: the fullest micro-batches that longest-first makes, each one packed row;
+- fixed count: the sequences in the order in which they came, as many in each micro-batch, one packed row; the
+  count is the smallest that fits;
+- padded: the same with a row for each sequence, padded to the longest, through transformers' own attention;
+  here the padding is in the memory too, so the count is larger.
+
+Padding is what is computed for nothing: in the padded way everywhere, in a packed row in the attention only.
+No two sequences share a prompt, so that nothing is gained but by the cut. The lengths are log-normal with
+median 80 and are drawn anew for each repeat; the ways take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import BLUE, GREEN, GREY, ORANGE, interleaved, parser, picture, save
+
+from areal.learner.microbatches import allocate, best_fit
+from areal.learner.model import load_model, logprobs_and_entropy
+from areal.learner.objectives import Tokens, token_loss
+from areal.learner.packed import pack
+from areal.learner.presets import Objective
+from areal.models import resolve_model
+from areal.trajectory import Trajectory
+
+COLOURS = {"algorithm 1": BLUE, "best fit": GREEN, "fixed count": ORANGE, "padded": GREY}
+SPREADS = (0.3, 0.8, 1.3)
+PROMPT, LONGEST, VOCABULARY = 8, 1000, (6, 380)
+
+Cut = list[list[Trajectory]]
+
+
+def sequences(rng: np.random.Generator, count: int, spread: float) -> list[Trajectory]:
+    """Sequences of random tokens; ``spread`` is the standard deviation of the logarithm of a length."""
+    lengths = np.clip(np.exp(rng.normal(np.log(80), spread, count)).astype(int), PROMPT + 1, LONGEST)
+    return [
+        Trajectory(
+            tokens=rng.integers(*VOCABULARY, n).astype(np.int32),
+            loss_mask=np.arange(n) >= PROMPT,
+            logprobs=np.where(np.arange(n) >= PROMPT, -2.0, 0.0).astype(np.float32),
+            versions=np.zeros(n, np.int32),
+            reward=0.0,
+        )
+        for n in lengths
+    ]
+
+
+def fixed_count(members: list[Trajectory], budget: int, size: Callable[[list[Trajectory]], int]) -> Cut:
+    """The fewest equal parts, in order, none of them larger than the budget."""
+    for count in range(1, len(members) + 1):
+        parts = [[members[i] for i in part] for part in np.array_split(np.arange(len(members)), count)]
+        if max(map(size, parts)) <= budget:
+            return parts
+    raise AssertionError("a sequence is longer than the budget")
+
+
+def real(members: list[Trajectory]) -> int:
+    return sum(map(len, members))
+
+
+def rectangle(members: list[Trajectory]) -> int:
+    return len(members) * max(map(len, members))
+
+
+def cuts(members: list[Trajectory], budget: int) -> dict[str, Cut]:
+    lengths = [len(t) for t in members]
+    return {
+        "algorithm 1": [[members[i] for i in part] for part in allocate(lengths, budget)],
+        "best fit": [[members[i] for i in part] for part in best_fit(lengths, budget)],
+        "fixed count": fixed_count(members, budget, real),
+        "padded": fixed_count(members, budget, rectangle),
+    }
+
+
+class Passes:
+    """Forward and backward over a cut, packed or padded."""
+
+    def __init__(self, device: torch.device) -> None:
+        from transformers import AutoModelForCausalLM
+
+        path = resolve_model("starter")
+        self._device = device
+        self._packed = load_model(path, device, torch.float32)
+        self._plain = AutoModelForCausalLM.from_pretrained(path).to(device).eval()
+
+    def seconds(self, way: str, cut: Cut) -> float:
+        started = time.perf_counter()
+        for members in cut:
+            (self._padded if way == "padded" else self._row)(members)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def _row(self, members: list[Trajectory]) -> None:
+        packed = pack(members, self._device)
+        logprobs, _ = logprobs_and_entropy(self._packed, packed, 1.0)
+        self._backward(logprobs, packed.behav, packed.owner)
+
+    def _padded(self, members: list[Trajectory]) -> None:
+        longest = max(map(len, members))
+        ids = np.zeros((len(members), longest), np.int64)
+        sampled = np.zeros(ids.shape, bool)
+        for row, t in enumerate(members):
+            ids[row, : len(t)], sampled[row, : len(t)] = t.tokens, t.loss_mask
+        tokens, mask = torch.from_numpy(ids).to(self._device), torch.from_numpy(sampled).to(self._device)
+        lengths = torch.tensor([[len(t)] for t in members], device=self._device)
+        real = torch.arange(longest, device=self._device) < lengths
+        logits = self._plain(tokens, attention_mask=real.long(), use_cache=False).logits[:, :-1]
+        logprobs = torch.log_softmax(logits.float(), -1)
+        with torch.no_grad():  # as the learner does
+            -(logprobs.exp() * logprobs).sum(-1)
+        chosen = logprobs.gather(-1, tokens[:, 1:, None])[..., 0][mask[:, 1:]]
+        self._backward(chosen, torch.full_like(chosen, -2.0), mask.nonzero()[:, 0])
+
+    def _backward(self, logprobs: torch.Tensor, behav: torch.Tensor, owner: torch.Tensor) -> None:
+        advantages = torch.ones_like(behav)
+        tokens = Tokens(logprobs, logprobs.detach(), behav, advantages, owner)
+        token_loss(Objective(), tokens).loss.sum().backward()
+
+
+def measure(passes: Passes, spread: float, count: int, budget: int, repeats: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    drawn = [cuts(sequences(rng, count, spread), budget) for _ in range(repeats + 1)]
+    turn = dict.fromkeys(COLOURS, 0)
+
+    def run(way: str) -> float:
+        cut = drawn[turn[way]][way]
+        turn[way] += 1
+        return sum(map(real, cut)) / passes.seconds(way, cut)
+
+    # The first round is not counted: torch sets itself up in it.
+    found = interleaved({way: lambda way=way: run(way) for way in COLOURS}, repeats + 1)
+    speeds = {way: values[1:] for way, values in found.items()}
+    table = {}
+    for way in COLOURS:
+        used = [cut[way] for cut in drawn[1:]]
+        tokens = sum(real(part) for cut in used for part in cut)
+        slots = sum(rectangle(part) for cut in used for part in cut)
+        ratios = [a / b for a, b in zip(speeds[way], speeds["fixed count"], strict=True)]
+        table[way] = {
+            "tokens_per_s": statistics.median(speeds[way]),
+            "over_fixed_count": statistics.median(ratios),
+            "over_fixed_count_range": [min(ratios), max(ratios)],
+            "micro_batches": statistics.fmean(len(cut) for cut in used),
+            "padding": 1 - tokens / slots,
+            "budget_used": tokens / (budget * sum(len(cut) for cut in used)),
+        }
+    return table
+
+
+def draw(folder: Path, results: dict[str, Any]) -> None:
+    with picture(folder, "microbatch", "Micro-batches on lengths with a long tail", (9, 4)) as figure:
+        panels = figure.subplots(1, 3)
+        titles = {
+            "over_fixed_count": "learner's tokens/s over fixed count",
+            "padding": "padding (packed: in attention only)",
+            "micro_batches": "micro-batches",
+        }
+        for axes, (key, title) in zip(panels, titles.items(), strict=True):
+            for i, (way, colour) in enumerate(COLOURS.items()):
+                heights = [results[str(spread)][way][key] for spread in SPREADS]
+                axes.bar(np.arange(len(SPREADS)) + 0.2 * i - 0.3, heights, 0.2, label=way, color=colour)
+            axes.set_title(title, fontsize=10)
+            axes.set_xticks(range(len(SPREADS)), [f"σ = {spread}" for spread in SPREADS])
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+
+def main() -> None:
+    options = parser(__doc__, "microbatch")
+    options.add_argument("--sequences", type=int, default=48, help="sequences of one pass (48)")
+    options.add_argument("--budget", type=int, default=2048, help="tokens of one micro-batch (2048)")
+    options.add_argument("--repeats", type=int, default=3, help="passes of each way (3)")
+    options.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    half = max(1, len(os.sched_getaffinity(0)) // 2)
+    options.add_argument("--threads", type=int, default=half, help=f"CPU threads, as in a run ({half})")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    passes = Passes(torch.device(given.device))
+    results: dict[str, Any] = {}
+    for spread in SPREADS:
+        table = measure(passes, spread, given.sequences, given.budget, given.repeats)
+        results[str(spread)] = table
+        for way, row in table.items():
+            print(
+                f"σ={spread}  {way:12} {row['tokens_per_s']:8,.0f} tokens/s  "
+                f"{row['over_fixed_count']:.2f} of fixed count  {row['micro_batches']:5.1f} micro-batches  "
+                f"padding {row['padding']:.0%}",
+                flush=True,
+            )
+    settings = {key: getattr(given, key) for key in ("sequences", "budget", "repeats", "device", "threads")}
+    print(save(given.output, "microbatch", {"settings": settings, "spreads": results}))
+    draw(given.output, results)
+
+
+if __name__ == "__main__":
+    main()
