@@ -1,0 +1,81 @@
+"""What the benchmarks build on: finished runs are kept, broken ones are not, other settings are refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def common(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import common
+
+    return common
+
+
+def counting(metrics: list[dict[str, Any]], calls: list[list[str]]) -> Any:
+    def train(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
+        calls.append(settings)
+        return metrics
+
+    return train
+
+
+def test_a_finished_run_is_not_made_again(common: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    calls: list[list[str]] = []
+    monkeypatch.setattr(common, "train", counting([{"x": 1}], calls))
+    results = [
+        common.train_once(tmp_path, "run", ["seed=0"], lambda metrics: {"sum": metrics[0]["x"]})
+        for _ in range(2)
+    ]
+    assert results == [{"settings": ["seed=0"], "sum": 1}] * 2
+    assert calls == [["seed=0"]]
+    saved = json.loads((tmp_path / "runs" / "run.json").read_text())
+    assert saved["results"] == results[0]
+    assert {"command", "date", "commit", "hardware", "versions"} <= saved.keys()
+    with pytest.raises(SystemExit, match="other settings"):
+        common.train_once(tmp_path, "run", ["seed=1"], dict)
+
+
+def test_a_broken_run_is_not_counted(common: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def fails(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
+        raise subprocess.CalledProcessError(1, "areal")
+
+    monkeypatch.setattr(common, "train", fails)
+    with pytest.raises(subprocess.CalledProcessError):
+        common.train_once(tmp_path, "run", [], dict)
+    calls: list[list[str]] = []
+    monkeypatch.setattr(common, "train", counting([], calls))
+    common.train_once(tmp_path, "run", [], lambda metrics: {})
+    assert len(calls) == 1
+
+
+def test_staleness_rows_have_every_seed(common: Any, tmp_path: Path):
+    import staleness
+
+    for eta, objective, seed, accuracy in (
+        ("0", "naive", 0, 0.5),
+        ("0", "naive", 1, 0.7),
+        ("inf", "decoupled", 0, 0.9),
+    ):
+        figures = {
+            "tokens_per_s": 10.0,
+            "seconds_per_step": 1.0,
+            "staleness_mean": 0.0,
+            "accuracy_before": 0.4,
+        }
+        point = staleness.Point(eta, objective, seed)
+        result = {"eta": eta, "objective": objective, "seed": seed, "accuracy": accuracy, **figures}
+        common.save(tmp_path, point.name, result)
+    first, second = staleness.summary(tmp_path)
+    assert (first["seeds"], first["accuracies"]) == (2, [0.5, 0.7])
+    assert first["accuracy"] == pytest.approx(0.6)
+    assert (second["eta"], second["objective"]) == ("inf", "decoupled")
+    assert "| ∞ |  | 0.900 (0.900 to 0.900) |" in staleness.table([first, second])
