@@ -1,0 +1,221 @@
+"""What new weights cost the generation that is under way: recompute, keep and drain side by side.
+
+    python benchmarks/interruption.py [--repeats 3] [--seconds 9] [--cadence 3] [--concurrency 32]
+
+Requests of long-tail lengths (log-normal, cut off at 600 tokens) are always under way, and the learner
+publishes new weights at a fixed cadence; one that comes while the engine still drains for the one before is
+passed over. All three modes run on one engine, in turn, on the same lengths.
+
+- throughput: tokens that were sampled between two changes of weights, over the time between them;
+- weight age of a token: weights published until its sequence was finished, less those that sampled it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from common import BLUE, GREEN, ORANGE, parser, picture, save
+
+from areal.config import parse_config
+from areal.learner.model import load_model
+from areal.rollout.engine import Completion, Interruption, Sampling
+from areal.runtime.assembly import plan, start_player
+from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
+
+LONGEST, MEDIAN, SPREAD = 600, 80, 1.0
+COLOURS = {"recompute": BLUE, "keep": GREEN, "drain": ORANGE}
+
+
+def lengths(seed: int) -> Iterator[int]:
+    """Draw answer lengths in tokens: log-normal, a few of them ten times the median."""
+    rng = random.Random(seed)
+    while True:
+        yield min(LONGEST, max(4, round(MEDIAN * rng.lognormvariate(0, SPREAD))))
+
+
+@dataclass(slots=True)
+class Measured:
+    """One run of one mode; ``ages[a]`` is the share of tokens of weight age a."""
+
+    tokens_per_s: float
+    age_mean: float
+    age_max: int
+    ages: list[float]
+    interrupted: float
+    load_seconds: float
+
+
+class Workload:
+    """Requests that follow one another, and weights that change under them."""
+
+    def __init__(self, engine: Any, seed: int) -> None:
+        self._engine = engine
+        self._lengths = lengths(seed)
+        self._prompts = itertools.count()
+        self._stopped = False
+        self.published = engine.version
+        self.finished: list[tuple[Completion, int]] = []
+        self.loads: list[tuple[int, float, float]] = []
+
+    async def generate(self) -> None:
+        """Send one request after another until stopped; those under way are finished."""
+        while not self._stopped:
+            number = next(self._prompts)
+            prompt = [3, *((20 + number * k) % 90 + 5 for k in range(1, 30)), 4]
+            completion = await self._engine.generate(prompt, Sampling(next(self._lengths), ignore_eos=True))
+            self.finished.append((completion, self.published))
+
+    async def publish(self, cadence: float, seconds: float) -> None:
+        """Publish new weights every ``cadence`` seconds; stop at the first change after ``seconds``."""
+        started = time.monotonic()
+        loading: asyncio.Task[None] | None = None
+        for tick in itertools.count(1):
+            await asyncio.sleep(max(0.0, started + tick * cadence - time.monotonic()))
+            self.published += 1
+            if loading is not None:
+                if not loading.done():
+                    continue
+                loading.result()
+                if self.loads[-1][1] - self.loads[0][1] >= seconds:
+                    break
+            loading = asyncio.create_task(self._load(self.published))
+        self._stopped = True
+
+    async def _load(self, version: int) -> None:
+        began = time.monotonic()
+        await self._engine.load(version)
+        now = time.monotonic()
+        self.loads.append((version, now, now - began))
+
+    def measured(self) -> Measured:
+        """Read the figures off the versions of the tokens: nothing at the edges is guessed."""
+        (first, begin, _), (last, end, _) = self.loads[0], self.loads[-1]
+        versions = [np.array(c.versions) for c, _ in self.finished]
+        inside = [(v >= first) & (v < last) for v in versions]
+        ages = np.concatenate(
+            [published - v[i] for v, i, (_, published) in zip(versions, inside, self.finished, strict=True)]
+        )
+        return Measured(
+            tokens_per_s=len(ages) / (end - begin),
+            age_mean=float(ages.mean()),
+            age_max=int(ages.max()),
+            ages=(np.bincount(ages) / len(ages)).tolist(),
+            interrupted=statistics.fmean(len(set(c.versions)) > 1 for c, _ in self.finished),
+            load_seconds=statistics.fmean(seconds for _, _, seconds in self.loads),
+        )
+
+
+async def measure(
+    engine: Any, mode: Interruption, seed: int, seconds: float, arguments: argparse.Namespace
+) -> Workload:
+    engine.interruption = mode
+    work = Workload(engine, seed)
+    running = [asyncio.create_task(work.generate()) for _ in range(arguments.concurrency)]
+    await work.publish(arguments.cadence, seconds)
+    await asyncio.gather(*running)
+    return work
+
+
+async def measure_all(arguments: argparse.Namespace) -> dict[str, list[Measured]]:
+    config = parse_config({"rollout": {"max_concurrent": arguments.concurrency, "max_model_len": 1024}})
+    checked = plan(config)
+    player, _ = await start_player(checked, BACKEND)
+    model = load_model(checked.model, torch.device("cpu"), torch.float32)
+    channel = SharedMemoryChannel(model.named_parameters())
+    channel.write(model.named_parameters())
+    await player.engine.connect(channel.init_info())
+    found: dict[str, list[Measured]] = {mode: [] for mode in get_args(Interruption)}
+    try:
+        await measure(player.engine, "recompute", 0, 0, arguments)  # vLLM compiles kernels in it
+        for seed in range(arguments.repeats):
+            for mode in get_args(Interruption):
+                work = await measure(player.engine, mode, seed, arguments.seconds, arguments)
+                found[mode].append(work.measured())
+                print(f"{mode:10} {found[mode][-1].tokens_per_s:7.0f} tokens/s", flush=True)
+    finally:
+        await player.close()
+        channel.close()
+    return found
+
+
+def summary(runs: dict[str, list[Measured]]) -> dict[str, Any]:
+    """Means of each mode, and its throughput over that of drain in the same round."""
+    drain = [run.tokens_per_s for run in runs["drain"]]
+    found = {}
+    for mode, rounds in runs.items():
+        gains = [run.tokens_per_s / base for run, base in zip(rounds, drain, strict=True)]
+        found[mode] = {
+            "tokens_per_s": statistics.fmean(run.tokens_per_s for run in rounds),
+            "tokens_per_s_runs": [run.tokens_per_s for run in rounds],
+            "over_drain": statistics.fmean(gains),
+            "over_drain_runs": gains,
+            "weight_age_mean": statistics.fmean(run.age_mean for run in rounds),
+            "weight_age_max": max(run.age_max for run in rounds),
+            "weight_ages": mean_shares([run.ages for run in rounds]),
+            "interrupted_sequences": statistics.fmean(run.interrupted for run in rounds),
+            "load_seconds": statistics.fmean(run.load_seconds for run in rounds),
+        }
+    return found
+
+
+def mean_shares(rows: list[list[float]]) -> list[float]:
+    """Mean of distributions of unequal length."""
+    return [statistics.fmean(column) for column in itertools.zip_longest(*rows, fillvalue=0.0)]
+
+
+def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
+    title = "What new weights do to generation under way"
+    with picture(arguments.output, "interruption", title, (10, 4.2)) as figure:
+        left, right = figure.subplots(1, 2)
+        for place, (mode, found) in enumerate(results.items()):
+            left.bar(place, found["tokens_per_s"], color=COLOURS[mode], alpha=0.75)
+            runs = found["tokens_per_s_runs"]
+            left.plot([place] * len(runs), runs, "k.", markersize=5)
+            label = f"{found['over_drain']:.2f}×"
+            left.annotate(
+                label, (place, found["tokens_per_s"] / 2), ha="center", color="white", weight="bold"
+            )
+            shares = found["weight_ages"]
+            at = np.arange(len(shares)) + 0.27 * (place - 1)
+            right.bar(
+                at, shares, 0.27, color=COLOURS[mode], label=f"{mode} (mean {found['weight_age_mean']:.2f})"
+            )
+        left.set_xticks(range(len(results)), list(results))
+        left.set_ylabel("generated tokens/s (× over drain)")
+        right.set_xticks(range(max(len(found["weight_ages"]) for found in results.values())))
+        right.set_xlabel("weight age when the sequence is finished (updates)")
+        right.set_ylabel("share of tokens")
+        right.legend(frameon=False)
+
+
+def main() -> None:
+    made = parser(__doc__, "interruption")
+    made.add_argument("--repeats", type=int, default=3, help="rounds of the three modes")
+    made.add_argument("--seconds", type=float, default=9, help="of one measurement, at least")
+    made.add_argument("--cadence", type=float, default=3, help="seconds between two new weights")
+    made.add_argument("--concurrency", type=int, default=32, help="sequences under way")
+    arguments = made.parse_args()
+    results = summary(asyncio.run(measure_all(arguments)))
+    shown = {name: value for name, value in vars(arguments).items() if name != "output"}
+    save(arguments.output, "interruption", {"settings": shown, "modes": results})
+    draw(arguments, results)
+    for mode, found in results.items():
+        print(
+            f"{mode:10} {found['tokens_per_s']:7.0f} tokens/s ({found['over_drain']:.2f}× drain), "
+            f"weight age {found['weight_age_mean']:.2f} (max {found['weight_age_max']}), "
+            f"load {found['load_seconds']:.2f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""What everything around vLLM costs: tokens/s of the rollout side over tokens/s of bare vLLM.
+
+    python benchmarks/rollout_efficiency.py [--part engine|controller|all] [--repeats 3] [--seconds 8]
+
+Engine: as many requests as one batch are always under way, of the same lengths (log-normal), on one engine.
+
+- bare: vLLM's AsyncLLM alone: the same prompts as ids, no log-probabilities, no versions, no text;
+- rollout: controller, environment, agent, conversation, text, log-probabilities and versions;
+- both again while the learner updates on its own core all the time (on the same batch, to no effect);
+- training: rollout while the learner also publishes its weights after each update.
+
+Controller: the controller alone, on trajectories that cost nothing or 10 ms, at batch size 64, and whole
+episodes on an engine that answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from common import BLUE, GREY, ORANGE, parser, picture, save
+
+from areal.config import Config, LearnerConfig, parse_config
+from areal.learner.learner import Learner
+from areal.rollout.admission import Admission
+from areal.rollout.controller import RolloutController
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.player import Player
+from areal.rollout.tasks import TaskSource
+from areal.runtime.assembly import Plan, max_concurrent, plan, start_player
+from areal.trajectory import Batch, Group, Trajectory
+from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
+
+BATCH, GROUP, LONGEST, MEDIAN = 128, 8, 200, 40
+
+
+def lengths(seed: int) -> Iterator[int]:
+    """Draw answer lengths in tokens."""
+    rng = random.Random(seed)
+    while True:
+        yield min(LONGEST, max(4, round(MEDIAN * rng.lognormvariate(0, 0.7))))
+
+
+class WithLengths:
+    """An engine whose answers have lengths drawn beforehand, so that all ways have the same work."""
+
+    def __init__(self, engine: Any, seed: int) -> None:
+        self._engine = engine
+        self._lengths = lengths(seed)
+
+    @property
+    def version(self) -> int:
+        """As the engine's."""
+        return self._engine.version
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        """Generate exactly as many tokens as were drawn."""
+        return await self._engine.generate(
+            ids, replace(sampling, max_tokens=next(self._lengths), ignore_eos=True)
+        )
+
+
+class Ticker:
+    """Counts what is finished, from when a warm-up is over."""
+
+    def __init__(self, warmup: float) -> None:
+        self._begin = time.monotonic() + warmup
+        self.count = 0
+
+    def add(self, count: int) -> None:
+        """Something is finished."""
+        if time.monotonic() >= self._begin:
+            self.count += count
+
+    def rate(self) -> float:
+        """Per second."""
+        return self.count / (time.monotonic() - self._begin)
+
+
+async def bare(player: Player, prompts: list[list[int]], seed: int, seconds: float) -> float:
+    """Return tokens/s of vLLM alone."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    llm: Any = player.engine._llm  # type: ignore[attr-defined]
+    numbers, drawn, ticker = itertools.count(), lengths(seed), Ticker(seconds / 4)
+
+    async def requests() -> None:
+        while True:
+            number = next(numbers)
+            params = SamplingParams(
+                max_tokens=next(drawn),
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            prompt = {"prompt_token_ids": prompts[number // GROUP % len(prompts)]}
+            async for output in llm.generate(prompt, params, f"bare {seed} {number}"):
+                final = output
+            ticker.add(len(final.outputs[0].token_ids))
+
+    return await _for_a_while(seconds, ticker, *(requests() for _ in range(BATCH)))
+
+
+async def rollout(player: Player, checked: Plan, seed: int, seconds: float) -> float:
+    """Return tokens/s of the rollout side; batches are taken as they come."""
+    ticker = Ticker(seconds / 4)
+    control = controller(
+        replace(player, engine=WithLengths(player.engine, seed)),
+        TaskSource(checked.env, seed),
+        lambda trajectory: ticker.add(trajectory.sampled),
+    )
+    return await _for_a_while(seconds, ticker, control.run(), consume(control))
+
+
+def controller(
+    player: Player, tasks: TaskSource, finished: Callable[[Trajectory], None]
+) -> RolloutController:
+    sampling = Sampling(LONGEST)
+
+    async def play(task: dict[str, Any]) -> Trajectory:
+        trajectory = await player.play(task, sampling)
+        finished(trajectory)
+        return trajectory
+
+    admission: Admission[Group] = Admission(BATCH // GROUP, float("inf"))
+    return RolloutController(admission, play, tasks.next, GROUP, BATCH, 2, 8)
+
+
+async def consume(control: RolloutController) -> None:
+    """Take batch after batch, as a learner would that takes no time."""
+    for version in itertools.count():
+        await control.next_batch(version)
+        control.advance(version + 1)
+
+
+async def _for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any, None]) -> float:
+    running = [asyncio.create_task(w) for w in work]
+    done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    rate = ticker.rate()
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for task in done:
+        task.result()  # it was to go on for ever
+    return rate
+
+
+class Training:
+    """A learner that updates on one recorded batch for as long as it is asked to."""
+
+    def __init__(self, checked: Plan, batch: Batch) -> None:
+        settings = LearnerConfig(learning_rate=1e-12)
+        self._learner = Learner(checked.model, settings, "cpu", 1.0, checked.learner_threads)
+        self._batch = batch
+        self.updates, self.seconds = 0, 0.0
+        self._thread = ThreadPoolExecutor(1)
+        self.channel = SharedMemoryChannel(self._learner.named_parameters())
+
+    @asynccontextmanager
+    async def running(self, publish_to: Any = None) -> AsyncIterator[None]:
+        """Update again and again within, and hand each version to the engine if there is one."""
+        task = asyncio.create_task(self._run(publish_to))
+        started = time.monotonic()
+        try:
+            yield
+            if task.done():
+                task.result()  # it was to go on for ever
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._call(lambda: None)  # the update under way is over
+            self.seconds += time.monotonic() - started
+
+    async def _run(self, engine: Any) -> None:
+        loading: asyncio.Task[None] | None = None
+        while True:
+            await self._call(lambda: self._learner.update(self._batch))
+            self.updates += 1
+            if engine is None:
+                continue
+            if loading is not None:
+                await loading
+            await self._call(lambda: self.channel.write(self._learner.named_parameters()))
+            loading = asyncio.create_task(engine.load(engine.version + 1))
+
+    def _call(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+async def measure_engine(
+    config: Config, repeats: int, seconds: float
+) -> tuple[dict[str, list[float]], float]:
+    """Measure the five ways in turn, ``repeats`` times round: tokens/s of each; updates/s of the learner."""
+    checked = plan(config)
+    player, _ = await start_player(checked, BACKEND)
+    found: dict[str, list[float]] = {}
+
+    async def way(name: str, rate: Awaitable[float]) -> None:
+        found.setdefault(name, []).append(await rate)
+        print(f"{name:18} {found[name][-1]:7.0f} tokens/s", flush=True)
+
+    try:
+        batch = await record(player, checked)
+        prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]
+        training = Training(checked, batch)
+        await player.engine.connect(training.channel.init_info())
+        for seed in range(repeats):
+            await way("bare", bare(player, prompts, seed, seconds))
+            await way("rollout", rollout(player, checked, seed, seconds))
+            async with training.running():
+                await way("bare + learner", bare(player, prompts, seed, seconds))
+                await way("rollout + learner", rollout(player, checked, seed, seconds))
+            async with training.running(player.engine):
+                await way("training", rollout(player, checked, seed, seconds))
+    finally:
+        await player.close()
+    return found, training.updates / training.seconds
+
+
+async def record(player: Player, checked: Plan) -> Batch:
+    """Play one batch; it also warms everything up."""
+    rng = np.random.default_rng(0)
+    control = controller(
+        replace(player, engine=WithLengths(player.engine, 0)), TaskSource(checked.env, 0), lambda _: None
+    )
+    running = asyncio.create_task(control.run())
+    groups = await control.next_batch(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    for trajectory in (t for group in groups for t in group.trajectories):
+        trajectory.reward = float(rng.integers(2))  # the learner has work to do for every group
+    return Batch(0, groups)
+
+
+class Instant:
+    """An engine that answers at once, always the same."""
+
+    version = 0
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        """Answer."""
+        return Completion([20] * MEDIAN, [-0.5] * MEDIAN, [0] * MEDIAN, "eos")
+
+
+async def measure_controller(config: Config, repeats: int, seconds: float) -> dict[str, list[float]]:
+    """Trajectories/s of the controller alone, at batch size 64, and of whole scripted episodes."""
+    from areal.models import load_tokenizer
+    from areal.registry import make_env
+    from areal.rollout.conversation import Renderer
+
+    batch = 64
+    checked = plan(config)
+    renderer = Renderer(load_tokenizer(checked.model), (1,))
+    instant: Any = Instant()
+    player = Player.build(instant, renderer, checked.agent, lambda: make_env(config.env), 8, 512)
+    mask = np.array([False, True])
+    blank = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1, 1.0)
+
+    async def nothing(task: dict[str, Any]) -> Trajectory:
+        return blank
+
+    async def ten_ms(task: dict[str, Any]) -> Trajectory:
+        await asyncio.sleep(0.01)
+        return blank
+
+    async def episode(task: dict[str, Any]) -> Trajectory:
+        return await player.play(task, Sampling(64))
+
+    ways = {
+        "no-op, 64 at once": (nothing, 64),
+        "10 ms, 64 at once": (ten_ms, 64),
+        "10 ms, 256 at once": (ten_ms, 256),
+        "whole episodes, 64 at once": (episode, 64),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for seed in range(repeats):
+        for name, (play, concurrent) in ways.items():
+            admission: Admission[Group] = Admission(batch // GROUP, 4)
+            tasks = TaskSource(checked.env, seed)
+            control = RolloutController(admission, play, tasks.next, GROUP, concurrent, 2, 8)
+            ticker = Ticker(seconds / 4)
+
+            async def counted(control: RolloutController = control, ticker: Ticker = ticker) -> None:
+                for version in itertools.count():
+                    ticker.add(sum(len(g.trajectories) for g in await control.next_batch(version)))
+                    control.advance(version + 1)
+
+            found[name].append(await _for_a_while(seconds, ticker, control.run(), counted()))
+    player.pool.close()
+    return found
+
+
+def summary(runs: dict[str, list[float]]) -> dict[str, Any]:
+    return {name: {"mean": statistics.fmean(rates), "runs": rates} for name, rates in runs.items()}
+
+
+def ratios(runs: dict[str, list[float]]) -> dict[str, Any]:
+    """Each way over its base, round by round."""
+    pairs = {
+        "rollout / bare": ("rollout", "bare"),
+        "rollout / bare, learner running": ("rollout + learner", "bare + learner"),
+        "training / bare, learner running": ("training", "bare + learner"),
+        "training / bare": ("training", "bare"),
+    }
+    each = {
+        name: [a / b for a, b in zip(runs[way], runs[base], strict=True)]
+        for name, (way, base) in pairs.items()
+    }
+    return summary(each)
+
+
+def draw(arguments: argparse.Namespace, runs: dict[str, list[float]]) -> None:
+    colours = [GREY, BLUE, GREY, BLUE, ORANGE]
+    with picture(arguments.output, "rollout_efficiency", "The rollout side against bare vLLM") as figure:
+        axes = figure.subplots()
+        for place, rates in enumerate(runs.values()):
+            axes.bar(place, statistics.fmean(rates), color=colours[place], alpha=0.8)
+            axes.plot([place] * len(rates), rates, "k.", markersize=5)
+            base = runs["bare" if place < 2 else "bare + learner"]
+            share = statistics.fmean(a / b for a, b in zip(rates, base, strict=True))
+            middle = (place, statistics.fmean(rates) / 2)
+            axes.annotate(f"{share:.2f}×", middle, ha="center", color="white", weight="bold")
+        axes.set_xticks(range(len(runs)), [name.replace(" + ", "\n+ ") for name in runs])
+        axes.set_ylabel("tokens/s (× over the grey bar before)")
+
+
+def main() -> None:
+    made = parser(__doc__, "rollout_efficiency")
+    made.add_argument("--part", choices=["engine", "controller", "all"], default="all")
+    made.add_argument("--repeats", type=int, default=3, help="rounds")
+    made.add_argument("--seconds", type=float, default=8, help="of each measurement, a quarter is warm-up")
+    arguments = made.parse_args()
+    config = parse_config({"rollout": {"batch_size": BATCH, "group_size": GROUP, "max_model_len": 512}})
+    assert max_concurrent(config) == BATCH
+    results: dict[str, Any] = {"batch_size": BATCH, "group_size": GROUP, "seconds": arguments.seconds}
+    if arguments.part != "controller":
+        runs, updates = asyncio.run(measure_engine(config, arguments.repeats, arguments.seconds))
+        results |= {"tokens_per_s": summary(runs), "ratios": ratios(runs), "learner_updates_per_s": updates}
+        draw(arguments, runs)
+    if arguments.part != "engine":
+        alone = asyncio.run(measure_controller(config, arguments.repeats, arguments.seconds / 2))
+        results["trajectories_per_s"] = summary(alone)
+    save(arguments.output, "rollout_efficiency", results)
+    for part in ("ratios", "trajectories_per_s"):
+        for name, value in results.get(part, {}).items():
+            print(f"{name:34} {value['mean']:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
