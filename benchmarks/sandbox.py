@@ -2,16 +2,14 @@
 
     python benchmarks/sandbox.py [--blocks 10] [--leak-runs 10000] [--any-core]
 
-Prints one JSON object. The program and this process share one processor unless ``--any-core`` is given; the
-two ways take turns in blocks, so that a slow moment of the machine hits both.
+Prints and writes one JSON object. The program and this process share one processor unless ``--any-core`` is
+given; the two ways take turns in blocks, so that a slow moment of the machine hits both.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import psutil
+from common import parser, save
 
 from areal.sandbox.interface import Call, Calls, Job
 from areal.sandbox.local import local_sandbox
@@ -30,28 +29,25 @@ BLOCK = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=10, help=f"blocks of {BLOCK} runs of each way")
-    parser.add_argument("--leak-runs", type=int, default=10_000, help="runs between the two looks for leaks")
-    parser.add_argument("--any-core", action="store_true", help="use every processor, with a run on each")
-    options = parser.parse_args()
-    if not options.any_core:
+    options = parser(__doc__, "sandbox")
+    options.add_argument("--blocks", type=int, default=10, help=f"blocks of {BLOCK} runs of each way")
+    options.add_argument("--leak-runs", type=int, default=10_000, help="runs between the two looks for leaks")
+    options.add_argument("--any-core", action="store_true", help="use every processor, with a run on each")
+    given = options.parse_args()
+    if not given.any_core:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     pool = local_sandbox()
     try:
         result = {
-            **{
-                "machine": platform.machine(),
-                "kernel": platform.release(),
-                "python": platform.python_version(),
-            },
             **{"processors": pool.size, "level": pool.backend.level, "user": os.geteuid()},
-            "cost": costs(pool, options.blocks),
-            "leaks": leaks(pool, options.leak_runs),
+            "kernel": os.uname().release,
+            "cost": costs(pool, given.blocks),
+            "leaks": leaks(pool, given.leak_runs),
         }
     finally:
         pool.close_blocking()
     print(json.dumps(result, indent=2))
+    save(given.output, "sandbox", result)
 
 
 def costs(pool: Pool, blocks: int) -> dict[str, float]:

@@ -14,10 +14,10 @@ import areal
 from areal.sandbox.interface import SandboxUnavailable
 from areal.sandbox.local import local_sandbox
 
-# The helpers of these tests are modules beside them.
-sys.path.insert(0, str(Path(__file__).parent))
-
 ROOT = Path(areal.__file__).absolute().parents[1]
+# The helpers of these tests are modules beside them, and one of the benchmarks'.
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "benchmarks")]
+
 # areal without its __init__, which needs packages that the system's interpreter has not.
 BARE = (
     "import sys, types; package = sys.modules['areal'] = types.ModuleType('areal'); "

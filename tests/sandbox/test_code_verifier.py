@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import json
 import math
@@ -11,6 +10,7 @@ import time
 
 import pytest
 from data import data_file
+from mutants import mutate
 
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests
 from areal.rewards.code import CodeVerifier
@@ -300,26 +300,3 @@ async def test_mutated_solutions_of_mbpp_are_mostly_caught(sandbox):
         caught += (await verifier.verify(mutant, tests)).score == 0
     assert total > 100
     assert caught / total > 0.7
-
-
-SWAPS = {
-    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Lt: ast.GtE, ast.Gt: ast.LtE},
-    **{ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Mod: ast.Mult},
-}
-
-
-def mutate(source: str, rng: random.Random) -> str | None:
-    """Change one integer constant or one operator."""
-    tree = ast.parse(source)
-    places = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and type(node.value) is int:
-            places.append(lambda node=node: setattr(node, "value", node.value + 1))
-        elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in SWAPS:
-            places.append(lambda node=node: setattr(node, "op", SWAPS[type(node.op)]()))
-        elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-            places.append(lambda node=node: node.ops.__setitem__(0, SWAPS[type(node.ops[0])]()))
-    if not places:
-        return None
-    rng.choice(places)()
-    return ast.unparse(tree)
