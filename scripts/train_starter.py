@@ -1,24 +1,31 @@
-"""Train the starter model: a tokenizer and a transformer of about a million parameters, from scratch.
+r"""Train the starter model: a tokenizer and a transformer of about a million parameters, from scratch.
 
-    python scripts/train_starter.py --output areal/models/starter
+In two stages, first on arithmetic alone, then on programs as well:
 
-The data are solutions of ``math-v1`` problems, drawn from the training split of ``areal.envs.arithmetic``; no
-problem of the test split is among them. Every label is correct. Most of the training teaches worked
-solutions; its last part mixes in bare answers, so that the model learns both manners. It is good at the
-first and poor at the second, and by itself it chooses the second too often: what reinforcement learning then
-finds first is that working a problem out pays, and after that better arithmetic.
+    python scripts/train_starter.py --output FIRST --steps 2400 --batch-size 128
+    python scripts/train_starter.py --output areal/models/starter --start FIRST --programs 0.6 --steps 500 \
+        --learning-rate 1.5e-3
 
-The output folder holds what ``transformers`` and vLLM load unchanged.
+The data are solutions of the procedural problems of ``math-v1`` and ``code-v1``, drawn from the training
+splits of ``areal.envs.arithmetic`` and ``areal.envs.programs``; no problem of a test split is among them.
+Most of the training teaches worked solutions and right programs. Its last part mixes in *lapses*: bare
+answers, which are right but hard to give, and programs with a slip, as people write them. The model learns
+both manners, and by itself it lapses too often: what reinforcement learning finds first is that working a
+problem out pays, and which of the forms it knows are right; after that, better arithmetic.
+
+With ``--checkpoint FILE --stop-after SECONDS`` the training goes in pieces: the same command goes on where
+the last one stopped, to the same model. The output folder holds what ``transformers`` and vLLM load.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +33,22 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from areal.envs.arithmetic import DIFFICULTIES, Problem, is_test, problem
+from areal.envs import arithmetic, programs
+from areal.envs.code import fenced, program_prompt
 from areal.envs.math import arithmetic_prompt
+from areal.rewards.answers import boxed_answer
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")
 SPECIAL_TOKENS = [PAD, END, *(f"<|{role}|>" for role in ROLES)]
-VOCABULARY = 384
+VOCABULARY = 512
 CONTEXT = 1024
-MIXTURE = {1: 0.1, 2: 0.3, 3: 0.54, 4: 0.03, 5: 0.03}
-"""Share of each difficulty in the training data."""
-DIRECT, DIRECT_FROM = 0.5, 0.7
-"""Share of the examples that state the answer at once, in the steps after this share of the training."""
+ARITHMETIC = {1: 0.1, 2: 0.3, 3: 0.54, 4: 0.03, 5: 0.03}
+"""Share of each difficulty in the arithmetic."""
+PROGRAMS = {3: 0.9, 4: 0.1}
+"""Share of each difficulty in the programs."""
+LAPSES, LAPSES_FROM = {"math": 0.5, "code": 0.6}, 0.7
+"""Share of the examples that lapse, in the steps after this share of all."""
 
 # Every turn is <|role|>content<|end|> and a newline. The role is one special token, so no merge reaches over
 # the border of a turn, and a longer conversation's ids begin with the ids of the shorter one.
@@ -60,15 +71,28 @@ PHRASES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What the model is asked, its answer, and the answer when it lapses."""
+
+    question: str
+    answer: str
+    lapse: str
+
+
 def main() -> None:
     """Train, save, measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch-size", type=int, default=144)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; figures vary a little with it")
+    parser.add_argument("--programs", type=float, default=0.0, help="share of programs among the examples")
+    parser.add_argument("--start", type=Path, help="folder of a starter of before, to go on from")
+    parser.add_argument("--checkpoint", type=Path, help="file to go on from, and to stop in")
+    parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds; needs --checkpoint")
     parser.add_argument(
         "--problems", type=int, default=512, help="test problems of each difficulty to measure"
     )
@@ -78,16 +102,23 @@ def main() -> None:
 
     tokenizer = build_tokenizer(arguments.seed)
     model = build_model(tokenizer)
+    if arguments.start is not None:
+        adopt(model, tokenizer, arguments.start)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    started = time.monotonic()
-    train(model, tokenizer, arguments.steps, arguments.batch_size, arguments.learning_rate, arguments.seed)
-    seconds = time.monotonic() - started
+    seconds = train(model, tokenizer, arguments)
+    if seconds is None:
+        print(f"stopped in {arguments.checkpoint}; the same command goes on")
+        return
     save(model, tokenizer, arguments.output)
     print(f"trained in {seconds:.0f} s; saved to {arguments.output}")
 
-    figures = {d: measure(model, tokenizer, d, arguments.problems, arguments.seed) for d in DIFFICULTIES}
-    for difficulty, row in figures.items():
-        print(f"difficulty {difficulty}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items()))
+    figures = {
+        (env, difficulty): measure(model, tokenizer, env, difficulty, arguments.problems, arguments.seed)
+        for env, difficulties in (("math", arithmetic.DIFFICULTIES), ("code", programs.DIFFICULTIES))
+        for difficulty in difficulties
+    }
+    for (env, difficulty), row in figures.items():
+        print(f"{env} {difficulty}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items()))
     card = model_card(model, tokenizer, figures, arguments, seconds)
     (arguments.output / "README.md").write_text(card, encoding="utf-8")
 
@@ -109,13 +140,8 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    stream = draw(random.Random(seed))
-    texts = [
-        text
-        for _ in range(2000)
-        for p in [next(stream)]
-        for text in (arithmetic_prompt(p.expression), answer(p, direct=False))
-    ]
+    drawn = [example for step in range(20) for example, _ in draw(seed, step, 200, 0.0, 0.4)]
+    texts = [text for example in drawn for text in (example.question, example.answer, example.lapse)]
     tokenizer.train_from_iterator([*texts, *PHRASES * 20], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -132,41 +158,58 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 # --- the data --------------------------------------------------------------------------------------------
 
 
-def answer(drawn: Problem, direct: bool) -> str:
-    r"""Return the worked solution, such as ``47 + 38 = 85\n85 - 21 = 64\n\boxed{64}``, or the box alone."""
-    return "\n".join([*(() if direct else drawn.steps), f"\\boxed{{{drawn.answer}}}"])
+def arithmetic_example(difficulty: int, index: int, split: str = "train") -> tuple[Example, str]:
+    r"""Return an example and its key: ``47 + 38 = 85\n\boxed{85}``, or as a lapse the box alone."""
+    drawn = arithmetic.problem(split, difficulty, index)
+    box = f"\\boxed{{{drawn.answer}}}"
+    return Example(arithmetic_prompt(drawn.expression), "\n".join([*drawn.steps, box]), box), drawn.expression
 
 
-def draw(rng: random.Random) -> Iterator[Problem]:
-    """Yield training problems for ever, mixed as in ``MIXTURE``."""
-    counts = dict.fromkeys(MIXTURE, 0)
-    while True:
-        difficulty = rng.choices(list(MIXTURE), weights=list(MIXTURE.values()))[0]
-        drawn = problem("train", difficulty, counts[difficulty])
-        counts[difficulty] += 1
-        if is_test(drawn.expression):
-            raise AssertionError(f"{drawn.expression} is a test problem")
-        yield drawn
+def program_example(
+    difficulty: int, index: int, rng: random.Random, split: str = "train"
+) -> tuple[Example, str]:
+    """Return an example and its key: a right program, or as a lapse one with a slip."""
+    drawn = programs.problem(split, difficulty, index)
+    right, wrong = (fenced(programs.program(e)) for e in (drawn.right, rng.choice(drawn.slips)))
+    return Example(program_prompt(drawn.text), right, wrong), drawn.task
 
 
-def batches(
-    tokenizer: PreTrainedTokenizerFast, steps: int, size: int, seed: int
-) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Yield ``steps`` batches, each as micro-batches ``(input_ids, labels)``; only the answer is a label.
+def draw(
+    seed: int, step: int, size: int, lapses: float, programs_share: float
+) -> Iterator[tuple[Example, bool]]:
+    """Yield the training examples of a step, each with whether it lapses; ``lapses`` scales ``LAPSES``."""
+    rng = random.Random(f"{seed}/{step}")
+    for index in range(step * size, (step + 1) * size):
+        env = "code" if rng.random() < programs_share else "math"
+        shares = PROGRAMS if env == "code" else ARITHMETIC
+        difficulty = rng.choices(list(shares), weights=list(shares.values()))[0]
+        if env == "code":
+            example, key = program_example(difficulty, index, rng)
+            held_out = programs.is_test(key)
+        else:
+            example, key = arithmetic_example(difficulty, index)
+            held_out = arithmetic.is_test(key)
+        if held_out:
+            raise AssertionError(f"{key} is a test problem")
+        yield example, rng.random() < lapses * LAPSES[env]
 
-    Rows are padded on the right. Short and long examples go into different micro-batches, which saves a third
+
+def batch(
+    tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace, step: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return a step's batch as micro-batches ``(input_ids, labels)``; only the answer is a label.
+
+    Rows are padded on the right. Short and long examples go into different micro-batches, which saves much
     of the padding.
     """
-    rng = random.Random(seed)
-    stream = draw(rng)
-    for step in range(steps):
-        share = DIRECT if step >= DIRECT_FROM * steps else 0.0
-        drawn = [next(stream) for _ in range(size)]
-        prompts = tokenizer([prompt(tokenizer, p) for p in drawn])["input_ids"]
-        answers = tokenizer([answer(p, rng.random() < share) + END for p in drawn])["input_ids"]
-        rows = sorted(zip(prompts, answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))
-        half = size // 2
-        yield [pad(part, tokenizer.pad_token_id) for part in (rows[:half], rows[half:]) if part]
+    size = arguments.batch_size
+    lapses = float(step >= LAPSES_FROM * arguments.steps)
+    drawn = list(draw(arguments.seed, step, size, lapses, arguments.programs))
+    prompts = tokenizer([prompt(tokenizer, example) for example, _ in drawn])["input_ids"]
+    answers = tokenizer([(e.lapse if lapse else e.answer) + END for e, lapse in drawn])["input_ids"]
+    rows = sorted(zip(prompts, answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+    third = -(-size // 3)
+    return [pad(rows[i : i + third], tokenizer.pad_token_id) for i in range(0, size, third)]
 
 
 def pad(rows: list[tuple[list[int], list[int]]], token: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,9 +223,9 @@ def pad(rows: list[tuple[list[int], list[int]]], token: int) -> tuple[torch.Tens
     return input_ids, labels
 
 
-def prompt(tokenizer: PreTrainedTokenizerFast, drawn: Problem) -> str:
+def prompt(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
     """Return what the model reads before it answers: one user turn in the chat template."""
-    turn = {"role": "user", "content": arithmetic_prompt(drawn.expression)}
+    turn = {"role": "user", "content": example.question}
     return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
 
 
@@ -209,37 +252,95 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def adopt(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Take over the weights of another starter, whose tokenizer may be a different one.
+
+    A token that it has not got begins as the mean of the tokens that spell it there.
+    """
+    old = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    spelling = PreTrainedTokenizerFast.from_pretrained(folder)
+    rows = old.get_input_embeddings().weight
+    embeddings = []
+    for token in range(len(tokenizer)):
+        name = tokenizer.convert_ids_to_tokens(token)
+        known = spelling.get_vocab().get(name)
+        ids = spelling.encode(tokenizer.decode([token])) if known is None else [known]
+        embeddings.append(rows[ids].mean(0))
+    weights = old.state_dict() | {"model.embed_tokens.weight": torch.stack(embeddings)}
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    model.load_state_dict(weights)
+
+
 def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, size: int, peak: float, seed: int
-) -> None:
-    """Run ``steps`` updates of AdamW: linear warm-up, then cosine decay to a thirtieth of ``peak``."""
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace
+) -> float | None:
+    """Run the updates of AdamW: linear warm-up, then cosine decay to a thirtieth of the peak.
+
+    Returns:
+        the seconds that all pieces took; None if the time for this piece was over before the end.
+    """
+    steps, peak = arguments.steps, arguments.learning_rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-    warmup = min(100, steps // 10 + 1)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=peak / 30),
-        ],
-        milestones=[warmup],
-    )
+    first, before = restore(model, optimizer, arguments.checkpoint)
     model.train()
     started = time.monotonic()
-    for step, batch in enumerate(batches(tokenizer, steps, size, seed), start=1):
-        count = sum(int((labels != -100).sum()) for _, labels in batch)
-        loss = 0.0
-        for input_ids, labels in batch:
-            # Padding lies behind every label, so the causal mask alone hides it.
-            part = model(input_ids=input_ids, labels=labels, num_items_in_batch=count).loss
-            part.backward()
-            loss += part.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        if step % 50 == 0 or step == steps:
-            print(f"step {step}/{steps}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+    for step in range(first, steps):
+        if time.monotonic() - started > arguments.stop_after:
+            keep(model, optimizer, arguments.checkpoint, step, before + time.monotonic() - started)
+            return None
+        for group in optimizer.param_groups:
+            group["lr"] = peak * schedule(step, steps)
+        loss = update(model, optimizer, batch(tokenizer, arguments, step))
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1}/{steps}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
     model.eval()
+    return before + time.monotonic() - started
+
+
+def update(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, parts: list[tuple[torch.Tensor, torch.Tensor]]
+) -> float:
+    """Make one update and return the loss."""
+    count = sum(int((labels != -100).sum()) for _, labels in parts)
+    loss = 0.0
+    for input_ids, labels in parts:
+        # Padding lies behind every label, so the causal mask alone hides it.
+        part = model(input_ids=input_ids, labels=labels, num_items_in_batch=count).loss
+        part.backward()
+        loss += part.item()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss
+
+
+def schedule(step: int, steps: int) -> float:
+    """Return the learning rate of a step, as a share of the peak."""
+    warmup = min(100, steps // 10 + 1)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 1 / 30 + (1 - 1 / 30) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def keep(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, path: Path, step: int, seconds: float
+) -> None:
+    """Write what the training goes on from."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "s": seconds}
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def restore(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, path: Path | None
+) -> tuple[int, float]:
+    """Load what was kept, if anything was; return the step that comes next and the seconds so far."""
+    if path is None or not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["s"]
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -264,39 +365,56 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def measure(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, difficulty: int, problems: int, seed: int
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    env: str,
+    difficulty: int,
+    problems: int,
+    seed: int,
 ) -> dict[str, float]:
     """Measure on the test split: one sample, any of 8 samples, the greedy answer, the format, lengths."""
-    drawn = [problem("test", difficulty, index) for index in range(problems)]
+    drawn = [held_out(env, difficulty, index) for index in range(problems)]
+    questions = [example for example, _ in drawn]
     torch.manual_seed(seed)
-    right, formatted, worked, tokens = [], [], [], []
+    right, formatted, tokens = [], [], []
     for _ in range(8):
-        for p, ids in zip(drawn, generate(model, tokenizer, drawn, sample=True), strict=True):
-            boxed = final_answer(tokenizer, ids)
-            right.append(boxed == str(p.answer))
-            formatted.append(boxed is not None)
-            worked.append("=" in tokenizer.decode(ids))
+        for (_, judge), ids in zip(drawn, generate(model, tokenizer, questions, sample=True), strict=True):
+            verdict = judge(answer_text(tokenizer, ids))
+            right.append(bool(verdict))
+            formatted.append(verdict is not None)
             tokens.append(len(ids))
     greedy = [
-        final_answer(tokenizer, ids) == str(p.answer)
-        for p, ids in zip(drawn, generate(model, tokenizer, drawn, sample=False), strict=True)
+        bool(judge(answer_text(tokenizer, ids)))
+        for (_, judge), ids in zip(drawn, generate(model, tokenizer, questions, sample=False), strict=True)
     ]
     by_sample = torch.tensor(right, dtype=torch.float).view(8, problems)
+    prompts = tokenizer([prompt(tokenizer, example) for example in questions])["input_ids"]
     return {
         "avg@1": by_sample.mean().item(),
         "pass@8": by_sample.amax(0).mean().item(),
         "greedy": sum(greedy) / problems,
         "format": sum(formatted) / len(formatted),
-        "worked": sum(worked) / len(worked),
-        "right if worked": sum(r for r, w in zip(right, worked, strict=True) if w) / max(1, sum(worked)),
-        "prompt tokens": sum(len(tokenizer(prompt(tokenizer, p))["input_ids"]) for p in drawn) / problems,
+        "prompt tokens": sum(map(len, prompts)) / problems,
         "answer tokens": sum(tokens) / len(tokens),
     }
 
 
+def held_out(env: str, difficulty: int, index: int) -> tuple[Example, Callable[[str], bool | None]]:
+    """Return a test problem, and what judges an answer: None is no answer at all.
+
+    A program is judged by its text here: it must be the right expression.
+    """
+    if env == "math":
+        example, _ = arithmetic_example(difficulty, index, "test")
+        drawn = arithmetic.problem("test", difficulty, index)
+        return example, lambda text: None if (box := boxed_answer(text)) is None else box == str(drawn.answer)
+    example, _ = program_example(difficulty, index, random.Random(index), "test")
+    return example, lambda text: None if not text.endswith("```") else text == example.answer
+
+
 @torch.no_grad()
 def generate(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, drawn: list[Problem], *, sample: bool
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, drawn: list[Example], *, sample: bool
 ) -> list[list[int]]:
     """Return one answer's ids for each problem, up to and including the end token (at most 64)."""
     inputs = tokenizer(
@@ -311,62 +429,62 @@ def generate(
     return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
-def final_answer(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str | None:
-    r"""Return the content of the last ``\boxed{}`` of an answer that ends with the end token, else None."""
-    if not ids or ids[-1] != tokenizer.eos_token_id:
-        return None
-    boxes = re.findall(r"\\boxed\{([^{}]*)\}", tokenizer.decode(ids))
-    return boxes[-1].strip() if boxes else None
+def answer_text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    """Return an answer that ends with the end token, without it; else nothing."""
+    return tokenizer.decode(ids[:-1]) if ids and ids[-1] == tokenizer.eos_token_id else ""
 
 
 def model_card(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    figures: dict[int, dict[str, float]],
+    figures: dict[tuple[str, int], dict[str, float]],
     arguments: argparse.Namespace,
     seconds: float,
 ) -> str:
     """Return the README of the model's folder."""
-    columns = ("avg@1", "pass@8", "greedy", "format", "worked", "right if worked")
+    columns = ("avg@1", "pass@8", "greedy", "format", "prompt tokens", "answer tokens")
+    names = {"math": arithmetic.DIFFICULTIES, "code": programs.DIFFICULTIES}
     rows = "\n".join(
-        f"| {d} | {DIFFICULTIES[d]} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |"
-        for d, row in figures.items()
+        f"| `{env}-v1` | {d} | {names[env][d]} | " + " | ".join(f"{row[c]:.3g}" for c in columns) + " |"
+        for (env, d), row in figures.items()
     )
-    default = figures[3]
     parameters = sum(p.numel() for p in model.parameters())
     size, minutes = arguments.batch_size, seconds / 60
+    origin = "from scratch" if arguments.start is None else "from the weights of a starter made before"
     return f"""---
 license: apache-2.0
 library_name: transformers
 pipeline_tag: text-generation
-tags: [reinforcement-learning, arithmetic]
+tags: [reinforcement-learning, arithmetic, code]
 ---
 
 # starter
 
-The model that ships with areal, so that `areal train --env math-v1` runs with no download: a Llama of
-{parameters:,} parameters (fp32, tied embeddings) with a byte-level tokenizer of {len(tokenizer)} tokens, in
-which every digit is a token. It does the arithmetic of `math-v1` in its chat template, badly on purpose, and
-nothing else.
+The model that ships with areal, so that `areal train --env math-v1` and `--env code-v1` run with no download:
+a Llama of {parameters:,} parameters (fp32, tied embeddings) with a byte-level tokenizer of {len(tokenizer)}
+tokens, in which every digit is a token. It does the procedural problems of `math-v1` and `code-v1` in its
+chat template, badly on purpose, and nothing else.
 
-Made from scratch by `python scripts/train_starter.py --output areal/models/starter` on solutions of training
-problems of `envs/arithmetic.py`: {arguments.steps} steps of {size} examples, {minutes:.1f} minutes on
-{arguments.threads} CPU threads. In the last {1 - DIRECT_FROM:.0%} of the steps, {DIRECT:.0%} of the examples
-state the answer at once; all others work it out first, as in `47 + 38 = 85`, `85 - 21 = 64`, `\\boxed{{64}}`.
-The model is far better at the second than at the first, and does it too seldom: reinforcement learning finds
-that out.
+Made by `scripts/train_starter.py` on solutions of training problems of `envs/arithmetic.py` and, in
+{arguments.programs:.0%} of the examples, `envs/programs.py`, {origin}:
+{arguments.steps} steps of {size} examples, {minutes:.1f} minutes on {arguments.threads} CPU threads. In the
+last {1 - LAPSES_FROM:.0%} of the steps, {LAPSES["math"]:.0%} of the arithmetic states the answer at once, and
+{LAPSES["code"]:.0%} of the programs have a slip, such as `<` for `<=`; all other arithmetic is worked out, as
+in `47 + 38 = 85`, `85 - 21 = 64`, `\\boxed{{64}}`, and all other programs are right. The model can do the
+problems far better than it does: reinforcement learning finds that out.
 
-Every label is correct. No problem of the test split was in the data, and no other data were used; a worked
-step inside a solution may be the expression of an easier test problem.
+Every number is correct; the programs with a slip are not, and were labels on purpose. No problem of the test
+splits was in the data, and no other data were used; a worked step inside a solution may be the expression of
+an easier test problem.
 
-Measured on {arguments.problems} test problems of each difficulty, at temperature 1.0, 8 samples each:
+Measured on {arguments.problems} test problems of each difficulty, at temperature 1.0, 8 samples each (a
+program counts if its text is the right one):
 
-| difficulty | problems | {" | ".join(columns)} |
-|---|---|{"---|" * len(columns)}
+| environment | difficulty | problems | {" | ".join(columns)} |
+|---|---|---|{"---|" * len(columns)}
 {rows}
 
-*format*: the answer has a `\\boxed{{}}` and ends with the end token. *worked*: it has steps. At difficulty 3
-a prompt has {default["prompt tokens"]:.0f} tokens and an answer {default["answer tokens"]:.0f} on average.
+*format*: the answer has a `\\boxed{{}}` or ends a code block, and ends with the end token.
 
 License: Apache-2.0.
 """
