@@ -15,6 +15,8 @@ OWNED = "AREAL_ENGINE_PARENT"
 """Environment variable by which a vLLM process knows that areal started it, and who."""
 _WHOLE = 2**31 - 1
 """A stream interval longer than any answer: a streaming request reports its first token, and then its end."""
+_BATCHED_TOKENS = 8192
+"""Tokens of one forward pass on a CPU, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,12 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     if settings.device == "cpu":
         # One process fewer than the default executor: no hop between engine core and worker.
         found["distributed_executor_backend"] = "uni"
+        # A prompt in pieces makes vLLM rewind the random state of a request that has a seed of its own, which
+        # a CPU's generator cannot: evaluations would fail where many or long prompts come at once.
+        found |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_BATCHED_TOKENS, settings.max_model_len),
+        }
     else:
         found["gpu_memory_utilization"] = settings.memory
     return found
