@@ -35,6 +35,15 @@ async def test_a_seed_reproduces_a_sample(player: Player):
     assert len({tuple(await sample(s)) for s in (3, 4, None, None)}) == 4
 
 
+async def test_more_tokens_at_once_than_a_pass_takes_with_seeds(player: Player):
+    """A prompt that is taken in pieces kills vLLM on a CPU, if its request has a seed."""
+    prompts = [[3, *(20 + (i + j) % 100 for j in range(300)), 4] for i in range(64)]
+    found = await asyncio.gather(
+        *(player.engine.generate(p, Sampling(2, seed=i, ignore_eos=True)) for i, p in enumerate(prompts))
+    )
+    assert [len(completion.ids) for completion in found] == [2] * 64
+
+
 async def test_greedy_takes_the_likeliest(player: Player):
     first, second = [await player.engine.generate(PROMPT, Sampling(20, temperature=0)) for _ in range(2)]
     assert first.ids == second.ids
