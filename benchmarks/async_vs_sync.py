@@ -183,8 +183,8 @@ async def _batch_times(config: Config) -> list[float]:
     sampling = Sampling(rollout.max_new_tokens, rollout.temperature)
     controller = RolloutController(
         Admission[Group](config.groups_per_batch, math.inf),
-        lambda task: player.play(task, sampling),
-        TaskSource(plan.env, config.seed).next,
+        lambda task, place: player.play(task, sampling),
+        TaskSource(plan.env, config.seed).task,
         rollout.group_size,
         max_concurrent(config),
         rollout.max_retries,

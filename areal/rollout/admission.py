@@ -33,21 +33,17 @@ class Admission(Generic[T]):
     Args:
         batch: B, groups of one batch.
         max_staleness: η; ``math.inf`` never waits for a straggler and never closes the gate.
-        version: the version to start from.
-        counted: N at the start; after a crash, the groups consumed and restored, so that those that were
-            in flight count as rejected and the bound survives.
+        version: the version to start from; that many batches are consumed already.
         next_id: the first admission number to give out.
     """
 
-    def __init__(
-        self, batch: int, max_staleness: float, version: int = 0, counted: int | None = None, next_id: int = 0
-    ) -> None:
+    def __init__(self, batch: int, max_staleness: float, version: int = 0, next_id: int = 0) -> None:
         if batch < 1 or max_staleness < 0:
             raise ValueError(f"batch={batch} must be ≥ 1 and max_staleness={max_staleness} ≥ 0")
         self.batch = batch
         self.max_staleness = max_staleness
         self.version = version
-        self._counted = version * batch if counted is None else counted
+        self._counted = version * batch
         self.next_id = next_id
         self._outstanding: dict[int, _Outstanding[T]] = {}
 
@@ -84,17 +80,18 @@ class Admission(Generic[T]):
         self._counted += 1
         return number
 
-    def restore(self, number: int, version: int, result: T) -> None:
-        """Put back a complete group that a checkpoint kept; call in admission order, before any admission."""
+    def restore(self, number: int, version: int, result: T | None) -> None:
+        """Put back what :meth:`outstanding` returned before a crash; in its order, before any admission."""
         self._outstanding[number] = _Outstanding(version, result)
+        self._counted += 1
 
     def admitted_at(self, number: int) -> int:
         """The version at which an outstanding group was admitted."""
         return self._outstanding[number].version
 
-    def waiting(self) -> list[T]:
-        """Results of the complete groups that wait to be taken, in admission order."""
-        return [o.result for o in self._outstanding.values() if o.result is not None]
+    def outstanding(self) -> list[tuple[int, int, T | None]]:
+        """Number, version and result (None: in flight) of each outstanding group, in admission order."""
+        return [(number, o.version, o.result) for number, o in self._outstanding.items()]
 
     def finish(self, number: int, result: T) -> None:
         """Record the result of an admitted group."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,7 +17,10 @@ from areal.trajectory import Group, Trajectory
 
 log = logging.getLogger(__name__)
 
-Play = Callable[[dict[str, Any]], Coroutine[Any, Any, Trajectory]]
+Place = tuple[int, int, int]
+"""Which episode of a run: the group's number, the member in it, and the attempt (0 unless one failed)."""
+
+Play = Callable[[dict[str, Any], Place], Coroutine[Any, Any, Trajectory]]
 
 
 class RolloutFailure(RuntimeError):
@@ -27,9 +31,9 @@ class RolloutController:
     """Plays groups of episodes for as long as it runs.
 
     Args:
-        admission: the gate and the buffer.
+        admission: the gate and the buffer; groups in flight there are played from their beginning.
         play: plays one episode of a task.
-        next_task: returns the next task.
+        task_of: returns the task of a group, given its number.
         group_size: episodes of one task.
         max_concurrent: episodes under way at once.
         max_retries: how often one episode is played again after an error.
@@ -42,7 +46,7 @@ class RolloutController:
         self,
         admission: Admission[Group],
         play: Play,
-        next_task: Callable[[], dict[str, Any]],
+        task_of: Callable[[int], dict[str, Any]],
         group_size: int,
         max_concurrent: int,
         max_retries: int,
@@ -51,7 +55,8 @@ class RolloutController:
     ) -> None:
         self._admission = admission
         self._play = play
-        self._next_task = next_task
+        self._task_of = task_of
+        self._lost = deque(n for n, _, result in admission.outstanding() if result is None)
         self._group_size = group_size
         self._max_concurrent = max(max_concurrent, group_size)
         self._max_retries = max_retries
@@ -74,8 +79,8 @@ class RolloutController:
         """Start groups until cancelled; raises what a group raised that cannot be retried."""
         try:
             while self._failed is None:
-                while self._has_room() and self._admission.may_admit():
-                    self._start_group()
+                while self._has_room() and (self._lost or self._admission.may_admit()):
+                    self._start_group(self._lost.popleft() if self._lost else self._admission.admit())
                 await _next(self._room)
             self._failed.result()
         finally:
@@ -98,10 +103,9 @@ class RolloutController:
     def _has_room(self) -> bool:
         return self._playing + self._group_size <= self._max_concurrent
 
-    def _start_group(self) -> None:
-        number = self._admission.admit()
+    def _start_group(self, number: int) -> None:
         self._playing += self._group_size
-        task = self._next_task()
+        task = self._task_of(number)
         running = asyncio.create_task(self._play_group(number, task), name=f"group {number}")
         running.add_done_callback(self._group_done)
         self._groups.add(running)
@@ -114,7 +118,7 @@ class RolloutController:
         self._grown.set()
 
     async def _play_group(self, number: int, task: dict[str, Any]) -> None:
-        results = await self._play_members(task)
+        results = await self._play_members(number, task)
         error = next((r for r in results if isinstance(r, BaseException)), None)
         if error is not None:
             self._reject(number, task, error)
@@ -127,11 +131,11 @@ class RolloutController:
         self._equal_in_row = 0
         self._admission.finish(number, Group(number, self._admission.admitted_at(number), trajectories))
 
-    async def _play_members(self, task: dict[str, Any]) -> list[Trajectory | BaseException]:
+    async def _play_members(self, number: int, task: dict[str, Any]) -> list[Trajectory | BaseException]:
         """Play each member of a group, again where it fails; return trajectories or their last errors."""
         results: list[Any] = [None] * self._group_size
-        playing = {self._start_episode(task): i for i in range(self._group_size)}
-        retries = [self._max_retries] * self._group_size
+        playing = {self._start_episode(task, (number, i, 0)): i for i in range(self._group_size)}
+        attempts = [0] * self._group_size
         try:
             while playing:
                 # One wait for all of them, unless one fails.
@@ -142,20 +146,20 @@ class RolloutController:
                     results[member] = episode.result() if error is None else error
                     if error is None:
                         continue
-                    if isinstance(error, UserError) or not retries[member]:
+                    if isinstance(error, UserError) or attempts[member] == self._max_retries:
                         self._playing -= 1
                         continue
-                    retries[member] -= 1
+                    attempts[member] += 1
                     self.retries += 1
                     log.warning("an episode of %s failed and is played again: %r", task, error)
-                    playing[self._start_episode(task)] = member
+                    playing[self._start_episode(task, (number, member, attempts[member]))] = member
         finally:
             for episode in playing:
                 episode.cancel()
         return results
 
-    def _start_episode(self, task: dict[str, Any]) -> asyncio.Task[Trajectory]:
-        episode = asyncio.create_task(self._play(task))
+    def _start_episode(self, task: dict[str, Any], place: Place) -> asyncio.Task[Trajectory]:
+        episode = asyncio.create_task(self._play(task, place))
         episode.add_done_callback(self._episode_done)
         return episode
 

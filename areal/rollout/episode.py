@@ -12,6 +12,7 @@ from typing import Any
 from areal.agents.interface import Agent, Step
 from areal.rollout.conversation import Conversation, Renderer
 from areal.rollout.engine import Engine, Sampling
+from areal.rollout.seeds import derive
 from areal.trajectory import Finish, Trajectory
 
 
@@ -101,15 +102,20 @@ class RecordedModel:
                 f"the conversation has {len(talk.ids)} tokens, and rollout.max_model_len is "
                 f"{self._max_model_len}: raise it, or leave out long problems"
             )
-        sampling = self._sampling
-        if sampling.max_tokens > room:
-            sampling = replace(sampling, max_tokens=room)
+        sampling = replace(
+            self._sampling, max_tokens=min(self._sampling.max_tokens, room), seed=self._turn_seed()
+        )
         completion = await self._engine.generate(list(talk.ids), sampling)
         if completion.finish == "abort":
             raise GenerationAborted(f"the engine gave up an answer after {len(completion.ids)} tokens")
         talk.hear(completion)
         self.finish = completion.finish
         return self._renderer.decode(completion.ids)
+
+    def _turn_seed(self) -> int | None:
+        """A seed for this turn: with the same one, turns would be sampled with the same noise."""
+        seed, turn = self._sampling.seed, len(self.conversation.turns)
+        return seed if seed is None or turn == 0 else derive(seed, turn)
 
 
 class ConversationTooLong(RuntimeError):

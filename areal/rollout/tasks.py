@@ -1,4 +1,4 @@
-"""Which problem comes next: a seeded, resumable order over an environment's problems."""
+"""Which problem is the n-th: a seeded order over an environment's problems."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ _HELD_OUT = 2**31
 
 
 class TaskSource:
-    """An endless stream of reset arguments; its whole state is ``position``.
+    """An endless sequence of reset arguments.
 
     Args:
         env: an environment. If ``env.unwrapped`` has ``count(split) -> int | None``, problems are chosen
             with ``options={"index": i, "split": split}``: in a new seeded order each epoch, or, where the
             count is None (unbounded), one after the other. Else each task is a new reset seed.
         seed: of the order.
-        position: tasks handed out so far.
     """
 
-    def __init__(self, env: Any, seed: int, position: int = 0) -> None:
+    def __init__(self, env: Any, seed: int) -> None:
         self._indexed = _indexed(env)
         self._count = env.unwrapped.count("train") if self._indexed else None
         self._seed = seed
-        self.position = position
         self._epoch = -1
         self._order: list[int] = []
 
-    def next(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``env.reset`` for the next problem."""
-        position, self.position = self.position, self.position + 1
+    def task(self, position: int) -> dict[str, Any]:
+        """Return the keyword arguments of ``env.reset`` for the problem at ``position``, from 0."""
         seed = (self._seed * _STRIDE + position) % _HELD_OUT
         if not self._indexed:
             return {"seed": seed}

@@ -4,7 +4,8 @@ A checkpoint is a folder ``step-000050`` that appears under its name only when i
 
 - ``model/``: weights and tokenizer in Hugging Face format;
 - ``learner.pt``: optimizer, random state, version;
-- ``state.json``: data position and counters of the rollout side;
+- ``state.json``: the next group's number, and number and version of each group in flight: a run that goes
+  on plays those again from their beginning;
 - ``groups.jsonl``: the complete groups that were waiting to be consumed.
 """
 
@@ -22,7 +23,29 @@ import torch
 
 from areal.errors import UserError
 from areal.learner.learner import Learner
+from areal.rollout.admission import Admission
 from areal.trajectory import Group
+
+
+def snapshot(admission: Admission[Group]) -> tuple[dict[str, Any], list[Group]]:
+    """Return the rollout side's state and the complete groups, as :func:`save` wants them."""
+    outstanding = admission.outstanding()
+    in_flight = [[number, version] for number, version, group in outstanding if group is None]
+    state = {"next_group": admission.next_id, "in_flight": in_flight}
+    return state, [group for _, _, group in outstanding if group is not None]
+
+
+def recover(admission: Admission[Group], state: dict[str, Any], groups: list[Group]) -> None:
+    """Put every group back that :func:`snapshot` saw, at its place and with its version.
+
+    A group in flight keeps its admission version although it is played anew, by newer weights: its tokens
+    are no older than that, and its deadline stays the one that its fellows made room for.
+    """
+    admission.next_id = state["next_group"]
+    complete = [(group.id, group.version, group) for group in groups]
+    in_flight = [(number, version, None) for number, version in state["in_flight"]]
+    for number, version, group in sorted([*complete, *in_flight], key=lambda found: found[0]):
+        admission.restore(number, version, group)
 
 
 def save(

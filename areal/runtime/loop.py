@@ -24,9 +24,10 @@ from areal.evaluation.evaluate import evaluate
 from areal.evaluation.report import Report
 from areal.learner.learner import Learner
 from areal.rollout.admission import Admission
-from areal.rollout.controller import RolloutController
+from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
+from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource, held_out
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
@@ -121,32 +122,29 @@ class Trainer:
 
     def _restore(self) -> tuple[dict[str, Any], list[Group]]:
         if self._resume is None:
-            return {"position": 0, "next_group": 0}, []
+            return {"next_group": 0, "in_flight": []}, []
         learner, state, groups = checkpoint.load_state(self._resume)
         self.learner.load_state(learner)
         return state, groups
 
     def _build_rollouts(self, state: dict[str, Any], groups: list[Group]) -> None:
         config, rollout = self.config, self.config.rollout
-        version, batch = self.learner.version, self.config.groups_per_batch
-        # Groups that were in flight when the checkpoint was made count as rejected.
-        counted = version * batch + len(groups)
         self.admission: Admission[Group] = Admission(
-            batch, rollout.max_staleness, version, counted, state["next_group"]
+            config.groups_per_batch, rollout.max_staleness, self.learner.version
         )
-        for group in groups:
-            self.admission.restore(group.id, group.version, group)
-        self._tasks = TaskSource(self.plan.env, config.seed, state["position"])
+        checkpoint.recover(self.admission, state, groups)
         sampling = training_sampling(config)
         self.controller = RolloutController(
             self.admission,
-            lambda task: self.player.play(task, sampling),
-            self._tasks.next,
+            lambda task, place: self.player.play(task, seeded(sampling, config, place)),
+            TaskSource(self.plan.env, config.seed).task,
             rollout.group_size,
             max_concurrent(config),
             rollout.max_retries,
             rollout.max_failures,
-            max_equal=_EQUAL_BATCHES * batch if config.learner.choices.dynamic_sampling else None,
+            max_equal=_EQUAL_BATCHES * config.groups_per_batch
+            if config.learner.choices.dynamic_sampling
+            else None,
         )
 
     async def _train(self) -> None:
@@ -254,8 +252,7 @@ class Trainer:
     async def _save(self) -> None:
         """Checkpoint on the learner's thread, while episodes go on."""
         # One moment for all of it: the event loop does nothing else while this line runs.
-        groups, position, next_group = self.admission.waiting(), self._tasks.position, self.admission.next_id
-        state = {"position": position, "next_group": next_group}
+        state, groups = checkpoint.snapshot(self.admission)
         await self._in_learner(
             lambda: checkpoint.save(
                 self.directory.checkpoints,
@@ -296,6 +293,17 @@ class Trainer:
             stop.cancel()
             if not wanted.done():
                 await _cancel(wanted)
+
+
+def seeded(sampling: Sampling, config: Config, place: Place) -> Sampling:
+    """Give an episode of a synchronous run a seed of its own, so that the run can be had again.
+
+    Where weights change under way, what is sampled depends on time, whatever the seed: there the engine's
+    own random state, which costs less, will do.
+    """
+    if config.rollout.max_staleness > 0:
+        return sampling
+    return replace(sampling, seed=derive(config.seed, *place))
 
 
 async def evaluate_player(

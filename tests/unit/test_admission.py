@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -15,21 +15,27 @@ from areal.rollout.admission import Admission
 class Run(RuleBasedStateMachine):
     """A run in miniature: the engine's version follows the learner's, groups finish in any order.
 
-    A group's result is its admission number. ``oldest`` remembers the version at which each was admitted:
-    no token of a group is older.
+    A group's result is its admission number. ``oldest`` remembers the engine's version when its number was
+    given out: no token of a group is older.
     """
 
-    @initialize(batch=st.integers(1, 4), eta=st.integers(0, 4))
-    def begin(self, batch: int, eta: int):
+    @initialize(batch=st.integers(1, 4), eta=st.sampled_from([0, 1, 2, 3, 4, math.inf]))
+    def begin(self, batch: int, eta: float):
         self.batch, self.eta = batch, eta
         self.learner = 0  # finished updates
         self.gate: Admission[int] = Admission(batch, eta)
+        self.slots = 3 * batch
         self.running: set[int] = set()
         self.oldest: dict[int, int] = {}
+        self.rejected: set[int] = set()
         self.consumed: list[int] = []
-        self.saved: tuple[int, list[int], int] | None = None
+        self.saved: tuple[int, list[tuple[int, int, int | None]], int, list[int], set[int]] | None = None
 
-    @precondition(lambda self: self.gate.may_admit())
+    @rule(slots=st.integers(1, 16))
+    def change_concurrency(self, slots: int):
+        self.slots = slots
+
+    @precondition(lambda self: self.gate.may_admit() and len(self.running) < self.slots)
     @rule()
     def admit(self):
         number = self.gate.admit()
@@ -44,18 +50,22 @@ class Run(RuleBasedStateMachine):
         self.running.discard(number)
         self.gate.finish(number, number)
 
-    @precondition(lambda self: self.running)
+    @precondition(lambda self: self.gate.outstanding())
     @rule(data=st.data())
     def reject(self, data):
-        number = data.draw(st.sampled_from(sorted(self.running)))
+        """An episode failed, or a complete group turned out to be of no use."""
+        number = data.draw(st.sampled_from([n for n, _, _ in self.gate.outstanding()]))
         self.running.discard(number)
+        self.rejected.add(number)
         self.gate.reject(number)
 
     @rule()
     def update(self):
         """The learner takes a batch if it may; the engine's weights follow later."""
+        complete = self.gate.complete
         groups = self.gate.take(self.learner)
         if groups is None:
+            assert complete < self.batch or self.eta < math.inf, "η=∞ waits for no straggler"
             return
         assert len(groups) == self.batch
         assert groups == sorted(groups), "in admission order"
@@ -69,32 +79,37 @@ class Run(RuleBasedStateMachine):
     def load_weights(self, data):
         self.gate.advance(data.draw(st.integers(self.gate.version + 1, self.learner)))
 
-    @precondition(lambda self: self.gate.version == self.learner)
     @rule()
     def checkpoint(self):
-        self.saved = (self.learner, self.gate.waiting(), self.gate.next_id)
+        self.saved = (
+            self.learner,
+            self.gate.outstanding(),
+            self.gate.next_id,
+            list(self.consumed),
+            set(self.rejected),
+        )
 
     @precondition(lambda self: self.saved is not None)
     @rule()
     def crash_and_recover(self):
-        """What was in flight is lost; what was complete comes back."""
+        """What was complete comes back; what was in flight begins again, under newer weights."""
         assert self.saved is not None
-        self.learner, waiting, next_id = self.saved
-        counted = self.learner * self.batch + len(waiting)
-        self.gate = Admission(self.batch, self.eta, self.learner, counted, next_id)
-        for number in waiting:
-            self.gate.restore(number, self.oldest[number], number)
-        self.running = set()
+        self.learner, outstanding, next_id, consumed, rejected = self.saved
+        self.gate = Admission(self.batch, self.eta, self.learner, next_id)
+        for found in outstanding:
+            self.gate.restore(*found)
+        self.running = {number for number, _, result in outstanding if result is None}
         # Groups admitted after the checkpoint never happened, nor did their consumption.
         self.oldest = {n: v for n, v in self.oldest.items() if n < next_id}
-        self.consumed = [n for n in self.consumed if n < next_id and n not in waiting]
+        self.consumed, self.rejected = list(consumed), set(rejected)
 
     @rule()
     def always_progress(self):
-        """From any state: finish what runs, admit what may be, and a batch comes."""
-        ahead = Admission(self.batch, self.eta, self.learner, self.gate.counted, self.gate.next_id)
-        for number in sorted({*self.running, *self.gate.waiting()}):
-            ahead.restore(number, self.oldest[number], number)
+        """From any state: the weights arrive, what runs finishes, what may begin does, and a batch comes."""
+        ahead: Admission[int] = Admission(self.batch, self.eta, self.learner, self.gate.next_id)
+        for number, version, _ in self.gate.outstanding():
+            ahead.restore(number, version, number)
+        assert ahead.counted == self.gate.counted, "N is known after a crash"
         while ahead.take(self.learner) is None:
             number = ahead.admit()  # raises where the gate is closed: that would be a deadlock
             ahead.finish(number, number)
@@ -103,11 +118,23 @@ class Run(RuleBasedStateMachine):
     def few_enough_outstanding(self):
         if hasattr(self, "gate"):
             outstanding = self.gate.in_flight + self.gate.complete
-            assert outstanding <= (self.learner - self.gate.version + self.eta + 1) * self.batch
+            assert outstanding <= (self.gate.version - self.learner + self.eta + 1) * self.batch
+
+    @invariant()
+    def no_group_is_lost(self):
+        if hasattr(self, "gate"):
+            outstanding = {number for number, _, _ in self.gate.outstanding()}
+            assert outstanding == set(self.oldest) - set(self.consumed) - self.rejected
+            assert self.gate.in_flight == len(self.running)
+
+    @invariant()
+    def nothing_is_overdue(self):
+        if hasattr(self, "gate"):
+            assert all(self.learner - self.oldest[n] <= self.eta for n, _, _ in self.gate.outstanding())
 
 
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestRun.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
 def test_eta_zero_is_the_synchronous_schedule():
@@ -121,6 +148,21 @@ def test_eta_zero_is_the_synchronous_schedule():
     assert not gate.may_admit(), "the new weights come first"
     gate.advance(1)
     assert gate.admit() == 2
+
+
+@given(st.integers(1, 4), st.data())
+def test_eta_zero_gives_the_synchronous_batches_in_whatever_order_groups_finish(batch: int, data):
+    gate: Admission[int] = Admission(batch, 0)
+    for version in range(4):
+        numbers = []
+        while gate.may_admit():
+            numbers.append(gate.admit())
+        assert numbers == list(range(version * batch, (version + 1) * batch))
+        for number in data.draw(st.permutations(numbers)):
+            assert gate.take(version) is None
+            gate.finish(number, number)
+        assert gate.take(version) == numbers
+        gate.advance(version + 1)
 
 
 def test_a_straggler_may_be_overtaken_only_until_its_deadline():

@@ -24,10 +24,11 @@ def trajectory(version: int = 0) -> Trajectory:
 
 
 def controller(play: Callable[[dict[str, Any]], Coroutine[Any, Any, Trajectory]], **options: int):
-    number = iter(range(10**9))
     admission: Admission[Group] = Admission(2, options.pop("eta", 1))
     given = {"group_size": GROUP, "max_concurrent": 16, "max_retries": 2, "max_failures": 3, **options}
-    return admission, RolloutController(admission, play, lambda: {"seed": next(number)}, **given)
+    return admission, RolloutController(
+        admission, lambda task, place: play(task), lambda number: {"seed": number}, **given
+    )
 
 
 async def stop(task: asyncio.Task[None]) -> None:
@@ -221,3 +222,26 @@ async def test_retries_keep_their_place_and_members_their_order():
     await stop(running)
     assert peak == 8
     assert control._playing <= 8
+
+
+async def test_a_group_lost_in_a_crash_is_played_again_with_its_own_task_and_places():
+    places = []
+
+    async def play(task: dict[str, Any], place: tuple[int, int, int]) -> Trajectory:
+        places.append((task["seed"], place))
+        await asyncio.sleep(0)
+        if place == (3, 1, 0):
+            raise OSError("try again")
+        return trajectory()
+
+    admission: Admission[Group] = Admission(2, 1, version=5, next_id=12)
+    admission.restore(3, 4, None)
+    admission.restore(11, 5, Group(11, 5, [trajectory()] * GROUP))
+    control = RolloutController(admission, play, lambda number: {"seed": number}, GROUP, GROUP, 1, 0)
+    running = asyncio.create_task(control.run())
+    groups = await control.next_batch(5)
+    await stop(running)
+    assert [(g.id, g.version) for g in groups] == [(3, 4), (11, 5)]
+    expected = [*((3, member, 0) for member in range(GROUP)), (3, 1, 1)]
+    assert places[: GROUP + 1] == [(3, place) for place in expected]
+    assert {seed for seed, _ in places} <= {3, 12, 13}, "new groups go on where numbers ended"
