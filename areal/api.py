@@ -1,9 +1,9 @@
-"""``areal.train`` and ``areal.evaluate``: what the command line does, from Python."""
+"""``areal.train``, ``areal.evaluate`` and ``areal.replay``: what the command line does, from Python."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from areal.errors import UserError
 if TYPE_CHECKING:
     from areal.evaluation.report import Report
     from areal.runtime.assembly import Plan
+    from areal.runtime.replay import Replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,32 @@ def evaluate(
     from areal.runtime.run import run_evaluation
 
     return _run(run_evaluation(checked, show))
+
+
+def replay(
+    run: str | Path,
+    *,
+    from_step: int = 1,
+    overrides: list[str] | None = None,
+    show: Callable[[str], None] = lambda line: None,
+) -> Replay:
+    """Feed the batches that a run consumed through the learner again; the same as ``areal replay``.
+
+    With the run's own settings the losses are the same, on a CPU to the bit; ``failed`` says if not. Metrics
+    are written to a new folder below ``RUN/replays``.
+
+    Args:
+        run: the run directory.
+        from_step: the first update to compare; begins at the last checkpoint before it, if there is one.
+        overrides: other learner settings, ``learner.key=value``, for a study on fixed data.
+        show: called with each line of the report.
+
+    Raises:
+        UserError: no such run, nothing recorded, no such update, or the model's weights have changed.
+    """
+    from areal.runtime.replay import replay_run
+
+    return replay_run(run, from_step, overrides or [], show)
 
 
 def check(config: Config) -> Plan:

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
     _add_eval(commands)
+    _add_replay(commands)
     _add_env(commands)
     _add_sandbox(commands)
     return parser
@@ -73,6 +74,24 @@ def _add_eval(commands: Any) -> None:
     command.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
     command.add_argument("--json", action="store_true", help="print JSON in place of the table")
     command.set_defaults(run=_eval)
+
+
+def _add_replay(commands: Any) -> None:
+    command = commands.add_parser(
+        "replay",
+        help="feed a run's recorded batches through the learner again",
+        description="Feed the batches that a run consumed through the learner again and compare the losses.",
+        epilog="Exits with 1 if the same settings gave other losses. Metrics go to RUN/replays.",
+    )
+    command.add_argument("replayed", metavar="RUN", help="a run directory")
+    command.add_argument("--from-step", type=int, default=1, metavar="N", help="first update to compare")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="other learner settings, for a study on fixed data, such as learner.learning_rate=1e-5",
+    )
+    command.set_defaults(run=_replay)
 
 
 def _add_env(commands: Any) -> None:
@@ -143,6 +162,23 @@ def _eval(given: argparse.Namespace) -> None:
     from rich.console import Console
 
     Console().print(report.table())
+
+
+def _replay(given: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from areal import api
+
+    logging.disable_progress_bar()
+
+    def show(line: str) -> None:
+        print(line, flush=True)
+
+    found = api.replay(given.replayed, from_step=given.from_step, overrides=given.overrides, show=show)
+    print(found.verdict)
+    print(f"metrics: {found.path / 'metrics.jsonl'}")
+    if found.failed:
+        sys.exit(1)
 
 
 def _env_list(given: argparse.Namespace) -> None:

@@ -294,7 +294,14 @@ def load_config(
     data: dict[str, Any] = {}
     if path is not None:
         _merge(data, _read_yaml(Path(path)))
-    for item in overrides or []:
+    _merge_overrides(data, overrides or [])
+    for key, value in (values or {}).items():
+        _merge(data, _nest(key, value))
+    return parse_config(data, source=str(path) if path is not None else None)
+
+
+def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
+    for item in overrides:
         key, sep, text = item.partition("=")
         if not sep or not key:
             raise UserError(
@@ -305,9 +312,17 @@ def load_config(
         except yaml.YAMLError as error:
             raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
         _merge(data, _nest(key, _number(value)))
-    for key, value in (values or {}).items():
-        _merge(data, _nest(key, value))
-    return parse_config(data, source=str(path) if path is not None else None)
+
+
+def override_config(config: Config, overrides: list[str]) -> Config:
+    """Return a configuration with ``key.sub=value`` overrides on top.
+
+    Raises:
+        UserError: as in :func:`load_config`.
+    """
+    data = config.model_dump(mode="json")
+    _merge_overrides(data, overrides)
+    return parse_config(data)
 
 
 def parse_config(data: dict[str, Any], source: str | None = None) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from areal import registry
 from areal.config import Config
@@ -15,6 +15,9 @@ from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
+
+if TYPE_CHECKING:
+    from areal.learner.learner import Learner
 
 _DEFAULT_MAX_MODEL_LEN = 4096
 
@@ -77,6 +80,30 @@ def _max_model_len(config: Config, model: str) -> int:
                 "limit, or rollout.max_model_len)"
             )
     return length
+
+
+def make_learner(config: Config, model: str, reference: str, device: str, threads: int) -> Learner:
+    """Load the learner of a run, or of its replay.
+
+    Args:
+        config: its settings.
+        model: folder or hub id of the weights to begin with.
+        reference: of those that the run began with.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads; its arithmetic depends on them.
+    """
+    from areal.learner.learner import Learner
+
+    rollout = config.rollout
+    return Learner(
+        model,
+        config.learner,
+        device,
+        rollout.temperature,
+        threads,
+        rollout.max_new_tokens,
+        reference=reference,
+    )
 
 
 def training_sampling(config: Config) -> Sampling:

@@ -105,6 +105,12 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def before(folder: Path, step: int) -> Path | None:
+    """Return the newest whole checkpoint below ``folder`` from which update ``step`` is still to come."""
+    found = [c for c in _complete(folder) if int(c.name.removeprefix("step-")) < step]
+    return found[-1] if found else None
+
+
 def load_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any], list[Group]]:
     """Return the learner's state, the rollout side's state and the waiting groups."""
     learner = torch.load(checkpoint / "learner.pt", weights_only=True)

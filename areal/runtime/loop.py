@@ -22,7 +22,6 @@ from areal.config import Config
 from areal.errors import Interrupted
 from areal.evaluation.evaluate import evaluate
 from areal.evaluation.report import Report
-from areal.learner.learner import Learner
 from areal.rollout.admission import Admission
 from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Sampling
@@ -34,10 +33,12 @@ from areal.runtime.accounting import StepAccount
 from areal.runtime.assembly import (
     Plan,
     evaluation_sampling,
+    make_learner,
     max_concurrent,
     start_player,
     training_sampling,
 )
+from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
@@ -101,17 +102,12 @@ class Trainer:
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
         self.learner = await self._in_learner(
-            lambda: Learner(
-                model,
-                config.learner,
-                self.plan.device,
-                config.rollout.temperature,
-                self.plan.learner_threads,
-                config.rollout.max_new_tokens,
-                reference=self.plan.model,
-            )
+            lambda: make_learner(config, model, self.plan.model, self.plan.device, self.plan.learner_threads)
         )
         state, groups = self._restore()
+        self.directory.log_start(
+            describe_start(config, self.learner, self.plan.device, self.plan.learner_threads)
+        )
         self._channel = SharedMemoryChannel(self.learner.named_parameters())
         self._open.callback(self._channel.close)
         await self.engine.connect(self._channel.init_info())

@@ -2,6 +2,8 @@
 
 - ``config.yaml``: the whole configuration;
 - ``metrics.jsonl``: one line for each update and for each evaluation;
+- ``starts.jsonl``: one line for each start or resumption: configuration, weights, threads, version of torch;
+- ``replays/replay``, ``replay-2``, …: metrics of a replay;
 - ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;
 - ``areal.log``, ``engine.log``: our log, and whatever vLLM and the environments print;
 - ``checkpoints/``: what a stopped run goes on from;
@@ -36,6 +38,7 @@ LATEST = "latest"
 
 _CONFIG = "config.yaml"
 _METRICS = "metrics.jsonl"
+_STARTS = "starts.jsonl"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -145,6 +148,45 @@ class RunDirectory:
             self._rollouts.mkdir(exist_ok=True)
             _write_whole(self._rollouts / f"step-{step:06d}.jsonl", map(_line, groups))
 
+    def log_start(self, start: dict[str, Any]) -> None:
+        """Append what the updates from ``start["step"]`` on depend on besides their batches.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with self._full_disk_explained(), (self.path / _STARTS).open("a", encoding="utf-8") as file:
+            file.write(_line(start))
+
+    def starts(self) -> list[dict[str, Any]]:
+        """What :meth:`log_start` wrote, in order: a later line overrides earlier ones from its step on."""
+        return _read_lines(self.path / _STARTS)
+
+    def recorded_steps(self) -> list[int]:
+        """Numbers of the updates whose batches are recorded, in order."""
+        names = (file.stem.removeprefix("step-") for file in self._rollouts.glob("step-*.jsonl"))
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def read_rollouts(self, step: int) -> list[dict[str, Any]]:
+        """Read what update number ``step`` consumed, one dict for each group.
+
+        Raises:
+            UserError: it is not recorded.
+        """
+        file = self._rollouts / f"step-{step:06d}.jsonl"
+        try:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError as error:
+            raise UserError(f"the batch of update {step} is missing: there is no {file}") from error
+
+    def new_replay(self, config: Config) -> RunDirectory:
+        """Make the next free folder below ``replays``, with the configuration in it."""
+        with self._full_disk_explained():
+            root = self.path / "replays"
+            root.mkdir(exist_ok=True)
+            made = RunDirectory(_make(root, "replay"))
+            made.save_config(config)
+            return made
+
     def truncate_metrics(self, step: int) -> None:
         """Forget metrics and rollouts of ``step`` and all later ones: the resumed run writes them anew.
 
@@ -178,11 +220,15 @@ class RunDirectory:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read ``metrics.jsonl`` of a run directory; a line that was cut off is left out."""
+    return _read_lines(path / _METRICS)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = (path / _METRICS).read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:  # stopped before its first update
         return []
-    return [metrics for line in lines if (metrics := _parse(line)) is not None]
+    return [data for line in lines if (data := _parse(line)) is not None]
 
 
 def _parse(line: str) -> dict[str, Any] | None:

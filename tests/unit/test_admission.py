@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -179,6 +180,43 @@ def test_a_straggler_may_be_overtaken_only_until_its_deadline():
     assert gate.take(2) is None, "version 2 is the straggler's last"
     gate.finish(straggler, straggler)
     assert gate.take(2) == [straggler]
+
+
+def test_two_stragglers_of_one_deadline_need_two_batches():
+    gate: Admission[int] = Admission(1, 2)
+    first, second, third = (gate.admit() for _ in range(3))
+    gate.finish(third, third)
+    assert gate.take(0) == [third]
+    gate.advance(1)
+    fourth = gate.admit()
+    gate.finish(fourth, fourth)
+    assert gate.take(1) is None, "batches 1 and 2 are those of the two stragglers"
+    gate.finish(second, second)
+    assert gate.take(1) == [second]
+    gate.finish(first, first)
+    assert gate.take(2) == [first]
+
+
+@pytest.mark.parametrize(("batch", "eta"), [(b, e) for b in (1, 2, 3) for e in (0, 1, 2, 4)])
+def test_stragglers_in_every_mixture_stay_within_the_bound(batch: int, eta: int):
+    """Some groups take much longer than others, and the learner takes whatever it is given at once."""
+    for seed in range(60):
+        chance = random.Random(seed)
+        gate: Admission[int] = Admission(batch, eta)
+        version, running = 0, {}
+        while version < 12:
+            while gate.may_admit() and len(running) < 12:
+                running[gate.admit()] = gate.version
+            for number in list(running):
+                if chance.random() < (0.02 if number % 3 else 0.7):
+                    del running[number]
+                    gate.finish(number, number)
+            admitted = {n: v for n, v, _ in gate.outstanding()}
+            while (groups := gate.take(version)) is not None:
+                assert all(version - admitted[g] <= eta for g in groups)
+                version += 1
+            if chance.random() < 0.5:
+                gate.advance(version)
 
 
 def test_infinite_staleness_never_waits():

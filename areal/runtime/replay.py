@@ -1,0 +1,248 @@
+"""Replay: the batches that a run consumed go through the learner again, and give the same losses.
+
+A run records each batch whole and, at each start, the configuration and what else the learner's arithmetic
+depends on (``starts.jsonl``). From that, on the CPU, every loss comes back to the bit. With other learner
+settings it is a study on fixed data: no engine, no environment, no new samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from areal.config import Config, override_config, parse_config
+from areal.errors import UserError
+from areal.learner.learner import Learner
+from areal.models import resolve_model
+from areal.runtime import checkpoint
+from areal.runtime.assembly import make_learner
+from areal.telemetry.run_directory import RunDirectory, read_metrics
+from areal.trajectory import Batch, Group
+
+COMPARED = ("loss", "grad_norm")
+"""The metrics that must come out the same."""
+
+_CUDA_TOLERANCE = 0.05
+"""Largest relative difference on a GPU: sums have no fixed order there, and differences grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedStep:
+    """One update, as recorded and as replayed: ``loss`` and ``grad_norm`` of each."""
+
+    step: int
+    recorded: dict[str, float | None]
+    replayed: dict[str, float | None]
+
+    @property
+    def difference(self) -> float:
+        """The largest relative difference; 0 is the same to the bit."""
+        worst = 0.0
+        for name in COMPARED:
+            old, new = self.recorded[name], self.replayed[name]
+            if old is None or new is None:
+                worst = max(worst, 0.0 if old is new else float("inf"))
+            elif old != new:
+                worst = max(worst, abs(new - old) / max(abs(old), abs(new)))
+        return worst
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay found.
+
+    Attributes:
+        path: the new folder with its ``metrics.jsonl`` and ``config.yaml``.
+        steps: each update that was asked for.
+        changed: learner settings that differ from the run's, as ``key: old → new``.
+        environment: what else differs (torch, weights), as ``key: old → new``.
+        tolerance: largest relative difference that counts as the same.
+    """
+
+    path: Path
+    steps: list[ReplayedStep]
+    changed: list[str]
+    environment: list[str]
+    tolerance: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether the same settings gave different losses."""
+        return not self.changed and any(s.difference > self.tolerance for s in self.steps)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        worst = max(s.difference for s in self.steps)
+        if self.changed:
+            return f"other settings ({'; '.join(self.changed)}): the losses are expected to differ"
+        if worst == 0:
+            return f"the same to the bit: {len(self.steps)} updates"
+        why = f" ({'; '.join(self.environment)})" if self.environment else ""
+        if self.failed:
+            first = next(s.step for s in self.steps if s.difference > self.tolerance)
+            return f"DIFFERENT from update {first} on, by up to {worst:.1e}{why}"
+        return f"the same within {worst:.1e}: on a GPU sums have no fixed order{why}"
+
+
+def describe_start(config: Config, learner: Learner, device: str, threads: int) -> dict[str, Any]:
+    """Return what the learner's arithmetic depends on from its next update on: a line of ``starts.jsonl``."""
+    return {
+        "step": learner.version + 1,
+        "weights": hash_weights(learner),
+        "device": device,
+        "threads": threads,
+        "torch": torch.__version__,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def hash_weights(learner: Learner) -> str:
+    """Return a hash of names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, parameter in learner.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def replay_run(run: str | Path, from_step: int, overrides: list[str], show: Callable[[str], None]) -> Replay:
+    """Replay updates ``from_step`` and later; see :func:`areal.replay`."""
+    directory = RunDirectory.open(run)
+    recording = _Recording(directory, overrides)
+    recording.check(from_step)
+    learner, start = recording.begin(from_step, show)
+    config = recording.config_at(from_step)
+    output = directory.new_replay(config)
+    changed, environment = recording.differences(from_step)
+    for line in changed:
+        show(f"other setting: {line}")
+    show(f"{'step':>6}  {'loss recorded':>14} {'replayed':>14}  {'grad_norm recorded':>18} {'replayed':>14}")
+    steps = []
+    for step in range(learner.version + 1, recording.last + 1):
+        learner = recording.continue_as_the_run_did(learner, start, step)
+        start = recording.start_of(step)
+        metrics = learner.update(Batch(step - 1, recording.groups(step)))
+        output.log_metrics({"step": step, **metrics})
+        if step < from_step:
+            show(f"{step:>6}  (on the way to update {from_step})")
+            continue
+        old = recording.metrics[step]
+        made = ReplayedStep(step, {n: old.get(n) for n in COMPARED}, {n: metrics.get(n) for n in COMPARED})
+        steps.append(made)
+        show(_row(made))
+    tolerance = 0.0 if start["device"] == "cpu" else _CUDA_TOLERANCE
+    return Replay(output.path, steps, changed, environment, tolerance)
+
+
+def _row(made: ReplayedStep) -> str:
+    def text(value: float | None) -> str:
+        return "null" if value is None else f"{value:.8f}"
+
+    old, new = made.recorded, made.replayed
+    mark = "" if made.difference == 0 else f"  differs by {made.difference:.1e}"
+    return (
+        f"{made.step:>6}  {text(old['loss']):>14} {text(new['loss']):>14}  "
+        f"{text(old['grad_norm']):>18} {text(new['grad_norm']):>14}{mark}"
+    )
+
+
+class _Recording:
+    """What a run recorded, with the overrides of a study on top."""
+
+    def __init__(self, directory: RunDirectory, overrides: list[str]) -> None:
+        for item in overrides:
+            if not item.startswith("learner."):
+                raise UserError(
+                    f"'{item}' is no learner setting: the batches are recorded, so only learner.* can differ"
+                )
+        self._directory = directory
+        self._overrides = overrides
+        self._starts = directory.starts()
+        self._batches = directory.recorded_steps()
+        self.metrics = {m["step"]: m for m in read_metrics(directory.path) if "loss" in m}
+
+    @property
+    def last(self) -> int:
+        """The last update whose batch and metrics are recorded."""
+        return max(set(self._batches) & set(self.metrics))
+
+    def check(self, from_step: int) -> None:
+        """Refuse what cannot be replayed."""
+        path = self._directory.path
+        if not set(self._batches) & set(self.metrics):
+            raise UserError(f"{path} has no recorded updates to replay: it stopped before its first one")
+        if not self._starts:
+            raise UserError(f"{path} has no starts.jsonl: it cannot be known which learner made its losses")
+        if not 1 <= from_step <= self.last:
+            raise UserError(f"from_step={from_step}: {path} recorded updates 1 to {self.last}")
+
+    def start_of(self, step: int) -> dict[str, Any]:
+        """The start that made update ``step``: a later one overrides all from its first update on."""
+        return next(start for start in reversed(self._starts) if start["step"] <= step)
+
+    def config_at(self, step: int) -> Config:
+        """The run's configuration at ``step`` with the overrides on top."""
+        return self._with_overrides(self.start_of(step))
+
+    def groups(self, step: int) -> list[Group]:
+        """The groups that update ``step`` consumed, in their order."""
+        return [Group.from_json(line) for line in self._directory.read_rollouts(step)]
+
+    def begin(self, from_step: int, show: Callable[[str], None]) -> tuple[Learner, dict[str, Any]]:
+        """The learner as it was at the last checkpoint before ``from_step``, or else at the start."""
+        found = checkpoint.before(self._directory.checkpoints, from_step)
+        if found is not None and from_step > 1:
+            learner_state, _, _ = checkpoint.load_state(found)
+            start = self.start_of(learner_state["version"])
+            learner = self._make(from_step, start, str(found / "model"))
+            learner.load_state(learner_state)
+            show(f"from the checkpoint after update {learner.version}")
+            return learner, start
+        if from_step > 1:
+            show(f"there is no checkpoint before update {from_step}: replaying from the initial model")
+        start = self.start_of(1)
+        learner = self._make(1, start, resolve_model(start["config"]["model"]))
+        if hash_weights(learner) != start["weights"]:
+            raise UserError(
+                f"the model '{start['config']['model']}' is not the one that the run began with: its weights "
+                "have changed; put the old ones back, or replay from a checkpoint with --from-step"
+            )
+        return learner, start
+
+    def continue_as_the_run_did(self, learner: Learner, start: dict[str, Any], step: int) -> Learner:
+        """Where the run was resumed with other settings, go on with those, as it did."""
+        following = self.start_of(step)
+        if self._with_overrides(following).learner == self._with_overrides(start).learner:
+            return learner
+        with tempfile.TemporaryDirectory() as folder:
+            learner.model.save_pretrained(folder)
+            made = self._make(step, following, folder)
+        made.load_state(learner.state())
+        return made
+
+    def differences(self, from_step: int) -> tuple[list[str], list[str]]:
+        """What differs from the run, as ``key: old → new``: learner settings, and the rest."""
+        start = self.start_of(from_step)
+        old = parse_config(start["config"]).learner.model_dump(mode="json")
+        new = self.config_at(from_step).learner.model_dump(mode="json")
+        changed = [f"learner.{key}: {old[key]} → {new[key]}" for key in new if old[key] != new[key]]
+        torches = (start["torch"], torch.__version__)
+        return changed, [f"torch: {torches[0]} → {torches[1]}"] if torches[0] != torches[1] else []
+
+    def _with_overrides(self, start: dict[str, Any]) -> Config:
+        return override_config(parse_config(start["config"]), self._overrides)
+
+    def _make(self, step: int, start: dict[str, Any], model: str) -> Learner:
+        if start["device"] == "cuda" and not torch.cuda.is_available():
+            raise UserError("the run's learner was on a GPU, and torch sees none here")
+        config = self.config_at(step)
+        reference = resolve_model(start["config"]["model"])
+        threads = config.learner.threads or start["threads"]
+        return make_learner(config, model, reference, start["device"], threads)

@@ -1,0 +1,144 @@
+"""Replay: recorded batches give the recorded losses to the bit; what differs is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import areal
+from areal.config import Config, parse_config
+from areal.errors import UserError
+from areal.models import load_tokenizer, resolve_model
+from areal.runtime import checkpoint
+from areal.runtime.assembly import make_learner
+from areal.runtime.replay import describe_start
+from areal.telemetry.run_directory import RunDirectory
+from areal.trajectory import Batch, Group, Trajectory
+
+GROUP = 4
+
+
+def config(output: Path, **learner: object) -> Config:
+    rollout = {"batch_size": 2 * GROUP, "group_size": GROUP}
+    return parse_config({"output": output, "name": "r", "rollout": rollout, "learner": learner})
+
+
+def group(number: int, version: int) -> Group:
+    rng = np.random.default_rng(number)
+    prompt, members = rng.integers(6, 380, 5), []
+    for k in range(GROUP):
+        answer = rng.integers(6, 380, int(rng.integers(2, 12)))
+        mask = np.arange(5 + len(answer)) >= 5
+        members.append(
+            Trajectory(
+                tokens=np.concatenate([prompt, answer]).astype(np.int32),
+                loss_mask=mask,
+                logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
+                versions=np.where(mask, version, -1).astype(np.int32),
+                reward=float(k % 2),
+            )
+        )
+    return Group(number, version, members)
+
+
+def train(directory: RunDirectory, settings: Config, steps: range, model: str, save: int | None) -> None:
+    """The learner's side of a run, as the loop records it; ``save``: checkpoint after this update."""
+    learner = make_learner(settings, model, resolve_model("starter"), "cpu", 1)
+    if steps.start > 1:
+        found = checkpoint.before(directory.checkpoints, steps.start)
+        assert found is not None
+        learner.load_state(checkpoint.load_state(found)[0])
+    directory.log_start(describe_start(settings, learner, "cpu", 1))
+    for step in steps:
+        groups = [group(2 * step + i, step - 1) for i in range(2)]
+        metrics = learner.update(Batch(step - 1, groups))
+        directory.log_metrics({"step": step, **metrics})
+        directory.log_rollouts(step, [g.to_json() for g in groups])
+        if step == save:
+            state = {"next_group": 2 * step, "in_flight": []}
+            checkpoint.save(directory.checkpoints, learner, load_tokenizer(model), state, [], 1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five updates; resumed after the third with another learning rate, which a first try had not."""
+    settings = config(tmp_path_factory.mktemp("runs"))
+    directory = RunDirectory.create(settings)
+    train(directory, settings, range(1, 5), resolve_model("starter"), save=3)
+    directory.truncate_metrics(4)
+    resumed = config(settings.output, learning_rate=3e-4)
+    found = checkpoint.latest(directory.checkpoints)
+    train(directory, resumed, range(4, 6), str(found / "model"), save=None)
+    return directory.path
+
+
+@pytest.mark.parametrize("from_step", [1, 3, 5])
+def test_the_same_losses_to_the_bit_also_across_a_resumption(run: Path, from_step: int):
+    lines: list[str] = []
+    found = areal.replay(run, from_step=from_step, show=lines.append)
+    assert [s.step for s in found.steps] == list(range(from_step, 6))
+    assert all(s.difference == 0 for s in found.steps), lines
+    assert not found.failed
+    assert found.verdict.startswith("the same to the bit")
+    assert any("no checkpoint before update 3" in line for line in lines) == (from_step == 3)
+    assert any("from the checkpoint after update 3" in line for line in lines) == (from_step == 5)
+
+
+def test_nothing_is_written_over(run: Path):
+    before = (run / "metrics.jsonl").read_bytes()
+    first, second = areal.replay(run), areal.replay(run)
+    assert first.path != second.path
+    assert first.path.parent == run / "replays"
+    assert len((first.path / "metrics.jsonl").read_text().splitlines()) == 5
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_said_and_are_no_failure(run: Path):
+    found = areal.replay(run, overrides=["learner.learning_rate=1e-3"])
+    assert found.changed == ["learner.learning_rate: 5e-05 → 0.001"]
+    assert "expected to differ" in found.verdict
+    assert not found.failed
+    assert found.steps[-1].difference > 0
+
+
+def test_the_command_fails_where_a_loss_is_not_the_recorded_one(run: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", run, copy], check=True)
+    file = copy / "rollouts" / "step-000002.jsonl"
+    groups = [json.loads(line) for line in file.read_text().splitlines()]
+    groups[0]["trajectories"][0]["reward"] += 0.25
+    file.write_text("".join(json.dumps(g) + "\n" for g in groups))
+    out = subprocess.run([sys.executable, "-m", "areal", "replay", str(copy)], capture_output=True, text=True)
+    assert out.returncode == 1, out.stderr
+    assert "DIFFERENT from update 2 on" in out.stdout
+
+
+def test_what_cannot_be_replayed_is_refused(run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="no run directory"):
+        areal.replay(tmp_path)
+    with pytest.raises(UserError, match="recorded updates 1 to 5"):
+        areal.replay(run, from_step=6)
+    with pytest.raises(UserError, match="recorded updates 1 to 5"):
+        areal.replay(run, from_step=0)
+    with pytest.raises(UserError, match="no learner setting"):
+        areal.replay(run, overrides=["rollout.batch_size=4"])
+    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+        areal.replay(run, overrides=["learner.learning_rat=4"])
+    empty = RunDirectory.create(config(tmp_path / "runs"))
+    with pytest.raises(UserError, match="no recorded updates"):
+        areal.replay(empty.path)
+
+
+def test_a_changed_model_is_noticed(run: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", run, copy], check=True)
+    starts = [json.loads(line) for line in (copy / "starts.jsonl").read_text().splitlines()]
+    starts[0]["weights"] = "0" * 64
+    (copy / "starts.jsonl").write_text("".join(json.dumps(s) + "\n" for s in starts))
+    with pytest.raises(UserError, match="weights have changed"):
+        areal.replay(copy)
