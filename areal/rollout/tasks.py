@@ -33,14 +33,13 @@ class TaskSource:
         seed = (self._seed * _STRIDE + position) % _HELD_OUT
         if not self._indexed:
             return {"seed": seed}
-        return {"seed": seed, "options": {"index": self._index(position), "split": "train"}}
+        index = seed if self._count is None else self._index(position, self._count)
+        return {"seed": seed, "options": {"index": index, "split": "train"}}
 
-    def _index(self, position: int) -> int:
-        if self._count is None:
-            return self._seed * _STRIDE + position
-        epoch, place = divmod(position, self._count)
+    def _index(self, position: int, count: int) -> int:
+        epoch, place = divmod(position, count)
         if epoch != self._epoch:
-            self._order = list(range(self._count))
+            self._order = list(range(count))
             random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
             self._epoch = epoch
         return self._order[place]

@@ -1,0 +1,189 @@
+"""At η=0 the asynchronous runtime is the synchronous algorithm: same batches, losses and weights, to the bit.
+
+The engine here is scripted: what it samples is a function of weights' version, prompt and seed, and requests
+end in a random order. Everything else is what a run has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import areal
+from areal.config import Config, parse_config
+from areal.learner.learner import Learner
+from areal.models import load_tokenizer
+from areal.rollout.conversation import Renderer, eos_ids
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.player import Player
+from areal.rollout.seeds import derive
+from areal.rollout.tasks import TaskSource
+from areal.runtime import loop
+from areal.runtime.assembly import Plan, plan
+from areal.telemetry.progress import Progress
+from areal.telemetry.run_directory import RunDirectory
+from areal.trajectory import Batch, Group
+
+STEPS, GROUPS, MEMBERS = 4, 2, 4
+
+
+class ScriptedEngine:
+    """Samples by seed and version; finishes in any order."""
+
+    busy_seconds = 0.0
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.seeds: list[int | None] = []
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        self.seeds.append(sampling.seed)
+        rng = np.random.default_rng([sampling.seed or 0, self.version, *ids])
+        await asyncio.sleep(random.random() / 100)  # the order is anyone's
+        length = int(rng.integers(2, 10))
+        digits = [int(i) for i in rng.integers(6, 380, length)]
+        return Completion(digits, list(rng.normal(-2, 0.5, length)), [self.version] * length, "eos")
+
+    async def connect(self, init_info: dict[str, Any]) -> None: ...
+
+    async def load(self, version: int) -> None:
+        await asyncio.sleep(random.random() / 100)
+        self.version = version
+
+    async def close(self) -> None: ...
+
+
+def make_player(checked: Plan, engine: ScriptedEngine) -> tuple[Player, Any]:
+    tokenizer = load_tokenizer(checked.model)
+    renderer = Renderer(tokenizer, eos_ids(tokenizer))
+    player = Player.build(engine, renderer, checked.agent, lambda: Scored(checked.env), 4, 512)
+    return player, tokenizer
+
+
+class Scored:
+    """The run's environment, with a reward that scripted answers do earn: by their length."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def reset(self, **task: Any) -> Any:
+        return self._env.unwrapped.reset(**task)
+
+    def step(self, action: str) -> Any:
+        return "", float(len(action) % 3), True, False, {}
+
+    def close(self) -> None: ...
+
+
+def settings(output: Path, name: str, **more: Any) -> Config:
+    rollout = {"batch_size": GROUPS * MEMBERS, "group_size": MEMBERS, "max_staleness": 0}
+    return parse_config(
+        {
+            "output": output,
+            "name": name,
+            "steps": STEPS,
+            "seed": 7,
+            "rollout": rollout,
+            "learner": {"threads": 1},
+            "evaluation": {"problems": 0},
+            **more,
+        }
+    )
+
+
+async def asynchronous(
+    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch, resume: Path | None = None
+) -> ScriptedEngine:
+    checked, engine = plan(config), ScriptedEngine()
+
+    async def start_player(checked: Plan, backend: str | None) -> tuple[Player, Any]:
+        return make_player(checked, engine)
+
+    monkeypatch.setattr(loop, "start_player", start_player)
+    with Progress(config.steps, "", False, sys.stderr) as progress:
+        await loop.Trainer(checked, directory, progress, resume).run()
+    return engine
+
+
+async def synchronous(config: Config) -> tuple[list[list[Group]], list[dict[str, float]], Learner]:
+    """The algorithm, straight: generate a batch, wait for all of it, update, hand over the weights."""
+    checked, engine = plan(config), ScriptedEngine()
+    player, _ = make_player(checked, engine)
+    learner = Learner(checked.model, config.learner, "cpu", config.rollout.temperature, 1, 64)
+    tasks = TaskSource(checked.env, config.seed)
+    batches, metrics = [], []
+    for version in range(config.steps):
+        groups = []
+        for number in range(version * GROUPS, (version + 1) * GROUPS):
+            members = []
+            for member in range(MEMBERS):
+                sampling = Sampling(
+                    config.rollout.max_new_tokens, seed=derive(config.seed, number, member, 0)
+                )
+                members.append(await player.play(tasks.task(number), sampling))
+            groups.append(Group(number, version, members))
+        metrics.append(learner.update(Batch(version, groups)))
+        batches.append(groups)
+        await engine.load(version + 1)
+    await player.close()
+    return batches, metrics, learner
+
+
+def without_times(group: dict[str, Any]) -> dict[str, Any]:
+    for trajectory in group["trajectories"]:
+        del trajectory["started"], trajectory["ended"]
+    return group
+
+
+def check_same(run: Path, batches: list[list[Group]], metrics: list[dict[str, float]], learner: Learner):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    for step, (groups, expected) in enumerate(zip(batches, metrics, strict=True), 1):
+        recorded = (run / "rollouts" / f"step-{step:06d}.jsonl").read_text().splitlines()
+        assert [without_times(json.loads(line)) for line in recorded] == [
+            without_times(json.loads(json.dumps(g.to_json()))) for g in groups
+        ]
+        for name in ("loss", "grad_norm", "policy/kl", "policy/entropy"):
+            assert lines[step - 1][name] == expected[name], (step, name)
+    assert any(line["loss"] != 0 for line in lines), "something is learnt"
+    model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
+    for ours, theirs in zip(learner.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = settings(tmp_path, "whole")
+    expected = await synchronous(config)
+    directory = RunDirectory.create(config)
+    engine = await asynchronous(directory, config, monkeypatch)
+    assert None not in engine.seeds
+    assert len(set(engine.seeds)) == len(engine.seeds), "each request has a seed of its own"
+    check_same(directory.path, *expected)
+    replayed = areal.replay(directory.path)
+    assert replayed.verdict.startswith("the same to the bit")
+
+    # Stopped after two updates and resumed, it is the same run still.
+    short = settings(tmp_path, "parts", steps=2)
+    parts = RunDirectory.create(short)
+    await asynchronous(parts, short, monkeypatch)
+    await asynchronous(parts, settings(tmp_path, "parts"), monkeypatch, parts.checkpoints / "step-000002")
+    check_same(parts.path, *expected)
+    assert areal.replay(parts.path, from_step=3).verdict.startswith("the same to the bit")
+
+
+async def test_asynchronous_requests_use_the_engines_own_random_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = settings(tmp_path, "stale", steps=1)
+    config.rollout.max_staleness = 1
+    engine = await asynchronous(RunDirectory.create(config), config, monkeypatch)
+    assert set(engine.seeds) == {None}
