@@ -240,7 +240,7 @@ class Config(_Settings):
     steps: int = Field(100, ge=1)
     """Updates."""
     seed: int = Field(0, ge=0)
-    """Seeds the order of problems, the sampling and the learner."""
+    """Seeds the order of problems and the sampling; with max_staleness=0 each request (docs/staleness.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     output: Path = Path("runs")

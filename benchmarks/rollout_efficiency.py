@@ -33,7 +33,7 @@ from common import BLUE, GREY, ORANGE, parser, picture, save
 from areal.config import Config, LearnerConfig, parse_config
 from areal.learner.learner import Learner
 from areal.rollout.admission import Admission
-from areal.rollout.controller import RolloutController
+from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
@@ -128,13 +128,13 @@ def controller(
 ) -> RolloutController:
     sampling = Sampling(LONGEST)
 
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any], place: Place) -> Trajectory:
         trajectory = await player.play(task, sampling)
         finished(trajectory)
         return trajectory
 
     admission: Admission[Group] = Admission(BATCH // GROUP, float("inf"))
-    return RolloutController(admission, play, tasks.next, GROUP, BATCH, 2, 8)
+    return RolloutController(admission, play, tasks.task, GROUP, BATCH, 2, 8)
 
 
 async def consume(control: RolloutController) -> None:
@@ -267,14 +267,14 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     mask = np.array([False, True])
     blank = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1, 1.0)
 
-    async def nothing(task: dict[str, Any]) -> Trajectory:
+    async def nothing(task: dict[str, Any], place: Place) -> Trajectory:
         return blank
 
-    async def ten_ms(task: dict[str, Any]) -> Trajectory:
+    async def ten_ms(task: dict[str, Any], place: Place) -> Trajectory:
         await asyncio.sleep(0.01)
         return blank
 
-    async def episode(task: dict[str, Any]) -> Trajectory:
+    async def episode(task: dict[str, Any], place: Place) -> Trajectory:
         return await player.play(task, Sampling(64))
 
     ways = {
@@ -288,7 +288,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
         for name, (play, concurrent) in ways.items():
             admission: Admission[Group] = Admission(batch // GROUP, 4)
             tasks = TaskSource(checked.env, seed)
-            control = RolloutController(admission, play, tasks.next, GROUP, concurrent, 2, 8)
+            control = RolloutController(admission, play, tasks.task, GROUP, concurrent, 2, 8)
             ticker = Ticker(seconds / 4)
 
             async def counted(control: RolloutController = control, ticker: Ticker = ticker) -> None:

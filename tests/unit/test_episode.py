@@ -13,7 +13,7 @@ from areal.envs.text import UnicodeText
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.conversation import Renderer
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.episode import EnvironmentPool, GenerationAborted
+from areal.rollout.episode import EnvironmentPool, GenerationAborted, RecordedModel
 from areal.rollout.player import Player
 from areal.trajectory import Finish
 
@@ -60,3 +60,24 @@ async def test_how_an_answer_ended_is_in_the_trajectory(finish: Finish):
 async def test_an_aborted_answer_becomes_no_trajectory():
     with pytest.raises(GenerationAborted, match="after 3 tokens"):
         await player("abort").play({"seed": 0}, Sampling(10))
+
+
+async def test_each_turn_has_a_seed_of_its_own():
+    class Noting(Scripted):
+        async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+            seeds.append(sampling.seed)
+            return await super().generate(ids, sampling)
+
+    async def talk(seed: int | None) -> list[int | None]:
+        seeds.clear()
+        engine: Any = Noting("eos")
+        model = RecordedModel(engine, RENDERER, Sampling(10, seed=seed), 400)
+        for _ in range(3):
+            await model.generate("Go on.")
+        return list(seeds)
+
+    seeds: list[int | None] = []
+    first, again, other = [await talk(seed) for seed in (5, 5, 6)]
+    assert first == again
+    assert len({*first, *other}) == 6
+    assert await talk(None) == [None] * 3
