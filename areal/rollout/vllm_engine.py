@@ -21,13 +21,16 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from areal.errors import UserError
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.vllm_start import EngineSettings, arguments, environment, main_not_reimported, variables
 from areal.trajectory import Finish
+
+_OUTPUT_SLICES = 64
+"""vLLM hands on the tokens of a step in slices of 128 requests: more slices than any step has."""
 
 
 class VLLMEngine:
@@ -40,6 +43,7 @@ class VLLMEngine:
     def __init__(self, llm: Any, eos_ids: tuple[int, ...], interruption: Interruption = "recompute") -> None:
         self.interruption: Interruption = interruption
         self._llm = llm
+        self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
         self._version = 0
         self._ids = itertools.count()
@@ -71,7 +75,9 @@ class VLLMEngine:
                 settings.eos_ids,
                 settings.interruption,
             )
-        await engine._llm.update_weight_version("0")
+        if engine._reports_versions:
+            await engine._llm.update_weight_version("0")
+        await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
         return engine
 
     @property
@@ -132,7 +138,7 @@ class VLLMEngine:
                 parts.append(part)
         finally:
             self._under_way.discard(request)
-        return _completion(parts)
+        return _completion(parts, request.spans)
 
     def _begins_again(self, request: _Request, completion: Completion) -> bool:
         """Whether new weights came before its first token, so that it may have read the cache of old ones."""
@@ -160,15 +166,36 @@ class VLLMEngine:
         keep = self.interruption == "keep"
         await self._llm.pause_generation(mode="keep", clear_cache=not keep)
         with self._clock.pause():
+            await self._note_boundaries(version)
             await self._llm.start_weight_update()
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
-            await self._llm.finish_weight_update(weight_version=str(version))
+            if self._reports_versions:
+                await self._llm.finish_weight_update(weight_version=str(version))
+            else:
+                await self._llm.finish_weight_update()
         self._version = version
         if keep:
             for request in [r for r in self._under_way if not r.started]:
                 request.given_up = True
                 await self._llm.abort(request.id)
         await self._llm.resume_generation()
+
+    async def _note_boundaries(self, version: int) -> None:
+        """Count, while vLLM is paused, the tokens of each request: ``version`` samples those that follow.
+
+        vLLM before 0.32 does not tell which weights sampled a token. The answer to a pause comes after all
+        that was sampled before it, so that only the steps between the socket and the requests are left.
+        """
+        if self._reports_versions:
+            return
+        steps = 1 + self._llm.engine_core.outputs_queue.qsize()
+        for _ in range(steps * _OUTPUT_SLICES):
+            await asyncio.sleep(0)
+        processor = self._llm.output_processor
+        for request in self._under_way:
+            for known in processor.external_req_ids.get(request.id, ()):  # none: it is finished
+                count = processor.request_states[known].detokenizer.num_output_tokens()
+                request.spans.append((count, version))
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
@@ -180,12 +207,19 @@ class VLLMEngine:
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A request in vLLM: the weights at its begin, whether it has a token, whether we gave it up."""
+    """A request in vLLM: the weights at its begin, whether it has a token, whether we gave it up.
+
+    ``spans``: from which token on which weights sampled it, where vLLM does not report it.
+    """
 
     id: str
     version: int
     started: bool = False
     given_up: bool = False
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.spans.append((0, self.version))
 
 
 class Gate:
@@ -265,7 +299,7 @@ class BusyClock:
             self._since = None
 
 
-def _completion(parts: list[Any]) -> Completion:
+def _completion(parts: list[Any], spans: list[tuple[int, int]]) -> Completion:
     """Join the parts in which vLLM reported one continuation; the last one tells how it ended."""
     ids = [token for part in parts for token in part.token_ids]
     logprobs = [
@@ -276,8 +310,12 @@ def _completion(parts: list[Any]) -> Completion:
     ]
     final = parts[-1]
     versions: list[int] = []
-    for span in final.weight_versions or ():
-        versions.extend([int(span.version)] * (span.end - span.start))
+    if hasattr(final, "weight_versions"):
+        for span in final.weight_versions or ():
+            versions.extend([int(span.version)] * (span.end - span.start))
+    else:
+        for (start, version), (end, _) in itertools.pairwise([*spans, (len(ids), -1)]):
+            versions.extend([version] * (end - start))
     if not len(ids) == len(logprobs) == len(versions):
         raise RuntimeError(
             f"vLLM returned {len(ids)} tokens, {len(logprobs)} log-probabilities, {len(versions)} versions"

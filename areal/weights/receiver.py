@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,3 +82,8 @@ class SharedMemoryReceiver(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
     def shutdown(self) -> None:
         """Unmap the memory."""
         self._tensors = []
+
+    @staticmethod
+    def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:
+        """Refuse: the learner writes by ``SharedMemoryChannel`` (vLLM 0.26 demands this method)."""
+        raise TypeError("weights in shared memory are written by areal.weights.shared_memory")
