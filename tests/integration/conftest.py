@@ -29,7 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def player() -> AsyncIterator[Player]:
     """The starter model on an engine that takes new weights and may be given stop strings."""
     torch.set_num_threads(1)
-    config = parse_config({"rollout": {"max_model_len": 512, "stop": ["boxed"]}})
+    on_gpu = torch.cuda.is_available()
+    engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0}
+    config = parse_config({"rollout": {"max_model_len": 512, "stop": ["boxed"]}, "engine": engine})
     made, _ = await start_player(plan(config), BACKEND)
     yield made
     await made.close()

@@ -8,7 +8,6 @@ with its neighbours.
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -18,37 +17,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from policies import LARGEST, ON_GPU, Policies, assert_agree, error
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.rollout.player import Player
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
-from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
+from areal.weights.shared_memory import BACKEND
 
-TOLERANCE = 1e-4
-"""Error of a log-probability in fp32 that at most one token in a thousand exceeds; 4e-5 is usual at worst."""
-LARGEST = 5e-4
-"""What no token may exceed. The engine's attention approximates exp: 2e-4 was seen once in 10⁵ tokens."""
-
-
-def perturb(model: torch.nn.Module, base: torch.nn.Module, seed: int) -> None:
-    """Make every parameter that of ``base``, changed by a few percent: as several large updates would."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter, original in zip(model.parameters(), base.parameters(), strict=True):
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(original + 0.05 * original.std().clamp(min=0.02) * noise)
-
-
-def reference_logprobs(
-    model: torch.nn.Module, prompt: list[int], ids: list[int], temperature: float
-) -> torch.Tensor:
-    """Log-probability of each sampled token by transformers' own attention in float64: ``[len(ids)]``."""
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-    assert logits.dtype == torch.float64, "the reference's own rounding must not count"
-    return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+TEMPERATURE = 0.8
 
 
 @asynccontextmanager
@@ -64,11 +42,11 @@ async def untied_engine(folder: Path) -> AsyncIterator[Engine]:
     engine = await VLLMEngine.start(
         EngineSettings(
             model=str(folder),
-            device="cpu",
+            device="cuda" if ON_GPU else "cpu",
             dtype="float32",
             max_model_len=512,
             max_num_seqs=32,
-            memory=1.0,
+            memory=0.1 if ON_GPU else 1.0,
             eos_ids=(1,),
             weight_backend=BACKEND,
         )
@@ -87,45 +65,30 @@ async def test_logprobs_agree_on_both_sides_of_each_update(player: Player, tmp_p
 
 
 async def check_agreement(engine: Engine, folder: str) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    channel = SharedMemoryChannel(model.named_parameters())
-    await engine.connect(channel.init_info())
-    references: dict[int, torch.nn.Module] = {}
-
-    async def update(version: int) -> None:
-        references[version] = copy.deepcopy(model).double()
-        channel.write(model.named_parameters())
-        await engine.load(version)
-        assert engine.version == version
-
-    with torch.no_grad():
-        model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
-    base = copy.deepcopy(model)
-    await update(1)
+    policies = Policies(engine, folder)
+    await policies.connect()
+    await policies.update()
     prompts = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(12)]
-    temperature = 0.8
-    sampling = Sampling(max_tokens=480, temperature=temperature, ignore_eos=True)
+    sampling = Sampling(max_tokens=480, temperature=TEMPERATURE, ignore_eos=True)
     running: list[asyncio.Task[Completion]] = []
     # On a busy machine a round of sequences may be over before the update that was meant for it arrives.
     while len(crossed(running)) < 3 and engine.version < 40:
         running += [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
         await engine.generate(prompts[0], replace(sampling, max_tokens=20))  # then all are under way
-        perturb(model, base, engine.version)
-        await update(engine.version + 1)
+        await policies.update()
     completions = list(await asyncio.gather(*running))
     after = await engine.generate(prompts[0], sampling)
-    channel.close()
+    policies.close()
 
     assert len(crossed(running)) >= 3, "three updates came while sequences were under way"
     assert set(after.versions) == {engine.version}
     distinct: list[bool] = []
     errors: list[torch.Tensor] = []
     for prompt, completion in zip(itertools.cycle(prompts), [*completions, after], strict=False):
-        error, refuted = check_completion(references, prompt, completion, temperature)
-        errors.append(error)
+        found, refuted = check_completion(policies, prompt, completion)
+        errors.append(found)
         distinct += refuted
-    assert torch.cat(errors).quantile(0.999) < TOLERANCE
-    assert torch.cat(errors).max() < LARGEST
+    assert_agree(torch.cat(errors))
     # Where a sequence has run into a certain repetition, versions cannot be told apart: few do.
     assert sum(distinct) >= 0.8 * len(distinct) > 0
 
@@ -137,23 +100,21 @@ def crossed(running: list[asyncio.Task[Completion]]) -> set[int]:
 
 
 def check_completion(
-    references: dict[int, torch.nn.Module], prompt: list[int], completion: Completion, temperature: float
+    policies: Policies, prompt: list[int], completion: Completion
 ) -> tuple[torch.Tensor, list[bool]]:
     """Return each token's error under its own version, and if each side of a boundary refutes the other."""
     assert completion.versions == sorted(completion.versions)
     by_version = {
-        v: reference_logprobs(references[v], prompt, completion.ids, temperature)
+        v: error(policies.logits(v, prompt, completion.ids), completion, TEMPERATURE)
         for v in set(completion.versions)
     }
-    sampled = torch.tensor(completion.logprobs, dtype=torch.float64)
-    own = torch.stack([by_version[v][i] for i, v in enumerate(completion.versions)])
     refuted = []
     for boundary, before, version in boundaries(completion.versions):
         # The last tokens before and the first ones after belong to their own version and to no other.
         left, right = slice(max(0, boundary - 8), boundary), slice(boundary, boundary + 8)
         for side, other in ((left, version), (right, before)):
-            refuted.append(bool((sampled[side] - by_version[other][side]).abs().max() > 2 * LARGEST))
-    return (sampled - own).abs(), refuted
+            refuted.append(bool(by_version[other][side].max() > 2 * LARGEST))
+    return torch.stack([by_version[v][i] for i, v in enumerate(completion.versions)]), refuted
 
 
 def boundaries(versions: list[int]) -> Iterator[tuple[int, int, int]]:
