@@ -8,11 +8,11 @@ Three ways to spend the machine: *asynchronous* (η=4; half of the cores generat
 *synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
 that a synchronous loop can do, *synchronous in turn* (η=0, all cores generate, then all cores learn).
 
-*steady*: a model with random weights and twelve ending tokens of 384, so that answers have geometric lengths:
-32 tokens on average, the longest of a batch five times that. Rewards are noise, so that every group is
-trained on and the work of a step never changes. The bound is max(T_generate, T_train): each part measured
-alone, on the half of the cores that it has in the asynchronous run (pinned to it; the engine's front end
-counts as generation), on the same work.
+*steady*: a model with random weights, where every 32nd token of the vocabulary ends an answer, so that
+lengths are geometric: 32 tokens on average, the longest of a batch five times that. Rewards are noise, so
+that every group is trained on and the work of a step never changes. The bound is max(T_generate, T_train):
+each part measured alone, on the half of the cores that it has in the asynchronous run (pinned to it; the
+engine's front end counts as generation), on the same work.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -42,7 +42,6 @@ from areal.api import check
 from areal.config import Config, load_config
 from areal.trajectory import Batch, Group
 
-ENDINGS = [1, *range(300, 311)]
 COLOURS = {"synchronous": ORANGE, "synchronous in turn": GREEN, "asynchronous": BLUE}
 SMOOTH = 10
 """Steps over which the reward is averaged before it is compared with the target."""
@@ -132,9 +131,11 @@ def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def geometric_model(folder: Path) -> None:
-    """Write a model whose answers end with probability 12/384 at each token."""
+    """Write a model whose answers end with probability 1/32 at each token."""
     random_model(folder)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDINGS}))
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    endings = list(range(1, vocabulary, 32))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": endings}))
 
 
 def in_process(measure: Callable[[list[str]], dict[str, float]], settings: list[str]) -> dict[str, float]:

@@ -38,8 +38,7 @@ BATCH = 64
 SETTINGS = (
     f"rollout.batch_size={BATCH}",
     # Hot enough that a policy and its ancestor 8 updates ago are far apart.
-    "learner.learning_rate=3e-4",
-    "learner.minibatches=4",
+    "learner.learning_rate=1e-4",
     "evaluation.problems=512",
     # Log-probabilities of engine and learner agree: what differs is staleness alone, also on a GPU.
     "engine.dtype=float32",
@@ -105,12 +104,11 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
         *SETTINGS,
         f"steps={arguments.steps}",
         *shares(arguments.jobs, arguments.device),
-        *arguments.overrides,
     ]
 
     def attempt(point: Point) -> str | None:
         try:
-            run(arguments.output, point, common)
+            run(arguments.output, point, [*common, *point.settings(), *arguments.overrides])
         except subprocess.CalledProcessError as error:
             print(f"{point.name} failed: {error.stderr.strip().splitlines()[-1:]}", flush=True)
             return point.name
@@ -120,11 +118,11 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
         return [name for name in threads.map(attempt, points) if name is not None]
 
 
-def run(output: Path, point: Point, common: list[str]) -> None:
+def run(output: Path, point: Point, settings: list[str]) -> None:
     def of_point(metrics: list[dict[str, Any]]) -> dict[str, Any]:
         return {**asdict(point), **outcome(metrics)}
 
-    result = train_once(output, point.name, [*common, *point.settings()], of_point)
+    result = train_once(output, point.name, settings, of_point)
     print(
         f"{point.name}: accuracy {result['accuracy']:.3f}, staleness {result['staleness_mean']:.1f}, "
         f"{result['tokens_per_s']:.0f} tokens/s",

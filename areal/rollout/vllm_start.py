@@ -78,8 +78,11 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     if settings.weight_backend is not None:
         found["weight_transfer_config"] = WeightTransferConfig(backend=settings.weight_backend)
     if settings.device == "cpu":
-        # One process fewer than the default executor: no hop between engine core and worker.
-        found["distributed_executor_backend"] = "uni"
+        # Scheduler and worker in one process. vLLM turns the name "uni" into two processes on a CPU, for the
+        # sake of OpenMP settings that it makes late; ours are made before it starts (see variables). Those
+        # two wait for each other by spinning, which takes the learner's core away.
+        found["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+        found["scheduler_cls"] = "areal.rollout.vllm_scheduler.WholeOutputScheduler"
         # A prompt in pieces makes vLLM rewind the random state of a request that has a seed of its own, which
         # a CPU's generator cannot: evaluations would fail where many or long prompts come at once.
         found |= {

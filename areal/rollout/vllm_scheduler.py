@@ -1,0 +1,87 @@
+"""vLLM's scheduler, but a continuation leaves the engine's process once, whole.
+
+vLLM sends each token of each request to the process that asked for it, which is the learner's: thousands of
+small messages a second, handled by Python code that the learner waits for (they share one interpreter). Who
+asks for a final result only, gets it in one message here.
+
+Guarantee: the version of the weights that goes with each token stays exact. vLLM stamps a message with the
+version at the moment when it is sent, and changes weights only while generation is paused: so what is held
+back is sent when a pause begins, before it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.outputs import LogprobsLists
+
+
+class WholeOutputScheduler(Scheduler):
+    """Holds the outputs of a request back until it ends or generation is paused."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._held: dict[str, list[EngineCoreOutput]] = {}
+
+    def has_finished_requests(self) -> bool:
+        """Whether a step is needed though nothing runs; also when a pause finds outputs held back."""
+        return super().has_finished_requests() or (self._paused and bool(self._held))
+
+    def update_from_output(self, *arguments: Any, **keywords: Any) -> dict[int, EngineCoreOutputs]:
+        """Take in what a step sampled; return what leaves the process now."""
+        outputs = super().update_from_output(*arguments, **keywords)
+        for of_client in outputs.values():
+            of_client.outputs = [whole for part in of_client.outputs if (whole := self._collect(part))]
+        if self._paused and self._held:
+            # One front end: client 0.
+            of_client = outputs.setdefault(0, EngineCoreOutputs())
+            of_client.outputs = [*of_client.outputs, *map(joined, self._held.values())]
+            self._held.clear()
+        return outputs
+
+    def finish_requests(self, *arguments: Any, **keywords: Any) -> Any:
+        """End requests from outside; nobody waits for what was held back of them."""
+        ended = super().finish_requests(*arguments, **keywords)
+        self._held = {name: parts for name, parts in self._held.items() if name in self.requests}
+        return ended
+
+    @property
+    def _paused(self) -> bool:
+        return self.pause_state == PauseState.PAUSED_ALL
+
+    def _collect(self, part: EngineCoreOutput) -> EngineCoreOutput | None:
+        """Return the output to send: this one, with what was held back before it; or None."""
+        if part.finish_reason is None and self._wanted_whole(part.request_id):
+            self._held.setdefault(part.request_id, []).append(part)
+            return None
+        return joined([*self._held.pop(part.request_id, ()), part])
+
+    def _wanted_whole(self, request_id: str) -> bool:
+        params = self.requests[request_id].sampling_params
+        # Stop strings are looked for where the text is, in the front end, token by token.
+        return params is not None and params.output_kind == RequestOutputKind.FINAL_ONLY and not params.stop
+
+
+def joined(parts: Sequence[EngineCoreOutput]) -> EngineCoreOutput:
+    """Return consecutive outputs of one request as one."""
+    last = parts[-1]
+    if len(parts) > 1:
+        logprobs = [part.new_logprobs for part in parts if part.new_logprobs is not None]
+        last.new_token_ids = [token for part in parts for token in part.new_token_ids]
+        last.new_logprobs = _joined_logprobs(logprobs) if logprobs else None
+        last.prefill_stats = parts[0].prefill_stats
+    return last
+
+
+def _joined_logprobs(parts: Sequence[LogprobsLists]) -> LogprobsLists:
+    return LogprobsLists(
+        np.concatenate([part.logprob_token_ids for part in parts]),
+        np.concatenate([part.logprobs for part in parts]),
+        np.concatenate([part.sampled_token_ranks for part in parts]),
+    )
