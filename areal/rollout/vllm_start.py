@@ -29,7 +29,7 @@ class EngineSettings:
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         max_model_len: longest sequence, in tokens.
         max_num_seqs: sequences decoded together.
-        memory: GiB of KV cache on a CPU, or the share of the GPU's memory.
+        memory: the KV cache, in GiB on a CPU, or as a share of the GPU's memory.
         eos_ids: tokens that end a continuation.
         threads: CPU threads (CPU only).
         eager: no compilation, no CUDA graphs.
@@ -91,7 +91,15 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         }
     else:
         found["gpu_memory_utilization"] = settings.memory
+        # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
+        found["kv_cache_memory_bytes"] = int(settings.memory * _gpu_bytes())
     return found
+
+
+def _gpu_bytes() -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory
 
 
 def variables(settings: EngineSettings) -> dict[str, str]:
