@@ -21,7 +21,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from areal.errors import UserError
@@ -46,6 +46,8 @@ class VLLMEngine:
         self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
         self._version = 0
+        # Of the weights that sample whatever begins now: while they load, not yet _version.
+        self._next_version = 0
         self._ids = itertools.count()
         self._under_way: set[_Request] = set()
         self._gate = Gate()
@@ -96,7 +98,7 @@ class VLLMEngine:
         async with self._gate.request():
             with self._clock.request():
                 while True:
-                    request = _Request(str(next(self._ids)), self._version)
+                    request = _Request(str(next(self._ids)), self._version, [(0, self._next_version)])
                     completion = await self._complete(request, ids, params)
                     if not self._begins_again(request, completion):
                         return completion
@@ -186,6 +188,7 @@ class VLLMEngine:
         vLLM before 0.32 does not tell which weights sampled a token. The answer to a pause comes after all
         that was sampled before it, so that only the steps between the socket and the requests are left.
         """
+        self._next_version = version
         if self._reports_versions:
             return
         steps = 1 + self._llm.engine_core.outputs_queue.qsize()
@@ -214,12 +217,9 @@ class _Request:
 
     id: str
     version: int
+    spans: list[tuple[int, int]]
     started: bool = False
     given_up: bool = False
-    spans: list[tuple[int, int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.spans.append((0, self.version))
 
 
 class Gate:

@@ -13,12 +13,12 @@ from areal.rollout.engine import Completion, Engine
 from areal.weights.shared_memory import SharedMemoryChannel
 
 ON_GPU = torch.cuda.is_available()
-TOLERANCE = 2e-2 if ON_GPU else 1e-4
+TOLERANCE = 4e-2 if ON_GPU else 1e-4
 """Error of a log-probability in fp32 that at most one token in a thousand exceeds.
 
-4e-5 is usual at worst on a CPU; on a GPU, where the engine's attention multiplies in tf32, 1e-2.
+4e-5 is usual at worst on a CPU; on a GPU, where the engine's attention multiplies in tf32, 2e-2.
 """
-LARGEST = 5e-2 if ON_GPU else 5e-4
+LARGEST = 1e-1 if ON_GPU else 5e-4
 """What no token may exceed. On a CPU the engine approximates exp: 2e-4 was seen once in 10⁵ tokens."""
 
 
