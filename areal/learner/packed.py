@@ -6,6 +6,7 @@ computed once; each sequence's attention gathers its own tokens, shared ones inc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +25,17 @@ ATTENTION = "areal_packed"
 class Layout:
     """Which tokens of the row make up each of S sequences, L the longest of them.
 
+    The cost of attention is quadratic in what a sequence is padded to: it is done in runs of like lengths.
+
     Attributes:
         index: ``[S, L]``, place in the row of each token of each sequence; anything behind its end.
         owned: bool ``[S, L]``, where a token is computed: true once for each place of the row, in its order.
+        runs: first sequence, one behind the last, and the longest length of each run.
     """
 
     index: torch.Tensor
     owned: torch.Tensor
+    runs: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ def pack(trajectories: Sequence[Trajectory], device: torch.device) -> Packed:
     return Packed(
         tokens=tensor(tokens[owned]),
         positions=tensor(np.nonzero(owned)[1]),
-        layout=Layout(tensor(index), tensor(owned)),
+        layout=Layout(tensor(index), tensor(owned), _runs(lengths.tolist())),
         before=tensor(index[owner, step - 1]),
         targets=tensor(tokens[owner, step]),
         behav=tensor(np.concatenate([t.logprobs[t.loss_mask] for t in trajectories])),
@@ -104,6 +109,19 @@ def _places(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]
         owned[i, shared : len(trajectory)] = True
         end += rest
     return index, owned
+
+
+def _runs(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Cut neighbours into runs, none shorter than two thirds of its run's longest: few if they are sorted."""
+    bounds = [0]
+    shortest = longest = lengths[0]
+    for i, length in enumerate(lengths):
+        shortest, longest = min(shortest, length), max(longest, length)
+        if 3 * shortest < 2 * longest:
+            bounds.append(i)
+            shortest = longest = length
+    bounds.append(len(lengths))
+    return tuple((first, last, max(lengths[first:last])) for first, last in itertools.pairwise(bounds))
 
 
 def packed_attention(
@@ -134,15 +152,29 @@ def packed_attention(
     """
     if layout is None:
         raise ValueError("packed attention needs the layout of the sequences")
-    # What lies behind the end of a sequence comes last: under a causal mask no real token ever sees it.
-    q, k, v = (x[0][:, layout.index].transpose(0, 1) for x in (query, key, value))
-    longest = layout.index.shape[1]
-    steps = torch.arange(longest, device=query.device)
-    mask = None
-    if sliding_window is not None and longest > sliding_window:
-        back = steps[:, None] - steps
-        mask = (back >= 0) & (back < sliding_window)
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    return out.transpose(1, 2)[layout.owned][None], None
+    parts = []
+    for first, last, longest in layout.runs:
+        index, owned = layout.index[first:last, :longest], layout.owned[first:last, :longest]
+        # What lies behind the end of a sequence comes last: under a causal mask no real token ever sees it.
+        q, k, v = (x[0][:, index].transpose(0, 1) for x in (query, key, value))
+        mask = _window(longest, sliding_window, query.device)
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        parts.append(out.transpose(1, 2)[owned])
+    return torch.cat(parts)[None], None
+
+
+def _window(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Return who sees whom, bool ``[length, length]``; None: every token all before it."""
+    if sliding_window is None or length <= sliding_window:
+        return None
+    steps = torch.arange(length, device=device)
+    back = steps[:, None] - steps
+    return (back >= 0) & (back < sliding_window)

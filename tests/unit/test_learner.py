@@ -11,13 +11,15 @@ import numpy as np
 import papers
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
 from areal.learner.learner import Learner
 from areal.learner.model import load_model, logprobs_and_entropy
-from areal.learner.packed import pack
+from areal.learner.packed import _runs, pack
 from areal.learner.presets import PRESETS
 from areal.models import resolve_model
 from areal.trajectory import Batch, Group, Trajectory
@@ -256,6 +258,19 @@ def test_a_shared_prompt_is_computed_once():
     packed = pack(trajectories, CPU)
     assert len(packed.tokens) == sum(prompts.values()) + sum(t.sampled for t in trajectories)
     assert packed.layout.owned.sum() == len(packed.tokens)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_attention_pads_little_and_sorted_sequences_make_few_runs(lengths: list[int]):
+    def runs(of: list[int]) -> list[list[int]]:
+        found = _runs(of)
+        assert [longest for _, _, longest in found] == [max(of[a:b]) for a, b, _ in found]
+        return [of[a:b] for a, b, _ in found]
+
+    cut = runs(lengths)
+    assert [length for run in cut for length in run] == lengths
+    assert all(3 * min(run) >= 2 * max(run) for run in cut)
+    assert len(runs(sorted(lengths, reverse=True))) <= 1 + math.log(max(lengths) / min(lengths), 1.5)
 
 
 def test_a_batch_without_any_advantage_moves_nothing():
