@@ -295,7 +295,7 @@ def seeded(sampling: Sampling, config: Config, place: Place) -> Sampling:
     """Give an episode of a synchronous run a seed of its own, so that the run can be had again.
 
     Where weights change under way, what is sampled depends on time, whatever the seed: there the engine's
-    own random state, which costs less, will do.
+    own random state will do. It needs no generator for each request, which a GPU fills one by one.
     """
     if config.rollout.max_staleness > 0:
         return sampling

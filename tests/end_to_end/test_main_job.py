@@ -88,6 +88,9 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     ]
     assert len(consumed) == len(set(consumed)) == end * 16, "each group once"
     assert (run / "curve.png").stat().st_size > 10_000
+    replayed = subprocess.run([*AREAL, "replay", str(run)], capture_output=True, text=True)
+    assert replayed.returncode == 0, replayed.stdout
+    assert f"the same to the bit: {end} updates" in replayed.stdout, "across both resumptions"
 
 
 def test_the_default_job_learns(tmp_path: Path):

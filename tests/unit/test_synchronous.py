@@ -7,7 +7,6 @@ end in a random order. Everything else is what a run has.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import sys
 from pathlib import Path
@@ -15,23 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
+from synchronous import Outcome, assert_same, synchronous
 
 import areal
 from areal.config import Config, parse_config
-from areal.learner.learner import Learner
 from areal.models import load_tokenizer
 from areal.rollout.conversation import Renderer, eos_ids
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
-from areal.rollout.seeds import derive
-from areal.rollout.tasks import TaskSource
 from areal.runtime import loop
-from areal.runtime.assembly import Plan, plan
+from areal.runtime.assembly import Plan, make_learner, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.trajectory import Batch, Group
 
 STEPS, GROUPS, MEMBERS = 4, 2, 4
 
@@ -114,60 +108,23 @@ async def asynchronous(
     return engine
 
 
-async def synchronous(config: Config) -> tuple[list[list[Group]], list[dict[str, float]], Learner]:
-    """The algorithm, straight: generate a batch, wait for all of it, update, hand over the weights."""
+async def expected_outcome(config: Config) -> Outcome:
     checked, engine = plan(config), ScriptedEngine()
     player, _ = make_player(checked, engine)
-    learner = Learner(checked.model, config.learner, "cpu", config.rollout.temperature, 1, 64)
-    tasks = TaskSource(checked.env, config.seed)
-    batches, metrics = [], []
-    for version in range(config.steps):
-        groups = []
-        for number in range(version * GROUPS, (version + 1) * GROUPS):
-            members = []
-            for member in range(MEMBERS):
-                sampling = Sampling(
-                    config.rollout.max_new_tokens, seed=derive(config.seed, number, member, 0)
-                )
-                members.append(await player.play(tasks.task(number), sampling))
-            groups.append(Group(number, version, members))
-        metrics.append(learner.update(Batch(version, groups)))
-        batches.append(groups)
-        await engine.load(version + 1)
+    learner = make_learner(config, checked.model, checked.model, "cpu", 1)
+    outcome = await synchronous(checked, player, learner, engine.load)
     await player.close()
-    return batches, metrics, learner
-
-
-def without_times(group: dict[str, Any]) -> dict[str, Any]:
-    for trajectory in group["trajectories"]:
-        del trajectory["started"], trajectory["ended"]
-    return group
-
-
-def check_same(run: Path, batches: list[list[Group]], metrics: list[dict[str, float]], learner: Learner):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    for step, (groups, expected) in enumerate(zip(batches, metrics, strict=True), 1):
-        recorded = (run / "rollouts" / f"step-{step:06d}.jsonl").read_text().splitlines()
-        assert [without_times(json.loads(line)) for line in recorded] == [
-            without_times(json.loads(json.dumps(g.to_json()))) for g in groups
-        ]
-        for name in ("loss", "grad_norm", "policy/kl", "policy/entropy"):
-            assert lines[step - 1][name] == expected[name], (step, name)
-    assert any(line["loss"] != 0 for line in lines), "something is learnt"
-    model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
-    for ours, theirs in zip(learner.model.parameters(), model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    return outcome
 
 
 async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = settings(tmp_path, "whole")
-    expected = await synchronous(config)
+    expected = await expected_outcome(config)
     directory = RunDirectory.create(config)
     engine = await asynchronous(directory, config, monkeypatch)
     assert None not in engine.seeds
     assert len(set(engine.seeds)) == len(engine.seeds), "each request has a seed of its own"
-    check_same(directory.path, *expected)
+    assert_same(directory.path, expected)
     replayed = areal.replay(directory.path)
     assert replayed.verdict.startswith("the same to the bit")
 
@@ -176,7 +133,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path, monkeypatch
     parts = RunDirectory.create(short)
     await asynchronous(parts, short, monkeypatch)
     await asynchronous(parts, settings(tmp_path, "parts"), monkeypatch, parts.checkpoints / "step-000002")
-    check_same(parts.path, *expected)
+    assert_same(parts.path, expected)
     assert areal.replay(parts.path, from_step=3).verdict.startswith("the same to the bit")
 
 

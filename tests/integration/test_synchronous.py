@@ -1,0 +1,91 @@
+"""At η=0 the runtime on vLLM is the synchronous algorithm: batches, losses and weights, to the bit.
+
+What the engine computes for a request must not depend on which requests are computed beside it: the reference
+generates one group after the other, the run all groups of a batch at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from synchronous import assert_same, synchronous
+
+import areal
+from areal import registry
+from areal.config import parse_config
+from areal.models import load_tokenizer
+from areal.rollout.player import Player
+from areal.runtime import loop
+from areal.runtime.assembly import Plan, make_learner, plan
+from areal.telemetry.progress import Progress
+from areal.telemetry.run_directory import RunDirectory
+from areal.weights.shared_memory import SharedMemoryChannel
+
+
+class Shared:
+    """The engine of all tests: a run that ends leaves it running."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
+async def test_eta_zero_is_the_synchronous_algorithm(
+    player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rollout = {"batch_size": 32, "group_size": 8, "max_staleness": 0, "max_model_len": 512}
+    config = parse_config(
+        {
+            "output": tmp_path,
+            "name": "r",
+            "steps": 3,
+            "seed": 5,
+            "rollout": rollout,
+            "learner": {"threads": 1},
+            "evaluation": {"problems": 0},
+        }
+    )
+    checked = plan(config)
+
+    def new_player() -> Player:
+        engine: Any = Shared(player.engine)
+        make_env = lambda: registry.make_env(config.env, **config.env_options)  # noqa: E731
+        return Player.build(engine, player.renderer, checked.agent, make_env, 4, 512)
+
+    learner = make_learner(config, checked.model, checked.model, "cpu", 1)
+    channel = SharedMemoryChannel(learner.named_parameters())
+    await player.engine.connect(channel.init_info())
+
+    async def publish(version: int) -> None:
+        channel.write(learner.named_parameters())
+        await player.engine.load(version)
+
+    await publish(0)
+    reference = new_player()
+    expected = await synchronous(checked, reference, learner, publish)
+    await reference.close()
+
+    fresh = make_learner(config, checked.model, checked.model, "cpu", 1)
+    channel.write(fresh.named_parameters())
+    await player.engine.load(0)
+    channel.close()
+
+    async def start_player(checked: Plan, backend: str | None) -> tuple[Player, Any]:
+        return new_player(), load_tokenizer(checked.model)
+
+    monkeypatch.setattr(loop, "start_player", start_player)
+    directory = RunDirectory.create(config)
+    with Progress(config.steps, "", False, sys.stderr) as progress:
+        await loop.Trainer(checked, directory, progress).run()
+    assert_same(directory.path, expected)
+    assert areal.replay(directory.path).verdict == "the same to the bit: 3 updates"

@@ -1,0 +1,72 @@
+"""The synchronous algorithm, straight, and what a run must have in common with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from areal.learner.learner import Learner
+from areal.rollout.player import Player
+from areal.rollout.seeds import derive
+from areal.rollout.tasks import TaskSource
+from areal.runtime.assembly import Plan, training_sampling
+from areal.trajectory import Batch, Group, Trajectory
+
+Outcome = tuple[list[list[Group]], list[dict[str, float]], Learner]
+
+
+async def synchronous(
+    checked: Plan, player: Player, learner: Learner, publish: Callable[[int], Awaitable[None]]
+) -> Outcome:
+    """Generate a batch, wait for all of it, update, hand over the weights; again.
+
+    Groups are generated one after the other, which no run does: it must not matter.
+    """
+    config, batches, metrics = checked.config, [], []
+    tasks = TaskSource(checked.env, config.seed)
+    size = config.groups_per_batch
+
+    def play(number: int, member: int) -> Awaitable[Trajectory]:
+        sampling = replace(training_sampling(config), seed=derive(config.seed, number, member, 0))
+        return player.play(tasks.task(number), sampling)
+
+    for version in range(config.steps):
+        groups = []
+        for number in range(version * size, (version + 1) * size):
+            members = await asyncio.gather(*(play(number, m) for m in range(config.rollout.group_size)))
+            groups.append(Group(number, version, list(members)))
+        metrics.append(learner.update(Batch(version, groups)))
+        batches.append(groups)
+        await publish(version + 1)
+    return batches, metrics, learner
+
+
+def assert_same(run: Path, outcome: Outcome) -> None:
+    """The run consumed the same batches, had the same losses and ends with the same weights, to the bit."""
+    batches, metrics, learner = outcome
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(batches) + 1))
+    for step, (groups, expected) in enumerate(zip(batches, metrics, strict=True), 1):
+        recorded = (run / "rollouts" / f"step-{step:06d}.jsonl").read_text().splitlines()
+        assert [_without_times(json.loads(line)) for line in recorded] == [
+            _without_times(json.loads(json.dumps(g.to_json()))) for g in groups
+        ]
+        for name in ("loss", "grad_norm", "policy/kl", "policy/entropy"):
+            assert lines[step - 1][name] == expected[name], (step, name)
+    assert any(line["loss"] != 0 for line in lines), "something is learnt"
+    model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
+    for ours, theirs in zip(learner.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def _without_times(group: dict[str, Any]) -> dict[str, Any]:
+    for trajectory in group["trajectories"]:
+        del trajectory["started"], trajectory["ended"]
+    return group
