@@ -150,6 +150,8 @@ class Trainer:
             self._producing = asyncio.create_task(self.controller.run(), name="rollouts")
             self._account = StepAccount(self.engine.busy_seconds, self.controller.finished_tokens)
             while self.learner.version < self.config.steps:
+                if self._stop.is_set():  # where batches wait for the learner, no wait of ours would notice
+                    raise self._interrupted()
                 await self._step()
             if self._loading is not None:
                 await self._guard(self._loading)
@@ -281,14 +283,17 @@ class Trainer:
                 return wanted.result()
             if not self._stop.is_set() and self._producing is not None:
                 self._producing.result()  # raises what ended the rollouts
-            raise Interrupted(
-                f"stopped after {self.learner.version} of {self.config.steps} updates; go on with "
-                f"`areal train --resume {self.directory.path}`"
-            )
+            raise self._interrupted()
         finally:
             stop.cancel()
             if not wanted.done():
                 await _cancel(wanted)
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"stopped after {self.learner.version} of {self.config.steps} updates; go on with "
+            f"`areal train --resume {self.directory.path}`"
+        )
 
 
 def seeded(sampling: Sampling, config: Config, place: Place) -> Sampling:

@@ -7,6 +7,7 @@ end in a random order. Everything else is what a run has.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from synchronous import Outcome, assert_same, synchronous
 
 import areal
 from areal.config import Config, parse_config
+from areal.errors import Interrupted
 from areal.models import load_tokenizer
 from areal.rollout.conversation import Renderer, eos_ids
 from areal.rollout.engine import Completion, Sampling
@@ -26,6 +28,7 @@ from areal.runtime import loop
 from areal.runtime.assembly import Plan, make_learner, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
+from areal.trajectory import Batch
 
 STEPS, GROUPS, MEMBERS = 4, 2, 4
 
@@ -144,3 +147,21 @@ async def test_asynchronous_requests_use_the_engines_own_random_state(
     config.rollout.max_staleness = 1
     engine = await asynchronous(RunDirectory.create(config), config, monkeypatch)
     assert set(engine.seeds) == {None}
+
+
+async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = settings(tmp_path, "stopped", steps=30)
+    config.rollout.max_staleness = math.inf
+    record = loop.Trainer._record
+
+    def stop_at_ten(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
+        record(trainer, batch, metrics)
+        if trainer.learner.version == 10:
+            assert trainer.admission.complete >= GROUPS, "a batch waits"
+            trainer._stop.set()
+
+    monkeypatch.setattr(loop.Trainer, "_record", stop_at_ten)
+    with pytest.raises(Interrupted, match="stopped after 10 of 30"):
+        await asynchronous(RunDirectory.create(config), config, monkeypatch)
