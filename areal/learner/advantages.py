@@ -93,8 +93,8 @@ def overlong_penalty(lengths: torch.Tensor, longest: int, share: float) -> torch
     Returns:
         ``[N]``, 0 up to ``(1 − share) · longest``, from there linear to 1 at ``longest``.
     """
-    buffer = share * longest
-    return ((lengths - (longest - buffer)) / buffer).clamp(0, 1)
+    # Exactly 1 at the longest: what is left of a reward may then be exactly that of others.
+    return (1 - (longest - lengths) / (share * longest)).clamp(0, 1)
 
 
 def gae(

@@ -263,7 +263,9 @@ def mbpp() -> list[tuple[int, str, AssertTests]]:
     ]
 
 
-async def test_the_solutions_of_mbpp_pass(verifier):
+async def test_the_solutions_of_mbpp_pass(sandbox):
+    # Problem 123 computes for two seconds on an idle machine: what is too slow is not the question here.
+    verifier = CodeVerifier(sandbox, Limits(wall_s=20))
     failed = set()
     for number, source, tests in mbpp():
         try:

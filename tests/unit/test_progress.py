@@ -203,7 +203,9 @@ def test_terminal_is_given_back_after_an_error(error, screens):
     with pytest.raises(error), Progress(2, "title", True, screen.stream):
         raise error
     started = set(threading.enumerate()) - before
-    assert not [t for t in started if "refresh" in type(t).__name__.lower()], "rich's thread has ended"
+    for thread in (t for t in started if "refresh" in type(t).__name__.lower()):
+        thread.join(30)  # told to stop, it may still be asleep or wait for its turn
+        assert not thread.is_alive(), "rich's thread has ended"
     written = screen.close()
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor shows again
 
