@@ -14,18 +14,17 @@ from areal.weights.shared_memory import SharedMemoryChannel
 
 ON_GPU = torch.cuda.is_available()
 TOLERANCE = 4e-2 if ON_GPU else 1e-4
-"""Error of a log-probability in fp32 that at most one token in a thousand exceeds.
+"""Largest error of a log-probability in fp32.
 
 4e-5 is usual at worst on a CPU; on a GPU, where the engine's attention multiplies in tf32, 2e-2.
 """
-LARGEST = 1e-1 if ON_GPU else 5e-4
-"""What no token may exceed. On a CPU the engine approximates exp: 2e-4 was seen once in 10⁵ tokens."""
+DISTINCT = 2e-1 if ON_GPU else 1e-3
+"""Error that tells another version from a token's own."""
 
 
 def assert_agree(errors: torch.Tensor) -> None:
-    """Hold errors of log-probabilities, of any shape, to the bounds above."""
-    assert errors.quantile(0.999) < TOLERANCE, (errors.quantile(0.999), errors.max())
-    assert errors.max() < LARGEST
+    """Hold errors of log-probabilities, of any shape, to the bound above."""
+    assert errors.max() < TOLERANCE, errors.max()
 
 
 class Policies:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from policies import LARGEST, ON_GPU, Policies, assert_agree, error
+from policies import DISTINCT, ON_GPU, Policies, assert_agree, error
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.models import resolve_model
@@ -113,7 +113,7 @@ def check_completion(
         # The last tokens before and the first ones after belong to their own version and to no other.
         left, right = slice(max(0, boundary - 8), boundary), slice(boundary, boundary + 8)
         for side, other in ((left, version), (right, before)):
-            refuted.append(bool(by_version[other][side].max() > 2 * LARGEST))
+            refuted.append(bool(by_version[other][side].max() > DISTINCT))
     return torch.stack([by_version[v][i] for i, v in enumerate(completion.versions)]), refuted
 
 
