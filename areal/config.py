@@ -173,12 +173,17 @@ class LearnerConfig(_Settings):
     """Largest gradient norm."""
     minibatches: int = Field(2, ge=1)
     """Optimizer steps for one batch."""
-    micro_batch_tokens: int = Field(4096, ge=1)
-    """Largest number of tokens of one forward and backward pass."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Largest number of tokens of one forward and backward pass; null: 16384 on a GPU, 4096 on a CPU."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of the learner on a machine without GPU; null: half of the cores."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the learner's weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the model computes in; weights and optimizer are float32. auto: bfloat16 on a GPU."""
+    recompute: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: a third slower, with
+    much less memory."""
+    compile: bool | None = None
+    """Compile the layers (torch.compile), a minute at the first update; null: on a GPU."""
 
     @field_validator("objective")
     @classmethod

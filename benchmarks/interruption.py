@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from common import BLUE, GREEN, ORANGE, parser, picture, save
 
 from areal.config import parse_config
@@ -130,7 +129,7 @@ async def measure_all(arguments: argparse.Namespace) -> dict[str, list[Measured]
     config = parse_config({"rollout": {"max_concurrent": arguments.concurrency, "max_model_len": 1024}})
     checked = plan(config)
     player, _ = await start_player(checked, BACKEND)
-    model = load_model(checked.model, torch.device("cpu"), torch.float32)
+    model = load_model(checked.model)
     channel = SharedMemoryChannel(model.named_parameters())
     channel.write(model.named_parameters())
     await player.engine.connect(channel.init_info())

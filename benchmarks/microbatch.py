@@ -31,7 +31,7 @@ import torch
 from common import BLUE, GREEN, GREY, ORANGE, interleaved, parser, picture, save
 
 from areal.learner.microbatches import allocate, best_fit
-from areal.learner.model import load_model, logprobs_and_entropy
+from areal.learner.model import Policy, load_model
 from areal.learner.objectives import Tokens, token_loss
 from areal.learner.packed import pack
 from areal.learner.presets import Objective
@@ -95,7 +95,7 @@ class Passes:
 
         path = resolve_model("starter")
         self._device = device
-        self._packed = load_model(path, device, torch.float32)
+        self._packed = Policy(load_model(path)).to(device)
         self._plain = AutoModelForCausalLM.from_pretrained(path).to(device).eval()
 
     def seconds(self, way: str, cut: Cut) -> float:
@@ -108,7 +108,7 @@ class Passes:
 
     def _row(self, members: list[Trajectory]) -> None:
         packed = pack(members, self._device)
-        logprobs, _ = logprobs_and_entropy(self._packed, packed, 1.0)
+        logprobs, _ = self._packed(packed, 1.0)
         self._backward(logprobs, packed.behav, packed.owner)
 
     def _padded(self, members: list[Trajectory]) -> None:

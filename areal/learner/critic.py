@@ -14,9 +14,10 @@ import torch
 from areal.config import LearnerConfig
 from areal.learner.advantages import gae, whiten
 from areal.learner.minibatches import Micro
-from areal.learner.model import load_model
+from areal.learner.model import hidden_states, load_model
 from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
+from areal.learner.placement import place
 
 
 class Critic(torch.nn.Module):
@@ -30,29 +31,24 @@ class Critic(torch.nn.Module):
 
     def __init__(self, path: str, settings: LearnerConfig, device: torch.device) -> None:
         super().__init__()
-        model = load_model(path, device, getattr(torch, settings.dtype))
+        model = load_model(path)
         self._trunk = model.base_model
-        self._head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1, device=device)
+        self._head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1)
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
         self._settings = settings
+        place(self, self._trunk, settings, device)
         self._optimizer = adamw(self, settings)
 
-    def values(self, packed: Packed) -> torch.Tensor:
-        """Return the expected return before each sampled token, ``[K]``."""
-        hidden = self._trunk(
-            input_ids=packed.tokens[None],
-            position_ids=packed.positions[None],
-            use_cache=False,
-            layout=packed.layout,
-        ).last_hidden_state[0]
-        return self._head(hidden[packed.before].float()).squeeze(-1)
+    def forward(self, packed: Packed) -> torch.Tensor:
+        """Return the expected return before each sampled token, float32 ``[K]``."""
+        return self._head(hidden_states(self._trunk, packed)[packed.before]).squeeze(-1).float()
 
     @torch.no_grad()
     def judge(self, micros: Sequence[Micro]) -> dict[str, float]:
         """Fill in the advantages, normalised over the batch, and the returns; return what to report."""
         s = self._settings.choices
-        values = [self.values(micro.packed).cpu() for micro in micros]
+        values = [self(micro.packed).cpu() for micro in micros]
         found = [
             gae(value, micro.rewards, micro.packed.owner.cpu(), s.gamma, s.gae_lambda)
             for value, micro in zip(values, micros, strict=True)
@@ -71,7 +67,7 @@ class Critic(torch.nn.Module):
     def accumulate(self, micro: Micro) -> None:
         """Add a micro-batch's gradient of the squared error, in the shares of the policy's loss."""
         assert micro.returns is not None, "judge first"
-        error = self.values(micro.packed) - micro.returns
+        error = self(micro.packed) - micro.returns
         (error.square() / 2 * micro.share).sum().backward()
 
     def step(self, share_of_rate: float, version: int) -> None:

@@ -8,7 +8,6 @@ none, and trajectories that cannot move the policy only count in the denominator
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,27 +16,40 @@ import torch
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
+from areal.learner.attention import kernel_name
 from areal.learner.critic import Critic
+from areal.learner.flops import FlopCounter, peak_flops
 from areal.learner.minibatches import Micro, Splitter
-from areal.learner.model import load_model, logprobs_and_entropy
+from areal.learner.model import Policy, load_model
 from areal.learner.objectives import Tokens, token_loss
 from areal.learner.optimizer import adamw, set_rate, step
+from areal.learner.packed import Packed
+from areal.learner.placement import compute_dtype, full, micro_batch_tokens, place, uses_varlen
 from areal.trajectory import Batch
 
 
 @dataclass(slots=True)
 class _Sums:
-    """Sums over the tokens of a batch that were passed through the model."""
+    """Sums over the tokens of a batch that passed through the model; they stay on the device meanwhile."""
 
     tokens: int = 0
-    totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    totals: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def add(self, **values: torch.Tensor) -> None:
         for name, tensor in values.items():
-            self.totals[name] += float(tensor.detach().sum())
+            total = tensor.detach().sum(dtype=torch.float64)
+            self.totals[name] = self.totals[name] + total if name in self.totals else total
+
+    def largest(self, name: str, values: torch.Tensor) -> None:
+        if len(values):
+            found = values.detach().max()
+            self.totals[name] = torch.maximum(self.totals[name], found) if name in self.totals else found
+
+    def total(self, name: str) -> float:
+        return float(self.totals[name]) if name in self.totals else 0.0
 
     def mean(self, name: str) -> float:
-        return self.totals[name] / self.tokens if self.tokens else 0.0
+        return self.total(name) / self.tokens if self.tokens else 0.0
 
 
 class Learner:
@@ -74,32 +86,52 @@ class Learner:
         self._splitter = Splitter(
             objective,
             settings.minibatches,
-            settings.micro_batch_tokens,
+            micro_batch_tokens(settings, self._device),
             max_new_tokens or 0,
             self._device,
+            uses_varlen(settings, self._device),
         )
-        dtype = getattr(torch, settings.dtype)
-        self.model = load_model(path, self._device, dtype)
-        self._optimizer = adamw(self.model, settings)
+        self.policy = self._load(path)
+        self._optimizer = adamw(self.policy, settings)
         self._critic = Critic(path, settings, self._device) if objective.advantage == "gae" else None
-        self._reference = load_model(reference or path, self._device, dtype) if objective.kl > 0 else None
+        self._reference = self._load(reference or path) if objective.kl > 0 else None
+        self._flops = FlopCounter(self.model)
+        self._peak = peak_flops(self._device)
         self.version = 0
         self.busy_seconds = 0.0
 
+    def _load(self, path: str) -> Policy:
+        policy = Policy(load_model(path))
+        place(policy, policy.model, self._settings, self._device)
+        return policy
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model; its parameters may be sharded."""
+        return self.policy.model
+
+    @property
+    def description(self) -> str:
+        """How it computes, in a few words."""
+        dtype = str(compute_dtype(self._settings, self._device)).removeprefix("torch.")
+        return f"{dtype}, attention: {kernel_name(uses_varlen(self._settings, self._device))}"
+
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The weights under their Hugging Face names, tied ones once."""
-        return self.model.named_parameters()
+        """The float32 weights under their Hugging Face names, tied ones once, each whole."""
+        for name, parameter in self.model.named_parameters():
+            yield name, full(parameter.detach())
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Make one update (one optimizer step for each minibatch) and return its metrics."""
         started = time.monotonic()
         minibatches, without_advantage = self._splitter.split(batch)
-        tokens = sum(len(micro.packed.tokens) for minibatch in minibatches for micro in minibatch)
+        micros = [micro for minibatch in minibatches for micro in minibatch]
+        tokens = sum(len(micro.packed.tokens) for micro in micros)
         judged = self._look_ahead(minibatches)
         sums = _Sums()
         warmth = min(1.0, (self.version + 1) / (self._settings.warmup_steps + 1))
         set_rate(self._optimizer, self._settings.learning_rate * warmth)
-        norms = [self._optimizer_step(minibatch, warmth, sums) for minibatch in minibatches]
+        norms = [self._optimizer_step(i, minibatch, warmth, sums) for i, minibatch in enumerate(minibatches)]
         self.version += 1
         elapsed = time.monotonic() - started
         self.busy_seconds += elapsed
@@ -113,10 +145,24 @@ class Learner:
             "policy/behav_ratio": sums.mean("behav_ratio"),
             **({"policy/reference_kl": sums.mean("reference_kl")} if self._reference is not None else {}),
             **judged,
+            **_mismatch(sums),
             "advantage/zero": without_advantage,
             "time/train": elapsed,
             "learner/tokens_per_s": tokens / elapsed,
+            **({"learner/mfu": self._work(minibatches) / elapsed / self._peak} if self._peak else {}),
         }
+
+    def _work(self, minibatches: list[list[Micro]]) -> int:
+        """Floating-point operations that an update on these has to make."""
+        work = 0
+        for i, minibatch in enumerate(minibatches):
+            passes = 3 + (i > 0 and self._objective.decoupled) + (self._reference is not None)
+            for micro in minibatch:
+                packed, predicted = micro.packed, len(micro.packed.targets)
+                work += passes * self._flops.forward(len(packed.tokens), predicted, packed.pairs)
+                if self._critic is not None:
+                    work += 4 * self._flops.forward(len(packed.tokens), 0, packed.pairs)
+        return work
 
     @torch.no_grad()
     def _look_ahead(self, minibatches: list[list[Micro]]) -> dict[str, float]:
@@ -124,30 +170,31 @@ class Learner:
         if self._objective.decoupled:
             for minibatch in minibatches[1:]:
                 for micro in minibatch:
-                    micro.prox, _ = logprobs_and_entropy(self.model, micro.packed, self._temperature)
+                    micro.prox, _ = self.policy(micro.packed, self._temperature)
         micros = [micro for minibatch in minibatches for micro in minibatch]
         if self._reference is not None:
             for micro in micros:
-                micro.reference, _ = logprobs_and_entropy(self._reference, micro.packed, self._temperature)
+                micro.reference, _ = self._reference(micro.packed, self._temperature)
         return {} if self._critic is None else self._critic.judge(micros)
 
-    def _optimizer_step(self, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:
+    def _optimizer_step(self, index: int, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:
         """Accumulate gradients over the micro-batches, clip, step; return the norm before clipping."""
         for micro in minibatch:
-            self._accumulate(micro, sums)
+            prox = self._accumulate(micro, sums)
+            if index == 0 or self._objective.decoupled:  # then it is the policy of the start of the step
+                self._compare(micro.packed, prox, sums)
             if self._critic is not None:
                 self._critic.accumulate(micro)
         norm = step(
-            self.model, self._optimizer, self._settings.grad_clip, self.version, moves=bool(minibatch)
+            self.policy, self._optimizer, self._settings.grad_clip, self.version, moves=bool(minibatch)
         )
         if self._critic is not None:
             self._critic.step(warmth, self.version)
         return norm
 
-    def _accumulate(self, micro: Micro, sums: _Sums) -> None:
-        logprobs, entropy = logprobs_and_entropy(
-            self.model, micro.packed, self._temperature, self._objective.entropy > 0
-        )
+    def _accumulate(self, micro: Micro, sums: _Sums) -> torch.Tensor:
+        """Add a micro-batch's gradients and return the log-probabilities under π_prox."""
+        logprobs, entropy = self.policy(micro.packed, self._temperature, self._objective.entropy > 0)
         behav = micro.packed.behav
         prox = logprobs.detach() if micro.prox is None else micro.prox
         assert micro.advantages is not None
@@ -167,6 +214,14 @@ class Learner:
         )
         if token.reference_kl is not None:
             sums.add(reference_kl=token.reference_kl)
+        return prox
+
+    def _compare(self, packed: Packed, prox: torch.Tensor, sums: _Sums) -> None:
+        """Note how far learner and engine are apart where both had the same weights."""
+        fresh = packed.versions == self.version
+        difference = (prox - packed.behav)[fresh]
+        sums.add(fresh=fresh, mismatch=difference.abs(), mismatch_kl=(difference.exp() - 1 - difference))
+        sums.largest("mismatch_max", difference.abs())
 
     def state(self) -> dict[str, Any]:
         """Everything but the weights that the next update depends on."""
@@ -193,3 +248,19 @@ class Learner:
         self.version = state["version"]
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
+
+
+def _mismatch(sums: _Sums) -> dict[str, float]:
+    """What tokens say of engine and learner that were sampled by the very weights that the step began with.
+
+    Both should have the same log-probabilities of them. Without such tokens there is nothing to report.
+    """
+    fresh = sums.total("fresh")
+    if not fresh:
+        return {}
+    return {
+        "mismatch/logprob": sums.total("mismatch") / fresh,
+        "mismatch/logprob_max": sums.total("mismatch_max"),
+        "mismatch/kl": sums.total("mismatch_kl") / fresh,
+        "mismatch/tokens": fresh / sums.tokens,
+    }

@@ -49,6 +49,7 @@ class Splitter:
         budget: tokens of one micro-batch.
         longest: tokens of the longest answer allowed.
         device: where the tokens go.
+        varlen: whether attention has kernels of variable length.
     """
 
     objective: Objective
@@ -56,6 +57,7 @@ class Splitter:
     budget: int
     longest: int
     device: torch.device
+    varlen: bool = False
 
     def split(self, batch: Batch) -> tuple[list[list[Micro]], float]:
         """Return the micro-batches of each minibatch, and the share of trajectories that have no advantage.
@@ -103,7 +105,7 @@ class Splitter:
         micros = []
         for members in allocate([len(trajectories[i]) for i in useful], self.budget):
             chosen = [useful[m] for m in members]
-            packed = pack([trajectories[i] for i in chosen], self.device)
+            packed = pack([trajectories[i] for i in chosen], self.device, self.varlen)
             micro = Micro(packed, share[chosen].to(self.device)[packed.owner], rewards[chosen])
             if advantages is not None:
                 micro.advantages = advantages[chosen].to(self.device)[packed.owner]

@@ -5,49 +5,93 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 
 from areal.errors import UserError
-from areal.learner.packed import ATTENTION, Packed, packed_attention
+from areal.learner.attention import ATTENTION, Padded, packed_attention
+from areal.learner.logits import logprobs_and_entropy
+from areal.learner.packed import Packed
 
 
-def load_model(path: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a causal language model for training.
+class Policy(torch.nn.Module):
+    """A causal language model that gives log-probabilities of sampled tokens, never logits.
+
+    Attributes:
+        model: the Hugging Face model; its parameters are float32.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, packed: Packed, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the log-probability of each sampled token and the entropy of its distribution, both ``[K]``.
+
+        The logits are divided by ``temperature`` first, as the engine does: it is that distribution which was
+        sampled from. Logits are computed only where a sampled token is predicted. The entropy is
+        differentiable only if ``entropy_gradient`` says so.
+        """
+        hidden = hidden_states(self.model.base_model, packed).index_select(0, packed.before)
+        weight = self.model.get_output_embeddings().weight
+        return logprobs_and_entropy(hidden, weight, packed.targets, temperature, entropy_gradient)
+
+
+def load_model(path: str) -> Any:
+    """Load a causal language model for training, in float32, on the CPU.
 
     Raises:
-        UserError: the folder or hub id holds no causal language model.
+        UserError: the folder or hub id holds no causal language model, or one whose logits are not simply
+            the output layer's product with the last hidden states, which is what the learner computes.
     """
     from transformers import AttentionInterface, AutoModelForCausalLM
 
     AttentionInterface.register(ATTENTION, packed_attention)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=ATTENTION
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
     # No dropout: the recomputed log-probabilities must be those of the policy that is updated.
-    return model.to(device).eval()
+    model.eval()
+    if not _logits_are_a_product(model):
+        raise UserError(
+            f"the model {path} changes its logits after the output layer (soft-capping, scaling or a bias): "
+            "areal cannot train it"
+        )
+    return model
 
 
-def logprobs_and_entropy(
-    model: Any, packed: Packed, temperature: float, entropy_gradient: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probability of each sampled token and the entropy of its distribution, both ``[K]``.
-
-    The logits are divided by ``temperature`` first, as the engine does: it is that distribution which was
-    sampled from. Logits are computed only where a sampled token is predicted. The entropy is differentiable
-    only if ``entropy_gradient`` says so.
-    """
+def hidden_states(trunk: Any, packed: Packed) -> torch.Tensor:
+    """Return the last hidden states of the row, ``[N, hidden]``."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*attention_mask.*")
-        logits = model(
+        return trunk(
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
-            logits_to_keep=packed.before,
             use_cache=False,
             layout=packed.layout,
-        ).logits[0]
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    chosen = logprobs.gather(-1, packed.targets[:, None]).squeeze(-1)
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
-    return chosen, entropy
+        ).last_hidden_state[0]
+
+
+@torch.no_grad()
+def _logits_are_a_product(model: Any) -> bool:
+    """Try it on two tokens."""
+    device = torch.device("cpu")
+    index = np.arange(2)[None]
+    layout = Padded.build(index, np.ones_like(index, dtype=bool), np.array([2]), device)
+    inputs = {
+        "input_ids": torch.tensor([[1, 2]]),
+        "position_ids": torch.arange(2)[None],
+        "use_cache": False,
+        "layout": layout,
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*attention_mask.*")
+        hidden = model.base_model(**inputs).last_hidden_state
+        logits = model(**inputs).logits
+    product = hidden @ model.get_output_embeddings().weight.t()
+    return torch.allclose(logits, product, rtol=1e-4, atol=1e-4)

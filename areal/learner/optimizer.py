@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from areal.config import LearnerConfig
+from areal.learner.placement import full
 
 
 def adamw(module: torch.nn.Module, settings: LearnerConfig) -> torch.optim.Optimizer:
@@ -37,7 +38,7 @@ def step(
     Raises:
         FloatingPointError: a gradient is not finite.
     """
-    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), grad_clip)
+    norm = full(torch.nn.utils.clip_grad_norm_(module.parameters(), grad_clip))
     if not torch.isfinite(norm):
         raise FloatingPointError(
             f"the gradient is not finite at version {version}: lower learner.learning_rate"

@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
+from areal.learner.attention import runs
 from areal.learner.learner import Learner
-from areal.learner.model import load_model, logprobs_and_entropy
-from areal.learner.packed import _runs, pack
+from areal.learner.model import Policy, load_model
+from areal.learner.packed import pack
 from areal.learner.presets import PRESETS
 from areal.models import resolve_model
 from areal.trajectory import Batch, Group, Trajectory
@@ -68,9 +69,9 @@ def padded_logprobs(model: torch.nn.Module, t: Trajectory, temperature: float) -
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_packed_and_plain_agree(temperature: float):
     path = resolve_model("starter")
-    packed_model, plain = load_model(path, CPU, torch.float32), AutoModelForCausalLM.from_pretrained(path)
+    packed_model, plain = Policy(load_model(path)), AutoModelForCausalLM.from_pretrained(path)
     trajectories = batch(0).trajectories
-    logprobs, entropy = logprobs_and_entropy(packed_model, pack(trajectories, CPU), temperature)
+    logprobs, entropy = packed_model(pack(trajectories, CPU), temperature)
     expected = torch.cat([padded_logprobs(plain, t, temperature) for t in trajectories])
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-6)
     assert (entropy >= 0).all()
@@ -170,7 +171,7 @@ def near(learner: Learner, data: Batch) -> Batch:
     """Give the samples log-probabilities that are near the policy's own, as in a run."""
     rng = np.random.default_rng(0)
     for t in data.trajectories:
-        own, _ = logprobs_and_entropy(learner.model, pack([t], CPU), 1.0)
+        own, _ = learner.policy(pack([t], CPU), 1.0)
         t.logprobs[t.loss_mask] = own.detach().numpy() + rng.normal(0, 0.3, t.sampled)
     return data
 
@@ -262,15 +263,15 @@ def test_a_shared_prompt_is_computed_once():
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
 def test_attention_pads_little_and_sorted_sequences_make_few_runs(lengths: list[int]):
-    def runs(of: list[int]) -> list[list[int]]:
-        found = _runs(of)
+    def cut_of(of: list[int]) -> list[list[int]]:
+        found = runs(of)
         assert [longest for _, _, longest in found] == [max(of[a:b]) for a, b, _ in found]
         return [of[a:b] for a, b, _ in found]
 
-    cut = runs(lengths)
+    cut = cut_of(lengths)
     assert [length for run in cut for length in run] == lengths
     assert all(3 * min(run) >= 2 * max(run) for run in cut)
-    assert len(runs(sorted(lengths, reverse=True))) <= 1 + math.log(max(lengths) / min(lengths), 1.5)
+    assert len(cut_of(sorted(lengths, reverse=True))) <= 1 + math.log(max(lengths) / min(lengths), 1.5)
 
 
 def test_a_batch_without_any_advantage_moves_nothing():

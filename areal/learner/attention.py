@@ -1,0 +1,225 @@
+"""Causal attention within each of the sequences that lie end to end in one row, in two ways.
+
+- Variable length, in 16 bits on a GPU: kernels that know where sequences begin and end; nothing is padded.
+  flash-attn's where it is installed, PyTorch's own elsewhere.
+- Runs of like lengths, everywhere else: PyTorch's plain attention on a rectangle for each run.
+
+A prompt that several sequences share is in the row once. Its queries belong to the first of them; for the
+others only what follows it asks, and sees the prompt's keys and values, gathered from the row.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+ATTENTION = "areal_packed"
+"""Name under which transformers knows :func:`packed_attention`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Which tokens of the row make up each of S sequences, L the longest of them.
+
+    The cost of attention is quadratic in what a sequence is padded to: it is done in runs of like lengths.
+
+    Attributes:
+        index: ``[S, L]``, place in the row of each token of each sequence; anything behind its end.
+        owned: bool ``[S, L]``, where a token is computed: true once for each place of the row, in its order.
+        runs: first sequence, one behind the last, and the longest length of each run.
+    """
+
+    index: torch.Tensor
+    owned: torch.Tensor
+    runs: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def build(cls, index: np.ndarray, owned: np.ndarray, lengths: np.ndarray, device: torch.device) -> Padded:
+        """Take index and owned as above, and lengths ``[S]``, to the device."""
+        return cls(
+            torch.from_numpy(index).to(device), torch.from_numpy(owned).to(device), runs(lengths.tolist())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Varlen:
+    """Where S sequences end, for kernels of variable length.
+
+    Attributes:
+        gather: ``[M]``, place in the row of each token of each sequence; None if that is the row itself.
+        ends_q: int32 ``[S + 1]``, 0 and then where the tokens end that each sequence computes.
+        ends_k: int32 ``[S + 1]``, and where all its tokens end among the gathered ones.
+        longest_q: tokens computed of one sequence, at most.
+        longest_k: tokens of one sequence, at most.
+    """
+
+    gather: torch.Tensor | None
+    ends_q: torch.Tensor
+    ends_k: torch.Tensor
+    longest_q: int
+    longest_k: int
+
+    @classmethod
+    def build(cls, index: np.ndarray, owned: np.ndarray, lengths: np.ndarray, device: torch.device) -> Varlen:
+        """Take index and owned as in :class:`Padded`, and lengths ``[S]``, to the device."""
+        computed = owned.sum(1)
+        real = np.arange(index.shape[1]) < lengths[:, None]
+        gather = None if computed.sum() == lengths.sum() else torch.from_numpy(index[real]).to(device)
+
+        def ends(sizes: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.concatenate([[0], sizes.cumsum()]).astype(np.int32)).to(device)
+
+        return cls(gather, ends(computed), ends(lengths), int(computed.max()), int(lengths.max()))
+
+
+Layout = Padded | Varlen
+
+
+def runs(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Cut neighbours into runs, none shorter than two thirds of its run's longest: few if they are sorted."""
+    bounds = [0]
+    shortest = longest = lengths[0]
+    for i, length in enumerate(lengths):
+        shortest, longest = min(shortest, length), max(longest, length)
+        if 3 * shortest < 2 * longest:
+            bounds.append(i)
+            shortest = longest = length
+    bounds.append(len(lengths))
+    return tuple((first, last, max(lengths[first:last])) for first, last in itertools.pairwise(bounds))
+
+
+def kernel_name(varlen: bool) -> str:
+    """Which attention is used, for whoever reads the output of a run."""
+    if not varlen:
+        return "PyTorch's, in runs of like lengths"
+    return "flash-attn, variable length" if _has_flash_attn() else "PyTorch's, variable length"
+
+
+@torch.compiler.disable  # lengths vary with each row: its kernels are compiled already
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    layout: Layout | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each packed sequence, in transformers' attention interface.
+
+    Args:
+        module: the attention layer (unused).
+        query: ``[1, heads, N, d]``; ``key`` and ``value`` may have fewer heads.
+        key: see ``query``.
+        value: see ``query``.
+        attention_mask: unused: ``layout`` says all.
+        scaling: of the scores; None: 1/√d.
+        sliding_window: tokens that each token sees, itself included; None: all before it.
+        layout: as in :class:`areal.learner.packed.Packed`.
+
+    Returns:
+        ``[1, N, heads, d]`` and None.
+    """
+    if layout is None:
+        raise ValueError("packed attention needs the layout of the sequences")
+    attend: Callable[..., torch.Tensor] = _varlen if isinstance(layout, Varlen) else _padded
+    return attend(query[0], key[0], value[0], scaling, sliding_window, layout)[None], None
+
+
+def _padded(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    layout: Padded,
+) -> torch.Tensor:
+    """``[heads, N, d]`` to ``[N, heads, d]``."""
+    parts = []
+    for first, last, longest in layout.runs:
+        index, owned = layout.index[first:last, :longest], layout.owned[first:last, :longest]
+        # What lies behind the end of a sequence comes last: under a causal mask no real token ever sees it.
+        q, k, v = (x[:, index].transpose(0, 1) for x in (query, key, value))
+        mask = _window(longest, sliding_window, query.device)
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        parts.append(out.transpose(1, 2)[owned])
+    return torch.cat(parts)
+
+
+def _window(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Return who sees whom, bool ``[length, length]``; None: every token all before it."""
+    if sliding_window is None or length <= sliding_window:
+        return None
+    steps = torch.arange(length, device=device)
+    back = steps[:, None] - steps
+    return (back >= 0) & (back < sliding_window)
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    layout: Varlen,
+) -> torch.Tensor:
+    """``[heads, N, d]`` to ``[N, heads, d]``; causal from the ends: the last query sees the last key."""
+    q, k, v = (x.transpose(0, 1) for x in (query, key, value))
+    if layout.gather is not None:
+        k, v = k.index_select(0, layout.gather), v.index_select(0, layout.gather)
+    back = -1 if sliding_window is None else sliding_window - 1
+    kernel = _flash_attn() if _has_flash_attn() else _torch_varlen()
+    return kernel(
+        q, k, v, layout.ends_q, layout.ends_k, layout.longest_q, layout.longest_k, scaling, (back, 0)
+    )
+
+
+@functools.cache
+def _has_flash_attn() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+@functools.cache
+def _flash_attn() -> Callable[..., torch.Tensor]:
+    from flash_attn import flash_attn_varlen_func
+
+    def attend(q: Any, k: Any, v: Any, eq: Any, ek: Any, nq: int, nk: int, scale: Any, window: Any) -> Any:
+        return flash_attn_varlen_func(
+            q, k, v, eq, ek, nq, nk, softmax_scale=scale, causal=True, window_size=window
+        )
+
+    return attend
+
+
+@functools.cache
+def _torch_varlen() -> Callable[..., torch.Tensor]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    grouped = (
+        "enable_gqa" in inspect.signature(varlen_attn).parameters
+    )  # before it, grouped heads just worked
+
+    def attend(q: Any, k: Any, v: Any, eq: Any, ek: Any, nq: int, nk: int, scale: Any, window: Any) -> Any:
+        more = {"enable_gqa": q.shape[1] != k.shape[1]} if grouped else {}
+        return varlen_attn(q, k, v, eq, ek, nq, nk, scale=scale, window_size=window, **more)
+
+    return attend

@@ -1,0 +1,60 @@
+"""Floating-point operations of a pass, for the share of a GPU's peak that the learner reaches (MFU)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from areal.learner.placement import decoder_layers
+
+_PEAKS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "H800": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bfloat16 operations per second, from the vendor's data sheets."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Return the card's peak in bfloat16 by its name; None for a CPU or a card that is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _PEAKS.items() if part in name), None)
+
+
+class FlopCounter:
+    """Counts the operations of a model's passes, as PaLM's appendix B does (arXiv 2204.02311).
+
+    Two for each weight of a matrix and token, and 4·d for each pair of tokens that attention compares in each
+    layer; a backward pass has twice those of the forward pass. What is computed a second time to save memory
+    is not counted, nor are logits that nothing asks for.
+
+    Args:
+        model: a Hugging Face model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = model.config.get_text_config()
+        layers = decoder_layers(model)
+        self._trunk = sum(p.numel() for layer in layers for p in layer.parameters() if p.ndim >= 2)
+        self._head = model.get_output_embeddings().weight.numel()
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._attention = 2 * len(layers) * config.num_attention_heads * head_dim
+
+    def forward(self, tokens: int, predicted: int, pairs: int) -> int:
+        """Return the operations of a forward pass.
+
+        Args:
+            tokens: N that pass through the layers.
+            predicted: K whose logits are made.
+            pairs: of a token with itself and each before it that it sees.
+        """
+        return 2 * (self._trunk * tokens + self._head * predicted + self._attention * pairs)

@@ -1,0 +1,252 @@
+"""The learner on a GPU: share of the card's peak (MFU), and what each choice is worth.
+
+    python benchmarks/learner.py --device cuda --sizes 0.5b,1.5b
+
+Whole updates (packing, forward, backward, optimizer) of a model of a Qwen2.5 shape with random weights, on
+trajectories whose lengths have a long tail (log-normal, median 500, up to 8,000 tokens), no two of them with
+the same prompt. Ways:
+
+- *algorithm 1*: as the learner does it; *best fit*: the fullest micro-batches that can be made;
+- *fixed count, padded*: in the order in which they came, each padded to the longest of its micro-batch, as
+  many micro-batches as keep each within the same budget;
+- *eager*, *PyTorch's attention*, *recompute*: algorithm 1 with one choice turned.
+
+MFU counts the operations that the update needs (areal.learner.flops): neither padding nor what is computed a
+second time. Tokens/s are real tokens.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, parser, picture, save
+from models import qwen2
+
+from areal.config import LearnerConfig
+from areal.learner import attention, minibatches
+from areal.learner.learner import Learner
+from areal.learner.microbatches import allocate, best_fit
+from areal.trajectory import Batch, Group, Trajectory
+
+COLOURS = {
+    "algorithm 1": BLUE,
+    "best fit": GREEN,
+    "fixed count, padded": ORANGE,
+    "eager": GREY,
+    "PyTorch's attention": SKY,
+    "recompute": PURPLE,
+}
+GROUP = 8
+
+
+def trajectories(rng: np.random.Generator, count: int, vocabulary: int, longest: int) -> list[Trajectory]:
+    lengths = np.clip(np.exp(rng.normal(math.log(longest / 16), 0.9, count)).astype(int), 32, longest)
+    made = []
+    for length in lengths:
+        mask = np.arange(length) >= min(128, length // 2)
+        made.append(
+            Trajectory(
+                tokens=rng.integers(6, vocabulary, length).astype(np.int32),
+                loss_mask=mask,
+                logprobs=np.where(mask, -math.log(vocabulary), 0).astype(np.float32),
+                versions=np.where(mask, 0, -1).astype(np.int32),
+                reward=float(rng.normal()),
+            )
+        )
+    return made
+
+
+def batch(members: list[Trajectory]) -> Batch:
+    groups = [members[i : i + GROUP] for i in range(0, len(members), GROUP)]
+    return Batch(0, [Group(number, 0, group) for number, group in enumerate(groups)])
+
+
+def fixed_count(lengths: list[int], budget: int) -> list[list[int]]:
+    """The fewest equal parts, in order, none of which is more than the budget when padded."""
+    for count in range(1, len(lengths) + 1):
+        parts = [part.tolist() for part in np.array_split(np.arange(len(lengths)), count)]
+        if max(len(part) * max(lengths[i] for i in part) for part in parts) <= budget:
+            return parts
+    raise AssertionError("a sequence is longer than the budget")
+
+
+def padded(members: list[Trajectory], budget: int) -> list[Trajectory]:
+    """Trajectories as long as the longest of their micro-batch, with tokens that do not count."""
+    made: list[Trajectory] = []
+    for part in fixed_count([len(t) for t in members], budget):
+        longest = max(len(members[i]) for i in part)
+        made += [pad(members[i], longest - len(members[i])) for i in part]
+    return made
+
+
+def pad(t: Trajectory, count: int) -> Trajectory:
+    return replace(
+        t,
+        tokens=np.concatenate([t.tokens, np.full(count, 6, np.int32)]),
+        loss_mask=np.concatenate([t.loss_mask, np.zeros(count, bool)]),
+        logprobs=np.concatenate([t.logprobs, np.zeros(count, np.float32)]),
+        versions=np.concatenate([t.versions, np.full(count, -1, np.int32)]),
+    )
+
+
+@contextmanager
+def cut_by(cut: Callable[[list[int], int], list[list[int]]]) -> Iterator[None]:
+    minibatches.allocate = cut  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        minibatches.allocate = allocate
+
+
+def same_cut(parts: list[list[int]]) -> Callable[[list[int], int], list[list[int]]]:
+    return lambda lengths, budget: parts
+
+
+class Bench:
+    """Updates of one model, the same work in each way."""
+
+    def __init__(self, path: str, device: str, budget: int, micro_batches: int, repeats: int) -> None:
+        self._path, self._device, self._budget, self._repeats = path, device, budget, repeats
+        from transformers import AutoConfig
+
+        vocabulary = AutoConfig.from_pretrained(path).vocab_size
+        rng = np.random.default_rng(0)
+        longest = budget // 2
+        count = GROUP * max(1, round(micro_batches * budget / (longest / 16 * 1.5) / GROUP))
+        self._batches = [trajectories(rng, count, vocabulary, longest) for _ in range(repeats + 1)]
+
+    def measure(self, way: str, **settings: Any) -> dict[str, Any]:
+        """Median over updates, after a first one in which everything is compiled and allocated."""
+        learner = Learner(
+            self._path,
+            LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget, **settings),
+            self._device,
+            temperature=1.0,
+        )
+        if self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        rows, slots = [], []
+        for members in self._batches:
+            tokens = sum(map(len, members))
+            lengths = [len(t) for t in members]
+            parts, given = allocate(lengths, self._budget), members
+            if way == "best fit":
+                parts = best_fit(lengths, self._budget)
+            elif way == "fixed count, padded":
+                parts, given = fixed_count(lengths, self._budget), padded(members, self._budget)
+            needed = sum(
+                learner._flops.forward(len(t), t.sampled, len(t) * (len(t) + 1) // 2) for t in members
+            )
+            with cut_by(same_cut(parts)):
+                seconds = learner.update(batch(given))["time/train"]
+            slots.append(len(parts))
+            rows.append((tokens / seconds, 3 * needed / seconds))
+        speeds, flops = zip(*rows[1:], strict=True)
+        peak = learner._peak
+        found = {
+            "tokens_per_s": statistics.median(speeds),
+            "tokens_per_s_runs": list(speeds),
+            "tflops": statistics.median(flops) / 1e12,
+            "mfu": statistics.median(flops) / peak if peak else None,
+            "micro_batches": statistics.fmean(slots),
+            "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if self._device == "cuda" else None,
+            "description": learner.description,
+        }
+        del learner
+        gc.collect()
+        torch.cuda.empty_cache()
+        mfu = f"MFU {found['mfu']:.1%}" if found["mfu"] else ""
+        memory = f"{found['memory_gib']:.1f} GiB" if found["memory_gib"] else ""
+        print(
+            f"{way:20} {found['tokens_per_s']:9,.0f} tokens/s  {mfu}  {found['micro_batches']:.1f} "
+            f"micro-batches  {memory}  ({found['description']})",
+            flush=True,
+        )
+        return found
+
+    def profile(self, file: Path) -> None:
+        """Write where the time of one update goes, kernel by kernel."""
+        from torch.profiler import ProfilerActivity, profile
+
+        settings = LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget)
+        learner = Learner(self._path, settings, self._device, temperature=1.0)
+        learner.update(batch(self._batches[0]))
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+            learner.update(batch(self._batches[1]))
+        table = found.key_averages().table(
+            sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=90
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(table)
+        del learner
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def without_flash_attn(bench: Bench) -> dict[str, Any]:
+    kept, attention._has_flash_attn = attention._has_flash_attn, lambda: False  # type: ignore[assignment]
+    try:
+        return bench.measure("PyTorch's attention")
+    finally:
+        attention._has_flash_attn = kept
+
+
+def draw(folder: Path, sizes: dict[str, dict[str, Any]]) -> None:
+    with picture(folder, "learner", "Updates on packed sequences with a long tail", (9, 4.2)) as figure:
+        speed, mfu = figure.subplots(1, 2)
+        for i, ways in enumerate(sizes.values()):
+            for j, (way, found) in enumerate(ways.items()):
+                at = i + 0.8 * (j + 0.5) / len(ways) - 0.4
+                width = 0.8 / len(ways)
+                label = way if i == 0 else None
+                speed.bar(at, found["tokens_per_s"] / 1000, width, color=COLOURS[way], label=label)
+                mfu.bar(at, 100 * (found["mfu"] or 0), width, color=COLOURS[way])
+        speed.set_ylabel("thousand tokens/s")
+        mfu.set_ylabel("model FLOPs utilisation, %")
+        for axes in (speed, mfu):
+            axes.set_xticks(range(len(sizes)), [f"{size} parameters" for size in sizes])
+        figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def main() -> None:
+    options = parser(__doc__, "learner")
+    options.add_argument("--device", default="cuda", help="cpu or cuda (cuda)")
+    options.add_argument("--sizes", default="0.5b,1.5b", help="shapes (0.5b,1.5b)")
+    options.add_argument("--budget", type=int, default=16384, help="tokens of one micro-batch (16384)")
+    options.add_argument("--micro-batches", type=int, default=6, help="of one update, about (6)")
+    options.add_argument("--repeats", type=int, default=3, help="updates of each way (3)")
+    options.add_argument("--ways", nargs="+", choices=COLOURS, default=list(COLOURS), help="which of them")
+    options.add_argument("--profile", action="store_true", help="also write the kernels of one update")
+    given = options.parse_args()
+    results: dict[str, dict[str, Any]] = {}
+    for size in given.sizes.split(","):
+        print(f"{size} parameters")
+        with tempfile.TemporaryDirectory() as folder:
+            path = qwen2(Path(folder), size)
+            bench = Bench(path, given.device, given.budget, given.micro_batches, given.repeats)
+            results[size] = {}
+            for way in given.ways:
+                if way == "PyTorch's attention":
+                    results[size][way] = without_flash_attn(bench)
+                else:
+                    turned = {"eager": {"compile": False}, "recompute": {"recompute": True}}.get(way, {})
+                    results[size][way] = bench.measure(way, **turned)
+            if given.profile:
+                bench.profile(given.output / f"profile-{size}.txt")
+    settings = {key: getattr(given, key) for key in ("device", "budget", "micro_batches", "repeats")}
+    print(save(given.output, "learner", {"settings": settings, "sizes": results}))
+    draw(given.output, results)
+
+
+if __name__ == "__main__":
+    main()

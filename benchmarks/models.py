@@ -1,0 +1,46 @@
+"""Models of real shapes with random weights, for measurements of speed: nothing is downloaded or learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from areal.models import resolve_model
+
+QWEN2: dict[str, dict[str, int]] = {
+    "0.5b": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+    },
+    "1.5b": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+    },
+    "tiny": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
+"""Sizes of Qwen2.5 (and one for a try on a CPU); all have two key heads and tied embeddings."""
+
+
+def qwen2(folder: Path, size: str, positions: int = 32768) -> str:
+    """Write a model of a Qwen2.5 shape with random bfloat16 weights and some tokenizer; return its path."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    more: dict[str, Any] = {"vocab_size": 512 if size == "tiny" else 151936, "rope_theta": 1e6}
+    config = Qwen2Config(
+        **QWEN2[size],
+        **more,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=positions,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(folder)
+    return str(folder)

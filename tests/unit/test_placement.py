@@ -1,0 +1,122 @@
+"""Precision, sharding and how layers run: what they may change, and what not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_learner import batch
+from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+
+from areal.config import LearnerConfig
+from areal.errors import UserError
+from areal.learner.learner import Learner
+from areal.learner.model import load_model
+from areal.learner.packed import pack
+from areal.models import resolve_model
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def made(device: str = "cpu", **settings: Any) -> tuple[Learner, list[dict[str, float]]]:
+    """A learner after three updates, with their metrics."""
+    config = LearnerConfig(minibatches=2, warmup_steps=0, micro_batch_tokens=256, **settings)
+    learner = Learner(resolve_model("starter"), config, device, 1.0)
+    return learner, [learner.update(batch(seed, groups=4)) for seed in range(3)]
+
+
+def weights(learner: Learner) -> torch.Tensor:
+    return torch.cat([p.flatten().cpu() for _, p in learner.named_parameters()])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[Learner, list[dict[str, float]]]:
+    return made()
+
+
+def test_recomputation_changes_nothing(plain):
+    again, metrics = made(recompute=True)
+    assert torch.equal(weights(again), weights(plain[0]))
+    assert [m["loss"] for m in metrics] == [m["loss"] for m in plain[1]]
+
+
+@pytest.mark.parametrize("objective", ["decoupled-ppo", "ppo", "grpo"])
+def test_bfloat16_computes_with_rounding_and_keeps_float32(objective: str):
+    exact, of_exact = made(objective=objective)
+    rounded, of_rounded = made(objective=objective, dtype="bfloat16")
+    assert "bfloat16" in rounded.description
+    names = [name for name, _ in exact.named_parameters()]
+    assert [name for name, _ in rounded.named_parameters()] == names
+    assert all(p.dtype == torch.float32 for _, p in rounded.named_parameters())
+    for ours, theirs in zip(of_rounded, of_exact, strict=True):
+        assert ours["policy/entropy"] == pytest.approx(theirs["policy/entropy"], rel=0.02)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=0.15)
+        assert ours["loss"] != theirs["loss"]  # or it never computed in bfloat16
+    # What three updates did is nearly the same, and far more than bfloat16 weights could even hold.
+    start = torch.cat([p.flatten() for p in load_model(resolve_model("starter")).parameters()])
+    with torch.no_grad():
+        steps = weights(exact) - start, weights(rounded) - start
+        assert float(torch.nn.functional.cosine_similarity(*steps, dim=0)) > 0.8
+
+
+def test_models_that_bend_their_logits_are_refused(tmp_path: Path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, final_logit_softcapping=0.01)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="soft-capping"):
+        load_model(str(tmp_path))
+
+
+def test_fresh_tokens_tell_how_far_engine_and_learner_are_apart():
+    learner = Learner(resolve_model("starter"), LearnerConfig(minibatches=2), "cpu", 1.0)
+    agreed, noise = batch(0, groups=4), batch(0, groups=4)
+    for t in agreed.trajectories:
+        t.logprobs[t.loss_mask] = learner.policy(pack([t], torch.device("cpu")), 1.0)[0].detach().numpy()
+    noise.trajectories[0].versions[-1] = 1
+    metrics = learner.update(agreed)
+    assert metrics["mismatch/tokens"] == 1
+    assert metrics["mismatch/logprob_max"] < 1e-5
+    metrics = learner.update(noise)  # by now only one token is of the version that the step begins with
+    assert metrics["mismatch/tokens"] == pytest.approx(1 / sum(t.sampled for t in noise.trajectories))
+    assert metrics["mismatch/logprob"] == metrics["mismatch/logprob_max"] > 1e-3
+    assert metrics["mismatch/kl"] > 0
+    assert "mismatch/logprob" not in learner.update(noise)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("settings", [{}, {"compile": False}, {"recompute": True}, {"objective": "grpo"}])
+def test_on_a_gpu_in_16_bits_it_is_the_same_update(settings: dict[str, Any], plain):
+    of_exact = made(**{k: v for k, v in settings.items() if k == "objective"})[1] if settings else plain[1]
+    learner, metrics = made("cuda", **settings)
+    assert "variable length" in learner.description
+    for ours, theirs in zip(metrics, of_exact, strict=True):
+        assert ours["policy/entropy"] == pytest.approx(theirs["policy/entropy"], rel=0.02)
+        assert ours["policy/kl"] == pytest.approx(theirs["policy/kl"], rel=0.05)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=0.15)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_variable_length_attention_is_the_padded_one(monkeypatch):
+    from areal.learner import attention
+
+    members, device = batch(3, groups=4).trajectories, torch.device("cuda")
+    learner = Learner(resolve_model("starter"), LearnerConfig(compile=False), "cuda", 1.0)
+    found = [learner.policy(pack(members, device, varlen), 1.0)[0] for varlen in (True, False)]
+    assert (found[0] - found[1]).abs().mean() < 0.02
+    monkeypatch.setattr(attention, "_has_flash_attn", lambda: False)
+    other, _ = learner.policy(pack(members, device, varlen=True), 1.0)
+    assert (found[0] - other).abs().mean() < 0.02
+    # A prompt that others share is no different from one of its own.
+    lone = [pack([t], device, varlen=True) for t in members]
+    alone = torch.cat([learner.policy(one, 1.0)[0] for one in lone])
+    assert (found[0] - alone).abs().mean() < 0.02
