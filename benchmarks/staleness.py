@@ -12,7 +12,8 @@ nothing is stale: there both measure the noise.
 Each run is `areal train` in a process of its own and leaves one JSON file, so a stopped sweep goes on where
 it was, and a run that failed is made again by the same command and never counted. Settings given as
 key.sub=value reach every run. An η is an upper bound: the staleness that the consumed samples really had is
-measured and shown beside it.
+measured and shown beside it. No training problem comes twice, so the reward averaged over a run says how fast
+it learned, where runs end at the same accuracy.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Point:
         return f"eta-{self.eta}-{self.objective}-seed-{self.seed}"
 
     def settings(self) -> list[str]:
-        # Enough under way that generation runs ahead of the learner, as far as the gate allows.
-        batches = min(float(self.eta) + 1, 4)
+        # Enough under way that what is consumed is really as old as the gate allows, up to 16 updates.
+        batches = min(float(self.eta) + 1, 17)
         return [
             f"rollout.max_staleness={self.eta}",
             f"rollout.max_concurrent={int(batches) * BATCH}",
@@ -163,6 +164,7 @@ def summary(folder: Path) -> list[dict[str, Any]]:
                     "seeds": len(of_point),
                     "accuracies": [r["accuracy"] for r in of_point],
                     "accuracy_before": statistics.fmean(r["accuracy_before"] for r in of_point),
+                    "reward_means": [statistics.fmean(r["rewards"]) for r in of_point],
                     **{
                         name: statistics.fmean(r[name] for r in of_point)
                         for name in ("accuracy", "tokens_per_s", "seconds_per_step", "staleness_mean")
@@ -175,24 +177,26 @@ def summary(folder: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows in Markdown, as the paper's table 2 has them."""
     lines = [
-        "| η | naive: accuracy | decoupled: accuracy | staleness had | tokens/s |",
-        "|---|---|---|---|---|",
+        "| η | accuracy: naive | decoupled | mean reward: naive | decoupled | staleness had | tokens/s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for eta, same in itertools.groupby(rows, key=lambda row: row["eta"]):
         both = {row["objective"]: row for row in same}
-        cells = [_accuracy(both.get(objective)) for objective in OBJECTIVES]
+        cells = [
+            _mean_and_range(both[objective][key]) if objective in both else ""
+            for key in ("accuracies", "reward_means")
+            for objective in OBJECTIVES
+        ]
         staleness, speed = (
             statistics.fmean(row[name] for row in both.values())
             for name in ("staleness_mean", "tokens_per_s")
         )
-        lines.append(f"| {_eta(eta)} | {cells[0]} | {cells[1]} | {staleness:.1f} | {speed:,.0f} |")
+        lines.append(f"| {_eta(eta)} | {' | '.join(cells)} | {staleness:.1f} | {speed:,.0f} |")
     return "\n".join(lines)
 
 
-def _accuracy(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['accuracy']:.3f} ({min(row['accuracies']):.3f} to {max(row['accuracies']):.3f})"
+def _mean_and_range(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def _eta(eta: str) -> str:
@@ -200,26 +204,29 @@ def _eta(eta: str) -> str:
 
 
 def draw(rows: list[dict[str, Any]], output: Path) -> None:
-    """Draw accuracy of both objectives, and throughput, over η."""
+    """Draw accuracy and speed of learning of both objectives, and throughput, over η."""
     etas = list(dict.fromkeys(row["eta"] for row in rows))
-    with picture(output, "staleness", "Staleness: what it costs and what it buys", (10, 4)) as figure:
-        left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    with picture(output, "staleness", "Staleness: what it costs and what it buys", (13, 4)) as figure:
+        left, middle, right = figure.subplots(1, 3)
         for objective, colour in OBJECTIVES.items():
             own = [row for row in rows if row["objective"] == objective]
             places = [etas.index(row["eta"]) for row in own]
-            left.plot(places, [row["accuracy"] for row in own], "-", color=colour, label=objective)
-            for place, row in zip(places, own, strict=True):
-                left.plot([place] * row["seeds"], row["accuracies"], "o", color=colour, alpha=0.4, ms=4)
+            for axes, key in ((left, "accuracies"), (middle, "reward_means")):
+                means = [statistics.fmean(row[key]) for row in own]
+                axes.plot(places, means, "-", color=colour, label=objective)
+                for place, row in zip(places, own, strict=True):
+                    axes.plot([place] * row["seeds"], row[key], "o", color=colour, alpha=0.4, ms=4)
             right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=colour, ms=4)
         before = statistics.fmean(row["accuracy_before"] for row in rows)
         left.axhline(before, color="grey", linewidth=1, linestyle=":")
         left.annotate("before training", (0, before), xytext=(0, 3), textcoords="offset points", color="grey")
         left.set_ylabel("held-out accuracy after training")
         left.legend(frameon=False)
+        middle.set_ylabel("reward, mean over all updates")
         right.set_ylabel("trained tokens/s")
         right.set_ylim(bottom=0)
         labels = [f"{_eta(eta)}\n({_mean_staleness(rows, eta):.1f})" for eta in etas]
-        for axes in (left, right):
+        for axes in (left, middle, right):
             axes.set_xticks(range(len(etas)), labels)
             axes.set_xlabel("η (average staleness of what was trained on)")
 

@@ -70,6 +70,7 @@ def test_staleness_rows_have_every_seed(common: Any, tmp_path: Path):
             "seconds_per_step": 1.0,
             "staleness_mean": 0.0,
             "accuracy_before": 0.4,
+            "rewards": [0.25, 0.75],
         }
         point = staleness.Point(eta, objective, seed)
         result = {"eta": eta, "objective": objective, "seed": seed, "accuracy": accuracy, **figures}
@@ -78,4 +79,6 @@ def test_staleness_rows_have_every_seed(common: Any, tmp_path: Path):
     assert (first["seeds"], first["accuracies"]) == (2, [0.5, 0.7])
     assert first["accuracy"] == pytest.approx(0.6)
     assert (second["eta"], second["objective"]) == ("inf", "decoupled")
-    assert "| ∞ |  | 0.900 (0.900 to 0.900) |" in staleness.table([first, second])
+    assert first["reward_means"] == [0.5, 0.5]
+    row = "| ∞ |  | 0.900 (0.900 to 0.900) |  | 0.500 (0.500 to 0.500) | 0.0 | 10 |"
+    assert row in staleness.table([first, second])
