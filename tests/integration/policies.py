@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 
@@ -20,6 +21,8 @@ TOLERANCE = 4e-2 if ON_GPU else 1e-4
 """
 DISTINCT = 2e-1 if ON_GPU else 1e-3
 """Error that tells another version from a token's own."""
+_LOAD_LIMIT = 180
+"""Seconds in which an engine must have taken new weights, on the slowest machine."""
 
 
 def assert_agree(errors: torch.Tensor) -> None:
@@ -55,7 +58,8 @@ class Policies:
                 parameter.copy_(base + 0.05 * base.std().clamp(min=0.02) * noise)
         self.references[version] = copy.deepcopy(self._model).double()
         self._channel.write(self._model.named_parameters())
-        await self._engine.load(version)
+        async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
+            await self._engine.load(version)
         return version
 
     def close(self) -> None:
