@@ -28,8 +28,8 @@ from common import BLUE, GREEN, ORANGE, parser, picture, save
 from areal.config import parse_config
 from areal.learner.model import load_model
 from areal.rollout.engine import Completion, Interruption, Sampling
-from areal.runtime.assembly import plan, start_player
-from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
+from areal.runtime.assembly import engine_dtype, plan, start_player
+from areal.weights.channel import open_channel, weight_backend
 
 LONGEST, MEDIAN, SPREAD = 600, 80, 1.0
 COLOURS = {"recompute": BLUE, "keep": GREEN, "drain": ORANGE}
@@ -128,9 +128,9 @@ async def measure(
 async def measure_all(arguments: argparse.Namespace) -> dict[str, list[Measured]]:
     config = parse_config({"rollout": {"max_concurrent": arguments.concurrency, "max_model_len": 1024}})
     checked = plan(config)
-    player, _ = await start_player(checked, BACKEND)
+    player, _ = await start_player(checked, weight_backend(checked.device))
     model = load_model(checked.model)
-    channel = SharedMemoryChannel(model.named_parameters())
+    channel = open_channel(checked.device, model.named_parameters(), engine_dtype(config, checked.device))
     channel.write(model.named_parameters())
     await player.engine.connect(channel.init_info())
     found: dict[str, list[Measured]] = {mode: [] for mode in get_args(Interruption)}

@@ -77,8 +77,12 @@ class Engine(Protocol):
         """Open the learner's weight channel, before the first :meth:`load`."""
         ...
 
-    async def load(self, version: int) -> None:
-        """Load the weights that the learner has written; whatever begins after this samples with them."""
+    async def load(self, version: int) -> dict[str, float]:
+        """Load the weights that the learner has written; whatever begins after this samples with them.
+
+        Returns:
+            Metrics of the update: seconds that parts of it took, under their names in a run's metrics.
+        """
         ...
 
     async def close(self) -> None:

@@ -31,6 +31,8 @@ from areal.trajectory import Finish
 
 _OUTPUT_SLICES = 64
 """vLLM hands on the tokens of a step in slices of 128 requests: more slices than any step has."""
+_GRACE = 5.0
+"""Seconds for the engine to let go of our memory on a card, at its end; else torch complains at ours."""
 
 
 class VLLMEngine:
@@ -40,9 +42,16 @@ class VLLMEngine:
         interruption: what the next :meth:`load` does to the requests under way.
     """
 
-    def __init__(self, llm: Any, eos_ids: tuple[int, ...], interruption: Interruption = "recompute") -> None:
+    def __init__(
+        self,
+        llm: Any,
+        eos_ids: tuple[int, ...],
+        interruption: Interruption = "recompute",
+        grace: float = 0.0,
+    ) -> None:
         self.interruption: Interruption = interruption
         self._llm = llm
+        self._grace = grace
         self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
         self._version = 0
@@ -76,6 +85,7 @@ class VLLMEngine:
                 AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings))),
                 settings.eos_ids,
                 settings.interruption,
+                _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
             )
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
@@ -154,33 +164,42 @@ class VLLMEngine:
 
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
 
-    async def load(self, version: int) -> None:
-        """Load what the channel holds as ``version``, between two tokens or, draining, two requests."""
-        if self.interruption != "drain":
-            await self._swap(version)
-            return
-        async with self._gate.drained():
-            await self._swap(version)
+    async def load(self, version: int) -> dict[str, float]:
+        """Load what the channel holds as ``version``, between two tokens or, draining, two requests.
 
-    async def _swap(self, version: int) -> None:
+        Returns:
+            ``time/pause``: seconds from the call that pauses generation to the one that resumes it, and
+            ``time/load``: of them, those in which the weights were loaded.
+        """
+        if self.interruption != "drain":
+            return await self._swap(version)
+        async with self._gate.drained():
+            return await self._swap(version)
+
+    async def _swap(self, version: int) -> dict[str, float]:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         keep = self.interruption == "keep"
+        begun = time.monotonic()
         await self._llm.pause_generation(mode="keep", clear_cache=not keep)
         with self._clock.pause():
             await self._note_boundaries(version)
+            still = time.monotonic()
             await self._llm.start_weight_update()
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
             if self._reports_versions:
                 await self._llm.finish_weight_update(weight_version=str(version))
             else:
                 await self._llm.finish_weight_update()
+            loaded = time.monotonic()
         self._version = version
         if keep:
             for request in [r for r in self._under_way if not r.started]:
                 request.given_up = True
                 await self._llm.abort(request.id)
+        resuming = time.monotonic()
         await self._llm.resume_generation()
+        return {"time/pause": resuming - begun, "time/load": loaded - still}
 
     async def _note_boundaries(self, version: int) -> None:
         """Count, while vLLM is paused, the tokens of each request: ``version`` samples those that follow.
@@ -202,7 +221,7 @@ class VLLMEngine:
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
-        self._llm.shutdown(timeout=0)  # it holds nothing that must be saved
+        self._llm.shutdown(timeout=self._grace)  # it holds nothing that must be saved
         # Its destructor needs modules that are gone when the interpreter ends: run it now. It is in cycles.
         self._llm = None
         gc.collect()

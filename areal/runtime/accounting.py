@@ -31,14 +31,14 @@ class StepAccount:
         self._wait = time.monotonic() - self._started
 
     def close(
-        self, batch: Batch, train: float, sync: float, engine_busy: float, tokens: int
+        self, batch: Batch, train: float, sync: dict[str, float], engine_busy: float, tokens: int
     ) -> dict[str, float]:
         """End the step and return its metrics other than the learner's own.
 
         Args:
             batch: what was consumed.
             train: the learner's busy seconds in it.
-            sync: seconds of the last weight update.
+            sync: metrics of the last weight update, if there was one.
             engine_busy: the engine's busy seconds so far.
             tokens: tokens generated so far.
         """
@@ -51,7 +51,8 @@ class StepAccount:
             **_of_batch(batch),
             "time/step": elapsed,
             "time/wait": wait,
-            "time/sync": sync,
+            "time/sync": 0.0,
+            **sync,
             "time/generate": generate,
             "overlap": (train + generate) / elapsed,
             "throughput/tokens_per_s": generated / elapsed,

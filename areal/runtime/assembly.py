@@ -17,6 +17,8 @@ from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from areal.learner.learner import Learner
 
 _DEFAULT_MAX_MODEL_LEN = 4096
@@ -154,7 +156,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
         EngineSettings(
             model=plan.model,
             device=plan.device,
-            dtype=_dtype(config.engine.dtype, plan.device),
+            dtype=str(engine_dtype(config, plan.device)).removeprefix("torch."),
             max_model_len=plan.max_model_len,
             max_num_seqs=max_concurrent(config),
             memory=config.engine.memory or (1.0 if plan.device == "cpu" else 0.4),
@@ -183,7 +185,11 @@ def max_concurrent(config: Config) -> int:
     return config.rollout.max_concurrent or config.rollout.batch_size
 
 
-def _dtype(wanted: str, device: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "float32" if device == "cpu" else "bfloat16"
+def engine_dtype(config: Config, device: str) -> torch.dtype:
+    """Type of the engine's weights."""
+    import torch
+
+    wanted = config.engine.dtype
+    if wanted == "auto":
+        wanted = "float32" if device == "cpu" else "bfloat16"
+    return getattr(torch, wanted)

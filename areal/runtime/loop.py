@@ -32,6 +32,7 @@ from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
 from areal.runtime.assembly import (
     Plan,
+    engine_dtype,
     evaluation_sampling,
     make_learner,
     max_concurrent,
@@ -43,7 +44,7 @@ from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group, Trajectory
-from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
+from areal.weights.channel import open_channel, weight_backend
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Trainer:
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="areal-learner")
         self._stop = asyncio.Event()
         self._producing: asyncio.Task[None] | None = None
-        self._loading: asyncio.Task[float] | None = None
+        self._loading: asyncio.Task[dict[str, float]] | None = None
         self._evaluations: list[asyncio.Task[Report | None]] = []
 
     async def run(self) -> None:
@@ -98,7 +99,7 @@ class Trainer:
         if self._resume is not None:
             model = str(self._resume / "model")
         self._open.callback(self._learner_thread.shutdown)
-        self.player, self.tokenizer = await start_player(self.plan, BACKEND)
+        self.player, self.tokenizer = await start_player(self.plan, weight_backend(self.plan.device))
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
         self.learner = await self._in_learner(
@@ -108,11 +109,15 @@ class Trainer:
         self.directory.log_start(
             describe_start(config, self.learner, self.plan.device, self.plan.learner_threads)
         )
-        self._channel = SharedMemoryChannel(self.learner.named_parameters())
+        self._channel = await self._in_learner(
+            lambda: open_channel(
+                self.plan.device, self.learner.named_parameters(), engine_dtype(config, self.plan.device)
+            )
+        )
         self._open.callback(self._channel.close)
         await self.engine.connect(self._channel.init_info())
         if self._resume is not None:
-            self._channel.write(self.learner.named_parameters())
+            await self._in_learner(lambda: self._channel.write(self.learner.named_parameters()))
             await self.engine.load(self.learner.version)
         self._build_rollouts(state, groups)
 
@@ -177,7 +182,7 @@ class Trainer:
         self._sound = False
         metrics = await self._in_learner(lambda: self.learner.update(batch))
         self._sound = True
-        sync = 0.0
+        sync: dict[str, float] = {}
         try:
             sync = await self._publish()
         finally:  # an update that was made is recorded, also when the run is stopped just then
@@ -205,25 +210,25 @@ class Trainer:
                 f"rollout.max_staleness={self.config.rollout.max_staleness}: a bug in areal, please report it"
             )
 
-    async def _publish(self) -> float:
-        """Hand the learner's weights to the engine; return the seconds that the last hand-over took.
+    async def _publish(self) -> dict[str, float]:
+        """Hand the learner's weights to the engine; return the metrics of the last hand-over that is over.
 
         The engine loads while the learner goes on: the memory is written again only after the load.
         """
-        seconds = 0.0
+        metrics: dict[str, float] = {}
         if self._loading is not None:
-            seconds = await self._guard(self._loading)
+            metrics = await self._guard(self._loading)
         await self._in_learner(lambda: self._channel.write(self.learner.named_parameters()))
         self._loading = asyncio.create_task(self._load(self.learner.version), name="weights")
         if self.config.rollout.max_staleness == 0:
-            seconds = await self._guard(self._loading)
-        return seconds
+            metrics = await self._guard(self._loading)
+        return metrics
 
-    async def _load(self, version: int) -> float:
+    async def _load(self, version: int) -> dict[str, float]:
         started = time.monotonic()
-        await self.engine.load(version)
+        metrics = await self.engine.load(version)
         self.controller.advance(version)
-        return time.monotonic() - started
+        return {"time/sync": time.monotonic() - started, **metrics}
 
     def _record(self, batch: Batch, metrics: dict[str, float]) -> None:
         step = self.learner.version

@@ -13,7 +13,7 @@ import torch
 from areal.config import parse_config
 from areal.rollout.player import Player
 from areal.runtime.assembly import plan, start_player
-from areal.weights.shared_memory import BACKEND
+from areal.weights.channel import weight_backend
 
 # The helpers of these tests are modules beside them.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.engine)
+            if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -32,6 +34,7 @@ async def player() -> AsyncIterator[Player]:
     on_gpu = torch.cuda.is_available()
     engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0}
     config = parse_config({"rollout": {"max_model_len": 512, "stop": ["boxed"]}, "engine": engine})
-    made, _ = await start_player(plan(config), BACKEND)
+    checked = plan(config)
+    made, _ = await start_player(checked, weight_backend(checked.device))
     yield made
     await made.close()

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
-from areal.weights.shared_memory import SharedMemoryChannel
+from areal.weights.channel import open_channel
 
 ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
 TOLERANCE = 4e-2 if ON_GPU else 1e-4
 """Largest error of a log-probability in fp32.
 
@@ -41,7 +42,7 @@ class Policies:
         with torch.no_grad():
             self._model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
         self._base = copy.deepcopy(self._model)
-        self._channel = SharedMemoryChannel(self._model.named_parameters())
+        self._channel = open_channel(DEVICE, self._model.named_parameters(), torch.float32)
         self.references: dict[int, torch.nn.Module] = {}
 
     async def connect(self) -> None:

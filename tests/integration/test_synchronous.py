@@ -23,7 +23,7 @@ from areal.runtime import loop
 from areal.runtime.assembly import Plan, make_learner, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.weights.shared_memory import SharedMemoryChannel
+from areal.weights.channel import open_channel
 
 
 class Shared:
@@ -63,7 +63,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(
         return Player.build(engine, player.renderer, checked.agent, make_env, 4, 512)
 
     learner = make_learner(config, checked.model, checked.model, "cpu", 1)
-    channel = SharedMemoryChannel(learner.named_parameters())
+    channel = open_channel("cpu", learner.named_parameters(), torch.float32)
     await player.engine.connect(channel.init_info())
 
     async def publish(version: int) -> None:

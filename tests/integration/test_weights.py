@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from policies import DISTINCT, ON_GPU, Policies, assert_agree, error
+from policies import DEVICE, DISTINCT, ON_GPU, Policies, assert_agree, error
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.rollout.player import Player
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
-from areal.weights.shared_memory import BACKEND
+from areal.weights.channel import weight_backend
 
 TEMPERATURE = 0.8
 
@@ -42,13 +42,13 @@ async def untied_engine(folder: Path) -> AsyncIterator[Engine]:
     engine = await VLLMEngine.start(
         EngineSettings(
             model=str(folder),
-            device="cuda" if ON_GPU else "cpu",
+            device=DEVICE,
             dtype="float32",
             max_model_len=512,
             max_num_seqs=32,
             memory=0.1 if ON_GPU else 1.0,
             eos_ids=(1,),
-            weight_backend=BACKEND,
+            weight_backend=weight_backend(DEVICE),
         )
     )
     yield engine

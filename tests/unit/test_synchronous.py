@@ -52,9 +52,10 @@ class ScriptedEngine:
 
     async def connect(self, init_info: dict[str, Any]) -> None: ...
 
-    async def load(self, version: int) -> None:
+    async def load(self, version: int) -> dict[str, float]:
         await asyncio.sleep(random.random() / 100)
         self.version = version
+        return {}
 
     async def close(self) -> None: ...
 

@@ -1,0 +1,112 @@
+"""How a model's tensors lie end to end in a few buckets of bytes, the same for the writer and the reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Named = Iterable[tuple[str, torch.Tensor]]
+"""Pairs of a parameter's Hugging Face name and its whole value."""
+
+ALIGN = 64
+"""Bytes to whose multiple each tensor is aligned, so that it can be viewed as any type and copied fast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one tensor lies: in which bucket, from which byte on, and what it is."""
+
+    bucket: int
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor, without padding."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Layout:
+    """Slots by name, in the order of the tensors, and the size in bytes of each bucket."""
+
+    def __init__(self, slots: dict[str, Slot]) -> None:
+        self.slots = slots
+        self.sizes = [0] * (1 + max((slot.bucket for slot in slots.values()), default=-1))
+        for slot in slots.values():
+            self.sizes[slot.bucket] = max(self.sizes[slot.bucket], slot.offset + _padded(slot.nbytes))
+
+    @classmethod
+    def of(cls, parameters: Named, limit: float = math.inf, dtype: torch.dtype | None = None) -> Layout:
+        """Lay tensors out in their order.
+
+        Args:
+            parameters: their names, shapes and types.
+            limit: bytes of a bucket; only one that holds a single tensor may be larger.
+            dtype: type of all of them; None: each as it is.
+        """
+        slots: dict[str, Slot] = {}
+        bucket = offset = 0
+        for name, tensor in parameters:
+            slot = Slot(bucket, offset, dtype or tensor.dtype, tuple(tensor.shape))
+            if offset and offset + _padded(slot.nbytes) > limit:
+                bucket, offset = bucket + 1, 0
+                slot = Slot(bucket, offset, slot.dtype, slot.shape)
+            slots[name] = slot
+            offset += _padded(slot.nbytes)
+        return cls(slots)
+
+    def views(self, buckets: Sequence[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+        """Return the tensors that lie in ``buckets`` (uint8), sharing their storage."""
+        return [(name, _view(buckets, slot)) for name, slot in self.slots.items()]
+
+    @torch.no_grad()
+    def write(self, parameters: Named, buckets: Sequence[torch.Tensor]) -> None:
+        """Copy current values into ``buckets``, converting them to the types laid out.
+
+        Raises:
+            ValueError: the parameters are not the ones that were laid out.
+        """
+        missing = set(self.slots)
+        for name, tensor in parameters:
+            slot = self.slots.get(name)
+            if slot is None or tuple(tensor.shape) != slot.shape:
+                known = "unknown" if slot is None else str(slot.shape)
+                raise ValueError(f"{name} changed from {known} to {tuple(tensor.shape)}")
+            _view(buckets, slot).copy_(tensor)
+            missing.discard(name)
+        if missing:
+            raise ValueError(f"no value for {sorted(missing)}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values from which :meth:`described` makes the same layout in another process."""
+        slots = self.slots.values()
+        return {
+            "names": list(self.slots),
+            "buckets": [slot.bucket for slot in slots],
+            "offsets": [slot.offset for slot in slots],
+            "dtypes": [str(slot.dtype).removeprefix("torch.") for slot in slots],
+            "shapes": [list(slot.shape) for slot in slots],
+        }
+
+    @classmethod
+    def described(cls, found: dict[str, Any]) -> Layout:
+        """Make a layout of what :meth:`describe` returned."""
+        columns = zip(found["buckets"], found["offsets"], found["dtypes"], found["shapes"], strict=True)
+        slots = [
+            Slot(bucket, at, getattr(torch, dtype), tuple(shape)) for bucket, at, dtype, shape in columns
+        ]
+        return cls(dict(zip(found["names"], slots, strict=True)))
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGN) * ALIGN
+
+
+def _view(buckets: Sequence[torch.Tensor], slot: Slot) -> torch.Tensor:
+    bytes_ = buckets[slot.bucket][slot.offset : slot.offset + slot.nbytes]
+    return bytes_.view(slot.dtype).view(slot.shape)
