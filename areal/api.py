@@ -110,7 +110,7 @@ def evaluate(
     if not resolved.evaluation.problems:
         raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
 
-    checked = check(resolved)
+    checked = check(resolved, training=False)
 
     from areal.runtime.run import run_evaluation
 
@@ -143,15 +143,15 @@ def replay(
     return replay_run(run, from_step, overrides or [], show)
 
 
-def check(config: Config) -> Plan:
-    """Check environment, agent, model and device.
+def check(config: Config, training: bool = True) -> Plan:
+    """Check environment, agent, model, device and memory, with a learner or without.
 
     Raises:
         UserError: one of them cannot be had.
     """
     from areal.runtime.assembly import plan
 
-    return plan(config)
+    return plan(config, training)
 
 
 def resolve(

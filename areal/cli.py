@@ -138,8 +138,10 @@ def _train(given: argparse.Namespace) -> None:
         from areal.config import dump_config
 
         config = api.resolve(given.config, given.overrides, settings, given.resume)
-        api.check(config)
+        memory = api.check(config).memory
         print(dump_config(config), end="")
+        if memory is not None:
+            print(f"# {memory}")
         return
     run = api.train(
         config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings

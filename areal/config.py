@@ -115,7 +115,7 @@ class EngineConfig(_Settings):
     threads: int | None = Field(None, ge=1)
     """CPU threads of the engine on a machine without GPU; null: half of the cores."""
     memory: float | None = Field(None, gt=0)
-    """KV cache, in GiB on a CPU or as a share of the GPU's memory; null: 1 GiB, or 0.4 of the card."""
+    """KV cache, in GiB on a CPU or as a share of the GPU's memory; null: 1 GiB, or what docs/gpu.md says."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on a CPU, bfloat16 on a GPU."""
     eager: bool | None = None

@@ -15,8 +15,8 @@ OWNED = "AREAL_ENGINE_PARENT"
 """Environment variable by which a vLLM process knows that areal started it, and who."""
 _WHOLE = 2**31 - 1
 """A stream interval longer than any answer: a streaming request reports its first token, and then its end."""
-_BATCHED_TOKENS = 8192
-"""Tokens of one forward pass on a CPU, at most."""
+BATCHED_TOKENS = 8192
+"""Tokens of one forward pass, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +87,18 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         # a CPU's generator cannot: evaluations would fail where many or long prompts come at once.
         found |= {
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(_BATCHED_TOKENS, settings.max_model_len),
+            "max_num_batched_tokens": max(BATCHED_TOKENS, settings.max_model_len),
         }
     else:
         found["gpu_memory_utilization"] = settings.memory
         # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
-        found["kv_cache_memory_bytes"] = int(settings.memory * _gpu_bytes())
+        found["kv_cache_memory_bytes"] = round(settings.memory * gpu_bytes())
+        found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
     return found
 
 
-def _gpu_bytes() -> int:
+def gpu_bytes() -> int:
+    """Memory of the GPU, in bytes."""
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory

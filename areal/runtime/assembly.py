@@ -14,7 +14,8 @@ from areal.rollout.conversation import Renderer, eos_ids
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
 from areal.rollout.vllm_engine import VLLMEngine
-from areal.rollout.vllm_start import EngineSettings
+from areal.rollout.vllm_start import EngineSettings, gpu_bytes
+from areal.runtime.memory import Load, Shape, Split, split
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,10 @@ _DEFAULT_MAX_MODEL_LEN = 4096
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked run: nothing is started yet."""
+    """A checked run: nothing is started yet.
+
+    ``memory``: how a GPU is divided; None on a CPU, or where ``engine.memory`` says it.
+    """
 
     config: Config
     model: str
@@ -34,6 +38,7 @@ class Plan:
     max_model_len: int
     agent: Any
     env: Any
+    memory: Split | None = None
 
     @property
     def engine_threads(self) -> int:
@@ -51,8 +56,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def plan(config: Config) -> Plan:
-    """Check environment, agent, model, device and lengths.
+def plan(config: Config, training: bool = True) -> Plan:
+    """Check environment, agent, model, device, lengths and memory.
+
+    Args:
+        config: of the run.
+        training: whether there is a learner, beside the engine.
 
     Raises:
         UserError: one of them cannot be had.
@@ -64,7 +73,27 @@ def plan(config: Config) -> Plan:
         agent = agent_class(**config.agent_options)
     except TypeError as error:
         raise UserError(f"agent '{config.agent}': {error}") from error
-    return Plan(config, model, _device(config.device), _max_model_len(config, model), agent, env)
+    device, longest = _device(config.device), _max_model_len(config, model)
+    memory = None
+    if device == "cuda" and config.engine.memory is None:
+        memory = _memory(config, model, longest, training)
+    return Plan(config, model, device, longest, agent, env, memory)
+
+
+def _memory(config: Config, model: str, longest: int, training: bool) -> Split:
+    from transformers import AutoConfig
+
+    objective = config.learner.choices
+    load = Load(
+        sequences=max_concurrent(config),
+        longest=longest,
+        engine_bytes=engine_dtype(config, "cuda").itemsize,
+        graphs=not config.engine.eager,
+        micro_batch_tokens=config.learner.micro_batch_tokens if training else None,
+        critic=objective.advantage == "gae",
+        reference=objective.kl > 0,
+    )
+    return split(Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes(), load)
 
 
 def _max_model_len(config: Config, model: str) -> int:
@@ -159,7 +188,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
             dtype=str(engine_dtype(config, plan.device)).removeprefix("torch."),
             max_model_len=plan.max_model_len,
             max_num_seqs=max_concurrent(config),
-            memory=config.engine.memory or (1.0 if plan.device == "cpu" else 0.4),
+            memory=_cache_size(plan),
             eos_ids=ends,
             threads=plan.engine_threads,
             eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
@@ -178,6 +207,13 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
         plan.max_model_len,
     )
     return player, tokenizer
+
+
+def _cache_size(plan: Plan) -> float:
+    """KV cache in GiB on a CPU, or as a share of the GPU."""
+    if plan.memory is not None:
+        return plan.memory.cache / plan.memory.card
+    return plan.config.engine.memory or 1.0
 
 
 def max_concurrent(config: Config) -> int:

@@ -94,6 +94,8 @@ class Trainer:
             await self._train()
 
     async def _start(self) -> None:
+        if self.plan.memory is not None:
+            self.progress.message(str(self.plan.memory))
         self.progress.status("starting vLLM and the learner")
         config, model = self.config, self.plan.model
         if self._resume is not None:

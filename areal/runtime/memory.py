@@ -1,0 +1,185 @@
+"""How one GPU's memory is divided between the learner, the engine and its KV cache.
+
+Each part is estimated from the shape of the model and the settings; the KV cache gets what it can use of what
+is left. In bytes:
+
+- learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 (copy in bfloat16) + the
+  snapshot from which the engine loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for
+  the frozen reference of ``learner.kl`` 4. Then what one micro-batch keeps for its backward pass, and a chunk
+  of logits;
+- engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
+- what CUDA itself takes in each of the two processes.
+
+A tenth of the card is left alone: these are estimates, and allocators leave gaps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from areal.errors import UserError
+from areal.rollout.vllm_start import BATCHED_TOKENS
+
+GIB = 2**30
+_RESERVE = 0.1
+_CONTEXT = 0.6 * GIB
+_GRAPHS = 1.5 * GIB
+_STATE = 4 + 4 + 8 + 2
+_REFERENCE = 4
+_SLACK = 1.25
+"""Temporary tensors of a backward pass, over the ones that are kept for it."""
+_LOGITS = 2 * 2048 * 4
+"""Two float32 tensors of a chunk of 2048 tokens, for each entry of the vocabulary."""
+_SAMPLER = 5 * 4
+"""Five float32 tensors: logits, with temperature, their softmax, its logarithm, and noise."""
+_BLOCK = 16
+"""Tokens of one block of the KV cache."""
+_FEWEST = 8
+"""Longest sequences that must fit into the KV cache at once for a run to make sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a causal language model that memory depends on; ``query`` and ``key``: of all heads."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    query: int
+    key: int
+    vocab: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """Read them off a transformers configuration, parameters by building the model without memory."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        return cls(
+            parameters=sum(p.numel() for p in model.parameters()),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            query=heads * width,
+            key=(getattr(text, "num_key_value_heads", None) or heads) * width,
+            vocab=text.vocab_size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a run asks of the card.
+
+    Attributes:
+        sequences: under way at once.
+        longest: tokens of the longest sequence.
+        engine_bytes: of one number in the engine.
+        graphs: whether the engine captures CUDA graphs.
+        micro_batch_tokens: of the learner; None: there is no learner.
+        critic: whether the objective has one.
+        reference: whether a frozen reference is held.
+        recompute: whether the learner keeps only each layer's input for its backward pass.
+    """
+
+    sequences: int
+    longest: int
+    engine_bytes: int = 2
+    graphs: bool = True
+    micro_batch_tokens: int | None = None
+    critic: bool = False
+    reference: bool = False
+    recompute: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Bytes of the parts of a card; ``cache_tokens``: tokens that the KV cache holds."""
+
+    card: int
+    learner: int
+    engine: int
+    cache: int
+    cache_tokens: int
+
+    @property
+    def free(self) -> int:
+        """What is left, the reserve included."""
+        return self.card - self.learner - self.engine - self.cache
+
+    def __str__(self) -> str:
+        """One line for the terminal, sizes in GiB."""
+        learner = f"learner {self.learner / GIB:.1f}, " if self.learner else ""
+        whom = "one GPU of {:.1f} GiB for both" if self.learner else "one GPU of {:.1f} GiB"
+        return (
+            f"{whom.format(self.card / GIB)}: {learner}engine {self.engine / GIB:.1f}, "
+            f"KV cache {self.cache / GIB:.1f} ({self.cache_tokens:,} tokens), free {self.free / GIB:.1f}"
+        )
+
+
+def split(shape: Shape, card: int, load: Load) -> Split:
+    """Divide ``card`` bytes: the KV cache gets what is left, up to what all sequences at their longest fill.
+
+    Raises:
+        UserError: not even a few sequences fit.
+    """
+    learner, engine = learner_bytes(shape, load), engine_bytes(shape, load)
+    token = 2 * shape.layers * shape.key * load.engine_bytes
+    sequence = -(-load.longest // _BLOCK) * _BLOCK * token
+    left = int(card * (1 - _RESERVE)) - learner - engine
+    # One block more than all sequences fill: vLLM keeps one for itself.
+    useful = load.sequences * sequence + _BLOCK * token
+    least = min(load.sequences, _FEWEST) * sequence + _BLOCK * token
+    if left < least:
+        raise UserError(_too_small(card, learner, engine, least, left, load))
+    cache = min(left, useful)
+    return Split(card, learner, engine, cache, cache // (_BLOCK * token) * _BLOCK)
+
+
+def learner_bytes(shape: Shape, load: Load) -> int:
+    """Bytes that the learner takes at its most, the snapshot for the engine included."""
+    if load.micro_batch_tokens is None:
+        return 0
+    for_each = _STATE + load.engine_bytes + (_STATE if load.critic else 0)
+    for_each += _REFERENCE if load.reference else 0
+    # A sequence that is longer than a micro-batch makes one by itself.
+    tokens = max(load.micro_batch_tokens, load.longest)
+    kept = tokens * _kept_for_backward(shape, load.recompute)
+    return int(shape.parameters * for_each + _SLACK * kept + _LOGITS * shape.vocab + _CONTEXT)
+
+
+def _kept_for_backward(shape: Shape, recompute: bool) -> int:
+    """Bytes for each token.
+
+    In one layer: two norms (16 for each hidden entry: input in float32, normalised, output), attention (query
+    and output, key and value), and the gated perceptron (gate, its activation, up, their product).
+    """
+    layer = 16 * shape.hidden + 4 * shape.query + 4 * shape.key + 8 * shape.intermediate
+    return 2 * shape.hidden * shape.layers + layer if recompute else layer * shape.layers
+
+
+def engine_bytes(shape: Shape, load: Load) -> int:
+    """Bytes that the engine takes besides its KV cache."""
+    forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * load.engine_bytes
+    sampler = load.sequences * shape.vocab * _SAMPLER
+    weights = shape.parameters * load.engine_bytes
+    return int(weights + forward + sampler + (_GRAPHS if load.graphs else 0) + _CONTEXT)
+
+
+def _too_small(card: int, learner: int, engine: int, least: int, left: int, load: Load) -> str:
+    ways = "take a smaller model, lower rollout.max_model_len"
+    if load.micro_batch_tokens is not None:
+        ways += f" or learner.micro_batch_tokens={load.micro_batch_tokens}"
+    parts = f"learner {learner / GIB:.1f}, " if learner else ""
+    return (
+        f"{(least - left) / GIB:.1f} GiB of GPU memory are missing: of {card / GIB:.1f} GiB, {parts}"
+        f"engine {engine / GIB:.1f}, smallest KV cache {least / GIB:.1f}, "
+        f"reserve {card * _RESERVE / GIB:.1f}; {ways}; if you know better, give the KV cache's share of the "
+        "GPU yourself (engine.memory=0.1)"
+    )

@@ -1,0 +1,132 @@
+"""One GPU's memory for learner and engine: the parts fit, and the cache is no larger than is of use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, Qwen2Config
+
+from areal.errors import UserError
+from areal.runtime.memory import GIB, Load, Shape, Split, split
+
+CONFIGS = {
+    "Qwen2.5-0.5B": Qwen2Config(
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
+    "Qwen2.5-1.5B": Qwen2Config(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
+    "SmolLM2-135M": LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    ),
+}
+SHAPES = {
+    "Qwen2.5-0.5B": Shape(494_032_768, 24, 896, 4864, 896, 128, 151936),
+    "Qwen2.5-1.5B": Shape(1_543_714_304, 28, 1536, 8960, 1536, 256, 151936),
+    "SmolLM2-135M": Shape(134_515_008, 30, 576, 1536, 576, 192, 49152),
+}
+H100 = int(79.6 * GIB)
+
+shapes = st.sampled_from(list(SHAPES.values()))
+loads = st.builds(
+    Load,
+    sequences=st.integers(1, 1024),
+    longest=st.integers(2, 32768),
+    engine_bytes=st.sampled_from([2, 4]),
+    graphs=st.booleans(),
+    micro_batch_tokens=st.none() | st.integers(1, 65536),
+    critic=st.booleans(),
+    reference=st.booleans(),
+    recompute=st.booleans(),
+)
+cards = st.integers(4 * GIB, 192 * GIB)
+
+
+def divided(shape: Shape, card: int, load: Load) -> Split | None:
+    try:
+        return split(shape, card, load)
+    except UserError:
+        return None
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_shapes_are_those_of_the_models(name: str):
+    assert Shape.of(CONFIGS[name]) == SHAPES[name]
+
+
+@settings(deadline=None)
+@given(shapes, cards, loads)
+def test_the_parts_fit_and_the_cache_is_of_use(shape: Shape, card: int, load: Load):
+    found = divided(shape, card, load)
+    if found is None:
+        return
+    assert found.free >= 0.1 * card - 1
+    assert found.cache_tokens >= min(load.sequences, 8) * load.longest
+    assert found.cache_tokens <= load.sequences * (load.longest + 15) + 16
+    assert found.cache_tokens * 4 * shape.layers * shape.key * load.engine_bytes // 2 <= found.cache
+    room = 0.9 * card - found.learner - found.engine - found.cache
+    assert room < 1 or found.cache_tokens > load.sequences * load.longest, "room that the cache could use"
+
+
+@settings(deadline=None)
+@given(shapes, cards, loads, st.sampled_from(["critic", "reference", "graphs", "micro_batch_tokens"]))
+def test_whoever_needs_more_leaves_no_more(shape: Shape, card: int, load: Load, more: str):
+    grown = replace(load, **{more: 2 * (load.micro_batch_tokens or 1000) if "tokens" in more else True})
+    less, found = divided(shape, card, grown), divided(shape, card, load)
+    if less is not None:
+        assert found is not None
+        assert found.cache >= less.cache
+        assert found.free >= less.free - (found.cache - less.cache)
+
+
+@settings(deadline=None)
+@given(shapes, cards, loads)
+def test_recomputing_saves_memory_and_a_learner_costs_it(shape: Shape, card: int, load: Load):
+    plain, saving = (
+        divided(shape, card, replace(load, recompute=False)),
+        divided(shape, card, replace(load, recompute=True)),
+    )
+    if plain is not None:
+        assert saving is not None
+        assert saving.learner <= plain.learner
+        alone = split(shape, card, replace(load, micro_batch_tokens=None))
+        assert alone.learner == 0
+        assert alone.cache >= plain.cache
+
+
+def test_half_a_billion_parameters_on_an_h100_have_room_for_all_sequences():
+    load = Load(sequences=256, longest=4096, micro_batch_tokens=16384)
+    found = split(SHAPES["Qwen2.5-0.5B"], H100, load)
+    assert found.cache_tokens == 256 * 4096 + 16
+    assert str(found).startswith("one GPU of 79.6 GiB for both: learner ")
+    assert "(1,048,592 tokens), free " in str(found)
+
+
+def test_a_card_that_is_too_small_says_what_is_missing_and_what_helps():
+    load = Load(sequences=128, longest=4096, micro_batch_tokens=16384)
+    with pytest.raises(UserError, match=r"learner\.micro_batch_tokens=16384.*engine\.memory") as found:
+        split(SHAPES["Qwen2.5-1.5B"], 24 * GIB, load)
+    assert "\n" not in str(found.value)
+    missing = float(str(found.value).split(" GiB")[0])
+    assert split(SHAPES["Qwen2.5-1.5B"], int((24 + (missing + 0.1) / 0.9) * GIB), load)
