@@ -81,17 +81,23 @@ def plan(config: Config, training: bool = True) -> Plan:
 
 
 def _memory(config: Config, model: str, longest: int, training: bool) -> Split:
+    import torch
     from transformers import AutoConfig
 
-    objective = config.learner.choices
+    from areal.learner.placement import compute_dtype, micro_batch_tokens
+
+    learner, device = config.learner, torch.device("cuda")
     load = Load(
         sequences=max_concurrent(config),
         longest=longest,
         engine_bytes=engine_dtype(config, "cuda").itemsize,
         graphs=not config.engine.eager,
-        micro_batch_tokens=config.learner.micro_batch_tokens if training else None,
-        critic=objective.advantage == "gae",
-        reference=objective.kl > 0,
+        micro_batch_tokens=micro_batch_tokens(learner, device) if training else None,
+        critic=learner.choices.advantage == "gae",
+        reference=learner.choices.kl > 0,
+        learner_bytes=compute_dtype(learner, device).itemsize,
+        recompute=learner.recompute,
+        compiled=learner.compile is not False,
     )
     return split(Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes(), load)
 

@@ -5,8 +5,8 @@ is left. In bytes:
 
 - learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 (copy in bfloat16) + the
   snapshot from which the engine loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for
-  the frozen reference of ``learner.kl`` 4. Then what one micro-batch keeps for its backward pass, and a chunk
-  of logits;
+  the frozen reference of ``learner.kl`` 4 + 2. Then what one micro-batch keeps for its backward pass, a chunk
+  of logits, and the gradient of the output layer;
 - engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
 
@@ -26,11 +26,14 @@ _RESERVE = 0.1
 _CONTEXT = 0.6 * GIB
 _GRAPHS = 1.5 * GIB
 _STATE = 4 + 4 + 8 + 2
-_REFERENCE = 4
+_REFERENCE = 4 + 2
 _SLACK = 1.25
 """Temporary tensors of a backward pass, over the ones that are kept for it."""
-_LOGITS = 2 * 2048 * 4
-"""Two float32 tensors of a chunk of 2048 tokens, for each entry of the vocabulary."""
+_LOGITS_AT_ONCE = 2**28
+_LOGITS = 2 * 4
+"""Two float32 tensors of as many logits as the learner makes at once (areal.learner.logits)."""
+_HEAD = 4 + 2
+"""The output layer's gradient, in float32 and in bfloat16."""
 _SAMPLER = 5 * 4
 """Five float32 tensors: logits, with temperature, their softmax, its logarithm, and noise."""
 _BLOCK = 16
@@ -85,7 +88,9 @@ class Load:
         micro_batch_tokens: of the learner; None: there is no learner.
         critic: whether the objective has one.
         reference: whether a frozen reference is held.
+        learner_bytes: of one number that the learner computes with.
         recompute: whether the learner keeps only each layer's input for its backward pass.
+        compiled: whether its layers are.
     """
 
     sequences: int
@@ -95,7 +100,9 @@ class Load:
     micro_batch_tokens: int | None = None
     critic: bool = False
     reference: bool = False
+    learner_bytes: int = 2
     recompute: bool = False
+    compiled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +157,22 @@ def learner_bytes(shape: Shape, load: Load) -> int:
     for_each += _REFERENCE if load.reference else 0
     # A sequence that is longer than a micro-batch makes one by itself.
     tokens = max(load.micro_batch_tokens, load.longest)
-    kept = tokens * _kept_for_backward(shape, load.recompute)
-    return int(shape.parameters * for_each + _SLACK * kept + _LOGITS * shape.vocab + _CONTEXT)
+    kept = tokens * _kept_for_backward(shape, load)
+    head = _LOGITS * min(_LOGITS_AT_ONCE, tokens * shape.vocab) + _HEAD * shape.vocab * shape.hidden
+    return int(shape.parameters * for_each + _SLACK * kept + head + _CONTEXT)
 
 
-def _kept_for_backward(shape: Shape, recompute: bool) -> int:
+def _kept_for_backward(shape: Shape, load: Load) -> int:
     """Bytes for each token.
 
-    In one layer: two norms (16 for each hidden entry: input in float32, normalised, output), attention (query
-    and output, key and value), and the gated perceptron (gate, its activation, up, their product).
+    In one layer: two norms (input and output; not compiled, also the input in float32 and normalised),
+    attention (query and output, key and value), and the gated perceptron (gate, up, their product; not
+    compiled, also the gate's activation).
     """
-    layer = 16 * shape.hidden + 4 * shape.query + 4 * shape.key + 8 * shape.intermediate
-    return 2 * shape.hidden * shape.layers + layer if recompute else layer * shape.layers
+    norms, perceptron = (4, 3) if load.compiled else (8, 4)
+    layer = norms * shape.hidden + 2 * shape.query + 2 * shape.key + perceptron * shape.intermediate
+    numbers = shape.hidden * shape.layers + layer if load.recompute else layer * shape.layers
+    return numbers * load.learner_bytes
 
 
 def engine_bytes(shape: Shape, load: Load) -> int:
@@ -176,6 +187,7 @@ def _too_small(card: int, learner: int, engine: int, least: int, left: int, load
     ways = "take a smaller model, lower rollout.max_model_len"
     if load.micro_batch_tokens is not None:
         ways += f" or learner.micro_batch_tokens={load.micro_batch_tokens}"
+        ways += "" if load.recompute else ", set learner.recompute=true"
     parts = f"learner {learner / GIB:.1f}, " if learner else ""
     return (
         f"{(least - left) / GIB:.1f} GiB of GPU memory are missing: of {card / GIB:.1f} GiB, {parts}"

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config
 
+from areal.config import parse_config
 from areal.errors import UserError
+from areal.runtime import assembly
 from areal.runtime.memory import GIB, Load, Shape, Split, split
 
 CONFIGS = {
@@ -58,7 +60,9 @@ loads = st.builds(
     micro_batch_tokens=st.none() | st.integers(1, 65536),
     critic=st.booleans(),
     reference=st.booleans(),
+    learner_bytes=st.sampled_from([2, 4]),
     recompute=st.booleans(),
+    compiled=st.booleans(),
 )
 cards = st.integers(4 * GIB, 192 * GIB)
 
@@ -130,3 +134,19 @@ def test_a_card_that_is_too_small_says_what_is_missing_and_what_helps():
     assert "\n" not in str(found.value)
     missing = float(str(found.value).split(" GiB")[0])
     assert split(SHAPES["Qwen2.5-1.5B"], int((24 + (missing + 0.1) / 0.9) * GIB), load)
+
+
+def test_a_run_on_a_gpu_gets_its_split_and_an_evaluation_one_without_learner(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    config = parse_config({})
+    training = assembly.plan(config)
+    assert training.memory is not None
+    assert training.memory.learner > 0
+    alone = assembly.plan(config, training=False)
+    assert alone.memory is not None
+    assert alone.memory.learner == 0
+    assert assembly._cache_size(training) == training.memory.cache / H100
+    by_hand = assembly.plan(parse_config({"engine": {"memory": 0.2}}))
+    assert by_hand.memory is None
+    assert assembly._cache_size(by_hand) == 0.2

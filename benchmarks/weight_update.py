@@ -1,0 +1,283 @@
+"""What a weight update costs the generation under way: from the pause to the first token of the new weights.
+
+    python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256
+    python benchmarks/weight_update.py --device cpu --parameters tiny --sequences 16
+
+A learner's float32 weights, with random values that are new in each version, go to an engine on the same
+device (areal.weights), while as many requests as ``--sequences`` are always under way. For each update, in
+seconds:
+
+- write: the learner's own, to make the new weights ready; generation goes on;
+- stop: from the call that pauses generation until it stands still;
+- load: for which the weights are loaded;
+- first: from the call that resumes generation until any request has its next token;
+- total: from the pause to that token, the sum of the three;
+- all: from the pause until every request that was under way has its next token or is finished: each has its
+  prefix computed again under the new weights.
+
+Nothing else uses the device meanwhile. At the end the log-probabilities that the engine gives are compared
+with transformers' in the same type: under the last weights they must agree, under those before them they must
+not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import BLUE, GREEN, ORANGE, parser, picture, save
+from models import QWEN2, qwen2
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.vllm_engine import VLLMEngine
+from areal.rollout.vllm_start import EngineSettings
+from areal.weights.channel import Channel, open_channel, weight_backend
+
+POLL = 0.0005
+"""Seconds between two looks for a new token."""
+COMPARED = 16
+"""Sequences whose log-probabilities are compared, of 64 tokens each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Lengths of prompts and answers, in tokens, and the type of the engine's weights."""
+
+    prompt: int
+    answer: int
+    dtype: torch.dtype
+
+
+SCALES = {"cuda": Scale(512, 1024, torch.bfloat16), "cpu": Scale(64, 256, torch.float32)}
+
+
+class Watched:
+    """An engine, and when its requests have their next tokens after each resumption.
+
+    The front end knows how many tokens each request has. On a CPU outputs are sent whole, but not those of
+    requests with stop strings, which are looked for in the front end: these have one that never comes.
+    """
+
+    def __init__(self, engine: VLLMEngine, device: str) -> None:
+        self.engine = engine
+        self.stop = ("never said",) if device == "cpu" else ()
+        self._llm: Any = engine._llm
+        self._resume = self._llm.resume_generation
+        self._llm.resume_generation = self._resume_and_watch
+        self._watching: asyncio.Task[tuple[float, float]] | None = None
+
+    async def update(self, version: int) -> dict[str, float]:
+        """Load new weights; return the parts of the time that it took."""
+        begun = time.monotonic()
+        metrics = await self.engine.load(version)
+        assert self._watching is not None
+        first, everyone = await self._watching
+        resumed = begun + metrics["time/pause"]
+        return {
+            "stop": metrics["time/pause"] - metrics["time/load"],
+            "load": metrics["time/load"],
+            "first": first - resumed,
+            "total": first - begun,
+            "all": everyone - begun,
+        }
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens that each request has by now."""
+        states = self._llm.output_processor.request_states
+        return {name: state.detokenizer.num_output_tokens() for name, state in states.items()}
+
+    async def _resume_and_watch(self) -> None:
+        before = self.tokens()  # all is still, and all that was sampled is here
+        self._watching = asyncio.create_task(self._watch(before))
+        await self._resume()
+
+    async def _watch(self, before: dict[str, int]) -> tuple[float, float]:
+        first, waiting = 0.0, before
+        while waiting:
+            await asyncio.sleep(POLL)
+            now = self.tokens()
+            waiting = {name: n for name, n in waiting.items() if name in now and now[name] <= n}
+            if not first and len(waiting) < len(before):
+                first = time.monotonic()
+        return first, time.monotonic()
+
+
+class Workload:
+    """Requests that follow one another, as many at a time as are asked for."""
+
+    def __init__(self, watched: Watched, scale: Scale, vocabulary: int) -> None:
+        self._watched, self._scale, self._vocabulary = watched, scale, vocabulary
+        self._numbers = itertools.count()
+        self.interrupted = 0
+
+    def prompt(self) -> list[int]:
+        """Return random ids, no prompt like another."""
+        rng = random.Random(next(self._numbers))
+        return [rng.randrange(5, self._vocabulary) for _ in range(self._scale.prompt)]
+
+    async def generate(self, first: int) -> None:
+        """Send one request after another; the first answer has ``first`` tokens, so that they spread out."""
+        for length in itertools.chain([first], itertools.repeat(self._scale.answer)):
+            completion = await self.complete(self.prompt(), length)
+            self.interrupted += len(set(completion.versions)) > 1
+
+    async def complete(self, prompt: list[int], length: int) -> Completion:
+        """Generate ``length`` tokens."""
+        sampling = Sampling(length, ignore_eos=True, stop=self._watched.stop)
+        return await self._watched.engine.generate(prompt, sampling)
+
+
+@torch.no_grad()
+def randomise(model: torch.nn.Module, version: int) -> None:
+    """Give every parameter of a model the values that it has in ``version``."""
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        generator = torch.Generator(parameter.device).manual_seed(version * 100_003 + number)
+        noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
+        parameter.copy_(1 + 0.1 * noise if "norm" in name else 0.02 * noise)
+
+
+async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    device, scale = arguments.device, SCALES[arguments.device]
+    config = AutoConfig.from_pretrained(qwen2(folder, arguments.parameters))
+    engine = await VLLMEngine.start(settings(arguments, scale, folder))
+    try:
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        channel = open_channel(device, model.named_parameters(), scale.dtype)
+        await engine.connect(channel.init_info())
+        watched = Watched(engine, device)
+        work = Workload(watched, scale, config.vocab_size)
+        updates = await run(arguments, watched, work, model, channel)
+        channel.close()
+        prompts = [work.prompt() for _ in range(COMPARED)]
+        found = await asyncio.gather(*(work.complete(prompt, 64) for prompt in prompts))
+    finally:
+        await engine.close()
+    assert all(set(completion.versions) == {arguments.updates} for completion in found)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "updates": updates,
+        "interrupted_sequences": work.interrupted,
+        "agreement": agreement(model, scale, arguments.updates, prompts, found),
+    }
+
+
+def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> EngineSettings:
+    on_gpu = arguments.device == "cuda"
+    return EngineSettings(
+        model=str(folder),
+        device=arguments.device,
+        dtype=str(scale.dtype).removeprefix("torch."),
+        max_model_len=scale.prompt + scale.answer,
+        max_num_seqs=arguments.sequences,
+        memory=0.25 if on_gpu else 1.0,
+        eos_ids=(0,),
+        eager=not on_gpu,
+        weight_backend=weight_backend(arguments.device),
+        stop_strings=not on_gpu,
+    )
+
+
+async def run(
+    arguments: argparse.Namespace, watched: Watched, work: Workload, model: torch.nn.Module, channel: Channel
+) -> list[dict[str, float]]:
+    """Make the updates, one after another, each when all requests have gone on for a while."""
+    sequences = arguments.sequences
+    requests = [
+        asyncio.create_task(work.generate(1 + SCALES[arguments.device].answer * (i + 1) // sequences))
+        for i in range(sequences)
+    ]
+    updates = []
+    for version in range(arguments.updates + 1):
+        await asyncio.sleep(arguments.interval)
+        while sum(n > 0 for n in watched.tokens().values()) < 0.9 * sequences:
+            await asyncio.sleep(0.05)
+            for request in requests:
+                if request.done():
+                    request.result()  # it goes on for ever, or failed
+        randomise(model, version)
+        written = time.monotonic()
+        channel.write(model.named_parameters())
+        written = time.monotonic() - written
+        context = sum(n + SCALES[arguments.device].prompt for n in watched.tokens().values())
+        parts = {"write": written, **await watched.update(version), "tokens_under_way": context}
+        print("  ".join(f"{name} {value:.3f}" for name, value in parts.items()), flush=True)
+        updates.append(parts)
+    for request in requests:
+        request.cancel()
+    await asyncio.gather(*requests, return_exceptions=True)
+    return updates[1:]  # the first warms up
+
+
+@torch.no_grad()
+def agreement(
+    model: Any, scale: Scale, version: int, prompts: list[list[int]], found: list[Completion]
+) -> dict[str, dict[str, float]]:
+    """Compare the engine's log-probabilities with transformers', under the last weights and those before."""
+    sampled = torch.tensor([completion.logprobs for completion in found])
+    results = {}
+    for name, which in (("last", version), ("before", version - 1)):
+        randomise(model.float(), which)
+        model.to(scale.dtype)
+        ids = torch.tensor([p + c.ids for p, c in zip(prompts, found, strict=True)], device=model.device)
+        length = sampled.shape[1]
+        logits = torch.cat([model(row[None], logits_to_keep=length + 1).logits[:, :-1] for row in ids])
+        expected = torch.log_softmax(logits.float(), -1).gather(-1, ids[:, -length:, None])[..., 0]
+        error = (sampled - expected.cpu()).abs()
+        results[name] = {"mean": float(error.mean()), "max": float(error.max())}
+    return results
+
+
+def summary(updates: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Median and worst of each part."""
+    return {
+        part: {"median": statistics.median(values), "worst": max(values)}
+        for part in updates[0]
+        for values in [[update[part] for update in updates]]
+    }
+
+
+def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
+    title = f"From the pause to the first new token ({arguments.parameters}, {arguments.sequences} sequences)"
+    with picture(arguments.output, "weight_update", title) as figure:
+        axes = figure.subplots()
+        bottom = [0.0] * len(results["updates"])
+        for part, colour in (("stop", ORANGE), ("load", BLUE), ("first", GREEN)):
+            values = [1000 * update[part] for update in results["updates"]]
+            axes.bar(range(1, 1 + len(values)), values, bottom=bottom, color=colour, label=part)
+            bottom = [b + v for b, v in zip(bottom, values, strict=True)]
+        axes.set_xlabel("update")
+        axes.set_ylabel("milliseconds")
+        axes.legend(frameon=False)
+
+
+def main() -> None:
+    made = parser(__doc__, "weight_update")
+    made.add_argument("--device", choices=sorted(SCALES), default="cuda")
+    made.add_argument("--parameters", choices=list(QWEN2), default="0.5b", help="size of the model (0.5b)")
+    made.add_argument("--sequences", type=int, default=256, help="requests under way (256)")
+    made.add_argument("--updates", type=int, default=10, help="that are measured (10)")
+    made.add_argument("--interval", type=float, default=2, help="seconds between two updates, at least (2)")
+    arguments = made.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = asyncio.run(measure(arguments, Path(folder)))
+    results["summary"] = summary(results["updates"])
+    shown = {name: value for name, value in vars(arguments).items() if name != "output"}
+    save(arguments.output, "weight_update", {"settings": shown, **results})
+    draw(arguments, results)
+    print(json.dumps({"summary": results["summary"], "agreement": results["agreement"]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
