@@ -183,11 +183,12 @@ class Bench:
         learner.update(batch(self._batches[0]))
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             learner.update(batch(self._batches[1]))
-        table = found.key_averages().table(
-            sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=90
-        )
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(table)
+        tables = [
+            found.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=90)
+            for key in ("self_cuda_time_total", "self_cpu_time_total")
+        ]
+        file.write_text("\n".join(tables))
         del learner
         gc.collect()
         torch.cuda.empty_cache()

@@ -60,6 +60,7 @@ class Varlen:
         ends_k: int32 ``[S + 1]``, and where all its tokens end among the gathered ones.
         longest_q: tokens computed of one sequence, at most.
         longest_k: tokens of one sequence, at most.
+        kernel: takes query, key, value, the four above, the scaling and the window.
     """
 
     gather: torch.Tensor | None
@@ -67,6 +68,7 @@ class Varlen:
     ends_k: torch.Tensor
     longest_q: int
     longest_k: int
+    kernel: Callable[..., torch.Tensor]
 
     @classmethod
     def build(cls, index: np.ndarray, owned: np.ndarray, lengths: np.ndarray, device: torch.device) -> Varlen:
@@ -78,7 +80,8 @@ class Varlen:
         def ends(sizes: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.concatenate([[0], sizes.cumsum()]).astype(np.int32)).to(device)
 
-        return cls(gather, ends(computed), ends(lengths), int(computed.max()), int(lengths.max()))
+        kernel = _flash_attn() if _has_flash_attn() else _torch_varlen()
+        return cls(gather, ends(computed), ends(lengths), int(computed.max()), int(lengths.max()), kernel)
 
 
 Layout = Padded | Varlen
@@ -104,7 +107,6 @@ def kernel_name(varlen: bool) -> str:
     return "flash-attn, variable length" if _has_flash_attn() else "PyTorch's, variable length"
 
 
-@torch.compiler.disable  # lengths vary with each row: its kernels are compiled already
 def packed_attention(
     module: Any,
     query: torch.Tensor,
@@ -137,6 +139,7 @@ def packed_attention(
     return attend(query[0], key[0], value[0], scaling, sliding_window, layout)[None], None
 
 
+@torch.compiler.disable  # the number of its runs varies from row to row
 def _padded(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -187,8 +190,7 @@ def _varlen(
     if layout.gather is not None:
         k, v = k.index_select(0, layout.gather), v.index_select(0, layout.gather)
     back = -1 if sliding_window is None else sliding_window - 1
-    kernel = _flash_attn() if _has_flash_attn() else _torch_varlen()
-    return kernel(
+    return layout.kernel(
         q, k, v, layout.ends_q, layout.ends_k, layout.longest_q, layout.longest_k, scaling, (back, 0)
     )
 

@@ -63,19 +63,22 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
         return
     mesh = learner_mesh(device)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for layer in layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
+    # One rank has nothing to gather: cast all at once, since hooks at each layer cost more than they save.
+    for layer in layers if mesh.size() > 1 else ():
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     root: FSDPModule = fully_shard(module, mesh=mesh, mp_policy=policy)
-    # Shares of the loss are of the whole minibatch: gradients are summed, not averaged.
-    for part in root.modules():  # type: ignore[attr-defined]
-        if isinstance(part, FSDPModule):
-            part.set_gradient_divide_factor(1.0)
+    if mesh.size() > 1:
+        # Shares of the loss are of the whole minibatch: gradients are summed, not averaged.
+        for part in root.modules():  # type: ignore[attr-defined]
+            if isinstance(part, FSDPModule):
+                part.set_gradient_divide_factor(1.0)
 
 
 def decoder_layers(model: Any) -> list[torch.nn.Module]:
     """Return the repeated layers of a Hugging Face model, as it names them itself."""
     names = set(model._no_split_modules or ())
-    return [part for part in model.modules() if type(part).__name__ in names]
+    # A class that FSDP has made of it has another name, but not other ancestors.
+    return [m for m in model.modules() if names & {ancestor.__name__ for ancestor in type(m).__mro__}]
 
 
 def learner_mesh(device: torch.device) -> DeviceMesh:
