@@ -5,4 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("areal", deadline=None)
+settings.load_profile("areal")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-_LOGITS_AT_ONCE = 2**29
+LOGITS_AT_ONCE = 2**29
 
 
 def logprobs_and_entropy(
@@ -110,7 +110,7 @@ def _gradient(
 
 
 def _parts(rows: int, columns: int) -> list[slice]:
-    size = max(1, _LOGITS_AT_ONCE // columns)
+    size = max(1, LOGITS_AT_ONCE // columns)
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 

@@ -29,9 +29,8 @@ _STATE = 4 + 4 + 8 + 2
 _REFERENCE = 4 + 2
 _SLACK = 1.25
 """Temporary tensors of a backward pass, over the ones that are kept for it."""
-_LOGITS_AT_ONCE = 2**28
 _LOGITS = 2 * 4
-"""Two float32 tensors of as many logits as the learner makes at once (areal.learner.logits)."""
+"""Two float32 tensors of as many logits as the learner makes at once."""
 _HEAD = 4 + 2
 """The output layer's gradient, in float32 and in bfloat16."""
 _SAMPLER = 5 * 4
@@ -151,6 +150,8 @@ def split(shape: Shape, card: int, load: Load) -> Split:
 
 def learner_bytes(shape: Shape, load: Load) -> int:
     """Bytes that the learner takes at its most, the snapshot for the engine included."""
+    from areal.learner.logits import LOGITS_AT_ONCE  # brings torch with it
+
     if load.micro_batch_tokens is None:
         return 0
     for_each = _STATE + load.engine_bytes + (_STATE if load.critic else 0)
@@ -158,7 +159,7 @@ def learner_bytes(shape: Shape, load: Load) -> int:
     # A sequence that is longer than a micro-batch makes one by itself.
     tokens = max(load.micro_batch_tokens, load.longest)
     kept = tokens * _kept_for_backward(shape, load)
-    head = _LOGITS * min(_LOGITS_AT_ONCE, tokens * shape.vocab) + _HEAD * shape.vocab * shape.hidden
+    head = _LOGITS * min(LOGITS_AT_ONCE, tokens * shape.vocab) + _HEAD * shape.vocab * shape.hidden
     return int(shape.parameters * for_each + _SLACK * kept + head + _CONTEXT)
 
 
