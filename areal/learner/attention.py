@@ -45,9 +45,7 @@ class Padded:
     @classmethod
     def build(cls, index: np.ndarray, owned: np.ndarray, lengths: np.ndarray, device: torch.device) -> Padded:
         """Take index and owned as above, and lengths ``[S]``, to the device."""
-        return cls(
-            torch.from_numpy(index).to(device), torch.from_numpy(owned).to(device), runs(lengths.tolist())
-        )
+        return cls(to_device(index, device), to_device(owned, device), runs(lengths.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +73,22 @@ class Varlen:
         """Take index and owned as in :class:`Padded`, and lengths ``[S]``, to the device."""
         computed = owned.sum(1)
         real = np.arange(index.shape[1]) < lengths[:, None]
-        gather = None if computed.sum() == lengths.sum() else torch.from_numpy(index[real]).to(device)
+        gather = None if computed.sum() == lengths.sum() else to_device(index[real], device)
 
         def ends(sizes: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.concatenate([[0], sizes.cumsum()]).astype(np.int32)).to(device)
+            return to_device(np.concatenate([[0], sizes.cumsum()]).astype(np.int32), device)
 
         kernel = _flash_attn() if _has_flash_attn() else _torch_varlen()
         return cls(gather, ends(computed), ends(lengths), int(computed.max()), int(lengths.max()), kernel)
 
 
 Layout = Padded | Varlen
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return a tensor of an array's values; the host does not wait for a GPU to take them."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def runs(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:

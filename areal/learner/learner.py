@@ -24,7 +24,7 @@ from areal.learner.model import Policy, load_model
 from areal.learner.objectives import Tokens, token_loss
 from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
-from areal.learner.placement import compute_dtype, full, micro_batch_tokens, place, uses_varlen
+from areal.learner.placement import compute_dtype, expect_more, full, micro_batch_tokens, place, uses_varlen
 from areal.trajectory import Batch
 
 
@@ -41,9 +41,8 @@ class _Sums:
             self.totals[name] = self.totals[name] + total if name in self.totals else total
 
     def largest(self, name: str, values: torch.Tensor) -> None:
-        if len(values):
-            found = values.detach().max()
-            self.totals[name] = torch.maximum(self.totals[name], found) if name in self.totals else found
+        found = values.detach().max()
+        self.totals[name] = torch.maximum(self.totals[name], found) if name in self.totals else found
 
     def total(self, name: str) -> float:
         return float(self.totals[name]) if name in self.totals else 0.0
@@ -179,7 +178,9 @@ class Learner:
 
     def _optimizer_step(self, index: int, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:
         """Accumulate gradients over the micro-batches, clip, step; return the norm before clipping."""
-        for micro in minibatch:
+        for i, micro in enumerate(minibatch):
+            for module in filter(None, (self.policy, self._critic)):
+                expect_more(module, i + 1 < len(minibatch))
             prox = self._accumulate(micro, sums)
             if index == 0 or self._objective.decoupled:  # then it is the policy of the start of the step
                 self._compare(micro.packed, prox, sums)
@@ -219,7 +220,8 @@ class Learner:
     def _compare(self, packed: Packed, prox: torch.Tensor, sums: _Sums) -> None:
         """Note how far learner and engine are apart where both had the same weights."""
         fresh = packed.versions == self.version
-        difference = (prox - packed.behav)[fresh]
+        # 0 elsewhere: to pick them out, the host would have to wait for the device.
+        difference = torch.where(fresh, prox - packed.behav, 0.0)
         sums.add(fresh=fresh, mismatch=difference.abs(), mismatch_kl=(difference.exp() - 1 - difference))
         sums.largest("mismatch_max", difference.abs())
 

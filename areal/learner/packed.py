@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from areal.learner.attention import Layout, Padded, Varlen
+from areal.learner.attention import Layout, Padded, Varlen, to_device
 from areal.trajectory import Trajectory
 
 
@@ -65,7 +65,7 @@ def pack(trajectories: Sequence[Trajectory], device: torch.device, varlen: bool 
     positions = np.nonzero(owned)[1]
 
     def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device)
+        return to_device(array, device)
 
     return Packed(
         tokens=tensor(tokens[owned]),

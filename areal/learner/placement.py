@@ -74,6 +74,17 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
                 part.set_gradient_divide_factor(1.0)
 
 
+def expect_more(module: torch.nn.Module, more: bool) -> None:
+    """Say whether another backward pass follows the next one before the optimizer moves the weights.
+
+    On one rank the weights then stay in bfloat16 and the gradients stay, in float32, where they are; on
+    several that would take the memory that sharding saves.
+    """
+    if isinstance(module, FSDPModule) and _ranks() == 1:
+        module.set_requires_gradient_sync(not more)
+        module.set_reshard_after_backward(not more)
+
+
 def decoder_layers(model: Any) -> list[torch.nn.Module]:
     """Return the repeated layers of a Hugging Face model, as it names them itself."""
     names = set(model._no_split_modules or ())

@@ -66,6 +66,16 @@ def test_bfloat16_computes_with_rounding_and_keeps_float32(objective: str):
         assert float(torch.nn.functional.cosine_similarity(*steps, dim=0)) > 0.8
 
 
+def test_in_bfloat16_too_the_cut_into_micro_batches_changes_nothing():
+    """Gradients stay where they are from one micro-batch to the next: none may be lost."""
+    norms = []
+    for budget in (64, 4096):
+        settings = LearnerConfig(objective="ppo", micro_batch_tokens=budget, dtype="bfloat16")
+        learner = Learner(resolve_model("starter"), settings, "cpu", 1.0)
+        norms.append(learner.update(batch(7, groups=4))["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=0.03)
+
+
 def test_models_that_bend_their_logits_are_refused(tmp_path: Path):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
