@@ -44,6 +44,7 @@ class Policies:
         self._base = copy.deepcopy(self._model)
         self._channel = open_channel(DEVICE, self._model.named_parameters(), torch.float32)
         self.references: dict[int, torch.nn.Module] = {}
+        self.times: dict[str, float] = {}
 
     async def connect(self) -> None:
         """Let the engine take this object's weights."""
@@ -60,7 +61,7 @@ class Policies:
         self.references[version] = copy.deepcopy(self._model).double()
         self._channel.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
-            await self._engine.load(version)
+            self.times = await self._engine.load(version)
         return version
 
     def close(self) -> None:

@@ -80,6 +80,7 @@ async def check_agreement(engine: Engine, folder: str) -> None:
     after = await engine.generate(prompts[0], sampling)
     policies.close()
 
+    assert 0 < policies.times["time/load"] < policies.times["time/pause"]
     assert len(crossed(running)) >= 3, "three updates came while sequences were under way"
     assert set(after.versions) == {engine.version}
     distinct: list[bool] = []

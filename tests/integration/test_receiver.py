@@ -1,0 +1,41 @@
+"""Which models are loaded in place: those of whose checkpoint tensors nothing was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+from areal.weights.receiver import loads_in_place
+
+CUDA = torch.device("cuda", 0)
+
+
+class Packing(UnquantizedLinearMethod):
+    """Builds on the plain method, and may do anything to the weights."""
+
+
+class Deriving(torch.nn.Module):
+    """Makes something of its weights once they are loaded, as MLA does."""
+
+    def process_weights_after_loading(self, dtype: torch.dtype) -> None: ...
+
+
+def layer(method: type) -> torch.nn.Module:
+    made: Any = torch.nn.Module()
+    made.quant_method = object.__new__(method)
+    return made
+
+
+def model(*layers: torch.nn.Module) -> torch.nn.Module:
+    plain = [layer(UnquantizedLinearMethod), layer(UnquantizedEmbeddingMethod), torch.nn.LayerNorm(4)]
+    return torch.nn.Sequential(*plain, torch.nn.Sequential(*layers))
+
+
+def test_only_plain_layers_on_a_gpu_are_loaded_in_place():
+    assert loads_in_place(model(), CUDA)
+    assert not loads_in_place(model(), torch.device("cpu")), "a CPU's kernels pack the weights"
+    assert not loads_in_place(model(layer(Packing)), CUDA)
+    assert not loads_in_place(model(Deriving()), CUDA)
