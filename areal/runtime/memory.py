@@ -3,10 +3,11 @@
 Each part is estimated from the shape of the model and the settings; the KV cache gets what it can use of what
 is left. In bytes:
 
-- learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 (copy in bfloat16) + the
-  snapshot from which the engine loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for
-  the frozen reference of ``learner.kl`` 4 + 2. Then what one micro-batch keeps for its backward pass, a chunk
-  of logits, and the gradient of the output layer;
+- learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 + 2 (weight and gradient
+  in bfloat16, on one rank of the whole model: areal.learner.placement) + the snapshot from which the engine
+  loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for the frozen reference of
+  ``learner.kl`` 4 + 2. Then what one micro-batch keeps for its backward pass, a chunk of logits, and the
+  gradient of the output layer;
 - engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
 
@@ -25,7 +26,7 @@ GIB = 2**30
 _RESERVE = 0.1
 _CONTEXT = 0.6 * GIB
 _GRAPHS = 1.5 * GIB
-_STATE = 4 + 4 + 8 + 2
+_STATE = 4 + 4 + 8 + 2 + 2
 _REFERENCE = 4 + 2
 _SLACK = 1.25
 """Temporary tensors of a backward pass, over the ones that are kept for it."""
