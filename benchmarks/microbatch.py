@@ -12,7 +12,8 @@ ever holds more than the budget at once, since that is what the memory is for:
 - padded: the same with a row for each sequence, padded to the longest, through transformers' own attention;
   here the padding is in the memory too, so the count is larger.
 
-Padding is what is computed for nothing: in the padded way everywhere, in a packed row in the attention only.
+Padding is what is computed for nothing: in the padded way everywhere, in a packed row in the attention only,
+which pads runs of neighbours of like lengths (on a GPU it can do without).
 No two sequences share a prompt, so that nothing is gained but by the cut. The lengths are log-normal with
 median 80 and are drawn anew for each repeat; the ways take turns.
 """
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from common import BLUE, GREEN, GREY, ORANGE, interleaved, parser, picture, save
 
+from areal.learner.attention import runs
 from areal.learner.microbatches import allocate, best_fit
 from areal.learner.model import Policy, load_model
 from areal.learner.objectives import Tokens, token_loss
@@ -75,6 +77,11 @@ def real(members: list[Trajectory]) -> int:
 
 def rectangle(members: list[Trajectory]) -> int:
     return len(members) * max(map(len, members))
+
+
+def attended(members: list[Trajectory]) -> int:
+    """Tokens that attention computes in a packed row, padding included: it goes in runs of like lengths."""
+    return sum((last - first) * longest for first, last, longest in runs([len(t) for t in members]))
 
 
 def cuts(members: list[Trajectory], budget: int) -> dict[str, Cut]:
@@ -150,7 +157,8 @@ def measure(passes: Passes, spread: float, count: int, budget: int, repeats: int
     for way in COLOURS:
         used = [cut[way] for cut in drawn[1:]]
         tokens = sum(real(part) for cut in used for part in cut)
-        slots = sum(rectangle(part) for cut in used for part in cut)
+        computed = rectangle if way == "padded" else attended
+        slots = sum(computed(part) for cut in used for part in cut)
         ratios = [a / b for a, b in zip(speeds[way], speeds["fixed count"], strict=True)]
         table[way] = {
             "tokens_per_s": statistics.median(speeds[way]),
@@ -168,7 +176,7 @@ def draw(folder: Path, results: dict[str, Any]) -> None:
         panels = figure.subplots(1, 3)
         titles = {
             "over_fixed_count": "learner's tokens/s over fixed count",
-            "padding": "padding (packed: in attention only)",
+            "padding": "share padded (packed: of attention)",
             "micro_batches": "micro-batches",
         }
         for axes, (key, title) in zip(panels, titles.items(), strict=True):
