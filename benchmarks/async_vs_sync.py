@@ -260,13 +260,15 @@ def draw_steady(results: dict[str, Any], output: Path) -> None:
         bars = {way: steps[way] for way in COLOURS if way in steps}
         bars["T generate, alone"] = results["alone"]["generate"]
         bars["T train, alone"] = results["alone"]["train"]
-        drawn = axes.barh(list(bars), list(bars.values()), color=[COLOURS.get(name, GREY) for name in bars])
-        axes.bar_label(drawn, fmt="%.2f s", padding=4)
+        names = [f"{name}, η=8" if name == "asynchronous" else name for name in bars]
+        drawn = axes.barh(names, list(bars.values()), color=[COLOURS.get(name, GREY) for name in bars])
+        over_line = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.bar_label(drawn, fmt="%.2f s", padding=4, bbox=over_line)
         axes.axvline(bound, color="black", linewidth=1, linestyle="--")
         axes.annotate("bound", (bound, -0.45), xytext=(3, 0), textcoords="offset points", va="bottom")
         axes.set_xlim(right=1.12 * max(bars.values()))
         axes.invert_yaxis()
-        axes.set_xlabel("seconds")
+        axes.set_xlabel("seconds per update")
 
 
 # learning
