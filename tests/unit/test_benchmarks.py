@@ -82,3 +82,30 @@ def test_staleness_rows_have_every_seed(common: Any, tmp_path: Path):
     assert first["reward_means"] == [0.5, 0.5]
     row = "| ∞ |  | 0.900 (0.900 to 0.900) |  | 0.500 (0.500 to 0.500) | 0.0 | 10 |"
     assert row in staleness.table([first, second])
+
+
+def test_the_bound_of_a_step_is_the_slower_part_alone(common: Any):
+    import async_vs_sync
+
+    def seconds(*values: float) -> list[dict[str, float]]:
+        return [{"seconds_per_step": value} for value in values]
+
+    found = {"synchronous": seconds(4.0, 9.0, 6.0), "asynchronous": seconds(3.0, 2.0, 2.0)}
+    found |= {"generate": seconds(1.0, 1.6, 1.6), "train": seconds(1.0, 1.5, 1.2)}
+    results = async_vs_sync.steady_results(found)
+    assert results["bound"] == 1.6
+    assert results["over_bound"] == {"synchronous": 3.75, "asynchronous": 1.25}
+    assert results["asynchronous_speed_up"] == {"synchronous": 3.0, "asynchronous": 1.0}
+
+
+def test_attention_pads_runs_of_like_lengths_only(common: Any):
+    import microbatch
+    import numpy as np
+
+    members = [microbatch.sequences(np.random.default_rng(0), 1, 0.3)[0] for _ in range(4)]
+    for member, length in zip(members, (60, 45, 30, 12), strict=True):
+        for name in ("tokens", "loss_mask", "logprobs", "versions"):
+            setattr(member, name, getattr(member, name)[:length])
+    assert [len(member) for member in members] == [60, 45, 30, 12]
+    assert microbatch.attended(members) == 2 * 60 + 30 + 12
+    assert microbatch.rectangle(members) == 4 * 60
