@@ -69,7 +69,7 @@ async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: Engi
             recomputed.append(plain[after:].max())
     assert_agree(torch.cat(kept))
     # The old cache matters: without it the log-probabilities would be others.
-    assert torch.stack(recomputed).median() > 10 * TOLERANCE
+    assert torch.stack(recomputed).median() > 5 * TOLERANCE
 
 
 async def test_drain_gives_no_sequence_two_versions(engine: Engine, policies: Policies):
