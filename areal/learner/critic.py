@@ -7,7 +7,6 @@ returns less nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from areal.learner.model import hidden_states, load_model
 from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
 from areal.learner.placement import place
+from areal.learner.state import Tensors, load_tensors, tensors_of
 
 
 class Critic(torch.nn.Module):
@@ -79,11 +79,10 @@ class Critic(torch.nn.Module):
         set_rate(self._optimizer, self._settings.critic_learning_rate * share_of_rate)
         step(self, self._optimizer, self._settings.grad_clip, version)
 
-    def state(self) -> dict[str, Any]:
-        """All that the critic is."""
-        return {"weights": self.state_dict(), "optimizer": self._optimizer.state_dict()}
+    def state(self, whole: bool = False) -> Tensors:
+        """All that the critic is, as :meth:`areal.learner.learner.Learner.state` has it."""
+        return tensors_of(self, self._optimizer, whole)
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Tensors) -> None:
         """Take back what :meth:`state` returned."""
-        self.load_state_dict(state["weights"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_tensors(self, self._optimizer, state)

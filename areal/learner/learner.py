@@ -25,6 +25,7 @@ from areal.learner.objectives import Tokens, token_loss
 from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
 from areal.learner.placement import compute_dtype, expect_more, full, micro_batch_tokens, place, uses_varlen
+from areal.learner.state import Tensors, below, load_tensors, tensors_of
 from areal.trajectory import Batch
 
 
@@ -225,31 +226,40 @@ class Learner:
         sums.add(fresh=fresh, mismatch=difference.abs(), mismatch_kl=(difference.exp() - 1 - difference))
         sums.largest("mismatch_max", difference.abs())
 
-    def state(self) -> dict[str, Any]:
-        """Everything but the weights that the next update depends on."""
-        return {
-            "version": self.version,
-            "optimizer": self._optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            **({"critic": self._critic.state()} if self._critic is not None else {}),
-        }
+    def state(self, whole: bool = False) -> Tensors:
+        """All that the next update depends on, by name: the tensors themselves, no copies.
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned.
+        Args:
+            whole: with all that a trained learner has, as a place to load it into.
+        """
+        found = tensors_of(self.model, self._optimizer, whole)
+        if self._critic is not None:
+            found |= {f"critic.{name}": tensor for name, tensor in self._critic.state(whole).items()}
+        found["version"] = torch.tensor(self.version)
+        found["random.cpu"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            found["random.cuda"] = torch.cuda.get_rng_state(self._device)
+        return found
+
+    def load_state(self, state: Tensors) -> None:
+        """Take back what :meth:`state` returned, here or in another process.
 
         Raises:
             UserError: the state has no critic, and the objective needs one.
         """
         if self._critic is not None:
-            if "critic" not in state:
+            critic = below("critic.", state)
+            if not critic:
                 raise UserError(
                     "the checkpoint has no critic for learner.advantage=gae: go on with the objective that "
                     "the run began with"
                 )
-            self._critic.load_state(state["critic"])
-        self.version = state["version"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_rng"])
+            self._critic.load_state(critic)
+        load_tensors(self.model, self._optimizer, state)
+        self.version = int(state["version"])
+        torch.set_rng_state(state["random.cpu"])
+        if self._device.type == "cuda" and "random.cuda" in state:
+            torch.cuda.set_rng_state(state["random.cuda"], self._device)
 
 
 def _mismatch(sums: _Sums) -> dict[str, float]:

@@ -72,6 +72,7 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
         for part in root.modules():  # type: ignore[attr-defined]
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(1.0)
+                part.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
 def expect_more(module: torch.nn.Module, more: bool) -> None:

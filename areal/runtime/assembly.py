@@ -119,13 +119,12 @@ def _max_model_len(config: Config, model: str) -> int:
     return length
 
 
-def make_learner(config: Config, model: str, reference: str, device: str, threads: int) -> Learner:
+def make_learner(config: Config, model: str, device: str, threads: int) -> Learner:
     """Load the learner of a run, or of its replay.
 
     Args:
         config: its settings.
         model: folder or hub id of the weights to begin with.
-        reference: of those that the run began with.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads; its arithmetic depends on them.
     """
@@ -139,7 +138,6 @@ def make_learner(config: Config, model: str, reference: str, device: str, thread
         rollout.temperature,
         threads,
         rollout.max_new_tokens,
-        reference=reference,
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from areal.runtime.assembly import (
     start_player,
     training_sampling,
 )
+from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
@@ -76,9 +78,11 @@ class Trainer:
         self._sound = True
         self._open = AsyncExitStack()
         self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="areal-learner")
+        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="areal-checkpoint")
         self._stop = asyncio.Event()
         self._producing: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[dict[str, float]] | None = None
+        self._saving: asyncio.Future[Path] | None = None
         self._evaluations: list[asyncio.Task[Report | None]] = []
 
     async def run(self) -> None:
@@ -98,16 +102,22 @@ class Trainer:
             self.progress.message(str(self.plan.memory))
         self.progress.status("starting vLLM and the learner")
         config, model = self.config, self.plan.model
-        if self._resume is not None:
-            model = str(self._resume / "model")
         self._open.callback(self._learner_thread.shutdown)
+        self._open.callback(self._writer_thread.shutdown)
         self.player, self.tokenizer = await start_player(self.plan, weight_backend(self.plan.device))
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
         self.learner = await self._in_learner(
-            lambda: make_learner(config, model, self.plan.model, self.plan.device, self.plan.learner_threads)
+            lambda: make_learner(config, model, self.plan.device, self.plan.learner_threads)
         )
         state, groups = self._restore()
+        self._checkpoints = Checkpoints(
+            self.directory.checkpoints,
+            self.learner,
+            self.tokenizer,
+            config.checkpoint.keep,
+            engine_dtype(config, self.plan.device),
+        )
         self.directory.log_start(
             describe_start(config, self.learner, self.plan.device, self.plan.learner_threads)
         )
@@ -126,9 +136,8 @@ class Trainer:
     def _restore(self) -> tuple[dict[str, Any], list[Group]]:
         if self._resume is None:
             return {"next_group": 0, "in_flight": []}, []
-        learner, state, groups = checkpoint.load_state(self._resume)
-        self.learner.load_state(learner)
-        return state, groups
+        checkpoint.load_learner(self._resume, self.learner)
+        return checkpoint.load_rollouts(self._resume)
 
     def _build_rollouts(self, state: dict[str, Any], groups: list[Group]) -> None:
         config, rollout = self.config, self.config.rollout
@@ -170,13 +179,19 @@ class Trainer:
             await _cancel(*producing, *self._evaluations)
             if self._loading is not None:  # weights half-way into an engine that closes
                 await asyncio.wait([self._loading])
-            if self._sound:  # an update that failed half-way is nothing to go on from
-                await self._save()
+            try:
+                await self._saved()
+            finally:
+                if self._sound:  # an update that failed half-way is nothing to go on from
+                    await self._save()
+                    await self._saved()
         self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
-        await self._in_learner(self._export)
+        await self._in_learner(lambda: self._checkpoints.export(self.directory.model))
 
     async def _step(self) -> None:
         """Wait for a batch, update on it, and send the new weights on their way."""
+        if self._saving is not None and self._saving.done():
+            await self._saved()  # raises what it failed of
         groups = await self._guard(self.controller.next_batch(self.learner.version))
         self._account.waited()
         batch = Batch(self.learner.version, groups)
@@ -255,22 +270,19 @@ class Trainer:
         return report
 
     async def _save(self) -> None:
-        """Checkpoint on the learner's thread, while episodes go on."""
+        """Begin a checkpoint: the learner waits for a copy of it, and not for its way to the disk."""
+        await self._saved()
         # One moment for all of it: the event loop does nothing else while this line runs.
         state, groups = checkpoint.snapshot(self.admission)
-        await self._in_learner(
-            lambda: checkpoint.save(
-                self.directory.checkpoints,
-                self.learner,
-                self.tokenizer,
-                state,
-                groups,
-                self.config.checkpoint.keep,
-            )
-        )
+        staged = await self._in_learner(lambda: self._checkpoints.stage(state, groups))
+        writing = partial(self._checkpoints.write, staged)
+        self._saving = asyncio.get_running_loop().run_in_executor(self._writer_thread, writing)
 
-    def _export(self) -> None:
-        checkpoint.export_model(self.directory.model, self.learner, self.tokenizer)
+    async def _saved(self) -> None:
+        """Wait for the checkpoint that is being written, if any; raises what it failed of."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            await saving
 
     def _in_learner(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._learner_thread, work)

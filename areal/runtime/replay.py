@@ -8,7 +8,6 @@ settings it is a study on fixed data: no engine, no environment, no new samples.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,16 +198,15 @@ class _Recording:
         """The learner as it was at the last checkpoint before ``from_step``, or else at the start."""
         found = checkpoint.before(self._directory.checkpoints, from_step)
         if found is not None and from_step > 1:
-            learner_state, _, _ = checkpoint.load_state(found)
-            start = self.start_of(learner_state["version"])
-            learner = self._make(from_step, start, str(found / "model"))
-            learner.load_state(learner_state)
+            start = self.start_of(checkpoint.version_of(found))
+            learner = self._make(from_step, start)
+            checkpoint.load_learner(found, learner)
             show(f"from the checkpoint after update {learner.version}")
             return learner, start
         if from_step > 1:
             show(f"there is no checkpoint before update {from_step}: replaying from the initial model")
         start = self.start_of(1)
-        learner = self._make(1, start, resolve_model(start["config"]["model"]))
+        learner = self._make(1, start)
         if hash_weights(learner) != start["weights"]:
             raise UserError(
                 f"the model '{start['config']['model']}' is not the one that the run began with: its weights "
@@ -221,9 +219,7 @@ class _Recording:
         following = self.start_of(step)
         if self._with_overrides(following).learner == self._with_overrides(start).learner:
             return learner
-        with tempfile.TemporaryDirectory() as folder:
-            learner.model.save_pretrained(folder)
-            made = self._make(step, following, folder)
+        made = self._make(step, following)
         made.load_state(learner.state())
         return made
 
@@ -239,10 +235,10 @@ class _Recording:
     def _with_overrides(self, start: dict[str, Any]) -> Config:
         return override_config(parse_config(start["config"]), self._overrides)
 
-    def _make(self, step: int, start: dict[str, Any], model: str) -> Learner:
+    def _make(self, step: int, start: dict[str, Any]) -> Learner:
         if start["device"] == "cuda" and not torch.cuda.is_available():
             raise UserError("the run's learner was on a GPU, and torch sees none here")
         config = self.config_at(step)
-        reference = resolve_model(start["config"]["model"])
+        model = resolve_model(start["config"]["model"])
         threads = config.learner.threads or start["threads"]
-        return make_learner(config, model, reference, start["device"], threads)
+        return make_learner(config, model, start["device"], threads)

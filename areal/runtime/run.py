@@ -42,7 +42,7 @@ def _resume_point(directory: RunDirectory, steps: int) -> Path:
     found = checkpoint.latest(directory.checkpoints)
     if found is None:
         raise UserError(f"{directory.path} has no checkpoint to go on from; start a new run")
-    done = int(found.name.removeprefix("step-"))
+    done = checkpoint.version_of(found)
     if done >= steps:
         raise UserError(
             f"{directory.path} has finished its {steps} updates; give more with steps={2 * steps} to go on"

@@ -130,10 +130,10 @@ def test_the_default_job_learns(tmp_path: Path):
     reason="needs user namespaces, to mount a small disk",
 )
 def test_a_full_disk_loses_nothing(tmp_path: Path):
-    """A disk that holds one checkpoint (11 MB) and not two: one clear line, and the first one still works."""
+    """A disk that holds one checkpoint (15 MB) and not two: one clear line, and the first one still works."""
     settings = ["checkpoint.every=2", "evaluation.problems=0", "--steps", "50"]
     script = (
-        f"mount -t tmpfs -o size=16m tmpfs {tmp_path} && cd {tmp_path} && "
+        f"mount -t tmpfs -o size=21m tmpfs {tmp_path} && cd {tmp_path} && "
         f"{' '.join(AREAL)} train --name r {' '.join(settings)}; code=$?; "
         "ls runs/r/checkpoints; ls -a runs/r/checkpoints | grep partial; exit $code"
     )

@@ -62,7 +62,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(
         make_env = lambda: registry.make_env(config.env, **config.env_options)  # noqa: E731
         return Player.build(engine, player.renderer, checked.agent, make_env, 4, 512)
 
-    learner = make_learner(config, checked.model, checked.model, "cpu", 1)
+    learner = make_learner(config, checked.model, "cpu", 1)
     channel = open_channel("cpu", learner.named_parameters(), torch.float32)
     await player.engine.connect(channel.init_info())
 
@@ -75,7 +75,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(
     expected = await synchronous(checked, reference, learner, publish)
     await reference.close()
 
-    fresh = make_learner(config, checked.model, checked.model, "cpu", 1)
+    fresh = make_learner(config, checked.model, "cpu", 1)
     channel.write(fresh.named_parameters())
     await player.engine.load(0)
     channel.close()

@@ -1,20 +1,66 @@
-"""Checkpoints hold the rollout side whole: what comes back is what was there, and staleness stays bounded."""
+"""Checkpoints hold a run whole, appear when they are whole, and load on any number of processes."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import shards
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.config import LearnerConfig
+from areal.errors import UserError
 from areal.learner.learner import Learner
-from areal.models import resolve_model
+from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.runtime import checkpoint
-from areal.trajectory import Group, Trajectory
+from areal.runtime.checkpoint import Checkpoints
+from areal.trajectory import Batch, Group, Trajectory
+
+STARTER = resolve_model("starter")
+NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
+
+
+def make_learner(**choices: Any) -> Learner:
+    return Learner(STARTER, LearnerConfig(**choices), "cpu", 1.0, 1)
+
+
+def of(folder: Path, learner: Learner, keep: int = 2, dtype: torch.dtype = torch.float32) -> Checkpoints:
+    return Checkpoints(folder, learner, load_tokenizer(STARTER), keep, dtype)
+
+
+def save(folder: Path, learner: Learner) -> Path:
+    kept = of(folder, learner)
+    return kept.write(kept.stage(NOTHING, []))
+
+
+def batch(number: int) -> Batch:
+    rng = np.random.default_rng(number)
+    prompt, members = rng.integers(6, 380, 5), []
+    for k in range(4):
+        answer = rng.integers(6, 380, int(rng.integers(2, 12)))
+        mask = np.arange(5 + len(answer)) >= 5
+        members.append(
+            Trajectory(
+                tokens=np.concatenate([prompt, answer]).astype(np.int32),
+                loss_mask=mask,
+                logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
+                versions=np.where(mask, 0, -1).astype(np.int32),
+                reward=float(k % 2),
+            )
+        )
+    return Batch(number, [Group(number, 0, members)])
 
 
 def group(number: int, version: int) -> Group:
@@ -30,9 +76,252 @@ def group(number: int, version: int) -> Group:
     return Group(number, version, [made, made])
 
 
+def assert_equal(first: Learner, second: Learner) -> None:
+    """The same to the bit, in all that the next update depends on."""
+    one, other = first.state(), second.state()
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# --- the learner ---------------------
+
+
+@pytest.mark.parametrize("choices", [{}, {"objective": "ppo"}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("updates", [0, 2])
+def test_what_comes_back_goes_on_to_the_bit(choices: dict[str, Any], updates: int, tmp_path: Path):
+    """The policy, a critic, and a policy that is sharded, over one process."""
+    straight = make_learner(**choices)
+    for i in range(updates):
+        straight.update(batch(i))
+    torch.manual_seed(updates)
+    saved = save(tmp_path, straight)
+    torch.manual_seed(99)
+    resumed = make_learner(**choices)
+    resumed.update(batch(7))  # must leave no trace
+    checkpoint.load_learner(saved, resumed)
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(updates)))
+    assert_equal(straight, resumed)
+    assert straight.update(batch(5))["loss"] == resumed.update(batch(5))["loss"]
+    assert_equal(straight, resumed)
+    assert straight.version == updates + 1
+
+
+def test_a_saved_learner_is_not_disturbed(tmp_path: Path):
+    """Asking for the state before the first step makes none: torch's own way would count it as a step."""
+    untouched, saved = make_learner(), make_learner()
+    save(tmp_path, saved)
+    for i in range(2):
+        untouched.update(batch(i))
+        saved.update(batch(i))
+    assert_equal(untouched, saved)
+
+
+def test_what_is_staged_does_not_change(tmp_path: Path):
+    learner, before = make_learner(), make_learner()
+    for each in (learner, before):
+        each.update(batch(0))
+    kept = of(tmp_path, learner)
+    staged = kept.stage(NOTHING, [])
+    learner.update(batch(1))  # in place, in every tensor
+    resumed = make_learner()
+    checkpoint.load_learner(kept.write(staged), resumed)
+    assert resumed.version == 1
+    assert_equal(resumed, before)
+
+
+def test_settings_of_the_optimizer_are_the_resumed_runs(tmp_path: Path):
+    learner = make_learner()
+    learner.update(batch(0))
+    resumed = make_learner(weight_decay=0.1, betas=(0.5, 0.6))
+    checkpoint.load_learner(save(tmp_path, learner), resumed)
+    decays = [g["weight_decay"] for g in resumed._optimizer.param_groups]
+    assert decays == [0.1, 0.0]
+    assert {g["betas"] for g in resumed._optimizer.param_groups} == {(0.5, 0.6)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_export_loads_in_transformers_in_its_type(dtype: torch.dtype, tmp_path: Path):
+    learner = make_learner()
+    learner.update(batch(0))
+    kept = of(tmp_path, learner, dtype=dtype)
+    exported = kept.write(kept.stage(NOTHING, [])) / "model"
+    model = AutoModelForCausalLM.from_pretrained(exported, dtype="auto")
+    assert model.dtype == dtype
+    for (name, own), loaded in zip(learner.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(own.to(model.dtype), loaded), name
+    assert AutoTokenizer.from_pretrained(exported).get_vocab() == load_tokenizer(STARTER).get_vocab()
+    assert learner.model.dtype == torch.float32
+
+
+def test_two_processes_go_on_from_one_and_one_from_two(tmp_path: Path):
+    """One saves; two load it, update and save; one loads that, and has what it would have had."""
+    straight = make_learner()
+    for i in range(2):
+        straight.update(batch(i))
+    command = [
+        sys.executable,
+        str(Path(shards.__file__)),
+        "RANK",
+        str(save(tmp_path, straight)),
+        str(tmp_path),
+    ]
+    processes = [
+        subprocess.Popen([str(rank) if part == "RANK" else part for part in command], stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    for process in processes:
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert out == b"the error is known\n"
+    shards.update(straight)
+    resumed = make_learner()
+    saved = tmp_path / "step-000003"
+    checkpoint.load_learner(saved, resumed)
+    assert len(list((saved / "learner").glob("*.distcp"))) == 2, "each wrote its part"
+    one, other = straight.state(), resumed.state()
+    assert one.keys() == other.keys()
+    for name in one:  # the gradients are sums over two processes: the same but for rounding
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-8, msg=name)
+    exported = AutoModelForCausalLM.from_pretrained(saved / "model", dtype="auto")
+    assert all(map(torch.equal, exported.parameters(), resumed.model.parameters()))
+
+
+# --- the files ---------------------
+
+
+def test_only_the_newest_are_kept(tmp_path: Path):
+    learner = make_learner()
+    for learner.version in (2, 4, 6):
+        save(tmp_path, learner)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000004", "step-000006"]
+    assert checkpoint.before(tmp_path, 6) == tmp_path / "step-000004"
+    assert checkpoint.before(tmp_path, 4) is None
+
+
+def in_a_child(work: Callable[[], None]) -> int:
+    """Run it in a fork; return how that ended, as ``os.waitpid`` has it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.parametrize(
+    ("again", "stride"), [(False, 5), (True, 1)], ids=["a new version", "one that is there"]
+)
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(again: bool, stride: int, tmp_path: Path):
+    """Killed before each call that changes what is on the disk for good, from the first to the last."""
+    learner = make_learner()
+    learner.update(batch(0))
+    save(tmp_path / "original", learner)
+    learner.update(batch(1))
+    kept = of(tmp_path / "run", learner, keep=1)
+    staged = kept.stage(NOTHING, [group(3, 0)])
+    if again:
+        kept.write(kept.stage(NOTHING, []))
+        shutil.copytree(tmp_path / "run", tmp_path / "original", dirs_exist_ok=True)
+        shutil.rmtree(tmp_path / "original" / "step-000001")
+    resumed = make_learner()
+    for calls in range(0, 1000, stride):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.copytree(tmp_path / "original", tmp_path / "run", copy_function=os.link)
+
+        def die_after_some(calls: int = calls) -> None:
+            left = calls
+
+            def watch(event: str, arguments: Any) -> None:
+                nonlocal left
+                written = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+                if written or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+                    left -= 1
+                    if left < 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(watch)
+            kept.write(staged)
+
+        ended = in_a_child(die_after_some)
+        found = checkpoint.latest(tmp_path / "run")
+        assert found is not None, calls
+        checkpoint.load_learner(found, resumed)
+        assert resumed.version == checkpoint.version_of(found)
+        assert {p.name for p in found.iterdir()} == {"learner", "model", "state.json", "groups.jsonl"}
+        if ended == 0:
+            break
+        assert os.WIFSIGNALED(ended), calls
+    assert calls > 15
+    assert checkpoint.load_rollouts(found)[1][0].id == 3
+    kept.write(staged)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["step-000002"], "nothing is left over"
+
+
+FULL_DISK = """
+import subprocess, sys, torch
+from pathlib import Path
+from areal.config import LearnerConfig
+from areal.errors import UserError
+from areal.learner.learner import Learner
+from areal.models import load_tokenizer, resolve_model
+from areal.runtime import checkpoint
+
+learner = Learner(resolve_model("starter"), LearnerConfig(), "cpu", 1.0, 1)
+learner.state(whole=True)
+tokenizer = load_tokenizer(resolve_model("starter"))
+kept = checkpoint.Checkpoints(Path(sys.argv[1]), learner, tokenizer, 1, torch.float32)
+for free in (0, 100, 4_000, 12_000, 14_200):  # KiB: it fails in the shards, their list, the weights, the rest
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", sys.argv[1]], check=True)
+    learner.version = 1
+    first = kept.write(kept.stage({}, []))
+    used = int(subprocess.run(["du", "-sk", first], capture_output=True, text=True).stdout.split()[0])
+    subprocess.run(["mount", "-o", f"remount,size={used + free}k", sys.argv[1]], check=True)
+    learner.version = 2
+    try:
+        kept.write(kept.stage({}, []))
+        print("written")
+    except UserError as error:
+        print(error)
+    assert [path.name for path in Path(sys.argv[1]).iterdir()] == ["step-000001"]
+    checkpoint.load_learner(first, learner)
+    subprocess.run(["umount", sys.argv[1]], check=True)
+print(used)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="needs user namespaces, to mount a small disk",
+)
+def test_a_full_disk_is_one_clear_line_wherever_it_fills(tmp_path: Path):
+    out = subprocess.run(
+        ["unshare", "-rm", sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    *lines, used = out.stdout.splitlines()
+    assert lines == [f"no space left for a checkpoint in {tmp_path}; free some and go on with --resume"] * 5
+    assert int(used) > 14_200
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path):
+    old = tmp_path / "step-000003"
+    old.mkdir()
+    (old / "learner.pt").touch()
+    with pytest.raises(UserError, match="older version of areal"):
+        checkpoint.load_learner(old, make_learner())
+    saved = save(tmp_path, make_learner())
+    with pytest.raises(UserError, match="no critic"):
+        checkpoint.load_learner(saved, make_learner(objective="ppo"))
+
+
+# --- the rollout side ---------------------
+
+
 def test_groups_and_numbers_come_back_through_the_files(tmp_path: Path):
-    path = resolve_model("starter")
-    learner = Learner(path, LearnerConfig(), "cpu", 1.0)
+    learner = make_learner()
     learner.version = 2
     before: Admission[Group] = Admission(2, 3, version=1)
     for _ in range(6):
@@ -42,11 +331,10 @@ def test_groups_and_numbers_come_back_through_the_files(tmp_path: Path):
     before.reject(3)
     before.advance(2)
     before.admit()
-    saved = checkpoint.save(
-        tmp_path, learner, AutoTokenizer.from_pretrained(path), *checkpoint.snapshot(before), keep=1
-    )
+    kept = of(tmp_path, learner)
+    saved = kept.write(kept.stage(*checkpoint.snapshot(before)))
     assert checkpoint.latest(tmp_path) == saved
-    _, state, groups = checkpoint.load_state(saved)
+    state, groups = checkpoint.load_rollouts(saved)
     after: Admission[Group] = Admission(2, 3, version=2)
     checkpoint.recover(after, state, groups)
     assert after.next_id == 7

@@ -288,10 +288,8 @@ def test_state_round_trip_continues_to_the_bit(objective: str, tmp_path: Path):
     settings = LearnerConfig(objective=objective, minibatches=1, warmup_steps=2)
     straight = Learner(resolve_model("starter"), settings, "cpu", 1.0)
     straight.update(batch(3))
-    straight.model.save_pretrained(tmp_path)
-    state = straight.state()
-    torch.save(state, tmp_path / "s.pt")
-    resumed = Learner(str(tmp_path), settings, "cpu", 1.0)
+    torch.save(straight.state(), tmp_path / "s.pt")
+    resumed = Learner(resolve_model("starter"), settings, "cpu", 1.0)
     resumed.load_state(torch.load(tmp_path / "s.pt", weights_only=True))
     assert straight.update(batch(4))["loss"] == resumed.update(batch(4))["loss"]
     assert straight.update(batch(5)) | {"time/train": 0, "learner/tokens_per_s": 0} == (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import areal
 from areal.config import Config, parse_config
@@ -16,6 +17,7 @@ from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
 from areal.runtime.assembly import make_learner
+from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.replay import describe_start
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group, Trajectory
@@ -46,13 +48,13 @@ def group(number: int, version: int) -> Group:
     return Group(number, version, members)
 
 
-def train(directory: RunDirectory, settings: Config, steps: range, model: str, save: int | None) -> None:
+def train(directory: RunDirectory, settings: Config, steps: range, save: int | None) -> None:
     """The learner's side of a run, as the loop records it; ``save``: checkpoint after this update."""
-    learner = make_learner(settings, model, resolve_model("starter"), "cpu", 1)
+    learner = make_learner(settings, resolve_model("starter"), "cpu", 1)
     if steps.start > 1:
         found = checkpoint.before(directory.checkpoints, steps.start)
         assert found is not None
-        learner.load_state(checkpoint.load_state(found)[0])
+        checkpoint.load_learner(found, learner)
     directory.log_start(describe_start(settings, learner, "cpu", 1))
     for step in steps:
         groups = [group(2 * step + i, step - 1) for i in range(2)]
@@ -60,8 +62,9 @@ def train(directory: RunDirectory, settings: Config, steps: range, model: str, s
         directory.log_metrics({"step": step, **metrics})
         directory.log_rollouts(step, [g.to_json() for g in groups])
         if step == save:
-            state = {"next_group": 2 * step, "in_flight": []}
-            checkpoint.save(directory.checkpoints, learner, load_tokenizer(model), state, [], 1)
+            tokenizer = load_tokenizer(resolve_model("starter"))
+            kept = Checkpoints(directory.checkpoints, learner, tokenizer, 1, torch.float32)
+            kept.write(kept.stage({"next_group": 2 * step, "in_flight": []}, []))
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five updates; resumed after the third with another learning rate, which a first try had not."""
     settings = config(tmp_path_factory.mktemp("runs"))
     directory = RunDirectory.create(settings)
-    train(directory, settings, range(1, 5), resolve_model("starter"), save=3)
+    train(directory, settings, range(1, 5), save=3)
     directory.truncate_metrics(4)
     resumed = config(settings.output, learning_rate=3e-4)
-    found = checkpoint.latest(directory.checkpoints)
-    train(directory, resumed, range(4, 6), str(found / "model"), save=None)
+    train(directory, resumed, range(4, 6), save=None)
     return directory.path
 
 

@@ -10,6 +10,7 @@ import asyncio
 import math
 import random
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
 from areal.runtime import loop
 from areal.runtime.assembly import Plan, make_learner, plan
+from areal.runtime.checkpoint import Checkpoints, Staged, version_of
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch
@@ -115,7 +117,7 @@ async def asynchronous(
 async def expected_outcome(config: Config) -> Outcome:
     checked, engine = plan(config), ScriptedEngine()
     player, _ = make_player(checked, engine)
-    learner = make_learner(config, checked.model, checked.model, "cpu", 1)
+    learner = make_learner(config, checked.model, "cpu", 1)
     outcome = await synchronous(checked, player, learner, engine.load)
     await player.close()
     return outcome
@@ -166,3 +168,43 @@ async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(
     monkeypatch.setattr(loop.Trainer, "_record", stop_at_ten)
     with pytest.raises(Interrupted, match="stopped after 10 of 30"):
         await asynchronous(RunDirectory.create(config), config, monkeypatch)
+
+
+async def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = settings(tmp_path, "slow", checkpoint={"every": 2})
+    directory, moved = RunDirectory.create(config), threading.Event()
+    write, record = Checkpoints.write, loop.Trainer._record
+
+    def slow(kept: Checkpoints, staged: Staged) -> Path:
+        assert staged.version != 2 or moved.wait(60), "the learner waited for the disk"
+        return write(kept, staged)
+
+    def note(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
+        record(trainer, batch, metrics)
+        if trainer.learner.version == 3:
+            moved.set()
+
+    monkeypatch.setattr(Checkpoints, "write", slow)
+    monkeypatch.setattr(loop.Trainer, "_record", note)
+    await asynchronous(directory, config, monkeypatch)
+    assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000002", "step-000004"]
+    assert areal.replay(directory.path, from_step=3).verdict.startswith("the same to the bit")
+
+
+async def test_a_checkpoint_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = settings(tmp_path, "failed", steps=50, checkpoint={"every": 2})
+    directory, write, failed = RunDirectory.create(config), Checkpoints.write, []
+
+    def fail_once(kept: Checkpoints, staged: Staged) -> Path:
+        if not failed:
+            failed.append(staged.version)
+            raise PermissionError("somebody took the folder away")
+        return write(kept, staged)
+
+    monkeypatch.setattr(Checkpoints, "write", fail_once)
+    with pytest.raises(PermissionError, match="took the folder away"):
+        await asynchronous(directory, config, monkeypatch)
+    (last,) = directory.checkpoints.iterdir()
+    assert 2 <= version_of(last) < 10, "at once, and what was trained is kept"

@@ -1,0 +1,71 @@
+"""What a module and its optimizer are made of, by name: what a checkpoint holds.
+
+Names, not positions, and DTensors where the module is sharded: the same lines serve one process and many, and
+what n processes saved, m can load.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+Tensors = dict[str, torch.Tensor]
+
+
+def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer, whole: bool = False) -> Tensors:
+    """Return the trained weights, tied ones once, and the optimizer's state of each.
+
+    They are the tensors themselves, no copies: ``weights.NAME`` and, once there was a step,
+    ``optimizer.NAME.KEY``.
+
+    Args:
+        module: whose parameters.
+        optimizer: of its parameters.
+        whole: with an optimizer state of zeros where there was no step yet: a place to load one into.
+    """
+    weights: dict[str, Any] = get_model_state_dict(
+        module, options=StateDictOptions(ignore_frozen_params=True)
+    )
+    tied = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    tied -= {name for name, _ in module.named_parameters()}
+    found = {f"weights.{name}": tensor for name, tensor in weights.items() if name not in tied}
+    if whole or optimizer.state:  # torch makes a state where there is none, and counts that as a step
+        states: Any = get_optimizer_state_dict(module, optimizer)["state"]
+        for name, state in states.items():
+            found |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
+    return found
+
+
+def load_tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer, found: Tensors) -> None:
+    """Take back what :func:`tensors_of` returned: weights are copied, the optimizer's state is taken over.
+
+    The optimizer keeps its own settings (decay, betas): they are the run's, which may have changed.
+    """
+    state: dict[str, Any] = {}
+    for path, tensor in below("optimizer.", found).items():
+        name, _, key = path.rpartition(".")
+        state.setdefault(name, {})[key] = tensor
+    some = StateDictOptions(
+        strict=False
+    )  # a tied weight has one name here, and what got no gradient no state
+    if state:
+        own = get_optimizer_state_dict(module, optimizer)
+        own["state"] = state
+        set_optimizer_state_dict(module, optimizer, own, options=some)
+    else:
+        optimizer.state.clear()
+    weights: dict[str, Any] = dict(below("weights.", found))
+    set_model_state_dict(module, weights, options=some)
+
+
+def below(prefix: str, found: Tensors) -> Tensors:
+    """Return the tensors whose names begin so, under the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
