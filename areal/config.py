@@ -179,6 +179,8 @@ class LearnerConfig(_Settings):
     """CPU threads of the learner on a machine without GPU; null: half of the cores."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the model computes in; weights and optimizer are float32. auto: bfloat16 on a GPU."""
+    lora_rank: int = Field(0, ge=0)
+    """Train adapters of this rank in place of the weights themselves (docs/lora.md); 0: train all weights."""
     recompute: bool = False
     """Keep only each layer's input for the backward pass and compute the rest again: a third slower, with
     much less memory."""

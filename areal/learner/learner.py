@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
+from areal.learner import lora
 from areal.learner.attention import kernel_name
 from areal.learner.critic import Critic
 from areal.learner.flops import FlopCounter, peak_flops
@@ -56,13 +58,12 @@ class Learner:
     """A causal language model, its optimizer, and the number of finished updates.
 
     Args:
-        path: the model to train.
+        path: the model that the run begins with; with ``kl`` it is also the reference.
         settings: how.
         device: where.
         temperature: of the distribution that was sampled from.
         threads: CPU threads, without a GPU; None: as torch has it.
         max_new_tokens: tokens of the longest answer allowed, which some objectives measure lengths by.
-        reference: the model that the run began with; None: ``path``, which is right unless it was resumed.
     """
 
     def __init__(
@@ -73,7 +74,6 @@ class Learner:
         temperature: float,
         threads: int | None = None,
         max_new_tokens: int | None = None,
-        reference: str | None = None,
     ) -> None:
         if threads is not None and device == "cpu":
             torch.set_num_threads(threads)
@@ -91,17 +91,22 @@ class Learner:
             self._device,
             uses_varlen(settings, self._device),
         )
-        self.policy = self._load(path)
+        self.path = path
+        self.policy = self._load(path, settings.lora_rank)
         self._optimizer = adamw(self.policy, settings)
         self._critic = Critic(path, settings, self._device) if objective.advantage == "gae" else None
-        self._reference = self._load(reference or path) if objective.kl > 0 else None
+        self._reference: Policy | None = None
+        if objective.kl > 0:  # an adapted model is its own reference, without the adapter
+            self._reference = self.policy if self.adapted else self._load(path)
         self._flops = FlopCounter(self.model)
         self._peak = peak_flops(self._device)
         self.version = 0
         self.busy_seconds = 0.0
 
-    def _load(self, path: str) -> Policy:
+    def _load(self, path: str, lora_rank: int = 0) -> Policy:
         policy = Policy(load_model(path))
+        if lora_rank:
+            lora.adapt(policy.model, lora_rank)
         place(policy, policy.model, self._settings, self._device)
         return policy
 
@@ -111,6 +116,11 @@ class Learner:
         return self.policy.model
 
     @property
+    def adapted(self) -> bool:
+        """Whether an adapter is trained and not the weights."""
+        return self._settings.lora_rank > 0
+
+    @property
     def description(self) -> str:
         """How it computes, in a few words."""
         dtype = str(compute_dtype(self._settings, self._device)).removeprefix("torch.")
@@ -118,6 +128,9 @@ class Learner:
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The float32 weights under their Hugging Face names, tied ones once, each whole."""
+        if self.adapted:
+            yield from lora.merged_parameters(self.model)
+            return
         for name, parameter in self.model.named_parameters():
             yield name, full(parameter.detach())
 
@@ -156,7 +169,12 @@ class Learner:
         """Floating-point operations that an update on these has to make."""
         work = 0
         for i, minibatch in enumerate(minibatches):
-            passes = 3 + (i > 0 and self._objective.decoupled) + (self._reference is not None)
+            # Forward, and backward to the inputs and to the weights, of which adapters are next to nothing.
+            passes = (
+                (2 if self.adapted else 3)
+                + (i > 0 and self._objective.decoupled)
+                + (self._reference is not None)
+            )
             for micro in minibatch:
                 packed, predicted = micro.packed, len(micro.packed.targets)
                 work += passes * self._flops.forward(len(packed.tokens), predicted, packed.pairs)
@@ -173,8 +191,9 @@ class Learner:
                     micro.prox, _ = self.policy(micro.packed, self._temperature)
         micros = [micro for minibatch in minibatches for micro in minibatch]
         if self._reference is not None:
-            for micro in micros:
-                micro.reference, _ = self._reference(micro.packed, self._temperature)
+            with lora.without_adapter(self._reference.model) if self.adapted else nullcontext():
+                for micro in micros:
+                    micro.reference, _ = self._reference(micro.packed, self._temperature)
         return {} if self._critic is None else self._critic.judge(micros)
 
     def _optimizer_step(self, index: int, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:

@@ -66,6 +66,10 @@ def plan(config: Config, training: bool = True) -> Plan:
     Raises:
         UserError: one of them cannot be had.
     """
+    if training and config.learner.lora_rank:
+        from areal.learner.lora import require_peft
+
+        require_peft()
     agent_class = registry.agents.get(config.agent)
     model = resolve_model(config.model)
     env = registry.make_env(config.env, **config.env_options)

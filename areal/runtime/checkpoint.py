@@ -4,7 +4,8 @@ A checkpoint is a folder ``step-000050`` that appears under its name only when i
 
 - ``learner/``: all that the next update depends on, in the format of torch.distributed.checkpoint: weights
   and optimizer state by name, random states, version. What n processes saved, m can load;
-- ``model/``: weights and tokenizer in Hugging Face format, in the type that the engine computes in;
+- ``model/``: weights and tokenizer in Hugging Face format, in the type that the engine computes in; or
+  ``adapter/``, in peft's format, where an adapter is trained: it is small, and so is then all of it;
 - ``state.json``: the next group's number, and number and version of each group in flight: a run that goes
   on plays those again from their beginning;
 - ``groups.jsonl``: the complete groups that were waiting to be consumed.
@@ -32,6 +33,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from areal.errors import UserError
+from areal.learner import lora
 from areal.learner.learner import Learner
 from areal.learner.state import Tensors
 from areal.rollout.admission import Admission
@@ -68,7 +70,8 @@ class Staged:
 
     version: int
     learner: Tensors
-    weights: Tensors
+    weights: Tensors | None
+    adapter: Tensors | None
     state: dict[str, Any]
     groups: list[Group]
 
@@ -106,7 +109,8 @@ class Checkpoints:
     def stage(self, state: dict[str, Any], groups: list[Group]) -> Staged:
         """Copy what :meth:`write` needs; no update may go on meanwhile."""
         learner = to_host(self._learner.state().items())
-        return Staged(self._learner.version, learner, self._weights(), state, groups)
+        weights = None if self._learner.adapted else self._weights()
+        return Staged(self._learner.version, learner, weights, self._adapter(), state, groups)
 
     def write(self, staged: Staged) -> Path:
         """Write a checkpoint and drop all but the newest few; training may go on meanwhile.
@@ -123,7 +127,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
 
         def finish() -> None:
-            write_model(partial / "model", self._learner.model, self._tokenizer, staged.weights)
+            self._write(partial, staged.weights, staged.adapter)
             (partial / "state.json").write_text(json.dumps(staged.state))
             with (partial / "groups.jsonl").open("w") as file:
                 file.writelines(json.dumps(group.to_json()) + "\n" for group in staged.groups)
@@ -169,10 +173,16 @@ class Checkpoints:
             dist.broadcast_object_list([error], group=self._group, group_src=0)
 
     def export(self, folder: Path) -> None:
-        """Write weights and tokenizer so that ``transformers`` and vLLM load the folder without areal."""
-        weights = self._weights()
+        """Write ``model/``, which ``transformers`` and vLLM load without areal, and the adapter, if any."""
+        weights, adapter = self._weights(), self._adapter()
         if self._first:
-            write_model(folder, self._learner.model, self._tokenizer, weights)
+            self._write(folder, weights, adapter)
+
+    def _write(self, folder: Path, weights: Tensors | None, adapter: Tensors | None) -> None:
+        if weights is not None:
+            write_model(folder / "model", self._learner.model, self._tokenizer, weights)
+        if adapter is not None:
+            lora.write_adapter(folder / "adapter", self._learner.model, self._learner.path, adapter)
 
     def _weights(self) -> Tensors:
         """Whole weights: all processes gather them, the first copies them."""
@@ -180,6 +190,9 @@ class Checkpoints:
         if self._first:
             return to_host(whole, self._dtype)
         return {name: weight for name, weight in whole if not name}  # gathered, and dropped
+
+    def _adapter(self) -> Tensors | None:
+        return to_host(lora.adapter_of(self._learner.model).items()) if self._learner.adapted else None
 
 
 def to_host(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None = None) -> Tensors:

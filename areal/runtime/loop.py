@@ -186,7 +186,7 @@ class Trainer:
                     await self._save()
                     await self._saved()
         self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
-        await self._in_learner(lambda: self._checkpoints.export(self.directory.model))
+        await self._in_learner(lambda: self._checkpoints.export(self.directory.path))
 
     async def _step(self) -> None:
         """Wait for a batch, update on it, and send the new weights on their way."""

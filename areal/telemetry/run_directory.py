@@ -7,7 +7,7 @@
 - ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;
 - ``areal.log``, ``engine.log``: our log, and whatever vLLM and the environments print;
 - ``checkpoints/``: what a stopped run goes on from;
-- ``model/``: the final model;
+- ``model/``: the final model; ``adapter/`` beside it, where one was trained;
 - ``curve.png``: the learning curve.
 
 Files other than logs and metrics appear under their names only when they are whole; the lines of

@@ -1,0 +1,107 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): the model stays as it is; each layer has a small product added.
+
+The layers are peft's. Here is what a learner needs besides: whole weights, as if all had been trained, and
+the model without its adapter. Neither ever writes to a weight: nothing drifts.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from areal.errors import UserError
+from areal.learner.placement import full
+
+_NAME = "default"
+
+
+def require_peft() -> None:
+    """Check that peft is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("learner.lora_rank needs peft: pip install 'areal[lora]'")
+
+
+def adapt(model: Any, rank: int) -> None:
+    """Freeze a model and add adapters of this rank to all its linear layers but the output layer, in place.
+
+    Their scale is 2 (``lora_alpha`` is twice the rank), so that the learning rate need not follow the rank.
+    They begin with no effect, and always with the same random part: a run can be had again.
+
+    Raises:
+        UserError: there is no peft.
+    """
+    require_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inject_adapter_in_model(config, model, adapter_name=_NAME)
+
+
+@torch.no_grad()
+def merged_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights that the adapted model amounts to, under the names of one without adapters."""
+    for name, parameter in model.named_parameters():
+        path, found, kind = name.partition(".base_layer.")
+        weight = full(parameter.detach())
+        if found and kind == "weight":
+            layer = model.get_submodule(path)
+            change = full(layer.lora_B[_NAME].weight) @ full(layer.lora_A[_NAME].weight)
+            weight = weight + (change.T if layer.fan_in_fan_out else change) * layer.scaling[_NAME]
+        if ".lora_" not in name:
+            yield f"{path}.{kind}" if found else name, weight
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Let the model be, within, what it was before it was adapted."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    for layer in layers:
+        layer.set_scale(_NAME, 0.0)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_scale(_NAME, 1.0)
+
+
+def adapter_of(model: Any) -> dict[str, torch.Tensor]:
+    """Return the adapter's weights, whole, under the names that peft gives them in its files."""
+    return {
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": full(parameter.detach())
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def write_adapter(folder: Path, model: Any, base: str, weights: dict[str, torch.Tensor]) -> None:
+    """Write an adapter in peft's format.
+
+    Args:
+        folder: where to.
+        model: the adapted model.
+        base: folder or hub id of the model without it.
+        weights: as :func:`adapter_of` gives them, on the CPU.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.copy(model.peft_config[_NAME])
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.save_pretrained(folder)

@@ -1,0 +1,53 @@
+"""An adapter reaches the engine: merged, by the same way as all weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from policies import DEVICE, DISTINCT, assert_agree
+
+from areal.config import LearnerConfig
+from areal.learner.learner import Learner
+from areal.learner.packed import pack
+from areal.models import resolve_model
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.player import Player
+from areal.trajectory import Trajectory
+from areal.weights.channel import open_channel
+
+
+async def test_the_engine_computes_what_an_adapted_learner_does(player: Player):
+    engine = player.engine
+    settings = LearnerConfig(lora_rank=8, dtype="float32")
+    learner = Learner(resolve_model("starter"), settings, DEVICE, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # as far as a long training would take it
+        for name, parameter in learner.model.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
+    channel = open_channel(DEVICE, learner.named_parameters(), torch.float32)
+    await engine.connect(channel.init_info())
+    channel.write(learner.named_parameters())
+    await engine.load(engine.version + 1)
+    prompt = [3, 20, 21, 22, 4]
+    completion = await engine.generate(prompt, Sampling(max_tokens=100, temperature=1.0, ignore_eos=True))
+    assert_agree((logprobs(learner, prompt, completion) - torch.tensor(completion.logprobs)).abs())
+    base = Learner(resolve_model("starter"), LearnerConfig(dtype="float32"), DEVICE, 1.0)
+    errors = (logprobs(base, prompt, completion) - torch.tensor(completion.logprobs)).abs()
+    assert errors.max() > DISTINCT, "the adapter changes what is sampled"
+    channel.close()
+
+
+def logprobs(learner: Learner, prompt: list[int], completion: Completion) -> torch.Tensor:
+    ids = completion.ids
+    mask = np.arange(len(prompt) + len(ids)) >= len(prompt)
+    trajectory = Trajectory(
+        tokens=np.array([*prompt, *ids], np.int32),
+        loss_mask=mask,
+        logprobs=np.zeros(len(mask), np.float32),
+        versions=np.where(mask, 0, -1).astype(np.int32),
+        reward=0.0,
+    )
+    with torch.no_grad():
+        found, _ = learner.policy(pack([trajectory], torch.device(DEVICE)), 1.0)
+    return found.cpu()

@@ -1,0 +1,155 @@
+"""LoRA: peft's own arithmetic, a base that never moves, and files that need no areal."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from test_learner import batch, padded_logprobs
+from transformers import AutoModelForCausalLM
+
+from areal.config import LearnerConfig, parse_config
+from areal.errors import UserError
+from areal.learner import lora
+from areal.learner.learner import Learner
+from areal.learner.optimizer import set_rate, step
+from areal.learner.packed import pack
+from areal.models import load_tokenizer, resolve_model
+from areal.runtime import checkpoint
+from areal.runtime.assembly import plan
+from areal.runtime.checkpoint import Checkpoints
+
+STARTER, CPU, RANK = resolve_model("starter"), torch.device("cpu"), 4
+
+
+def make_learner(**choices: Any) -> Learner:
+    settings = {"lora_rank": RANK, "warmup_steps": 0, "learning_rate": 1e-3, "minibatches": 1, **choices}
+    return Learner(STARTER, LearnerConfig(**settings), "cpu", 1.0, 1)
+
+
+def plain() -> Any:
+    return AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.float32)
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in learner.named_parameters()}
+
+
+def test_updates_are_those_of_a_plain_peft_model():
+    learner = make_learner()
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+    straight = get_peft_model(plain(), config)
+    own = dict(straight.named_parameters())
+    with torch.no_grad():
+        for name, weight in lora.adapter_of(learner.model).items():
+            own[name.replace(".weight", ".default.weight")].copy_(weight)
+    optimizer = torch.optim.AdamW(
+        [p for p in own.values() if p.requires_grad], 1e-3, (0.9, 0.95), weight_decay=0
+    )
+    for seed in range(4):
+        members = batch(seed, groups=1).trajectories
+        set_rate(learner._optimizer, 1e-3)
+        (-learner.policy(pack(members, CPU), 1.0)[0].mean()).backward()
+        step(learner.policy, learner._optimizer, 1e9, 0)
+        (-torch.cat([padded_logprobs(straight, t, 1.0) for t in members]).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = 0.0
+    for name, weight in lora.adapter_of(learner.model).items():
+        theirs = own[name.replace(".weight", ".default.weight")]
+        torch.testing.assert_close(weight, theirs, rtol=1e-3, atol=2e-5)
+        moved += float(weight.norm()) if "lora_B" in name else 0.0
+    assert moved > 0.1
+    merged = dict(straight.merge_and_unload().named_parameters())
+    for name, weight in learner.named_parameters():
+        torch.testing.assert_close(weight, merged[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_only_the_adapter_moves_and_merging_moves_nothing(dtype: str):
+    learner, base = make_learner(dtype=dtype), dict(plain().named_parameters())
+    assert weights(learner).keys() == base.keys()
+    assert all(torch.equal(weight, base[name]) for name, weight in learner.named_parameters())
+    metrics = [learner.update(batch(seed)) for seed in range(3)]
+    assert all(m["grad_norm"] > 0 for m in metrics)
+    state, merged = {n: t.clone() for n, t in learner.state().items()}, weights(learner)
+    changed = {name for name, weight in merged.items() if not torch.equal(weight, base[name])}
+    assert changed == {name for name in base if "_proj.weight" in name}
+    assert all(torch.equal(weight, merged[name]) for name, weight in learner.named_parameters())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in learner.state().items())
+    with lora.without_adapter(learner.model):
+        assert all(torch.equal(weight, base[name]) for name, weight in learner.named_parameters())
+    assert all(torch.equal(weight, merged[name]) for name, weight in learner.named_parameters())
+
+
+def test_the_reference_is_the_model_without_its_adapter():
+    learner = make_learner(kl=0.1)
+    assert learner._reference is learner.policy, "no second copy"
+    data = batch(3)
+    packed = pack(data.trajectories, CPU)
+    frozen = Learner(STARTER, LearnerConfig(), "cpu", 1.0, 1)
+    found = [learner.update(data)["policy/reference_kl"] for _ in range(3)]
+    assert found[0] == 0
+    assert found[2] > found[1] > 0
+    with torch.no_grad(), lora.without_adapter(learner.model):
+        assert torch.equal(learner.policy(packed, 1.0)[0], frozen.policy(packed, 1.0)[0]), "to the bit"
+
+
+def test_merged_weights_compute_what_the_learner_does():
+    learner, merged = make_learner(), plain()
+    for seed in range(3):
+        learner.update(batch(seed))
+    merged.load_state_dict(weights(learner), strict=False)
+    members = batch(9).trajectories
+    own, _ = learner.policy(pack(members, CPU), 1.0)
+    theirs = torch.cat([padded_logprobs(merged, t, 1.0) for t in members])
+    torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
+    before = torch.cat([padded_logprobs(plain(), t, 1.0) for t in members])
+    assert (own - before).abs().max() > 1e-2
+
+
+def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Path):
+    straight = make_learner()
+    straight.update(batch(0))
+    kept = Checkpoints(tmp_path / "checkpoints", straight, load_tokenizer(STARTER), 1, torch.float32)
+    saved = kept.write(kept.stage({}, []))
+    assert {p.name for p in saved.iterdir()} == {"learner", "adapter", "state.json", "groups.jsonl"}
+    adapter = sum(p.numel() for p in straight.policy.parameters() if p.requires_grad)
+    size = sum(p.stat().st_size for p in saved.rglob("*") if p.is_file())
+    assert size < 4 * (4 * adapter) + 600_000, "weights, two moments and the export; the rest is constant"
+    resumed = make_learner()
+    checkpoint.load_learner(saved, resumed)
+    assert straight.update(batch(1))["loss"] == resumed.update(batch(1))["loss"]
+    assert all(torch.equal(t, resumed.state()[name]) for name, t in straight.state().items())
+
+    kept.export(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    merged = weights(straight)
+    assert all(torch.equal(p, merged[name]) for name, p in loaded.named_parameters())
+    adapted = PeftModel.from_pretrained(plain(), str(tmp_path / "adapter")).merge_and_unload()
+    for name, weight in adapted.named_parameters():
+        torch.testing.assert_close(weight, merged[name])
+    with pytest.raises(UserError, match="of another model"):
+        checkpoint.load_learner(saved, make_learner(lora_rank=0))
+
+
+def test_a_run_can_be_had_again():
+    torch.manual_seed(1)
+    first = make_learner()
+    state = torch.get_rng_state()
+    second = make_learner()
+    assert torch.equal(state, torch.get_rng_state()), "random numbers of others are their own"
+    for name, weight in lora.adapter_of(first.model).items():
+        assert torch.equal(weight, lora.adapter_of(second.model)[name])
+
+
+def test_without_peft_it_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
+    with pytest.raises(UserError, match=r"areal\[lora\]"):
+        plan(parse_config({"learner": {"lora_rank": 8}}))
+    plan(parse_config({}))
