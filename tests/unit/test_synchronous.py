@@ -155,19 +155,21 @@ async def test_asynchronous_requests_use_the_engines_own_random_state(
 async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = settings(tmp_path, "stopped", steps=30)
+    config = settings(tmp_path, "stopped", steps=500)
     config.rollout.max_staleness = math.inf
-    record = loop.Trainer._record
+    record, stopped = loop.Trainer._record, []
 
-    def stop_at_ten(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
+    def stop_where_one_waits(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
         record(trainer, batch, metrics)
-        if trainer.learner.version == 10:
-            assert trainer.admission.complete >= GROUPS, "a batch waits"
+        if trainer.admission.complete >= GROUPS:
+            stopped.append(trainer.learner.version)
             trainer._stop.set()
 
-    monkeypatch.setattr(loop.Trainer, "_record", stop_at_ten)
-    with pytest.raises(Interrupted, match="stopped after 10 of 30"):
+    monkeypatch.setattr(loop.Trainer, "_record", stop_where_one_waits)
+    with pytest.raises(Interrupted) as error:
         await asynchronous(RunDirectory.create(config), config, monkeypatch)
+    assert len(stopped) == 1, "at once"
+    assert f"stopped after {stopped[0]} of 500" in str(error.value)
 
 
 async def test_training_goes_on_while_a_checkpoint_is_written(
