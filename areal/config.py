@@ -181,9 +181,9 @@ class LearnerConfig(_Settings):
     """What the model computes in; weights and optimizer are float32. auto: bfloat16 on a GPU."""
     lora_rank: int = Field(0, ge=0)
     """Train adapters of this rank in place of the weights themselves (docs/lora.md); 0: train all weights."""
-    recompute: bool = False
-    """Keep only each layer's input for the backward pass and compute the rest again: a third slower, with
-    much less memory."""
+    recompute: bool | None = None
+    """Keep only each layer's input for the backward pass and compute the rest again: a fifth slower, with
+    much less memory; null: on a GPU that is too small otherwise (docs/gpu.md)."""
     compile: bool | None = None
     """Compile the layers (torch.compile), a minute at the first update; null: on a GPU."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from areal import registry
-from areal.config import Config
+from areal.config import Config, override_config
 from areal.errors import UserError
 from areal.models import context_limit, load_tokenizer, resolve_model
 from areal.rollout.conversation import Renderer, eos_ids
@@ -80,7 +80,13 @@ def plan(config: Config, training: bool = True) -> Plan:
     device, longest = _device(config.device), _max_model_len(config, model)
     memory = None
     if device == "cuda" and config.engine.memory is None:
-        memory = _memory(config, model, longest, training)
+        try:
+            memory = _memory(config, model, longest, training)
+        except UserError:
+            if not training or config.learner.recompute is not None:
+                raise
+            config = override_config(config, ["learner.recompute=true"])
+            memory = _memory(config, model, longest, training)
     return Plan(config, model, device, longest, agent, env, memory)
 
 
@@ -100,8 +106,9 @@ def _memory(config: Config, model: str, longest: int, training: bool) -> Split:
         critic=learner.choices.advantage == "gae",
         reference=learner.choices.kl > 0,
         learner_bytes=compute_dtype(learner, device).itemsize,
-        recompute=learner.recompute,
+        recompute=bool(learner.recompute),
         compiled=learner.compile is not False,
+        adapted=learner.lora_rank > 0,
     )
     return split(Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes(), load)
 

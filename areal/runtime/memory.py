@@ -27,9 +27,7 @@ _RESERVE = 0.1
 _CONTEXT = 0.6 * GIB
 _GRAPHS = 1.5 * GIB
 _STATE = 4 + 4 + 8 + 2 + 2
-_REFERENCE = 4 + 2
-_SLACK = 1.25
-"""Temporary tensors of a backward pass, over the ones that are kept for it."""
+_FROZEN = 4 + 2
 _LOGITS = 2 * 4
 """Two float32 tensors of as many logits as the learner makes at once."""
 _HEAD = 4 + 2
@@ -91,6 +89,7 @@ class Load:
         learner_bytes: of one number that the learner computes with.
         recompute: whether the learner keeps only each layer's input for its backward pass.
         compiled: whether its layers are.
+        adapted: whether it trains an adapter, next to which the weights have neither gradient nor moments.
     """
 
     sequences: int
@@ -103,17 +102,23 @@ class Load:
     learner_bytes: int = 2
     recompute: bool = False
     compiled: bool = True
+    adapted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Bytes of the parts of a card; ``cache_tokens``: tokens that the KV cache holds."""
+    """Bytes of the parts of a card.
+
+    ``cache_tokens``: tokens that the KV cache holds; ``recompute``: whether the learner computes its layers
+    twice.
+    """
 
     card: int
     learner: int
     engine: int
     cache: int
     cache_tokens: int
+    recompute: bool = False
 
     @property
     def free(self) -> int:
@@ -122,7 +127,8 @@ class Split:
 
     def __str__(self) -> str:
         """One line for the terminal, sizes in GiB."""
-        learner = f"learner {self.learner / GIB:.1f}, " if self.learner else ""
+        twice = " (recomputing layers)" if self.recompute else ""
+        learner = f"learner {self.learner / GIB:.1f}{twice}, " if self.learner else ""
         whom = "one GPU of {:.1f} GiB for both" if self.learner else "one GPU of {:.1f} GiB"
         return (
             f"{whom.format(self.card / GIB)}: {learner}engine {self.engine / GIB:.1f}, "
@@ -146,7 +152,7 @@ def split(shape: Shape, card: int, load: Load) -> Split:
     if left < least:
         raise UserError(_too_small(card, learner, engine, least, left, load))
     cache = min(left, useful)
-    return Split(card, learner, engine, cache, cache // (_BLOCK * token) * _BLOCK)
+    return Split(card, learner, engine, cache, cache // (_BLOCK * token) * _BLOCK, load.recompute)
 
 
 def learner_bytes(shape: Shape, load: Load) -> int:
@@ -155,13 +161,13 @@ def learner_bytes(shape: Shape, load: Load) -> int:
 
     if load.micro_batch_tokens is None:
         return 0
-    for_each = _STATE + load.engine_bytes + (_STATE if load.critic else 0)
-    for_each += _REFERENCE if load.reference else 0
+    for_each = (_FROZEN if load.adapted else _STATE) + load.engine_bytes + (_STATE if load.critic else 0)
+    for_each += _FROZEN if load.reference and not load.adapted else 0  # an adapted model is its own reference
     # A sequence that is longer than a micro-batch makes one by itself.
     tokens = max(load.micro_batch_tokens, load.longest)
     kept = tokens * _kept_for_backward(shape, load)
     head = _LOGITS * min(LOGITS_AT_ONCE, tokens * shape.vocab) + _HEAD * shape.vocab * shape.hidden
-    return int(shape.parameters * for_each + _SLACK * kept + head + _CONTEXT)
+    return int(shape.parameters * for_each + kept + head + _CONTEXT)
 
 
 def _kept_for_backward(shape: Shape, load: Load) -> int:
