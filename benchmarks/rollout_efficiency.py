@@ -1,8 +1,10 @@
 """What everything around vLLM costs: tokens/s of the rollout side over tokens/s of bare vLLM.
 
     python benchmarks/rollout_efficiency.py [--part engine|controller|all] [--repeats 3] [--seconds 8]
+    python benchmarks/rollout_efficiency.py --part engine --device cuda --size 0.5b --sequences 256
 
-Engine: as many requests as one batch are always under way, of the same lengths (log-normal), on one engine.
+Engine: as many requests as one batch are always under way, of the same lengths (log-normal), on one engine,
+with the model that ships with areal or one of a real shape with random weights.
 
 - bare: vLLM's AsyncLLM alone: the same prompts as ids, no log-probabilities, no versions, no text;
 - rollout: controller, environment, agent, conversation, text, log-probabilities and versions;
@@ -20,43 +22,58 @@ import asyncio
 import itertools
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import BLUE, GREY, ORANGE, parser, picture, save
+from models import QWEN2, qwen2
 
-from areal.config import Config, LearnerConfig, parse_config
+from areal.config import STARTER, Config, LearnerConfig, parse_config
 from areal.learner.learner import Learner
 from areal.rollout.admission import Admission
 from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
-from areal.runtime.assembly import Plan, max_concurrent, plan, start_player
+from areal.runtime.assembly import Plan, engine_dtype, max_concurrent, plan, start_player
 from areal.trajectory import Batch, Group, Trajectory
-from areal.weights.shared_memory import BACKEND, SharedMemoryChannel
+from areal.weights.channel import open_channel, weight_backend
 
-BATCH, GROUP, LONGEST, MEDIAN = 128, 8, 200, 40
+GROUP = 8
 
 
-def lengths(seed: int) -> Iterator[int]:
-    """Draw answer lengths in tokens."""
-    rng = random.Random(seed)
-    while True:
-        yield min(LONGEST, max(4, round(MEDIAN * rng.lognormvariate(0, 0.7))))
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is generated: ``sequences`` at once, answers of ``median`` tokens and at most five times that."""
+
+    sequences: int
+    median: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer."""
+        return 5 * self.median
+
+    def lengths(self, seed: int) -> Iterator[int]:
+        """Draw answer lengths in tokens."""
+        rng = random.Random(seed)
+        while True:
+            yield min(self.longest, max(4, round(self.median * rng.lognormvariate(0, 0.7))))
 
 
 class WithLengths:
     """An engine whose answers have lengths drawn beforehand, so that all ways have the same work."""
 
-    def __init__(self, engine: Any, seed: int) -> None:
+    def __init__(self, engine: Any, work: Work, seed: int) -> None:
         self._engine = engine
-        self._lengths = lengths(seed)
+        self._lengths = work.lengths(seed)
 
     @property
     def version(self) -> int:
@@ -87,13 +104,13 @@ class Ticker:
         return self.count / (time.monotonic() - self._begin)
 
 
-async def bare(player: Player, prompts: list[list[int]], seed: int, seconds: float) -> float:
+async def bare(player: Player, work: Work, prompts: list[list[int]], seed: int, seconds: float) -> float:
     """Return tokens/s of vLLM alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     llm: Any = player.engine._llm  # type: ignore[attr-defined]
-    numbers, drawn, ticker = itertools.count(), lengths(seed), Ticker(seconds / 4)
+    numbers, drawn, ticker = itertools.count(), work.lengths(seed), Ticker(seconds / 4)
 
     async def requests() -> None:
         while True:
@@ -109,14 +126,15 @@ async def bare(player: Player, prompts: list[list[int]], seed: int, seconds: flo
                 final = output
             ticker.add(len(final.outputs[0].token_ids))
 
-    return await _for_a_while(seconds, ticker, *(requests() for _ in range(BATCH)))
+    return await _for_a_while(seconds, ticker, *(requests() for _ in range(work.sequences)))
 
 
-async def rollout(player: Player, checked: Plan, seed: int, seconds: float) -> float:
+async def rollout(player: Player, work: Work, checked: Plan, seed: int, seconds: float) -> float:
     """Return tokens/s of the rollout side; batches are taken as they come."""
     ticker = Ticker(seconds / 4)
     control = controller(
-        replace(player, engine=WithLengths(player.engine, seed)),
+        replace(player, engine=WithLengths(player.engine, work, seed)),
+        work,
         TaskSource(checked.env, seed),
         lambda trajectory: ticker.add(trajectory.sampled),
     )
@@ -124,17 +142,17 @@ async def rollout(player: Player, checked: Plan, seed: int, seconds: float) -> f
 
 
 def controller(
-    player: Player, tasks: TaskSource, finished: Callable[[Trajectory], None]
+    player: Player, work: Work, tasks: TaskSource, finished: Callable[[Trajectory], None]
 ) -> RolloutController:
-    sampling = Sampling(LONGEST)
+    sampling = Sampling(work.longest)
 
     async def play(task: dict[str, Any], place: Place) -> Trajectory:
         trajectory = await player.play(task, sampling)
         finished(trajectory)
         return trajectory
 
-    admission: Admission[Group] = Admission(BATCH // GROUP, float("inf"))
-    return RolloutController(admission, play, tasks.task, GROUP, BATCH, 2, 8)
+    admission: Admission[Group] = Admission(work.sequences // GROUP, float("inf"))
+    return RolloutController(admission, play, tasks.task, GROUP, work.sequences, 2, 8)
 
 
 async def consume(control: RolloutController) -> None:
@@ -161,11 +179,12 @@ class Training:
 
     def __init__(self, checked: Plan, batch: Batch) -> None:
         settings = LearnerConfig(learning_rate=1e-12)
-        self._learner = Learner(checked.model, settings, "cpu", 1.0, checked.learner_threads)
+        self._learner = Learner(checked.model, settings, checked.device, 1.0, checked.learner_threads)
         self._batch = batch
         self.updates, self.seconds = 0, 0.0
         self._thread = ThreadPoolExecutor(1)
-        self.channel = SharedMemoryChannel(self._learner.named_parameters())
+        dtype = engine_dtype(checked.config, checked.device)
+        self.channel = open_channel(checked.device, self._learner.named_parameters(), dtype)
 
     @asynccontextmanager
     async def running(self, publish_to: Any = None) -> AsyncIterator[None]:
@@ -199,11 +218,11 @@ class Training:
 
 
 async def measure_engine(
-    config: Config, repeats: int, seconds: float
+    config: Config, work: Work, repeats: int, seconds: float
 ) -> tuple[dict[str, list[float]], float]:
     """Measure the five ways in turn, ``repeats`` times round: tokens/s of each; updates/s of the learner."""
     checked = plan(config)
-    player, _ = await start_player(checked, BACKEND)
+    player, _ = await start_player(checked, weight_backend(checked.device))
     found: dict[str, list[float]] = {}
 
     async def way(name: str, rate: Awaitable[float]) -> None:
@@ -211,28 +230,31 @@ async def measure_engine(
         print(f"{name:18} {found[name][-1]:7.0f} tokens/s", flush=True)
 
     try:
-        batch = await record(player, checked)
+        batch = await record(player, work, checked)
         prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]
         training = Training(checked, batch)
         await player.engine.connect(training.channel.init_info())
         for seed in range(repeats):
-            await way("bare", bare(player, prompts, seed, seconds))
-            await way("rollout", rollout(player, checked, seed, seconds))
+            await way("bare", bare(player, work, prompts, seed, seconds))
+            await way("rollout", rollout(player, work, checked, seed, seconds))
             async with training.running():
-                await way("bare + learner", bare(player, prompts, seed, seconds))
-                await way("rollout + learner", rollout(player, checked, seed, seconds))
+                await way("bare + learner", bare(player, work, prompts, seed, seconds))
+                await way("rollout + learner", rollout(player, work, checked, seed, seconds))
             async with training.running(player.engine):
-                await way("training", rollout(player, checked, seed, seconds))
+                await way("training", rollout(player, work, checked, seed, seconds))
     finally:
         await player.close()
     return found, training.updates / training.seconds
 
 
-async def record(player: Player, checked: Plan) -> Batch:
+async def record(player: Player, work: Work, checked: Plan) -> Batch:
     """Play one batch; it also warms everything up."""
     rng = np.random.default_rng(0)
     control = controller(
-        replace(player, engine=WithLengths(player.engine, 0)), TaskSource(checked.env, 0), lambda _: None
+        replace(player, engine=WithLengths(player.engine, work, 0)),
+        work,
+        TaskSource(checked.env, 0),
+        lambda _: None,
     )
     running = asyncio.create_task(control.run())
     groups = await control.next_batch(0)
@@ -250,7 +272,7 @@ class Instant:
 
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
         """Answer."""
-        return Completion([20] * MEDIAN, [-0.5] * MEDIAN, [0] * MEDIAN, "eos")
+        return Completion([20] * 40, [-0.5] * 40, [0] * 40, "eos")
 
 
 async def measure_controller(config: Config, repeats: int, seconds: float) -> dict[str, list[float]]:
@@ -340,12 +362,23 @@ def main() -> None:
     made.add_argument("--part", choices=["engine", "controller", "all"], default="all")
     made.add_argument("--repeats", type=int, default=3, help="rounds")
     made.add_argument("--seconds", type=float, default=8, help="of each measurement, a quarter is warm-up")
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
+    made.add_argument("--sequences", type=int, default=128, help="under way at once, and of a batch (128)")
+    made.add_argument("--median", type=int, default=40, help="tokens of an answer (40)")
     arguments = made.parse_args()
-    config = parse_config({"rollout": {"batch_size": BATCH, "group_size": GROUP, "max_model_len": 512}})
-    assert max_concurrent(config) == BATCH
-    results: dict[str, Any] = {"batch_size": BATCH, "group_size": GROUP, "seconds": arguments.seconds}
+    with tempfile.TemporaryDirectory() as folder:
+        measure(arguments, qwen2(Path(folder), arguments.size) if arguments.size else STARTER)
+
+
+def measure(arguments: argparse.Namespace, model: str) -> None:
+    work = Work(arguments.sequences, arguments.median)
+    rollouts = {"batch_size": work.sequences, "group_size": GROUP, "max_model_len": work.longest + 312}
+    config = parse_config({"rollout": rollouts, "model": model, "device": arguments.device})
+    assert max_concurrent(config) == work.sequences
+    results: dict[str, Any] = {**asdict(work), "group_size": GROUP, "seconds": arguments.seconds}
     if arguments.part != "controller":
-        runs, updates = asyncio.run(measure_engine(config, arguments.repeats, arguments.seconds))
+        runs, updates = asyncio.run(measure_engine(config, work, arguments.repeats, arguments.seconds))
         results |= {"tokens_per_s": summary(runs), "ratios": ratios(runs), "learner_updates_per_s": updates}
         draw(arguments, runs)
     if arguments.part != "engine":
