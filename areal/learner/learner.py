@@ -26,7 +26,15 @@ from areal.learner.model import Policy, load_model
 from areal.learner.objectives import Tokens, token_loss
 from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
-from areal.learner.placement import compute_dtype, expect_more, full, micro_batch_tokens, place, uses_varlen
+from areal.learner.placement import (
+    compute_dtype,
+    expect_more,
+    full,
+    let_go,
+    micro_batch_tokens,
+    place,
+    uses_varlen,
+)
 from areal.learner.state import Tensors, below, load_tensors, tensors_of
 from areal.trajectory import Batch
 
@@ -128,6 +136,7 @@ class Learner:
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The float32 weights under their Hugging Face names, tied ones once, each whole."""
+        let_go(self.policy)
         if self.adapted:
             yield from lora.merged_parameters(self.model)
             return

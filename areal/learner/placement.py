@@ -86,6 +86,13 @@ def expect_more(module: torch.nn.Module, more: bool) -> None:
         module.set_reshard_after_backward(not more)
 
 
+def let_go(module: torch.nn.Module) -> None:
+    """Drop the bfloat16 weights that a pass without a backward pass leaves in place of the others."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def decoder_layers(model: Any) -> list[torch.nn.Module]:
     """Return the repeated layers of a Hugging Face model, as it names them itself."""
     names = set(model._no_split_modules or ())

@@ -76,6 +76,14 @@ def test_in_bfloat16_too_the_cut_into_micro_batches_changes_nothing():
     assert norms[0] == pytest.approx(norms[1], rel=0.03)
 
 
+def test_a_pass_without_gradient_leaves_the_weights_in_float32():
+    learner = Learner(resolve_model("starter"), LearnerConfig(dtype="bfloat16"), "cpu", 1.0)
+    before = weights(learner)
+    with torch.no_grad():
+        learner.policy(pack(batch(0).trajectories, torch.device("cpu")), 1.0)
+    assert torch.equal(weights(learner), before)
+
+
 def test_models_that_bend_their_logits_are_refused(tmp_path: Path):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
