@@ -96,7 +96,8 @@ def evaluated(source):
 def json_text(source):
     """Results come back as JSON."""
     code = f"{source}\nARGUMENTS = {[x for x, _ in CASES]}{CALL}import json\nprint(json.dumps(RESULTS))"
-    output = _run([sys.executable, "-c", code], timeout=PATIENCE_S).stdout
+    # More patient than its observer: where the machine is slow, a bomb still grows when that one leaves.
+    output = _run([sys.executable, "-c", code], timeout=2 * PATIENCE_S).stdout
     results = json.loads(output)
     return [_plain(result) for result in results] == [y for _, y in CASES]
 
