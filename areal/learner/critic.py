@@ -42,7 +42,9 @@ class Critic(torch.nn.Module):
 
     def forward(self, packed: Packed) -> torch.Tensor:
         """Return the expected return before each sampled token, float32 ``[K]``."""
-        return self._head(hidden_states(self._trunk, packed)[packed.before]).squeeze(-1).float()
+        return (
+            self._head(hidden_states(self._trunk, packed).index_select(0, packed.before)).squeeze(-1).float()
+        )
 
     @torch.no_grad()
     def judge(self, micros: Sequence[Micro]) -> dict[str, float]:

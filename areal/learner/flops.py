@@ -9,6 +9,8 @@ import torch
 from areal.learner.placement import decoder_layers
 
 _PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "H800": 989e12,
@@ -19,7 +21,7 @@ _PEAKS = {
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
-"""Dense bfloat16 operations per second, from the vendor's data sheets."""
+"""Dense bfloat16 operations per second, from the vendor's data sheets; the first name that fits counts."""
 
 
 def peak_flops(device: torch.device) -> float | None:
