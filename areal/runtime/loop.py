@@ -110,6 +110,7 @@ class Trainer:
         self.learner = await self._in_learner(
             lambda: make_learner(config, model, self.plan.device, self.plan.learner_threads)
         )
+        self.progress.message(f"learner: {self.learner.description}")
         state, groups = self._restore()
         self._checkpoints = Checkpoints(
             self.directory.checkpoints,
