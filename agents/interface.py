@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+Message = dict[str, Any]
+"""A message in OpenAI's chat format: ``role``, ``content``, and where it has them ``tool_calls`` (their
+arguments as a JSON string) and ``tool_call_id``."""
+
+Tool = dict[str, Any]
+"""A tool in OpenAI's form: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +42,74 @@ class Env(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call may narrow of the run's own sampling; it never widens it.
+
+    Attributes:
+        max_tokens: longest answer; the run's own limit holds besides.
+        stop: strings that end the answer, besides the run's own; the engine must have been started for them.
+        seed: of this call's sampling, in place of the run's.
+    """
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered.
+
+    Attributes:
+        message: the assistant's message; ``tool_calls`` are there if its text is calls in the model's own
+            format, and ``content`` is then what stands beside them; else ``content`` is the text.
+        text: the text that was sampled, without special tokens.
+        finish: ``tool_calls`` if there are any, ``length`` if a limit ended it, else ``stop``.
+        ids: the sampled tokens.
+        logprobs: of each of them.
+        prompt_tokens: tokens that it is an answer to.
+    """
+
+    message: Message
+    text: str
+    finish: Literal["stop", "length", "tool_calls"]
+    ids: list[int]
+    logprobs: list[float]
+    prompt_tokens: int
+
+
+class BadRequest(ValueError):
+    """What was asked of the model cannot be: messages that its chat template refuses, or that end with it."""
+
+
+class ConversationTooLong(RuntimeError):
+    """The messages leave no room for an answer."""
+
+
 class Model(Protocol):
-    """The model in one conversation; everything it says is recorded and trained on."""
+    """The model in one episode; everything it says is recorded and trained on."""
 
     async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user, and return the model's answer as text."""
+        """Say ``observation`` as the user, and return the model's answer as text.
+
+        Raises:
+            ConversationTooLong: no room is left for an answer.
+        """
+        ...
+
+    async def chat(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
+    ) -> Reply:
+        """Answer a whole history, whose last message is not the assistant's.
+
+        A history that goes on from an earlier answer is recorded as the same conversation. Calls may run at
+        once; a call that is cancelled leaves nothing behind.
+
+        Raises:
+            BadRequest: the messages or tools are none that the model's chat template takes.
+            ConversationTooLong: no room is left for an answer.
+        """
         ...
 
 

@@ -60,19 +60,19 @@ class _Settings(BaseModel):
 
 
 class RolloutConfig(_Settings):
-    """Generation: how many trajectories, how stale, sampled how."""
+    """Generation: how many episodes, how stale, sampled how."""
 
     batch_size: int = Field(128, ge=1)
-    """Trajectories that the learner takes for one update."""
+    """Episodes that the learner takes for one update."""
     group_size: int = Field(8, ge=1)
-    """Trajectories of one problem."""
+    """Episodes of one problem."""
     max_staleness: Staleness = Field(4, ge=0)
     """η: how many updates old a consumed token may be; 0 is synchronous, inf never waits."""
     interruption: Literal["recompute", "keep", "drain"] = "recompute"
     """New weights come between two tokens and prefixes are recomputed, or keep their KV cache, or wait for
     the requests under way."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Trajectories under way at once; null: as many as one batch."""
+    """Episodes under way at once; null: as many as one batch."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer of one turn, in tokens."""
     max_model_len: int | None = Field(None, ge=2)
@@ -155,6 +155,9 @@ class LearnerConfig(_Settings):
     """Sample another group in place of one whose rewards are all equal."""
     overlong: float | None = Field(None, ge=0, le=1)
     """Last share of max_new_tokens over which a penalty grows from 0 to 1."""
+    turn_discount: float | None = Field(None, ge=0, le=1)
+    """A turn answers for what the episode earns from it on, discounted by this from turn to turn; null: every
+    turn answers for the whole episode's reward."""
     gamma: float | None = Field(None, gt=0, le=1)
     """Discount of advantage=gae, per token."""
     gae_lambda: float | None = Field(None, ge=0, le=1)
@@ -272,6 +275,8 @@ class Config(_Settings):
                 f"rollout.group_size=1 leaves learner.advantage={self.learner.choices.advantage} nothing to "
                 f"compare a reward with; raise it, or use advantage=global-normalised or gae"
             )
+        if self.learner.turn_discount is not None and self.learner.choices.advantage == "gae":
+            raise ValueError("learner.turn_discount is for advantages of whole turns; gae has gamma")
         groups = r.batch_size // r.group_size
         if groups % self.learner.minibatches:
             raise ValueError(

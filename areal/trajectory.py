@@ -1,4 +1,4 @@
-"""What flows: a trajectory, the group it belongs to, and the batch that the learner takes.
+"""What flows: trajectories, the episode that they tell of, its group, and the batch that the learner takes.
 
 Each object is plain data. Lengths are in tokens; times are seconds since the epoch.
 """
@@ -17,33 +17,28 @@ Finish = Literal["eos", "stop", "length", "abort"]
 
 @dataclass(slots=True)
 class Trajectory:
-    """One conversation as the learner sees it: what was sampled, by which weights, and what it earned.
+    """One conversation as the learner sees it: what was sampled, by which weights.
 
     Attributes:
         tokens: int32 ``[T]``, prompt, sampled and observation tokens in order.
-        loss_mask: bool ``[T]``, true exactly on the tokens that the policy sampled.
+        loss_mask: bool ``[T]``, true exactly on the tokens that the policy sampled for this trajectory.
         logprobs: float32 ``[T]``, log-probability of each sampled token under the behaviour policy, after
             temperature, as sampled; 0 where the mask is false.
         versions: int32 ``[T]``, the weight version that sampled each token; -1 where the mask is false.
-        reward: the sum of all rewards of the episode.
-        reward_parts: its named components; they sum to ``reward``.
-        task: the reset options (and seed) that name the problem.
         finish: how the last generation ended; never ``abort``: an episode with such a part has failed.
         turns: the index of the first sampled token of each turn.
-        started, ended: when the episode began and ended.
+        calls: of each turn, its number among all turns of the episode, in the order in which they began.
+        rewards: of each turn, what the episode earned between its end and that of the next turn.
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
     logprobs: np.ndarray
     versions: np.ndarray
-    reward: float
-    reward_parts: dict[str, float] = field(default_factory=dict)
-    task: dict[str, Any] = field(default_factory=dict)
     finish: Finish = "eos"
     turns: list[int] = field(default_factory=list)
-    started: float = 0.0
-    ended: float = 0.0
+    calls: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
@@ -84,32 +79,73 @@ _ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "v
 
 
 @dataclass(slots=True)
+class Episode:
+    """One attempt at a problem: the trajectories that it left, and what they earned together.
+
+    Attributes:
+        trajectories: at least one; several where sub-agents spoke, or a chat template rewrote history.
+        reward: the sum of all rewards.
+        reward_parts: its named components; they sum to ``reward``.
+        task: the reset options (and seed) that name the problem.
+        started, ended: when it began and ended.
+    """
+
+    trajectories: list[Trajectory]
+    reward: float
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def sampled(self) -> int:
+        """How many tokens the policy sampled."""
+        return sum(t.sampled for t in self.trajectories)
+
+    @property
+    def finish(self) -> Finish:
+        """How the last generation of its last trajectory ended."""
+        return self.trajectories[-1].finish
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; floats keep every bit."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "trajectories": [t.to_json() for t in self.trajectories]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Episode:
+        """Read what :meth:`to_json` wrote."""
+        return cls(**{**data, "trajectories": [Trajectory.from_json(t) for t in data["trajectories"]]})
+
+
+@dataclass(slots=True)
 class Group:
-    """The n trajectories of one problem (GRPO's group): admitted, finished and consumed together.
+    """The n episodes of one problem (GRPO's group): admitted, finished and consumed together.
 
     Attributes:
         id: admission number, from 0, never reused.
         version: the weight version at admission; the group may be consumed at versions up to
             ``version + max_staleness``.
-        trajectories: all n of them.
+        episodes: all n of them.
     """
 
     id: int
     version: int
-    trajectories: list[Trajectory]
+    episodes: list[Episode]
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """All trajectories, episode after episode."""
+        return [t for episode in self.episodes for t in episode.trajectories]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "id": self.id,
-            "version": self.version,
-            "trajectories": [t.to_json() for t in self.trajectories],
-        }
+        return {"id": self.id, "version": self.version, "episodes": [e.to_json() for e in self.episodes]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Group:
         """Read what :meth:`to_json` wrote."""
-        return cls(data["id"], data["version"], [Trajectory.from_json(t) for t in data["trajectories"]])
+        return cls(data["id"], data["version"], [Episode.from_json(e) for e in data["episodes"]])
 
 
 @dataclass(slots=True)
@@ -123,6 +159,11 @@ class Batch:
 
     version: int
     groups: list[Group]
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """All episodes, group after group."""
+        return [episode for group in self.groups for episode in group.episodes]
 
     @property
     def trajectories(self) -> list[Trajectory]:

@@ -227,7 +227,7 @@ def train_alone(settings: list[str]) -> dict[str, float]:
     for version, path in enumerate(recorded):
         groups = [Group.from_json(json.loads(line)) for line in path.read_text().splitlines()]
         batch = Batch(version, groups)
-        lengths += [trajectory.sampled for trajectory in batch.trajectories]
+        lengths += [episode.sampled for episode in batch.episodes]
         seconds.append(learner.update(batch)["time/train"])
     percentiles = statistics.quantiles(lengths, n=100)
     return {

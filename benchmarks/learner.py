@@ -36,7 +36,7 @@ from areal.config import LearnerConfig
 from areal.learner import attention, minibatches
 from areal.learner.learner import Learner
 from areal.learner.microbatches import allocate, best_fit
-from areal.trajectory import Batch, Group, Trajectory
+from areal.trajectory import Batch, Episode, Group, Trajectory
 
 COLOURS = {
     "algorithm 1": BLUE,
@@ -60,14 +60,14 @@ def trajectories(rng: np.random.Generator, count: int, vocabulary: int, longest:
                 loss_mask=mask,
                 logprobs=np.where(mask, -math.log(vocabulary), 0).astype(np.float32),
                 versions=np.where(mask, 0, -1).astype(np.int32),
-                reward=float(rng.normal()),
             )
         )
     return made
 
 
 def batch(members: list[Trajectory]) -> Batch:
-    groups = [members[i : i + GROUP] for i in range(0, len(members), GROUP)]
+    episodes = [Episode([member], float(i % GROUP)) for i, member in enumerate(members)]
+    groups = [episodes[i : i + GROUP] for i in range(0, len(episodes), GROUP)]
     return Batch(0, [Group(number, 0, group) for number, group in enumerate(groups)])
 
 

@@ -56,7 +56,6 @@ def sequences(rng: np.random.Generator, count: int, spread: float) -> list[Traje
             loss_mask=np.arange(n) >= PROMPT,
             logprobs=np.where(np.arange(n) >= PROMPT, -2.0, 0.0).astype(np.float32),
             versions=np.zeros(n, np.int32),
-            reward=0.0,
         )
         for n in lengths
     ]

@@ -43,7 +43,7 @@ from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
 from areal.runtime.assembly import Plan, engine_dtype, max_concurrent, plan, start_player
-from areal.trajectory import Batch, Group, Trajectory
+from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.channel import open_channel, weight_backend
 
 GROUP = 8
@@ -136,20 +136,20 @@ async def rollout(player: Player, work: Work, checked: Plan, seed: int, seconds:
         replace(player, engine=WithLengths(player.engine, work, seed)),
         work,
         TaskSource(checked.env, seed),
-        lambda trajectory: ticker.add(trajectory.sampled),
+        lambda episode: ticker.add(episode.sampled),
     )
     return await _for_a_while(seconds, ticker, control.run(), consume(control))
 
 
 def controller(
-    player: Player, work: Work, tasks: TaskSource, finished: Callable[[Trajectory], None]
+    player: Player, work: Work, tasks: TaskSource, finished: Callable[[Episode], None]
 ) -> RolloutController:
     sampling = Sampling(work.longest)
 
-    async def play(task: dict[str, Any], place: Place) -> Trajectory:
-        trajectory = await player.play(task, sampling)
-        finished(trajectory)
-        return trajectory
+    async def play(task: dict[str, Any], place: Place) -> Episode:
+        episode = await player.play(task, sampling)
+        finished(episode)
+        return episode
 
     admission: Admission[Group] = Admission(work.sequences // GROUP, float("inf"))
     return RolloutController(admission, play, tasks.task, GROUP, work.sequences, 2, 8)
@@ -260,8 +260,8 @@ async def record(player: Player, work: Work, checked: Plan) -> Batch:
     groups = await control.next_batch(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    for trajectory in (t for group in groups for t in group.trajectories):
-        trajectory.reward = float(rng.integers(2))  # the learner has work to do for every group
+    for episode in (e for group in groups for e in group.episodes):
+        episode.reward = float(rng.integers(2))  # the learner has work to do for every group
     return Batch(0, groups)
 
 
@@ -279,7 +279,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     """Trajectories/s of the controller alone, at batch size 64, and of whole scripted episodes."""
     from areal.models import load_tokenizer
     from areal.registry import make_env
-    from areal.rollout.conversation import Renderer
+    from areal.rollout.rendering import Renderer
 
     batch = 64
     checked = plan(config)
@@ -287,16 +287,17 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     instant: Any = Instant()
     player = Player.build(instant, renderer, checked.agent, lambda: make_env(config.env), 8, 512)
     mask = np.array([False, True])
-    blank = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1, 1.0)
+    made = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1)
+    blank = Episode([made], 1.0)
 
-    async def nothing(task: dict[str, Any], place: Place) -> Trajectory:
+    async def nothing(task: dict[str, Any], place: Place) -> Episode:
         return blank
 
-    async def ten_ms(task: dict[str, Any], place: Place) -> Trajectory:
+    async def ten_ms(task: dict[str, Any], place: Place) -> Episode:
         await asyncio.sleep(0.01)
         return blank
 
-    async def episode(task: dict[str, Any], place: Place) -> Trajectory:
+    async def episode(task: dict[str, Any], place: Place) -> Episode:
         return await player.play(task, Sampling(64))
 
     ways = {
@@ -315,7 +316,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
 
             async def counted(control: RolloutController = control, ticker: Ticker = ticker) -> None:
                 for version in itertools.count():
-                    ticker.add(sum(len(g.trajectories) for g in await control.next_batch(version)))
+                    ticker.add(sum(len(g.episodes) for g in await control.next_batch(version)))
                     control.advance(version + 1)
 
             found[name].append(await _for_a_while(seconds, ticker, control.run(), counted()))

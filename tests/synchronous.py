@@ -17,7 +17,7 @@ from areal.rollout.player import Player
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.runtime.assembly import Plan, training_sampling
-from areal.trajectory import Batch, Group, Trajectory
+from areal.trajectory import Batch, Episode, Group
 
 Outcome = tuple[list[list[Group]], list[dict[str, float]], Learner]
 
@@ -33,7 +33,7 @@ async def synchronous(
     tasks = TaskSource(checked.env, config.seed)
     size = config.groups_per_batch
 
-    def play(number: int, member: int) -> Awaitable[Trajectory]:
+    def play(number: int, member: int) -> Awaitable[Episode]:
         sampling = replace(training_sampling(config), seed=derive(config.seed, number, member, 0))
         return player.play(tasks.task(number), sampling)
 
@@ -67,6 +67,6 @@ def assert_same(run: Path, outcome: Outcome) -> None:
 
 
 def _without_times(group: dict[str, Any]) -> dict[str, Any]:
-    for trajectory in group["trajectories"]:
-        del trajectory["started"], trajectory["ended"]
+    for episode in group["episodes"]:
+        del episode["started"], episode["ended"]
     return group

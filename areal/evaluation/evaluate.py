@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from areal.evaluation.report import Report
-from areal.trajectory import Trajectory
+from areal.trajectory import Episode
 
 
 async def evaluate(
-    play: Callable[[dict[str, Any], int], Awaitable[Trajectory]],
+    play: Callable[[dict[str, Any], int], Awaitable[Episode]],
     tasks: list[dict[str, Any]],
     samples: int,
     concurrency: int,
@@ -40,13 +40,13 @@ async def evaluate(
     slots = asyncio.Semaphore(concurrency)
     done = 0
 
-    async def one(task: dict[str, Any], seed: int) -> Trajectory:
+    async def one(task: dict[str, Any], seed: int) -> Episode:
         nonlocal done
         async with slots:
-            trajectory = await play(task, seed)
+            episode = await play(task, seed)
         done += 1
         progress(done, len(tasks) * samples)
-        return trajectory
+        return episode
 
     running = [
         [asyncio.create_task(one(task, i * samples + k)) for k in range(samples)]
@@ -61,9 +61,9 @@ async def evaluate(
     return Report(
         env=env,
         model=model,
-        scores=[[t.reward for t in row] for row in played],
-        finishes=[[t.finish for t in row] for row in played],
-        lengths=[[t.sampled for t in row] for row in played],
+        scores=[[e.reward for e in row] for row in played],
+        finishes=[[e.finish for e in row] for row in played],
+        lengths=[[e.sampled for e in row] for row in played],
         seconds=time.monotonic() - started,
         settings=settings,
     )

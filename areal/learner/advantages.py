@@ -1,6 +1,10 @@
-"""Advantages of trajectories from their rewards. Groups are told by their common size, one after the other.
+"""Advantages from returns. Groups are told by their common size, one after the other.
 
-Where all rewards that are compared with each other are equal, the advantages are exactly 0: means of equal
+A return is what a unit of credit is worth: a whole episode, or each turn of one (areal.learner.credit). All
+are ``[E, K]``: E episodes with up to K units. Weights are 0 behind an episode's last unit and sum to 1 over
+each episode, so that each episode counts once, however many turns it has.
+
+Where all returns that are compared with each other are equal, the advantages are exactly 0: means of equal
 floats need not be those floats, and dividing what is left by a spread of all but 0 would be huge noise.
 """
 
@@ -13,73 +17,77 @@ from areal.learner.presets import Advantage
 _EPSILON = 1e-6
 
 
-def group_normalised(rewards: torch.Tensor, group_size: int, epsilon: float = _EPSILON) -> torch.Tensor:
-    """Return each reward less its group's mean, over its group's standard deviation (GRPO, arXiv 2402.03300).
+def group_normalised(
+    returns: torch.Tensor, weights: torch.Tensor, group_size: int, epsilon: float = _EPSILON
+) -> torch.Tensor:
+    """Return each return less its group's mean, over its group's standard deviation (GRPO, arXiv 2402.03300).
 
     Args:
-        rewards: ``[groups · group_size]``, group after group.
-        group_size: trajectories of one problem.
+        returns: ``[groups · group_size, K]``, group after group.
+        weights: of the same shape.
+        group_size: episodes of one problem.
         epsilon: added to the standard deviation.
 
     Returns:
-        ``[groups · group_size]``; exactly 0 where all rewards of a group are equal.
+        ``[groups · group_size, K]``; exactly 0 where all returns of a group are equal.
     """
-    grouped = rewards.view(-1, group_size)
-    centred = grouped - grouped.mean(dim=1, keepdim=True)
-    spread = grouped.std(dim=1, correction=0, keepdim=True)
-    return torch.where(_equal(grouped), 0.0, centred / (spread + epsilon)).flatten()
+    centred = group_centred(returns, weights, group_size)
+    return centred / (_group_mean(centred**2, weights, group_size).sqrt() + epsilon)
 
 
-def group_centred(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return each reward less its group's mean (Dr. GRPO, arXiv 2503.20783); shapes as above."""
-    grouped = rewards.view(-1, group_size)
-    return torch.where(_equal(grouped), 0.0, grouped - grouped.mean(dim=1, keepdim=True)).flatten()
+def group_centred(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Return each return less its group's mean (Dr. GRPO, arXiv 2503.20783); shapes as above."""
+    centred = returns - _group_mean(returns, weights, group_size)
+    return torch.where(_group_equal(returns, weights, group_size), 0.0, centred)
 
 
-def leave_one_out(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return each reward less the mean of its group's others (RLOO, arXiv 2402.14740); shapes as above."""
-    return group_centred(rewards, group_size) * (group_size / (group_size - 1))
+def leave_one_out(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Return each return less the mean of its group's other episodes (RLOO, arXiv 2402.14740); as above."""
+    centred = group_centred(returns, weights, group_size)
+    return centred + (weights * centred).sum(dim=1, keepdim=True) / (group_size - 1)
 
 
 def global_normalised(
-    rewards: torch.Tensor, lengths: torch.Tensor, epsilon: float = _EPSILON
+    returns: torch.Tensor, lengths: torch.Tensor, epsilon: float = _EPSILON
 ) -> torch.Tensor:
-    """Normalise rewards over the tokens of the batch (REINFORCE++, arXiv 2501.03262).
+    """Normalise returns over the tokens of the batch (REINFORCE++, arXiv 2501.03262).
 
-    A reward at the end is the return of each token, so that a trajectory counts once for each of its tokens.
+    A reward at the end is the return of each token, so that a return counts once for each of its tokens.
 
     Args:
-        rewards: ``[N]``.
-        lengths: ``[N]``, sampled tokens of each.
+        returns: ``[E, K]``.
+        lengths: ``[E, K]``, sampled tokens of each; 0 behind an episode's last unit.
         epsilon: added to the standard deviation.
 
     Returns:
-        ``[N]``; exactly 0 if all rewards are equal.
+        ``[E, K]``; exactly 0 if all returns are equal.
     """
-    weights = lengths.to(rewards.dtype) / lengths.sum()
-    centred = rewards - (weights * rewards).sum()
+    weights = lengths.to(returns.dtype) / lengths.sum()
+    centred = returns - (weights * returns).sum()
     spread = (weights * centred**2).sum().sqrt()
-    return torch.where(_equal(rewards[None])[0], 0.0, centred / (spread + epsilon))
+    return torch.where(_group_equal(returns, weights, len(returns)), 0.0, centred / (spread + epsilon))
 
 
-def of_rewards(
-    advantage: Advantage, rewards: torch.Tensor, lengths: torch.Tensor, group_size: int
+def of_returns(
+    advantage: Advantage, returns: torch.Tensor, lengths: torch.Tensor, group_size: int
 ) -> torch.Tensor:
-    """Return the advantage of each trajectory, ``[N]``, by one of the above.
+    """Return the advantage of each unit, ``[E, K]``, by one of the above; ``lengths`` are its sampled tokens.
 
     Raises:
-        ValueError: the advantage is not one of whole trajectories but of their tokens (gae).
+        ValueError: the advantage is not one of whole returns but of single tokens (gae).
     """
+    present = (lengths > 0).to(returns.dtype)
+    weights = present / present.sum(dim=1, keepdim=True)
     match advantage:
         case "group-normalised":
-            return group_normalised(rewards, group_size)
+            return group_normalised(returns, weights, group_size)
         case "group-centred":
-            return group_centred(rewards, group_size)
+            return group_centred(returns, weights, group_size)
         case "leave-one-out":
-            return leave_one_out(rewards, group_size)
+            return leave_one_out(returns, weights, group_size)
         case "global-normalised":
-            return global_normalised(rewards, lengths)
-    raise ValueError(f"{advantage} is no advantage of whole trajectories")
+            return global_normalised(returns, lengths)
+    raise ValueError(f"{advantage} is no advantage of whole returns")
 
 
 def overlong_penalty(lengths: torch.Tensor, longest: int, share: float) -> torch.Tensor:
@@ -134,6 +142,14 @@ def whiten(advantages: torch.Tensor, epsilon: float = _EPSILON) -> torch.Tensor:
     return (advantages - advantages.mean()) / (advantages.std(correction=0) + epsilon)
 
 
-def _equal(grouped: torch.Tensor) -> torch.Tensor:
-    """Whether all of a row are equal: ``[rows, n]`` to bool ``[rows, 1]``."""
-    return (grouped == grouped[:, :1]).all(dim=1, keepdim=True)
+def _group_mean(values: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Mean of each group, for each of its episodes: ``[E, K]`` to ``[E, 1]``."""
+    of_episodes = (weights * values).sum(dim=1)
+    return of_episodes.view(-1, group_size).mean(dim=1).repeat_interleave(group_size)[:, None]
+
+
+def _group_equal(values: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Whether all values of a group are equal, for each of its episodes: ``[E, K]`` to bool ``[E, 1]``."""
+    first = values[::group_size, :1].repeat_interleave(group_size, dim=0)
+    same = ((values == first) | (weights == 0)).all(dim=1)
+    return same.view(-1, group_size).all(dim=1).repeat_interleave(group_size)[:, None]

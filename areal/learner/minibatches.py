@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from areal.learner.advantages import of_rewards, overlong_penalty
+from areal.learner.advantages import of_returns
+from areal.learner.credit import assign
 from areal.learner.microbatches import allocate
 from areal.learner.objectives import shares
 from areal.learner.packed import Packed, pack
@@ -69,52 +69,37 @@ class Splitter:
         Raises:
             UserError: a trajectory does not fit in a micro-batch.
         """
-        objective, trajectories = self.objective, batch.trajectories
-        rewards = self._rewards(trajectories)
-        lengths = torch.tensor([t.sampled for t in trajectories])
-        advantages = None
+        objective, trajectories, group = self.objective, batch.trajectories, len(batch.groups[0].episodes)
+        credit = assign(batch.episodes, objective, self.longest)
+        advantages: list[torch.Tensor] | None = None
         if objective.advantage != "gae":
-            size = len(batch.groups[0].trajectories)
-            advantages = of_rewards(objective.advantage, rewards, lengths, size)
-        size = len(trajectories) // self.minibatches
+            advantages = credit.of_tokens(
+                of_returns(objective.advantage, credit.returns, credit.lengths, group)
+            )
+        tokens = credit.lengths.sum(dim=1)
+        size = len(tokens) // self.minibatches
+        share = torch.cat([shares(objective.aggregation, part, self.longest) for part in tokens.split(size)])
         minibatches = []
-        for start in range(0, len(trajectories), size):
-            part = slice(start, start + size)
-            share = shares(objective.aggregation, lengths[part], self.longest)
-            known = None if advantages is None else advantages[part]
-            minibatches.append(self._micros(trajectories[part], rewards[part], share, known))
-        return minibatches, 0.0 if advantages is None else float((advantages == 0).float().mean())
+        for start in range(0, len(tokens), size):
+            members = [i for i, e in enumerate(credit.episode) if start <= e < start + size]
+            micros = []
+            for chosen in self._allocate(trajectories, members, advantages):
+                packed = pack([trajectories[i] for i in chosen], self.device, self.varlen)
+                owners = [credit.episode[i] for i in chosen]
+                micro = Micro(packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0])
+                if advantages is not None:
+                    micro.advantages = torch.cat([advantages[i] for i in chosen]).to(self.device)
+                micros.append(micro)
+            minibatches.append(micros)
+        idle = 0.0 if advantages is None else sum(not a.any() for a in advantages) / len(advantages)
+        return minibatches, float(idle)
 
-    def _rewards(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
-        rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float32)
-        if self.objective.overlong > 0:
-            lengths = torch.tensor([longest_turn(t) for t in trajectories], dtype=torch.float32)
-            rewards -= overlong_penalty(lengths, self.longest, self.objective.overlong)
-        return rewards
-
-    def _micros(
-        self,
-        trajectories: Sequence[Trajectory],
-        rewards: torch.Tensor,
-        share: torch.Tensor,
-        advantages: torch.Tensor | None,
-    ) -> list[Micro]:
-        useful = list(range(len(trajectories)))
+    def _allocate(
+        self, trajectories: Sequence[Trajectory], members: list[int], advantages: list[torch.Tensor] | None
+    ) -> list[list[int]]:
+        """Return a minibatch's micro-batches, as indices of those of its trajectories that can move it."""
+        useful = members
         if advantages is not None and not self.objective.uses_every_token:
-            useful = [i for i in useful if advantages[i] != 0]
-        micros = []
-        for members in allocate([len(trajectories[i]) for i in useful], self.budget):
-            chosen = [useful[m] for m in members]
-            packed = pack([trajectories[i] for i in chosen], self.device, self.varlen)
-            micro = Micro(packed, share[chosen].to(self.device)[packed.owner], rewards[chosen])
-            if advantages is not None:
-                micro.advantages = advantages[chosen].to(self.device)[packed.owner]
-            micros.append(micro)
-        return micros
-
-
-def longest_turn(trajectory: Trajectory) -> int:
-    """Return the number of tokens of the longest answer of one turn, which is what the limit is set for."""
-    if not trajectory.turns:
-        return trajectory.sampled
-    return int(np.add.reduceat(trajectory.loss_mask.astype(np.int64), trajectory.turns).max())
+            useful = [i for i in members if advantages[i].any()]
+        lengths = [len(trajectories[i]) for i in useful]
+        return [[useful[i] for i in chosen] for chosen in allocate(lengths, self.budget)]

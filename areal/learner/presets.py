@@ -39,6 +39,8 @@ class Objective:
         entropy: coefficient of the entropy bonus.
         dynamic_sampling: a group whose rewards are all equal is rejected and another one sampled.
         overlong: share of the longest answer allowed over which a penalty grows from 0 to 1; 0: none.
+        turn_discount: γ between turns: a turn answers for what the episode earns from it on, discounted;
+            None: every turn answers for the whole episode's reward.
         gamma: γ of GAE, per token.
         gae_lambda: λ of GAE.
     """
@@ -57,6 +59,7 @@ class Objective:
     entropy: float = 0.0
     dynamic_sampling: bool = False
     overlong: float = 0.0
+    turn_discount: float | None = None
     gamma: float = 1.0
     gae_lambda: float = 1.0
 

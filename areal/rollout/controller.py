@@ -13,14 +13,14 @@ from typing import Any
 
 from areal.errors import UserError
 from areal.rollout.admission import Admission
-from areal.trajectory import Group, Trajectory
+from areal.trajectory import Episode, Group
 
 log = logging.getLogger(__name__)
 
 Place = tuple[int, int, int]
 """Which episode of a run: the group's number, the member in it, and the attempt (0 unless one failed)."""
 
-Play = Callable[[dict[str, Any], Place], Coroutine[Any, Any, Trajectory]]
+Play = Callable[[dict[str, Any], Place], Coroutine[Any, Any, Episode]]
 
 
 class RolloutFailure(RuntimeError):
@@ -72,7 +72,7 @@ class RolloutController:
         self.retries = 0
         self.failures = 0
         self.equal_groups = 0
-        self.finished_trajectories = 0
+        self.finished_episodes = 0
         self.finished_tokens = 0
 
     async def run(self) -> None:
@@ -124,15 +124,15 @@ class RolloutController:
             self._reject(number, task, error)
             return
         self._failed_in_row = 0
-        trajectories = [r for r in results if isinstance(r, Trajectory)]
-        if self._max_equal is not None and len({t.reward for t in trajectories}) == 1:
-            self._reject_equal(number, trajectories[0].reward, self._max_equal)
+        episodes = [r for r in results if isinstance(r, Episode)]
+        if self._max_equal is not None and len({e.reward for e in episodes}) == 1:
+            self._reject_equal(number, episodes[0].reward, self._max_equal)
             return
         self._equal_in_row = 0
-        self._admission.finish(number, Group(number, self._admission.admitted_at(number), trajectories))
+        self._admission.finish(number, Group(number, self._admission.admitted_at(number), episodes))
 
-    async def _play_members(self, number: int, task: dict[str, Any]) -> list[Trajectory | BaseException]:
-        """Play each member of a group, again where it fails; return trajectories or their last errors."""
+    async def _play_members(self, number: int, task: dict[str, Any]) -> list[Episode | BaseException]:
+        """Play each member of a group, again where it fails; return episodes or their last errors."""
         results: list[Any] = [None] * self._group_size
         playing = {self._start_episode(task, (number, i, 0)): i for i in range(self._group_size)}
         attempts = [0] * self._group_size
@@ -158,17 +158,17 @@ class RolloutController:
                 episode.cancel()
         return results
 
-    def _start_episode(self, task: dict[str, Any], place: Place) -> asyncio.Task[Trajectory]:
+    def _start_episode(self, task: dict[str, Any], place: Place) -> asyncio.Task[Episode]:
         episode = asyncio.create_task(self._play(task, place))
         episode.add_done_callback(self._episode_done)
         return episode
 
-    def _episode_done(self, episode: asyncio.Task[Trajectory]) -> None:
+    def _episode_done(self, episode: asyncio.Task[Episode]) -> None:
         """Make room for another; one that failed keeps its place, and is played again."""
         if episode.cancelled() or episode.exception() is not None:
             return
         self._playing -= 1
-        self.finished_trajectories += 1
+        self.finished_episodes += 1
         self.finished_tokens += episode.result().sampled
         self._room.set()
 

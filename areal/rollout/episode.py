@@ -1,4 +1,4 @@
-"""One episode: an agent, an environment and a model meet, and a trajectory comes out."""
+"""One episode: an agent, an environment and a model meet, and trajectories with a reward come out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 from areal.agents.interface import Agent, Step
-from areal.rollout.conversation import Conversation, Renderer
-from areal.rollout.engine import Engine, Sampling
-from areal.rollout.seeds import derive
-from areal.trajectory import Finish, Trajectory
+from areal.rollout.recorder import Recorder
+from areal.trajectory import Episode
 
 
 class EnvironmentPool:
@@ -48,87 +45,31 @@ class EnvironmentPool:
 
 
 class RecordedEnv:
-    """One episode of a Gymnasium environment as an agent sees it; keeps what it earned."""
+    """One episode of a Gymnasium environment as an agent sees it; the recorder learns what it earns."""
 
-    def __init__(self, pool: EnvironmentPool, env: Any, task: dict[str, Any]) -> None:
+    def __init__(self, pool: EnvironmentPool, env: Any, task: dict[str, Any], recorder: Recorder) -> None:
         self._pool = pool
         self._env = env
         self._task = task
-        self.reward = 0.0
-        self.parts: dict[str, float] = {}
-        self.info: dict[str, Any] = {}
+        self._recorder = recorder
 
     async def reset(self) -> str:
         """Begin the task's episode."""
-        observation, self.info = await self._pool.call(self._env.reset, **self._task)
+        observation, _ = await self._pool.call(self._env.reset, **self._task)
         return observation
 
     async def step(self, action: str) -> Step:
-        """Act, and add up the reward and its named parts."""
+        """Act."""
         observation, reward, terminated, truncated, info = await self._pool.call(self._env.step, action)
-        self.reward += float(reward)
-        for name, value in info.get("reward_parts", {"reward": reward}).items():
-            self.parts[name] = self.parts.get(name, 0.0) + float(value)
-        self.info = info
+        self._recorder.credit(float(reward), info.get("reward_parts"))
         return Step(observation, float(reward), terminated, truncated, info)
 
 
-class RecordedModel:
-    """The model in one conversation, recording ids, log-probabilities and versions."""
-
-    def __init__(self, engine: Engine, renderer: Renderer, sampling: Sampling, max_model_len: int) -> None:
-        self._engine = engine
-        self._renderer = renderer
-        self._sampling = sampling
-        self._max_model_len = max_model_len
-        self.conversation = Conversation()
-        self.finish: Finish = "eos"
-
-    async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user, sample the answer and return its text.
-
-        Raises:
-            ConversationTooLong: no room is left for an answer.
-            GenerationAborted: the engine gave the answer up half-way.
-        """
-        talk = self.conversation
-        if talk.ids:
-            talk.say(self._renderer.continuation(observation, talk.ids[-1]))
-        else:
-            talk.say(self._renderer.opening([{"role": "user", "content": observation}]))
-        room = self._max_model_len - len(talk.ids)
-        if room < 1:
-            raise ConversationTooLong(
-                f"the conversation has {len(talk.ids)} tokens, and rollout.max_model_len is "
-                f"{self._max_model_len}: raise it, or leave out long problems"
-            )
-        sampling = replace(
-            self._sampling, max_tokens=min(self._sampling.max_tokens, room), seed=self._turn_seed()
-        )
-        completion = await self._engine.generate(list(talk.ids), sampling)
-        if completion.finish == "abort":
-            raise GenerationAborted(f"the engine gave up an answer after {len(completion.ids)} tokens")
-        talk.hear(completion)
-        self.finish = completion.finish
-        return self._renderer.decode(completion.ids)
-
-    def _turn_seed(self) -> int | None:
-        """A seed for this turn: with the same one, turns would be sampled with the same noise."""
-        seed, turn = self._sampling.seed, len(self.conversation.turns)
-        return seed if seed is None or turn == 0 else derive(seed, turn)
+class NothingSampled(RuntimeError):
+    """The agent never asked the model, so that there is nothing to train on."""
 
 
-class ConversationTooLong(RuntimeError):
-    """The prompt leaves no room for an answer."""
-
-
-class GenerationAborted(RuntimeError):
-    """An answer is not whole: the episode failed, and is played again; none of it is trained on."""
-
-
-async def run_episode(
-    agent: Agent, pool: EnvironmentPool, task: dict[str, Any], model: RecordedModel
-) -> Trajectory:
+async def run_episode(agent: Agent, pool: EnvironmentPool, task: dict[str, Any], model: Recorder) -> Episode:
     """Play one episode and return what the learner needs of it.
 
     Args:
@@ -136,20 +77,16 @@ async def run_episode(
         pool: where the environment comes from.
         task: keyword arguments of ``env.reset`` (``seed``, ``options``).
         model: a fresh handle on the engine.
+
+    Raises:
+        NothingSampled: the agent never asked the model.
     """
     started = time.time()
     env = await pool.acquire()
-    recorded = RecordedEnv(pool, env, task)
-    await agent.run(recorded, model)
+    await agent.run(RecordedEnv(pool, env, task, model), model)
     # After an error the environment is not reused: a step of it may still be running on its thread.
     pool.release(env)
-    return Trajectory(
-        **model.conversation.arrays(),
-        reward=recorded.reward,
-        reward_parts=recorded.parts,
-        task=task,
-        finish=model.finish,
-        turns=model.conversation.turns,
-        started=started,
-        ended=time.time(),
-    )
+    trajectories = model.trajectories()
+    if not trajectories:
+        raise NothingSampled(f"the agent {type(agent).__name__} ended the episode without asking the model")
+    return Episode(trajectories, model.reward, model.parts, task, started, time.time())

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import Agent
-from areal.rollout.conversation import Renderer
 from areal.rollout.engine import Engine, Sampling
-from areal.rollout.episode import EnvironmentPool, RecordedModel, run_episode
-from areal.trajectory import Trajectory
+from areal.rollout.episode import EnvironmentPool, run_episode
+from areal.rollout.recorder import Recorder
+from areal.rollout.rendering import Renderer
+from areal.trajectory import Episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class Player:
         """Put a player together; environments are made when first needed."""
         return cls(engine, renderer, agent, EnvironmentPool(make_env, env_workers), max_model_len)
 
-    async def play(self, task: dict[str, Any], sampling: Sampling) -> Trajectory:
+    async def play(self, task: dict[str, Any], sampling: Sampling) -> Episode:
         """Play one episode of a task (keyword arguments of ``env.reset``)."""
-        model = RecordedModel(self.engine, self.renderer, sampling, self.max_model_len)
+        model = Recorder(self.engine, self.renderer, sampling, self.max_model_len)
         return await run_episode(self.agent, self.pool, task, model)
 
     async def close(self) -> None:

@@ -56,24 +56,26 @@ class StepAccount:
             "time/generate": generate,
             "overlap": (train + generate) / elapsed,
             "throughput/tokens_per_s": generated / elapsed,
-            "throughput/trajectories_per_s": len(batch.trajectories) / elapsed,
+            "throughput/trajectories_per_s": len(batch.episodes) / elapsed,
         }
 
 
 def _of_batch(batch: Batch) -> dict[str, float]:
-    trajectories = batch.trajectories
-    rewards = np.array([t.reward for t in trajectories])
-    lengths = np.array([t.sampled for t in trajectories])
-    parts = sorted({name for t in trajectories for name in t.reward_parts})
+    episodes = batch.episodes
+    rewards = np.array([e.reward for e in episodes])
+    lengths = np.array([e.sampled for e in episodes])
+    parts = sorted({name for e in episodes for name in e.reward_parts})
     return {
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std()),
         **{
-            f"reward/{part}": float(np.mean([t.reward_parts.get(part, 0.0) for t in trajectories]))
+            f"reward/{part}": float(np.mean([e.reward_parts.get(part, 0.0) for e in episodes]))
             for part in parts
         },
         "staleness/mean": float(np.mean(batch.staleness)),
         "staleness/max": float(max(batch.staleness)),
         "response/length_mean": float(lengths.mean()),
-        "response/truncated": float(np.mean([t.finish == "length" for t in trajectories])),
+        "response/truncated": float(np.mean([e.finish == "length" for e in episodes])),
+        "response/turns_mean": float(np.mean([sum(len(t.turns) for t in e.trajectories) for e in episodes])),
+        "response/trajectories_mean": len(batch.trajectories) / len(episodes),
     }

@@ -10,9 +10,9 @@ from areal import registry
 from areal.config import Config, override_config
 from areal.errors import UserError
 from areal.models import context_limit, load_tokenizer, resolve_model
-from areal.rollout.conversation import Renderer, eos_ids
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
+from areal.rollout.rendering import Renderer, eos_ids
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, gpu_bytes
 from areal.runtime.memory import Load, Shape, Split, split

@@ -45,7 +45,7 @@ from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.trajectory import Batch, Group, Trajectory
+from areal.trajectory import Batch, Episode, Group
 from areal.weights.channel import open_channel, weight_backend
 
 log = logging.getLogger(__name__)
@@ -334,7 +334,7 @@ async def evaluate_player(
     config, settings = plan.config, plan.config.evaluation
     sampling = evaluation_sampling(config)
 
-    def play(task: dict[str, Any], seed: int) -> Awaitable[Trajectory]:
+    def play(task: dict[str, Any], seed: int) -> Awaitable[Episode]:
         return player.play(task, replace(sampling, seed=config.seed * 1_000_003 + seed))
 
     return await evaluate(

@@ -15,7 +15,7 @@ PROMPT = [3, 20, 21, 4]
 
 async def test_length_and_end_are_told_apart(player: Player):
     end = player.renderer._ends[0]
-    opening = player.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}])
+    opening = player.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}]).ids
     stopped = await player.engine.generate(opening, Sampling(400))
     assert stopped.finish == "eos"
     assert stopped.ids[-1] == end
@@ -65,12 +65,13 @@ async def test_a_cancelled_request_leaves_the_engine_well(player: Player):
 async def test_an_episode_is_recorded_token_for_token(player: Player):
     tasks = held_out(plan(parse_config({})).env, 16)
     played = await asyncio.gather(*(player.play(t, Sampling(64, seed=i)) for i, t in enumerate(tasks)))
-    for t in played:
+    for episode in played:
+        (t,) = episode.trajectories
         assert t.turns == [int(t.loss_mask.argmax())]
         assert t.loss_mask[t.turns[0] :].all()
         assert (t.versions[t.loss_mask] == player.engine.version).all()
         assert (t.versions[~t.loss_mask] == -1).all()
         assert (t.logprobs[t.loss_mask] <= 0).all()
-        assert t.reward == sum(t.reward_parts.values())
+        assert t.rewards == [episode.reward] == [sum(episode.reward_parts.values())]
         text = player.renderer.decode(t.tokens[: t.turns[0]].tolist())
         assert text.startswith("Compute")

@@ -46,7 +46,6 @@ def logprobs(learner: Learner, prompt: list[int], completion: Completion) -> tor
         loss_mask=mask,
         logprobs=np.zeros(len(mask), np.float32),
         versions=np.where(mask, 0, -1).astype(np.int32),
-        reward=0.0,
     )
     with torch.no_grad():
         found, _ = learner.policy(pack([trajectory], torch.device(DEVICE)), 1.0)

@@ -34,7 +34,6 @@ def update(learner: Learner, processes: int = 1) -> None:
         loss_mask=mask,
         logprobs=np.zeros(20, np.float32),
         versions=np.where(mask, 0, -1).astype(np.int32),
-        reward=1.0,
     )
     logprobs, _ = learner.policy(pack([trajectory], torch.device("cpu")), 1.0)
     (-logprobs.mean() / processes).backward()  # gradients are summed over them

@@ -26,7 +26,7 @@ from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.runtime import checkpoint
 from areal.runtime.checkpoint import Checkpoints
-from areal.trajectory import Batch, Group, Trajectory
+from areal.trajectory import Batch, Episode, Group, Trajectory
 
 STARTER = resolve_model("starter")
 NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
@@ -51,15 +51,13 @@ def batch(number: int) -> Batch:
     for k in range(4):
         answer = rng.integers(6, 380, int(rng.integers(2, 12)))
         mask = np.arange(5 + len(answer)) >= 5
-        members.append(
-            Trajectory(
-                tokens=np.concatenate([prompt, answer]).astype(np.int32),
-                loss_mask=mask,
-                logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
-                versions=np.where(mask, 0, -1).astype(np.int32),
-                reward=float(k % 2),
-            )
+        made = Trajectory(
+            tokens=np.concatenate([prompt, answer]).astype(np.int32),
+            loss_mask=mask,
+            logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
+            versions=np.where(mask, 0, -1).astype(np.int32),
         )
+        members.append(Episode([made], float(k % 2)))
     return Batch(number, [Group(number, 0, members)])
 
 
@@ -70,10 +68,12 @@ def group(number: int, version: int) -> Group:
         loss_mask=mask,
         logprobs=np.array([0, -0.1, -1 / 3], np.float32),
         versions=np.array([-1, version, version + 1], np.int32),
-        reward=number / 3,
-        task={"seed": number},
+        turns=[1],
+        calls=[0],
+        rewards=[1 / 3],
     )
-    return Group(number, version, [made, made])
+    episodes = [Episode([made] * n, number / 3, {"part": number / 3}, {"seed": number}) for n in (1, 2)]
+    return Group(number, version, episodes)
 
 
 def assert_equal(first: Learner, second: Learner) -> None:

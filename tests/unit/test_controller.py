@@ -13,17 +13,18 @@ import pytest
 from areal.errors import UserError
 from areal.rollout.admission import Admission
 from areal.rollout.controller import RolloutController, RolloutFailure
-from areal.trajectory import Group, Trajectory
+from areal.trajectory import Episode, Group, Trajectory
 
 GROUP = 4
 
 
-def trajectory(version: int = 0) -> Trajectory:
+def episode(version: int = 0) -> Episode:
     mask = np.array([False, True])
-    return Trajectory(np.zeros(2, np.int32), mask, np.zeros(2), np.where(mask, version, -1), 1.0)
+    made = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2), np.where(mask, version, -1))
+    return Episode([made], 1.0)
 
 
-def controller(play: Callable[[dict[str, Any]], Coroutine[Any, Any, Trajectory]], **options: int):
+def controller(play: Callable[[dict[str, Any]], Coroutine[Any, Any, Episode]], **options: int):
     admission: Admission[Group] = Admission(2, options.pop("eta", 1))
     given = {"group_size": GROUP, "max_concurrent": 16, "max_retries": 2, "max_failures": 3, **options}
     return admission, RolloutController(
@@ -38,9 +39,9 @@ async def stop(task: asyncio.Task[None]) -> None:
 
 
 async def test_batches_are_whole_groups_of_one_task():
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         await asyncio.sleep(0.001 * (task["seed"] % 3))
-        made = trajectory()
+        made = episode()
         made.task = task
         return made
 
@@ -50,24 +51,24 @@ async def test_batches_are_whole_groups_of_one_task():
         groups = await control.next_batch(version)
         assert len(groups) == 2
         for group in groups:
-            assert len(group.trajectories) == GROUP
-            assert len({t.task["seed"] for t in group.trajectories}) == 1
+            assert len(group.episodes) == GROUP
+            assert len({e.task["seed"] for e in group.episodes}) == 1
         control.advance(version + 1)
     await stop(running)
-    assert control.finished_trajectories >= 5 * 2 * GROUP
+    assert control.finished_episodes >= 5 * 2 * GROUP
 
 
 async def test_concurrency_and_gate_hold_it_back():
     playing = peak = started = 0
 
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         nonlocal playing, peak, started
         playing += 1
         started += 1
         peak = max(peak, playing)
         await asyncio.sleep(0.001)
         playing -= 1
-        return trajectory()
+        return episode()
 
     _, control = controller(play, max_concurrent=9, eta=2)
     running = asyncio.create_task(control.run())
@@ -80,11 +81,11 @@ async def test_concurrency_and_gate_hold_it_back():
 async def test_an_episode_that_fails_is_played_again():
     failed: dict[int, int] = {}
 
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         if failed.setdefault(task["seed"], 0) < 2:
             failed[task["seed"]] += 1
             raise ConnectionError("flaky")
-        return trajectory()
+        return episode()
 
     _, control = controller(play)
     running = asyncio.create_task(control.run())
@@ -95,10 +96,10 @@ async def test_an_episode_that_fails_is_played_again():
 
 
 async def test_a_group_with_a_failed_member_is_not_trained_on():
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         if task["seed"] % 2 == 0:
             raise ConnectionError("always")
-        made = trajectory()
+        made = episode()
         made.task = task
         return made
 
@@ -106,14 +107,14 @@ async def test_a_group_with_a_failed_member_is_not_trained_on():
     running = asyncio.create_task(control.run())
     for version in range(3):
         for group in await control.next_batch(version):
-            assert group.trajectories[0].task["seed"] % 2 == 1
+            assert group.episodes[0].task["seed"] % 2 == 1
         control.advance(version + 1)
     await stop(running)
     assert control.failures >= 3
 
 
 async def test_an_environment_that_always_raises_ends_the_run_with_its_error():
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         raise KeyError("no such thing")
 
     _, control = controller(play)
@@ -127,9 +128,9 @@ async def test_dynamic_sampling_takes_other_groups(eta: int):
     """Groups with equal rewards are never consumed, and the gate counts them as if they had never been."""
     played: dict[int, int] = {}
 
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         await asyncio.sleep(0)
-        made = trajectory(version=admission.version)
+        made = episode(version=admission.version)
         member = played.setdefault(task["seed"], 0)
         played[task["seed"]] += 1
         made.reward = float(member) if task["seed"] % 3 == 0 else 1.0
@@ -139,7 +140,7 @@ async def test_dynamic_sampling_takes_other_groups(eta: int):
     running = asyncio.create_task(control.run())
     for version in range(6):
         for group in await asyncio.wait_for(control.next_batch(version), 10):
-            assert len({t.reward for t in group.trajectories}) == GROUP
+            assert len({e.reward for e in group.episodes}) == GROUP
             assert group.version >= version - eta
         control.advance(version + 1)
     await stop(running)
@@ -149,8 +150,8 @@ async def test_dynamic_sampling_takes_other_groups(eta: int):
 
 
 async def test_groups_that_are_always_equal_end_the_run():
-    async def play(task: dict[str, Any]) -> Trajectory:
-        return trajectory()
+    async def play(task: dict[str, Any]) -> Episode:
+        return episode()
 
     _, control = controller(play, max_equal=5)
     with pytest.raises(UserError, match=r"[6-8] groups in a row with equal rewards.*dynamic_sampling=false"):
@@ -164,7 +165,7 @@ async def test_groups_that_are_always_equal_end_the_run():
 async def test_bad_input_is_not_retried():
     calls = 0
 
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         nonlocal calls
         calls += 1
         raise UserError("give it a file")
@@ -178,14 +179,14 @@ async def test_bad_input_is_not_retried():
 async def test_cancelling_cancels_what_is_under_way():
     cancelled = 0
 
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         nonlocal cancelled
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             cancelled += 1
             raise
-        return trajectory()
+        return episode()
 
     _, control = controller(play)
     running = asyncio.create_task(control.run())
@@ -198,7 +199,7 @@ async def test_retries_keep_their_place_and_members_their_order():
     playing = peak = 0
     seen: dict[int, int] = {}
 
-    async def play(task: dict[str, Any]) -> Trajectory:
+    async def play(task: dict[str, Any]) -> Episode:
         nonlocal playing, peak
         attempt = seen[task["seed"]] = seen.get(task["seed"], 0) + 1
         playing += 1
@@ -207,7 +208,7 @@ async def test_retries_keep_their_place_and_members_their_order():
         playing -= 1
         if attempt <= GROUP and attempt % 2:
             raise ConnectionError("flaky")
-        made = trajectory()
+        made = episode()
         made.started = attempt
         return made
 
@@ -216,8 +217,8 @@ async def test_retries_keep_their_place_and_members_their_order():
     for version in range(4):
         for group in await control.next_batch(version):
             # The first and the third failed and were played again; the others are where they were.
-            assert [t.started for t in group.trajectories][1::2] == [2, 4]
-            assert {t.started for t in group.trajectories[::2]} == {5, 6}
+            assert [e.started for e in group.episodes][1::2] == [2, 4]
+            assert {e.started for e in group.episodes[::2]} == {5, 6}
         control.advance(version + 1)
     await stop(running)
     assert peak == 8
@@ -227,16 +228,16 @@ async def test_retries_keep_their_place_and_members_their_order():
 async def test_a_group_lost_in_a_crash_is_played_again_with_its_own_task_and_places():
     places = []
 
-    async def play(task: dict[str, Any], place: tuple[int, int, int]) -> Trajectory:
+    async def play(task: dict[str, Any], place: tuple[int, int, int]) -> Episode:
         places.append((task["seed"], place))
         await asyncio.sleep(0)
         if place == (3, 1, 0):
             raise OSError("try again")
-        return trajectory()
+        return episode()
 
     admission: Admission[Group] = Admission(2, 1, version=5, next_id=12)
     admission.restore(3, 4, None)
-    admission.restore(11, 5, Group(11, 5, [trajectory()] * GROUP))
+    admission.restore(11, 5, Group(11, 5, [episode()] * GROUP))
     control = RolloutController(admission, play, lambda number: {"seed": number}, GROUP, GROUP, 1, 0)
     running = asyncio.create_task(control.run())
     groups = await control.next_batch(5)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import pytest
 
+from areal.agents.interface import Env, Model
 from areal.agents.single_turn import SingleTurn
 from areal.envs.text import UnicodeText
 from areal.models import load_tokenizer, resolve_model
-from areal.rollout.conversation import Renderer
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.episode import EnvironmentPool, GenerationAborted, RecordedModel
+from areal.rollout.episode import EnvironmentPool, NothingSampled
 from areal.rollout.player import Player
+from areal.rollout.recorder import GenerationAborted
+from areal.rollout.rendering import Renderer
 from areal.trajectory import Finish
 
 RENDERER = Renderer(load_tokenizer(resolve_model("starter")), (1,))
@@ -53,8 +56,11 @@ def player(finish: Finish) -> Player:
 @pytest.mark.parametrize("finish", ["eos", "stop", "length"])
 async def test_how_an_answer_ended_is_in_the_trajectory(finish: Finish):
     played = await player(finish).play({"seed": 0}, Sampling(10))
-    assert played.finish == finish
-    assert played.tokens[played.loss_mask].tolist() == [20, 21, 22]
+    (trajectory,) = played.trajectories
+    assert played.finish == trajectory.finish == finish
+    assert played.sampled == 3
+    assert played.reward == trajectory.rewards[0] > 0
+    assert trajectory.tokens[trajectory.loss_mask].tolist() == [20, 21, 22]
 
 
 async def test_an_aborted_answer_becomes_no_trajectory():
@@ -62,22 +68,11 @@ async def test_an_aborted_answer_becomes_no_trajectory():
         await player("abort").play({"seed": 0}, Sampling(10))
 
 
-async def test_each_turn_has_a_seed_of_its_own():
-    class Noting(Scripted):
-        async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
-            seeds.append(sampling.seed)
-            return await super().generate(ids, sampling)
+async def test_an_agent_that_never_asks_the_model_has_failed():
+    class Silent:
+        async def run(self, env: Env, model: Model) -> None:
+            await env.reset()
+            await env.step("a guess of its own")
 
-    async def talk(seed: int | None) -> list[int | None]:
-        seeds.clear()
-        engine: Any = Noting("eos")
-        model = RecordedModel(engine, RENDERER, Sampling(10, seed=seed), 400)
-        for _ in range(3):
-            await model.generate("Go on.")
-        return list(seeds)
-
-    seeds: list[int | None] = []
-    first, again, other = [await talk(seed) for seed in (5, 5, 6)]
-    assert first == again
-    assert len({*first, *other}) == 6
-    assert await talk(None) == [None] * 3
+    with pytest.raises(NothingSampled, match="Silent"):
+        await replace(player("eos"), agent=Silent()).play({"seed": 0}, Sampling(10))

@@ -19,11 +19,12 @@ from areal.config import LearnerConfig
 from areal.errors import UserError
 from areal.learner.attention import runs
 from areal.learner.learner import Learner
+from areal.learner.minibatches import Splitter
 from areal.learner.model import Policy, load_model
 from areal.learner.packed import pack
-from areal.learner.presets import PRESETS
+from areal.learner.presets import PRESETS, Objective
 from areal.models import resolve_model
-from areal.trajectory import Batch, Group, Trajectory
+from areal.trajectory import Batch, Episode, Group, Trajectory
 
 CPU = torch.device("cpu")
 GROUP = 4
@@ -34,18 +35,18 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def trajectory(rng: np.random.Generator, prompt: int | np.ndarray, answer: int, reward: float) -> Trajectory:
+def episode(rng: np.random.Generator, prompt: int | np.ndarray, answer: int, reward: float) -> Episode:
     if isinstance(prompt, int):
         prompt = rng.integers(6, 380, prompt)
     length = len(prompt) + answer
     mask = np.arange(length) >= len(prompt)
-    return Trajectory(
+    made = Trajectory(
         tokens=np.concatenate([prompt, rng.integers(6, 380, answer)]).astype(np.int32),
         loss_mask=mask,
         logprobs=np.where(mask, rng.normal(-2, 1, length), 0).astype(np.float32),
         versions=np.where(mask, 0, -1).astype(np.int32),
-        reward=reward,
     )
+    return Episode([made], reward)
 
 
 def batch(seed: int, groups: int = 2) -> Batch:
@@ -54,7 +55,7 @@ def batch(seed: int, groups: int = 2) -> Batch:
     made = []
     for g in range(groups):
         prompt = rng.integers(6, 380, int(rng.integers(1, 9)))
-        members = [trajectory(rng, prompt, int(rng.integers(1, 30)), float(k % 2)) for k in range(GROUP)]
+        members = [episode(rng, prompt, int(rng.integers(1, 30)), float(k % 2)) for k in range(GROUP)]
         made.append(Group(g, 0, members))
     return Batch(0, made)
 
@@ -104,7 +105,7 @@ def test_an_update_is_the_one_in_the_paper(minibatches: int):
         prox = [padded_logprobs(model, t, 1.0) for t in data.trajectories]
     advantages = []
     for group in data.groups:
-        rewards = np.array([t.reward for t in group.trajectories])
+        rewards = np.array([e.reward for e in group.episodes])
         advantages += list((rewards - rewards.mean()) / (rewards.std() + 1e-6))
     size, norms = len(data.trajectories) // minibatches, []
     for start in range(0, len(data.trajectories), size):
@@ -134,7 +135,7 @@ def test_trajectories_without_advantage_change_nothing_but_the_denominator():
     settings = LearnerConfig(minibatches=1, warmup_steps=0)
     useful = batch(2, groups=1)
     rng = np.random.default_rng(5)
-    idle = Group(9, 0, [trajectory(rng, 3, 10, 1.0) for _ in range(GROUP)])
+    idle = Group(9, 0, [episode(rng, 3, 10, 1.0) for _ in range(GROUP)])
     alone = Learner(resolve_model("starter"), settings, "cpu", 1.0)
     mixed = Learner(resolve_model("starter"), settings, "cpu", 1.0)
     alone_norm = alone.update(useful)["grad_norm"]
@@ -151,8 +152,8 @@ def test_packed_and_padded_gradients_agree(name: str):
     settings = LearnerConfig(objective=name, minibatches=1, micro_batch_tokens=64, warmup_steps=0)
     learner = Learner(path, settings, "cpu", 1.0, max_new_tokens=longest)
     data = near(learner, batch(6, groups=3))
-    for t in data.groups[1].trajectories:
-        t.reward = 1.0  # of no advantage within its group
+    for e in data.groups[1].episodes:
+        e.reward = 1.0  # of no advantage within its group
     found: list[torch.Tensor] = []
     learner._optimizer.register_step_pre_hook(
         lambda *_: found.extend(p.grad.clone() for p in learner.model.parameters())
@@ -190,7 +191,7 @@ def padded(model: torch.nn.Module, data: Batch) -> list[papers.Sequence]:
         theta = chosen[row, : len(t) - 1][torch.from_numpy(t.loss_mask[1:])]
         own, behav = theta.detach(), torch.from_numpy(t.logprobs[t.loss_mask]).double()
         values = torch.zeros(len(theta))  # the critic's head begins at 0
-        made.append(papers.Sequence(theta, own, behav, own, values, t.reward, row // GROUP))
+        made.append(papers.Sequence(theta, own, behav, own, values, data.episodes[row].reward, row // GROUP))
     return made
 
 
@@ -210,7 +211,7 @@ def test_the_cut_into_micro_batches_changes_nothing(objective: dict[str, Any]):
 
 def test_kl_and_entropy_see_trajectories_without_advantage():
     rng = np.random.default_rng(5)
-    idle = Batch(0, [Group(9, 0, [trajectory(rng, 3, 10, 1.0) for _ in range(GROUP)])])
+    idle = Batch(0, [Group(9, 0, [episode(rng, 3, 10, 1.0) for _ in range(GROUP)])])
     for choice, moves in (({}, False), ({"entropy": 0.01}, True), ({"kl": 0.1}, True)):
         learner = Learner(resolve_model("starter"), LearnerConfig(minibatches=1, **choice), "cpu", 1.0)
         with torch.no_grad():  # away from the reference
@@ -220,8 +221,8 @@ def test_kl_and_entropy_see_trajectories_without_advantage():
 
 def test_the_entropy_bonus_raises_entropy_and_kl_pulls_to_the_reference():
     data = batch(8, groups=2)
-    for t in data.trajectories:
-        t.reward = 0.0
+    for e in data.episodes:
+        e.reward = 0.0
     settings = LearnerConfig(minibatches=1, warmup_steps=0, learning_rate=1e-4, entropy=1.0)
     learner = Learner(resolve_model("starter"), settings, "cpu", 1.0)
     entropies = [learner.update(data)["policy/entropy"] for _ in range(8)]
@@ -239,7 +240,7 @@ def test_the_critic_learns_what_to_expect():
     data = Batch(
         0,
         [
-            Group(g, 0, [trajectory(rng, prompt, 8, float(g)) for _ in range(GROUP)])
+            Group(g, 0, [episode(rng, prompt, 8, float(g)) for _ in range(GROUP)])
             for g, prompt in enumerate(prompts)
         ],
     )
@@ -278,7 +279,7 @@ def test_a_batch_without_any_advantage_moves_nothing():
     learner = Learner(resolve_model("starter"), LearnerConfig(minibatches=1), "cpu", 1.0)
     before = copy.deepcopy(learner.model.state_dict())
     rng = np.random.default_rng(0)
-    learner.update(Batch(0, [Group(0, 0, [trajectory(rng, 3, 5, 0.0) for _ in range(GROUP)])]))
+    learner.update(Batch(0, [Group(0, 0, [episode(rng, 3, 5, 0.0) for _ in range(GROUP)])]))
     assert all(torch.equal(before[k], v) for k, v in learner.model.state_dict().items())
     assert learner.version == 1
 
@@ -306,3 +307,49 @@ def test_a_checkpoint_without_a_critic_is_refused():
 
 
 # --- the objective ---------------------
+
+
+def test_how_an_episode_is_cut_into_minibatches_and_trajectories():
+    """Minibatches have whole groups, whatever the numbers of their trajectories; shares are the episodes'."""
+    data = batch(4, groups=4)
+    extra = batch(5, groups=1).trajectories
+    data.groups[0].episodes[0].trajectories += extra[:2]
+    data.groups[3].episodes[1].trajectories += extra[2:3]
+    objective = Objective(aggregation="sequence-mean", entropy=0.1)  # nothing is left out
+    found, _ = Splitter(objective, 2, 4096, 64, CPU).split(data)
+    for minibatch, groups in zip(found, (data.groups[:2], data.groups[2:]), strict=True):
+        episodes = [e for group in groups for e in group.episodes]
+        (micro,) = minibatch
+        assert len(micro.share) == sum(e.sampled for e in episodes)
+        expected = sorted(1 / (2 * GROUP * e.sampled) for e in episodes for _ in range(e.sampled))
+        assert sorted(micro.share.tolist()) == pytest.approx(expected)
+        assert float(micro.share.sum()) == pytest.approx(1)
+        assert len(set(micro.packed.owner.tolist())) == sum(len(e.trajectories) for e in episodes)
+
+
+def test_each_token_has_the_advantage_of_its_turn_whatever_micro_batch_it_is_in():
+    data = batch(6, groups=2)
+    for k, episode in enumerate(data.episodes):
+        (t,) = episode.trajectories
+        start = int(t.loss_mask.argmax())
+        t.turns, t.calls, t.rewards = [start], [0], [float(k)]
+        if t.sampled > 2:  # two turns, with a token of an observation between them
+            t.loss_mask[start + 1] = False
+            t.turns, t.calls, t.rewards = [start, start + 2], [0, 1], [float(k), 2.0 * k]
+    objective = Objective(advantage="group-centred", turn_discount=0.0, entropy=0.1)
+    found, _ = Splitter(objective, 1, 64, 64, CPU).split(data)
+    (micros,) = found
+    assert len(micros) > 1
+    got = {
+        float(b): float(a)
+        for m in micros
+        if m.advantages is not None
+        for b, a in zip(m.packed.behav, m.advantages, strict=True)
+    }
+    for group in data.groups:
+        means = [sum(t.rewards) / len(t.rewards) for t in group.trajectories]
+        for t in group.trajectories:
+            for i in np.flatnonzero(t.loss_mask):
+                own = t.rewards[-1] if i >= t.turns[-1] else t.rewards[0]
+                assert got.pop(float(t.logprobs[i])) == pytest.approx(own - sum(means) / GROUP, abs=1e-5)
+    assert not got

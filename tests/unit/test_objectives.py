@@ -24,14 +24,14 @@ from areal.learner.advantages import (
     group_centred,
     group_normalised,
     leave_one_out,
-    of_rewards,
+    of_returns,
     overlong_penalty,
     whiten,
 )
-from areal.learner.minibatches import longest_turn
+from areal.learner.credit import assign, turn_lengths
 from areal.learner.objectives import TokenLoss, Tokens, shares, token_loss
 from areal.learner.presets import PRESETS, Objective
-from areal.trajectory import Trajectory
+from areal.trajectory import Episode, Trajectory
 
 GROUP = 4
 LONGEST = 12
@@ -63,7 +63,7 @@ def areal_loss(objective: Objective, sequences: list[papers.Sequence]) -> torch.
         values = torch.cat([s.values for s in sequences])
         advantages = whiten(gae(values, rewards, owner, objective.gamma, objective.gae_lambda))
     else:
-        advantages = of_rewards(objective.advantage, rewards, lengths, GROUP)[owner]
+        advantages = of_returns(objective.advantage, rewards[:, None], lengths[:, None], GROUP)[owner, 0]
     theta, prox, behav, reference = (
         torch.cat([getattr(s, name) for s in sequences]) for name in ("theta", "prox", "behav", "reference")
     )
@@ -191,9 +191,10 @@ groups_of_rewards = st.lists(
 
 @given(groups_of_rewards)
 def test_advantages_within_a_group(rewards: list[list[float]]):
-    flat = torch.tensor(rewards).flatten()
+    flat = torch.tensor(rewards).view(-1, 1)
     normal, centred, others = (
-        f(flat, 4).view(-1, 4) for f in (group_normalised, group_centred, leave_one_out)
+        f(flat, torch.ones_like(flat), 4).view(-1, 4)
+        for f in (group_normalised, group_centred, leave_one_out)
     )
     for row, values in enumerate(rewards):
         if len(set(values)) == 1:
@@ -211,7 +212,7 @@ def test_advantages_within_a_group(rewards: list[list[float]]):
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 1.0]), st.integers(1, 9)), min_size=1, max_size=20))
 def test_global_advantages_are_normal_over_tokens(answers: list[tuple[float, int]]):
     rewards, lengths = torch.tensor([a[0] for a in answers]), torch.tensor([a[1] for a in answers])
-    advantages = global_normalised(rewards, lengths)
+    advantages = global_normalised(rewards[:, None], lengths[:, None])[:, 0]
     if len(set(rewards.tolist())) == 1:
         assert advantages.tolist() == [0.0] * len(answers)
         return
@@ -247,9 +248,11 @@ def test_overlong_penalty_by_hand():
 
 def test_the_longest_turn_is_what_is_limited():
     mask = np.array([False, True, True, False, True, True, True, False])
-    made = Trajectory(np.zeros(8, np.int32), mask, np.zeros(8), np.zeros(8), 0.0, turns=[1, 4])
-    assert longest_turn(made) == 3
-    assert longest_turn(replace(made, turns=[])) == 5
+    made = Trajectory(np.zeros(8, np.int32), mask, np.zeros(8), np.zeros(8), turns=[1, 4])
+    assert turn_lengths(made).tolist() == [2, 3]
+    assert turn_lengths(replace(made, turns=[])).tolist() == [5]
+    found = assign([Episode([made, made], 1.0)], Objective(overlong=0.5), longest=4)
+    assert found.returns.tolist() == [[0.5]]
 
 
 # --- shares ----------------------------------------------------------------------------------------------
@@ -271,7 +274,7 @@ def test_each_choice_can_be_made_alone():
         "advantage": "gae", "ratio": "sequence", "decoupled": False, "surrogate": "cispo", "clip": 0.1,
         "clip_high": 0.3, "dual_clip": 3.0, "behav_clip": 2.0, "behav_mode": "truncate",
         "aggregation": "fixed-length", "kl": 0.1, "entropy": 0.01, "dynamic_sampling": True, "overlong": 0.5,
-        "gamma": 0.9, "gae_lambda": 0.5,
+        "turn_discount": 0.9, "gamma": 0.9, "gae_lambda": 0.5,
     }  # fmt: skip
     assert set(changed) == {f.name for f in fields(Objective)}
     for name, value in changed.items():
@@ -323,3 +326,75 @@ def test_the_choices_in_the_docs_are_those_in_the_code():
         assert f"**`{shown}`**" in rows[name], name
         for value in get_args(kind) if get_origin(kind) is Literal else ():
             assert f"`{value}`" in rows[name]
+
+
+# --- credit ----------------------------------------------------------------------------------------------
+
+
+def of_turns(*turns: tuple[int, int, float]) -> Trajectory:
+    """A trajectory of turns: tokens, number of the call, reward; each behind two tokens of a prompt."""
+    mask = np.concatenate([[False, False, *[True] * tokens] for tokens, _, _ in turns])
+    starts = np.flatnonzero(mask & ~np.roll(mask, 1)).tolist()
+    zeros = np.zeros(len(mask), np.float32)
+    calls, rewards = [call for _, call, _ in turns], [reward for *_, reward in turns]
+    return Trajectory(zeros.astype(np.int32), mask, zeros, zeros, "eos", starts, calls, rewards)
+
+
+def test_returns_of_turns_by_hand():
+    """Two conversations whose turns take turns: the order of the calls counts."""
+    episode = Episode([of_turns((2, 0, 1.0), (1, 2, 4.0)), of_turns((3, 1, 2.0))], 7.0)
+    found = assign([episode, Episode([of_turns((1, 0, 3.0))], 3.0)], Objective(turn_discount=0.5), 10)
+    assert found.returns.tolist() == [[3.0, 4.0, 4.0], [3.0, 0.0, 0.0]]
+    assert found.lengths.tolist() == [[2, 3, 1], [1, 0, 0]]
+    tokens = [t.tolist() for t in found.of_tokens(torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]))]
+    assert tokens == [[1.0, 1.0, 3.0], [2.0, 2.0, 2.0], [4.0]]
+
+
+ADVANTAGES = ("group-normalised", "group-centred", "leave-one-out", "global-normalised")
+EPISODES = st.lists(
+    st.tuples(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sampled_from([0.0, 0.5, 1.0])),
+    min_size=8, max_size=8,
+)  # fmt: skip
+
+
+@settings(max_examples=50)
+@given(EPISODES, st.sampled_from(ADVANTAGES))
+def test_an_episode_counts_once_however_many_turns_and_trajectories_it_has(
+    drawn: list[tuple[list[int], float]], advantage: Any
+):
+    """Whole-episode credit does not see how an episode is cut, nor does γ=1 with a reward at the end."""
+
+    def advantages(episodes: list[Episode], **choices: Any) -> list[list[float]]:
+        credit = assign(episodes, Objective(**choices), 10)
+        values = of_returns(advantage, credit.returns, credit.lengths, 4)
+        found: list[list[float]] = [[] for _ in episodes]
+        for owner, tokens in zip(credit.episode, credit.of_tokens(values), strict=True):
+            found[owner] += tokens.tolist()
+        return found
+
+    one, many, turns = [], [], []
+    for lengths, reward in drawn:
+        rewards = [0.0] * (len(lengths) - 1) + [reward]
+        parts = [(n, k, r) for k, (n, r) in enumerate(zip(lengths, rewards, strict=True))]
+        one.append(Episode([of_turns((sum(lengths), 0, reward))], reward))
+        many.append(Episode([of_turns(part) for part in parts], reward))
+        turns.append(Episode([of_turns(*parts)], reward))
+    expected = advantages(one)
+    assert advantages(many) == advantages(turns) == expected
+    for episodes in (many, turns):
+        for got, wanted in zip(advantages(episodes, turn_discount=1.0), expected, strict=True):
+            assert got == pytest.approx(wanted, abs=1e-4)
+
+
+def test_advantages_of_turns_by_hand():
+    """One group: an episode of two turns with returns 0 and 2, and one of one turn with return 4."""
+    returns, lengths = torch.tensor([[0.0, 2.0], [4.0, 9.0]]), torch.tensor([[5, 1], [1, 0]])
+    present = of_returns("group-centred", returns, lengths, 2)
+    assert present[0].tolist() == [-2.5, -0.5]
+    assert float(present[1, 0]) == 1.5
+    others = of_returns("leave-one-out", returns, lengths, 2)
+    assert others[0].tolist() == [-4.0, -2.0]
+    assert float(others[1, 0]) == 3.0
+    spread = math.sqrt((2.5**2 / 2 + 0.5**2 / 2 + 1.5**2) / 2)
+    normal = of_returns("group-normalised", returns, lengths, 2)
+    assert normal[0].tolist() == pytest.approx([-2.5 / spread, -0.5 / spread], rel=1e-4)

@@ -20,7 +20,7 @@ from areal.runtime.assembly import make_learner
 from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.replay import describe_start
 from areal.telemetry.run_directory import RunDirectory
-from areal.trajectory import Batch, Group, Trajectory
+from areal.trajectory import Batch, Episode, Group, Trajectory
 
 GROUP = 4
 
@@ -36,15 +36,13 @@ def group(number: int, version: int) -> Group:
     for k in range(GROUP):
         answer = rng.integers(6, 380, int(rng.integers(2, 12)))
         mask = np.arange(5 + len(answer)) >= 5
-        members.append(
-            Trajectory(
-                tokens=np.concatenate([prompt, answer]).astype(np.int32),
-                loss_mask=mask,
-                logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
-                versions=np.where(mask, version, -1).astype(np.int32),
-                reward=float(k % 2),
-            )
+        made = Trajectory(
+            tokens=np.concatenate([prompt, answer]).astype(np.int32),
+            loss_mask=mask,
+            logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
+            versions=np.where(mask, version, -1).astype(np.int32),
         )
+        members.append(Episode([made], float(k % 2)))
     return Group(number, version, members)
 
 
@@ -113,7 +111,7 @@ def test_the_command_fails_where_a_loss_is_not_the_recorded_one(run: Path, tmp_p
     subprocess.run(["cp", "-r", run, copy], check=True)
     file = copy / "rollouts" / "step-000002.jsonl"
     groups = [json.loads(line) for line in file.read_text().splitlines()]
-    groups[0]["trajectories"][0]["reward"] += 0.25
+    groups[0]["episodes"][0]["reward"] += 0.25
     file.write_text("".join(json.dumps(g) + "\n" for g in groups))
     out = subprocess.run([sys.executable, "-m", "areal", "replay", str(copy)], capture_output=True, text=True)
     assert out.returncode == 1, out.stderr

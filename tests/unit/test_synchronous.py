@@ -22,9 +22,9 @@ import areal
 from areal.config import Config, parse_config
 from areal.errors import Interrupted
 from areal.models import load_tokenizer
-from areal.rollout.conversation import Renderer, eos_ids
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
+from areal.rollout.rendering import Renderer, eos_ids
 from areal.runtime import loop
 from areal.runtime.assembly import Plan, make_learner, plan
 from areal.runtime.checkpoint import Checkpoints, Staged, version_of

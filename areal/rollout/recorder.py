@@ -1,0 +1,213 @@
+"""The model in one episode: every call becomes tokens of one of the episode's trajectories.
+
+Guarantee: what is trained on are the ids that were sampled, each once. A call goes on with the conversation
+that its history continues; it begins another where none fits, where that one is just answering another call
+(then it is a branch, with the shared tokens as context), or where the chat template rewrites history. A call
+that fails or is cancelled leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from areal.agents.interface import BadRequest, ConversationTooLong, Limits, Message, Reply, Tool
+from areal.rollout.conversation import Conversation, Cut
+from areal.rollout.engine import Completion, Engine, Sampling
+from areal.rollout.messages import Key, key, normal
+from areal.rollout.rendering import Prompt, Renderer
+from areal.rollout.seeds import derive
+from areal.trajectory import Trajectory
+
+
+class GenerationAborted(RuntimeError):
+    """An answer is not whole: the episode failed, and is played again; none of it is trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a call's answer goes: a conversation, the prompt, and the messages as they are rendered."""
+
+    talk: Conversation
+    prompt: Prompt
+    spoken: list[Message]
+
+
+class Recorder:
+    """An :class:`areal.agents.interface.Model` that records ids, log-probabilities, versions and rewards.
+
+    Args:
+        engine: what samples.
+        renderer: what messages become ids by.
+        sampling: of each call.
+        max_model_len: tokens of the longest conversation.
+
+    Attributes:
+        reward: of the episode so far.
+        parts: its named components.
+    """
+
+    def __init__(self, engine: Engine, renderer: Renderer, sampling: Sampling, max_model_len: int) -> None:
+        self._engine = engine
+        self._renderer = renderer
+        self._sampling = sampling
+        self._max_model_len = max_model_len
+        self._talks: list[Conversation] = []
+        self._latest: Conversation | None = None
+        self._own: list[Message] = []
+        self._calls = 0
+        self.reward = 0.0
+        self.parts: dict[str, float] = {}
+
+    async def generate(self, observation: str) -> str:
+        """Say ``observation`` as the user, sample the answer and return its text.
+
+        Raises:
+            ConversationTooLong: no room is left for an answer.
+            GenerationAborted: the engine gave the answer up half-way.
+        """
+        messages = [*self._own, {"role": "user", "content": observation}]
+        reply = await self.chat(messages)
+        self._own = [*messages, reply.message]
+        return reply.text
+
+    async def chat(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
+    ) -> Reply:
+        """Answer a whole history; see :class:`areal.agents.interface.Model`.
+
+        Raises:
+            BadRequest: the template does not take it, or the last message is the assistant's.
+            ConversationTooLong: no room is left for an answer.
+            GenerationAborted: the engine gave the answer up half-way.
+        """
+        history = [normal(message) for message in messages]
+        if not history or history[-1]["role"] == "assistant":
+            raise BadRequest("the messages must end with one that the assistant is to answer")
+        keys = [key(message) for message in history]
+        place = self._place(history, keys, tools)
+        ids = [*place.talk.ids, *place.prompt.ids]
+        call, self._calls = self._calls, self._calls + 1
+        place.talk.busy = True
+        try:
+            completion = await self._engine.generate(ids, self._narrowed(len(ids), call, limits or Limits()))
+        finally:
+            place.talk.busy = False
+        if completion.finish == "abort":
+            raise GenerationAborted(f"the engine gave up an answer after {len(completion.ids)} tokens")
+        return self._record(place, keys, completion, call, bool(tools))
+
+    def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
+        """Add a reward, and its named parts, to the episode's and to that of the turn heard last."""
+        self.reward += reward
+        for name, value in ({"reward": reward} if parts is None else parts).items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+        if self._latest is not None:
+            self._latest.credit(reward)
+
+    def set_reward(self, reward: float) -> None:
+        """Say what the episode is worth in all, in place of what was credited so far."""
+        self.credit(reward - self.reward)
+        self.reward, self.parts = reward, {"reward": reward}
+
+    def trajectories(self) -> list[Trajectory]:
+        """Return the conversations in which something was sampled, in the order of their first answers."""
+        return [talk.trajectory() for talk in self._talks]
+
+    def _place(self, history: list[Message], keys: list[Key], tools: Sequence[Tool]) -> _Place:
+        found = self._find(keys)
+        if found is not None:
+            talk, cut = found
+            spoken = talk.spoken[: cut.messages] + history[cut.messages :]
+            prompt = self._renderer.continuation(
+                talk.text[: cut.prompt],
+                talk.spoken[cut.messages - 1]["content"],
+                talk.ids[cut.ids - 1],
+                spoken,
+                tools,
+            )
+            if prompt is not None:
+                return _Place(talk if talk.goes_on_from(cut) else Conversation(talk, cut), prompt, spoken)
+        return _Place(Conversation(), self._renderer.opening(history, tools), history)
+
+    def _find(self, keys: list[Key]) -> tuple[Conversation, Cut] | None:
+        """Return the longest recorded beginning of these messages; where several are, one that can go on."""
+        best: tuple[Conversation, Cut] | None = None
+        rank = (0, False)
+        for talk in self._talks:
+            shared = _shared(talk.keys, keys)
+            cut = next((cut for cut in reversed(talk.cuts) if cut.messages <= shared), None)
+            if cut is not None and (found := (cut.messages, talk.goes_on_from(cut))) > rank:
+                best, rank = (talk, cut), found
+        return best
+
+    def _narrowed(self, length: int, call: int, limits: Limits) -> Sampling:
+        room = self._max_model_len - length
+        if room < 1:
+            raise ConversationTooLong(
+                f"the conversation has {length} tokens, and rollout.max_model_len is "
+                f"{self._max_model_len}: raise it, or leave out long problems"
+            )
+        sampling, seed = self._sampling, self._sampling.seed
+        if limits.seed is not None:
+            seed = limits.seed
+        elif seed is not None and call > 0:  # with the same one, turns would be sampled with the same noise
+            seed = derive(seed, call)
+        wanted = sampling.max_tokens if limits.max_tokens is None else limits.max_tokens
+        return replace(
+            sampling,
+            max_tokens=min(sampling.max_tokens, wanted, room),
+            stop=(*sampling.stop, *limits.stop),
+            seed=seed,
+        )
+
+    def _record(
+        self, place: _Place, keys: list[Key], completion: Completion, call: int, with_tools: bool
+    ) -> Reply:
+        """Write an answer down: nothing waits from here on, so that all of it is there or nothing."""
+        talk, prompt = place.talk, place.prompt
+        talk.say(prompt.ids)
+        prompt_tokens = len(talk.ids)
+        talk.hear(completion, call)
+        if not talk.cuts:
+            self._talks.append(talk)
+        self._latest = talk
+        text = self._renderer.decode(completion.ids)
+        message = self._message(text, call) if with_tools else {"role": "assistant", "content": text}
+        said = {"role": "assistant", "content": text}
+        talk.remember(prompt, [*keys, key(normal(message))], [*place.spoken, said])
+        calls = "tool_calls" in message
+        return Reply(
+            message=message,
+            text=text,
+            finish="tool_calls" if calls else "length" if completion.finish == "length" else "stop",
+            ids=completion.ids,
+            logprobs=completion.logprobs,
+            prompt_tokens=prompt_tokens,
+        )
+
+    def _message(self, text: str, call: int) -> Message:
+        """Return an answer as a message; its calls have ids that no other of the episode has."""
+        split = self._renderer.calls(text)
+        if split is None:
+            return {"role": "assistant", "content": text}
+        words, calls = split
+        return {
+            "role": "assistant",
+            "content": words,
+            "tool_calls": [
+                {
+                    "id": f"call_{call}_{i}",
+                    "type": "function",
+                    "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)},
+                }
+                for i, (name, arguments) in enumerate(calls)
+            ],
+        }
+
+
+def _shared(ours: Sequence[Key], theirs: Sequence[Key]) -> int:
+    """How many messages two histories have in common, from the first on."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))

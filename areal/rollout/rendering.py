@@ -1,0 +1,143 @@
+"""From messages to ids, by a tokenizer's chat template; ids that were sampled are never encoded again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+
+from areal.agents.interface import BadRequest, Message, Tool
+from areal.rollout.tool_calls import Call, as_words, parser_of, shows_tools, with_tools_described
+
+log = logging.getLogger(__name__)
+
+_OPENINGS = 256
+"""Rendered openings to remember: more than the groups that begin at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What leads up to an answer.
+
+    Attributes:
+        text: all of it, as the template has it.
+        ids: of an opening all of it; of a continuation what comes behind the tokens that are there already.
+    """
+
+    text: str
+    ids: list[int]
+
+
+class Renderer:
+    """Turns messages into ids with a tokenizer's chat template (or plain text where it has none).
+
+    Messages are in the form of :func:`areal.rollout.messages.normal`.
+    """
+
+    def __init__(self, tokenizer: Any, ends: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._template: str | None = tokenizer.chat_template
+        self._parse = parser_of(self._template)
+        self._shows_tools = shows_tools(self._template)
+        self._warned = False
+        # The members of a group begin with the same words, at about the same time.
+        self._plain_opening = lru_cache(_OPENINGS)(self._render_plain_opening)
+
+    def opening(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
+        """Render a new conversation, up to where the assistant speaks.
+
+        Raises:
+            BadRequest: the template refuses it, or there are tools and no template.
+        """
+        if not tools and all(len(m) == 2 for m in messages):
+            return self._plain_opening(tuple((m["role"], m["content"]) for m in messages))
+        text = self._text(messages, tools)
+        return Prompt(text, self._encode(text, first=True))
+
+    def _render_plain_opening(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
+        text = self._text([{"role": role, "content": content} for role, content in messages], ())
+        return Prompt(text, self._encode(text, first=True))
+
+    def continuation(
+        self, before: str, said: str, last: int, messages: Sequence[Message], tools: Sequence[Tool] = ()
+    ) -> Prompt | None:
+        """Render what comes between the assistant's sampled tokens and where it speaks again.
+
+        Args:
+            before: the text of the prompt that it answered.
+            said: its answer as text.
+            last: its last sampled token; where that ends the turn, the end is not repeated.
+            messages: the history, the answers in it as they were said, word for word, and what is new.
+            tools: as before.
+
+        Returns:
+            None if the template rewrites history: it no longer has the prompt and the answer as they were
+            (whitespace around the answer aside).
+
+        Raises:
+            BadRequest: the template refuses it.
+        """
+        text = self._text(messages, tools)
+        behind = _behind(text, before, said)
+        if behind is None:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "the chat template rewrites earlier turns: where it does, a conversation goes on as "
+                    "another trajectory, with its beginning as the template has it then"
+                )
+            return None
+        end = self._tokenizer.decode([last]) if last in self._ends and self._template is not None else ""
+        return Prompt(text, self._encode(behind.removeprefix(end) if end else behind, first=False))
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of sampled ids, without special tokens."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def calls(self, text: str) -> tuple[str, list[Call]] | None:
+        """Split an answer into the words beside its tool calls and those calls, if they are valid."""
+        return self._parse(text)
+
+    def _text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        if self._template is None:
+            if tools:
+                raise BadRequest("the model has no chat template, which tools need")
+            return "".join(m["content"] for m in messages)
+        if not self._shows_tools:
+            messages = [as_words(m) for m in messages]
+            if tools:
+                messages, tools = with_tools_described(messages, tools), ()
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise BadRequest(f"the model's chat template refuses the messages: {error}") from error
+
+    def _encode(self, text: str, first: bool) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=first and self._template is None)
+
+
+def _behind(text: str, before: str, said: str) -> str | None:
+    """Return what follows ``before`` and ``said`` in ``text``; templates may trim what was said."""
+    if not text.startswith(before):
+        return None
+    if text.startswith(said, len(before)):
+        return text[len(before) + len(said) :]
+    rest, said = text[len(before) :].lstrip(), said.strip()
+    return rest[len(said) :] if rest.startswith(said) else None
+
+
+def eos_ids(tokenizer: Any, generation_config: Any = None) -> tuple[int, ...]:
+    """Every token that ends a turn: the tokenizer's own and those of a generation configuration."""
+    found: list[int] = []
+    for value in (tokenizer.eos_token_id, getattr(generation_config, "eos_token_id", None)):
+        found.extend([value] if isinstance(value, int) else value or [])
+    if not found:
+        raise ValueError("the tokenizer has no end-of-sequence token")
+    return tuple(dict.fromkeys(found))

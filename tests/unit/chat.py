@@ -1,0 +1,85 @@
+"""Tokenizers with the chat templates of common models, and an engine that says what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from areal.models import load_tokenizer, resolve_model
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.rendering import Renderer
+from areal.trajectory import Finish
+
+ENDS = {"starter": "<|end|>", "chatml": "<|im_end|>", "qwen2.5": "<|im_end|>", "qwen3": "<|im_end|>",
+        "llama3": "<|eot_id|>"}  # fmt: skip
+"""Each template with the token that ends a turn."""
+_MARKS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+)
+
+
+def tokenizer(template: str) -> Any:
+    """A byte-level tokenizer with a few merges, so that a text has several spellings; or the starter's."""
+    if template == "starter":
+        return load_tokenizer(resolve_model("starter"))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("a", "b"), ("ab", "a"), ("t", "h"), ("th", "e"), ("Ċ", "Ċ"), ("1", "2")]
+    vocabulary = {token: i for i, token in enumerate([*alphabet, *(a + b for a, b in merges)])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    source = Path(__file__).parent / "templates" / f"{template}.jinja"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        eos_token=ENDS[template],
+        extra_special_tokens=list(_MARKS),
+        chat_template=source.read_text(),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def renderer(template: str) -> Renderer:
+    made = tokenizer(template)
+    return Renderer(made, (made.eos_token_id,))
+
+
+class Scripted:
+    """Says ``answers`` one after the other; each token has a log-probability that no other one has.
+
+    Attributes:
+        asked: the ids that each answer continues, by its number.
+        said: the answers that were given, by their number.
+        open: cleared, it holds calls back.
+    """
+
+    version, busy_seconds = 7, 0.0
+
+    def __init__(self, answers: list[list[int]], finish: Finish = "eos") -> None:
+        self.answers = deque(answers)
+        self.finish: Finish = finish
+        self.asked: list[list[int]] = []
+        self.said: list[Completion] = []
+        self.samplings: list[Sampling] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        await self.open.wait()
+        await asyncio.sleep(0)
+        said = self.answers.popleft()
+        number = len(self.said)
+        logprobs = [-(number + (i + 1) / 1024) for i in range(len(said))]
+        self.asked.append(ids)
+        self.samplings.append(sampling)
+        self.said.append(Completion(said, logprobs, [number] * len(said), self.finish))
+        return self.said[-1]
