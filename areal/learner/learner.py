@@ -23,7 +23,7 @@ from areal.learner.critic import Critic
 from areal.learner.flops import FlopCounter, peak_flops
 from areal.learner.minibatches import Micro, Splitter
 from areal.learner.model import Policy, load_model
-from areal.learner.objectives import Tokens, token_loss
+from areal.learner.objectives import TokenLoss, token_loss
 from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
 from areal.learner.placement import (
@@ -197,12 +197,12 @@ class Learner:
         if self._objective.decoupled:
             for minibatch in minibatches[1:]:
                 for micro in minibatch:
-                    micro.prox, _ = self.policy(micro.packed, self._temperature)
+                    micro.prox = self.policy(micro.packed, self._temperature).logprobs
         micros = [micro for minibatch in minibatches for micro in minibatch]
         if self._reference is not None:
             with lora.without_adapter(self._reference.model) if self.adapted else nullcontext():
                 for micro in micros:
-                    micro.reference, _ = self._reference(micro.packed, self._temperature)
+                    micro.reference = self._reference(micro.packed, self._temperature).logprobs
         return {} if self._critic is None else self._critic.judge(micros)
 
     def _optimizer_step(self, index: int, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:
@@ -224,16 +224,18 @@ class Learner:
 
     def _accumulate(self, micro: Micro, sums: _Sums) -> torch.Tensor:
         """Add a micro-batch's gradients and return the log-probabilities under π_prox."""
-        logprobs, entropy = self.policy(micro.packed, self._temperature, self._objective.entropy > 0)
-        behav = micro.packed.behav
-        prox = logprobs.detach() if micro.prox is None else micro.prox
-        assert micro.advantages is not None
-        token = token_loss(
-            self._objective,
-            Tokens(logprobs, prox, behav, micro.advantages, micro.packed.owner, entropy, micro.reference),
-        )
-        (token.loss * micro.share).sum().backward()
-        difference = logprobs.detach() - behav
+        losses: list[TokenLoss] = []
+
+        def loss(logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> torch.Tensor:
+            losses.append(token_loss(self._objective, micro.tokens(logprobs, entropy, part)))
+            return losses[-1].loss * micro.share[part]
+
+        # A sequence's ratio is made of all its tokens; every other term is of one token.
+        separable = self._objective.ratio == "token"
+        logprobs, entropy, total = self.policy(micro.packed, self._temperature, loss, separable)
+        total.backward()
+        behav, token = micro.packed.behav, TokenLoss.joined(losses)
+        difference = logprobs - behav
         sums.tokens += len(behav)
         sums.add(
             loss=token.loss,
@@ -244,7 +246,7 @@ class Learner:
         )
         if token.reference_kl is not None:
             sums.add(reference_kl=token.reference_kl)
-        return prox
+        return logprobs if micro.prox is None else micro.prox
 
     def _compare(self, packed: Packed, prox: torch.Tensor, sums: _Sums) -> None:
         """Note how far learner and engine are apart where both had the same weights."""

@@ -1,93 +1,223 @@
-"""Log-probabilities of chosen tokens and entropies, without ever holding the logits of all of them.
+"""Log-probabilities of chosen tokens, entropies, and the loss made of them, without ever holding all logits.
 
 With a vocabulary of 150,000 the logits of 16,000 tokens take 10 GB, and as much again for their gradient.
-Here they are made for so many tokens at a time as fit in two GB, used, and dropped; the backward pass makes
-them again. Products of 16-bit matrices are kept in float32: a logit near 20 has a rounding error of 0.06 in
-bfloat16, which would go straight into every importance ratio.
+Here they are made for so many tokens at a time as fit in two GB, used, and dropped. The gradients of the
+output layer's inputs are made at once, while a chunk of logits is there: nothing is computed a second time.
+Products of 16-bit matrices are kept in float32: a logit near 20 has a rounding error of 0.06 in bfloat16,
+which would go straight into every importance ratio.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
 LOGITS_AT_ONCE = 2**29
+_BLOCK = 1024
+"""Logits of a row that a GPU keeps in registers, so that they are read once for maximum and sums."""
+
+Loss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
+"""Gives the loss of each of the tokens ``[slice]`` from their log-probabilities and their entropies."""
 
 
-def logprobs_and_entropy(
+class Scores(NamedTuple):
+    """What the model says of K sampled tokens.
+
+    Attributes:
+        logprobs: float32 ``[K]``, log p(target); no gradient.
+        entropy: float32 ``[K]``, of p; no gradient.
+        loss: the sum of the tokens' losses, differentiable; None if none was asked for.
+    """
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+def scores(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
     temperature: float,
-    entropy_gradient: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(target) and the entropy of p = softmax(hidden · weightᵀ / temperature), float32 ``[K]``.
+    loss: Loss | None = None,
+    separable: bool = True,
+) -> Scores:
+    """Score tokens under p = softmax(hidden · weightᵀ / temperature).
 
     Args:
-        hidden: ``[K, d]``; differentiable.
-        weight: ``[V, d]``, of the output layer; differentiable.
+        hidden: ``[K, d]``; the loss is differentiable by it.
+        weight: ``[V, d]``, of the output layer; and by this.
         targets: int64 ``[K]``.
         temperature: of the distribution that was sampled from.
-        entropy_gradient: whether the entropy is differentiable.
+        loss: of each token, if a gradient is wanted.
+        separable: whether the loss of a token depends on that token only. Otherwise ``loss`` is asked once
+            for all of them, and the logits are made a second time.
     """
-    logprobs, entropy = _Chunked.apply(hidden, weight, targets, temperature)
-    return logprobs, entropy if entropy_gradient else entropy.detach()
+    if loss is None:
+        with torch.no_grad():
+            return Scores(*_Output(hidden, weight, targets, temperature).all_scores()[:2])
+    total, logprobs, entropy = _Loss.apply(hidden, weight, targets, temperature, loss, separable)
+    return Scores(logprobs, entropy, total)
 
 
-class _Chunked(torch.autograd.Function):
-    """The two of them, in chunks of rows."""
+class _Loss(torch.autograd.Function):
+    """The loss and, in the same pass, its gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        normaliser = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        chosen, entropy = torch.empty_like(normaliser), torch.empty_like(normaliser)
-        statistics = _fast(_statistics, hidden.device)
-        for part in _parts(len(hidden), len(weight)):
-            found = statistics(_product(hidden[part], weight.t()), targets[part], temperature)
-            normaliser[part], chosen[part], entropy[part] = found
-        ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
-        ctx.temperature = temperature
-        return chosen, entropy
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: float,
+        loss: Loss,
+        separable: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        output = _Output(hidden, weight, targets, temperature, trained=ctx.needs_input_grad[1])
+        make = output.loss_in_one_pass if separable else output.loss_in_two_passes
+        logprobs, entropy, total = make(loss)
+        ctx.save_for_backward(output.of_hidden, *output.gradient_of_weight())
+        ctx.mark_non_differentiable(logprobs, entropy)
+        return total, logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
-        of_logprob, of_entropy = gradients
-        of_hidden = torch.empty_like(hidden)
-        of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        gradient = _fast(_gradient, hidden.device)
-        for part in _parts(len(hidden), len(weight)):
-            of_logits = gradient(
-                _product(hidden[part], weight.t()),
-                targets[part],
-                normaliser[part],
-                entropy[part],
-                of_logprob[part],
-                of_entropy[part],
-                ctx.temperature,
-                hidden.dtype,
-            )
-            of_hidden[part] = of_logits @ weight
-            of_weight += _product(of_logits.t(), hidden[part])
-        return of_hidden, of_weight.to(weight.dtype), None, None
+        of_hidden, *of_weight = ctx.saved_tensors
+        scale = gradients[0]
+        return (
+            of_hidden * scale.to(of_hidden.dtype),
+            of_weight[0] * scale.to(of_weight[0].dtype) if of_weight else None,
+            *[None] * 4,
+        )
+
+
+class _Output:
+    """The output layer at work on K tokens, a chunk of rows at a time; it sums up the gradients."""
+
+    def __init__(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: float,
+        trained: bool = False,
+    ) -> None:
+        self._hidden, self._weight, self._targets, self._temperature = hidden, weight, targets, temperature
+        self._statistics = _fast(_statistics, hidden.device)
+        self._gradient = _fast(_gradient, hidden.device)
+        self.of_hidden = torch.empty_like(hidden)
+        self._of_weight = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
+        )
+
+    def gradient_of_weight(self) -> list[torch.Tensor]:
+        """Return it, in the weight's type, if the weight is trained."""
+        return [] if self._of_weight is None else [self._of_weight.to(self._weight.dtype)]
+
+    def all_scores(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return log-probabilities, entropies, and the logs of the normalisers, ``[K]`` each."""
+        found = [self._score(part)[1:] for part in self._parts()]
+        return (
+            torch.cat([f[0] for f in found]),
+            torch.cat([f[1] for f in found]),
+            torch.cat([f[2] for f in found]),
+        )
+
+    def loss_in_one_pass(self, loss: Loss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return log-probabilities, entropies and the loss of tokens of which each has its own."""
+        found = []
+        for part in self._parts():
+            logits, logprobs, entropy, normaliser = self._score(part)
+            total, of_logprob, of_entropy = _differentiate(loss, logprobs, entropy, part)
+            self._backward(part, logits, normaliser, entropy, of_logprob, of_entropy)
+            del logits  # before the next ones are made
+            found.append((logprobs, entropy, total))
+        logprobs, entropy, totals = zip(*found, strict=True)
+        return torch.cat(logprobs), torch.cat(entropy), torch.stack(totals).sum()
+
+    def loss_in_two_passes(self, loss: Loss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the same where the loss of a token depends on others."""
+        logprobs, entropy, normaliser = self.all_scores()
+        total, of_logprob, of_entropy = _differentiate(loss, logprobs, entropy, slice(0, len(logprobs)))
+        for part in self._parts():
+            of_its_entropy = None if of_entropy is None else of_entropy[part]
+            of_part = entropy[part], of_logprob[part], of_its_entropy
+            self._backward(part, self._logits(part), normaliser[part], *of_part)
+        return logprobs, entropy, total
+
+    def _logits(self, part: slice) -> torch.Tensor:
+        return _product(self._hidden[part], self._weight.t())
+
+    def _score(self, part: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = self._logits(part)
+        return logits, *self._statistics(logits, self._targets[part], self._temperature)
+
+    def _backward(
+        self,
+        part: slice,
+        logits: torch.Tensor,
+        normaliser: torch.Tensor,
+        entropy: torch.Tensor,
+        of_logprob: torch.Tensor,
+        of_entropy: torch.Tensor | None,
+    ) -> None:
+        hidden = self._hidden[part]
+        of_logits = self._gradient(
+            logits,
+            self._targets[part],
+            normaliser,
+            entropy,
+            of_logprob,
+            of_entropy,
+            self._temperature,
+            hidden.dtype,
+        )
+        self.of_hidden[part] = of_logits @ self._weight
+        if self._of_weight is not None:
+            _add_product(self._of_weight, of_logits.t(), hidden)
+
+    def _parts(self) -> list[slice]:
+        rows = len(self._hidden)
+        size = max(1, LOGITS_AT_ONCE // len(self._weight))
+        return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _differentiate(
+    loss: Loss, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return the sum of the tokens' losses and its gradients; None: it does not depend on the entropy."""
+    with torch.enable_grad():
+        inputs = logprobs.detach().requires_grad_(), entropy.detach().requires_grad_()
+        total = loss(*inputs, part).sum()
+        of_logprob, of_entropy = torch.autograd.grad(total, inputs, allow_unused=True)
+    return total.detach(), torch.zeros_like(logprobs) if of_logprob is None else of_logprob, of_entropy
 
 
 def _statistics(
     logits: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the log of the normaliser, the log-probability of the target, and the entropy of each row."""
-    scaled = logits / temperature
-    largest = scaled.amax(-1, keepdim=True)
-    # Two sums over the same exponentials, one pass through memory: H = log Σ eˣ − Σ x·eˣ / Σ eˣ.
-    above = scaled - largest
+    """Return the log-probability of the target, the entropy, and the log of the normaliser of each row.
+
+    Maximum and sums are made block by block, then of the blocks: H = log Σ eˣ − Σ x·eˣ / Σ eˣ.
+    """
+    rows, columns = logits.shape
+    size = next((n for n in (_BLOCK, _BLOCK // 2, _BLOCK // 4, _BLOCK // 8) if columns % n == 0), columns)
+    blocks = logits.view(rows, columns // size, size) / temperature
+    largest = blocks.amax(-1, keepdim=True)
+    above = blocks - largest
     exponentials = above.exp()
-    total = exponentials.sum(-1)
-    entropy = total.log() - (exponentials * above).sum(-1) / total
-    normaliser = total.log() + largest.squeeze(-1)
-    return normaliser, scaled.gather(-1, targets[:, None]).squeeze(-1) - normaliser, entropy
+    sums, weighted = exponentials.sum(-1), (exponentials * above).sum(-1)
+    largest = largest.squeeze(-1)
+    top = largest.amax(-1, keepdim=True)
+    below = largest - top
+    scale = below.exp()
+    total = (scale * sums).sum(-1)
+    entropy = total.log() - (scale * (weighted + below * sums)).sum(-1) / total
+    normaliser = total.log() + top.squeeze(-1)
+    chosen = logits.gather(-1, targets[:, None]).squeeze(-1) / temperature
+    return chosen - normaliser, entropy, normaliser
 
 
 def _gradient(
@@ -96,7 +226,7 @@ def _gradient(
     normaliser: torch.Tensor,
     entropy: torch.Tensor,
     of_logprob: torch.Tensor,
-    of_entropy: torch.Tensor,
+    of_entropy: torch.Tensor | None,
     temperature: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
@@ -105,13 +235,9 @@ def _gradient(
     probabilities = logprobs.exp()
     target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
     gradient = (target.float() - probabilities) * of_logprob[:, None]
-    gradient = gradient - probabilities * (logprobs + entropy[:, None]) * of_entropy[:, None]
+    if of_entropy is not None:
+        gradient = gradient - probabilities * (logprobs + entropy[:, None]) * of_entropy[:, None]
     return (gradient / temperature).to(dtype)
-
-
-def _parts(rows: int, columns: int) -> list[slice]:
-    size = max(1, LOGITS_AT_ONCE // columns)
-    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -123,12 +249,23 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.mm(left, right, out_dtype=torch.float32)
 
 
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add a matrix product to a float32 total."""
+    if left.dtype == torch.float32:
+        total.addmm_(left, right)
+    else:
+        total += _product(left, right)
+
+
 def _fast(function: Any, device: torch.device) -> Any:
-    """On a GPU these are bound by memory: compiled, a chunk is read once or twice instead of ten times."""
+    """On a GPU these are bound by memory: compiled, a chunk is read once instead of ten times.
+
+    The width is compiled in, since it is divided by for every logit; the number of rows is not.
+    """
     if device.type != "cuda":
         return function
     if function not in _compiled:
-        _compiled[function] = torch.compile(function, dynamic=True)
+        _compiled[function] = torch.compile(function)
     return _compiled[function]
 
 

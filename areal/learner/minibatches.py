@@ -10,7 +10,7 @@ import torch
 from areal.learner.advantages import of_returns
 from areal.learner.credit import assign
 from areal.learner.microbatches import allocate
-from areal.learner.objectives import shares
+from areal.learner.objectives import Tokens, shares
 from areal.learner.packed import Packed, pack
 from areal.learner.presets import Objective
 from areal.trajectory import Batch, Trajectory
@@ -37,6 +37,19 @@ class Micro:
     returns: torch.Tensor | None = None
     prox: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+
+    def tokens(self, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> Tokens:
+        """Return what the objective wants of a part of the sampled tokens, given what the policy says."""
+        assert self.advantages is not None, "the critic judges first"
+        return Tokens(
+            logprobs=logprobs,
+            prox=logprobs.detach() if self.prox is None else self.prox[part],
+            behav=self.packed.behav[part],
+            advantages=self.advantages[part],
+            owner=self.packed.owner[part],
+            entropy=entropy,
+            reference=None if self.reference is None else self.reference[part],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 
 from areal.errors import UserError
 from areal.learner.attention import ATTENTION, Padded, packed_attention
-from areal.learner.logits import logprobs_and_entropy
+from areal.learner.logits import Loss, Scores, scores
 from areal.learner.packed import Packed
 
 
@@ -26,17 +26,17 @@ class Policy(torch.nn.Module):
         self.model = model
 
     def forward(
-        self, packed: Packed, temperature: float, entropy_gradient: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the log-probability of each sampled token and the entropy of its distribution, both ``[K]``.
+        self, packed: Packed, temperature: float, loss: Loss | None = None, separable: bool = True
+    ) -> Scores:
+        """Return the log-probability of each sampled token, the entropy of its distribution, and the loss.
 
         The logits are divided by ``temperature`` first, as the engine does: it is that distribution which was
-        sampled from. Logits are computed only where a sampled token is predicted. The entropy is
-        differentiable only if ``entropy_gradient`` says so.
+        sampled from. Logits are computed only where a sampled token is predicted. ``loss`` and ``separable``
+        as in :func:`areal.learner.logits.scores`; without a loss there is no gradient.
         """
         hidden = hidden_states(self.model.base_model, packed).index_select(0, packed.before)
         weight = self.model.get_output_embeddings().weight
-        return logprobs_and_entropy(hidden, weight, packed.targets, temperature, entropy_gradient)
+        return scores(hidden, weight, packed.targets, temperature, loss, separable)
 
 
 def load_model(path: str) -> Any:

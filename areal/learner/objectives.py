@@ -12,6 +12,7 @@ care: they go to 0, and no logarithm is taken of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ class Tokens:
         prox: of the policy at the start of the step, π_prox; no gradient. A naive objective only reports it.
         behav: of the policy that sampled, π_behav; no gradient.
         advantages: Â; no gradient.
-        owner: the sequence that it belongs to, from 0. All tokens of a sequence are here.
+        owner: the sequence that it belongs to, from 0. If ratios are of sequences, all their tokens are here.
         entropy: of the distribution that it was sampled from; differentiable if the objective uses it.
         reference: log-probabilities of the reference model, π_ref, if the objective uses it; no gradient.
     """
@@ -59,6 +60,17 @@ class TokenLoss:
     clipped: torch.Tensor
     behav_ratio: torch.Tensor
     reference_kl: torch.Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenLoss]) -> TokenLoss:
+        """Join parts of a row, one behind the other."""
+        kl = [p.reference_kl for p in parts if p.reference_kl is not None]
+        return cls(
+            torch.cat([p.loss for p in parts]),
+            torch.cat([p.clipped for p in parts]),
+            torch.cat([p.behav_ratio for p in parts]),
+            torch.cat(kl) if kl else None,
+        )
 
 
 def token_loss(objective: Objective, tokens: Tokens) -> TokenLoss:

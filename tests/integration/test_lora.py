@@ -48,5 +48,5 @@ def logprobs(learner: Learner, prompt: list[int], completion: Completion) -> tor
         versions=np.where(mask, 0, -1).astype(np.int32),
     )
     with torch.no_grad():
-        found, _ = learner.policy(pack([trajectory], torch.device(DEVICE)), 1.0)
+        found = learner.policy(pack([trajectory], torch.device(DEVICE)), 1.0).logprobs
     return found.cpu()

@@ -35,7 +35,7 @@ def update(learner: Learner, processes: int = 1) -> None:
         logprobs=np.zeros(20, np.float32),
         versions=np.where(mask, 0, -1).astype(np.int32),
     )
-    logprobs, _ = learner.policy(pack([trajectory], torch.device("cpu")), 1.0)
+    logprobs = learner.policy(pack([trajectory], torch.device("cpu")), 1.0).logprobs
     (-logprobs.mean() / processes).backward()  # gradients are summed over them
     set_rate(learner._optimizer, 1e-4)
     step(learner.policy, learner._optimizer, 1.0, learner.version)

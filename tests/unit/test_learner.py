@@ -72,12 +72,13 @@ def test_packed_and_plain_agree(temperature: float):
     path = resolve_model("starter")
     packed_model, plain = Policy(load_model(path)), AutoModelForCausalLM.from_pretrained(path)
     trajectories = batch(0).trajectories
-    logprobs, entropy = packed_model(pack(trajectories, CPU), temperature)
+    packed = pack(trajectories, CPU)
+    weights = torch.randn(len(packed.targets), generator=torch.Generator().manual_seed(0))
+    found = packed_model(packed, temperature, lambda logprobs, entropy, part: weights[part] * logprobs)
     expected = torch.cat([padded_logprobs(plain, t, temperature) for t in trajectories])
-    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-6)
-    assert (entropy >= 0).all()
-    weights = torch.randn(len(logprobs), generator=torch.Generator().manual_seed(0))
-    (logprobs * weights).sum().backward()
+    torch.testing.assert_close(found.logprobs, expected, atol=1e-5, rtol=1e-6)
+    assert (found.entropy >= 0).all()
+    found.loss.backward()
     (expected * weights).sum().backward()
     for left, right in zip(packed_model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(left.grad, right.grad, atol=2e-4, rtol=1e-3)
@@ -172,8 +173,8 @@ def near(learner: Learner, data: Batch) -> Batch:
     """Give the samples log-probabilities that are near the policy's own, as in a run."""
     rng = np.random.default_rng(0)
     for t in data.trajectories:
-        own, _ = learner.policy(pack([t], CPU), 1.0)
-        t.logprobs[t.loss_mask] = own.detach().numpy() + rng.normal(0, 0.3, t.sampled)
+        own = learner.policy(pack([t], CPU), 1.0).logprobs
+        t.logprobs[t.loss_mask] = own.numpy() + rng.normal(0, 0.3, t.sampled)
     return data
 
 

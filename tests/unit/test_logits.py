@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from areal.learner import logits
-from areal.learner.logits import logprobs_and_entropy
+from areal.learner.logits import scores
 
 
 def plain(
@@ -20,14 +20,15 @@ def plain(
 
 @given(
     rows=st.integers(1, 12),
-    columns=st.integers(2, 40),
-    at_once=st.integers(1, 200),
+    columns=st.integers(2, 40) | st.sampled_from([128, 256, 384, 1024, 1536]),
+    at_once=st.integers(1, 200) | st.just(5000),
     temperature=st.sampled_from([0.5, 1.0, 1.7]),
     entropy=st.booleans(),
+    separable=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_chunks_change_neither_values_nor_gradients(
-    rows: int, columns: int, at_once: int, temperature: float, entropy: bool, seed: int
+    rows: int, columns: int, at_once: int, temperature: float, entropy: bool, separable: bool, seed: int
 ):
     draw = torch.Generator().manual_seed(seed)
 
@@ -36,35 +37,49 @@ def test_chunks_change_neither_values_nor_gradients(
 
     hidden, weight = 3 * normal(rows, 5), normal(columns, 5)
     targets = torch.randint(columns, (rows,), generator=draw)
-    g_logprob, g_entropy = normal(rows), normal(rows) * entropy
+    factors = normal(rows), normal(rows)
+
+    def loss(logprobs: torch.Tensor, entropies: torch.Tensor, part: slice) -> torch.Tensor:
+        """Curved, so that its gradient depends on the values; and, if it may, on those of other tokens."""
+        found = factors[0][part] * logprobs * (logprobs if separable else logprobs.mean())
+        return found + factors[1][part] * entropies if entropy else found
+
     ours = [hidden.float().requires_grad_(), weight.float().requires_grad_()]
     theirs = [hidden.requires_grad_(), weight.requires_grad_()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logits, "LOGITS_AT_ONCE", at_once)
-        found = logprobs_and_entropy(*ours, targets, temperature, entropy_gradient=entropy)
-        loss = (found[0] * g_logprob).sum() + (found[1] * g_entropy).sum()
-        loss.backward()
+        found = scores(*ours, targets, temperature, loss, separable)
+        (3 * found.loss).backward()
+        again = scores(*ours, targets, temperature)
     expected = plain(*theirs, targets, temperature)
-    ((expected[0] * g_logprob).sum() + (expected[1] * g_entropy).sum()).backward()
-    for left, right in zip(found, expected, strict=True):
+    total = loss(*expected, slice(0, rows)).sum()
+    (3 * total).backward()
+    torch.testing.assert_close(found.loss.double(), total, atol=1e-4, rtol=1e-4)
+    for left, other, right in zip(found[:2], again[:2], expected, strict=True):
         torch.testing.assert_close(left.double(), right, atol=1e-5, rtol=1e-5)
+        assert torch.equal(left, other)
     for left, right in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(left.grad.double(), right.grad, atol=1e-4, rtol=1e-4)
+        assert (left.grad - right.grad).abs().max() < 1e-4 * (1 + right.grad.abs().max())
 
 
-def test_the_entropy_has_a_gradient_only_if_it_is_asked_for():
+def test_only_what_is_trained_gets_a_gradient():
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(7, 4)
     targets = torch.tensor([0, 1, 2])
-    assert not logprobs_and_entropy(hidden, weight, targets, 1.0)[1].requires_grad
-    assert logprobs_and_entropy(hidden, weight, targets, 1.0, entropy_gradient=True)[1].requires_grad
+    found = scores(hidden, weight, targets, 1.0, lambda logprobs, entropy, part: logprobs)
+    found.loss.backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+    assert not found.logprobs.requires_grad
+    assert not found.entropy.requires_grad
+    assert scores(hidden, weight, targets, 1.0).loss is None
 
 
 def test_extreme_logits_stay_finite():
     hidden = torch.tensor([[1e4, -1e4], [0.0, 0.0]], requires_grad=True)
-    logprobs, entropy = logprobs_and_entropy(hidden, torch.eye(2), torch.tensor([1, 0]), 1.0, True)
-    (logprobs.sum() + entropy.sum()).backward()
-    assert logprobs[0] == -2e4
-    assert torch.isfinite(entropy).all()
+    found = scores(hidden, torch.eye(2), torch.tensor([1, 0]), 1.0, lambda own, entropy, part: own + entropy)
+    found.loss.backward()
+    assert found.logprobs[0] == -2e4
+    assert torch.isfinite(found.entropy).all()
     assert torch.isfinite(hidden.grad).all()
 
 
@@ -72,6 +87,6 @@ def test_products_of_16_bits_are_kept_in_32():
     """A logit of 20 has neighbours 0.125 apart in bfloat16: ratios would be off by as much."""
     hidden = torch.tensor([[20.0, 0.0625]], dtype=torch.bfloat16)
     weight = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.bfloat16)
-    logprobs, _ = logprobs_and_entropy(hidden, weight, torch.tensor([0]), 1.0)
+    logprobs = scores(hidden, weight, torch.tensor([0]), 1.0).logprobs
     expected = torch.log_softmax(torch.tensor([20.0625, 20.0], dtype=torch.float64), 0)[0]
     assert abs(float(logprobs[0]) - float(expected)) < 1e-6

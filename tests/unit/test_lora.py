@@ -39,6 +39,10 @@ def weights(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in learner.named_parameters()}
 
 
+def mean_loss(logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> torch.Tensor:
+    return -logprobs / len(logprobs)  # so few tokens are one part
+
+
 def test_updates_are_those_of_a_plain_peft_model():
     learner = make_learner()
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
@@ -53,7 +57,7 @@ def test_updates_are_those_of_a_plain_peft_model():
     for seed in range(4):
         members = batch(seed, groups=1).trajectories
         set_rate(learner._optimizer, 1e-3)
-        (-learner.policy(pack(members, CPU), 1.0)[0].mean()).backward()
+        learner.policy(pack(members, CPU), 1.0, mean_loss).loss.backward()
         step(learner.policy, learner._optimizer, 1e9, 0)
         (-torch.cat([padded_logprobs(straight, t, 1.0) for t in members]).mean()).backward()
         optimizer.step()
@@ -96,7 +100,9 @@ def test_the_reference_is_the_model_without_its_adapter():
     assert found[0] == 0
     assert found[2] > found[1] > 0
     with torch.no_grad(), lora.without_adapter(learner.model):
-        assert torch.equal(learner.policy(packed, 1.0)[0], frozen.policy(packed, 1.0)[0]), "to the bit"
+        assert torch.equal(learner.policy(packed, 1.0).logprobs, frozen.policy(packed, 1.0).logprobs), (
+            "to the bit"
+        )
 
 
 def test_merged_weights_compute_what_the_learner_does():
@@ -105,7 +111,7 @@ def test_merged_weights_compute_what_the_learner_does():
         learner.update(batch(seed))
     merged.load_state_dict(weights(learner), strict=False)
     members = batch(9).trajectories
-    own, _ = learner.policy(pack(members, CPU), 1.0)
+    own = learner.policy(pack(members, CPU), 1.0).logprobs
     theirs = torch.cat([padded_logprobs(merged, t, 1.0) for t in members])
     torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
     before = torch.cat([padded_logprobs(plain(), t, 1.0) for t in members])

@@ -97,7 +97,7 @@ def test_fresh_tokens_tell_how_far_engine_and_learner_are_apart():
     learner = Learner(resolve_model("starter"), LearnerConfig(minibatches=2), "cpu", 1.0)
     agreed, noise = batch(0, groups=4), batch(0, groups=4)
     for t in agreed.trajectories:
-        t.logprobs[t.loss_mask] = learner.policy(pack([t], torch.device("cpu")), 1.0)[0].detach().numpy()
+        t.logprobs[t.loss_mask] = learner.policy(pack([t], torch.device("cpu")), 1.0).logprobs.numpy()
     noise.trajectories[0].versions[-1] = 1
     metrics = learner.update(agreed)
     assert metrics["mismatch/tokens"] == 1
@@ -129,12 +129,12 @@ def test_variable_length_attention_is_the_padded_one(monkeypatch):
 
     members, device = batch(3, groups=4).trajectories, torch.device("cuda")
     learner = Learner(resolve_model("starter"), LearnerConfig(compile=False), "cuda", 1.0)
-    found = [learner.policy(pack(members, device, varlen), 1.0)[0] for varlen in (True, False)]
+    found = [learner.policy(pack(members, device, varlen), 1.0).logprobs for varlen in (True, False)]
     assert (found[0] - found[1]).abs().mean() < 0.02
     monkeypatch.setattr(attention, "_has_flash_attn", lambda: False)
-    other, _ = learner.policy(pack(members, device, varlen=True), 1.0)
+    other = learner.policy(pack(members, device, varlen=True), 1.0).logprobs
     assert (found[0] - other).abs().mean() < 0.02
     # A prompt that others share is no different from one of its own.
     lone = [pack([t], device, varlen=True) for t in members]
-    alone = torch.cat([learner.policy(one, 1.0)[0] for one in lone])
+    alone = torch.cat([learner.policy(one, 1.0).logprobs for one in lone])
     assert (found[0] - alone).abs().mean() < 0.02
