@@ -3,17 +3,19 @@
     python benchmarks/async_vs_sync.py                    # both parts
     python benchmarks/async_vs_sync.py --part steady      # step times and their bound
     python benchmarks/async_vs_sync.py --part learning    # wall clock to a target accuracy
+    python benchmarks/async_vs_sync.py --part steady --device cuda --size 0.5b --mean-length 256 --steps 15
 
 Three ways to spend the machine: *asynchronous* (η=8; half of the cores generate, half learn, at once),
 *synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
 that a synchronous loop can do, *synchronous in turn* (η=0, all cores generate, then all cores learn).
 
-*steady*: a model with random weights, where every 32nd token of the vocabulary ends an answer, so that
-lengths are geometric: 32 tokens on average, the longest of a batch five times that. Rewards are noise, so
-that every group is trained on and the work of a step never changes. There η=4 is measured besides: a sequence
-that takes longer than η updates holds the learner up, and the longest here take about five. The bound is
-max(T_generate, T_train): each part measured alone, on the half of the cores that it has in the asynchronous
-run (pinned to it; the engine's front end counts as generation), on the same work.
+*steady*: a model with random weights, where every 32nd token (--mean-length) of the vocabulary ends an
+answer, so that lengths are geometric: 32 tokens on average, the longest of a batch five times that. Rewards
+are noise, so that every group is trained on and the work of a step never changes. There η=4 is measured
+besides: a sequence that takes longer than η updates holds the learner up, and the longest here take about
+five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
+the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
+it is taken from the synchronous run, where each part has the whole card while the other waits.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from common import BLUE, GREEN, GREY, ORANGE, SKY, interleaved, parser, picture, save, train_once
+from models import QWEN2, qwen2
 from throughput import WARMUP, Noise, random_model
 
 import areal
@@ -49,6 +52,8 @@ COLOURS = {
     "asynchronous, η=4": SKY,
     "asynchronous": BLUE,
 }
+PROMPT = 64
+"""Tokens of the longest prompt of a steady run, and more."""
 SMOOTH = 10
 """Steps over which the reward is averaged before it is compared with the target."""
 
@@ -61,6 +66,12 @@ def main() -> None:
     options.add_argument("--seeds", default="0,1,2", help="learning runs of each way (%(default)s)")
     options.add_argument("--target", type=float, default=0.8, help="accuracy to reach (%(default)s)")
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument(
+        "--size", choices=list(QWEN2), help="shape of the steady runs' model (the starter's)"
+    )
+    options.add_argument(
+        "--mean-length", type=int, default=32, help="of a steady run's answers (%(default)s)"
+    )
     options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
     arguments = options.parse_args()
     if arguments.part in ("steady", "all"):
@@ -96,13 +107,14 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the step time of each way, and both parts alone, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        geometric_model(folder / "model")
+        geometric_model(folder / "model", arguments.size, arguments.mean_length)
         settings = [
             f"model={folder / 'model'}",
             f"device={arguments.device}",
             f"steps={WARMUP + arguments.steps}",
             "env=noise-v0",
-            "rollout.max_new_tokens=256",
+            f"rollout.max_new_tokens={8 * arguments.mean_length}",
+            f"rollout.max_model_len={8 * arguments.mean_length + PROMPT}",
             "evaluation.problems=0",
             "learner.learning_rate=1e-6",
             "checkpoint.every=0",
@@ -110,13 +122,16 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         ]
         measures: dict[str, Callable[[], Any]] = {}
         every = ways(arguments.device)
-        tight = {"asynchronous, η=4": [*every["asynchronous"], "rollout.max_staleness=4"]}
+        tight = {}
+        if arguments.device == "cpu":
+            tight["asynchronous, η=4"] = [*every["asynchronous"], "rollout.max_staleness=4"]
         for number, (way, own) in enumerate({**tight, **every}.items()):
             run = [*settings, *own, f"output={folder / f'way-{number}'}"]
             measures[way] = lambda run=run: in_process(run_steps, run)
-        # What is learned from alone is what the asynchronous run, the last way, recorded.
-        measures["generate"] = lambda: in_process(generate_alone, run)
-        measures["train"] = lambda: in_process(train_alone, run)
+        if arguments.device == "cpu":
+            # What is learned from alone is what the asynchronous run, the last way, recorded.
+            measures["generate"] = lambda: in_process(generate_alone, run)
+            measures["train"] = lambda: in_process(train_alone, run)
         return steady_results(interleaved(measures, arguments.repeats))
 
 
@@ -126,7 +141,12 @@ def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         name: statistics.median(result["seconds_per_step"] for result in results)
         for name, results in found.items()
     }
-    alone = {"generate": seconds.pop("generate"), "train": seconds.pop("train")}
+    alone = {
+        part: seconds.pop(part)
+        if part in seconds
+        else statistics.median(r[f"{part}_seconds"] for r in found["synchronous"])
+        for part in ("generate", "train")
+    }
     bound = max(alone.values())
     return {
         "seconds_per_step": seconds,
@@ -138,11 +158,14 @@ def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     }
 
 
-def geometric_model(folder: Path) -> None:
-    """Write a model whose answers end with probability 1/32 at each token."""
-    random_model(folder)
+def geometric_model(folder: Path, size: str | None, mean_length: int) -> None:
+    """Write a model whose answers end with probability 1/mean_length at each token."""
+    if size is None:
+        random_model(folder)
+    else:
+        qwen2(folder, size)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    endings = list(range(1, vocabulary, 32))
+    endings = list(range(1, vocabulary, mean_length))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": endings}))
 
 
@@ -166,6 +189,9 @@ def run_steps(settings: list[str]) -> dict[str, float]:
     return {
         "seconds_per_step": mean("time/step"),
         "seconds_per_step_median": statistics.median(row["time/step"] for row in steps),
+        "generate_seconds": mean("time/generate"),
+        "train_seconds": mean("time/train"),
+        "tokens_per_s": mean("throughput/tokens_per_s"),
         "learner_busy": mean("time/train") / mean("time/step"),
         "engine_busy": mean("time/generate") / mean("time/step"),
         "staleness_mean": mean("staleness/mean"),

@@ -1,10 +1,11 @@
 """What new weights cost the generation that is under way: recompute, keep and drain side by side.
 
     python benchmarks/interruption.py [--repeats 3] [--seconds 9] [--cadence 3] [--concurrency 32]
+    python benchmarks/interruption.py --device cuda --size 0.5b --concurrency 256 --median 200
 
-Requests of long-tail lengths (log-normal, cut off at 600 tokens) are always under way, and the learner
-publishes new weights at a fixed cadence; one that comes while the engine still drains for the one before is
-passed over. All three modes run on one engine, in turn, on the same lengths.
+Requests of long-tail lengths (log-normal, cut off at seven and a half times the median) are always under way,
+and the learner publishes new weights at a fixed cadence; one that comes while the engine still drains for the
+one before is passed over. All three modes run on one engine, in turn, on the same lengths.
 
 - throughput: tokens that were sampled between two changes of weights, over the time between them;
 - weight age of a token: weights published until its sequence was finished, less those that sampled it.
@@ -17,29 +18,38 @@ import asyncio
 import itertools
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from common import BLUE, GREEN, ORANGE, parser, picture, save
+from models import QWEN2, qwen2
 
-from areal.config import parse_config
+from areal.config import STARTER, parse_config
 from areal.learner.model import load_model
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.runtime.assembly import engine_dtype, plan, start_player
 from areal.weights.channel import open_channel, weight_backend
 
-LONGEST, MEDIAN, SPREAD = 600, 80, 1.0
+SPREAD = 1.0
+PROMPT = 32
 COLOURS = {"recompute": BLUE, "keep": GREEN, "drain": ORANGE}
 
 
-def lengths(seed: int) -> Iterator[int]:
-    """Draw answer lengths in tokens: log-normal, a few of them ten times the median."""
+def longest(median: int) -> int:
+    """Return the tokens of the longest answer."""
+    return 15 * median // 2
+
+
+def lengths(seed: int, median: int) -> Iterator[int]:
+    """Draw answer lengths in tokens: log-normal, a few of them many times the median."""
     rng = random.Random(seed)
     while True:
-        yield min(LONGEST, max(4, round(MEDIAN * rng.lognormvariate(0, SPREAD))))
+        yield min(longest(median), max(4, round(median * rng.lognormvariate(0, SPREAD))))
 
 
 @dataclass(slots=True)
@@ -57,9 +67,9 @@ class Measured:
 class Workload:
     """Requests that follow one another, and weights that change under them."""
 
-    def __init__(self, engine: Any, seed: int) -> None:
+    def __init__(self, engine: Any, seed: int, median: int) -> None:
         self._engine = engine
-        self._lengths = lengths(seed)
+        self._lengths = lengths(seed, median)
         self._prompts = itertools.count()
         self._stopped = False
         self.published = engine.version
@@ -118,18 +128,19 @@ async def measure(
     engine: Any, mode: Interruption, seed: int, seconds: float, arguments: argparse.Namespace
 ) -> Workload:
     engine.interruption = mode
-    work = Workload(engine, seed)
+    work = Workload(engine, seed, arguments.median)
     running = [asyncio.create_task(work.generate()) for _ in range(arguments.concurrency)]
     await work.publish(arguments.cadence, seconds)
     await asyncio.gather(*running)
     return work
 
 
-async def measure_all(arguments: argparse.Namespace) -> dict[str, list[Measured]]:
-    config = parse_config({"rollout": {"max_concurrent": arguments.concurrency, "max_model_len": 1024}})
+async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, list[Measured]]:
+    rollouts = {"max_concurrent": arguments.concurrency, "max_model_len": longest(arguments.median) + PROMPT}
+    config = parse_config({"rollout": rollouts, "model": path, "device": arguments.device})
     checked = plan(config)
     player, _ = await start_player(checked, weight_backend(checked.device))
-    model = load_model(checked.model)
+    model = load_model(checked.model).to(checked.device)
     channel = open_channel(checked.device, model.named_parameters(), engine_dtype(config, checked.device))
     channel.write(model.named_parameters())
     await player.engine.connect(channel.init_info())
@@ -203,8 +214,13 @@ def main() -> None:
     made.add_argument("--seconds", type=float, default=9, help="of one measurement, at least")
     made.add_argument("--cadence", type=float, default=3, help="seconds between two new weights")
     made.add_argument("--concurrency", type=int, default=32, help="sequences under way")
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
+    made.add_argument("--median", type=int, default=80, help="tokens of an answer (80)")
     arguments = made.parse_args()
-    results = summary(asyncio.run(measure_all(arguments)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = qwen2(Path(folder), arguments.size) if arguments.size else STARTER
+        results = summary(asyncio.run(measure_all(arguments, path)))
     shown = {name: value for name, value in vars(arguments).items() if name != "output"}
     save(arguments.output, "interruption", {"settings": shown, "modes": results})
     draw(arguments, results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -66,4 +67,10 @@ async def evaluate(
         lengths=[[e.sampled for e in row] for row in played],
         seconds=time.monotonic() - started,
         settings=settings,
+        parts=_mean_parts([t for row in played for t in row]),
     )
+
+
+def _mean_parts(played: list[Trajectory]) -> dict[str, float]:
+    names = dict.fromkeys(name for t in played for name in t.reward_parts)
+    return {name: statistics.fmean(t.reward_parts.get(name, 0.0) for t in played) for name in names}

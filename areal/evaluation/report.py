@@ -30,6 +30,7 @@ class Report:
         lengths: tokens of each answer.
         seconds: how long it took.
         settings: what else the figures depend on.
+        parts: mean of each named part of the reward.
 
     Raises:
         ValueError: no problems, or the three tables differ in shape.
@@ -42,6 +43,7 @@ class Report:
     lengths: list[list[int]]
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -142,7 +144,7 @@ class Report:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:
         """Read what :meth:`to_json` wrote."""
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
     def _rows(self) -> list[tuple[str, str]]:
         low, high = self.interval
@@ -158,6 +160,10 @@ class Report:
             ("seconds", f"{self.seconds:.1f}"),
             ("tokens/s", f"{self.tokens_per_s:,.0f}"),
         ]
+        if len(self.parts) > 1:
+            rows.insert(
+                5, ("parts of it", ", ".join(f"{name} {mean:.3f}" for name, mean in self.parts.items()))
+            )
         if self.settings:
             rows.append(("settings", ", ".join(f"{name}={value}" for name, value in self.settings.items())))
         return rows

@@ -118,7 +118,7 @@ class _Output:
 
     def all_scores(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return log-probabilities, entropies, and the logs of the normalisers, ``[K]`` each."""
-        found = [self._score(part)[1:] for part in self._parts()]
+        found: list[tuple[torch.Tensor, ...]] = [self._score(part)[1:] for part in self._parts()]
         return (
             torch.cat([f[0] for f in found]),
             torch.cat([f[1] for f in found]),
@@ -134,8 +134,8 @@ class _Output:
             self._backward(part, logits, normaliser, entropy, of_logprob, of_entropy)
             del logits  # before the next ones are made
             found.append((logprobs, entropy, total))
-        logprobs, entropy, totals = zip(*found, strict=True)
-        return torch.cat(logprobs), torch.cat(entropy), torch.stack(totals).sum()
+        columns = list(zip(*found, strict=True))
+        return torch.cat(columns[0]), torch.cat(columns[1]), torch.stack(columns[2]).sum()
 
     def loss_in_two_passes(self, loss: Loss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the same where the loss of a token depends on others."""

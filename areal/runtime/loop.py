@@ -263,6 +263,8 @@ class Trainer:
         name = f"eval/{self.config.env}/avg@{settings.samples}"
         low, high = report.interval
         metrics = {"step": version, name: report.accuracy, f"{name}/low": low, f"{name}/high": high}
+        if len(report.parts) > 1:
+            metrics |= {f"eval/{self.config.env}/{part}": mean for part, mean in report.parts.items()}
         self.directory.log_metrics(metrics)
         self.progress.update(metrics)
         self.progress.message(

@@ -12,6 +12,21 @@ from rich.console import Console
 from areal.evaluation.report import Report
 
 
+def test_parts_of_a_reward_are_told_where_there_are_several():
+    base = {
+        "env": "e",
+        "model": "m",
+        "scores": [[1.2]],
+        "finishes": [["eos"]],
+        "lengths": [[3]],
+        "seconds": 1.0,
+    }
+    report = Report(**base, parts={"correct": 1.0, "format": 0.2})
+    assert "correct 1.000, format 0.200" in report.markdown()
+    assert Report.from_json(report.to_json()) == report
+    assert "parts" not in Report(**base, parts={"correct": 1.0}).markdown()
+
+
 def report(scores, **other) -> Report:
     values = {
         "env": "math-v1",

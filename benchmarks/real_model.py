@@ -1,0 +1,85 @@
+"""A real pretrained model learns: reward over the updates, and held-out accuracy before and after.
+
+    python benchmarks/real_model.py --model FOLDER_OR_HUB_ID --device cuda --seeds 0,1
+
+math-v1's easiest problems, with the form of an answer shown in the prompt; a tenth of a reward for the form
+alone, so that there is something to begin with. Accuracy counts right answers only. No training problem comes
+twice. Runs of several seeds share the machine with ``--jobs``; a stopped benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common import BLUE, GREEN, GREY, ORANGE, PURPLE, parser, picture, save, shares, train_once
+
+PROMPT = r"Reply only with \\boxed{{answer}}. For example, 4 + 3 gives \\boxed{{7}}. {problem}"
+SETTINGS = (
+    "env_options.difficulty=1",
+    f'env_options.prompt="{PROMPT}"',
+    "env_options.rewards={correct: 1.0, format: 0.1}",
+    "rollout.batch_size=512",
+    "rollout.group_size=16",
+    "rollout.max_new_tokens=32",
+    "learner.learning_rate=2e-5",
+    "evaluation.problems=512",
+    "checkpoint.every=0",
+)
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+
+
+def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the right answers and those in the asked form, over the updates, and held-out accuracy."""
+    steps = [row for row in metrics if "time/step" in row]
+    held_out = [row["eval/math-v1/correct"] for row in metrics if "eval/math-v1/correct" in row]
+    return {
+        "right": [row["reward/correct"] for row in steps],
+        "formed": [10 * row["reward/format"] for row in steps],
+        "accuracy_before": held_out[0],
+        "accuracy": held_out[-1],
+        "seconds": sum(row["time/step"] for row in steps),
+    }
+
+
+def draw(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
+    with picture(folder, "real_model", "A pretrained model on math-v1, difficulty 1") as figure:
+        axes = figure.subplots()
+        for colour, (seed, run) in zip(COLOURS, runs.items(), strict=False):
+            steps = range(1, len(run["right"]) + 1)
+            axes.plot(steps, run["right"], color=colour, label=f"seed {seed}: right answers of a batch")
+            axes.plot(steps, run["formed"], color=colour, alpha=0.3, label="answers in the asked form")
+            axes.plot([0, steps[-1]], [run["accuracy_before"], run["accuracy"]], "o", color=colour)
+        axes.plot([], [], "o", color=GREY, label="held-out accuracy before and after")
+        axes.set_xlabel("updates")
+        axes.set_ylim(0, 1)
+        axes.legend(loc="lower right", frameon=False)
+
+
+def main() -> None:
+    options = parser(__doc__, "real_model")
+    options.add_argument("--model", required=True, help="a folder or a hub id")
+    options.add_argument("--steps", type=int, default=100, help="updates of each run (%(default)s)")
+    options.add_argument("--seeds", default="0,1", help="which (%(default)s)")
+    options.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
+    given = options.parse_args()
+    split = shares(given.jobs, given.device) if given.jobs > 1 else [f"device={given.device}"]
+    common = [f"model={given.model}", f"steps={given.steps}", *SETTINGS, *split, *given.overrides]
+    seeds = given.seeds.split(",")
+
+    def run(seed: str) -> dict[str, Any]:
+        return train_once(given.output, f"seed-{seed}", [*common, f"seed={seed}"], curve)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        runs = dict(zip(seeds, pool.map(run, seeds), strict=True))
+    for seed, found in runs.items():
+        print(f"seed {seed}: held-out accuracy {found['accuracy_before']:.3f} to {found['accuracy']:.3f}")
+    print(save(given.output, "real_model", {"model": Path(given.model).name, "runs": runs}))
+    draw(given.output, runs)
+
+
+if __name__ == "__main__":
+    main()
