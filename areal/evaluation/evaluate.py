@@ -71,6 +71,6 @@ async def evaluate(
     )
 
 
-def _mean_parts(played: list[Trajectory]) -> dict[str, float]:
-    names = dict.fromkeys(name for t in played for name in t.reward_parts)
-    return {name: statistics.fmean(t.reward_parts.get(name, 0.0) for t in played) for name in names}
+def _mean_parts(played: list[Episode]) -> dict[str, float]:
+    names = dict.fromkeys(name for episode in played for name in episode.reward_parts)
+    return {name: statistics.fmean(e.reward_parts.get(name, 0.0) for e in played) for name in names}
