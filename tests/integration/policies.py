@@ -45,6 +45,7 @@ class Policies:
         self._channel = open_channel(DEVICE, self._model.named_parameters(), torch.float32)
         self.references: dict[int, torch.nn.Module] = {}
         self.times: dict[str, float] = {}
+        self._prompts: dict[tuple[int, tuple[int, ...]], DynamicCache] = {}
 
     async def connect(self) -> None:
         """Let the engine take this object's weights."""
@@ -70,8 +71,19 @@ class Policies:
 
     def logits(self, version: int, prompt: list[int], ids: list[int]) -> torch.Tensor:
         """Logits before each of ``ids`` under one version: ``[len(ids), V]``."""
+        cache = copy.deepcopy(self._read(version, tuple(prompt[:-1])))
         with torch.no_grad():
-            return self.references[version](torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+            fed = torch.tensor([[prompt[-1], *ids[:-1]]])
+            return self.references[version](fed, past_key_values=cache).logits[0]
+
+    def _read(self, version: int, prompt: tuple[int, ...]) -> DynamicCache:
+        """Keys and values of a prompt under one version; many completions may share them."""
+        key = (version, prompt)
+        if key not in self._prompts:
+            self._prompts[key] = DynamicCache()
+            with torch.no_grad():
+                self.references[version](torch.tensor([prompt]), past_key_values=self._prompts[key])
+        return self._prompts[key]
 
     def logits_on_kept_cache(self, prompt: list[int], completion: Completion) -> torch.Tensor:
         """Logits before each token under its own version, upon keys and values as they were computed then.

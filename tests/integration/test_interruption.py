@@ -49,10 +49,9 @@ async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: Engi
     running: list[asyncio.Task[Completion]] = []
     # On a busy machine a round of sequences may be over before the update that was meant for it arrives.
     while interrupted([r.result() for r in running if r.done()]) < 8 and len(running) < 80:
-        running += begin(engine, PROMPTS, LONG)
-        await engine.generate(PROMPTS[0], Sampling(20, ignore_eos=True))  # then all are under way
-        await policies.update()
-        await engine.generate(PROMPTS[0], Sampling(20, ignore_eos=True))
+        if all(r.done() for r in running):
+            running += begin(engine, PROMPTS, LONG)
+        await engine.generate(PROMPTS[0], Sampling(60, ignore_eos=True))  # then all are under way
         await policies.update()
     completions = await asyncio.gather(*running)
 

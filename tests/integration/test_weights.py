@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,8 @@ from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
 from areal.weights.channel import weight_backend
 
 TEMPERATURE = 0.8
+NEIGHBOURHOOD = 8
+"""Tokens on each side of a change that are compared with the version of the other side."""
 
 
 @asynccontextmanager
@@ -71,10 +74,11 @@ async def check_agreement(engine: Engine, folder: str) -> None:
     prompts = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(12)]
     sampling = Sampling(max_tokens=480, temperature=TEMPERATURE, ignore_eos=True)
     running: list[asyncio.Task[Completion]] = []
-    # On a busy machine a round of sequences may be over before the update that was meant for it arrives.
+    # On a busy machine a round of sequences may be over before an update that was meant for it arrives.
     while len(crossed(running)) < 3 and engine.version < first + 40:
-        running += [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
-        await engine.generate(prompts[0], replace(sampling, max_tokens=20))  # then all are under way
+        if all(r.done() for r in running):
+            running += [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
+        await engine.generate(prompts[0], replace(sampling, max_tokens=60))  # then all are under way
         await policies.update()
     completions = list(await asyncio.gather(*running))
     after = await engine.generate(prompts[0], sampling)
@@ -105,14 +109,17 @@ def check_completion(
 ) -> tuple[torch.Tensor, list[bool]]:
     """Return each token's error under its own version, and if each side of a boundary refutes the other."""
     assert completion.versions == sorted(completion.versions)
-    by_version = {
-        v: error(policies.logits(v, prompt, completion.ids), completion, TEMPERATURE)
-        for v in set(completion.versions)
-    }
+    by_version = {}
+    for version in set(completion.versions):
+        # What comes later is compared with later versions only.
+        end = bisect_right(completion.versions, version) + NEIGHBOURHOOD
+        part = replace(completion, ids=completion.ids[:end], logprobs=completion.logprobs[:end])
+        by_version[version] = error(policies.logits(version, prompt, part.ids), part, TEMPERATURE)
     refuted = []
     for boundary, before, version in boundaries(completion.versions):
         # The last tokens before and the first ones after belong to their own version and to no other.
-        left, right = slice(max(0, boundary - 8), boundary), slice(boundary, boundary + 8)
+        left = slice(max(0, boundary - NEIGHBOURHOOD), boundary)
+        right = slice(boundary, boundary + NEIGHBOURHOOD)
         for side, other in ((left, version), (right, before)):
             refuted.append(bool(by_version[other][side].max() > DISTINCT))
     return torch.stack([by_version[v][i] for i, v in enumerate(completion.versions)]), refuted
