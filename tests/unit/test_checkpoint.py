@@ -17,6 +17,7 @@ import shards
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.config import LearnerConfig
@@ -26,7 +27,7 @@ from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.runtime import checkpoint
 from areal.runtime.checkpoint import Checkpoints
-from areal.trajectory import Batch, Episode, Group, Trajectory
+from areal.trajectory import Episode, Group, Trajectory
 
 STARTER = resolve_model("starter")
 NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
@@ -43,22 +44,6 @@ def of(folder: Path, learner: Learner, keep: int = 2, dtype: torch.dtype = torch
 def save(folder: Path, learner: Learner) -> Path:
     kept = of(folder, learner)
     return kept.write(kept.stage(NOTHING, []))
-
-
-def batch(number: int) -> Batch:
-    rng = np.random.default_rng(number)
-    prompt, members = rng.integers(6, 380, 5), []
-    for k in range(4):
-        answer = rng.integers(6, 380, int(rng.integers(2, 12)))
-        mask = np.arange(5 + len(answer)) >= 5
-        made = Trajectory(
-            tokens=np.concatenate([prompt, answer]).astype(np.int32),
-            loss_mask=mask,
-            logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
-            versions=np.where(mask, 0, -1).astype(np.int32),
-        )
-        members.append(Episode([made], float(k % 2)))
-    return Batch(number, [Group(number, 0, members)])
 
 
 def group(number: int, version: int) -> Group:

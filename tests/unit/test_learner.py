@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import GROUP, batch, episode
 from transformers import AutoModelForCausalLM
 
 from areal.config import LearnerConfig
@@ -24,40 +25,14 @@ from areal.learner.model import Policy, load_model
 from areal.learner.packed import pack
 from areal.learner.presets import PRESETS, Objective
 from areal.models import resolve_model
-from areal.trajectory import Batch, Episode, Group, Trajectory
+from areal.trajectory import Batch, Group, Trajectory
 
 CPU = torch.device("cpu")
-GROUP = 4
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def episode(rng: np.random.Generator, prompt: int | np.ndarray, answer: int, reward: float) -> Episode:
-    if isinstance(prompt, int):
-        prompt = rng.integers(6, 380, prompt)
-    length = len(prompt) + answer
-    mask = np.arange(length) >= len(prompt)
-    made = Trajectory(
-        tokens=np.concatenate([prompt, rng.integers(6, 380, answer)]).astype(np.int32),
-        loss_mask=mask,
-        logprobs=np.where(mask, rng.normal(-2, 1, length), 0).astype(np.float32),
-        versions=np.where(mask, 0, -1).astype(np.int32),
-    )
-    return Episode([made], reward)
-
-
-def batch(seed: int, groups: int = 2) -> Batch:
-    """Groups of one prompt each, as in a run, with answers of all lengths."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for g in range(groups):
-        prompt = rng.integers(6, 380, int(rng.integers(1, 9)))
-        members = [episode(rng, prompt, int(rng.integers(1, 30)), float(k % 2)) for k in range(GROUP)]
-        made.append(Group(g, 0, members))
-    return Batch(0, made)
 
 
 def padded_logprobs(model: torch.nn.Module, t: Trajectory, temperature: float) -> torch.Tensor:
@@ -330,8 +305,8 @@ def test_how_an_episode_is_cut_into_minibatches_and_trajectories():
 
 def test_each_token_has_the_advantage_of_its_turn_whatever_micro_batch_it_is_in():
     data = batch(6, groups=2)
-    for k, episode in enumerate(data.episodes):
-        (t,) = episode.trajectories
+    for k, played in enumerate(data.episodes):
+        (t,) = played.trajectories
         start = int(t.loss_mask.argmax())
         t.turns, t.calls, t.rewards = [start], [0], [float(k)]
         if t.sampled > 2:  # two turns, with a token of an observation between them

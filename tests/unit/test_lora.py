@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from made_up import batch
 from peft import LoraConfig, PeftModel, get_peft_model
-from test_learner import batch, padded_logprobs
+from test_learner import padded_logprobs
 from transformers import AutoModelForCausalLM
 
 from areal.config import LearnerConfig, parse_config

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_learner import batch
+from made_up import batch
 
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_learner import batch
+from made_up import batch
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from areal.config import LearnerConfig

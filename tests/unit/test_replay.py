@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up import GROUP, group
 
 import areal
 from areal.config import Config, parse_config
@@ -20,30 +21,12 @@ from areal.runtime.assembly import make_learner
 from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.replay import describe_start
 from areal.telemetry.run_directory import RunDirectory
-from areal.trajectory import Batch, Episode, Group, Trajectory
-
-GROUP = 4
+from areal.trajectory import Batch
 
 
 def config(output: Path, **learner: object) -> Config:
     rollout = {"batch_size": 2 * GROUP, "group_size": GROUP}
     return parse_config({"output": output, "name": "r", "rollout": rollout, "learner": learner})
-
-
-def group(number: int, version: int) -> Group:
-    rng = np.random.default_rng(number)
-    prompt, members = rng.integers(6, 380, 5), []
-    for k in range(GROUP):
-        answer = rng.integers(6, 380, int(rng.integers(2, 12)))
-        mask = np.arange(5 + len(answer)) >= 5
-        made = Trajectory(
-            tokens=np.concatenate([prompt, answer]).astype(np.int32),
-            loss_mask=mask,
-            logprobs=np.where(mask, rng.normal(-2, 1, len(mask)), 0).astype(np.float32),
-            versions=np.where(mask, version, -1).astype(np.int32),
-        )
-        members.append(Episode([made], float(k % 2)))
-    return Group(number, version, members)
 
 
 def train(directory: RunDirectory, settings: Config, steps: range, save: int | None) -> None:
@@ -55,7 +38,8 @@ def train(directory: RunDirectory, settings: Config, steps: range, save: int | N
         checkpoint.load_learner(found, learner)
     directory.log_start(describe_start(settings, learner, "cpu", 1))
     for step in steps:
-        groups = [group(2 * step + i, step - 1) for i in range(2)]
+        rng = np.random.default_rng(step)
+        groups = [group(rng, 2 * step + i, step - 1) for i in range(2)]
         metrics = learner.update(Batch(step - 1, groups))
         directory.log_metrics({"step": step, **metrics})
         directory.log_rollouts(step, [g.to_json() for g in groups])
