@@ -1,0 +1,42 @@
+"""Short runs in a sandbox, each way that one may end, and whether its processes are gone."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+from areal.sandbox.interface import Call, Calls, Job, Limits
+
+WALL_S = 0.6
+LIMITS = Limits(wall_s=WALL_S)
+
+
+def call(sandbox, source: str, *args, limits: Limits = LIMITS):
+    return sandbox.run_blocking(Job(source, Calls((Call("f", args),))), limits)
+
+
+def gone(pids: list[int], patience_s: float = 10) -> bool:
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def descendants(pid: int) -> list[int]:
+    return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+
+
+STATUSES = {
+    "runtime_error": "1/0",
+    "timeout": "while True: pass",
+    "memory": "x = bytearray(4 << 30)",
+    "output_limit": "while True: print('x' * 100000)",
+    "crashed": "import ctypes; ctypes.string_at(0)",
+    "violation": "import ctypes; ctypes.CDLL(None).unshare(0x10000000)",
+    "no_result": "import os; os._exit(0)",
+    "protocol_error": "import os; os.write(4, b'\\0\\0\\0\\1?')",
+}
+"""Code that ends a run with each of the statuses other than ``ok``."""

@@ -1,0 +1,87 @@
+"""A run in the local sandbox ends on time and takes no more than it may."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from running import WALL_S, call
+
+from areal.sandbox.interface import (
+    Limits,
+    Returned,
+)
+
+
+def test_it_ends_at_the_last_answer_whatever_goes_on(sandbox):
+    source = (
+        "import threading, time\n"
+        "def f():\n    threading.Thread(target=time.sleep, args=(100,)).start()\n    return 1"
+    )
+    start = time.monotonic()
+    assert call(sandbox, source, limits=Limits(wall_s=30)).values == (Returned(1),)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("source", ["while True: pass", "import time; time.sleep(1000)", "input()"])
+def test_it_ends_at_the_deadline(sandbox, source):
+    start = time.monotonic()
+    call(sandbox, source)
+    assert time.monotonic() - start < WALL_S + 1
+
+
+def test_threads_that_burn_time_end_too(sandbox):
+    source = """
+import threading, hashlib
+def burn(): hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+for _ in range(8): threading.Thread(target=burn).start()
+while True: pass
+"""
+    start = time.monotonic()
+    outcome = call(sandbox, source, limits=Limits(wall_s=20, cpu_s=1))
+    assert outcome.status == "timeout"
+    assert time.monotonic() - start < 15
+
+
+def test_threads_are_limited_for_each_run_alone(sandbox):
+    source = (
+        "import threading, time\n"
+        "def f():\n    n = 1\n    try:\n        for _ in range(100):\n"
+        "            threading.Thread(target=time.sleep, args=(1,), daemon=True).start(); n += 1\n"
+        "    except RuntimeError: pass\n    return n"
+    )
+    limits = Limits(wall_s=5, threads=12)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(sandbox.backend.open(limits, b""))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Three more runs are alive on the same zygote meanwhile; they have counters of their own.
+    assert call(sandbox, source, limits=limits).values == (Returned(12),)
+    for run in found:
+        run.stop()
+
+
+def test_files_and_scratch_are_limited(sandbox):
+    source = """
+import os
+def f():
+    n = total = 0
+    try:
+        while True:
+            os.dup(0)
+            n += 1
+    except OSError: os.closerange(5, n + 5)
+    try:
+        while True:
+            with open(f'/tmp/{total}', 'wb', buffering=0) as file: total += file.write(bytes(1 << 20))
+    except OSError: return n, total >> 20
+"""
+    limits = Limits(files=20, scratch_mb=4, wall_s=5)
+    ((descriptors, written),) = [answer.value for answer in call(sandbox, source, limits=limits).values]
+    assert descriptors == 15
+    assert 3 <= written <= 5
