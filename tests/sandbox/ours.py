@@ -10,9 +10,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
 from areal.rewards.code import CodeVerifier
@@ -20,7 +21,11 @@ from areal.sandbox.interface import Call, Calls, Job, Limits, Returned
 from areal.sandbox.local import local_sandbox
 from areal.sandbox.pool import Pool
 
+if TYPE_CHECKING:
+    from attacks import Attack
+
 WALL_S = 0.6
+LANES = 3
 LIMITS = Limits(wall_s=WALL_S, memory_mb=512)
 CASES = ((3, 9), (7, 49), (12, 144))
 HONEST = "def f(x): return x * x"
@@ -94,33 +99,38 @@ async def attempt(pool: Pool, host: Host, source: str, second: str, category: st
     }
 
 
-async def results(allow_weak: bool = False) -> AsyncIterator[dict[str, object]]:
-    """Run the whole corpus on one pool."""
+async def results() -> list[dict[str, object]]:
+    """Run the whole corpus, some attacks at a time: most of them only wait for their time to be over."""
     from attacks import corpus
 
-    pool = local_sandbox(1, allow_weak=allow_weak)
+    waiting = iter(corpus())
+    lanes = await asyncio.gather(*(lane(waiting) for _ in range(LANES)))
+    return [found for lane in lanes for found in lane]
+
+
+async def lane(waiting: Iterator[Attack]) -> list[dict[str, object]]:
+    """Run one attack after the other, on a pool and against a host of their own."""
+    pool, found = local_sandbox(1), []
     try:
         await CodeVerifier(pool).verify(HONEST, FORMS["calls"])
         before = pool.backend.workers()
         with host() as machine:
-            for attack in corpus():
+            for attack in waiting:
                 for _ in range(3):
-                    found = await attempt(pool, machine, attack.source, attack.second, attack.category)
+                    result = await attempt(pool, machine, attack.source, attack.second, attack.category)
                     # A machine that is busy with other things makes anything late: late twice more is late.
-                    if found["slowest"] <= WALL_S + 1:
+                    if result["slowest"] <= WALL_S + 1:
                         break
-                yield (
-                    {"name": attack.name, "category": attack.category}
-                    | found
-                    | {"pool": pool.backend.workers() == before}
-                )
+                about = {"name": attack.name, "category": attack.category}
+                found.append(about | result | {"pool": pool.backend.workers() == before})
     finally:
         await pool.close()
+    return found
 
 
 async def main() -> None:
-    async for result in results():
-        print(json.dumps(result), flush=True)
+    for result in await results():
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":
