@@ -16,7 +16,6 @@ import psutil
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = pytest.mark.engine
 AREAL = [sys.executable, "-m", "areal"]
 MAX_STALENESS = 2
 

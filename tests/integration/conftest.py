@@ -21,10 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "integration" in item.path.parts:
-            item.add_marker(pytest.mark.engine)
-            if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        if "integration" in item.path.parts and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
 @pytest_asyncio.fixture(scope="session")
