@@ -35,8 +35,11 @@ def update(learner: Learner, processes: int = 1) -> None:
         logprobs=np.zeros(20, np.float32),
         versions=np.where(mask, 0, -1).astype(np.int32),
     )
-    logprobs = learner.policy(pack([trajectory], torch.device("cpu")), 1.0).logprobs
-    (-logprobs.mean() / processes).backward()  # gradients are summed over them
+
+    def mean(logprobs: torch.Tensor, _entropy: torch.Tensor, _part: slice) -> torch.Tensor:
+        return -logprobs / trajectory.sampled / processes  # gradients are summed over them
+
+    learner.policy(pack([trajectory], torch.device("cpu")), 1.0, mean).loss.backward()
     set_rate(learner._optimizer, 1e-4)
     step(learner.policy, learner._optimizer, 1.0, learner.version)
     learner.version += 1
