@@ -54,7 +54,7 @@ def draw(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
         axes.plot([], [], "o", color=GREY, label="held-out accuracy before and after")
         axes.set_xlabel("updates")
         axes.set_ylim(0, 1)
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="center left", frameon=False)
 
 
 def main() -> None:
