@@ -93,12 +93,14 @@ def _ration(host: Host, rations: Rations) -> None:
     for name, value in zip(_RATIONED, wanted, strict=True):
         if value < 0:
             raise OSError(f"a limit of {value}")
-        _limit(name, min(value, host.ceilings[name]))
+        _limit(name, min(value, host.ceilings[name]), host.ceilings[name])
 
 
-def _limit(name: int, value: int) -> None:
+def _limit(name: int, value: int, ceiling: int = sys.maxsize) -> None:
     """Set a limit of this process, or of none if the value is negative."""
-    _LIMIT.raw = struct.pack("=qq", value, value)
+    # At the soft limit of processor time comes SIGXCPU, which says why; SIGKILL, at the hard one, does not.
+    hard = min(value + 1, ceiling) if name == resource.RLIMIT_CPU else value
+    _LIMIT.raw = struct.pack("=qq", value, hard)
     # Not by resource.setrlimit: what a run has used already costs it less than what it has not.
     libc.syscall(syscalls.required("prlimit64"), 0, name, _LIMIT if value >= 0 else None, None, step="limit")
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
 import pytest
 from running import WALL_S, call
 
-from areal.sandbox.interface import (
-    Limits,
-    Returned,
-)
+from areal.sandbox.interface import Limits, Returned
+from areal.sandbox.process import ending
 
 
 def test_it_ends_at_the_last_answer_whatever_goes_on(sandbox):
@@ -42,6 +41,14 @@ while True: pass
     outcome = call(sandbox, source, limits=Limits(wall_s=20, cpu_s=1))
     assert outcome.status == "timeout"
     assert time.monotonic() - start < 15
+
+
+def test_time_that_is_up_is_not_taken_for_memory():
+    """The kernel ends a run by ticks; what it then says was used may be a good deal less."""
+    limits = Limits(wall_s=20, cpu_s=1)
+    assert ending(signal.SIGXCPU, 0.6, limits, partial=False).status == "timeout"
+    assert ending(signal.SIGKILL, 1.0, limits, partial=False).status == "timeout"
+    assert ending(signal.SIGKILL, 0.6, limits, partial=False).status == "memory"
 
 
 def test_threads_are_limited_for_each_run_alone(sandbox):

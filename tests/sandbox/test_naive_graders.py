@@ -15,6 +15,8 @@ import naive
 import pytest
 
 CORPUS = attacks.corpus()
+PATIENCE = (1, 3, 9)
+"""Seconds that a grader gives what it grades, from try to try."""
 WON = {
     "false pass": lambda seen: seen.get("passed") is True,
     "hang": lambda seen: not seen["returned"],
@@ -36,12 +38,16 @@ NEEDS = {
 """Attacks that fail, on anyone, where the kernel lacks something."""
 
 
-def observe(grader: str, source: str, second: str = "") -> dict:
+def observe(grader: str, source: str, second: str = "", timeout_s: int = 1) -> dict:
     job = {"grader": grader, "source": source, "second": second}
     done = subprocess.run(
         [os.path.realpath(sys.executable), str(Path(naive.__file__))],
         input=json.dumps(job),
-        env={"AREAL_TEST_SECRET": "hush", "PATH": "/usr/bin:/bin"},
+        env={
+            "AREAL_TEST_SECRET": "hush",
+            "PATH": "/usr/bin:/bin",
+            "GRADER_TIMEOUT_S": str(timeout_s),
+        },
         start_new_session=True,
         capture_output=True,
         text=True,
@@ -62,7 +68,7 @@ def test_the_corpus_is_large_enough():
 
 @pytest.mark.parametrize("grader", [name for name in naive.GRADERS if name not in ("pool", "probing")])
 def test_a_naive_grader_is_right_about_honest_code(grader):
-    assert any(observe(grader, naive.HONEST)["passed"] is True for _ in range(3))
+    assert any(observe(grader, naive.HONEST, timeout_s=s)["passed"] is True for s in PATIENCE)
     assert observe(grader, "def f(x): return x + 1")["passed"] is False
 
 
@@ -72,9 +78,9 @@ def test_the_naive_pool_serves_honest_code():
 
 
 def observe_attack(attack: attacks.Attack) -> dict:
-    """Let it try three times: on a busy machine what a grader does honestly may be late, too."""
-    for _ in range(3):
-        seen = observe(attack.grader, attack.source, attack.second)
+    """Let it try again with more time: on a busy machine all is slow, the attack and the grader."""
+    for timeout_s in PATIENCE:
+        seen = observe(attack.grader, attack.source, attack.second, timeout_s)
         if WON[attack.category](seen):
             break
     return seen
