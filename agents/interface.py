@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -87,6 +88,21 @@ class ConversationTooLong(RuntimeError):
     """The messages leave no room for an answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a program finds the model of one episode.
+
+    Attributes:
+        base_url: as OpenAI's and Anthropic's clients take it.
+        api_key: of this episode alone.
+        reward: returns what the program said that the episode is worth (``POST /v1/reward``), if it did.
+    """
+
+    base_url: str
+    api_key: str
+    reward: Callable[[], float | None]
+
+
 class Model(Protocol):
     """The model in one episode; everything it says is recorded and trained on."""
 
@@ -109,6 +125,21 @@ class Model(Protocol):
         Raises:
             BadRequest: the messages or tools are none that the model's chat template takes.
             ConversationTooLong: no room is left for an answer.
+        """
+        ...
+
+    def set_reward(self, reward: float) -> None:
+        """Say what the episode is worth in all, in place of what the environment gave so far."""
+        ...
+
+    def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Endpoint]:
+        """Give the model an address, for programs that speak OpenAI's or Anthropic's protocol.
+
+        Within, calls there are calls of :meth:`chat`; at the end those under way are given up, and the key is
+        no longer good.
+
+        Args:
+            most_answers: so many may be sampled.
         """
         ...
 

@@ -8,9 +8,12 @@ name: ``areal.envs``, ``areal.agents``, ``areal.rewards``, ``areal.sandboxes``, 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from areal.errors import UserError, nearest
@@ -68,7 +71,12 @@ class Registry(Generic[T]):
 
 
 agents: Registry[Callable[..., Any]] = Registry(
-    "agent", "areal.agents", {"single-turn": "areal.agents.single_turn:SingleTurn"}
+    "agent",
+    "areal.agents",
+    {
+        "single-turn": "areal.agents.single_turn:SingleTurn",
+        "program": "areal.agents.program:Program",
+    },
 )
 rewards: Registry[Callable[..., Any]] = Registry(
     "part of a reward",
@@ -89,6 +97,56 @@ sandboxes: Registry[Callable[..., Any]] = Registry(
     },
 )
 benchmarks: Registry[Callable[..., Any]] = Registry("benchmark", "areal.benchmarks", {})
+
+
+def find_agent(name: str) -> Callable[..., Any]:
+    """Return a registered agent, or the object that ``path/to/file.py:Name`` or ``module:Name`` means.
+
+    Raises:
+        UserError: there is none.
+    """
+    return load_object(name) if ":" in name else agents.get(name)
+
+
+def load_object(name: str) -> Any:
+    """Return the object that ``path/to/file.py:Name`` or ``module:Name`` means.
+
+    Raises:
+        UserError: no such file or module, or nothing of that name in it.
+    """
+    place, _, attribute = name.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
+    if not hasattr(module, attribute):
+        known = [known for known in vars(module) if not known.startswith("_")]
+        raise UserError(f"'{name}': {place} has no '{attribute}'{nearest(attribute, known)}")
+    return getattr(module, attribute)
+
+
+def _import(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks another
+        raise UserError(f"'{name}': there is no module {module}") from error
+    except ValueError as error:  # an empty or a relative name
+        raise UserError(f"'{name}' is not of the form path/to/file.py:Name or module:Name") from error
+
+
+@cache
+def _load_file(path: Path) -> Any:
+    """Run a Python file as a module, once; it may import what stands beside it."""
+    if not path.is_file():
+        raise UserError(f"there is no file '{path}'")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look for it there
+    if (folder := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(folder)
+    spec.loader.exec_module(module)
+    return module
 
 
 def register_agent(name: str, agent: Callable[..., Any] | str) -> None:

@@ -156,6 +156,7 @@ class RolloutController:
         finally:
             for episode in playing:
                 episode.cancel()
+            await asyncio.gather(*playing, return_exceptions=True)
         return results
 
     def _start_episode(self, task: dict[str, Any], place: Place) -> asyncio.Task[Episode]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import Agent
+from areal.rollout.endpoint.server import Server
 from areal.rollout.engine import Engine, Sampling
 from areal.rollout.episode import EnvironmentPool, run_episode
 from areal.rollout.recorder import Recorder
@@ -23,6 +24,7 @@ class Player:
     agent: Agent
     pool: EnvironmentPool
     max_model_len: int
+    server: Server | None = None
 
     @classmethod
     def build(
@@ -33,16 +35,20 @@ class Player:
         make_env: Callable[[], Any],
         env_workers: int,
         max_model_len: int,
+        temperature: float = 1.0,
     ) -> Player:
-        """Put a player together; environments are made when first needed."""
-        return cls(engine, renderer, agent, EnvironmentPool(make_env, env_workers), max_model_len)
+        """Put a player together; environments are made, and the endpoint starts, when first needed."""
+        pool = EnvironmentPool(make_env, env_workers)
+        return cls(engine, renderer, agent, pool, max_model_len, Server(renderer.token_texts, temperature))
 
     async def play(self, task: dict[str, Any], sampling: Sampling) -> Episode:
         """Play one episode of a task (keyword arguments of ``env.reset``)."""
-        model = Recorder(self.engine, self.renderer, sampling, self.max_model_len)
+        model = Recorder(self.engine, self.renderer, sampling, self.max_model_len, self.server)
         return await run_episode(self.agent, self.pool, task, model)
 
     async def close(self) -> None:
-        """Stop the engine and close the environments."""
+        """Stop endpoint and engine, and close the environments."""
+        if self.server is not None:
+            await self.server.close()
         await self.engine.close()
         self.pool.close()

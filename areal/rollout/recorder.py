@@ -10,15 +10,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from areal.agents.interface import BadRequest, ConversationTooLong, Limits, Message, Reply, Tool
+from areal.agents.interface import (
+    BadRequest,
+    ConversationTooLong,
+    Endpoint,
+    Limits,
+    Message,
+    Reply,
+    Tool,
+)
 from areal.rollout.conversation import Conversation, Cut
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.rollout.messages import Key, key, normal
 from areal.rollout.rendering import Prompt, Renderer
 from areal.rollout.seeds import derive
 from areal.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from areal.rollout.endpoint.server import Server
 
 
 class GenerationAborted(RuntimeError):
@@ -42,13 +55,22 @@ class Recorder:
         renderer: what messages become ids by.
         sampling: of each call.
         max_model_len: tokens of the longest conversation.
+        server: where programs find it.
 
     Attributes:
         reward: of the episode so far.
         parts: its named components.
     """
 
-    def __init__(self, engine: Engine, renderer: Renderer, sampling: Sampling, max_model_len: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        sampling: Sampling,
+        max_model_len: int,
+        server: Server | None = None,
+    ) -> None:
+        self._server = server
         self._engine = engine
         self._renderer = renderer
         self._sampling = sampling
@@ -110,6 +132,12 @@ class Recorder:
         """Say what the episode is worth in all, in place of what was credited so far."""
         self.credit(reward - self.reward)
         self.reward, self.parts = reward, {"reward": reward}
+
+    def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Endpoint]:
+        """Give the model an address; see :class:`areal.agents.interface.Model`."""
+        if self._server is None:
+            raise ValueError("this recorder has no server")
+        return self._server.open(self, most_answers)
 
     def trajectories(self) -> list[Trajectory]:
         """Return the conversations in which something was sampled, in the order of their first answers."""

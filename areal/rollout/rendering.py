@@ -99,6 +99,10 @@ class Renderer:
         """Return the text of sampled ids, without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
+    def token_texts(self, ids: list[int]) -> list[str]:
+        """Return the text of each token by itself, special ones too."""
+        return self._tokenizer.batch_decode([[token] for token in ids])
+
     def calls(self, text: str) -> tuple[str, list[Call]] | None:
         """Split an answer into the words beside its tool calls and those calls, if they are valid."""
         return self._parse(text)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from areal import registry
+from areal.agents.program import Program
 from areal.config import Config, override_config
 from areal.errors import UserError
 from areal.models import context_limit, load_tokenizer, resolve_model
+from areal.rollout.endpoint.server import require_framework
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
@@ -70,13 +73,9 @@ def plan(config: Config, training: bool = True) -> Plan:
         from areal.learner.lora import require_peft
 
         require_peft()
-    agent_class = registry.agents.get(config.agent)
+    agent = _make_agent(config)
     model = resolve_model(config.model)
     env = registry.make_env(config.env, **config.env_options)
-    try:
-        agent = agent_class(**config.agent_options)
-    except TypeError as error:
-        raise UserError(f"agent '{config.agent}': {error}") from error
     device, longest = _device(config.device), _max_model_len(config, model)
     memory = None
     if device == "cuda" and config.engine.memory is None:
@@ -88,6 +87,20 @@ def plan(config: Config, training: bool = True) -> Plan:
             config = override_config(config, ["learner.recompute=true"])
             memory = _memory(config, model, longest, training)
     return Plan(config, model, device, longest, agent, env, memory)
+
+
+def _make_agent(config: Config) -> Any:
+    """Return the agent by its name; an async function is a program."""
+    found, options = registry.find_agent(config.agent), dict(config.agent_options)
+    if inspect.iscoroutinefunction(found):
+        found, options = Program, {"function": found, **options}
+    try:
+        agent = found(**options)
+    except TypeError as error:
+        raise UserError(f"agent '{config.agent}': {error}") from error
+    if isinstance(agent, Program):
+        require_framework()
+    return agent
 
 
 def _memory(config: Config, model: str, longest: int, training: bool) -> Split:
@@ -210,7 +223,8 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
             seed=config.seed,
             weight_backend=weight_backend,
             interruption=config.rollout.interruption,
-            stop_strings=bool(config.rollout.stop),
+            # A program may send stop strings with any call.
+            stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),
         )
     )
     player = Player.build(
@@ -220,6 +234,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
         lambda: registry.make_env(config.env, **config.env_options),
         config.rollout.env_workers,
         plan.max_model_len,
+        config.rollout.temperature,
     )
     return player, tokenizer
 

@@ -336,8 +336,14 @@ async def evaluate_player(
     config, settings = plan.config, plan.config.evaluation
     sampling = evaluation_sampling(config)
 
-    def play(task: dict[str, Any], seed: int) -> Awaitable[Episode]:
-        return player.play(task, replace(sampling, seed=config.seed * 1_000_003 + seed))
+    async def play(task: dict[str, Any], seed: int) -> Episode:
+        answered = replace(sampling, seed=config.seed * 1_000_003 + seed)
+        for _ in range(config.rollout.max_retries):
+            try:
+                return await player.play(task, answered)
+            except (RuntimeError, OSError) as error:  # a program crashed, a connection broke
+                log.warning("an evaluation of %s failed and is played again: %r", task, error)
+        return await player.play(task, answered)
 
     return await evaluate(
         play,

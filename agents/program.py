@@ -1,0 +1,208 @@
+"""Any program as an agent: it gets the task, an address where the model is, and a key."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import os
+import shlex
+import shutil
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable
+from typing import IO, Any
+
+from areal.agents.interface import Endpoint, Env, Model
+from areal.errors import UserError
+
+Function = Callable[..., Awaitable[str | float]]
+"""``await function(task, base_url=..., api_key=...)``; returns its answer, or a number: the reward."""
+
+_MOST_OUTPUT = 2**20
+"""Bytes that a command may write to each of its streams."""
+_ANSWERS = 256
+"""Answers that one episode may have of the model, unless ``most_answers`` says otherwise."""
+_LOOK = 0.5
+"""Seconds between two looks at what a command writes."""
+_GRACE = 5.0
+"""Seconds for a function that was cancelled to end."""
+
+
+class ProgramFailed(RuntimeError):
+    """The program crashed or hung: the episode failed, and is played again; it has no reward."""
+
+
+class Program:
+    """Runs a program for each task, anew.
+
+    What it answers is given to the environment, whose reward counts; unless the program says itself what the
+    episode is worth: a function by returning a number, any program by ``POST /v1/reward``.
+
+    Args:
+        function: an async function, called as ``function(task, base_url=..., api_key=...)``.
+        command: or a command line. It finds the task on its standard input, address and key in the variables
+            that OpenAI's and Anthropic's SDKs read, and writes its answer to standard output.
+        time_limit: seconds for one episode; then it is killed.
+        most_answers: the model answers so often in one episode, and not again.
+
+    Raises:
+        UserError: neither or both of the two, or one that cannot be run.
+    """
+
+    def __init__(
+        self,
+        function: Function | None = None,
+        command: str | None = None,
+        time_limit: float = 600.0,
+        most_answers: int = _ANSWERS,
+    ) -> None:
+        if (function is None) == (command is None):
+            raise UserError(
+                "a program is a function (--agent my_agent.py:solve) or a command "
+                "(--agent program agent_options.command='python my_agent.py')"
+            )
+        if time_limit <= 0 or most_answers < 1:
+            raise UserError("time_limit is a number of seconds above 0, and most_answers at least 1")
+        self._time_limit = time_limit
+        self._most_answers = most_answers
+        if function is not None:
+            check_function(function)
+            self._run = lambda task, at: _call(function, task, at, time_limit)
+        elif command is not None:
+            words = _words(command)
+            self._run = lambda task, at: _execute(words, task, at, time_limit)
+
+    async def run(self, env: Env, model: Model) -> None:
+        """Play one episode.
+
+        Raises:
+            ProgramFailed: the program did.
+        """
+        task = await env.reset()
+        async with model.endpoint(self._most_answers) as at:
+            outcome = await self._run(task, at)
+        reward = at.reward()
+        if reward is None and isinstance(outcome, str):
+            await env.step(outcome)
+            return
+        model.set_reward(float(outcome) if reward is None else reward)
+
+
+def check_function(function: Function) -> None:
+    """Check that a function can be a program.
+
+    Raises:
+        UserError: it is not async, or does not take what it is called with.
+    """
+    name = getattr(function, "__name__", repr(function))
+    if not inspect.iscoroutinefunction(function):
+        raise UserError(
+            f"the agent {name} must be an async function: one that blocks would hold up every other episode; "
+            "write 'async def', or run it as a command: --agent program agent_options.command='python ...'"
+        )
+    try:
+        inspect.signature(function).bind("task", base_url="", api_key="")
+    except TypeError as error:
+        raise UserError(
+            f"the agent {name} is called as {name}(task, base_url=..., api_key=...): {error}"
+        ) from error
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"agent_options.command={command!r}: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise UserError(f"agent_options.command={command!r}: there is no such program; give its whole path")
+    return words
+
+
+async def _call(function: Function, task: str, at: Endpoint, time_limit: float) -> str | float:
+    running = asyncio.ensure_future(function(task, base_url=at.base_url, api_key=at.api_key))
+    try:
+        await asyncio.wait({running}, timeout=time_limit)
+    finally:
+        late = not running.done()
+        await _cancel(running)
+    error = running.exception() if running.done() and not running.cancelled() else None
+    if late:
+        raise ProgramFailed(f"the program gave no answer within {time_limit:g} s") from error
+    if running.cancelled() or error is not None:
+        raise ProgramFailed(f"the program crashed: {error or 'it cancelled itself'!r}") from error
+    outcome = running.result()
+    if isinstance(outcome, str) or (isinstance(outcome, float | int) and math.isfinite(outcome)):
+        return outcome
+    raise ProgramFailed(f"the program returned {outcome!r}: return its answer (text) or a reward (a number)")
+
+
+async def _cancel(running: asyncio.Future[Any]) -> None:
+    """Cancel, again where that was caught: a loop that tries and tries is not to outlive its episode."""
+    deadline = asyncio.get_running_loop().time() + _GRACE
+    while not running.done() and asyncio.get_running_loop().time() < deadline:
+        running.cancel()
+        await asyncio.wait({running}, timeout=_GRACE / 10)
+
+
+async def _execute(words: list[str], task: str, at: Endpoint, time_limit: float) -> str:
+    # Files, not pipes: a child that it leaves behind and that holds one open keeps nobody waiting.
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        said.write(task.encode())
+        said.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=said, stdout=out, stderr=err, env=_environment(at), start_new_session=True
+        )
+        try:
+            async with asyncio.timeout(time_limit):
+                await _ended(process, (out, err))
+        except TimeoutError:
+            raise ProgramFailed(f"the program gave no answer within {time_limit:g} s{_last(err)}") from None
+        finally:
+            _kill_group(process.pid)
+            await process.wait()
+        if process.returncode != 0:
+            raise ProgramFailed(f"the program ended with code {process.returncode}{_last(err)}")
+        out.seek(0)
+        return out.read(_MOST_OUTPUT).decode(errors="replace").strip()
+
+
+async def _ended(process: asyncio.subprocess.Process, written: tuple[IO[bytes], ...]) -> None:
+    ending = asyncio.ensure_future(process.wait())
+    try:
+        while not ending.done():
+            await asyncio.wait({ending}, timeout=_LOOK)
+            if any(os.fstat(file.fileno()).st_size > _MOST_OUTPUT for file in written):
+                raise ProgramFailed(f"the program wrote more than {_MOST_OUTPUT} bytes")
+    finally:
+        ending.cancel()
+
+
+def _kill_group(leader: int) -> None:
+    """Kill a process and what it started; all of them are in its group, unless they left it on purpose."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:  # it left nothing behind
+        return
+
+
+def _last(errors: IO[bytes]) -> str:
+    """The last line of what it wrote to standard error."""
+    size = os.fstat(errors.fileno()).st_size
+    errors.seek(max(0, size - 1000))
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
+
+
+def _environment(at: Endpoint) -> dict[str, str]:
+    """Return our environment with the address and key, as the SDKs look for them."""
+    ours = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_AUTH_TOKEN"}
+    direct = ",".join(filter(None, [ours.get("NO_PROXY", ours.get("no_proxy", "")), "127.0.0.1"]))
+    return ours | {
+        "OPENAI_BASE_URL": at.base_url,
+        "OPENAI_API_KEY": at.api_key,
+        "ANTHROPIC_BASE_URL": at.base_url.removesuffix("/v1"),
+        "ANTHROPIC_API_KEY": at.api_key,
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+    }

@@ -1,0 +1,163 @@
+"""OpenAI's Chat Completions: ``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from areal.agents.interface import Limits, Message, Reply
+from areal.rollout.endpoint.call import (
+    Answer,
+    Call,
+    Refusal,
+    events,
+    function_call,
+    function_tool,
+    only_free_choice,
+    openai_error,
+    plain_text,
+    read,
+    refuse_settings,
+    stop_strings,
+)
+
+MOST_ANSWERS = 128
+"""Largest ``n``, as OpenAI has it."""
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+
+
+class _Request(BaseModel):
+    """What is read of a request; the rest is looked at by :func:`refuse_settings` and else ignored."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
+    stop: str | list[str] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int | None = None
+    logprobs: bool | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+
+
+def parse(body: bytes, temperature: float) -> Call:
+    """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
+    request: _Request = read(_Request, body)
+    refuse_settings(request.model_extra, temperature)
+    if request.response_format and request.response_format.get("type") != "text":
+        raise Refusal(400, "response_format: forced JSON is no sample of the model; ask for it in the prompt")
+    tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
+    return Call(
+        model=request.model,
+        messages=[_message(message, f"messages.{i}") for i, message in enumerate(request.messages)],
+        tools=tools,
+        limits=Limits(
+            max_tokens=request.max_completion_tokens or request.max_tokens,
+            stop=stop_strings(request.stop),
+            seed=request.seed,
+        ),
+        count=request.n or 1,
+        logprobs=bool(request.logprobs),
+        stream=bool(request.stream),
+        usage_event=bool((request.stream_options or {}).get("include_usage")),
+    )
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, dict):
+        raise Refusal(400, f"tools: this endpoint knows functions alone, not {tool.get('type')!r}")
+    return function_tool(function.get("name"), function.get("description"), function.get("parameters"))
+
+
+def _message(given: dict[str, Any], place: str) -> Message:
+    role = _ROLES.get(given.get("role", ""))
+    if role is None:
+        raise Refusal(400, f"{place}: role={given.get('role')!r} is none of {', '.join(_ROLES)}")
+    message: Message = {"role": role, "content": plain_text(given.get("content"), place)}
+    calls = given.get("tool_calls")
+    if role == "assistant" and calls:
+        message["tool_calls"] = [_call(call, place) for call in calls]
+    if role == "tool":
+        message["tool_call_id"] = given.get("tool_call_id")
+    if isinstance(given.get("name"), str):
+        message["name"] = given["name"]
+    return message
+
+
+def _call(call: Any, place: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise Refusal(400, f"{place}: a tool call has a function")
+    return function_call(call.get("id"), function.get("name"), function.get("arguments"), place)
+
+
+def render(call: Call, answer: Answer) -> dict[str, Any]:
+    """The answer as one object."""
+    choices = []
+    for number, reply in enumerate(answer.replies):
+        message = {"role": "assistant", "content": _content(reply), "refusal": None}
+        if reply.message.get("tool_calls"):
+            message["tool_calls"] = reply.message["tool_calls"]
+        choices.append(
+            {
+                "index": number,
+                "message": message,
+                "logprobs": _logprobs(call, answer, number),
+                "finish_reason": reply.finish,
+            }
+        )
+    return {**_head(call, answer, "chat.completion"), "choices": choices, "usage": _usage(answer)}
+
+
+def stream(call: Call, answer: Answer) -> bytes:
+    """The answer as server-sent events."""
+    return events(_chunks(call, answer), named=False) + b"data: [DONE]\n\n"
+
+
+def error(refusal: Refusal) -> dict[str, Any]:
+    """The body of a refusal."""
+    return openai_error(refusal)
+
+
+def _chunks(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
+    head = _head(call, answer, "chat.completion.chunk")
+
+    def chunk(number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
+        choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None, **more}
+        return {**head, "choices": [choice]}
+
+    for number, reply in enumerate(answer.replies):
+        first = {"role": "assistant", "content": _content(reply), "refusal": None}
+        yield chunk(number, first, logprobs=_logprobs(call, answer, number))
+        calls = reply.message.get("tool_calls") or ()
+        for index, made in enumerate(calls):
+            yield chunk(number, {"tool_calls": [{"index": index, **made}]})
+        yield chunk(number, {}, finish_reason=reply.finish)
+    if call.usage_event:
+        yield {**head, "choices": [], "usage": _usage(answer)}
+
+
+def _head(call: Call, answer: Answer, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{answer.id}", "object": kind, "created": answer.created, "model": call.model}
+
+
+def _content(reply: Reply) -> str | None:
+    content = reply.message["content"]
+    return None if not content and reply.message.get("tool_calls") else content
+
+
+def _logprobs(call: Call, answer: Answer, number: int) -> dict[str, Any] | None:
+    return {"content": answer.logprobs(number), "refusal": None} if call.logprobs else None
+
+
+def _usage(answer: Answer) -> dict[str, int]:
+    prompt, sampled = answer.prompt_tokens, answer.sampled_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}

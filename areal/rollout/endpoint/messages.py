@@ -1,0 +1,172 @@
+"""Anthropic's Messages: ``POST /v1/messages``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from areal.agents.interface import Limits, Message, Reply
+from areal.rollout.endpoint.call import (
+    Answer,
+    Call,
+    Refusal,
+    events,
+    function_call,
+    function_tool,
+    only_free_choice,
+    plain_text,
+    read,
+    refuse_settings,
+    stop_place,
+    stop_strings,
+)
+
+_THOUGHTS = ("thinking", "redacted_thinking")
+_KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+class _Request(BaseModel):
+    """What is read of a request; the rest is looked at by :func:`refuse_settings` and else ignored."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_tokens: int = Field(ge=1)
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+
+
+def parse(body: bytes, temperature: float) -> Call:
+    """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
+    request: _Request = read(_Request, body)
+    refuse_settings(request.model_extra, temperature)
+    messages: list[Message] = []
+    for i, given in enumerate(request.messages):
+        messages.extend(_messages(given, f"messages.{i}"))
+    shown = only_free_choice(request.tool_choice)
+    return Call(
+        model=request.model,
+        messages=messages,
+        system=None if request.system is None else plain_text(request.system, "system"),
+        tools=[_tool(tool) for tool in request.tools or ()] if shown else [],
+        limits=Limits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
+        stream=bool(request.stream),
+    )
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool.get("type", "custom") not in ("custom", None):
+        raise Refusal(400, f"tools: this endpoint has no tool of its own, and so no {tool['type']!r}")
+    return function_tool(tool.get("name"), tool.get("description"), tool.get("input_schema"))
+
+
+def _messages(given: dict[str, Any], place: str) -> Iterator[Message]:
+    """One message of theirs: results of tools become messages of their own, before what the user says."""
+    content = given.get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if given.get("role") not in ("user", "assistant", "system") or not isinstance(blocks, list):
+        raise Refusal(400, f"{place}: a message has a role, user or assistant, and content")
+    if not all(isinstance(block, dict) for block in blocks):
+        raise Refusal(400, f"{place}: content is a string or a list of blocks")
+    if given["role"] == "assistant":
+        yield _assistant(blocks, place)
+        return
+    said = []
+    for block in blocks:
+        if block.get("type") == "tool_result":
+            text = plain_text(block.get("content"), place)
+            yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
+        else:
+            said.append(block)
+    if said or not blocks:
+        yield {"role": given["role"], "content": plain_text(said, place)}
+
+
+def _assistant(blocks: list[dict[str, Any]], place: str) -> Message:
+    said = [block for block in blocks if block.get("type") not in ("tool_use", *_THOUGHTS)]
+    message: Message = {"role": "assistant", "content": plain_text(said, place)}
+    calls = [
+        function_call(block.get("id", ""), block.get("name"), json.dumps(block.get("input")), place)
+        for block in blocks
+        if block.get("type") == "tool_use"
+    ]
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def render(call: Call, answer: Answer) -> dict[str, Any]:
+    """The answer as one object."""
+    reply = answer.replies[0]
+    return {
+        **_head(call, answer),
+        "content": list(_blocks(reply)),
+        **_end(call, reply),
+        "usage": {"input_tokens": answer.prompt_tokens, "output_tokens": answer.sampled_tokens},
+    }
+
+
+def stream(call: Call, answer: Answer) -> bytes:
+    """The answer as server-sent events."""
+    return events(_stream(call, answer), named=True)
+
+
+def error(refusal: Refusal) -> dict[str, Any]:
+    """The body of a refusal."""
+    kind = _KINDS.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": refusal.message}}
+
+
+def _stream(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
+    reply = answer.replies[0]
+    usage = {"input_tokens": answer.prompt_tokens, "output_tokens": 0}
+    yield {"type": "message_start", "message": {**_head(call, answer), "usage": usage}}
+    for index, block in enumerate(_blocks(reply)):
+        empty: dict[str, Any] = {"text": ""}
+        delta = {"type": "text_delta", "text": block.get("text")}
+        if block["type"] == "tool_use":
+            empty = {"input": {}}
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+        yield {"type": "content_block_start", "index": index, "content_block": {**block, **empty}}
+        yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    yield {
+        "type": "message_delta",
+        "delta": _end(call, reply),
+        "usage": {"output_tokens": answer.sampled_tokens},
+    }
+    yield {"type": "message_stop"}
+
+
+def _head(call: Call, answer: Answer) -> dict[str, Any]:
+    head = {"id": f"msg_{answer.id}", "type": "message", "role": "assistant", "model": call.model}
+    return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
+
+
+def _blocks(reply: Reply) -> Iterator[dict[str, Any]]:
+    if reply.message["content"]:
+        yield {"type": "text", "text": reply.message["content"]}
+    for made in reply.message.get("tool_calls") or ():
+        function = made["function"]
+        arguments = json.loads(function["arguments"])
+        yield {"type": "tool_use", "id": made["id"], "name": function["name"], "input": arguments}
+
+
+def _end(call: Call, reply: Reply) -> dict[str, str | None]:
+    if (stop := stop_place(call, reply)) is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": stop[1]}
+    reason = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}[reply.finish]
+    return {"stop_reason": reason, "stop_sequence": None}

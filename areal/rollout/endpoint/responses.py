@@ -1,0 +1,191 @@
+"""OpenAI's Responses: ``POST /v1/responses``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from areal.agents.interface import Limits, Message
+from areal.rollout.endpoint.call import (
+    Answer,
+    Call,
+    Refusal,
+    events,
+    function_call,
+    function_tool,
+    only_free_choice,
+    openai_error,
+    plain_text,
+    read,
+    refuse_settings,
+)
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_LOGPROBS = "message.output_text.logprobs"
+
+
+class _Request(BaseModel):
+    """What is read of a request; the rest is looked at by :func:`refuse_settings` and else ignored."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    text: dict[str, Any] | None = None
+    include: list[str] | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    stream: bool | None = None
+
+
+def parse(body: bytes, temperature: float) -> Call:
+    """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
+    request: _Request = read(_Request, body)
+    refuse_settings(request.model_extra, temperature)
+    if ((request.text or {}).get("format") or {"type": "text"}).get("type") != "text":
+        raise Refusal(400, "text.format: forced JSON is no sample of the model; ask for it in the prompt")
+    if request.conversation is not None or request.prompt is not None:
+        raise Refusal(
+            400, "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
+        )
+    tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
+    return Call(
+        model=request.model,
+        messages=_messages(request.input),
+        system=request.instructions,
+        previous=request.previous_response_id,
+        tools=tools,
+        limits=Limits(max_tokens=request.max_output_tokens),
+        logprobs=_LOGPROBS in (request.include or ()),
+        stream=bool(request.stream),
+    )
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool.get("type") != "function":
+        raise Refusal(400, f"tools: this endpoint has no tool of its own, and so no {tool.get('type')!r}")
+    return function_tool(tool.get("name"), tool.get("description"), tool.get("parameters"))
+
+
+def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
+    """Items as messages; what the assistant says and the tools that it calls are one message."""
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    messages: list[Message] = []
+    for i, item in enumerate(given):
+        place, kind = f"input.{i}", item.get("type", "message")
+        if kind == "message":
+            role = _ROLES.get(item.get("role", ""))
+            if role is None:
+                raise Refusal(400, f"{place}: role={item.get('role')!r} is none of {', '.join(_ROLES)}")
+            messages.append({"role": role, "content": plain_text(item.get("content"), place)})
+        elif kind == "function_call":
+            if not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant", "content": ""})
+            call = function_call(item.get("call_id", ""), item.get("name"), item.get("arguments"), place)
+            messages[-1].setdefault("tool_calls", []).append(call)
+        elif kind == "function_call_output":
+            output = plain_text(item.get("output"), place)
+            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
+        elif kind != "reasoning":  # whose text no chat template takes back
+            raise Refusal(400, f"{place}: an item of type {kind!r} cannot be read")
+    return messages
+
+
+def render(call: Call, answer: Answer) -> dict[str, Any]:
+    """The answer as one object."""
+    return _response(call, answer, _items(call, answer), done=True)
+
+
+def stream(call: Call, answer: Answer) -> bytes:
+    """The answer as server-sent events."""
+    numbered = ({**event, "sequence_number": i} for i, event in enumerate(_stream(call, answer)))
+    return events(numbered, named=True)
+
+
+def error(refusal: Refusal) -> dict[str, Any]:
+    """The body of a refusal."""
+    return openai_error(refusal)
+
+
+def _items(call: Call, answer: Answer) -> list[dict[str, Any]]:
+    message = answer.replies[0].message
+    calls = message.get("tool_calls") or ()
+    items: list[dict[str, Any]] = []
+    if message["content"] or not calls:
+        logprobs = answer.logprobs(0) if call.logprobs else []
+        part = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": logprobs}
+        said = {"type": "message", "id": f"msg_{answer.id}", "role": "assistant", "content": [part]}
+        items.append({**said, "status": "completed"})
+    for index, made in enumerate(calls):
+        item = {"type": "function_call", "id": f"fc_{answer.id}_{index}", "call_id": made["id"]}
+        items.append({**item, **made["function"], "status": "completed"})
+    return items
+
+
+def _response(call: Call, answer: Answer, items: list[dict[str, Any]], done: bool) -> dict[str, Any]:
+    cut = answer.replies[0].finish == "length"
+    prompt, sampled = answer.prompt_tokens, answer.sampled_tokens
+    usage = {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": sampled,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": prompt + sampled,
+    }
+    return {
+        "id": f"resp_{answer.id}",
+        "object": "response",
+        "created_at": answer.created,
+        "status": ("incomplete" if cut else "completed") if done else "in_progress",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut and done else None,
+        "error": None,
+        "model": call.model,
+        "instructions": call.system,
+        "previous_response_id": call.previous,
+        "output": items,
+        "tools": [{"type": "function", "strict": None, **tool["function"]} for tool in call.tools],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "metadata": {},
+        "usage": usage if done else None,
+    }
+
+
+def _stream(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
+    items = _items(call, answer)
+    begun = _response(call, answer, [], done=False)
+    yield {"type": "response.created", "response": begun}
+    yield {"type": "response.in_progress", "response": begun}
+    for index, item in enumerate(items):
+        empty: dict[str, Any] = {"content": []} if item["type"] == "message" else {"arguments": ""}
+        opened = {**item, **empty, "status": "in_progress"}
+        yield {"type": "response.output_item.added", "output_index": index, "item": opened}
+        where = {"item_id": item["id"], "output_index": index}
+        yield from _text(item, where) if item["type"] == "message" else _arguments(item, where)
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
+    ended = _response(call, answer, items, done=True)
+    yield {"type": f"response.{ended['status']}", "response": ended}
+
+
+def _text(item: dict[str, Any], where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    part, kind = item["content"][0], "response.output_text"
+    where = {**where, "content_index": 0}
+    # The streamed form of a log-probability has no bytes.
+    logprobs = [{k: entry[k] for k in ("token", "logprob", "top_logprobs")} for entry in part["logprobs"]]
+    yield {"type": "response.content_part.added", **where, "part": {**part, "text": "", "logprobs": []}}
+    yield {"type": f"{kind}.delta", **where, "delta": part["text"], "logprobs": logprobs}
+    yield {"type": f"{kind}.done", **where, "text": part["text"], "logprobs": logprobs}
+    yield {"type": "response.content_part.done", **where, "part": part}
+
+
+def _arguments(item: dict[str, Any], where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    kind, arguments = "response.function_call_arguments", item["arguments"]
+    yield {"type": f"{kind}.delta", **where, "delta": arguments}
+    yield {"type": f"{kind}.done", **where, "name": item["name"], "arguments": arguments}

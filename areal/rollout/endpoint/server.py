@@ -1,0 +1,119 @@
+"""The HTTP server: in the run's own event loop, on a loopback port that the system chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from areal.agents.interface import Endpoint, Model
+from areal.errors import UserError
+from areal.rollout.endpoint.session import Session, Texts
+
+_KEEP_ALIVE = 60
+"""Seconds that an idle connection is kept: longer than clients do, so that none calls on one that closes."""
+_GRACE = 2
+"""Seconds that connections have to close at the end."""
+
+
+class Server:
+    """Serves the models of many episodes, each by a key of its own; starts when the first one opens.
+
+    Args:
+        texts: of tokens, for calls that want log-probabilities.
+        temperature: of the run's training.
+    """
+
+    def __init__(self, texts: Texts, temperature: float) -> None:
+        self._texts = texts
+        self._temperature = temperature
+        self._sessions: dict[str, Session] = {}
+        self._starting = asyncio.Lock()
+        self._address = ""
+        self._uvicorn: Any = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def open(self, model: Model, most_answers: int) -> AsyncIterator[Endpoint]:
+        """Give an episode's model an address; its key is good within.
+
+        Args:
+            model: the episode's recorder.
+            most_answers: so many may be sampled.
+
+        Raises:
+            UserError: the web framework is not installed.
+        """
+        async with self._starting:
+            if self._serving is None:
+                self._start()
+        session = Session(model, self._texts, self._temperature, most_answers)
+        key = f"sk-areal-{secrets.token_urlsafe(32)}"
+        self._sessions[key] = session
+        try:
+            yield Endpoint(f"{self._address}/v1", key, lambda: session.reward)
+        finally:
+            del self._sessions[key]
+            await session.close()
+            if session.failure is not None:  # it, and not what the program made of it
+                raise session.failure
+
+    async def close(self) -> None:
+        """Stop serving; every session is over by then."""
+        if self._serving is not None:
+            self._uvicorn.should_exit = True
+            await self._serving
+            self._serving = None
+
+    def _start(self) -> None:
+        require_framework()
+        from areal.rollout.endpoint.app import make_app
+
+        # It listens from here on; connections wait until the server takes them.
+        listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        self._uvicorn = _make_uvicorn(make_app(self._sessions.get))
+        self._serving = asyncio.create_task(self._uvicorn.serve([listening]), name="endpoint")
+
+
+def require_framework() -> None:
+    """Make sure that a server can start.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"programs reach the model over HTTP, and {error.name} is not installed: "
+            "pip install 'areal[endpoint]'"
+        ) from error
+
+
+def _make_uvicorn(app: Any) -> Any:
+    import uvicorn
+
+    class Uvicorn(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Signals are for the run."""
+            yield
+
+    return Uvicorn(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=_GRACE,
+        )
+    )

@@ -1,0 +1,216 @@
+"""What the endpoint costs: tokens/s through it over the engine's own.
+
+    python benchmarks/endpoint.py [--repeats 3] [--seconds 10] [--sequences 256] [--median 40]
+    python benchmarks/endpoint.py --device cuda --size 0.5b
+
+As many calls are always under way, of the same prompts (of math-v1) and lengths (log-normal), on one engine,
+in turn:
+
+- engine: the engine alone: ids in, ids, log-probabilities and versions out;
+- recorder: messages in, messages out, recorded; no HTTP;
+- one way for each protocol: over HTTP, from a process of its own with one key for each call under way
+  (benchmarks/endpoint_client.py: plain sockets, cheaper than any SDK; but it shares the machine).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common import BLUE, GREY, ORANGE, parser, picture, save
+from models import QWEN2, qwen2
+from rollout_efficiency import Ticker, WithLengths, Work
+
+from areal.config import STARTER, parse_config
+from areal.registry import make_env
+from areal.rollout.endpoint.server import Server
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.player import Player
+from areal.rollout.recorder import Recorder
+from areal.runtime.assembly import plan, start_player
+
+CLIENT = Path(__file__).with_name("endpoint_client.py")
+MODEL = {"model": "m"}
+PROTOCOLS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
+    "chat": ("/v1/chat/completions", lambda text: {**MODEL, "messages": [user(text)]}),
+    "chat, streamed": (
+        "/v1/chat/completions",
+        lambda text: {**MODEL, "messages": [user(text)], "stream": True},
+    ),
+    "responses": ("/v1/responses", lambda text: {**MODEL, "input": text}),
+    "messages": ("/v1/messages", lambda text: {**MODEL, "messages": [user(text)], "max_tokens": 4096}),
+}
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+class Counted:
+    """An engine that has answers of drawn lengths and counts their tokens."""
+
+    version = 0
+
+    def __init__(self, engine: Any, work: Work, seed: int, ticker: Ticker) -> None:
+        self._engine = WithLengths(engine, work, seed)
+        self._ticker = ticker
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        completion = await self._engine.generate(ids, sampling)
+        self._ticker.add(len(completion.ids))
+        return completion
+
+
+async def for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any, Any]) -> float:
+    """Run endless work; return tokens/s after the warm-up."""
+    running = [asyncio.create_task(w) for w in work]
+    done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    rate = ticker.rate()
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for task in done:
+        task.result()
+        raise RuntimeError("it was to go on for ever")
+    return rate
+
+
+async def of_engine(player: Player, work: Work, texts: list[str], seed: int, seconds: float) -> float:
+    ticker = Ticker(seconds / 4)
+    engine = Counted(player.engine, work, seed, ticker)
+    prompts = itertools.cycle([player.renderer.opening([user(text)]).ids for text in texts])
+
+    async def one() -> None:
+        while True:
+            await engine.generate(next(prompts), Sampling(work.longest))
+
+    return await for_a_while(seconds, ticker, *(one() for _ in range(work.sequences)))
+
+
+async def of_recorder(player: Player, work: Work, texts: list[str], seed: int, seconds: float) -> float:
+    ticker = Ticker(seconds / 4)
+    engine: Any = Counted(player.engine, work, seed, ticker)
+    endless = itertools.cycle(texts)
+
+    async def one() -> None:
+        recorder = Recorder(engine, player.renderer, Sampling(work.longest), player.max_model_len)
+        while True:
+            await recorder.chat([user(next(endless))])
+
+    return await for_a_while(seconds, ticker, *(one() for _ in range(work.sequences)))
+
+
+async def of_endpoint(
+    player: Player, work: Work, texts: list[str], seed: int, seconds: float, protocol: str
+) -> float:
+    """Measure one protocol; the clients' start is no part of it."""
+    path, body = PROTOCOLS[protocol]
+    ticker = Ticker(seconds / 4)
+    engine: Any = Counted(player.engine, work, seed, ticker)
+    server = Server(player.renderer.token_texts, 1.0)
+    sampling, longest = Sampling(work.longest), player.max_model_len
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.close)
+        opened = [
+            await stack.enter_async_context(
+                server.open(Recorder(engine, player.renderer, sampling, longest), 2**31)
+            )
+            for _ in range(work.sequences)
+        ]
+        client = await asyncio.create_subprocess_exec(sys.executable, CLIENT, stdin=asyncio.subprocess.PIPE)
+        given = {
+            "port": int(opened[0].base_url.split(":")[2].partition("/")[0]),
+            "path": path,
+            "keys": [at.api_key for at in opened],
+            "bodies": [json.dumps(body(text)) for text in texts],
+        }
+        assert client.stdin is not None
+        client.stdin.write(json.dumps(given).encode())
+        client.stdin.close()
+        try:
+            return await for_a_while(seconds, ticker, client.wait())
+        finally:
+            if client.returncode is None:
+                client.kill()
+                await client.wait()
+
+
+async def measure(config: Any, work: Work, repeats: int, seconds: float) -> dict[str, list[float]]:
+    """Measure all ways in turn, ``repeats`` times round: tokens/s of each."""
+    checked = plan(config)
+    player, _ = await start_player(checked, None)
+    env = make_env(config.env)
+    texts = [env.reset(options={"index": i, "split": "train"})[0] for i in range(work.sequences)]
+    found: dict[str, list[float]] = {}
+
+    async def way(name: str, rate: Coroutine[Any, Any, float]) -> None:
+        found.setdefault(name, []).append(await rate)
+        print(f"{name:16} {found[name][-1]:7.0f} tokens/s", flush=True)
+
+    try:
+        await of_engine(player, work, texts, 0, seconds / 2)  # it warms everything up
+        for seed in range(repeats):
+            await way("engine", of_engine(player, work, texts, seed, seconds))
+            await way("recorder", of_recorder(player, work, texts, seed, seconds))
+            for protocol in PROTOCOLS:
+                await way(protocol, of_endpoint(player, work, texts, seed, seconds, protocol))
+    finally:
+        await player.close()
+    return found
+
+
+def shares(runs: dict[str, list[float]]) -> dict[str, float]:
+    """Each way over the engine, the mean of the rounds."""
+    return {
+        name: statistics.fmean(a / b for a, b in zip(rates, runs["engine"], strict=True))
+        for name, rates in runs.items()
+    }
+
+
+def draw(folder: Path, runs: dict[str, list[float]], calls: int) -> None:
+    title = f"{calls} calls at once: the engine, and programs that reach it over HTTP"
+    with picture(folder, "endpoint", title) as figure:
+        axes = figure.subplots()
+        for place, (name, rates) in enumerate(runs.items()):
+            colour = {"engine": GREY, "recorder": BLUE}.get(name, ORANGE)
+            axes.bar(place, statistics.fmean(rates), color=colour, alpha=0.8)
+            axes.plot([place] * len(rates), rates, "k.", markersize=5)
+            middle = (place, statistics.fmean(rates) / 2)
+            axes.annotate(f"{shares(runs)[name]:.2f}×", middle, ha="center", color="white", weight="bold")
+        axes.set_xticks(range(len(runs)), [name.replace(", ", ",\n") for name in runs])
+        axes.set_ylabel("tokens/s (× over the engine)")
+
+
+def main() -> None:
+    made = parser(__doc__, "endpoint")
+    made.add_argument("--repeats", type=int, default=3, help="rounds")
+    made.add_argument("--seconds", type=float, default=10, help="of each measurement, a quarter is warm-up")
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
+    made.add_argument("--sequences", type=int, default=256, help="calls under way at once (256)")
+    made.add_argument("--median", type=int, default=40, help="tokens of an answer (40)")
+    arguments = made.parse_args()
+    work = Work(arguments.sequences, arguments.median)
+    with tempfile.TemporaryDirectory() as folder:
+        model = qwen2(Path(folder), arguments.size) if arguments.size else STARTER
+        rollouts = {"batch_size": work.sequences, "group_size": 8, "max_model_len": work.longest + 312}
+        config = parse_config({"rollout": rollouts, "model": model, "device": arguments.device})
+        runs = asyncio.run(measure(config, work, arguments.repeats, arguments.seconds))
+    results = {**asdict(work), "seconds": arguments.seconds, "tokens_per_s": runs, "share": shares(runs)}
+    draw(arguments.output, runs, work.sequences)
+    save(arguments.output, "endpoint", results)
+    for name, share in shares(runs).items():
+        print(f"{name:16} {share:.2f} of the engine")
+
+
+if __name__ == "__main__":
+    main()
