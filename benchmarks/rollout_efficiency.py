@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from common import BLUE, GREY, ORANGE, parser, picture, save
@@ -39,7 +39,7 @@ from areal.config import STARTER, Config, LearnerConfig, parse_config
 from areal.learner.learner import Learner
 from areal.rollout.admission import Admission
 from areal.rollout.controller import Place, RolloutController
-from areal.rollout.engine import Completion, Sampling
+from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
 from areal.runtime.assembly import Plan, engine_dtype, max_concurrent, plan, start_player
@@ -366,6 +366,9 @@ def main() -> None:
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
     made.add_argument("--sequences", type=int, default=128, help="under way at once, and of a batch (128)")
+    made.add_argument(
+        "--interruption", choices=get_args(Interruption), default="recompute", help="(recompute)"
+    )
     made.add_argument("--median", type=int, default=40, help="tokens of an answer (40)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -374,10 +377,20 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, model: str) -> None:
     work = Work(arguments.sequences, arguments.median)
-    rollouts = {"batch_size": work.sequences, "group_size": GROUP, "max_model_len": work.longest + 312}
+    rollouts = {
+        "batch_size": work.sequences,
+        "group_size": GROUP,
+        "max_model_len": work.longest + 312,
+        "interruption": arguments.interruption,
+    }
     config = parse_config({"rollout": rollouts, "model": model, "device": arguments.device})
     assert max_concurrent(config) == work.sequences
-    results: dict[str, Any] = {**asdict(work), "group_size": GROUP, "seconds": arguments.seconds}
+    results: dict[str, Any] = {
+        **asdict(work),
+        "group_size": GROUP,
+        "seconds": arguments.seconds,
+        "interruption": arguments.interruption,
+    }
     if arguments.part != "controller":
         runs, updates = asyncio.run(measure_engine(config, work, arguments.repeats, arguments.seconds))
         results |= {"tokens_per_s": summary(runs), "ratios": ratios(runs), "learner_updates_per_s": updates}

@@ -117,7 +117,6 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        keep = self.interruption == "keep"
         params = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -134,23 +133,20 @@ class VLLMEngine:
             # Ids are what we train on: text is decoded once, by whoever wants it, not token by token. Only
             # stop strings need it as it grows.
             detokenize=bool(sampling.stop),
-            output_kind=RequestOutputKind.DELTA if keep else RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         params.skip_clone = True
         return params
 
     async def _complete(self, request: _Request, ids: list[int], params: Any) -> Completion:
         prompt = {"type": "token", "prompt_token_ids": ids, "cache_salt": str(request.version)}
-        parts = []
         self._under_way.add(request)
         try:
             async for output in self._llm.generate(prompt, params, request.id):
-                part = output.outputs[0]
-                request.started = request.started or len(part.token_ids) > 0
-                parts.append(part)
+                whole = output.outputs[0]
         finally:
             self._under_way.discard(request)
-        return _completion(parts, request.spans)
+        return _completion(whole, request.spans)
 
     def _begins_again(self, request: _Request, completion: Completion) -> bool:
         """Whether new weights came before its first token, so that it may have read the cache of old ones."""
@@ -194,7 +190,7 @@ class VLLMEngine:
             loaded = time.monotonic()
         self._version = version
         if keep:
-            for request in [r for r in self._under_way if not r.started]:
+            for request in [r for r in self._under_way if not self._tokens(r)]:
                 request.given_up = True
                 await self._llm.abort(request.id)
         resuming = time.monotonic()
@@ -202,22 +198,27 @@ class VLLMEngine:
         return {"time/pause": resuming - begun, "time/load": loaded - still}
 
     async def _note_boundaries(self, version: int) -> None:
-        """Count, while vLLM is paused, the tokens of each request: ``version`` samples those that follow.
+        """Wait, while vLLM is paused, for all tokens to be here: ``version`` samples those that follow.
 
-        vLLM before 0.32 does not tell which weights sampled a token. The answer to a pause comes after all
-        that was sampled before it, so that only the steps between the socket and the requests are left.
+        The answer to a pause comes after all that was sampled before it, so that only the steps between the
+        socket and the requests are left. vLLM before 0.32 does not tell which weights sampled a token.
         """
         self._next_version = version
-        if self._reports_versions:
+        if self._reports_versions and self.interruption != "keep":
             return
         steps = 1 + self._llm.engine_core.outputs_queue.qsize()
         for _ in range(steps * _OUTPUT_SLICES):
             await asyncio.sleep(0)
+        if not self._reports_versions:
+            for request in self._under_way:
+                if (count := self._tokens(request)) is not None:
+                    request.spans.append((count, version))
+
+    def _tokens(self, request: _Request) -> int | None:
+        """Tokens of a request that have come from vLLM's process; None: vLLM does not know it, or no more."""
         processor = self._llm.output_processor
-        for request in self._under_way:
-            for known in processor.external_req_ids.get(request.id, ()):  # none: it is finished
-                count = processor.request_states[known].detokenizer.num_output_tokens()
-                request.spans.append((count, version))
+        known = processor.external_req_ids.get(request.id)
+        return processor.request_states[known[0]].detokenizer.num_output_tokens() if known else None
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
@@ -229,7 +230,7 @@ class VLLMEngine:
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A request in vLLM: the weights at its begin, whether it has a token, whether we gave it up.
+    """A request in vLLM: the weights at its begin, and whether we gave it up.
 
     ``spans``: from which token on which weights sampled it, where vLLM does not report it.
     """
@@ -237,7 +238,6 @@ class _Request:
     id: str
     version: int
     spans: list[tuple[int, int]]
-    started: bool = False
     given_up: bool = False
 
 
@@ -318,19 +318,15 @@ class BusyClock:
             self._since = None
 
 
-def _completion(parts: list[Any], spans: list[tuple[int, int]]) -> Completion:
-    """Join the parts in which vLLM reported one continuation; the last one tells how it ended."""
-    ids = [token for part in parts for token in part.token_ids]
-    logprobs = [
-        part.logprobs.logprobs[start]
-        for part in parts
-        if part.logprobs
-        for start in part.logprobs.start_indices
-    ]
-    final = parts[-1]
+def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
+    """Take over a continuation as vLLM has it; ``spans`` if it does not know the versions."""
+    ids = list(whole.token_ids)
+    logprobs = (
+        [whole.logprobs.logprobs[start] for start in whole.logprobs.start_indices] if whole.logprobs else []
+    )
     versions: list[int] = []
-    if hasattr(final, "weight_versions"):
-        for span in final.weight_versions or ():
+    if hasattr(whole, "weight_versions"):
+        for span in whole.weight_versions or ():
             versions.extend([int(span.version)] * (span.end - span.start))
     else:
         for (start, version), (end, _) in itertools.pairwise([*spans, (len(ids), -1)]):
@@ -339,7 +335,7 @@ def _completion(parts: list[Any], spans: list[tuple[int, int]]) -> Completion:
         raise RuntimeError(
             f"vLLM returned {len(ids)} tokens, {len(logprobs)} log-probabilities, {len(versions)} versions"
         )
-    return Completion(ids, logprobs, versions, _finish(final))
+    return Completion(ids, logprobs, versions, _finish(whole))
 
 
 def _finish(output: Any) -> Finish:

@@ -94,8 +94,9 @@ async def check_agreement(engine: Engine, folder: str) -> None:
         errors.append(found)
         distinct += refuted
     assert_agree(torch.cat(errors))
-    # Where a sequence has run into a certain repetition, versions cannot be told apart: few do.
-    assert sum(distinct) >= 0.8 * len(distinct) > 0
+    # Where a sequence has run into a certain repetition, versions cannot be told apart: few do. On a GPU,
+    # where rounding asks for a larger difference, not every pair of versions shows one.
+    assert sum(distinct) >= (0.6 if ON_GPU else 0.8) * len(distinct) > 0
 
 
 def crossed(running: list[asyncio.Task[Completion]]) -> set[int]:
