@@ -47,26 +47,40 @@ def assign(episodes: Sequence[Episode], objective: Objective, longest: int) -> C
         objective: whose discount and penalty.
         longest: tokens of the longest answer allowed.
     """
-    discount = objective.turn_discount
+    if objective.turn_discount is None:
+        return _of_episodes(episodes, objective, longest)
+    return _of_turns(episodes, objective, longest, objective.turn_discount)
+
+
+def _of_episodes(episodes: Sequence[Episode], objective: Objective, longest: int) -> Credit:
+    returns = torch.tensor([episode.reward for episode in episodes])
+    if objective.overlong > 0:
+        turns = [max(int(turn_lengths(t).max()) for t in e.trajectories) for e in episodes]
+        returns -= overlong_penalty(torch.tensor(turns).float(), longest, objective.overlong)
+    owned = [(i, t.sampled) for i, episode in enumerate(episodes) for t in episode.trajectories]
+    lengths = torch.zeros(len(episodes), 1, dtype=torch.int64)
+    for i, tokens in owned:
+        lengths[i, 0] += tokens
+    units = [np.zeros(tokens, dtype=np.int64) for _, tokens in owned]
+    return Credit(returns[:, None], lengths, [i for i, _ in owned], units)
+
+
+def _of_turns(episodes: Sequence[Episode], objective: Objective, longest: int, discount: float) -> Credit:
     turns = [_turns_of(episode) for episode in episodes]
-    width = 1 if discount is None else max(map(len, turns))
-    returns = torch.zeros(len(episodes), width)
-    lengths = torch.zeros(len(episodes), width, dtype=torch.int64)
+    returns = torch.zeros(len(episodes), max(map(len, turns)))
+    lengths = torch.zeros(returns.shape, dtype=torch.int64)
     owners, units = [], []
     for i, (episode, order) in enumerate(zip(episodes, turns, strict=True)):
         tokens = torch.tensor([turn.tokens for turn in order])
-        penalty = _penalty(tokens, objective, longest)
-        if discount is None:
-            returns[i, 0] = torch.tensor(episode.reward) - penalty.max()
-            lengths[i, 0] = tokens.sum()
-        else:
-            rewards = [turn.reward - lost for turn, lost in zip(order, penalty.tolist(), strict=True)]
-            returns[i, : len(order)] = torch.tensor(_discounted(rewards, discount))
-            lengths[i, : len(order)] = tokens
+        rewards = torch.tensor([turn.reward for turn in order])
+        if objective.overlong > 0:
+            rewards -= overlong_penalty(tokens.float(), longest, objective.overlong)
+        returns[i, : len(order)] = torch.tensor(_discounted(rewards.tolist(), discount))
+        lengths[i, : len(order)] = tokens
         for number in range(len(episode.trajectories)):
             own = [(k, turn.tokens) for k, turn in enumerate(order) if turn.trajectory == number]
             ranks, counts = zip(*own, strict=True)
-            units.append(np.repeat(np.zeros_like(ranks) if discount is None else ranks, counts))
+            units.append(np.repeat(ranks, counts))
             owners.append(i)
     return Credit(returns, lengths, owners, units)
 
@@ -95,12 +109,6 @@ def turn_lengths(trajectory: Trajectory) -> np.ndarray:
     if not trajectory.turns:
         return np.array([trajectory.sampled])
     return np.add.reduceat(trajectory.loss_mask.astype(np.int64), trajectory.turns)
-
-
-def _penalty(tokens: torch.Tensor, objective: Objective, longest: int) -> torch.Tensor:
-    if objective.overlong == 0:
-        return torch.zeros(len(tokens))
-    return overlong_penalty(tokens.float(), longest, objective.overlong)
 
 
 def _discounted(rewards: list[float], discount: float) -> list[float]:
