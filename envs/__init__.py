@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+_BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("math-v1", "areal.envs.math:MathEnv", {}),
+    ("code-v1", "areal.envs.code:CodeEnv", {}),
+    ("code-fix-v1", "areal.envs.code:CodeEnv", {"max_turns": 3}),
+    ("countdown-v1", "areal.envs.countdown:CountdownEnv", {}),
+    ("guess-v1", "areal.envs.guess:GuessEnv", {}),
+    ("gym-text-v1", "areal.envs.gym_text:GymTextEnv", {}),
+    ("reasoning-gym-v1", "areal.envs.reasoning:ReasoningGymEnv", {}),
+)
+
 
 def register_builtin() -> None:
     """Make the built-in environments known to Gymnasium; ``import areal`` calls this."""
     from gymnasium.envs.registration import register, registry
 
-    for name, entry_point in (
-        ("math-v1", "areal.envs.math:MathEnv"),
-        ("code-v1", "areal.envs.code:CodeEnv"),
-    ):
+    for name, entry_point, options in _BUILTIN:
         if name not in registry:
-            register(id=name, entry_point=entry_point)
+            register(id=name, entry_point=entry_point, kwargs=options)

@@ -15,11 +15,13 @@ from areal.envs import arithmetic
 from areal.envs.data import Pair, load_pairs
 from areal.envs.problems import Problems, checked_difficulty, checked_prompt
 from areal.envs.text import UnicodeText
+from areal.errors import UserError
 from areal.rewards.answers import boxed_answer
 from areal.rewards.math import shared_verifier
 from areal.rewards.parts import Judged, Reward
 
 BOXED_PROMPT = "{problem}\nPut the final answer in \\boxed{{}}."
+WRONG = "The answer is not correct. Try again.\n"
 
 
 def arithmetic_prompt(expression: str) -> str:
@@ -30,6 +32,8 @@ def arithmetic_prompt(expression: str) -> str:
 class MathEnv(gymnasium.Env[str, str]):
     r"""One problem, one answer: 1 if its ``\boxed{}`` is equivalent to the expected answer, else 0.
 
+    With ``max_turns`` a wrong answer is said to be wrong, and the problem is asked again.
+
     Args:
         data: a ``.jsonl`` file or the id of a data set on the hub, with problems in ``problem`` or
             ``question`` and answers in ``answer`` or ``solution`` (GSM8K's ``####`` and MATH's ``\boxed``
@@ -39,6 +43,7 @@ class MathEnv(gymnasium.Env[str, str]):
         split: where a reset without an index draws from, ``train`` or ``test``.
         difficulty: of procedural arithmetic, 1 to 5.
         prompt: a template with ``{problem}`` (braces of its own doubled).
+        max_turns: answers to a problem; the reward is that of the last.
         rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
 
     Raises:
@@ -55,9 +60,12 @@ class MathEnv(gymnasium.Env[str, str]):
         split: str = "train",
         difficulty: int = arithmetic.DEFAULT_DIFFICULTY,
         prompt: str = BOXED_PROMPT,
+        max_turns: int = 1,
         rewards: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
+        if max_turns < 1:
+            raise UserError(f"math-v1: max_turns={max_turns} must be at least 1")
         self.observation_space = UnicodeText(2**16)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
@@ -66,7 +74,9 @@ class MathEnv(gymnasium.Env[str, str]):
         self._problems = Problems("math-v1", self._draw, listed, split)
         self._prompt = checked_prompt("math-v1", prompt)
         self._reward = Reward(rewards)
+        self._max_turns = max_turns
         self._problem: Pair | None = None
+        self._turn = 0
 
     def count(self, split: str) -> int | None:
         """Return how many problems a split has; None: no end to them."""
@@ -86,10 +96,11 @@ class MathEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed)
         self._problem, info = self._problems.choose(options, self.np_random)
+        self._turn = 0
         return self._prompt.format(problem=self._problem.problem), info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Judge an answer; the episode is over.
+        """Judge an answer; the episode is over if it is right, or the turns are used up.
 
         Raises:
             VerifierError: the verifier could not run; no reward was given.
@@ -98,6 +109,10 @@ class MathEnv(gymnasium.Env[str, str]):
             raise ResetNeeded("call reset before step")
         answer = boxed_answer(action)
         right = answer is not None and shared_verifier().equivalent(answer, self._problem.answer)
+        self._turn += 1
+        if not right and self._turn < self._max_turns:
+            again = WRONG + self._prompt.format(problem=self._problem.problem)
+            return again, 0.0, False, False, {"reward_parts": self._reward.nothing()}
         judged = Judged(self._problem.problem, action, answer is not None, float(right))
         reward, parts = self._reward(judged)
         return "", reward, True, False, {"reward_parts": parts}

@@ -1,0 +1,85 @@
+r"""``reasoning-gym-v1``: the procedural data sets of reasoning-gym, judged by their own scorers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from areal.envs.problems import Problems
+from areal.envs.text import UnicodeText
+from areal.errors import UserError
+from areal.rewards.answers import boxed_answer
+
+PROMPT = "{question}\nPut the final answer in \\boxed{{}}."
+
+
+class ReasoningGymEnv(gymnasium.Env[str, str]):
+    r"""One question of a data set of reasoning-gym; the reward is its scorer's, of what is in ``\boxed{}``.
+
+    Args:
+        dataset: its name there, such as ``chain_sum`` or ``countdown``.
+        size: questions of each split; the two are drawn with different seeds.
+        split: where a reset without an index draws from, ``train`` or ``test``.
+        options: settings of the data set.
+
+    Raises:
+        UserError: reasoning-gym is not installed, has no such data set, or refuses the options.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(
+        self,
+        dataset: str = "chain_sum",
+        size: int = 10_000,
+        split: str = "train",
+        options: dict[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.observation_space = UnicodeText(2**16)
+        self.action_space = UnicodeText(2**20)
+        self.render_mode = render_mode
+        sets = {
+            name: _load(dataset, size, seed, options or {}) for seed, name in enumerate(("train", "test"))
+        }
+        self._scorer = sets["train"]
+        self._problems: Problems[dict[str, Any]] = Problems("reasoning-gym-v1", _undrawn, sets, split)
+        self._problem: dict[str, Any] | None = None
+
+    def count(self, split: str) -> int | None:
+        """Return how many questions a split has."""
+        return self._problems.count(split)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Choose a question, by ``options={"index": i, "split": "train" | "test"}`` or at random."""
+        super().reset(seed=seed)
+        self._problem, info = self._problems.choose(options, self.np_random)
+        return PROMPT.format(question=self._problem["question"]), info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Judge an answer; the episode is over."""
+        if self._problem is None:
+            raise ResetNeeded("call reset before step")
+        reward = float(self._scorer.score_answer(boxed_answer(action), self._problem))
+        return "", reward, True, False, {"reward_parts": {"correct": reward}}
+
+
+def _load(dataset: str, size: int, seed: int, options: dict[str, Any]) -> Any:
+    try:
+        import reasoning_gym
+    except ModuleNotFoundError as error:
+        if error.name != "reasoning_gym":
+            raise
+        raise UserError("reasoning-gym-v1 needs reasoning-gym: pip install 'areal[reasoning-gym]'") from error
+    try:
+        return reasoning_gym.create_dataset(dataset, seed=seed, size=size, **options)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"reasoning-gym-v1: the data set '{dataset}' cannot be had: {error}") from error
+
+
+def _undrawn(split: str, index: int) -> Any:
+    raise AssertionError("the questions are listed")

@@ -1,0 +1,57 @@
+"""Arithmetic expressions, exactly: their values, and the numbers that they are made of."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable
+from fractions import Fraction
+
+LONGEST = 200
+"""Characters of an expression: far more than any has, and few enough to parse whatever they are."""
+
+_BINARY: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def value(expression: str) -> Fraction:
+    """Return the value of an expression of whole numbers with + - * / and parentheses.
+
+    Raises:
+        ValueError: it is something else, or divides by zero.
+    """
+    return _value(_parse(expression))
+
+
+def numbers(expression: str) -> list[int]:
+    """Return the numbers of such an expression, ascending; raises ValueError as :func:`value` does."""
+    tree = _parse(expression)
+    _value(tree)
+    return sorted(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))  # type: ignore[misc]
+
+
+def _parse(expression: str) -> ast.expr:
+    if len(expression) > LONGEST:
+        raise ValueError(f"an expression has at most {LONGEST} characters")
+    try:
+        return ast.parse(expression.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{expression!r} is no arithmetic expression") from error
+
+
+def _value(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int() as number) if not isinstance(number, bool):
+            return Fraction(number)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            try:
+                return _BINARY[type(op)](_value(left), _value(right))
+            except ZeroDivisionError as error:
+                raise ValueError("division by zero") from error
+    raise ValueError("an expression has whole numbers, + - * / and parentheses only")
