@@ -53,7 +53,9 @@ def _add_train(commands: Any) -> None:
         epilog="Without arguments it trains the model that ships with areal in math-v1, on any machine.",
     )
     _add_common(command)
-    command.add_argument("--agent", metavar="NAME", help="how the model acts (default: single-turn)")
+    command.add_argument(
+        "--agent", metavar="NAME", help="how the model acts: a name, or file.py:Name (default: single-turn)"
+    )
     command.add_argument("--steps", type=int, metavar="N", help="updates")
     command.add_argument("--output", metavar="FOLDER", help="folder of the run directories (default: runs)")
     command.add_argument("--name", help="name of the run directory (default: environment, model and time)")

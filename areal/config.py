@@ -242,7 +242,7 @@ class Config(_Settings):
     env_options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment; `areal env list` shows what it takes."""
     agent: str = "single-turn"
-    """How the model acts in the environment."""
+    """How the model acts in the environment: a registered name, or path/to/file.py:Name."""
     agent_options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the agent."""
     model: str = STARTER

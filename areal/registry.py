@@ -75,6 +75,9 @@ agents: Registry[Callable[..., Any]] = Registry(
     "areal.agents",
     {
         "single-turn": "areal.agents.single_turn:SingleTurn",
+        "multi-turn": "areal.agents.multi_turn:MultiTurn",
+        "tool-use": "areal.agents.tool_use:ToolUse",
+        "python-tool": "areal.agents.python_tool:PythonTool",
         "program": "areal.agents.program:Program",
     },
 )

@@ -6,9 +6,7 @@ LiveCodeBench.
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +18,12 @@ from areal.envs.code_problems import CodeProblem, load_code_problems
 from areal.envs.problems import Problems, checked_difficulty, checked_prompt
 from areal.envs.text import UnicodeText
 from areal.errors import UserError
-from areal.registry import sandboxes
 from areal.rewards.cases import CallCase, CallTests
 from areal.rewards.code import CaseVerdict, CodeVerifier
 from areal.rewards.compare import Comparison
 from areal.rewards.parts import Judged, Reward
-from areal.sandbox.interface import Call, Limits, SandboxUnavailable
+from areal.sandbox.interface import Call, Limits
+from areal.sandbox.shared import shared_sandbox
 
 CODE_PROMPT = "{problem}\nPut the code in a ```python block."
 MOST_FEEDBACK = 2000
@@ -33,7 +31,7 @@ MOST_FEEDBACK = 2000
 _FENCE = re.compile(r"^[ \t]*```[^\n]*\n", re.MULTILINE)
 _FENCE_END = re.compile(r"^[ \t]*```[^\n]*", re.MULTILINE)
 
-_ENDINGS = {
+ENDINGS = {
     "timeout": "It took too long and was stopped.",
     "memory": "It took too much memory.",
     "output_limit": "It wrote or returned too much.",
@@ -124,7 +122,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._partial = partial
         self._limits = Limits(wall_s=time_limit)
         self._reward = Reward(rewards)
-        self._sandbox = _shared_sandbox(sandbox, allow_weak)
+        self._sandbox = shared_sandbox("code-v1", "env_options", sandbox, allow_weak)
         self._verifiers: dict[Comparison, CodeVerifier] = {}
         self._problem: CodeProblem | None = None
         self._turn = 0
@@ -178,15 +176,18 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     def _feedback(self, case: CaseVerdict) -> str:
         """Return what an engineer sees of a failing case; what it expects only if that may be shown."""
-        lines = ["The code does not pass all tests.", *([f"Test: {_cut(case.asked)}"] if case.asked else [])]
-        if case.status in _ENDINGS:
-            lines.append(_ENDINGS[case.status])
+        lines = [
+            "The code does not pass all tests.",
+            *([f"Test: {shortened(case.asked)}"] if case.asked else []),
+        ]
+        if case.status in ENDINGS:
+            lines.append(ENDINGS[case.status])
         elif case.trace:
-            lines.append(_cut(case.trace.rstrip()))
+            lines.append(shortened(case.trace.rstrip()))
         elif case.got:
-            lines.append(f"Result: {_cut(case.got)}")
+            lines.append(f"Result: {shortened(case.got)}")
         if self._show_expected and case.expected:
-            lines.append(f"Expected: {_cut(case.expected)}")
+            lines.append(f"Expected: {shortened(case.expected)}")
         return "\n".join([*lines, "Mend the code and give it again, whole."])
 
     def _draw(self, split: str, index: int) -> CodeProblem:
@@ -195,45 +196,8 @@ class CodeEnv(gymnasium.Env[str, str]):
         return CodeProblem(drawn.text, CallTests(tuple(CallCase(Call("f", (x,)), y) for x, y in cases)))
 
 
-def _cut(text: str) -> str:
+def shortened(text: str) -> str:
     """Shorten a text in its middle, and leave out what cannot be written."""
     half = MOST_FEEDBACK // 2
     short = text if len(text) <= MOST_FEEDBACK else f"{text[:half]}\n…\n{text[-half:]}"
     return short.encode("utf-8", "replace").decode("utf-8")
-
-
-_pools: dict[tuple[str, bool], Any] = {}
-_lock = threading.Lock()
-
-
-def _shared_sandbox(name: str, allow_weak: bool) -> Any:
-    """Return this process's sandbox of that name: all environments share it.
-
-    Raises:
-        UserError: there is none here.
-    """
-    make = sandboxes.get(name)
-    with _lock:
-        if (name, allow_weak) not in _pools:
-            try:
-                pool = make(allow_weak=allow_weak) if name == "local" else make()
-                if name == "local":
-                    # It starts with its first run otherwise, and this is the place to complain.
-                    _ = pool.backend.level
-            except SandboxUnavailable as error:
-                raise UserError(
-                    f"code-v1 cannot run code here: {error}. Use env_options.sandbox=container (or e2b), or, "
-                    "where the code may be trusted, env_options.allow_weak=true"
-                ) from error
-            _pools[name, allow_weak] = pool
-        return _pools[name, allow_weak]
-
-
-def _forget() -> None:
-    global _lock
-    _pools.clear()
-    _lock = threading.Lock()
-
-
-# A forked child must not use its parent's processes.
-os.register_at_fork(after_in_child=_forget)

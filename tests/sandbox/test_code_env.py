@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import areal
+from areal.agents.python_tool import PythonTool
 from areal.envs import code, programs
 from areal.envs.code_problems import code_problem, load_code_problems
 from areal.errors import UserError
+from areal.sandbox import shared
 from areal.sandbox.interface import SandboxUnavailable
 
 assert areal.__version__  # importing areal is what makes code-v1 known
@@ -247,11 +249,13 @@ def test_a_host_without_a_strong_sandbox_is_refused(monkeypatch):
     def unavailable(**_options: object) -> None:
         raise SandboxUnavailable("this host gives no strong sandbox")
 
-    monkeypatch.setattr(code, "_pools", {})
-    monkeypatch.setitem(code.sandboxes._entries, "local", unavailable)
-    with pytest.raises(UserError, match=r"no strong sandbox.*sandbox=container.*allow_weak=true") as caught:
-        gymnasium.make("code-v1")
-    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(shared, "_pools", {})
+    monkeypatch.setitem(shared.sandboxes._entries, "local", unavailable)
+    for make, options in ((lambda: gymnasium.make("code-v1"), "env_options"), (PythonTool, "agent_options")):
+        pattern = rf"no strong sandbox.*{options}\.sandbox=container.*{options}\.allow_weak=true"
+        with pytest.raises(UserError, match=pattern) as caught:
+            make()
+        assert "\n" not in str(caught.value)
 
 
 def test_mbpp_as_it_is_published():

@@ -1,0 +1,33 @@
+"""The agent for environments of several turns: it answers what the environment says, to the end."""
+
+from __future__ import annotations
+
+from areal.agents.chat import Chat, checked_limits
+from areal.agents.interface import Env, Model
+
+
+class MultiTurn:
+    """Answers, hears what the environment says to it as the user, and answers again, in one conversation.
+
+    Where a limit is reached before the environment ends the episode, it ends with what it has earned so far.
+
+    Args:
+        max_turns: answers of an episode.
+        max_tokens: sampled tokens of an episode; None: no limit of its own.
+
+    Raises:
+        UserError: a limit below 1.
+    """
+
+    def __init__(self, max_turns: int = 16, max_tokens: int | None = None) -> None:
+        checked_limits("multi-turn", max_turns, max_tokens)
+        self._limits = max_turns, max_tokens
+
+    async def run(self, env: Env, model: Model) -> None:
+        """Play one episode."""
+        chat = Chat(model, [{"role": "user", "content": await env.reset()}], *self._limits)
+        while (reply := await chat.ask()) is not None:
+            step = await env.step(reply.text)
+            if step.done:
+                return
+            chat.say(step.observation)

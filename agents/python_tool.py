@@ -1,0 +1,87 @@
+"""A ReAct-like agent (arXiv 2210.03629) whose one tool is Python, in the sandbox.
+
+Its tool call is a code block: any model can write one, whatever its chat template knows of tools.
+"""
+
+from __future__ import annotations
+
+from areal.agents.chat import Chat, checked_limits
+from areal.agents.interface import Env, Model
+from areal.envs.code import ENDINGS, code_block, shortened
+from areal.sandbox.interface import Limits, Opaque, Outcome, Returned, SandboxUnavailable, Session
+from areal.sandbox.shared import shared_sandbox
+
+HINT = "\nTo run Python first, put the code in a ```python block."
+
+
+class PythonTool:
+    """Runs the code blocks of the model's answers; an answer without one is for the environment.
+
+    The interpreter keeps its variables through the episode. The model sees what the code printed, the value
+    of a last expression, or the error. When the turns are used up, the last answer is for the environment,
+    whatever it is. For environments whose answers are code, use ``multi-turn``.
+
+    Args:
+        max_turns: answers of an episode, with and without code.
+        max_tokens: sampled tokens of an episode; None: no limit of its own.
+        hint: what the first observation ends with, to tell the model of the tool.
+        sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
+        allow_weak: accept what the host gives when the local sandbox is not strong here.
+        time_limit: seconds of one run.
+
+    Raises:
+        UserError: a limit that leaves nothing, or no sandbox here.
+    """
+
+    def __init__(
+        self,
+        max_turns: int = 4,
+        max_tokens: int | None = None,
+        hint: str = HINT,
+        sandbox: str = "local",
+        allow_weak: bool = False,
+        time_limit: float = 6.0,
+    ) -> None:
+        checked_limits("python-tool", max_turns, max_tokens)
+        self._limits = max_turns, max_tokens
+        self._hint = hint
+        self._run_limits = Limits(wall_s=time_limit)
+        self._sandbox = shared_sandbox("python-tool", "agent_options", sandbox, allow_weak)
+
+    async def run(self, env: Env, model: Model) -> None:
+        """Play one episode."""
+        chat = Chat(model, [{"role": "user", "content": await env.reset() + self._hint}], *self._limits)
+        session: Session | None = None
+        try:
+            while (reply := await chat.ask()) is not None:
+                code = code_block(reply.text)
+                if code is None or chat.over:
+                    step = await env.step(reply.text)
+                    if step.done:
+                        return
+                    chat.say(step.observation)
+                    continue
+                session = session or await self._sandbox.session(self._run_limits)
+                chat.say(seen(await session.run(code)))
+        finally:
+            if session is not None:
+                await session.close()
+
+
+def seen(outcome: Outcome) -> str:
+    """Return what a model sees of a run: its output, then the value of a last expression, or what went wrong.
+
+    Raises:
+        SandboxUnavailable: the sandbox failed; that is no observation.
+    """
+    if outcome.status == "infra_error":
+        raise SandboxUnavailable(outcome.error)
+    lines = [outcome.stdout.rstrip("\n")]
+    for value in outcome.values:
+        if isinstance(value, Returned) and value.value is not None:
+            lines.append(str(value.value))
+        elif isinstance(value, Opaque):
+            lines.append(f"<{value.type_name}>")
+    if outcome.status != "ok":
+        lines.append(outcome.error.rstrip() or ENDINGS.get(outcome.status, outcome.status))
+    return shortened("\n".join(line for line in lines if line)) or "There is no output."

@@ -1,0 +1,70 @@
+"""An agent that calls tools, in the model's own format, through its chat template."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from areal.agents.chat import Chat, checked_limits
+from areal.agents.interface import Env, Message, Model
+from areal.agents.tools import ToolBox
+from areal.registry import load_object
+
+CALCULATOR = "areal.agents.calculator:calculator"
+
+
+class ToolUse:
+    """Makes the tool calls of the model's answers, all those of one answer at once; an answer without a call
+    is for the environment.
+
+    What a tool raises is its observation. When the turns are used up, the last answer is for the environment,
+    whatever it is.
+
+    Args:
+        tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``.
+        system: a system message; None: the chat template's own, if it has one.
+        max_turns: answers of an episode, with and without calls.
+        max_tokens: sampled tokens of an episode; None: no limit of its own.
+        max_calls: calls of one answer that are made; the others are refused.
+        time_limit: seconds of one call.
+
+    Raises:
+        UserError: a tool that there is not or that cannot be described, or a limit below 1.
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[Callable[..., Any] | str] = (CALCULATOR,),
+        system: str | None = None,
+        max_turns: int = 8,
+        max_tokens: int | None = None,
+        max_calls: int = 8,
+        time_limit: float = 30.0,
+    ) -> None:
+        checked_limits("tool-use", min(max_turns, max_calls), max_tokens)
+        self._box = ToolBox([load_object(t) if isinstance(t, str) else t for t in tools], time_limit)
+        self._opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._limits = max_turns, max_tokens
+        self._max_calls = max_calls
+
+    async def run(self, env: Env, model: Model) -> None:
+        """Play one episode."""
+        opening = [*self._opening, {"role": "user", "content": await env.reset()}]
+        chat = Chat(model, opening, *self._limits, tools=self._box.schemas)
+        while (reply := await chat.ask()) is not None:
+            calls = reply.message.get("tool_calls", ())
+            if calls and not chat.over:
+                made = await asyncio.gather(*(self._box.answer(call) for call in calls[: self._max_calls]))
+                refused = [_refusal(call, self._max_calls) for call in calls[self._max_calls :]]
+                chat.messages += [*made, *refused]
+                continue
+            step = await env.step(reply.text)
+            if step.done:
+                return
+            chat.say(step.observation)
+
+
+def _refusal(call: dict[str, Any], most: int) -> Message:
+    text = f"Error: not made: an answer may have {most} calls."
+    return {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": text}

@@ -1,0 +1,199 @@
+"""The built-in agents on a scripted model: what they say, what they do, and where they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import pytest
+from chat import Scripted, renderer, tokenizer
+
+from areal.agents.calculator import calculator
+from areal.agents.interface import Agent
+from areal.agents.multi_turn import MultiTurn
+from areal.agents.tool_use import ToolUse
+from areal.agents.tools import ToolBox, schema
+from areal.envs.text import UnicodeText
+from areal.errors import UserError
+from areal.registry import find_agent, load_object
+from areal.rollout.engine import Sampling
+from areal.rollout.episode import EnvironmentPool
+from areal.rollout.player import Player
+from areal.trajectory import Episode
+
+TEMPLATE = "qwen2.5"
+TOKENIZER, RENDERER = tokenizer(TEMPLATE), renderer(TEMPLATE)
+
+
+class Parrot(gymnasium.Env[str, str]):
+    """Says what was said to it, three times; each step earns its number."""
+
+    observation_space = UnicodeText(1000)
+    action_space = UnicodeText(1000)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict]:
+        super().reset(seed=seed)
+        self.said: list[str] = []
+        return "go", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        self.said.append(action)
+        return f"you said {action}", float(len(self.said)), len(self.said) == 3, False, {}
+
+
+async def play(agent: Agent, *answers: str, longest: int = 10_000) -> tuple[Episode, list[str], list[str]]:
+    """Return the episode, what the environment was told, and the prompts of all answers as text."""
+    engine: Any = Scripted([[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in answers])
+    envs: list[Any] = []
+    pool = EnvironmentPool(lambda: envs.append(Parrot()) or envs[-1], 1)
+    played = await Player(engine, RENDERER, agent, pool, longest).play({"seed": 0}, Sampling(100))
+    pool.close()
+    return played, envs[0].said, [TOKENIZER.decode(ids) for ids in engine.asked]
+
+
+async def test_multi_turn_goes_on_to_the_end_in_one_conversation():
+    episode, said, prompts = await play(MultiTurn(), "a", "b", "c")
+    assert said == ["a", "b", "c"]
+    assert episode.reward == 6
+    (trajectory,) = episode.trajectories
+    assert trajectory.rewards == [1.0, 2.0, 3.0]
+    assert prompts[2].endswith(
+        "<|im_start|>user\ngo<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+        "<|im_start|>user\nyou said a<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+        "<|im_start|>user\nyou said b<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+async def test_where_a_limit_is_reached_the_episode_ends_with_what_it_has():
+    """Turns, tokens (an answer is a letter and its end), the length of the conversation."""
+    _, _, prompts = await play(MultiTurn(), "a", "b", "c")
+    full = len(TOKENIZER.encode(prompts[2]))
+    for agent, longest in (
+        (MultiTurn(max_turns=2), 9999),
+        (MultiTurn(max_tokens=4), 9999),
+        (MultiTurn(), full),
+    ):
+        episode, said, _ = await play(agent, "a", "b", longest=longest)
+        assert (said, episode.reward) == (["a", "b"], 3.0)
+
+
+def look(at: int, how: Literal["near", "far"] = "near") -> dict[str, Any]:
+    """Look at something.
+
+    Args:
+        at: its number.
+        how: from where.
+    """
+    if at == 13:
+        raise KeyError("nothing there")
+    return {"at": at, "how": how}
+
+
+async def slow(seconds: float) -> str:
+    """Wait.
+
+    Args:
+        seconds: how long.
+    """
+    await asyncio.sleep(seconds)
+    return "done"
+
+
+def lost(at: int) -> str:
+    """Lose the connection.
+
+    Args:
+        at: where.
+    """
+    raise ConnectionError(f"no route to {at}")
+
+
+def call(name: str, **arguments: Any) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def observations(prompt: str) -> list[str]:
+    """What the tools said last."""
+    last = prompt.rpartition("<|im_start|>user\n")[2]
+    return [part.partition("\n</tool_response>")[0] for part in last.split("<tool_response>\n")[1:]]
+
+
+async def test_tools_answer_in_the_model_s_own_format_and_errors_are_observations():
+    agent = ToolUse([look, slow], system="Be brief.", max_calls=5, time_limit=0.05)
+    calls = [
+        call("look", at="12", how="far"), call("look", at=13), call("look", at="x"), call("lok", at=1),
+        call("slow", seconds=9), call("look", at=1),
+    ]  # fmt: skip
+    episode, said, prompts = await play(agent, "\n".join(calls), "found it", "b", "c")
+    assert said == ["found it", "b", "c"]
+    assert '"description": "Look at something."' in prompts[0]
+    assert prompts[0].startswith("<|im_start|>system\nBe brief.\n\n# Tools")
+    found = observations(prompts[1])
+    assert found[0] == '{"at": 12, "how": "far"}'
+    assert found[1] == "Error: KeyError: 'nothing there'"
+    assert found[2].startswith("Error: at: Input should be a valid integer")
+    assert found[3] == "Error: there is no tool 'lok', only look, slow."
+    assert found[4] == "Error: the tool took longer than 0.05 s."
+    assert found[5] == "Error: not made: an answer may have 5 calls."
+    (trajectory,) = episode.trajectories
+    assert trajectory.rewards == [0.0, 1.0, 2.0, 3.0]
+
+
+async def test_calls_of_one_answer_are_made_at_once():
+    all_here = asyncio.Barrier(8)
+
+    async def meet() -> str:
+        """Wait for the others."""
+        await all_here.wait()
+        return "met"
+
+    _, _, prompts = await play(ToolUse([meet], time_limit=5), "\n".join([call("meet")] * 8), "a", "b", "c")
+    assert observations(prompts[1]) == ["met"] * 8
+
+
+async def test_what_a_tool_stands_on_fails_the_episode_and_is_no_observation():
+    with pytest.raises(ConnectionError, match="no route to 3"):
+        await play(ToolUse([lost]), call("lost", at=3))
+
+
+async def test_the_last_answer_is_for_the_environment_whatever_it_is():
+    _, said, _ = await play(ToolUse([look], max_turns=2), call("look", at=1), call("look", at=2))
+    assert said == [call("look", at=2)]
+
+
+def test_a_tool_that_cannot_be_described_or_found_is_refused():
+    def bare(x):
+        return x
+
+    with pytest.raises(UserError, match="the tool bare cannot be described"):
+        ToolUse([bare])
+    with pytest.raises(UserError, match="two tools have one name"):
+        ToolBox([look, look])
+    with pytest.raises(UserError, match="max_turns=0"):
+        MultiTurn(max_turns=0)
+    assert schema(look)["function"]["parameters"]["properties"]["how"]["enum"] == ["near", "far"]
+    assert ToolUse()._box.schemas == [schema(calculator)]
+
+
+def test_an_agent_of_ones_own_is_named_by_its_file_or_module(tmp_path: Path):
+    (tmp_path / "beside.py").write_text("NAME = 'b'\n")
+    file = tmp_path / "mine.py"
+    file.write_text("import beside\nclass MyAgent:\n    name = beside.NAME\n")
+    assert find_agent(f"{file}:MyAgent").name == "b"
+    assert find_agent(f"{file}:MyAgent") is find_agent(f"{file}:MyAgent")
+    assert find_agent("areal.agents.multi_turn:MultiTurn") is MultiTurn is find_agent("multi-turn")
+    for name, complaint in (
+        (f"{file}:MyAgen", "has no 'MyAgen'; did you mean 'MyAgent'"),
+        (f"{tmp_path}/no.py:X", "there is no file"),
+        ("no_such.module:X", "there is no module no_such.module"),
+        ("areal.agents.no:X", "there is no module areal.agents.no"),
+        (":X", "not of the form"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            load_object(name)
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        load_object(f"{tmp_path}/broken.py:X")
