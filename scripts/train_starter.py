@@ -13,6 +13,12 @@ answers, which are right but hard to give, and programs with a slip, as people w
 both manners, and by itself it lapses too often: what reinforcement learning finds first is that working a
 problem out pays, and which of the forms it knows are right; after that, better arithmetic.
 
+A third stage, which the model that ships has not gone through, teaches the manners of agents: to run Python
+and to read what came of it (``python-tool``), and to play ``guess-v1``, both clumsily:
+
+    python scripts/train_starter.py --output runs/starter-agents --start areal/models/starter \
+        --programs 0.2 --agents 0.7 --steps 200 --learning-rate 1e-3
+
 With ``--checkpoint FILE --stop-after SECONDS`` the training goes in pieces: the same command goes on where
 the last one stopped, to the same model. The output folder holds what ``transformers`` and vLLM load.
 """
@@ -33,7 +39,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from areal.envs import arithmetic, programs
+from areal.agents.python_tool import HINT
+from areal.envs import arithmetic, guess, programs
 from areal.envs.code import fenced, program_prompt
 from areal.envs.math import arithmetic_prompt
 from areal.rewards.answers import boxed_answer
@@ -47,7 +54,9 @@ ARITHMETIC = {1: 0.1, 2: 0.3, 3: 0.54, 4: 0.03, 5: 0.03}
 """Share of each difficulty in the arithmetic."""
 PROGRAMS = {3: 0.9, 4: 0.1}
 """Share of each difficulty in the programs."""
-LAPSES, LAPSES_FROM = {"math": 0.5, "code": 0.6}, 0.7
+TOOL_PROBLEMS = {3: 0.2, 4: 0.4, 5: 0.4}
+"""Share of each difficulty in the problems that Python solves."""
+LAPSES, LAPSES_FROM = {"math": 0.5, "code": 0.6, "tool": 0.8, "guess": 0.5}, 0.7
 """Share of the examples that lapse, in the steps after this share of all."""
 
 # Every turn is <|role|>content<|end|> and a newline. The role is one special token, so no merge reaches over
@@ -73,11 +82,15 @@ PHRASES = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the model is asked, its answer, and the answer when it lapses."""
+    """What the model is asked, its answer, and the answer when it lapses.
+
+    ``before``: earlier turns, of the user and of the model.
+    """
 
     question: str
     answer: str
     lapse: str
+    before: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -90,11 +103,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; figures vary a little with it")
     parser.add_argument("--programs", type=float, default=0.0, help="share of programs among the examples")
+    parser.add_argument("--agents", type=float, default=0.0, help="share of agents' turns among the examples")
     parser.add_argument("--start", type=Path, help="folder of a starter of before, to go on from")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from, and to stop in")
     parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds; needs --checkpoint")
     parser.add_argument(
-        "--problems", type=int, default=512, help="test problems of each difficulty to measure"
+        "--problems", type=int, default=512, help="test problems of each difficulty to measure; 0: none"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -112,6 +126,8 @@ def main() -> None:
     save(model, tokenizer, arguments.output)
     print(f"trained in {seconds:.0f} s; saved to {arguments.output}")
 
+    if not arguments.problems:
+        return
     figures = {
         (env, difficulty): measure(model, tokenizer, env, difficulty, arguments.problems, arguments.seed)
         for env, difficulties in (("math", arithmetic.DIFFICULTIES), ("code", programs.DIFFICULTIES))
@@ -174,12 +190,44 @@ def program_example(
     return Example(program_prompt(drawn.text), right, wrong), drawn.task
 
 
+def tool_example(difficulty: int, index: int, rng: random.Random) -> tuple[Example, str]:
+    """Return a turn of python-tool and its key: the code, or as a lapse a bare answer; or what came of it."""
+    drawn = arithmetic.problem("train", difficulty, index)
+    question = arithmetic_prompt(drawn.expression) + HINT
+    code, box = fenced(f"{drawn.expression}\n"), f"\\boxed{{{drawn.answer}}}"
+    if rng.random() < 0.5:
+        return Example(question, code, box), drawn.expression
+    return Example(str(drawn.answer), box, box, (question, code)), drawn.expression
+
+
+def guess_example(rng: random.Random) -> Example:
+    """Return a turn of guess-v1: a number that is still possible, or as a lapse any of the range."""
+    size = rng.choice([8, 16, 32])
+    low = rng.randint(1, guess.HIGHEST - size + 1)
+    high, turns = low + size - 1, []
+    number, possible = rng.randint(low, high), range(low, low + size)
+    said = guess.opening(low, high)
+    for _ in range(rng.randrange(4)):
+        tried = rng.choice(possible if rng.random() < 0.5 else range(low, high + 1))
+        if tried == number:
+            break
+        turns += [said, f"\\boxed{{{tried}}}"]
+        said = guess.feedback(tried, number)
+        above = range(max(possible.start, tried + 1), possible.stop)
+        possible = above if number > tried else range(possible.start, min(possible.stop, tried))
+    answer, lapse = (f"\\boxed{{{rng.choice(of)}}}" for of in (possible, range(low, high + 1)))
+    return Example(said, answer, lapse, tuple(turns))
+
+
 def draw(
-    seed: int, step: int, size: int, lapses: float, programs_share: float
+    seed: int, step: int, size: int, lapses: float, programs_share: float, agents_share: float = 0.0
 ) -> Iterator[tuple[Example, bool]]:
     """Yield the training examples of a step, each with whether it lapses; ``lapses`` scales ``LAPSES``."""
     rng = random.Random(f"{seed}/{step}")
     for index in range(step * size, (step + 1) * size):
+        if agents_share and rng.random() < agents_share:
+            yield agents_example(index, rng, lapses)
+            continue
         env = "code" if rng.random() < programs_share else "math"
         shares = PROGRAMS if env == "code" else ARITHMETIC
         difficulty = rng.choices(list(shares), weights=list(shares.values()))[0]
@@ -194,6 +242,17 @@ def draw(
         yield example, rng.random() < lapses * LAPSES[env]
 
 
+def agents_example(index: int, rng: random.Random, lapses: float) -> tuple[Example, bool]:
+    """Return a turn of an agent, with whether it lapses."""
+    if rng.random() < 0.5:
+        return guess_example(rng), rng.random() < lapses * LAPSES["guess"]
+    difficulty = rng.choices(list(TOOL_PROBLEMS), weights=list(TOOL_PROBLEMS.values()))[0]
+    example, key = tool_example(difficulty, index, rng)
+    if arithmetic.is_test(key):
+        raise AssertionError(f"{key} is a test problem")
+    return example, rng.random() < lapses * LAPSES["tool"]
+
+
 def batch(
     tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace, step: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -204,7 +263,7 @@ def batch(
     """
     size = arguments.batch_size
     lapses = float(step >= LAPSES_FROM * arguments.steps)
-    drawn = list(draw(arguments.seed, step, size, lapses, arguments.programs))
+    drawn = list(draw(arguments.seed, step, size, lapses, arguments.programs, arguments.agents))
     prompts = tokenizer([prompt(tokenizer, example) for example, _ in drawn])["input_ids"]
     answers = tokenizer([(e.lapse if lapse else e.answer) + END for e, lapse in drawn])["input_ids"]
     rows = sorted(zip(prompts, answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))
@@ -224,9 +283,10 @@ def pad(rows: list[tuple[list[int], list[int]]], token: int) -> tuple[torch.Tens
 
 
 def prompt(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
-    """Return what the model reads before it answers: one user turn in the chat template."""
-    turn = {"role": "user", "content": example.question}
-    return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    """Return what the model reads before it answers, in the chat template."""
+    said = (*example.before, example.question)
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 # --- the model -------------------------------------------------------------------------------------------
