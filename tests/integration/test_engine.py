@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import numpy as np
+import torch
+
+from areal.agents.interface import Env, Message, Model
 from areal.config import parse_config
+from areal.learner.model import Policy, load_model
+from areal.learner.packed import pack
+from areal.models import resolve_model
+from areal.registry import make_env
 from areal.rollout.engine import Sampling
+from areal.rollout.episode import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.tasks import held_out
 from areal.runtime.assembly import plan
@@ -75,3 +85,31 @@ async def test_an_episode_is_recorded_token_for_token(player: Player):
         assert t.rewards == [episode.reward] == [sum(episode.reward_parts.values())]
         text = player.renderer.decode(t.tokens[: t.turns[0]].tolist())
         assert text.startswith("Compute")
+
+
+async def test_several_turns_are_recorded_as_the_learner_sees_them(player: Player):
+    """What was said in several turns, forks among them: the learner has the engine's log-probabilities."""
+    assert player.engine.version == 0, "tests that load other weights come later"
+    pool = EnvironmentPool(lambda: make_env("guess-v1", max_turns=3), 2)
+    playing = replace(player, agent=Forking(), pool=pool)
+    played = await asyncio.gather(*(playing.play({"seed": i}, Sampling(24, seed=i)) for i in range(4)))
+    pool.close()
+    policy = Policy(load_model(resolve_model("starter")))
+    for episode in played:
+        assert sorted(call for t in episode.trajectories for call in t.calls) == list(range(5))
+        assert [len(t.turns) for t in episode.trajectories] == [3, 1, 1]
+        for t in episode.trajectories:
+            logprobs = policy(pack([t], torch.device("cpu")), 1.0).logprobs
+            assert np.abs(logprobs.detach().numpy() - t.logprobs[t.loss_mask]).max() < 1e-4
+
+
+class Forking:
+    """Three turns, and two sub-agents beside the last one."""
+
+    async def run(self, env: Env, model: Model) -> None:
+        messages: list[Message] = [{"role": "user", "content": await env.reset()}]
+        for _ in range(2):
+            reply = await model.chat(messages)
+            step = await env.step(reply.text)
+            messages += [reply.message, {"role": "user", "content": step.observation}]
+        await asyncio.gather(*(model.chat(messages) for _ in range(3)))
