@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from areal import __version__
+from areal.authoring.commands import add_env
 from areal.errors import Interrupted, UserError
 
 _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_replay(commands)
-    _add_env(commands)
+    add_env(commands)
     _add_sandbox(commands)
     return parser
 
@@ -96,12 +96,6 @@ def _add_replay(commands: Any) -> None:
     command.set_defaults(run=_replay)
 
 
-def _add_env(commands: Any) -> None:
-    env = commands.add_parser("env", help="list environments", description="Work with environments.")
-    actions = env.add_subparsers(title="actions", metavar="ACTION", required=True)
-    actions.add_parser("list", help="list all environments with their options").set_defaults(run=_env_list)
-
-
 def _add_sandbox(commands: Any) -> None:
     sandbox = commands.add_parser(
         "sandbox", help="check where untrusted code runs", description="Work with the local sandbox."
@@ -118,7 +112,11 @@ def _add_sandbox(commands: Any) -> None:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--env", metavar="ID", help="Gymnasium id (default: math-v1; see `areal env list`)")
+    command.add_argument(
+        "--env",
+        metavar="ID",
+        help="an id (see `areal env list`), file.py:Class, a YAML file or a folder (default: math-v1)",
+    )
     command.add_argument("--model", help="hub id, folder, or 'starter', the model that ships with areal")
     command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     command.add_argument("--seed", type=int, metavar="N")
@@ -185,19 +183,6 @@ def _replay(given: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _env_list(given: argparse.Namespace) -> None:
-    import gymnasium
-    from rich.console import Console
-    from rich.table import Table
-
-    from areal.registry import env_names
-
-    table = Table("environment", "options", "what it is")
-    for name in env_names():
-        table.add_row(name, *_describe(gymnasium.spec(name)))
-    Console().print(table)
-
-
 def _sandbox_check(given: argparse.Namespace) -> None:
     from areal.sandbox.check import report
 
@@ -209,20 +194,3 @@ def _sandbox_check(given: argparse.Namespace) -> None:
             print(line)
     if not found.strong:
         sys.exit(1)
-
-
-def _describe(spec: Any) -> tuple[str, str]:
-    """Return an environment's options with their defaults, and the first line of its description."""
-    import inspect
-
-    from gymnasium.envs.registration import load_env_creator
-
-    make: Callable[..., Any] = (
-        load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    )
-    options = [
-        p.name if p.default is p.empty else f"{p.name}={spec.kwargs.get(p.name, p.default)!r}"
-        for p in inspect.signature(make).parameters.values()
-        if p.name != "render_mode" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    return ", ".join(options), (inspect.getdoc(make) or "").partition("\n")[0]

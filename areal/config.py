@@ -238,9 +238,9 @@ class Config(_Settings):
     """One training run."""
 
     env: str = "math-v1"
-    """Gymnasium id of the environment."""
+    """An id, path/to/file.py:Class, a YAML file, or a package's folder: docs/environments.md."""
     env_options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment; `areal env list` shows what it takes."""
+    """Keyword arguments of the environment; `areal env show` says what it takes."""
     agent: str = "single-turn"
     """How the model acts in the environment: a registered name, or path/to/file.py:Name."""
     agent_options: dict[str, Any] = Field(default_factory=dict)
@@ -324,6 +324,17 @@ def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
         except yaml.YAMLError as error:
             raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
         _merge(data, _nest(key, _number(value)))
+
+
+def parse_options(overrides: list[str]) -> dict[str, Any]:
+    """Return ``key.sub=value`` overrides as a nested dict of their own.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    data: dict[str, Any] = {}
+    _merge_overrides(data, overrides)
+    return data
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:

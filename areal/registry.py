@@ -1,16 +1,21 @@
-"""One registry each for environments, agents, rewards, sandboxes and benchmarks.
+"""One registry each for environments, agents, rewards, verifiers, sandboxes and benchmarks.
 
 Environments live in Gymnasium's own registry (so that ``gymnasium.make`` finds them); the others are
 plain tables from a name to an object. All take third-party entries through entry points of the same
-name: ``areal.envs``, ``areal.agents``, ``areal.rewards``, ``areal.sandboxes``, ``areal.benchmarks``.
+name: ``areal.envs``, ``areal.agents``, ``areal.rewards``, ``areal.verifiers``, ``areal.sandboxes``,
+``areal.benchmarks``.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -99,6 +104,15 @@ sandboxes: Registry[Callable[..., Any]] = Registry(
         "e2b": "areal.sandbox.e2b:e2b_sandbox",
     },
 )
+verifiers: Registry[Callable[..., Any]] = Registry(
+    "verifier",
+    "areal.verifiers",
+    {
+        "exact": "areal.rewards.verifiers:exact",
+        "math": "areal.rewards.verifiers:math",
+        "number": "areal.rewards.verifiers:number",
+    },
+)
 benchmarks: Registry[Callable[..., Any]] = Registry("benchmark", "areal.benchmarks", {})
 
 
@@ -164,9 +178,18 @@ def register_env(name: str, entry_point: Callable[..., Any] | str, **options: An
         name: a Gymnasium id, such as ``"my-env-v0"``.
         entry_point: the environment class, or ``"module:Class"``.
         options: default keyword arguments of the environment.
+
+    Raises:
+        UserError: the name is taken by something else.
     """
     import gymnasium
 
+    taken = gymnasium.registry.get(name)
+    if taken is not None and (_place(taken.entry_point), taken.kwargs) != (_place(entry_point), options):
+        raise UserError(
+            f"the environment '{name}' is already registered, as {_place(taken.entry_point)}; choose another "
+            f"name for {_place(entry_point)}"
+        )
     gymnasium.register(
         id=name,
         entry_point=entry_point,
@@ -185,39 +208,135 @@ def env_names() -> list[str]:
     return sorted(
         spec.id
         for spec in gymnasium.registry.values()
-        if not _module(spec.entry_point).startswith(("gymnasium.", "shimmy."))
+        if not _place(spec.entry_point).startswith(("gymnasium.", "shimmy."))
     )
 
 
-def _module(entry_point: Any) -> str:
-    return entry_point if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
+def _place(entry_point: Any) -> str:
+    """Return an entry point as ``module:Name``."""
+    if isinstance(entry_point, str):
+        return entry_point
+    return f"{entry_point.__module__}:{getattr(entry_point, '__qualname__', entry_point)}"
 
 
 @cache
 def _discover_envs() -> None:
     """Register the environments of installed packages, once: to find them takes 10 ms and more."""
+    for point in entry_points(group="areal.envs"):
+        register_env(point.name, point.value)
+
+
+def find_env(name: str) -> Any:
+    """Return the Gymnasium specification of an environment; its ``entry_point`` is ready to be called.
+
+    Args:
+        name: an id; ``path/to/file.py:Class`` or ``module:Class``; a YAML file (areal.envs.files); or the
+            folder of a package that need not be installed (``areal env init`` writes one).
+
+    Raises:
+        UserError: there is none, or what the name means cannot be loaded.
+    """
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+    _discover_envs()
+    if name in gymnasium.registry:
+        return _loaded(gymnasium.registry[name])
+    if name.endswith((".yaml", ".yml")):
+        from areal.envs.files import read_env_file
+
+        base, options = read_env_file(Path(name))
+        found = find_env(base)
+        return EnvSpec(env_label(name), found.entry_point, kwargs={**found.kwargs, **options})
+    if ":" in name:
+        return EnvSpec(env_label(name), _env_class(name))
+    if (Path(name) / "pyproject.toml").is_file():
+        return _in_package(Path(name))
+    known = env_names()
+    raise UserError(f"unknown environment '{name}'{nearest(name, known)} (see `areal env list`)")
+
+
+def env_label(name: str) -> str:
+    """Return what an environment is called in metrics and names: of a file, the class or the file's stem."""
+    place, _, attribute = name.rpartition(":")
+    label = attribute if place else Path(name).stem if name.endswith((".yaml", ".yml")) else Path(name).name
+    return re.sub(r"[^\w.-]", "-", label) or "env"
+
+
+def _loaded(spec: Any) -> Any:
+    """Return a specification whose entry point is imported."""
+    if not isinstance(spec.entry_point, str):
+        return spec
+    try:
+        return replace(spec, entry_point=_env_class(spec.entry_point))
+    except (UserError, ImportError) as error:
+        raise UserError(
+            f"environment '{spec.id}': its entry point {spec.entry_point} cannot be loaded: {error}; mend it "
+            'under [project.entry-points."areal.envs"] of its pyproject.toml and install it again'
+        ) from error
+
+
+def _env_class(name: str) -> Any:
+    """Load a class, which is to be an environment, or a function that makes one."""
     import gymnasium
 
-    for point in entry_points(group="areal.envs"):
-        if point.name not in gymnasium.registry:
-            register_env(point.name, point.value)
+    found = load_object(name)
+    if not callable(found) or (inspect.isclass(found) and not issubclass(found, gymnasium.Env)):
+        raise UserError(f"'{name}' is no environment; make it a subclass of gymnasium.Env")
+    return found
+
+
+def _in_package(folder: Path) -> Any:
+    """Return the only environment of the package in a folder, which need not be installed."""
+    from gymnasium.envs.registration import EnvSpec
+
+    file = folder / "pyproject.toml"
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid TOML: {error}") from error
+    points = project.get("entry-points", {}).get("areal.envs", {})
+    if len(points) != 1:
+        raise UserError(
+            f'{file} names {len(points)} environments under [project.entry-points."areal.envs"]; install the '
+            "package (pip install -e) and give the id of one"
+        )
+    if (place := str(folder.resolve())) not in sys.path:
+        sys.path.append(place)
+    ((name, entry_point),) = points.items()
+    return _loaded(EnvSpec(name, entry_point))
 
 
 def make_env(name: str, **options: Any) -> Any:
-    """Build one environment by its id.
+    """Build one environment; :func:`find_env` says what its name may be.
 
     Raises:
         UserError: no such environment, or options that it does not take.
     """
     import gymnasium
 
-    _discover_envs()
-    if name not in gymnasium.registry:
-        known = env_names()
-        raise UserError(f"unknown environment '{name}'{nearest(name, known)} (see `areal env list`)")
+    spec = find_env(name)
+    _check_options(name, spec, options)
     try:
-        return gymnasium.make(name, disable_env_checker=True, **options)
+        return gymnasium.make(spec, disable_env_checker=True, **options)
     except TypeError as error:
-        if "unexpected keyword argument" in str(error):
-            raise UserError(f"environment '{name}': {error} (see `areal env list`)") from error
+        if "inherit from the gymnasium.Env" in str(error):
+            raise UserError(f"'{name}' is no environment: it makes no gymnasium.Env") from error
         raise
+
+
+def _check_options(name: str, spec: Any, options: dict[str, Any]) -> None:
+    """Raise UserError where a constructor does not take options, or lacks some."""
+    parameters = inspect.signature(spec.entry_point).parameters.values()
+    known = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    given = {**spec.kwargs, **options}
+    see = f"(see `areal env show {name}`)"
+    if len(known) == len(parameters):
+        for option in given:
+            if option not in known:
+                raise UserError(
+                    f"environment '{name}' has no option '{option}'{nearest(option, known)} {see}"
+                )
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in given:
+            raise UserError(f"environment '{name}' needs the option '{option}' {see}")

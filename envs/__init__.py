@@ -10,6 +10,8 @@ _BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("code-fix-v1", "areal.envs.code:CodeEnv", {"max_turns": 3}),
     ("countdown-v1", "areal.envs.countdown:CountdownEnv", {}),
     ("guess-v1", "areal.envs.guess:GuessEnv", {}),
+    ("data-v1", "areal.envs.from_data:DataEnv", {}),
+    ("mixture-v1", "areal.envs.mixture:MixtureEnv", {}),
     ("gym-text-v1", "areal.envs.gym_text:GymTextEnv", {}),
     ("reasoning-gym-v1", "areal.envs.reasoning:ReasoningGymEnv", {}),
 )

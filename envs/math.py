@@ -117,6 +117,12 @@ class MathEnv(gymnasium.Env[str, str]):
         reward, parts = self._reward(judged)
         return "", reward, True, False, {"reward_parts": parts}
 
+    def solution(self) -> str:
+        """Return the answer to the problem, for checks of the environment; no agent calls it."""
+        if self._problem is None:
+            raise ResetNeeded("call reset before solution")
+        return f"\\boxed{{{self._problem.answer}}}"
+
     def _draw(self, split: str, index: int) -> Pair:
         drawn = arithmetic.problem(split, self._difficulty, index)
         return Pair(f"Compute {drawn.expression}.", str(drawn.answer))

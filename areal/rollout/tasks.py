@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-_STRIDE = 1_000_000_000
-"""Each seed of a run draws its unbounded problems from a range of its own."""
+_STRIDE = 2**25
+"""Each seed of a run draws its unbounded problems from a range of its own; areal.envs.mixture knows."""
 _HELD_OUT = 2**31
 """Environments without splits are evaluated on reset seeds from here on, which training never uses."""
 

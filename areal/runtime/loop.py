@@ -23,6 +23,7 @@ from areal.config import Config
 from areal.errors import Interrupted
 from areal.evaluation.evaluate import evaluate
 from areal.evaluation.report import Report
+from areal.registry import env_label
 from areal.rollout.admission import Admission
 from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Sampling
@@ -260,11 +261,13 @@ class Trainer:
             return None
         self.progress.status(f"evaluating {when}")
         report = await evaluate_player(self.player, self.plan, f"version {version}")
-        name = f"eval/{self.config.env}/avg@{settings.samples}"
+        name = f"eval/{env_label(self.config.env)}/avg@{settings.samples}"
         low, high = report.interval
         metrics = {"step": version, name: report.accuracy, f"{name}/low": low, f"{name}/high": high}
         if len(report.parts) > 1:
-            metrics |= {f"eval/{self.config.env}/{part}": mean for part, mean in report.parts.items()}
+            metrics |= {
+                f"eval/{env_label(self.config.env)}/{part}": mean for part, mean in report.parts.items()
+            }
         self.directory.log_metrics(metrics)
         self.progress.update(metrics)
         self.progress.message(
@@ -350,7 +353,7 @@ async def evaluate_player(
         held_out(plan.env, settings.problems),
         settings.samples,
         max_concurrent(config),
-        env=config.env,
+        env=env_label(config.env),
         model=model,
         settings={**_given(sampling), **config.env_options},
         progress=progress,

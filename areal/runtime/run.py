@@ -7,6 +7,7 @@ from pathlib import Path
 from areal.api import Run
 from areal.errors import UserError
 from areal.evaluation.report import Report
+from areal.registry import env_label
 from areal.runtime import checkpoint
 from areal.runtime.assembly import Plan, start_player
 from areal.runtime.loop import Trainer, evaluate_player
@@ -26,7 +27,7 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         directory = RunDirectory.open(resume)
         start = _resume_point(directory, config.steps)
         directory.save_config(config)
-    title = f"{config.env} · {config.model}"
+    title = f"{env_label(config.env)} · {config.model}"
     with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
         progress.message(f"run directory: {directory.path}")
         trainer = Trainer(plan, directory, progress, start)
@@ -54,7 +55,10 @@ def _resume_point(directory: RunDirectory, steps: int) -> Path:
 async def run_evaluation(plan: Plan, show: bool) -> Report:
     """Evaluate as planned."""
     model = plan.config.model
-    with capture(None) as terminal, Progress(0, f"{plan.config.env} · {model}", show, terminal) as progress:
+    with (
+        capture(None) as terminal,
+        Progress(0, f"{env_label(plan.config.env)} · {model}", show, terminal) as progress,
+    ):
         progress.status("starting vLLM")
         with abandoned_on_signal():
             player, _ = await start_player(plan, None)

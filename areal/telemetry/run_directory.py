@@ -32,6 +32,7 @@ from typing import Any
 
 from areal.config import Config, dump_config
 from areal.errors import UserError
+from areal.registry import env_label
 
 LATEST = "latest"
 """The name of the link to the newest run, beside the runs."""
@@ -276,7 +277,7 @@ def _write_whole(path: Path, lines: Iterable[str]) -> None:
 
 
 def _name(config: Config) -> str:
-    parts = (_slug(config.env), _slug(Path(config.model).name), time.strftime("%Y%m%d-%H%M%S"))
+    parts = (_slug(env_label(config.env)), _slug(Path(config.model).name), time.strftime("%Y%m%d-%H%M%S"))
     return "-".join(part for part in parts if part)
 
 

@@ -66,7 +66,7 @@ CASES = {
     "empty stop string": (["rollout.stop=['']"], ["rollout.stop", "empty", "leave it out"]),
     "interruption": (["rollout.interruption=never"], ["'recompute', 'keep' or 'drain'"]),
     "half": (["rollout.max_staleness=1.5"], ["whole number"]),
-    "environment option": (["env_options.colour=red"], ["colour", "areal env list"]),
+    "environment option": (["env_options.colour=red"], ["colour", "areal env show math-v1"]),
     "difficulty": (["env_options.difficulty=99"], ["difficulty=99"]),
     "data": (["env_options.data=broken.jsonl"], ["broken.jsonl, line 2", "not valid JSON"]),
     "missing data": (["env_options.data=none.jsonl"], ["none.jsonl does not exist"]),

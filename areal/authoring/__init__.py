@@ -1,0 +1,1 @@
+"""For authors of environments: write one, describe it, check it, try it."""

@@ -1,0 +1,91 @@
+"""Checks an environment against what training takes for granted; each failure says how to mend it.
+
+An environment that has ``solution()``, an answer that earns the most, is checked more sharply.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from areal.authoring import leaks, rules
+from areal.authoring.subject import Broken, Subject
+from areal.authoring.watch import Hang, Watch, place_of
+from areal.errors import UserError
+
+TIME_LIMIT = 30.0
+"""Seconds of one call of the environment."""
+FIRST = "it can be made"
+RULES: dict[str, Callable[[Subject], str]] = {
+    FIRST: rules.is_made,
+    "Gymnasium's checker": rules.gymnasium_agrees,
+    "honest spaces": rules.spaces_are_honest,
+    "determinism": rules.is_deterministic,
+    "separate splits": rules.splits_are_disjoint,
+    "rewards": rules.rewards_are_whole,
+    "solutions": rules.solutions_earn,
+    "hidden answers": leaks.answers_are_hidden,
+    "hostile actions": leaks.hostile_actions_fail,
+    "threads": rules.threads_agree,
+    "throughput": rules.is_fast,
+    "end": rules.closes,
+}
+
+
+Verdict = Literal["passed", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one rule found."""
+
+    rule: str
+    verdict: Verdict
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict} {self.rule}: {self.message}"
+
+
+def check_env(make: Callable[[], Any], time_limit: float = TIME_LIMIT) -> list[Finding]:
+    """Check an environment.
+
+    Args:
+        make: returns a new one; the class will do.
+        time_limit: seconds of one call.
+
+    Returns:
+        One finding for each rule, and warnings beside them; a call that hangs ends the checks.
+    """
+    subject = Subject(make, Watch(time_limit))
+    findings: list[Finding] = []
+    for rule, check in RULES.items():
+        try:
+            message = subject.watch.run(partial(check, subject))
+            findings.append(Finding(rule, "passed", message))
+        except Hang as hang:
+            findings.append(
+                Finding(
+                    rule, "failed", f"{hang}. Give the work a time limit; the other rules were not checked"
+                )
+            )
+            return findings
+        except Exception as error:  # noqa: BLE001 (whatever an environment raises is what we look for)
+            findings.append(Finding(rule, "failed", _explain(error)))
+            if rule == FIRST:
+                return findings
+        findings += [Finding(rule, "warning", message) for message in subject.warned()]
+    return findings
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, Broken | UserError):
+        return str(error)
+    place = place_of(traceback.extract_tb(error.__traceback__))
+    call = getattr(error, "call", "it")
+    return (
+        f"{call} raised {type(error).__name__}: {str(error)[:300]} (at {place}); an environment never raises"
+    )

@@ -1,0 +1,77 @@
+"""What an environment is and which options it takes, read from its constructor and its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_SECTION = re.compile(r"^(\w+):$")
+_ENTRY = re.compile(r"^ {4}(\w+)(?: \([^)]*\))?: (.*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A keyword argument of an environment.
+
+    Attributes:
+        name: as in ``env_options.NAME``.
+        default: as Python writes it; None: it must be given.
+        help: from the docstring; empty if that says nothing of it.
+    """
+
+    name: str
+    default: str | None
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An environment.
+
+    Attributes:
+        name: its id, or what else it was found by.
+        summary: the first line of its docstring.
+        place: where its code is, ``module:Class``.
+        options: of its constructor.
+    """
+
+    name: str
+    summary: str
+    place: str
+    options: tuple[Option, ...]
+
+
+def describe(name: str, spec: Any) -> Description:
+    """Describe an environment by its Gymnasium specification, whose entry point is callable."""
+    make = spec.entry_point
+    doc = inspect.getdoc(make) or ""
+    helps = _arguments(doc)
+    options = tuple(
+        Option(p.name, _default(p, spec.kwargs), helps.get(p.name, ""))
+        for p in inspect.signature(make).parameters.values()
+        if p.name != "render_mode" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    )
+    place = f"{make.__module__}:{getattr(make, '__qualname__', make)}"
+    return Description(name, doc.partition("\n")[0], place, options)
+
+
+def _default(parameter: inspect.Parameter, given: dict[str, Any]) -> str | None:
+    value = given.get(parameter.name, parameter.default)
+    return None if value is parameter.empty else repr(value)
+
+
+def _arguments(doc: str) -> dict[str, str]:
+    """Return what the section ``Args:`` of a Google docstring says of each argument."""
+    found: dict[str, str] = {}
+    section, name = "", ""
+    for line in doc.splitlines():
+        if heading := _SECTION.match(line):
+            section, name = heading.group(1), ""
+        elif section == "Args" and (entry := _ENTRY.match(line)):
+            name = entry.group(1)
+            found[name] = entry.group(2)
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return found

@@ -1,0 +1,127 @@
+"""Attacks on an environment's rewards: reading the answer off, and actions that are no answers.
+
+Whether answers are hidden cannot be decided without knowing them, so it is attacked: whatever stands in the
+observation or in ``info``, at the same place in most problems, is handed in as the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from areal.authoring.rules import checked_reward
+from areal.authoring.subject import FILLERS, Broken, Subject, short
+
+HOSTILE = {
+    "nothing": "",
+    "white space": " \n\t\r",
+    "a null character": "\0",
+    "control characters": "".join(map(chr, range(32))) + "\x7f\x1b[2J",
+    "half a surrogate pair": "\ud800",
+    "other scripts and emoji": "é𝄞 \u202e שלום \u0661\u0662 👩‍👩‍👧",
+    "100,000 characters": "a" * 100_000,
+    "an open box": "\\boxed{",
+    "10,000 braces": "\\boxed" + "{" * 10_000,
+    "10,000 parentheses": "\\boxed{" + "(" * 10_000 + "}",
+    "a number of 5,000 digits": "\\boxed{" + "9" * 5_000 + "}",
+    "a huge power": "\\boxed{9^{9^{9^9}}}",
+    "no number": "\\boxed{nan}",
+    "infinity": "\\boxed{inf}",
+    "every number": " ".join(map(str, range(-200, 1000))),
+    "a format string": "{0.__class__} %s%n ${x}",
+    "an open code block": "```python\nwhile True",
+    "code that ends the process": "```python\nimport os; os._exit(0)\n```",
+    "broken JSON": '{"answer": [',
+    "markup": "<answer><answer></answer>",
+}
+"""Actions that a policy may say one day; none is an answer."""
+_FORMS = ("{}", "\\boxed{{{}}}", "<answer>{}</answer>", "```\n{}\n```")
+_MEANINGLESS = (*FILLERS, "-7919")
+_MOST_WORDS = 15
+_LEAK = 0.8
+"""Share of the problems from which on what earns the reward was not found by chance."""
+_WORD = re.compile(r"[^\s,;:!?(){}]+")
+
+
+def answers_are_hidden(subject: Subject) -> str:
+    """What can be read in observations and info earns nothing when it is handed in."""
+    tasks = subject.tasks()
+    wins: dict[tuple[str, str], int] = {}
+    for number, task in enumerate(tasks):
+        seen = _seen(subject, task)
+        for form in _FORMS:
+            least = _least(subject, task, form)
+            for place, text in seen.items():
+                # After a few problems, only what has earned something in half of them goes on.
+                if number >= 4 and wins.get((place, form), 0) * 2 < number:
+                    continue
+                if subject.play(subject.env, task, form.format(text)).reward > least:
+                    wins[place, form] = wins.get((place, form), 0) + 1
+    for (place, form), count in wins.items():
+        if count >= _LEAK * len(tasks):
+            raise Broken(
+                f"{place}, handed in as {form.format('…')!r}, earns a reward in {count} of {len(tasks)} "
+                "problems: the answer can be read off there; keep it in an attribute of the environment"
+            )
+    return "nothing in observation or info earns a reward when it is handed in"
+
+
+def _least(subject: Subject, task: dict[str, Any], form: str) -> float:
+    """Return what the mere form earns; where the solution is known, just less than that earns."""
+    if subject.solves:
+        return subject.play(subject.env, task, None).reward - 1e-9
+    return max(subject.play(subject.env, task, form.format(filler)).reward for filler in _MEANINGLESS) + 1e-9
+
+
+def _seen(subject: Subject, task: dict[str, Any]) -> dict[str, str]:
+    """Return what can be read in an episode, by the place where it stands."""
+    played = subject.play(subject.env, task, FILLERS[0])
+    seen = {**_words("the observation", played.observation), **_leaves("info", played.info)}
+    observation, _, _, _, info = played.steps[0]
+    return {**seen, **_words("the observation of a step", observation), **_leaves("a step's info", info)}
+
+
+def _words(place: str, text: str) -> dict[str, str]:
+    words = _WORD.findall(text)
+    first = {f"word {i + 1} of {place}": word.strip(".") for i, word in enumerate(words[:_MOST_WORDS])}
+    last = {
+        f"word {i} from the end of {place}": w.strip(".")
+        for i, w in enumerate(words[: -_MOST_WORDS - 1 : -1], 1)
+    }
+    return {**first, **last, **({f"all of {place}": text} if text else {})}
+
+
+def _leaves(place: str, value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {k: v for key, inner in value.items() for k, v in _leaves(f"{place}[{key!r}]", inner).items()}
+    if isinstance(value, list | tuple):
+        return {k: v for i, inner in enumerate(value) for k, v in _leaves(f"{place}[{i}]", inner).items()}
+    text = str(value)
+    words = _WORD.findall(text)
+    return {place: text, **({f"the last word of {place}": words[-1].strip(".")} if len(words) > 1 else {})}
+
+
+def hostile_actions_fail(subject: Subject) -> str:
+    """What is no answer neither raises nor earns."""
+    env = subject.env
+    for task in subject.tasks(3):
+        top = (
+            min(_least(subject, task, form) for form in _FORMS)
+            if subject.solves
+            else max(_least(subject, task, form) for form in _FORMS)
+        )
+        for name, action in HOSTILE.items():
+            played = subject.play(env, task, action)
+            for observation, reward, _, _, info in played.steps:
+                checked_reward(reward, info)
+                if observation not in env.observation_space:
+                    raise Broken(
+                        f"after {name} as the action, the observation is not one of the observation space"
+                    )
+            if played.reward > top:
+                raise Broken(
+                    f"{name} ({short(action)}) earns {played.reward:g}; a verifier is to look for the answer "
+                    "where it belongs, and to take what it cannot read for wrong"
+                )
+    return f"{len(HOSTILE)} of them neither raise nor earn"

@@ -1,0 +1,121 @@
+"""Plays episodes of an environment so that one sees them: a person answers, or a model does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TextIO
+
+from areal.agents.interface import Agent, Env, Model, Step
+from areal.config import Config
+from areal.rollout.tasks import TaskSource
+
+_MARKS = {"observation": "", "action": "> ", "reward": "reward: "}
+
+
+class Show:
+    """Writes what happens in an episode to a stream: observations, actions, rewards."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, kind: str, text: str) -> None:
+        """Write a text; ``kind`` is ``observation``, ``action`` or ``reward``."""
+        mark = _MARKS[kind]
+        self._stream.write(mark + text.replace("\n", "\n" + " " * len(mark)) + "\n")
+        self._stream.flush()
+
+
+def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None], show: Show) -> float:
+    """Let a person play training problems.
+
+    Args:
+        env: the environment.
+        episodes: how many.
+        seed: of the order of problems.
+        ask: returns an answer; None ends the game.
+        show: shows what happens.
+
+    Returns:
+        The sum of all rewards.
+    """
+    source, earned = TaskSource(env, seed), 0.0
+    for number in range(episodes):
+        observation, _ = env.reset(**source.task(number))
+        over = False
+        while not over:
+            show("observation", observation)
+            if (action := ask()) is None:
+                return earned
+            observation, reward, terminated, truncated, info = env.step(action)
+            over = terminated or truncated
+            earned += float(reward)
+            show("reward", describe_reward(float(reward), info))
+        if observation:
+            show("observation", observation)
+    return earned
+
+
+def describe_reward(reward: float, info: dict[str, Any]) -> str:
+    """Return a reward, and its parts where they say more."""
+    parts = info.get("reward_parts") or {}
+    shown = ", ".join(f"{name} {value:g}" for name, value in parts.items())
+    return f"{reward:g}" + (f" ({shown})" if len(parts) > 1 else "")
+
+
+class ShownAgent:
+    """An agent whose environment shows what is said."""
+
+    def __init__(self, agent: Agent, show: Show) -> None:
+        self._agent = agent
+        self._show = show
+
+    async def run(self, env: Env, model: Model) -> None:
+        """Play one episode."""
+        await self._agent.run(_ShownEnv(env, self._show), model)
+
+
+class _ShownEnv:
+    def __init__(self, env: Env, show: Show) -> None:
+        self._env = env
+        self._show = show
+
+    async def reset(self) -> str:
+        observation = await self._env.reset()
+        self._show("observation", observation)
+        return observation
+
+    async def step(self, action: str) -> Step:
+        self._show("action", action)
+        step = await self._env.step(action)
+        self._show("reward", describe_reward(step.reward, step.info))
+        if step.observation:
+            self._show("observation", step.observation)
+        return step
+
+
+async def play_model(config: Config, episodes: int) -> float:
+    """Let a model play training problems, by the agent and with the sampling of the configuration.
+
+    What happens is written to the terminal.
+
+    Returns:
+        The sum of all rewards.
+    """
+    from areal.runtime.assembly import evaluation_sampling, plan, start_player
+    from areal.runtime.signals import abandoned_on_signal
+    from areal.telemetry.logs import capture
+
+    checked = plan(config, training=False)
+    source, sampling, earned = TaskSource(checked.env, config.seed), evaluation_sampling(config), 0.0
+    with capture(None) as terminal:
+        shown = replace(checked, agent=ShownAgent(checked.agent, Show(terminal)))
+        with abandoned_on_signal():
+            player, _ = await start_player(shown, None)
+        try:
+            for number in range(episodes):
+                episode = await player.play(source.task(number), replace(sampling, seed=number))
+                earned += episode.reward
+        finally:
+            await player.close()
+    return earned

@@ -1,0 +1,222 @@
+"""What training takes for granted of an environment, rule by rule; a broken rule says how to mend it."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import wait
+from functools import partial
+from numbers import Real
+from threading import Barrier
+from typing import Any
+
+import gymnasium
+from gymnasium.utils.env_checker import check_env as check_with_gymnasium
+from gymnasium.utils.env_checker import data_equivalence
+
+from areal.authoring.subject import FILLERS, PROBLEMS, Broken, Subject, arguments, short
+from areal.rollout.tasks import held_out
+
+THREADS = 8
+"""As many as rollout.env_workers has by default."""
+
+
+def is_made(subject: Subject) -> str:
+    """It can be made, and is one of Gymnasium's."""
+    env = subject.env = subject.make()
+    if not isinstance(env, gymnasium.Env):
+        raise Broken(f"it makes a {type(env).__name__}; make it a subclass of gymnasium.Env")
+    subject.solves = callable(getattr(env.unwrapped, "solution", None))
+    return f"{type(env.unwrapped).__module__}:{type(env.unwrapped).__qualname__}"
+
+
+def gymnasium_agrees(subject: Subject) -> str:
+    """Gymnasium's own checker has nothing to say; its warnings are passed on."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        env = subject.make().unwrapped
+        try:
+            subject.watch.call("Gymnasium's checker", _ask_gymnasium, env)
+        except AssertionError as error:
+            raise Broken(str(error)) from error
+    for warning in said:
+        if issubclass(warning.category, UserWarning):
+            subject.warn(re.sub(r"\x1b\[\d+m", "", str(warning.message)).removeprefix("WARN: "))
+    return "gymnasium.utils.env_checker finds no error"
+
+
+def _ask_gymnasium(env: Any) -> None:
+    check_with_gymnasium(env, skip_render_check=True, skip_close_check=True)
+
+
+def spaces_are_honest(subject: Subject) -> str:
+    """Any text is an action; observations are text, and in their space."""
+    env = subject.env
+    for text in ("", "plain words", "é𝄞", "a\nb\0c", "a" * 10_000):
+        if text not in env.action_space:
+            raise Broken(
+                f"the action space does not hold {short(text)}, but a model may say anything; use "
+                "areal.envs.text.UnicodeText(2**20)"
+            )
+    for task in subject.tasks():
+        played = subject.play(env, task, FILLERS[0])
+        for name, observation in [("reset", played.observation)] + [("step", s[0]) for s in played.steps]:
+            if not isinstance(observation, str):
+                raise Broken(
+                    f"{name} gave a {type(observation).__name__} as observation; a model reads text: a str"
+                )
+            if observation not in env.observation_space:
+                raise Broken(
+                    f"{name} gave an observation that is not in the observation space: {short(observation)}; "
+                    "use areal.envs.text.UnicodeText(2**16), or a longer one"
+                )
+    return "any action is one, and observations are text of the space"
+
+
+def is_deterministic(subject: Subject) -> str:
+    """The same seed and options give the same problem, and the same action the same outcome."""
+    mend = (
+        "draw from self.np_random (after super().reset(seed=seed)) or from random.Random(...) of seed or "
+        "index, not from random or numpy.random, sets, hashes of text or the clock"
+    )
+    env, other = subject.env, subject.make()
+    for task in subject.tasks():
+        first = subject.reset(env, task)
+        for again, which in ((env, "the second time"), (other, "in another instance")):
+            if not data_equivalence(first, subject.reset(again, task)):
+                raise Broken(f"reset({arguments(task)}) gives something else {which}; {mend}")
+        for action in (FILLERS[0], *([None] if subject.solves else [])):
+            one, two = (subject.play(e, task, action).steps for e in (env, other))
+            if not data_equivalence(one, two):
+                raise Broken(f"the same action earns something else the second time, after {task}; {mend}")
+    return f"{PROBLEMS} problems, three times each"
+
+
+def splits_are_disjoint(subject: Subject) -> str:
+    """What is measured was not trained on."""
+    env = subject.env
+    if not callable(getattr(env.unwrapped, "count", None)):
+        return "there are none: evaluation uses other seeds than training"
+    sizes = [
+        subject.watch.call(f"count({split!r})", env.unwrapped.count, split) for split in ("train", "test")
+    ]
+    if 0 in sizes:
+        raise Broken(f"count('train') and count('test') are {sizes[0]} and {sizes[1]}; neither may be 0")
+    train = {subject.reset(env, task)[0] for task in subject.tasks(min(200, sizes[0] or 200))}
+    test = {subject.reset(env, task)[0] for task in held_out(env, 200)}
+    if train & test and len(train | test) > 1:
+        raise Broken(
+            f"{len(train & test)} of {len(test)} held-out problems are in the train split too, such as "
+            f"{short(next(iter(train & test)))}; what is measured must not be what was trained on"
+        )
+    return "no held-out problem was met in the train split"
+
+
+def rewards_are_whole(subject: Subject) -> str:
+    """Rewards are finite, and the sum of their parts."""
+    env, named = subject.env, True
+    for task in subject.tasks():
+        for action in (*FILLERS, *([None] if subject.solves else [])):
+            for _, reward, _, _, info in subject.play(env, task, action).steps:
+                named &= checked_reward(reward, info)
+    if not named:
+        subject.warn(
+            'name the parts of the reward, as in info["reward_parts"] = {"correct": reward}: each is a metric'
+        )
+    return "finite, and the sum of their parts"
+
+
+def checked_reward(reward: Any, info: dict[str, Any]) -> bool:
+    """Return whether the parts are named; raises Broken if they are wrong."""
+    if not isinstance(reward, Real) or not math.isfinite(reward):
+        raise Broken(f"step gave the reward {reward!r}; it is to be a finite float")
+    reward = float(reward)
+    if "reward_parts" not in info:
+        return False
+    parts = info["reward_parts"]
+    if not isinstance(parts, Mapping) or not all(
+        isinstance(n, str) and isinstance(v, Real) and math.isfinite(v) for n, v in parts.items()
+    ):
+        raise Broken(f'info["reward_parts"] is {short(parts)}; it is to be a dict of names and finite floats')
+    if abs(sum(parts.values()) - reward) > 1e-6 * max(1.0, abs(reward)):
+        raise Broken(f"the parts {dict(parts)} sum to {sum(parts.values()):g}, but the reward is {reward:g}")
+    return True
+
+
+def solutions_earn(subject: Subject) -> str:
+    """What the environment calls its solution earns more than what is none."""
+    if not subject.solves:
+        return "not known: give the environment a method solution() -> str, and more can be checked"
+    for task in subject.tasks():
+        best, worst = (subject.play(subject.env, task, action).reward for action in (None, FILLERS[0]))
+        if not best > worst:
+            raise Broken(f"after {task}, solution() earns {best:g}, no more than the answer '?'")
+    return "solution() earns more than a wrong answer"
+
+
+def threads_agree(subject: Subject) -> str:
+    """Environments on several threads find what one finds alone."""
+    tasks = subject.tasks()
+    actions = (FILLERS[0], *([None] if subject.solves else []))
+    plan = [(task, action) for task in tasks for action in actions]
+    alone = [subject.play(subject.env, task, action) for task, action in plan]
+
+    ready = Barrier(THREADS)
+
+    def work(shift: int) -> bool:
+        env = subject.make()
+        order = [(i + shift * len(plan) // THREADS) % len(plan) for i in range(len(plan))]
+        ready.wait()
+        end, same = time.monotonic() + 0.2, True
+        while same and time.monotonic() < end:
+            same = all(data_equivalence(subject.play(env, *plan[i]).steps, alone[i].steps) for i in order)
+        return same
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # an episode takes less than a thread is given otherwise
+    try:
+        running = [subject.watch.start(partial(work, n)) for n in range(THREADS)]
+        wait(running)
+    finally:
+        sys.setswitchinterval(interval)
+    if not all(outcome.result() for outcome in running):
+        raise Broken(
+            f"on {THREADS} threads, each with an environment of its own, rewards or observations differ from "
+            "those on one; environments must share nothing that changes: no global, no class attribute, no "
+            "working directory"
+        )
+    return f"{THREADS} threads with an environment each find what one finds"
+
+
+def is_fast(subject: Subject, seconds: float = 0.5) -> str:
+    """Measure episodes per second."""
+    tasks = subject.tasks()
+
+    def work() -> float:
+        env, done, started = subject.make(), 0, time.monotonic()
+        subject.play(env, tasks[0], FILLERS[0])  # what is prepared once is not counted
+        started = time.monotonic()
+        while done < 3 or time.monotonic() - started < seconds:
+            subject.play(env, tasks[done % len(tasks)], FILLERS[0])
+            done += 1
+        return done / (time.monotonic() - started)
+
+    one = work()
+    running = [subject.watch.start(work) for _ in range(THREADS)]
+    many = sum(outcome.result() for outcome in running)
+    if many < 10:
+        subject.warn(
+            f"{many:.1f} episodes/s on {THREADS} threads may keep training waiting; raise "
+            "rollout.env_workers, or do less in step"
+        )
+    return f"{one:,.0f} episodes/s on one thread, {many:,.0f} on {THREADS} (rollout.env_workers)"
+
+
+def closes(subject: Subject) -> str:
+    """It can be closed."""
+    subject.watch.call("close()", subject.env.close)
+    return "close() raises nothing"

@@ -1,0 +1,103 @@
+"""The environment that is checked: every call of it is watched and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from areal.authoring.watch import Watch
+from areal.rollout.tasks import TaskSource
+
+FILLERS = ("?", "zzz")
+"""Actions that are no answer to anything."""
+PROBLEMS = 16
+"""How many problems a rule looks at."""
+_MOST_STEPS = 20
+
+
+class Broken(Exception):
+    """A rule is broken; the message says how, and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An episode in which every action was the same."""
+
+    observation: Any
+    info: dict[str, Any]
+    steps: list[tuple[Any, Any, bool, bool, dict[str, Any]]]
+
+    @property
+    def reward(self) -> float:
+        """Sum of the rewards."""
+        return sum(float(step[1]) for step in self.steps)
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode ended by itself."""
+        return bool(self.steps[-1][2] or self.steps[-1][3])
+
+
+class Subject:
+    """The environment that is checked, and how it is called.
+
+    Attributes:
+        env: the instance that most rules look at; the first rule makes it.
+        solves: whether it has ``solution()``.
+        watch: what calls it.
+    """
+
+    env: Any
+    solves: bool
+
+    def __init__(self, make: Callable[[], Any], watch: Watch) -> None:
+        self._make = make
+        self.watch = watch
+        self._warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Note what is no failure."""
+        self._warnings.append(message)
+
+    def warned(self) -> list[str]:
+        """Return what was noted since the last call."""
+        said, self._warnings = self._warnings, []
+        return said
+
+    def make(self) -> Any:
+        """Return a new environment."""
+        return self.watch.call("the constructor", self._make)
+
+    def tasks(self, number: int = PROBLEMS) -> list[dict[str, Any]]:
+        """Return what training resets with."""
+        source = TaskSource(self.env, 0)
+        return [source.task(i) for i in range(number)]
+
+    def reset(self, env: Any, task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Reset an environment."""
+        return self.watch.call(f"reset({arguments(task)})", env.reset, **task)
+
+    def step(self, env: Any, action: str) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step an environment."""
+        return self.watch.call(f"step({short(action)})", env.step, action)
+
+    def play(self, env: Any, task: dict[str, Any], action: str | None) -> Played:
+        """Play an episode with one action over and over; None: the solution."""
+        observation, info = self.reset(env, task)
+        steps: list[Any] = []
+        while len(steps) < _MOST_STEPS and not (steps and (steps[-1][2] or steps[-1][3])):
+            said = self.watch.call("solution()", env.unwrapped.solution) if action is None else action
+            steps.append(self.step(env, said))
+        return Played(observation, info, steps)
+
+
+def arguments(task: dict[str, Any]) -> str:
+    """Return keyword arguments as they are written in a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in task.items())
+
+
+def short(value: Any) -> str:
+    """Return a value as ASCII, shortened."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"

@@ -1,0 +1,320 @@
+"""For authors of environments: the package that is written, what the checks find, trying, describing."""
+
+from __future__ import annotations
+
+import io
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+
+from areal.authoring import check, commands
+from areal.authoring.check import Finding, check_env
+from areal.authoring.describe import describe
+from areal.authoring.play import Show, play_person
+from areal.authoring.scaffold import write_package
+from areal.cli import main
+from areal.envs.text import UnicodeText
+from areal.errors import UserError
+from areal.registry import env_label, find_env, make_env, register_env
+
+
+class Good(gymnasium.Env[str, str]):
+    """Asks for a sum; the answer is all of the action."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+    shared = ""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space = UnicodeText(1000)
+        self.action_space = UnicodeText(2**20)
+        self.render_mode = render_mode
+
+    def count(self, split: str) -> int:
+        return 300
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.split, index = (options or {}).get("split", "train"), (options or {}).get("index")
+        index = int(self.np_random.integers(300)) if index is None else index
+        self.draw = random.Random(f"{self.split}{index}")
+        a, b = self.numbers()
+        self.expected = str(a + b)
+        return self.prompt(a, b), self.info()
+
+    def step(self, action: str):
+        reward = self.score(action)
+        return "", reward, True, False, {"reward_parts": self.parts(reward)}
+
+    def numbers(self) -> tuple[int, int]:
+        a = 2 * self.draw.randrange(1000) + (self.split == "test")
+        return a, self.draw.randrange(1000, 2000)
+
+    def prompt(self, a: int, b: int) -> str:
+        return f"{a} + {b} is?"
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def score(self, action: str) -> float:
+        return float(action == self.expected)
+
+    def parts(self, reward: float) -> Any:
+        return {"correct": reward}
+
+
+class Known(Good):
+    def solution(self) -> str:
+        return self.expected
+
+
+def broken(name: str, base: type[Good] = Good, **methods: Any) -> type[Good]:
+    return type(name, (base,), methods)
+
+
+def hang(self: Good, action: str) -> float:
+    time.sleep(60)
+    return 0.0
+
+
+def shares(self: Good, a: int, b: int) -> str:
+    type(self).shared = str(a + b)
+    return Good.prompt(self, a, b)
+
+
+def judges_shared(self: Good, action: str) -> float:
+    time.sleep(1e-4)
+    return float(self.shared == self.expected)
+
+
+def other_space(self: Good, **_: Any) -> None:
+    Good.__init__(self)
+    self.action_space = gymnasium.spaces.Text(100)
+
+
+BROKEN: dict[str, tuple[str, Any, list[str]]] = {
+    "raises": (
+        "hostile actions",
+        {"score": lambda self, action: float(int(action) == 3)},
+        ["raised ValueError", "test_authoring.py:"],
+    ),
+    "searches": (
+        "hostile actions",
+        {
+            "prompt": lambda self, a, b: f"{self.draw.random()}",
+            "numbers": lambda self: (self.draw.randrange(10, 80), 1),
+            "score": lambda self, action: float(self.expected in action),
+        },
+        ["every number", "earns 1"],
+    ),
+    "hangs": (
+        "rewards",
+        {"score": hang},
+        ["step('?') has not returned after 0.4 s", "test_authoring.py:", "time limit"],
+    ),
+    "leaks in info": (
+        "hidden answers",
+        {"info": lambda self: {"debug": {"target": self.expected}}},
+        ["info['debug']['target']", "16 of 16"],
+    ),
+    "leaks in the observation": (
+        "hidden answers",
+        {"prompt": lambda self, a, b: f"{a} + {b} (it is {a + b})"},
+        ["word 6 of the observation", "16 of 16"],
+    ),
+    "parts do not sum": (
+        "rewards",
+        {"parts": lambda self, reward: {"correct": reward, "format": 0.5}},
+        ["sum to 0.5", "the reward is 0"],
+    ),
+    "parts are no numbers": (
+        "rewards",
+        {"parts": lambda self, reward: {"correct": "yes"}},
+        ["names and finite floats"],
+    ),
+    "no finite reward": ("rewards", {"score": lambda self, action: float("nan")}, ["finite float"]),
+    "chance": (
+        "determinism",
+        {"numbers": lambda self: (random.randrange(10**6), 1)},
+        ["something else the second time", "np_random"],
+    ),
+    "one answer for all": (
+        "threads",
+        {"prompt": shares, "score": judges_shared},
+        ["8 threads", "class attribute"],
+    ),
+    "one problem for both": (
+        "separate splits",
+        {"numbers": lambda self: (self.draw.randrange(5), 1)},
+        ["are in the train split too"],
+    ),
+    "narrow actions": (
+        "honest spaces",
+        {"__init__": other_space},
+        ["action space does not hold", "UnicodeText"],
+    ),
+    "long observations": (
+        "honest spaces",
+        {"prompt": lambda self, a, b: "x" * 2000},
+        ["observation that is not in", "UnicodeText"],
+    ),
+    "no text": ("honest spaces", {"prompt": lambda self, a, b: 3}, ["gave a int as observation"]),
+    "no solution": ("solutions", {"solution": lambda self: "?"}, ["no more than the answer '?'"]),
+    "cannot be made": (
+        "it can be made",
+        {"__init__": lambda self: {}["x"]},
+        ["the constructor raised KeyError"],
+    ),
+}
+
+
+def failures(findings: list[Finding]) -> dict[str, str]:
+    return {finding.rule: finding.message for finding in findings if finding.verdict == "failed"}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_rule_is_named_and_how_to_mend_it(case: str, monkeypatch: pytest.MonkeyPatch):
+    rule, methods, words = BROKEN[case]
+    monkeypatch.setattr(check, "RULES", {name: check.RULES[name] for name in (check.FIRST, rule)})
+    found = failures(check_env(broken("Broken", **methods), time_limit=0.4 if case == "hangs" else 30))
+    assert list(found) == [rule]
+    for word in words:
+        assert word in found[rule]
+    assert "\n" not in found[rule]
+
+
+@pytest.mark.parametrize("env", [Good, Known])
+def test_a_good_environment_breaks_no_rule(env: type[Good]):
+    findings = check_env(env)
+    assert [str(f) for f in findings if f.verdict != "passed"] == []
+    assert [f.rule for f in findings] == list(check.RULES)
+
+
+def test_what_is_no_environment():
+    assert "subclass of gymnasium.Env" in failures(check_env(dict))[check.FIRST]
+
+
+def test_unnamed_parts_are_a_warning(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(check, "RULES", {name: check.RULES[name] for name in (check.FIRST, "rewards")})
+    plain = broken("Plain", step=lambda self, action: ("", Good.score(self, action), True, False, {}))
+    assert [(f.rule, f.verdict) for f in check_env(plain)][-1] == ("rewards", "warning")
+
+
+# --- the package -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new environment ``tens-env`` in the current folder; its module is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    write_package("tens-env", tmp_path)
+    yield tmp_path / "tens-env"
+    for name in [name for name in sys.modules if name.startswith("tens_env")]:
+        del sys.modules[name]
+
+
+def test_a_new_package_passes_its_own_tests(package: Path):
+    out = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=package, capture_output=True, text=True)
+    assert out.returncode == 0, out.stdout
+    for path in package.rglob("*.*"):
+        assert "my_env" not in path.name
+        if path.suffix in (".py", ".toml", ".md"):
+            assert not {"my-env", "my_env", "MyEnv", "noqa"} & set(path.read_text().replace("`", " ").split())
+
+
+def test_a_new_package_is_found_without_installing_it(package: Path, capsys: pytest.CaptureFixture[str]):
+    env = make_env("tens-env", largest=20)
+    assert env.reset(options={"index": 0, "split": "test"})[0].startswith("Compute")
+    with pytest.raises(UserError, match="areal env show tens-env"):
+        make_env("tens-env", smallest=1)
+    with pytest.raises(SystemExit) as exit:
+        main(["env", "show", "tens-env"])
+    assert exit.value.code == 0
+    shown = capsys.readouterr().out
+    assert "largest" in shown
+    assert "99" in shown
+    assert "tens_env.env:TensEnv" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("My Env", "lower case"),
+        ("math-v1", "exists already"),
+        ("json", "a Python module json"),
+        ("here", "exists"),
+    ],
+)
+def test_bad_names_of_packages(tmp_path: Path, name: str, complaint: str):
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UserError, match=complaint):
+        write_package(name, tmp_path)
+
+
+# --- finding ---------------------------------------------------------------------------------------------
+
+
+def test_a_class_in_a_file(tmp_path: Path):
+    source = "from areal.envs.math import MathEnv\nclass Sums(MathEnv):\n    '''Sums.'''\n"
+    (tmp_path / "sums.py").write_text(source)
+    name = f"{tmp_path}/sums.py:Sums"
+    assert make_env(name, difficulty=1).reset(seed=0)[0].startswith("Compute")
+    assert env_label(name) == "Sums"
+    assert describe(name, find_env(name)).summary == "Sums."
+    code = f"from areal.registry import make_env; make_env({name!r}).reset(seed=0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("none.py:Env", "no file 'none.py'"),
+        ("areal.envs.math:MathEmv", "did you mean 'MathEnv'"),
+        ("areal.nothing:Env", "no module areal.nothing"),
+        ("areal.errors:UserError", "is no environment; make it a subclass"),
+        ("math-v2", "did you mean 'math-v1'"),
+    ],
+)
+def test_what_cannot_be_found(name: str, complaint: str):
+    with pytest.raises(UserError, match=complaint):
+        make_env(name)
+
+
+def test_a_wrong_entry_point():
+    register_env("wrong-v0", "areal.envs.math:Nothing")
+    try:
+        with pytest.raises(
+            UserError, match=r"entry point areal.envs.math:Nothing cannot be loaded.*pyproject"
+        ):
+            make_env("wrong-v0")
+    finally:
+        del gymnasium.registry["wrong-v0"]
+
+
+def test_a_name_that_is_taken():
+    with pytest.raises(UserError, match=r"'math-v1' is already registered, as areal.envs.math:MathEnv"):
+        register_env("math-v1", Good)
+
+
+# --- trying ----------------------------------------------------------------------------------------------
+
+
+def test_a_person_plays():
+    answers = iter(["3", None])
+    stream = io.StringIO()
+    assert play_person(Known(), 3, 0, lambda: next(answers), Show(stream)) == 0.0
+    assert stream.getvalue().count("is?") == 2
+    assert "reward: 0\n" in stream.getvalue()
+
+
+def test_a_code_block_is_one_answer(monkeypatch: pytest.MonkeyPatch):
+    lines = iter(["```python", "x = 1", "```", "next"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert commands._ask() == "```python\nx = 1\n```"
+    assert commands._ask() == "next"

@@ -1,0 +1,161 @@
+"""Environments from data alone, and mixtures of environments: as YAML files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from areal.authoring import check
+from areal.envs.mixture import MixtureEnv, pattern, turn
+from areal.errors import UserError
+from areal.registry import env_label, make_env
+from areal.rewards.verifiers import exact, number
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [{"question": f"{i} and {i} are?", "label": 2 * i, "tags": ["a"]} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "judge.py").write_text("def near(action, expected):\n    return 0.5 if action else None\n")
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "my.yaml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+DATA = """
+data: rows.jsonl
+prompt: "Q: {question} In {{braces}}."
+answer: "{label}"
+verifier: number
+rewards: {correct: 1.0, format: 0.25}
+"""
+
+
+def test_data_alone(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    name = write(folder, DATA)
+    env = make_env(name)
+    assert env_label(name) == "my"
+    assert env.unwrapped.count("train") + env.unwrapped.count("test") == 60
+    observation, info = env.reset(options={"index": 3, "split": "test"})
+    half = observation.split()[1]
+    assert observation == f"Q: {half} and {half} are? In {{braces}}."
+    assert info == {"split": "test", "index": 3}
+    answers = {f"It is {2 * int(half)}.0": 1.25, f"{2 * int(half)} or 7,000": 0.25, "no idea": 0.0}
+    for answer, reward in answers.items():
+        env.reset(options={"index": 3, "split": "test"})
+        assert env.step(answer)[1] == reward
+    # Beside other options, the file's own can be given anew; and a function of one's own judges.
+    judged = make_env(name, verifier=f"{folder}/judge.py:near", rewards=None)
+    judged.reset(seed=0)
+    assert judged.step("x")[1] == 0.5
+    rules = {n: check.RULES[n] for n in (check.FIRST, "determinism", "hidden answers", "hostile actions")}
+    monkeypatch.setattr(check, "RULES", rules)
+    assert [str(f) for f in check.check_env(lambda: make_env(name)) if f.verdict != "passed"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("data: [", "my.yaml, line 1: not valid YAML"),
+        ("just text", "a mapping of options"),
+        ("prompt: '{question}'", "needs the option 'data'"),
+        ("data: none.jsonl", "none.jsonl does not exist"),
+        (DATA.replace("verifier", "verifyer"), "no option 'verifyer'; did you mean 'verifier'"),
+        (DATA.replace("number", "nunber"), "unknown verifier 'nunber'; did you mean 'number'"),
+        (DATA.replace("{label}", "{lable}"), "rows.jsonl, line 1: the answer needs {lable}.*question, label"),
+        (DATA.replace("{question}", "{question"), "is no template"),
+        (DATA.replace("format:", "formal:"), "unknown part of a reward 'formal'"),
+        ("env: math-v3", "unknown environment 'math-v3'"),
+        ("mixture: []", "a list of members"),
+        ("mixture: [{env: math-v1, wight: 2}]", "no 'wight'; did you mean 'weight'"),
+        ("mixture: [{env: math-v1, weight: 0.5}]", "weight=0.5 of 'math-v1' is no whole number"),
+        ("mixture: [{env: math-v1}, {env: math-v1}]", "two members are called 'math-v1'"),
+        ("mixture: [{env: math-v1, options: {difficulty: 9}}]", "difficulty=9"),
+    ],
+)
+def test_bad_files(folder: Path, text: str, complaint: str):
+    with pytest.raises(UserError, match=complaint) as caught:
+        make_env(write(folder, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_environment_with_options(folder: Path):
+    env = make_env(write(folder, "env: math-v1\ndifficulty: 1\nprompt: 'P {problem}'"))
+    assert (
+        env.reset(options={"index": 0})[0]
+        == "P " + make_env("math-v1", difficulty=1, prompt="{problem}").reset(options={"index": 0})[0]
+    )
+
+
+MIXTURE = """
+mixture:
+  - {env: math-v1, weight: 3, options: {difficulty: 1}}
+  - {env: my.yaml}
+"""
+
+
+def test_a_mixture(folder: Path):
+    write(folder, DATA)
+    env = make_env(write(folder, MIXTURE, "both.yaml"))
+    # Held-out: 3 to 1, and none of the 60 rows' held-out ones twice.
+    size = make_env(str(folder / "my.yaml")).unwrapped.count("test")
+    count = env.unwrapped.count("test")
+    seen = [env.reset(options={"index": i, "split": "test"}) for i in range(count)]
+    assert Counter(info["env"] for _, info in seen)["my"] == size
+    assert len({text for text, info in seen if info["env"] == "my"}) == size
+    assert env.reset(options={"index": count, "split": "test"})[1]["env"] == "my", (
+        "the next one would be the first again"
+    )
+    seen = [env.reset(options={"index": i, "split": "train"}) for i in range(4 * (60 - size))]
+    assert Counter(info["env"] for _, info in seen) == {"math-v1": 3 * (60 - size), "my": 60 - size}
+    assert len({text for text, info in seen if info["env"] == "my"}) == 60 - size, "each row once in an epoch"
+    text, info = next(s for s in seen if s[1]["env"] == "my")
+    env.reset(options={"index": info["index"], "split": "train"})
+    assert env.step(str(2 * int(text.split()[1])))[4]["reward_parts"] == {"correct": 1.0, "format": 0.25}
+
+
+def test_easy_ones_first():
+    members = [
+        {"env": "math-v1", "name": "easy"},
+        {"env": "math-v1", "name": "hard", "weight": 2, "after": 10},
+    ]
+    env = MixtureEnv(members)
+    names = [env.reset(options={"index": 5 * 2**25 + i})[1]["env"] for i in range(40)]
+    assert names[:10] == ["easy"] * 10
+    assert Counter(names[10:]) == {"easy": 10, "hard": 20}
+    assert "hard" in [env.reset(options={"index": i, "split": "test"})[1]["env"] for i in range(3)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 30)), min_size=1, max_size=4),
+    st.integers(0, 3),
+)
+def test_every_turn_is_a_member_s_next(members: list[tuple[int, int]], seed: int):
+    """Each member's problems are counted without a gap, from the seed's own range on."""
+    weights, joins = zip(*members, strict=True)
+    base, met = seed * 2**25, Counter()
+    for position in range(120):
+        place, number = turn(base + position, weights, joins)
+        assert number == base + met[place]
+        assert joins[place] - min(joins) <= position
+        met[place] += 1
+    round_ = pattern(weights)
+    assert [round_.count(place) for place in range(len(weights))] == list(weights)
+
+
+def test_named_verifiers():
+    assert number("so 1,000.50 it is", "1000.5") == 1.0
+    assert number("12 or 13", "12") == 0.0
+    assert number("none", "12") is None
+    assert number("9" * 5000, "9") is None
+    assert exact(" yes\n", "yes") == 1.0
+    assert exact("yes.", "yes") == 0.0
+    assert exact(" ", "") is None
