@@ -88,6 +88,7 @@ class Episode:
         reward_parts: its named components; they sum to ``reward``.
         task: the reset options (and seed) that name the problem.
         started, ended: when it began and ended.
+        env: which environment of a mixture it is of; empty if it is of none.
     """
 
     trajectories: list[Trajectory]
@@ -96,6 +97,7 @@ class Episode:
     task: dict[str, Any] = field(default_factory=dict)
     started: float = 0.0
     ended: float = 0.0
+    env: str = ""
 
     @property
     def sampled(self) -> int:

@@ -45,17 +45,23 @@ class EnvironmentPool:
 
 
 class RecordedEnv:
-    """One episode of a Gymnasium environment as an agent sees it; the recorder learns what it earns."""
+    """One episode of a Gymnasium environment as an agent sees it; the recorder learns what it earns.
+
+    Attributes:
+        member: which environment of a mixture it is, once it has begun.
+    """
 
     def __init__(self, pool: EnvironmentPool, env: Any, task: dict[str, Any], recorder: Recorder) -> None:
         self._pool = pool
         self._env = env
         self._task = task
         self._recorder = recorder
+        self.member = ""
 
     async def reset(self) -> str:
         """Begin the task's episode."""
-        observation, _ = await self._pool.call(self._env.reset, **self._task)
+        observation, info = await self._pool.call(self._env.reset, **self._task)
+        self.member = str(info.get("env", ""))
         return observation
 
     async def step(self, action: str) -> Step:
@@ -83,10 +89,11 @@ async def run_episode(agent: Agent, pool: EnvironmentPool, task: dict[str, Any],
     """
     started = time.time()
     env = await pool.acquire()
-    await agent.run(RecordedEnv(pool, env, task, model), model)
+    recorded = RecordedEnv(pool, env, task, model)
+    await agent.run(recorded, model)
     # After an error the environment is not reused: a step of it may still be running on its thread.
     pool.release(env)
     trajectories = model.trajectories()
     if not trajectories:
         raise NothingSampled(f"the agent {type(agent).__name__} ended the episode without asking the model")
-    return Episode(trajectories, model.reward, model.parts, task, started, time.time())
+    return Episode(trajectories, model.reward, model.parts, task, started, time.time(), recorded.member)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from areal.trajectory import Batch
+from areal.trajectory import Batch, Episode
 
 
 class StepAccount:
@@ -72,6 +72,7 @@ def _of_batch(batch: Batch) -> dict[str, float]:
             f"reward/{part}": float(np.mean([e.reward_parts.get(part, 0.0) for e in episodes]))
             for part in parts
         },
+        **_of_members(episodes),
         "staleness/mean": float(np.mean(batch.staleness)),
         "staleness/max": float(max(batch.staleness)),
         "response/length_mean": float(lengths.mean()),
@@ -79,3 +80,13 @@ def _of_batch(batch: Batch) -> dict[str, float]:
         "response/turns_mean": float(np.mean([sum(len(t.turns) for t in e.trajectories) for e in episodes])),
         "response/trajectories_mean": len(batch.trajectories) / len(episodes),
     }
+
+
+def _of_members(episodes: list[Episode]) -> dict[str, float]:
+    """Return what each environment of a mixture has of a batch, and what its episodes earned."""
+    metrics = {}
+    for name in sorted({e.env for e in episodes} - {""}):
+        rewards = [e.reward for e in episodes if e.env == name]
+        metrics[f"env/{name}/reward"] = float(np.mean(rewards))
+        metrics[f"env/{name}/share"] = len(rewards) / len(episodes)
+    return metrics

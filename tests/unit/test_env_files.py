@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import batch
 
+from areal.agents.interface import Env, Model
 from areal.authoring import check
 from areal.envs.mixture import MixtureEnv, pattern, turn
 from areal.errors import UserError
 from areal.registry import env_label, make_env
 from areal.rewards.verifiers import exact, number
+from areal.rollout.episode import EnvironmentPool, run_episode
+from areal.runtime.accounting import StepAccount
+from areal.trajectory import Batch, Episode, Group
 
 
 @pytest.fixture
@@ -149,6 +154,36 @@ def test_every_turn_is_a_member_s_next(members: list[tuple[int, int]], seed: int
         met[place] += 1
     round_ = pattern(weights)
     assert [round_.count(place) for place in range(len(weights))] == list(weights)
+
+
+async def test_metrics_of_each_environment(folder: Path):
+    """From ``info["env"]`` to the metrics of a step; one that is no mixture has none."""
+    write(folder, DATA)
+    pool = EnvironmentPool(lambda: make_env(write(folder, MIXTURE, "both.yaml")), 1)
+
+    class Judge:
+        reward, parts = 0.0, {}
+
+        def credit(self, reward: float, parts: dict[str, float] | None) -> None:
+            self.reward += reward
+
+        def trajectories(self) -> list[object]:
+            return batch(0).trajectories[:1]
+
+    class Echo:
+        async def run(self, env: Env, model: Model) -> None:
+            await env.step(await env.reset())
+
+    tasks = [{"options": {"index": i, "split": "train"}} for i in range(8)]
+    members = [await run_episode(Echo(), pool, task, Judge()) for task in tasks]
+    pool.close()
+    made = Batch(0, [Group(0, 0, members)])
+    metrics = StepAccount(0.0, 0).close(made, 1.0, {}, 1.0, 10)
+    assert {name: metrics[f"env/{name}/share"] for name in ("math-v1", "my")} == {"math-v1": 0.75, "my": 0.25}
+    assert metrics["env/my/reward"] == 0.25, "an echo has a number"
+    assert metrics["env/math-v1/reward"] == 0.0
+    assert Episode.from_json(members[0].to_json()).env == members[0].env
+    assert not any(name.startswith("env/") for name in StepAccount(0.0, 0).close(batch(0), 1.0, {}, 1.0, 10))
 
 
 def test_named_verifiers():
