@@ -15,19 +15,30 @@ from typing import TYPE_CHECKING, Any
 from areal.envs import register_builtin
 
 if TYPE_CHECKING:
-    from areal.api import evaluate, replay, train
-    from areal.registry import register_agent, register_env
+    from areal.api import evaluate, evaluate_benchmarks, replay, train
+    from areal.registry import register_agent, register_benchmark, register_env
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "register_agent", "register_env", "replay", "train"]
+__all__ = [
+    "__version__",
+    "evaluate",
+    "evaluate_benchmarks",
+    "register_agent",
+    "register_benchmark",
+    "register_env",
+    "replay",
+    "train",
+]
 
 register_builtin()
 
 _LAZY = {
     "evaluate": "areal.api",
+    "evaluate_benchmarks": "areal.api",
     "replay": "areal.api",
     "train": "areal.api",
     "register_agent": "areal.registry",
+    "register_benchmark": "areal.registry",
     "register_env": "areal.registry",
 }
 

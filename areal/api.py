@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import shutil
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,19 @@ class Run:
     def accuracy_after(self) -> float | None:
         """Held-out accuracy after training."""
         return self.after.accuracy if self.after else None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An evaluation that was kept.
+
+    Attributes:
+        path: its folder; ``areal eval rescore`` and ``compare`` take it.
+        reports: one for each benchmark.
+    """
+
+    path: Path
+    reports: list[Report]
 
 
 def train(
@@ -115,6 +129,53 @@ def evaluate(
     from areal.runtime.run import run_evaluation
 
     return _run(run_evaluation(checked, show))
+
+
+def evaluate_benchmarks(
+    benchmarks: Sequence[str],
+    model: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    resume: str | Path | None = None,
+    config: str | Path | None = None,
+    overrides: list[str] | None = None,
+    show: bool = False,
+    **settings: Any,
+) -> Evaluation:
+    """Evaluate a model on benchmarks, or an environment, and keep every answer: ``areal eval --benchmark``.
+
+    Args:
+        benchmarks: their names; empty: the held-out problems of the setting ``env``.
+        model: hub id, folder, run directory, checkpoint, or the URL of an OpenAI-compatible endpoint
+            (``http://host:8000/v1#name``).
+        data: a folder with a file for each benchmark, or the file of the only one; None: their own sources.
+        resume: the folder of an evaluation that was stopped, to go on with as it began.
+        config: a YAML file.
+        overrides: ``key.sub=value`` strings.
+        show: draw a progress display.
+        settings: fields of :class:`areal.config.Config`; they go before what a benchmark says.
+
+    Raises:
+        UserError: bad input.
+        Interrupted: Ctrl-C; the answers so far are kept.
+    """
+    from areal.config import merged_settings
+    from areal.runtime.benchmarks import Request, make_jobs, open_evaluation, run_benchmarks
+
+    if model is not None:
+        settings["model"] = str(model)
+    given = merged_settings(config, overrides, settings)
+    found = None if data is None else str(Path(data).expanduser().resolve())
+    request, path = open_evaluation(
+        Request(list(benchmarks), found, given), None if resume is None else Path(resume)
+    )
+    try:
+        jobs = make_jobs(request, path)
+    except UserError:
+        if resume is None:  # nothing is left behind by what could not begin
+            shutil.rmtree(path)
+        raise
+    return Evaluation(path, _run(run_benchmarks(jobs, path, show)))
 
 
 def replay(

@@ -17,7 +17,7 @@ _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or e
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, 1 (a check failed), 2 (bad input; one line says what) or 130 (Ctrl-C)."""
     parser = _parser()
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         given.run(given)
     except UserError as error:
@@ -31,6 +31,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
+def _joined(arguments: list[str]) -> list[str]:
+    """Take the commands of two words for one: argparse cannot tell a second word from an override."""
+    two = " ".join(arguments[:2])
+    return [two, *arguments[2:]] if two in ("eval rescore", "eval compare") else arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="areal", description="Asynchronous reinforcement learning for language-model agents."
@@ -39,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
     _add_eval(commands)
+    _add_rescore(commands)
+    _add_compare(commands)
     _add_replay(commands)
     add_env(commands)
     _add_sandbox(commands)
@@ -67,15 +75,49 @@ def _add_train(commands: Any) -> None:
 def _add_eval(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
-        help="measure a model's accuracy on held-out problems",
-        description="Measure a model's accuracy on an environment's held-out problems.",
+        help="measure a model on benchmarks, or on an environment's held-out problems",
+        description="Measure a model on benchmarks, or on an environment's held-out problems.",
+        epilog="With --benchmark or --name every answer is kept in FOLDER/eval/NAME (docs/evaluation.md).",
     )
     _add_common(command)
-    command.add_argument("--problems", type=int, metavar="N", help="how many held-out problems")
+    command.add_argument("--benchmark", metavar="NAMES", help="such as gsm8k,math500 (`list` lists them)")
+    command.add_argument(
+        "--data", metavar="PLACE", help="a folder with NAME.jsonl for each benchmark, or a file"
+    )
+    command.add_argument("--problems", type=int, metavar="N", help="how many problems")
     command.add_argument("--samples", type=int, metavar="K", help="answers to each problem")
     command.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
-    command.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    command.add_argument("--output", metavar="FOLDER", help="folder of the runs (default: runs)")
+    command.add_argument("--name", help="name of the evaluation (default: benchmarks, model and time)")
+    command.add_argument("--resume", metavar="RUN", help="go on with a stopped evaluation")
+    command.add_argument("--json", action="store_true", help="print JSON in place of the tables")
     command.set_defaults(run=_eval)
+
+
+def _add_rescore(commands: Any) -> None:
+    command = commands.add_parser(
+        "eval rescore",
+        help="score an evaluation's answers again, without sampling",
+        description="Score the answers of an evaluation again, without sampling, into RUN/rescored.",
+    )
+    command.add_argument("evaluation", metavar="RUN", help="the folder of an evaluation, or a file of it")
+    command.add_argument("--json", action="store_true", help="print JSON in place of the tables")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="only env_options.key=value")
+    command.set_defaults(run=_rescore)
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser(
+        "eval compare",
+        help="compare two evaluations on the same problems",
+        description="Compare two evaluations on the same problems, by a paired sign-flip test.",
+    )
+    command.add_argument("a", metavar="A", help="the folder of an evaluation, or a file of it")
+    command.add_argument("b", metavar="B", help="another one")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    form.add_argument("--markdown", action="store_true", help="print Markdown in place of the table")
+    command.set_defaults(run=_compare)
 
 
 def _add_replay(commands: Any) -> None:
@@ -153,17 +195,94 @@ def _train(given: argparse.Namespace) -> None:
 
 def _eval(given: argparse.Namespace) -> None:
     names = {n: f"evaluation.{n}" for n in ("problems", "samples", "temperature")}
+    settings = _settings(given, names | {n: n for n in ("output", "name")})
+    if given.benchmark == "list":
+        _list_benchmarks()
+        return
+    if given.benchmark or given.name or given.resume:
+        _eval_and_keep(given, settings)
+        return
     from areal import api
 
-    report = api.evaluate(
-        config=given.config, overrides=given.overrides, show=True, **_settings(given, names)
-    )
+    report = api.evaluate(config=given.config, overrides=given.overrides, show=True, **settings)
     if given.json:
         print(json.dumps(report.to_json()))
         return
+    _print(report.table())
+
+
+def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
+    if given.resume and (given.benchmark or given.data or given.config or given.overrides or settings):
+        raise UserError("an evaluation goes on as it began: give nothing but --resume RUN")
+    from areal import api
+
+    done = api.evaluate_benchmarks(
+        [name for name in (given.benchmark or "").split(",") if name],
+        data=given.data,
+        resume=given.resume,
+        config=given.config,
+        overrides=given.overrides,
+        show=True,
+        **settings,
+    )
+    if given.json:
+        print(json.dumps({"run": str(done.path), "reports": [r.to_json() for r in done.reports]}))
+        return
+    _print(*(report.table() for report in done.reports))
+    print(f"answers and reports: {done.path}")
+
+
+def _list_benchmarks() -> None:
+    from rich.table import Table
+
+    from areal.registry import benchmarks
+
+    table = Table("benchmark", "problems", "samples", "longest", "environment", "source")
+    for name in benchmarks.names():
+        found = benchmarks.get(name)
+        sizes = (found.problems, found.samples, found.max_new_tokens)
+        table.add_row(name, *(f"{size:,}" for size in sizes), found.env, str(found.source))
+    _print(table)
+
+
+def _rescore(given: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from areal.config import merged_settings
+    from areal.evaluation.rescore import rescore
+
+    options = merged_settings(None, given.overrides)
+    if set(options) - {"env_options"}:
+        raise UserError("only how answers are judged can change without sampling: give env_options.key=value")
+    done = rescore(Path(given.evaluation), options.get("env_options", {}))
+    if given.json:
+        print(json.dumps({"run": str(done.path), "reports": [r.to_json() for r in done.reports]}))
+        return
+    _print(*(report.table() for report in done.reports))
+    for name, pairs in done.changed.items():
+        print(f"{name}: {len(pairs)} answers have another score")
+    print(f"answers and reports: {done.path}")
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from areal.evaluation import comparison
+
+    found = comparison.compare(Path(given.a), Path(given.b))
+    if given.json:
+        print(json.dumps([c.to_json() for c in found]))
+    elif given.markdown:
+        print(comparison.markdown(found))
+    else:
+        _print(comparison.table(found))
+
+
+def _print(*tables: Any) -> None:
     from rich.console import Console
 
-    Console().print(report.table())
+    for table in tables:
+        Console().print(table)
 
 
 def _replay(given: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ A configuration comes from defaults, then a YAML file, then ``key.sub=value`` ov
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -303,13 +304,32 @@ def load_config(
     Raises:
         UserError: unknown key (with the nearest known one), wrong type, impossible size, unreadable file.
     """
+    data = merged_settings(path, overrides, values)
+    return parse_config(data, source=str(path) if path is not None else None)
+
+
+def merged_settings(
+    path: str | Path | None = None, overrides: list[str] | None = None, values: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what :func:`load_config` would validate, as a nested dict.
+
+    Raises:
+        UserError: an unreadable file, or what is no override.
+    """
     data: dict[str, Any] = {}
     if path is not None:
         _merge(data, _read_yaml(Path(path)))
     _merge_overrides(data, overrides or [])
     for key, value in (values or {}).items():
         _merge(data, _nest(key, value))
-    return parse_config(data, source=str(path) if path is not None else None)
+    return data
+
+
+def settings_on(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings with others on top."""
+    data = copy.deepcopy(base)
+    _merge(data, settings)
+    return data
 
 
 def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:

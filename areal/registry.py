@@ -19,9 +19,12 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from areal.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from areal.evaluation.benchmark import Benchmark
 
 T = TypeVar("T")
 
@@ -113,7 +116,23 @@ verifiers: Registry[Callable[..., Any]] = Registry(
         "number": "areal.rewards.verifiers:number",
     },
 )
-benchmarks: Registry[Callable[..., Any]] = Registry("benchmark", "areal.benchmarks", {})
+benchmarks: Registry[Benchmark] = Registry(
+    "benchmark",
+    "areal.benchmarks",
+    {
+        name: f"areal.evaluation.benchmarks:{name.upper()}"
+        for name in (
+            "gsm8k",
+            "math500",
+            "aime24",
+            "aime25",
+            "amc23",
+            "humaneval",
+            "mbpp",
+            "livecodebench",
+        )
+    },
+)
 
 
 def find_agent(name: str) -> Callable[..., Any]:
@@ -169,6 +188,11 @@ def _load_file(path: Path) -> Any:
 def register_agent(name: str, agent: Callable[..., Any] | str) -> None:
     """Make an agent (a class, a factory, or ``"module:attribute"``) known by ``name``."""
     agents.register(name, agent)
+
+
+def register_benchmark(name: str, benchmark: Benchmark | str) -> None:
+    """Make a benchmark (or ``"module:attribute"``) known by ``name``, for ``areal eval --benchmark``."""
+    benchmarks.register(name, benchmark)
 
 
 def register_env(name: str, entry_point: Callable[..., Any] | str, **options: Any) -> None:

@@ -89,6 +89,7 @@ class Episode:
         task: the reset options (and seed) that name the problem.
         started, ended: when it began and ended.
         env: which environment of a mixture it is of; empty if it is of none.
+        actions: what the agent did in the environment, in order.
     """
 
     trajectories: list[Trajectory]
@@ -98,6 +99,7 @@ class Episode:
     started: float = 0.0
     ended: float = 0.0
     env: str = ""
+    actions: list[str] = field(default_factory=list)
 
     @property
     def sampled(self) -> int:

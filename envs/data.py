@@ -58,13 +58,16 @@ def load_problems(
         data: a ``.jsonl`` (or ``.jsonl.gz``) file, one object a line, or the id of a data set on the hub.
         subset: the hub's name of a configuration, such as ``main``.
         test_data: held-out problems; None: the data set's own test split, or else one in ten problems,
-            chosen by the hash of their text, so that the choice survives reordering.
+            chosen by the hash of their text, so that the choice survives reordering. The same as ``data``:
+            all of them are held out.
 
     Raises:
         UserError: unreadable data; the message names file and line.
     """
     train, test = _read(convert, data, subset)
-    if test_data is not None:
+    if test_data == data:
+        train, test = [], [*train, *test]
+    elif test_data is not None:
         train, test = [*train, *test], [p for part in _read(convert, test_data, subset) for p in part]
     elif not test:
         test = [p for p in train if _is_held_out(p)]
@@ -80,23 +83,28 @@ def _is_held_out(problem: HasProblem) -> bool:
 def _read(convert: Convert[T], data: str, subset: str | None) -> tuple[list[T], list[T]]:
     path = Path(data).expanduser()
     if path.is_file():
-        return list(_read_file(convert, path)), []
+        return [convert(row, where) for row, where in read_rows(path)], []
     if path.suffix in (".jsonl", ".json", ".gz") or path.is_absolute() or data.startswith((".", "~")):
         raise UserError(f"the data file {path} does not exist")
     return _read_hub(convert, data, subset)
 
 
-def _read_file(convert: Convert[T], path: Path) -> Iterator[T]:
+def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each row of a ``.jsonl`` or ``.jsonl.gz`` file, and where it stands, for complaints.
+
+    Raises:
+        UserError: not such a file, or empty.
+    """
     empty = True
     opened: Any = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
-        lines = enumerate(file, start=1)
         try:
-            for number, line in lines:
+            for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
                 empty = False
-                yield convert(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
+                where = f"{path}, line {number}"
+                yield _parse(line, where), where
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text: {error.reason}; convert it") from error
         except (gzip.BadGzipFile, EOFError) as error:

@@ -1,76 +1,118 @@
-"""Held-out accuracy of whatever weights the engine holds."""
+"""Answers to all problems of an evaluation, many at once, each handed on when it is there."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from areal.evaluation.report import Report
+from areal.agents.interface import ConversationTooLong
+from areal.evaluation.answers import Answer
+from areal.rollout.seeds import derive
 from areal.trajectory import Episode
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What an episode left that an evaluation keeps; the attributes are those of :class:`Answer`."""
+
+    actions: list[str]
+    reward: float
+    parts: dict[str, float]
+    finish: str
+    tokens: int
+    seconds: float
+
+    @classmethod
+    def of(cls, episode: Episode) -> Played:
+        """Return what an episode of the engine's left."""
+        return cls(
+            episode.actions,
+            episode.reward,
+            episode.reward_parts,
+            episode.finish,
+            episode.sampled,
+            episode.ended - episode.started,
+        )
+
+
+Play = Callable[[dict[str, Any], int], Awaitable[Played]]
+"""Plays one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
 
 
 async def evaluate(
-    play: Callable[[dict[str, Any], int], Awaitable[Episode]],
-    tasks: list[dict[str, Any]],
+    play: Play,
+    tasks: Sequence[dict[str, Any]],
     samples: int,
     concurrency: int,
-    env: str,
-    model: str,
-    settings: dict[str, Any],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
-    """Play every task ``samples`` times and report.
+    seed: int,
+    retries: int = 0,
+    known: Sequence[Answer] = (),
+    keep: Callable[[Answer], None] = lambda answer: None,
+) -> list[Answer]:
+    """Answer every task ``samples`` times.
+
+    A problem that leaves no room for an answer gets the reward 0, as ``too_long``.
 
     Args:
-        play: plays one episode of a task with a sampling seed.
-        tasks: reset arguments of the problems.
-        samples: episodes of each.
+        play: plays one episode.
+        tasks: the problems.
+        samples: answers to each.
         concurrency: episodes under way at once.
-        env: name of the environment, for the report.
-        model: name of the model, for the report.
-        settings: what else the figures depend on, for the report.
-        progress: called with the episodes done and their total.
+        seed: each answer is sampled with a seed of its own, made of this one and its place.
+        retries: how often an episode that fails is played again.
+        known: answers that are there already.
+        keep: called with each new answer.
 
     Returns:
-        Scores by problem and sample; the same settings give the same seeds.
+        All answers, by problem and sample.
+
+    Raises:
+        Exception: of the first episode that failed for good.
     """
-    started = time.monotonic()
     slots = asyncio.Semaphore(concurrency)
-    done = 0
+    answers = {(a.problem, a.sample): a for a in known}
 
-    async def one(task: dict[str, Any], seed: int) -> Episode:
-        nonlocal done
+    async def one(problem: int, sample: int) -> None:
         async with slots:
-            episode = await play(task, seed)
-        done += 1
-        progress(done, len(tasks) * samples)
-        return episode
+            played = await _played(play, tasks[problem], derive(seed, problem, sample), retries)
+        answer = Answer(
+            problem,
+            sample,
+            tasks[problem],
+            played.actions,
+            played.reward,
+            played.parts,
+            played.finish,
+            played.tokens,
+            played.seconds,
+        )
+        answers[problem, sample] = answer
+        keep(answer)
 
-    running = [
-        [asyncio.create_task(one(task, i * samples + k)) for k in range(samples)]
-        for i, task in enumerate(tasks)
-    ]
+    places = [(problem, sample) for problem in range(len(tasks)) for sample in range(samples)]
+    running = [asyncio.create_task(one(*place)) for place in places if place not in answers]
     try:
-        played = [await asyncio.gather(*row) for row in running]
+        await asyncio.gather(*running)
     finally:
-        for row in running:
-            for episode in row:
-                episode.cancel()
-    return Report(
-        env=env,
-        model=model,
-        scores=[[e.reward for e in row] for row in played],
-        finishes=[[e.finish for e in row] for row in played],
-        lengths=[[e.sampled for e in row] for row in played],
-        seconds=time.monotonic() - started,
-        settings=settings,
-        parts=_mean_parts([t for row in played for t in row]),
-    )
+        for episode in running:
+            episode.cancel()
+    return [answers[place] for place in places]
 
 
-def _mean_parts(played: list[Episode]) -> dict[str, float]:
-    names = dict.fromkeys(name for episode in played for name in episode.reward_parts)
-    return {name: statistics.fmean(e.reward_parts.get(name, 0.0) for e in played) for name in names}
+async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> Played:
+    while True:
+        try:
+            return await play(task, seed)
+        except ConversationTooLong as error:
+            log.warning("a problem is too long (%s): %s", task, error)
+            return Played([], 0.0, {}, "too_long", 0, 0.0)
+        except (RuntimeError, OSError) as error:  # a verifier, a sandbox, a connection
+            if not retries:
+                raise
+            retries -= 1
+            log.warning("an evaluation of %s failed and is played again: %r", task, error)

@@ -1,26 +1,24 @@
-"""What an evaluation found, with how sure one can be of it.
-
-Intervals treat problems as a sample from all the problems of the environment; several answers to one problem
-are never counted as independent evidence.
-"""
+"""What an evaluation found, with how sure one can be of it."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from areal.evaluation.answers import Answer, Header
+from areal.evaluation.estimators import mean_interval, pass_at_k
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
-
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of a model on an environment's held-out problems.
+    """Scores of a model on the problems of a benchmark, or the held-out ones of an environment.
 
     Attributes:
         env: name of the environment.
@@ -28,9 +26,14 @@ class Report:
         scores: the reward of each answer, by problem and sample.
         finishes: how each answer ended.
         lengths: tokens of each answer.
-        seconds: how long it took.
+        seconds: how long it took; 0 if not all answers were sampled in one go.
         settings: what else the figures depend on.
         parts: mean of each named part of the reward.
+        benchmark: its name, if it is one.
+        source: where its problems come from.
+        of: how many problems there are, if not all were asked, or could be judged.
+        busy: share of ``seconds`` in which the engine was generating, if it is ours.
+        under_way: answers under way at once, on average.
 
     Raises:
         ValueError: no problems, or the three tables differ in shape.
@@ -44,6 +47,11 @@ class Report:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
+    benchmark: str = ""
+    source: str = ""
+    of: int | None = None
+    busy: float | None = None
+    under_way: float | None = None
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -72,23 +80,22 @@ class Report:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of :attr:`accuracy`.
+        """95 % confidence interval of :attr:`accuracy`, over problems; see :func:`mean_interval`."""
+        return mean_interval([statistics.fmean(row) for row in self.scores], self._bounded)
 
-        Wilson's for one right-or-wrong answer to each problem, and where all problems came out alike, which a
-        spread of zero would make certain; otherwise the normal one from the spread of the problems' means.
-        One problem alone says nothing about the spread: its interval is then all that is possible.
-        """
+    @property
+    def passes(self) -> dict[int, tuple[float, tuple[float, float]]]:
+        """pass@k and its interval for k = 1, 2, 4 … and all samples, where answers are right or wrong."""
+        if self.samples == 1 or not set(_flat(self.scores)) <= {0.0, 1.0}:
+            return {}
+        sizes = sorted({self.samples, *(2**i for i in range(self.samples.bit_length()))})
+        chances = {k: [pass_at_k(self.samples, round(sum(row)), k) for row in self.scores] for k in sizes}
+        return {k: (statistics.fmean(row), mean_interval(row, True)) for k, row in chances.items()}
+
+    @property
+    def _bounded(self) -> bool:
         scores = _flat(self.scores)
-        binary = set(scores) <= {0.0, 1.0}
-        if binary and (self.samples == 1 or self.accuracy in (0.0, 1.0)):
-            return _wilson(self.accuracy, self.problems)
-        half = math.inf
-        if self.problems > 1:
-            half = _Z * statistics.stdev(map(statistics.fmean, self.scores)) / math.sqrt(self.problems)
-        low, high = self.accuracy - half, self.accuracy + half
-        if min(scores) >= 0.0 and max(scores) <= 1.0:
-            low, high = max(0.0, low), min(1.0, high)
-        return low, high
+        return min(scores) >= 0.0 and max(scores) <= 1.0
 
     @property
     def mean_length(self) -> float:
@@ -125,10 +132,7 @@ class Report:
     def markdown(self) -> str:
         """The report as a Markdown table of one row."""
         names, values = zip(*self._rows(), strict=True)
-        return "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-            for row in (names, ["---"] * len(names), values)
-        )
+        return markdown_table(names, [values])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: all that was measured, and what follows from it."""
@@ -137,6 +141,7 @@ class Report:
             **asdict(self),
             "accuracy": self.accuracy,
             "interval": [low, high],
+            "passes": {k: [value, *interval] for k, (value, interval) in self.passes.items()},
             "problems": self.problems,
             "samples": self.samples,
         }
@@ -147,35 +152,108 @@ class Report:
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
     def _rows(self) -> list[tuple[str, str]]:
-        low, high = self.interval
+        (low, high), asked = self.interval, f"{self.problems:,}"
         rows = [
+            ("benchmark", self.benchmark),
             ("environment", self.env),
             ("model", self.model),
-            ("problems", f"{self.problems}"),
+            ("problems", f"{asked} of {self.of:,}" if self.of not in (None, self.problems) else asked),
             ("samples", f"{self.samples}"),
             ("accuracy", f"{self.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"),
+            *(
+                (f"pass@{k}", f"{value:.3f} (95% interval {low:.3f} to {high:.3f})")
+                for k, (value, (low, high)) in self.passes.items()
+                if k > 1
+            ),
+            ("parts of it", _listed(self.parts, ".3f") if len(self.parts) > 1 else ""),
             ("mean length", f"{self.mean_length:.1f} tokens"),
             ("truncated", f"{self.truncated:.1%}"),
-            ("finishes", ", ".join(f"{name} {count}" for name, count in self.finish_counts.items())),
+            ("finishes", _listed(self.finish_counts, "d")),
+            *self._speed(),
+            ("source", self.source),
+            ("settings", ", ".join(f"{name}={value}" for name, value in self.settings.items())),
+        ]
+        return [(name, value) for name, value in rows if value]
+
+    def _speed(self) -> list[tuple[str, str]]:
+        if not self.seconds:
+            return []
+        return [
             ("seconds", f"{self.seconds:.1f}"),
             ("tokens/s", f"{self.tokens_per_s:,.0f}"),
+            ("engine busy", "" if self.busy is None else f"{self.busy:.1%}"),
+            ("under way", "" if self.under_way is None else f"{self.under_way:.1f} answers on average"),
         ]
-        if len(self.parts) > 1:
-            rows.insert(
-                5, ("parts of it", ", ".join(f"{name} {mean:.3f}" for name, mean in self.parts.items()))
-            )
-        if self.settings:
-            rows.append(("settings", ", ".join(f"{name}={value}" for name, value in self.settings.items())))
-        return rows
+
+
+def _listed(values: dict[str, Any], form: str) -> str:
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def _mean_parts(answers: list[Answer]) -> dict[str, float]:
+    names = dict.fromkeys(name for answer in answers for name in answer.parts)
+    return {name: statistics.fmean(a.parts.get(name, 0.0) for a in answers) for name in names}
+
+
+def report(answers: list[Answer], samples: int, **known: Any) -> Report:
+    """Put a report together.
+
+    Args:
+        answers: all of them, by problem and sample.
+        samples: answers to each problem.
+        known: what else the report has.
+    """
+    rows = [answers[i : i + samples] for i in range(0, len(answers), samples)]
+    return Report(
+        scores=[[a.reward for a in row] for row in rows],
+        finishes=[[a.finish for a in row] for row in rows],
+        lengths=[[a.tokens for a in row] for row in rows],
+        parts=_mean_parts(answers),
+        **known,
+    )
+
+
+def report_of(header: Header, answers: list[Answer], **known: Any) -> Report:
+    """Return the report on all the answers of a file; ``known`` is what else it has."""
+    given = {name: value for name, value in header.env_options.items() if name not in ("data", "test_data")}
+    return report(
+        answers,
+        header.samples,
+        env=header.env,
+        model=header.model,
+        settings={**header.sampling, **given},
+        benchmark=header.name if header.of is not None else "",
+        source=header.source,
+        of=header.of,
+        **known,
+    )
+
+
+def markdown(reports: list[Report]) -> str:
+    """Return reports as one Markdown table of what counts, and a table of each."""
+    names = ("benchmark", "problems", "samples", "accuracy", "95% interval", "mean length", "truncated")
+    rows = [
+        (
+            r.benchmark or r.env,
+            f"{r.problems:,}",
+            f"{r.samples}",
+            f"{r.accuracy:.3f}",
+            "{:.3f} to {:.3f}".format(*r.interval),
+            f"{r.mean_length:.1f}",
+            f"{r.truncated:.1%}",
+        )
+        for r in reports
+    ]
+    return "\n\n".join([markdown_table(names, rows), *(r.markdown() for r in reports)]) + "\n"
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+        for row in (names, ["---"] * len(names), *rows)
+    )
 
 
 def _flat(rows: list[list[Any]]) -> list[Any]:
     return [item for row in rows for item in row]
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    z2 = _Z * _Z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # Rounding must not push a bound past the share itself at 0 and at 1.
-    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))

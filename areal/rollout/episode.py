@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from areal.agents.interface import Agent, Step
 from areal.rollout.recorder import Recorder
@@ -44,19 +44,29 @@ class EnvironmentPool:
             self._idle.pop().close()
 
 
+class Credited(Protocol):
+    """Whoever learns what an episode earns."""
+
+    def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
+        """Add a reward, and its named parts, to the episode's."""
+        ...
+
+
 class RecordedEnv:
     """One episode of a Gymnasium environment as an agent sees it; the recorder learns what it earns.
 
     Attributes:
         member: which environment of a mixture it is, once it has begun.
+        actions: of the agent so far.
     """
 
-    def __init__(self, pool: EnvironmentPool, env: Any, task: dict[str, Any], recorder: Recorder) -> None:
+    def __init__(self, pool: EnvironmentPool, env: Any, task: dict[str, Any], recorder: Credited) -> None:
         self._pool = pool
         self._env = env
         self._task = task
         self._recorder = recorder
         self.member = ""
+        self.actions: list[str] = []
 
     async def reset(self) -> str:
         """Begin the task's episode."""
@@ -66,6 +76,7 @@ class RecordedEnv:
 
     async def step(self, action: str) -> Step:
         """Act."""
+        self.actions.append(action)
         observation, reward, terminated, truncated, info = await self._pool.call(self._env.step, action)
         self._recorder.credit(float(reward), info.get("reward_parts"))
         return Step(observation, float(reward), terminated, truncated, info)
@@ -96,4 +107,13 @@ async def run_episode(agent: Agent, pool: EnvironmentPool, task: dict[str, Any],
     trajectories = model.trajectories()
     if not trajectories:
         raise NothingSampled(f"the agent {type(agent).__name__} ended the episode without asking the model")
-    return Episode(trajectories, model.reward, model.parts, task, started, time.time(), recorded.member)
+    return Episode(
+        trajectories,
+        model.reward,
+        model.parts,
+        task,
+        started,
+        time.time(),
+        env=recorded.member,
+        actions=recorded.actions,
+    )

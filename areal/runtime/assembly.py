@@ -73,7 +73,7 @@ def plan(config: Config, training: bool = True) -> Plan:
         from areal.learner.lora import require_peft
 
         require_peft()
-    agent = _make_agent(config)
+    agent = make_agent(config)
     model = resolve_model(config.model)
     env = registry.make_env(config.env, **config.env_options)
     device, longest = _device(config.device), _max_model_len(config, model)
@@ -89,8 +89,12 @@ def plan(config: Config, training: bool = True) -> Plan:
     return Plan(config, model, device, longest, agent, env, memory)
 
 
-def _make_agent(config: Config) -> Any:
-    """Return the agent by its name; an async function is a program."""
+def make_agent(config: Config) -> Any:
+    """Return the agent by its name; an async function is a program.
+
+    Raises:
+        UserError: there is none of that name, or it takes no such options.
+    """
     found, options = registry.find_agent(config.agent), dict(config.agent_options)
     if inspect.iscoroutinefunction(found):
         found, options = Program, {"function": found, **options}

@@ -14,39 +14,37 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from areal.config import Config
 from areal.errors import Interrupted
-from areal.evaluation.evaluate import evaluate
 from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.rollout.admission import Admission
 from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Sampling
-from areal.rollout.player import Player
 from areal.rollout.seeds import derive
-from areal.rollout.tasks import TaskSource, held_out
+from areal.rollout.tasks import TaskSource
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
 from areal.runtime.assembly import (
     Plan,
     engine_dtype,
-    evaluation_sampling,
     make_learner,
     max_concurrent,
     start_player,
     training_sampling,
 )
 from areal.runtime.checkpoint import Checkpoints
+from areal.runtime.evaluation import evaluate_player
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.trajectory import Batch, Episode, Group
+from areal.trajectory import Batch, Group
 from areal.weights.channel import open_channel, weight_backend
 
 log = logging.getLogger(__name__)
@@ -330,42 +328,6 @@ def seeded(sampling: Sampling, config: Config, place: Place) -> Sampling:
     if config.rollout.max_staleness > 0:
         return sampling
     return replace(sampling, seed=derive(config.seed, *place))
-
-
-async def evaluate_player(
-    player: Player, plan: Plan, model: str, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Report:
-    """Measure held-out accuracy of the weights that the engine holds, as the configuration says."""
-    config, settings = plan.config, plan.config.evaluation
-    sampling = evaluation_sampling(config)
-
-    async def play(task: dict[str, Any], seed: int) -> Episode:
-        answered = replace(sampling, seed=config.seed * 1_000_003 + seed)
-        for _ in range(config.rollout.max_retries):
-            try:
-                return await player.play(task, answered)
-            except (RuntimeError, OSError) as error:  # a program crashed, a connection broke
-                log.warning("an evaluation of %s failed and is played again: %r", task, error)
-        return await player.play(task, answered)
-
-    return await evaluate(
-        play,
-        held_out(plan.env, settings.problems),
-        settings.samples,
-        max_concurrent(config),
-        env=env_label(config.env),
-        model=model,
-        settings={**_given(sampling), **config.env_options},
-        progress=progress,
-    )
-
-
-def _given(sampling: Sampling) -> dict[str, Any]:
-    """What a report says of the sampling: temperature and length, and whatever is not the default."""
-    values = asdict(sampling)
-    shown = {"temperature": values.pop("temperature"), "max_new_tokens": values.pop("max_tokens")}
-    default = asdict(Sampling(sampling.max_tokens))
-    return shown | {name: value for name, value in values.items() if value != default[name]}
 
 
 async def _cancel(*tasks: asyncio.Future[Any]) -> None:

@@ -10,7 +10,8 @@ from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.runtime import checkpoint
 from areal.runtime.assembly import Plan, start_player
-from areal.runtime.loop import Trainer, evaluate_player
+from areal.runtime.evaluation import evaluate_player
+from areal.runtime.loop import Trainer
 from areal.runtime.signals import abandoned_on_signal
 from areal.telemetry.logs import capture
 from areal.telemetry.plot import plot_curve

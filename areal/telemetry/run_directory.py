@@ -66,7 +66,7 @@ class RunDirectory:
         root = config.output
         try:
             root.mkdir(parents=True, exist_ok=True)
-            path = _make_named(root, config.name) if config.name is not None else _make(root, _name(config))
+            path = new_folder(root, config.name, _name(config), "train")
             try:
                 (path / _CONFIG).write_text(dump_config(config), encoding="utf-8")
             except OSError:
@@ -277,11 +277,17 @@ def _write_whole(path: Path, lines: Iterable[str]) -> None:
 
 
 def _name(config: Config) -> str:
-    parts = (_slug(env_label(config.env)), _slug(Path(config.model).name), time.strftime("%Y%m%d-%H%M%S"))
-    return "-".join(part for part in parts if part)
+    return dated_name(env_label(config.env), Path(config.model).name)
 
 
-def _slug(text: str) -> str:
+def dated_name(*parts: str) -> str:
+    """Return a file name of these parts and the local time."""
+    slugs = (*map(slug, parts), time.strftime("%Y%m%d-%H%M%S"))
+    return "-".join(slug for slug in slugs if slug)
+
+
+def slug(text: str) -> str:
+    """Return a text as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:64]
 
 
@@ -295,7 +301,20 @@ def _make(root: Path, name: str) -> Path:
     raise AssertionError("itertools.count ended")
 
 
-def _make_named(root: Path, name: str) -> Path:
+def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Path:
+    """Make a folder below ``root`` that was not there.
+
+    Args:
+        root: the folder of runs.
+        name: the wanted one; None: ``otherwise``, or with the first free number after it.
+        otherwise: the name where none is wanted.
+        command: of areal, that goes on with a folder of its.
+
+    Raises:
+        UserError: the wanted name is taken, or no file name.
+    """
+    if name is None:
+        return _make(root, otherwise)
     if name in ("", ".", "..", LATEST) or "/" in name or "\0" in name:
         raise UserError(f"name={name!r} cannot name a run directory; choose another name")
     path = root / name
@@ -303,7 +322,8 @@ def _make_named(root: Path, name: str) -> Path:
         path.mkdir()
     except FileExistsError as error:
         raise UserError(
-            f"{path} is there already; choose another name, or go on with it: `areal train --resume {path}`"
+            f"{path} is there already; choose another name, or go on with it: "
+            f"`areal {command} --resume {path}`"
         ) from error
     return path
 

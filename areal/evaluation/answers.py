@@ -1,0 +1,175 @@
+"""Answers to problems, one by one, and the file that they are kept in.
+
+The file is JSONL. Its first line is the header: what was evaluated, on which data, and how it was sampled.
+Every further line is an answer, written when it is there: a killed evaluation goes on from its file. A last
+line that is not whole is forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from areal.errors import UserError
+
+FORMAT = 1
+"""Of the file; a reader refuses others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer to a problem.
+
+    Attributes:
+        problem: its number in the evaluation, from 0.
+        sample: the answer's number among those to the problem, from 0.
+        task: keyword arguments of ``env.reset`` that name the problem.
+        actions: what the agent did in the environment, in order: the environment can judge it again.
+        reward: what it earned.
+        parts: its named components; they sum to the reward.
+        finish: how the last generation ended; ``too_long``: the problem left no room for an answer.
+        tokens: how many were sampled.
+        seconds: from the reset to the last reward.
+    """
+
+    problem: int
+    sample: int
+    task: dict[str, Any]
+    actions: list[str]
+    reward: float
+    parts: dict[str, float]
+    finish: str
+    tokens: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of a file of answers: what they are answers to, and how they came about.
+
+    Attributes:
+        name: of the benchmark, or of the environment.
+        env, env_options, agent, agent_options: what judges the answers, and how the model acted.
+        model: as the user named it.
+        problems: how many of them were asked; ``of`` how many there are, if that is known.
+        samples: answers to each.
+        seed: of the sampling.
+        sampling: temperature, lengths and the rest of it.
+        source: where the data is from; ``data`` the digest of its rows.
+    """
+
+    name: str
+    env: str
+    env_options: dict[str, Any]
+    agent: str
+    agent_options: dict[str, Any]
+    model: str
+    problems: int
+    samples: int
+    seed: int
+    sampling: dict[str, Any]
+    source: str = ""
+    data: str = ""
+    of: int | None = None
+    format: int = FORMAT
+
+
+class AnswerFile:
+    """A file of answers that is being written; a context manager.
+
+    Args:
+        path: of the file; it is begun with the header, or gone on with if it has the same one.
+        header: what its answers are.
+
+    Raises:
+        UserError: its answers are to something else.
+    """
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path = path
+        self.answers: list[Answer] = []
+        if path.exists():
+            found, self.answers = read_answers(path)
+            if found != header:
+                raise UserError(
+                    f"{path} {_what_differs(found, header)}; choose another name for this evaluation"
+                )
+        whole = "".join(_line(row) for row in (header, *self.answers))
+        write_whole(path, whole)  # without a last line that was cut off
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, answer: Answer) -> None:
+        """Add an answer; it is in the file when this returns."""
+        self._file.write(_line(answer))
+        self._file.flush()
+        self.answers.append(answer)
+
+    def sorted(self) -> list[Answer]:
+        """Return all answers, by problem and sample."""
+        return sorted(self.answers, key=lambda a: (a.problem, a.sample))
+
+    def __enter__(self) -> AnswerFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def read_answers(path: Path) -> tuple[Header, list[Answer]]:
+    """Return the header of a file and its whole answers, by problem and sample.
+
+    Raises:
+        UserError: it is no file of answers, or damaged before its last line.
+    """
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split(
+            "\n"
+        )  # what follows the last end of line is not whole
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not lines:
+        raise UserError(f"{path} has no whole line; it should begin with the header of an evaluation")
+    header = _parse(Header, lines[0], f"{path}, line 1")
+    if header.format != FORMAT:
+        raise UserError(f"{path} has format {header.format}; this version of areal reads format {FORMAT}")
+    answers = [_parse(Answer, line, f"{path}, line {n}") for n, line in enumerate(lines[1:], start=2)]
+    return header, sorted(answers, key=lambda a: (a.problem, a.sample))
+
+
+def write_answers(path: Path, header: Header, answers: Iterable[Answer]) -> None:
+    """Write a whole file in place of what was there."""
+    write_whole(path, "".join(_line(row) for row in (header, *answers)))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears under its name only when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _line(row: Header | Answer) -> str:
+    return json.dumps(asdict(row)) + "\n"
+
+
+def _parse(kind: type[Any], line: str, where: str) -> Any:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from error
+    known = {f.name for f in fields(kind)}
+    try:
+        return kind(**{key: value for key, value in data.items() if key in known})
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{where}: no {kind.__name__.lower()} of an evaluation ({error})") from error
+
+
+def _what_differs(found: Header, wanted: Header) -> str:
+    for item in fields(Header):
+        old, new = getattr(found, item.name), getattr(wanted, item.name)
+        if old != new:
+            return f"has answers with {item.name}={old!r}, not {new!r}"
+    raise AssertionError("the headers are equal")

@@ -1,0 +1,120 @@
+"""Two evaluations side by side, on the problems that both have."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from areal.errors import UserError
+from areal.evaluation.answers import Answer
+from areal.evaluation.estimators import Difference, difference
+from areal.evaluation.report import markdown_table
+from areal.evaluation.rescore import answer_files, read_whole
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SIGNIFICANT = 0.05
+"""p-values below it are called significant."""
+_COLUMNS = ("benchmark", "problems", "A", "B", "B − A (95% interval)", "B better / worse", "p", "verdict")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One benchmark in two evaluations.
+
+    Attributes:
+        name: of the benchmark.
+        models: A's and B's.
+        means: mean scores of A and B, on the problems that both have.
+        scores: of each problem, A's mean and B's.
+        found: how they differ.
+    """
+
+    name: str
+    models: tuple[str, str]
+    means: tuple[float, float]
+    scores: list[tuple[float, float]]
+    found: Difference
+
+    @property
+    def verdict(self) -> str:
+        """What the p-value says."""
+        if self.found.p >= SIGNIFICANT:
+            return "no significant difference"
+        return "B is better" if self.found.mean > 0 else "A is better"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "verdict": self.verdict}
+
+    def row(self) -> tuple[str, ...]:
+        """The cells of a table."""
+        (low, high), found = self.found.interval, self.found
+        return (
+            self.name,
+            f"{len(self.scores):,}",
+            f"{self.means[0]:.3f}",
+            f"{self.means[1]:.3f}",
+            f"{found.mean:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{found.better} / {found.worse}",
+            f"{found.p:.2g}",
+            self.verdict,
+        )
+
+
+def compare(a: Path, b: Path) -> list[Comparison]:
+    """Compare each benchmark that two evaluations (folders, or files of answers) both have.
+
+    Raises:
+        UserError: one of them is none or not finished, or they have no problem in common.
+    """
+    ours, theirs = ({path.name: path for path in answer_files(run)} for run in (a, b))
+    pairs = [(ours[name], theirs[name]) for name in ours if name in theirs]
+    if a.is_file() and b.is_file():
+        pairs = [(a, b)]
+    if not pairs:
+        raise UserError(
+            f"{a} and {b} have no benchmark in common ({', '.join(ours)}; {', '.join(theirs)}): there is "
+            "nothing to compare"
+        )
+    return [_compared(*pair) for pair in pairs]
+
+
+def _compared(a: Path, b: Path) -> Comparison:
+    (header, answers), (other, others) = read_whole(a), read_whole(b)
+    if (header.name, header.data) != (other.name, other.data):
+        raise UserError(f"{a} and {b} are answers to different problems: they cannot be compared")
+    ours, theirs = _by_task(answers), _by_task(others)
+    common = [task for task in ours if task in theirs]
+    if not common:
+        raise UserError(f"{a} and {b} have no problem in common")
+    first, second = [ours[task] for task in common], [theirs[task] for task in common]
+    scores = [(statistics.fmean(x), statistics.fmean(y)) for x, y in zip(first, second, strict=True)]
+    means = (statistics.fmean(x for x, _ in scores), statistics.fmean(y for _, y in scores))
+    return Comparison(header.name, (header.model, other.model), means, scores, difference(first, second))
+
+
+def _by_task(answers: list[Answer]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for answer in answers:
+        found.setdefault(repr(answer.task), []).append(answer.reward)
+    return found
+
+
+def table(comparisons: list[Comparison]) -> Table:
+    """The comparisons for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*_COLUMNS)
+    for comparison in comparisons:
+        shown.add_row(*map(Text, comparison.row()))
+    return shown
+
+
+def markdown(comparisons: list[Comparison]) -> str:
+    """The comparisons as a Markdown table."""
+    return markdown_table(_COLUMNS, [comparison.row() for comparison in comparisons])

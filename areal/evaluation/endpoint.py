@@ -1,0 +1,239 @@
+"""A model behind an OpenAI-compatible endpoint, evaluated in the same environments with the same agents.
+
+>>> endpoint = await Endpoint.connect("http://localhost:8000/v1#my-model")
+
+Nothing is known of its tokens but their number, as the endpoint reports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+
+from areal.agents.interface import Agent, BadRequest, ConversationTooLong, Limits, Message, Reply, Tool
+from areal.errors import UserError
+from areal.evaluation.evaluate import Played
+from areal.rollout.engine import Sampling
+from areal.rollout.episode import EnvironmentPool, NothingSampled, RecordedEnv
+from areal.rollout.seeds import derive
+
+log = logging.getLogger(__name__)
+
+_TRIES = 6
+"""Of one request: with the pauses between them, half a minute of an endpoint that is busy or away."""
+
+
+def is_endpoint(model: str) -> bool:
+    """Say whether a model is given by the URL of an endpoint."""
+    return model.startswith(("http://", "https://"))
+
+
+class Endpoint:
+    """An OpenAI-compatible chat endpoint and the model asked there.
+
+    Args:
+        client: whose base URL is the endpoint's (``…/v1/``).
+        model: the name that the endpoint knows it by.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, model: str) -> None:
+        self._client = client
+        self.model = model
+
+    @classmethod
+    async def connect(cls, url: str, concurrency: int = 128) -> Endpoint:
+        """Find an endpoint; its key, if it needs one, is in ``OPENAI_API_KEY``.
+
+        Args:
+            url: of the endpoint, as in ``http://localhost:8000/v1``, with the model's name after a ``#``
+                unless it serves just one.
+            concurrency: requests at once.
+
+        Raises:
+            UserError: it does not answer, or serves several models and none is named.
+        """
+        base, _, model = url.partition("#")
+        key = os.environ.get("OPENAI_API_KEY", "")
+        endpoint = cls(
+            httpx.AsyncClient(
+                base_url=base.rstrip("/") + "/",
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=httpx.Timeout(None, connect=10.0),  # an answer takes as long as it takes
+                limits=httpx.Limits(max_connections=concurrency),
+            ),
+            model,
+        )
+        if not model:
+            try:
+                endpoint.model = await endpoint._only_model(base)
+            except BaseException:
+                await endpoint.close()
+                raise
+        return endpoint
+
+    async def _only_model(self, base: str) -> str:
+        found = await self._request("GET", "models", None)
+        names = [entry["id"] for entry in found.get("data", [])]
+        if len(names) != 1:
+            listed = ", ".join(names[:8]) or "none"
+            raise UserError(f"{base} serves {len(names)} models; give one as {base}#NAME ({listed})")
+        return names[0]
+
+    async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the endpoint's answer to a chat completion.
+
+        Raises:
+            ConversationTooLong: the messages leave no room for an answer.
+            BadRequest: the endpoint refuses them.
+            UserError: there is no such model, or no access to it.
+            OSError: it does not answer.
+        """
+        return await self._request("POST", "chat/completions", {"model": self.model, **body})
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        problem = ""
+        for attempt in range(_TRIES):
+            if attempt:
+                await asyncio.sleep(2.0 ** (attempt - 1))
+            try:
+                response = await self._client.request(method, path, json=body)
+            except httpx.HTTPError as error:
+                problem = f"{type(error).__name__} {error}".strip()
+            else:
+                if response.status_code < 400:
+                    return response.json()
+                problem = f"status {response.status_code}: {response.text[:300]}"
+                if response.status_code not in (408, 409, 429) and response.status_code < 500:
+                    raise self._refused(response)
+            log.warning("%s %s: %s", method, path, problem)
+        raise OSError(f"the endpoint {self._client.base_url} does not answer: {problem}")
+
+    def _refused(self, response: httpx.Response) -> Exception:
+        text = response.text[:300]
+        if "context_length_exceeded" in text or "maximum context length" in text:
+            return ConversationTooLong(text)
+        if response.status_code in (401, 403, 404):
+            return UserError(
+                f"{self._client.base_url} refuses '{self.model}' (status {response.status_code}: {text}); "
+                "check the URL, the model's name after #, and OPENAI_API_KEY"
+            )
+        return BadRequest(f"status {response.status_code}: {text}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+class EndpointModel:
+    """An :class:`areal.agents.interface.Model` behind an endpoint, in one episode.
+
+    Attributes:
+        reward, parts: of the episode so far.
+        tokens: sampled so far, as the endpoint counts them.
+        finish: how the last answer ended; empty: none was asked for.
+    """
+
+    def __init__(self, endpoint: Endpoint, sampling: Sampling) -> None:
+        self._endpoint = endpoint
+        self._sampling = sampling
+        self._own: list[Message] = []
+        self._calls = 0
+        self.reward = 0.0
+        self.parts: dict[str, float] = {}
+        self.tokens = 0
+        self.finish = ""
+
+    def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
+        """Add a reward and its named parts."""
+        self.reward += reward
+        for name, value in ({"reward": reward} if parts is None else parts).items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+
+    async def generate(self, observation: str) -> str:
+        """Say ``observation`` as the user and return the answer's text."""
+        messages = [*self._own, {"role": "user", "content": observation}]
+        reply = await self.chat(messages)
+        self._own = [*messages, reply.message]
+        return reply.text
+
+    async def chat(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
+    ) -> Reply:
+        """Answer a whole history; see :class:`areal.agents.interface.Model`. Tokens are not known."""
+        call, self._calls = self._calls, self._calls + 1
+        body = self._body(call, limits or Limits())
+        answer = await self._endpoint.ask({"messages": list(messages), **body, **_tools(tools)})
+        choice, used = answer["choices"][0], answer.get("usage") or {}
+        message = choice["message"]
+        text = message.get("content") or ""
+        calls = message.get("tool_calls") or []
+        ended = "length" if choice.get("finish_reason") == "length" else "stop"
+        self.tokens += used.get("completion_tokens") or 0
+        self.finish = ended
+        said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
+        finish: Any = "tool_calls" if calls else ended
+        return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0)
+
+    def _body(self, call: int, limits: Limits) -> dict[str, Any]:
+        sampling = self._sampling
+        seed = limits.seed if limits.seed is not None else sampling.seed
+        if seed is not None and limits.seed is None and call:
+            seed = derive(seed, call)
+        stop = [*sampling.stop, *limits.stop]
+        given = {
+            "max_tokens": min(sampling.max_tokens, limits.max_tokens or sampling.max_tokens),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": None if seed is None else seed % 2**31,  # what servers take
+            "stop": stop or None,
+            "top_k": sampling.top_k or None,  # these two are no part of OpenAI's protocol
+            "min_p": sampling.min_p or None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
+    return {"tools": list(tools)} if tools else {}
+
+
+class EndpointPlayer:
+    """Plays episodes with a model behind an endpoint."""
+
+    def __init__(
+        self, endpoint: Endpoint, agent: Agent, make_env: Callable[[], Any], env_workers: int
+    ) -> None:
+        self._endpoint = endpoint
+        self._agent = agent
+        self._pool = EnvironmentPool(make_env, env_workers)
+
+    async def play(self, task: dict[str, Any], sampling: Sampling) -> Played:
+        """Play one episode of a task.
+
+        Raises:
+            NothingSampled: the agent never asked the model.
+        """
+        started = time.monotonic()
+        model, env = EndpointModel(self._endpoint, sampling), await self._pool.acquire()
+        recorded = RecordedEnv(self._pool, env, task, model)
+        await self._agent.run(recorded, model)
+        self._pool.release(env)
+        if not model.finish:
+            raise NothingSampled(f"the agent {type(self._agent).__name__} never asked the model")
+        return Played(
+            recorded.actions,
+            model.reward,
+            model.parts,
+            model.finish,
+            model.tokens,
+            time.monotonic() - started,
+        )
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._pool.close()

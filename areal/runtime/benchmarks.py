@@ -1,0 +1,337 @@
+"""Evaluations that are kept: benchmarks, or an environment's held-out problems, in a folder.
+
+- ``evaluation.json``: what was asked for, to go on with it;
+- ``NAME.jsonl``: the answers to each benchmark, as they come (:mod:`areal.evaluation.answers`);
+- ``data/NAME.jsonl``: its problems, where they did not come as such a file;
+- ``report.json``, ``report.md``: what they amount to;
+- ``areal.log``, ``engine.log``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from areal import registry
+from areal.config import Config, parse_config, settings_on
+from areal.errors import Interrupted, UserError
+from areal.evaluation.answers import AnswerFile, Header, write_whole
+from areal.evaluation.benchmark import Benchmark, find_data
+from areal.evaluation.endpoint import Endpoint, EndpointPlayer, is_endpoint
+from areal.evaluation.evaluate import Play, Played, evaluate
+from areal.evaluation.report import Report, markdown, report_of
+from areal.models import context_limit, resolve_model
+from areal.rollout.engine import Sampling
+from areal.rollout.episode import EnvironmentPool
+from areal.rollout.tasks import held_out
+from areal.runtime.assembly import (
+    Plan,
+    evaluation_sampling,
+    make_agent,
+    max_concurrent,
+    plan,
+    start_player,
+)
+from areal.runtime.evaluation import engine_play, sampling_told, speed
+from areal.runtime.signals import abandoned_on_signal, on_first_signal
+from areal.telemetry.logs import capture
+from areal.telemetry.progress import Progress
+from areal.telemetry.run_directory import RunDirectory, dated_name, new_folder, slug
+
+T = TypeVar("T")
+
+_REQUEST = "evaluation.json"
+_PROMPT_ROOM = 4096
+"""Tokens for what a benchmark asks, beside the longest answer, where the model takes as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be evaluated.
+
+    Attributes:
+        benchmarks: names; empty: the environment that the settings name.
+        data: a file or folder of their problems; None: their own sources.
+        settings: nested, as given by the user.
+    """
+
+    benchmarks: list[str]
+    data: str | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One evaluation of a request; ``plan`` is None if the model is behind an endpoint."""
+
+    header: Header
+    config: Config
+    env: Any
+    agent: Any
+    plan: Plan | None
+
+    @property
+    def file(self) -> str:
+        """The name of the file of its answers."""
+        return f"{slug(self.header.name)}.jsonl"
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it samples."""
+        return evaluation_sampling(self.config)
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """Its problems."""
+        return held_out(self.env, self.header.problems)
+
+
+def open_evaluation(request: Request, resume: Path | None) -> tuple[Request, Path]:
+    """Make the folder of an evaluation, or find the one to go on with, and return what it is of.
+
+    Raises:
+        UserError: there is none, or it cannot be written.
+    """
+    if resume is not None:
+        try:
+            return Request(**json.loads((resume / _REQUEST).read_text(encoding="utf-8"))), resume.resolve()
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{resume} is no evaluation to go on with: no sound {_REQUEST} in it") from error
+    config = parse_config(request.settings)
+    root = config.output / "eval"
+    names = request.benchmarks or [config.env]
+    model = Path(config.model.partition("#")[2] or config.model).name
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = new_folder(root, config.name, dated_name(*names, model), "eval")
+    except OSError as error:
+        raise UserError(f"cannot write in {root}: {error.strerror}; give another output=FOLDER") from error
+    write_whole(path / _REQUEST, json.dumps(vars_of(request), indent=1))
+    return request, path.resolve()
+
+
+def vars_of(request: Request) -> dict[str, Any]:
+    """Return a request as plain data."""
+    return {"benchmarks": request.benchmarks, "data": request.data, "settings": request.settings}
+
+
+def make_jobs(request: Request, folder: Path) -> list[Job]:
+    """Check a request: data, environments, agents, model; nothing is started.
+
+    Raises:
+        UserError: one of them cannot be had.
+    """
+    names = request.benchmarks
+    if len(set(names)) < len(names):
+        raise UserError(f"a benchmark is named twice: {', '.join(names)}")
+    if not names:
+        return [_job(parse_config(request.settings), None, "", "")]
+    if "env" in request.settings:
+        raise UserError("a benchmark has its own environment: give --benchmark or --env, not both")
+    jobs = []
+    for name in names:
+        benchmark = registry.benchmarks.get(name)
+        given = None if request.data is None else Path(request.data)
+        data = find_data(benchmark, given, folder / "data")
+        config = parse_config(settings_on(benchmark.settings(data.path), request.settings))
+        jobs.append(_job(config, benchmark, data.source, data.digest))
+    return jobs
+
+
+def _job(config: Config, benchmark: Benchmark | None, source: str, digest: str) -> Job:
+    if not config.evaluation.problems:
+        raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
+    checked = None
+    if is_endpoint(config.model):
+        env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
+    else:
+        checked = plan(config if benchmark is None else _fitted(config), training=False)
+        config, env, agent = checked.config, checked.env, checked.agent
+    asked = len(held_out(env, config.evaluation.problems))
+    if not asked:
+        raise UserError(f"environment '{config.env}' has no held-out problem")
+    header = Header(
+        name=config.env if benchmark is None else benchmark.name,
+        env=config.env,
+        env_options=_plain(config.env_options),
+        agent=config.agent,
+        agent_options=_plain(config.agent_options),
+        model=config.model,
+        problems=asked,
+        samples=config.evaluation.samples,
+        seed=config.seed,
+        sampling=_plain(sampling_told(evaluation_sampling(config))),
+        source=source,
+        data=digest,
+        of=None if benchmark is None else benchmark.problems,
+    )
+    return Job(header, config, env, agent, checked)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as a file has them."""
+    return json.loads(json.dumps(values))
+
+
+def _fitted(config: Config) -> Config:
+    """Give a benchmark's longest answer the room that it needs, or what the model has."""
+    longest, answer = config.rollout.max_model_len, config.evaluation.max_new_tokens
+    if longest is None and answer is not None:
+        limit = context_limit(resolve_model(config.model))
+        longest = min(limit or answer + _PROMPT_ROOM, answer + _PROMPT_ROOM)
+        data = settings_on(
+            config.model_dump(mode="json"),
+            {
+                "rollout": {"max_model_len": longest},
+                "evaluation": {"max_new_tokens": min(answer, longest - 1)},
+            },
+        )
+        return parse_config(data)
+    return config
+
+
+async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Report]:
+    """Answer what is not answered yet, and write the reports.
+
+    Raises:
+        UserError: the folder has answers to something else.
+        Interrupted: Ctrl-C or SIGTERM; what was answered is kept.
+    """
+    title = f"{', '.join(job.header.name for job in jobs)} · {jobs[0].config.model}"
+    with (
+        capture(RunDirectory(folder)) as terminal,
+        Progress(0, title, show, terminal) as progress,
+        ExitStack() as files,
+    ):
+        progress.message(f"evaluation: {folder}")
+        opened = [(job, files.enter_context(AnswerFile(folder / job.file, job.header))) for job in jobs]
+        reports = await _run(opened, folder, progress)
+        write_whole(folder / "report.json", json.dumps([report.to_json() for report in reports], indent=1))
+        write_whole(folder / "report.md", markdown(reports))
+    return reports
+
+
+async def _interruptible(work: Awaitable[T], folder: Path) -> T:
+    """Wait, but not past a signal."""
+    running, stop = asyncio.ensure_future(work), asyncio.Event()
+    signalled = asyncio.ensure_future(stop.wait())
+    release = on_first_signal(stop.set)
+    try:
+        await asyncio.wait({running, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise Interrupted(f"stopped; go on with `areal eval --resume {folder}`")
+    finally:
+        release()
+        for task in (running, signalled):
+            task.cancel()
+        await asyncio.gather(running, signalled, return_exceptions=True)
+
+
+async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Progress) -> list[Report]:
+    todo = [job for job, file in opened if len(file.answers) < job.header.problems * job.header.samples]
+    speeds: dict[str, dict[str, float | None]] = {}
+    if todo:
+        progress.status("starting")
+        async with _players(todo) as (play_of, busy):
+            for job, file in opened:
+                if job in todo:
+                    work = _answer(job, file, play_of(job), busy, progress)
+                    speeds[job.header.name] = await _interruptible(work, folder)
+    return [
+        report_of(job.header, file.sorted(), **{"seconds": 0.0, **speeds.get(job.header.name, {})})
+        for job, file in opened
+    ]
+
+
+async def _answer(
+    job: Job, file: AnswerFile, play: Play, busy: Callable[[], float | None], progress: Progress
+) -> dict[str, float | None]:
+    """Answer the rest of a job; return the speed, if that was all of it."""
+    header, known = job.header, list(file.answers)
+    total = header.problems * header.samples
+    started, before = time.monotonic(), busy()
+
+    def keep(answer: Any) -> None:
+        file.write(answer)
+        progress.status(f"{header.name}: {len(file.answers)}/{total}")
+
+    answers = await evaluate(
+        play,
+        job.tasks,
+        header.samples,
+        max_concurrent(job.config),
+        header.seed,
+        job.config.rollout.max_retries,
+        known,
+        keep,
+    )
+    now = busy()
+    spent = None if now is None or before is None else now - before
+    return {} if known else speed(answers, time.monotonic() - started, spent)
+
+
+@asynccontextmanager
+async def _players(
+    jobs: list[Job],
+) -> AsyncIterator[tuple[Callable[[Job], Play], Callable[[], float | None]]]:
+    """Start what answers, and yield how each job is played, and the engine's busy seconds."""
+    plans = [job.plan for job in jobs if job.plan is not None]
+    if not plans:
+        async with _endpoint_players(jobs) as play_of:
+            yield play_of, lambda: None
+        return
+    with abandoned_on_signal():
+        player, _ = await start_player(max(plans, key=lambda p: p.max_model_len), None)
+    pools = [player.pool]
+
+    def play_of(job: Job) -> Play:
+        assert job.plan is not None
+        config = job.config
+        pool = EnvironmentPool(
+            lambda: registry.make_env(config.env, **config.env_options), config.rollout.env_workers
+        )
+        pools.append(pool)
+        own = replace(player, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
+        return engine_play(own, job.sampling)
+
+    try:
+        yield play_of, lambda: player.engine.busy_seconds
+    finally:
+        await player.engine.close()
+        for pool in pools:
+            pool.close()
+
+
+@asynccontextmanager
+async def _endpoint_players(jobs: list[Job]) -> AsyncIterator[Callable[[Job], Play]]:
+    endpoint = await Endpoint.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
+    players: list[EndpointPlayer] = []
+
+    def play_of(job: Job) -> Play:
+        config = job.config
+        player = EndpointPlayer(
+            endpoint,
+            job.agent,
+            lambda: registry.make_env(config.env, **config.env_options),
+            config.rollout.env_workers,
+        )
+        players.append(player)
+
+        async def play(task: dict[str, Any], seed: int) -> Played:
+            return await player.play(task, replace(job.sampling, seed=seed))
+
+        return play
+
+    try:
+        yield play_of
+    finally:
+        await endpoint.close()
+        for player in players:
+            player.close()

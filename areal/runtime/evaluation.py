@@ -1,0 +1,70 @@
+"""Evaluations with an engine: of the weights that it holds during a run, or of a model on its own."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from areal.evaluation.answers import Answer
+from areal.evaluation.evaluate import Play, Played, evaluate
+from areal.evaluation.report import Report, report
+from areal.registry import env_label
+from areal.rollout.engine import Sampling
+from areal.rollout.player import Player
+from areal.rollout.tasks import held_out
+from areal.runtime.assembly import Plan, evaluation_sampling, max_concurrent
+
+
+async def evaluate_player(
+    player: Player, plan: Plan, model: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Report:
+    """Measure held-out accuracy of the weights that the engine holds, as the configuration says."""
+    config, settings = plan.config, plan.config.evaluation
+    tasks, started, busy = held_out(plan.env, settings.problems), time.monotonic(), player.engine.busy_seconds
+    done = itertools.count(1)
+    answers = await evaluate(
+        engine_play(player, evaluation_sampling(config)),
+        tasks,
+        settings.samples,
+        max_concurrent(config),
+        config.seed,
+        config.rollout.max_retries,
+        keep=lambda answer: progress(next(done), len(tasks) * settings.samples),
+    )
+    return report(
+        answers,
+        settings.samples,
+        env=env_label(config.env),
+        model=model,
+        settings={**sampling_told(evaluation_sampling(config)), **config.env_options},
+        **speed(answers, time.monotonic() - started, player.engine.busy_seconds - busy),
+    )
+
+
+def engine_play(player: Player, sampling: Sampling) -> Play:
+    """Return how an episode is played for an evaluation."""
+
+    async def play(task: dict[str, Any], seed: int) -> Played:
+        return Played.of(await player.play(task, replace(sampling, seed=seed)))
+
+    return play
+
+
+def speed(answers: list[Answer], seconds: float, busy: float | None) -> dict[str, float | None]:
+    """Return what a report says of an evaluation's speed."""
+    return {
+        "seconds": seconds,
+        "busy": None if busy is None else busy / seconds,
+        "under_way": sum(answer.seconds for answer in answers) / seconds,
+    }
+
+
+def sampling_told(sampling: Sampling) -> dict[str, Any]:
+    """What a report says of the sampling: temperature and length, and whatever is not the default."""
+    values = asdict(sampling)
+    shown = {"temperature": values.pop("temperature"), "max_new_tokens": values.pop("max_tokens")}
+    default = asdict(Sampling(sampling.max_tokens))
+    return shown | {name: value for name, value in values.items() if value != default[name]}

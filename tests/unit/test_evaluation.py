@@ -1,0 +1,306 @@
+"""Kept evaluations with a scripted endpoint: resumed after a kill, scored again, compared; data and names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import areal
+from areal import registry
+from areal.api import evaluate_benchmarks
+from areal.cli import main
+from areal.errors import UserError
+from areal.evaluation.answers import AnswerFile, read_answers
+from areal.evaluation.benchmark import Benchmark, HubFile, digest_of, find_data
+from areal.evaluation.comparison import compare
+from areal.evaluation.rescore import rescore
+
+PROBLEMS = 12
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Adds: right, but for problems whose first number is a multiple of three; fails first where told."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self._say({"data": [{"id": name} for name in self.server.models]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            failing = self.server.failures.pop() if self.server.failures else None
+        if failing:
+            self._say({"error": {"message": failing[1]}}, failing[0])
+            return
+        time.sleep(self.server.seconds)
+        a, b = map(int, re.findall(r"\d+", body["messages"][-1]["content"])[:2])
+        text = f"\\boxed{{{a + b + (a % 3 == 0)}}}"
+        message = {"role": "assistant", "content": text}
+        self._say(
+            {
+                "choices": [{"message": message, "finish_reason": "length" if a == 5 else "stop"}],
+                "usage": {"completion_tokens": 7, "prompt_tokens": 9},
+            }
+        )
+
+    def _say(self, data: Any, status: int = 200) -> None:
+        out = json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(out)))
+        self.end_headers()
+        self.wfile.write(out)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.bodies: list[dict[str, Any]] = []
+        self.failures: list[tuple[int, str]] = []
+        self.models = ["only"]
+        self.seconds = 0.0
+        self.lock = threading.Lock()
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that was killed is no news."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.fixture
+def sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a benchmark's data; the benchmark is registered, and forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"problem": f"{i} + {i + 1}?", "answer": str(2 * i + 1)} for i in range(1, PROBLEMS + 1)]
+    path = tmp_path / "data" / "sums.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(registry.benchmarks, "_entries", dict(registry.benchmarks._entries))
+    areal.register_benchmark(
+        "sums",
+        Benchmark("sums", "math-v1", str(path), PROBLEMS, "Add: {problem} Use \\boxed{{}}.", samples=2),
+    )
+    return path.parent
+
+
+def evaluated(server: Server, name: str, **settings: Any) -> Any:
+    return evaluate_benchmarks(["sums"], server.url, name=name, **settings)
+
+
+def test_an_endpoint_is_evaluated_and_every_answer_kept(sums: Path, server: Server):
+    server.failures = [(503, "busy")]
+    done = evaluated(server, "a")
+    (report,) = done.reports
+    assert (report.problems, report.samples, report.of) == (PROBLEMS, 2, PROBLEMS)
+    assert report.accuracy == pytest.approx(8 / 12)
+    assert report.passes[2][0] == pytest.approx(8 / 12)
+    assert report.finish_counts == {"stop": 22, "length": 2}
+    assert report.mean_length == 7
+    header, answers = read_answers(done.path / "sums.jsonl")
+    assert header.data == digest_of(sums / "sums.jsonl")
+    assert [(a.problem, a.sample) for a in answers] == [(p, s) for p in range(PROBLEMS) for s in (0, 1)]
+    assert answers[0].actions == ["\\boxed{3}"]
+    body = server.bodies[-1]
+    assert body["messages"][0]["content"].startswith("Add: ")
+    assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == (
+        "only",
+        0.6,
+        0.95,
+        2048,
+    )
+    asked = {(b["messages"][0]["content"], b["seed"]) for b in server.bodies}
+    assert len(asked) == PROBLEMS * 2, "each answer has a seed of its own, the same when it is tried again"
+    assert "0.667" in (done.path / "report.md").read_text()
+    assert json.loads((done.path / "report.json").read_text())[0]["passes"]["2"][0] == pytest.approx(8 / 12)
+
+
+def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, tmp_path: Path):
+    server.seconds = 0.3
+    folder = tmp_path / "runs" / "eval" / "k"
+    (tmp_path / "mine.py").write_text(
+        "import areal, sys\nfrom areal.api import evaluate_benchmarks\n"
+        "from areal.evaluation.benchmark import Benchmark\n"
+        "prompt = 'Add: {problem} Use \\\\boxed{{}}.'\n"
+        f"mine = Benchmark('sums', 'math-v1', {str(sums / 'sums.jsonl')!r}, {PROBLEMS}, prompt, samples=2)\n"
+        "areal.register_benchmark('sums', mine)\n"
+        "evaluate_benchmarks(['sums'], sys.argv[1], name='k', overrides=['rollout.max_concurrent=2'])\n"
+    )
+    process = subprocess.Popen([sys.executable, "mine.py", server.url], cwd=tmp_path, stderr=subprocess.PIPE)
+    file = folder / "sums.jsonl"
+    while not file.exists() or file.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    with file.open("a") as end:
+        end.write('{"problem": 3, "sam')  # a line that the kill cut off
+    _, before = read_answers(file)
+    assert 4 <= len(before) < PROBLEMS * 2
+    server.seconds, asked = 0.0, len(server.bodies)
+    done = evaluate_benchmarks([], resume=folder)
+    assert len(server.bodies) - asked == PROBLEMS * 2 - len(before), "nothing is sampled twice"
+    _, answers = read_answers(file)
+    assert all(answer in answers for answer in before)
+    whole = evaluated(server, "w").reports[0]
+    assert done.reports[0].scores == whole.scores
+    assert done.reports[0].seconds == 0.0, "the speed of a part says nothing"
+
+
+def test_scored_again_without_sampling_and_compared(
+    sums: Path, server: Server, capsys: pytest.CaptureFixture[str]
+):
+    done, asked = evaluated(server, "a"), len(server.bodies)
+    options = {"rewards": {"correct": 1.0, "format": 0.5}}
+    again = rescore(done.path, options)
+    assert again.reports[0].accuracy == pytest.approx(8 / 12 + 0.5)
+    assert again.reports[0].parts == pytest.approx({"correct": 8 / 12, "format": 0.5})
+    assert len(again.changed["sums"]) == PROBLEMS * 2
+    assert read_answers(done.path / "sums.jsonl")[1][0].reward == 1.0, "the old file stays"
+    with pytest.raises(SystemExit) as exit:
+        main(["eval", "rescore", str(done.path), "--json"])
+    assert exit.value.code == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert Path(shown["run"]) == done.path / "rescored-2"
+    assert shown["reports"][0]["scores"] == done.reports[0].scores
+    assert len(server.bodies) == asked
+    (found,) = compare(done.path, again.path)
+    assert (found.found.better, found.found.worse, found.found.equal) == (PROBLEMS, 0, 0)
+    assert found.verdict == "B is better"
+    with pytest.raises(SystemExit):
+        main(["eval", "compare", str(done.path), str(done.path), "--markdown"])
+    assert "| sums | 12 | 0.667 | 0.667 |" in capsys.readouterr().out
+
+
+def test_what_does_not_belong_together_is_refused(sums: Path, server: Server, tmp_path: Path):
+    done = evaluated(server, "a")
+    header, answers = read_answers(done.path / "sums.jsonl")
+    with pytest.raises(UserError, match="is there already"):
+        evaluated(server, "a")
+    with pytest.raises(UserError, match=r"seed=0, not 5"):
+        AnswerFile(done.path / "sums.jsonl", type(header)(**{**vars_of(header), "seed": 5}))
+    with (sums / "sums.jsonl").open("a") as file:
+        file.write('{"problem": "1 + 1?", "answer": "2"}\n')
+    with pytest.raises(UserError, match="not those of the evaluation any more"):
+        rescore(done.path, {})
+    other = evaluated(server, "b")
+    with pytest.raises(UserError, match="answers to different problems"):
+        compare(done.path, other.path)
+    (done.path / "sums.jsonl").write_text(
+        "".join((done.path / "sums.jsonl").read_text().splitlines(True)[:4])
+    )
+    with pytest.raises(UserError, match=r"has 3 of 24 answers; finish it with"):
+        compare(done.path, other.path)
+    with pytest.raises(UserError, match="is no evaluation"):
+        compare(tmp_path / "data" / "..", other.path)
+    assert answers
+
+
+def vars_of(header: Any) -> dict[str, Any]:
+    return {name: getattr(header, name) for name in header.__slots__}
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [((404, "no such model"), "refuses 'only'"), ((401, "key"), "OPENAI_API_KEY")],
+)
+def test_an_endpoint_that_refuses(sums: Path, server: Server, failure: tuple[int, str], text: str):
+    server.failures = [failure] * 60
+    with pytest.raises(UserError, match=text):
+        evaluated(server, "a")
+
+
+def test_a_problem_that_is_too_long_earns_nothing(sums: Path, server: Server):
+    server.failures = [(400, "This model's maximum context length is 9 tokens")]
+    report = evaluated(server, "a").reports[0]
+    assert report.finish_counts["too_long"] == 1
+    assert report.tokens_per_s > 0
+
+
+def test_an_endpoint_with_several_models_needs_a_name(sums: Path, server: Server):
+    server.models = ["one", "two"]
+    with pytest.raises(UserError, match=r"serves 2 models; .*#NAME \(one, two\)"):
+        evaluated(server, "a")
+    assert evaluate_benchmarks(["sums"], server.url + "#two", name="b").reports[0].problems == PROBLEMS
+    assert server.bodies[-1]["model"] == "two"
+
+
+def test_bad_requests_leave_nothing_behind(sums: Path, server: Server, tmp_path: Path):
+    for arguments, text in (
+        ({"benchmarks": ["sumz"]}, "unknown benchmark 'sumz'; did you mean 'sums'"),
+        ({"benchmarks": ["sums", "sums"]}, "named twice"),
+        ({"benchmarks": ["sums"], "env": "math-v1"}, "not both"),
+        ({"benchmarks": ["gsm8k"], "data": sums}, "has no file for benchmark 'gsm8k': none of gsm8k.jsonl"),
+        ({"benchmarks": ["sums"], "data": sums / "nowhere"}, "no such file or folder"),
+    ):
+        with pytest.raises(UserError, match=re.escape(text)):
+            evaluate_benchmarks(model=server.url, **arguments)
+    assert list((tmp_path / "runs" / "eval").iterdir()) == []
+    with pytest.raises(UserError, match="no evaluation to go on with"):
+        evaluate_benchmarks([], resume=tmp_path)
+
+
+def test_rows_are_chosen_and_parquet_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = HubFile("o/d", "0" * 40, "test.jsonl")
+    held = tmp_path / "hub.jsonl"
+    held.write_text('{"answer": "1", "problem": "a"}\n{"problem": "b", "answer": "2"}\n')
+    asked = []
+
+    def download(*place: str, **rest: str) -> str:
+        asked.append((place, rest))
+        return str(held)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    mine = Benchmark("mine", "math-v1", source, 1, "{problem}", keep=lambda row: row["answer"] == "2")
+    data = find_data(mine, None, tmp_path / "data")
+    assert asked == [(("o/d", "test.jsonl"), {"revision": "0" * 40, "repo_type": "dataset"})]
+    assert data.source == f"hf://datasets/o/d@{'0' * 40}/test.jsonl"
+    assert data.path.read_text() == '{"answer": "2", "problem": "b"}\n'
+    held.write_text('{"problem": "b",   "answer": "2"}\n')
+    assert digest_of(held) == data.digest, "of the rows, not of their text"
+
+
+def test_the_hub_out_of_reach_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"cannot load hf://datasets/openai/gsm8k@7403.*--data FOLDER"):
+        find_data(registry.benchmarks.get("gsm8k"), None, tmp_path)
+
+
+def test_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        main(["eval", "--benchmark", "list"])
+    assert exit.value.code == 0
+    shown = capsys.readouterr().out
+    for name in ("gsm8k", "math500", "aime24", "aime25", "amc23", "humaneval", "mbpp", "livecodebench"):
+        assert name in shown
+        assert re.fullmatch("[0-9a-f]{40}", registry.benchmarks.get(name).source.revision)
