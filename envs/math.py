@@ -16,7 +16,7 @@ from areal.envs.data import Pair, load_pairs
 from areal.envs.problems import Problems, checked_difficulty, checked_prompt
 from areal.envs.text import UnicodeText
 from areal.errors import UserError
-from areal.rewards.answers import boxed_answer
+from areal.rewards.answers import final_answer
 from areal.rewards.math import shared_verifier
 from areal.rewards.parts import Judged, Reward
 
@@ -32,6 +32,7 @@ def arithmetic_prompt(expression: str) -> str:
 class MathEnv(gymnasium.Env[str, str]):
     r"""One problem, one answer: 1 if its ``\boxed{}`` is equivalent to the expected answer, else 0.
 
+    Where there is no box, what follows ``####`` counts, which is how GSM8K's own solutions end.
     With ``max_turns`` a wrong answer is said to be wrong, and the problem is asked again.
 
     Args:
@@ -107,7 +108,7 @@ class MathEnv(gymnasium.Env[str, str]):
         """
         if self._problem is None:
             raise ResetNeeded("call reset before step")
-        answer = boxed_answer(action)
+        answer = final_answer(action)
         right = answer is not None and shared_verifier().equivalent(answer, self._problem.answer)
         self._turn += 1
         if not right and self._turn < self._max_turns:

@@ -26,6 +26,18 @@ def boxed_answer(text: str) -> str | None:
     return None
 
 
+def final_answer(text: str) -> str | None:
+    r"""Return the final answer of a model's text: the last whole ``\boxed{…}``, or what follows ``####``.
+
+    The second is GSM8K's own mark, which its reference solutions have; the last one counts.
+    """
+    boxed = boxed_answer(text)
+    if boxed is not None:
+        return boxed
+    marked = _HASHES.findall(text)
+    return marked[-1].strip() if marked else None
+
+
 def reference_answer(text: str) -> str | None:
     r"""Return the final answer of a reference: after the last ``####``, in the last ``\boxed``, or all of it.
 

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _WORKER = Path(__file__).with_name("math_worker.py")
 _STARTUP_LIMIT = 120.0
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}|-?[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5}")
+"""Whole numbers, plain or with commas between thousands, are compared here: math-verify finds the same."""
 
 
 class VerifierError(RuntimeError):
@@ -64,7 +65,7 @@ class MathVerifier:
         """
         answer, target = answer.strip(), target.strip()
         if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(target):
-            return int(answer) == int(target)
+            return int(answer.replace(",", "")) == int(target.replace(",", ""))
         if not answer or len(answer) > self.max_length:
             return False
         if answer == target:

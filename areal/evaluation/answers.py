@@ -97,8 +97,7 @@ class AnswerFile:
                 raise UserError(
                     f"{path} {_what_differs(found, header)}; choose another name for this evaluation"
                 )
-        whole = "".join(_line(row) for row in (header, *self.answers))
-        write_whole(path, whole)  # without a last line that was cut off
+        write_answers(path, header, self.answers)  # without a last line that was cut off
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, answer: Answer) -> None:
@@ -141,7 +140,7 @@ def read_answers(path: Path) -> tuple[Header, list[Answer]]:
 
 def write_answers(path: Path, header: Header, answers: Iterable[Answer]) -> None:
     """Write a whole file in place of what was there."""
-    write_whole(path, "".join(_line(row) for row in (header, *answers)))
+    write_whole(path, "".join([_line(header), *map(_line, answers)]))
 
 
 def write_whole(path: Path, text: str) -> None:

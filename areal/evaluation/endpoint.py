@@ -26,7 +26,8 @@ from areal.rollout.seeds import derive
 log = logging.getLogger(__name__)
 
 _TRIES = 6
-"""Of one request: with the pauses between them, half a minute of an endpoint that is busy or away."""
+_PAUSE = 1.0
+"""Seconds before the second try; each pause is twice the last: in all, half a minute."""
 
 
 def is_endpoint(model: str) -> bool:
@@ -91,8 +92,7 @@ class Endpoint:
         Raises:
             ConversationTooLong: the messages leave no room for an answer.
             BadRequest: the endpoint refuses them.
-            UserError: there is no such model, or no access to it.
-            OSError: it does not answer.
+            UserError: there is no such model, or no access to it, or no answer for half a minute.
         """
         return await self._request("POST", "chat/completions", {"model": self.model, **body})
 
@@ -100,7 +100,7 @@ class Endpoint:
         problem = ""
         for attempt in range(_TRIES):
             if attempt:
-                await asyncio.sleep(2.0 ** (attempt - 1))
+                await asyncio.sleep(_PAUSE * 2.0 ** (attempt - 1))
             try:
                 response = await self._client.request(method, path, json=body)
             except httpx.HTTPError as error:
@@ -112,7 +112,7 @@ class Endpoint:
                 if response.status_code not in (408, 409, 429) and response.status_code < 500:
                     raise self._refused(response)
             log.warning("%s %s: %s", method, path, problem)
-        raise OSError(f"the endpoint {self._client.base_url} does not answer: {problem}")
+        raise UserError(f"the endpoint {self._client.base_url} does not answer ({problem}); is it up?")
 
     def _refused(self, response: httpx.Response) -> Exception:
         text = response.text[:300]

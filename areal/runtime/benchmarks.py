@@ -13,10 +13,10 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from areal import registry
 from areal.config import Config, parse_config, settings_on
@@ -85,6 +85,10 @@ class Job:
     def sampling(self) -> Sampling:
         """How it samples."""
         return evaluation_sampling(self.config)
+
+    def make_env(self) -> Any:
+        """Make another of its environments."""
+        return registry.make_env(self.config.env, **self.config.env_options)
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
@@ -217,6 +221,10 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
     return reports
 
 
+Players: TypeAlias = tuple[Callable[[Job], Play], Callable[[], float | None]]
+"""How each job is played, and the engine's busy seconds so far, if it is ours."""
+
+
 async def _interruptible(work: Awaitable[T], folder: Path) -> T:
     """Wait, but not past a signal."""
     running, stop = asyncio.ensure_future(work), asyncio.Event()
@@ -277,26 +285,21 @@ async def _answer(
     return {} if known else speed(answers, time.monotonic() - started, spent)
 
 
+def _players(jobs: list[Job]) -> AbstractAsyncContextManager[Players]:
+    """Start what answers."""
+    return _endpoint_players(jobs) if jobs[0].plan is None else _engine_players(jobs)
+
+
 @asynccontextmanager
-async def _players(
-    jobs: list[Job],
-) -> AsyncIterator[tuple[Callable[[Job], Play], Callable[[], float | None]]]:
-    """Start what answers, and yield how each job is played, and the engine's busy seconds."""
+async def _engine_players(jobs: list[Job]) -> AsyncIterator[Players]:
     plans = [job.plan for job in jobs if job.plan is not None]
-    if not plans:
-        async with _endpoint_players(jobs) as play_of:
-            yield play_of, lambda: None
-        return
     with abandoned_on_signal():
         player, _ = await start_player(max(plans, key=lambda p: p.max_model_len), None)
     pools = [player.pool]
 
     def play_of(job: Job) -> Play:
         assert job.plan is not None
-        config = job.config
-        pool = EnvironmentPool(
-            lambda: registry.make_env(config.env, **config.env_options), config.rollout.env_workers
-        )
+        pool = EnvironmentPool(job.make_env, job.config.rollout.env_workers)
         pools.append(pool)
         own = replace(player, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
         return engine_play(own, job.sampling)
@@ -310,18 +313,12 @@ async def _players(
 
 
 @asynccontextmanager
-async def _endpoint_players(jobs: list[Job]) -> AsyncIterator[Callable[[Job], Play]]:
+async def _endpoint_players(jobs: list[Job]) -> AsyncIterator[Players]:
     endpoint = await Endpoint.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
     players: list[EndpointPlayer] = []
 
     def play_of(job: Job) -> Play:
-        config = job.config
-        player = EndpointPlayer(
-            endpoint,
-            job.agent,
-            lambda: registry.make_env(config.env, **config.env_options),
-            config.rollout.env_workers,
-        )
+        player = EndpointPlayer(endpoint, job.agent, job.make_env, job.config.rollout.env_workers)
         players.append(player)
 
         async def play(task: dict[str, Any], seed: int) -> Played:
@@ -330,7 +327,7 @@ async def _endpoint_players(jobs: list[Job]) -> AsyncIterator[Callable[[Job], Pl
         return play
 
     try:
-        yield play_of
+        yield play_of, lambda: None
     finally:
         await endpoint.close()
         for player in players:

@@ -90,7 +90,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield made
     made.shutdown()
@@ -101,6 +101,7 @@ def server() -> Iterator[Server]:
 def sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a benchmark's data; the benchmark is registered, and forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("areal.evaluation.endpoint._PAUSE", 0.01)
     rows = [{"problem": f"{i} + {i + 1}?", "answer": str(2 * i + 1)} for i in range(1, PROBLEMS + 1)]
     path = tmp_path / "data" / "sums.jsonl"
     path.parent.mkdir()
@@ -237,6 +238,12 @@ def test_an_endpoint_that_refuses(sums: Path, server: Server, failure: tuple[int
     server.failures = [failure] * 60
     with pytest.raises(UserError, match=text):
         evaluated(server, "a")
+
+
+def test_an_endpoint_that_is_not_there(sums: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("areal.evaluation.endpoint._TRIES", 1)
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9/v1/ does not answer \(ConnectError.*is it up"):
+        evaluate_benchmarks(["sums"], "http://127.0.0.1:9/v1", name="a")
 
 
 def test_a_problem_that_is_too_long_earns_nothing(sums: Path, server: Server):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-_FOLDERS = (os.environ.get("AREAL_TEST_DATA"), Path(__file__).parents[3] / "shared" / "data")
+_FOLDERS = (os.environ.get("AREAL_TEST_DATA"), Path(__file__).parents[2] / "shared" / "data")
 """The second one lies beside the checkout."""
 
 
