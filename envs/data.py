@@ -58,16 +58,13 @@ def load_problems(
         data: a ``.jsonl`` (or ``.jsonl.gz``) file, one object a line, or the id of a data set on the hub.
         subset: the hub's name of a configuration, such as ``main``.
         test_data: held-out problems; None: the data set's own test split, or else one in ten problems,
-            chosen by the hash of their text, so that the choice survives reordering. The same as ``data``:
-            all of them are held out.
+            chosen by the hash of their text, so that the choice survives reordering.
 
     Raises:
         UserError: unreadable data; the message names file and line.
     """
     train, test = _read(convert, data, subset)
-    if test_data == data:
-        train, test = [], [*train, *test]
-    elif test_data is not None:
+    if test_data is not None:
         train, test = [*train, *test], [p for part in _read(convert, test_data, subset) for p in part]
     elif not test:
         test = [p for p in train if _is_held_out(p)]
