@@ -12,11 +12,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
 
 from areal.agents.interface import Agent, BadRequest, ConversationTooLong, Limits, Message, Reply, Tool
+from areal.agents.interface import Endpoint as Address
 from areal.errors import UserError
 from areal.evaluation.evaluate import Played
 from areal.rollout.engine import Sampling
@@ -154,6 +156,21 @@ class EndpointModel:
         self.reward += reward
         for name, value in ({"reward": reward} if parts is None else parts).items():
             self.parts[name] = self.parts.get(name, 0.0) + value
+
+    def set_reward(self, reward: float) -> None:
+        """Say what the episode is worth in all."""
+        self.reward, self.parts = reward, {"reward": reward}
+
+    def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Address]:
+        """Programs have to be given a model that runs here.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "a program is evaluated with a model that areal runs: give --model a folder or a hub id, not an "
+            "endpoint"
+        )
 
     async def generate(self, observation: str) -> str:
         """Say ``observation`` as the user and return the answer's text."""

@@ -161,7 +161,7 @@ def _job(config: Config, benchmark: Benchmark | None, source: str, digest: str) 
     if not asked:
         raise UserError(f"environment '{config.env}' has no held-out problem")
     header = Header(
-        name=config.env if benchmark is None else benchmark.name,
+        name=registry.env_label(config.env) if benchmark is None else benchmark.name,
         env=config.env,
         env_options=_plain(config.env_options),
         agent=config.agent,
