@@ -22,6 +22,19 @@ from areal.trajectory import Batch, Episode, Group
 Outcome = tuple[list[list[Group]], list[dict[str, float]], Learner]
 
 
+class Shared:
+    """The engine of all tests: a run that ends leaves it running."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
 async def synchronous(
     checked: Plan, player: Player, learner: Learner, publish: Callable[[int], Awaitable[None]]
 ) -> Outcome:

@@ -15,8 +15,7 @@ import openai
 import pytest
 import torch
 from sdk import agents_sdk
-from synchronous import synchronous
-from test_synchronous import Shared
+from synchronous import Shared, synchronous
 
 from areal import registry
 from areal.config import parse_config

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from synchronous import assert_same, synchronous
+from synchronous import Shared, assert_same, synchronous
 
 import areal
 from areal import registry
@@ -24,19 +24,6 @@ from areal.runtime.assembly import Plan, make_learner, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.weights.channel import open_channel
-
-
-class Shared:
-    """The engine of all tests: a run that ends leaves it running."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def close(self) -> None:
-        """Nothing."""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
