@@ -138,6 +138,10 @@ def make_jobs(request: Request, folder: Path) -> list[Job]:
         return [_job(parse_config(request.settings), None, "", "")]
     if "env" in request.settings:
         raise UserError("a benchmark has its own environment: give --benchmark or --env, not both")
+    if "max_new_tokens" in request.settings.get("rollout", {}):
+        raise UserError(
+            "a benchmark has its own longest answer: set evaluation.max_new_tokens, not rollout's"
+        )
     jobs = []
     for name in names:
         benchmark = registry.benchmarks.get(name)

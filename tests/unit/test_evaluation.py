@@ -266,6 +266,7 @@ def test_bad_requests_leave_nothing_behind(sums: Path, server: Server, tmp_path:
         ({"benchmarks": ["sumz"]}, "unknown benchmark 'sumz'; did you mean 'sums'"),
         ({"benchmarks": ["sums", "sums"]}, "named twice"),
         ({"benchmarks": ["sums"], "env": "math-v1"}, "not both"),
+        ({"benchmarks": ["sums"], "overrides": ["rollout.max_new_tokens=9"]}, "evaluation.max_new_tokens"),
         ({"benchmarks": ["gsm8k"], "data": sums}, "has no file for benchmark 'gsm8k': none of gsm8k.jsonl"),
         ({"benchmarks": ["sums"], "data": sums / "nowhere"}, "no such file or folder"),
     ):
@@ -276,7 +277,7 @@ def test_bad_requests_leave_nothing_behind(sums: Path, server: Server, tmp_path:
         evaluate_benchmarks([], resume=tmp_path)
 
 
-def test_rows_are_chosen_and_parquet_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rows_are_chosen_and_known_by_a_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = HubFile("o/d", "0" * 40, "test.jsonl")
     held = tmp_path / "hub.jsonl"
     held.write_text('{"answer": "1", "problem": "a"}\n{"problem": "b", "answer": "2"}\n')
