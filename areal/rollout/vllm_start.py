@@ -13,8 +13,6 @@ from areal.rollout.engine import Interruption
 
 OWNED = "AREAL_ENGINE_PARENT"
 """Environment variable by which a vLLM process knows that areal started it, and who."""
-_WHOLE = 2**31 - 1
-"""A stream interval longer than any answer: a streaming request reports its first token, and then its end."""
 BATCHED_TOKENS = 8192
 """Tokens of one forward pass, at most."""
 
@@ -68,7 +66,6 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         "enable_prefix_caching": True,
         # Ids in, ids out: the text belongs to areal.rollout.conversation.
         "skip_tokenizer_init": not settings.stop_strings,
-        "stream_interval": _WHOLE,
         # The distribution that was sampled from, temperature included: the behaviour policy's own.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
