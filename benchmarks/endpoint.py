@@ -28,7 +28,7 @@ from typing import Any
 
 from common import BLUE, GREY, ORANGE, parser, picture, save
 from models import QWEN2, qwen2
-from rollout_efficiency import Ticker, WithLengths, Work
+from rollout_efficiency import Ticker, WithLengths, Work, for_a_while
 
 from areal.config import STARTER, parse_config
 from areal.registry import make_env
@@ -68,20 +68,6 @@ class Counted:
         completion = await self._engine.generate(ids, sampling)
         self._ticker.add(len(completion.ids))
         return completion
-
-
-async def for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any, Any]) -> float:
-    """Run endless work; return tokens/s after the warm-up."""
-    running = [asyncio.create_task(w) for w in work]
-    done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    rate = ticker.rate()
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-    for task in done:
-        task.result()
-        raise RuntimeError("it was to go on for ever")
-    return rate
 
 
 async def of_engine(player: Player, work: Work, texts: list[str], seed: int, seconds: float) -> float:

@@ -126,7 +126,7 @@ async def bare(player: Player, work: Work, prompts: list[list[int]], seed: int, 
                 final = output
             ticker.add(len(final.outputs[0].token_ids))
 
-    return await _for_a_while(seconds, ticker, *(requests() for _ in range(work.sequences)))
+    return await for_a_while(seconds, ticker, *(requests() for _ in range(work.sequences)))
 
 
 async def rollout(player: Player, work: Work, checked: Plan, seed: int, seconds: float) -> float:
@@ -138,7 +138,7 @@ async def rollout(player: Player, work: Work, checked: Plan, seed: int, seconds:
         TaskSource(checked.env, seed),
         lambda episode: ticker.add(episode.sampled),
     )
-    return await _for_a_while(seconds, ticker, control.run(), consume(control))
+    return await for_a_while(seconds, ticker, control.run(), consume(control))
 
 
 def controller(
@@ -162,7 +162,8 @@ async def consume(control: RolloutController) -> None:
         control.advance(version + 1)
 
 
-async def _for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any, None]) -> float:
+async def for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any, Any]) -> float:
+    """Run endless work; return tokens/s after the warm-up."""
     running = [asyncio.create_task(w) for w in work]
     done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     rate = ticker.rate()
@@ -170,7 +171,8 @@ async def _for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     for task in done:
-        task.result()  # it was to go on for ever
+        task.result()
+        raise RuntimeError("it was to go on for ever")
     return rate
 
 
@@ -319,7 +321,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
                     ticker.add(sum(len(g.episodes) for g in await control.next_batch(version)))
                     control.advance(version + 1)
 
-            found[name].append(await _for_a_while(seconds, ticker, control.run(), counted()))
+            found[name].append(await for_a_while(seconds, ticker, control.run(), counted()))
     player.pool.close()
     return found
 
