@@ -9,7 +9,7 @@ with the model that ships with areal or one of a real shape with random weights.
 - bare: vLLM's AsyncLLM alone: the same prompts as ids, no log-probabilities, no versions, no text;
 - rollout: controller, environment, agent, conversation, text, log-probabilities and versions;
 - both again while the learner updates on its own core all the time (on the same batch, to no effect);
-- training: rollout while the learner also publishes its weights after each update.
+- training: rollout as in a run: the learner updates on each batch as it comes and publishes its weights.
 
 Controller: the controller alone, on trajectories that cost nothing or 10 ms, at batch size 64, and whole
 episodes on an engine that answers at once.
@@ -129,8 +129,10 @@ async def bare(player: Player, work: Work, prompts: list[list[int]], seed: int, 
     return await for_a_while(seconds, ticker, *(requests() for _ in range(work.sequences)))
 
 
-async def rollout(player: Player, work: Work, checked: Plan, seed: int, seconds: float) -> float:
-    """Return tokens/s of the rollout side; batches are taken as they come."""
+async def rollout(
+    player: Player, work: Work, checked: Plan, seed: int, seconds: float, training: Training | None = None
+) -> float:
+    """Return tokens/s of the rollout side; batches are taken as they come, and learned from if told to."""
     ticker = Ticker(seconds / 4)
     control = controller(
         replace(player, engine=WithLengths(player.engine, work, seed)),
@@ -138,7 +140,8 @@ async def rollout(player: Player, work: Work, checked: Plan, seed: int, seconds:
         TaskSource(checked.env, seed),
         lambda episode: ticker.add(episode.sampled),
     )
-    return await for_a_while(seconds, ticker, control.run(), consume(control))
+    taking = consume(control) if training is None else training.learn(control, player.engine)
+    return await for_a_while(seconds, ticker, control.run(), taking)
 
 
 def controller(
@@ -189,9 +192,9 @@ class Training:
         self.channel = open_channel(checked.device, self._learner.named_parameters(), dtype)
 
     @asynccontextmanager
-    async def running(self, publish_to: Any = None) -> AsyncIterator[None]:
-        """Update again and again within, and hand each version to the engine if there is one."""
-        task = asyncio.create_task(self._run(publish_to))
+    async def running(self) -> AsyncIterator[None]:
+        """Update on the recorded batch again and again within."""
+        task = asyncio.create_task(self._run())
         started = time.monotonic()
         try:
             yield
@@ -203,17 +206,29 @@ class Training:
             await self._call(lambda: None)  # the update under way is over
             self.seconds += time.monotonic() - started
 
-    async def _run(self, engine: Any) -> None:
-        loading: asyncio.Task[None] | None = None
+    async def _run(self) -> None:
         while True:
             await self._call(lambda: self._learner.update(self._batch))
             self.updates += 1
-            if engine is None:
-                continue
+
+    async def learn(self, control: RolloutController, engine: Any) -> None:
+        """Update on batch after batch, and hand each version to the engine while the next is learned from."""
+        loading: asyncio.Task[None] | None = None
+        try:
+            for version in itertools.count():
+                groups = with_noise(await control.next_batch(version))
+                await self._call(
+                    lambda groups=groups: self._learner.update(Batch(self._learner.version, groups))
+                )
+                control.advance(version + 1)
+                if loading is not None:
+                    await loading
+                await self._call(lambda: self.channel.write(self._learner.named_parameters()))
+                loading = asyncio.create_task(engine.load(engine.version + 1))
+        finally:
+            await self._call(lambda: None)
             if loading is not None:
-                await loading
-            await self._call(lambda: self.channel.write(self._learner.named_parameters()))
-            loading = asyncio.create_task(engine.load(engine.version + 1))
+                await asyncio.wait([loading])
 
     def _call(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -242,8 +257,7 @@ async def measure_engine(
             async with training.running():
                 await way("bare + learner", bare(player, work, prompts, seed, seconds))
                 await way("rollout + learner", rollout(player, work, checked, seed, seconds))
-            async with training.running(player.engine):
-                await way("training", rollout(player, work, checked, seed, seconds))
+            await way("training", rollout(player, work, checked, seed, seconds, training))
     finally:
         await player.close()
     return found, training.updates / training.seconds
@@ -251,7 +265,6 @@ async def measure_engine(
 
 async def record(player: Player, work: Work, checked: Plan) -> Batch:
     """Play one batch; it also warms everything up."""
-    rng = np.random.default_rng(0)
     control = controller(
         replace(player, engine=WithLengths(player.engine, work, 0)),
         work,
@@ -262,9 +275,16 @@ async def record(player: Player, work: Work, checked: Plan) -> Batch:
     groups = await control.next_batch(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    for episode in (e for group in groups for e in group.episodes):
-        episode.reward = float(rng.integers(2))  # the learner has work to do for every group
-    return Batch(0, groups)
+    return Batch(0, with_noise(groups))
+
+
+def with_noise(groups: list[Group]) -> list[Group]:
+    """Give rewards at random: the learner has work to do for every group."""
+    for group in groups:
+        rewards = np.random.default_rng(group.id).integers(2, size=len(group.episodes))
+        for episode, reward in zip(group.episodes, rewards, strict=True):
+            episode.reward = float(reward)
+    return groups
 
 
 class Instant:
