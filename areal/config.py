@@ -121,6 +121,8 @@ class EngineConfig(_Settings):
     """auto: float32 on a CPU, bfloat16 on a GPU."""
     eager: bool | None = None
     """No compilation and no CUDA graphs; null: eager on a CPU."""
+    gpu: int | None = Field(None, ge=0)
+    """The engine's GPU, counted from 0, which is the learner's; null: one of its own if there is one."""
 
 
 class LearnerConfig(_Settings):

@@ -15,7 +15,8 @@ are noise, so that every group is trained on and the work of a step never change
 besides: a sequence that takes longer than η updates holds the learner up, and the longest here take about
 five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
 the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
-it is taken from the synchronous run, where each part has the whole card while the other waits.
+it is taken from the synchronous run, where each part has the whole card while the other waits. Where there
+is a second GPU, both run once more with learner and engine on a card each.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -37,7 +38,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import BLUE, GREEN, GREY, ORANGE, SKY, interleaved, parser, picture, save, train_once
+import torch
+from common import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, interleaved, parser, picture, save, train_once
 from models import QWEN2, qwen2
 from throughput import WARMUP, Noise, random_model
 
@@ -51,6 +53,8 @@ COLOURS = {
     "synchronous in turn": GREEN,
     "asynchronous, η=4": SKY,
     "asynchronous": BLUE,
+    "synchronous, cards apart": GREY,
+    "asynchronous, cards apart": PURPLE,
 }
 PROMPT = 64
 """Tokens of the longest prompt of a steady run, and more."""
@@ -93,7 +97,13 @@ def ways(device: str) -> dict[str, list[str]]:
     found = {"synchronous": ["rollout.max_staleness=0", *half]}
     if device == "cpu":
         found["synchronous in turn"] = ["rollout.max_staleness=0", *_threads(cores)]
-    return {**found, "asynchronous": ["rollout.max_staleness=8", *half]}
+    found["asynchronous"] = ["rollout.max_staleness=8", *half]
+    if device == "cpu":
+        return found
+    shared = {way: [*settings, "engine.gpu=0"] for way, settings in found.items()}
+    if torch.cuda.device_count() < 2:
+        return shared
+    return {**shared, **{f"{way}, cards apart": [*own, "engine.gpu=1"] for way, own in found.items()}}
 
 
 def _threads(count: int) -> list[str]:

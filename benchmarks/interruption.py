@@ -33,7 +33,7 @@ from areal.config import STARTER, parse_config
 from areal.learner.model import load_model
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.runtime.assembly import engine_dtype, plan, start_player
-from areal.weights.channel import open_channel, weight_backend
+from areal.weights.channel import BACKEND, open_channel, way_of
 
 SPREAD = 1.0
 PROMPT = 32
@@ -137,11 +137,15 @@ async def measure(
 
 async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, list[Measured]]:
     rollouts = {"max_concurrent": arguments.concurrency, "max_model_len": longest(arguments.median) + PROMPT}
-    config = parse_config({"rollout": rollouts, "model": path, "device": arguments.device})
+    config = parse_config(
+        {"rollout": rollouts, "model": path, "device": arguments.device, "engine": {"gpu": 0}}
+    )
     checked = plan(config)
-    player, _ = await start_player(checked, weight_backend(checked.device))
+    player, _ = await start_player(checked, BACKEND)
     model = load_model(checked.model).to(checked.device)
-    channel = open_channel(checked.device, model.named_parameters(), engine_dtype(config, checked.device))
+    channel = open_channel(
+        way_of(checked.device), model.named_parameters(), engine_dtype(config, checked.device)
+    )
     channel.write(model.named_parameters())
     await player.engine.connect(channel.init_info())
     found: dict[str, list[Measured]] = {mode: [] for mode in get_args(Interruption)}

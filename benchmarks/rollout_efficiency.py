@@ -44,7 +44,7 @@ from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
 from areal.runtime.assembly import Plan, engine_dtype, max_concurrent, plan, start_player
 from areal.trajectory import Batch, Episode, Group, Trajectory
-from areal.weights.channel import open_channel, weight_backend
+from areal.weights.channel import BACKEND, load, open_channel, way_of
 
 GROUP = 8
 
@@ -189,7 +189,9 @@ class Training:
         self.updates, self.seconds = 0, 0.0
         self._thread = ThreadPoolExecutor(1)
         dtype = engine_dtype(checked.config, checked.device)
-        self.channel = open_channel(checked.device, self._learner.named_parameters(), dtype)
+        self.channel = open_channel(
+            way_of(checked.device, checked.apart), self._learner.named_parameters(), dtype
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -224,7 +226,7 @@ class Training:
                 if loading is not None:
                     await loading
                 await self._call(lambda: self.channel.write(self._learner.named_parameters()))
-                loading = asyncio.create_task(engine.load(engine.version + 1))
+                loading = asyncio.create_task(load(self.channel, engine.load(engine.version + 1)))
         finally:
             await self._call(lambda: None)
             if loading is not None:
@@ -239,7 +241,7 @@ async def measure_engine(
 ) -> tuple[dict[str, list[float]], float]:
     """Measure the five ways in turn, ``repeats`` times round: tokens/s of each; updates/s of the learner."""
     checked = plan(config)
-    player, _ = await start_player(checked, weight_backend(checked.device))
+    player, _ = await start_player(checked, BACKEND)
     found: dict[str, list[float]] = {}
 
     async def way(name: str, rate: Awaitable[float]) -> None:

@@ -1,11 +1,12 @@
 """What a weight update costs the generation under way: from the pause to the first token of the new weights.
 
     python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256
+    python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256 --apart
     python benchmarks/weight_update.py --device cpu --parameters tiny --sequences 16
 
 A learner's float32 weights, with random values that are new in each version, go to an engine on the same
-device (areal.weights), while as many requests as ``--sequences`` are always under way. For each update, in
-seconds:
+device or, ``--apart``, on the next GPU (areal.weights), while as many requests as ``--sequences`` are always
+under way. For each update, in seconds:
 
 - write: the learner's own, to make the new weights ready; generation goes on;
 - stop: from the call that pauses generation until it stands still;
@@ -42,7 +43,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
-from areal.weights.channel import Channel, open_channel, weight_backend
+from areal.weights.channel import BACKEND, Channel, load, open_channel, way_of
 
 POLL = 0.0005
 """Seconds between two looks for a new token."""
@@ -69,8 +70,8 @@ class Watched:
     requests with stop strings, which are looked for in the front end: these have one that never comes.
     """
 
-    def __init__(self, engine: VLLMEngine, device: str) -> None:
-        self.engine = engine
+    def __init__(self, engine: VLLMEngine, channel: Channel, device: str) -> None:
+        self.engine, self._channel = engine, channel
         self.stop = ("never said",) if device == "cpu" else ()
         self._llm: Any = engine._llm
         self._resume = self._llm.resume_generation
@@ -80,7 +81,7 @@ class Watched:
     async def update(self, version: int) -> dict[str, float]:
         """Load new weights; return the parts of the time that it took."""
         begun = time.monotonic()
-        metrics = await self.engine.load(version)
+        metrics = await load(self._channel, self.engine.load(version))
         assert self._watching is not None
         first, everyone = await self._watching
         resumed = begun + metrics["time/pause"]
@@ -154,9 +155,9 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     try:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        channel = open_channel(device, model.named_parameters(), scale.dtype)
+        channel = open_channel(way_of(device, arguments.apart), model.named_parameters(), scale.dtype)
         await engine.connect(channel.init_info())
-        watched = Watched(engine, device)
+        watched = Watched(engine, channel, device)
         work = Workload(watched, scale, config.vocab_size)
         updates = await run(arguments, watched, work, model, channel)
         channel.close()
@@ -184,7 +185,8 @@ def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> Engin
         memory=0.25 if on_gpu else 1.0,
         eos_ids=(0,),
         eager=not on_gpu,
-        weight_backend=weight_backend(arguments.device),
+        weight_backend=BACKEND,
+        card=int(arguments.apart),
         stop_strings=not on_gpu,
     )
 
@@ -268,6 +270,7 @@ def main() -> None:
     made.add_argument("--parameters", choices=list(QWEN2), default="0.5b", help="size of the model (0.5b)")
     made.add_argument("--sequences", type=int, default=256, help="requests under way (256)")
     made.add_argument("--updates", type=int, default=10, help="that are measured (10)")
+    made.add_argument("--apart", action="store_true", help="learner and engine on a GPU each")
     made.add_argument("--interval", type=float, default=2, help="seconds between two updates, at least (2)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -35,6 +35,7 @@ from areal.learner.placement import (
     place,
     uses_varlen,
 )
+from areal.learner.ranks import of_all, rank, ranks
 from areal.learner.state import Tensors, below, load_tensors, tensors_of
 from areal.trajectory import Batch
 
@@ -55,8 +56,24 @@ class _Sums:
         found = values.detach().max()
         self.totals[name] = torch.maximum(self.totals[name], found) if name in self.totals else found
 
+    def of_all_ranks(self) -> _Totals:
+        """Return the sums of all ranks."""
+        found = of_all((self.tokens, {name: float(value) for name, value in self.totals.items()}))
+        return _Totals(sum(tokens for tokens, _ in found), [totals for _, totals in found])
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """Those sums, as numbers, of each rank."""
+
+    tokens: int
+    totals: list[dict[str, float]]
+
     def total(self, name: str) -> float:
-        return float(self.totals[name]) if name in self.totals else 0.0
+        return sum(rank.get(name, 0.0) for rank in self.totals)
+
+    def largest(self, name: str) -> float:
+        return max(rank.get(name, 0.0) for rank in self.totals)
 
     def mean(self, name: str) -> float:
         return self.total(name) / self.tokens if self.tokens else 0.0
@@ -98,7 +115,13 @@ class Learner:
             max_new_tokens or 0,
             self._device,
             uses_varlen(settings, self._device),
+            rank(),
+            ranks(),
         )
+        if objective.advantage == "gae" and ranks() > 1:
+            raise UserError(
+                "learner.advantage=gae trains a critic, which one process alone can: one GPU for it"
+            )
         self.path = path
         self.policy = self._load(path, settings.lora_rank)
         self._optimizer = adamw(self.policy, settings)
@@ -148,34 +171,35 @@ class Learner:
         started = time.monotonic()
         minibatches, without_advantage = self._splitter.split(batch)
         micros = [micro for minibatch in minibatches for micro in minibatch]
-        tokens = sum(len(micro.packed.tokens) for micro in micros)
         judged = self._look_ahead(minibatches)
         sums = _Sums()
         warmth = min(1.0, (self.version + 1) / (self._settings.warmup_steps + 1))
         set_rate(self._optimizer, self._settings.learning_rate * warmth)
         norms = [self._optimizer_step(i, minibatch, warmth, sums) for i, minibatch in enumerate(minibatches)]
         self.version += 1
+        totals = sums.of_all_ranks()
+        tokens, work = map(sum, zip(*of_all((_tokens(micros), self._work(minibatches))), strict=True))
         elapsed = time.monotonic() - started
         self.busy_seconds += elapsed
         return {
-            "loss": sums.mean("loss"),
+            "loss": totals.mean("loss"),
             "grad_norm": max(norms),
             "lr": self._settings.learning_rate * warmth,
-            "policy/entropy": sums.mean("entropy"),
-            "policy/kl": sums.mean("kl"),
-            "policy/clip_ratio": sums.mean("clipped"),
-            "policy/behav_ratio": sums.mean("behav_ratio"),
-            **({"policy/reference_kl": sums.mean("reference_kl")} if self._reference is not None else {}),
+            "policy/entropy": totals.mean("entropy"),
+            "policy/kl": totals.mean("kl"),
+            "policy/clip_ratio": totals.mean("clipped"),
+            "policy/behav_ratio": totals.mean("behav_ratio"),
+            **({"policy/reference_kl": totals.mean("reference_kl")} if self._reference is not None else {}),
             **judged,
-            **_mismatch(sums),
+            **_mismatch(totals),
             "advantage/zero": without_advantage,
             "time/train": elapsed,
             "learner/tokens_per_s": tokens / elapsed,
-            **({"learner/mfu": self._work(minibatches) / elapsed / self._peak} if self._peak else {}),
+            **({"learner/mfu": work / elapsed / self._peak / ranks()} if self._peak else {}),
         }
 
     def _work(self, minibatches: list[list[Micro]]) -> int:
-        """Floating-point operations that an update on these has to make."""
+        """Floating-point operations that this rank's part of an update has to make."""
         work = 0
         for i, minibatch in enumerate(minibatches):
             # Forward, and backward to the inputs and to the weights, of which adapters are next to nothing.
@@ -184,7 +208,7 @@ class Learner:
                 + (i > 0 and self._objective.decoupled)
                 + (self._reference is not None)
             )
-            for micro in minibatch:
+            for micro in (m for m in minibatch if m.counts):
                 packed, predicted = micro.packed, len(micro.packed.targets)
                 work += passes * self._flops.forward(len(packed.tokens), predicted, packed.pairs)
                 if self._critic is not None:
@@ -211,7 +235,9 @@ class Learner:
             for module in filter(None, (self.policy, self._critic)):
                 expect_more(module, i + 1 < len(minibatch))
             prox = self._accumulate(micro, sums)
-            if index == 0 or self._objective.decoupled:  # then it is the policy of the start of the step
+            if micro.counts and (
+                index == 0 or self._objective.decoupled
+            ):  # then it is the policy of the start of the step
                 self._compare(micro.packed, prox, sums)
             if self._critic is not None:
                 self._critic.accumulate(micro)
@@ -234,6 +260,8 @@ class Learner:
         separable = self._objective.ratio == "token"
         logprobs, entropy, total = self.policy(micro.packed, self._temperature, loss, separable)
         total.backward()
+        if not micro.counts:
+            return logprobs
         behav, token = micro.packed.behav, TokenLoss.joined(losses)
         difference = logprobs - behav
         sums.tokens += len(behav)
@@ -292,17 +320,21 @@ class Learner:
             torch.cuda.set_rng_state(state["random.cuda"], self._device)
 
 
-def _mismatch(sums: _Sums) -> dict[str, float]:
+def _tokens(micros: list[Micro]) -> int:
+    return sum(len(micro.packed.tokens) for micro in micros if micro.counts)
+
+
+def _mismatch(totals: _Totals) -> dict[str, float]:
     """What tokens say of engine and learner that were sampled by the very weights that the step began with.
 
     Both should have the same log-probabilities of them. Without such tokens there is nothing to report.
     """
-    fresh = sums.total("fresh")
+    fresh = totals.total("fresh")
     if not fresh:
         return {}
     return {
-        "mismatch/logprob": sums.total("mismatch") / fresh,
-        "mismatch/logprob_max": sums.total("mismatch_max"),
-        "mismatch/kl": sums.total("mismatch_kl") / fresh,
-        "mismatch/tokens": fresh / sums.tokens,
+        "mismatch/logprob": totals.total("mismatch") / fresh,
+        "mismatch/logprob_max": totals.largest("mismatch_max"),
+        "mismatch/kl": totals.total("mismatch_kl") / fresh,
+        "mismatch/tokens": fresh / totals.tokens,
     }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from areal.learner.advantages import of_returns
 from areal.learner.credit import assign
-from areal.learner.microbatches import allocate
 from areal.learner.objectives import Tokens, shares
 from areal.learner.packed import Packed, pack
 from areal.learner.presets import Objective
-from areal.trajectory import Batch, Trajectory
+from areal.learner.ranks import deal
+from areal.trajectory import Batch
 
 
 @dataclass(slots=True)
@@ -28,6 +27,7 @@ class Micro:
         returns: ``[K]``, what the critic is to learn, once it is known.
         prox: ``[K]``, log-probabilities under π_prox once they are known.
         reference: ``[K]``, and under the reference model.
+        counts: false for one that only keeps a rank in step with the others: its shares are 0.
     """
 
     packed: Packed
@@ -37,6 +37,7 @@ class Micro:
     returns: torch.Tensor | None = None
     prox: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+    counts: bool = True
 
     def tokens(self, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> Tokens:
         """Return what the objective wants of a part of the sampled tokens, given what the policy says."""
@@ -63,6 +64,8 @@ class Splitter:
         longest: tokens of the longest answer allowed.
         device: where the tokens go.
         varlen: whether attention has kernels of variable length.
+        rank: which of the learner's processes this is.
+        ranks: how many there are.
     """
 
     objective: Objective
@@ -71,9 +74,11 @@ class Splitter:
     longest: int
     device: torch.device
     varlen: bool = False
+    rank: int = 0
+    ranks: int = 1
 
     def split(self, batch: Batch) -> tuple[list[list[Micro]], float]:
-        """Return the micro-batches of each minibatch, and the share of trajectories that have no advantage.
+        """Return this rank's part of each minibatch, and the share of trajectories that have no advantage.
 
         Groups stay whole within a minibatch. Trajectories that cannot move the policy, since their advantage
         is exactly 0 and no other term of the objective sees them, are left out; their tokens still count in
@@ -96,23 +101,24 @@ class Splitter:
         for start in range(0, len(tokens), size):
             members = [i for i, e in enumerate(credit.episode) if start <= e < start + size]
             micros = []
-            for chosen in self._allocate(trajectories, members, advantages):
+            useful = self._useful(members, advantages)
+            dealt = deal([len(trajectories[i]) for i in useful], self.budget, self.ranks)
+            for part in dealt[self.rank]:
+                chosen = [useful[i] for i in part] or useful[:1]
                 packed = pack([trajectories[i] for i in chosen], self.device, self.varlen)
                 owners = [credit.episode[i] for i in chosen]
                 micro = Micro(packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0])
                 if advantages is not None:
                     micro.advantages = torch.cat([advantages[i] for i in chosen]).to(self.device)
+                if not part:
+                    micro.counts, micro.share = False, torch.zeros_like(micro.share)
                 micros.append(micro)
             minibatches.append(micros)
         idle = 0.0 if advantages is None else sum(not a.any() for a in advantages) / len(advantages)
         return minibatches, float(idle)
 
-    def _allocate(
-        self, trajectories: Sequence[Trajectory], members: list[int], advantages: list[torch.Tensor] | None
-    ) -> list[list[int]]:
-        """Return a minibatch's micro-batches, as indices of those of its trajectories that can move it."""
-        useful = members
-        if advantages is not None and not self.objective.uses_every_token:
-            useful = [i for i in members if advantages[i].any()]
-        lengths = [len(trajectories[i]) for i in useful]
-        return [[useful[i] for i in chosen] for chosen in allocate(lengths, self.budget)]
+    def _useful(self, members: list[int], advantages: list[torch.Tensor] | None) -> list[int]:
+        """Return the trajectories of a minibatch that can move it."""
+        if advantages is None or self.objective.uses_every_token:
+            return members
+        return [i for i in members if advantages[i].any()]

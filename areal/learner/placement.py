@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from areal.config import LearnerConfig
+from areal.learner.ranks import ranks
 
 _GPU_MICRO_BATCH, _CPU_MICRO_BATCH = 16384, 4096
 
@@ -59,7 +60,7 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     dtype = compute_dtype(settings, device)
-    if dtype == torch.float32 and _ranks() == 1:
+    if dtype == torch.float32 and ranks() == 1:
         return
     mesh = learner_mesh(device)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
@@ -81,7 +82,7 @@ def expect_more(module: torch.nn.Module, more: bool) -> None:
     On one rank the weights then stay in bfloat16 and the gradients stay, in float32, where they are; on
     several that would take the memory that sharding saves.
     """
-    if isinstance(module, FSDPModule) and _ranks() == 1:
+    if isinstance(module, FSDPModule) and ranks() == 1:
         module.set_requires_gradient_sync(not more)
         module.set_reshard_after_backward(not more)
 
@@ -111,7 +112,3 @@ def learner_mesh(device: torch.device) -> DeviceMesh:
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """Return all of a tensor that may be sharded; every rank has to ask for it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1

@@ -34,6 +34,7 @@ class EngineSettings:
         seed: of the sampler.
         weight_backend: name of a registered vLLM weight-transfer engine, or None for fixed weights.
         interruption: what new weights do to requests under way (areal.rollout.vllm_engine).
+        card: the GPU, among those that this process sees.
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
     """
 
@@ -49,6 +50,7 @@ class EngineSettings:
     seed: int = 0
     weight_backend: str | None = None
     interruption: Interruption = "recompute"
+    card: int = 0
     stop_strings: bool = False
 
 
@@ -89,16 +91,16 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     else:
         found["gpu_memory_utilization"] = settings.memory
         # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
-        found["kv_cache_memory_bytes"] = round(settings.memory * gpu_bytes())
+        found["kv_cache_memory_bytes"] = round(settings.memory * gpu_bytes(settings.card))
         found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
     return found
 
 
-def gpu_bytes() -> int:
-    """Memory of the GPU, in bytes."""
+def gpu_bytes(card: int = 0) -> int:
+    """Memory of a GPU, in bytes."""
     import torch
 
-    return torch.cuda.get_device_properties(0).total_memory
+    return torch.cuda.get_device_properties(card).total_memory
 
 
 def variables(settings: EngineSettings) -> dict[str, str]:
@@ -116,7 +118,15 @@ def variables(settings: EngineSettings) -> dict[str, str]:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.threads),
         }
+    elif settings.card:
+        found["CUDA_VISIBLE_DEVICES"] = _name_of_card(settings.card)
     return found
+
+
+def _name_of_card(card: int) -> str:
+    """Return what CUDA calls a card that is the ``card``-th of those that this process sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[card] if visible else str(card)
 
 
 @contextmanager

@@ -32,7 +32,8 @@ _DEFAULT_MAX_MODEL_LEN = 4096
 class Plan:
     """A checked run: nothing is started yet.
 
-    ``memory``: how a GPU is divided; None on a CPU, or where ``engine.memory`` says it.
+    ``memory``: how a GPU is divided; None on a CPU, or where ``engine.memory`` says it. ``engine_gpu``: which
+    one the engine has; the learner has the first.
     """
 
     config: Config
@@ -42,6 +43,12 @@ class Plan:
     agent: Any
     env: Any
     memory: Split | None = None
+    engine_gpu: int = 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether learner and engine have GPUs of their own."""
+        return self.engine_gpu > 0
 
     @property
     def engine_threads(self) -> int:
@@ -77,16 +84,30 @@ def plan(config: Config, training: bool = True) -> Plan:
     model = resolve_model(config.model)
     env = registry.make_env(config.env, **config.env_options)
     device, longest = _device(config.device), _max_model_len(config, model)
-    memory = None
+    memory, gpu = None, _engine_gpu(config, training) if device == "cuda" else 0
     if device == "cuda" and config.engine.memory is None:
         try:
-            memory = _memory(config, model, longest, training)
+            memory = _memory(config, model, longest, training, gpu > 0)
         except UserError:
             if not training or config.learner.recompute is not None:
                 raise
             config = override_config(config, ["learner.recompute=true"])
-            memory = _memory(config, model, longest, training)
-    return Plan(config, model, device, longest, agent, env, memory)
+            memory = _memory(config, model, longest, training, gpu > 0)
+    return Plan(config, model, device, longest, agent, env, memory, gpu)
+
+
+def _engine_gpu(config: Config, training: bool) -> int:
+    import torch
+
+    count = torch.cuda.device_count()
+    gpu = config.engine.gpu
+    if gpu is None:
+        return min(1, count - 1) if training else 0
+    if gpu >= count:
+        raise UserError(
+            f"engine.gpu={gpu}, but torch sees {count}, counted from 0; give another or leave it out"
+        )
+    return gpu
 
 
 def make_agent(config: Config) -> Any:
@@ -107,7 +128,7 @@ def make_agent(config: Config) -> Any:
     return agent
 
 
-def _memory(config: Config, model: str, longest: int, training: bool) -> Split:
+def _memory(config: Config, model: str, longest: int, training: bool, apart: bool) -> Split:
     import torch
     from transformers import AutoConfig
 
@@ -126,6 +147,7 @@ def _memory(config: Config, model: str, longest: int, training: bool) -> Split:
         recompute=bool(learner.recompute),
         compiled=learner.compile is not False,
         adapted=learner.lora_rank > 0,
+        apart=apart,
     )
     return split(Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes(), load)
 
@@ -226,6 +248,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
             eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
             seed=config.seed,
             weight_backend=weight_backend,
+            card=plan.engine_gpu,
             interruption=config.rollout.interruption,
             # A program may send stop strings with any call.
             stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),

@@ -45,7 +45,7 @@ from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group
-from areal.weights.channel import open_channel, weight_backend
+from areal.weights.channel import BACKEND, load, open_channel, way_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Trainer:
         config, model = self.config, self.plan.model
         self._open.callback(self._learner_thread.shutdown)
         self._open.callback(self._writer_thread.shutdown)
-        self.player, self.tokenizer = await start_player(self.plan, weight_backend(self.plan.device))
+        self.player, self.tokenizer = await start_player(self.plan, BACKEND)
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
         self.learner = await self._in_learner(
@@ -123,14 +123,16 @@ class Trainer:
         )
         self._channel = await self._in_learner(
             lambda: open_channel(
-                self.plan.device, self.learner.named_parameters(), engine_dtype(config, self.plan.device)
+                way_of(self.plan.device, self.plan.apart),
+                self.learner.named_parameters(),
+                engine_dtype(config, self.plan.device),
             )
         )
         self._open.callback(self._channel.close)
         await self.engine.connect(self._channel.init_info())
         if self._resume is not None:
             await self._in_learner(lambda: self._channel.write(self.learner.named_parameters()))
-            await self.engine.load(self.learner.version)
+            await load(self._channel, self.engine.load(self.learner.version))
         self._build_rollouts(state, groups)
 
     def _restore(self) -> tuple[dict[str, Any], list[Group]]:
@@ -243,7 +245,7 @@ class Trainer:
 
     async def _load(self, version: int) -> dict[str, float]:
         started = time.monotonic()
-        metrics = await self.engine.load(version)
+        metrics = await load(self._channel, self.engine.load(version))
         self.controller.advance(version)
         return {"time/sync": time.monotonic() - started, **metrics}
 

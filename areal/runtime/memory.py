@@ -11,7 +11,9 @@ is left. In bytes:
 - engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
 
-A tenth of the card is left alone: these are estimates, and allocators leave gaps.
+Where learner and engine have a card each, the engine also has a snapshot (areal.weights.broadcast), and its
+cache all that is left on its own. A tenth of a card is left alone: these are estimates, and allocators leave
+gaps.
 """
 
 from __future__ import annotations
@@ -90,6 +92,7 @@ class Load:
         recompute: whether the learner keeps only each layer's input for its backward pass.
         compiled: whether its layers are.
         adapted: whether it trains an adapter, next to which the weights have neither gradient nor moments.
+        apart: whether learner and engine have a card each.
     """
 
     sequences: int
@@ -103,6 +106,7 @@ class Load:
     recompute: bool = False
     compiled: bool = True
     adapted: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Split:
     """Bytes of the parts of a card.
 
     ``cache_tokens``: tokens that the KV cache holds; ``recompute``: whether the learner computes its layers
-    twice.
+    twice; ``apart``: whether there are two such cards, one for the learner and one for the rest.
     """
 
     card: int
@@ -119,17 +123,20 @@ class Split:
     cache: int
     cache_tokens: int
     recompute: bool = False
+    apart: bool = False
 
     @property
     def free(self) -> int:
-        """What is left, the reserve included."""
-        return self.card - self.learner - self.engine - self.cache
+        """What is left on the engine's card, the reserve included."""
+        return self.card - (0 if self.apart else self.learner) - self.engine - self.cache
 
     def __str__(self) -> str:
         """One line for the terminal, sizes in GiB."""
         twice = " (recomputing layers)" if self.recompute else ""
         learner = f"learner {self.learner / GIB:.1f}{twice}, " if self.learner else ""
         whom = "one GPU of {:.1f} GiB for both" if self.learner else "one GPU of {:.1f} GiB"
+        if self.apart:
+            whom, learner = "a GPU of {:.1f} GiB each", f"{learner.removesuffix(', ')}; "
         return (
             f"{whom.format(self.card / GIB)}: {learner}engine {self.engine / GIB:.1f}, "
             f"KV cache {self.cache / GIB:.1f} ({self.cache_tokens:,} tokens), free {self.free / GIB:.1f}"
@@ -145,14 +152,20 @@ def split(shape: Shape, card: int, load: Load) -> Split:
     learner, engine = learner_bytes(shape, load), engine_bytes(shape, load)
     token = 2 * shape.layers * shape.key * load.engine_bytes
     sequence = -(-load.longest // _BLOCK) * _BLOCK * token
-    left = int(card * (1 - _RESERVE)) - learner - engine
+    left = int(card * (1 - _RESERVE)) - engine - (0 if load.apart else learner)
+    if load.apart and learner > card * (1 - _RESERVE):
+        raise UserError(
+            f"the learner needs {learner / GIB:.1f} of its GPU's {card / GIB:.1f} GiB, a tenth of which is "
+            f"left alone; {_ways(load)}"
+        )
     # One block more than all sequences fill: vLLM keeps one for itself.
     useful = load.sequences * sequence + _BLOCK * token
     least = min(load.sequences, _FEWEST) * sequence + _BLOCK * token
     if left < least:
         raise UserError(_too_small(card, learner, engine, least, left, load))
     cache = min(left, useful)
-    return Split(card, learner, engine, cache, cache // (_BLOCK * token) * _BLOCK, load.recompute)
+    tokens = cache // (_BLOCK * token) * _BLOCK
+    return Split(card, learner, engine, cache, tokens, load.recompute, load.apart)
 
 
 def learner_bytes(shape: Shape, load: Load) -> int:
@@ -187,19 +200,23 @@ def engine_bytes(shape: Shape, load: Load) -> int:
     """Bytes that the engine takes besides its KV cache."""
     forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * load.engine_bytes
     sampler = load.sequences * shape.vocab * _SAMPLER
-    weights = shape.parameters * load.engine_bytes
+    weights = shape.parameters * load.engine_bytes * (2 if load.apart else 1)
     return int(weights + forward + sampler + (_GRAPHS if load.graphs else 0) + _CONTEXT)
 
 
 def _too_small(card: int, learner: int, engine: int, least: int, left: int, load: Load) -> str:
+    parts = f"learner {learner / GIB:.1f}, " if learner and not load.apart else ""
+    return (
+        f"{(least - left) / GIB:.1f} GiB of GPU memory are missing: of {card / GIB:.1f} GiB, {parts}"
+        f"engine {engine / GIB:.1f}, smallest KV cache {least / GIB:.1f}, "
+        f"reserve {card * _RESERVE / GIB:.1f}; {_ways(load)}; if you know better, give the KV cache's share "
+        "of the GPU yourself (engine.memory=0.1)"
+    )
+
+
+def _ways(load: Load) -> str:
     ways = "take a smaller model, lower rollout.max_model_len"
     if load.micro_batch_tokens is not None:
         ways += f" or learner.micro_batch_tokens={load.micro_batch_tokens}"
         ways += "" if load.recompute else ", set learner.recompute=true"
-    parts = f"learner {learner / GIB:.1f}, " if learner else ""
-    return (
-        f"{(least - left) / GIB:.1f} GiB of GPU memory are missing: of {card / GIB:.1f} GiB, {parts}"
-        f"engine {engine / GIB:.1f}, smallest KV cache {least / GIB:.1f}, "
-        f"reserve {card * _RESERVE / GIB:.1f}; {ways}; if you know better, give the KV cache's share of the "
-        "GPU yourself (engine.memory=0.1)"
-    )
+    return ways

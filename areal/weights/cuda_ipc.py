@@ -15,6 +15,7 @@ update; with handles that are made once, as here, the count in vLLM 0.26 would r
 from __future__ import annotations
 
 import os
+import pickle
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -22,11 +23,10 @@ import torch
 import torch.multiprocessing  # teaches ForkingPickler to send a tensor of a GPU as a handle
 
 from areal.errors import UserError
-from areal.weights.layout import Layout, Named
+from areal.weights.channel import Way
+from areal.weights.layout import BUCKET, Layout, Named
 
-BACKEND = "areal_cuda_ipc"
-_BUCKET = 512 * 2**20
-"""Bytes of one allocation: large enough for few, and small enough to find room in a fragmented memory."""
+WAY: Way = "CUDA IPC"
 
 
 class CudaIpcChannel:
@@ -40,17 +40,20 @@ class CudaIpcChannel:
         """
         _refuse_expandable_segments()
         torch.cuda.ipc_collect()  # frees what an earlier channel held, if its engine has let go of it
-        self._layout = Layout.of(parameters, _BUCKET, dtype)
+        self._layout = Layout.of(parameters, BUCKET, dtype)
         self._buckets = [torch.empty(size, dtype=torch.uint8, device="cuda") for size in self._layout.sizes]
         self.nbytes = sum(self._layout.sizes)
 
     def init_info(self) -> dict[str, Any]:
         """What an engine needs once, to map the snapshot; each call is for exactly one connection."""
         return {
-            "card": card(torch.device("cuda", torch.cuda.current_device())),
-            # A pickle, as torch sends tensors between processes; in hexadecimal, for vLLM's messages.
-            "handles": [bytes(ForkingPickler.dumps(bucket)).hex() for bucket in self._buckets],
+            "way": WAY,
             "layout": self._layout.describe(),
+            "place": {
+                "card": card(torch.device("cuda", torch.cuda.current_device())),
+                # A pickle, as torch sends tensors between processes; in hexadecimal, for vLLM's messages.
+                "handles": [bytes(ForkingPickler.dumps(bucket)).hex() for bucket in self._buckets],
+            },
         }
 
     def write(self, parameters: Named) -> None:
@@ -62,10 +65,30 @@ class CudaIpcChannel:
         self._layout.write(parameters, self._buckets)
         torch.cuda.synchronize()  # the engine's stream knows nothing of ours
 
+    def send(self) -> None:
+        """Nothing: the engine reads the snapshot."""
+
     def close(self) -> None:
         """Let go of the snapshot; its memory is free when the engine has let go of it, too."""
         self._buckets = []
         torch.cuda.ipc_collect()
+
+
+class CudaIpcSource:
+    """The engine's end: maps the allocations of the learner's process on the same card.
+
+    Raises:
+        ValueError: they lie on another card.
+    """
+
+    def __init__(self, place: dict[str, Any], layout: Layout, device: torch.device) -> None:
+        if card(device) != place["card"]:
+            raise ValueError(f"the weights are on {place['card']}, not on this engine's {card(device)}")
+        # Pickled by the process that started this one.
+        self.tensors = layout.views([pickle.loads(bytes.fromhex(handle)) for handle in place["handles"]])
+
+    def receive(self) -> None:
+        """Nothing: what the learner wrote is there."""
 
 
 def card(device: torch.device) -> str:

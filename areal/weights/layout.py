@@ -12,6 +12,8 @@ import torch
 Named = Iterable[tuple[str, torch.Tensor]]
 """Pairs of a parameter's Hugging Face name and its whole value."""
 
+BUCKET = 512 * 2**20
+"""Bytes of one allocation on a card: large enough for few, and small enough to find room among others."""
 ALIGN = 64
 """Bytes to whose multiple each tensor is aligned, so that it can be viewed as any type and copied fast."""
 

@@ -1,11 +1,10 @@
-"""The vLLM worker's end of the channels: ``WeightTransferEngine``s of vLLM's own interface."""
+"""The vLLM worker's end of the channels: a ``WeightTransferEngine`` of vLLM's own interface."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -18,22 +17,56 @@ from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from areal.weights.cuda_ipc import card
+from areal.weights.broadcast import BroadcastSource
+from areal.weights.channel import Way
+from areal.weights.cuda_ipc import CudaIpcSource
 from areal.weights.layout import Layout
+from areal.weights.shared_memory import SharedMemorySource
 
-Init = TypeVar("Init", bound=WeightTransferInitInfo)
+
+class Source(Protocol):
+    """Where the weights come from: the worker's end of one channel."""
+
+    tensors: list[tuple[str, torch.Tensor]]
+
+    def receive(self) -> None:
+        """Make the tensors hold what the learner wrote."""
+        ...
+
+
+_SOURCES: dict[Way, Callable[[dict[str, Any], Layout, torch.device], Source]] = {
+    "shared memory": SharedMemorySource,
+    "CUDA IPC": CudaIpcSource,
+    "broadcast": BroadcastSource,
+}
+
+
+@dataclass
+class Init(WeightTransferInitInfo):
+    """How the weights travel, how they are laid out, and where they are (see the channel's ``init_info``)."""
+
+    way: Way
+    layout: dict[str, Any]
+    place: dict[str, Any]
 
 
 @dataclass
 class Update(WeightTransferUpdateInfo):
-    """Nothing: the memory holds the new weights when the update is asked for."""
+    """Nothing: what is loaded is what the channel holds."""
 
 
 class Receiver(WeightTransferEngine[Init, Update]):
-    """Loads what the learner wrote, in checkpoint format, from memory that was mapped once."""
+    """Loads what the learner wrote, in checkpoint format."""
 
+    init_info_cls = Init
     update_info_cls = Update
-    _tensors: list[tuple[str, torch.Tensor]]
+    _source: Source | None = None
+
+    def init_transfer_engine(self, init_info: Init) -> None:
+        """Let go of what an earlier channel shared, and open this end of the new one."""
+        self._source = None
+        layout = Layout.described(init_info.layout)
+        self._source = _SOURCES[init_info.way](init_info.place, layout, self.device)
 
     def start_weight_update(self) -> None:
         """Make the layers take checkpoint tensors again, where their own were made into something else."""
@@ -42,9 +75,11 @@ class Receiver(WeightTransferEngine[Init, Update]):
             initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: Update) -> None:
-        """Load every tensor from the mapped memory; vLLM waits for the device when this returns."""
+        """Load every tensor; vLLM waits for the device when this returns."""
+        assert self._source is not None, "init_transfer_engine first"
+        self._source.receive()
         model: Any = self.model
-        model.load_weights(iter(self._tensors))
+        model.load_weights(iter(self._source.tensors))
 
     def finish_weight_update(self) -> None:
         """Make of the checkpoint tensors what the kernels want, the tied output layer included."""
@@ -52,7 +87,7 @@ class Receiver(WeightTransferEngine[Init, Update]):
             return
         finalize_layerwise_reload(self.model, self.model_config)
         self._repack_tied_head()
-        torch.accelerator.synchronize()  # some of it is read from the mapped memory only now
+        torch.accelerator.synchronize()  # some of it is read from the channel's memory only now
 
     def _repack_tied_head(self) -> None:
         """Rebuild the packed copy of a tied ``lm_head``.
@@ -70,8 +105,8 @@ class Receiver(WeightTransferEngine[Init, Update]):
         dispatch_cpu_unquantized_gemm(model.lm_head, remove_weight=False)
 
     def shutdown(self) -> None:
-        """Unmap the memory."""
-        self._tensors = []
+        """Let go of the channel."""
+        self._source = None
 
     @staticmethod
     def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:
@@ -99,51 +134,3 @@ def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
     if type(getattr(module, "quant_method", None)) not in plain:
         return False
     return type(module) is Attention or not hasattr(module, "process_weights_after_loading")
-
-
-@dataclass
-class SharedMemoryInit(WeightTransferInitInfo):
-    """Where the memory is and how it is laid out (see ``SharedMemoryChannel.init_info``)."""
-
-    path: str
-    nbytes: int
-    layout: dict[str, Any]
-
-
-class SharedMemoryReceiver(Receiver[SharedMemoryInit]):
-    """Maps a file of the host's memory."""
-
-    init_info_cls = SharedMemoryInit
-
-    def init_transfer_engine(self, init_info: SharedMemoryInit) -> None:
-        """Map the memory."""
-        memory = torch.from_file(init_info.path, shared=True, size=init_info.nbytes, dtype=torch.uint8)
-        self._tensors = Layout.described(init_info.layout).views([memory])
-
-
-@dataclass
-class CudaIpcInit(WeightTransferInitInfo):
-    """The card, its memory, and how it is laid out (see ``CudaIpcChannel.init_info``)."""
-
-    card: str
-    handles: list[str]
-    layout: dict[str, Any]
-
-
-class CudaIpcReceiver(Receiver[CudaIpcInit]):
-    """Maps allocations that another process made on the same card."""
-
-    init_info_cls = CudaIpcInit
-
-    def init_transfer_engine(self, init_info: CudaIpcInit) -> None:
-        """Let go of what an earlier channel shared, and map the snapshot.
-
-        Raises:
-            ValueError: it lies on another card.
-        """
-        self._tensors = []
-        if card(self.device) != init_info.card:
-            raise ValueError(f"the weights are on {init_info.card}, not on this engine's {card(self.device)}")
-        # Pickled by the process that started this one (areal.weights.cuda_ipc).
-        buckets = [pickle.loads(bytes.fromhex(handle)) for handle in init_info.handles]
-        self._tensors = Layout.described(init_info.layout).views(buckets)

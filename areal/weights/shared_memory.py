@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from areal.weights.channel import BACKEND, Way
 from areal.weights.layout import Layout, Named
 
-BACKEND = "areal_shared_memory"
+WAY: Way = "shared memory"
 
 
 class SharedMemoryChannel:
@@ -34,7 +35,11 @@ class SharedMemoryChannel:
 
     def init_info(self) -> dict[str, Any]:
         """What a worker needs once, to map the memory."""
-        return {"path": self._path, "nbytes": self.nbytes, "layout": self._layout.describe()}
+        return {
+            "way": WAY,
+            "layout": self._layout.describe(),
+            "place": {"path": self._path, "nbytes": self.nbytes},
+        }
 
     def write(self, parameters: Named) -> None:
         """Copy the current values in; no engine may be loading meanwhile.
@@ -44,6 +49,9 @@ class SharedMemoryChannel:
         """
         self._layout.write(parameters, [self._bytes])
 
+    def send(self) -> None:
+        """Nothing: a worker reads the memory."""
+
     def close(self) -> None:
         """Let go of the memory; workers that mapped it keep it until they end."""
         if self._fd >= 0:
@@ -51,12 +59,20 @@ class SharedMemoryChannel:
             self._fd = -1
 
 
+class SharedMemorySource:
+    """The engine's end: maps the memory."""
+
+    def __init__(self, place: dict[str, Any], layout: Layout, device: torch.device) -> None:
+        memory = torch.from_file(place["path"], shared=True, size=place["nbytes"], dtype=torch.uint8)
+        self.tensors = layout.views([memory])
+
+    def receive(self) -> None:
+        """Nothing: what the learner wrote is there."""
+
+
 def register() -> None:
-    """Make areal's channels known to vLLM in this process (entry point ``vllm.general_plugins``)."""
+    """Make areal's receiver known to vLLM in this process (entry point ``vllm.general_plugins``)."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    from areal.weights import cuda_ipc
-
-    for name, receiver in ((BACKEND, "SharedMemoryReceiver"), (cuda_ipc.BACKEND, "CudaIpcReceiver")):
-        if name not in WeightTransferEngineFactory._registry:
-            WeightTransferEngineFactory.register_engine(name, "areal.weights.receiver", receiver)
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, "areal.weights.receiver", "Receiver")

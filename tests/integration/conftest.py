@@ -13,7 +13,7 @@ import torch
 from areal.config import parse_config
 from areal.rollout.player import Player
 from areal.runtime.assembly import plan, start_player
-from areal.weights.channel import weight_backend
+from areal.weights.channel import BACKEND
 
 # The helpers of these tests are modules beside them.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,9 +30,9 @@ async def player() -> AsyncIterator[Player]:
     """The starter model on an engine that takes new weights and may be given stop strings."""
     torch.set_num_threads(1)
     on_gpu = torch.cuda.is_available()
-    engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0}
+    engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0, "gpu": 0}
     config = parse_config({"rollout": {"max_model_len": 512, "stop": ["boxed"]}, "engine": engine})
     checked = plan(config)
-    made, _ = await start_player(checked, weight_backend(checked.device))
+    made, _ = await start_player(checked, BACKEND)
     yield made
     await made.close()

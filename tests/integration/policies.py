@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
-from areal.weights.channel import open_channel
+from areal.weights.channel import Way, load, open_channel, way_of
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -34,7 +34,7 @@ def assert_agree(errors: torch.Tensor) -> None:
 class Policies:
     """Versions of a model, each as far from the last as several large updates would take it."""
 
-    def __init__(self, engine: Engine, folder: str | None = None) -> None:
+    def __init__(self, engine: Engine, folder: str | None = None, way: Way | None = None) -> None:
         """Of the model that the engine serves: in ``folder``, or the starter model."""
         self._engine = engine
         path = folder or resolve_model("starter")
@@ -42,7 +42,7 @@ class Policies:
         with torch.no_grad():
             self._model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
         self._base = copy.deepcopy(self._model)
-        self._channel = open_channel(DEVICE, self._model.named_parameters(), torch.float32)
+        self._channel = open_channel(way or way_of(DEVICE), self._model.named_parameters(), torch.float32)
         self.references: dict[int, torch.nn.Module] = {}
         self.times: dict[str, float] = {}
         self._prompts: dict[tuple[int, tuple[int, ...]], DynamicCache] = {}
@@ -62,7 +62,7 @@ class Policies:
         self.references[version] = copy.deepcopy(self._model).double()
         self._channel.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
-            self.times = await self._engine.load(version)
+            self.times = await load(self._channel, self._engine.load(version))
         return version
 
     def close(self) -> None:

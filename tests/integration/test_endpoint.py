@@ -25,7 +25,7 @@ from areal.rollout.player import Player
 from areal.rollout.recorder import Recorder
 from areal.runtime.assembly import make_learner, plan, training_sampling
 from areal.trajectory import Episode
-from areal.weights.channel import open_channel
+from areal.weights.channel import open_channel, way_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROBLEM: Any = [{"role": "user", "content": "Compute 12 + 30.\nPut the final answer in \\boxed{}."}]
@@ -89,7 +89,7 @@ async def test_each_example_is_trained_a_few_updates(
         engine, player.renderer, checked.agent, lambda: registry.make_env(config.env), 4, 512, 1.0
     )
     learner = make_learner(config, checked.model, checked.device, 1)
-    channel = open_channel(checked.device, learner.named_parameters(), torch.float32)
+    channel = open_channel(way_of(checked.device), learner.named_parameters(), torch.float32)
     await player.engine.connect(channel.init_info())
 
     async def publish(version: int) -> None:

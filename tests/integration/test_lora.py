@@ -13,7 +13,7 @@ from areal.models import resolve_model
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
 from areal.trajectory import Trajectory
-from areal.weights.channel import open_channel
+from areal.weights.channel import open_channel, way_of
 
 
 async def test_the_engine_computes_what_an_adapted_learner_does(player: Player):
@@ -25,7 +25,7 @@ async def test_the_engine_computes_what_an_adapted_learner_does(player: Player):
         for name, parameter in learner.model.named_parameters():
             if "lora_B" in name:
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
-    channel = open_channel(DEVICE, learner.named_parameters(), torch.float32)
+    channel = open_channel(way_of(DEVICE), learner.named_parameters(), torch.float32)
     await engine.connect(channel.init_info())
     channel.write(learner.named_parameters())
     await engine.load(engine.version + 1)

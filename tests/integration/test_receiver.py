@@ -1,4 +1,4 @@
-"""Which models are loaded in place: those of whose checkpoint tensors nothing was made."""
+"""The engine's end of the channels, and which models are loaded in place."""
 
 from __future__ import annotations
 

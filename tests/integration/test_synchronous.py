@@ -23,7 +23,7 @@ from areal.runtime import loop
 from areal.runtime.assembly import Plan, make_learner, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.weights.channel import open_channel
+from areal.weights.channel import open_channel, way_of
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
@@ -50,7 +50,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(
         return Player.build(engine, player.renderer, checked.agent, make_env, 4, 512)
 
     learner = make_learner(config, checked.model, "cpu", 1)
-    channel = open_channel("cpu", learner.named_parameters(), torch.float32)
+    channel = open_channel(way_of("cpu"), learner.named_parameters(), torch.float32)
     await player.engine.connect(channel.init_info())
 
     async def publish(version: int) -> None:

@@ -25,7 +25,7 @@ from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.rollout.player import Player
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
-from areal.weights.channel import weight_backend
+from areal.weights.channel import BACKEND
 
 TEMPERATURE = 0.8
 NEIGHBOURHOOD = 8
@@ -51,7 +51,7 @@ async def untied_engine(folder: Path) -> AsyncIterator[Engine]:
             max_num_seqs=32,
             memory=0.1 if ON_GPU else 1.0,
             eos_ids=(1,),
-            weight_backend=weight_backend(DEVICE),
+            weight_backend=BACKEND,
         )
     )
     yield engine

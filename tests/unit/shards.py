@@ -1,10 +1,11 @@
-"""One of two processes that hold a learner's shards: it loads a checkpoint, makes an update, and saves.
+"""One of two processes that hold a learner's shards: it loads a checkpoint, makes updates, and saves.
 
 Run by test_checkpoint.py: ``python shards.py RANK CHECKPOINT FOLDER``.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,44 +13,38 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from made_up import batch, episode
 
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner
-from areal.learner.optimizer import set_rate, step
-from areal.learner.packed import pack
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
-from areal.trajectory import Trajectory
+from areal.trajectory import Batch, Group
 
 STARTER = resolve_model("starter")
+SETTINGS = LearnerConfig(minibatches=2, micro_batch_tokens=40)
 NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
 
 
-def update(learner: Learner, processes: int = 1) -> None:
-    """Any update that moves all weights, the same one on all processes."""
-    tokens = np.arange(40, 60, dtype=np.int32)
-    mask = np.arange(20) >= 5
-    trajectory = Trajectory(
-        tokens=tokens,
-        loss_mask=mask,
-        logprobs=np.zeros(20, np.float32),
-        versions=np.where(mask, 0, -1).astype(np.int32),
-    )
+def updates(learner: Learner) -> list[dict[str, float]]:
+    """Make the same two updates on any number of processes.
 
-    def mean(logprobs: torch.Tensor, _entropy: torch.Tensor, _part: slice) -> torch.Tensor:
-        return -logprobs / trajectory.sampled / processes  # gradients are summed over them
-
-    learner.policy(pack([trajectory], torch.device("cpu")), 1.0, mean).loss.backward()
-    set_rate(learner._optimizer, 1e-4)
-    step(learner.policy, learner._optimizer, 1.0, learner.version)
-    learner.version += 1
+    In each minibatch of the second, three sequences have an advantage, and no two fit in a micro-batch: two
+    processes cannot share them evenly.
+    """
+    rng = np.random.default_rng(0)
+    uneven = [
+        Group(number, 0, [episode(rng, 8, 29, reward) for reward in (0.0, 0.0, 0.5, 1.5)])
+        for number in range(2)
+    ]
+    return [learner.update(batch(2, groups=6)), learner.update(Batch(2, uneven))]
 
 
 def main(rank: int, saved: Path, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    learner = Learner(STARTER, LearnerConfig(), "cpu", 1.0, 1)
+    learner = Learner(STARTER, SETTINGS, "cpu", 1.0, 1)
     checkpoint.load_learner(saved, learner)
-    update(learner, 2)
+    metrics = updates(learner)
     group = dist.new_group(backend="gloo")
     kept = checkpoint.Checkpoints(folder, learner, load_tokenizer(STARTER), 2, torch.float32, group)
     kept.write(kept.stage(NOTHING, []))
@@ -62,6 +57,7 @@ def main(rank: int, saved: Path, folder: Path) -> None:
         kept.write(kept.stage(NOTHING, []))
     except AttributeError:
         print("the error is known")
+    (folder / f"metrics-{rank}.json").write_text(json.dumps(metrics))
     dist.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -140,7 +141,7 @@ def test_the_export_loads_in_transformers_in_its_type(dtype: torch.dtype, tmp_pa
 
 def test_two_processes_go_on_from_one_and_one_from_two(tmp_path: Path):
     """One saves; two load it, update and save; one loads that, and has what it would have had."""
-    straight = make_learner()
+    straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
     for i in range(2):
         straight.update(batch(i))
     command = [
@@ -158,15 +159,21 @@ def test_two_processes_go_on_from_one_and_one_from_two(tmp_path: Path):
         out, _ = process.communicate(timeout=300)
         assert process.returncode == 0
         assert out == b"the error is known\n"
-    shards.update(straight)
+    expected = shards.updates(straight)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"metrics-{rank}.json").read_text())
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours.keys() - {"time/train", "learner/tokens_per_s"}:
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
     resumed = make_learner()
-    saved = tmp_path / "step-000003"
+    saved = tmp_path / "step-000004"
     checkpoint.load_learner(saved, resumed)
     assert len(list((saved / "learner").glob("*.distcp"))) == 2, "each wrote its part"
     one, other = straight.state(), resumed.state()
     assert one.keys() == other.keys()
     for name in one:  # the gradients are sums over two processes: the same but for rounding
-        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-8, msg=name)
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=2e-6, msg=name)
     exported = AutoModelForCausalLM.from_pretrained(saved / "model", dtype="auto")
     assert all(map(torch.equal, exported.parameters(), resumed.model.parameters()))
 

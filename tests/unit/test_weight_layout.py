@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from areal.errors import UserError
 from areal.weights.cuda_ipc import _refuse_expandable_segments
 from areal.weights.layout import ALIGN, Layout
-from areal.weights.shared_memory import SharedMemoryChannel
+from areal.weights.shared_memory import SharedMemoryChannel, SharedMemorySource
 
 shapes = st.lists(st.integers(0, 9), max_size=3)
 models = st.lists(
@@ -76,9 +76,10 @@ def test_shared_memory_is_read_by_whoever_maps_it():
     channel = SharedMemoryChannel(parameters.items())
     channel.write(parameters.items())
     info = channel.init_info()
-    memory = torch.from_file(info["path"], shared=True, size=info["nbytes"], dtype=torch.uint8)
+    layout = Layout.described(info["layout"])
+    source = SharedMemorySource(info["place"], layout, torch.device("cpu"))
     channel.close()
-    for name, tensor in Layout.described(info["layout"]).views([memory]):
+    for name, tensor in source.tensors:
         assert torch.equal(tensor, parameters[name])
 
 

@@ -1,0 +1,187 @@
+"""Two GPUs of one host: what each part gains, in one go.
+
+    python benchmarks/several_gpus.py [--parts weights,ranks,training,learning]
+
+- *weights*: benchmarks/weight_update.py with learner and engine on a card each, at 0.5B and 1.5B parameters;
+- *ranks*: the learner on as many cards as there are against one: losses of the same updates, and tokens/s;
+- *training*: benchmarks/async_vs_sync.py, one shared card against cards apart, both also synchronous;
+- *learning*: held-out accuracy of the model that ships with areal on math-v1, shared card and cards apart.
+
+The whole takes about 15 minutes; a part that has its result is not made again. Leave NVLink multicast off
+where the host's cards are shared with others (NCCL_NVLS_ENABLE=0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from common import BLUE, GREY, ORANGE, load, parser, picture, save, train_once
+from learner import batch, trajectories
+from models import qwen2
+
+from areal.config import LearnerConfig
+from areal.learner.learner import Learner
+
+HERE = Path(__file__).parent
+BUDGET = 16384
+SEEDS = (0, 1, 2)
+
+
+def benchmark(output: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """Run another benchmark in a process of its own; return its results."""
+    command = [sys.executable, str(HERE / f"{name}.py"), "--output", str(output), *arguments]
+    with (output.parent / f"{output.name}.log").open("w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    found = load(output, "steady" if name == "async_vs_sync" else name)
+    assert found is not None
+    return found
+
+
+def weights(output: Path) -> dict[str, Any]:
+    """Measure from the pause to the first new token."""
+    return {
+        size: benchmark(
+            output / f"weights-{size}", "weight_update", "--apart", "--parameters", size, "--updates", "8"
+        )
+        for size in ("0.5b", "1.5b")
+    }
+
+
+def ranks(output: Path) -> dict[str, Any]:
+    """Make the same updates on one card and on all."""
+    counts = (1, torch.cuda.device_count())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        qwen2(folder / "model", "0.5b")
+        for count in counts:
+            multiprocessing.spawn(one_rank, (count, folder), nprocs=count)
+        runs = {count: json.loads((folder / f"{count}.json").read_text()) for count in counts}
+    one, many = (runs[count] for count in counts)
+    speeds = {
+        count: statistics.median(m["learner/tokens_per_s"] for m in runs[count][1:]) for count in counts
+    }
+    differences = {
+        name: max(abs(a[name] - b[name]) for a, b in zip(one, many, strict=True))
+        for name in ("loss", "policy/entropy", "grad_norm")
+    }
+    return {
+        "tokens_per_s": speeds,
+        "scaling": speeds[counts[1]] / speeds[1],
+        "largest_difference": differences,
+        "runs": runs,
+    }
+
+
+def one_rank(rank: int, count: int, folder: Path) -> None:
+    """Be one of ``count`` ranks: five updates, of which the first compiles."""
+    torch.cuda.set_device(rank)
+    store = f"file://{folder}/store-{count}"
+    dist.init_process_group("cpu:gloo,cuda:nccl", init_method=store, rank=rank, world_size=count)
+    settings = LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=BUDGET)
+    learner = Learner(str(folder / "model"), settings, "cuda", 1.0)
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    batches = [batch(trajectories(rng, 192, 151_000, BUDGET // 2)) for _ in range(5)]
+    metrics = [learner.update(members) for members in batches]
+    if rank == 0:
+        (folder / f"{count}.json").write_text(json.dumps(metrics))
+    dist.destroy_process_group()
+
+
+def training(output: Path) -> dict[str, Any]:
+    """Compare steps of the real loop."""
+    where = output / "training"
+    size = ("--size", "0.5b", "--mean-length", "128", "--steps", "12", "--repeats", "1")
+    return benchmark(
+        where, "async_vs_sync", "--part", "steady", "--device", "cuda", *size, "rollout.batch_size=256"
+    )
+
+
+def learning(output: Path) -> dict[str, Any]:
+    """Train the starter with a shared card and with cards apart, three seeds each, all at once."""
+    settings = ["device=cuda", "steps=60", "engine.memory=0.08", "engine.eager=true", "checkpoint.every=0"]
+    settings += ["learner.dtype=float32", "learner.minibatches=4", "evaluation.problems=512"]
+    named = {
+        f"{way}-seed-{seed}": [*settings, f"engine.gpu={gpu}", f"seed={seed}"]
+        for gpu, way in enumerate(("shared", "apart"))
+        for seed in SEEDS
+    }
+
+    def accuracies(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+        found = [row["eval/math-v1/avg@1"] for row in metrics if "eval/math-v1/avg@1" in row]
+        return {"before": found[0], "after": found[-1]}
+
+    with ThreadPoolExecutor(len(named)) as pool:
+        runs = pool.map(lambda name: train_once(output / "learning", name, named[name], accuracies), named)
+        return dict(zip(named, runs, strict=True))
+
+
+PARTS = {"weights": weights, "ranks": ranks, "training": training, "learning": learning}
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Return what was found, a line each."""
+    lines = []
+    for size, updates in found.get("weights", {}).items():
+        total, agreement = updates["summary"]["total"], updates["agreement"]
+        lines.append(
+            f"weights {size}: pause to first new token {total['median']:.3f} s, at worst {total['worst']:.3f} s; "
+            f"log-probabilities off by {agreement['last']['mean']:.4f} (before: {agreement['before']['mean']:.2f})"
+        )
+    if (of_ranks := found.get("ranks")) is not None:
+        speeds = ", ".join(f"{count}: {speed:,.0f}" for count, speed in of_ranks["tokens_per_s"].items())
+        off = ", ".join(f"{name} {value:.1e}" for name, value in of_ranks["largest_difference"].items())
+        lines.append(f"ranks: tokens/s {speeds} ({of_ranks['scaling']:.2f} times); off by at most: {off}")
+    for way, seconds in found.get("training", {}).get("seconds_per_step", {}).items():
+        lines.append(f"training, {way}: {seconds:.2f} s a step")
+    for name, run in found.get("learning", {}).items():
+        lines.append(f"learning, {name}: held-out accuracy {run['before']:.3f} to {run['after']:.3f}")
+    return lines
+
+
+def draw(output: Path, found: dict[str, Any]) -> None:
+    steps = found["training"]["seconds_per_step"]
+    with picture(output, "several_gpus", "One step of the same work, 0.5B parameters", (8, 3)) as figure:
+        axes = figure.subplots()
+        colours = [ORANGE if "apart" in way else BLUE if "asyn" in way else GREY for way in steps]
+        axes.bar_label(axes.barh(list(steps), list(steps.values()), color=colours), fmt="%.2f s", padding=4)
+        axes.set_xlim(right=1.12 * max(steps.values()))
+        axes.invert_yaxis()
+        axes.set_xlabel("seconds per update")
+
+
+def main() -> None:
+    made = parser(__doc__, "several_gpus")
+    made.add_argument("--parts", default=",".join(PARTS), help="which (%(default)s)")
+    arguments: argparse.Namespace = made.parse_args()
+    if torch.cuda.device_count() < 2:
+        sys.exit(f"several_gpus.py needs two GPUs; torch sees {torch.cuda.device_count()}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    for part in arguments.parts.split(","):
+        done = load(arguments.output, part)
+        if done is None:
+            done = PARTS[part](arguments.output)
+            save(arguments.output, part, done)
+        found[part] = done
+        print("\n".join(table({part: done})), flush=True)
+    save(arguments.output, "several_gpus", found)
+    if "training" in found:
+        draw(arguments.output, found)
+    print("\n".join(["", *table(found)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Weights by a broadcast, as between GPUs: the engine computes what was sent, version after version.
+
+On one GPU there are no two cards to broadcast between; on two,
+``benchmarks/weight_update.py --apart`` does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+from policies import Policies, assert_agree, error
+
+from areal.rollout.engine import Sampling
+from areal.rollout.player import Player
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no card with itself")
+
+PROMPT = [3, 20, 21, 22, 4]
+
+
+async def test_one_channel_after_another_brings_each_version_to_the_engine(player: Player):
+    for _ in range(2):
+        policies = Policies(player.engine, way="broadcast")
+        await policies.connect()
+        for _ in range(3):
+            before = asyncio.create_task(player.engine.generate(PROMPT, Sampling(400, ignore_eos=True)))
+            await asyncio.sleep(0.05)  # it is under way when the weights come
+            version = await policies.update()
+            completion = await player.engine.generate(PROMPT, Sampling(64, ignore_eos=True))
+            assert set(completion.versions) == {version}
+            assert_agree(error(policies.logits(version, PROMPT, completion.ids), completion))
+            assert (await before).versions[-1] == version
+        policies.close()
