@@ -137,8 +137,9 @@ def table(found: dict[str, Any]) -> list[str]:
     for size, updates in found.get("weights", {}).items():
         total, agreement = updates["summary"]["total"], updates["agreement"]
         lines.append(
-            f"weights {size}: pause to first new token {total['median']:.3f} s, at worst {total['worst']:.3f} s; "
-            f"log-probabilities off by {agreement['last']['mean']:.4f} (before: {agreement['before']['mean']:.2f})"
+            f"weights {size}: pause to first new token {total['median']:.3f} s (worst {total['worst']:.3f}); "
+            f"log-probabilities off by {agreement['last']['mean']:.4f} (before: "
+            f"{agreement['before']['mean']:.2f})"
         )
     if (of_ranks := found.get("ranks")) is not None:
         speeds = ", ".join(f"{count}: {speed:,.0f}" for count, speed in of_ranks["tokens_per_s"].items())
