@@ -73,10 +73,10 @@ class GymTextEnv(gymnasium.Env[str, str]):
         named = boxed_answer(action)
         chosen = named if self._actions is None else self._actions.get((named or "").strip().lower())
         if chosen is None:
-            return f"That names no action. {self._asked()}", 0.0, False, used_up, {}
+            return f"That names no action. {self._asked()}", 0.0, False, used_up, _of(0.0)
         observation, reward, terminated, truncated, _ = self._env.step(chosen)
         text = f"{self._shown(observation)}\n{self._asked()}"
-        return text, float(reward), bool(terminated), bool(truncated) or used_up, {}
+        return text, float(reward), bool(terminated), bool(truncated) or used_up, _of(float(reward))
 
     def close(self) -> None:
         """Close the other environment."""
@@ -91,6 +91,11 @@ class GymTextEnv(gymnasium.Env[str, str]):
         if self._actions is None:
             return "Put your action in \\boxed{}."
         return f"Put one of these in \\boxed{{}}: {', '.join(self._actions)}."
+
+
+def _of(reward: float) -> dict[str, Any]:
+    """Return what info has of a reward."""
+    return {"reward_parts": {"reward": reward}}
 
 
 def _make(id: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:

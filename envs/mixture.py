@@ -109,7 +109,9 @@ class MixtureEnv(gymnasium.Env[str, str]):
         place, number = turn(index, tuple(m.weight for m in self._members), joins)
         self._current = self._members[place]
         observation, info = self._current.env.reset(**_task(self._current, split, number))
-        return observation, {**info, "env": self._current.name, "split": split, "index": index}
+        # Where a member has no splits, its info has none: areal.authoring.rules.
+        whole = {"split": split} if self._current.counted else {}
+        return observation, {**info, **whole, "env": self._current.name, "index": index}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Act in the environment that the problem is from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -30,7 +30,7 @@ class Problems(Generic[T]):
     """
 
     def __init__(
-        self, env: str, draw: Callable[[str, int], T], listed: dict[str, list[T]] | None, split: str
+        self, env: str, draw: Callable[[str, int], T], listed: Mapping[str, Sequence[T]] | None, split: str
     ) -> None:
         self._env = env
         self._draw = draw

@@ -2,7 +2,10 @@ r"""``reasoning-gym-v1``: the procedural data sets of reasoning-gym, judged by t
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, TypeAlias
 
 import gymnasium
 from gymnasium.error import ResetNeeded
@@ -13,6 +16,10 @@ from areal.errors import UserError
 from areal.rewards.answers import boxed_answer
 
 PROMPT = "{question}\nPut the final answer in \\boxed{{}}."
+_TRIES = 60
+"""Draws for one question; each is of the split with probability 1/2."""
+
+Question: TypeAlias = dict[str, Any]
 
 
 class ReasoningGymEnv(gymnasium.Env[str, str]):
@@ -20,7 +27,8 @@ class ReasoningGymEnv(gymnasium.Env[str, str]):
 
     Args:
         dataset: its name there, such as ``chain_sum`` or ``countdown``.
-        size: questions of each split; the two are drawn with different seeds.
+        size: questions of each split. A question is of the one or the other by the hash of its text, however
+            it is drawn.
         split: where a reset without an index draws from, ``train`` or ``test``.
         options: settings of the data set.
 
@@ -41,12 +49,11 @@ class ReasoningGymEnv(gymnasium.Env[str, str]):
         self.observation_space = UnicodeText(2**16)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
-        sets = {
-            name: _load(dataset, size, seed, options or {}) for seed, name in enumerate(("train", "test"))
-        }
-        self._scorer = sets["train"]
-        self._problems: Problems[dict[str, Any]] = Problems("reasoning-gym-v1", _undrawn, sets, split)
-        self._problem: dict[str, Any] | None = None
+        load = partial(_load, dataset, size, options=options or {})
+        self._scorer = load(0)
+        sets = {name: _Questions(load, size, seed) for seed, name in enumerate(("train", "test"))}
+        self._problems: Problems[Question] = Problems("reasoning-gym-v1", _undrawn, sets, split)
+        self._problem: Question | None = None
 
     def count(self, split: str) -> int | None:
         """Return how many questions a split has."""
@@ -66,6 +73,34 @@ class ReasoningGymEnv(gymnasium.Env[str, str]):
             raise ResetNeeded("call reset before step")
         reward = float(self._scorer.score_answer(boxed_answer(action), self._problem))
         return "", reward, True, False, {"reward_parts": {"correct": reward}}
+
+
+class _Questions(Sequence[Question]):
+    """The questions of a split: drawn with one seed after the other, until one is of the split.
+
+    Args:
+        load: returns the data set of a seed.
+        size: how many questions.
+        split: 0 or 1; half of all questions belong to each.
+    """
+
+    def __init__(self, load: Callable[[int], Any], size: int, split: int) -> None:
+        self._load = cache(load)
+        self._size = size
+        self._split = split
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        for turn in range(_TRIES):
+            found = self._load(self._split + 2 * turn)[index]
+            if hashlib.sha256(found["question"].encode()).digest()[0] % 2 == self._split:
+                return found
+        raise UserError(
+            f"reasoning-gym-v1: {_TRIES} draws gave no question {index} of this split: the data set has "
+            "too few of them; give other options"
+        )
 
 
 def _load(dataset: str, size: int, seed: int, options: dict[str, Any]) -> Any:
