@@ -41,15 +41,18 @@ class HubFile:
         Raises:
             UserError: it cannot be had.
         """
-        import httpx
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
 
+        # The hub's errors are OSErrors; the other base of one is its HTTP client's, whichever that is.
+        errors: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
         try:
             return Path(hf_hub_download(self.repo, self.path, revision=self.revision, repo_type="dataset"))
-        except (OSError, httpx.HTTPError) as error:
+        except errors as error:
+            text = " ".join(str(error).split())[:200]
             raise UserError(
-                f"cannot load {self} ({str(error).splitlines()[0]}); check the network, or give a folder "
-                "that has it with --data FOLDER"
+                f"cannot load {self} ({text}); if the network is not to blame, the data set has moved: give "
+                "a folder or file that has it with --data FOLDER"
             ) from error
 
 
@@ -58,7 +61,8 @@ class Benchmark:
     """What ``areal eval --benchmark NAME`` does; every part of it can be set on the command line.
 
     Attributes:
-        name: also of the file in a folder of data: ``NAME.jsonl``, ``NAME_test.jsonl``, or ``….jsonl.gz``.
+        name: also of the file in a folder of data: ``NAME.jsonl``, ``NAME_test.jsonl``, or with the end
+            ``.jsonl.gz`` or ``.parquet``.
         env: the environment; it takes ``data``, ``test_data`` and ``prompt``.
         source: the data.
         problems: how many it has.
@@ -138,7 +142,10 @@ def find_data(benchmark: Benchmark, given: Path | None, folder: Path) -> Data:
     if path.suffix != ".parquet" and benchmark.keep is None:
         return Data(path, str(source), digest_of(path))
     keep = benchmark.keep or (lambda row: True)
-    lines = [_canonical(row) for row in _rows(path) if keep(row)]
+    try:
+        lines = [_canonical(row) for row in _rows(path) if keep(row)]
+    except KeyError as error:
+        raise UserError(f"benchmark '{benchmark.name}': a row of {path} has no field {error}") from error
     if not lines:
         raise UserError(f"benchmark '{benchmark.name}': {path} has none of its problems")
     path = folder / f"{benchmark.name}.jsonl"
@@ -162,7 +169,7 @@ def digest_of(path: Path) -> str:
 
 
 def _canonical(row: Row) -> str:
-    return json.dumps(row, sort_keys=True) + "\n"
+    return json.dumps(row, sort_keys=True, default=str) + "\n"  # Parquet knows dates, too
 
 
 def _given_file(benchmark: Benchmark, given: Path) -> str:
@@ -171,7 +178,8 @@ def _given_file(benchmark: Benchmark, given: Path) -> str:
         return str(given.resolve())
     if not given.is_dir():
         raise UserError(f"--data {given}: no such file or folder")
-    names = [f"{benchmark.name}{kind}.jsonl{end}" for kind in ("", "_test") for end in ("", ".gz")]
+    ends = (".jsonl", ".jsonl.gz", ".parquet")
+    names = [f"{benchmark.name}{kind}{end}" for kind in ("", "_test") for end in ends]
     by_name = {path.name.lower(): path for path in sorted(given.iterdir())}
     for name in names:
         if name in by_name:
@@ -186,7 +194,11 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from (row for row, _ in read_rows(path))
         return
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowInvalid, parquet
     except ModuleNotFoundError as error:
         raise UserError(f"{path.name} is a Parquet file: to read it, pip install 'areal[data]'") from error
-    yield from parquet.read_table(path).to_pylist()
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except ArrowInvalid as error:
+        raise UserError(f"{path} is no whole Parquet file: {' '.join(str(error).split())}") from error
+    yield from rows

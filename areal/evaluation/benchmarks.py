@@ -1,4 +1,17 @@
-"""The benchmarks that areal knows by name. docs/evaluation.md describes them."""
+"""The benchmarks that areal knows by name. docs/evaluation.md describes them.
+
+The columns are those of the data sets' cards on the hub at these revisions (tests/unit/test_benchmark_data.py
+has a row of each):
+
+- gsm8k: question, answer (``#### n`` at its end); math500: problem, solution, answer, …;
+- aime24: id, problem, solution, answer (text, at times with leading zeros), url, year;
+- aime25: problem, answer, id;
+- amc23: id, question, answer (such as ``27.0``), url;
+- humaneval: task_id, prompt, canonical_solution, test, entry_point;
+- mbpp: task_id, text, code, test_list, test_setup_code, challenge_test_list;
+- livecodebench: question_content, starter_code, public_test_cases (JSON), private_test_cases (JSON in a
+  pickle, compressed, in base64), metadata (JSON, which names the function), and more, all of it text.
+"""
 
 from __future__ import annotations
 

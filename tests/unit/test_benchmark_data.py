@@ -1,0 +1,197 @@
+"""Files in the form of each benchmark's data set: read, asked and judged; as JSONL and as Parquet."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import pickle
+import threading
+import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from areal import registry
+from areal.envs.code_problems import code_problem
+from areal.errors import UserError
+from areal.evaluation.benchmark import Data, HubFile, digest_of, find_data
+from areal.rewards.cases import AssertTests, CallTests, CheckTests, StreamTests
+
+CASES = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]
+CALLS = [{"input": "[1, 2]\n3", "output": "[4, 5]", "testtype": "functional"}]
+
+
+def hidden(cases: list[dict[str, str]]) -> str:
+    """Return cases as livecodebench hides them."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
+
+
+def livecodebench(cases: list[dict[str, str]], starter: str, metadata: dict[str, str]) -> dict[str, Any]:
+    return {
+        "question_title": "A. Sum",
+        "question_content": "Add what is given.",
+        "platform": "leetcode" if starter else "atcoder",
+        "question_id": "abc",
+        "contest_id": "1",
+        "contest_date": datetime.datetime(2025, 1, 4),
+        "starter_code": starter,
+        "difficulty": "easy",
+        "public_test_cases": json.dumps(cases),
+        "private_test_cases": hidden(cases * 2),
+        "metadata": json.dumps(metadata),
+    }
+
+
+STUB = "class Solution:\n    def add(self, xs: List[int], n: int) -> List[int]:\n        "
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "gsm8k": [{"question": "Two and two?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,004"}],
+    "math500": [
+        {
+            "problem": "Half of 1?",
+            "solution": "It is $\\boxed{\\frac{1}{2}}$.",
+            "answer": "\\frac{1}{2}",
+            "subject": "Algebra",
+            "level": 1,
+            "unique_id": "test/a/1.json",
+        }
+    ],
+    "aime24": [
+        {
+            "id": 60,
+            "problem": "How many?",
+            "solution": "So $\\boxed{025}$.",
+            "answer": "025",
+            "url": "https://example.org",
+            "year": "2024",
+        }
+    ],
+    "aime25": [{"problem": "Find the sum.", "answer": "70", "id": "0"}],
+    "amc23": [
+        {"id": 0, "question": "How far?", "answer": "27.0", "url": "https://example.org"},
+        {"id": 1, "question": "How long?", "answer": "3159.0", "url": "https://example.org"},
+    ],
+    "humaneval": [
+        {
+            "task_id": "HumanEval/0",
+            "prompt": 'def one() -> int:\n    """Return 1."""\n',
+            "canonical_solution": "    return 1\n",
+            "test": "def check(candidate):\n    assert candidate() == 1\n",
+            "entry_point": "one",
+        }
+    ],
+    "mbpp": [
+        {
+            "task_id": number,
+            "text": f"Write a function that adds {number}.",
+            "code": "def f(x): return x",
+            "test_list": [f"assert f(1) == {number + 1}", "assert f(0) == 0"],
+            "test_setup_code": "",
+            "challenge_test_list": [],
+        }
+        for number in (10, 11, 510, 511)
+    ],
+    "livecodebench": [
+        livecodebench(CASES, "", {}),
+        livecodebench(CALLS, STUB, {"func_name": "add"}),
+    ],
+}
+RIGHT = {"gsm8k": "1004", "math500": "0.5", "aime24": "25", "aime25": "70", "amc23": "27"}
+TESTS = {"humaneval": [CheckTests], "mbpp": [AssertTests] * 2, "livecodebench": [StreamTests, CallTests]}
+
+
+def found(name: str, folder: Path, end: str) -> Data:
+    """Write the rows as a file of this kind, and let the benchmark find it."""
+    path = folder / f"{name}{end}"
+    if end == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS[name]), path)
+    else:
+        path.write_text("".join(json.dumps(row, default=str) + "\n" for row in ROWS[name]))
+    return find_data(registry.benchmarks.get(name), folder, folder / "kept")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_become_problems_whatever_the_file(name: str, tmp_path: Path):
+    benchmark = registry.benchmarks.get(name)
+    data = found(name, tmp_path, ".jsonl")
+    (tmp_path / f"{name}.jsonl").rename(tmp_path / "given.jsonl")
+    from_parquet = found(name, tmp_path, ".parquet")
+    assert digest_of(from_parquet.path) == from_parquet.digest == data.digest, "the same rows"
+    rows = [json.loads(line) for line in from_parquet.path.read_text().splitlines()]
+    if name in RIGHT:
+        options = benchmark.settings(from_parquet.path)["env_options"]
+        env = registry.make_env(benchmark.env, **options)
+        assert env.unwrapped.count("test") == len(rows)
+        prompt, _ = env.reset(options={"index": 0, "split": "test"})
+        assert prompt.startswith(next(v for v in ROWS[name][0].values() if str(v).endswith(("?", "."))))
+        assert "\\boxed{}" in prompt
+        assert env.step(f"\\boxed{{{RIGHT[name]}}}")[1] == 1.0
+        env.reset(options={"index": 0, "split": "test"})
+        assert env.step("\\boxed{26}")[1] == 0.0
+    else:
+        problems = [code_problem(row, "here") for row in rows]
+        assert [type(p.tests) for p in problems] == TESTS[name], "and of mbpp only the test split"
+        assert all(p.by_value for p in problems)
+
+
+def test_tests_of_livecodebench_are_all_there(tmp_path: Path):
+    streams, calls = (code_problem(row, "here").tests for row in ROWS["livecodebench"])
+    assert isinstance(streams, StreamTests)
+    assert [case.stdout for case in streams.cases] == ["3\n"] * 3, "public and hidden"
+    assert isinstance(calls, CallTests)
+    assert calls.cases[2].call.function == "Solution.add"
+    assert (calls.cases[2].call.args, calls.cases[2].expected) == (([1, 2], 3), [4, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("mbpp.jsonl", b'{"text": "a"}\n', "benchmark 'mbpp': a row of .* has no field 'task_id'"),
+        ("mbpp.jsonl", b'{"task_id": 1}\n', "has none of its problems"),
+        ("mbpp.parquet", b"PAR0", "is no whole Parquet file"),
+        ("mbpp.jsonl", b"", "mbpp.jsonl is empty"),
+    ],
+)
+def test_files_that_are_not_a_benchmark_s(tmp_path: Path, name: str, content: bytes, complaint: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=complaint) as caught:
+        find_data(registry.benchmarks.get("mbpp"), tmp_path, tmp_path / "kept")
+    assert "\n" not in str(caught.value)
+
+
+class Gone(BaseHTTPRequestHandler):
+    """A hub that has no such revision."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RevisionNotFound")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gone)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_revision_that_is_not_there(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    template = hub + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    source = HubFile("o/d", "0" * 40, "test.jsonl")
+    with pytest.raises(
+        UserError, match=r"cannot load hf://datasets/o/d@0{40}/test.jsonl \(404 .*Revision Not"
+    ):
+        source.fetch()
