@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from areal import __version__
 from areal.authoring.commands import add_env
-from areal.errors import Interrupted, UserError
+from areal.errors import EnvironmentFailure, Interrupted, UserError
 
 _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
 
@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         given.run(given)
     except UserError as error:
         print(f"areal: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except EnvironmentFailure as error:
+        print(f"areal: error: {error} (`areal env check` looks for the cause)", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stopped:
         print(f"areal: {stopped}", file=sys.stderr)
@@ -234,12 +237,17 @@ def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
 
 def _list_benchmarks() -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from areal.registry import benchmarks
 
     table = Table("benchmark", "problems", "samples", "longest", "environment", "source")
     for name in benchmarks.names():
-        found = benchmarks.get(name)
+        try:
+            found = benchmarks.get(name)
+        except UserError as error:  # the others are none the worse
+            table.add_row(name, "", "", "", "", Text(str(error), style="red"))
+            continue
         sizes = (found.problems, found.samples, found.max_new_tokens)
         table.add_row(name, *(f"{size:,}" for size in sizes), found.env, str(found.source))
     _print(table)

@@ -84,6 +84,8 @@ class RolloutConfig(_Settings):
     """Strings that end an answer, in evaluation too; the tokens that spell them belong to the answer."""
     env_workers: int = Field(8, ge=1)
     """Threads that run the environments' reset and step."""
+    env_time_limit: float = Field(300.0, gt=0)
+    """Seconds of one reset or step; what takes longer has failed."""
     max_retries: int = Field(2, ge=0)
     """How often an episode that failed for infrastructure reasons is tried again."""
     max_failures: int = Field(8, ge=0)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import traceback
 from collections.abc import Iterable
+
+_SITE = "site-packages"
 
 
 class UserError(Exception):
     """Bad input. Its message is one line: what is wrong, and what to do.
 
     The command line prints the message without a traceback and exits with status 2.
+    """
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment raised, or did not return in time. Its message is one line: which, where, on what task.
+
+    Such an episode is played again. Where that does not help, the command line prints the message without a
+    traceback and exits with status 2.
     """
 
 
@@ -24,3 +36,31 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def explained(error: BaseException, caller: str) -> str:
+    """Return in one line what was raised by code that is not ours, and where.
+
+    Args:
+        error: what was raised.
+        caller: the file that called that code.
+    """
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, SyntaxError):  # its place is in its text
+        return f"{type(error).__name__}: {text}"
+    place = place_of(traceback.extract_tb(error.__traceback__), caller)
+    return f"{type(error).__name__}{': ' if text else ''}{text} (at {place})"
+
+
+def place_of(stack: traceback.StackSummary, caller: str) -> str:
+    """Return the innermost line that is not of Python's own or an installed package's, as ``file:line``.
+
+    Args:
+        stack: the outermost line first.
+        caller: a file; only what lies within the last call that it made counts.
+    """
+    calls = [i for i, frame in enumerate(stack) if frame.filename == caller]
+    inside = (stack[calls[-1] + 1 :] if calls else stack) or stack
+    own = [f for f in inside if not f.filename.startswith((sys.base_prefix, "<")) and _SITE not in f.filename]
+    frame = (own or inside)[-1]
+    return f"{frame.filename}:{frame.lineno}"

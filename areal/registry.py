@@ -21,7 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from areal.errors import UserError, nearest
+from areal.errors import EnvironmentFailure, UserError, explained, nearest
 
 if TYPE_CHECKING:
     from areal.evaluation.benchmark import Benchmark
@@ -36,6 +36,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self.group = group
         self._entries: dict[str, T | str] = dict(builtin)
+        self._packages: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._discovered = False
 
     def register(self, name: str, value: T | str) -> None:
@@ -57,25 +59,33 @@ class Registry(Generic[T]):
         """Return the object called ``name``.
 
         Raises:
-            UserError: no such name; the message suggests the nearest one.
+            UserError: no such name (the message suggests the nearest one), two things of that name, or one
+                that cannot be loaded.
         """
         self._discover()
+        if name in self._refused:
+            raise UserError(self._refused[name])
         if name not in self._entries:
             known = ", ".join(self.names())
             raise UserError(f"unknown {self.kind} '{name}'{nearest(name, self._entries)} (known: {known})")
         value = self._entries[name]
         if isinstance(value, str):
-            module, _, attribute = value.partition(":")
-            value = getattr(importlib.import_module(module), attribute)
-            self._entries[name] = value
+            loaded: T = _load_entry(f"{self.kind} '{name}'", value, self._packages.get(name))
+            self._entries[name] = value = loaded
         return value
 
     def _discover(self) -> None:
         if self._discovered:
             return
         self._discovered = True
-        for point in entry_points(group=self.group):
-            self.register(point.name, point.value)
+        for name, value, package in _installed(self.group):
+            taken = self._entries.setdefault(name, value)
+            if taken == value:
+                self._packages.setdefault(name, package)
+            else:
+                self._refused[name] = _two_of(
+                    self.kind, name, _place(taken), self._packages.get(name), value, package
+                )
 
 
 agents: Registry[Callable[..., Any]] = Registry(
@@ -135,6 +145,33 @@ benchmarks: Registry[Benchmark] = Registry(
 )
 
 
+def _installed(group: str) -> list[tuple[str, str, str]]:
+    """Return what installed packages give to a group of entry points: name, value and package of each."""
+    return [(p.name, p.value, p.dist.name if p.dist else "?") for p in entry_points(group=group)]
+
+
+def _two_of(kind: str, name: str, old: str, old_package: str | None, new: str, new_package: str) -> str:
+    """Return the complaint about two entries of one name."""
+    whose = f"of the package {old_package}" if old_package else "registered already"
+    return (
+        f"the {kind} '{name}' is there twice: {old}, {whose}, and {new} of the package {new_package}; rename "
+        "one in its pyproject.toml, or uninstall one"
+    )
+
+
+def _load_entry(what: str, value: str, package: str | None) -> Any:
+    """Load what a registry, or a package's entry point, says in the form ``module:attribute``."""
+    try:
+        return load_object(value)
+    except UserError as error:
+        if package is None:
+            raise UserError(f"{what} cannot be loaded: {error}") from error
+        raise UserError(
+            f"{what} of the package {package} cannot be loaded: {error}; mend it, or the entry point in "
+            "its pyproject.toml, and install it again"
+        ) from error
+
+
 def find_agent(name: str) -> Callable[..., Any]:
     """Return a registered agent, or the object that ``path/to/file.py:Name`` or ``module:Name`` means.
 
@@ -148,10 +185,15 @@ def load_object(name: str) -> Any:
     """Return the object that ``path/to/file.py:Name`` or ``module:Name`` means.
 
     Raises:
-        UserError: no such file or module, or nothing of that name in it.
+        UserError: no such file or module, or nothing of that name in it, or it raises when it is loaded.
     """
     place, _, attribute = name.rpartition(":")
-    module = _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
+    try:
+        module = _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"'{name}': {place} raised {explained(error, __file__)}") from error
     if not hasattr(module, attribute):
         known = [known for known in vars(module) if not known.startswith("_")]
         raise UserError(f"'{name}': {place} has no '{attribute}'{nearest(attribute, known)}")
@@ -181,7 +223,12 @@ def _load_file(path: Path) -> Any:
     sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look for it there
     if (folder := str(path.parent.resolve())) not in sys.path:
         sys.path.append(folder)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if sys.modules.get(path.stem) is module:
+            del sys.modules[path.stem]
+        raise
     return module
 
 
@@ -214,26 +261,24 @@ def register_env(name: str, entry_point: Callable[..., Any] | str, **options: An
             f"the environment '{name}' is already registered, as {_place(taken.entry_point)}; choose another "
             f"name for {_place(entry_point)}"
         )
-    gymnasium.register(
-        id=name,
-        entry_point=entry_point,
-        kwargs=options,
-        # Text environments have no rendering and end by themselves: no time limit, no order wrapper.
-        order_enforce=True,
-        additional_wrappers=(),
-    )
+    try:
+        # Text environments have no rendering and end by themselves: no time limit.
+        gymnasium.register(id=name, entry_point=entry_point, kwargs=options, additional_wrappers=())
+    except gymnasium.error.Error as error:
+        raise UserError(f"'{name}' cannot name an environment: {' '.join(str(error).split())}") from error
 
 
 def env_names() -> list[str]:
     """Return the ids of all areal environments: built in, from entry points, and registered here."""
     import gymnasium
 
-    _discover_envs()
-    return sorted(
+    _, refused = _discover_envs()
+    known = {
         spec.id
         for spec in gymnasium.registry.values()
         if not _place(spec.entry_point).startswith(("gymnasium.", "shimmy."))
-    )
+    }
+    return sorted(known | set(refused))
 
 
 def _place(entry_point: Any) -> str:
@@ -244,10 +289,28 @@ def _place(entry_point: Any) -> str:
 
 
 @cache
-def _discover_envs() -> None:
-    """Register the environments of installed packages, once: to find them takes 10 ms and more."""
-    for point in entry_points(group="areal.envs"):
-        register_env(point.name, point.value)
+def _discover_envs() -> tuple[dict[str, str], dict[str, str]]:
+    """Register the environments of installed packages, once: to find them takes 10 ms and more.
+
+    Returns:
+        The package of each name; and of those that cannot be registered, why.
+    """
+    import gymnasium
+
+    packages: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name, value, package in _installed("areal.envs"):
+        taken = gymnasium.registry.get(name)
+        if taken is not None and _place(taken.entry_point) != value:
+            old = _place(taken.entry_point)
+            refused[name] = _two_of("environment", name, old, packages.get(name), value, package)
+            continue
+        try:
+            register_env(name, value)
+            packages[name] = package
+        except UserError as error:
+            refused[name] = f"{error} (of the package {package})"
+    return packages, refused
 
 
 def find_env(name: str) -> Any:
@@ -263,9 +326,11 @@ def find_env(name: str) -> Any:
     import gymnasium
     from gymnasium.envs.registration import EnvSpec
 
-    _discover_envs()
+    packages, refused = _discover_envs()
+    if name in refused:
+        raise UserError(refused[name])
     if name in gymnasium.registry:
-        return _loaded(gymnasium.registry[name])
+        return _loaded(gymnasium.registry[name], packages.get(name))
     if name.endswith((".yaml", ".yml")):
         from areal.envs.files import read_env_file
 
@@ -273,7 +338,7 @@ def find_env(name: str) -> Any:
         found = find_env(base)
         return EnvSpec(env_label(name), found.entry_point, kwargs={**found.kwargs, **options})
     if ":" in name:
-        return EnvSpec(env_label(name), _env_class(name))
+        return EnvSpec(env_label(name), _checked_env(name, load_object(name)))
     if (Path(name) / "pyproject.toml").is_file():
         return _in_package(Path(name))
     known = env_names()
@@ -287,24 +352,18 @@ def env_label(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", label) or "env"
 
 
-def _loaded(spec: Any) -> Any:
+def _loaded(spec: Any, package: str | None) -> Any:
     """Return a specification whose entry point is imported."""
     if not isinstance(spec.entry_point, str):
         return spec
-    try:
-        return replace(spec, entry_point=_env_class(spec.entry_point))
-    except (UserError, ImportError) as error:
-        raise UserError(
-            f"environment '{spec.id}': its entry point {spec.entry_point} cannot be loaded: {error}; mend it "
-            'under [project.entry-points."areal.envs"] of its pyproject.toml and install it again'
-        ) from error
+    found = _load_entry(f"environment '{spec.id}'", spec.entry_point, package)
+    return replace(spec, entry_point=_checked_env(spec.entry_point, found))
 
 
-def _env_class(name: str) -> Any:
-    """Load a class, which is to be an environment, or a function that makes one."""
+def _checked_env(name: str, found: Any) -> Any:
+    """Return a class that is an environment, or a function that makes one."""
     import gymnasium
 
-    found = load_object(name)
     if not callable(found) or (inspect.isclass(found) and not issubclass(found, gymnasium.Env)):
         raise UserError(f"'{name}' is no environment; make it a subclass of gymnasium.Env")
     return found
@@ -328,7 +387,7 @@ def _in_package(folder: Path) -> Any:
     if (place := str(folder.resolve())) not in sys.path:
         sys.path.append(place)
     ((name, entry_point),) = points.items()
-    return _loaded(EnvSpec(name, entry_point))
+    return _loaded(EnvSpec(name, entry_point), str(folder))
 
 
 def make_env(name: str, **options: Any) -> Any:
@@ -336,6 +395,7 @@ def make_env(name: str, **options: Any) -> Any:
 
     Raises:
         UserError: no such environment, or options that it does not take.
+        EnvironmentFailure: its constructor raised.
     """
     import gymnasium
 
@@ -343,10 +403,14 @@ def make_env(name: str, **options: Any) -> Any:
     _check_options(name, spec, options)
     try:
         return gymnasium.make(spec, disable_env_checker=True, **options)
-    except TypeError as error:
-        if "inherit from the gymnasium.Env" in str(error):
-            raise UserError(f"'{name}' is no environment: it makes no gymnasium.Env") from error
+    except (UserError, EnvironmentFailure):
         raise
+    except Exception as error:
+        if isinstance(error, TypeError) and "inherit from the gymnasium.Env" in str(error):
+            raise UserError(f"'{name}' is no environment: it makes no gymnasium.Env") from error
+        raise EnvironmentFailure(
+            f"environment '{name}' cannot be made: it raised {explained(error, __file__)}"
+        ) from error
 
 
 def _check_options(name: str, spec: Any, options: dict[str, Any]) -> None:

@@ -302,14 +302,14 @@ class Instant:
 async def measure_controller(config: Config, repeats: int, seconds: float) -> dict[str, list[float]]:
     """Trajectories/s of the controller alone, at batch size 64, and of whole scripted episodes."""
     from areal.models import load_tokenizer
-    from areal.registry import make_env
     from areal.rollout.rendering import Renderer
+    from areal.runtime.assembly import environments
 
     batch = 64
     checked = plan(config)
     renderer = Renderer(load_tokenizer(checked.model), (1,))
     instant: Any = Instant()
-    player = Player.build(instant, renderer, checked.agent, lambda: make_env(config.env), 8, 512)
+    player = Player.build(instant, renderer, checked.agent, environments(config), 512)
     mask = np.array([False, True])
     made = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1)
     blank = Episode([made], 1.0)

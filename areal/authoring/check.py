@@ -5,16 +5,15 @@ An environment that has ``solution()``, an answer that earns the most, is checke
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from areal.authoring import leaks, rules
+from areal.authoring import leaks, rules, watch
 from areal.authoring.subject import Broken, Subject
-from areal.authoring.watch import Hang, Watch, place_of
-from areal.errors import UserError
+from areal.authoring.watch import Hang, Watch
+from areal.errors import EnvironmentFailure, UserError, explained
 
 TIME_LIMIT = 30.0
 """Seconds of one call of the environment."""
@@ -82,10 +81,7 @@ def check_env(make: Callable[[], Any], time_limit: float = TIME_LIMIT) -> list[F
 
 
 def _explain(error: Exception) -> str:
-    if isinstance(error, Broken | UserError):
+    if isinstance(error, Broken | EnvironmentFailure | UserError):
         return str(error)
-    place = place_of(traceback.extract_tb(error.__traceback__))
     call = getattr(error, "call", "it")
-    return (
-        f"{call} raised {type(error).__name__}: {str(error)[:300]} (at {place}); an environment never raises"
-    )
+    return f"{call} raised {explained(error, watch.__file__)}; an environment never raises"

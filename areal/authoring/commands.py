@@ -68,13 +68,19 @@ def _init(given: argparse.Namespace) -> None:
 def _list(given: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from areal.authoring.describe import describe
+    from areal.errors import UserError
     from areal.registry import env_names, find_env
 
     table = Table("environment", "options", "what it is")
     for name in env_names():
-        found = describe(name, find_env(name))
+        try:
+            found = describe(name, find_env(name))
+        except UserError as error:  # the others are none the worse
+            table.add_row(name, "", Text(str(error), style="red"))
+            continue
         options = [o.name if o.default is None else f"{o.name}={o.default}" for o in found.options]
         table.add_row(name, ", ".join(options), found.summary)
     Console().print(table)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+from areal.errors import place_of
+
 T = TypeVar("T")
 _TICK = 0.05
 
@@ -77,14 +79,5 @@ class Watch:
         for thread, (what, started) in list(self._calls.items()):
             frame = sys._current_frames().get(thread)
             if now - started > self._limit and frame is not None:
-                place = place_of(traceback.extract_stack(frame))
+                place = place_of(traceback.extract_stack(frame), __file__)
                 raise Hang(f"{what} has not returned after {self._limit:g} s; it is at {place}")
-
-
-def place_of(stack: traceback.StackSummary) -> str:
-    """Return the innermost line that is not of Python's own or an installed package's, as ``file:line``."""
-    own = [
-        f for f in stack if "site-packages" not in f.filename and not f.filename.startswith(sys.base_prefix)
-    ]
-    frame = (own or list(stack))[-1]
-    return f"{frame.filename}:{frame.lineno}"

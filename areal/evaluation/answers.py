@@ -33,6 +33,7 @@ class Answer:
         finish: how the last generation ended; ``too_long``: the problem left no room for an answer.
         tokens: how many were sampled.
         seconds: from the reset to the last reward.
+        env: which environment of a mixture the problem is of; empty if it is of none.
     """
 
     problem: int
@@ -44,6 +45,7 @@ class Answer:
     finish: str
     tokens: int
     seconds: float = 0.0
+    env: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -22,7 +22,8 @@ from areal.agents.interface import Endpoint as Address
 from areal.errors import UserError
 from areal.evaluation.evaluate import Played
 from areal.rollout.engine import Sampling
-from areal.rollout.episode import EnvironmentPool, NothingSampled, RecordedEnv
+from areal.rollout.environments import EnvironmentPool
+from areal.rollout.episode import NothingSampled, RecordedEnv
 from areal.rollout.seeds import derive
 
 log = logging.getLogger(__name__)
@@ -222,24 +223,23 @@ def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
 class EndpointPlayer:
     """Plays episodes with a model behind an endpoint."""
 
-    def __init__(
-        self, endpoint: Endpoint, agent: Agent, make_env: Callable[[], Any], env_workers: int
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, agent: Agent, pool: EnvironmentPool) -> None:
         self._endpoint = endpoint
         self._agent = agent
-        self._pool = EnvironmentPool(make_env, env_workers)
+        self._pool = pool
 
     async def play(self, task: dict[str, Any], sampling: Sampling) -> Played:
         """Play one episode of a task.
 
         Raises:
+            EnvironmentFailure: the environment raised or hung.
             NothingSampled: the agent never asked the model.
         """
         started = time.monotonic()
-        model, env = EndpointModel(self._endpoint, sampling), await self._pool.acquire()
-        recorded = RecordedEnv(self._pool, env, task, model)
-        await self._agent.run(recorded, model)
-        self._pool.release(env)
+        model = EndpointModel(self._endpoint, sampling)
+        async with self._pool.lend() as env:
+            recorded = RecordedEnv(self._pool, env, task, model)
+            await self._agent.run(recorded, model)
         if not model.finish:
             raise NothingSampled(f"the agent {type(self._agent).__name__} never asked the model")
         return Played(
@@ -249,6 +249,7 @@ class EndpointPlayer:
             model.finish,
             model.tokens,
             time.monotonic() - started,
+            recorded.member,
         )
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ class Played:
     finish: str
     tokens: int
     seconds: float
+    env: str = ""
 
     @classmethod
     def of(cls, episode: Episode) -> Played:
@@ -37,6 +38,7 @@ class Played:
             episode.finish,
             episode.sampled,
             episode.ended - episode.started,
+            episode.env,
         )
 
 
@@ -90,6 +92,7 @@ async def evaluate(
             played.finish,
             played.tokens,
             played.seconds,
+            played.env,
         )
         answers[problem, sample] = answer
         keep(answer)

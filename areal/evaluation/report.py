@@ -29,6 +29,7 @@ class Report:
         seconds: how long it took; 0 if not all answers were sampled in one go.
         settings: what else the figures depend on.
         parts: mean of each named part of the reward.
+        members: of a mixture, which problems, from 0, are of each of its environments.
         benchmark: its name, if it is one.
         source: where its problems come from.
         of: how many problems there are, if not all were asked, or could be judged.
@@ -47,6 +48,7 @@ class Report:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
+    members: dict[str, list[int]] = field(default_factory=dict)
     benchmark: str = ""
     source: str = ""
     of: int | None = None
@@ -81,7 +83,16 @@ class Report:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of :attr:`accuracy`, over problems; see :func:`mean_interval`."""
-        return mean_interval([statistics.fmean(row) for row in self.scores], self._bounded)
+        return self._mean(range(self.problems))[1]
+
+    @property
+    def by_member(self) -> dict[str, tuple[float, tuple[float, float]]]:
+        """Of a mixture: accuracy and its interval on the problems of each of its environments."""
+        return {name: self._mean(numbers) for name, numbers in self.members.items()}
+
+    def _mean(self, problems: Iterable[int]) -> tuple[float, tuple[float, float]]:
+        means = [statistics.fmean(self.scores[i]) for i in problems]
+        return statistics.fmean(means), mean_interval(means, self._bounded)
 
     @property
     def passes(self) -> dict[int, tuple[float, tuple[float, float]]]:
@@ -165,6 +176,7 @@ class Report:
                 for k, (value, (low, high)) in self.passes.items()
                 if k > 1
             ),
+            ("of which", _listed_members(self)),
             ("parts of it", _listed(self.parts, ".3f") if len(self.parts) > 1 else ""),
             ("mean length", f"{self.mean_length:.1f} tokens"),
             ("truncated", f"{self.truncated:.1%}"),
@@ -190,6 +202,18 @@ def _listed(values: dict[str, Any], form: str) -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
 
 
+def _listed_members(report: Report) -> str:
+    return ", ".join(
+        f"{name} {value:.3f} ({low:.3f} to {high:.3f}, {len(report.members[name]):,} problems)"
+        for name, (value, (low, high)) in report.by_member.items()
+    )
+
+
+def _members(rows: list[list[Answer]]) -> dict[str, list[int]]:
+    names = sorted({answer.env for row in rows for answer in row} - {""})
+    return {name: [i for i, row in enumerate(rows) if row[0].env == name] for name in names}
+
+
 def _mean_parts(answers: list[Answer]) -> dict[str, float]:
     names = dict.fromkeys(name for answer in answers for name in answer.parts)
     return {name: statistics.fmean(a.parts.get(name, 0.0) for a in answers) for name in names}
@@ -209,6 +233,7 @@ def report(answers: list[Answer], samples: int, **known: Any) -> Report:
         finishes=[[a.finish for a in row] for row in rows],
         lengths=[[a.tokens for a in row] for row in rows],
         parts=_mean_parts(answers),
+        members=_members(rows),
         **known,
     )
 

@@ -39,7 +39,8 @@ def resolve_model(name: str) -> str:
     """Return what ``transformers`` and vLLM load for ``name``: an absolute folder, or the hub id unchanged.
 
     ``'starter'`` is the model that ships with areal. A folder is checked to hold a whole model; a run
-    directory stands for the ``model`` folder inside it. Nothing is downloaded.
+    directory stands for the ``model`` folder inside it, or, where the run did not come to its end, for that
+    of its last checkpoint. Nothing is downloaded.
 
     Raises:
         UserError: no such folder, a folder that is no model (saying what is missing), or an impossible name.
@@ -130,9 +131,27 @@ def _missing_folder(path: Path) -> str:
     return f"no folder '{path}'{nearest(path.name, siblings) or '; check the path'}"
 
 
+def last_checkpoint(name: str) -> Path | None:
+    """Return the last whole checkpoint of a run directory that has no final model, if ``name`` is one."""
+    path = Path(name).expanduser()
+    if name == STARTER or (path / "config.json").exists() or (path / "model" / "config.json").is_file():
+        return None
+    # Under this name only whole ones are found (areal.runtime.checkpoint).
+    found = {int(c.name[5:]): c for c in path.glob("checkpoints/step-*") if c.name[5:].isdigit()}
+    return found[max(found)] if found else None
+
+
 def _model_of_run(path: Path) -> Path:
-    inside = path / "model"
-    return inside if not (path / "config.json").exists() and (inside / "config.json").is_file() else path
+    if (path / "config.json").exists():
+        return path
+    if (checkpoint := last_checkpoint(str(path))) is not None:
+        path = checkpoint
+        if not (path / "model").is_dir():
+            raise UserError(
+                f"'{path}' holds an adapter only, and its run has no final model yet; let it come to its end "
+                "with `areal train --resume`"
+            )
+    return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
 def _check_folder(path: Path) -> Path:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from areal.errors import UserError
+from areal.errors import EnvironmentFailure, UserError
 from areal.rollout.admission import Admission
 from areal.trajectory import Episode, Group
 
@@ -37,7 +37,8 @@ class RolloutController:
         group_size: episodes of one task.
         max_concurrent: episodes under way at once.
         max_retries: how often one episode is played again after an error.
-        max_failures: groups in a row that may fail before :meth:`run` raises.
+        max_failures: groups in a row that may fail before :meth:`run` raises RolloutFailure, or the
+            EnvironmentFailure of the last one.
         max_equal: reject groups whose rewards are all equal, at most so many in a row (dynamic sampling,
             arXiv 2503.14476, section 3.2); None: keep them.
     """
@@ -182,10 +183,10 @@ class RolloutController:
             raise error
         log.error("the group of %s failed for good", task, exc_info=error)
         if self._failed_in_row > self._max_failures:
-            raise RolloutFailure(
-                f"{self._failed_in_row} groups in a row failed (rollout.max_failures="
-                f"{self._max_failures}); the last with {error!r}"
-            ) from error
+            text = f"{self._failed_in_row} groups in a row failed (rollout.max_failures={self._max_failures})"
+            if isinstance(error, EnvironmentFailure):
+                raise EnvironmentFailure(f"{error}; {text}") from error
+            raise RolloutFailure(f"{text}; the last with {error!r}") from error
 
     def _reject_equal(self, number: int, reward: float, limit: int) -> None:
         """Nothing can be learned from a group with equal rewards: forget it, but not for ever."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import Agent
 from areal.rollout.endpoint.server import Server
 from areal.rollout.engine import Engine, Sampling
-from areal.rollout.episode import EnvironmentPool, run_episode
+from areal.rollout.environments import EnvironmentPool
+from areal.rollout.episode import run_episode
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
 from areal.trajectory import Episode
@@ -32,13 +32,11 @@ class Player:
         engine: Engine,
         renderer: Renderer,
         agent: Agent,
-        make_env: Callable[[], Any],
-        env_workers: int,
+        pool: EnvironmentPool,
         max_model_len: int,
         temperature: float = 1.0,
     ) -> Player:
-        """Put a player together; environments are made, and the endpoint starts, when first needed."""
-        pool = EnvironmentPool(make_env, env_workers)
+        """Put a player together; the endpoint starts when it is first needed."""
         return cls(engine, renderer, agent, pool, max_model_len, Server(renderer.token_texts, temperature))
 
     async def play(self, task: dict[str, Any], sampling: Sampling) -> Episode:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from areal.errors import UserError, explained
+
 _STRIDE = 2**25
 """Each seed of a run draws its unbounded problems from a range of its own; areal.envs.mixture knows."""
 _HELD_OUT = 2**31
@@ -19,11 +21,16 @@ class TaskSource:
             with ``options={"index": i, "split": split}``: in a new seeded order each epoch, or, where the
             count is None (unbounded), one after the other. Else each task is a new reset seed.
         seed: of the order.
+
+    Raises:
+        UserError: it has no problem to train on, or cannot say how many.
     """
 
     def __init__(self, env: Any, seed: int) -> None:
         self._indexed = _indexed(env)
-        self._count = env.unwrapped.count("train") if self._indexed else None
+        self._count = _count(env, "train") if self._indexed else None
+        if self._count == 0:
+            raise UserError(f"environment '{_name(env)}' has no problem in its train split")
         self._seed = seed
         self._epoch = -1
         self._order: list[int] = []
@@ -46,13 +53,36 @@ class TaskSource:
 
 
 def held_out(env: Any, problems: int) -> list[dict[str, Any]]:
-    """Return reset arguments of up to ``problems`` held-out problems: the same ones every time."""
+    """Return reset arguments of up to ``problems`` held-out problems: the same ones every time.
+
+    Raises:
+        UserError: the environment cannot say how many there are.
+    """
     if not _indexed(env):
         return [{"seed": _HELD_OUT + i} for i in range(problems)]
-    count = env.unwrapped.count("test")
+    count = _count(env, "test")
     size = problems if count is None else min(problems, count)
     return [{"seed": i, "options": {"index": i, "split": "test"}} for i in range(size)]
 
 
 def _indexed(env: Any) -> bool:
     return callable(getattr(env.unwrapped, "count", None))
+
+
+def _count(env: Any, split: str) -> int | None:
+    """Return how many problems a split has; None: no end to them."""
+    what = f"environment '{_name(env)}': count({split!r})"
+    try:
+        count = env.unwrapped.count(split)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} raised {explained(error, __file__)}") from error
+    if count is not None and (not isinstance(count, int) or count < 0):
+        raise UserError(f"{what} gave {count!r}; it is a number of problems, or None where there is no end")
+    return count
+
+
+def _name(env: Any) -> str:
+    spec = getattr(env, "spec", None)
+    return type(env.unwrapped).__name__ if spec is None else spec.id

@@ -11,11 +11,13 @@ from areal import registry
 from areal.agents.program import Program
 from areal.config import Config, override_config
 from areal.errors import UserError
-from areal.models import context_limit, load_tokenizer, resolve_model
+from areal.models import context_limit, last_checkpoint, load_tokenizer, resolve_model
 from areal.rollout.endpoint.server import require_framework
 from areal.rollout.engine import Sampling
+from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
+from areal.rollout.tasks import TaskSource
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, gpu_bytes
 from areal.runtime.memory import Load, Shape, Split, split
@@ -33,7 +35,7 @@ class Plan:
     """A checked run: nothing is started yet.
 
     ``memory``: how a GPU is divided; None on a CPU, or where ``engine.memory`` says it. ``engine_gpu``: which
-    one the engine has; the learner has the first.
+    one the engine has; the learner has the first. ``note``: what the user is to know of it.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Plan:
     env: Any
     memory: Split | None = None
     engine_gpu: int = 0
+    note: str = ""
 
     @property
     def apart(self) -> bool:
@@ -81,8 +84,13 @@ def plan(config: Config, training: bool = True) -> Plan:
 
         require_peft()
     agent = make_agent(config)
-    model = resolve_model(config.model)
+    model, note = resolve_model(config.model), ""
+    if (checkpoint := last_checkpoint(config.model)) is not None:
+        note = f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}"
+        config = config.model_copy(update={"model": str(checkpoint)})
     env = registry.make_env(config.env, **config.env_options)
+    if training:
+        TaskSource(env, config.seed)  # complains if there is nothing to train on
     device, longest = _device(config.device), _max_model_len(config, model)
     memory, gpu = None, _engine_gpu(config, training) if device == "cuda" else 0
     if device == "cuda" and config.engine.memory is None:
@@ -93,7 +101,7 @@ def plan(config: Config, training: bool = True) -> Plan:
                 raise
             config = override_config(config, ["learner.recompute=true"])
             memory = _memory(config, model, longest, training, gpu > 0)
-    return Plan(config, model, device, longest, agent, env, memory, gpu)
+    return Plan(config, model, device, longest, agent, env, memory, gpu, note)
 
 
 def _engine_gpu(config: Config, training: bool) -> int:
@@ -258,12 +266,21 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
         engine,
         Renderer(tokenizer, ends),
         plan.agent,
-        lambda: registry.make_env(config.env, **config.env_options),
-        config.rollout.env_workers,
+        environments(config),
         plan.max_model_len,
         config.rollout.temperature,
     )
     return player, tokenizer
+
+
+def environments(config: Config) -> EnvironmentPool:
+    """Return what makes and calls the environments of a run; none is made yet."""
+    return EnvironmentPool(
+        lambda: registry.make_env(config.env, **config.env_options),
+        config.rollout.env_workers,
+        config.rollout.env_time_limit,
+        config.env,
+    )
 
 
 def _cache_size(plan: Plan) -> float:

@@ -28,10 +28,10 @@ from areal.evaluation.evaluate import Play, Played, evaluate
 from areal.evaluation.report import Report, markdown, report_of
 from areal.models import context_limit, resolve_model
 from areal.rollout.engine import Sampling
-from areal.rollout.episode import EnvironmentPool
 from areal.rollout.tasks import held_out
 from areal.runtime.assembly import (
     Plan,
+    environments,
     evaluation_sampling,
     make_agent,
     max_concurrent,
@@ -85,10 +85,6 @@ class Job:
     def sampling(self) -> Sampling:
         """How it samples."""
         return evaluation_sampling(self.config)
-
-    def make_env(self) -> Any:
-        """Make another of its environments."""
-        return registry.make_env(self.config.env, **self.config.env_options)
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
@@ -218,6 +214,8 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
         ExitStack() as files,
     ):
         progress.message(f"evaluation: {folder}")
+        if jobs[0].plan is not None and jobs[0].plan.note:
+            progress.message(jobs[0].plan.note)
         opened = [(job, files.enter_context(AnswerFile(folder / job.file, job.header))) for job in jobs]
         reports = await _run(opened, folder, progress)
         write_whole(folder / "report.json", json.dumps([report.to_json() for report in reports], indent=1))
@@ -303,7 +301,7 @@ async def _engine_players(jobs: list[Job]) -> AsyncIterator[Players]:
 
     def play_of(job: Job) -> Play:
         assert job.plan is not None
-        pool = EnvironmentPool(job.make_env, job.config.rollout.env_workers)
+        pool = environments(job.config)
         pools.append(pool)
         own = replace(player, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
         return engine_play(own, job.sampling)
@@ -322,7 +320,7 @@ async def _endpoint_players(jobs: list[Job]) -> AsyncIterator[Players]:
     players: list[EndpointPlayer] = []
 
     def play_of(job: Job) -> Play:
-        player = EndpointPlayer(endpoint, job.agent, job.make_env, job.config.rollout.env_workers)
+        player = EndpointPlayer(endpoint, job.agent, environments(job.config))
         players.append(player)
 
         async def play(task: dict[str, Any], seed: int) -> Played:

@@ -44,6 +44,18 @@ async def evaluate_player(
     )
 
 
+def evaluation_metrics(report: Report, env: str) -> dict[str, float]:
+    """Return what a run's metrics have of an evaluation: the whole first, then its parts and members."""
+    found = {env: (report.accuracy, report.interval), **report.by_member}
+    metrics: dict[str, float] = {}
+    for name, (accuracy, (low, high)) in found.items():
+        key = f"eval/{name}/avg@{report.samples}"
+        metrics |= {key: accuracy, f"{key}/low": low, f"{key}/high": high}
+    if len(report.parts) > 1:
+        metrics |= {f"eval/{env}/{part}": mean for part, mean in report.parts.items()}
+    return metrics
+
+
 def engine_play(player: Player, sampling: Sampling) -> Play:
     """Return how an episode is played for an evaluation."""
 

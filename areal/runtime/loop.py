@@ -39,7 +39,7 @@ from areal.runtime.assembly import (
     training_sampling,
 )
 from areal.runtime.checkpoint import Checkpoints
-from areal.runtime.evaluation import evaluate_player
+from areal.runtime.evaluation import evaluate_player, evaluation_metrics
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
@@ -97,6 +97,8 @@ class Trainer:
             await self._train()
 
     async def _start(self) -> None:
+        if self.plan.note:
+            self.progress.message(self.plan.note)
         if self.plan.memory is not None:
             self.progress.message(str(self.plan.memory))
         self.progress.status("starting vLLM and the learner")
@@ -208,6 +210,8 @@ class Trainer:
             metrics |= self._account.close(
                 batch, metrics["time/train"], sync, self.engine.busy_seconds, self.controller.finished_tokens
             )
+            metrics["rollout/retries"] = float(self.controller.retries)
+            metrics["rollout/failures"] = float(self.controller.failures)
             if self.config.learner.choices.dynamic_sampling:
                 metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
@@ -261,13 +265,8 @@ class Trainer:
             return None
         self.progress.status(f"evaluating {when}")
         report = await evaluate_player(self.player, self.plan, f"version {version}")
-        name = f"eval/{env_label(self.config.env)}/avg@{settings.samples}"
+        metrics = {"step": version, **evaluation_metrics(report, env_label(self.config.env))}
         low, high = report.interval
-        metrics = {"step": version, name: report.accuracy, f"{name}/low": low, f"{name}/high": high}
-        if len(report.parts) > 1:
-            metrics |= {
-                f"eval/{env_label(self.config.env)}/{part}": mean for part, mean in report.parts.items()
-            }
         self.directory.log_metrics(metrics)
         self.progress.update(metrics)
         self.progress.message(

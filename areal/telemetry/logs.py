@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, TextIO
 
-from areal.errors import Interrupted, UserError
+from areal.errors import EnvironmentFailure, Interrupted, UserError
 
 if TYPE_CHECKING:
     from areal.telemetry.run_directory import RunDirectory
 
 _TAIL = 40
 # Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
-_EXPECTED = (UserError, Interrupted, KeyboardInterrupt, asyncio.CancelledError)
+_EXPECTED = (UserError, EnvironmentFailure, Interrupted, KeyboardInterrupt, asyncio.CancelledError)
 
 
 @contextmanager

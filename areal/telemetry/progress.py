@@ -111,14 +111,14 @@ class Progress:
             self._terminal.flush()
 
     def _take_accuracy(self, metrics: dict[str, Any]) -> None:
-        for key in metrics:
-            value = _number(metrics, key) if _EVALUATION.fullmatch(key) else None
-            if value is not None:
-                low, high = _number(metrics, f"{key}/low"), _number(metrics, f"{key}/high")
-                known = low is not None and high is not None
-                self._accuracy = f"{value:.3f}" + (
-                    f"  (95% interval {low:.3f} to {high:.3f})" if known else ""
-                )
+        """Take the first one: those of a mixture's members come after the whole."""
+        found = (key for key in metrics if _EVALUATION.fullmatch(key) and _number(metrics, key) is not None)
+        if (key := next(found, None)) is not None:
+            low, high = _number(metrics, f"{key}/low"), _number(metrics, f"{key}/high")
+            known = low is not None and high is not None
+            self._accuracy = f"{_number(metrics, key):.3f}" + (
+                f"  (95% interval {low:.3f} to {high:.3f})" if known else ""
+            )
 
     def _line(self) -> str:
         forms = {

@@ -17,13 +17,12 @@ import torch
 from sdk import agents_sdk
 from synchronous import Shared, synchronous
 
-from areal import registry
 from areal.config import parse_config
 from areal.learner.model import load_model
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
 from areal.rollout.recorder import Recorder
-from areal.runtime.assembly import make_learner, plan, training_sampling
+from areal.runtime.assembly import environments, make_learner, plan, training_sampling
 from areal.trajectory import Episode
 from areal.weights.channel import open_channel, way_of
 
@@ -85,9 +84,7 @@ async def test_each_example_is_trained_a_few_updates(
     )
     checked = plan(config)
     engine: Any = Shared(player.engine)
-    programs = Player.build(
-        engine, player.renderer, checked.agent, lambda: registry.make_env(config.env), 4, 512, 1.0
-    )
+    programs = Player.build(engine, player.renderer, checked.agent, environments(config), 512, 1.0)
     learner = make_learner(config, checked.model, checked.device, 1)
     channel = open_channel(way_of(checked.device), learner.named_parameters(), torch.float32)
     await player.engine.connect(channel.init_info())

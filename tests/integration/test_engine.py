@@ -15,7 +15,7 @@ from areal.learner.packed import pack
 from areal.models import resolve_model
 from areal.registry import make_env
 from areal.rollout.engine import Sampling
-from areal.rollout.episode import EnvironmentPool
+from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.tasks import held_out
 from areal.runtime.assembly import plan

@@ -15,12 +15,11 @@ import torch
 from synchronous import Shared, assert_same, synchronous
 
 import areal
-from areal import registry
 from areal.config import parse_config
 from areal.models import load_tokenizer
 from areal.rollout.player import Player
 from areal.runtime import loop
-from areal.runtime.assembly import Plan, make_learner, plan
+from areal.runtime.assembly import Plan, environments, make_learner, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.weights.channel import open_channel, way_of
@@ -46,8 +45,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(
 
     def new_player() -> Player:
         engine: Any = Shared(player.engine)
-        make_env = lambda: registry.make_env(config.env, **config.env_options)  # noqa: E731
-        return Player.build(engine, player.renderer, checked.agent, make_env, 4, 512)
+        return Player.build(engine, player.renderer, checked.agent, environments(config), 512)
 
     learner = make_learner(config, checked.model, "cpu", 1)
     channel = open_channel(way_of("cpu"), learner.named_parameters(), torch.float32)

@@ -20,7 +20,7 @@ from areal.envs.text import UnicodeText
 from areal.errors import UserError
 from areal.registry import find_agent, load_object
 from areal.rollout.engine import Sampling
-from areal.rollout.episode import EnvironmentPool
+from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.trajectory import Episode
 
@@ -195,5 +195,5 @@ def test_an_agent_of_ones_own_is_named_by_its_file_or_module(tmp_path: Path):
         with pytest.raises(UserError, match=complaint):
             load_object(name)
     (tmp_path / "broken.py").write_text("import no_such_package\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+    with pytest.raises(UserError, match=r"raised ModuleNotFoundError: .*no_such_package.*broken.py:1\)"):
         load_object(f"{tmp_path}/broken.py:X")

@@ -290,7 +290,7 @@ def test_a_wrong_entry_point():
     register_env("wrong-v0", "areal.envs.math:Nothing")
     try:
         with pytest.raises(
-            UserError, match=r"entry point areal.envs.math:Nothing cannot be loaded.*pyproject"
+            UserError, match=r"environment 'wrong-v0' cannot be loaded: .*areal.envs.math has no 'Nothing'"
         ):
             make_env("wrong-v0")
     finally:

@@ -17,7 +17,8 @@ from areal.envs.mixture import MixtureEnv, pattern, turn
 from areal.errors import UserError
 from areal.registry import env_label, make_env
 from areal.rewards.verifiers import exact, number
-from areal.rollout.episode import EnvironmentPool, run_episode
+from areal.rollout.environments import EnvironmentPool
+from areal.rollout.episode import run_episode
 from areal.runtime.accounting import StepAccount
 from areal.trajectory import Batch, Episode, Group
 

@@ -14,7 +14,8 @@ from areal.agents.single_turn import SingleTurn
 from areal.envs.text import UnicodeText
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.episode import EnvironmentPool, NothingSampled
+from areal.rollout.environments import EnvironmentPool
+from areal.rollout.episode import NothingSampled
 from areal.rollout.player import Player
 from areal.rollout.recorder import GenerationAborted
 from areal.rollout.rendering import Renderer

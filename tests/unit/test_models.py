@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from areal.config import parse_config
 from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model
+from areal.runtime.assembly import plan
 
 STARTER = Path(resolve_model("starter"))
 
@@ -60,6 +62,23 @@ def test_run_directory_stands_for_its_model(model: Path):
     run.mkdir()
     model.rename(run / "model")
     assert resolve_model(str(run)) == str(run / "model")
+
+
+def test_a_run_that_did_not_end_stands_for_its_last_whole_checkpoint(model: Path):
+    run = model.parent / "run"
+    for name in ("step-000009", "step-000010", ".partial-step-000011"):
+        shutil.copytree(model, run / "checkpoints" / name / "model")
+    (run / "checkpoints" / "step-000008").mkdir()
+    last = run / "checkpoints" / "step-000010"
+    assert resolve_model(str(run)) == str(last / "model")
+    checked = plan(parse_config({"model": str(run), "device": "cpu"}), training=False)
+    assert checked.config.model == str(last), "what a report names is what was measured"
+    assert checked.note == f"{run} has no final model; its last checkpoint is taken: {last}"
+    (last / "model").rename(last / "adapter")
+    assert "holds an adapter only" in refused(run)
+    model.rename(run / "model")
+    assert resolve_model(str(run)) == str(run / "model")
+    assert plan(parse_config({"model": str(run), "device": "cpu"}), training=False).note == ""
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "org_1/a.b-c_d", "HuggingFaceTB/SmolLM2-135M-Instruct"])

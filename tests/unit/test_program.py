@@ -27,6 +27,7 @@ from areal.rollout.admission import Admission
 from areal.rollout.controller import RolloutController, RolloutFailure
 from areal.rollout.endpoint.server import Server
 from areal.rollout.engine import Completion, Sampling
+from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
 from areal.runtime.assembly import plan
@@ -235,7 +236,8 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
     engine: Any = Answers()
     tokenizer = load_tokenizer(resolve_model("starter"))
     agent = Program(program, time_limit=2, most_answers=30)
-    player = Player.build(engine, Renderer(tokenizer, eos_ids(tokenizer)), agent, OneWord, 2, 100)
+    renderer, pool = Renderer(tokenizer, eos_ids(tokenizer)), EnvironmentPool(OneWord, 2)
+    player = Player.build(engine, renderer, agent, pool, 100)
     running_before, http = asyncio.all_tasks(), httpx.AsyncClient(trust_env=False)
     good = control()
     running = asyncio.create_task(good.run())

@@ -11,6 +11,7 @@ import math
 import random
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from areal.config import Config, parse_config
 from areal.errors import Interrupted
 from areal.models import load_tokenizer
 from areal.rollout.engine import Completion, Sampling
+from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
 from areal.runtime import loop
 from areal.runtime.assembly import Plan, make_learner, plan
 from areal.runtime.checkpoint import Checkpoints, Staged, version_of
 from areal.telemetry.progress import Progress
-from areal.telemetry.run_directory import RunDirectory
+from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch
 
 STEPS, GROUPS, MEMBERS = 4, 2, 4
@@ -65,7 +67,8 @@ class ScriptedEngine:
 def make_player(checked: Plan, engine: ScriptedEngine) -> tuple[Player, Any]:
     tokenizer = load_tokenizer(checked.model)
     renderer = Renderer(tokenizer, eos_ids(tokenizer))
-    player = Player.build(engine, renderer, checked.agent, lambda: Scored(checked.env), 4, 512)
+    pool = EnvironmentPool(lambda: Scored(checked.env), 4)
+    player = Player.build(engine, renderer, checked.agent, pool, 512)
     return player, tokenizer
 
 
@@ -141,6 +144,32 @@ async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path, monkeypatch
     await asynchronous(parts, settings(tmp_path, "parts"), monkeypatch, parts.checkpoints / "step-000002")
     assert_same(parts.path, expected)
     assert areal.replay(parts.path, from_step=3).verdict.startswith("the same to the bit")
+
+
+async def test_a_curriculum_goes_on_over_a_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Which environment a problem is of follows from its number; each has a held-out accuracy of its own."""
+    easy, hard = ({"env": "math-v1", "name": name} for name in ("easy", "hard"))
+    more: dict[str, Any] = {
+        "env": "mixture-v1",
+        "env_options": {"members": [easy, {**hard, "after": 3 * GROUPS}]},
+        "evaluation": {"problems": 6},
+    }
+    run = RunDirectory.create(settings(tmp_path, "mixed", **{**more, "steps": 2}))
+    await asynchronous(run, settings(tmp_path, "mixed", **{**more, "steps": 2}), monkeypatch)
+    whole = settings(tmp_path, "mixed", **{**more, "steps": 5})
+    await asynchronous(run, whole, monkeypatch, run.checkpoints / "step-000002")
+    envs = [
+        [episode["env"] for group in run.read_rollouts(step) for episode in group["episodes"]]
+        for step in range(1, 6)
+    ]
+    assert [set(met) for met in envs[:3]] == [{"easy"}] * 3
+    half = GROUPS // 2 * MEMBERS
+    assert [Counter(met) for met in envs[3:]] == [{"easy": half, "hard": half}] * 2
+    before, *_, after = (line for line in read_metrics(run.path) if "eval/mixture-v1/avg@1" in line)
+    for line in (before, after):
+        mean = (line["eval/easy/avg@1"] + line["eval/hard/avg@1"]) / 2
+        assert line["eval/mixture-v1/avg@1"] == pytest.approx(mean)
+        assert line["eval/hard/avg@1/low"] <= line["eval/hard/avg@1"]
 
 
 async def test_asynchronous_requests_use_the_engines_own_random_state(

@@ -1,0 +1,195 @@
+"""The environments of a run: instances that are used again, and the threads that call them.
+
+An environment is other people's code: it may raise anything, return anything, or never return. What it does
+wrong is an :class:`areal.errors.EnvironmentFailure` that names it, the call and the task. Nothing waits for a
+call longer than the time limit, and the end of a run waits for none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future, wait
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from areal.agents.interface import Step
+from areal.errors import EnvironmentFailure, UserError, explained
+from areal.rollout.threads import Worker
+
+log = logging.getLogger(__name__)
+
+_SLOW = 30.0
+"""Seconds after which a call that is under way is written to the log."""
+_GRACE = 10.0
+"""Seconds for all environments to close at the end."""
+
+
+class EnvironmentPool:
+    """Environment instances that are reused from episode to episode, and the threads that call them.
+
+    ``step`` may block on a verifier, so it never runs on the event loop.
+
+    Args:
+        make: returns a new environment.
+        workers: calls at once.
+        time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced; when
+            more than ``workers`` hang at once, that is the end.
+        name: of the environment, for complaints.
+    """
+
+    def __init__(
+        self, make: Callable[[], Any], workers: int, time_limit: float = 300.0, name: str = "env"
+    ) -> None:
+        self._make = make
+        self._workers = workers
+        self._time_limit = time_limit
+        self._name = name
+        self._room = asyncio.Semaphore(workers)
+        self._idle: list[Any] = []
+        self._resting: list[Worker] = []
+        self._left: list[tuple[Worker, Any]] = []
+        self._closer: Worker | None = None
+        self._closing: list[Future[Any]] = []
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Any]:
+        """Lend an environment for one episode: an idle one, or a new one; after an error it is closed.
+
+        Raises:
+            EnvironmentFailure: it cannot be made.
+        """
+        env = self._idle.pop() if self._idle else await self._call(None, "making it", self._make)
+        try:
+            yield env
+        except Exception:
+            if all(env is not held for _, held in self._left):
+                self._close(env)
+            raise
+        self._idle.append(env)
+
+    async def reset(self, env: Any, task: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Begin a task's episode; return observation and info.
+
+        Raises:
+            EnvironmentFailure: it raised, did not return in time, or gave something else.
+            UserError: there is no such task, or too many calls hang.
+        """
+        what = f"reset in the task {task}"
+        given = await self._call(env, what, partial(env.reset, **task))
+        if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
+            raise self._failure(what, "did not return (observation, info)")
+        self._check_text(what, given[0])
+        return given[0], dict(given[1])
+
+    async def step(self, env: Any, action: str, task: dict[str, Any]) -> Step:
+        """Act in a task's episode.
+
+        Raises:
+            EnvironmentFailure: it raised, did not return in time, or gave something else.
+            UserError: too many calls hang.
+        """
+        what = f"step in the task {task}"
+        given = await self._call(env, what, partial(env.step, action))
+        if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], Mapping):
+            raise self._failure(what, "did not return (observation, reward, terminated, truncated, info)")
+        observation, reward, terminated, truncated, info = given
+        self._check_text(what, observation)
+        for value in (reward, *info.get("reward_parts", {}).values()):
+            if not _is_number(value):
+                raise self._failure(what, f"gave the reward {value!r}, which is no finite number")
+        return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))
+
+    def close(self) -> None:
+        """Close every idle environment, and end the threads; what hangs is left to the end of the process."""
+        for worker in self._resting:
+            worker.end()
+        while self._idle:
+            self._close(self._idle.pop())
+        if wait(self._closing, _GRACE).not_done and self._closer is not None:
+            log.warning(
+                "environment '%s': close is not over after %g s; it is at %s",
+                self._name,
+                _GRACE,
+                self._closer.place(__file__),
+            )
+        if self._closer is not None:
+            self._closer.end()
+
+    async def _call(self, env: Any, what: str, call: Callable[[], Any]) -> Any:
+        async with self._room:
+            worker = self._resting.pop() if self._resting else Worker("areal-env")
+            outcome = asyncio.wrap_future(worker.start(partial(_tried, call)))
+            try:
+                await self._in_time(outcome, what, worker)
+            finally:
+                if outcome.done():
+                    self._resting.append(worker)
+                else:
+                    outcome.cancel()
+                    worker.end()
+                    self._left = [(w, e) for w, e in self._left if w.alive] + [(worker, env)]
+        if outcome.cancelled():
+            raise self._hung(what, worker)
+        result, error = outcome.result()
+        if isinstance(error, UserError | EnvironmentFailure):
+            raise error
+        if error is not None:
+            raise self._failure(what, f"raised {explained(error, __file__)}") from error
+        return result
+
+    async def _in_time(self, outcome: asyncio.Future[Any], what: str, worker: Worker) -> None:
+        """Wait for a call, but not past the time limit."""
+        await asyncio.wait({outcome}, timeout=min(_SLOW, self._time_limit))
+        if not outcome.done() and self._time_limit > _SLOW:
+            text = f"environment '{self._name}': {what} takes more than {_SLOW:g} s"
+            log.warning("%s; it is at %s", text, worker.place(__file__))
+            await asyncio.wait({outcome}, timeout=self._time_limit - _SLOW)
+
+    def _hung(self, what: str, worker: Worker) -> Exception:
+        found = self._failure(
+            what,
+            f"has not returned after {self._time_limit:g} s (rollout.env_time_limit); it is at "
+            f"{worker.place(__file__)}",
+        )
+        if len(self._left) <= self._workers:
+            return found
+        return UserError(f"{found}; {len(self._left)} calls hang: give what they wait for a time limit")
+
+    def _failure(self, what: str, wrong: str) -> EnvironmentFailure:
+        return EnvironmentFailure(f"environment '{self._name}': {what} {wrong}")
+
+    def _check_text(self, what: str, observation: Any) -> None:
+        if not isinstance(observation, str):
+            raise self._failure(
+                what, f"gave a {type(observation).__name__} as observation, but a model reads text: a str"
+            )
+
+    def _close(self, env: Any) -> None:
+        """Close an environment on a thread; what it raises is written to the log."""
+
+        def close() -> None:
+            _, error = _tried(env.close)
+            if error is not None:
+                log.warning("environment '%s': close raised %s", self._name, explained(error, __file__))
+
+        self._closer = self._closer or Worker("areal-env-close")
+        self._closing = [c for c in self._closing if not c.done()] + [self._closer.start(close)]
+
+
+def _tried(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Return the result of a call, or what it raised: anything, also what would end an event loop."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is awaited)
+        return None, error
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False

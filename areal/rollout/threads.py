@@ -1,0 +1,56 @@
+"""Threads for calls that may never return.
+
+A thread cannot be ended from outside. One whose call nobody waits for any longer is left behind: it is a
+daemon, which keeps neither the run nor the end of the process waiting.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
+
+from areal.errors import place_of
+
+
+class Worker:
+    """One thread, which makes one call after the other."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, call: Callable[[], Any]) -> Future[Any]:
+        """Make a call, after those before it."""
+        outcome: Future[Any] = Future()
+        self._calls.put((outcome, call))
+        return outcome
+
+    def end(self) -> None:
+        """Make no call after those that were started; the thread then ends."""
+        self._calls.put(None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
+    def place(self, caller: str) -> str:
+        """Return where the call under way is, as ``file:line``; see :func:`areal.errors.place_of`."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "its end" if frame is None else place_of(traceback.extract_stack(frame), caller)
+
+    def _work(self) -> None:
+        while (given := self._calls.get()) is not None:
+            outcome, call = given
+            if outcome.set_running_or_notify_cancel():
+                try:
+                    outcome.set_result(call())
+                except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is asked for)
+                    outcome.set_exception(error)
+            del given, outcome, call  # what they hold is not to wait for the next call
