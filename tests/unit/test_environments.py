@@ -164,7 +164,7 @@ async def test_too_many_that_hang_end_the_run(released: threading.Event):
     admission: Admission[Group] = Admission(2, 1)
     control = RolloutController(admission, lambda task, place: play(pool), lambda n: {}, 2, 8, 100, 100)
     with pytest.raises(
-        UserError, match=r"has not returned after 0.05 s .*; 3 calls hang: give what they wait"
+        UserError, match=r"has not returned after 0.05 s .*; \d+ calls hang: give what they wait"
     ):
         await asyncio.wait_for(control.run(), 30)
     pool.close()

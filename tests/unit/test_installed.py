@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,3 +186,23 @@ def test_a_wrong_entry_point_names_its_package(
         find(name)
     assert "\n" not in str(caught.value)
     registry.find_env("code-v1")  # the others are as they were
+
+
+def test_ray_s_workers_find_them(site: Path, tmp_path: Path):
+    """By id, of an installed package, and from a file, each in a process of its own."""
+    pytest.importorskip("ray", reason="needs ray, of areal[ray]")
+    (tmp_path / "mine.py").write_text(
+        "from areal.envs.guess import GuessEnv\nclass Mine(GuessEnv):\n    '''Guesses.'''\n"
+    )
+    example = Path(__file__).parents[2] / "examples" / "ray_env.py"
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    out = subprocess.run(
+        [sys.executable, str(example), "tens-env", str(tmp_path / "mine.py:Mine")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert out.returncode == 0, out.stderr
+    first, second = out.stdout.splitlines()[-2:]
+    assert first.startswith("tens-env: 'Compute ")
+    assert re.search(r"mine.py:Mine: 'Guess a number from \d+ to", second)

@@ -1,0 +1,37 @@
+"""Environments in Ray's workers, which find them as areal does: by id, of an installed package, from a file.
+
+pip install 'areal[ray]'
+python examples/ray_env.py math-v1 my_env.py:MyEnv
+
+areal itself trains on one machine, without Ray. A worker on another machine needs what the name means: the
+package installed there, or the file at the same place (Ray's runtime_env has working_dir and pip for that).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ray
+
+from areal.registry import make_env
+
+
+@ray.remote
+class Player:
+    """One environment, in a process of Ray's."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self._env = make_env(name, **options)
+
+    def play(self, action: str, **task: Any) -> tuple[str, float]:
+        """Play an episode of one answer; return what was asked, and what the answer earned."""
+        observation, _ = self._env.reset(**task)
+        return observation, float(self._env.step(action)[1])
+
+
+if __name__ == "__main__":
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    for name in sys.argv[1:]:
+        asked, reward = ray.get(Player.remote(name).play.remote("\\boxed{42}", seed=0))
+        print(f"{name}: {asked!r} earned {reward:g}")
