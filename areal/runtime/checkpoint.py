@@ -197,11 +197,11 @@ class Checkpoints:
 
 def to_host(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None = None) -> Tensors:
     """Copy tensors to the host's memory, from a GPU into pages that it writes at full speed."""
-    found = {
-        name: tensor.detach().to("cpu", dtype or tensor.dtype, non_blocking=True, copy=True)
-        for name, tensor in tensors
-    }
-    if torch.cuda.is_available():
+    found, on_card = {}, False
+    for name, tensor in tensors:
+        found[name] = tensor.detach().to("cpu", dtype or tensor.dtype, non_blocking=True, copy=True)
+        on_card |= tensor.is_cuda
+    if on_card:
         torch.cuda.synchronize()
     return found
 
