@@ -10,13 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
-from gymnasium.error import ResetNeeded
-
 from areal.envs import programs
 from areal.envs.code_problems import CodeProblem, load_code_problems
-from areal.envs.problems import Problems, checked_difficulty, checked_prompt
-from areal.envs.text import UnicodeText
+from areal.envs.problems import ProblemEnv, Problems, checked_difficulty, checked_prompt
 from areal.errors import UserError
 from areal.rewards.cases import CallCase, CallTests
 from areal.rewards.code import CaseVerdict, CodeVerifier
@@ -66,7 +62,7 @@ def code_block(text: str) -> str | None:
     return found
 
 
-class CodeEnv(gymnasium.Env[str, str]):
+class CodeEnv(ProblemEnv[CodeProblem]):
     """One program, judged by its tests: 1 if all pass, else 0; several turns with feedback, if wanted.
 
     Args:
@@ -89,8 +85,6 @@ class CodeEnv(gymnasium.Env[str, str]):
         UserError: unreadable data, a wrong argument, or no sandbox here.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
-
     def __init__(
         self,
         data: str | None = None,
@@ -110,12 +104,9 @@ class CodeEnv(gymnasium.Env[str, str]):
     ) -> None:
         if max_turns < 1 or not time_limit > 0:
             raise UserError(f"code-v1: max_turns={max_turns} and time_limit={time_limit} must be positive")
-        self.observation_space = UnicodeText(2**16)
-        self.action_space = UnicodeText(2**20)
-        self.render_mode = render_mode
         self._difficulty = checked_difficulty("code-v1", difficulty, programs.DIFFICULTIES)
         listed = None if data is None else load_code_problems(str(data), subset, test_data)
-        self._problems = Problems("code-v1", self._draw, listed, split)
+        super().__init__(Problems("code-v1", self._draw, listed, split), 2**16, render_mode)
         self._prompt = checked_prompt("code-v1", prompt)
         self._max_turns = max_turns
         self._show_expected = show_expected
@@ -124,29 +115,10 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._reward = Reward(rewards)
         self._sandbox = shared_sandbox("code-v1", "env_options", sandbox, allow_weak)
         self._verifiers: dict[Comparison, CodeVerifier] = {}
-        self._problem: CodeProblem | None = None
-        self._turn = 0
 
-    def count(self, split: str) -> int | None:
-        """Return how many problems a split has; None: no end to them."""
-        return self._problems.count(split)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Choose a problem.
-
-        Args:
-            seed: makes the choice reproducible.
-            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
-
-        Raises:
-            UserError: no such problem.
-        """
-        super().reset(seed=seed)
-        self._problem, info = self._problems.choose(options, self.np_random)
-        self._turn = 0
-        return self._prompt.format(problem=self._problem.problem), info
+    def asked(self, problem: CodeProblem) -> str:
+        """Return the problem in the prompt."""
+        return self._prompt.format(problem=problem.problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Run an answer against the tests. The episode is over when they pass or the turns are used up.
@@ -154,9 +126,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         Raises:
             SandboxUnavailable: the sandbox could not run it; no reward was given.
         """
-        if self._problem is None:
-            raise ResetNeeded("call reset before step")
-        problem, block = self._problem, code_block(action)
+        problem, block = self.problem, code_block(action)
         source = problem.before + ("\n" if problem.before else "") + (action if block is None else block)
         verdict = self._verifier(problem.comparison).verify_blocking(source, problem.tests)
         self._turn += 1

@@ -9,12 +9,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import gymnasium
-from gymnasium.error import ResetNeeded
-
 from areal.envs.arithmetic import is_test
-from areal.envs.problems import Problems
-from areal.envs.text import UnicodeText
+from areal.envs.problems import ProblemEnv, Problems
 from areal.errors import UserError
 from areal.rewards.answers import boxed_answer
 from areal.rewards.expressions import LONGEST, numbers, value
@@ -41,7 +37,7 @@ def problem(split: str, size: int, index: int) -> Countdown:
             return shown, target
 
 
-class CountdownEnv(gymnasium.Env[str, str]):
+class CountdownEnv(ProblemEnv[Countdown]):
     r"""Reach a target with + - * / and each of the given numbers once: 1 if the ``\boxed{}`` does, else 0.
 
     Args:
@@ -52,39 +48,22 @@ class CountdownEnv(gymnasium.Env[str, str]):
         UserError: a wrong argument.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
-
     def __init__(self, size: int = 3, split: str = "train", render_mode: str | None = None) -> None:
         if not 2 <= size <= 6:
             raise UserError(f"countdown-v1: size={size} must be from 2 to 6")
-        self.observation_space = UnicodeText(1000)
-        self.action_space = UnicodeText(2**20)
-        self.render_mode = render_mode
-        self._problems: Problems[Countdown] = Problems(
-            "countdown-v1", lambda split, index: problem(split, size, index), None, split
-        )
-        self._problem: Countdown | None = None
+        drawn = Problems("countdown-v1", lambda split, index: problem(split, size, index), None, split)
+        super().__init__(drawn, 1000, render_mode)
 
-    def count(self, split: str) -> int | None:
-        """Return how many problems a split has; None: no end to them."""
-        return self._problems.count(split)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Choose a problem, by ``options={"index": i, "split": "train" | "test"}`` or at random."""
-        super().reset(seed=seed)
-        self._problem, info = self._problems.choose(options, self.np_random)
-        given, target = self._problem
+    def asked(self, problem: Countdown) -> str:
+        """Return the puzzle in words."""
+        given, target = problem
         listed = ", ".join(map(str, given))
         asked = f"Make {target} from {listed}, each used once, with + - * / and parentheses."
-        return f"{asked}\nPut the expression in \\boxed{{}}.", info
+        return f"{asked}\nPut the expression in \\boxed{{}}."
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge an expression; the episode is over."""
-        if self._problem is None:
-            raise ResetNeeded("call reset before step")
-        right = float(_solves(boxed_answer(action), *self._problem))
+        right = float(_solves(boxed_answer(action), *self.problem))
         return "", right, True, False, {"reward_parts": {"correct": right}}
 
 

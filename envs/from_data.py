@@ -6,20 +6,16 @@ from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-import gymnasium
-from gymnasium.error import ResetNeeded
-
 from areal.envs.data import ANSWER_KEYS, PROBLEM_KEYS, Pair, first_text, load_problems
 from areal.envs.math import BOXED_PROMPT
-from areal.envs.problems import Problems
-from areal.envs.text import UnicodeText
+from areal.envs.problems import ProblemEnv, Problems
 from areal.errors import UserError
 from areal.rewards.answers import reference_answer
 from areal.rewards.parts import Judged, Reward
 from areal.rewards.verifiers import find_verifier
 
 
-class DataEnv(gymnasium.Env[str, str]):
+class DataEnv(ProblemEnv[Pair]):
     r"""Rows of data become problems by a template; a named verifier judges the answers.
 
     Args:
@@ -39,8 +35,6 @@ class DataEnv(gymnasium.Env[str, str]):
         UserError: unreadable data or a wrong argument.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
-
     def __init__(
         self,
         data: str,
@@ -53,42 +47,20 @@ class DataEnv(gymnasium.Env[str, str]):
         rewards: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.observation_space = UnicodeText(2**20)
-        self.action_space = UnicodeText(2**20)
-        self.render_mode = render_mode
         self._verify = find_verifier(verifier)
-        self._problems: Problems[Pair] = Problems(
-            "data-v1", _never, _load(str(data), prompt, answer, subset, test_data), split
-        )
+        listed = _load(str(data), prompt, answer, subset, test_data)
+        super().__init__(Problems("data-v1", _never, listed, split), 2**20, render_mode)
         self._reward = Reward(rewards)
-        self._problem: Pair | None = None
 
-    def count(self, split: str) -> int | None:
-        """Return how many problems a split has."""
-        return self._problems.count(split)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Choose a problem.
-
-        Args:
-            seed: makes the choice reproducible.
-            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
-
-        Raises:
-            UserError: no such problem.
-        """
-        super().reset(seed=seed)
-        self._problem, info = self._problems.choose(options, self.np_random)
-        return self._problem.problem, info
+    def asked(self, problem: Pair) -> str:
+        """Return the problem: the prompt is a part of it."""
+        return problem.problem
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge an answer; the episode is over."""
-        if self._problem is None:
-            raise ResetNeeded("call reset before step")
-        score = self._verify(action, self._problem.answer)
-        judged = Judged(self._problem.problem, action, score is not None, float(score or 0.0))
+        problem = self.problem
+        score = self._verify(action, problem.answer)
+        judged = Judged(problem.problem, action, score is not None, float(score or 0.0))
         reward, parts = self._reward(judged)
         return "", reward, True, False, {"reward_parts": parts}
 

@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
-from gymnasium.error import ResetNeeded
-
 from areal.envs import arithmetic
 from areal.envs.data import Pair, load_pairs
-from areal.envs.problems import Problems, checked_difficulty, checked_prompt
-from areal.envs.text import UnicodeText
+from areal.envs.problems import ProblemEnv, Problems, checked_difficulty, checked_prompt
 from areal.errors import UserError
 from areal.rewards.answers import final_answer
 from areal.rewards.math import shared_verifier
@@ -29,7 +25,7 @@ def arithmetic_prompt(expression: str) -> str:
     return BOXED_PROMPT.format(problem=f"Compute {expression}.")
 
 
-class MathEnv(gymnasium.Env[str, str]):
+class MathEnv(ProblemEnv[Pair]):
     r"""One problem, one answer: 1 if its ``\boxed{}`` is equivalent to the expected answer, else 0.
 
     Where there is no box, what follows ``####`` counts, which is how GSM8K's own solutions end.
@@ -51,8 +47,6 @@ class MathEnv(gymnasium.Env[str, str]):
         UserError: unreadable data or a wrong argument.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
-
     def __init__(
         self,
         data: str | None = None,
@@ -67,38 +61,16 @@ class MathEnv(gymnasium.Env[str, str]):
     ) -> None:
         if max_turns < 1:
             raise UserError(f"math-v1: max_turns={max_turns} must be at least 1")
-        self.observation_space = UnicodeText(2**16)
-        self.action_space = UnicodeText(2**20)
-        self.render_mode = render_mode
         self._difficulty = checked_difficulty("math-v1", difficulty, arithmetic.DIFFICULTIES)
         listed = None if data is None else load_pairs(str(data), subset, test_data)
-        self._problems = Problems("math-v1", self._draw, listed, split)
+        super().__init__(Problems("math-v1", self._draw, listed, split), 2**16, render_mode)
         self._prompt = checked_prompt("math-v1", prompt)
         self._reward = Reward(rewards)
         self._max_turns = max_turns
-        self._problem: Pair | None = None
-        self._turn = 0
 
-    def count(self, split: str) -> int | None:
-        """Return how many problems a split has; None: no end to them."""
-        return self._problems.count(split)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Choose a problem.
-
-        Args:
-            seed: makes the choice reproducible.
-            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
-
-        Raises:
-            UserError: no such problem.
-        """
-        super().reset(seed=seed)
-        self._problem, info = self._problems.choose(options, self.np_random)
-        self._turn = 0
-        return self._prompt.format(problem=self._problem.problem), info
+    def asked(self, problem: Pair) -> str:
+        """Return the problem in the prompt."""
+        return self._prompt.format(problem=problem.problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge an answer; the episode is over if it is right, or the turns are used up.
@@ -106,23 +78,18 @@ class MathEnv(gymnasium.Env[str, str]):
         Raises:
             VerifierError: the verifier could not run; no reward was given.
         """
-        if self._problem is None:
-            raise ResetNeeded("call reset before step")
-        answer = final_answer(action)
-        right = answer is not None and shared_verifier().equivalent(answer, self._problem.answer)
+        problem, answer = self.problem, final_answer(action)
+        right = answer is not None and shared_verifier().equivalent(answer, problem.answer)
         self._turn += 1
         if not right and self._turn < self._max_turns:
-            again = WRONG + self._prompt.format(problem=self._problem.problem)
-            return again, 0.0, False, False, {"reward_parts": self._reward.nothing()}
-        judged = Judged(self._problem.problem, action, answer is not None, float(right))
+            return WRONG + self.asked(problem), 0.0, False, False, {"reward_parts": self._reward.nothing()}
+        judged = Judged(problem.problem, action, answer is not None, float(right))
         reward, parts = self._reward(judged)
         return "", reward, True, False, {"reward_parts": parts}
 
     def solution(self) -> str:
         """Return the answer to the problem, for checks of the environment; no agent calls it."""
-        if self._problem is None:
-            raise ResetNeeded("call reset before solution")
-        return f"\\boxed{{{self._problem.answer}}}"
+        return f"\\boxed{{{self.problem.answer}}}"
 
     def _draw(self, split: str, index: int) -> Pair:
         drawn = arithmetic.problem(split, self._difficulty, index)

@@ -1,12 +1,15 @@
-"""What environments of problems share: the choice of one, and its prompt."""
+"""What environments of problems share: the choice of one, its episode, and its prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import gymnasium
 import numpy as np
+from gymnasium.error import ResetNeeded
 
+from areal.envs.text import UnicodeText
 from areal.errors import UserError
 
 SPLITS = ("train", "test")
@@ -71,6 +74,62 @@ class Problems(Generic[T]):
         if split not in SPLITS:
             raise UserError(f"{self._env}: split={split!r} is neither 'train' nor 'test'")
         return split
+
+
+class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
+    """An environment whose episodes are about one problem each; a subclass says what is asked, and judges.
+
+    Args:
+        problems: where they come from.
+        longest: characters of an observation.
+        render_mode: of Gymnasium; there is none.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(self, problems: Problems[T], longest: int, render_mode: str | None) -> None:
+        self.observation_space = UnicodeText(longest)
+        self.action_space = UnicodeText(2**20)
+        self.render_mode = render_mode
+        self._problems = problems
+        self._chosen: T | None = None
+        self._turn = 0
+
+    def asked(self, problem: T) -> str:
+        """Return what the model is asked."""
+        raise NotImplementedError
+
+    def count(self, split: str) -> int | None:
+        """Return how many problems a split has; None: no end to them."""
+        return self._problems.count(split)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Choose a problem.
+
+        Args:
+            seed: makes the choice reproducible.
+            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
+
+        Raises:
+            UserError: no such problem.
+        """
+        super().reset(seed=seed)
+        self._chosen, info = self._problems.choose(options, self.np_random)
+        self._turn = 0
+        return self.asked(self._chosen), info
+
+    @property
+    def problem(self) -> T:
+        """The problem of this episode.
+
+        Raises:
+            ResetNeeded: there is none yet.
+        """
+        if self._chosen is None:
+            raise ResetNeeded("call reset first")
+        return self._chosen
 
 
 def checked_difficulty(env: str, difficulty: int, known: dict[int, str]) -> int:

@@ -7,11 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, TypeAlias
 
-import gymnasium
-from gymnasium.error import ResetNeeded
-
-from areal.envs.problems import Problems
-from areal.envs.text import UnicodeText
+from areal.envs.problems import ProblemEnv, Problems
 from areal.errors import UserError
 from areal.rewards.answers import boxed_answer
 
@@ -22,7 +18,7 @@ _TRIES = 60
 Question: TypeAlias = dict[str, Any]
 
 
-class ReasoningGymEnv(gymnasium.Env[str, str]):
+class ReasoningGymEnv(ProblemEnv[Question]):
     r"""One question of a data set of reasoning-gym; the reward is its scorer's, of what is in ``\boxed{}``.
 
     Args:
@@ -36,8 +32,6 @@ class ReasoningGymEnv(gymnasium.Env[str, str]):
         UserError: reasoning-gym is not installed, has no such data set, or refuses the options.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
-
     def __init__(
         self,
         dataset: str = "chain_sum",
@@ -46,32 +40,18 @@ class ReasoningGymEnv(gymnasium.Env[str, str]):
         options: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.observation_space = UnicodeText(2**16)
-        self.action_space = UnicodeText(2**20)
-        self.render_mode = render_mode
         load = partial(_load, dataset, size, options=options or {})
         self._scorer = load(0)
         sets = {name: _Questions(load, size, seed) for seed, name in enumerate(("train", "test"))}
-        self._problems: Problems[Question] = Problems("reasoning-gym-v1", _undrawn, sets, split)
-        self._problem: Question | None = None
+        super().__init__(Problems("reasoning-gym-v1", _undrawn, sets, split), 2**16, render_mode)
 
-    def count(self, split: str) -> int | None:
-        """Return how many questions a split has."""
-        return self._problems.count(split)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Choose a question, by ``options={"index": i, "split": "train" | "test"}`` or at random."""
-        super().reset(seed=seed)
-        self._problem, info = self._problems.choose(options, self.np_random)
-        return PROMPT.format(question=self._problem["question"]), info
+    def asked(self, problem: Question) -> str:
+        """Return the question in the prompt."""
+        return PROMPT.format(question=problem["question"])
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge an answer; the episode is over."""
-        if self._problem is None:
-            raise ResetNeeded("call reset before step")
-        reward = float(self._scorer.score_answer(boxed_answer(action), self._problem))
+        reward = float(self._scorer.score_answer(boxed_answer(action), self.problem))
         return "", reward, True, False, {"reward_parts": {"correct": reward}}
 
 
