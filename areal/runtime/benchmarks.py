@@ -39,6 +39,7 @@ from areal.runtime.assembly import (
     start_player,
 )
 from areal.runtime.evaluation import engine_play, sampling_told, speed
+from areal.runtime.heartbeat import heartbeat
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
@@ -217,7 +218,8 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
         if jobs[0].plan is not None and jobs[0].plan.note:
             progress.message(jobs[0].plan.note)
         opened = [(job, files.enter_context(AnswerFile(folder / job.file, job.header))) for job in jobs]
-        reports = await _run(opened, folder, progress)
+        async with heartbeat(terminal):
+            reports = await _run(opened, folder, progress)
         write_whole(folder / "report.json", json.dumps([report.to_json() for report in reports], indent=1))
         write_whole(folder / "report.md", markdown(reports))
     return reports

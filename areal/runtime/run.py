@@ -11,6 +11,7 @@ from areal.registry import env_label
 from areal.runtime import checkpoint
 from areal.runtime.assembly import Plan, start_player
 from areal.runtime.evaluation import evaluate_player
+from areal.runtime.heartbeat import heartbeat
 from areal.runtime.loop import Trainer
 from areal.runtime.signals import abandoned_on_signal
 from areal.telemetry.logs import capture
@@ -32,7 +33,8 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
     with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
         progress.message(f"run directory: {directory.path}")
         trainer = Trainer(plan, directory, progress, start)
-        await trainer.run()
+        async with heartbeat(terminal):
+            await trainer.run()
         metrics = read_metrics(directory.path)
         plot_curve(metrics, directory.curve, title)
         progress.message(f"model: {directory.model}")
@@ -70,6 +72,7 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
             progress.status(f"evaluating {done}/{total}")
 
         try:
-            return await evaluate_player(player, plan, model, show_done)
+            async with heartbeat(terminal):
+                return await evaluate_player(player, plan, model, show_done)
         finally:
             await player.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -204,6 +206,29 @@ async def test_slow_calls_are_written_down_before_they_fail(
     step = lambda self, action: time.sleep(0.2) or Echo.step(self, action)  # noqa: E731
     assert (await play(EnvironmentPool(env_that(step=step), 2, name="slow"))).reward > 0
     assert "environment 'slow': step in the task {'seed': 3} takes more than 0.05 s; it is at" in caplog.text
+
+
+def test_it_is_said_where_everything_is_when_nothing_moves():
+    """A regular expression that keeps Python's lock: no thread of ours runs any more, and no handler."""
+    code = (
+        "import asyncio, re, sys, threading\nfrom areal.runtime.heartbeat import heartbeat\n"
+        "def backtracks(): re.match('(a+)+$', 'a' * 64 + 'b')\n"
+        "async def main():\n"
+        "    async with heartbeat(sys.stderr, 1.0):\n"
+        "        await asyncio.sleep(1.5)\n"
+        "        print('so far, so good', file=sys.stderr, flush=True)\n"
+        "        threading.Thread(target=backtracks, daemon=True).start()\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        while "in backtracks" not in said:
+            said += (line := process.stderr.readline())
+            assert line, said
+        process.kill()
+    assert said.startswith("so far, so good\nTimeout ("), "nothing was said while all was well"
 
 
 async def test_an_environment_that_always_raises_ends_the_run_with_one_line():
