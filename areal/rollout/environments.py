@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _SLOW = 30.0
 """Seconds after which a call that is under way is written to the log."""
+_MOST_LEFT = 100
+"""Threads left behind, of one run."""
 _GRACE = 10.0
 """Seconds for all environments to close at the end."""
 
@@ -36,8 +38,8 @@ class EnvironmentPool:
     Args:
         make: returns a new environment.
         workers: calls at once.
-        time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced; when
-            more than ``workers`` hang at once, that is the end.
+        time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced. When
+            more than ``workers`` calls hang before an episode comes to its end, that is the end.
         name: of the environment, for complaints.
     """
 
@@ -52,6 +54,7 @@ class EnvironmentPool:
         self._idle: list[Any] = []
         self._resting: list[Worker] = []
         self._left: list[tuple[Worker, Any]] = []
+        self._hung = 0
         self._closer: Worker | None = None
         self._closing: list[Future[Any]] = []
 
@@ -69,6 +72,7 @@ class EnvironmentPool:
             if all(env is not held for _, held in self._left):
                 self._close(env)
             raise
+        self._hung = 0
         self._idle.append(env)
 
     async def reset(self, env: Any, task: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -123,17 +127,19 @@ class EnvironmentPool:
         async with self._room:
             worker = self._resting.pop() if self._resting else Worker("areal-env")
             outcome = asyncio.wrap_future(worker.start(partial(_tried, call)))
+            place = ""
             try:
                 await self._in_time(outcome, what, worker)
+                place = "" if outcome.done() else worker.place(__file__)
             finally:
                 if outcome.done():
                     self._resting.append(worker)
                 else:
                     outcome.cancel()
-                    worker.end()
+                    worker.give_up()
                     self._left = [(w, e) for w, e in self._left if w.alive] + [(worker, env)]
         if outcome.cancelled():
-            raise self._hung(what, worker)
+            raise self._too_late(what, place)
         result, error = outcome.result()
         if isinstance(error, UserError | EnvironmentFailure):
             raise error
@@ -149,15 +155,17 @@ class EnvironmentPool:
             log.warning("%s; it is at %s", text, worker.place(__file__))
             await asyncio.wait({outcome}, timeout=self._time_limit - _SLOW)
 
-    def _hung(self, what: str, worker: Worker) -> Exception:
-        found = self._failure(
-            what,
-            f"has not returned after {self._time_limit:g} s (rollout.env_time_limit); it is at "
-            f"{worker.place(__file__)}",
-        )
-        if len(self._left) <= self._workers:
+    def _too_late(self, what: str, place: str) -> Exception:
+        self._hung += 1
+        limit = f"{self._time_limit:g} s (rollout.env_time_limit)"
+        found = self._failure(what, f"has not returned after {limit}; it is at {place}")
+        left = len(self._left)
+        if self._hung <= self._workers and left < _MOST_LEFT:
             return found
-        return UserError(f"{found}; {len(self._left)} calls hang: give what they wait for a time limit")
+        return UserError(
+            f"{found}; {self._hung} calls hung since an episode came to its end, and {left} threads are left "
+            "behind: give what they do a time limit"
+        )
 
     def _failure(self, what: str, wrong: str) -> EnvironmentFailure:
         return EnvironmentFailure(f"environment '{self._name}': {what} {wrong}")

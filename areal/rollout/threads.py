@@ -1,20 +1,26 @@
 """Threads for calls that may never return.
 
-A thread cannot be ended from outside. One whose call nobody waits for any longer is left behind: it is a
-daemon, which keeps neither the run nor the end of the process waiting.
+A thread cannot be ended from outside, unless it runs Python code. One whose call nobody waits for any longer
+is left behind: it is a daemon, which keeps neither the run nor the end of the process waiting.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 from areal.errors import place_of
+
+
+class GivenUp(BaseException):
+    """Nobody waits for this call any longer."""
 
 
 class Worker:
@@ -35,6 +41,12 @@ class Worker:
         """Make no call after those that were started; the thread then ends."""
         self._calls.put(None)
 
+    def give_up(self) -> None:
+        """Wait no longer: the call gets an exception at its next line of Python, and the thread then ends."""
+        self.end()
+        thread = ctypes.c_ulong(self._thread.ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(GivenUp))
+
     @property
     def alive(self) -> bool:
         """Whether the thread has not ended."""
@@ -46,6 +58,10 @@ class Worker:
         return "its end" if frame is None else place_of(traceback.extract_stack(frame), caller)
 
     def _work(self) -> None:
+        with suppress(GivenUp):
+            self._make_calls()
+
+    def _make_calls(self) -> None:
         while (given := self._calls.get()) is not None:
             outcome, call = given
             if outcome.set_running_or_notify_cancel():

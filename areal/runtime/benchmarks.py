@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from areal import registry
 from areal.config import Config, parse_config, settings_on
-from areal.errors import Interrupted, UserError
+from areal.errors import EnvironmentFailure, Interrupted, UserError
 from areal.evaluation.answers import AnswerFile, Header, write_whole
 from areal.evaluation.benchmark import Benchmark, find_data
 from areal.evaluation.endpoint import Endpoint, EndpointPlayer, is_endpoint
@@ -206,6 +206,7 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
 
     Raises:
         UserError: the folder has answers to something else.
+        EnvironmentFailure: an episode failed for good; what was answered is kept.
         Interrupted: Ctrl-C or SIGTERM; what was answered is kept.
     """
     title = f"{', '.join(job.header.name for job in jobs)} · {jobs[0].config.model}"
@@ -255,7 +256,12 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
             for job, file in opened:
                 if job in todo:
                     work = _answer(job, file, play_of(job), busy, progress)
-                    speeds[job.header.name] = await _interruptible(work, folder)
+                    try:
+                        speeds[job.header.name] = await _interruptible(work, folder)
+                    except EnvironmentFailure as error:
+                        raise EnvironmentFailure(
+                            f"{error}; what was answered is kept: `areal eval --resume {folder}`"
+                        ) from error
     return [
         report_of(job.header, file.sorted(), **{"seconds": 0.0, **speeds.get(job.header.name, {})})
         for job, file in opened

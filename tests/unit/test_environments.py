@@ -166,10 +166,23 @@ async def test_too_many_that_hang_end_the_run(released: threading.Event):
     admission: Admission[Group] = Admission(2, 1)
     control = RolloutController(admission, lambda task, place: play(pool), lambda n: {}, 2, 8, 100, 100)
     with pytest.raises(
-        UserError, match=r"has not returned after 0.05 s .*; \d+ calls hang: give what they wait"
+        UserError, match=r"has not returned after 0.05 s .*; \d+ calls hung since .*: give what they do"
     ):
         await asyncio.wait_for(control.run(), 30)
     pool.close()
+
+
+async def test_python_code_that_never_ends_is_ended():
+    def step(self: Any, action: str) -> Any:
+        while True:
+            pass
+
+    pool = EnvironmentPool(env_that(step=step), 1, time_limit=0.1)
+    with pytest.raises(EnvironmentFailure, match=r"it is at .*test_environments.py:\d+$"):
+        await play(pool)
+    ((worker, _),) = pool._left
+    worker._thread.join(30)
+    assert not worker.alive
 
 
 async def test_stopped_while_an_environment_hangs(released: threading.Event):

@@ -21,7 +21,7 @@ import areal
 from areal import registry
 from areal.api import evaluate_benchmarks
 from areal.cli import main
-from areal.errors import UserError
+from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.answers import AnswerFile, read_answers
 from areal.evaluation.benchmark import Benchmark, HubFile, digest_of, find_data
 from areal.evaluation.comparison import compare
@@ -251,6 +251,27 @@ def test_a_problem_that_is_too_long_earns_nothing(sums: Path, server: Server):
     report = evaluated(server, "a").reports[0]
     assert report.finish_counts["too_long"] == 1
     assert report.tokens_per_s > 0
+
+
+def test_an_environment_that_raises_is_named_and_the_other_answers_are_kept(
+    sums: Path, server: Server, tmp_path: Path
+):
+    (tmp_path / "bad.py").write_text(
+        "from areal.envs.math import MathEnv\nclass Bad(MathEnv):\n    def step(self, action):\n"
+        "        if '26' in action: raise OSError('no judge today')\n        return super().step(action)\n"
+    )
+    data = str(sums / "sums.jsonl")
+    options = {"data": data, "test_data": data}
+    with pytest.raises(
+        EnvironmentFailure,
+        match=r"environment 'bad.py:Bad': step in the task .*'index': 11.* raised OSError: no judge today "
+        r"\(at .*bad.py:4\); what was answered is kept: `areal eval --resume .*eval/b`$",
+    ):
+        evaluate_benchmarks([], server.url, env="bad.py:Bad", env_options=options, name="b")
+    _, answers = read_answers(tmp_path / "runs" / "eval" / "b" / "Bad.jsonl")
+    assert {a.problem for a in answers} <= set(range(PROBLEMS - 1))
+    asked = [b for b in server.bodies if "12 + 13" in b["messages"][0]["content"]]
+    assert len(asked) == 3, "it was tried again"
 
 
 def test_an_endpoint_with_several_models_needs_a_name(sums: Path, server: Server):
