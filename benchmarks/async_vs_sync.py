@@ -66,6 +66,7 @@ def main() -> None:
     options = parser(__doc__, "async_vs_sync")
     options.add_argument("--part", choices=["steady", "learning", "all"], default="all")
     options.add_argument("--steps", type=int, default=40, help="updates of a steady run (%(default)s)")
+    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
     options.add_argument("--repeats", type=int, default=2, help="steady runs of each way (%(default)s)")
     options.add_argument("--seeds", default="0,1,2", help="learning runs of each way (%(default)s)")
     options.add_argument("--target", type=float, default=0.8, help="accuracy to reach (%(default)s)")
@@ -121,7 +122,7 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         settings = [
             f"model={folder / 'model'}",
             f"device={arguments.device}",
-            f"steps={WARMUP + arguments.steps}",
+            f"steps={arguments.warmup + arguments.steps}",
             "env=noise-v0",
             f"rollout.max_new_tokens={8 * arguments.mean_length}",
             f"rollout.max_model_len={8 * arguments.mean_length + PROMPT}",
@@ -137,11 +138,11 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
             tight["asynchronous, η=4"] = [*every["asynchronous"], "rollout.max_staleness=4"]
         for number, (way, own) in enumerate({**tight, **every}.items()):
             run = [*settings, *own, f"output={folder / f'way-{number}'}"]
-            measures[way] = lambda run=run: in_process(run_steps, run)
+            measures[way] = lambda run=run: in_process(run_steps, run, arguments.steps)
         if arguments.device == "cpu":
             # What is learned from alone is what the asynchronous run, the last way, recorded.
-            measures["generate"] = lambda: in_process(generate_alone, run)
-            measures["train"] = lambda: in_process(train_alone, run)
+            measures["generate"] = lambda: in_process(generate_alone, run, arguments.steps)
+            measures["train"] = lambda: in_process(train_alone, run, arguments.steps)
         return steady_results(interleaved(measures, arguments.repeats))
 
 
@@ -179,19 +180,21 @@ def geometric_model(folder: Path, size: str | None, mean_length: int) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": endings}))
 
 
-def in_process(measure: Callable[[list[str]], dict[str, float]], settings: list[str]) -> dict[str, float]:
+def in_process(
+    measure: Callable[[list[str], int], dict[str, float]], settings: list[str], steps: int
+) -> dict[str, float]:
     """Measure in a process of its own: it may pin itself, and leaves no threads behind."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        result = pool.submit(measure, settings).result()
+        result = pool.submit(measure, settings, steps).result()
     print(measure.__name__, {name: round(value, 3) for name, value in result.items()}, flush=True)
     return result
 
 
-def run_steps(settings: list[str]) -> dict[str, float]:
-    """Run the real loop."""
+def run_steps(settings: list[str], count: int) -> dict[str, float]:
+    """Run the real loop; measure its last ``count`` steps."""
     run = areal.train(config=noise_config(settings))
-    steps = [row for row in run.metrics if "time/step" in row][WARMUP:]
+    steps = [row for row in run.metrics if "time/step" in row][-count:]
 
     def mean(name: str) -> float:
         return statistics.fmean(row[name] for row in steps)
@@ -209,12 +212,12 @@ def run_steps(settings: list[str]) -> dict[str, float]:
     }
 
 
-def generate_alone(settings: list[str]) -> dict[str, float]:
+def generate_alone(settings: list[str], count: int) -> dict[str, float]:
     """Generate as many batches as a run does, with nobody learning from them."""
     config = noise_config(settings)
     pin(config, first=True)
     times = asyncio.run(_batch_times(config))
-    return {"seconds_per_step": (times[-1] - times[WARMUP]) / (len(times) - 1 - WARMUP)}
+    return {"seconds_per_step": (times[-1] - times[-1 - count]) / count}
 
 
 async def _batch_times(config: Config) -> list[float]:
@@ -247,7 +250,7 @@ async def _batch_times(config: Config) -> list[float]:
     return times
 
 
-def train_alone(settings: list[str]) -> dict[str, float]:
+def train_alone(settings: list[str], count: int) -> dict[str, float]:
     """Learn from the batches that the asynchronous run recorded, with nothing being generated."""
     from areal.learner.learner import Learner
 
@@ -267,7 +270,7 @@ def train_alone(settings: list[str]) -> dict[str, float]:
         seconds.append(learner.update(batch)["time/train"])
     percentiles = statistics.quantiles(lengths, n=100)
     return {
-        "seconds_per_step": statistics.fmean(seconds[WARMUP:]),
+        "seconds_per_step": statistics.fmean(seconds[-count:]),
         "length_mean": statistics.fmean(lengths),
         "length_p50": percentiles[49],
         "length_p99": percentiles[98],

@@ -84,7 +84,7 @@ def ranks(output: Path) -> dict[str, Any]:
 
 
 def one_rank(rank: int, count: int, folder: Path) -> None:
-    """Be one of ``count`` ranks: five updates, of which the first compiles."""
+    """Be one of ``count`` ranks: four updates, of which the first compiles."""
     torch.cuda.set_device(rank)
     store = f"file://{folder}/store-{count}"
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=store, rank=rank, world_size=count)
@@ -93,7 +93,7 @@ def one_rank(rank: int, count: int, folder: Path) -> None:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    batches = [batch(trajectories(rng, 192, 151_000, BUDGET // 2)) for _ in range(5)]
+    batches = [batch(trajectories(rng, 96, 151_000, BUDGET // 2)) for _ in range(4)]
     metrics = [learner.update(members) for members in batches]
     if rank == 0:
         (folder / f"{count}.json").write_text(json.dumps(metrics))
@@ -103,7 +103,7 @@ def one_rank(rank: int, count: int, folder: Path) -> None:
 def training(output: Path) -> dict[str, Any]:
     """Compare steps of the real loop."""
     where = output / "training"
-    size = ("--size", "0.5b", "--mean-length", "128", "--steps", "12", "--repeats", "1")
+    size = ("--size", "0.5b", "--mean-length", "128", "--steps", "8", "--warmup", "4", "--repeats", "1")
     return benchmark(
         where, "async_vs_sync", "--part", "steady", "--device", "cuda", *size, "rollout.batch_size=256"
     )

@@ -26,7 +26,14 @@ from typing import Any
 
 from areal.errors import UserError
 from areal.rollout.engine import Completion, Interruption, Sampling
-from areal.rollout.vllm_start import EngineSettings, arguments, environment, main_not_reimported, variables
+from areal.rollout.vllm_start import (
+    EngineSettings,
+    arguments,
+    environment,
+    gpu_bytes,
+    main_not_reimported,
+    variables,
+)
 from areal.trajectory import Finish
 
 _OUTPUT_SLICES = 64
@@ -69,6 +76,8 @@ class VLLMEngine:
         Raises:
             UserError: vLLM is not installed.
         """
+        # Before the environment says which cards there are: the engine's has another number then.
+        card_bytes = gpu_bytes(settings.card) if settings.device == "cuda" else 0
         with environment(variables(settings)), main_not_reimported():
             try:
                 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -82,7 +91,7 @@ class VLLMEngine:
                 raise
             # In no variable here: an exception that vLLM caught and kept holds on to this frame.
             engine = cls(
-                AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings))),
+                AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings, card_bytes))),
                 settings.eos_ids,
                 settings.interruption,
                 _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,

@@ -54,8 +54,8 @@ class EngineSettings:
     stop_strings: bool = False
 
 
-def arguments(settings: EngineSettings) -> dict[str, Any]:
-    """vLLM's engine arguments."""
+def arguments(settings: EngineSettings, card_bytes: int) -> dict[str, Any]:
+    """vLLM's engine arguments; ``card_bytes``: memory of its GPU, if it has one."""
     from vllm.config import WeightTransferConfig
 
     found: dict[str, Any] = {
@@ -91,7 +91,7 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     else:
         found["gpu_memory_utilization"] = settings.memory
         # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
-        found["kv_cache_memory_bytes"] = round(settings.memory * gpu_bytes(settings.card))
+        found["kv_cache_memory_bytes"] = round(settings.memory * card_bytes)
         found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
     return found
 
