@@ -102,7 +102,10 @@ class EnvironmentPool:
             raise self._failure(what, "did not return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = given
         self._check_text(what, observation)
-        for value in (reward, *info.get("reward_parts", {}).values()):
+        parts = info.get("reward_parts") or {}
+        if not isinstance(parts, Mapping):
+            raise self._failure(what, f"gave reward_parts={parts!r}, which is no dict of names and numbers")
+        for value in (reward, *parts.values()):
             if not _is_number(value):
                 raise self._failure(what, f"gave the reward {value!r}, which is no finite number")
         return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))

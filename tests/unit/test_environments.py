@@ -77,6 +77,10 @@ WRONG = {
         lambda self, action: ("", float("nan"), True, False, {}),
         r"gave the reward nan, which is no",
     ),
+    "gives a list of parts": (
+        lambda self, action: ("", 1.0, True, False, {"reward_parts": [1.0]}),
+        r"gave reward_parts=\[1.0\], which is no dict of names and numbers",
+    ),
     "gives a part": (
         lambda self, action: ("", 1.0, True, False, {"reward_parts": {"a": float("inf")}}),
         r"gave the reward inf, which is no finite number",
@@ -108,6 +112,12 @@ async def test_a_reset_or_a_constructor_that_raises():
     ):
         with pytest.raises(EnvironmentFailure, match=text):
             await play(EnvironmentPool(env, 2))
+
+
+async def test_parts_need_not_be_named():
+    for info in ({}, {"reward_parts": None}):
+        step = lambda self, action, info=info: ("", 2.0, True, False, info)  # noqa: E731
+        assert (await play(EnvironmentPool(env_that(step=step), 1))).reward_parts == {"reward": 2.0}
 
 
 async def test_bad_input_stays_bad_input_and_good_environments_are_reused():
