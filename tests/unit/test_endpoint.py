@@ -334,6 +334,9 @@ async def test_it_listens_on_loopback_alone_and_leaves_nothing_behind():
         port = httpx.URL(at.base_url).port
         kept = client(at)
         assert (await kept.get("/models")).status_code == 200
+        # Connections have it from the socket that listens: else an answer's body waits for its head.
+        (listening,) = server._uvicorn.servers[0].sockets
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     await server.close()
     await kept.aclose()
     assert len(asyncio.all_tasks()) == before

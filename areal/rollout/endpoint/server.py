@@ -74,6 +74,9 @@ class Server:
 
         # It listens from here on; connections wait until the server takes them.
         listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        # Head and body of an answer are sent apart, and the body is not to wait for the client to have
+        # acknowledged the head, 40 ms later. Connections have this from the socket that listens.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self._uvicorn = _make_uvicorn(make_app(self._sessions.get))
         self._serving = asyncio.create_task(self._uvicorn.serve([listening]), name="endpoint")
