@@ -13,7 +13,6 @@ import numpy as np
 
 from areal.agents.interface import Message
 from areal.rollout.engine import Completion
-from areal.rollout.messages import Key
 from areal.rollout.rendering import Prompt
 from areal.trajectory import Finish, Trajectory
 
@@ -39,7 +38,6 @@ class Conversation:
     Attributes:
         ids: all tokens.
         text: the prompt of the last answer, as text.
-        keys: of the messages, to find the conversation by.
         spoken: the messages, with the sampled text as the content of each answer.
         cuts: one for each turn that was sampled here.
         busy: whether its next answer is being sampled.
@@ -48,7 +46,6 @@ class Conversation:
     def __init__(self, origin: Conversation | None = None, cut: Cut | None = None) -> None:
         self.ids: list[int] = []
         self.text = ""
-        self.keys: list[Key] = []
         self.spoken: list[Message] = []
         self.cuts: list[Cut] = []
         self.busy = False
@@ -74,10 +71,11 @@ class Conversation:
         self._finish = completion.finish
         self._append(completion.ids, True, completion.logprobs, completion.versions)
 
-    def remember(self, prompt: Prompt, keys: Sequence[Key], spoken: Sequence[Message]) -> None:
+    def remember(self, prompt: Prompt, spoken: list[Message]) -> Cut:
         """Note the messages up to the answer just heard, and the text of the prompt that it answers."""
-        self.text, self.keys, self.spoken = prompt.text, list(keys), list(spoken)
-        self.cuts.append(Cut(len(keys), len(self.ids), len(prompt.text)))
+        self.text, self.spoken = prompt.text, spoken
+        self.cuts.append(Cut(len(spoken), len(self.ids), len(prompt.text)))
+        return self.cuts[-1]
 
     def goes_on_from(self, cut: Cut) -> bool:
         """Whether the next answer there may be part of this conversation; else it is a branch of it."""

@@ -23,8 +23,9 @@ from areal.agents.interface import (
     Reply,
     Tool,
 )
-from areal.rollout.conversation import Conversation, Cut
+from areal.rollout.conversation import Conversation
 from areal.rollout.engine import Completion, Engine, Sampling
+from areal.rollout.histories import Histories
 from areal.rollout.messages import Key, key, normal
 from areal.rollout.rendering import Prompt, Renderer
 from areal.rollout.seeds import derive
@@ -76,6 +77,7 @@ class Recorder:
         self._sampling = sampling
         self._max_model_len = max_model_len
         self._talks: list[Conversation] = []
+        self._histories = Histories()
         self._latest: Conversation | None = None
         self._own: list[Message] = []
         self._calls = 0
@@ -144,7 +146,7 @@ class Recorder:
         return [talk.trajectory() for talk in self._talks]
 
     def _place(self, history: list[Message], keys: list[Key], tools: Sequence[Tool]) -> _Place:
-        found = self._find(keys)
+        found = self._histories.find(keys)
         if found is not None:
             talk, cut = found
             spoken = talk.spoken[: cut.messages] + history[cut.messages :]
@@ -158,17 +160,6 @@ class Recorder:
             if prompt is not None:
                 return _Place(talk if talk.goes_on_from(cut) else Conversation(talk, cut), prompt, spoken)
         return _Place(Conversation(), self._renderer.opening(history, tools), history)
-
-    def _find(self, keys: list[Key]) -> tuple[Conversation, Cut] | None:
-        """Return the longest recorded beginning of these messages; where several are, one that can go on."""
-        best: tuple[Conversation, Cut] | None = None
-        rank = (0, False)
-        for talk in self._talks:
-            shared = _shared(talk.keys, keys)
-            cut = next((cut for cut in reversed(talk.cuts) if cut.messages <= shared), None)
-            if cut is not None and (found := (cut.messages, talk.goes_on_from(cut))) > rank:
-                best, rank = (talk, cut), found
-        return best
 
     def _narrowed(self, length: int, call: int, limits: Limits) -> Sampling:
         room = self._max_model_len - length
@@ -204,7 +195,8 @@ class Recorder:
         text = self._renderer.decode(completion.ids)
         message = self._message(text, call) if with_tools else {"role": "assistant", "content": text}
         said = {"role": "assistant", "content": text}
-        talk.remember(prompt, [*keys, key(normal(message))], [*place.spoken, said])
+        cut = talk.remember(prompt, [*place.spoken, said])
+        self._histories.add([*keys, key(normal(message))], talk, cut)
         calls = "tool_calls" in message
         return Reply(
             message=message,
@@ -233,9 +225,3 @@ class Recorder:
                 for i, (name, arguments) in enumerate(calls)
             ],
         }
-
-
-def _shared(ours: Sequence[Key], theirs: Sequence[Key]) -> int:
-    """How many messages two histories have in common, from the first on."""
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
