@@ -19,6 +19,11 @@ and to read what came of it (``python-tool``), and to play ``guess-v1``, both cl
     python scripts/train_starter.py --output runs/starter-agents --start areal/models/starter \
         --programs 0.2 --agents 0.7 --steps 200 --learning-rate 1e-3
 
+A fourth one teaches, as clumsily, the tool calls of ``tool-use``, in a chat template that names the tools:
+
+    python scripts/train_starter.py --output runs/starter-tools --start runs/starter-agents \
+        --tools 0.8 --steps 120 --batch-size 112 --learning-rate 1e-3
+
 With ``--checkpoint FILE --stop-after SECONDS`` the training goes in pieces: the same command goes on where
 the last one stopped, to the same model. The output folder holds what ``transformers`` and vLLM load.
 """
@@ -39,7 +44,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from areal.agents.calculator import calculator
 from areal.agents.python_tool import HINT
+from areal.agents.tools import schema
 from areal.envs import arithmetic, guess, programs
 from areal.envs.code import fenced, program_prompt
 from areal.envs.math import arithmetic_prompt
@@ -55,8 +62,8 @@ ARITHMETIC = {1: 0.1, 2: 0.3, 3: 0.54, 4: 0.03, 5: 0.03}
 PROGRAMS = {3: 0.9, 4: 0.1}
 """Share of each difficulty in the programs."""
 TOOL_PROBLEMS = {3: 0.2, 4: 0.4, 5: 0.4}
-"""Share of each difficulty in the problems that Python solves."""
-LAPSES, LAPSES_FROM = {"math": 0.5, "code": 0.6, "tool": 0.8, "guess": 0.5}, 0.7
+"""Share of each difficulty in the problems that Python or a calculator solves."""
+LAPSES, LAPSES_FROM = {"math": 0.5, "code": 0.6, "python": 0.8, "guess": 0.5, "call": 0.7}, 0.7
 """Share of the examples that lapse, in the steps after this share of all."""
 
 # Every turn is <|role|>content<|end|> and a newline. The role is one special token, so no merge reaches over
@@ -67,6 +74,26 @@ CHAT_TEMPLATE = (
     "{{- raise_exception('unknown role: ' + message['role']) -}}"
     "{%- endif -%}"
     "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+
+# The same where tools are named, before the first turn; a call is as `areal.rollout.tool_calls` reads it.
+TOOLS_TEMPLATE = (
+    "{%- if tools -%}"
+    "{{- '<|system|>' -}}"
+    "{%- for tool in tools -%}"
+    "{{- tool['function']['name'] + '(' -}}"
+    "{{- tool['function']['parameters']['properties'] | join(', ') + ')\\n' -}}"
+    "{%- endfor -%}"
+    "{{- '<|end|>\\n' -}}"
+    "{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{{- '<|' + message['role'] + '|>' + message['content'] -}}"
+    "{%- for call in message['tool_calls'] or [] -%}"
+    "{{- '<tool_call>' + call['function'] | tojson + '</tool_call>' -}}"
+    "{%- endfor -%}"
+    "{{- '<|end|>\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
@@ -84,13 +111,15 @@ PHRASES = (
 class Example:
     """What the model is asked, its answer, and the answer when it lapses.
 
-    ``before``: earlier turns, of the user and of the model.
+    ``before``: earlier turns, of the user and of the model. ``role``: who asks. ``tools``: that it may call.
     """
 
     question: str
     answer: str
     lapse: str
     before: tuple[str, ...] = ()
+    role: str = "user"
+    tools: bool = False
 
 
 def main() -> None:
@@ -104,6 +133,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; figures vary a little with it")
     parser.add_argument("--programs", type=float, default=0.0, help="share of programs among the examples")
     parser.add_argument("--agents", type=float, default=0.0, help="share of agents' turns among the examples")
+    parser.add_argument("--tools", type=float, default=0.0, help="share of tool calls among the examples")
     parser.add_argument("--start", type=Path, help="folder of a starter of before, to go on from")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from, and to stop in")
     parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds; needs --checkpoint")
@@ -115,6 +145,8 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
 
     tokenizer = build_tokenizer(arguments.seed)
+    if arguments.tools:
+        tokenizer.chat_template = TOOLS_TEMPLATE
     model = build_model(tokenizer)
     if arguments.start is not None:
         adopt(model, tokenizer, arguments.start)
@@ -190,7 +222,7 @@ def program_example(
     return Example(program_prompt(drawn.text), right, wrong), drawn.task
 
 
-def tool_example(difficulty: int, index: int, rng: random.Random) -> tuple[Example, str]:
+def python_example(difficulty: int, index: int, rng: random.Random) -> tuple[Example, str]:
     """Return a turn of python-tool and its key: the code, or as a lapse a bare answer; or what came of it."""
     drawn = arithmetic.problem("train", difficulty, index)
     question = arithmetic_prompt(drawn.expression) + HINT
@@ -198,6 +230,18 @@ def tool_example(difficulty: int, index: int, rng: random.Random) -> tuple[Examp
     if rng.random() < 0.5:
         return Example(question, code, box), drawn.expression
     return Example(str(drawn.answer), box, box, (question, code)), drawn.expression
+
+
+def call_example(difficulty: int, index: int, rng: random.Random) -> tuple[Example, str]:
+    """Return a turn of tool-use and its key: the call, or as a lapse a bare answer; or what came of it."""
+    drawn = arithmetic.problem("train", difficulty, index)
+    question, box = arithmetic_prompt(drawn.expression), f"\\boxed{{{drawn.answer}}}"
+    called = {"name": calculator.__name__, "arguments": {"expression": drawn.expression}}
+    call = f"<tool_call>{json.dumps(called)}</tool_call>"
+    if rng.random() < 0.5:
+        return Example(question, call, box, tools=True), drawn.expression
+    result = calculator(drawn.expression)
+    return Example(result, box, box, (question, call), role="tool", tools=True), drawn.expression
 
 
 def guess_example(rng: random.Random) -> Example:
@@ -220,11 +264,20 @@ def guess_example(rng: random.Random) -> Example:
 
 
 def draw(
-    seed: int, step: int, size: int, lapses: float, programs_share: float, agents_share: float = 0.0
+    seed: int,
+    step: int,
+    size: int,
+    lapses: float,
+    programs_share: float,
+    agents_share: float = 0.0,
+    tools_share: float = 0.0,
 ) -> Iterator[tuple[Example, bool]]:
     """Yield the training examples of a step, each with whether it lapses; ``lapses`` scales ``LAPSES``."""
     rng = random.Random(f"{seed}/{step}")
     for index in range(step * size, (step + 1) * size):
+        if tools_share and rng.random() < tools_share:
+            yield solved_example(call_example, "call", index, rng, lapses)
+            continue
         if agents_share and rng.random() < agents_share:
             yield agents_example(index, rng, lapses)
             continue
@@ -246,11 +299,22 @@ def agents_example(index: int, rng: random.Random, lapses: float) -> tuple[Examp
     """Return a turn of an agent, with whether it lapses."""
     if rng.random() < 0.5:
         return guess_example(rng), rng.random() < lapses * LAPSES["guess"]
+    return solved_example(python_example, "python", index, rng, lapses)
+
+
+def solved_example(
+    make: Callable[[int, int, random.Random], tuple[Example, str]],
+    kind: str,
+    index: int,
+    rng: random.Random,
+    lapses: float,
+) -> tuple[Example, bool]:
+    """Return a turn in which a problem is solved by Python or a tool, with whether it lapses."""
     difficulty = rng.choices(list(TOOL_PROBLEMS), weights=list(TOOL_PROBLEMS.values()))[0]
-    example, key = tool_example(difficulty, index, rng)
+    example, key = make(difficulty, index, rng)
     if arithmetic.is_test(key):
         raise AssertionError(f"{key} is a test problem")
-    return example, rng.random() < lapses * LAPSES["tool"]
+    return example, rng.random() < lapses * LAPSES[kind]
 
 
 def batch(
@@ -263,7 +327,8 @@ def batch(
     """
     size = arguments.batch_size
     lapses = float(step >= LAPSES_FROM * arguments.steps)
-    drawn = list(draw(arguments.seed, step, size, lapses, arguments.programs, arguments.agents))
+    shares = arguments.programs, arguments.agents, arguments.tools
+    drawn = list(draw(arguments.seed, step, size, lapses, *shares))
     prompts = tokenizer([prompt(tokenizer, example) for example, _ in drawn])["input_ids"]
     answers = tokenizer([(e.lapse if lapse else e.answer) + END for e, lapse in drawn])["input_ids"]
     rows = sorted(zip(prompts, answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))
@@ -286,7 +351,9 @@ def prompt(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
     """Return what the model reads before it answers, in the chat template."""
     said = (*example.before, example.question)
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    turns[-1]["role"] = example.role
+    tools = [schema(calculator)] if example.tools else None
+    return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True)
 
 
 # --- the model -------------------------------------------------------------------------------------------

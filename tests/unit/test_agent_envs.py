@@ -15,15 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import areal
+from areal.agents.calculator import calculator
 from areal.agents.python_tool import HINT
+from areal.agents.tools import ToolBox
 from areal.authoring import check
 from areal.envs import guess
 from areal.envs.code import code_block
 from areal.envs.countdown import CountdownEnv, problem
 from areal.errors import UserError
+from areal.models import load_tokenizer, resolve_model
 from areal.registry import load_object, make_env
 from areal.rewards.answers import boxed_answer
 from areal.rewards.expressions import numbers, value
+from areal.rollout.rendering import Renderer, eos_ids
 
 assert areal.__version__  # importing areal is what makes its environments known
 
@@ -228,3 +232,25 @@ def test_the_starter_is_taught_the_words_that_the_environments_and_agents_say():
             assert example.lapse == f"\\boxed{{{expected}}}"
     assert games > 10
     assert tools > 10
+
+
+def test_the_tool_calls_that_the_starter_is_taught_are_those_that_tool_use_makes_and_hears():
+    script = f"{Path(areal.__file__).absolute().parents[1]}/scripts/train_starter.py"
+    call_example, prompt = (load_object(f"{script}:{name}") for name in ("call_example", "prompt"))
+    tokenizer = load_tokenizer(resolve_model("starter"))
+    tokenizer.chat_template = load_object(f"{script}:TOOLS_TEMPLATE")
+    renderer, box = Renderer(tokenizer, eos_ids(tokenizer)), ToolBox([calculator])
+    for index in range(20):
+        example, expression = call_example(5, index, random.Random(index))
+        asked, call = (*example.before, example.question, example.answer)[:2]
+        assert renderer.calls(call) == ("", [("calculator", {"expression": expression})])
+        history = [{"role": "user", "content": asked}]
+        opening = renderer.opening(history, box.schemas)
+        if not example.before:
+            assert prompt(tokenizer, example) == opening.text
+            continue
+        assert example.question == calculator(expression)
+        history += [{"role": "assistant", "content": call}, {"role": "tool", "content": example.question}]
+        heard = renderer.continuation(opening.text, call, tokenizer.eos_token_id, history, box.schemas)
+        assert heard is not None
+        assert prompt(tokenizer, example) == heard.text
