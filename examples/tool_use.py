@@ -3,7 +3,8 @@
     python examples/tool_use.py [MODEL] [key.sub=value ...]
 
 The same as ``areal train --env math-v1 --agent tool-use agent_options.tools=[examples/tool_use.py:divide]``.
-Made for a model that knows tool calls, such as Qwen/Qwen2.5-0.5B-Instruct; any model runs.
+Made for a model that knows tool calls, such as Qwen/Qwen2.5-0.5B-Instruct; any model runs. docs/agents.md has
+the command that teaches them to the model that ships with areal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The real clients of OpenAI and Anthropic and the OpenAI Agents SDK, unchanged, on a scripted model."""
+"""The real clients of OpenAI and Anthropic, the OpenAI Agents SDK and LangGraph, on a scripted model."""
 
 from __future__ import annotations
 
@@ -225,3 +225,41 @@ async def test_openai_agents_sdk(protocol: str, stream: bool):
             result = await sdk.Runner.run(agent, "Hello?")
         assert (result.final_output, cities) == ("4 messages", ["Zürich"])
         assert [m["role"] for m in model.asked[-1][0]] == ["system", "user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+async def test_langgraph(protocol: str, stream: bool):
+    """A graph whose nodes are the model and its tools, until an answer has no call."""
+    from langchain_core.tools import tool
+    from langchain_openai import ChatOpenAI
+    from langgraph.graph import START, MessagesState, StateGraph
+    from langgraph.prebuilt import ToolNode, tools_condition
+
+    @tool
+    def weather(city: str) -> str:
+        """The weather of a city."""
+        cities.append(city)
+        return "fine"
+
+    async def think(state: MessagesState) -> Any:
+        return {"messages": [await chat.ainvoke([("system", "Be brief."), *state["messages"]])]}
+
+    cities: list[str] = []
+    graph = StateGraph(MessagesState).add_node(think).add_node("tools", ToolNode([weather]))
+    graph.add_edge(START, "think").add_conditional_edges("think", tools_condition).add_edge("tools", "think")
+    asked: Any = {"messages": [("user", "Hello?")]}
+    async with served() as (model, at):
+        by = {"base_url": at.base_url, "api_key": at.api_key, "use_responses_api": protocol == "responses"}
+        chat = ChatOpenAI(model="m", **by).bind_tools([weather])
+        if stream:
+            parts = graph.compile().astream(asked, stream_mode="messages")
+            answer = "".join([part.text async for part, at_node in parts if at_node["langgraph_step"] == 3])
+        else:
+            answer = (await graph.compile().ainvoke(asked))["messages"][-1].text
+        assert (answer, cities) == ("4 messages", ["Zürich"])
+        recorded, tools, _ = model.asked[-1]
+        assert [m["role"] for m in recorded] == ["system", "user", "assistant", "tool"]
+        assert recorded[2]["content"] == "I look."
+        assert recorded[2]["tool_calls"][0]["id"] == recorded[3]["tool_call_id"]
+        assert [tool["function"]["name"] for tool in tools] == ["weather"]
