@@ -152,7 +152,7 @@ class Trainer:
         sampling = training_sampling(config)
         self.controller = RolloutController(
             self.admission,
-            lambda task, place: self.player.play(task, seeded(sampling, config, place)),
+            lambda task, place: self.player.play(task, seeded(sampling, self.plan, place)),
             TaskSource(self.plan.env, config.seed).task,
             rollout.group_size,
             max_concurrent(config),
@@ -320,15 +320,16 @@ class Trainer:
         )
 
 
-def seeded(sampling: Sampling, config: Config, place: Place) -> Sampling:
-    """Give an episode of a synchronous run a seed of its own, so that the run can be had again.
+def seeded(sampling: Sampling, plan: Plan, place: Place) -> Sampling:
+    """Give an episode of a synchronous run on a CPU a seed of its own, so that the run can be had again.
 
-    Where weights change under way, what is sampled depends on time, whatever the seed: there the engine's
-    own random state will do. It needs no generator for each request, which a GPU fills one by one.
+    Where weights change under way, what is sampled depends on time, whatever the seed, and on a GPU on what is
+    computed together: there the engine's own random state will do. It needs no generator for each request,
+    which a GPU fills one by one.
     """
-    if config.rollout.max_staleness > 0:
+    if plan.config.rollout.max_staleness > 0 or plan.device == "cuda":
         return sampling
-    return replace(sampling, seed=derive(config.seed, *place))
+    return replace(sampling, seed=derive(plan.config.seed, *place))
 
 
 async def _cancel(*tasks: asyncio.Future[Any]) -> None:
