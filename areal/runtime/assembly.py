@@ -110,7 +110,7 @@ def _engine_gpu(config: Config, training: bool) -> int:
     count = torch.cuda.device_count()
     gpu = config.engine.gpu
     if gpu is None:
-        return min(1, count - 1) if training else 0
+        return 1 if training and count > 1 else 0
     if gpu >= count:
         raise UserError(
             f"engine.gpu={gpu}, but torch sees {count}, counted from 0; give another or leave it out"

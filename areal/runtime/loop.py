@@ -323,8 +323,8 @@ class Trainer:
 def seeded(sampling: Sampling, plan: Plan, place: Place) -> Sampling:
     """Give an episode of a synchronous run on a CPU a seed of its own, so that the run can be had again.
 
-    Where weights change under way, what is sampled depends on time, whatever the seed, and on a GPU on what is
-    computed together: there the engine's own random state will do. It needs no generator for each request,
+    Where weights change under way, what is sampled depends on time, whatever the seed, and on a GPU on what
+    is computed together: there the engine's own random state will do. It needs no generator for each request,
     which a GPU fills one by one.
     """
     if plan.config.rollout.max_staleness > 0 or plan.device == "cuda":

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config
 
 from areal.config import parse_config
 from areal.errors import UserError
+from areal.rollout.vllm_start import EngineSettings, variables
 from areal.runtime import assembly
 from areal.runtime.memory import GIB, Load, Shape, Split, split
 
@@ -191,3 +193,42 @@ def test_a_run_on_a_gpu_gets_its_split_and_an_evaluation_one_without_learner(mon
     by_hand = assembly.plan(parse_config({"engine": {"memory": 0.2}}))
     assert by_hand.memory is None
     assert assembly._cache_size(by_hand) == 0.2
+
+
+def test_cards_apart_leave_the_engine_all_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
+    long = {"rollout": {"max_concurrent": 2048}}
+    chosen = assembly.plan(parse_config(long))
+    assert chosen.engine_gpu == 1
+    assert chosen.apart
+    assert not chosen.config.learner.recompute, "on a card of its own it has room"
+    assert chosen.memory is not None
+    assert str(chosen.memory).startswith("a GPU of 79.6 GiB each: learner ")
+    shared = assembly.plan(parse_config(long | {"engine": {"gpu": 0}}))
+    assert not shared.apart
+    assert shared.memory is not None
+    assert chosen.memory.cache > shared.memory.cache
+    assert chosen.memory.engine > shared.memory.engine, "it has a snapshot of its own"
+    assert assembly.plan(parse_config({}), training=False).engine_gpu == 0
+    with pytest.raises(UserError, match=r"engine\.gpu=2, but torch sees 2"):
+        assembly.plan(parse_config({"engine": {"gpu": 2}}))
+    monkeypatch.setattr(assembly, "gpu_bytes", lambda: 8 * GIB)
+    with pytest.raises(UserError, match="the learner needs"):
+        assembly.plan(parse_config({}))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    assert assembly.plan(parse_config({})).engine_gpu == 0
+
+
+@pytest.mark.parametrize(("visible", "name"), [(None, "1"), ("4,6", "6"), ("GPU-a,GPU-b", "GPU-b")])
+def test_an_engine_sees_its_card_alone(monkeypatch: pytest.MonkeyPatch, visible: str | None, name: str):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    made = EngineSettings("m", "cuda", "bfloat16", 8, 8, 0.1, (1,))
+    assert variables(replace(made, card=1))["CUDA_VISIBLE_DEVICES"] == name
+    assert "CUDA_VISIBLE_DEVICES" not in variables(made)
