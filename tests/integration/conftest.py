@@ -31,7 +31,7 @@ async def player() -> AsyncIterator[Player]:
     torch.set_num_threads(1)
     on_gpu = torch.cuda.is_available()
     engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0, "gpu": 0}
-    config = parse_config({"rollout": {"max_model_len": 512, "stop": ["boxed"]}, "engine": engine})
+    config = parse_config({"rollout": {"max_model_len": 1024, "stop": ["boxed"]}, "engine": engine})
     checked = plan(config)
     made, _ = await start_player(checked, BACKEND)
     yield made

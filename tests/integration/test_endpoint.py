@@ -1,4 +1,4 @@
-"""The real engine over HTTP, and programs of three SDKs trained through it."""
+"""The real engine over HTTP; tests/integration/test_examples.py trains programs through it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ import anthropic
 import numpy as np
 import openai
 import pytest
-import torch
-from sdk import agents_sdk
-from synchronous import Shared, synchronous
 
+from areal.agents.program import Program, ProgramFailed
 from areal.config import parse_config
-from areal.learner.model import load_model
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
 from areal.rollout.recorder import Recorder
-from areal.runtime.assembly import environments, make_learner, plan, training_sampling
-from areal.trajectory import Episode
-from areal.weights.channel import open_channel, way_of
+from areal.runtime.assembly import plan, training_sampling
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROBLEM: Any = [{"role": "user", "content": "Compute 12 + 30.\nPut the final answer in \\boxed{}."}]
@@ -66,48 +61,6 @@ def _first(trajectory: Any) -> int:
     return len(mask) if mask.all() else int(mask.argmin())
 
 
-@pytest.mark.parametrize(
-    ("example", "turns"), [("openai_client", 1), ("openai_agents", 1), ("anthropic_client", 2)]
-)
-async def test_each_example_is_trained_a_few_updates(
-    player: Player, tmp_path: Path, example: str, turns: int
-):
-    agents_sdk()
-    rollout = {"batch_size": 32, "group_size": 8, "max_new_tokens": 40, "max_model_len": 512}
-    config = parse_config(
-        {
-            "agent": f"{EXAMPLES / example}.py:solve",
-            "steps": 2,
-            "rollout": rollout,
-            "learner": {"threads": 1},
-        }
-    )
-    checked = plan(config)
-    engine: Any = Shared(player.engine)
-    programs = Player.build(engine, player.renderer, checked.agent, environments(config), 512, 1.0)
-    learner = make_learner(config, checked.model, checked.device, 1)
-    channel = open_channel(way_of(checked.device), learner.named_parameters(), torch.float32)
-    await player.engine.connect(channel.init_info())
-
-    async def publish(version: int) -> None:
-        channel.write(learner.named_parameters())
-        await player.engine.load(version)
-
-    await publish(0)
-    batches, metrics, _ = await synchronous(checked, programs, learner, publish)
-    # Other tests expect the engine as it was: version 0, with the starter's own weights.
-    channel.write(load_model(checked.model).named_parameters())
-    await player.engine.load(0)
-    channel.close()
-    await programs.close()
-    episodes: list[Episode] = [e for groups in batches for group in groups for e in group.episodes]
-    assert {len(t.turns) for e in episodes for t in e.trajectories} == {turns}
-    assert {len(e.trajectories) for e in episodes} == {1}
-    assert 0 < sum(e.reward for e in episodes) < len(episodes), "the environment judged the answers"
-    assert any(update["loss"] != 0 for update in metrics)
-    assert {int(v) for e in batches[1][0].episodes for v in e.trajectories[0].versions} == {-1, 1}
-
-
 async def test_a_command_plays_an_episode(player: Player):
     command = f"{sys.executable} {EXAMPLES / 'anthropic_client.py'}"
     config = parse_config({"agent": "program", "agent_options": {"command": command}})
@@ -117,3 +70,25 @@ async def test_a_command_plays_an_episode(player: Player):
     )
     assert [len(t.turns) for t in episode.trajectories] == [2]
     assert json.dumps(episode.to_json())
+
+
+async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine(player: Player):
+    async def floods(task: str, base_url: str, api_key: str) -> str:
+        async def calls() -> None:
+            while True:
+                await client.chat.completions.create(model="m", messages=PROBLEM)
+
+        async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
+            await asyncio.gather(*(calls() for _ in range(80)))
+        return ""
+
+    engine: Any = player.engine
+    agent = Program(floods, time_limit=1, most_answers=10**6)
+    with pytest.raises(ProgramFailed, match="no answer within 1 s"):
+        await replace(player, agent=agent).play({"seed": 0}, Sampling(400))
+    assert engine._under_way == set()
+    assert engine._llm.output_processor.request_states == {}
+    async with asyncio.timeout(20):
+        # It is refused as long as a request holds a block.
+        while not await engine._llm.reset_prefix_cache():  # noqa: ASYNC110 (the engine is in other code)
+            await asyncio.sleep(0.05)

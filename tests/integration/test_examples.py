@@ -1,0 +1,96 @@
+"""Each file of examples/ that trains is run by the command in its head, two updates long, on one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import torch
+from sdk import agents_sdk
+from synchronous import Shared
+
+from areal import cli
+from areal.learner.model import load_model
+from areal.models import load_tokenizer, resolve_model
+from areal.rollout.player import Player
+from areal.runtime import loop
+from areal.runtime.assembly import Plan, environments
+from areal.weights.channel import open_channel, way_of
+
+FILES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+EXAMPLES = [path for path in FILES if re.search(r"areal[. ]train\b", path.read_text())]
+COMMAND = re.compile(r"^ *((?:areal train|python examples/).*?)(?: \[.*)?$", re.MULTILINE)
+SMALL = [
+    "steps=2", "rollout.batch_size=16", "rollout.max_new_tokens=40", "rollout.max_staleness=0",
+    "learner.threads=1", "evaluation.problems=0",
+]  # fmt: skip
+TWICE = {"anthropic_client", "my_agent"}
+"""Those that ask the model twice in an episode. The model that ships has never called a tool."""
+JUDGED = {"anthropic_client", "multi_turn", "openai_agents", "openai_client"}
+"""Those in which it is right at times: it reads no other words than those of its training."""
+Loop = asyncio.AbstractEventLoop
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def running(player: Player, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Loop]:
+    """The loop of the shared engine, which runs started by a command take in place of one of their own."""
+
+    async def start_player(checked: Plan, backend: str | None) -> tuple[Player, Any]:
+        engine: Any = Shared(player.engine)
+        envs = environments(checked.config)
+        made = Player.build(engine, player.renderer, checked.agent, envs, checked.max_model_len)
+        return made, load_tokenizer(checked.model)
+
+    monkeypatch.setattr(loop, "start_player", start_player)
+    session = asyncio.get_running_loop()
+    monkeypatch.setattr(asyncio, "run", session.run_until_complete)
+    yield session
+    # Other tests expect the engine as it was: version 0, with the starter's own weights.
+    starter = load_model(resolve_model("starter"))
+    channel = open_channel(way_of("cpu"), starter.named_parameters(), torch.float32)
+    await player.engine.connect(channel.init_info())
+    channel.write(starter.named_parameters())
+    await player.engine.load(0)
+    channel.close()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_trains_as_its_head_says(
+    path: Path, running: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(path.parents[1])
+    agents_sdk()
+    head = path.read_text().split('"""')[1]
+    command, *words = shlex.split(COMMAND.findall(head)[0])
+    settings = [*SMALL, f"output={tmp_path}", "name=r"]
+    if command == "areal":
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words, *settings])
+        assert ended.value.code == 0
+    else:
+        monkeypatch.setattr(sys, "argv", [words[0], "starter", *settings])
+        runpy.run_path(words[0], run_name="__main__")
+    metrics = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").open()]
+    assert [row["step"] for row in metrics] == [1, 2]
+    groups = [
+        json.loads(line) for n in (1, 2) for line in (tmp_path / f"r/rollouts/step-00000{n}.jsonl").open()
+    ]
+    episodes = [episode for group in groups for episode in group["episodes"]]
+    assert len(episodes) == 32
+    trajectories = [trajectory for episode in episodes for trajectory in episode["trajectories"]]
+    assert len(trajectories) == 32, "one conversation each"
+    turns = {len(trajectory["turns"]) for trajectory in trajectories}
+    assert turns <= {1, 2} if path.stem == "multi_turn" else turns == {2 if path.stem in TWICE else 1}
+    assert {v for t in trajectories[16:] for v in t["versions"]} == {-1, 1}, "with the weights just learnt"
+    if path.stem in JUDGED:
+        assert 0 < sum(episode["reward"] for episode in episodes) < 32
+        assert any(row["loss"] != 0 for row in metrics)
