@@ -1,0 +1,166 @@
+"""A picture of who does what when: answers and updates over the clock, synchronous above, asynchronous below.
+
+    python benchmarks/timeline.py                                   # two short runs, and the picture
+    python benchmarks/timeline.py --draw docs/figures/timeline.json # only the picture, from recorded figures
+
+Both runs are the real loop, on the model of benchmarks/async_vs_sync.py whose answers end at random, with few
+answers at once, so that each can be seen. An answer's beginning and end and the versions that sampled it are
+what the run recorded; updates and loads are placed by the times in its metrics, back from the moment at which
+it wrote each update's rollouts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from async_vs_sync import geometric_model, in_process, noise_config
+from common import GREY, parser, picture, save
+
+import areal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WARMUP = 8
+"""Updates that are not shown: kernels are compiled in them."""
+WAYS = {"synchronous, η=0": 0, "asynchronous, η=8": 8}
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
+SETTINGS = (
+    "env=noise-v0",
+    "rollout.batch_size=32",
+    "rollout.group_size=4",
+    "rollout.max_new_tokens=256",
+    "rollout.max_model_len=384",
+    "evaluation.problems=0",
+    "learner.learning_rate=1e-6",
+    "learner.minibatches=4",
+    "checkpoint.every=0",
+    "device=cpu",
+)
+
+
+def main() -> None:
+    options = parser(__doc__, "timeline")
+    options.add_argument("--seconds", type=float, default=6, help="of each run that are shown (%(default)s)")
+    options.add_argument("--mean-length", type=int, default=32, help="of an answer (%(default)s)")
+    options.add_argument("--draw", type=Path, metavar="JSON", help="make no run, only the picture again")
+    given = options.parse_args()
+    if given.draw:
+        results = json.loads(given.draw.read_text())["results"]
+    else:
+        results = measure(given.mean_length, given.seconds)
+        save(given.output, "timeline", results)
+    draw(results, given.output if given.draw is None else given.draw.parent, given.seconds)
+
+
+def measure(mean_length: int, seconds: float) -> dict[str, Any]:
+    """Make a run of each way and return what is to be drawn of it."""
+    results = {}
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(name) / "model"
+        geometric_model(model, None, mean_length)
+        for way, eta in WAYS.items():
+            run = Path(name) / f"eta-{eta}"
+            settings = [*SETTINGS, f"model={model}", f"output={name}", f"name={run.name}", "steps=20"]
+            in_process(train, [*settings, f"rollout.max_staleness={eta}"])
+            results[way] = shown(read(run, eta == 0), seconds)
+    return results
+
+
+def train(settings: list[str]) -> dict[str, float]:
+    """Make the run."""
+    return {"updates": len(areal.train(config=noise_config(settings)).metrics)}
+
+
+def read(run: Path, synchronous: bool) -> dict[str, Any]:
+    """Return answers, updates and loads of a run, in seconds since the epoch."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    answers, updates, loads = [], [], []
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        step = row["step"]
+        file = run / "rollouts" / f"step-{step:06d}.jsonl"
+        end = file.stat().st_mtime
+        # The step lasts from the end of the one before; its batch came after time/wait of it.
+        began = end - row["time/step"] + row["time/wait"]
+        updates.append({"version": step, "start": began, "end": began + row["time/train"]})
+        if synchronous:  # the step ends with the load
+            loads.append({"version": step, "end": end, "pause": row["time/pause"]})
+        elif following:  # the load is told of in the next row
+            loads.append(
+                {"version": step, "end": end + following["time/sync"], "pause": following["time/pause"]}
+            )
+        for line in file.open():
+            for episode in json.loads(line)["episodes"]:
+                [trajectory] = episode["trajectories"]
+                versions = sorted({v for v in trajectory["versions"] if v >= 0})
+                answers.append({"start": episode["started"], "end": episode["ended"], "versions": versions})
+    return {"answers": answers, "updates": updates, "loads": loads}
+
+
+def shown(run: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Return the part of a run that is drawn, with times from its beginning."""
+    zero = run["updates"][WARMUP - 1]["end"]
+    return {
+        kind: [
+            {k: round(v - zero, 4) if k in ("start", "end") else v for k, v in item.items()}
+            for item in items
+            if item["end"] > zero and item.get("start", item["end"]) < zero + seconds
+        ]
+        for kind, items in run.items()
+    }
+
+
+def draw(results: dict[str, Any], folder: Path, seconds: float) -> None:
+    """Draw each way: a row for the learner, and lanes of answers below."""
+    with picture(folder, "timeline", "Answers and updates over the clock", (10, 7.5)) as figure:
+        axes = figure.subplots(len(results), 1, sharex=True)
+        for panel, (way, run) in zip(axes, results.items(), strict=True):
+            draw_way(panel, run, seconds)
+            updates = sum(0 < u["end"] <= seconds for u in run["updates"])
+            panel.set_title(f"{way}: {updates} updates in {seconds:g} s", loc="left", fontsize=10)
+        axes[-1].set_xlabel("seconds; a colour is a version of the weights; lines: new weights are loaded")
+
+
+def draw_way(axes: Axes, run: dict[str, Any], seconds: float) -> None:
+    """Draw one run."""
+    lanes = place(run["answers"])
+    loaded = {load["version"]: load["end"] for load in run["loads"]}
+    for lane, answer in lanes:
+        versions, end = answer["versions"], answer["end"]
+        # A version that is loaded after what is shown has no place here.
+        starts = [answer["start"], *(min(loaded.get(v, math.inf), end) for v in versions[1:])]
+        for version, left, right in zip(versions, starts, [*starts[1:], end], strict=True):
+            axes.barh(-lane, right - left, left=left, height=0.8, color=colour(version))
+    for update in run["updates"]:
+        start, made = update["start"], colour(update["version"])
+        axes.barh(3, update["end"] - start, left=start, height=3, color=made, edgecolor="white")
+    for load in run["loads"]:
+        axes.axvline(load["end"], color=GREY, linewidth=0.8, linestyle=":")
+    lowest = max((lane for lane, _ in lanes), default=0)
+    axes.set_xlim(0, seconds)
+    axes.set_ylim(-lowest - 1, 5)
+    axes.set_yticks([3, -lowest / 2], ["learner", "engine:\nanswers"])
+
+
+def place(answers: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Give each answer the first lane that is free when it begins."""
+    free: list[float] = []
+    found = []
+    for answer in sorted(answers, key=lambda a: a["start"]):
+        lane = next((i for i, end in enumerate(free) if end <= answer["start"]), len(free))
+        free[lane : lane + 1] = [answer["end"]]
+        found.append((lane, answer))
+    return found
+
+
+def colour(version: int) -> str:
+    """Return a version's colour: neighbours differ."""
+    return COLOURS[version % len(COLOURS)]
+
+
+if __name__ == "__main__":
+    main()
