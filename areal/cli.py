@@ -16,8 +16,7 @@ _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or e
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, 1 (a check failed), 2 (bad input; one line says what) or 130 (Ctrl-C)."""
-    parser = _parser()
-    given = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         given.run(given)
     except UserError as error:
@@ -34,13 +33,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _joined(arguments: list[str]) -> list[str]:
-    """Take the commands of two words for one: argparse cannot tell a second word from an override."""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read a command; exits with 2 and a usage message if it is none.
+
+    Commands of two words are taken for one: argparse cannot tell a second word from an override.
+    """
     two = " ".join(arguments[:2])
-    return [two, *arguments[2:]] if two in ("eval rescore", "eval compare") else arguments
+    joined = [two, *arguments[2:]] if two in ("eval rescore", "eval compare") else arguments
+    return make_parser().parse_args(joined)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="areal", description="Asynchronous reinforcement learning for language-model agents."
     )
@@ -164,8 +168,12 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--model", help="hub id, folder, or 'starter', the model that ships with areal")
     command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
-    command.add_argument("--seed", type=int, metavar="N")
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    command.add_argument("--seed", type=int, metavar="N", help="of the order of problems and the sampling")
+    command.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        help="where (default: the GPU if there is one)",
+    )
     command.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
 

@@ -1,0 +1,184 @@
+"""Pages that are made of the code: every setting from its type, every command from its parser.
+
+What has no description fails: a reference with holes is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+from areal.cli import make_parser
+from areal.config import Config
+
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Path: "path"}
+_BOUNDS = {
+    annotated_types.Ge: ("at least", "ge"),
+    annotated_types.Gt: ("above", "gt"),
+    annotated_types.Le: ("at most", "le"),
+    annotated_types.Lt: ("below", "lt"),
+}
+
+_CONFIGURATION = """# Configuration
+
+Every setting of a run, made from the types in `areal/config.py`. A setting comes from a YAML file
+(`--config FILE`), from `key.sub=value` on the command line or from an argument of `areal.train`; later
+ones win over earlier ones, in this order, and what is given nowhere has its default. `areal train --dry-run`
+checks all of them and prints the result as such a file; each run keeps it as `config.yaml`.
+
+A wrong name or value ends the command before anything is started, with one line that says what is right.
+"""
+
+_COMMANDS = """# Commands
+
+Every command and its options, made from the parsers of `areal`, which `--help` prints, too. A command ends
+with 0; with 1 if a check failed; with 2 on bad input, with one line that says what to do; and with 130 after
+Ctrl-C.
+"""
+
+
+def configuration_page(model: type[BaseModel] = Config) -> str:
+    """Return the reference of all settings, as Markdown.
+
+    Raises:
+        ValueError: a setting, or a group of them, has no description.
+    """
+    plain = {name: field for name, field in model.model_fields.items() if not _group(field)}
+    groups = {name: group for name, field in model.model_fields.items() if (group := _group(field))}
+    parts = [_CONFIGURATION, "## Run\n", _settings("", plain)]
+    for name, group in groups.items():
+        parts += [f"## {name}\n", _described(name, group.__doc__) + "\n"]
+        parts.append(_settings(f"{name}.", group.model_fields))
+    return "\n".join(parts)
+
+
+def _group(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _settings(prefix: str, settings: dict[str, FieldInfo]) -> str:
+    rows = [
+        (f"`{prefix}{name}`", _kind(field), _default(field), _described(prefix + name, field.description))
+        for name, field in settings.items()
+    ]
+    return _table(("setting", "value", "default", "what it is"), rows)
+
+
+def _kind(field: FieldInfo) -> str:
+    bounds = [
+        f"{words} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for kind, (words, name) in _BOUNDS.items()
+        if isinstance(bound, kind)
+    ]
+    return ", ".join([_type(field.annotation, field.metadata), *bounds])
+
+
+def _type(kind: Any, metadata: list[Any]) -> str:
+    """Say a type in words; ``metadata`` is what pydantic took off an Annotated around it."""
+    if any(isinstance(item, BeforeValidator) for item in metadata):  # areal.config: Staleness, Bound
+        return "number or `inf`"
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _type(arguments[0], list(arguments[1:]))
+    if origin in (Union, types.UnionType):
+        return " or ".join("`null`" if a is type(None) else _type(a, []) for a in arguments)
+    if origin is Literal:
+        return " ".join(f"`{a}`" for a in arguments)
+    if origin is dict:
+        return "names with values"
+    if origin is tuple and arguments[1:] == (...,):
+        return f"list: {_type(arguments[0], [])}"
+    if origin is tuple:
+        return f"list: {', '.join(_type(a, []) for a in arguments)}"
+    return _WORDS[kind]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "`null`"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def commands_page(parser: argparse.ArgumentParser | None = None) -> str:
+    """Return the reference of all commands, as Markdown.
+
+    Raises:
+        ValueError: a command or an option has no description.
+    """
+    parts = [_COMMANDS]
+    for command, about in _leaves(parser or make_parser(), ""):
+        usage = " ".join(command.format_usage().removeprefix("usage: ").split())
+        parts += [
+            f"## {command.prog}\n",
+            _sentence(_described(command.prog, command.description or about)) + "\n",
+            f"```text\n{usage}\n```\n",
+            _table(("option", "what it is"), list(_options(command))),
+        ]
+        parts += [_linked(command.epilog) + "\n"] if command.epilog else []
+    return "\n".join(parts)
+
+
+def _leaves(parser: argparse.ArgumentParser, about: str) -> Iterator[tuple[argparse.ArgumentParser, str]]:
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not inner:
+        yield parser, about
+    for action in inner:
+        helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+        for name, command in action.choices.items():
+            yield from _leaves(command, helps.get(name, ""))
+
+
+def _options(command: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    formatter = command._get_formatter()
+    for action in command._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        value = " ".join(_metavars(action, formatter))
+        name = ", ".join(action.option_strings)
+        shown = f"`{' '.join(filter(None, (name, value)))}`"
+        yield (
+            shown,
+            _described(f"{command.prog} {name or value}", action.help and formatter._expand_help(action)),
+        )
+
+
+def _metavars(action: argparse.Action, formatter: argparse.HelpFormatter) -> tuple[str, ...]:
+    if action.nargs == 0:
+        return ()
+    default = (action.option_strings or [action.dest])[-1].lstrip("-").upper()
+    return formatter._metavar_formatter(action, default)(1)
+
+
+def _described(name: str, text: str | None) -> str:
+    if not text or not text.strip():
+        raise ValueError(f"{name} has no description: write one where it is defined")
+    return _linked(" ".join(text.replace("``", "`").split()))
+
+
+def _linked(text: str) -> str:
+    """Make links of the pages that a description names."""
+    return re.sub(r"\bdocs/([\w-]+\.md)\b", r"[\1](\1)", text)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].rstrip(".") + "."
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines) + "\n"
