@@ -1,0 +1,219 @@
+"""Every block of every page is true of the code: see tests/pages.py for what is done with which."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
+
+from areal import api, cli, registry
+from areal.config import merged_settings, parse_config
+from areal.models import resolve_model
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+CHECKED = [b for b in BLOCKS if b.language == "sh" and (b.page not in RUN_PAGES or b.directive == "check")]
+INLINE = re.compile(r"(?<!`)`(python\s+(?:benchmarks|scripts)/[a-z][^`]*|areal\s+(?!error)[a-z][^`]*)`(?!`)")
+
+SUMS = "\n".join(json.dumps({"problem": f"1 + {n}?", "answer": str(1 + n)}) for n in range(20))
+PROGRAM = {"code": "def f(a):\n    return a", "test_list": ["assert f(1) == 1"], "task_id": 11}
+PROGRAMS = "\n".join(json.dumps({"text": f"Return it, version {n}.", **PROGRAM}) for n in range(20))
+STAGE = {
+    "problems.jsonl": SUMS,
+    "openai/gsm8k": SUMS,
+    "mbpp.jsonl": PROGRAMS,
+    "my.yaml": "steps: 50\n",
+    "my_tools.py": (
+        'def lookup(word: str) -> str:\n    """Look up.\n\n    Args:\n        word: What.\n    """\n'
+    ),
+    "my_package/parts.py": "def politeness(answer):\n    return 1.0\n",
+    "path/to/file.py": (
+        "class MyAgent:\n    def __init__(self, depth): ...\n    async def run(self, env, model): ...\n"
+    ),
+}
+"""What pages speak of as the reader's own: a file for each, with the least that it needs."""
+MODELS = ("MODEL", "M", "FOLDER", "Qwen/Qwen2.5-0.5B-Instruct", "runs/starter-agents", "runs/latest/model")
+"""Models that pages speak of; here each is the starter."""
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the commands of the pages find what they speak of."""
+    folder = tmp_path_factory.mktemp("stage")
+    for name, text in STAGE.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for name in MODELS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(resolve_model("starter"))
+    (folder / "runs/latest/config.yaml").write_text("steps: 100\n")
+    for name in ("examples", "scripts", "benchmarks", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_block_is_of_a_kind_that_is_tested(page: Path):
+    found = list(blocks(page))
+    for block in found:
+        assert block.language in LANGUAGES, f"{block}: no test knows what to do with '{block.language}'"
+        assert block.title or block.language not in ("yaml", "json"), f'{block}: give the file title="NAME"'
+        assert block.language != "text" or page in RUN_PAGES or page.name == "README.md", (
+            f"{block}: of which run?"
+        )
+        if block.title:
+            others = "".join(other.text for other in found if other is not block)
+            assert block.title in others, f"{block}: nothing on the page uses {block.title}"
+
+
+@pytest.mark.parametrize("block", CHECKED, ids=str)
+def test_commands(block: Block, stage: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(stage)
+    monkeypatch.syspath_prepend(stage)
+    for other in blocks(block.page):
+        if other.title:
+            (stage / other.title).write_text(other.text)
+    for words in block.commands():
+        check_command(words, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_within_a_sentence(page: Path, monkeypatch: pytest.MonkeyPatch):
+    """Options that a sentence names are there, too; what stands for a value (ID, RUN) may be anything."""
+    monkeypatch.chdir(ROOT)
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for found in INLINE.findall(text):
+        words = shlex.split(found)
+        if words[0] == "python":
+            check_script(words[1:], monkeypatch)
+        else:
+            known_options(words[1:], found)
+
+
+def known_options(words: list[str], command: str) -> None:
+    """Check the command's name and its options; a sentence leaves out what must be given."""
+    leaves = {tuple(name.split()[1:]): parser for name, parser in all_parsers(cli.make_parser()).items()}
+    name = next((key for n in (2, 1) if (key := tuple(words[:n])) in leaves), None)
+    assert name is not None, f"no command: {command}"
+    options = {option for action in leaves[name]._actions for option in action.option_strings}
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    assert given <= options, command
+
+
+def all_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = {parser.prog: parser}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                found |= all_parsers(inner)
+    return found
+
+
+def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    match words:
+        case ["areal" | "scripts/areal", *rest]:
+            check_areal(rest)
+        case ["python", script, *rest]:
+            check_script([script, *rest], monkeypatch)
+        case ["pip", "install", "-e", _] | [".", ".venv/bin/activate"]:
+            pass
+        case ["pip", "install", what] if extra := re.fullmatch(r"areal\[(.+)\]", what):
+            assert set(extra[1].split(",")) <= set(EXTRAS)
+        case [script, *_] if script.startswith("scripts/"):
+            assert (ROOT / script).stat().st_mode & 0o100, f"{script} cannot be run"
+        case _:
+            pytest.fail(f"no test knows how to check the command {words}: run its page, or teach this test")
+
+
+def check_areal(words: list[str]) -> None:
+    """Parse a command, and do of it what needs no engine."""
+    given = cli.parse(words)
+    match words:
+        case ["train", *_]:
+            finished([*words, "--dry-run"])
+        case ["eval", "rescore" | "compare", *_] | ["replay", *_] | ["sandbox", *_]:
+            pass  # parsed, which is all that can be said without the run that they need
+        case ["eval", *_]:
+            check_eval(given)
+        case ["env", "check" | "try", *_]:
+            registry.find_env(given.name)
+        case ["env", *_]:
+            finished(words)
+        case _:
+            pytest.fail(f"no test knows how to check areal {words[0]}: teach this one")
+
+
+def finished(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 0, words
+
+
+def check_eval(given: argparse.Namespace) -> None:
+    names = {n: f"evaluation.{n}" for n in ("problems", "samples", "temperature")}
+    settings = cli._settings(given, names)
+    config = parse_config(merged_settings(given.config, given.overrides, settings))
+    for name in (given.benchmark or "").split(","):
+        if name not in ("", "list"):
+            registry.benchmarks.get(name)
+    if "://" not in config.model:
+        api.check(config, training=False)
+
+
+class Parsed(Exception):
+    """A script has read its arguments."""
+
+
+def check_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a script of the repository read its arguments, and no more."""
+    script = ROOT / words[0]
+    assert script.is_file(), f"there is no {words[0]}"
+    read = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self: argparse.ArgumentParser, *args: Any) -> None:
+        read(self, *args)
+        raise Parsed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(sys, "argv", words)
+        patch.syspath_prepend(script.parent)
+        with pytest.raises(Parsed):
+            runpy.run_path(str(script), run_name="__main__")
+
+
+WITHOUT_TRAINING = """
+import areal, areal.api, pathlib
+def train(env=None, **settings):
+    config = areal.api.check(areal.api.resolve(None, None, {"env": env, **settings}, None)).config
+    return areal.api.Run(pathlib.Path(), config, pathlib.Path(), [], None, None)
+areal.train = train
+"""
+"""Before a page's Python: training checks its settings, and that is all."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python(page: Path, stage: Path):
+    found = [b for b in blocks(page) if b.language == "python" and not b.title]
+    if not found:
+        return
+    source = "\n".join(block.text for block in found)
+    undefined = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"],
+        input=source, capture_output=True, text=True,
+    )  # fmt: skip
+    assert undefined.returncode == 0, f"{page.name}: {undefined.stdout}"
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRAINING + source], cwd=stage, capture_output=True, text=True
+    )
+    assert run.returncode == 0, f"{page.name}: {run.stderr}"

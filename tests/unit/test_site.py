@@ -1,0 +1,68 @@
+"""The site builds without a warning, and its references have every setting and every command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import ROOT
+from pydantic import BaseModel, Field
+
+from areal.config import Config
+
+spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts/reference.py")
+reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reference)
+
+
+def settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_it_builds(tmp_path: Path):
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "configuration.html").read_text()
+    assert not [name for name in settings(Config) if f"<code>{name}</code>" not in page]
+    commands = (tmp_path / "commands.html").read_text()
+    for name in ("train", "eval", "eval rescore", "replay", "env init", "sandbox check"):
+        assert f">areal {name}<" in commands
+    assert "<math" in (tmp_path / "objectives.html").read_text()
+    for page in tmp_path.glob("*.html"):
+        text = page.read_text()
+        assert "arithmatex" not in text, f"{page.name}: a formula that was not drawn"
+        loaded = re.findall(r'(?:src|<link[^>]* href)="(https?://[^"]+)"', text)
+        assert not loaded, f"{page.name} loads {loaded} from elsewhere"
+
+
+def test_a_setting_without_description():
+    class Holes(BaseModel):
+        """Settings."""
+
+        known: int = Field(1, description="It is.")
+        unknown: int = 2
+
+    with pytest.raises(ValueError, match="unknown has no description"):
+        reference.configuration_page(Holes)
+
+
+def test_an_option_without_description():
+    parser = argparse.ArgumentParser(prog="areal", description="It is.")
+    parser.add_argument("--known", help="it is")
+    reference.commands_page(parser)
+    parser.add_argument("--unknown")
+    with pytest.raises(ValueError, match="--unknown has no description"):
+        reference.commands_page(parser)
