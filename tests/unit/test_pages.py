@@ -42,7 +42,10 @@ STAGE = {
     ),
 }
 """What pages speak of as the reader's own: a file for each, with the least that it needs."""
-MODELS = ("MODEL", "M", "FOLDER", "Qwen/Qwen2.5-0.5B-Instruct", "runs/starter-agents", "runs/latest/model")
+MODELS = (
+    *("MODEL", "M", "FOLDER", "Qwen/Qwen2.5-0.5B-Instruct", "runs/latest/model"),
+    *("runs/starter-agents", "runs/starter-tools"),
+)
 """Models that pages speak of; here each is the starter."""
 
 
