@@ -7,8 +7,9 @@
 - *training*: benchmarks/async_vs_sync.py, one shared card against cards apart, both also synchronous;
 - *learning*: held-out accuracy of the model that ships with areal on math-v1, shared card and cards apart.
 
-The whole takes about 15 minutes; a part that has its result is not made again. Leave NVLink multicast off
-where the host's cards are shared with others (NCCL_NVLS_ENABLE=0).
+An engine takes up to a minute and a half to start, and twelve are started: the whole takes half an hour; a
+part that has its result is not made again. Leave NVLink multicast off where the host's cards are shared with
+others (NCCL_NVLS_ENABLE=0).
 """
 
 from __future__ import annotations
