@@ -114,14 +114,15 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_quickly(name):
-    start = time.monotonic()
+    start = time.process_time()
     try:
         codec.decode(BOMBS[name])
     except codec.BadEncoding as refusal:
         str(refusal)
     else:
         assert name in ("fraction", "exponent")  # long, and numbers all the same
-    assert time.monotonic() - start < 5
+    # Far above what any takes, and below the half minute or more of a decoder that falls for one.
+    assert time.process_time() - start < 20
 
 
 def test_a_stream_is_cut_into_frames_whatever_its_pieces():

@@ -2,6 +2,7 @@
 
 On one GPU there are no two cards to broadcast between; on two,
 ``benchmarks/weight_update.py --apart`` does it.
+Like all that loads other weights, it runs after test_engine.py and test_examples.py.
 """
 
 from __future__ import annotations
