@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
@@ -91,8 +92,6 @@ def one_rank(rank: int, count: int, folder: Path) -> None:
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=store, rank=rank, world_size=count)
     settings = LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=BUDGET)
     learner = Learner(str(folder / "model"), settings, "cuda", 1.0)
-    import numpy as np
-
     rng = np.random.default_rng(0)
     batches = [batch(trajectories(rng, 96, 151_000, BUDGET // 2)) for _ in range(4)]
     metrics = [learner.update(members) for members in batches]

@@ -70,10 +70,10 @@ class _Totals:
     totals: list[dict[str, float]]
 
     def total(self, name: str) -> float:
-        return sum(rank.get(name, 0.0) for rank in self.totals)
+        return sum(of_one.get(name, 0.0) for of_one in self.totals)
 
     def largest(self, name: str) -> float:
-        return max(rank.get(name, 0.0) for rank in self.totals)
+        return max(of_one.get(name, 0.0) for of_one in self.totals)
 
     def mean(self, name: str) -> float:
         return self.total(name) / self.tokens if self.tokens else 0.0
@@ -235,9 +235,8 @@ class Learner:
             for module in filter(None, (self.policy, self._critic)):
                 expect_more(module, i + 1 < len(minibatch))
             prox = self._accumulate(micro, sums)
-            if micro.counts and (
-                index == 0 or self._objective.decoupled
-            ):  # then it is the policy of the start of the step
+            of_the_start = index == 0 or self._objective.decoupled  # whether prox is the step's first policy
+            if micro.counts and of_the_start:
                 self._compare(micro.packed, prox, sums)
             if self._critic is not None:
                 self._critic.accumulate(micro)
