@@ -191,10 +191,10 @@ def _train(given: argparse.Namespace) -> None:
         from areal.config import dump_config
 
         config = api.resolve(given.config, given.overrides, settings, given.resume)
-        memory = api.check(config).memory
+        told = api.check(config).told
         print(dump_config(config), end="")
-        if memory is not None:
-            print(f"# {memory}")
+        for line in told:
+            print(f"# {line}")
         return
     run = api.train(
         config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings

@@ -116,15 +116,18 @@ class EngineConfig(_Settings):
     """The vLLM engine."""
 
     threads: int | None = Field(None, ge=1)
-    """CPU threads of the engine on a machine without GPU; null: half of the cores."""
+    """CPU threads of all engines together on a machine without GPU; null: half of the cores."""
     memory: float | None = Field(None, gt=0)
     """KV cache, in GiB on a CPU or as a share of the GPU's memory; null: 1 GiB, or what docs/gpu.md says."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on a CPU, bfloat16 on a GPU."""
     eager: bool | None = None
     """No compilation and no CUDA graphs; null: eager on a CPU."""
+    count: int | None = Field(None, ge=1)
+    """Engines; null: one for each GPU that the learner leaves; one if it leaves none or engine.gpu is set."""
     gpu: int | None = Field(None, ge=0)
-    """The engine's GPU, counted from 0, which is the learner's; null: one of its own if there is one."""
+    """The first engine's GPU, counted from 0, which is the learner's; null: one of its own if there is one.
+    The others have those that follow, and after the last GPU 0."""
 
 
 class LearnerConfig(_Settings):

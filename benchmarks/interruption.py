@@ -33,7 +33,7 @@ from areal.config import STARTER, parse_config
 from areal.learner.model import load_model
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.runtime.assembly import engine_dtype, plan, start_player
-from areal.weights.channel import BACKEND, open_channel, way_of
+from areal.weights.channel import BACKEND, open_channels, ways_of
 
 SPREAD = 1.0
 PROMPT = 32
@@ -143,11 +143,11 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
     checked = plan(config)
     player, _ = await start_player(checked, BACKEND)
     model = load_model(checked.model).to(checked.device)
-    channel = open_channel(
-        way_of(checked.device), model.named_parameters(), engine_dtype(config, checked.device)
+    channels = open_channels(
+        ways_of(checked.device), model.named_parameters(), engine_dtype(config, checked.device)
     )
-    channel.write(model.named_parameters())
-    await player.engine.connect(channel.init_info())
+    channels.write(model.named_parameters())
+    await player.engine.connect(channels.init_infos())
     found: dict[str, list[Measured]] = {mode: [] for mode in get_args(Interruption)}
     try:
         await measure(player.engine, "recompute", 0, 0, arguments)  # vLLM compiles kernels in it
@@ -158,7 +158,7 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
                 print(f"{mode:10} {found[mode][-1].tokens_per_s:7.0f} tokens/s", flush=True)
     finally:
         await player.close()
-        channel.close()
+        channels.close()
     return found
 
 

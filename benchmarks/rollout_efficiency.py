@@ -44,7 +44,7 @@ from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
 from areal.runtime.assembly import Plan, engine_dtype, max_concurrent, plan, start_player
 from areal.trajectory import Batch, Episode, Group, Trajectory
-from areal.weights.channel import BACKEND, load, open_channel, way_of
+from areal.weights.channel import BACKEND, open_channels, ways_of
 
 GROUP = 8
 
@@ -189,8 +189,8 @@ class Training:
         self.updates, self.seconds = 0, 0.0
         self._thread = ThreadPoolExecutor(1)
         dtype = engine_dtype(checked.config, checked.device)
-        self.channel = open_channel(
-            way_of(checked.device, checked.apart), self._learner.named_parameters(), dtype
+        self.channels = open_channels(
+            ways_of(checked.device, checked.cards), self._learner.named_parameters(), dtype
         )
 
     @asynccontextmanager
@@ -225,8 +225,8 @@ class Training:
                 control.advance(version + 1)
                 if loading is not None:
                     await loading
-                await self._call(lambda: self.channel.write(self._learner.named_parameters()))
-                loading = asyncio.create_task(load(self.channel, engine.load(engine.version + 1)))
+                await self._call(lambda: self.channels.write(self._learner.named_parameters()))
+                loading = asyncio.create_task(self.channels.load(engine.load(engine.version + 1)))
         finally:
             await self._call(lambda: None)
             if loading is not None:
@@ -252,7 +252,7 @@ async def measure_engine(
         batch = await record(player, work, checked)
         prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]
         training = Training(checked, batch)
-        await player.engine.connect(training.channel.init_info())
+        await player.engine.connect(training.channels.init_infos())
         for seed in range(repeats):
             await way("bare", bare(player, work, prompts, seed, seconds))
             await way("rollout", rollout(player, work, checked, seed, seconds))
@@ -407,7 +407,9 @@ def measure(arguments: argparse.Namespace, model: str) -> None:
         "max_model_len": work.longest + 312,
         "interruption": arguments.interruption,
     }
-    config = parse_config({"rollout": rollouts, "model": model, "device": arguments.device})
+    config = parse_config(
+        {"rollout": rollouts, "model": model, "device": arguments.device, "engine": {"count": 1}}
+    )
     assert max_concurrent(config) == work.sequences
     results: dict[str, Any] = {
         **asdict(work),

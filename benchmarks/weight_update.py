@@ -43,7 +43,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
-from areal.weights.channel import BACKEND, Channel, load, open_channel, way_of
+from areal.weights.channel import BACKEND, Channels, open_channels, ways_of
 
 POLL = 0.0005
 """Seconds between two looks for a new token."""
@@ -70,8 +70,8 @@ class Watched:
     requests with stop strings, which are looked for in the front end: these have one that never comes.
     """
 
-    def __init__(self, engine: VLLMEngine, channel: Channel, device: str) -> None:
-        self.engine, self._channel = engine, channel
+    def __init__(self, engine: VLLMEngine, channels: Channels, device: str) -> None:
+        self.engine, self._channels = engine, channels
         self.stop = ("never said",) if device == "cpu" else ()
         self._llm: Any = engine._llm
         self._resume = self._llm.resume_generation
@@ -81,7 +81,7 @@ class Watched:
     async def update(self, version: int) -> dict[str, float]:
         """Load new weights; return the parts of the time that it took."""
         begun = time.monotonic()
-        metrics = await load(self._channel, self.engine.load(version))
+        metrics = await self._channels.load(self.engine.load(version))
         assert self._watching is not None
         first, everyone = await self._watching
         resumed = begun + metrics["time/pause"]
@@ -155,12 +155,14 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     try:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        channel = open_channel(way_of(device, arguments.apart), model.named_parameters(), scale.dtype)
-        await engine.connect(channel.init_info())
-        watched = Watched(engine, channel, device)
+        channels = open_channels(
+            ways_of(device, [int(arguments.apart)]), model.named_parameters(), scale.dtype
+        )
+        await engine.connect(channels.init_infos())
+        watched = Watched(engine, channels, device)
         work = Workload(watched, scale, config.vocab_size)
-        updates = await run(arguments, watched, work, model, channel)
-        channel.close()
+        updates = await run(arguments, watched, work, model, channels)
+        channels.close()
         prompts = [work.prompt() for _ in range(COMPARED)]
         found = await asyncio.gather(*(work.complete(prompt, 64) for prompt in prompts))
     finally:
@@ -192,7 +194,11 @@ def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> Engin
 
 
 async def run(
-    arguments: argparse.Namespace, watched: Watched, work: Workload, model: torch.nn.Module, channel: Channel
+    arguments: argparse.Namespace,
+    watched: Watched,
+    work: Workload,
+    model: torch.nn.Module,
+    channels: Channels,
 ) -> list[dict[str, float]]:
     """Make the updates, one after another, each when all requests have gone on for a while."""
     sequences = arguments.sequences
@@ -210,7 +216,7 @@ async def run(
                     request.result()  # it goes on for ever, or failed
         randomise(model, version)
         written = time.monotonic()
-        channel.write(model.named_parameters())
+        channels.write(model.named_parameters())
         written = time.monotonic() - written
         context = sum(n + SCALES[arguments.device].prompt for n in watched.tokens().values())
         parts = {"write": written, **await watched.update(version), "tokens_under_way": context}

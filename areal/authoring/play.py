@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from areal.agents.interface import Agent, Env, Model, Step
-from areal.config import Config
+from areal.config import Config, override_config
 from areal.rollout.tasks import TaskSource
 
 _MARKS = {"observation": "", "action": "> ", "reward": "reward: "}
@@ -106,7 +106,7 @@ async def play_model(config: Config, episodes: int) -> float:
     from areal.runtime.signals import abandoned_on_signal
     from areal.telemetry.logs import capture
 
-    checked = plan(config, training=False)
+    checked = plan(override_config(config, ["engine.count=1"]), training=False)  # one episode at a time
     source, sampling, earned = TaskSource(checked.env, config.seed), evaluation_sampling(config), 0.0
     with capture(None) as terminal:
         shown = replace(checked, agent=ShownAgent(checked.agent, Show(terminal)))

@@ -73,8 +73,8 @@ class Engine(Protocol):
         """Continue ``ids``; cancelling the call gives the request up."""
         ...
 
-    async def connect(self, init_info: dict[str, Any]) -> None:
-        """Open the learner's weight channel, before the first :meth:`load`."""
+    async def connect(self, init_infos: list[dict[str, Any]]) -> None:
+        """Open the learner's weight channels, before the first :meth:`load`: each engine has one."""
         ...
 
     async def load(self, version: int) -> dict[str, float]:

@@ -163,9 +163,11 @@ class VLLMEngine:
             return False
         return request.given_up or (completion.versions != [] and completion.versions[0] != request.version)
 
-    async def connect(self, init_info: dict[str, Any]) -> None:
-        """Let the workers open the learner's weight channel."""
+    async def connect(self, init_infos: list[dict[str, Any]]) -> None:
+        """Let the worker open the learner's weight channel."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        [init_info] = init_infos
 
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from areal import registry
@@ -13,14 +13,17 @@ from areal.config import Config, override_config
 from areal.errors import UserError
 from areal.models import context_limit, last_checkpoint, load_tokenizer, resolve_model
 from areal.rollout.endpoint.server import require_framework
-from areal.rollout.engine import Sampling
+from areal.rollout.engine import Engine, Sampling
+from areal.rollout.engines import Engines, most
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
+from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, gpu_bytes
-from areal.runtime.memory import Load, Shape, Split, split
+from areal.runtime.cards import engine_cards
+from areal.runtime.memory import Load, Shape, Split, describe, split
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +37,8 @@ _DEFAULT_MAX_MODEL_LEN = 4096
 class Plan:
     """A checked run: nothing is started yet.
 
-    ``memory``: how a GPU is divided; None on a CPU, or where ``engine.memory`` says it. ``engine_gpu``: which
-    one the engine has; the learner has the first. ``note``: what the user is to know of it.
+    ``cards``: the GPU of each engine; the learner has the first. ``memory``: how each of these is divided;
+    nothing on a CPU, or where ``engine.memory`` says it. ``note``: what the user is to know of it.
     """
 
     config: Config
@@ -44,18 +47,22 @@ class Plan:
     max_model_len: int
     agent: Any
     env: Any
-    memory: Split | None = None
-    engine_gpu: int = 0
+    cards: tuple[int, ...] = (0,)
+    memory: tuple[Split, ...] = ()
     note: str = ""
 
     @property
-    def apart(self) -> bool:
-        """Whether learner and engine have GPUs of their own."""
-        return self.engine_gpu > 0
+    def told(self) -> list[str]:
+        """Lines that tell the user what was decided."""
+        lines = [self.note] if self.note else []
+        if len(self.cards) > 1:
+            where = f", on the GPUs {', '.join(map(str, self.cards))}" if self.device == "cuda" else ""
+            lines.append(f"{len(self.cards)} engines{where}")
+        return [*lines, describe(self.memory)] if self.memory else lines
 
     @property
     def engine_threads(self) -> int:
-        """CPU threads of the engine: half of the cores, so that learner and engine never fight for one."""
+        """CPU threads of all engines: half of the cores, so that learner and engines never fight for one."""
         return self.config.engine.threads or max(1, cores() // 2)
 
     @property
@@ -92,30 +99,26 @@ def plan(config: Config, training: bool = True) -> Plan:
     if training:
         TaskSource(env, config.seed)  # complains if there is nothing to train on
     device, longest = _device(config.device), _max_model_len(config, model)
-    memory, gpu = None, _engine_gpu(config, training) if device == "cuda" else 0
+    memory: tuple[Split, ...] = ()
+    cards = _cards(config, device, training)
     if device == "cuda" and config.engine.memory is None:
         try:
-            memory = _memory(config, model, longest, training, gpu > 0)
+            memory = _memory(config, model, longest, training, cards)
         except UserError:
             if not training or config.learner.recompute is not None:
                 raise
             config = override_config(config, ["learner.recompute=true"])
-            memory = _memory(config, model, longest, training, gpu > 0)
-    return Plan(config, model, device, longest, agent, env, memory, gpu, note)
+            memory = _memory(config, model, longest, training, cards)
+    return Plan(config, model, device, longest, agent, env, cards, memory, note)
 
 
-def _engine_gpu(config: Config, training: bool) -> int:
+def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:
     import torch
 
-    count = torch.cuda.device_count()
-    gpu = config.engine.gpu
-    if gpu is None:
-        return 1 if training and count > 1 else 0
-    if gpu >= count:
-        raise UserError(
-            f"engine.gpu={gpu}, but torch sees {count}, counted from 0; give another or leave it out"
-        )
-    return gpu
+    engine = config.engine
+    if device == "cpu":
+        return (0,) * (engine.count or 1)
+    return engine_cards(engine.count, engine.gpu, torch.cuda.device_count(), learners=int(training))
 
 
 def make_agent(config: Config) -> Any:
@@ -136,7 +139,9 @@ def make_agent(config: Config) -> Any:
     return agent
 
 
-def _memory(config: Config, model: str, longest: int, training: bool, apart: bool) -> Split:
+def _memory(
+    config: Config, model: str, longest: int, training: bool, cards: tuple[int, ...]
+) -> tuple[Split, ...]:
     import torch
     from transformers import AutoConfig
 
@@ -144,7 +149,7 @@ def _memory(config: Config, model: str, longest: int, training: bool, apart: boo
 
     learner, device = config.learner, torch.device("cuda")
     load = Load(
-        sequences=max_concurrent(config),
+        sequences=most(max_concurrent(config), len(cards)),
         longest=longest,
         engine_bytes=engine_dtype(config, "cuda").itemsize,
         graphs=not config.engine.eager,
@@ -155,9 +160,11 @@ def _memory(config: Config, model: str, longest: int, training: bool, apart: boo
         recompute=bool(learner.recompute),
         compiled=learner.compile is not False,
         adapted=learner.lora_rank > 0,
-        apart=apart,
     )
-    return split(Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes(), load)
+    shape, card = Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes()
+    apart = [training and engine > 0 for engine in cards]
+    kinds = {kind: split(shape, card, replace(load, apart=kind)) for kind in set(apart)}
+    return tuple(kinds[kind] for kind in apart)
 
 
 def _max_model_len(config: Config, model: str) -> int:
@@ -229,7 +236,7 @@ def _device(wanted: str) -> str:
 
 
 async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, Any]:
-    """Start the engine; return the player on it and the tokenizer.
+    """Start the engines; return the player on them and the tokenizer.
 
     Raises:
         UserError: the model's files cannot be read.
@@ -243,27 +250,10 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
     except OSError:  # a model need not have one
         generation = None
     ends = eos_ids(tokenizer, generation)
-    engine = await VLLMEngine.start(
-        EngineSettings(
-            model=plan.model,
-            device=plan.device,
-            dtype=str(engine_dtype(config, plan.device)).removeprefix("torch."),
-            max_model_len=plan.max_model_len,
-            max_num_seqs=max_concurrent(config),
-            memory=_cache_size(plan),
-            eos_ids=ends,
-            threads=plan.engine_threads,
-            eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
-            seed=config.seed,
-            weight_backend=weight_backend,
-            card=plan.engine_gpu,
-            interruption=config.rollout.interruption,
-            # A program may send stop strings with any call.
-            stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),
-        )
-    )
     player = Player.build(
-        engine,
+        await _start_engines(
+            [_engine_settings(plan, number, ends, weight_backend) for number in range(len(plan.cards))]
+        ),
         Renderer(tokenizer, ends),
         plan.agent,
         environments(config),
@@ -271,6 +261,48 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
         config.rollout.temperature,
     )
     return player, tokenizer
+
+
+def _engine_settings(
+    plan: Plan, number: int, ends: tuple[int, ...], weight_backend: str | None
+) -> EngineSettings:
+    """What the ``number``-th engine is built from."""
+    config, count = plan.config, len(plan.cards)
+    return EngineSettings(
+        model=plan.model,
+        device=plan.device,
+        dtype=str(engine_dtype(config, plan.device)).removeprefix("torch."),
+        max_model_len=plan.max_model_len,
+        max_num_seqs=most(max_concurrent(config), count),
+        memory=_cache_size(plan, number),
+        eos_ids=ends,
+        threads=max(1, plan.engine_threads // count),
+        eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
+        # Of their own: else they would sample the same at the same step.
+        seed=derive(config.seed, number) % 2**32 if number else config.seed,
+        weight_backend=weight_backend,
+        card=plan.cards[number],
+        interruption=config.rollout.interruption,
+        # A program may send stop strings with any call.
+        stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),
+    )
+
+
+async def _start_engines(settings: list[EngineSettings]) -> Engine:
+    """Start them one after another: the environment of this process says what each is to have."""
+    engines: list[VLLMEngine] = []
+    try:
+        for each in settings:
+            engines.append(await VLLMEngine.start(each))
+    except BaseException:
+        for engine in engines:
+            await engine.close()
+        raise
+    if len(engines) == 1:
+        return engines[0]
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return Engines(engines, EngineDeadError)
 
 
 def environments(config: Config) -> EnvironmentPool:
@@ -283,10 +315,10 @@ def environments(config: Config) -> EnvironmentPool:
     )
 
 
-def _cache_size(plan: Plan) -> float:
-    """KV cache in GiB on a CPU, or as a share of the GPU."""
-    if plan.memory is not None:
-        return plan.memory.cache / plan.memory.card
+def _cache_size(plan: Plan, number: int) -> float:
+    """KV cache of an engine, in GiB on a CPU, or as a share of the GPU."""
+    if plan.memory:
+        return plan.memory[number].cache / plan.memory[number].card
     return plan.config.engine.memory or 1.0
 
 

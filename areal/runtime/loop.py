@@ -45,7 +45,7 @@ from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group
-from areal.weights.channel import BACKEND, load, open_channel, way_of
+from areal.weights.channel import BACKEND, open_channels, ways_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,10 +97,8 @@ class Trainer:
             await self._train()
 
     async def _start(self) -> None:
-        if self.plan.note:
-            self.progress.message(self.plan.note)
-        if self.plan.memory is not None:
-            self.progress.message(str(self.plan.memory))
+        for line in self.plan.told:
+            self.progress.message(line)
         self.progress.status("starting vLLM and the learner")
         config, model = self.config, self.plan.model
         self._open.callback(self._learner_thread.shutdown)
@@ -123,18 +121,18 @@ class Trainer:
         self.directory.log_start(
             describe_start(config, self.learner, self.plan.device, self.plan.learner_threads)
         )
-        self._channel = await self._in_learner(
-            lambda: open_channel(
-                way_of(self.plan.device, self.plan.apart),
+        self._channels = await self._in_learner(
+            lambda: open_channels(
+                ways_of(self.plan.device, self.plan.cards),
                 self.learner.named_parameters(),
                 engine_dtype(config, self.plan.device),
             )
         )
-        self._open.callback(self._channel.close)
-        await self.engine.connect(self._channel.init_info())
+        self._open.callback(self._channels.close)
+        await self.engine.connect(self._channels.init_infos())
         if self._resume is not None:
-            await self._in_learner(lambda: self._channel.write(self.learner.named_parameters()))
-            await load(self._channel, self.engine.load(self.learner.version))
+            await self._in_learner(lambda: self._channels.write(self.learner.named_parameters()))
+            await self._channels.load(self.engine.load(self.learner.version))
         self._build_rollouts(state, groups)
 
     def _restore(self) -> tuple[dict[str, Any], list[Group]]:
@@ -241,7 +239,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         if self._loading is not None:
             metrics = await self._guard(self._loading)
-        await self._in_learner(lambda: self._channel.write(self.learner.named_parameters()))
+        await self._in_learner(lambda: self._channels.write(self.learner.named_parameters()))
         self._loading = asyncio.create_task(self._load(self.learner.version), name="weights")
         if self.config.rollout.max_staleness == 0:
             metrics = await self._guard(self._loading)
@@ -249,7 +247,7 @@ class Trainer:
 
     async def _load(self, version: int) -> dict[str, float]:
         started = time.monotonic()
-        metrics = await load(self._channel, self.engine.load(version))
+        metrics = await self._channels.load(self.engine.load(version))
         self.controller.advance(version)
         return {"time/sync": time.monotonic() - started, **metrics}
 

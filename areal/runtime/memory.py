@@ -18,6 +18,7 @@ gaps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,7 @@ class Load:
     """What a run asks of the card.
 
     Attributes:
-        sequences: under way at once.
+        sequences: under way at once in one engine.
         longest: tokens of the longest sequence.
         engine_bytes: of one number in the engine.
         graphs: whether the engine captures CUDA graphs.
@@ -114,7 +115,7 @@ class Split:
     """Bytes of the parts of a card.
 
     ``cache_tokens``: tokens that the KV cache holds; ``recompute``: whether the learner computes its layers
-    twice; ``apart``: whether there are two such cards, one for the learner and one for the rest.
+    twice; ``apart``: whether there are such cards for the learner and for the rest.
     """
 
     card: int
@@ -137,10 +138,23 @@ class Split:
         whom = "one GPU of {:.1f} GiB for both" if self.learner else "one GPU of {:.1f} GiB"
         if self.apart:
             whom, learner = "a GPU of {:.1f} GiB each", f"{learner.removesuffix(', ')}; "
+        return f"{whom.format(self.card / GIB)}: {learner}{self.engine_told}"
+
+    @property
+    def engine_told(self) -> str:
+        """What the terminal is told of the engine's part, sizes in GiB."""
         return (
-            f"{whom.format(self.card / GIB)}: {learner}engine {self.engine / GIB:.1f}, "
+            f"engine {self.engine / GIB:.1f}, "
             f"KV cache {self.cache / GIB:.1f} ({self.cache_tokens:,} tokens), free {self.free / GIB:.1f}"
         )
+
+
+def describe(splits: Sequence[Split]) -> str:
+    """One line for the terminal: the cards of several engines, each kind of card once."""
+    kinds = {split.apart: split for split in splits}
+    if len(kinds) == 1:
+        return str(splits[0])
+    return f"{kinds[False]}; each GPU without the learner: {kinds[True].engine_told}"
 
 
 def split(shape: Shape, card: int, load: Load) -> Split:

@@ -62,8 +62,8 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
         capture(None) as terminal,
         Progress(0, f"{env_label(plan.config.env)} · {model}", show, terminal) as progress,
     ):
-        if plan.note:
-            progress.message(plan.note)
+        for line in plan.told:
+            progress.message(line)
         progress.status("starting vLLM")
         with abandoned_on_signal():
             player, _ = await start_player(plan, None)

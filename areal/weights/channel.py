@@ -1,9 +1,11 @@
-"""Which way weights take from the learner to the engine, chosen here alone."""
+"""Which ways weights take from the learner to its engines, chosen here alone."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -18,19 +20,27 @@ BACKEND = "areal"
 Way = Literal["shared memory", "CUDA IPC", "broadcast"]
 
 
-class Channel(Protocol):
-    """The learner's end of the way; the engine's end is in areal.weights.receiver."""
-
-    def init_info(self) -> dict[str, Any]:
-        """What the engine needs once, to open its end; asked for anew for each connection."""
-        ...
+class Memory(Protocol):
+    """Where a version lies while engines load it."""
 
     def write(self, parameters: Named) -> None:
         """Make the current values ready to load; no engine may be loading meanwhile."""
         ...
 
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Channel(Protocol):
+    """The learner's end of one way; the engine's end is in areal.weights.receiver."""
+
+    def init_info(self) -> dict[str, Any]:
+        """What an engine needs once, to open its end; each call is for exactly one connection."""
+        ...
+
     def send(self) -> None:
-        """The learner's part of a load, made on any thread while the engine loads; mostly there is none."""
+        """The learner's part of a load, made on any thread while the engines load; mostly there is none."""
         ...
 
     def close(self) -> None:
@@ -38,38 +48,98 @@ class Channel(Protocol):
         ...
 
 
-def way_of(device: str, apart: bool = False) -> Way:
-    """Return how weights travel between a learner and an engine on ``cpu`` or ``cuda``.
+def ways_of(device: str, cards: Sequence[int] = (0,)) -> list[Way]:
+    """Return how weights travel to each engine.
 
     Args:
-        device: of both.
-        apart: whether they have cards of their own.
+        device: ``cpu`` or ``cuda``, of all.
+        cards: the GPU of each engine; the weights are written by the learner on GPU 0.
     """
     if device == "cpu":
-        return "shared memory"
-    return "broadcast" if apart else "CUDA IPC"
+        return ["shared memory" for _ in cards]
+    return ["broadcast" if card else "CUDA IPC" for card in cards]
 
 
-def open_channel(way: Way, parameters: Named, dtype: torch.dtype) -> Channel:
-    """Open the learner's end.
+class Channels:
+    """The learner's ends of the ways to all engines of a run: one memory, and one channel for each kind."""
+
+    def __init__(self, ways: Sequence[Way], memory: Memory, ends: dict[Way, Channel]) -> None:
+        """Put them together; :func:`open_channels` makes them."""
+        self._ways, self._memory, self._ends = ways, memory, ends
+
+    def init_infos(self) -> list[dict[str, Any]]:
+        """What each engine needs once, to open its end; asked for anew for each connection of them all."""
+        return [self._ends[way].init_info() for way in self._ways]
+
+    def write(self, parameters: Named) -> None:
+        """Make the current values ready to load; no engine may be loading meanwhile.
+
+        Raises:
+            ValueError: the parameters are not the ones that the channels were opened for.
+        """
+        self._memory.write(parameters)
+
+    async def load(self, loading: Awaitable[T]) -> T:
+        """Send while the engines load (``loading``); return what that returns.
+
+        The first failure ends it. An engine that failed takes no part in a broadcast, so that the learner's
+        part may wait for it in vain: nobody waits for that.
+        """
+        works: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(loading),
+            *(_on_a_thread(end.send) for end in self._ends.values()),
+        ]
+        try:
+            return (await asyncio.gather(*works))[0]
+        finally:
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
+
+    def close(self) -> None:
+        """Let go of all resources."""
+        for end in self._ends.values():
+            end.close()
+        self._memory.close()
+
+
+def open_channels(ways: Sequence[Way], parameters: Named, dtype: torch.dtype) -> Channels:
+    """Open the learner's ends.
 
     Args:
-        way: how weights travel; where they do not stay in the host's memory, from the current card.
+        ways: how weights travel to each engine; where they do not stay in the host's memory, from the
+            current card.
         parameters: pairs of name and whole tensor, whose shapes stay as they are.
-        dtype: of the engine's weights.
+        dtype: of the engines' weights.
     """
     from areal.weights.broadcast import BroadcastChannel
     from areal.weights.cuda_ipc import CudaIpcChannel
     from areal.weights.shared_memory import SharedMemoryChannel
+    from areal.weights.snapshot import Snapshot
 
-    if way == "broadcast":
-        return BroadcastChannel(parameters, dtype)
-    return CudaIpcChannel(parameters, dtype) if way == "CUDA IPC" else SharedMemoryChannel(parameters, dtype)
+    if "shared memory" in ways:
+        memory = SharedMemoryChannel(parameters, dtype)
+        return Channels(ways, memory, {"shared memory": memory})
+    snapshot, ends = Snapshot(parameters, dtype), dict[Way, Channel]()
+    if "CUDA IPC" in ways:
+        ends["CUDA IPC"] = CudaIpcChannel(snapshot)
+    if "broadcast" in ways:
+        ends["broadcast"] = BroadcastChannel(snapshot, list(ways).count("broadcast"))
+    return Channels(ways, snapshot, ends)
 
 
-async def load(channel: Channel, loading: Awaitable[T]) -> T:
-    """Let the learner's end send while an engine loads (``loading``); return what that returns."""
-    sending = asyncio.create_task(asyncio.to_thread(channel.send))
-    found = await loading
-    await sending
-    return found
+def _on_a_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Do it on a thread that nothing waits for, not even the end of the process."""
+    done: Future[None] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 (it is raised where the thread's work is awaited)
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name="areal-send", daemon=True).start()
+    return asyncio.wrap_future(done)

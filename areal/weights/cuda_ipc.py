@@ -1,10 +1,8 @@
 """Weights to an engine on the same card, by CUDA IPC: they never leave the card's memory.
 
-The learner keeps a whole snapshot of its parameters on the card, in the engine's type: 2 bytes for each
-parameter in bfloat16. That is the price for neither side waiting for the other: to publish a version is one
-copy from memory to memory on the card, and while the engine loads from the snapshot, the learner's own
-parameters may change. One small buffer used over and over would save the memory, but hold the learner still
-during each load, and the engine paused for as long as the learner takes to fill it.
+The engine loads from the learner's snapshot (areal.weights.snapshot). One small buffer used over and over
+would save the memory of a whole one, but hold the learner still during each load, and the engine paused for
+as long as the learner takes to fill it.
 
 The snapshot lies in a few large allocations, which the engine's process maps once, when it is connected.
 Torch counts who maps an allocation, to know when its memory may be freed: one export
@@ -24,54 +22,40 @@ import torch.multiprocessing  # teaches ForkingPickler to send a tensor of a GPU
 
 from areal.errors import UserError
 from areal.weights.channel import Way
-from areal.weights.layout import BUCKET, Layout, Named
+from areal.weights.layout import Layout
+from areal.weights.snapshot import Snapshot
 
 WAY: Way = "CUDA IPC"
 
 
 class CudaIpcChannel:
-    """The learner's end: holds the snapshot and writes each new version into it."""
+    """The learner's end: lets an engine map the snapshot.
 
-    def __init__(self, parameters: Named, dtype: torch.dtype) -> None:
-        """Allocate a snapshot of ``(name, tensor)`` pairs, all of them in ``dtype``, on the current card.
+    Raises:
+        UserError: torch is set to allocate memory in a way that cannot be shared.
+    """
 
-        Raises:
-            UserError: torch is set to allocate memory in a way that cannot be shared.
-        """
+    def __init__(self, snapshot: Snapshot) -> None:
         _refuse_expandable_segments()
-        torch.cuda.ipc_collect()  # frees what an earlier channel held, if its engine has let go of it
-        self._layout = Layout.of(parameters, BUCKET, dtype)
-        self._buckets = [torch.empty(size, dtype=torch.uint8, device="cuda") for size in self._layout.sizes]
-        self.nbytes = sum(self._layout.sizes)
+        self._snapshot = snapshot
 
     def init_info(self) -> dict[str, Any]:
         """What an engine needs once, to map the snapshot; each call is for exactly one connection."""
         return {
             "way": WAY,
-            "layout": self._layout.describe(),
+            "layout": self._snapshot.layout.describe(),
             "place": {
-                "card": card(torch.device("cuda", torch.cuda.current_device())),
+                "card": card(self._snapshot.device),
                 # A pickle, as torch sends tensors between processes; in hexadecimal, for vLLM's messages.
-                "handles": [bytes(ForkingPickler.dumps(bucket)).hex() for bucket in self._buckets],
+                "handles": [bytes(ForkingPickler.dumps(bucket)).hex() for bucket in self._snapshot.buckets],
             },
         }
-
-    def write(self, parameters: Named) -> None:
-        """Copy the current values in, and return when they are there; no engine may be loading meanwhile.
-
-        Raises:
-            ValueError: the parameters are not the ones that the channel was laid out for.
-        """
-        self._layout.write(parameters, self._buckets)
-        torch.cuda.synchronize()  # the engine's stream knows nothing of ours
 
     def send(self) -> None:
         """Nothing: the engine reads the snapshot."""
 
     def close(self) -> None:
-        """Let go of the snapshot; its memory is free when the engine has let go of it, too."""
-        self._buckets = []
-        torch.cuda.ipc_collect()
+        """Nothing: the snapshot's memory is free when the learner and the engine have let go of it."""
 
 
 class CudaIpcSource:
@@ -89,6 +73,9 @@ class CudaIpcSource:
 
     def receive(self) -> None:
         """Nothing: what the learner wrote is there."""
+
+    def close(self) -> None:
+        """Nothing: the mapping goes with this object."""
 
 
 def card(device: torch.device) -> str:

@@ -33,6 +33,10 @@ class Source(Protocol):
         """Make the tensors hold what the learner wrote."""
         ...
 
+    def close(self) -> None:
+        """Let go of all resources but the tensors' memory."""
+        ...
+
 
 _SOURCES: dict[Way, Callable[[dict[str, Any], Layout, torch.device], Source]] = {
     "shared memory": SharedMemorySource,
@@ -64,7 +68,7 @@ class Receiver(WeightTransferEngine[Init, Update]):
 
     def init_transfer_engine(self, init_info: Init) -> None:
         """Let go of what an earlier channel shared, and open this end of the new one."""
-        self._source = None
+        self.shutdown()
         layout = Layout.described(init_info.layout)
         self._source = _SOURCES[init_info.way](init_info.place, layout, self.device)
 
@@ -106,7 +110,9 @@ class Receiver(WeightTransferEngine[Init, Update]):
 
     def shutdown(self) -> None:
         """Let go of the channel."""
-        self._source = None
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
 
     @staticmethod
     def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:

@@ -69,6 +69,9 @@ class SharedMemorySource:
     def receive(self) -> None:
         """Nothing: what the learner wrote is there."""
 
+    def close(self) -> None:
+        """Nothing: the mapping goes with this object."""
+
 
 def register() -> None:
     """Make areal's receiver known to vLLM in this process (entry point ``vllm.general_plugins``)."""

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
-from areal.weights.channel import Way, load, open_channel, way_of
+from areal.weights.channel import Way, open_channels, ways_of
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -42,14 +42,15 @@ class Policies:
         with torch.no_grad():
             self._model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
         self._base = copy.deepcopy(self._model)
-        self._channel = open_channel(way or way_of(DEVICE), self._model.named_parameters(), torch.float32)
+        ways = ways_of(DEVICE) if way is None else [way]
+        self._channels = open_channels(ways, self._model.named_parameters(), torch.float32)
         self.references: dict[int, torch.nn.Module] = {}
         self.times: dict[str, float] = {}
         self._prompts: dict[tuple[int, tuple[int, ...]], DynamicCache] = {}
 
     async def connect(self) -> None:
         """Let the engine take this object's weights."""
-        await self._engine.connect(self._channel.init_info())
+        await self._engine.connect(self._channels.init_infos())
 
     async def update(self) -> int:
         """Make a new version, load it, and return its number."""
@@ -60,14 +61,14 @@ class Policies:
                 noise = torch.randn(base.shape, generator=generator)
                 parameter.copy_(base + 0.05 * base.std().clamp(min=0.02) * noise)
         self.references[version] = copy.deepcopy(self._model).double()
-        self._channel.write(self._model.named_parameters())
+        self._channels.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
-            self.times = await load(self._channel, self._engine.load(version))
+            self.times = await self._channels.load(self._engine.load(version))
         return version
 
     def close(self) -> None:
         """Let go of the channel."""
-        self._channel.close()
+        self._channels.close()
 
     def logits(self, version: int, prompt: list[int], ids: list[int]) -> torch.Tensor:
         """Logits before each of ``ids`` under one version: ``[len(ids), V]``."""

@@ -24,7 +24,7 @@ from areal.models import load_tokenizer, resolve_model
 from areal.rollout.player import Player
 from areal.runtime import loop
 from areal.runtime.assembly import Plan, environments
-from areal.weights.channel import open_channel, way_of
+from areal.weights.channel import open_channels, ways_of
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 EXAMPLES = [path for path in FILES if re.search(r"areal[. ]train\b", path.read_text())]
@@ -56,11 +56,11 @@ async def running(player: Player, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     yield session
     # Other tests expect the engine as it was: version 0, with the starter's own weights.
     starter = load_model(resolve_model("starter"))
-    channel = open_channel(way_of("cpu"), starter.named_parameters(), torch.float32)
-    await player.engine.connect(channel.init_info())
-    channel.write(starter.named_parameters())
+    channels = open_channels(ways_of("cpu"), starter.named_parameters(), torch.float32)
+    await player.engine.connect(channels.init_infos())
+    channels.write(starter.named_parameters())
     await player.engine.load(0)
-    channel.close()
+    channels.close()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -22,7 +22,7 @@ from areal.runtime import loop
 from areal.runtime.assembly import Plan, environments, make_learner, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.weights.channel import open_channel, way_of
+from areal.weights.channel import open_channels, ways_of
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
@@ -48,11 +48,11 @@ async def test_eta_zero_is_the_synchronous_algorithm(
         return Player.build(engine, player.renderer, checked.agent, environments(config), 512)
 
     learner = make_learner(config, checked.model, "cpu", 1)
-    channel = open_channel(way_of("cpu"), learner.named_parameters(), torch.float32)
-    await player.engine.connect(channel.init_info())
+    channels = open_channels(ways_of("cpu"), learner.named_parameters(), torch.float32)
+    await player.engine.connect(channels.init_infos())
 
     async def publish(version: int) -> None:
-        channel.write(learner.named_parameters())
+        channels.write(learner.named_parameters())
         await player.engine.load(version)
 
     await publish(0)
@@ -61,9 +61,9 @@ async def test_eta_zero_is_the_synchronous_algorithm(
     await reference.close()
 
     fresh = make_learner(config, checked.model, "cpu", 1)
-    channel.write(fresh.named_parameters())
+    channels.write(fresh.named_parameters())
     await player.engine.load(0)
-    channel.close()
+    channels.close()
 
     async def start_player(checked: Plan, backend: str | None) -> tuple[Player, Any]:
         return new_player(), load_tokenizer(checked.model)

@@ -14,7 +14,7 @@ from areal.config import parse_config
 from areal.errors import UserError
 from areal.rollout.vllm_start import EngineSettings, variables
 from areal.runtime import assembly
-from areal.runtime.memory import GIB, Load, Shape, Split, split
+from areal.runtime.memory import GIB, Load, Shape, Split, describe, split
 
 CONFIGS = {
     "Qwen2.5-0.5B": Qwen2Config(
@@ -169,10 +169,11 @@ def test_the_learners_estimate_is_no_less_than_it_took_and_not_much_more(
 def test_a_model_that_fits_only_with_recomputation_gets_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
     monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
     chosen = assembly.plan(parse_config({}))
     assert chosen.config.learner.recompute
-    assert "(recomputing layers)" in str(chosen.memory)
+    assert "(recomputing layers)" in describe(chosen.memory)
     with pytest.raises(UserError, match="recompute=true"):
         assembly.plan(parse_config({"learner": {"recompute": False}}))
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-0.5B"]))
@@ -182,17 +183,16 @@ def test_a_model_that_fits_only_with_recomputation_gets_it(monkeypatch: pytest.M
 def test_a_run_on_a_gpu_gets_its_split_and_an_evaluation_one_without_learner(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
     monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = parse_config({})
     training = assembly.plan(config)
-    assert training.memory is not None
-    assert training.memory.learner > 0
+    assert training.memory[0].learner > 0
     alone = assembly.plan(config, training=False)
-    assert alone.memory is not None
-    assert alone.memory.learner == 0
-    assert assembly._cache_size(training) == training.memory.cache / H100
+    assert alone.memory[0].learner == 0
+    assert assembly._cache_size(training, 0) == training.memory[0].cache / H100
     by_hand = assembly.plan(parse_config({"engine": {"memory": 0.2}}))
-    assert by_hand.memory is None
-    assert assembly._cache_size(by_hand) == 0.2
+    assert by_hand.memory == ()
+    assert assembly._cache_size(by_hand, 0) == 0.2
 
 
 def test_cards_apart_leave_the_engine_all_of_its_own(monkeypatch: pytest.MonkeyPatch):
@@ -202,17 +202,14 @@ def test_cards_apart_leave_the_engine_all_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
     long = {"rollout": {"max_concurrent": 2048}}
     chosen = assembly.plan(parse_config(long))
-    assert chosen.engine_gpu == 1
-    assert chosen.apart
+    assert chosen.cards == (1,)
     assert not chosen.config.learner.recompute, "on a card of its own it has room"
-    assert chosen.memory is not None
-    assert str(chosen.memory).startswith("a GPU of 79.6 GiB each: learner ")
+    assert describe(chosen.memory).startswith("a GPU of 79.6 GiB each: learner ")
     shared = assembly.plan(parse_config(long | {"engine": {"gpu": 0}}))
-    assert not shared.apart
-    assert shared.memory is not None
-    assert chosen.memory.cache > shared.memory.cache
-    assert chosen.memory.engine > shared.memory.engine, "it has a snapshot of its own"
-    assert assembly.plan(parse_config({}), training=False).engine_gpu == 0
+    assert shared.cards == (0,)
+    assert chosen.memory[0].cache > shared.memory[0].cache
+    assert chosen.memory[0].engine > shared.memory[0].engine, "it has a snapshot of its own"
+    assert assembly.plan(parse_config({}), training=False).cards == (0, 1)
     with pytest.raises(UserError, match=r"engine\.gpu=2, but torch sees 2"):
         assembly.plan(parse_config({"engine": {"gpu": 2}}))
     monkeypatch.setattr(assembly, "gpu_bytes", lambda: 8 * GIB)
@@ -220,7 +217,37 @@ def test_cards_apart_leave_the_engine_all_of_its_own(monkeypatch: pytest.MonkeyP
         assembly.plan(parse_config({}))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
-    assert assembly.plan(parse_config({})).engine_gpu == 0
+    assert assembly.plan(parse_config({})).cards == (0,)
+
+
+def test_each_engine_has_what_its_card_leaves_and_the_terminal_is_told_each_kind_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
+    rollout = {"rollout": {"max_concurrent": 96}}
+    every = assembly.plan(parse_config(rollout | {"engine": {"count": 3}}))
+    assert every.cards == (1, 2, 0)
+    assert [part.apart for part in every.memory] == [True, True, False]
+    assert every.memory[0] == every.memory[1]
+    assert every.memory[0].cache_tokens == 40 * every.max_model_len + 16, "a share of 32 and some more"
+    engines, line = every.told
+    assert engines == "3 engines, on the GPUs 1, 2, 0"
+    assert line.startswith("one GPU of 79.6 GiB for both: learner ")
+    assert line.count("KV cache") == 2
+    assert [e.max_num_seqs for e in (assembly._engine_settings(every, n, (1,), None) for n in range(3))] == [
+        40
+    ] * 3
+    assert len({assembly._engine_settings(every, n, (1,), None).seed for n in range(3)}) == 3
+    apart = assembly.plan(parse_config(rollout))
+    assert apart.cards == (1, 2)
+    assert apart.told[1].count("KV cache") == 1
+    alone = assembly.plan(parse_config(rollout | {"engine": {"count": 1}}))
+    assert len(alone.told) == 1
+    settings = assembly._engine_settings(alone, 0, (1,), None)
+    assert (settings.seed, settings.max_num_seqs, settings.card) == (0, 96, 1)
 
 
 @pytest.mark.parametrize(("visible", "name"), [(None, "1"), ("4,6", "6"), ("GPU-a,GPU-b", "GPU-b")])

@@ -54,7 +54,7 @@ class ScriptedEngine:
         digits = [int(i) for i in rng.integers(6, 380, length)]
         return Completion(digits, list(rng.normal(-2, 0.5, length)), [self.version] * length, "eos")
 
-    async def connect(self, init_info: dict[str, Any]) -> None: ...
+    async def connect(self, init_infos: list[dict[str, Any]]) -> None: ...
 
     async def load(self, version: int) -> dict[str, float]:
         await asyncio.sleep(random.random() / 100)

@@ -1,0 +1,125 @@
+"""Several engines as one :class:`areal.rollout.engine.Engine`.
+
+Requests that begin alike (members of a group, turns of a conversation) go to one engine, whose prefix cache
+knows their beginning, unless it has clearly more than its share under way: consistent hashing with bounded
+loads (Mirrokni, Thorup, Zadimoghaddam 2016, arXiv:1608.01350), with the least busy engine in place of the
+next one on the ring. So no engine is ever given more than :func:`most`, also if all requests begin alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+from areal.rollout.engine import Completion, Engine, Sampling
+
+T = TypeVar("T")
+
+_BEGINNING = 64
+"""Tokens by which requests are held to begin alike."""
+_SLACK = 1.25
+"""How many times its share an engine may have under way."""
+
+
+def most(requests: int, engines: int) -> int:
+    """Return how many of so many requests under way one engine has at most."""
+    return min(requests, math.ceil(_SLACK * requests / engines))
+
+
+def choose(ids: Sequence[int], under_way: Sequence[int]) -> int:
+    """Return which engine gets a request.
+
+    Args:
+        ids: its tokens.
+        under_way: requests of each engine.
+    """
+    count = len(under_way)
+    home = hash(tuple(ids[:_BEGINNING])) % count  # of integers: the same in every process
+    if under_way[home] < most(sum(under_way) + 1, count):
+        return home
+    return min(range(count), key=lambda engine: under_way[engine])
+
+
+class Engines:
+    """Spreads requests over several engines, which all have the same model.
+
+    One that has died ends the run as a lone one does: its error comes from every call from then on.
+
+    Args:
+        engines: two or more.
+        dead: the error by which an engine says that it has died.
+
+    Attributes:
+        under_way: requests of each engine.
+        requests: how many each has been given so far.
+    """
+
+    def __init__(self, engines: Sequence[Engine], dead: type[Exception]) -> None:
+        self._engines = list(engines)
+        self._dead = dead
+        self._error: Exception | None = None
+        self.under_way = [0] * len(self._engines)
+        self.requests = [0] * len(self._engines)
+
+    @property
+    def version(self) -> int:
+        """The version of the weights that all of them have."""
+        return min(engine.version for engine in self._engines)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds so far in which they were generating, in the mean."""
+        return sum(engine.busy_seconds for engine in self._engines) / len(self._engines)
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        """Continue ``ids`` on one of them; see :class:`areal.rollout.engine.Engine`."""
+        self._check()
+        which = choose(ids, self.under_way)
+        self.under_way[which] += 1
+        self.requests[which] += 1
+        try:
+            return await self._engines[which].generate(ids, sampling)
+        except self._dead as error:
+            self._error = error
+            raise
+        finally:
+            self.under_way[which] -= 1
+
+    async def connect(self, init_infos: list[dict[str, Any]]) -> None:
+        """Open the learner's weight channels, of each engine one."""
+        pairs = zip(self._engines, init_infos, strict=True)
+        await _all(*(engine.connect([info]) for engine, info in pairs))
+
+    async def load(self, version: int) -> dict[str, float]:
+        """Load in all at once: each stops for its own load only.
+
+        Returns:
+            The metrics of :meth:`areal.rollout.engine.Engine.load`, each from the engine where it is worst.
+        """
+        self._check()
+        found = await _all(*(engine.load(version) for engine in self._engines))
+        return {name: max(metrics[name] for metrics in found) for name in found[0]}
+
+    async def close(self) -> None:
+        """Stop all, also if one fails to; raises what the first failed of."""
+        results = await asyncio.gather(*(e.close() for e in self._engines), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+async def _all(*works: Awaitable[T]) -> list[T]:
+    """Wait for all; the first error is raised at once, and the others are given up."""
+    futures = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*futures))
+    finally:
+        for future in futures:
+            future.cancel()
+        await asyncio.gather(*futures, return_exceptions=True)
