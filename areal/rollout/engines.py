@@ -111,7 +111,7 @@ class Engines:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # else it grows with each raise, and so does the log
 
 
 async def _all(*works: Awaitable[T]) -> list[T]:
