@@ -186,8 +186,10 @@ class LearnerConfig(_Settings):
     """Optimizer steps for one batch."""
     micro_batch_tokens: int | None = Field(None, ge=1)
     """Largest number of tokens of one forward and backward pass; null: 16384 on a GPU, 4096 on a CPU."""
+    processes: int = Field(1, ge=1)
+    """Processes that share the learner's work and memory, a GPU each, from the first on (docs/gpu.md)."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of the learner on a machine without GPU; null: half of the cores."""
+    """CPU threads of all the learner's processes on a machine without GPU; null: half of the cores."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the model computes in; weights and optimizer are float32. auto: bfloat16 on a GPU."""
     lora_rank: int = Field(0, ge=0)
@@ -285,6 +287,11 @@ class Config(_Settings):
             )
         if self.learner.turn_discount is not None and self.learner.choices.advantage == "gae":
             raise ValueError("learner.turn_discount is for advantages of whole turns; gae has gamma")
+        if self.learner.processes > 1 and self.learner.choices.advantage == "gae":
+            raise ValueError(
+                f"learner.processes={self.learner.processes}: the critic of learner.advantage=gae is "
+                "trained by one process; set it to 1, or take another advantage"
+            )
         groups = r.batch_size // r.group_size
         if groups % self.learner.minibatches:
             raise ValueError(

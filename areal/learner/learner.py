@@ -119,9 +119,7 @@ class Learner:
             ranks(),
         )
         if objective.advantage == "gae" and ranks() > 1:
-            raise UserError(
-                "learner.advantage=gae trains a critic, which one process alone can: one GPU for it"
-            )
+            raise ValueError("a critic is trained by one process alone")
         self.path = path
         self.policy = self._load(path, settings.lora_rank)
         self._optimizer = adamw(self.policy, settings)
@@ -155,7 +153,8 @@ class Learner:
     def description(self) -> str:
         """How it computes, in a few words."""
         dtype = str(compute_dtype(self._settings, self._device)).removeprefix("torch.")
-        return f"{dtype}, attention: {kernel_name(uses_varlen(self._settings, self._device))}"
+        processes = f"{ranks()} processes, " if ranks() > 1 else ""
+        return f"{processes}{dtype}, attention: {kernel_name(uses_varlen(self._settings, self._device))}"
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The float32 weights under their Hugging Face names, tied ones once, each whole."""

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from areal.config import LearnerConfig
-from areal.learner.ranks import ranks
+from areal.learner.ranks import join, ranks
 
 _GPU_MICRO_BATCH, _CPU_MICRO_BATCH = 16384, 4096
 
@@ -104,8 +104,7 @@ def decoder_layers(model: Any) -> list[torch.nn.Module]:
 def learner_mesh(device: torch.device) -> DeviceMesh:
     """Return the mesh of all ranks; a lone process becomes the only rank."""
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        join(device.type, dist.HashStore(), 0, 1)
     return init_device_mesh(device.type, (dist.get_world_size(),))
 
 

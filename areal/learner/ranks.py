@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 from areal.learner.microbatches import allocate
@@ -23,6 +24,25 @@ def rank() -> int:
 def ranks() -> int:
     """Return how many there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def join(device: str, store: dist.Store, number: int, of: int) -> None:
+    """Become a rank of the default process group; on a GPU, with the GPU of that number.
+
+    A group that an earlier learner of this process has left is given up.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        store: where the ranks meet.
+        number: which rank.
+        of: how many.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if device == "cuda" and of > 1:
+        torch.cuda.set_device(number)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=of)
 
 
 def deal(lengths: list[int], budget: int, among: int) -> list[list[list[int]]]:

@@ -1,4 +1,4 @@
-"""What each vLLM process that areal started does first: live and die with us, not with the terminal."""
+"""What each process that areal starts does first: live and die with us, not with the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def adopt() -> None:
     if parent is None or os.getpid() == int(parent):
         return
     if os.getppid() == int(parent):
-        os.setsid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it died in between
-            os._exit(1)
+        die_with(int(parent))
+
+
+def die_with(parent: int) -> None:
+    """Leave the terminal's process group, and be killed when ``parent``, which started this process, ends."""
+    os.setsid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died in between
+        os._exit(1)

@@ -37,8 +37,9 @@ _DEFAULT_MAX_MODEL_LEN = 4096
 class Plan:
     """A checked run: nothing is started yet.
 
-    ``cards``: the GPU of each engine; the learner has the first. ``memory``: how each of these is divided;
-    nothing on a CPU, or where ``engine.memory`` says it. ``note``: what the user is to know of it.
+    ``cards``: the GPU of each engine; the learner's processes have the first ones. ``memory``: how each of
+    these is divided; nothing on a CPU, or where ``engine.memory`` says it. ``note``: what the user is to know
+    of it.
     """
 
     config: Config
@@ -67,8 +68,9 @@ class Plan:
 
     @property
     def learner_threads(self) -> int:
-        """CPU threads of the learner: the other half."""
-        return self.config.learner.threads or max(1, cores() - self.engine_threads)
+        """CPU threads of each process of the learner: they share the other half."""
+        learner = self.config.learner
+        return max(1, (learner.threads or cores() - self.engine_threads) // learner.processes)
 
 
 def cores() -> int:
@@ -118,7 +120,13 @@ def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:
     engine = config.engine
     if device == "cpu":
         return (0,) * (engine.count or 1)
-    return engine_cards(engine.count, engine.gpu, torch.cuda.device_count(), learners=int(training))
+    count, learners = torch.cuda.device_count(), config.learner.processes if training else 0
+    if learners > max(1, count):
+        raise UserError(
+            f"learner.processes={learners}, but torch sees {count} GPU{'s' * (count > 1)}, and each process "
+            f"needs one: set it to {count} or less"
+        )
+    return engine_cards(engine.count, engine.gpu, count, learners)
 
 
 def make_agent(config: Config) -> Any:
@@ -160,11 +168,16 @@ def _memory(
         recompute=bool(learner.recompute),
         compiled=learner.compile is not False,
         adapted=learner.lora_rank > 0,
+        ranks=learner.processes if training else 1,
     )
     shape, card = Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes()
-    apart = [training and engine > 0 for engine in cards]
-    kinds = {kind: split(shape, card, replace(load, apart=kind)) for kind in set(apart)}
-    return tuple(kinds[kind] for kind in apart)
+    ranks = learner.processes
+    # Whether the learner is elsewhere, and whether a rank that is not the first is on the card.
+    kinds = [(training and engine >= ranks, training and 0 < engine < ranks) for engine in cards]
+    splits = {
+        (apart, sent): split(shape, card, replace(load, apart=apart, sent=sent)) for apart, sent in set(kinds)
+    }
+    return tuple(splits[kind] for kind in kinds)
 
 
 def _max_model_len(config: Config, model: str) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from areal.config import Config
-from areal.errors import Interrupted
+from areal.errors import Interrupted, UserError
 from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.rollout.admission import Admission
@@ -33,13 +33,12 @@ from areal.runtime.accounting import StepAccount
 from areal.runtime.assembly import (
     Plan,
     engine_dtype,
-    make_learner,
     max_concurrent,
     start_player,
     training_sampling,
 )
-from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.evaluation import evaluate_player, evaluation_metrics
+from areal.runtime.processes import Followers, Recipe, SharedLearner
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
@@ -100,24 +99,20 @@ class Trainer:
         for line in self.plan.told:
             self.progress.message(line)
         self.progress.status("starting vLLM and the learner")
-        config, model = self.config, self.plan.model
+        config = self.config
         self._open.callback(self._learner_thread.shutdown)
         self._open.callback(self._writer_thread.shutdown)
+        plan, folder = self.plan, self.directory.checkpoints
+        recipe = Recipe(config, plan.model, plan.device, plan.learner_threads, folder)
+        followers = Followers(recipe)
+        self._open.callback(followers.close)
+        self._follower_ended = asyncio.wrap_future(followers.ended)
         self.player, self.tokenizer = await start_player(self.plan, BACKEND)
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
-        self.learner = await self._in_learner(
-            lambda: make_learner(config, model, self.plan.device, self.plan.learner_threads)
-        )
+        self.learner = await self._in_learner(lambda: SharedLearner(recipe, followers, self.tokenizer))
         self.progress.message(f"learner: {self.learner.description}")
         state, groups = self._restore()
-        self._checkpoints = Checkpoints(
-            self.directory.checkpoints,
-            self.learner,
-            self.tokenizer,
-            config.checkpoint.keep,
-            engine_dtype(config, self.plan.device),
-        )
         self.directory.log_start(
             describe_start(config, self.learner, self.plan.device, self.plan.learner_threads)
         )
@@ -138,7 +133,7 @@ class Trainer:
     def _restore(self) -> tuple[dict[str, Any], list[Group]]:
         if self._resume is None:
             return {"next_group": 0, "in_flight": []}, []
-        checkpoint.load_learner(self._resume, self.learner)
+        self.learner.load(self._resume)
         return checkpoint.load_rollouts(self._resume)
 
     def _build_rollouts(self, state: dict[str, Any], groups: list[Group]) -> None:
@@ -188,7 +183,7 @@ class Trainer:
                     await self._save()
                     await self._saved()
         self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
-        await self._in_learner(lambda: self._checkpoints.export(self.directory.path))
+        await self._in_learner(lambda: self.learner.export(self.directory.path))
 
     async def _step(self) -> None:
         """Wait for a batch, update on it, and send the new weights on their way."""
@@ -277,8 +272,8 @@ class Trainer:
         await self._saved()
         # One moment for all of it: the event loop does nothing else while this line runs.
         state, groups = checkpoint.snapshot(self.admission)
-        staged = await self._in_learner(lambda: self._checkpoints.stage(state, groups))
-        writing = partial(self._checkpoints.write, staged)
+        staged = await self._in_learner(lambda: self.learner.stage(state, groups))
+        writing = partial(self.learner.write, staged)
         self._saving = asyncio.get_running_loop().run_in_executor(self._writer_thread, writing)
 
     async def _saved(self) -> None:
@@ -295,14 +290,18 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came.
+            UserError: a process of the learner has ended.
         """
         wanted = asyncio.ensure_future(awaited)
         stop = asyncio.ensure_future(self._stop.wait())
+        ended = self._follower_ended
         producing = {self._producing} if self._producing is not None else set()
         try:
-            await asyncio.wait({wanted, stop, *producing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({wanted, stop, ended, *producing}, return_when=asyncio.FIRST_COMPLETED)
             if wanted.done():
                 return wanted.result()
+            if ended.done():
+                raise UserError(ended.result())
             if not self._stop.is_set() and self._producing is not None:
                 self._producing.result()  # raises what ended the rollouts
             raise self._interrupted()

@@ -6,14 +6,16 @@ is left. In bytes:
 - learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 + 2 (weight and gradient
   in bfloat16, on one rank of the whole model: areal.learner.placement) + the snapshot from which the engine
   loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for the frozen reference of
-  ``learner.kl`` 4 + 2. Then what one micro-batch keeps for its backward pass, a chunk of logits, and the
-  gradient of the output layer;
+  ``learner.kl`` 4 + 2. On n ranks what is in float32 is divided by n, and of what is gathered in bfloat16,
+  layer by layer, there are at once the embeddings and three layers (one is computed with, the next is on its
+  way, the gradients of the last are): 2 + 2 + 4 bytes (weight, gradient, its float32 sum). Then what one
+  micro-batch keeps for its backward pass, a chunk of logits, and the gradient of the output layer;
 - engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
 
-Where learner and engine have a card each, the engine also has a snapshot (areal.weights.broadcast), and its
-cache all that is left on its own. A tenth of a card is left alone: these are estimates, and allocators leave
-gaps.
+An engine that is not on the first rank's card also has a snapshot (areal.weights.broadcast); one without the
+learner on its card has for its cache all that is left. A tenth of a card is left alone: these are estimates,
+and allocators leave gaps.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ GIB = 2**30
 _RESERVE = 0.1
 _CONTEXT = 0.6 * GIB
 _GRAPHS = 1.5 * GIB
-_STATE = 4 + 4 + 8 + 2 + 2
-_FROZEN = 4 + 2
+_STATE = 4 + 4 + 8
+_COMPUTED = 2 + 2
+_SUMMED = 4
+"""A gradient on its way to the other ranks."""
+_LAYERS_GATHERED = 3
 _LOGITS = 2 * 4
 """Two float32 tensors of as many logits as the learner makes at once."""
 _HEAD = 4 + 2
@@ -94,6 +99,8 @@ class Load:
         compiled: whether its layers are.
         adapted: whether it trains an adapter, next to which the weights have neither gradient nor moments.
         apart: whether learner and engine have a card each.
+        sent: whether weights are sent to the engine although the learner is on its card: another rank.
+        ranks: processes of the learner.
     """
 
     sequences: int
@@ -108,6 +115,8 @@ class Load:
     compiled: bool = True
     adapted: bool = False
     apart: bool = False
+    sent: bool = False
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,8 @@ class Split:
     """Bytes of the parts of a card.
 
     ``cache_tokens``: tokens that the KV cache holds; ``recompute``: whether the learner computes its layers
-    twice; ``apart``: whether there are such cards for the learner and for the rest.
+    twice; ``apart``: whether there are such cards for the learner and for the rest; ``ranks``: the learner's
+    cards, all as this one's.
     """
 
     card: int
@@ -125,6 +135,7 @@ class Split:
     cache_tokens: int
     recompute: bool = False
     apart: bool = False
+    ranks: int = 1
 
     @property
     def free(self) -> int:
@@ -134,7 +145,8 @@ class Split:
     def __str__(self) -> str:
         """One line for the terminal, sizes in GiB."""
         twice = " (recomputing layers)" if self.recompute else ""
-        learner = f"learner {self.learner / GIB:.1f}{twice}, " if self.learner else ""
+        ranks = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
+        learner = f"learner {self.learner / GIB:.1f}{ranks}{twice}, " if self.learner else ""
         whom = "one GPU of {:.1f} GiB for both" if self.learner else "one GPU of {:.1f} GiB"
         if self.apart:
             whom, learner = "a GPU of {:.1f} GiB each", f"{learner.removesuffix(', ')}; "
@@ -179,7 +191,7 @@ def split(shape: Shape, card: int, load: Load) -> Split:
         raise UserError(_too_small(card, learner, engine, least, left, load))
     cache = min(left, useful)
     tokens = cache // (_BLOCK * token) * _BLOCK
-    return Split(card, learner, engine, cache, tokens, load.recompute, load.apart)
+    return Split(card, learner, engine, cache, tokens, load.recompute, load.apart, load.ranks)
 
 
 def learner_bytes(shape: Shape, load: Load) -> int:
@@ -188,13 +200,26 @@ def learner_bytes(shape: Shape, load: Load) -> int:
 
     if load.micro_batch_tokens is None:
         return 0
-    for_each = (_FROZEN if load.adapted else _STATE) + load.engine_bytes + (_STATE if load.critic else 0)
-    for_each += _FROZEN if load.reference and not load.adapted else 0  # an adapted model is its own reference
+    reference = load.reference and not load.adapted  # an adapted model is its own reference
+    held = (4 if load.adapted else _STATE) + _STATE * load.critic + 4 * reference
+    computed = (2 if load.adapted else _COMPUTED) + _COMPUTED * load.critic + 2 * reference
+    weights = shape.parameters * (held / load.ranks + load.engine_bytes)
+    if load.ranks == 1:
+        weights += shape.parameters * computed
+    else:
+        weights += _gathered(shape) * (computed + (0 if load.adapted else _SUMMED))
     # A sequence that is longer than a micro-batch makes one by itself.
     tokens = max(load.micro_batch_tokens, load.longest)
     kept = tokens * _kept_for_backward(shape, load)
     head = _LOGITS * min(LOGITS_AT_ONCE, tokens * shape.vocab) + _HEAD * shape.vocab * shape.hidden
-    return int(shape.parameters * for_each + kept + head + _CONTEXT)
+    return int(weights + kept + head + _CONTEXT)
+
+
+def _gathered(shape: Shape) -> int:
+    """Parameters that a rank of several has whole at once: the embeddings, and some layers."""
+    layer = 2 * shape.hidden * (shape.query + shape.key) + 3 * shape.hidden * shape.intermediate
+    outside = max(0, shape.parameters - shape.layers * layer)
+    return outside + min(_LAYERS_GATHERED, shape.layers) * layer
 
 
 def _kept_for_backward(shape: Shape, load: Load) -> int:
@@ -214,7 +239,7 @@ def engine_bytes(shape: Shape, load: Load) -> int:
     """Bytes that the engine takes besides its KV cache."""
     forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * load.engine_bytes
     sampler = load.sequences * shape.vocab * _SAMPLER
-    weights = shape.parameters * load.engine_bytes * (2 if load.apart else 1)
+    weights = shape.parameters * load.engine_bytes * (2 if load.apart or load.sent else 1)
     return int(weights + forward + sampler + (_GRAPHS if load.graphs else 0) + _CONTEXT)
 
 

@@ -1,7 +1,8 @@
 """Replay: the batches that a run consumed go through the learner again, and give the same losses.
 
 A run records each batch whole and, at each start, the configuration and what else the learner's arithmetic
-depends on (``starts.jsonl``). From that, on the CPU, every loss comes back to the bit. With other learner
+depends on (``starts.jsonl``). From that, on the CPU, every loss comes back to the bit; of a learner that was
+several processes, but for the order of sums: here it is one. With other learner
 settings it is a study on fixed data: no engine, no environment, no new samples.
 """
 
@@ -21,14 +22,15 @@ from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
 from areal.runtime.assembly import make_learner
+from areal.runtime.processes import SharedLearner
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 
 COMPARED = ("loss", "grad_norm")
 """The metrics that must come out the same."""
 
-_CUDA_TOLERANCE = 0.05
-"""Largest relative difference on a GPU: sums have no fixed order there, and differences grow."""
+_TOLERANCE = 0.05
+"""Largest relative difference where sums are made in another order, after which differences grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,12 @@ class Replay:
         if self.failed:
             first = next(s.step for s in self.steps if s.difference > self.tolerance)
             return f"DIFFERENT from update {first} on, by up to {worst:.1e}{why}"
-        return f"the same within {worst:.1e}: on a GPU sums have no fixed order{why}"
+        return f"the same within {worst:.1e}: sums of a GPU or of several processes have no fixed order{why}"
 
 
-def describe_start(config: Config, learner: Learner, device: str, threads: int) -> dict[str, Any]:
+def describe_start(
+    config: Config, learner: Learner | SharedLearner, device: str, threads: int
+) -> dict[str, Any]:
     """Return what the learner's arithmetic depends on from its next update on: a line of ``starts.jsonl``."""
     return {
         "step": learner.version + 1,
@@ -102,7 +106,7 @@ def describe_start(config: Config, learner: Learner, device: str, threads: int) 
     }
 
 
-def hash_weights(learner: Learner) -> str:
+def hash_weights(learner: Learner | SharedLearner) -> str:
     """Return a hash of names and values of all weights."""
     digest = hashlib.sha256()
     for name, parameter in learner.named_parameters():
@@ -136,7 +140,7 @@ def replay_run(run: str | Path, from_step: int, overrides: list[str], show: Call
         made = ReplayedStep(step, {n: old.get(n) for n in COMPARED}, {n: metrics.get(n) for n in COMPARED})
         steps.append(made)
         show(_row(made))
-    tolerance = 0.0 if start["device"] == "cpu" else _CUDA_TOLERANCE
+    tolerance = 0.0 if start["device"] == "cpu" and not recording.shared(from_step) else _TOLERANCE
     return Replay(output.path, steps, changed, environment, tolerance)
 
 
@@ -229,8 +233,18 @@ class _Recording:
         old = parse_config(start["config"]).learner.model_dump(mode="json")
         new = self.config_at(from_step).learner.model_dump(mode="json")
         changed = [f"learner.{key}: {old[key]} → {new[key]}" for key in new if old[key] != new[key]]
-        torches = (start["torch"], torch.__version__)
-        return changed, [f"torch: {torches[0]} → {torches[1]}"] if torches[0] != torches[1] else []
+        environment = [f"torch: {start['torch']} → {torch.__version__}"] * (
+            start["torch"] != torch.__version__
+        )
+        if processes := self.shared(from_step):
+            environment.append(f"processes of the learner: {processes} → 1")
+        return changed, environment
+
+    def shared(self, from_step: int) -> int:
+        """How many processes the learner was at most, from an update on; 0: never more than one."""
+        following = [s for s in self._starts if s["step"] >= from_step] + [self.start_of(from_step)]
+        most = max(parse_config(start["config"]).learner.processes for start in following)
+        return most if most > 1 else 0
 
     def _with_overrides(self, start: dict[str, Any]) -> Config:
         return override_config(parse_config(start["config"]), self._overrides)

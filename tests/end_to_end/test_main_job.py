@@ -64,7 +64,8 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     stopped = steps(run)[-1]
     assert (run / "checkpoints" / f"step-{stopped:06d}" / "model" / "model.safetensors").is_file()
 
-    process = start("train", "--resume", str(run))
+    # From here on the learner is two processes, of which nobody outlives the run either.
+    process = start("train", "--resume", str(run), "learner.processes=2")
     wait_for(lambda: steps(run)[-1] >= stopped + 3, process)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
@@ -72,10 +73,13 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     assert psutil.wait_procs(children, timeout=10)[1] == [], "no process outlives a SIGKILL"
 
     end = steps(run)[-1] + 2
-    done = subprocess.run(
-        [*AREAL, "train", "--resume", str(run), f"steps={end}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    process = start("train", "--resume", str(run), f"steps={end}")
+    wait_for(lambda: steps(run)[-1] >= end - 1, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "learner: 2 processes, " in errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
     assert steps(run) == list(range(1, end + 1)), "each update once, in order"
     trained = [row for row in metrics(run) if "reward/mean" in row]
     assert max(row["staleness/max"] for row in trained) <= MAX_STALENESS
@@ -88,7 +92,10 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     assert (run / "curve.png").stat().st_size > 10_000
     replayed = subprocess.run([*AREAL, "replay", str(run)], capture_output=True, text=True)
     assert replayed.returncode == 0, replayed.stdout
-    assert f"the same to the bit: {end} updates" in replayed.stdout, "across both resumptions"
+    rows = {int(row.split()[0]): row for row in replayed.stdout.splitlines() if row.split()[0].isdigit()}
+    assert list(rows) == list(range(1, end + 1)), "across both resumptions"
+    assert [step for step, row in rows.items() if "differs" in row and step <= stopped] == [], "to the bit"
+    assert "processes of the learner: 2 → 1" in replayed.stdout.splitlines()[-2], "but for the order of sums"
 
 
 @pytest.mark.skipif(

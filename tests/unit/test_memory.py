@@ -250,6 +250,35 @@ def test_each_engine_has_what_its_card_leaves_and_the_terminal_is_told_each_kind
     assert (settings.seed, settings.max_num_seqs, settings.card) == (0, 96, 1)
 
 
+def test_ranks_divide_what_is_in_float32_and_each_engine_has_what_its_card_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    shape = SHAPES["Qwen2.5-1.5B"]
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: shape))
+    base = {"rollout": {"max_concurrent": 64}}
+    learner = {ranks: {"learner": {"processes": ranks}} for ranks in (1, 2, 3, 4)}
+    plans = {ranks: assembly.plan(parse_config(base | learner[ranks])) for ranks in learner}
+    assert [plans[ranks].cards for ranks in learner] == [(1, 2, 3), (2, 3), (3,), (0,)]
+    parts = {ranks: made.memory[0].learner for ranks, made in plans.items()}
+    for fewer, more in ((2, 3), (3, 4)):
+        saved = 16 * shape.parameters * (1 / fewer - 1 / more)
+        assert parts[fewer] - parts[more] == pytest.approx(saved, abs=2)
+    assert parts[2] < parts[1]
+    assert f"learner {parts[2] / GIB:.1f} on each of 2 GPUs; " in plans[2].told[-1]
+    every = assembly.plan(parse_config(base | learner[2] | {"engine": {"count": 4}}))
+    assert every.cards == (2, 3, 0, 1)
+    alone, _, first, second = every.memory
+    assert (alone.apart, first.apart, second.apart) == (True, False, False)
+    assert alone.engine == second.engine == first.engine + 2 * shape.parameters, (
+        "it has a snapshot of its own"
+    )
+    assert assembly.plan(parse_config(base | learner[2]), training=False).cards == (0, 1, 2, 3)
+    assert assembly.plan(parse_config(base | learner[2]), training=False).memory[0].learner == 0
+
+
 @pytest.mark.parametrize(("visible", "name"), [(None, "1"), ("4,6", "6"), ("GPU-a,GPU-b", "GPU-b")])
 def test_an_engine_sees_its_card_alone(monkeypatch: pytest.MonkeyPatch, visible: str | None, name: str):
     if visible is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import multiprocessing
 import random
 import sys
 import threading
@@ -21,8 +22,9 @@ from synchronous import Outcome, assert_same, synchronous
 
 import areal
 from areal.config import Config, parse_config
-from areal.errors import Interrupted
+from areal.errors import Interrupted, UserError
 from areal.models import load_tokenizer
+from areal.rollout.controller import RolloutController
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
@@ -32,7 +34,7 @@ from areal.runtime.assembly import Plan, make_learner, plan
 from areal.runtime.checkpoint import Checkpoints, Staged, version_of
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
-from areal.trajectory import Batch
+from areal.trajectory import Batch, Group
 
 STEPS, GROUPS, MEMBERS = 4, 2, 4
 
@@ -222,6 +224,41 @@ async def test_training_goes_on_while_a_checkpoint_is_written(
     await asynchronous(directory, config, monkeypatch)
     assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000002", "step-000004"]
     assert areal.replay(directory.path, from_step=3).verdict.startswith("the same to the bit")
+
+
+async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Killed while the learner waits for a batch; then resumed on one process, and replayed."""
+    more = {"learner": {"threads": 2, "processes": 2}, "checkpoint": {"every": 1, "keep": 9}}
+    config = settings(tmp_path, "shared", **more)
+    directory = RunDirectory.create(config)
+
+    async def no_batch(controller: RolloutController, version: int) -> list[Group]:
+        if version < 2:
+            return await next_batch(controller, version)
+        (follower,) = multiprocessing.active_children()
+        follower.kill()
+        return await asyncio.Future()
+
+    next_batch = RolloutController.next_batch
+    with monkeypatch.context() as patched:
+        patched.setattr(RolloutController, "next_batch", no_batch)
+        with pytest.raises(UserError, match=r"learner process 1 .*SIGKILL"):
+            await asynchronous(directory, config, monkeypatch)
+    assert multiprocessing.active_children() == []
+    names = {path.name for path in directory.checkpoints.iterdir()}
+    assert names in ({"step-000001"}, {"step-000001", "step-000002"}), (
+        "whole ones: the last was being written"
+    )
+    last = directory.checkpoints / max(names)
+    await asynchronous(directory, settings(tmp_path, "shared"), monkeypatch, last)
+    replayed = areal.replay(directory.path)
+    assert not replayed.failed
+    assert len(replayed.steps) == STEPS
+    assert max(step.difference for step in replayed.steps) < 1e-3
+    assert replayed.environment == ["processes of the learner: 2 → 1"]
+    assert areal.replay(directory.path, from_step=3).verdict == "the same to the bit: 2 updates", "of one"
 
 
 async def test_a_checkpoint_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
