@@ -15,8 +15,8 @@ are noise, so that every group is trained on and the work of a step never change
 besides: a sequence that takes longer than η updates holds the learner up, and the longest here take about
 five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
 the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
-it is taken from the synchronous run, where each part has the whole card while the other waits. Where there
-is a second GPU, both run once more with learner and engine on a card each.
+each has a whole card; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
+a second GPU, both run once more with learner and engine on a card each.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -118,19 +118,10 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the step time of each way, and both parts alone, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        geometric_model(folder / "model", arguments.size, arguments.mean_length)
-        settings = [
-            f"model={folder / 'model'}",
-            f"device={arguments.device}",
-            f"steps={arguments.warmup + arguments.steps}",
-            "env=noise-v0",
-            f"rollout.max_new_tokens={8 * arguments.mean_length}",
-            f"rollout.max_model_len={8 * arguments.mean_length + PROMPT}",
-            "evaluation.problems=0",
-            "learner.learning_rate=1e-6",
-            "checkpoint.every=0",
-            *arguments.overrides,
-        ]
+        model = folder / "model"
+        geometric_model(model, arguments.size, arguments.mean_length)
+        steps = arguments.warmup + arguments.steps
+        settings = work(model, arguments.device, steps, arguments.mean_length) + arguments.overrides
         measures: dict[str, Callable[[], Any]] = {}
         every = ways(arguments.device)
         tight = {}
@@ -139,11 +130,26 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         for number, (way, own) in enumerate({**tight, **every}.items()):
             run = [*settings, *own, f"output={folder / f'way-{number}'}"]
             measures[way] = lambda run=run: in_process(run_steps, run, arguments.steps)
+        measures["generate"] = lambda: in_process(generate_alone, run, arguments.steps)
         if arguments.device == "cpu":
             # What is learned from alone is what the asynchronous run, the last way, recorded.
-            measures["generate"] = lambda: in_process(generate_alone, run, arguments.steps)
             measures["train"] = lambda: in_process(train_alone, run, arguments.steps)
         return steady_results(interleaved(measures, arguments.repeats))
+
+
+def work(model: Path, device: str, steps: int, mean_length: int) -> list[str]:
+    """Return the settings of a steady run, whatever way."""
+    return [
+        f"model={model}",
+        f"device={device}",
+        f"steps={steps}",
+        "env=noise-v0",
+        f"rollout.max_new_tokens={8 * mean_length}",
+        f"rollout.max_model_len={8 * mean_length + PROMPT}",
+        "evaluation.problems=0",
+        "learner.learning_rate=1e-6",
+        "checkpoint.every=0",
+    ]
 
 
 def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -152,12 +158,11 @@ def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         name: statistics.median(result["seconds_per_step"] for result in results)
         for name, results in found.items()
     }
-    alone = {
-        part: seconds.pop(part)
-        if part in seconds
-        else statistics.median(r[f"{part}_seconds"] for r in found["synchronous"])
-        for part in ("generate", "train")
-    }
+    alone = {"generate": seconds.pop("generate")}
+    if "train" in seconds:
+        alone["train"] = seconds.pop("train")
+    else:
+        alone["train"] = statistics.median(result["train_seconds"] for result in found["synchronous"])
     bound = max(alone.values())
     return {
         "seconds_per_step": seconds,

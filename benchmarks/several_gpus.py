@@ -1,15 +1,17 @@
-"""Two GPUs of one host: what each part gains, in one go.
+"""Several GPUs of one host: what each part gains, in one go.
 
-    python benchmarks/several_gpus.py [--parts weights,ranks,training,learning]
+    python benchmarks/several_gpus.py [--parts weights,ranks,training,learning,splits]
 
 - *weights*: benchmarks/weight_update.py with learner and engine on a card each, at 0.5B and 1.5B parameters;
 - *ranks*: the learner on as many cards as there are against one: losses of the same updates, and tokens/s;
 - *training*: benchmarks/async_vs_sync.py, one shared card against cards apart, both also synchronous;
-- *learning*: held-out accuracy of the model that ships with areal on math-v1, shared card and cards apart.
+- *learning*: held-out accuracy of the model that ships with areal on math-v1, shared card and cards apart;
+- *splits*: the same asynchronous steps with a quarter, a half and three quarters of the cards for the learner
+  and the others for engines, and with all cards for both.
 
-An engine takes up to a minute and a half to start, and twelve are started: the whole takes half an hour; a
-part that has its result is not made again. Leave NVLink multicast off where the host's cards are shared with
-others (NCCL_NVLS_ENABLE=0).
+An engine takes up to a minute and a half to start, and on two GPUs sixteen are started: the whole takes more
+than half an hour. A part that has its result is not made again, so that --parts divides it among several
+calls. Leave NVLink multicast off where the host's cards are shared with others (NCCL_NVLS_ENABLE=0).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from async_vs_sync import geometric_model, in_process, run_steps, work
 from common import BLUE, GREY, ORANGE, load, parser, picture, save, train_once
 from learner import batch, trajectories
 from models import qwen2
@@ -38,6 +41,10 @@ from areal.learner.learner import Learner
 HERE = Path(__file__).parent
 BUDGET = 16384
 SEEDS = (0, 1, 2)
+MEAN_LENGTH = 128
+"""Of the answers of *training* and *splits*, in tokens."""
+WARMUP, STEPS = 4, 8
+"""Their updates before those that are measured, and those."""
 
 
 def benchmark(output: Path, name: str, *arguments: str) -> dict[str, Any]:
@@ -103,10 +110,9 @@ def one_rank(rank: int, count: int, folder: Path) -> None:
 def training(output: Path) -> dict[str, Any]:
     """Compare steps of the real loop."""
     where = output / "training"
-    size = ("--size", "0.5b", "--mean-length", "128", "--steps", "8", "--warmup", "4", "--repeats", "1")
-    return benchmark(
-        where, "async_vs_sync", "--part", "steady", "--device", "cuda", *size, "rollout.batch_size=256"
-    )
+    options = f"--size 0.5b --mean-length {MEAN_LENGTH} --steps {STEPS} --warmup {WARMUP} --repeats 1"
+    way = ("--part", "steady", "--device", "cuda")
+    return benchmark(where, "async_vs_sync", *way, *options.split(), "rollout.batch_size=256")
 
 
 def learning(output: Path) -> dict[str, Any]:
@@ -128,7 +134,32 @@ def learning(output: Path) -> dict[str, Any]:
         return dict(zip(named, runs, strict=True))
 
 
-PARTS = {"weights": weights, "ranks": ranks, "training": training, "learning": learning}
+def splits(output: Path) -> dict[str, Any]:
+    """Divide the cards between learner and engines; each way makes the same steps."""
+    cards = torch.cuda.device_count()
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        geometric_model(folder / "model", "0.5b", MEAN_LENGTH)
+        settings = work(folder / "model", "cuda", WARMUP + STEPS, MEAN_LENGTH)
+        settings += [f"rollout.batch_size={128 * cards}", f"output={folder}"]
+        for learners, engines in ways_to_split(cards):
+            own = [f"learner.processes={learners}", f"engine.count={engines}"]
+            row = in_process(run_steps, [*settings, *own], STEPS)
+            found[f"{learners} + {engines}"] = row
+            save(output / "splits", f"{learners}-{engines}", row)
+    return found
+
+
+def ways_to_split(cards: int) -> list[tuple[int, int]]:
+    """Return the learner's processes and the engines of each way; the last shares every card."""
+    apart = [(learners, cards - learners) for learners in range(1, cards)]
+    if cards >= 4:
+        apart = [(learners, engines) for learners, engines in apart if 4 * learners % cards == 0]
+    return [*apart, (cards, cards)]
+
+
+PARTS = {"weights": weights, "ranks": ranks, "training": training, "learning": learning, "splits": splits}
 
 
 def table(found: dict[str, Any]) -> list[str]:
@@ -147,6 +178,12 @@ def table(found: dict[str, Any]) -> list[str]:
         lines.append(f"ranks: tokens/s {speeds} ({of_ranks['scaling']:.2f} times); off by at most: {off}")
     for way, seconds in found.get("training", {}).get("seconds_per_step", {}).items():
         lines.append(f"training, {way}: {seconds:.2f} s a step")
+    for way, row in found.get("splits", {}).items():
+        lines.append(
+            f"cards of learner + engines, {way}: {row['seconds_per_step']:.2f} s a step, "
+            f"{row['tokens_per_s']:,.0f} tokens/s; learner busy {row['learner_busy']:.0%}, engines "
+            f"{row['engine_busy']:.0%}"
+        )
     for name, run in found.get("learning", {}).items():
         lines.append(f"learning, {name}: held-out accuracy {run['before']:.3f} to {run['after']:.3f}")
     return lines

@@ -98,6 +98,14 @@ def test_the_bound_of_a_step_is_the_slower_part_alone(common: Any):
     assert results["asynchronous_speed_up"] == {"synchronous": 3.0, "asynchronous": 1.0}
 
 
+def test_cards_are_split_in_quarters_and_shared(common: Any):
+    import several_gpus
+
+    assert several_gpus.ways_to_split(2) == [(1, 1), (2, 2)]
+    assert several_gpus.ways_to_split(4) == [(1, 3), (2, 2), (3, 1), (4, 4)]
+    assert several_gpus.ways_to_split(8) == [(2, 6), (4, 4), (6, 2), (8, 8)]
+
+
 def test_attention_pads_runs_of_like_lengths_only(common: Any):
     import microbatch
     import numpy as np
