@@ -3,7 +3,8 @@
     python benchmarks/async_vs_sync.py                    # both parts
     python benchmarks/async_vs_sync.py --part steady      # step times and their bound
     python benchmarks/async_vs_sync.py --part learning    # wall clock to a target accuracy
-    python benchmarks/async_vs_sync.py --part steady --device cuda --size 0.5b --mean-length 256 --steps 15
+    python benchmarks/async_vs_sync.py --part steady --device cuda --size 0.5b --mean-length 128 \\
+        --steps 16 --warmup 8 --repeats 1 rollout.batch_size=256
 
 Three ways to spend the machine: *asynchronous* (η=8; half of the cores generate, half learn, at once),
 *synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
@@ -16,7 +17,8 @@ besides: a sequence that takes longer than η updates holds the learner up, and 
 five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
 the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
 each has a whole card; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
-a second GPU, both run once more with learner and engine on a card each.
+a second GPU, both run once more with learner and engine on a card each; or, with --side-by-side, each way has
+one card and its share of the cores, all of them at the same time.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -26,15 +28,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import math
 import multiprocessing
 import os
+import queue
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,10 @@ import areal
 from areal.api import check
 from areal.config import Config, load_config
 from areal.trajectory import Batch, Group
+
+Measure = Callable[[list[str], int], dict[str, float]]
+"""Of a run's settings and of how many of its last steps count."""
+Call = Callable[..., dict[str, float]]
 
 COLOURS = {
     "synchronous": ORANGE,
@@ -77,8 +85,11 @@ def main() -> None:
     options.add_argument(
         "--mean-length", type=int, default=32, help="of a steady run's answers (%(default)s)"
     )
+    options.add_argument("--side-by-side", action="store_true", help="steady runs on a GPU each, at once")
     options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
     arguments = options.parse_args()
+    if arguments.side_by_side and arguments.device != "cuda":
+        options.error("--side-by-side gives each way a GPU: add --device cuda")
     if arguments.part in ("steady", "all"):
         results = steady(arguments)
         save(arguments.output, "steady", results)
@@ -91,8 +102,8 @@ def main() -> None:
         draw_learning(results, arguments.target, arguments.output)
 
 
-def ways(device: str) -> dict[str, list[str]]:
-    """Return the settings of each way."""
+def ways(device: str, apart: bool = True) -> dict[str, list[str]]:
+    """Return the settings of each way, those with cards ``apart`` too where there are as many."""
     cores = len(os.sched_getaffinity(0))
     half = _threads(max(1, cores // 2))
     found = {"synchronous": ["rollout.max_staleness=0", *half]}
@@ -102,7 +113,7 @@ def ways(device: str) -> dict[str, list[str]]:
     if device == "cpu":
         return found
     shared = {way: [*settings, "engine.gpu=0"] for way, settings in found.items()}
-    if torch.cuda.device_count() < 2:
+    if torch.cuda.device_count() < 2 or not apart:
         return shared
     return {**shared, **{f"{way}, cards apart": [*own, "engine.gpu=1"] for way, own in found.items()}}
 
@@ -122,19 +133,24 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         geometric_model(model, arguments.size, arguments.mean_length)
         steps = arguments.warmup + arguments.steps
         settings = work(model, arguments.device, steps, arguments.mean_length) + arguments.overrides
-        measures: dict[str, Callable[[], Any]] = {}
-        every = ways(arguments.device)
+        measures: dict[str, tuple[Measure, list[str]]] = {}
+        every = ways(arguments.device, not arguments.side_by_side)
         tight = {}
         if arguments.device == "cpu":
             tight["asynchronous, η=4"] = [*every["asynchronous"], "rollout.max_staleness=4"]
         for number, (way, own) in enumerate({**tight, **every}.items()):
             run = [*settings, *own, f"output={folder / f'way-{number}'}"]
-            measures[way] = lambda run=run: in_process(run_steps, run, arguments.steps)
-        measures["generate"] = lambda: in_process(generate_alone, run, arguments.steps)
+            measures[way] = run_steps, run
+        measures["generate"] = generate_alone, run
         if arguments.device == "cpu":
             # What is learned from alone is what the asynchronous run, the last way, recorded.
-            measures["train"] = lambda: in_process(train_alone, run, arguments.steps)
-        return steady_results(interleaved(measures, arguments.repeats))
+            measures["train"] = train_alone, run
+        calls = {
+            name: functools.partial(in_process, name, measure, run, arguments.steps)
+            for name, (measure, run) in measures.items()
+        }
+        repeat = side_by_side if arguments.side_by_side else interleaved
+        return steady_results(repeat(calls, arguments.repeats))
 
 
 def work(model: Path, device: str, steps: int, mean_length: int) -> list[str]:
@@ -186,14 +202,42 @@ def geometric_model(folder: Path, size: str | None, mean_length: int) -> None:
 
 
 def in_process(
-    measure: Callable[[list[str], int], dict[str, float]], settings: list[str], steps: int
+    name: str, measure: Measure, settings: list[str], steps: int, card: int | None = None
 ) -> dict[str, float]:
     """Measure in a process of its own: it may pin itself, and leaves no threads behind."""
     context = multiprocessing.get_context("spawn")
+    if card is not None:
+        measure = functools.partial(on_card, card, torch.cuda.device_count(), measure)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         result = pool.submit(measure, settings, steps).result()
-    print(measure.__name__, {name: round(value, 3) for name, value in result.items()}, flush=True)
+    print(name, {key: round(value, 3) for key, value in result.items()}, flush=True)
     return result
+
+
+def side_by_side(calls: dict[str, Call], repeats: int) -> dict[str, list[dict[str, float]]]:
+    """Call as many at a time as there are GPUs, each with one of them."""
+    count = torch.cuda.device_count()
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for card in range(count):
+        free.put(card)
+
+    def call(measure: Call) -> dict[str, float]:
+        card = free.get()
+        try:
+            return measure(card=card)
+        finally:
+            free.put(card)
+
+    with ThreadPoolExecutor(count) as pool:
+        running = {name: [pool.submit(call, calls[name]) for _ in range(repeats)] for name in calls}
+    return {name: [future.result() for future in futures] for name, futures in running.items()}
+
+
+def on_card(card: int, cards: int, measure: Measure, settings: list[str], steps: int) -> dict[str, float]:
+    """Measure with one GPU alone, and its share of the cores."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(card)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[card::cards])
+    return measure(settings, steps)
 
 
 def run_steps(settings: list[str], count: int) -> dict[str, float]:

@@ -145,8 +145,8 @@ def splits(output: Path) -> dict[str, Any]:
         settings += [f"rollout.batch_size={128 * cards}", f"output={folder}"]
         for learners, engines in ways_to_split(cards):
             own = [f"learner.processes={learners}", f"engine.count={engines}"]
-            row = in_process(run_steps, [*settings, *own], STEPS)
-            found[f"{learners} + {engines}"] = row
+            way = f"{learners} + {engines}"
+            found[way] = row = in_process(way, run_steps, [*settings, *own], STEPS)
             save(output / "splits", f"{learners}-{engines}", row)
     return found
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 import torch
-from policies import ON_GPU, TOLERANCE, Policies, assert_agree, error
+from policies import Policies, assert_agree, error
 
 from areal.rollout.engine import Completion, Engine, Interruption, Sampling
 from areal.rollout.player import Player
@@ -65,10 +65,10 @@ async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: Engi
         after = completion.versions.index(last)
         if after:
             plain = error(policies.logits(last, prompt, completion.ids), completion, 0.8)
-            recomputed.append(plain[after:].max())
+            recomputed.append(plain[after:])
     assert_agree(torch.cat(kept))
     # The old cache matters: without it the log-probabilities would be others.
-    assert torch.stack(recomputed).median() > (2 if ON_GPU else 5) * TOLERANCE
+    assert torch.cat(recomputed).mean() > 3 * torch.cat(kept).mean()
 
 
 async def test_drain_gives_no_sequence_two_versions(engine: Engine, policies: Policies):
