@@ -53,7 +53,7 @@ class Varlen:
     """Where S sequences end, for kernels of variable length.
 
     Attributes:
-        gather: ``[M]``, place in the row of each token of each sequence; None if that is the row itself.
+        gather: ``[M]``, place in the row of each token of each sequence.
         ends_q: int32 ``[S + 1]``, 0 and then where the tokens end that each sequence computes.
         ends_k: int32 ``[S + 1]``, and where all its tokens end among the gathered ones.
         longest_q: tokens computed of one sequence, at most.
@@ -61,7 +61,7 @@ class Varlen:
         kernel: takes query, key, value, the four above, the scaling and the window.
     """
 
-    gather: torch.Tensor | None
+    gather: torch.Tensor
     ends_q: torch.Tensor
     ends_k: torch.Tensor
     longest_q: int
@@ -73,7 +73,9 @@ class Varlen:
         """Take index and owned as in :class:`Padded`, and lengths ``[S]``, to the device."""
         computed = owned.sum(1)
         real = np.arange(index.shape[1]) < lengths[:, None]
-        gather = None if computed.sum() == lengths.sum() else to_device(index[real], device)
+        gather = to_device(index[real], device)
+        # Where no prompt is shared M is N, by chance: compiled layers must not take it for a rule.
+        torch._dynamo.maybe_mark_dynamic(gather, 0)
 
         def ends(sizes: np.ndarray) -> torch.Tensor:
             return to_device(np.concatenate([[0], sizes.cumsum()]).astype(np.int32), device)
@@ -190,9 +192,9 @@ def _varlen(
     layout: Varlen,
 ) -> torch.Tensor:
     """``[heads, N, d]`` to ``[N, heads, d]``; causal from the ends: the last query sees the last key."""
-    q, k, v = (x.transpose(0, 1) for x in (query, key, value))
-    if layout.gather is not None:
-        k, v = k.index_select(0, layout.gather), v.index_select(0, layout.gather)
+    q = query.transpose(0, 1)
+    # Also where it changes nothing: without it, layers would be compiled once more, in the middle of a run.
+    k, v = (x.transpose(0, 1).index_select(0, layout.gather) for x in (key, value))
     back = -1 if sliding_window is None else sliding_window - 1
     return layout.kernel(
         q, k, v, layout.ends_q, layout.ends_k, layout.longest_q, layout.longest_k, scaling, (back, 0)

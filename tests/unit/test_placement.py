@@ -12,10 +12,13 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
+from areal.learner import attention
+from areal.learner import learner as learner_module
 from areal.learner.learner import Learner
 from areal.learner.model import load_model
 from areal.learner.packed import pack
 from areal.models import resolve_model
+from areal.trajectory import Batch
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -109,6 +112,29 @@ def test_fresh_tokens_tell_how_far_engine_and_learner_are_apart():
     assert "mismatch/logprob" not in learner.update(noise)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_layers_are_compiled_no_later_than_in_the_first_update(first: int, monkeypatch):
+    """Whether prompts are shared within a micro-batch or not: a compilation in the middle stops a run."""
+    monkeypatch.setattr(learner_module, "uses_varlen", lambda *_: True)
+    monkeypatch.setattr(attention, "_has_flash_attn", lambda: False)
+    monkeypatch.setattr(attention, "_torch_varlen", lambda: lambda q, k, v, *_: q + k.mean() + v.mean())
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **settings: compile(f, backend="eager", **settings))
+    torch._dynamo.reset()
+    counts = torch._dynamo.utils.counters["stats"]
+    shared, alone = batch(0, groups=8), batch(1, groups=8)
+    for number, t in enumerate(alone.trajectories):
+        t.tokens[0] = 6 + number
+    batches = [shared, alone, shared, alone]
+    learner = Learner(resolve_model("starter"), LearnerConfig(compile=True), "cpu", 1.0)
+    learner.update(batches[first])
+    compiled = counts["unique_graphs"]
+    assert compiled > 0
+    for members in batches:
+        learner.update(Batch(learner.version, members.groups))
+    assert counts["unique_graphs"] == compiled
+
+
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("settings", [{}, {"compile": False}, {"recompute": True}, {"objective": "grpo"}])
@@ -125,8 +151,6 @@ def test_on_a_gpu_in_16_bits_it_is_the_same_update(settings: dict[str, Any], pla
 @pytest.mark.gpu
 @needs_gpu
 def test_variable_length_attention_is_the_padded_one(monkeypatch):
-    from areal.learner import attention
-
     members, device = batch(3, groups=4).trajectories, torch.device("cuda")
     learner = Learner(resolve_model("starter"), LearnerConfig(compile=False), "cuda", 1.0)
     found = [learner.policy(pack(members, device, varlen), 1.0).logprobs for varlen in (True, False)]
