@@ -10,9 +10,9 @@ Three ways to spend the machine: *asynchronous* (η=8; half of the cores generat
 *synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
 that a synchronous loop can do, *synchronous in turn* (η=0, all cores generate, then all cores learn).
 
-*steady*: a model with random weights, where every 32nd token (--mean-length) of the vocabulary ends an
-answer, so that lengths are geometric: 32 tokens on average, the longest of a batch five times that. Rewards
-are noise, so that every group is trained on and the work of a step never changes. There η=4 is measured
+*steady*: a model with random weights, and answers whose lengths are drawn as if each token had the same
+chance to end one: 32 tokens on average (--mean-length), the longest of a batch five times that. Rewards are
+noise, so that every group is trained on and the work of a step never changes. There η=4 is measured
 besides: a sequence that takes longer than η updates holds the learner up, and the longest here take about
 five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
 the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
@@ -45,7 +45,7 @@ from typing import Any
 import torch
 from common import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, interleaved, parser, picture, save, train_once
 from models import QWEN2, qwen2
-from throughput import WARMUP, Noise, random_model
+from throughput import WARMUP, DrawnLength, Noise, random_model
 
 import areal
 from areal.api import check
@@ -129,9 +129,8 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the step time of each way, and both parts alone, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = folder / "model"
-        geometric_model(model, arguments.size, arguments.mean_length)
         steps = arguments.warmup + arguments.steps
+        model = write_model(folder / "model", arguments.size)
         settings = work(model, arguments.device, steps, arguments.mean_length) + arguments.overrides
         measures: dict[str, tuple[Measure, list[str]]] = {}
         every = ways(arguments.device, not arguments.side_by_side)
@@ -153,13 +152,15 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         return steady_results(repeat(calls, arguments.repeats))
 
 
-def work(model: Path, device: str, steps: int, mean_length: int) -> list[str]:
+def work(model: str, device: str, steps: int, mean_length: int) -> list[str]:
     """Return the settings of a steady run, whatever way."""
     return [
         f"model={model}",
         f"device={device}",
         f"steps={steps}",
         "env=noise-v0",
+        "agent=drawn-length",
+        f"agent_options.mean={mean_length}",
         f"rollout.max_new_tokens={8 * mean_length}",
         f"rollout.max_model_len={8 * mean_length + PROMPT}",
         "evaluation.problems=0",
@@ -190,15 +191,12 @@ def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     }
 
 
-def geometric_model(folder: Path, size: str | None, mean_length: int) -> None:
-    """Write a model whose answers end with probability 1/mean_length at each token."""
-    if size is None:
-        random_model(folder)
-    else:
-        qwen2(folder, size)
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    endings = list(range(1, vocabulary, mean_length))
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": endings}))
+def write_model(folder: Path, size: str | None) -> str:
+    """Write a model with random weights, of the starter's shape or of a larger one; return its path."""
+    if size is not None:
+        return qwen2(folder, size)
+    random_model(folder)
+    return str(folder)
 
 
 def in_process(
@@ -329,6 +327,7 @@ def train_alone(settings: list[str], count: int) -> dict[str, float]:
 
 def noise_config(settings: list[str]) -> Config:
     areal.register_env("noise-v0", Noise)
+    areal.register_agent("drawn-length", DrawnLength)
     return load_config(overrides=settings)
 
 

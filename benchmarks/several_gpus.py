@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from async_vs_sync import geometric_model, in_process, run_steps, work
+from async_vs_sync import in_process, run_steps, work, write_model
 from common import BLUE, GREY, ORANGE, load, parser, picture, save, train_once
 from learner import batch, trajectories
 from models import qwen2
@@ -140,8 +140,7 @@ def splits(output: Path) -> dict[str, Any]:
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        geometric_model(folder / "model", "0.5b", MEAN_LENGTH)
-        settings = work(folder / "model", "cuda", WARMUP + STEPS, MEAN_LENGTH)
+        settings = work(write_model(folder / "model", "0.5b"), "cuda", WARMUP + STEPS, MEAN_LENGTH)
         settings += [f"rollout.batch_size={128 * cards}", f"output={folder}"]
         for learners, engines in ways_to_split(cards):
             own = [f"learner.processes={learners}", f"engine.count={engines}"]

@@ -10,6 +10,8 @@ to do for every group. The figure leaves out the first ten updates: vLLM compile
 from __future__ import annotations
 
 import json
+import math
+import random
 import statistics
 import tempfile
 from pathlib import Path
@@ -20,6 +22,7 @@ from common import parser, save
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import areal
+from areal.agents.interface import Env, Limits, Model
 from areal.envs.text import UnicodeText
 from areal.models import resolve_model
 
@@ -39,6 +42,21 @@ class Noise(gymnasium.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
         return "", float(sum(map(ord, action)) % 2), True, False, {}
+
+
+class DrawnLength:
+    """Answers once, with a number of tokens that is geometric, ``mean`` on average, to the run's limit."""
+
+    def __init__(self, mean: int) -> None:
+        self._stays = math.log1p(-1 / mean)
+        self._random = random.Random(0)
+
+    async def run(self, env: Env, model: Model) -> None:
+        observation = await env.reset()
+        length = 1 + int(math.log1p(-self._random.random()) / self._stays)
+        asked = [{"role": "user", "content": observation}]
+        reply = await model.chat(asked, limits=Limits(max_tokens=length))
+        await env.step(reply.text)
 
 
 def random_model(folder: Path) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/timeline.py                                   # two short runs, and the picture
     python benchmarks/timeline.py --draw docs/figures/timeline.json # only the picture, from recorded figures
 
-Both runs are the real loop, on the model of benchmarks/async_vs_sync.py whose answers end at random, with few
+Both runs are the real loop, on the work of benchmarks/async_vs_sync.py, answers of drawn lengths, with few
 answers at once, so that each can be seen. An answer's beginning and end and the versions that sampled it are
 what the run recorded; updates and loads are placed by the times in its metrics, back from the moment at which
 it wrote each update's rollouts.
@@ -17,10 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from async_vs_sync import geometric_model, in_process, noise_config
+from async_vs_sync import in_process, run_steps, write_model
 from common import GREY, parser, picture, save
-
-import areal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +29,7 @@ WAYS = {"synchronous, η=0": 0, "asynchronous, η=8": 8}
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
 SETTINGS = (
     "env=noise-v0",
+    "agent=drawn-length",
     "rollout.batch_size=32",
     "rollout.group_size=4",
     "rollout.max_new_tokens=256",
@@ -41,6 +40,8 @@ SETTINGS = (
     "checkpoint.every=0",
     "device=cpu",
 )
+UPDATES = 20
+"""Of each run."""
 
 
 def main() -> None:
@@ -61,19 +62,15 @@ def measure(mean_length: int, seconds: float) -> dict[str, Any]:
     """Make a run of each way and return what is to be drawn of it."""
     results = {}
     with tempfile.TemporaryDirectory() as name:
-        model = Path(name) / "model"
-        geometric_model(model, None, mean_length)
+        model = write_model(Path(name) / "model", None)
+        drawn = f"agent_options.mean={mean_length}"
         for way, eta in WAYS.items():
             run = Path(name) / f"eta-{eta}"
-            settings = [*SETTINGS, f"model={model}", f"output={name}", f"name={run.name}", "steps=20"]
-            in_process(train, [*settings, f"rollout.max_staleness={eta}"])
+            settings = [*SETTINGS, drawn, f"model={model}", f"output={name}", f"name={run.name}"]
+            settings += [f"steps={UPDATES}", f"rollout.max_staleness={eta}"]
+            in_process(way, run_steps, settings, UPDATES)
             results[way] = shown(read(run, eta == 0), seconds)
     return results
-
-
-def train(settings: list[str]) -> dict[str, float]:
-    """Make the run."""
-    return {"updates": len(areal.train(config=noise_config(settings)).metrics)}
 
 
 def read(run: Path, synchronous: bool) -> dict[str, Any]:
