@@ -19,10 +19,10 @@ import asyncio
 import gc
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from areal.errors import UserError
 from areal.rollout.engine import Completion, Interruption, Sampling
@@ -36,8 +36,12 @@ from areal.rollout.vllm_start import (
 )
 from areal.trajectory import Finish
 
+T = TypeVar("T")
+
 _OUTPUT_SLICES = 64
 """vLLM hands on the tokens of a step in slices of 128 requests: more slices than any step has."""
+_LIFE_SIGN = 1.0
+"""Seconds after which to look whether a process that owes an answer still lives."""
 _GRACE = 5.0
 """Seconds for the engine to let go of our memory on a card, at its end; else torch complains at ours."""
 
@@ -168,8 +172,8 @@ class VLLMEngine:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         [init_info] = init_infos
-
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+        request = WeightTransferInitRequest(init_info=init_info)
+        await self._unless_dead(self._llm.init_weight_transfer_engine(request))
 
     async def load(self, version: int) -> dict[str, float]:
         """Load what the channel holds as ``version``, between two tokens or, draining, two requests.
@@ -177,11 +181,27 @@ class VLLMEngine:
         Returns:
             ``time/pause``: seconds from the call that pauses generation to the one that resumes it, and
             ``time/load``: of them, those in which the weights were loaded.
+
+        Raises:
+            EngineDeadError: vLLM's, in which the engine's process died.
         """
         if self.interruption != "drain":
-            return await self._swap(version)
+            return await self._unless_dead(self._swap(version))
         async with self._gate.drained():
-            return await self._swap(version)
+            return await self._unless_dead(self._swap(version))
+
+    async def _unless_dead(self, calls: Coroutine[Any, Any, T]) -> T:
+        """Wait for calls of the engine's process; those that it dies in vLLM leaves unanswered for ever."""
+        work = asyncio.ensure_future(calls)
+        try:
+            while not work.done():
+                await asyncio.wait([work], timeout=_LIFE_SIGN)
+                if self._llm.errored and not work.done():
+                    raise self._llm.dead_error
+            return work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def _swap(self, version: int) -> dict[str, float]:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
