@@ -4,7 +4,7 @@
     python benchmarks/async_vs_sync.py --part steady      # step times and their bound
     python benchmarks/async_vs_sync.py --part learning    # wall clock to a target accuracy
     python benchmarks/async_vs_sync.py --part steady --device cuda --size 0.5b --mean-length 128 \\
-        --steps 16 --warmup 8 --repeats 1 rollout.batch_size=256
+        --steps 16 --warmup 12 --repeats 1 rollout.batch_size=256
 
 Three ways to spend the machine: *asynchronous* (η=8; half of the cores generate, half learn, at once),
 *synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
@@ -18,7 +18,8 @@ five. The bound is max(T_generate, T_train): each part measured alone, on the ha
 the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
 each has a whole card; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
 a second GPU, both run once more with learner and engine on a card each; or, with --side-by-side, each way has
-one card and its share of the cores, all of them at the same time.
+one card and its share of the cores, all of them at the same time. There --warmup should be more than η: that
+many batches were generated while the learner compiled.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -55,6 +56,7 @@ from areal.trajectory import Batch, Group
 Measure = Callable[[list[str], int], dict[str, float]]
 """Of a run's settings and of how many of its last steps count."""
 Call = Callable[..., dict[str, float]]
+"""A measure with all it needs; it may be given a card."""
 
 COLOURS = {
     "synchronous": ORANGE,

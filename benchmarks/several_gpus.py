@@ -145,8 +145,7 @@ def splits(output: Path) -> dict[str, Any]:
         for learners, engines in ways_to_split(cards):
             own = [f"learner.processes={learners}", f"engine.count={engines}"]
             way = f"{learners} + {engines}"
-            found[way] = row = in_process(way, run_steps, [*settings, *own], STEPS)
-            save(output / "splits", f"{learners}-{engines}", row)
+            found[way] = in_process(way, run_steps, [*settings, *own], STEPS)
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 import torch
-from policies import Policies, assert_agree, error
+from policies import ON_GPU, TOLERANCE, Policies, assert_agree, error
 
 from areal.rollout.engine import Completion, Engine, Interruption, Sampling
 from areal.rollout.player import Player
@@ -69,6 +69,8 @@ async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: Engi
     assert_agree(torch.cat(kept))
     # The old cache matters: without it the log-probabilities would be others.
     assert torch.cat(recomputed).mean() > 3 * torch.cat(kept).mean()
+    if not ON_GPU:  # where rounding is smaller by far than what the cache is worth
+        assert torch.stack([errors.max() for errors in recomputed]).median() > 5 * TOLERANCE
 
 
 async def test_drain_gives_no_sequence_two_versions(engine: Engine, policies: Policies):
