@@ -14,6 +14,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from socketserver import ThreadingMixIn
@@ -44,8 +45,13 @@ class Command:
     """A command of a machine, with its output as events."""
 
     def __init__(self, config):
+        # A machine of E2B has a home of its own: what a login does here is none of its business, and may
+        # leave a lock behind when it is killed (pyenv's makes every later login wait for a minute).
+        assert config.cmd == "/bin/bash"
+        python = os.path.dirname(os.path.realpath(sys.executable))
         self.process = subprocess.Popen(
-            [config.cmd, *config.args],
+            [config.cmd, "--noprofile", *config.args],
+            env={"PATH": f"{python}:/usr/bin:/bin", "HOME": "/nonexistent"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
