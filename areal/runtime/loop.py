@@ -1,7 +1,7 @@
 """The asynchronous loop: generation never waits for the learner, and the learner only for its next batch.
 
-Three things go on at once. The event loop keeps episodes going (areal.rollout). The learner updates on a
-thread of its own. New weights are loaded into the engine between two of its steps, while the learner has
+Three things go on at once. The event loop keeps episodes going (areal.rollout). The learner updates in a
+process of its own. New weights are loaded into the engine between two of its steps, while the learner has
 begun its next batch. Staleness ≤ η holds by construction (areal.rollout.admission) and is checked again at
 the point of consumption.
 """
@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,19 +30,18 @@ from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
 from areal.runtime.assembly import (
     Plan,
-    engine_dtype,
     max_concurrent,
     start_player,
     training_sampling,
 )
 from areal.runtime.evaluation import evaluate_player, evaluation_metrics
-from areal.runtime.processes import Followers, Recipe, SharedLearner
+from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group
-from areal.weights.channel import BACKEND, open_channels, ways_of
+from areal.weights.channel import BACKEND, together, ways_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,8 +72,6 @@ class Trainer:
         self._resume = resume
         self._sound = True
         self._open = AsyncExitStack()
-        self._learner_thread = ThreadPoolExecutor(1, thread_name_prefix="areal-learner")
-        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="areal-checkpoint")
         self._stop = asyncio.Event()
         self._producing: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[dict[str, float]] | None = None
@@ -99,41 +94,31 @@ class Trainer:
         for line in self.plan.told:
             self.progress.message(line)
         self.progress.status("starting vLLM and the learner")
-        config = self.config
-        self._open.callback(self._learner_thread.shutdown)
-        self._open.callback(self._writer_thread.shutdown)
-        plan, folder = self.plan, self.directory.checkpoints
-        recipe = Recipe(config, plan.model, plan.device, plan.learner_threads, folder)
-        followers = Followers(recipe)
-        self._open.callback(followers.close)
-        self._follower_ended = asyncio.wrap_future(followers.ended)
-        self.player, self.tokenizer = await start_player(self.plan, BACKEND)
+        config, plan = self.config, self.plan
+        recipe = Recipe(config, plan.model, plan.device, plan.learner_threads, self.directory.checkpoints)
+        self.learner = LearnerProcesses(recipe)
+        self._open.callback(self.learner.close)
+        self._learner_ended = asyncio.wrap_future(self.learner.ended)
+        self.player, _ = await start_player(plan, BACKEND)
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
-        self.learner = await self._in_learner(lambda: SharedLearner(recipe, followers, self.tokenizer))
+        await self.learner.make()
         self.progress.message(f"learner: {self.learner.description}")
-        state, groups = self._restore()
+        state, groups = await self._restore()
+        weights = await self.learner.hash_weights()
         self.directory.log_start(
-            describe_start(config, self.learner, self.plan.device, self.plan.learner_threads)
+            describe_start(config, self.learner.version, weights, plan.device, plan.learner_threads)
         )
-        self._channels = await self._in_learner(
-            lambda: open_channels(
-                ways_of(self.plan.device, self.plan.cards),
-                self.learner.named_parameters(),
-                engine_dtype(config, self.plan.device),
-            )
-        )
-        self._open.callback(self._channels.close)
-        await self.engine.connect(self._channels.init_infos())
+        await self.engine.connect(await self.learner.open_channels(ways_of(plan.device, plan.cards)))
         if self._resume is not None:
-            await self._in_learner(lambda: self._channels.write(self.learner.named_parameters()))
-            await self._channels.load(self.engine.load(self.learner.version))
+            await self.learner.publish()
+            await together(self.engine.load(self.learner.version), self.learner.send())
         self._build_rollouts(state, groups)
 
-    def _restore(self) -> tuple[dict[str, Any], list[Group]]:
+    async def _restore(self) -> tuple[dict[str, Any], list[Group]]:
         if self._resume is None:
             return {"next_group": 0, "in_flight": []}, []
-        self.learner.load(self._resume)
+        await self.learner.load(self._resume)
         return checkpoint.load_rollouts(self._resume)
 
     def _build_rollouts(self, state: dict[str, Any], groups: list[Group]) -> None:
@@ -183,7 +168,7 @@ class Trainer:
                     await self._save()
                     await self._saved()
         self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
-        await self._in_learner(lambda: self.learner.export(self.directory.path))
+        await self.learner.export(self.directory.path)
 
     async def _step(self) -> None:
         """Wait for a batch, update on it, and send the new weights on their way."""
@@ -194,7 +179,7 @@ class Trainer:
         batch = Batch(self.learner.version, groups)
         self._check_staleness(batch)
         self._sound = False
-        metrics = await self._in_learner(lambda: self.learner.update(batch))
+        metrics = await self.learner.update(batch)
         self._sound = True
         sync: dict[str, float] = {}
         try:
@@ -234,7 +219,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         if self._loading is not None:
             metrics = await self._guard(self._loading)
-        await self._in_learner(lambda: self._channels.write(self.learner.named_parameters()))
+        await self.learner.publish()
         self._loading = asyncio.create_task(self._load(self.learner.version), name="weights")
         if self.config.rollout.max_staleness == 0:
             metrics = await self._guard(self._loading)
@@ -242,7 +227,7 @@ class Trainer:
 
     async def _load(self, version: int) -> dict[str, float]:
         started = time.monotonic()
-        metrics = await self._channels.load(self.engine.load(version))
+        metrics = await together(self.engine.load(version), self.learner.send())
         self.controller.advance(version)
         return {"time/sync": time.monotonic() - started, **metrics}
 
@@ -272,18 +257,14 @@ class Trainer:
         await self._saved()
         # One moment for all of it: the event loop does nothing else while this line runs.
         state, groups = checkpoint.snapshot(self.admission)
-        staged = await self._in_learner(lambda: self.learner.stage(state, groups))
-        writing = partial(self.learner.write, staged)
-        self._saving = asyncio.get_running_loop().run_in_executor(self._writer_thread, writing)
+        await self.learner.stage(state, groups)
+        self._saving = asyncio.ensure_future(self.learner.write())
 
     async def _saved(self) -> None:
         """Wait for the checkpoint that is being written, if any; raises what it failed of."""
         saving, self._saving = self._saving, None
         if saving is not None:
             await saving
-
-    def _in_learner(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._learner_thread, work)
 
     async def _guard(self, awaited: Awaitable[T]) -> T:
         """Wait, but not past a signal or an error of the rollouts.
@@ -294,7 +275,7 @@ class Trainer:
         """
         wanted = asyncio.ensure_future(awaited)
         stop = asyncio.ensure_future(self._stop.wait())
-        ended = self._follower_ended
+        ended = self._learner_ended
         producing = {self._producing} if self._producing is not None else set()
         try:
             await asyncio.wait({wanted, stop, ended, *producing}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,30 +1,32 @@
-"""The learner of a run as several processes, each one rank: what the first is asked, all do.
+"""The learner of a run, in processes of its own, each one rank: what the run asks of it, all do.
 
-The first rank is the run's own process. The others (:class:`Followers`) make the same learner and then obey:
-:class:`SharedLearner` tells them by a pipe what it is asked, and does it too, so that all ranks make the same
-collectives in the same order. With one process there is nobody to tell.
+Not on a thread of the run's process: Python runs one thread of a process at a time, and both an update and
+what follows each step of the engine are thousands of small calls, which would wait for each other.
 
-A follower dies with its parent. When one ends unasked, the others end too, which wakes whoever waits for them
-in a collective, and the run ends with one line that says which.
+:class:`LearnerProcesses` is the run's side. It tells all ranks the same by pipes, so that they make the same
+collectives in the same order; the first one answers. A rank (:func:`serve`) dies with its parent. When one
+ends unasked, the others are ended too, and the run ends with one line that says which.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from areal.config import Config
 from areal.errors import UserError
@@ -32,22 +34,19 @@ from areal.rollout.engine_process import die_with
 from areal.rollout.vllm_start import main_not_reimported
 
 if TYPE_CHECKING:
-    import torch
-
     from areal.learner.learner import Learner
     from areal.runtime.checkpoint import Checkpoints, Staged
     from areal.trajectory import Batch, Group
-
-T = TypeVar("T")
+    from areal.weights.channel import Channels, Way
 
 _HOST = "127.0.0.1"
 _GRACE = 5.0
-"""Seconds for a follower to end when it is told to, and to be found dead after a collective failed."""
+"""Seconds for a process to end when it is told to, and to be found dead after a collective failed."""
 _ALIKE = (UserError, FloatingPointError)
-"""What all ranks raise alike: they are made of what all ranks know. The first reports it."""
-
-
-_JOIN, _END = "join", "end"
+"""What all ranks raise alike, and go on after: they are made of what all ranks know."""
+_ASIDE = ("send", "write")
+"""What is done while the learner goes on, on a thread."""
+_END = "end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,12 @@ class Recipe:
     threads: int
     checkpoints: Path
 
-    def make(self, tokenizer: Any = None) -> tuple[Learner, Checkpoints]:
+    def make(self) -> tuple[Learner, Checkpoints]:
         """Return this rank's learner and its checkpoints; every rank has to ask."""
         import torch.distributed as dist
 
         from areal.learner.ranks import ranks
+        from areal.models import load_tokenizer
         from areal.runtime.assembly import engine_dtype, make_learner
         from areal.runtime.checkpoint import Checkpoints
 
@@ -80,243 +80,307 @@ class Recipe:
         # Of its own: checkpoints are written on a thread, while updates go on.
         group = dist.new_group(backend="gloo") if ranks() > 1 else None
         dtype = engine_dtype(self.config, self.device)
-        keep = self.config.checkpoint.keep
+        keep, tokenizer = self.config.checkpoint.keep, load_tokenizer(self.model)
         return learner, Checkpoints(self.checkpoints, learner, tokenizer, keep, dtype, group)
 
 
-class Followers:
-    """The processes of all ranks but the first; there may be none.
+class LearnerProcesses:
+    """A run's learner and its checkpoints, in one process or several.
+
+    One thing is asked at a time, but for what is done aside (:meth:`send`, :meth:`write`). Each method raises
+    UserError if a process has ended.
 
     Attributes:
-        ended: done when one of them has ended unasked; its result says which and how, in one line.
+        version: the number of finished updates.
+        description: how it computes, in a few words.
+        ended: done when a process has ended unasked; its result says which and how, in one line.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        """Start them; they wait until :meth:`join` is called."""
+        """Start the processes; they get ready until :meth:`make` is called."""
+        self.version = 0
+        self.description = ""
         self.ended: Future[str] = Future()
-        self._device, self._ranks = recipe.device, recipe.config.learner.processes
+        self._ranks = recipe.config.learner.processes
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
-        self._joined = self._broken = self._closing = False
-        self._watch: threading.Thread | None = None
-        if self._ranks == 1:
-            return
-        import torch.distributed as dist
+        self._numbers = itertools.count()
+        self._unanswered: dict[int, Future[Any]] = {}
+        self._lock = threading.Lock()
+        self._sound, self._closing = True, False
+        port = 0
+        if self._ranks > 1:
+            import torch.distributed as dist
 
-        self._store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+            self._store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+            port = self._store.port
         context = multiprocessing.get_context("spawn")
         with main_not_reimported():
-            for rank in range(1, self._ranks):
+            for rank in range(self._ranks):
                 ours, theirs = context.Pipe()
-                arguments = (recipe, rank, self._store.port, theirs, os.getpid())
-                process = context.Process(target=follow, args=arguments, name=f"learner-{rank}")
+                arguments = (recipe, rank, port, theirs, os.getpid())
+                process = context.Process(target=serve, args=arguments, name=f"learner-{rank}")
                 process.start()
                 theirs.close()
                 self._processes.append(process)
                 self._pipes.append(ours)
-        self._watch = threading.Thread(target=self._wait_for_an_end, name="areal-followers", daemon=True)
-        self._watch.start()
+        # On a thread, since a process that does not read its pipe holds up who writes to it.
+        self._telling = ThreadPoolExecutor(1, thread_name_prefix="areal-learner-told")
+        self._listener = threading.Thread(target=self._listen, name="areal-learner-heard", daemon=True)
+        self._listener.start()
 
-    def join(self) -> None:
-        """Become the first rank of the default process group, on this thread's device.
+    async def make(self) -> None:
+        """Make the learner, on all ranks."""
+        self.description = await self._ask("make")
 
-        Raises:
-            UserError: a follower has ended.
-        """
-        if not self._processes:
-            return
-        from areal.learner.ranks import join
+    async def load(self, saved: Path) -> None:
+        """Take back what a checkpoint holds, of any number of processes."""
+        self.version = await self._ask("load", saved)
 
-        with self.expected():
-            for pipe in self._pipes:
-                pipe.recv_bytes()
-            self.tell(_JOIN)
-            join(self._device, self._store, 0, self._ranks)
-            self._joined = True
+    async def hash_weights(self) -> str:
+        """Return what :func:`areal.runtime.replay.hash_weights` does."""
+        return await self._ask("hash_weights")
 
-    def tell(self, name: str, *arguments: Any) -> None:
-        """Have all do it; they begin at once, and what follows here has to make the same collectives."""
-        message = pickle.dumps((name, arguments))
-        for pipe in self._pipes:
-            pipe.send_bytes(message)
+    async def open_channels(self, ways: list[Way]) -> list[dict[str, Any]]:
+        """Open the ways to the engines; return what each of them needs to open its end, once."""
+        return await self._ask("open_channels", ways)
 
-    @contextmanager
-    def expected(self) -> Iterator[None]:
-        """Within, the followers are needed.
+    async def publish(self) -> None:
+        """Make the weights ready to load; no engine may be loading meanwhile."""
+        await self._ask("publish")
 
-        Raises:
-            UserError: one has ended, in place of whatever came of that here.
-        """
-        if not self._processes:
-            yield
-            return
-        try:
-            yield
-        except _ALIKE:
-            raise
-        except Exception as error:
-            self._broken = True
-            if wait_for([self.ended], _GRACE).done:
-                raise UserError(self.ended.result()) from error
-            raise
-        if self.ended.done():
-            raise UserError(self.ended.result())
+    async def send(self) -> None:
+        """Do the learner's part of a load, while the engines load."""
+        await self._ask("send")
+
+    async def update(self, batch: Batch) -> dict[str, float]:
+        """Make one update and return its metrics."""
+        metrics, self.version = await self._ask("update", batch)
+        return metrics
+
+    async def stage(self, state: dict[str, Any], groups: list[Group]) -> None:
+        """Copy what :meth:`write` needs, which has to follow, and to be over before this is called again."""
+        await self._ask("stage", state, groups)
+
+    async def write(self) -> Path:
+        """Write a checkpoint of what was staged, while updates go on."""
+        return await self._ask("write")
+
+    async def export(self, folder: Path) -> None:
+        """Write the final model."""
+        await self._ask("export", folder)
 
     def close(self) -> None:
-        """End them, in order if all is well; leave the process group."""
-        if self._watch is None:
-            return
-        import torch.distributed as dist
-
+        """End the processes, in order if all is well."""
         self._closing = True
-        in_order = self._joined and not self._broken
-        if in_order:
-            with suppress(OSError):  # one has ended just now
-                self.tell(_END)
-            dist.destroy_process_group()
+        if self._sound and not self.ended.done():
+            self._tell(0, _END)
+            deadline = time.monotonic() + _GRACE
             for process in self._processes:
-                process.join(_GRACE)
+                process.join(max(0.0, deadline - time.monotonic()))
         for process in self._processes:
             process.kill()
             process.join()
-        self._watch.join()
-        if self._joined and not in_order:
-            _abort()
-            dist.destroy_process_group()
+        self._telling.shutdown()
+        self._listener.join()
         for pipe in self._pipes:
             pipe.close()
 
-    def _wait_for_an_end(self) -> None:
-        of = {process.sentinel: rank for rank, process in enumerate(self._processes, 1)}
-        rank = of[wait(list(of))[0]]
-        if self._closing:
-            return
-        self._broken = True
-        self.ended.set_result(self._line(rank))
+    async def _ask(self, name: str, *arguments: Any) -> Any:
+        """Have all ranks do it; return what the first answers, or raise it."""
+        answer: Future[Any] = Future()
+        answer.set_running_or_notify_cancel()  # it comes, also if nobody waits for it any more
+        with self._lock:
+            if self.ended.done():
+                raise UserError(self.ended.result())
+            number = next(self._numbers)
+            self._unanswered[number] = answer
+        self._tell(number, name, *arguments)
+        return await asyncio.wrap_future(answer)
+
+    def _tell(self, number: int, name: str, *arguments: Any) -> None:
+        message = pickle.dumps((number, name, arguments), pickle.HIGHEST_PROTOCOL)
+
+        def tell() -> None:
+            with suppress(OSError):  # one has ended, which the listener finds too
+                for pipe in self._pipes:
+                    pipe.send_bytes(message)
+
+        self._telling.submit(tell)
+
+    def _listen(self) -> None:
+        """Pass on the first rank's answers until a process ends."""
+        ranks = {process.sentinel: rank for rank, process in enumerate(self._processes)}
+        answers = self._pipes[0]
+        sources: list[Any] = [answers, *ranks]
+        while answers in (ready := wait(sources)):
+            try:
+                number, value, error = pickle.loads(answers.recv_bytes())
+            except (EOFError, OSError):  # its process is about to end
+                sources.remove(answers)
+                continue
+            if error is not None and not isinstance(error, _ALIKE):
+                self._sound = False
+                # Perhaps it failed because of another, which is what to tell of.
+                if self._ranks > 1 and (ready := wait(list(ranks), _GRACE)):
+                    break
+            with self._lock:
+                answer = self._unanswered.pop(number)
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(error)
+        line = "the learner was closed" if self._closing else self._line(ranks[ready[0]])
         for process in self._processes:
             process.kill()
-        if self._joined:
-            _abort()
+        with self._lock:
+            if not self._closing:
+                self.ended.set_result(line)
+            unanswered, self._unanswered = self._unanswered, {}
+        for answer in unanswered.values():
+            answer.set_exception(UserError(line))
 
     def _line(self, rank: int) -> str:
         """Say how one has ended."""
-        while (code := self._processes[rank - 1].exitcode) is None:  # another thread is just asking, too
+        while (code := self._processes[rank].exitcode) is None:  # another thread is just asking, too
             time.sleep(0.01)
+        which = "the learner's process"
+        if self._ranks > 1:
+            which = f"learner process {rank} (of 0 to {self._ranks - 1})"
         how = f"{signal.Signals(-code).name}, exit code {code}" if code < 0 else f"exit code {code}"
         return (
-            f"learner process {rank} (of 0 to {self._ranks - 1}) ended: {how}; what it said last is in the "
-            "run's engine.log, and SIGKILL is mostly a lack of memory; go on with --resume"
+            f"{which} ended: {how}; what it said last is in the run's engine.log, and SIGKILL is mostly a "
+            "lack of memory; go on with --resume"
         )
 
 
-class SharedLearner:
-    """A run's learner and its checkpoints, whatever the number of processes.
-
-    Everything here but :meth:`write` is called by one thread at a time, and makes its followers do the same.
-    Each method raises UserError if a follower has ended.
-    """
-
-    def __init__(self, recipe: Recipe, followers: Followers, tokenizer: Any) -> None:
-        """Make the learner, on all ranks, in about as much time as on one."""
-        self._followers = followers
-        followers.join()
-        with followers.expected():
-            self._learner, self._checkpoints = recipe.make(tokenizer)
-
-    @property
-    def version(self) -> int:
-        """The number of finished updates."""
-        return self._learner.version
-
-    @property
-    def description(self) -> str:
-        """How it computes, in a few words."""
-        return self._learner.description
-
-    def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The float32 weights under their Hugging Face names, each whole; ask for all of them."""
-        with self._followers.expected():
-            self._followers.tell("gather")
-            yield from self._learner.named_parameters()
-
-    def update(self, batch: Batch) -> dict[str, float]:
-        """Make one update and return its metrics."""
-        return self._together(lambda: self._learner.update(batch), "update", batch)
-
-    def load(self, saved: Path) -> None:
-        """Take back what a checkpoint holds, of any number of processes."""
-        from areal.runtime.checkpoint import load_learner
-
-        self._together(lambda: load_learner(saved, self._learner), "load", saved)
-
-    def stage(self, state: dict[str, Any], groups: list[Group]) -> Staged:
-        """Copy what :meth:`write` needs, which has to follow, and to be over before this is called again."""
-        return self._together(lambda: self._checkpoints.stage(state, groups), "stage")
-
-    def write(self, staged: Staged) -> Path:
-        """Write a checkpoint, on any thread, while updates go on: the followers write theirs unasked."""
-        with self._followers.expected():
-            return self._checkpoints.write(staged)
-
-    def export(self, folder: Path) -> None:
-        """Write the final model."""
-        self._together(lambda: self._checkpoints.export(folder), "export", folder)
-
-    def _together(self, work: Callable[[], T], name: str, *arguments: Any) -> T:
-        with self._followers.expected():
-            self._followers.tell(name, *arguments)
-            return work()
-
-
-def follow(recipe: Recipe, rank: int, port: int, pipe: Connection, parent: int) -> None:
-    """Be a rank: make the learner, then do what is told until the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def serve(recipe: Recipe, rank: int, port: int, pipe: Connection, parent: int) -> None:
+    """Be a rank: do what is asked, one thing after another, until the end."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the run's process decides what becomes of them
+        signal.signal(number, signal.SIG_IGN)
     die_with(parent)
-    import torch.distributed as dist
+    ours = _Rank(recipe, rank, port)
+    writing: threading.Thread | None = None
+    answering = threading.Lock()
 
-    from areal.learner.ranks import join
-    from areal.runtime.checkpoint import load_learner
+    def answer(number: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        value: Any = None
+        error: Exception | None = None
+        try:
+            value = work(*arguments)
+        except _ALIKE as alike:
+            error = alike
+        except Exception as failure:
+            if rank > 0:  # it is seen to have ended
+                raise
+            error = _portable(failure)
+        if rank == 0:
+            message = pickle.dumps((number, value, error))
+            with answering:
+                pipe.send_bytes(message)
 
-    store = dist.TCPStore(_HOST, port, is_master=False)
-    pipe.send_bytes(b"ready")
-    pipe.recv_bytes()  # to join: until then the first rank may take its time
-    join(recipe.device, store, rank, recipe.config.learner.processes)
-    learner, checkpoints = recipe.make()
-    writer = ThreadPoolExecutor(1, thread_name_prefix="areal-checkpoint")
-    writing: list[Future[Path]] = []
-
-    def stage() -> None:
-        wait_for_writes(writing)
-        writing[:] = [writer.submit(checkpoints.write, checkpoints.stage({}, []))]
-
-    obey: dict[str, Callable[..., Any]] = {
-        "gather": lambda: deque(learner.named_parameters(), maxlen=0),
-        "update": learner.update,
-        "load": lambda saved: load_learner(saved, learner),
-        "stage": stage,
-        "export": checkpoints.export,
-    }
     while True:
-        name, arguments = pickle.loads(pipe.recv_bytes())
+        number, name, arguments = pickle.loads(pipe.recv_bytes())
+        if writing is not None and name in (_END, "stage"):
+            writing.join()
         if name == _END:
             break
-        try:
-            obey[name](*arguments)
-        except _ALIKE:  # the first rank has it too, and says so
+        call = (number, getattr(ours, name), arguments)
+        if name not in _ASIDE:
+            answer(*call)
             continue
-    wait_for_writes(writing)
-    dist.destroy_process_group()
+        thread = threading.Thread(target=answer, args=call, name=f"areal-{name}", daemon=True)
+        thread.start()
+        if name == "write":
+            writing = thread
+    ours.close()
 
 
-def wait_for_writes(writing: list[Future[Path]]) -> None:
-    """Wait for a checkpoint that is being written; what it fails of is known to the first rank, too."""
-    for future in writing:
-        future.exception()
+class _Rank:
+    """One rank: its learner, its checkpoints, and, of the first, the channels to the engines."""
+
+    _learner: Learner
+    _checkpoints: Checkpoints
+    _staged: Staged
+
+    def __init__(self, recipe: Recipe, rank: int, port: int) -> None:
+        import areal.runtime.replay  # noqa: F401 (what a learner needs, while the engine starts)
+
+        self._recipe, self._rank, self._port = recipe, rank, port
+        self._channels: Channels | None = None
+
+    def make(self) -> str:
+        if (ranks := self._recipe.config.learner.processes) > 1:
+            import torch.distributed as dist
+
+            from areal.learner.ranks import join
+
+            self._store = dist.TCPStore(_HOST, self._port, is_master=False)
+            join(self._recipe.device, self._store, self._rank, ranks)
+        self._learner, self._checkpoints = self._recipe.make()
+        return self._learner.description
+
+    def load(self, saved: Path) -> int:
+        from areal.runtime.checkpoint import load_learner
+
+        load_learner(saved, self._learner)
+        return self._learner.version
+
+    def hash_weights(self) -> str:
+        from areal.runtime.replay import hash_weights
+
+        return hash_weights(self._learner)
+
+    def open_channels(self, ways: list[Way]) -> list[dict[str, Any]]:
+        from areal.runtime.assembly import engine_dtype
+        from areal.weights.channel import open_channels
+
+        if self._rank > 0:
+            self._gather()
+            return []
+        dtype = engine_dtype(self._recipe.config, self._recipe.device)
+        self._channels = open_channels(ways, self._learner.named_parameters(), dtype)
+        return self._channels.init_infos()
+
+    def publish(self) -> None:
+        if self._channels is None:
+            self._gather()
+        else:
+            self._channels.write(self._learner.named_parameters())
+
+    def send(self) -> None:
+        if self._channels is not None:
+            self._channels.send()
+
+    def update(self, batch: Batch) -> tuple[dict[str, float], int]:
+        return self._learner.update(batch), self._learner.version
+
+    def stage(self, state: dict[str, Any], groups: list[Group]) -> None:
+        self._staged = self._checkpoints.stage(state, groups)
+
+    def write(self) -> Path:
+        return self._checkpoints.write(self._staged)
+
+    def export(self, folder: Path) -> None:
+        self._checkpoints.export(folder)
+
+    def close(self) -> None:
+        import torch.distributed as dist
+
+        if self._channels is not None:
+            self._channels.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _gather(self) -> None:
+        """Take part where the first rank asks for whole weights."""
+        deque(self._learner.named_parameters(), maxlen=0)
 
 
-def _abort() -> None:
-    """Let whoever waits for another rank in a collective wait no longer."""
-    import torch.distributed as dist
-
-    if (world := dist.group.WORLD) is not None:
-        world.abort()
+def _portable(failure: Exception) -> Exception:
+    """Return an error as another process can have it, with where it came from as a note."""
+    told = f"In the learner's process:\n{''.join(traceback.format_exception(failure))}"
+    if type(failure).__module__ != "builtins":  # not every error can be made from what it says
+        failure = RuntimeError(f"{type(failure).__qualname__}: {failure}")
+    failure.add_note(told)
+    return failure

@@ -22,7 +22,6 @@ from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
 from areal.runtime.assembly import make_learner
-from areal.runtime.processes import SharedLearner
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 
@@ -92,13 +91,19 @@ class Replay:
         return f"the same within {worst:.1e}: sums of a GPU or of several processes have no fixed order{why}"
 
 
-def describe_start(
-    config: Config, learner: Learner | SharedLearner, device: str, threads: int
-) -> dict[str, Any]:
-    """Return what the learner's arithmetic depends on from its next update on: a line of ``starts.jsonl``."""
+def describe_start(config: Config, version: int, weights: str, device: str, threads: int) -> dict[str, Any]:
+    """Return what the learner's arithmetic depends on from its next update on: a line of ``starts.jsonl``.
+
+    Args:
+        config: of the run.
+        version: the number of finished updates.
+        weights: their hash (:func:`hash_weights`).
+        device: the learner's.
+        threads: of a CPU, of each process.
+    """
     return {
-        "step": learner.version + 1,
-        "weights": hash_weights(learner),
+        "step": version + 1,
+        "weights": weights,
         "device": device,
         "threads": threads,
         "torch": torch.__version__,
@@ -106,7 +111,7 @@ def describe_start(
     }
 
 
-def hash_weights(learner: Learner | SharedLearner) -> str:
+def hash_weights(learner: Learner) -> str:
     """Return a hash of names and values of all weights."""
     digest = hashlib.sha256()
     for name, parameter in learner.named_parameters():

@@ -79,22 +79,14 @@ class Channels:
         """
         self._memory.write(parameters)
 
-    async def load(self, loading: Awaitable[T]) -> T:
-        """Send while the engines load (``loading``); return what that returns.
+    def send(self) -> None:
+        """The learner's part of a load, made while the engines load."""
+        for end in self._ends.values():
+            end.send()
 
-        The first failure ends it. An engine that failed takes no part in a broadcast, so that the learner's
-        part may wait for it in vain: nobody waits for that.
-        """
-        works: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(loading),
-            *(_on_a_thread(end.send) for end in self._ends.values()),
-        ]
-        try:
-            return (await asyncio.gather(*works))[0]
-        finally:
-            for work in works:
-                work.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
+    async def load(self, loading: Awaitable[T]) -> T:
+        """Send while the engines load (``loading``); return what that returns; see :func:`together`."""
+        return await together(loading, _on_a_thread(self.send))
 
     def close(self) -> None:
         """Let go of all resources."""
@@ -126,6 +118,21 @@ def open_channels(ways: Sequence[Way], parameters: Named, dtype: torch.dtype) ->
     if "broadcast" in ways:
         ends["broadcast"] = BroadcastChannel(snapshot, list(ways).count("broadcast"))
     return Channels(ways, snapshot, ends)
+
+
+async def together(loading: Awaitable[T], sending: Awaitable[None]) -> T:
+    """Wait for the engines' part of a load and for the learner's; return what the engines' returns.
+
+    The first failure ends it. An engine that failed takes no part in a broadcast, so that the learner's
+    part may wait for it in vain: nobody waits for that.
+    """
+    load, send = asyncio.ensure_future(loading), asyncio.ensure_future(sending)
+    try:
+        return (await asyncio.gather(load, send))[0]
+    finally:
+        load.cancel()
+        send.cancel()
+        await asyncio.gather(load, send, return_exceptions=True)
 
 
 def _on_a_thread(work: Callable[[], None]) -> asyncio.Future[None]:

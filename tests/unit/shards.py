@@ -26,8 +26,8 @@ SETTINGS = LearnerConfig(minibatches=2, micro_batch_tokens=40)
 NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
 
 
-def updates(learner: Learner) -> list[dict[str, float]]:
-    """Make the same two updates on any number of processes.
+def batches() -> list[Batch]:
+    """Return what every number of processes makes two updates on.
 
     In each minibatch of the second, three sequences have an advantage, and no two fit in a micro-batch: two
     processes cannot share them evenly.
@@ -37,7 +37,12 @@ def updates(learner: Learner) -> list[dict[str, float]]:
         Group(number, 0, [episode(rng, 8, 29, reward) for reward in (0.0, 0.0, 0.5, 1.5)])
         for number in range(2)
     ]
-    return [learner.update(batch(2, groups=6)), learner.update(Batch(2, uneven))]
+    return [batch(2, groups=6), Batch(2, uneven)]
+
+
+def updates(learner: Learner) -> list[dict[str, float]]:
+    """Make them."""
+    return [learner.update(each) for each in batches()]
 
 
 def main(rank: int, saved: Path, folder: Path) -> None:

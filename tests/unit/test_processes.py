@@ -1,12 +1,11 @@
-"""A learner of two processes makes the updates and checkpoints of one, and nobody waits for a dead one."""
+"""A learner in processes of its own does what one here does, and nobody waits for a dead one."""
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
-import threading
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +17,157 @@ from made_up import batch
 from areal.config import parse_config
 from areal.errors import UserError
 from areal.learner.learner import Learner
-from areal.models import load_tokenizer, resolve_model
+from areal.models import resolve_model
 from areal.runtime import assembly, checkpoint
-from areal.runtime.processes import Followers, Recipe, SharedLearner
+from areal.runtime.processes import LearnerProcesses, Recipe
+from areal.runtime.replay import hash_weights
+from areal.weights.channel import ways_of
+from areal.weights.layout import Layout
+from areal.weights.shared_memory import SharedMemorySource
 
 STARTER = resolve_model("starter")
 NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
 TIMES = {"time/train", "learner/tokens_per_s"}
 
 
-def recipe(folder: Path) -> Recipe:
-    settings = {**shards.SETTINGS.model_dump(exclude_unset=True), "processes": 2}
+def recipe(folder: Path, processes: int = 2, **more: Any) -> Recipe:
+    settings = {**shards.SETTINGS.model_dump(exclude_unset=True), "processes": processes, **more}
     return Recipe(parse_config({"learner": settings}), STARTER, "cpu", 1, folder)
 
 
-def test_two_processes_are_one_learner(tmp_path: Path):
+async def test_two_processes_are_one_learner(tmp_path: Path):
     straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
-    expected = shards.updates(straight)
-    followers = Followers(recipe(tmp_path))
-    (child,) = multiprocessing.active_children()
+    expected = [straight.update(each) for each in shards.batches()]
+    learner = LearnerProcesses(recipe(tmp_path))
+    child = one_of(1)
     try:
-        learner = SharedLearner(recipe(tmp_path), followers, load_tokenizer(STARTER))
-        assert child.is_alive()
+        await learner.make()
         assert learner.description.startswith("2 processes, ")
-        found = shards.updates(learner)
-        for ours, theirs in zip(found, expected, strict=True):
+        for each, theirs in zip(shards.batches(), expected, strict=True):
+            ours = await learner.update(each)
             for name in ours.keys() - TIMES:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
-        for (name, one), (_, other) in zip(
-            learner.named_parameters(), straight.named_parameters(), strict=True
-        ):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-6, msg=name)
-        # A checkpoint is written while updates go on, and the next waits for it on all ranks.
-        writer = threading.Thread(target=learner.write, args=[learner.stage(NOTHING, [])])
-        writer.start()
-        third = learner.update(batch(3))
-        writer.join()
-        learner.write(learner.stage(NOTHING, []))
-        learner.load(tmp_path / "step-000002")
         assert learner.version == 2
-        assert learner.update(batch(3))["loss"] == third["loss"]
-        learner.export(tmp_path)
+        [info] = await learner.open_channels(ways_of("cpu"))
+        engine = SharedMemorySource(info["place"], Layout.described(info["layout"]), torch.device("cpu"))
+        await learner.publish()
+        await learner.send()
+        for name, weight in straight.named_parameters():
+            torch.testing.assert_close(dict(engine.tensors)[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+        # A checkpoint is written while updates go on, and the next waits for it on all ranks.
+        await learner.stage(NOTHING, [])
+        written, third = await asyncio.gather(learner.write(), learner.update(batch(3)))
+        assert written == tmp_path / "step-000002"
+        await learner.stage(NOTHING, [])
+        await learner.write()
+        await learner.load(written)
+        assert learner.version == 2
+        assert (await learner.update(batch(3)))["loss"] == third["loss"]
+        await learner.export(tmp_path)
         assert (tmp_path / "model" / "model.safetensors").is_file()
         # What all raise alike is raised once, and ends none of them.
         with pytest.raises(UserError, match="older version of areal"):
-            learner.load(tmp_path / "step-000009")
-        assert learner.update(batch(4)).keys() == third.keys()
+            await learner.load(tmp_path / "step-000009")
+        assert (await learner.update(batch(4))).keys() == third.keys()
         # When one is killed, nobody waits for it, and it is named.
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(UserError, match=r"learner process 1 .* SIGKILL, exit code -9") as error:
-            deque(map(learner.update, map(batch, range(4, 1000))), maxlen=0)
-        assert followers.ended.result(60) == str(error.value)
+            await for_ever(learner)
+        assert learner.ended.result(60) == str(error.value)
         with pytest.raises(UserError, match="learner process 1 "):
-            learner.stage(NOTHING, [])
+            await learner.stage(NOTHING, [])
     finally:
-        followers.close()
+        learner.close()
     assert multiprocessing.active_children() == []
     resumed = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
     checkpoint.load_learner(tmp_path / "step-000003", resumed)
     assert resumed.version == 3
+
+
+async def test_one_process_is_the_learner_to_the_bit(tmp_path: Path):
+    straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
+    learner = LearnerProcesses(recipe(tmp_path, 1))
+    try:
+        await learner.make()
+        for each in shards.batches():
+            ours, theirs = await learner.update(each), straight.update(each)
+            assert {name: ours[name] for name in ours.keys() - TIMES} == {
+                name: theirs[name] for name in theirs.keys() - TIMES
+            }
+        assert await learner.hash_weights() == hash_weights(straight)
+    finally:
+        learner.close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: bool):
+    """Also where it has read nothing for a while, so that what it was to read has filled its pipe."""
+    learner = LearnerProcesses(recipe(tmp_path, 1))
+    try:
+        await learner.make()
+        child = one_of(0)
+        if stopped:
+            os.kill(child.pid, signal.SIGSTOP)
+        waiting = asyncio.ensure_future(learner.update(batch(1, groups=2000)))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match=r"the learner's process ended: SIGKILL"):
+            await asyncio.wait_for(waiting, 30)
+        assert "SIGKILL" in await asyncio.wait_for(asyncio.wrap_future(learner.ended), 30)
+    finally:
+        learner.close()
+    assert multiprocessing.active_children() == []
+
+
+async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path: Path):
+    learner = LearnerProcesses(recipe(tmp_path, 1))
+    await learner.make()
+    os.kill(one_of(0).pid, signal.SIGSTOP)
+    waiting = asyncio.ensure_future(learner.update(batch(1, groups=2000)))
+    await asyncio.sleep(0.2)
+    await asyncio.to_thread(learner.close)
+    with pytest.raises(UserError, match="closed"):
+        await asyncio.wait_for(waiting, 30)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_all_processes_leaves_the_learner_to_the_run(
+    tmp_path: Path, number: signal.Signals
+):
+    learner = LearnerProcesses(recipe(tmp_path, 1))
+    try:
+        await learner.make()
+        os.kill(one_of(0).pid, number)
+        await learner.update(batch(1))
+        assert learner.version == 1
+    finally:
+        learner.close()
+
+
+async def test_an_error_of_the_learner_says_where_it_came_from(tmp_path: Path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    learner = LearnerProcesses(recipe(tmp_path / "checkpoints", 1))
+    try:
+        await learner.make()
+        await learner.stage(NOTHING, [])
+        with pytest.raises(OSError, match="checkpoints") as error:
+            await learner.write()
+        assert any("checkpoint.py" in note for note in error.value.__notes__)
+    finally:
+        learner.close()
+
+
+async def for_ever(learner: LearnerProcesses) -> None:
+    while True:
+        await learner.update(batch(4))
+
+
+def one_of(rank: int) -> Any:
+    (found,) = (child for child in multiprocessing.active_children() if child.name == f"learner-{rank}")
+    return found
 
 
 @pytest.mark.parametrize(

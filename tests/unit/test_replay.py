@@ -19,7 +19,7 @@ from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
 from areal.runtime.assembly import make_learner
 from areal.runtime.checkpoint import Checkpoints
-from areal.runtime.replay import describe_start
+from areal.runtime.replay import describe_start, hash_weights
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch
 
@@ -36,7 +36,7 @@ def train(directory: RunDirectory, settings: Config, steps: range, save: int | N
         found = checkpoint.before(directory.checkpoints, steps.start)
         assert found is not None
         checkpoint.load_learner(found, learner)
-    directory.log_start(describe_start(settings, learner, "cpu", 1))
+    directory.log_start(describe_start(settings, learner.version, hash_weights(learner), "cpu", 1))
     for step in steps:
         rng = np.random.default_rng(step)
         groups = [group(rng, 2 * step + i, step - 1) for i in range(2)]
