@@ -25,7 +25,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,16 +34,16 @@ import numpy as np
 from common import BLUE, GREY, ORANGE, parser, picture, save
 from models import QWEN2, qwen2
 
-from areal.config import STARTER, Config, LearnerConfig, parse_config
-from areal.learner.learner import Learner
+from areal.config import STARTER, Config, parse_config
 from areal.rollout.admission import Admission
 from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
-from areal.runtime.assembly import Plan, engine_dtype, max_concurrent, plan, start_player
+from areal.runtime.assembly import Plan, max_concurrent, plan, start_player
+from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.trajectory import Batch, Episode, Group, Trajectory
-from areal.weights.channel import BACKEND, open_channels, ways_of
+from areal.weights.channel import BACKEND, together, ways_of
 
 GROUP = 8
 
@@ -180,60 +179,55 @@ async def for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any,
 
 
 class Training:
-    """A learner that updates on one recorded batch for as long as it is asked to."""
+    """A run's learner; it updates for as long as it is asked to, on one recorded batch or on what comes."""
 
-    def __init__(self, checked: Plan, batch: Batch) -> None:
-        settings = LearnerConfig(learning_rate=1e-12)
-        self._learner = Learner(checked.model, settings, checked.device, 1.0, checked.learner_threads)
-        self._batch = batch
+    def __init__(self, checked: Plan, batch: Batch, learner: LearnerProcesses) -> None:
+        self._checked, self._batch, self._learner = checked, batch, learner
         self.updates, self.seconds = 0, 0.0
-        self._thread = ThreadPoolExecutor(1)
-        dtype = engine_dtype(checked.config, checked.device)
-        self.channels = open_channels(
-            ways_of(checked.device, checked.cards), self._learner.named_parameters(), dtype
-        )
+
+    async def prepare(self, engine: Any) -> None:
+        """Make the learner and connect it to the engine."""
+        await self._learner.make()
+        ways = ways_of(self._checked.device, self._checked.cards)
+        await engine.connect(await self._learner.open_channels(ways))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Update on the recorded batch again and again within."""
-        task = asyncio.create_task(self._run())
+        stop = asyncio.Event()
+        task = asyncio.create_task(self._run(stop))
         started = time.monotonic()
         try:
             yield
-            if task.done():
-                task.result()  # it was to go on for ever
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await self._call(lambda: None)  # the update under way is over
+            stop.set()
+            await task
             self.seconds += time.monotonic() - started
 
-    async def _run(self) -> None:
-        while True:
-            await self._call(lambda: self._learner.update(self._batch))
+    async def _run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self._learner.update(self._batch)
             self.updates += 1
 
     async def learn(self, control: RolloutController, engine: Any) -> None:
         """Update on batch after batch, and hand each version to the engine while the next is learned from."""
-        loading: asyncio.Task[None] | None = None
+        working: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        working.set_result(None)
+        loading = working
         try:
             for version in itertools.count():
                 groups = with_noise(await control.next_batch(version))
-                await self._call(
-                    lambda groups=groups: self._learner.update(Batch(self._learner.version, groups))
-                )
+                working = asyncio.ensure_future(self._learner.update(Batch(self._learner.version, groups)))
+                await asyncio.shield(working)
                 control.advance(version + 1)
-                if loading is not None:
-                    await loading
-                await self._call(lambda: self.channels.write(self._learner.named_parameters()))
-                loading = asyncio.create_task(self.channels.load(engine.load(engine.version + 1)))
+                await asyncio.shield(loading)
+                working = asyncio.ensure_future(self._learner.publish())
+                await asyncio.shield(working)
+                loading = asyncio.ensure_future(
+                    together(engine.load(engine.version + 1), self._learner.send())
+                )
         finally:
-            await self._call(lambda: None)
-            if loading is not None:
-                await asyncio.wait([loading])
-
-    def _call(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+            await asyncio.wait([working, loading])
 
 
 async def measure_engine(
@@ -248,11 +242,13 @@ async def measure_engine(
         found.setdefault(name, []).append(await rate)
         print(f"{name:18} {found[name][-1]:7.0f} tokens/s", flush=True)
 
+    recipe = Recipe(config, checked.model, checked.device, checked.learner_threads, config.output)
+    learner = LearnerProcesses(recipe)
     try:
         batch = await record(player, work, checked)
         prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]
-        training = Training(checked, batch)
-        await player.engine.connect(training.channels.init_infos())
+        training = Training(checked, batch, learner)
+        await training.prepare(player.engine)
         for seed in range(repeats):
             await way("bare", bare(player, work, prompts, seed, seconds))
             await way("rollout", rollout(player, work, checked, seed, seconds))
@@ -262,6 +258,7 @@ async def measure_engine(
             await way("training", rollout(player, work, checked, seed, seconds, training))
     finally:
         await player.close()
+        learner.close()
     return found, training.updates / training.seconds
 
 
@@ -408,7 +405,13 @@ def measure(arguments: argparse.Namespace, model: str) -> None:
         "interruption": arguments.interruption,
     }
     config = parse_config(
-        {"rollout": rollouts, "model": model, "device": arguments.device, "engine": {"count": 1}}
+        {
+            "rollout": rollouts,
+            "model": model,
+            "device": arguments.device,
+            "engine": {"count": 1},
+            "learner": {"learning_rate": 1e-12},
+        }
     )
     assert max_concurrent(config) == work.sequences
     results: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """vLLM's scheduler, but a continuation leaves the engine's process once, whole.
 
-vLLM sends each token of each request to the process that asked for it, which is the learner's: thousands of
-small messages a second, handled by Python code that the learner waits for (they share one interpreter). Who
-asks for a final result only, gets it in one message here.
+vLLM sends each token of each request to the process that asked for it: thousands of small messages a second,
+handled by Python code, on the core that the learner needs. Who asks for a final result only, gets it in one
+message here.
 
 Guarantee: the version of the weights that goes with each token stays exact. vLLM stamps a message with the
 version at the moment when it is sent, and changes weights only while generation is paused: so what is held

@@ -68,7 +68,7 @@ class CudaIpcSource:
     def __init__(self, place: dict[str, Any], layout: Layout, device: torch.device) -> None:
         if card(device) != place["card"]:
             raise ValueError(f"the weights are on {place['card']}, not on this engine's {card(device)}")
-        # Pickled by the process that started this one.
+        # Pickled by the learner of this run.
         self.tensors = layout.views([pickle.loads(bytes.fromhex(handle)) for handle in place["handles"]])
 
     def receive(self) -> None:
