@@ -130,7 +130,6 @@ class Learner:
         self._flops = FlopCounter(self.model)
         self._peak = peak_flops(self._device)
         self.version = 0
-        self.busy_seconds = 0.0
 
     def _load(self, path: str, lora_rank: int = 0) -> Policy:
         policy = Policy(load_model(path))
@@ -179,7 +178,6 @@ class Learner:
         totals = sums.of_all_ranks()
         tokens, work = map(sum, zip(*of_all((_tokens(micros), self._work(minibatches))), strict=True))
         elapsed = time.monotonic() - started
-        self.busy_seconds += elapsed
         return {
             "loss": totals.mean("loss"),
             "grad_norm": max(norms),

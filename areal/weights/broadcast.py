@@ -2,7 +2,7 @@
 
 The learner sends its snapshot (areal.weights.snapshot), so that it goes on while the engines take a version.
 Each engine receives it into a snapshot of its own and loads from that: two bytes for each parameter on either
-card, in bfloat16. All have to take part at the same time (:meth:`areal.weights.channel.Channels.load`), the
+card, in bfloat16. All have to take part at the same time (:func:`areal.weights.channel.together`), the
 learner on a stream of its own: what its card has to do meanwhile is not waited for.
 
 One process group of the learner, rank 0, and the engines, by which nothing else goes. vLLM's own ``nccl``
