@@ -126,7 +126,8 @@ async def _call(function: Function, task: str, at: Endpoint, time_limit: float) 
     finally:
         late = not running.done()
         await _cancel(running)
-    error = running.exception() if running.done() and not running.cancelled() else None
+        # Asked for here, so that asyncio does not report it where the episode itself is cancelled.
+        error = running.exception() if running.done() and not running.cancelled() else None
     if late:
         raise ProgramFailed(f"the program gave no answer within {time_limit:g} s") from error
     if running.cancelled() or error is not None:

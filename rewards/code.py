@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -39,6 +39,7 @@ from .compare import Comparison, Raises
 log = logging.getLogger(__name__)
 
 _SPLITTER = Path(__file__).with_name("asserts.py").read_text(encoding="utf-8")
+_SPLIT_S = 30.0
 _REMEMBERED = 20_000
 """Lists of assertions whose split is kept: a training set is verified again and again."""
 
@@ -223,8 +224,8 @@ class CodeVerifier:
         seconds = sum(outcome.seconds for outcome in outcomes)
         return Verdict(score, tuple(cases), outcomes[0].stdout if outcomes else "", seconds)
 
-    async def _run(self, source: str, mode: Calls | Program | Check) -> Outcome:
-        """Run a job, again if the sandbox failed.
+    async def _run(self, source: str, mode: Calls | Program | Check, limits: Limits | None = None) -> Outcome:
+        """Run a job, within the verifier's limits or others, again if the sandbox failed.
 
         Raises:
             SandboxUnavailable: it failed each time.
@@ -232,7 +233,7 @@ class CodeVerifier:
         for attempt in range(self._retries + 1):
             if attempt:
                 await asyncio.sleep(0.2 * 2**attempt)
-            outcome = await self._sandbox.run(Job(source, mode), self._limits)
+            outcome = await self._sandbox.run(Job(source, mode), limits or self._limits)
             if outcome.status != "infra_error":
                 return outcome
             self.infra_failures += 1
@@ -245,7 +246,10 @@ class CodeVerifier:
         if known is not None:
             return known
         calls = [Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")]
-        outcome = await self._run(_SPLITTER, Calls(tuple(calls)))
+        # The limits are meant for code under test: they may be short, and a busy machine must not make a
+        # good list look broken.
+        limits = replace(self._limits, wall_s=max(self._limits.wall_s, _SPLIT_S), cpu_s=None)
+        outcome = await self._run(_SPLITTER, Calls(tuple(calls)), limits)
         if outcome.status != "ok":
             raise ValueError(f"the assertions cannot be parsed: {outcome.error or outcome.status}")
         split = _Split({}, [], {}, set())

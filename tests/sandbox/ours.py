@@ -92,7 +92,7 @@ async def attempt(pool: Pool, host: Host, source: str, second: str, category: st
     if category in ("escape", "leak"):
         outcome = await pool.run(Job(host.fill(second or source), Calls((Call("probe"),))), LIMITS)
         probe = [answer.value for answer in outcome.values if isinstance(answer, Returned)]
-    honest = (await verifier.verify(HONEST, FORMS["calls"])).score
+    honest = (await CodeVerifier(pool).verify(HONEST, FORMS["calls"])).score
     return {
         **{"scores": scores, "slowest": slowest, "probe": probe, "honest": honest},
         **{"infra": verifier.infra_failures, "untouched": host.untouched()},
