@@ -277,7 +277,7 @@ async def _batch_times(config: Config) -> list[float]:
     from areal.runtime.assembly import max_concurrent, start_player
 
     plan, rollout = check(config), config.rollout
-    player, _ = await start_player(plan, None)
+    player = await start_player(plan, None)
     sampling = Sampling(rollout.max_new_tokens, rollout.temperature)
     controller = RolloutController(
         Admission[Group](config.groups_per_batch, math.inf),

@@ -133,7 +133,7 @@ async def of_endpoint(
 async def measure(config: Any, work: Work, repeats: int, seconds: float) -> dict[str, list[float]]:
     """Measure all ways in turn, ``repeats`` times round: tokens/s of each."""
     checked = plan(config)
-    player, _ = await start_player(checked, None)
+    player = await start_player(checked, None)
     env = make_env(config.env)
     texts = [env.reset(options={"index": i, "split": "train"})[0] for i in range(work.sequences)]
     found: dict[str, list[float]] = {}

@@ -141,7 +141,7 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
         {"rollout": rollouts, "model": path, "device": arguments.device, "engine": {"gpu": 0}}
     )
     checked = plan(config)
-    player, _ = await start_player(checked, BACKEND)
+    player = await start_player(checked, BACKEND)
     model = load_model(checked.model).to(checked.device)
     channels = open_channels(
         ways_of(checked.device), model.named_parameters(), engine_dtype(config, checked.device)

@@ -235,7 +235,7 @@ async def measure_engine(
 ) -> tuple[dict[str, list[float]], float]:
     """Measure the five ways in turn, ``repeats`` times round: tokens/s of each; updates/s of the learner."""
     checked = plan(config)
-    player, _ = await start_player(checked, BACKEND)
+    player = await start_player(checked, BACKEND)
     found: dict[str, list[float]] = {}
 
     async def way(name: str, rate: Awaitable[float]) -> None:

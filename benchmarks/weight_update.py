@@ -43,7 +43,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
-from areal.weights.channel import BACKEND, Channels, open_channels, ways_of
+from areal.weights.channel import BACKEND, Channels, open_channels, together, ways_of
 
 POLL = 0.0005
 """Seconds between two looks for a new token."""
@@ -81,7 +81,7 @@ class Watched:
     async def update(self, version: int) -> dict[str, float]:
         """Load new weights; return the parts of the time that it took."""
         begun = time.monotonic()
-        metrics = await self._channels.load(self.engine.load(version))
+        metrics = await together(self.engine.load(version), asyncio.to_thread(self._channels.send))
         assert self._watching is not None
         first, everyone = await self._watching
         resumed = begun + metrics["time/pause"]

@@ -111,7 +111,7 @@ async def play_model(config: Config, episodes: int) -> float:
     with capture(None) as terminal:
         shown = replace(checked, agent=ShownAgent(checked.agent, Show(terminal)))
         with abandoned_on_signal():
-            player, _ = await start_player(shown, None)
+            player = await start_player(shown, None)
         try:
             for number in range(episodes):
                 episode = await player.play(source.task(number), replace(sampling, seed=number))

@@ -248,8 +248,8 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, Any]:
-    """Start the engines; return the player on them and the tokenizer.
+async def start_player(plan: Plan, weight_backend: str | None) -> Player:
+    """Start the engines; return the player on them.
 
     Raises:
         UserError: the model's files cannot be read.
@@ -263,7 +263,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
     except OSError:  # a model need not have one
         generation = None
     ends = eos_ids(tokenizer, generation)
-    player = Player.build(
+    return Player.build(
         await _start_engines(
             [_engine_settings(plan, number, ends, weight_backend) for number in range(len(plan.cards))]
         ),
@@ -273,7 +273,6 @@ async def start_player(plan: Plan, weight_backend: str | None) -> tuple[Player, 
         plan.max_model_len,
         config.rollout.temperature,
     )
-    return player, tokenizer
 
 
 def _engine_settings(

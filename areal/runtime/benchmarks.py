@@ -304,7 +304,7 @@ def _players(jobs: list[Job]) -> AbstractAsyncContextManager[Players]:
 async def _engine_players(jobs: list[Job]) -> AsyncIterator[Players]:
     plans = [job.plan for job in jobs if job.plan is not None]
     with abandoned_on_signal():
-        player, _ = await start_player(max(plans, key=lambda p: p.max_model_len), None)
+        player = await start_player(max(plans, key=lambda p: p.max_model_len), None)
     pools = [player.pool]
 
     def play_of(job: Job) -> Play:

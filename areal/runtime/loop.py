@@ -99,7 +99,7 @@ class Trainer:
         self.learner = LearnerProcesses(recipe)
         self._open.callback(self.learner.close)
         self._learner_ended = asyncio.wrap_future(self.learner.ended)
-        self.player, _ = await start_player(plan, BACKEND)
+        self.player = await start_player(plan, BACKEND)
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
         await self.learner.make()

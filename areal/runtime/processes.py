@@ -28,6 +28,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from setproctitle import setproctitle
+
 from areal.config import Config
 from areal.errors import UserError
 from areal.rollout.engine_process import die_with
@@ -259,6 +261,7 @@ def serve(recipe: Recipe, rank: int, port: int, pipe: Connection, parent: int) -
     for number in (signal.SIGINT, signal.SIGTERM):  # the run's process decides what becomes of them
         signal.signal(number, signal.SIG_IGN)
     die_with(parent)
+    setproctitle(f"areal learner {rank}")
     ours = _Rank(recipe, rank, port)
     writing: threading.Thread | None = None
     answering = threading.Lock()

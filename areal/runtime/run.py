@@ -66,7 +66,7 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
             progress.message(line)
         progress.status("starting vLLM")
         with abandoned_on_signal():
-            player, _ = await start_player(plan, None)
+            player = await start_player(plan, None)
 
         def show_done(done: int, total: int) -> None:
             progress.status(f"evaluating {done}/{total}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -84,10 +82,6 @@ class Channels:
         for end in self._ends.values():
             end.send()
 
-    async def load(self, loading: Awaitable[T]) -> T:
-        """Send while the engines load (``loading``); return what that returns; see :func:`together`."""
-        return await together(loading, _on_a_thread(self.send))
-
     def close(self) -> None:
         """Let go of all resources."""
         for end in self._ends.values():
@@ -133,20 +127,3 @@ async def together(loading: Awaitable[T], sending: Awaitable[None]) -> T:
         load.cancel()
         send.cancel()
         await asyncio.gather(load, send, return_exceptions=True)
-
-
-def _on_a_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Do it on a thread that nothing waits for, not even the end of the process."""
-    done: Future[None] = Future()
-    done.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 (it is raised where the thread's work is awaited)
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=run, name="areal-send", daemon=True).start()
-    return asyncio.wrap_future(done)

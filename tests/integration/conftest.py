@@ -33,6 +33,6 @@ async def player() -> AsyncIterator[Player]:
     engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0, "gpu": 0}
     config = parse_config({"rollout": {"max_model_len": 1024, "stop": ["boxed"]}, "engine": engine})
     checked = plan(config)
-    made, _ = await start_player(checked, BACKEND)
+    made = await start_player(checked, BACKEND)
     yield made
     await made.close()

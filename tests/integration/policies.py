@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
-from areal.weights.channel import Way, open_channels, ways_of
+from areal.weights.channel import Way, open_channels, together, ways_of
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -63,7 +63,8 @@ class Policies:
         self.references[version] = copy.deepcopy(self._model).double()
         self._channels.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
-            self.times = await self._channels.load(self._engine.load(version))
+            sending = asyncio.to_thread(self._channels.send)
+            self.times = await together(self._engine.load(version), sending)
         return version
 
     def close(self) -> None:

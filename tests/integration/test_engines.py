@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -22,13 +21,13 @@ def test_a_run_with_two_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     started, seen, processes = loop.start_player, list[Engines](), list[psutil.Process]()
     before = set(psutil.Process().children(recursive=True))
 
-    async def start_player(plan: Plan, backend: str | None) -> tuple[Player, Any]:
-        player, tokenizer = await started(plan, backend)
+    async def start_player(plan: Plan, backend: str | None) -> Player:
+        player = await started(plan, backend)
         assert isinstance(player.engine, Engines)
         seen.append(player.engine)
         now = set(psutil.Process().children(recursive=True)) - before
         processes.extend(p for p in now if "resource_tracker" not in " ".join(p.cmdline()))
-        return player, tokenizer
+        return player
 
     monkeypatch.setattr(loop, "start_player", start_player)
     run = areal.train(

@@ -20,7 +20,7 @@ from synchronous import Shared
 
 from areal import cli
 from areal.learner.model import load_model
-from areal.models import load_tokenizer, resolve_model
+from areal.models import resolve_model
 from areal.rollout.player import Player
 from areal.runtime import loop
 from areal.runtime.assembly import Plan, environments
@@ -44,11 +44,10 @@ Loop = asyncio.AbstractEventLoop
 async def running(player: Player, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Loop]:
     """The loop of the shared engine, which runs started by a command take in place of one of their own."""
 
-    async def start_player(checked: Plan, backend: str | None) -> tuple[Player, Any]:
+    async def start_player(checked: Plan, backend: str | None) -> Player:
         engine: Any = Shared(player.engine)
         envs = environments(checked.config)
-        made = Player.build(engine, player.renderer, checked.agent, envs, checked.max_model_len)
-        return made, load_tokenizer(checked.model)
+        return Player.build(engine, player.renderer, checked.agent, envs, checked.max_model_len)
 
     monkeypatch.setattr(loop, "start_player", start_player)
     session = asyncio.get_running_loop()

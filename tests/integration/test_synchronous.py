@@ -16,7 +16,6 @@ from synchronous import Shared, assert_same, synchronous
 
 import areal
 from areal.config import parse_config
-from areal.models import load_tokenizer
 from areal.rollout.player import Player
 from areal.runtime import loop
 from areal.runtime.assembly import Plan, environments, make_learner, plan
@@ -65,8 +64,8 @@ async def test_eta_zero_is_the_synchronous_algorithm(
     await player.engine.load(0)
     channels.close()
 
-    async def start_player(checked: Plan, backend: str | None) -> tuple[Player, Any]:
-        return new_player(), load_tokenizer(checked.model)
+    async def start_player(checked: Plan, backend: str | None) -> Player:
+        return new_player()
 
     monkeypatch.setattr(loop, "start_player", start_player)
     directory = RunDirectory.create(config)

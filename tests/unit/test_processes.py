@@ -6,9 +6,11 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import shards
 import torch
@@ -21,7 +23,7 @@ from areal.models import resolve_model
 from areal.runtime import assembly, checkpoint
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import hash_weights
-from areal.weights.channel import ways_of
+from areal.weights.channel import together, ways_of
 from areal.weights.layout import Layout
 from areal.weights.shared_memory import SharedMemorySource
 
@@ -140,11 +142,33 @@ async def test_a_signal_to_all_processes_leaves_the_learner_to_the_run(
     learner = LearnerProcesses(recipe(tmp_path, 1))
     try:
         await learner.make()
+        assert psutil.Process(one_of(0).pid).cmdline()[0] == "areal learner 0", "who looks for it finds it"
         os.kill(one_of(0).pid, number)
         await learner.update(batch(1))
         assert learner.version == 1
     finally:
         learner.close()
+
+
+async def test_a_load_that_fails_does_not_wait_for_a_broadcast_that_nobody_joins(tmp_path: Path):
+    async def failing() -> None:
+        await asyncio.sleep(0.2)
+        raise RuntimeError("the engine died")
+
+    learner = LearnerProcesses(recipe(tmp_path, 1))
+    begun = time.monotonic()
+    try:
+        await learner.make()
+        await learner.open_channels(["broadcast"])
+        await learner.publish()
+        with pytest.raises(RuntimeError, match="the engine died"):
+            await together(failing(), learner.send())
+        await learner.update(batch(1))
+        assert learner.version == 1
+    finally:
+        learner.close()
+    assert time.monotonic() - begun < 100, "the group's own limit is three minutes"
+    assert multiprocessing.active_children() == []
 
 
 async def test_an_error_of_the_learner_says_where_it_came_from(tmp_path: Path):

@@ -66,12 +66,11 @@ class ScriptedEngine:
     async def close(self) -> None: ...
 
 
-def make_player(checked: Plan, engine: ScriptedEngine) -> tuple[Player, Any]:
+def make_player(checked: Plan, engine: ScriptedEngine) -> Player:
     tokenizer = load_tokenizer(checked.model)
     renderer = Renderer(tokenizer, eos_ids(tokenizer))
     pool = EnvironmentPool(lambda: Scored(checked.env), 4)
-    player = Player.build(engine, renderer, checked.agent, pool, 512)
-    return player, tokenizer
+    return Player.build(engine, renderer, checked.agent, pool, 512)
 
 
 class Scored:
@@ -110,7 +109,7 @@ async def asynchronous(
 ) -> ScriptedEngine:
     checked, engine = plan(config), ScriptedEngine()
 
-    async def start_player(checked: Plan, backend: str | None) -> tuple[Player, Any]:
+    async def start_player(checked: Plan, backend: str | None) -> Player:
         return make_player(checked, engine)
 
     monkeypatch.setattr(loop, "start_player", start_player)
@@ -121,7 +120,7 @@ async def asynchronous(
 
 async def expected_outcome(config: Config) -> Outcome:
     checked, engine = plan(config), ScriptedEngine()
-    player, _ = make_player(checked, engine)
+    player = make_player(checked, engine)
     learner = make_learner(config, checked.model, "cpu", 1)
     outcome = await synchronous(checked, player, learner, engine.load)
     await player.close()
