@@ -160,7 +160,7 @@ class Trainer:
             self._producing = None
             await _cancel(*producing, *self._evaluations)
             if self._loading is not None:  # weights half-way into an engine that closes
-                await asyncio.wait([self._loading])
+                await asyncio.gather(self._loading, return_exceptions=True)  # what ends the run is known
             try:
                 await self._saved()
             finally:

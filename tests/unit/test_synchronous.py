@@ -7,6 +7,7 @@ end in a random order. Everything else is what a run has.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import multiprocessing
 import random
@@ -105,9 +106,13 @@ def settings(output: Path, name: str, **more: Any) -> Config:
 
 
 async def asynchronous(
-    directory: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch, resume: Path | None = None
+    directory: RunDirectory,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    resume: Path | None = None,
+    engine: ScriptedEngine | None = None,
 ) -> ScriptedEngine:
-    checked, engine = plan(config), ScriptedEngine()
+    checked, engine = plan(config), engine or ScriptedEngine()
 
     async def start_player(checked: Plan, backend: str | None) -> Player:
         return make_player(checked, engine)
@@ -200,6 +205,34 @@ async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(
         await asynchronous(RunDirectory.create(config), config, monkeypatch)
     assert len(stopped) == 1, "at once"
     assert f"stopped after {stopped[0]} of 500" in str(error.value)
+
+
+async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As where a cluster's scheduler sends SIGTERM to each process of a job."""
+
+    class Ends(ScriptedEngine):
+        async def load(self, version: int) -> dict[str, float]:
+            if version < 2:
+                return await super().load(version)
+            await asyncio.sleep(0.1)
+            raise RuntimeError("the engine ended")
+
+    def stop(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
+        record(trainer, batch, metrics)
+        if trainer.learner.version == 2:
+            trainer._stop.set()
+
+    record, reported = loop.Trainer._record, list[dict[str, Any]]()
+    monkeypatch.setattr(loop.Trainer, "_record", stop)
+    config = settings(tmp_path, "stopped", steps=50)
+    config.rollout.max_staleness = 2
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    with pytest.raises(Interrupted):
+        await asynchronous(RunDirectory.create(config), config, monkeypatch, engine=Ends())
+    gc.collect()
+    assert reported == []
 
 
 async def test_training_goes_on_while_a_checkpoint_is_written(
