@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _SPLITTER = Path(__file__).with_name("asserts.py").read_text(encoding="utf-8")
 _SPLIT_S = 30.0
+"""Seconds for a list of assertions to be parsed; it takes milliseconds, but where the machine is busy."""
 _REMEMBERED = 20_000
 """Lists of assertions whose split is kept: a training set is verified again and again."""
 
@@ -246,8 +247,8 @@ class CodeVerifier:
         if known is not None:
             return known
         calls = [Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")]
-        # The limits are meant for code under test: they may be short, and a busy machine must not make a
-        # good list look broken.
+        # The verifier's limits are meant for code under test: under a short one a good list would look broken
+        # where the machine is busy.
         limits = replace(self._limits, wall_s=max(self._limits.wall_s, _SPLIT_S), cpu_s=None)
         outcome = await self._run(_SPLITTER, Calls(tuple(calls)), limits)
         if outcome.status != "ok":

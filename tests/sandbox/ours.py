@@ -11,9 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
 from areal.rewards.code import CodeVerifier
@@ -92,11 +92,17 @@ async def attempt(pool: Pool, host: Host, source: str, second: str, category: st
     if category in ("escape", "leak"):
         outcome = await pool.run(Job(host.fill(second or source), Calls((Call("probe"),))), LIMITS)
         probe = [answer.value for answer in outcome.values if isinstance(answer, Returned)]
-    honest = (await CodeVerifier(pool).verify(HONEST, FORMS["calls"])).score
+    honest = await CodeVerifier(pool, replace(LIMITS, wall_s=6.0)).verify(HONEST, FORMS["calls"])
     return {
-        **{"scores": scores, "slowest": slowest, "probe": probe, "honest": honest},
+        **{"scores": scores, "slowest": slowest, "probe": probe},
+        **{"honest": honest.score, "honest_seconds": honest.seconds},
         **{"infra": verifier.infra_failures, "untouched": host.untouched()},
     }
+
+
+def in_time(result: dict[str, Any]) -> bool:
+    """Say whether the attack was ended in time, and the honest run after it was as fast as it has to be."""
+    return result["slowest"] <= WALL_S + 1 and result["honest_seconds"] <= WALL_S
 
 
 async def results() -> list[dict[str, object]]:
@@ -109,20 +115,24 @@ async def results() -> list[dict[str, object]]:
 
 
 async def lane(waiting: Iterator[Attack]) -> list[dict[str, object]]:
-    """Run one attack after the other, on a pool and against a host of their own."""
+    """Run one attack after the other, on a pool and against a host of their own.
+
+    Time alone is judged by an attack's last attempt: a machine that is busy with other things makes anything
+    late, and late twice more is late.
+    """
     pool, found = local_sandbox(1), []
     try:
         await CodeVerifier(pool).verify(HONEST, FORMS["calls"])
         before = pool.backend.workers()
         with host() as machine:
             for attack in waiting:
-                for _ in range(3):
+                for number in range(3):
                     result = await attempt(pool, machine, attack.source, attack.second, attack.category)
-                    # A machine that is busy with other things makes anything late: late twice more is late.
-                    if result["slowest"] <= WALL_S + 1:
+                    last = number == 2 or in_time(result)
+                    about = {"name": attack.name, "category": attack.category, "last": last}
+                    found.append(about | result | {"pool": pool.backend.workers() == before})
+                    if last:
                         break
-                about = {"name": attack.name, "category": attack.category}
-                found.append(about | result | {"pool": pool.backend.workers() == before})
     finally:
         await pool.close()
     return found

@@ -15,7 +15,7 @@ def check(result: dict, form_count: int) -> None:
     """Assert that an attack came to nothing."""
     assert len(result["scores"]) == form_count
     assert all(score == 0 for score, _ in result["scores"].values()), "it scored"
-    assert result["slowest"] <= ours.WALL_S + 1, "it was not ended in time"
+    assert ours.in_time(result) or not result["last"], "it was not ended in time, or slowed the next run"
     assert not any(result["probe"] or []), "it reached something, or something stayed"
     assert result["untouched"], "it wrote or called"
     assert result["honest"] == 1, "the next run suffered"
@@ -25,7 +25,7 @@ def check(result: dict, form_count: int) -> None:
 
 async def test_attacks_score_nothing(sandbox):
     found = await ours.results()
-    assert len(found) == len(CORPUS)
+    assert sum(result["last"] for result in found) == len(CORPUS)
     problems = {}
     for result in found:
         try:
@@ -37,6 +37,7 @@ async def test_attacks_score_nothing(sandbox):
 
 def test_attacks_score_nothing_as_nobody(as_nobody, sandbox):
     lines = as_nobody(str(Path(ours.__file__)), timeout=550).splitlines()
-    assert len(lines) == len(CORPUS)
-    for line in lines:
-        check(json.loads(line), len(ours.FORMS))
+    found = [json.loads(line) for line in lines]
+    assert sum(result["last"] for result in found) == len(CORPUS)
+    for result in found:
+        check(result, len(ours.FORMS))

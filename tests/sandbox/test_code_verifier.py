@@ -214,6 +214,13 @@ async def test_a_failed_check_shows_the_last_call_and_no_secret(verifier):
     assert "8765" not in second.asked + second.got + second.trace
 
 
+async def test_parsing_assertions_has_a_limit_of_its_own(sandbox):
+    """However short that of the code is: else a good list would look broken on a busy machine."""
+    many = AssertTests(tuple(f"assert f({n}) == {n * n}" for n in range(3000)))
+    verdict = await CodeVerifier(sandbox, Limits(wall_s=0.01)).verify("while True: pass", many)
+    assert {case.status for case in verdict.cases} == {"timeout"}
+
+
 async def test_with_partial_credit_a_program_that_hangs_is_not_run_for_each_case(sandbox):
     verifier = CodeVerifier(sandbox, Limits(wall_s=0.5), partial=True)
     tests = StreamTests(tuple(StreamCase(f"{n}", f"{n}") for n in range(20)))

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,26 @@ async def test_functions_that_fail_and_functions_that_hang():
             await play(Program(nothing))
 
 
+async def test_a_function_that_fails_as_its_episode_is_cancelled_is_no_report_of_asyncios():
+    async def cleans_up(task: str, **at: str) -> str:
+        try:
+            await asyncio.sleep(99)
+        finally:
+            raise KeyError("nothing to clean up")
+        return ""
+
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    playing = asyncio.create_task(play(Program(cleans_up)))
+    await asyncio.sleep(0.05)
+    playing.cancel()
+    await asyncio.wait({playing})
+    gc.collect()
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert playing.cancelled()
+    assert reported == []
+
+
 def python(code: str) -> str:
     return shlex.join([sys.executable, "-S", "-c", code])
 
@@ -182,17 +203,17 @@ async def test_what_a_command_leaves_running_is_killed_and_keeps_nobody_waiting(
     assert not await left(before)
 
 
-def resources() -> set[str]:
-    """What this process has: its descendants and its open files, by what they are."""
+def resources() -> Counter[str]:
+    """What this process has: its descendants and its open files, by what they are, and how many of each."""
     gc.collect()  # what earlier tests dropped
-    held = {f"process {child.pid}" for child in psutil.Process().children(recursive=True)}
+    held = Counter(f"process {child.pid}" for child in psutil.Process().children(recursive=True))
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # the listing's own
-            held.add(f"file {os.readlink(entry)}")
+            held[f"file {os.readlink(entry)}"] += 1
     return held
 
 
-async def left(before: set[str]) -> set[str]:
+async def left(before: Counter[str]) -> Counter[str]:
     """What has come since and stays; those that were killed may take a moment to be gone."""
     for _ in range(1000):
         if not (new := resources() - before):

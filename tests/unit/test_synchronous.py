@@ -232,6 +232,7 @@ async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(
     with pytest.raises(Interrupted):
         await asynchronous(RunDirectory.create(config), config, monkeypatch, engine=Ends())
     gc.collect()
+    asyncio.get_running_loop().set_exception_handler(None)
     assert reported == []
 
 
