@@ -136,9 +136,10 @@ async def test_a_function_that_fails_as_its_episode_is_cancelled_is_no_report_of
     await asyncio.sleep(0.05)
     playing.cancel()
     await asyncio.wait({playing})
+    assert playing.cancelled()
+    del playing  # it holds what it failed of
     gc.collect()
     asyncio.get_running_loop().set_exception_handler(None)
-    assert playing.cancelled()
     assert reported == []
 
 
@@ -167,8 +168,10 @@ print(" ", body["messages"][0]["content"], said, "ü")
         del os.environ["ANTHROPIC_AUTH_TOKEN"], os.environ["http_proxy"]
 
 
+MARK = f"left behind in {os.getpid()}"
 CHILD = (
-    "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(99)'])\n"
+    "import subprocess, sys\n"
+    f"subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(99)', '{MARK}'])\n"
 )
 
 
@@ -199,14 +202,17 @@ async def test_what_a_command_leaves_running_is_killed_and_keeps_nobody_waiting(
     hanging = asyncio.create_task(play(Program(command=python(CHILD + "import time; time.sleep(99)"))))
     await asyncio.sleep(0.3)
     hanging.cancel()  # as a run that is stopped does
-    await asyncio.wait({hanging})
+    assert (await asyncio.wait({hanging}, timeout=60))[0], "it is killed, not waited for"
     assert not await left(before)
 
 
 def resources() -> Counter[str]:
-    """What this process has: its descendants and its open files, by what they are, and how many of each."""
+    """How many of what this process has: its descendants, orphans that they left, its open files."""
     gc.collect()  # what earlier tests dropped
     held = Counter(f"process {child.pid}" for child in psutil.Process().children(recursive=True))
+    for process in psutil.process_iter(["cmdline"]):
+        if MARK in (process.info["cmdline"] or []):
+            held[f"process {process.pid}"] += 1
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # the listing's own
             held[f"file {os.readlink(entry)}"] += 1
@@ -215,10 +221,10 @@ def resources() -> Counter[str]:
 
 async def left(before: Counter[str]) -> Counter[str]:
     """What has come since and stays; those that were killed may take a moment to be gone."""
-    for _ in range(1000):
-        if not (new := resources() - before):
-            break
+    deadline, new = time.monotonic() + 20, resources() - before
+    while new and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
+        new = resources() - before
     return new
 
 
