@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -303,13 +304,11 @@ def _engine_settings(
 async def _start_engines(settings: list[EngineSettings]) -> Engine:
     """Start them one after another: the environment of this process says what each is to have."""
     engines: list[VLLMEngine] = []
-    try:
+    async with AsyncExitStack() as started:
         for each in settings:
             engines.append(await VLLMEngine.start(each))
-    except BaseException:
-        for engine in engines:
-            await engine.close()
-        raise
+            started.push_async_callback(engines[-1].close)
+        started.pop_all()  # all of them: who gets them closes them
     if len(engines) == 1:
         return engines[0]
     from vllm.v1.engine.exceptions import EngineDeadError
