@@ -25,8 +25,14 @@ def gone(pids: list[int], patience_s: float = 10) -> bool:
     return False
 
 
-def descendants(pid: int) -> list[int]:
-    return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+def descendants(pid: int, at_least: int = 0, patience_s: float = 30) -> list[int]:
+    """The processes below one, once there are as many, or when patience is over."""
+    end = time.monotonic() + patience_s
+    while True:
+        found = [process.pid for process in psutil.Process(pid).children(recursive=True)]
+        if len(found) >= at_least or time.monotonic() > end:
+            return found
+        time.sleep(0.02)
 
 
 STATUSES = {

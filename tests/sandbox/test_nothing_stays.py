@@ -83,8 +83,13 @@ def test_a_zygote_killed_during_a_run_is_our_failure():
     pool = local_sandbox(1)
     try:
         (keeper,) = (pool.backend.level, pool.backend.workers())[1]
-        threading.Timer(0.3, os.kill, (keeper, signal.SIGKILL)).start()
-        assert call(pool, "while True: pass", limits=Limits(wall_s=20)).status == "infra_error"
+
+        def kill_during_the_run() -> None:
+            descendants(keeper, at_least=2)  # the zygote and the run
+            os.kill(keeper, signal.SIGKILL)
+
+        threading.Thread(target=kill_during_the_run).start()
+        assert call(pool, "while True: pass", limits=Limits(wall_s=60)).status == "infra_error"
         assert call(pool, "def f(): return 2").values == (Returned(2),)
     finally:
         pool.close_blocking()
@@ -105,7 +110,6 @@ async def main():
     await session.run("x = 1")
     job = Job("while True: pass", Calls(()))
     busy = [asyncio.create_task(pool.run(job, Limits(wall_s=60))) for _ in range(2)]
-    await asyncio.sleep(0.5)
     print("up", flush=True)
     await asyncio.gather(*busy)
 
@@ -124,8 +128,8 @@ def test_nothing_outlives_the_host_process(sandbox, sign):
         [sys.executable, "-c", HOST], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
     )
     assert host.stdout.readline() == b"up\n"
-    family = descendants(host.pid)
     # Two keepers, two zygotes, a session, two runs.
+    family = descendants(host.pid, at_least=7)
     assert len(family) == 7
     host.send_signal(sign)
     assert gone(family)
