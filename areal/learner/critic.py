@@ -16,7 +16,7 @@ from areal.learner.minibatches import Micro
 from areal.learner.model import hidden_states, load_model
 from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
-from areal.learner.placement import place
+from areal.learner.placement import gather_gradients, let_go, place
 from areal.learner.state import Tensors, load_tensors, tensors_of
 
 
@@ -71,6 +71,7 @@ class Critic(torch.nn.Module):
         assert micro.returns is not None, "judge first"
         error = self(micro.packed) - micro.returns
         (error.square() / 2 * micro.share).sum().backward()
+        gather_gradients(self)
 
     def step(self, share_of_rate: float, version: int) -> None:
         """Make one optimizer step at this share of the peak learning rate.
@@ -83,8 +84,10 @@ class Critic(torch.nn.Module):
 
     def state(self, whole: bool = False) -> Tensors:
         """All that the critic is, as :meth:`areal.learner.learner.Learner.state` has it."""
+        let_go(self)
         return tensors_of(self, self._optimizer, whole)
 
     def load_state(self, state: Tensors) -> None:
         """Take back what :meth:`state` returned."""
+        let_go(self)
         load_tensors(self, self._optimizer, state)

@@ -28,8 +28,8 @@ from areal.learner.optimizer import adamw, set_rate, step
 from areal.learner.packed import Packed
 from areal.learner.placement import (
     compute_dtype,
-    expect_more,
     full,
+    gather_gradients,
     let_go,
     micro_batch_tokens,
     place,
@@ -228,9 +228,7 @@ class Learner:
 
     def _optimizer_step(self, index: int, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:
         """Accumulate gradients over the micro-batches, clip, step; return the norm before clipping."""
-        for i, micro in enumerate(minibatch):
-            for module in filter(None, (self.policy, self._critic)):
-                expect_more(module, i + 1 < len(minibatch))
+        for micro in minibatch:
             prox = self._accumulate(micro, sums)
             of_the_start = index == 0 or self._objective.decoupled  # whether prox is the step's first policy
             if micro.counts and of_the_start:
@@ -256,6 +254,7 @@ class Learner:
         separable = self._objective.ratio == "token"
         logprobs, entropy, total = self.policy(micro.packed, self._temperature, loss, separable)
         total.backward()
+        gather_gradients(self.policy)
         if not micro.counts:
             return logprobs
         behav, token = micro.packed.behav, TokenLoss.joined(losses)
@@ -286,6 +285,7 @@ class Learner:
         Args:
             whole: with all that a trained learner has, as a place to load it into.
         """
+        let_go(self.policy)
         found = tensors_of(self.model, self._optimizer, whole)
         if self._critic is not None:
             found |= {f"critic.{name}": tensor for name, tensor in self._critic.state(whole).items()}
@@ -309,6 +309,7 @@ class Learner:
                     "the run began with"
                 )
             self._critic.load_state(critic)
+        let_go(self.policy)
         load_tensors(self.model, self._optimizer, state)
         self.version = int(state["version"])
         torch.set_rng_state(state["random.cpu"])

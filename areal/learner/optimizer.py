@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from areal.config import LearnerConfig
-from areal.learner.placement import full
+from areal.learner.placement import full, let_go
 
 
 def adamw(module: torch.nn.Module, settings: LearnerConfig) -> torch.optim.Optimizer:
@@ -40,6 +40,7 @@ def step(
     Raises:
         FloatingPointError: a gradient is not finite.
     """
+    let_go(module)
     norm = full(torch.nn.utils.clip_grad_norm_(module.parameters(), grad_clip))
     if not torch.isfinite(norm):
         raise FloatingPointError(

@@ -1,26 +1,29 @@
 """Where the learner's modules are, in which precision, and how their layers run.
 
-In float32 on a CPU a module stays as it is. In bfloat16, which is the default on a GPU, it is sharded by
-FSDP2 over all ranks, of which there may be one: each rank keeps its part of the float32 weights, which the
-optimizer moves, and of the optimizer's float32 state; layer by layer the weights are gathered in bfloat16,
-computed with, and dropped. Gradients are summed over the ranks in float32.
+In float32 on one rank a module stays as it is; in bfloat16, which is the default on a GPU, it computes with
+the roundings of its float32 weights (areal.learner.precision). Several ranks shard it by FSDP2: each keeps
+its part of the float32 weights, which the optimizer moves, and of the optimizer's float32 state; layer by
+layer the weights are gathered in bfloat16, computed with, and dropped. Gradients are summed over the ranks in
+float32.
 """
 
 from __future__ import annotations
 
 import functools
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from areal.config import LearnerConfig
-from areal.learner.ranks import join, ranks
+from areal.learner.precision import Lowered
+from areal.learner.ranks import ranks
 
 _GPU_MICRO_BATCH, _CPU_MICRO_BATCH = 16384, 4096
+_lowered: WeakKeyDictionary[torch.nn.Module, Lowered] = WeakKeyDictionary()
 
 
 def compute_dtype(settings: LearnerConfig, device: torch.device) -> torch.dtype:
@@ -60,35 +63,37 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     dtype = compute_dtype(settings, device)
-    if dtype == torch.float32 and ranks() == 1:
-        return
-    mesh = learner_mesh(device)
+    if ranks() > 1:
+        _shard(module, layers, dtype, device)
+    elif dtype != torch.float32:
+        _lowered[module] = Lowered(module, dtype)
+
+
+def _shard(
+    module: torch.nn.Module, layers: list[torch.nn.Module], dtype: torch.dtype, device: torch.device
+) -> None:
+    mesh = init_device_mesh(device.type, (ranks(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    # One rank has nothing to gather: cast all at once, since hooks at each layer cost more than they save.
-    for layer in layers if mesh.size() > 1 else ():
+    for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     root: FSDPModule = fully_shard(module, mesh=mesh, mp_policy=policy)
-    if mesh.size() > 1:
-        # Shares of the loss are of the whole minibatch: gradients are summed, not averaged.
-        for part in root.modules():  # type: ignore[attr-defined]
-            if isinstance(part, FSDPModule):
-                part.set_gradient_divide_factor(1.0)
-                part.set_force_sum_reduction_for_comms(True)  # gloo has no other
+    # Shares of the loss are of the whole minibatch: gradients are summed, not averaged.
+    for part in root.modules():  # type: ignore[attr-defined]
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
-def expect_more(module: torch.nn.Module, more: bool) -> None:
-    """Say whether another backward pass follows the next one before the optimizer moves the weights.
-
-    On one rank the weights then stay in bfloat16 and the gradients stay, in float32, where they are; on
-    several that would take the memory that sharding saves.
-    """
-    if isinstance(module, FSDPModule) and ranks() == 1:
-        module.set_requires_gradient_sync(not more)
-        module.set_reshard_after_backward(not more)
+def gather_gradients(module: torch.nn.Module) -> None:
+    """Put a backward pass's gradients to those before, in float32; FSDP does so by itself, over all ranks."""
+    if (lowered := _lowered.get(module)) is not None:
+        lowered.gather()
 
 
 def let_go(module: torch.nn.Module) -> None:
-    """Drop the bfloat16 weights that a pass without a backward pass leaves in place of the others."""
+    """Drop the bfloat16 weights that passes leave in place of the float32 ones; gradients are then those."""
+    if (lowered := _lowered.get(module)) is not None:
+        lowered.restore()
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -99,13 +104,6 @@ def decoder_layers(model: Any) -> list[torch.nn.Module]:
     names = set(model._no_split_modules or ())
     # A class that FSDP has made of it has another name, but not other ancestors.
     return [m for m in model.modules() if names & {ancestor.__name__ for ancestor in type(m).__mro__}]
-
-
-def learner_mesh(device: torch.device) -> DeviceMesh:
-    """Return the mesh of all ranks; a lone process becomes the only rank."""
-    if not dist.is_initialized():
-        join(device.type, dist.HashStore(), 0, 1)
-    return init_device_mesh(device.type, (dist.get_world_size(),))
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
