@@ -17,9 +17,9 @@ besides: a sequence that takes longer than η updates holds the learner up, and 
 five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
 the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
 each has a whole card; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
-a second GPU, both run once more with learner and engine on a card each; or, with --side-by-side, each way has
-one card and its share of the cores, all of them at the same time. There --warmup should be more than η: that
-many batches were generated while the learner compiled.
+a second GPU, both run once more with learner and engine on a card each. With --side-by-side, ways that have
+one card run at the same time, each on a card of its own and with its share of the cores. On a GPU --warmup
+should be more than η: that many batches were generated while the learner compiled.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -66,6 +66,7 @@ COLOURS = {
     "synchronous, cards apart": GREY,
     "asynchronous, cards apart": PURPLE,
 }
+APART = ", cards apart"
 PROMPT = 64
 """Tokens of the longest prompt of a steady run, and more."""
 SMOOTH = 10
@@ -104,8 +105,8 @@ def main() -> None:
         draw_learning(results, arguments.target, arguments.output)
 
 
-def ways(device: str, apart: bool = True) -> dict[str, list[str]]:
-    """Return the settings of each way, those with cards ``apart`` too where there are as many."""
+def ways(device: str) -> dict[str, list[str]]:
+    """Return the settings of each way."""
     cores = len(os.sched_getaffinity(0))
     half = _threads(max(1, cores // 2))
     found = {"synchronous": ["rollout.max_staleness=0", *half]}
@@ -115,9 +116,9 @@ def ways(device: str, apart: bool = True) -> dict[str, list[str]]:
     if device == "cpu":
         return found
     shared = {way: [*settings, "engine.gpu=0"] for way, settings in found.items()}
-    if torch.cuda.device_count() < 2 or not apart:
+    if torch.cuda.device_count() < 2:
         return shared
-    return {**shared, **{f"{way}, cards apart": [*own, "engine.gpu=1"] for way, own in found.items()}}
+    return {**shared, **{f"{way}{APART}": [*own, "engine.gpu=1"] for way, own in found.items()}}
 
 
 def _threads(count: int) -> list[str]:
@@ -135,23 +136,27 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         model = write_model(folder / "model", arguments.size)
         settings = work(model, arguments.device, steps, arguments.mean_length) + arguments.overrides
         measures: dict[str, tuple[Measure, list[str]]] = {}
-        every = ways(arguments.device, not arguments.side_by_side)
+        every = ways(arguments.device)
         tight = {}
         if arguments.device == "cpu":
             tight["asynchronous, η=4"] = [*every["asynchronous"], "rollout.max_staleness=4"]
         for number, (way, own) in enumerate({**tight, **every}.items()):
-            run = [*settings, *own, f"output={folder / f'way-{number}'}"]
-            measures[way] = run_steps, run
+            measures[way] = run_steps, [*settings, *own, f"output={folder / f'way-{number}'}"]
+        _, run = measures["asynchronous"]
         measures["generate"] = generate_alone, run
         if arguments.device == "cpu":
-            # What is learned from alone is what the asynchronous run, the last way, recorded.
+            # What is learned from alone is what the asynchronous run recorded.
             measures["train"] = train_alone, run
         calls = {
             name: functools.partial(in_process, name, measure, run, arguments.steps)
             for name, (measure, run) in measures.items()
         }
-        repeat = side_by_side if arguments.side_by_side else interleaved
-        return steady_results(repeat(calls, arguments.repeats))
+        found: dict[str, list[dict[str, float]]] = {}
+        if arguments.side_by_side:
+            alone = {name: call for name, call in calls.items() if APART not in name}
+            found = side_by_side(alone, arguments.repeats)
+        rest = {name: call for name, call in calls.items() if name not in found}
+        return steady_results(found | interleaved(rest, arguments.repeats))
 
 
 def work(model: str, device: str, steps: int, mean_length: int) -> list[str]:

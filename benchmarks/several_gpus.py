@@ -111,7 +111,7 @@ def training(output: Path) -> dict[str, Any]:
     """Compare steps of the real loop."""
     where = output / "training"
     options = f"--size 0.5b --mean-length {MEAN_LENGTH} --steps {STEPS} --warmup {WARMUP} --repeats 1"
-    way = ("--part", "steady", "--device", "cuda")
+    way = ("--part", "steady", "--device", "cuda", "--side-by-side")
     return benchmark(where, "async_vs_sync", *way, *options.split(), "rollout.batch_size=256")
 
 
