@@ -9,6 +9,8 @@ which would go straight into every importance ratio.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -180,8 +182,10 @@ class _Output:
 
     def _parts(self) -> list[slice]:
         rows = len(self._hidden)
-        size = max(1, LOGITS_AT_ONCE // len(self._weight))
-        return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        count = -(-rows // max(1, LOGITS_AT_ONCE // len(self._weight)))
+        # All about as large: one with a single row left would be compiled for on its own.
+        bounds = [rows * i // count for i in range(count + 1)]
+        return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 def _differentiate(
@@ -258,15 +262,23 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
 
 
 def _fast(function: Any, device: torch.device) -> Any:
-    """On a GPU these are bound by memory: compiled, a chunk is read once instead of ten times.
+    """On a GPU these are bound by memory: compiled, a chunk is read once instead of ten times."""
+    return _compiled(function) if device.type == "cuda" else function
 
-    The width is compiled in, since it is divided by for every logit; the number of rows is not.
+
+@functools.cache
+def _compiled(function: Any) -> Any:
+    """Compile a function of tensors with a row for each token, once for any number of rows.
+
+    Their width is compiled in, since it is divided by for every logit.
     """
-    if device.type != "cuda":
-        return function
-    if function not in _compiled:
-        _compiled[function] = torch.compile(function)
-    return _compiled[function]
+    compiled = torch.compile(function)
 
+    def call(*arguments: Any) -> Any:
+        # Code is made for where a tensor begins in its memory, too: a part of one would be compiled for anew.
+        own = [a.clone() if torch.is_tensor(a) and a.storage_offset() else a for a in arguments]
+        for rows in filter(torch.is_tensor, own):
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        return compiled(*own)
 
-_compiled: dict[Any, Any] = {}
+    return call
