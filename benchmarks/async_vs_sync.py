@@ -4,7 +4,7 @@
     python benchmarks/async_vs_sync.py --part steady      # step times and their bound
     python benchmarks/async_vs_sync.py --part learning    # wall clock to a target accuracy
     python benchmarks/async_vs_sync.py --part steady --device cuda --size 0.5b --mean-length 128 \\
-        --steps 16 --warmup 12 --repeats 1 rollout.batch_size=256
+        --steps 16 --warmup 16 --repeats 1 rollout.batch_size=256
 
 Three ways to spend the machine: *asynchronous* (η=8; half of the cores generate, half learn, at once),
 *synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
@@ -19,7 +19,8 @@ the asynchronous run (pinned to it; the engine's front end counts as generation)
 each has a whole card; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
 a second GPU, both run once more with learner and engine on a card each. With --side-by-side, ways that have
 one card run at the same time, each on a card of its own and with its share of the cores. On a GPU --warmup
-should be more than η: that many batches were generated while the learner compiled.
+should be 2η or more: η batches were generated while the learner compiled, and are learned from faster than
+others come; generated_over_learned, of tokens, is 1 where the measured updates live on nothing but their own.
 
 *learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
 of a batch is the accuracy on problems never seen; the clock runs from the first step.
@@ -67,6 +68,9 @@ COLOURS = {
     "asynchronous, cards apart": PURPLE,
 }
 APART = ", cards apart"
+SYNCHRONOUS = "rollout.max_staleness=0"
+FEW = 4
+"""Updates after which a synchronous run is warm."""
 PROMPT = 64
 """Tokens of the longest prompt of a steady run, and more."""
 SMOOTH = 10
@@ -109,12 +113,12 @@ def ways(device: str) -> dict[str, list[str]]:
     """Return the settings of each way."""
     cores = len(os.sched_getaffinity(0))
     half = _threads(max(1, cores // 2))
-    found = {"synchronous": ["rollout.max_staleness=0", *half]}
+    found = {
+        "asynchronous": ["rollout.max_staleness=8", *half],
+        "synchronous": [SYNCHRONOUS, *half],
+    }
     if device == "cpu":
-        found["synchronous in turn"] = ["rollout.max_staleness=0", *_threads(cores)]
-    found["asynchronous"] = ["rollout.max_staleness=8", *half]
-    if device == "cpu":
-        return found
+        return {**found, "synchronous in turn": [SYNCHRONOUS, *_threads(cores)]}
     shared = {way: [*settings, "engine.gpu=0"] for way, settings in found.items()}
     if torch.cuda.device_count() < 2:
         return shared
@@ -141,7 +145,10 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.device == "cpu":
             tight["asynchronous, η=4"] = [*every["asynchronous"], "rollout.max_staleness=4"]
         for number, (way, own) in enumerate({**tight, **every}.items()):
-            measures[way] = run_steps, [*settings, *own, f"output={folder / f'way-{number}'}"]
+            run = [*settings, *own, f"output={folder / f'way-{number}'}"]
+            if SYNCHRONOUS in own:  # which has nothing in stock
+                run.append(f"steps={min(arguments.warmup, FEW) + arguments.steps}")
+            measures[way] = run_steps, run
         _, run = measures["asynchronous"]
         measures["generate"] = generate_alone, run
         if arguments.device == "cpu":
@@ -155,6 +162,7 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.side_by_side:
             alone = {name: call for name, call in calls.items() if APART not in name}
             found = side_by_side(alone, arguments.repeats)
+            save(arguments.output, "steady", steady_results(found))
         rest = {name: call for name, call in calls.items() if name not in found}
         return steady_results(found | interleaved(rest, arguments.repeats))
 
@@ -253,12 +261,17 @@ def run_steps(settings: list[str], count: int) -> dict[str, float]:
     def mean(name: str) -> float:
         return statistics.fmean(row[name] for row in steps)
 
+    generated = sum(row["throughput/tokens_per_s"] * row["time/step"] for row in steps)
+    learned = sum(
+        row["response/length_mean"] * row["throughput/trajectories_per_s"] * row["time/step"] for row in steps
+    )
     return {
         "seconds_per_step": mean("time/step"),
         "seconds_per_step_median": statistics.median(row["time/step"] for row in steps),
         "generate_seconds": mean("time/generate"),
         "train_seconds": mean("time/train"),
-        "tokens_per_s": mean("throughput/tokens_per_s"),
+        "tokens_per_s": generated / sum(row["time/step"] for row in steps),
+        "generated_over_learned": generated / learned,
         "learner_busy": mean("time/train") / mean("time/step"),
         "engine_busy": mean("time/generate") / mean("time/step"),
         "staleness_mean": mean("staleness/mean"),

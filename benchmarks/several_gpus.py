@@ -43,7 +43,7 @@ BUDGET = 16384
 SEEDS = (0, 1, 2)
 MEAN_LENGTH = 128
 """Of the answers of *training* and *splits*, in tokens."""
-WARMUP, STEPS = 4, 8
+WARMUP, STEPS = 16, 12
 """Their updates before those that are measured, and those."""
 
 
