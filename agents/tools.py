@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError, validate_call
@@ -14,9 +15,12 @@ from areal.agents.interface import Message, Tool
 from areal.envs.code import shortened
 from areal.errors import UserError
 from areal.sandbox.interface import SandboxUnavailable
+from areal.threads import Worker, tried
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
 """Failures of what a tool stands on: the episode is played again. All else is told to the model."""
+_MOST_LEFT = 100
+"""Calls that have not returned long after their time limit, of one tool box."""
 
 
 class ToolBox:
@@ -40,6 +44,7 @@ class ToolBox:
         self._time_limit = time_limit
         self._functions = {function.__name__: validate_call(function) for function in functions}
         self._blocking = {f.__name__: not inspect.iscoroutinefunction(f) for f in functions}
+        self._left: list[Worker] = []
         if len(self._functions) < len(functions):
             raise UserError(f"two tools have one name: {', '.join(f.__name__ for f in functions)}")
         self.schemas = [schema(function) for function in functions]
@@ -49,6 +54,7 @@ class ToolBox:
 
         Raises:
             ConnectionError, TimeoutError, SandboxUnavailable, UserError: as the tool raised them.
+            UserError: too many calls have not returned.
         """
         function = call["function"]
         result = await self._call(function["name"], json.loads(function["arguments"]))
@@ -60,15 +66,14 @@ class ToolBox:
             return f"Error: there is no tool '{name}', only {', '.join(self._functions)}."
         try:
             async with asyncio.timeout(self._time_limit) as limit:
-                if self._blocking[name]:
-                    found = await asyncio.to_thread(function, **arguments)
-                else:
-                    found = await function(**arguments)
+                call = partial(function, **arguments)
+                found = await (self._on_a_thread(call) if self._blocking[name] else call())
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             return shortened(f"Error: {wrong}")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if limit.expired():
+                self._check_what_is_left(name)
                 return f"Error: the tool took longer than {self._time_limit:g} s."
             if isinstance(error, _OURS):
                 raise
@@ -76,6 +81,27 @@ class ToolBox:
         return shortened(
             found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=str)
         )
+
+    async def _on_a_thread(self, call: Callable[[], Any]) -> Any:
+        """Make a call on a thread of its own: if it hangs, nothing else waits for it, now or at the end."""
+        worker = Worker("areal-tool")
+        try:
+            found, error = await asyncio.wrap_future(worker.start(partial(tried, call)))
+        except asyncio.CancelledError:
+            worker.give_up()
+            self._left = [left for left in self._left if left.alive] + [worker]
+            raise
+        worker.end()
+        if error is not None:
+            raise error
+        return found
+
+    def _check_what_is_left(self, name: str) -> None:
+        if len(self._left) >= _MOST_LEFT:
+            raise UserError(
+                f"{len(self._left)} calls of tools, the last of '{name}', have not returned after their time "
+                f"limit of {self._time_limit:g} s: give what they do a limit of its own"
+            )
 
 
 def schema(function: Callable[..., Any]) -> Tool:

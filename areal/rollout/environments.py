@@ -18,7 +18,7 @@ from typing import Any
 
 from areal.agents.interface import Step
 from areal.errors import EnvironmentFailure, UserError, explained
-from areal.rollout.threads import Worker
+from areal.threads import Worker, tried
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class EnvironmentPool:
     async def _call(self, env: Any, what: str, call: Callable[[], Any]) -> Any:
         async with self._room:
             worker = self._resting.pop() if self._resting else Worker("areal-env")
-            outcome = asyncio.wrap_future(worker.start(partial(_tried, call)))
+            outcome = asyncio.wrap_future(worker.start(partial(tried, call)))
             place = ""
             try:
                 await self._in_time(outcome, what, worker)
@@ -183,20 +183,12 @@ class EnvironmentPool:
         """Close an environment on a thread; what it raises is written to the log."""
 
         def close() -> None:
-            _, error = _tried(env.close)
+            _, error = tried(env.close)
             if error is not None:
                 log.warning("environment '%s': close raised %s", self._name, explained(error, __file__))
 
         self._closer = self._closer or Worker("areal-env-close")
         self._closing = [c for c in self._closing if not c.done()] + [self._closer.start(close)]
-
-
-def _tried(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """Return the result of a call, or what it raised: anything, also what would end an event loop."""
-    try:
-        return call(), None
-    except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is awaited)
-        return None, error
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ import gymnasium
 import pytest
 from chat import Scripted, renderer, tokenizer
 
+from areal.agents import tools
 from areal.agents.calculator import calculator
 from areal.agents.interface import Agent
 from areal.agents.multi_turn import MultiTurn
@@ -152,6 +155,50 @@ async def test_calls_of_one_answer_are_made_at_once():
 
     _, _, prompts = await play(ToolUse([meet], time_limit=5), "\n".join([call("meet")] * 8), "a", "b", "c")
     assert observations(prompts[1]) == ["met"] * 8
+
+
+def made(name: str, **arguments: Any) -> dict[str, Any]:
+    """A tool call, as a reply's message has it."""
+    return {"id": "0", "function": {"name": name, "arguments": json.dumps(arguments)}}
+
+
+async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch):
+    gate = threading.Event()
+
+    def hang() -> None:
+        """Wait for what never comes."""
+        gate.wait()
+
+    def spin() -> None:
+        """Compute for ever."""
+        while True:
+            pass
+
+    box = ToolBox([hang, spin], time_limit=0.05)
+    late = await asyncio.gather(*(box.answer(made(name)) for name in ["hang"] * 40 + ["spin"]))
+    assert {message["content"] for message in late} == {"Error: the tool took longer than 0.05 s."}
+    # The threads that the rest of a run shares are free; a tool that computes was even ended.
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "here"), 60) == "here"
+    while sum(worker.alive for worker in box._left) > 40:  # noqa: ASYNC110 (a thread tells no loop of its end)
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(tools, "_MOST_LEFT", 41)
+    with pytest.raises(UserError, match=r"41 calls of tools, the last of 'hang', have not returned"):
+        await box.answer(made("hang"))
+    gate.set()
+
+
+async def test_whatever_a_tool_raises_is_told_to_the_model():
+    def leave() -> None:
+        """Go away."""
+        sys.exit("no such file")
+
+    def empty() -> int:
+        """Take the first of nothing."""
+        return next(iter([]))
+
+    box = ToolBox([leave, empty])
+    said = [(await box.answer(made(name)))["content"] for name in ("leave", "empty")]
+    assert said == ["Error: SystemExit: no such file", "Error: RuntimeError: coroutine raised StopIteration"]
 
 
 async def test_what_a_tool_stands_on_fails_the_episode_and_is_no_observation():

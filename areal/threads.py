@@ -70,3 +70,11 @@ class Worker:
                 except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is asked for)
                     outcome.set_exception(error)
             del given, outcome, call  # what they hold is not to wait for the next call
+
+
+def tried(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Return the result of a call, or what it raised: anything, also what would end an event loop."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is awaited)
+        return None, error
