@@ -198,7 +198,7 @@ class LearnerConfig(_Settings):
     """Keep only each layer's input for the backward pass and compute the rest again: a fifth slower, with
     much less memory; null: on a GPU that is too small otherwise (docs/gpu.md)."""
     compile: bool | None = None
-    """Compile the layers (torch.compile), a minute at the first update; null: on a GPU."""
+    """Compile the layers (torch.compile), up to a minute while the engine starts; null: on a GPU."""
 
     @field_validator("objective")
     @classmethod

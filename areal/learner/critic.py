@@ -14,7 +14,7 @@ from areal.config import LearnerConfig
 from areal.learner.advantages import gae, whiten
 from areal.learner.minibatches import Micro
 from areal.learner.model import hidden_states, load_model
-from areal.learner.optimizer import adamw, set_rate, step
+from areal.learner.optimizer import adamw, forget, set_rate, step
 from areal.learner.packed import Packed
 from areal.learner.placement import gather_gradients, let_go, place
 from areal.learner.state import Tensors, load_tensors, tensors_of
@@ -81,6 +81,10 @@ class Critic(torch.nn.Module):
         """
         set_rate(self._optimizer, self._settings.critic_learning_rate * share_of_rate)
         step(self, self._optimizer, self._settings.grad_clip, version)
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        forget(self, self._optimizer)
 
     def state(self, whole: bool = False) -> Tensors:
         """All that the critic is, as :meth:`areal.learner.learner.Learner.state` has it."""

@@ -24,9 +24,10 @@ from areal.learner.flops import FlopCounter, peak_flops
 from areal.learner.minibatches import Micro, Splitter
 from areal.learner.model import Policy, load_model
 from areal.learner.objectives import TokenLoss, token_loss
-from areal.learner.optimizer import adamw, set_rate, step
+from areal.learner.optimizer import adamw, forget, set_rate, step
 from areal.learner.packed import Packed
 from areal.learner.placement import (
+    compiles,
     compute_dtype,
     full,
     gather_gradients,
@@ -36,8 +37,12 @@ from areal.learner.placement import (
     uses_varlen,
 )
 from areal.learner.ranks import of_all, rank, ranks
+from areal.learner.rehearsal import made_up
 from areal.learner.state import Tensors, below, load_tensors, tensors_of
 from areal.trajectory import Batch
+
+_SMALL = 512
+"""Tokens of a small micro-batch."""
 
 
 @dataclass(slots=True)
@@ -163,6 +168,25 @@ class Learner:
             return
         for name, parameter in self.model.named_parameters():
             yield name, full(parameter.detach())
+
+    def rehearse(self) -> None:
+        """Have everything compiled that updates need, if anything is: by their passes on a batch made up.
+
+        On a full micro-batch and on a small one, whose sums are made by other code. Nothing is changed.
+        """
+        if not compiles(self._settings, self._device):
+            return
+        budget, minibatches = self._splitter.budget, self._settings.minibatches
+        for tokens in (budget * ranks(), min(_SMALL, budget)):
+            made, _ = self._splitter.split(made_up(minibatches, tokens, self._splitter.longest or None))
+            self._look_ahead(made)
+            for micro in (micro for minibatch in made for micro in minibatch):
+                self._accumulate(micro, _Sums())
+                if self._critic is not None:
+                    self._critic.accumulate(micro)
+        forget(self.policy, self._optimizer)
+        if self._critic is not None:
+            self._critic.forget()
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Make one update (one optimizer step for each minibatch) and return its metrics."""

@@ -52,6 +52,12 @@ def step(
     return float(norm)
 
 
+def forget(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Drop the gradients."""
+    let_go(module)
+    optimizer.zero_grad(set_to_none=True)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of the next step."""
     for group in optimizer.param_groups:

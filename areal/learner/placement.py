@@ -38,6 +38,11 @@ def uses_varlen(settings: LearnerConfig, device: torch.device) -> bool:
     return device.type == "cuda" and compute_dtype(settings, device) == torch.bfloat16
 
 
+def compiles(settings: LearnerConfig, device: torch.device) -> bool:
+    """Whether the layers are compiled."""
+    return device.type == "cuda" if settings.compile is None else settings.compile
+
+
 def micro_batch_tokens(settings: LearnerConfig, device: torch.device) -> int:
     """Return the token budget of a micro-batch: enough to keep the device busy."""
     if settings.micro_batch_tokens is not None:
@@ -56,7 +61,7 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
     """
     module.to(device)
     layers = decoder_layers(model)
-    if settings.compile if settings.compile is not None else device.type == "cuda":
+    if compiles(settings, device):
         for layer in layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)
     if settings.recompute:

@@ -99,10 +99,12 @@ class Trainer:
         self.learner = LearnerProcesses(recipe)
         self._open.callback(self.learner.close)
         self._learner_ended = asyncio.wrap_future(self.learner.ended)
+        making = asyncio.ensure_future(self.learner.make())  # while the engine starts
+        self._open.push_async_callback(_cancel, making)
         self.player = await start_player(plan, BACKEND)
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
-        await self.learner.make()
+        await making
         self.progress.message(f"learner: {self.learner.description}")
         state, groups = await self._restore()
         weights = await self.learner.hash_weights()

@@ -132,7 +132,7 @@ class LearnerProcesses:
         self._listener.start()
 
     async def make(self) -> None:
-        """Make the learner, on all ranks."""
+        """Make the learner, on all ranks, and have it compile what it will need."""
         self.description = await self._ask("make")
 
     async def load(self, saved: Path) -> None:
@@ -321,6 +321,7 @@ class _Rank:
             self._store = dist.TCPStore(_HOST, self._port, is_master=False)
             join(self._recipe.device, self._store, self._rank, ranks)
         self._learner, self._checkpoints = self._recipe.make()
+        self._learner.rehearse()
         return self._learner.description
 
     def load(self, saved: Path) -> int:

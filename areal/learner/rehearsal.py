@@ -1,0 +1,45 @@
+"""A batch that nobody sampled: on it everything is compiled before there is one from the engine.
+
+Compilation takes a learner up to a minute, which passes here while the engine starts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from areal.trajectory import Batch, Episode, Group, Trajectory
+
+_PROMPT, _LONGEST = 8, 256
+"""Tokens of the prompt of a pair, and of the longest answer."""
+
+
+def made_up(minibatches: int, tokens: int, longest: int | None) -> Batch:
+    """Return a batch of pairs of answers to one prompt, one of each pair right.
+
+    Args:
+        minibatches: of the batch; each gets as many pairs.
+        tokens: of each minibatch, at most; but each has a pair.
+        longest: tokens of the longest answer allowed, if there is such a limit.
+    """
+    rng = np.random.default_rng(0)
+    longest = min(_LONGEST, longest or _LONGEST, max(1, tokens // 2 - _PROMPT))
+    pairs = max(1, tokens // (2 * (_PROMPT + longest)))
+    groups = []
+    for number in range(minibatches * pairs):
+        # Not all alike: what is equal by chance must not be taken for a rule.
+        lengths = [longest, int(rng.integers(1, longest + 1))]
+        members = [
+            Episode([_trajectory(number, n)], reward) for n, reward in zip(lengths, (0.0, 1.0), strict=True)
+        ]
+        groups.append(Group(number, 0, members))
+    return Batch(0, groups)
+
+
+def _trajectory(prompt: int, answer: int) -> Trajectory:
+    sampled = np.arange(_PROMPT + answer) >= _PROMPT
+    return Trajectory(
+        tokens=np.where(sampled, 0, prompt % 8).astype(np.int32),
+        loss_mask=sampled,
+        logprobs=np.where(sampled, -1.0, 0.0).astype(np.float32),
+        versions=np.where(sampled, 0, -1).astype(np.int32),
+    )

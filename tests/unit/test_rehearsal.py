@@ -1,0 +1,87 @@
+"""What is compiled before the first batch: all that updates need, and nothing else happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from made_up import batch
+
+from areal.config import LearnerConfig
+from areal.learner import attention
+from areal.learner import learner as learner_module
+from areal.learner.learner import Learner
+from areal.learner.rehearsal import made_up
+from areal.models import resolve_model
+from areal.trajectory import Batch
+
+
+def made(**settings: Any) -> Learner:
+    torch.set_num_threads(1)
+    config = LearnerConfig(warmup_steps=0, micro_batch_tokens=512, compile=True, **settings)
+    return Learner(resolve_model("starter"), config, "cpu", 1.0, max_new_tokens=64)
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> Any:
+    """How many graphs were compiled, by a backend that is at once done."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **settings: compile(f, backend="eager", **settings))
+    # As on a GPU: one kernel for all sequences, whose arguments are compiled for.
+    monkeypatch.setattr(learner_module, "uses_varlen", lambda *_: True)
+    monkeypatch.setattr(attention, "_has_flash_attn", lambda: False)
+    monkeypatch.setattr(attention, "_torch_varlen", lambda: lambda q, k, v, *_: q + k.mean() + v.mean())
+    torch._dynamo.reset()
+    counts = torch._dynamo.utils.counters["stats"]
+    before = counts["unique_graphs"]
+    return lambda: counts["unique_graphs"] - before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"minibatches": 2},
+        {"objective": "grpo"},
+        {"objective": "ppo", "minibatches": 2, "kl": 0.1},
+        {"advantage": "gae"},
+        {"dtype": "bfloat16", "lora_rank": 2},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_updates_compile_nothing_that_the_rehearsal_did_not(settings: dict[str, Any], graphs):
+    learner = made(**settings)
+    learner.rehearse()
+    compiled = graphs()
+    assert compiled > 0
+    shared, alone = batch(0, groups=4), batch(1, groups=4)
+    for number, t in enumerate(alone.trajectories):
+        t.tokens[0] = 6 + number
+    for members in (shared, alone, batch(2, groups=24)):
+        learner.update(Batch(learner.version, members.groups))
+    assert graphs() == compiled
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "bfloat16", "minibatches": 2}, {"advantage": "gae"}])
+def test_a_rehearsal_changes_nothing(settings: dict[str, Any], graphs):
+    rehearsed, other = made(**settings), made(**settings)
+    rehearsed.rehearse()
+    assert graphs() > 0
+    assert all(p.grad is None for p in rehearsed.policy.parameters())
+    one, two = rehearsed.state(), other.state()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    metrics = [learner.update(batch(3, groups=4)) for learner in (rehearsed, other)]
+    assert metrics[0]["loss"] == metrics[1]["loss"]
+    assert metrics[0]["grad_norm"] == metrics[1]["grad_norm"]
+
+
+@pytest.mark.parametrize(("tokens", "longest"), [(40, None), (700, 16), (16384, 1024)])
+def test_what_is_made_up_fills_each_minibatch(tokens: int, longest: int | None):
+    found = made_up(3, tokens, longest)
+    assert len(found.groups) % 3 == 0
+    size = len(found.trajectories) // 3
+    for start in range(0, len(found.trajectories), size):
+        total = sum(len(t) for t in found.trajectories[start : start + size])
+        assert 0.5 * tokens < total <= tokens
+    assert max(t.sampled for t in found.trajectories) <= (longest or 10**9)
