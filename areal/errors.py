@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class EngineFailure(UserError):
+    """vLLM did not start, or has died. Where its output goes to is known why (areal.telemetry.logs)."""
+
+
 class EnvironmentFailure(RuntimeError):
     """An environment raised, or did not return in time. Its message is one line: which, where, on what task.
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
+from areal.errors import EngineFailure
 from areal.rollout.engine import Completion, Engine, Sampling
 
 T = TypeVar("T")
@@ -49,17 +50,15 @@ class Engines:
 
     Args:
         engines: two or more.
-        dead: the error by which an engine says that it has died.
 
     Attributes:
         under_way: requests of each engine.
         requests: how many each has been given so far.
     """
 
-    def __init__(self, engines: Sequence[Engine], dead: type[Exception]) -> None:
+    def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = list(engines)
-        self._dead = dead
-        self._error: Exception | None = None
+        self._error: EngineFailure | None = None
         self.under_way = [0] * len(self._engines)
         self.requests = [0] * len(self._engines)
 
@@ -81,7 +80,7 @@ class Engines:
         self.requests[which] += 1
         try:
             return await self._engines[which].generate(ids, sampling)
-        except self._dead as error:
+        except EngineFailure as error:
             self._error = error
             raise
         finally:

@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from areal.errors import UserError
+from areal.errors import EngineFailure, UserError
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.vllm_start import (
     EngineSettings,
@@ -42,6 +42,9 @@ _OUTPUT_SLICES = 64
 """vLLM hands on the tokens of a step in slices of 128 requests: more slices than any step has."""
 _LIFE_SIGN = 1.0
 """Seconds after which to look whether a process that owes an answer still lives."""
+_NOT_STARTED = "Engine core initialization failed"
+"""What vLLM says when one of its processes has ended while it started."""
+_DIED = "vLLM has died (without a word, mostly for lack of memory); go on with --resume"
 _GRACE = 5.0
 """Seconds for the engine to let go of our memory on a card, at its end; else torch complains at ours."""
 
@@ -60,8 +63,11 @@ class VLLMEngine:
         interruption: Interruption = "recompute",
         grace: float = 0.0,
     ) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         self.interruption: Interruption = interruption
         self._llm = llm
+        self._dead = EngineDeadError
         self._grace = grace
         self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
@@ -78,7 +84,7 @@ class VLLMEngine:
         """Start vLLM (20 to 90 s) in processes of its own.
 
         Raises:
-            UserError: vLLM is not installed.
+            UserError: vLLM is not installed, or (EngineFailure) its process has failed.
         """
         # Before the environment says which cards there are: the engine's has another number then.
         card_bytes = gpu_bytes(settings.card) if settings.device == "cuda" else 0
@@ -94,12 +100,17 @@ class VLLMEngine:
                     ) from error
                 raise
             # In no variable here: an exception that vLLM caught and kept holds on to this frame.
-            engine = cls(
-                AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings, card_bytes))),
-                settings.eos_ids,
-                settings.interruption,
-                _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
-            )
+            try:
+                engine = cls(
+                    AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings, card_bytes))),
+                    settings.eos_ids,
+                    settings.interruption,
+                    _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
+                )
+            except RuntimeError as error:
+                if _NOT_STARTED not in str(error):
+                    raise
+                raise EngineFailure("vLLM did not start") from error
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
         await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
@@ -157,6 +168,8 @@ class VLLMEngine:
         try:
             async for output in self._llm.generate(prompt, params, request.id):
                 whole = output.outputs[0]
+        except self._dead as error:
+            raise EngineFailure(_DIED) from error
         finally:
             self._under_way.discard(request)
         return _completion(whole, request.spans)
@@ -183,7 +196,7 @@ class VLLMEngine:
             ``time/load``: of them, those in which the weights were loaded.
 
         Raises:
-            EngineDeadError: vLLM's, in which the engine's process died.
+            EngineFailure: vLLM's process has died.
         """
         if self.interruption != "drain":
             return await self._unless_dead(self._swap(version))
@@ -199,6 +212,8 @@ class VLLMEngine:
                 if self._llm.errored and not work.done():
                     raise self._llm.dead_error
             return work.result()
+        except self._dead as error:
+            raise EngineFailure(_DIED) from error
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

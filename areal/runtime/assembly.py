@@ -309,11 +309,7 @@ async def _start_engines(settings: list[EngineSettings]) -> Engine:
             engines.append(await VLLMEngine.start(each))
             started.push_async_callback(engines[-1].close)
         started.pop_all()  # all of them: who gets them closes them
-    if len(engines) == 1:
-        return engines[0]
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    return Engines(engines, EngineDeadError)
+    return engines[0] if len(engines) == 1 else Engines(engines)
 
 
 def environments(config: Config) -> EnvironmentPool:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, TextIO
 
-from areal.errors import EnvironmentFailure, Interrupted, UserError
+from areal.errors import EngineFailure, EnvironmentFailure, Interrupted, UserError
 
 if TYPE_CHECKING:
     from areal.telemetry.run_directory import RunDirectory
 
 _TAIL = 40
+_ERROR = re.compile(r"^(?:.*[\s\]])?([\w.]*(?:Error|Exception): .+)$", re.MULTILINE)
 # Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
 _EXPECTED = (UserError, EnvironmentFailure, Interrupted, KeyboardInterrupt, asyncio.CancelledError)
 
@@ -33,14 +35,28 @@ def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
     its end is shown if the block fails unexpectedly.
 
     Raises:
-        UserError: the files cannot be written.
+        UserError: the files cannot be written, or the block raised an EngineFailure: then with the last error
+            that was printed.
     """
     with ExitStack() as stack:
         terminal = stack.enter_context(_real_terminal())
         sink = stack.enter_context(_kept_aside(terminal) if directory is None else _log_file(directory))
         stack.enter_context(_package_log(directory))
+        begin = sink.seek(0, os.SEEK_END)
         stack.enter_context(_redirected(sink.fileno()))
-        yield terminal
+        try:
+            yield terminal
+        except EngineFailure as failure:
+            sink.seek(begin)
+            raise UserError(_explained(failure, sink.read(), directory)) from failure
+
+
+def _explained(failure: EngineFailure, output: bytes, directory: RunDirectory | None) -> str:
+    """Return in one line what the failure is, and the last error of the output that is not just its echo."""
+    errors = [e for e in _ERROR.findall(output.decode(errors="replace")) if "EngineCore" not in e]
+    last = f"; the last error that was printed: {errors[-1].strip()[:300]}" if errors else ""
+    where = f"; all output is in {directory.engine_log}" if directory is not None else ""
+    return f"{failure}{last}{where}"
 
 
 @contextmanager
@@ -63,7 +79,7 @@ def _is_on(stream: TextIO, descriptor: int) -> bool:
 @contextmanager
 def _log_file(directory: RunDirectory) -> Iterator[IO[bytes]]:
     try:
-        file = directory.engine_log.open("ab")
+        file = directory.engine_log.open("a+b")
     except OSError as error:
         raise UserError(f"cannot write {directory.engine_log}: {error.strerror}") from error
     with file:

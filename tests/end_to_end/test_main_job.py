@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,35 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     assert list(rows) == list(range(1, end + 1)), "across both resumptions"
     assert [step for step, row in rows.items() if "differs" in row and step <= stopped] == [], "to the bit"
     assert "processes of the learner: 2 → 1" in replayed.stdout.splitlines()[-2], "but for the order of sums"
+
+
+def test_an_engine_that_fails_is_told_of_in_one_line(tmp_path: Path):
+    """It cannot start, then it is killed: what is done stays, and no process."""
+    run = tmp_path / "r"
+    where = ("--output", str(tmp_path), "--name", "r", "evaluation.problems=0", "checkpoint.every=0")
+    process = start("train", *where, "engine.memory=4000")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 2, errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("areal: error: vLLM did not start; the last error that was printed: ValueError: ")
+    assert "(4000.0 GiB)" in last
+    assert last.endswith(f"all output is in {run}/engine.log")
+    assert "Traceback" not in errors
+
+    shutil.rmtree(run)
+    process = start("train", *where, "--steps", "1000")
+    wait_for(lambda: len(steps(run)) >= 2, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    [engine] = [child for child in children if child.name().startswith("VLLM")]
+    engine.kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("areal: error: vLLM has died (")
+    assert f"--resume; all output is in {run}/engine.log" in last
+    assert "Traceback" not in errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert (run / "checkpoints" / f"step-{steps(run)[-1]:06d}").is_dir()
 
 
 @pytest.mark.skipif(

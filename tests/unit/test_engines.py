@@ -12,14 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal.errors import UserError
+from areal.errors import EngineFailure, UserError
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.engines import Engines, choose, most
 from areal.runtime.cards import engine_cards
-
-
-class Dead(Exception):
-    pass
 
 
 class Scripted:
@@ -111,7 +107,7 @@ def test_conversations_are_spread_and_their_turns_stay():
 def test_all_requests_are_answered_by_their_seeds_whoever_answers(requests: list[tuple[int, int]]):
     async def work() -> None:
         engines = [Scripted(), Scripted(), Scripted()]
-        several, alone = Engines(engines, Dead), Scripted()
+        several, alone = Engines(engines), Scripted()
         for engine in [*engines, alone]:
             engine.gate.set()
         together = await asyncio.gather(*(several.generate([b], Sampling(1, seed=s)) for b, s in requests))
@@ -126,7 +122,7 @@ def test_all_requests_are_answered_by_their_seeds_whoever_answers(requests: list
 def test_a_load_is_over_when_all_have_loaded_and_tells_the_worst():
     async def work() -> None:
         engines = [Scripted(1.0), Scripted(4.0)]
-        several = Engines(engines, Dead)
+        several = Engines(engines)
         await several.connect([{"rank": 1}, {"rank": 2}])
         assert [engine.info["rank"] for engine in engines] == [1, 2]
         assert several.busy_seconds == 2.5
@@ -147,23 +143,23 @@ def test_a_load_is_over_when_all_have_loaded_and_tells_the_worst():
 def test_one_that_died_ends_all_at_once():
     async def work() -> None:
         engines = [Scripted(), Scripted()]
-        several = Engines(engines, Dead)
+        several = Engines(engines)
         requests = [asyncio.create_task(several.generate([1], Sampling(1))) for _ in range(4)]
         await asyncio.sleep(0)
-        engines[1].error = Dead("engine 1")
+        engines[1].error = EngineFailure("engine 1")
         engines[1].gate.set()
         await asyncio.wait(requests, return_when=asyncio.FIRST_EXCEPTION)
         for _ in range(9):
-            with pytest.raises(Dead, match="engine 1") as found:
+            with pytest.raises(EngineFailure, match="engine 1") as found:
                 await several.generate([1], Sampling(1))
             assert len(found.traceback) == 3, "the same error again, not a longer one"
-        with pytest.raises(Dead, match="engine 1"):
+        with pytest.raises(EngineFailure, match="engine 1"):
             await several.load(1)
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
         assert several.under_way == [0, 0]
-        with pytest.raises(Dead):
+        with pytest.raises(EngineFailure):
             await several.close()
         assert engines[0].closed
         assert engines[1].closed
@@ -174,7 +170,7 @@ def test_one_that_died_ends_all_at_once():
 def test_an_error_of_one_request_is_its_own():
     async def work() -> None:
         engines = [Scripted(), Scripted()]
-        several = Engines(engines, Dead)
+        several = Engines(engines)
         for engine in engines:
             engine.gate.set()
             engine.error = ValueError("too long")
@@ -190,10 +186,10 @@ def test_an_error_of_one_request_is_its_own():
 def test_a_load_that_fails_gives_up_the_others():
     async def work() -> None:
         engines = [Scripted(), Scripted()]
-        engines[1].error = Dead("engine 1")
+        engines[1].error = EngineFailure("engine 1")
         engines[1].gate.set()
-        with pytest.raises(Dead, match="engine 1"):
-            await Engines(engines, Dead).load(1)
+        with pytest.raises(EngineFailure, match="engine 1"):
+            await Engines(engines).load(1)
         assert engines[0].given_up
 
     run(work())

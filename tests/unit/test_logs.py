@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from areal.errors import Interrupted, UserError
+from areal.errors import EngineFailure, Interrupted, UserError
 from areal.telemetry.logs import capture
 from areal.telemetry.run_directory import RunDirectory
 
@@ -128,6 +128,31 @@ def test_without_a_directory_nothing_is_shown_otherwise(tmp_path, error):
         """,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
+    run = RunDirectory(tmp_path)
+    run.engine_log.write_text("OSError: of an earlier run\n")
+    with pytest.raises(UserError) as silent, capture(run if kept else None):
+        raise EngineFailure("vLLM has died")
+    place = f"; all output is in {tmp_path}/engine.log" if kept else ""
+    assert str(silent.value) == "vLLM has died" + place
+    printed = [
+        "an answer: KeyError: 'x'",
+        "(EngineCore pid=7) ERROR 11-28 04:29:35 [core.py:1] torch.OutOfMemoryError: CUDA out of memory.",
+        "(EngineCore pid=7) Process EngineCore:",
+        "(MainProcess pid=1) ERROR 11-28 04:29:35 [a.py:2] x.EngineDeadError: EngineCore encountered",
+    ]
+
+    def fail() -> None:
+        os.write(2, "\n".join(printed).encode())
+        raise EngineFailure("vLLM did not start")
+
+    with pytest.raises(UserError) as told, capture(run if kept else None):
+        fail()
+    last = "; the last error that was printed: torch.OutOfMemoryError: CUDA out of memory."
+    assert str(told.value) == "vLLM did not start" + last + place
 
 
 def test_works_where_stdout_is_no_file(tmp_path):
