@@ -44,7 +44,7 @@ _LIFE_SIGN = 1.0
 """Seconds after which to look whether a process that owes an answer still lives."""
 _NOT_STARTED = "Engine core initialization failed"
 """What vLLM says when one of its processes has ended while it started."""
-_DIED = "vLLM has died (without a word, mostly for lack of memory); go on with --resume"
+_DIED = "vLLM has died (without a word, mostly for lack of memory); --resume goes on with what was kept"
 _GRACE = 5.0
 """Seconds for the engine to let go of our memory on a card, at its end; else torch complains at ours."""
 

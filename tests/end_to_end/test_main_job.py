@@ -122,7 +122,7 @@ def test_an_engine_that_fails_is_told_of_in_one_line(tmp_path: Path):
     assert process.returncode == 2, errors
     last = errors.strip().splitlines()[-1]
     assert last.startswith("areal: error: vLLM has died (")
-    assert f"--resume; all output is in {run}/engine.log" in last
+    assert f"--resume goes on with what was kept; all output is in {run}/engine.log" in last
     assert "Traceback" not in errors
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert (run / "checkpoints" / f"step-{steps(run)[-1]:06d}").is_dir()
