@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from areal.threads import Worker, tried
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
 """Failures of what a tool stands on: the episode is played again. All else is told to the model."""
 _MOST_LEFT = 100
-"""Calls that have not returned long after their time limit, of one tool box."""
+"""Calls of one tool box that have not returned when as much time as their limit has passed again."""
 
 
 class ToolBox:
@@ -44,7 +45,7 @@ class ToolBox:
         self._time_limit = time_limit
         self._functions = {function.__name__: validate_call(function) for function in functions}
         self._blocking = {f.__name__: not inspect.iscoroutinefunction(f) for f in functions}
-        self._left: list[Worker] = []
+        self._left: dict[Worker, float] = {}  # and when its call was given up
         if len(self._functions) < len(functions):
             raise UserError(f"two tools have one name: {', '.join(f.__name__ for f in functions)}")
         self.schemas = [schema(function) for function in functions]
@@ -89,7 +90,7 @@ class ToolBox:
             found, error = await asyncio.wrap_future(worker.start(partial(tried, call)))
         except asyncio.CancelledError:
             worker.give_up()
-            self._left = [left for left in self._left if left.alive] + [worker]
+            self._left[worker] = time.monotonic()
             raise
         worker.end()
         if error is not None:
@@ -97,10 +98,12 @@ class ToolBox:
         return found
 
     def _check_what_is_left(self, name: str) -> None:
-        if len(self._left) >= _MOST_LEFT:
+        self._left = {worker: since for worker, since in self._left.items() if worker.alive}
+        late = sum(time.monotonic() - since > self._time_limit for since in self._left.values())
+        if late >= _MOST_LEFT:
             raise UserError(
-                f"{len(self._left)} calls of tools, the last of '{name}', have not returned after their time "
-                f"limit of {self._time_limit:g} s: give what they do a limit of its own"
+                f"{late} calls of tools, such as '{name}', have not returned after twice their time limit of "
+                f"{self._time_limit:g} s: give what they do a limit of its own"
             )
 
 
