@@ -18,7 +18,7 @@ class UserError(Exception):
 
 
 class EngineFailure(UserError):
-    """vLLM did not start, or has died. Where its output goes to is known why (areal.telemetry.logs)."""
+    """vLLM did not start, or has died; areal.telemetry.logs adds the last error that it printed."""
 
 
 class EnvironmentFailure(RuntimeError):

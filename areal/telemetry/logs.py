@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from areal.telemetry.run_directory import RunDirectory
 
 _TAIL = 40
+_LOOKED_AT = 2**20
+"""Bytes at the end of the output in which the cause of a failure is looked for."""
 _ERROR = re.compile(r"^(?:.*[\s\]])?([\w.]*(?:Error|Exception): .+)$", re.MULTILINE)
 # Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
 _EXPECTED = (UserError, EnvironmentFailure, Interrupted, KeyboardInterrupt, asyncio.CancelledError)
@@ -47,7 +49,7 @@ def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
         try:
             yield terminal
         except EngineFailure as failure:
-            sink.seek(begin)
+            sink.seek(max(begin, sink.seek(0, os.SEEK_END) - _LOOKED_AT))
             raise UserError(_explained(failure, sink.read(), directory)) from failure
 
 
