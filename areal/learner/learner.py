@@ -178,7 +178,7 @@ class Learner:
             return
         budget, minibatches = self._splitter.budget, self._settings.minibatches
         for tokens in (budget * ranks(), min(_SMALL, budget)):
-            made, _ = self._splitter.split(made_up(minibatches, tokens, self._splitter.longest or None))
+            made, _ = self._splitter.split(made_up(minibatches, tokens, self._splitter.longest))
             self._look_ahead(made)
             for micro in (micro for minibatch in made for micro in minibatch):
                 self._accumulate(micro, _Sums())

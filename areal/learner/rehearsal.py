@@ -13,26 +13,22 @@ _PROMPT, _LONGEST = 8, 256
 """Tokens of the prompt of a pair, and of the longest answer."""
 
 
-def made_up(minibatches: int, tokens: int, longest: int | None) -> Batch:
+def made_up(minibatches: int, tokens: int, longest: int) -> Batch:
     """Return a batch of pairs of answers to one prompt, one of each pair right.
 
     Args:
         minibatches: of the batch; each gets as many pairs.
         tokens: of each minibatch, at most; but each has a pair.
-        longest: tokens of the longest answer allowed, if there is such a limit.
+        longest: tokens of the longest answer allowed; 0: no limit.
     """
-    rng = np.random.default_rng(0)
     longest = min(_LONGEST, longest or _LONGEST, max(1, tokens // 2 - _PROMPT))
     pairs = max(1, tokens // (2 * (_PROMPT + longest)))
-    groups = []
-    for number in range(minibatches * pairs):
-        # Not all alike: what is equal by chance must not be taken for a rule.
-        lengths = [longest, int(rng.integers(1, longest + 1))]
-        members = [
-            Episode([_trajectory(number, n)], reward) for n, reward in zip(lengths, (0.0, 1.0), strict=True)
-        ]
-        groups.append(Group(number, 0, members))
-    return Batch(0, groups)
+    return Batch(0, [_pair(number, longest) for number in range(minibatches * pairs)])
+
+
+def _pair(number: int, longest: int) -> Group:
+    wrong, right = _trajectory(number, longest), _trajectory(number, -(-longest // 2))
+    return Group(number, 0, [Episode([wrong], 0.0), Episode([right], 1.0)])
 
 
 def _trajectory(prompt: int, answer: int) -> Trajectory:
