@@ -162,8 +162,9 @@ def made(name: str, **arguments: Any) -> dict[str, Any]:
     return {"id": "0", "function": {"name": name, "arguments": json.dumps(arguments)}}
 
 
-async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch):
+async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request):
     gate = threading.Event()
+    request.addfinalizer(gate.set)
 
     def hang() -> None:
         """Wait for what never comes."""
@@ -187,7 +188,6 @@ async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch):
     await asyncio.sleep(0.1)
     with pytest.raises(UserError, match=r"41 calls of tools, such as 'hang', have not returned after twice"):
         await box.answer(made("hang"))
-    gate.set()
 
 
 async def test_whatever_a_tool_raises_is_told_to_the_model():
