@@ -257,8 +257,10 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
     """Add a matrix product to a float32 total."""
     if left.dtype == torch.float32:
         total.addmm_(left, right)
-    else:
+    elif left.device.type == "cpu":
         total += _product(left, right)
+    else:
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
 
 
 def _fast(function: Any, device: torch.device) -> Any:
