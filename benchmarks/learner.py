@@ -126,13 +126,14 @@ class Bench:
         self._batches = [trajectories(rng, count, vocabulary, longest) for _ in range(repeats + 1)]
 
     def measure(self, way: str, **settings: Any) -> dict[str, Any]:
-        """Median over updates, after a first one in which everything is compiled and allocated."""
+        """Median over updates, after all is compiled, and a first one in which everything is allocated."""
         learner = Learner(
             self._path,
             LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget, **settings),
             self._device,
             temperature=1.0,
         )
+        learner.rehearse()
         if self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         rows, slots = [], []
@@ -180,6 +181,7 @@ class Bench:
 
         settings = LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget)
         learner = Learner(self._path, settings, self._device, temperature=1.0)
+        learner.rehearse()
         learner.update(batch(self._batches[0]))
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             learner.update(batch(self._batches[1]))
