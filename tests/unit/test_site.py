@@ -29,22 +29,37 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def test_it_builds(tmp_path: Path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
     # Not --quiet: warnings that are not logged are not counted by --strict.
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    page = (tmp_path / "configuration.html").read_text()
+    return folder
+
+
+def test_the_pages(site: Path):
+    page = (site / "configuration.html").read_text()
     assert not [name for name in settings(Config) if f"<code>{name}</code>" not in page]
-    commands = (tmp_path / "commands.html").read_text()
+    commands = (site / "commands.html").read_text()
     for name in ("train", "eval", "eval rescore", "replay", "env init", "sandbox check"):
         assert f">areal {name}<" in commands
-    assert "<math" in (tmp_path / "objectives.html").read_text()
-    for page in tmp_path.glob("*.html"):
+    assert "<math" in (site / "objectives.html").read_text()
+    for page in site.glob("*.html"):
         text = page.read_text()
         assert "arithmatex" not in text, f"{page.name}: a formula that was not drawn"
         loaded = re.findall(r'(?:src|<link[^>]* href)="(https?://[^"]+)"', text)
         assert not loaded, f"{page.name} loads {loaded} from elsewhere"
+
+
+def test_links_of_the_readme_lead_somewhere(site: Path):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)", (ROOT / "README.md").read_text())
+    assert links
+    for path, anchor in links:
+        assert (ROOT / path).exists(), path
+        if anchor:
+            assert f'id="{anchor}"' in (site / Path(path).with_suffix(".html").name).read_text(), anchor
 
 
 def test_a_setting_without_description():
