@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -404,18 +405,37 @@ def _explain(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
-        hint = nearest(location[-1], known) or f" (known here: {', '.join(known)})"
-        return f"unknown key '{key}'{hint}"
+        return f"unknown key '{key}'{_meant(location)}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{key}={error['input']!r}: {message}" if key else message
 
 
-def _fields_at(location: list[str]) -> list[str]:
-    model: Any = Config
-    for part in location:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+def _meant(location: list[str]) -> str:
+    """Say which keys were meant: of that name elsewhere, abbreviated to it, or close to it in its section."""
+    *section, name = location
+    keys = list(_keys(Config))
+    alike = [key for key in keys if name in (_last(key), _initials(_last(key)))]
+    if alike:
+        return f"; did you mean {' or '.join(map(repr, alike))}?"
+    prefix = ".".join([*section, ""])
+    known = [_last(key) for key in keys if key.startswith(prefix) and "." not in key.removeprefix(prefix)]
+    return nearest(name, known) or f" (known here: {', '.join(known)})"
+
+
+def _keys(model: Any, prefix: str = "") -> Iterator[str]:
+    """Each section and setting, by its whole name."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if hasattr(field.annotation, "model_fields"):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.split("_"))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
