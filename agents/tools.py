@@ -16,7 +16,7 @@ from areal.agents.interface import Message, Tool
 from areal.envs.code import shortened
 from areal.errors import UserError
 from areal.sandbox.interface import SandboxUnavailable
-from areal.threads import Worker, tried
+from areal.threads import Worker
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
 """Failures of what a tool stands on: the episode is played again. All else is told to the model."""
@@ -87,7 +87,7 @@ class ToolBox:
         """Make a call on a thread of its own: if it hangs, nothing else waits for it, now or at the end."""
         worker = Worker("areal-tool")
         try:
-            found, error = await asyncio.wrap_future(worker.start(partial(tried, call)))
+            found, error = await asyncio.wrap_future(worker.start(call))
         except asyncio.CancelledError:
             worker.give_up()
             self._left[worker] = time.monotonic()

@@ -18,6 +18,9 @@ from typing import Any
 
 from areal.errors import place_of
 
+Outcome = tuple[Any, BaseException | None]
+"""The result of a call, or what it raised: anything, also what would end an event loop."""
+
 
 class GivenUp(BaseException):
     """Nobody waits for this call any longer."""
@@ -27,13 +30,13 @@ class Worker:
     """One thread, which makes one call after the other."""
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Future[Outcome], Callable[[], Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def start(self, call: Callable[[], Any]) -> Future[Any]:
+    def start(self, call: Callable[[], Any]) -> Future[Outcome]:
         """Make a call, after those before it."""
-        outcome: Future[Any] = Future()
+        outcome: Future[Outcome] = Future()
         self._calls.put((outcome, call))
         return outcome
 
@@ -42,7 +45,10 @@ class Worker:
         self._calls.put(None)
 
     def give_up(self) -> None:
-        """Wait no longer: the call gets an exception at its next line of Python, and the thread then ends."""
+        """Wait no longer: the call gets an exception at its next line of Python, and the thread then ends.
+
+        If the call has just returned, its outcome may never be there.
+        """
         self.end()
         thread = ctypes.c_ulong(self._thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(GivenUp))
@@ -65,15 +71,12 @@ class Worker:
         while (given := self._calls.get()) is not None:
             outcome, call = given
             if outcome.set_running_or_notify_cancel():
-                try:
-                    outcome.set_result(call())
-                except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is asked for)
-                    outcome.set_exception(error)
+                outcome.set_result(tried(call))
             del given, outcome, call  # what they hold is not to wait for the next call
 
 
-def tried(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """Return the result of a call, or what it raised: anything, also what would end an event loop."""
+def tried(call: Callable[[], Any]) -> Outcome:
+    """Make a call."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is awaited)

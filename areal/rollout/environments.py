@@ -129,7 +129,7 @@ class EnvironmentPool:
     async def _call(self, env: Any, what: str, call: Callable[[], Any]) -> Any:
         async with self._room:
             worker = self._resting.pop() if self._resting else Worker("areal-env")
-            outcome = asyncio.wrap_future(worker.start(partial(tried, call)))
+            outcome = asyncio.wrap_future(worker.start(call))
             place = ""
             try:
                 await self._in_time(outcome, what, worker)

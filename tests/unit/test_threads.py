@@ -1,0 +1,25 @@
+"""Threads for calls that may never return."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from areal.threads import Worker
+
+
+def test_giving_up_a_call_that_has_just_returned_ends_the_thread(monkeypatch: pytest.MonkeyPatch):
+    uncaught: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", uncaught.append)
+    worker = Worker("test")
+    returned = threading.Event()
+    outcome = worker.start(returned.wait)
+    # Called by the worker's thread, which is just handing over the result.
+    outcome.add_done_callback(lambda _: worker.give_up())
+    returned.set()
+    assert outcome.result(10) == (True, None)
+    worker._thread.join(10)
+    assert not worker.alive
+    assert not uncaught
