@@ -414,24 +414,19 @@ def _meant(location: list[str]) -> str:
     """Say which keys were meant: of that name elsewhere, abbreviated to it, or close to it in its section."""
     *section, name = location
     keys = list(_keys(Config))
-    alike = [key for key in keys if name in (_last(key), _initials(_last(key)))]
+    alike = [".".join(key) for key in keys if name in (key[-1], _initials(key[-1]))]
     if alike:
         return f"; did you mean {' or '.join(map(repr, alike))}?"
-    prefix = ".".join([*section, ""])
-    known = [_last(key) for key in keys if key.startswith(prefix) and "." not in key.removeprefix(prefix)]
+    known = [key[-1] for key in keys if key[:-1] == section]
     return nearest(name, known) or f" (known here: {', '.join(known)})"
 
 
-def _keys(model: Any, prefix: str = "") -> Iterator[str]:
-    """Each section and setting, by its whole name."""
+def _keys(model: Any, *section: str) -> Iterator[list[str]]:
+    """Each section and setting, with the sections that it is in before it."""
     for name, field in model.model_fields.items():
-        yield prefix + name
+        yield [*section, name]
         if hasattr(field.annotation, "model_fields"):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
+            yield from _keys(field.annotation, *section, name)
 
 
 def _initials(name: str) -> str:
