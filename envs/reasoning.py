@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any, TypeAlias
 
 from areal.envs.problems import ProblemEnv, Problems
-from areal.errors import UserError
+from areal.errors import UserError, install_hint
 from areal.rewards.answers import boxed_answer
 
 PROMPT = "{question}\nPut the final answer in \\boxed{{}}."
@@ -89,7 +89,7 @@ def _load(dataset: str, size: int, seed: int, options: dict[str, Any]) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "reasoning_gym":
             raise
-        raise UserError("reasoning-gym-v1 needs reasoning-gym: pip install 'areal[reasoning-gym]'") from error
+        raise UserError(f"reasoning-gym-v1 needs reasoning-gym: {install_hint('reasoning-gym')}") from error
     try:
         return reasoning_gym.create_dataset(dataset, seed=seed, size=size, **options)
     except (ValueError, TypeError, AssertionError) as error:

@@ -1,6 +1,6 @@
 """Environments in Ray's workers, which find them as areal does: by id, of an installed package, from a file.
 
-pip install 'areal[ray]'
+pip install 'areal-gym[ray]'
 python examples/ray_env.py math-v1 my_env.py:MyEnv
 
 areal itself trains on one machine, without Ray. A worker on another machine needs what the name means: the

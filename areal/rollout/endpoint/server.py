@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from areal.agents.interface import Endpoint, Model
-from areal.errors import UserError
+from areal.errors import UserError, install_hint
 from areal.rollout.endpoint.session import Session, Texts
 
 _KEEP_ALIVE = 60
@@ -94,7 +94,7 @@ def require_framework() -> None:
     except ModuleNotFoundError as error:
         raise UserError(
             f"programs reach the model over HTTP, and {error.name} is not installed: "
-            "pip install 'areal[endpoint]'"
+            f"{install_hint('endpoint')}"
         ) from error
 
 
