@@ -18,6 +18,7 @@ from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
 
 from areal import api, cli, registry
 from areal.config import merged_settings, parse_config
+from areal.errors import DISTRIBUTION
 from areal.models import resolve_model
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -130,7 +131,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             check_script([script, *rest], monkeypatch)
         case ["pip", "install", "-e", _] | [".", ".venv/bin/activate"]:
             pass
-        case ["pip", "install", what] if extra := re.fullmatch(r"areal\[(.+)\]", what):
+        case ["pip", "install", what] if extra := re.fullmatch(rf"{DISTRIBUTION}\[(.+)\]", what):
             assert set(extra[1].split(",")) <= set(EXTRAS)
         case [script, *_] if script.startswith("scripts/"):
             assert (ROOT / script).stat().st_mode & 0o100, f"{script} cannot be run"
