@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 from areal import __version__
+from areal.arguments import Parser
 from areal.authoring.commands import add_env
 from areal.errors import EnvironmentFailure, Interrupted, UserError
 
@@ -34,18 +35,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read a command; exits with 2 and a usage message if it is none.
-
-    Commands of two words are taken for one: argparse cannot tell a second word from an override.
-    """
-    two = " ".join(arguments[:2])
-    joined = [two, *arguments[2:]] if two in ("eval rescore", "eval compare") else arguments
-    return make_parser().parse_args(joined)
+    """Read a command; exits with 2 and one line if it is none."""
+    return make_parser().read(arguments)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Make the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="areal", description="Asynchronous reinforcement learning for language-model agents."
     )
     parser.add_argument("--version", action="version", version=f"areal {__version__}")
@@ -109,7 +105,9 @@ def _add_rescore(commands: Any) -> None:
     )
     command.add_argument("evaluation", metavar="RUN", help="the folder of an evaluation, or a file of it")
     command.add_argument("--json", action="store_true", help="print JSON in place of the tables")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="only env_options.key=value")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="only env_options.key=value"
+    )
     command.set_defaults(run=_rescore)
 
 
@@ -139,6 +137,7 @@ def _add_replay(commands: Any) -> None:
     command.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value",
         help="other learner settings, for a study on fixed data, such as learner.learning_rate=1e-5",
     )
@@ -174,7 +173,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         choices=["auto", "cpu", "cuda"],
         help="where (default: the GPU if there is one)",
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=_OVERRIDES)
 
 
 def _settings(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:

@@ -53,7 +53,11 @@ def add_env(commands: Any) -> None:
 def _add_one(action: argparse.ArgumentParser) -> None:
     action.add_argument("name", metavar="ENV", help=_WHICH)
     action.add_argument(
-        "options", nargs="*", metavar="key=value", help="options of the environment, such as difficulty=2"
+        "options",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="options of the environment, such as difficulty=2",
     )
 
 

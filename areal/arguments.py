@@ -1,0 +1,59 @@
+"""Reads a command line: settings on both sides of options, and one line for what is none."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from areal.errors import nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of commands, whose words and options come in any order; what is wrong is told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2, as :class:`areal.errors.UserError` does, and say where help is."""
+        self.exit(2, f"areal: error: {message} (`{self.prog} --help` lists what there is)\n")
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Read a command line; exits with 0 after ``--help``, and with 2 and a line where it is none.
+
+        Commands are taken off first: argparse itself would read the words of a command only up to its
+        first option, and not know a command of two words from an override.
+        """
+        commands, two = self.commands, " ".join(words[:2])
+        if not commands:
+            return self._read_mixed(words)
+        name = two if two in commands else next(iter(words), "")
+        if name in commands:
+            return commands[name].read(words[len(name.split()) :])
+        if not name:
+            self.error(f"{self.prog} does what? Give one of {', '.join(commands)}")
+        if not name.startswith("-"):
+            self.error(f"no such command: '{self.prog} {name}'{nearest(name, commands)}")
+        return self.parse_args(words)
+
+    @property
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of the commands inside this one, by their names."""
+        inner = (action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return next(inner, {})
+
+    def _read_mixed(self, words: Sequence[str]) -> argparse.Namespace:
+        given, left = self.parse_known_intermixed_args(list(words))
+        for word in left:
+            if word.startswith("-"):
+                self.error(f"no such option: {word}{self._meant(word)}")
+        if left:
+            self.error(f"'{left[0]}' is one word too many")
+        return given
+
+    def _meant(self, word: str) -> str:
+        name = word.partition("=")[0]
+        options: dict[str, Any] = self._option_string_actions
+        settings = any(action.metavar == "key=value" for action in self._actions)
+        close = nearest(name, (option for option in options if option.startswith("--")))
+        if settings and ("." in name or not close):
+            return f"; a setting is given without dashes: {name.lstrip('-').replace('-', '_')}=…"
+        return close

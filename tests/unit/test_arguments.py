@@ -1,0 +1,64 @@
+"""The command line: words and options in any order, and one line for what is none."""
+
+from __future__ import annotations
+
+from itertools import chain, permutations
+
+import pytest
+
+from areal import cli
+
+PIECES = {
+    "train": [["--agent", "multi-turn"], ["env_options.max_turns=2"], ["--dry-run"], ["steps=3", "seed=1"]],
+    "eval": [["--benchmark", "gsm8k"], ["env_options.difficulty=2"], ["--json"], ["rollout.stop=[x]"]],
+    "eval rescore": [["RUN"], ["--json"], ["env_options.difficulty=2"], ["env_options.prompt=a b"]],
+    "eval compare": [["A"], ["--json"], ["B"]],
+    "replay": [["RUN"], ["--from-step", "2"], ["learner.clip=0.1"]],
+    "env try": [["math-v1"], ["difficulty=2"], ["--episodes", "1"], ["--seed=4"], ["prompt=--x"]],
+    "env check": [["math-v1"], ["--time-limit", "2"], ["difficulty=2"]],
+}
+"""Of each command, words whose own order counts, and options, which may stand between any two."""
+
+
+@pytest.mark.parametrize("command", PIECES)
+def test_options_stand_anywhere(command: str):
+    options = [piece for piece in PIECES[command] if piece[0].startswith("--")]
+    words = [piece for piece in PIECES[command] if not piece[0].startswith("--")]
+    expected = vars(cli.parse([*command.split(), *chain(*options), *chain(*words)]))
+    tried = 0
+    for order in permutations(PIECES[command]):
+        if [piece for piece in order if piece in words] == words:
+            assert vars(cli.parse([*command.split(), *chain(*order)])) == expected, order
+            tried += 1
+    assert tried >= 3
+
+
+WRONG = {
+    "": ["areal does what", "train", "env"],
+    "trian": ["'areal trian'", "did you mean 'train'"],
+    "env": ["areal env does what", "init", "check"],
+    "env shwo": ["'areal env shwo'", "did you mean 'show'"],
+    "train --stpes 3": ["--stpes", "did you mean '--steps'?"],
+    "train steps=3 --stpes=3 seed=1": ["--stpes=3", "did you mean '--steps'?"],
+    "train --rollout.group_size=4": ["without dashes: rollout.group_size=…"],
+    "train --steps many": ["--steps", "'many'"],
+    "train --steps": ["--steps", "expected one argument"],
+    "env try --seed 1": ["required: ENV ("],
+    "env show math-v1 code-v1": ["'code-v1' is one word too many"],
+    "eval compare --json A --markdown B": ["--markdown", "not allowed with", "--json"],
+    "replay RUN --foo-bar": ["--foo-bar"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_is_no_command_line(line: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(line.split())
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told.out == ""
+    assert told.err.startswith("areal: error: ")
+    assert told.err.count("\n") == 1
+    for word in WRONG[line]:
+        assert word in told.err
+    assert " --help` lists what there is" in told.err
