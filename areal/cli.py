@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from areal import __version__
 from areal.arguments import Parser
 from areal.authoring.commands import add_env
-from areal.errors import EnvironmentFailure, Interrupted, UserError
+from areal.errors import EnvironmentFailure, Interrupted, UserError, missing_requirement
 
 _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
 
@@ -22,6 +22,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         given.run(given)
     except UserError as error:
         print(f"areal: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (told := missing_requirement(error)) is None:
+            raise
+        print(f"areal: error: {told}", file=sys.stderr)
         sys.exit(2)
     except EnvironmentFailure as error:
         print(f"areal: error: {error} (`areal env check` looks for the cause)", file=sys.stderr)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
+import re
 import sys
 import traceback
 from collections.abc import Iterable
 
 DISTRIBUTION = "areal-gym"
 """What pip calls this package: on PyPI `areal` is another program."""
+
+WITH_ENGINE = f"pip install '{DISTRIBUTION}[cpu]', or on a machine with a GPU '{DISTRIBUTION}[gpu]'"
+"""How areal is installed with all that a run needs."""
 
 _SITE = "site-packages"
 
@@ -42,6 +47,17 @@ class Interrupted(Exception):
 def install_hint(extra: str) -> str:
     """Return the command that installs one of the package's extras, such as ``data``."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def missing_requirement(error: ModuleNotFoundError) -> str | None:
+    """Return in one line what to do about a package that areal needs; None: it is not areal that needs it."""
+    module = (error.name or "").partition(".")[0]
+    try:
+        requirements = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that nobody installed
+        requirements = []
+    ours = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in requirements if "extra ==" not in line}
+    return f"{module} is not installed: {WITH_ENGINE}" if module in ours else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

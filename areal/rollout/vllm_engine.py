@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from areal.errors import EngineFailure, UserError, install_hint
+from areal.errors import WITH_ENGINE, EngineFailure, UserError
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.vllm_start import (
     EngineSettings,
@@ -94,10 +94,7 @@ class VLLMEngine:
                 from vllm.v1.engine.async_llm import AsyncLLM
             except ModuleNotFoundError as error:
                 if error.name and error.name.split(".")[0] == "vllm":
-                    raise UserError(
-                        f"vLLM is not installed; install areal with its engine: {install_hint('cpu')}, "
-                        f"or on a machine with a GPU {install_hint('gpu')}"
-                    ) from error
+                    raise UserError(f"vLLM is not installed: {WITH_ENGINE}") from error
                 raise
             # In no variable here: an exception that vLLM caught and kept holds on to this frame.
             try:

@@ -1,15 +1,26 @@
-"""What pip is told of areal: its name there, which only one place says."""
+"""What pip is told of areal: its name, and all that it needs."""
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from itertools import chain
+from pathlib import Path
 
 from pages import ROOT
 
 from areal.errors import DISTRIBUTION, install_hint
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BROUGHT = {
+    "pydantic_core": "pydantic's own core, released with it",
+    "flash_attn": "used if installed",
+}
+"""What may be imported without being declared."""
 TEXTS = [
     *ROOT.glob("*.md"),
     *(
@@ -48,3 +59,33 @@ def test_each_extra_that_is_told_exists():
     }
     assert told - extras == set()
     assert install_hint("data") == f"pip install '{DISTRIBUTION}[data]'"
+
+
+def test_what_is_imported_is_declared():
+    """Of packages that others bring along a day comes when they do not."""
+    requirements = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
+    declared = {normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
+    distributions = packages_distributions()
+    missing = {
+        (module, str(path.relative_to(ROOT)))
+        for folder in ("areal", "agents", "envs", "rewards", "sandbox")
+        for path in (ROOT / folder).rglob("*.py")
+        for module in imported(path)
+        if not declared & {normal(name) for name in [*distributions.get(module, ()), module]}
+    }
+    assert missing == set()
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module]
+        for name in names:
+            module = name.split(".")[0]
+            if module not in sys.stdlib_module_names and module not in ("areal", "my_env", *BROUGHT):
+                yield module
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
