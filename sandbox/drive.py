@@ -75,47 +75,58 @@ def run(backend: Backend, job: Job, limits: Limits) -> Outcome:
     try:
         match job.mode:
             case Calls():
-                return _run_calls(backend, job.source, job.mode, limits)
+                return _run_calls(backend, _program(job), job.mode, limits)
             case Program():
-                return _run_program(backend, job.source, job.mode, limits)
+                return _run_program(backend, _program(job), job.mode, limits)
             case Check():
-                return _run_check(backend, job.source, job.mode, limits)
+                return _run_check(backend, _program(job), job.mode, limits)
     except SandboxUnavailable as error:
         return Outcome("infra_error", error=str(error))
 
 
-def _run_calls(backend: Backend, source: str, mode: Calls, limits: Limits) -> Outcome:
+def _program(job: Job) -> list[str]:
+    return [job.source, job.before, job.scope]
+
+
+def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Limits) -> Outcome:
     # Without a call there is no answer that would tell that the source has been loaded.
-    messages = [frames.pack("calls", source, not mode.calls)]
-    messages += [_pack_call(call.function, call.args, call.kwargs) for call in mode.calls]
+    first = frames.pack("calls", program, not mode.calls)
+    calls = [_pack_call(call.function, call.args, call.kwargs) for call in mode.calls]
+    sent = len(calls) if mode.ahead else min(1, len(calls))
 
     def talk(run: _Run, process: Process) -> None:
-        if not mode.calls:
+        if not calls:
             _load(run, process)
-        for _ in mode.calls:
+        for number in range(len(calls)):
+            if number >= sent:
+                process.send(calls[number])
             run.values.append(_answer(run, process))
 
-    return _conversation(backend.open(limits, b"".join(messages)), limits, talk)
+    return _conversation(backend.open(limits, first + b"".join(calls[:sent])), limits, talk)
 
 
-def _run_program(backend: Backend, source: str, mode: Program, limits: Limits) -> Outcome:
+def _run_program(backend: Backend, program: list[str], mode: Program, limits: Limits) -> Outcome:
     def talk(run: _Run, process: Process) -> None:
         code = process.wait(run.deadline)
         if code == 0:
             return
         run.status, run.error = "runtime_error", f"exit code {code}"
         try:
-            raised = _answer(run, process)
+            kind, parts = _next(run, process)
         except Ended:
             return
-        if isinstance(raised, Raised):
-            raise _failure(raised)
+        if kind == "exited" and mode.any_exit:
+            run.status, run.error = "ok", ""
+        elif kind != "exited":
+            raised = result(kind, parts)
+            if isinstance(raised, Raised):
+                raise _failure(raised)
 
     stdin = mode.stdin.encode("utf-8", "replace")
-    return _conversation(backend.open(limits, frames.pack("program", source), stdin), limits, talk)
+    return _conversation(backend.open(limits, frames.pack("program", program), stdin), limits, talk)
 
 
-def _run_check(backend: Backend, source: str, mode: Check, limits: Limits) -> Outcome:
+def _run_check(backend: Backend, program: list[str], mode: Check, limits: Limits) -> Outcome:
     check = frames.pack("check", mode.setup, list(mode.statements), mode.proxies)
     checker = backend.open(limits, check)
     try:
@@ -129,7 +140,7 @@ def _run_check(backend: Backend, source: str, mode: Check, limits: Limits) -> Ou
                 if expected != "loaded":
                     run.values.append(result(kind, parts))
 
-        return _conversation(backend.open(limits, frames.pack("calls", source, True)), limits, talk)
+        return _conversation(backend.open(limits, frames.pack("calls", program, True)), limits, talk)
     finally:
         checker.stop()
 

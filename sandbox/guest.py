@@ -7,6 +7,7 @@ standard library, because a backend may ship this file to a machine that has not
 
 from __future__ import annotations
 
+import _sitebuiltins
 import ast
 import atexit
 import builtins
@@ -20,15 +21,16 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NoReturn
 
-from . import codec, frames
+from . import codec, frames, scope
 
 # Where the ends of its pipes lie in the process.
 STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
 PLACES = 5
 
 FILENAME = "<program>"
+BEFORE_FILENAME = "<prompt>"
 TEST_FILENAME = "<test>"
-_OWN_FILES = (__file__, codec.__file__, frames.__file__)
+_OWN_FILES = (__file__, codec.__file__, frames.__file__, scope.__file__)
 MAX_MESSAGE = 2000
 MAX_TRACE = 4000
 MAX_REPR = 20_000
@@ -72,6 +74,16 @@ class Channel:
         return message
 
 
+def prepare() -> None:
+    """Give the interpreter what a program may count on: streams, ``exit`` and long integers as text."""
+    open_streams()
+    # By the module ``site``, which is not loaded here.
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    # The limit guards servers; here the time of a run is limited.
+    sys.set_int_max_str_digits(0)
+
+
 def open_streams() -> None:
     """Make the interpreter's standard streams anew."""
     sys.stdin = os.fdopen(STDIN, encoding="utf-8", errors="replace")
@@ -95,11 +107,11 @@ def converse(channel: Channel) -> int:
     return MODES[mode](channel, *parts)
 
 
-def _serve_calls(channel: Channel, source: str, report: bool) -> int:
+def _serve_calls(channel: Channel, program: list[str], report: bool) -> int:
     # Not ``__main__``: what a solution does when it is run as a program is not wanted here.
     module = _fresh_module("solution")
     try:
-        _execute(source, module.__dict__)
+        _execute_program(program, module.__dict__)
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
         channel.send("failed", *_describe(error))
         return 1
@@ -130,7 +142,8 @@ def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
 
 
 def _resolve(names: dict[str, Any], path: str) -> Callable[..., Any]:
-    first, *rest = path.split(".")
+    paths = [choice.split(".") for choice in path.split("|")]
+    first, *rest = next((choice for choice in paths if choice[0] in names), paths[0])
     if first not in names:
         raise NameError(f"name '{first}' is not defined")
     found = names[first]
@@ -139,11 +152,11 @@ def _resolve(names: dict[str, Any], path: str) -> Callable[..., Any]:
     return found
 
 
-def _serve_program(channel: Channel, source: str) -> int:
+def _serve_program(channel: Channel, program: list[str]) -> int:
     module = _fresh_module()
     code = 0
     try:
-        _execute(source, module.__dict__)
+        _execute_program(program, module.__dict__)
         # What the interpreter does at its end: threads first, then the exit functions.
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
@@ -152,6 +165,8 @@ def _serve_program(channel: Channel, source: str) -> int:
         with contextlib.suppress(Exception):
             atexit._run_exitfuncs()
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        _flush()
+        channel.send("exited")
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
         kinds, message, trace = _describe(error)
         sys.stderr.write(trace)
@@ -251,8 +266,23 @@ def _fresh_module(name: str = "__main__") -> types.ModuleType:
 
 
 def _execute(source: str, names: dict[str, Any], filename: str = FILENAME) -> None:
+    exec(_compile(source, filename), names)
+
+
+def _execute_program(program: list[str], names: dict[str, Any]) -> None:
+    """Execute code under test, after what stands before it; see interface.Job."""
+    source, before, known = program
+    code = _compile(source, FILENAME)
+    if known == "contest":
+        scope.bind_contest(code, names)
+    if before:
+        _execute(before, names, BEFORE_FILENAME)
+    exec(code, names)
+
+
+def _compile(source: str, filename: str) -> types.CodeType:
     _sources[filename] = source
-    exec(compile(source, filename, "exec", dont_inherit=True), names)
+    return compile(source, filename, "exec", dont_inherit=True)
 
 
 def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:

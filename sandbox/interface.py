@@ -68,7 +68,8 @@ class Call:
 
     Attributes:
         function: a name, or a dotted path such as ``"Solution.solve"``: a class met on the way is
-            instantiated without arguments, anew for each call.
+            instantiated without arguments, anew for each call. Of several paths, parted by ``|``, the first
+            one counts whose first name is defined.
         args: positional arguments, made of builtin types.
         kwargs: keyword arguments, likewise.
     """
@@ -80,16 +81,29 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Run the source as a module, then call its functions; one result per call, in order."""
+    """Run the source as a module, then call its functions; one result per call, in order.
+
+    Attributes:
+        calls: what is called.
+        ahead: send all of them at once, rather than each when the one before it has been answered. It takes
+            less time where the process is far away, but the code can read calls to come, and return them.
+    """
 
     calls: tuple[Call, ...]
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Run the source as a program that reads ``stdin``; its standard output is the result."""
+    """Run the source as a program that reads ``stdin``; its standard output is the result.
+
+    Attributes:
+        stdin: what it reads.
+        any_exit: whether it may end with ``exit(code)`` whatever the code is, rather than with 0.
+    """
 
     stdin: str = ""
+    any_exit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +123,20 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Untrusted source code and what to do with it."""
+    """Untrusted source code and what to do with it.
+
+    Attributes:
+        source: the code.
+        mode: what to do with it.
+        before: executed before it, in the same namespace.
+        scope: what is in scope before both: ``"contest"`` is what the judges of programming contests import
+            (scope.py).
+    """
 
     source: str
     mode: Calls | Program | Check
+    before: str = ""
+    scope: Literal["", "contest"] = ""
 
 
 @dataclass(frozen=True, slots=True)

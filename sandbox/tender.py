@@ -58,7 +58,7 @@ def _be_guest(pipes: list[int], rations: dict[str, int]) -> NoReturn:
         os.chdir(_WORK_FOLDER)
         os.environ.clear()
         os.environ.update({"HOME": _WORK_FOLDER, "TMPDIR": _WORK_FOLDER, "LANG": "C.UTF-8"})
-        guest.open_streams()
+        guest.prepare()
         os.write(guest.OUTGOING, frames.pack("ready"))
         guest.serve(guest.Channel(os.fdopen(guest.INCOMING, "rb"), guest.OUTGOING))
     finally:
@@ -199,5 +199,5 @@ for name, source in options["modules"]:
     exec(compile(source, module.__file__, "exec"), module.__dict__)
 sys.modules["areal_guest.tender"].main(options)
 """
-MODULES = ("codec", "frames", "guest", "tender")
+MODULES = ("codec", "frames", "scope", "guest", "tender")
 """What LOADER is sent, in the order in which it is needed."""

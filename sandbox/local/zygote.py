@@ -346,13 +346,13 @@ def _rehearse() -> guest.Channel:
     incoming, outgoing = os.pipe()
     for place in range(guest.PLACES):
         os.dup2(incoming if place in (guest.STDIN, guest.INCOMING) else outgoing, place)
-    guest.open_streams()
+    guest.prepare()
     channel = guest.Channel(os.fdopen(guest.INCOMING, "rb"), guest.OUTGOING)
     null = os.open(os.devnull, os.O_RDWR)
     for _ in range(_REHEARSALS):
         lockdown.rehearse()
         script = (
-            frames.pack("calls", "def f(x): return x", False),
+            frames.pack("calls", ["def f(x): return x", "", ""], False),
             frames.pack("call", "f", (0,), {}),
             frames.pack("call", "missing", (), {}),
         )
