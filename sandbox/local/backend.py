@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..interface import Limits, SandboxUnavailable
@@ -23,12 +24,19 @@ class LocalBackend:
         preload: modules to import in advance, such as ``("numpy",)``: their packages are all that runs see
             of what is installed here.
         allow_weak: accept a level below the strong ones (see ``level``), rather than refuse.
+        landlock: the version of Landlock to use at most, to see what an older kernel gives.
     """
 
-    def __init__(self, workers: int, preload: Sequence[str] = (), allow_weak: bool = False) -> None:
+    def __init__(
+        self,
+        workers: int,
+        preload: Sequence[str] = (),
+        allow_weak: bool = False,
+        landlock: int | None = None,
+    ) -> None:
         if sys.platform != "linux":
             raise SandboxUnavailable("the local sandbox needs Linux; the container and E2B sandboxes do not")
-        self._profile = Profile("private", tuple(preload), _package_folders(preload))
+        self._profile = Profile("private", tuple(preload), _package_folders(preload), landlock)
         self._allow_weak = allow_weak
         self._workers: list[Worker | None] = [None] * workers
         self._locks = [threading.Lock() for _ in range(workers)]
@@ -99,7 +107,7 @@ class LocalBackend:
             return Worker(self._profile)
         except SandboxUnavailable as error:
             strong = str(error)
-        confined = Profile("confined", self._profile.preload, self._profile.packages)
+        confined = replace(self._profile, level="confined")
         if not self._allow_weak:
             raise SandboxUnavailable(
                 f"this host gives no strong sandbox ({strong}); `areal sandbox check` says what is missing, "

@@ -10,7 +10,8 @@ SCRATCH_PLACE = "/scratch"
 """Each run mounts its scratch folder below this one, and SCRATCH is a link to it. A rule of Landlock does not
 hold for what is mounted *on* its folder, but for all that is mounted below: so the rules are made once."""
 PACKAGES = "/packages"
-DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+DEVICES = ("/dev/null", "/dev/urandom")
+"""Not /dev/zero, of which a mapping is memory that no limit holds (seccomp.py)."""
 
 _SITE_FOLDERS = ("site-packages", "dist-packages")
 

@@ -28,6 +28,7 @@ class Host(NamedTuple):
 
     Attributes:
         namespaces: whether the zygote has namespaces of its own, and a run gets some as well.
+        landlock: the version of Landlock that is used, 0 where there is none.
         rules: a descriptor of Landlock's rules; ``None`` where there is no Landlock.
         proc: a descriptor of /proc, for the maps of a run's user namespace.
         base_bytes: address space of the zygote.
@@ -37,6 +38,7 @@ class Host(NamedTuple):
     """
 
     namespaces: bool
+    landlock: int
     rules: int | None
     proc: int
     base_bytes: int

@@ -34,12 +34,20 @@ _RETURN = 0x06
 # Offsets in struct seccomp_data; both machines are little-endian, so an argument's low half comes first.
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
-_CLONE_THREAD = 0x00010000
+# The flags with which the C libraries start a thread: glibc, musl. With fewer it would have its own table of
+# descriptors, and a table each for the pipes and sockets that it opens.
+_THREADS = (0x003D0F00, 0x007D0F00)
 _AF_UNIX = 1
+_STREAMS = (0x1, 0x801, 0x80001, 0x80801)  # SOCK_STREAM, with SOCK_NONBLOCK, SOCK_CLOEXEC, both
+_CLOSE_KINDS = (0, 4)  # CLOSE_RANGE_CLOEXEC; CLOSE_RANGE_UNSHARE gives a table of descriptors of one's own
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what opening a file or a pipe asks.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _PRCTLS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
-_F_SETPIPE_SZ = 1031  # the kernel's memory for pipes is shared between all of a user's processes
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ. Not F_SETPIPE_SZ: the kernel's
+# memory for pipes is shared between all of a user's processes. Nor locks: any number of them, and whoever can
+# open the same file of the standard library sees them.
+_FCNTLS = (0, 1, 2, 3, 4, 1030, 1032)
+_MAP_SHARED, _MAP_ANONYMOUS, _MAP_HUGETLB = 0x1, 0x20, 0x40000
 
 _SET_MODE_FILTER = 1
 
@@ -119,14 +127,18 @@ def _by_arguments(own_pid: int | None) -> dict[str, list[Instruction]]:
     """Return the decisions on calls whose arguments matter."""
     rules = {
         # A thread shares everything with its process; whatever is no thread is a fork.
-        "clone": [*_load_low(0), (_JUMP_ANY_BIT, 0, 1, _CLONE_THREAD), _verdict(ALLOW), _verdict(REFUSE)],
+        "clone": _one_of(0, _THREADS),
         # Its flags are in memory, where a filter cannot look.
         "clone3": [_verdict(ABSENT)],
-        "socketpair": _one_of(0, (_AF_UNIX,)),
+        # One connected pair only: a datagram goes to whoever has a name. A message could carry descriptors.
+        "socketpair": [*_load_low(0), (_JUMP_EQUAL, 1, 0, _AF_UNIX), _verdict(REFUSE), *_one_of(1, _STREAMS)],
+        "sendto": _if_null(4),
         "ioctl": _one_of(1, _IOCTLS),
         "prctl": _one_of(0, _PRCTLS),
         "prlimit64": _one_of(0, (0,)),
-        "fcntl": [*_load_low(1), (_JUMP_EQUAL, 0, 1, _F_SETPIPE_SZ), _verdict(REFUSE), _verdict(ALLOW)],
+        "fcntl": _one_of(1, _FCNTLS),
+        "close_range": _one_of(2, _CLOSE_KINDS),
+        "mmap": _MAPPING,
     }
     if own_pid is not None:
         rules |= {
@@ -148,12 +160,31 @@ def _one_of(argument: int, values: Iterable[int]) -> list[Instruction]:
     return [*body, _verdict(REFUSE)]
 
 
+def _if_null(argument: int) -> list[Instruction]:
+    """Allow the call if an argument, a pointer, is null."""
+    halves = (*_load_low(argument), (_JUMP_EQUAL, 1, 0, 0), _verdict(REFUSE))
+    above = ((_LOAD, 0, 0, _ARGUMENTS + 8 * argument + 4), *halves[1:])
+    return [*halves, *above, _verdict(ALLOW)]
+
+
 def _load_low(argument: int) -> list[Instruction]:
     return [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
 
 
 def _verdict(value: int) -> Instruction:
     return (_RETURN, 0, 0, value)
+
+
+_MAPPING = [
+    *_load_low(3),
+    (_JUMP_ANY_BIT, 3, 0, _MAP_HUGETLB),
+    (_JUMP_ANY_BIT, 0, 1, _MAP_SHARED),
+    (_JUMP_ANY_BIT, 1, 0, _MAP_ANONYMOUS),
+    _verdict(ALLOW),
+    _verdict(REFUSE),
+]
+"""Shared memory of no file keeps all its pages when all but one have been unmapped, so no limit on addresses
+holds it; huge pages are the machine's own."""
 
 
 class Filter:

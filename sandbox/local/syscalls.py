@@ -16,7 +16,7 @@ Table = dict[str, tuple[int | None, int | None]]
 FILES: Table = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "close": (3, 57),
-    "close_range": (436, 436), "lseek": (8, 62), "open": (2, None), "openat": (257, 56),
+    "lseek": (8, 62), "open": (2, None), "openat": (257, 56),
     "creat": (85, None), "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79),
     "statx": (332, 291), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
     "getdents": (78, None), "getdents64": (217, 61), "readlink": (89, None), "readlinkat": (267, 78),
@@ -26,13 +26,13 @@ FILES: Table = {
     "symlink": (88, None), "symlinkat": (266, 36), "truncate": (76, 45), "ftruncate": (77, 46),
     "fallocate": (285, 47), "utime": (132, None), "utimes": (235, None), "utimensat": (280, 88),
     "futimesat": (261, None), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
-    "umask": (95, 166), "statfs": (137, 43), "fstatfs": (138, 44), "flock": (73, 32), "fsync": (74, 82),
+    "umask": (95, 166), "statfs": (137, 43), "fstatfs": (138, 44), "fsync": (74, 82),
     "fdatasync": (75, 83), "fadvise64": (221, 223), "copy_file_range": (326, 285), "sendfile": (40, 71),
     "getxattr": (191, 8), "lgetxattr": (192, 9), "fgetxattr": (193, 10), "listxattr": (194, 11),
     "llistxattr": (195, 12), "flistxattr": (196, 13),
 }
 MEMORY: Table = {
-    "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233),
+    "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233),
     "msync": (26, 227), "mincore": (27, 232), "brk": (12, 214),
 }
 THREADS: Table = {
@@ -62,13 +62,13 @@ WAITING: Table = {
     "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
     "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
     "epoll_wait": (232, None), "epoll_pwait": (281, 22), "epoll_pwait2": (441, 441), "eventfd": (284, None),
-    "eventfd2": (290, 19), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
-    "recvmsg": (47, 212), "shutdown": (48, 210), "getsockname": (51, 204), "getpeername": (52, 205),
-    "getsockopt": (55, 209), "setsockopt": (54, 208),
+    "eventfd2": (290, 19), "recvfrom": (45, 207), "recvmsg": (47, 212), "shutdown": (48, 210),
+    "getsockname": (51, 204), "getpeername": (52, 205), "getsockopt": (55, 209),
 }
 BY_ARGUMENTS: Table = {
     "clone": (56, 220), "clone3": (435, 435), "socketpair": (53, 199), "ioctl": (16, 29),
-    "prctl": (157, 167), "prlimit64": (302, 261), "fcntl": (72, 25),
+    "prctl": (157, 167), "prlimit64": (302, 261), "fcntl": (72, 25), "mmap": (9, 222),
+    "close_range": (436, 436), "sendto": (44, 206),
 }
 ATTACKS: Table = {
     "ptrace": (101, 117), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),

@@ -34,11 +34,13 @@ class Profile:
         level: ``"private"``, with namespaces, or ``"confined"``, without.
         preload: modules to import in advance.
         packages: folders of installed packages that runs may import.
+        landlock: the version of Landlock to use at most; ``None`` is the kernel's own.
     """
 
     level: str
     preload: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    landlock: int | None = None
 
 
 class Worker:
@@ -58,7 +60,7 @@ class Worker:
         host = os.pidfd_open(os.getpid())
         options = {
             **{"control": theirs.fileno(), "host": host, "level": profile.level},
-            **{"preload": profile.preload, "packages": profile.packages},
+            **{"preload": profile.preload, "packages": profile.packages, "landlock": profile.landlock},
         }
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _COMMAND, json.dumps(options)],

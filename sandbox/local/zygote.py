@@ -156,13 +156,13 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
             raise OSError(f"nobody but root may read the standard library in {libraries}")
         readable += packages
         sys.path += sorted({os.path.dirname(package) for package in packages})
-    abi = landlock.version()
+    abi = landlock.version(options["landlock"])
     if not private and not abi:
         raise OSError("without namespaces the sandbox needs Landlock, which this kernel does not have")
     writable = [layout.SCRATCH_PLACE] if private else []
     rules = landlock.ruleset(abi, readable, writable, layout.DEVICES) if abi else None
     filter_ = seccomp.Filter(seccomp.closing()) if private else None
-    return lockdown.Host(private, rules and _move_up(rules), proc, _address_space(proc), filter_, {})
+    return lockdown.Host(private, abi, rules and _move_up(rules), proc, _address_space(proc), filter_, {})
 
 
 def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
@@ -247,10 +247,11 @@ class _Zygote:
         processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
         for name in preload:
             importlib.import_module(name)
-        landlock_version = landlock.version()
         ceilings = lockdown.ration_zygote()
         self._channel = _rehearse()
         self._host = self._host._replace(base_bytes=_address_space(self._host.proc), ceilings=ceilings)
+        # A huge page stays until the last of its addresses is unmapped: more than the limit counts.
+        libc.prctl(libc.PR_SET_THP_DISABLE, 1)
         libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
         if self._host.namespaces:
             seccomp.Filter(seccomp.program(building=True)).install()
@@ -260,7 +261,7 @@ class _Zygote:
         gc.freeze()
         strong = "namespaces" if self._host.rules is None else "full"
         level = strong if self._host.namespaces else "confined"
-        self._control.send(json.dumps({"level": level, "landlock": landlock_version}).encode())
+        self._control.send(json.dumps({"level": level, "landlock": self._host.landlock}).encode())
         self._poll.register(self._control, select.POLLIN)
         while True:
             ready = {descriptor for descriptor, _ in self._poll.poll()}

@@ -105,22 +105,27 @@ def in_time(result: dict[str, Any]) -> bool:
     return result["slowest"] <= WALL_S + 1 and result["honest_seconds"] <= WALL_S
 
 
-async def results() -> list[dict[str, object]]:
-    """Run the whole corpus, some attacks at a time: most of them only wait for their time to be over."""
+async def results(landlock: int | None = None, *categories: str) -> list[dict[str, object]]:
+    """Run the corpus, some attacks at a time: most of them only wait for their time to be over.
+
+    Args:
+        landlock: the version to use at most.
+        categories: of the attacks; all, if none is named.
+    """
     from attacks import corpus
 
-    waiting = iter(corpus())
-    lanes = await asyncio.gather(*(lane(waiting) for _ in range(LANES)))
+    waiting = iter([attack for attack in corpus() if not categories or attack.category in categories])
+    lanes = await asyncio.gather(*(lane(waiting, landlock) for _ in range(LANES)))
     return [found for lane in lanes for found in lane]
 
 
-async def lane(waiting: Iterator[Attack]) -> list[dict[str, object]]:
+async def lane(waiting: Iterator[Attack], landlock: int | None) -> list[dict[str, object]]:
     """Run one attack after the other, on a pool and against a host of their own.
 
     Time alone is judged by an attack's last attempt: a machine that is busy with other things makes anything
     late, and late twice more is late.
     """
-    pool, found = local_sandbox(1), []
+    pool, found = local_sandbox(1, landlock=landlock), []
     try:
         await CodeVerifier(pool).verify(HONEST, FORMS["calls"])
         before = pool.backend.workers()
@@ -139,7 +144,8 @@ async def lane(waiting: Iterator[Attack]) -> list[dict[str, object]]:
 
 
 async def main() -> None:
-    for result in await results():
+    landlock, *categories = sys.argv[1:] or [""]
+    for result in await results(int(landlock) if landlock else None, *categories):
         print(json.dumps(result))
 
 

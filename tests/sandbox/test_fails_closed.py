@@ -70,6 +70,16 @@ def test_a_lock_that_fails_ends_the_run_before_the_code(sandbox, level):
         worker.close()
 
 
+@pytest.mark.parametrize("landlock", [0, 1, 5, 99])
+def test_an_older_landlock_can_be_had(sandbox, landlock):
+    pool = local_sandbox(1, landlock=landlock)
+    try:
+        assert pool.backend.landlock == min(landlock, sandbox.backend.landlock)
+        assert pool.run_blocking(Job("def f(): return 1", Calls((Call("f"),)))).values == (Returned(1),)
+    finally:
+        pool.close_blocking()
+
+
 def test_a_package_that_is_not_installed_is_an_error():
     with pytest.raises(SandboxUnavailable, match="no_such_package"):
         local_sandbox(1, preload=("no_such_package",))

@@ -73,18 +73,31 @@ def test_arguments_decide(ask):
     assert ask("clone", thread) == seccomp.ALLOW
     assert ask("clone", fork) == ask("clone", new_user) == seccomp.REFUSE
     assert ask("clone3", 0) == seccomp.ABSENT
-    assert ask("socketpair", 1) == seccomp.ALLOW
-    assert ask("socketpair", 2) == seccomp.REFUSE
+    assert ask("clone", thread & ~0x400) == seccomp.REFUSE  # a thread with descriptors of its own
+    assert ask("close_range", 5, 1000, 0) == ask("close_range", 5, 1000, 4) == seccomp.ALLOW
+    assert ask("close_range", 5, 1000, 2) == ask("close_range", 5, 1000, 6) == seccomp.REFUSE
+    assert ask("socketpair", 1, 1) == ask("socketpair", 1, 0x80801) == seccomp.ALLOW
+    assert ask("socketpair", 2, 1) == seccomp.REFUSE
+    assert ask("socketpair", 1, 2) == ask("socketpair", 1, 0x80805) == seccomp.REFUSE
+    assert ask("sendto", 3, 1 << 40, 9, 0, 0) == seccomp.ALLOW
+    assert ask("sendto", 3, 1 << 40, 9, 0, 4096) == ask("sendto", 3, 0, 9, 0, 1 << 40) == seccomp.REFUSE
+    private, shared, nowhere, huge = 2, 1, 0x20, 0x40000
+    for kind in (private, shared, private | nowhere, private | nowhere | 0x4000):
+        assert ask("mmap", 0, 4096, 3, kind) == seccomp.ALLOW
+    for kind in (shared | nowhere, 3 | nowhere, private | nowhere | huge):
+        assert ask("mmap", 0, 4096, 3, kind) == seccomp.REFUSE
     assert ask("ioctl", 1, 0x5401) == seccomp.ALLOW
     assert ask("ioctl", 1, 0x5412) == seccomp.REFUSE  # TIOCSTI types into a terminal
     assert ask("prctl", 15) == seccomp.ALLOW
     assert ask("prctl", 22) == seccomp.REFUSE
     assert ask("fcntl", 3, 1031) == seccomp.REFUSE
+    for lock in (6, 7, 37, 38, 1024):
+        assert ask("fcntl", 3, lock) == seccomp.REFUSE
     assert ask("fcntl", 3, 1) == seccomp.ALLOW
     assert ask("prlimit64", 0) == seccomp.ALLOW
     assert ask("prlimit64", 1) == seccomp.REFUSE
     # The kernel reads 32 bits of these: set bits above them change nothing.
-    assert ask("socketpair", (1 << 32) | 2) == seccomp.REFUSE
+    assert ask("socketpair", (1 << 32) | 2, 1) == seccomp.REFUSE
 
 
 @pytest.mark.parametrize(
