@@ -26,7 +26,10 @@ class UserError(Exception):
 
 
 class EngineFailure(UserError):
-    """vLLM did not start, or has died; areal.telemetry.logs adds the last error that it printed."""
+    """vLLM did not start, has died or could not do something; its message says which, in one line.
+
+    Where it says no cause, areal.telemetry.logs adds the last error that vLLM printed.
+    """
 
 
 class EnvironmentFailure(RuntimeError):

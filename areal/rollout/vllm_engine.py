@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -44,7 +45,11 @@ _LIFE_SIGN = 1.0
 """Seconds after which to look whether a process that owes an answer still lives."""
 _NOT_STARTED = "Engine core initialization failed"
 """What vLLM says when one of its processes has ended while it started."""
-_DIED = "vLLM has died (without a word, mostly for lack of memory); --resume goes on with what was kept"
+_DIED = "vLLM has died"
+_CALL = re.compile(r"Call to \w+ method failed:\s*")
+"""What vLLM puts before the message of an error that it raised in its own process."""
+_LONGEST_CAUSE = 500
+"""Characters of such a message that are told."""
 _GRACE = 5.0
 """Seconds for the engine to let go of our memory on a card, at its end; else torch complains at ours."""
 
@@ -183,7 +188,7 @@ class VLLMEngine:
 
         [init_info] = init_infos
         request = WeightTransferInitRequest(init_info=init_info)
-        await self._unless_dead(self._llm.init_weight_transfer_engine(request))
+        await self._answer(self._llm.init_weight_transfer_engine(request), "cannot open its weight channel")
 
     async def load(self, version: int) -> dict[str, float]:
         """Load what the channel holds as ``version``, between two tokens or, draining, two requests.
@@ -193,15 +198,20 @@ class VLLMEngine:
             ``time/load``: of them, those in which the weights were loaded.
 
         Raises:
-            EngineFailure: vLLM's process has died.
+            EngineFailure: vLLM's process has died, or could not load them: generation is paused then.
         """
+        failed = f"cannot load version {version} of the weights"
         if self.interruption != "drain":
-            return await self._unless_dead(self._swap(version))
+            return await self._answer(self._swap(version), failed)
         async with self._gate.drained():
-            return await self._unless_dead(self._swap(version))
+            return await self._answer(self._swap(version), failed)
 
-    async def _unless_dead(self, calls: Coroutine[Any, Any, T]) -> T:
-        """Wait for calls of the engine's process; those that it dies in vLLM leaves unanswered for ever."""
+    async def _answer(self, calls: Coroutine[Any, Any, T], failed: str) -> T:
+        """Wait for calls of the engine's process; those that it dies in vLLM leaves unanswered for ever.
+
+        Raises:
+            EngineFailure: it has died, or an error was raised there: then ``failed``, and that error.
+        """
         work = asyncio.ensure_future(calls)
         try:
             while not work.done():
@@ -211,6 +221,11 @@ class VLLMEngine:
             return work.result()
         except self._dead as error:
             raise EngineFailure(_DIED) from error
+        except Exception as error:
+            if type(error) is not Exception:  # by which vLLM tells of those in its own process
+                raise
+            cause = " ".join(_CALL.sub("", str(error)).split())
+            raise EngineFailure(f"vLLM {failed}{': ' if cause else ''}{cause[:_LONGEST_CAUSE]}") from error
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

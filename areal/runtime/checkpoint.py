@@ -147,9 +147,7 @@ class Checkpoints:
             if self._first:
                 shutil.rmtree(partial, ignore_errors=True)
             if any(_is_full_disk(cause) for cause in _causes(error)):
-                raise UserError(
-                    f"no space left for a checkpoint in {self._folder}; free some and go on with --resume"
-                ) from error
+                raise UserError(f"no space left for a checkpoint in {self._folder}; free some") from error
             raise
         return final
 

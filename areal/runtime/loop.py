@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from areal.config import Config
 from areal.errors import Interrupted, UserError
@@ -38,13 +37,13 @@ from areal.runtime.evaluation import evaluate_player, evaluation_metrics
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_first_signal
+from areal.runtime.watch import Watch, cancel
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Group
 from areal.weights.channel import BACKEND, together, ways_of
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _EQUAL_BATCHES = 20
 """Batches of groups with equal rewards in a row, after which dynamic sampling gives up."""
@@ -73,10 +72,11 @@ class Trainer:
         self._sound = True
         self._open = AsyncExitStack()
         self._stop = asyncio.Event()
-        self._producing: asyncio.Task[None] | None = None
-        self._loading: asyncio.Task[dict[str, float]] | None = None
+        self._watch = Watch()
+        self._producing: asyncio.Future[None] | None = None
+        self._loading: asyncio.Future[dict[str, float]] | None = None
         self._saving: asyncio.Future[Path] | None = None
-        self._evaluations: list[asyncio.Task[Report | None]] = []
+        self._evaluations: list[asyncio.Future[Report | None]] = []
 
     async def run(self) -> None:
         """Train; leaves the final model, the metrics and a checkpoint in the run directory.
@@ -98,9 +98,11 @@ class Trainer:
         recipe = Recipe(config, plan.model, plan.device, plan.learner_threads, self.directory.checkpoints)
         self.learner = LearnerProcesses(recipe)
         self._open.callback(self.learner.close)
-        self._learner_ended = asyncio.wrap_future(self.learner.ended)
+        self._open.push_async_callback(self._watch.close)
+        self._watch.add(self._learner_ended())
+        self._watch.add(self._stopped())
         making = asyncio.ensure_future(self.learner.make())  # while the engine starts
-        self._open.push_async_callback(_cancel, making)
+        self._open.push_async_callback(cancel, making)
         self.player = await start_player(plan, BACKEND)
         self._open.push_async_callback(self.player.close)
         self.engine = self.player.engine
@@ -146,37 +148,48 @@ class Trainer:
     async def _train(self) -> None:
         try:
             if self._resume is None:
-                self.before = await self._guard(self._evaluate(0, "before training"))
-            self._producing = asyncio.create_task(self.controller.run(), name="rollouts")
+                self.before = await self._watch.wait(self._evaluate(0, "before training"))
+            self._producing = self._watch.add(self.controller.run())
             self._account = StepAccount(self.engine.busy_seconds, self.controller.finished_tokens)
             while self.learner.version < self.config.steps:
-                if self._stop.is_set():  # where batches wait for the learner, no wait of ours would notice
-                    raise self._interrupted()
+                await self._watch.check()  # where batches wait for the learner, no wait of ours would notice
                 await self._step()
-            if self._loading is not None:
-                await self._guard(self._loading)
-            for evaluation in self._evaluations:
-                await self._guard(evaluation)
-        finally:
-            producing = [] if self._producing is None else [self._producing]
-            self._producing = None
-            await _cancel(*producing, *self._evaluations)
-            if self._loading is not None:  # weights half-way into an engine that closes
-                await asyncio.gather(self._loading, return_exceptions=True)  # what ends the run is known
-            try:
-                await self._saved()
-            finally:
-                if self._sound:  # an update that failed half-way is nothing to go on from
-                    await self._save()
-                    await self._saved()
-        self.after = await self._guard(self._evaluate(self.learner.version, "after training"))
+            for last in (self._loading, *self._evaluations):
+                if last is not None:
+                    await self._watch.wait(last)
+        except BaseException as error:
+            await self._keep_despite(error)
+            raise
+        await self._keep()
+        self.after = await self._watch.wait(self._evaluate(self.learner.version, "after training"))
         await self.learner.export(self.directory.path)
+
+    async def _keep(self) -> None:
+        """End what goes on in the background, and write a last checkpoint."""
+        producing = [] if self._producing is None else [self._producing]
+        await self._watch.drop(*producing, *self._evaluations)
+        if self._loading is not None:  # weights half-way into an engine that closes
+            await asyncio.gather(self._loading, return_exceptions=True)  # what ends the run is known
+        try:
+            await self._saved()
+        finally:
+            if self._sound:  # an update that failed half-way is nothing to go on from
+                await self._save()
+                await self._saved()
+
+    async def _keep_despite(self, error: BaseException) -> None:
+        """Do so after an error, which is what to tell of, also if there is a second one."""
+        try:
+            await self._keep()
+        except UserError as lost:
+            if not isinstance(error, UserError):
+                raise
+            if str(lost) != str(error):
+                raise type(error)(f"{error}; besides, {lost}") from error
 
     async def _step(self) -> None:
         """Wait for a batch, update on it, and send the new weights on their way."""
-        if self._saving is not None and self._saving.done():
-            await self._saved()  # raises what it failed of
-        groups = await self._guard(self.controller.next_batch(self.learner.version))
+        groups = await self._watch.wait(self.controller.next_batch(self.learner.version))
         self._account.waited()
         batch = Batch(self.learner.version, groups)
         self._check_staleness(batch)
@@ -196,10 +209,12 @@ class Trainer:
                 metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
         if self._is_due(self.config.checkpoint.every):
+            if self._saving is not None:
+                await self._watch.wait(self._saving)
             await self._save()
         if self._is_due(self.config.evaluation.every):
             running = self._evaluate(self.learner.version, "during training")
-            self._evaluations.append(asyncio.create_task(running))
+            self._evaluations.append(self._watch.add(running))
 
     def _is_due(self, every: int) -> bool:
         version = self.learner.version
@@ -220,11 +235,11 @@ class Trainer:
         """
         metrics: dict[str, float] = {}
         if self._loading is not None:
-            metrics = await self._guard(self._loading)
+            metrics = await self._watch.wait(self._loading)
         await self.learner.publish()
-        self._loading = asyncio.create_task(self._load(self.learner.version), name="weights")
+        self._loading = self._watch.add(self._load(self.learner.version))
         if self.config.rollout.max_staleness == 0:
-            metrics = await self._guard(self._loading)
+            metrics = await self._watch.wait(self._loading)
         return metrics
 
     async def _load(self, version: int) -> dict[str, float]:
@@ -260,7 +275,7 @@ class Trainer:
         # One moment for all of it: the event loop does nothing else while this line runs.
         state, groups = checkpoint.snapshot(self.admission)
         await self.learner.stage(state, groups)
-        self._saving = asyncio.ensure_future(self.learner.write())
+        self._saving = self._watch.add(self.learner.write())
 
     async def _saved(self) -> None:
         """Wait for the checkpoint that is being written, if any; raises what it failed of."""
@@ -268,33 +283,23 @@ class Trainer:
         if saving is not None:
             await saving
 
-    async def _guard(self, awaited: Awaitable[T]) -> T:
-        """Wait, but not past a signal or an error of the rollouts.
+    async def _learner_ended(self) -> None:
+        """Wait for a process of the learner to end unasked.
 
         Raises:
-            Interrupted: a signal came.
-            UserError: a process of the learner has ended.
+            UserError: one has.
         """
-        wanted = asyncio.ensure_future(awaited)
-        stop = asyncio.ensure_future(self._stop.wait())
-        ended = self._learner_ended
-        producing = {self._producing} if self._producing is not None else set()
-        try:
-            await asyncio.wait({wanted, stop, ended, *producing}, return_when=asyncio.FIRST_COMPLETED)
-            if wanted.done():
-                return wanted.result()
-            if ended.done():
-                raise UserError(ended.result())
-            if not self._stop.is_set() and self._producing is not None:
-                self._producing.result()  # raises what ended the rollouts
-            raise self._interrupted()
-        finally:
-            stop.cancel()
-            if not wanted.done():
-                await _cancel(wanted)
+        ended: asyncio.Future[str] = asyncio.wrap_future(self.learner.ended)
+        raise UserError(await asyncio.shield(ended))
 
-    def _interrupted(self) -> Interrupted:
-        return Interrupted(
+    async def _stopped(self) -> None:
+        """Wait for a signal.
+
+        Raises:
+            Interrupted: there was one.
+        """
+        await self._stop.wait()
+        raise Interrupted(
             f"stopped after {self.learner.version} of {self.config.steps} updates; go on with "
             f"`areal train --resume {self.directory.path}`"
         )
@@ -310,9 +315,3 @@ def seeded(sampling: Sampling, plan: Plan, place: Place) -> Sampling:
     if plan.config.rollout.max_staleness > 0 or plan.device == "cuda":
         return sampling
     return replace(sampling, seed=derive(plan.config.seed, *place))
-
-
-async def _cancel(*tasks: asyncio.Future[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -252,7 +252,7 @@ class LearnerProcesses:
         how = f"{signal.Signals(-code).name}, exit code {code}" if code < 0 else f"exit code {code}"
         return (
             f"{which} ended: {how}; what it said last is in the run's engine.log, and SIGKILL is mostly a "
-            "lack of memory; go on with --resume"
+            "lack of memory"
         )
 
 

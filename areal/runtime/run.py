@@ -29,6 +29,14 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         directory = RunDirectory.open(resume)
         start = _resume_point(directory, config.steps)
         directory.save_config(config)
+    try:
+        return await _train(plan, directory, start, show)
+    except UserError as error:
+        raise UserError(f"{error}{_way_on(directory, config.steps)}") from error
+
+
+async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: bool) -> Run:
+    config = plan.config
     title = f"{env_label(config.env)} · {config.model}"
     with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
         progress.message(f"run directory: {directory.path}")
@@ -40,6 +48,15 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         progress.message(f"model: {directory.model}")
         progress.message(f"curve: {directory.curve}")
     return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after)
+
+
+def _way_on(directory: RunDirectory, steps: int) -> str:
+    """Say how a run that failed goes on, if it has a checkpoint to go on from."""
+    kept = checkpoint.latest(directory.checkpoints)
+    if kept is None or checkpoint.version_of(kept) >= steps:
+        return ""
+    done = checkpoint.version_of(kept)
+    return f"; go on after update {done} with `areal train --resume {directory.path}`"
 
 
 def _resume_point(directory: RunDirectory, steps: int) -> Path:

@@ -54,11 +54,18 @@ def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
 
 
 def _explained(failure: EngineFailure, output: bytes, directory: RunDirectory | None) -> str:
-    """Return in one line what the failure is, and the last error of the output that is not just its echo."""
+    """Return in one line what the failure is, and the last error of the output that is not just its echo.
+
+    A failure that has said its cause needs no other.
+    """
     errors = [e for e in _ERROR.findall(output.decode(errors="replace")) if "EngineCore" not in e]
-    last = f"; the last error that was printed: {errors[-1].strip()[:300]}" if errors else ""
+    cause = ""
+    if ": " not in str(failure):
+        cause = " without a word, mostly for lack of memory"
+        if errors:
+            cause = f"; the last error that was printed: {errors[-1].strip()[:300]}"
     where = f"; all output is in {directory.engine_log}" if directory is not None else ""
-    return f"{failure}{last}{where}"
+    return f"{failure}{cause}{where}"
 
 
 @contextmanager

@@ -109,6 +109,7 @@ def test_an_engine_that_fails_is_told_of_in_one_line(tmp_path: Path):
     last = errors.strip().splitlines()[-1]
     assert last.startswith("areal: error: vLLM did not start; the last error that was printed: ValueError: ")
     assert "(4000.0 GiB)" in last
+    assert "--resume" not in last, "there is nothing to go on from"
     assert last.endswith(f"all output is in {run}/engine.log")
     assert "Traceback" not in errors
 
@@ -121,8 +122,9 @@ def test_an_engine_that_fails_is_told_of_in_one_line(tmp_path: Path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     last = errors.strip().splitlines()[-1]
-    assert last.startswith("areal: error: vLLM has died (")
-    assert f"--resume goes on with what was kept; all output is in {run}/engine.log" in last
+    assert last.startswith("areal: error: vLLM has died without a word, mostly for lack of memory; ")
+    assert f"; all output is in {run}/engine.log; go on after update {steps(run)[-1]} with `areal" in last
+    assert last.endswith(f"--resume {run}`")
     assert "Traceback" not in errors
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert (run / "checkpoints" / f"step-{steps(run)[-1]:06d}").is_dir()

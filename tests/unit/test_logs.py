@@ -137,7 +137,7 @@ def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
     with pytest.raises(UserError) as silent, capture(run if kept else None):
         raise EngineFailure("vLLM has died")
     place = f"; all output is in {tmp_path}/engine.log" if kept else ""
-    assert str(silent.value) == "vLLM has died" + place
+    assert str(silent.value) == "vLLM has died without a word, mostly for lack of memory" + place
     printed = [
         "an answer: KeyError: 'x'",
         "(EngineCore pid=7) ERROR 11-28 04:29:35 [core.py:1] torch.OutOfMemoryError: CUDA out of memory.",
@@ -145,14 +145,18 @@ def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
         "(MainProcess pid=1) ERROR 11-28 04:29:35 [a.py:2] x.EngineDeadError: EngineCore encountered",
     ]
 
-    def fail() -> None:
+    def fail(failure: str = "vLLM did not start") -> None:
         os.write(2, "\n".join(printed).encode())
-        raise EngineFailure("vLLM did not start")
+        raise EngineFailure(failure)
 
     with pytest.raises(UserError) as told, capture(run if kept else None):
         fail()
     last = "; the last error that was printed: torch.OutOfMemoryError: CUDA out of memory."
     assert str(told.value) == "vLLM did not start" + last + place
+    failure = "vLLM cannot load version 3 of the weights: no attribute 'lm_head'"
+    with pytest.raises(UserError) as known, capture(run if kept else None):
+        fail(failure)
+    assert str(known.value) == failure + place, "it has said its cause itself"
 
 
 def test_works_where_stdout_is_no_file(tmp_path):

@@ -10,117 +10,24 @@ import asyncio
 import gc
 import math
 import multiprocessing
-import random
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import disks
-import numpy as np
 import pytest
+from scripted import GROUPS, MEMBERS, STEPS, ScriptedEngine, asynchronous, make_player, settings
 from synchronous import Outcome, assert_same, synchronous
 
 import areal
-from areal.config import Config, parse_config
+from areal.config import Config
 from areal.errors import Interrupted, UserError
-from areal.models import load_tokenizer
 from areal.rollout.controller import RolloutController
-from areal.rollout.engine import Completion, Sampling
-from areal.rollout.environments import EnvironmentPool
-from areal.rollout.player import Player
-from areal.rollout.rendering import Renderer, eos_ids
 from areal.runtime import loop
-from areal.runtime.assembly import Plan, make_learner, plan
+from areal.runtime.assembly import make_learner, plan
 from areal.runtime.checkpoint import version_of
-from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
-
-STEPS, GROUPS, MEMBERS = 4, 2, 4
-
-
-class ScriptedEngine:
-    """Samples by seed and version; finishes in any order."""
-
-    busy_seconds = 0.0
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.seeds: list[int | None] = []
-
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
-        self.seeds.append(sampling.seed)
-        rng = np.random.default_rng([sampling.seed or 0, self.version, *ids])
-        await asyncio.sleep(random.random() / 100)  # the order is anyone's
-        length = int(rng.integers(2, 10))
-        digits = [int(i) for i in rng.integers(6, 380, length)]
-        return Completion(digits, list(rng.normal(-2, 0.5, length)), [self.version] * length, "eos")
-
-    async def connect(self, init_infos: list[dict[str, Any]]) -> None: ...
-
-    async def load(self, version: int) -> dict[str, float]:
-        await asyncio.sleep(random.random() / 100)
-        self.version = version
-        return {}
-
-    async def close(self) -> None: ...
-
-
-def make_player(checked: Plan, engine: ScriptedEngine) -> Player:
-    tokenizer = load_tokenizer(checked.model)
-    renderer = Renderer(tokenizer, eos_ids(tokenizer))
-    pool = EnvironmentPool(lambda: Scored(checked.env), 4)
-    return Player.build(engine, renderer, checked.agent, pool, 512)
-
-
-class Scored:
-    """The run's environment, with a reward that scripted answers do earn: by their length."""
-
-    def __init__(self, env: Any) -> None:
-        self._env = env
-
-    def reset(self, **task: Any) -> Any:
-        return self._env.unwrapped.reset(**task)
-
-    def step(self, action: str) -> Any:
-        return "", float(len(action) % 3), True, False, {}
-
-    def close(self) -> None: ...
-
-
-def settings(output: Path, name: str, **more: Any) -> Config:
-    rollout = {"batch_size": GROUPS * MEMBERS, "group_size": MEMBERS, "max_staleness": 0}
-    return parse_config(
-        {
-            "output": output,
-            "name": name,
-            "steps": STEPS,
-            "seed": 7,
-            "rollout": rollout,
-            "learner": {"threads": 1},
-            "evaluation": {"problems": 0},
-            **more,
-        }
-    )
-
-
-async def asynchronous(
-    directory: RunDirectory,
-    config: Config,
-    monkeypatch: pytest.MonkeyPatch,
-    resume: Path | None = None,
-    engine: ScriptedEngine | None = None,
-) -> ScriptedEngine:
-    checked, engine = plan(config), engine or ScriptedEngine()
-
-    async def start_player(checked: Plan, backend: str | None) -> Player:
-        return make_player(checked, engine)
-
-    monkeypatch.setattr(loop, "start_player", start_player)
-    with Progress(config.steps, "", False, sys.stderr) as progress:
-        await loop.Trainer(checked, directory, progress, resume).run()
-    return engine
 
 
 async def expected_outcome(config: Config) -> Outcome:
