@@ -148,7 +148,8 @@ def evaluate_benchmarks(
         benchmarks: their names; empty: the held-out problems of the setting ``env``.
         model: hub id, folder, run directory, checkpoint, or the URL of an OpenAI-compatible endpoint
             (``http://host:8000/v1#name``).
-        data: a folder with a file for each benchmark, or the file of the only one; None: their own sources.
+        data: a folder with a file for each benchmark, or where the data of the only one is; None: their own
+            sources.
         resume: the folder of an evaluation that was stopped, to go on with as it began.
         config: a YAML file.
         overrides: ``key.sub=value`` strings.
@@ -160,12 +161,13 @@ def evaluate_benchmarks(
         Interrupted: Ctrl-C; the answers so far are kept.
     """
     from areal.config import merged_settings
+    from areal.envs.places import absolute
     from areal.runtime.benchmarks import Request, make_jobs, open_evaluation, run_benchmarks
 
     if model is not None:
         settings["model"] = str(model)
     given = merged_settings(config, overrides, settings)
-    found = None if data is None else str(Path(data).expanduser().resolve())
+    found = None if data is None else absolute(str(data))
     request, path = open_evaluation(
         Request(list(benchmarks), found, given), None if resume is None else Path(resume)
     )

@@ -66,8 +66,8 @@ class CodeEnv(ProblemEnv[CodeProblem]):
     """One program, judged by its tests: 1 if all pass, else 0; several turns with feedback, if wanted.
 
     Args:
-        data: a ``.jsonl`` or ``.jsonl.gz`` file or the id of a data set on the hub, in the form of MBPP,
-            HumanEval, APPS or LiveCodeBench; None: procedural problems.
+        data: a file (JSON, CSV, Parquet, ...), a folder, or the id of a data set on the hub, in the form of
+            MBPP, HumanEval, APPS or LiveCodeBench; None: procedural problems.
         subset: the hub's configuration of the data set.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
         split: where a reset without an index draws from, ``train`` or ``test``.

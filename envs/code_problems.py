@@ -11,11 +11,13 @@ import logging
 import pickle
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from areal.envs.data import first_text, load_problems
+from areal.envs.data import Loaded, load_problems
+from areal.envs.forms import Opening, asked, at, decoded
+from areal.envs.rows import Row
 from areal.errors import UserError
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
 from areal.rewards.compare import Comparison
@@ -42,6 +44,8 @@ class CodeProblem:
         comparison: when a returned value or an output is the expected one.
         by_value: whether the tests can be run by value; those that need objects of the program's own classes
             cannot.
+        opening: messages before the question, as pairs of role and text.
+        form: what rows of this form are called.
     """
 
     problem: str
@@ -49,10 +53,12 @@ class CodeProblem:
     before: str = ""
     comparison: Comparison = _EXACT
     by_value: bool = True
+    opening: Opening = ()
+    form: str = field(default="", compare=False)
 
 
 @lru_cache(maxsize=4)
-def load_code_problems(data: str, subset: str | None, test_data: str | None) -> dict[str, list[CodeProblem]]:
+def load_code_problems(data: str, subset: str | None, test_data: str | None) -> Loaded[CodeProblem]:
     """Return the problems of the splits ``train`` and ``test``; see data.load_problems.
 
     Those whose tests cannot be run by value are left out, and counted in the log.
@@ -61,13 +67,15 @@ def load_code_problems(data: str, subset: str | None, test_data: str | None) -> 
         UserError: unreadable data; the message names file and line.
     """
     splits = load_problems(code_problem, data, subset, test_data)
-    kept = {split: [p for p in problems if p.by_value] for split, problems in splits.items()}
-    missing = sum(map(len, splits.values())) - sum(map(len, kept.values()))
+    missing = 0
+    for split, problems in splits.items():
+        splits[split] = [p for p in problems if p.by_value]
+        missing += len(problems) - len(splits[split])
     if missing:
-        log.warning(
-            "%s: left out %d problems whose tests need objects of the answer's classes", data, missing
-        )
-    return kept
+        said = f"{data}: left out {missing:,} problems whose tests need objects of the answer's classes"
+        log.warning(said)
+        splits.told += (said,)
+    return splits
 
 
 def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
@@ -78,19 +86,26 @@ def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
     """
     try:
         if "entry_point" in row and "test" in row:
-            return _humaneval(row)
-        if "test_list" in row or "tests" in row:
-            return _mbpp(row, first_text(row, _TEXT_KEYS, where))
-        if "input_output" in row:
-            return _apps(row, first_text(row, _TEXT_KEYS, where))
-        if "public_test_cases" in row:
-            return _livecodebench(row, first_text(row, _TEXT_KEYS, where))
+            return replace(_humaneval(row), form="HumanEval rows")
+        row = _with_graded(row)
+        for key, form, read in _FORMS:
+            if row.get(key) is not None:
+                question = asked(row, where, _TEXT_KEYS)
+                return replace(read(row, question.problem), opening=question.opening, form=f"{form} rows")
     except (KeyError, TypeError, ValueError, SyntaxError, zlib.error, pickle.UnpicklingError) as error:
         raise UserError(f"{where}: its tests cannot be read: {type(error).__name__}: {error}") from error
     raise UserError(
         f"{where}: no tests: it needs tests or test_list (MBPP), test and entry_point (HumanEval), "
         f"input_output (APPS) or public_test_cases (LiveCodeBench); found: {', '.join(row) or 'nothing'}"
     )
+
+
+def _with_graded(row: Row) -> Row:
+    """Return a row with the cases that verl's rows have as their ground truth under APPS' key."""
+    held = at(row, ("reward_model", "ground_truth"))
+    cases = decoded(held, None) if isinstance(held, str) else held
+    graded = isinstance(cases, dict) and {"inputs", "outputs"} <= cases.keys()
+    return {**row, "input_output": cases} if graded else row
 
 
 def _humaneval(row: dict[str, Any]) -> CodeProblem:
@@ -185,6 +200,15 @@ def _with_stub(text: str, stub: str) -> str:
     if stub:
         return f"{text}\n\nUse this:\n```python\n{stub.rstrip()}\n```"
     return f"{text}\n\nWrite a program that reads standard input and writes standard output."
+
+
+_FORMS = (
+    ("test_list", "MBPP", _mbpp),
+    ("tests", "MBPP", _mbpp),
+    ("input_output", "APPS", _apps),
+    ("public_test_cases", "LiveCodeBench", _livecodebench),
+)
+"""The field by which rows of a form are known, what they are called, and what reads them."""
 
 
 def _cases(held: Any) -> list[dict[str, Any]]:

@@ -1,23 +1,25 @@
-"""Problems from a local JSONL file or the Hugging Face hub, in two splits."""
+"""Problems from files, folders or the Hugging Face hub, in two splits."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from areal.errors import UserError, install_hint
+from areal.envs.forms import Opening, as_text, asked, form_name, reference
+from areal.envs.places import Rows, Splits, find_splits
+from areal.envs.rows import Row
+from areal.errors import UserError
 from areal.rewards.answers import reference_answer
 
-PROBLEM_KEYS = ("problem", "question", "prompt")
-ANSWER_KEYS = ("answer", "solution", "response")
 _HELD_OUT_SHARE = 10
 """Where a data set has no test split, one problem in this many is held out."""
+_HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval", "evaluation")
+"""Splits that are held out, the first that there is."""
 
 
 class HasProblem(Protocol):
@@ -30,138 +32,161 @@ class HasProblem(Protocol):
 
 
 T = TypeVar("T", bound=HasProblem)
-Convert = Callable[[dict[str, Any], str], T]
+Convert = Callable[[Row, str], T]
 """Makes a problem of a row; the second argument says where the row stands, for complaints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A problem and its expected final answer."""
+    """A problem and its expected final answer.
+
+    Attributes:
+        problem: the question.
+        answer: the expected answer.
+        opening: messages before the question, as pairs of role and text.
+        form: what rows of this form are called.
+    """
 
     problem: str
     answer: str
+    opening: Opening = ()
+    form: str = field(default="", compare=False)
+
+
+class Loaded(dict[str, list[T]]):
+    """The problems of the splits ``train`` and ``test``.
+
+    Attributes:
+        told: how the data was read, for the user to see.
+        doubts: what may be wrong with it.
+    """
+
+    told: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=8)
-def load_pairs(data: str, subset: str | None, test_data: str | None) -> dict[str, list[Pair]]:
+def load_pairs(data: str, subset: str | None, test_data: str | None) -> Loaded[Pair]:
     """Return pairs of problem and answer; see ``load_problems``."""
     return load_problems(_pair, data, subset, test_data)
 
 
-def load_problems(
-    convert: Convert[T], data: str, subset: str | None, test_data: str | None
-) -> dict[str, list[T]]:
+def load_problems(convert: Convert[T], data: str, subset: str | None, test_data: str | None) -> Loaded[T]:
     """Return the problems of the splits ``train`` and ``test``.
 
     Args:
         convert: makes a problem of a row.
-        data: a ``.jsonl`` (or ``.jsonl.gz``) file, one object a line, or the id of a data set on the hub.
+        data: a place (areal.envs.places).
         subset: the hub's name of a configuration, such as ``main``.
-        test_data: held-out problems; None: the data set's own test split, or else one in ten problems,
-            chosen by the hash of their text, so that the choice survives reordering.
+        test_data: a place of held-out problems; None: the data set's own test split, or else one in ten
+            problems, chosen by the hash of their text, so that the choice survives reordering.
 
     Raises:
         UserError: unreadable data; the message names file and line.
     """
     train, test = _read(convert, data, subset)
     if test_data is not None:
-        train, test = [*train, *test], [p for part in _read(convert, test_data, subset) for p in part]
+        _, rest = given = _read(convert, test_data, subset)
+        train, test = train or test, rest or given[0]
     elif not test:
-        test = [p for p in train if _is_held_out(p)]
-        train = [p for p in train if not _is_held_out(p)]
-    return {"train": train, "test": test}
+        train, test = _divided(train)
+    found: Loaded[T] = Loaded(train=train, test=test)
+    found.told = (_told(data, train, test),)
+    found.doubts = tuple(_doubts(train, test))
+    return found
 
 
-def _is_held_out(problem: HasProblem) -> bool:
-    digest = hashlib.sha256(problem.problem.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") % _HELD_OUT_SHARE == 0
+def _divided(problems: list[T]) -> tuple[list[T], list[T]]:
+    """Hold out one in ten problems; of few of them, too, at least one, and at least one stays to train on."""
+    chosen = {p.problem: _hash(p.problem) for p in problems}
+    held = {text for text, number in chosen.items() if number % _HELD_OUT_SHARE == 0}
+    if len(chosen) > 1 and not held:
+        held = {min(chosen, key=chosen.__getitem__)}
+    if held == set(chosen):  # something is left to train on
+        held.discard(max(chosen, key=chosen.__getitem__))
+    return [p for p in problems if p.problem not in held], [p for p in problems if p.problem in held]
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def _read(convert: Convert[T], data: str, subset: str | None) -> tuple[list[T], list[T]]:
-    path = Path(data).expanduser()
-    if path.is_file():
-        return [convert(row, where) for row, where in read_rows(path)], []
-    if path.suffix in (".jsonl", ".json", ".gz") or path.is_absolute() or data.startswith((".", "~")):
-        raise UserError(f"the data file {path} does not exist")
-    return _read_hub(convert, data, subset)
+    """Return the problems of a place to train on, and those that it holds out itself."""
+    train, test = _chosen(find_splits(data, subset), data)
+    return [convert(*row) for row in train()], [convert(*row) for row in test()]
 
 
-def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each row of a ``.jsonl`` or ``.jsonl.gz`` file, and where it stands, for complaints.
+def _chosen(splits: Splits, data: str) -> tuple[Callable[[], Rows], Callable[[], Rows]]:
+    """Return what reads the split to train on, and the one that is held out."""
+    test = next((name for name in _HELD_OUT if name in splits), None)
+    others = [name for name in splits if name not in _HELD_OUT]
+    if len(others) > 1 and "train" not in others:
+        raise UserError(
+            f"{data} has no split train: name one, as in data={data}:{others[0]} ({', '.join(splits)})"
+        )
+    train = "train" if "train" in others else next(iter(others), None)
+    return splits.get(train or "", _nothing), splits.get(test or "", _nothing) if test else _nothing
+
+
+def _nothing() -> Rows:
+    return iter(())
+
+
+def held_out_rows(data: str) -> Rows:
+    """Yield the rows that a place holds out, or all, if it has one split only, and where they stand.
 
     Raises:
-        UserError: not such a file, or empty.
+        UserError: there is no such place, or it cannot be read.
     """
-    empty = True
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                empty = False
-                where = f"{path}, line {number}"
-                yield _parse(line, where), where
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: {error.reason}; convert it") from error
-        except (gzip.BadGzipFile, EOFError) as error:
-            raise UserError(f"{path} is not a whole gzip file: {error}") from error
-    if empty:
-        raise UserError(f"{path} is empty; it should have one JSON object a line")
+    splits = find_splits(data, None)
+    _, test = _chosen(splits, data)
+    return next(iter(splits.values()))() if len(splits) == 1 else test()
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error}); mend or remove the line") from error
-    if not isinstance(row, dict):
-        raise UserError(f'{where}: not a JSON object; a line looks like {{"problem": "…", …}}')
-    return row
+def _told(data: str, train: list[T], test: list[T]) -> str:
+    forms = Counter(getattr(p, "form", "") for p in itertools.chain(train, test))
+    read = ", ".join(f"{form} ({n:,})" if len(forms) > 1 else form for form, n in forms.most_common() if form)
+    return f"{data}: {f'read as {read}: ' if read else ''}{len(train):,} problems, {len(test):,} held out"
 
 
-def _pair(row: dict[str, Any], where: str) -> Pair:
-    problem = first_text(row, PROBLEM_KEYS, where)
-    answer = reference_answer(first_text(row, ANSWER_KEYS, where))
+def _doubts(train: list[T], test: list[T]) -> Iterable[str]:
+    known = {_asked(p) for p in train}
+    if leaked := sum(_asked(p) in known for p in test):
+        yield (
+            f"{leaked:,} of the {len(test):,} held-out problems are trained on, too: their accuracy tells "
+            "nothing of new ones"
+        )
+    if (again := len(train) - len(known)) * _HELD_OUT_SHARE >= len(train) > 0:
+        yield f"{again:,} of the {len(train):,} problems to train on are there before: leave out what repeats"
+
+
+def _asked(problem: HasProblem) -> tuple[str, Opening]:
+    return problem.problem, getattr(problem, "opening", ())
+
+
+def _pair(row: Row, where: str) -> Pair:
+    question = asked(row, where)
+    _check_choices(row, question.problem, where)
+    text, field = reference(row, question, where)
+    answer = reference_answer(text)
     if answer is None:
         raise UserError(
             f"{where}: no final answer: give it alone in 'answer', after '####', or in a \\boxed{{}}"
         )
-    return Pair(problem, answer)
+    return Pair(question.problem, answer, question.opening, form_name(row, question, field))
 
 
-def first_text(row: dict[str, Any], keys: Iterable[str], where: str) -> str:
-    """Return the first of a row's fields that holds text or a number.
-
-    Raises:
-        UserError: none does.
-    """
-    for key in keys:
-        value = row.get(key)
-        if isinstance(value, str) and value.strip():
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-    found = ", ".join(row) or "nothing"
-    raise UserError(f"{where}: none of the keys {', '.join(keys)} holds text (found: {found})")
-
-
-def _read_hub(convert: Convert[T], name: str, subset: str | None) -> tuple[list[T], list[T]]:
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
+def _check_choices(row: Row, problem: str, where: str) -> None:
+    """Raise UserError where a problem's choices are in a field of their own: nobody would see them."""
+    held: Any = row.get("choices") or row.get("options")
+    if isinstance(held, dict):
+        held = held.get("text")
+    if not isinstance(held, list) or len(held) < 2:
+        return
+    if not all((as_text(choice) or "") in problem for choice in held):
         raise UserError(
-            f"'{name}' is no file, and to read it from the hub needs `{install_hint('data')}`"
-        ) from error
-    try:
-        loaded = datasets.load_dataset(name, subset)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the data set '{name}': {str(error).splitlines()[0]}") from error
-    splits = {
-        split: [convert(dict(row), f"{name}/{split}, row {i}") for i, row in enumerate(rows)]
-        for split, rows in loaded.items()
-        if split in ("train", "test")
-    }
-    if not splits:
-        raise UserError(f"the data set '{name}' has neither a train nor a test split: {', '.join(loaded)}")
-    return splits.get("train", []), splits.get("test", [])
+            f"{where}: its choices are not in the text of the problem: use data-v1 with a prompt such as "
+            "'{question} A: {choices[0]} B: {choices[1]}'"
+        )

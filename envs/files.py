@@ -55,9 +55,13 @@ def read_env_file(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _beside(folder: Path, value: Any) -> Any:
-    """Return the path of a file beside the YAML file, if there is one; ``file.py:Name`` keeps its name."""
+    """Return the path of a file beside the YAML file, if there is one; ``file.py:Name`` keeps its name.
+
+    So does ``data:split``.
+    """
     if not isinstance(value, str):
         return value
-    place, colon, name = value.rpartition(":") if ".py:" in value else (value, "", "")
-    found = folder / place
-    return f"{found}{colon}{name}" if found.exists() else value
+    if value and (folder / value).exists():
+        return str(folder / value)
+    place, colon, name = value.rpartition(":")
+    return f"{folder / place}{colon}{name}" if place and (folder / place).exists() else value

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-from areal.envs.data import ANSWER_KEYS, PROBLEM_KEYS, Pair, first_text, load_problems
+from areal.envs.data import Loaded, Pair, load_problems
+from areal.envs.forms import Asked, asked, conversation, form_name, reference, talk
 from areal.envs.math import BOXED_PROMPT
 from areal.envs.problems import ProblemEnv, Problems
+from areal.envs.rows import Row
+from areal.envs.templates import Template, as_answer, in_prompt
 from areal.errors import UserError
 from areal.rewards.answers import reference_answer
 from areal.rewards.parts import Judged, Reward
@@ -19,11 +22,11 @@ class DataEnv(ProblemEnv[Pair]):
     r"""Rows of data become problems by a template; a named verifier judges the answers.
 
     Args:
-        data: a ``.jsonl`` or ``.jsonl.gz`` file, one object a line, or the id of a data set on the hub.
+        data: a file (JSON, CSV, Parquet, ...), a folder, or a data set's id on the hub (areal.envs.places).
         prompt: a template with the fields of a row, such as ``{question}`` (braces of its own doubled);
-            ``{problem}`` is also the first of problem, question and prompt.
-        answer: a template for the expected answer; None: that of the first of answer, solution and response,
-            where GSM8K's ``####`` and MATH's ``\boxed`` are understood.
+            ``{problem}`` is what a row asks, whichever field has it (areal.envs.forms).
+        answer: a template for the expected answer; None: whichever field has it, where GSM8K's ``####`` and
+            MATH's ``\boxed`` are understood.
         verifier: ``math`` (what is boxed, as mathematics), ``number`` (the last number), ``exact`` (all of
             the text), a registered one, or ``path/to/file.py:function``.
         subset: the hub's configuration of the data set.
@@ -48,7 +51,7 @@ class DataEnv(ProblemEnv[Pair]):
         render_mode: str | None = None,
     ) -> None:
         self._verify = find_verifier(verifier)
-        listed = _load(str(data), prompt, answer, subset, test_data)
+        listed = _load(str(data), prompt, answer, verifier, subset, test_data)
         super().__init__(Problems("data-v1", _never, listed, split), 2**20, render_mode)
         self._reward = Reward(rewards)
 
@@ -71,37 +74,31 @@ def _never(split: str, index: int) -> Pair:
 
 @lru_cache(maxsize=8)
 def _load(
-    data: str, prompt: str, answer: str | None, subset: str | None, test_data: str | None
-) -> dict[str, list[Pair]]:
-    return load_problems(partial(_pair, prompt, answer), data, subset, test_data)
-
-
-def _pair(prompt: str, answer: str | None, row: dict[str, Any], where: str) -> Pair:
-    """Make a problem of a row."""
-    fields = dict(row)
-    if "problem" not in row and any(key in row for key in PROBLEM_KEYS):
-        fields["problem"] = first_text(row, PROBLEM_KEYS, where)
-    asked = _filled("prompt", prompt, fields, where)
-    expected = (
-        reference_answer(first_text(row, ANSWER_KEYS, where))
-        if answer is None
-        else _filled("answer", answer, fields, where)
+    data: str, prompt: str, answer: str | None, verifier: str, subset: str | None, test_data: str | None
+) -> Loaded[Pair]:
+    convert = partial(
+        _pair, Template("prompt", prompt), None if answer is None else Template("answer", answer), verifier
     )
+    return load_problems(convert, data, subset, test_data)
+
+
+def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, where: str) -> Pair:
+    """Make a problem of a row; of its fields only those that a template names have to be readable."""
+    named, question = prompt.whole, None
+    if name := next((name for name in row if name in named and conversation(row[name])), None):
+        question = talk(row[name], name, where)
+    elif "problem" in named and "problem" not in row:
+        question = asked(row, where)
+    opening = () if question is None else question.opening
+    fields = row if question is None else {"problem": question.problem, **row}
+    shown = prompt.filled(fields, where, in_prompt)
+    if answer is None:
+        question = question or Asked(shown, (), " and ".join(sorted(named)) or "a template")
+        text, field = reference(row, question, where)
+        form = form_name(row, question, field)
+    else:
+        text, form = answer.filled(fields, where, as_answer), ""
+    expected = reference_answer(text) if answer is None or verifier == "math" else text
     if not expected:
         raise UserError(f"{where}: no final answer: give a template for it, such as answer='{{label}}'")
-    return Pair(asked, expected)
-
-
-def _filled(name: str, template: str, fields: dict[str, Any], where: str) -> str:
-    try:
-        return template.format(**fields)
-    except KeyError as error:
-        known = ", ".join(fields)
-        raise UserError(
-            f"{where}: the {name} needs {{{error.args[0]}}}, but the row has only: {known} (double "
-            "braces that are no field)"
-        ) from error
-    except (IndexError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"the {name} {template!r} is no template ({error}); double its own braces: {{{{}}}}"
-        ) from error
+    return Pair(shown, expected, opening, form)

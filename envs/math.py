@@ -32,9 +32,9 @@ class MathEnv(ProblemEnv[Pair]):
     With ``max_turns`` a wrong answer is said to be wrong, and the problem is asked again.
 
     Args:
-        data: a ``.jsonl`` file or the id of a data set on the hub, with problems in ``problem`` or
-            ``question`` and answers in ``answer`` or ``solution`` (GSM8K's ``####`` and MATH's ``\boxed``
-            are understood); None: procedural arithmetic.
+        data: a file (JSON, CSV, Parquet, ...), a folder, or the id of a data set on the hub, with questions
+            and answers in the fields that TRL, verl and others know (areal.envs.forms); GSM8K's ``####`` and
+            MATH's ``\boxed`` are understood. None: procedural arithmetic.
         subset: the hub's configuration of the data set, such as ``main``.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
         split: where a reset without an index draws from, ``train`` or ``test``.

@@ -44,6 +44,16 @@ class Problems(Generic[T]):
         """Return how many problems a split has; None: no end to them."""
         return None if self._listed is None else len(self._listed[self._known(split)])
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """How their data was read, for the user to see."""
+        return getattr(self._listed, "told", ())
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What may be wrong with their data."""
+        return getattr(self._listed, "doubts", ())
+
     def choose(self, options: dict[str, Any] | None, rng: np.random.Generator) -> tuple[T, dict[str, Any]]:
         """Return a problem and where it comes from.
 
@@ -79,6 +89,9 @@ class Problems(Generic[T]):
 class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
     """An environment whose episodes are about one problem each; a subclass says what is asked, and judges.
 
+    Where a problem is a conversation (its attribute ``opening`` has what was said before), the observation is
+    the question alone, and ``info["messages"]`` all of it.
+
     Args:
         problems: where they come from.
         longest: characters of an observation.
@@ -103,6 +116,16 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
         """Return how many problems a split has; None: no end to them."""
         return self._problems.count(split)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """How the data was read, for the user to see."""
+        return self._problems.told
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What may be wrong with the data."""
+        return self._problems.doubts
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
@@ -118,7 +141,11 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
         super().reset(seed=seed)
         self._chosen, info = self._problems.choose(options, self.np_random)
         self._turn = 0
-        return self.asked(self._chosen), info
+        asked = self.asked(self._chosen)
+        if opening := getattr(self._chosen, "opening", ()):
+            said = [*opening, ("user", asked)]
+            info["messages"] = [{"role": role, "content": content} for role, content in said]
+        return asked, info
 
     @property
     def problem(self) -> T:

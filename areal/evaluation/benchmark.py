@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from areal.envs.data import read_rows
-from areal.errors import UserError, install_hint
+from areal.envs.data import held_out_rows
+from areal.envs.places import absolute, is_saved, looks_remote
+from areal.envs.rows import FORMS, PACKED, form_of, read_rows
+from areal.errors import UserError
 from areal.evaluation.answers import write_whole
 
 Row = dict[str, Any]
@@ -61,8 +63,8 @@ class Benchmark:
     """What ``areal eval --benchmark NAME`` does; every part of it can be set on the command line.
 
     Attributes:
-        name: also of the file in a folder of data: ``NAME.jsonl``, ``NAME_test.jsonl``, or with the end
-            ``.jsonl.gz`` or ``.parquet``.
+        name: also of the file in a folder of data: ``NAME.jsonl``, ``NAME_test.parquet`` and the like, or a
+            folder ``NAME``.
         env: the environment; it takes ``data``, ``test_data`` and ``prompt``.
         source: the data.
         problems: how many it has.
@@ -124,30 +126,32 @@ class Data:
     digest: str
 
 
-def find_data(benchmark: Benchmark, given: Path | None, folder: Path) -> Data:
+def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> Data:
     """Return the data of a benchmark.
 
     Args:
         benchmark: of which.
-        given: a file, or a folder with a file of its name; None: the benchmark's own source.
+        given: a place (areal.envs.places), or a folder that has one of the benchmark's name; None: its own
+            source.
         folder: where a file is written, if the source's own is in another form or has other rows, too.
 
     Raises:
         UserError: it cannot be had, or has no problem.
     """
-    source = _given_file(benchmark, given) if given is not None else benchmark.source
-    path = source.fetch() if isinstance(source, HubFile) else Path(source).expanduser().resolve()
-    if not path.is_file():
-        raise UserError(f"benchmark '{benchmark.name}': the data file {path} does not exist")
-    if path.suffix != ".parquet" and benchmark.keep is None:
+    source = benchmark.source if given is None else _given(benchmark, str(given))
+    place = str(source.fetch() if isinstance(source, HubFile) else absolute(source))
+    path = Path(place)
+    if not _there(place) and not looks_remote(place):
+        raise UserError(f"benchmark '{benchmark.name}': the data file {place} does not exist")
+    if path.is_file() and benchmark.keep is None and form_of(path) in (".jsonl", None):
         return Data(path, str(source), digest_of(path))
     keep = benchmark.keep or (lambda row: True)
     try:
-        lines = [_canonical(row) for row in _rows(path) if keep(row)]
+        lines = [_canonical(row) for row, _ in held_out_rows(place) if keep(row)]
     except KeyError as error:
-        raise UserError(f"benchmark '{benchmark.name}': a row of {path} has no field {error}") from error
+        raise UserError(f"benchmark '{benchmark.name}': a row of {place} has no field {error}") from error
     if not lines:
-        raise UserError(f"benchmark '{benchmark.name}': {path} has none of its problems")
+        raise UserError(f"benchmark '{benchmark.name}': {place} has none of its problems")
     path = folder / f"{benchmark.name}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, "".join(lines))
@@ -163,7 +167,7 @@ def digest_of(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"the data file {path} does not exist")
     digest = hashlib.sha256()
-    for row in _rows(path):
+    for row, _ in read_rows(path):
         digest.update(_canonical(row).encode())
     return digest.hexdigest()
 
@@ -172,33 +176,24 @@ def _canonical(row: Row) -> str:
     return json.dumps(row, sort_keys=True, default=str) + "\n"  # Parquet knows dates, too
 
 
-def _given_file(benchmark: Benchmark, given: Path) -> str:
-    given = given.expanduser()
-    if given.is_file():
-        return str(given.resolve())
-    if not given.is_dir():
-        raise UserError(f"--data {given}: no such file or folder")
-    ends = (".jsonl", ".jsonl.gz", ".parquet")
-    names = [f"{benchmark.name}{kind}{end}" for kind in ("", "_test") for end in ends]
-    by_name = {path.name.lower(): path for path in sorted(given.iterdir())}
+def _given(benchmark: Benchmark, given: str) -> str:
+    """Return the place that ``--data`` means for a benchmark."""
+    folder = Path(given).expanduser()
+    if not folder.is_dir() or is_saved(folder):
+        if not _there(given) and not looks_remote(given):
+            raise UserError(f"--data {given}: no such file or folder")
+        return absolute(given)
+    names = [f"{benchmark.name}{kind}" for kind in ("", "_test")]
+    by_name = {path.name.lower(): path for path in sorted(folder.iterdir())}
     for name in names:
-        if name in by_name:
-            return str(by_name[name].resolve())
+        for end in ("", *FORMS, *(form + packed for form in FORMS for packed in PACKED)):
+            if name + end in by_name:
+                return str(by_name[name + end].resolve())
     raise UserError(
-        f"--data {given} has no file for benchmark '{benchmark.name}': none of {', '.join(names)}"
+        f"--data {given} has no file for benchmark '{benchmark.name}': none of {names[0]}.jsonl, "
+        f"{names[1]}.jsonl and the like (also {', '.join(FORMS[1:])})"
     )
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    if path.suffix != ".parquet":
-        yield from (row for row, _ in read_rows(path))
-        return
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path.name} is a Parquet file: to read it, {install_hint('data')}") from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except ArrowInvalid as error:
-        raise UserError(f"{path} is no whole Parquet file: {' '.join(str(error).split())}") from error
-    yield from rows
+def _there(place: str) -> bool:
+    return any(Path(path).expanduser().exists() for path in (place, place.rpartition(":")[0]) if path)

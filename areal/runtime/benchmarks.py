@@ -142,8 +142,7 @@ def make_jobs(request: Request, folder: Path) -> list[Job]:
     jobs = []
     for name in names:
         benchmark = registry.benchmarks.get(name)
-        given = None if request.data is None else Path(request.data)
-        data = find_data(benchmark, given, folder / "data")
+        data = find_data(benchmark, request.data, folder / "data")
         config = parse_config(settings_on(benchmark.settings(data.path), request.settings))
         jobs.append(_job(config, benchmark, data.source, data.digest))
     return jobs

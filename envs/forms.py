@@ -1,0 +1,289 @@
+"""What a row of data asks and expects, known by its fields: the forms of TRL, verl, prime-rl and others.
+
+A question is text, or a list of messages of which the last is the user's. An answer is the first of the
+fields REFERENCES that holds one.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from areal.envs.rows import Row, is_conversation
+from areal.errors import UserError
+
+Opening = tuple[tuple[str, str], ...]
+"""Messages before the question, as pairs of role and text."""
+
+PROBLEM_KEYS = ("problem", "question", "prompt")
+ANSWER_KEYS = ("answer", "solution", "response")
+
+_MORE_PROBLEM_KEYS = ("instruction", "input", "query")
+_PROMPTS = (("prompt",), ("responses_create_params", "input"))
+"""Where the messages of a prompt may be."""
+_TALKS = (("messages",), ("conversations",), ("conversation",), ("input",), ("question",), ("problem",))
+"""Where messages may be that are a prompt, if they end with the user, or else a transcript."""
+REFERENCES: tuple[tuple[str, ...], ...] = (
+    ("reward_model", "ground_truth"),
+    ("reward_spec", "ground_truth"),
+    ("verification_info", "ground_truth"),
+    ("answer",),
+    ("expected_answer",),
+    ("ground_truth",),
+    ("final_answer",),
+    ("solution",),
+    ("response",),
+    ("label",),
+    ("target",),
+    ("output",),
+    ("extra_info", "ground_truth"),
+    ("extra_info", "answer"),
+)
+"""Where the expected answer may be: what is judged by first, what merely has it in it last."""
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+}
+_LIKE_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
+_BETWEEN = re.compile(r"\}\s*\{(?=\s*['\"](?:role|content|from|value)['\"]\s*:)")
+"""NumPy writes no commas, and CSV files of data frames have messages as it does."""
+_NAMES = {
+    "reward_model": "verl",
+    "reward_spec": "SkyRL",
+    "verification_info": "prime-rl",
+    "responses_create_params": "NeMo Gym",
+    "conversations": "ShareGPT",
+}
+"""What rows with such a field are called; others are called by their fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a row asks.
+
+    Attributes:
+        problem: the question, as text.
+        opening: the messages before it.
+        field: where it is from.
+        said: what the assistant says to it in a transcript: a solution; None: it is no transcript.
+    """
+
+    problem: str
+    opening: Opening
+    field: str
+    said: str | None = None
+
+
+def asked(row: Row, where: str, keys: Sequence[str] = PROBLEM_KEYS) -> Asked:
+    """Return what a row asks: messages that end with the user, else text, else a transcript's last question.
+
+    Args:
+        row: its fields.
+        where: where it stands, for complaints.
+        keys: of text, the first that holds some.
+
+    Raises:
+        UserError: nothing, or messages that cannot be read.
+    """
+    for path in _PROMPTS:
+        if (found := _asked_at(row, path, where)) is not None:
+            return found
+    text = _asked_in_text(row, keys)
+    for path in _TALKS:
+        try:
+            found = _asked_at(row, path, where)
+        except UserError:  # what is beside the text need not be readable
+            if text is None:
+                raise
+            continue
+        if found is not None and (found.said is None or text is None):
+            return found
+    if text is None:
+        raise UserError(f"{where}: none of the keys {', '.join(keys)} holds text (found: {_found(row)})")
+    return text
+
+
+def _asked_in_text(row: Row, keys: Sequence[str]) -> Asked | None:
+    for key in (*keys, *(k for k in _MORE_PROBLEM_KEYS if k not in keys)):
+        if (text := as_text(row.get(key))) is not None and conversation(row.get(key)) is None:
+            more = as_text(row.get("input")) if key == "instruction" else None
+            return Asked(text if more is None else f"{text}\n{more}", (), key)
+    return None
+
+
+def _asked_at(row: Row, path: Sequence[str], where: str) -> Asked | None:
+    """Return what the messages at a path ask; None: there are none."""
+    held = at(row, path)
+    if path[0] != "responses_create_params":
+        return talk(held, _name(path), where)
+    request = at(row, path[:1])
+    if isinstance(held, str) and held.strip():
+        held = [{"role": "user", "content": held}]
+    if conversation(held) is None:
+        return None
+    if request.get("tools"):
+        raise UserError(f"{where}: it asks for tools, which data cannot bring: see the agent tool-use")
+    if (text := as_text(request.get("instructions"))) is not None:
+        held = [{"role": "system", "content": text}, *held]
+    return talk(held, _name(path), where)
+
+
+def talk(value: Any, field: str, where: str) -> Asked | None:
+    """Return what messages ask, in OpenAI's form or ShareGPT's, also as JSON; None: a value is none.
+
+    Raises:
+        UserError: messages that cannot be read, or that leave nothing to answer.
+    """
+    if (listed := conversation(value)) is None:
+        if isinstance(value, str) and _LIKE_MESSAGES.match(value):
+            raise UserError(f"{where}: {field} looks like messages, but cannot be read: write them as JSON")
+        return None
+    messages, said = [_message(message, where) for message in listed], None
+    if messages[-1][0] == "assistant" and field == "prompt":
+        raise UserError(
+            f"{where}: the prompt ends with the assistant's own words, but a model answers the user's: leave "
+            "them out"
+        )
+    while messages and messages[-1][0] == "assistant":
+        said = messages.pop()[1]
+    if not messages or messages[-1][0] != "user" or not messages[-1][1].strip():
+        raise UserError(f"{where}: the messages of {field} have no last word of the user, to be answered")
+    return Asked(messages[-1][1], tuple(messages[:-1]), field, said)
+
+
+def reference(row: Row, question: Asked, where: str) -> tuple[str, str]:
+    """Return the text that holds the expected answer, and the name of its field.
+
+    Raises:
+        UserError: no field does, or one that holds several.
+    """
+    for path in REFERENCES:
+        held = at(row, path)
+        text = one_text(held, f"{where}: {_name(path)}")
+        if text is not None:
+            return text, _name(path)
+    if question.said is not None:
+        return question.said, "the assistant's last message"
+    raise UserError(
+        f"{where}: none of the keys {', '.join(ANSWER_KEYS)} holds text, nor reward_model.ground_truth, "
+        f"expected_answer, label and their like (found: {_found(row)})"
+    )
+
+
+def form_name(row: Row, question: Asked, answer: str) -> str:
+    """Return what rows of this form are called."""
+    top = {question.field.partition(".")[0], answer.partition(".")[0]}
+    name = next((name for key, name in _NAMES.items() if key in top), None)
+    if name is not None:
+        return f"{name} rows"
+    if question.field == "prompt" and isinstance(row.get("prompt"), list):
+        return f"chat rows (prompt, {answer})"
+    return f"rows of {question.field} and {answer}"
+
+
+def as_text(value: Any) -> str | None:
+    """Return a scalar as text; None where there is none: null, blank, not a number."""
+    if value is None or isinstance(value, list | tuple | dict):
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    text = str(value)
+    return text if text.strip() else None
+
+
+def one_text(value: Any, what: str) -> str | None:
+    """Return the one text that a field holds, if any: a scalar, or a list (also as JSON) of one.
+
+    Raises:
+        UserError: it holds several, or an object; ``what`` begins the message.
+    """
+    if isinstance(value, str) and value.lstrip().startswith(('["', "['")):
+        value = decoded(value, value)
+    if isinstance(value, dict):
+        inner = next((value[k] for k in ("ground_truth", "value", "answer") if k in value), None)
+        if inner is None and any(v is not None for v in value.values()):
+            raise UserError(
+                f"{what} holds an object ({', '.join(map(str, value))}): name the part that is the answer, "
+                "with data-v1 and a template such as answer='{label[value]}'"
+            )
+        return one_text(inner, what)
+    if not isinstance(value, list | tuple):
+        return as_text(value)
+    texts = list(dict.fromkeys(text for text in (one_text(item, what) for item in value) if text))
+    if len(texts) > 1:
+        raise UserError(
+            f"{what} holds {len(texts)} answers ({', '.join(texts)[:80]}): say which counts, with data-v1 "
+            "and a template such as answer='{answer[0]}'"
+        )
+    return texts[0] if texts else None
+
+
+def conversation(value: Any) -> list[Any] | None:
+    """Return a list of messages, also one that is written as text; None if a value is none."""
+    if isinstance(value, str) and _LIKE_MESSAGES.match(value):
+        value = decoded(_BETWEEN.sub("}, {", value), None) if (read := decoded(value, None)) is None else read
+    return list(value) if is_conversation(value) else None
+
+
+def _message(message: Row, where: str) -> tuple[str, str]:
+    name = message.get("role") or message.get("from")
+    role = _ROLES.get(str(name).lower())
+    if role is None:
+        raise UserError(f"{where}: a message has the role {name!r}; it is system, user or assistant")
+    if message.get("tool_calls") or message.get("function_call"):
+        raise UserError(f"{where}: a message has tool calls, which data cannot bring: see the agent tool-use")
+    contents = (message.get(key) for key in ("content", "value", "ground_truth"))
+    content = next((held for held in contents if held is not None), None)
+    if isinstance(content, list):
+        if not all(
+            isinstance(p, str) or (isinstance(p, dict) and isinstance(p.get("text"), str)) for p in content
+        ):
+            raise UserError(
+                f"{where}: a message has parts that are no text, such as an image: they are not seen"
+            )
+        return role, "".join(part if isinstance(part, str) else part["text"] for part in content)
+    if isinstance(content, dict):
+        content = one_text(content, f"{where}: a message")
+    return role, "" if content is None else str(content)
+
+
+def at(row: Row, path: Sequence[str]) -> Any:
+    """Return what a row has at a path; objects may be JSON."""
+    value: Any = row
+    for key in path:
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = decoded(value, None)
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def decoded(text: str, otherwise: Any) -> Any:
+    """Read JSON, or what Python writes in its place, as CSV files have it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return otherwise
+
+
+def _name(path: Sequence[str]) -> str:
+    return ".".join(path)
+
+
+def _found(row: Row) -> str:
+    return ", ".join(map(str, row)) or "nothing"

@@ -1,0 +1,204 @@
+"""Where data lies: a file, a folder of files, a folder of ``datasets.save_to_disk``, or the Hugging Face hub.
+
+A place is written ``PLACE``, ``PLACE:SPLIT`` or, on the hub, ``OWNER/NAME@REVISION:SPLIT``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from areal.envs.rows import FORMS, PACKED, Row, form_of, read_rows
+from areal.errors import UserError, install_hint, nearest
+
+Rows = Iterator[tuple[Row, str]]
+Splits = dict[str, Callable[[], Rows]]
+"""What reads each split; the only one of a file, and of files that name none, is called ``""``."""
+
+_SPLIT = re.compile(r"(.+):([\w.-]+)")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_WORDS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+"""How files and folders are named after splits, on the hub too."""
+_NAMED = re.compile(r"(?<![a-z])(" + "|".join(w for words in _WORDS.values() for w in words) + ")(?![a-z])")
+_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_HUB = re.compile(
+    r"(?:hf://datasets/|https://huggingface\.co/datasets/)?([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?"
+)
+
+
+def find_splits(data: str, subset: str | None) -> Splits:
+    """Return the splits of what a place has; nothing is read yet.
+
+    Args:
+        data: the place; what is there as it is written goes before a split in its name.
+        subset: the hub's configuration, or a subfolder.
+
+    Raises:
+        UserError: there is no such place, subset or split.
+    """
+    path, split = Path(data).expanduser(), None
+    if not path.exists() and (cut := _SPLIT.fullmatch(data)) and "/" not in cut.group(2):
+        split = cut.group(2)
+        path = Path(cut.group(1)).expanduser()
+    name = data if split is None else data[: -len(split) - 1]
+    if path.is_file():
+        found: Splits = {"": partial(read_rows, path)}
+    elif path.is_dir():
+        found = _in_folder(path, subset)
+    elif not looks_remote(name):
+        raise UserError(f"the data file {path} does not exist{_beside(path)}")
+    else:
+        found = _on_hub(name, subset)
+    if split is None:
+        return found
+    if split not in found:
+        raise UserError(f"{name} has no split '{split}'{nearest(split, found)} ({_listed(found)})")
+    return {"": found[split]}
+
+
+def absolute(data: str) -> str:
+    """Return a place in a form that means the same in every folder."""
+    for path, end in ((data, ""), (data.rpartition(":")[0], data[data.rfind(":") :])):
+        if path and (found := Path(path).expanduser()).exists():
+            return f"{found.resolve()}{end}"
+    return data
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote a folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _listed(splits: Splits) -> str:
+    return f"it has {', '.join(splits)}" if list(splits) != [""] else "its files name none"
+
+
+def looks_remote(name: str) -> bool:
+    """Whether what is no file may be on the hub."""
+    known = Path(name).suffix in (*FORMS, *PACKED)
+    return not known and not name.startswith((".", "~", "/")) and _HUB.fullmatch(name) is not None
+
+
+def _beside(path: Path) -> str:
+    """Return which file beside it was meant."""
+    try:
+        return nearest(path.name, [found.name for found in path.parent.iterdir()])
+    except OSError:
+        return ""
+
+
+# --- folders ---------------------------------------------------------------------------------------------
+
+
+def _in_folder(folder: Path, subset: str | None) -> Splits:
+    if subset is not None:
+        inner = folder / subset
+        if not inner.is_dir():
+            known = [path.name for path in sorted(folder.iterdir()) if path.is_dir()]
+            raise UserError(f"{folder} has no subfolder '{subset}'{nearest(subset, known)}")
+        folder = inner
+    if (folder / "dataset_dict.json").is_file():
+        names = _about(folder / "dataset_dict.json").get("splits", [])
+        return {name: partial(_saved, folder / name) for name in names}
+    if (folder / "state.json").is_file():
+        return {"": partial(_saved, folder)}
+    files = [path for path in sorted(folder.rglob("*")) if _is_data(path.relative_to(folder), path)]
+    if not files:
+        raise UserError(f"{folder} has no data: none of its files ends with {', '.join(FORMS)}")
+    grouped: dict[str, list[Path]] = {}
+    for path in files:
+        grouped.setdefault(_split_of(path.relative_to(folder)), []).append(path)
+    if len(grouped) > 1 and "" in grouped:  # beside splits, a file is one of its own name
+        for path in grouped.pop(""):
+            grouped.setdefault(path.name.partition(".")[0], []).append(path)
+    for split, paths in grouped.items():
+        _check_one_set(folder, split, paths)
+    return {split: partial(_files, paths) for split, paths in grouped.items()}
+
+
+def _is_data(inside: Path, path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in inside.parts)
+    return not hidden and form_of(path) is not None and path.name not in _ABOUT and path.is_file()
+
+
+def _split_of(inside: Path) -> str:
+    """Return the split that a file's name, or the folder that it is in, says; else an empty string."""
+    stem = inside.name.partition(".")[0]
+    if shard := _SHARD.fullmatch(stem):
+        return shard.group(1)
+    for part in (stem, *reversed(inside.parent.parts)):
+        if word := _NAMED.search(part.lower()):
+            return next(split for split, words in _WORDS.items() if word.group(1) in words)
+    return ""
+
+
+def _check_one_set(folder: Path, split: str, paths: list[Path]) -> None:
+    """Raise UserError where files are not parts of one data set."""
+    forms = sorted({form_of(path) or "" for path in paths})
+    if len(forms) > 1:
+        raise UserError(f"{folder} has files of several forms ({', '.join(forms)}): name one of them as data")
+    tops = sorted({path.relative_to(folder).parts[0] for path in paths if path.parent != folder})
+    own = [top for top in tops if top != "data" and not _NAMED.fullmatch(top.lower())]
+    if len(own) > 1:
+        raise UserError(f"{folder} has several data sets: name one, as in subset={own[0]} ({', '.join(own)})")
+
+
+def _files(paths: list[Path]) -> Rows:
+    return chain.from_iterable(map(read_rows, paths))
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): save the data set again") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _saved(folder: Path) -> Rows:
+    """Read one split that ``save_to_disk`` wrote: Arrow files, in the order of its ``state.json``."""
+    state = _about(folder / "state.json")
+    listed = state.get("_data_files")
+    names = [f["filename"] for f in listed if "filename" in f] if isinstance(listed, list) else []
+    if not names or state.get("_indices_files") or state.get("_indices_data_files"):
+        raise UserError(f"{folder} is no whole data set of save_to_disk: save it again, or as Parquet")
+    return _files([folder / name for name in names])
+
+
+# --- the hub ---------------------------------------------------------------------------------------------
+
+
+def _on_hub(name: str, subset: str | None) -> Splits:
+    match = _HUB.fullmatch(name)
+    assert match is not None, "what looks local is none of the hub's"
+    id, revision = match.groups()
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        if error.name != "datasets":
+            raise
+        raise UserError(
+            f"'{name}' is no file, and to read it from the hub needs `{install_hint('data')}`"
+        ) from error
+    # Some of its errors have no base but Exception; RuntimeError: of data sets that are scripts.
+    errors = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+    try:
+        loaded = datasets.load_dataset(id, subset, revision=revision)
+    except errors as error:
+        text = " ".join(str(error).split())[:300]
+        hint = "; name it with subset=…" if "onfig name is missing" in text else ""
+        raise UserError(f"cannot load the data set '{name}': {text}{hint}") from error
+    return {split: partial(_hub_rows, f"{id}/{split}", rows) for split, rows in loaded.items()}
+
+
+def _hub_rows(place: str, rows: Iterator[Row]) -> Rows:
+    return ((dict(row), f"{place}, row {number}") for number, row in enumerate(rows))

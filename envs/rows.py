@@ -1,0 +1,271 @@
+"""The rows of one data file, whatever its form: JSON, CSV, Parquet or Arrow, packed or not.
+
+The form is seen in the first bytes; only CSV is told from JSON by its name.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, cast
+
+from areal.errors import UserError, install_hint
+
+Row = dict[str, Any]
+
+PACKED = (".gz", ".zst", ".bz2", ".xz")
+FORMS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+
+_PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+_NO_DATA = {
+    b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the sheet as CSV",
+    b"version https://git-lfs": "a pointer of Git LFS, not the data itself: git lfs pull",
+    b"\xff\xfe": "UTF-16 text: convert it, as with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16 text: convert it, as with iconv -f UTF-16 -t UTF-8",
+}
+_CONVERT = "convert it, as with iconv -t UTF-8"
+_BOM = "\ufeff"
+_LONGEST_CELL = 2**30
+"""Characters of a cell of CSV; Python's own limit is 131,072."""
+
+
+def read_rows(path: Path) -> Iterator[tuple[Row, str]]:
+    """Yield each row of a file, and where it stands, for complaints.
+
+    Args:
+        path: JSON lines, a JSON array, CSV or TSV with a header, Parquet, or Arrow; also packed (gzip, zstd,
+            bzip2, xz).
+
+    Raises:
+        UserError: not such a file, or empty.
+    """
+    empty = True
+    try:
+        with _unpacked(path) as file:
+            for row in _rows(path, file):
+                empty = False
+                yield row
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path} is not a whole {path.suffix.lstrip('.')} file: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if empty:
+        raise UserError(f"{path} is empty; it should have one problem a row")
+
+
+def form_of(path: Path) -> str | None:
+    """Return which of FORMS a file's name says that it has, packed or not; None: none of them."""
+    name = path.with_suffix("") if path.suffix in PACKED else path
+    return name.suffix if name.suffix in FORMS else None
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        begin = file.read(6)
+    if begin.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.open(path))
+    if begin.startswith(b"BZh"):
+        return bz2.open(path)
+    if begin.startswith(b"\xfd7zXZ"):
+        return lzma.open(path)
+    if begin.startswith(b"\x28\xb5\x2f\xfd"):
+        return io.BytesIO(_zstd(path))
+    return path.open("rb")
+
+
+def _zstd(path: Path) -> bytes:
+    pyarrow = arrow(path, "is packed by zstd")
+    try:
+        with pyarrow.input_stream(str(path), compression="zstd") as stream:
+            return stream.read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a whole zst file: {' '.join(str(error).split())}") from error
+
+
+def arrow(path: Path, what: str) -> Any:
+    """Return the module pyarrow.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import pyarrow
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path} {what}: to read it, {install_hint('data')}") from error
+    return pyarrow
+
+
+def _rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
+    begin = file.read(64)
+    for magic, what in _NO_DATA.items():
+        if begin.startswith(magic):
+            raise UserError(f"{path} is {what}")
+    file.seek(0)
+    if begin.startswith(_PARQUET):
+        return _table(path, file, "a Parquet file")
+    if begin.startswith((_ARROW_FILE, _ARROW_STREAM)):
+        return _table(path, file, "an Arrow file")
+    if b"\0" in begin:
+        raise UserError(f"{path} is no text, or UTF-16: convert it to UTF-8")
+    if form_of(path) in (".parquet", ".arrow") and begin:
+        raise UserError(f"{path} is no whole {'Parquet' if '.parquet' in path.name else 'Arrow'} file")
+    return _csv(path, file) if form_of(path) in (".csv", ".tsv") else _json(path, file)
+
+
+def _table(path: Path, file: IO[bytes], what: str) -> Iterator[tuple[Row, str]]:
+    pyarrow = arrow(path, f"is {what}")
+    from pyarrow import ipc, parquet
+
+    try:
+        if what == "a Parquet file":
+            batches: Iterable[Any] = parquet.ParquetFile(file).iter_batches()
+        elif file.read(6) == _ARROW_FILE:
+            opened = ipc.open_file(file)
+            batches = map(opened.get_batch, range(opened.num_record_batches))
+        else:
+            file.seek(0)
+            batches = ipc.open_stream(file)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            yield row, f"{path}, row {number}"
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is no whole {what[2:].strip()}: {' '.join(str(error).split())}") from error
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that hold something, from 1; only a line feed ends one."""
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = raw.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not UTF-8 text: {error.reason} in line {number}; {_CONVERT}"
+            ) from error
+        line = line.removeprefix(_BOM) if number == 1 else line
+        if line:
+            yield number, line
+
+
+def _json(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
+    lines = _lines(path, file)
+    first = next(lines, None)
+    if first is None:
+        return
+    if not _whole_object(first[1]):
+        rest = list(lines)
+        if (value := _value([first, *rest])) is not None:
+            yield from _items(path, value)
+            return
+        if rest and not _whole_object(rest[0][1]) and not first[1].startswith("[{"):
+            raise _broken(path, "\n".join(line for _, line in [first, *rest]))
+        lines = iter(rest)
+    for number, line in chain([first], lines):
+        where = f"{path}, line {number}"
+        yield _row(_parse(line, where), where), where
+
+
+def _whole_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _value(lines: list[tuple[int, str]]) -> Any:
+    """Return the one JSON value that lines are together, if they are."""
+    try:
+        return json.loads("\n".join(line for _, line in lines))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _items(path: Path, value: Any) -> Iterator[tuple[Row, str]]:
+    """Yield the rows of a whole file that is one JSON value."""
+    if isinstance(value, dict):
+        lists = [held for held in value.values() if isinstance(held, list) and _all_rows(held)]
+        others = [held for held in value.values() if isinstance(held, list) and held and not _all_rows(held)]
+        # An object around the rows, as {"data": [...]}; or a row alone, such as one with messages.
+        if len(lists) == 1 and not others and not is_conversation(lists[0]):
+            value = lists[0]
+    if isinstance(value, dict) or is_conversation(value):
+        value = [value]
+    if not isinstance(value, list):
+        raise UserError(f"{path} holds no rows, but {json.dumps(value)[:40]}: one JSON object a line")
+    for number, item in enumerate(value):
+        where = f"{path}, item {number}"
+        yield _row(item, where), where
+
+
+def _all_rows(held: list[Any]) -> bool:
+    return bool(held) and all(isinstance(item, dict) for item in held)
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value is a list of messages, in OpenAI's form or ShareGPT's."""
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in value)
+    )
+
+
+def _row(value: Any, where: str) -> Row:
+    if isinstance(value, dict):
+        return value
+    if is_conversation(value):  # a row that is nothing but its messages
+        return {"conversations": value}
+    raise UserError(f'{where}: not a JSON object; a row looks like {{"problem": "…", …}}')
+
+
+def _parse(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error}); mend or remove the line") from error
+
+
+def _broken(path: Path, text: str) -> UserError:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        return UserError(f"{path}, line {line}: not valid JSON ({error}); mend it")
+    raise AssertionError("it is broken")
+
+
+def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        head = text.readline()
+        text.seek(0)
+        reader = csv.DictReader(text, delimiter=_delimiter(path, head), strict=True)
+        names = reader.fieldnames or []
+        if len(set(names)) < len(names) or any(not name.strip() for name in names[1:]):
+            raise UserError(
+                f"{path}, line 1: the header names each column, and none twice: {', '.join(names)}"
+            )
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise UserError(f"{where}: the row has not as many cells as the header; quote its commas")
+            row.pop("", None)  # the numbers of rows, as data frames write them
+            yield dict(row), where
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason}; {_CONVERT}") from error
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error}); mend it") from error
+
+
+def _delimiter(path: Path, head: str) -> str:
+    if form_of(path) == ".tsv" or ("," not in head and "\t" in head):
+        return "\t"
+    return ";" if "," not in head and ";" in head else ","

@@ -1,0 +1,111 @@
+"""Templates that are filled with the fields of a row: ``{question}``, ``{reward_model[ground_truth]}``."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from areal.envs.forms import decoded, one_text, talk
+from areal.envs.rows import Row
+from areal.errors import UserError
+
+_FIRST = re.compile(r"\w*")
+
+
+class Template:
+    """A template with the fields of a row.
+
+    Args:
+        name: of the option that it is, for complaints.
+        text: as Python's ``str.format`` takes it: braces of its own doubled.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._text = text
+
+    @property
+    def whole(self) -> set[str]:
+        """The fields that stand in it whole, not in parts."""
+        try:
+            parsed = [name for _, name, _, _ in string.Formatter().parse(self._text) if name]
+        except ValueError:  # filling it says what is wrong
+            return set()
+        return {name for name in parsed if _FIRST.fullmatch(name)}
+
+    def filled(self, row: Row, where: str, shown: Callable[[Any, str], str]) -> str:
+        """Fill in a row's fields.
+
+        Args:
+            row: its fields.
+            where: it stands, for complaints.
+            shown: makes text of what a field holds; its second argument begins complaints.
+
+        Raises:
+            UserError: the row lacks a field, or the template is none.
+        """
+        try:
+            return _Formatter(f"{where}: the {self._name}", shown).vformat(self._text, (), row)
+        except KeyError as error:
+            known = ", ".join(map(str, row))
+            raise UserError(
+                f"{where}: the {self._name} needs {{{error.args[0]}}}, but the row has only: {known} (double "
+                "braces that are no field)"
+            ) from error
+        except (IndexError, TypeError) as error:
+            raise UserError(
+                f"{where}: the {self._name} {self._text!r} names what the row has not ({error}); double "
+                "braces that are no field"
+            ) from error
+        except (ValueError, AttributeError) as error:
+            raise UserError(
+                f"the {self._name} {self._text!r} is no template ({error}); double its own braces: {{{{}}}}"
+            ) from error
+
+
+class _Formatter(string.Formatter):
+    def __init__(self, what: str, shown: Callable[[Any, str], str]) -> None:
+        self._what = what
+        self._shown = shown
+        self._field = ""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Look a field up; parts of a text are those of the JSON in it."""
+        self._field = field_name
+        first = _FIRST.match(field_name)
+        name = first.group() if first else ""
+        if name != field_name and isinstance(kwargs.get(name), str):
+            kwargs = {**kwargs, name: decoded(kwargs[name], kwargs[name])}
+        return super().get_field(field_name, args, kwargs)
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Make text of a field."""
+        if format_spec and value is not None:
+            return super().format_field(value, format_spec)
+        return self._shown(value, f"{self._what}: {{{self._field}}}")
+
+
+def in_prompt(value: Any, what: str) -> str:
+    """Return a field as a prompt shows it: of messages the user's last.
+
+    Raises:
+        UserError: it holds nothing.
+    """
+    if value is None:
+        raise UserError(f"{what} is null: give the field a value, or leave the row out")
+    messages = talk(value, "it", what)
+    return str(value) if messages is None else messages.problem
+
+
+def as_answer(value: Any, what: str) -> str:
+    """Return a field as an expected answer: a scalar, or a list of one.
+
+    Raises:
+        UserError: it holds nothing, or several.
+    """
+    text = one_text(value, what)
+    if text is None:
+        raise UserError(f"{what} holds no answer: give the field a value, or leave the row out")
+    return text
