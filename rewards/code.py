@@ -35,6 +35,7 @@ from areal.sandbox.interface import (
 
 from .cases import AssertTests, CallCase, CallTests, CheckTests, StreamTests, Tests
 from .compare import Comparison, Raises
+from .shown import shown
 
 log = logging.getLogger(__name__)
 
@@ -340,12 +341,12 @@ def _ending(outcome: Outcome) -> CaseStatus:
 
 
 def _shown(value: object) -> str:
-    return f"raises {value.kind}" if isinstance(value, Raises) else _cut(repr(value))
+    return f"raises {value.kind}" if isinstance(value, Raises) else _cut(shown(value))
 
 
 def _shown_call(call: Call) -> str:
-    parts = [repr(value) for value in call.args] + [
-        f"{name}={value!r}" for name, value in call.kwargs.items()
+    parts = [shown(value) for value in call.args] + [
+        f"{name}={shown(value)}" for name, value in call.kwargs.items()
     ]
     return _cut(f"{call.function}({', '.join(parts)})")
 

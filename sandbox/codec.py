@@ -13,6 +13,8 @@ It imports nothing but the standard library, because it also runs inside the san
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -24,6 +26,13 @@ MAX_NODES = 1_000_000
 """Elements of one value, roughly: each costs the reader some 60 bytes whatever it takes in the text."""
 MAX_EQUAL_HASHES = 16
 """Elements of one set or dictionary that may share a hash: more are an attack on the reader's time."""
+MAX_SET = 75_000
+"""Members of one set: a larger one changes their order as it grows, all at once, and nothing can stop it."""
+_MEMBER_S, _SPARE_S = 3e-6, 0.1
+"""Seconds of processor time that hash tables may take to be built, for each member and for all: some tens of
+times what honest ones take."""
+_UNWATCHED = 64
+"""Members whose place in a hash table is found quickly, whatever they are."""
 
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _ALL_BUT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
@@ -65,7 +74,9 @@ def decode(text: bytes) -> Any:
 def decode_trusted(text: bytes) -> Any:
     """Return the value that ``text`` stands for; whoever wrote it does not want to harm the reader."""
     try:
-        return _DECODER.decode(text.decode("ascii"))
+        return json.JSONDecoder(object_pairs_hook=_Reader().tagged, parse_int=_integer).decode(
+            text.decode("ascii")
+        )
     except (ValueError, TypeError, RecursionError) as error:
         raise BadEncoding(str(error)[:200]) from None
 
@@ -84,6 +95,8 @@ def _tree(value: Any, room: int) -> Any:
     if kind is list:
         return [_tree(item, room - 1) for item in value]
     if kind is tuple or kind is set or kind is frozenset:
+        if kind is not tuple and len(value) > MAX_SET:
+            raise NotAValue(f"a set of more than {MAX_SET} members")
         return {kind.__name__[0]: [_tree(item, room - 2) for item in value]}
     if kind is dict:
         return {"d": [[_tree(key, room - 3), _tree(item, room - 3)] for key, item in value.items()]}
@@ -129,40 +142,70 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _tagged(pairs: list[tuple[str, Any]]) -> Any:
-    """Build the value of a JSON object; its parts are built already."""
-    if len(pairs) != 1:
-        raise BadEncoding("an object with other than one key")
-    tag, body = pairs[0]
-    if type(body) is str:
-        if tag == "b":
-            return bytes.fromhex(body)
-        if tag == "y" and body in _TYPES:
-            return _TYPES[body]
-    if type(body) is not list:
-        raise BadEncoding(f"'{tag}' needs a list")
-    if tag == "t":
-        return tuple(body)
-    if tag == "s":
-        return set(_hashable(body))
-    if tag == "f":
-        return frozenset(_hashable(body))
-    if tag == "d":
-        return _dictionary(body)
-    if tag == "c" and [type(part) for part in body] == [float, float]:
-        return complex(*body)
-    raise BadEncoding(f"unknown tag {tag[:20]!r}")
+class _Reader:
+    """Reads one text.
+
+    Different hashes may share their whole way through a hash table, and the hashes of numbers and tuples are
+    no secret: a table of some 10**5 of them would take minutes. So the clock is watched while tables grow.
+    (A dictionary that grows beyond its table is laid out anew in the same order, with ways that meet no more
+    often than before: what cannot be watched takes no longer than what was.)
+    """
+
+    def __init__(self) -> None:
+        self._left = _SPARE_S
+
+    def tagged(self, pairs: list[tuple[str, Any]]) -> Any:
+        """Build the value of a JSON object; its parts are built already."""
+        if len(pairs) != 1:
+            raise BadEncoding("an object with other than one key")
+        tag, body = pairs[0]
+        if type(body) is str:
+            if tag == "b":
+                return bytes.fromhex(body)
+            if tag == "y" and body in _TYPES:
+                return _TYPES[body]
+        if type(body) is not list:
+            raise BadEncoding(f"'{tag[:20]}' needs a list")
+        if tag == "t":
+            return tuple(body)
+        if tag == "d":
+            return self._dictionary(body)
+        if tag == "s" or tag == "f":
+            if len(body) > MAX_SET:
+                raise BadEncoding(f"a set of more than {MAX_SET} members")
+            _check_hashes(body)
+            return (set if tag == "s" else frozenset)(self._watched(body))
+        if tag == "c" and [type(part) for part in body] == [float, float]:
+            return complex(*body)
+        raise BadEncoding(f"unknown tag {tag[:20]!r}")
+
+    def _dictionary(self, pairs: list[Any]) -> dict[Any, Any]:
+        if any(type(pair) is not list or len(pair) != 2 for pair in pairs):
+            raise BadEncoding("a dictionary is a list of pairs")
+        _check_hashes([key for key, _ in pairs])
+        return dict(self._watched(pairs))
+
+    def _watched(self, members: list[Any]) -> list[Any] | Iterator[Any]:
+        return members if len(members) <= _UNWATCHED else self._watch(members)
+
+    def _watch(self, members: list[Any]) -> Iterator[Any]:
+        """Yield the members of a table that is being built.
+
+        Raises:
+            BadEncoding: it takes too long.
+        """
+        last = time.thread_time()
+        for start in range(0, len(members), _UNWATCHED):
+            yield from members[start : start + _UNWATCHED]
+            now = time.thread_time()
+            self._left += _UNWATCHED * _MEMBER_S - (now - last)
+            last = now
+            if self._left < 0:
+                raise BadEncoding("elements that get in each other's way")
 
 
-def _dictionary(pairs: list[Any]) -> dict[Any, Any]:
-    if any(type(pair) is not list or len(pair) != 2 for pair in pairs):
-        raise BadEncoding("a dictionary is a list of pairs")
-    _hashable([key for key, _ in pairs])
-    return dict(pairs)
-
-
-def _hashable(items: list[Any]) -> list[Any]:
-    """Return the items, if a hash table of them is built in linear time.
+def _check_hashes(items: list[Any]) -> None:
+    """Refuse what no hash table holds in linear time.
 
     Raises:
         BadEncoding: too many share a hash; the hashes of integers and tuples are not secret, so a set of
@@ -173,8 +216,6 @@ def _hashable(items: list[Any]) -> list[Any]:
     for first, later in zip(hashes, hashes[MAX_EQUAL_HASHES:], strict=False):
         if first == later:
             raise BadEncoding("too many elements share a hash")
-    return items
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
-_DECODER = json.JSONDecoder(object_pairs_hook=_tagged, parse_int=_integer)

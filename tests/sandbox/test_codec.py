@@ -7,9 +7,11 @@ import math
 import time
 
 import pytest
+from colliding import colliding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from areal.rewards.shown import shown
 from areal.sandbox import codec, frames
 
 ATOMS = (
@@ -46,6 +48,25 @@ def test_values_come_back_exactly(value):
     back = codec.decode(codec.encode(value))
     assert back == value
     assert shape(back) == shape(value)
+
+
+@given(VALUES, st.integers(0, 60))
+def test_values_are_shown_as_python_shows_them_up_to_a_length(value, most):
+    assert shown(value) == repr(value)
+    text = shown(value, most)
+    assert text == repr(value) or (text.endswith(" …") and len(text) > most)
+
+
+def test_what_is_not_shown_is_not_written_out():
+    class Counted(int):
+        seen = 0
+
+        def __repr__(self):
+            Counted.seen += 1
+            return "9" * 4000
+
+    assert len(shown([Counted()] * 5000)) < 20_000
+    assert Counted.seen < 10
 
 
 def test_special_numbers_and_text():
@@ -123,6 +144,30 @@ def test_a_bomb_is_refused_quickly(name):
         assert name in ("fraction", "exponent")  # long, and numbers all the same
     # Far above what any takes, and below the half minute or more of a decoder that falls for one.
     assert time.process_time() - start < 20
+
+
+def test_elements_that_share_their_way_through_a_table_are_refused():
+    pairs = ",".join(f"[{key},0]" for key in colliding(bits=17))
+    with pytest.raises(codec.BadEncoding, match="each other's way"):
+        codec.decode(b'{"d":[' + pairs.encode() + b"]}")
+
+
+@pytest.mark.parametrize("step", [1, 2**20, 2**38, 1.1, "a", (1, 2)], ids=str)
+def test_large_honest_tables_are_read(step):
+    members = [(n, step) if isinstance(step, tuple) else n * step for n in range(20_000)]
+    members = [f"{n}a" for n in range(20_000)] if step == "a" else members
+    for table in (set(members), frozenset(members), dict.fromkeys(members)):
+        assert codec.decode(codec.encode(table)) == table
+
+
+def test_a_set_has_a_largest_size():
+    largest = set(range(codec.MAX_SET))
+    assert codec.decode(codec.encode(largest)) == largest
+    with pytest.raises(codec.NotAValue):
+        codec.encode(largest | {-1})
+    text = codec.encode(list(largest | {-1}))
+    with pytest.raises(codec.BadEncoding, match="a set of more than"):
+        codec.decode(b'{"s":' + text + b"}")
 
 
 def test_a_stream_is_cut_into_frames_whatever_its_pieces():
