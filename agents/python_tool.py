@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from areal.agents.chat import Chat, checked_limits
 from areal.agents.interface import Env, Model
-from areal.envs.code import ENDINGS, code_block, shortened
+from areal.envs.code import ENDINGS, shortened
+from areal.envs.code_blocks import code_block
 from areal.sandbox.interface import Limits, Opaque, Outcome, Returned, SandboxUnavailable, Session
 from areal.sandbox.shared import shared_sandbox
 

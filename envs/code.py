@@ -6,12 +6,13 @@ LiveCodeBench.
 
 from __future__ import annotations
 
-import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from areal.envs import programs
-from areal.envs.code_problems import CodeProblem, load_code_problems
+from areal.envs.code_blocks import program_of
+from areal.envs.code_problems import CodeProblem, defines, load_code_problems
 from areal.envs.problems import ProblemEnv, Problems, checked_difficulty, checked_prompt
 from areal.errors import UserError
 from areal.rewards.cases import CallCase, CallTests
@@ -24,8 +25,6 @@ from areal.sandbox.shared import shared_sandbox
 CODE_PROMPT = "{problem}\nPut the code in a ```python block."
 MOST_FEEDBACK = 2000
 """Characters of a failing case that an observation shows."""
-_FENCE = re.compile(r"^[ \t]*```[^\n]*\n", re.MULTILINE)
-_FENCE_END = re.compile(r"^[ \t]*```[^\n]*", re.MULTILINE)
 
 ENDINGS = {
     "timeout": "It took too long and was stopped.",
@@ -48,18 +47,14 @@ def fenced(source: str) -> str:
     return f"```python\n{source}```"
 
 
-def code_block(text: str) -> str | None:
-    """Return the contents of the last code block of an answer, if it has one; its end may be missing.
-
-    Takes time linear in the text, whatever it is: the text is a model's.
-    """
-    found, place = None, 0
-    while opening := _FENCE.search(text, place):
-        closing = _FENCE_END.search(text, opening.end())
-        if closing is None:
-            return text[opening.end() :]
-        found, place = text[opening.end() : closing.start()], closing.end()
-    return found
+def placed(problem: CodeProblem, text: str) -> tuple[str, str]:
+    """Return the source of an answer, and what is executed before it: it may complete the problem's stub."""
+    if not text.lstrip("\r\n")[:1].isspace():
+        return text, problem.before
+    flat = textwrap.dedent(text)
+    if not problem.before or (problem.wanted is not None and problem.wanted.search(flat)):
+        return flat, problem.before
+    return f"{problem.before}\n{text}", ""
 
 
 class CodeEnv(ProblemEnv[CodeProblem]):
@@ -126,14 +121,18 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         Raises:
             SandboxUnavailable: the sandbox could not run it; no reward was given.
         """
-        problem, block = self.problem, code_block(action)
-        source = problem.before + ("\n" if problem.before else "") + (action if block is None else block)
-        verdict = self._verifier(problem.comparison).verify_blocking(source, problem.tests)
+        problem = self.problem
         self._turn += 1
+        program, in_block = program_of(action, problem.wanted)
+        source, before = placed(problem, program)
+        # What a verdict says after the last turn nobody sees.
+        verdict = self._verifier(problem.comparison).verify_blocking(
+            source, problem.tests, before=before, ahead=self._turn >= self._max_turns
+        )
         failure = verdict.failure
         if failure is not None and self._turn < self._max_turns:
             return self._feedback(failure), 0.0, False, False, {"reward_parts": self._reward.nothing()}
-        reward, parts = self._reward(Judged(problem.problem, action, block is not None, verdict.score))
+        reward, parts = self._reward(Judged(problem.problem, action, in_block, verdict.score))
         return "", reward, True, False, {"reward_parts": parts}
 
     def _verifier(self, comparison: Comparison) -> CodeVerifier:
@@ -163,7 +162,8 @@ class CodeEnv(ProblemEnv[CodeProblem]):
     def _draw(self, split: str, index: int) -> CodeProblem:
         drawn = programs.problem(split, self._difficulty, index)
         cases = zip(drawn.inputs, drawn.outputs, strict=True)
-        return CodeProblem(drawn.text, CallTests(tuple(CallCase(Call("f", (x,)), y) for x, y in cases)))
+        tests = CallTests(tuple(CallCase(Call("f", (x,)), y) for x, y in cases))
+        return CodeProblem(drawn.text, tests, wanted=defines("f"))
 
 
 def shortened(text: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import contextlib
 import io
 import json
 import logging
 import pickle
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ from areal.envs.forms import Opening, asked, at, decoded
 from areal.envs.rows import Row
 from areal.errors import UserError
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
-from areal.rewards.compare import Comparison
+from areal.rewards.compare import Comparison, Either
 from areal.sandbox.interface import Call
 
 log = logging.getLogger(__name__)
@@ -28,9 +30,20 @@ log = logging.getLogger(__name__)
 _TEXT_KEYS = ("problem", "text", "question_content", "question", "prompt")
 _SHOWN_ASSERTS = 1
 """Assertions of MBPP that a problem shows: without one, nobody knows the function's name."""
-_JSON = Comparison(relative=1e-6, absolute=1e-9, tuples_are_lists=True)
+_JSON = Comparison(relative=1e-6, absolute=1e-9, tuples_are_lists=True, keys_are_text=True)
 """Tests that are kept as JSON know no tuples, and their numbers are rounded."""
+_DECIMALS = Comparison(output="decimals")
+"""As LiveCodeBench's runner compares outputs."""
+_WORDS = Comparison(relative=1e-5, absolute=1e-8, output="words")
+"""As APPS' runner compares outputs, but in order: it takes lines, and the words of one, as sets, too, so that
+``YES`` and ``NO`` once each would do for any list of them."""
 _EXACT = Comparison()
+_CHUNK = 4000
+"""Digits of an integer that are read at once."""
+_SOLUTION = "class Solution"
+_HAS_CHECK = re.compile(r"^(?:async[ \t]+)?def[ \t]+check\b|^check[ \t]*=", re.MULTILINE)
+_CALLS_CHECK = re.compile(r"^check[ \t]*\(", re.MULTILINE)
+_WRITES = re.compile(r"\b(?:print|write|writelines)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +53,14 @@ class CodeProblem:
     Attributes:
         problem: what is asked, as text.
         tests: what a program must pass.
-        before: code that stands before the answer: the stub that it completes.
+        before: code that runs before the answer, which may complete it: the stub of its function.
         comparison: when a returned value or an output is the expected one.
         by_value: whether the tests can be run by value; those that need objects of the program's own classes
             cannot.
         opening: messages before the question, as pairs of role and text.
         form: what rows of this form are called.
+        wanted: found in an answer's code block that may solve the problem.
+        where: file and line.
     """
 
     problem: str
@@ -55,6 +70,8 @@ class CodeProblem:
     by_value: bool = True
     opening: Opening = ()
     form: str = field(default="", compare=False)
+    wanted: re.Pattern[str] | None = None
+    where: str = field(default="", compare=False)
 
 
 @lru_cache(maxsize=4)
@@ -81,9 +98,20 @@ def load_code_problems(data: str, subset: str | None, test_data: str | None) -> 
 def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
     """Return the problem of a row.
 
+    The form decides what the benchmark's own runner decides. Before code of LiveCodeBench and APPS runs, what
+    contests import is in scope. Their programs may end with any exit code; outputs are compared as decimals,
+    line by line (LiveCodeBench), or within 1e-5, word by word (APPS). What their functions return is compared
+    with JSON: a tuple is a list, and a number with a point is right within 1e-6. APPS keeps a result in a
+    list of one or as it is, and either counts; arguments may be text, one JSON value a line. MBPP(+) and
+    HumanEval(+) bring assertions, which are exact where these are.
+
     Raises:
         UserError: its keys are those of no known form, or what they hold is broken.
     """
+    return replace(_problem(row, where), where=where)
+
+
+def _problem(row: dict[str, Any], where: str) -> CodeProblem:
     try:
         if "entry_point" in row and "test" in row:
             return replace(_humaneval(row), form="HumanEval rows")
@@ -109,9 +137,32 @@ def _with_graded(row: Row) -> Row:
 
 
 def _humaneval(row: dict[str, Any]) -> CodeProblem:
-    stub = row["prompt"]
-    text = f"Complete this function:\n```python\n{stub.rstrip()}\n```"
-    return CodeProblem(text, CheckTests(row["test"], row["entry_point"], stub), before=stub)
+    check, stub = row["test"], row["prompt"]
+    entry = row["entry_point"].replace("()", "")
+    script = not _HAS_CHECK.search(check) or _CALLS_CHECK.search(check) is not None
+    before = _completed(stub)
+    text, wanted = f"Complete this function:\n```python\n{stub.rstrip()}\n```", defines(entry)
+    if before is None:
+        return CodeProblem(stub, CheckTests(check, entry, "", script), wanted=wanted)
+    return CodeProblem(text, CheckTests(check, entry, before, script), before, wanted=wanted)
+
+
+def _completed(stub: str) -> str | None:
+    """Return a stub as code that runs, with a body if it has none; ``None`` if it is no code but words."""
+    body = f"{stub.rstrip()}\n"
+    for end in ("", "    pass\n", "        pass\n", "\tpass\n", "  pass\n"):
+        with contextlib.suppress(SyntaxError):
+            ast.parse(body + end)
+            return body + end
+    return None
+
+
+def defines(path: str) -> re.Pattern[str]:
+    """Return what finds the definition of a function, or of the class in a path such as ``Solution.f``."""
+    first = re.escape(path.partition(".")[0])
+    return re.compile(
+        rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{first}\b|^{first}[ \t]*[:=]", re.MULTILINE
+    )
 
 
 def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
@@ -122,9 +173,22 @@ def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
     setup = f"{imports}\n{row.get('test_setup_code') or row.get('setup') or ''}".strip()
     shown = "\n".join(asserts[:_SHOWN_ASSERTS])
     by_value = not _needs_objects(setup, asserts)
+    entry = _called_first(asserts[0])
+    if isinstance(row.get("test"), str):
+        # MBPP+: its runner has this script, which covers the list, in place of it.
+        asserts = (row["test"],)
     return CodeProblem(
-        f"{text}\nYour code should pass such tests:\n{shown}", AssertTests(asserts, setup), by_value=by_value
+        f"{text}\nYour code should pass such tests:\n{shown}",
+        AssertTests(asserts, setup),
+        by_value=by_value,
+        wanted=defines(entry) if entry else None,
     )
+
+
+def _called_first(text: str) -> str | None:
+    """Return the first name that an assertion calls and that is no builtin, or any that it calls."""
+    names = [node.func.id for node in ast.walk(ast.parse(text.strip())) if _calls_a_name(node)]  # type: ignore[attr-defined]
+    return next((name for name in names if name not in vars(builtins)), names[0] if names else None)
 
 
 def _needs_objects(setup: str, asserts: Sequence[str]) -> bool:
@@ -158,7 +222,7 @@ def _bound(tree: ast.AST) -> set[str]:
 
 def _apps(row: dict[str, Any], text: str) -> CodeProblem:
     held = row["input_output"]
-    cases = json.loads(held) if isinstance(held, str) else held
+    cases = from_json(held) if isinstance(held, str) else held
     inputs, outputs = cases["inputs"], cases["outputs"]
     if not inputs or len(inputs) != len(outputs):
         raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs")
@@ -166,12 +230,47 @@ def _apps(row: dict[str, Any], text: str) -> CodeProblem:
     name = cases.get("fn_name")
     if name is None:
         pairs = zip(map(_lines, inputs), map(_lines, outputs), strict=True)
-        return CodeProblem(_with_stub(text, ""), StreamTests(tuple(StreamCase(*pair) for pair in pairs)))
-    path = f"Solution.{name}" if "class Solution" in stub else name
-    # A result is kept in a list of one.
-    unpacked = [out[0] if isinstance(out, list) and len(out) == 1 else out for out in outputs]
-    calls = tuple(CallCase(Call(path, tuple(i)), out) for i, out in zip(inputs, unpacked, strict=True))
-    return CodeProblem(_with_stub(text, stub), CallTests(calls), comparison=_JSON)
+        streams = tuple(StreamCase(*pair) for pair in pairs)
+        return _streams(_with_stub(text, ""), streams, _WORDS)
+    return _calls(_with_stub(text, stub), stub, name, tuple(map(_apps_case, inputs, outputs)))
+
+
+def _apps_case(given: Any, output: Any) -> tuple[tuple[Any, ...], Any]:
+    """Return the arguments and the expected value of a call of APPS; each is text in JSON, or the value."""
+    as_text = isinstance(given, str)
+    arguments = _arguments(given) if as_text else tuple(given)
+    if as_text and isinstance(output, str):
+        output = from_json(output)
+    if isinstance(output, list) and len(output) == 1:
+        return _with_integer_keys(arguments), Either((output[0], output))
+    return _with_integer_keys(arguments), output
+
+
+def _with_integer_keys(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Undo what JSON does to the keys of a dictionary that is the only argument, as APPS' runner does."""
+    if len(arguments) == 1 and isinstance(arguments[0], dict):
+        with contextlib.suppress(ValueError):
+            return ({int(key): value for key, value in arguments[0].items()},)
+    return arguments
+
+
+def _arguments(text: str) -> tuple[Any, ...]:
+    """Return arguments that are kept as text, one JSON value a line."""
+    return tuple(from_json(line) for line in text.strip().split("\n")) if text.strip() else ()
+
+
+def _streams(text: str, cases: tuple[StreamCase, ...], comparison: Comparison) -> CodeProblem:
+    tests = StreamTests(cases, "contest", any_exit=True)
+    return CodeProblem(text, tests, comparison=comparison, wanted=_WRITES)
+
+
+def _calls(text: str, stub: str, name: str, cases: Sequence[tuple[tuple[Any, ...], Any]]) -> CodeProblem:
+    # The answer decides whether it is a class, whatever the stub is.
+    paths = [f"Solution.{name}", name]
+    path = "|".join(paths if _SOLUTION in stub else paths[::-1])
+    tests = CallTests(tuple(CallCase(Call(path, given), output) for given, output in cases), "contest")
+    wanted = re.compile(f"{_SOLUTION}\\b|{defines(name).pattern}", re.MULTILINE)
+    return CodeProblem(text, tests, comparison=_JSON, wanted=wanted)
 
 
 def _lines(text: Any) -> str:
@@ -185,15 +284,11 @@ def _livecodebench(row: dict[str, Any], text: str) -> CodeProblem:
     stub = row.get("starter_code") or ""
     if cases[0]["testtype"] == "stdin":
         streams = tuple(StreamCase(case["input"], case["output"]) for case in cases)
-        return CodeProblem(_with_stub(text, ""), StreamTests(streams))
+        return _streams(_with_stub(text, ""), streams, _DECIMALS)
     metadata = row["metadata"]
     name = (json.loads(metadata) if isinstance(metadata, str) else metadata)["func_name"]
-    path = f"Solution.{name}" if "class Solution" in stub else name
-    calls = [
-        CallCase(Call(path, tuple(map(json.loads, case["input"].splitlines()))), json.loads(case["output"]))
-        for case in cases
-    ]
-    return CodeProblem(_with_stub(text, stub), CallTests(tuple(calls)), comparison=_JSON)
+    calls = [(_arguments(case["input"]), from_json(case["output"])) for case in cases]
+    return _calls(_with_stub(text, stub), stub, name, calls)
 
 
 def _with_stub(text: str, stub: str) -> str:
@@ -218,6 +313,20 @@ def _cases(held: Any) -> list[dict[str, Any]]:
     if held.lstrip().startswith("["):
         return json.loads(held)
     return json.loads(_Text(io.BytesIO(zlib.decompress(base64.b64decode(held)))).load())
+
+
+def from_json(text: str) -> Any:
+    """Return the value of JSON, whose integers may be of any length."""
+    return json.loads(text, parse_int=_integer)
+
+
+def _integer(text: str) -> int:
+    """Return an integer of any length: Python's own way refuses long ones."""
+    digits, value = text.lstrip("-"), 0
+    for start in range(0, len(digits), _CHUNK):
+        part = digits[start : start + _CHUNK]
+        value = value * 10 ** len(part) + int(part)
+    return -value if text.startswith("-") else value
 
 
 class _Text(pickle.Unpickler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from areal.sandbox.interface import Call
 
@@ -14,7 +14,7 @@ class CallCase:
 
     Attributes:
         call: what is called, with which arguments.
-        expected: a value made of builtin types, or compare.Raises.
+        expected: a value made of builtin types, or compare.Raises or compare.Either.
     """
 
     call: Call
@@ -23,9 +23,15 @@ class CallCase:
 
 @dataclass(frozen=True, slots=True)
 class CallTests:
-    """Functions with expected values (LiveCodeBench and APPS with a function name)."""
+    """Functions with expected values (LiveCodeBench and APPS with a function name).
+
+    Attributes:
+        cases: the calls.
+        scope: what is in scope before the code (sandbox.interface.Job).
+    """
 
     cases: tuple[CallCase, ...]
+    scope: Literal["", "contest"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,17 @@ class StreamCase:
 
 @dataclass(frozen=True, slots=True)
 class StreamTests:
-    """Programs that read standard input and write standard output (APPS, CodeContests)."""
+    """Programs that read standard input and write standard output (APPS, LiveCodeBench).
+
+    Attributes:
+        cases: what is read and written.
+        scope: what is in scope before the code (sandbox.interface.Job).
+        any_exit: whether a program may end with ``exit(code)``, whatever the code is.
+    """
 
     cases: tuple[StreamCase, ...]
+    scope: Literal["", "contest"] = ""
+    any_exit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +76,15 @@ class CheckTests:
 
     Attributes:
         check: code that defines it.
-        entry: the name of the function under test.
+        entry: the name of the function under test, or ``Solution.name`` for a method.
         prompt: what the model was asked to complete; helpers that it defines serve the check.
+        script: whether the code runs its assertions itself, rather than in a function ``check``.
     """
 
     check: str
     entry: str
     prompt: str = ""
+    script: bool = False
 
 
 Tests: TypeAlias = CallTests | StreamTests | AssertTests | CheckTests

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -34,7 +34,7 @@ from areal.sandbox.interface import (
 )
 
 from .cases import AssertTests, CallCase, CallTests, CheckTests, StreamTests, Tests
-from .compare import Comparison, Raises
+from .compare import Comparison, Either, Raises
 from .shown import shown
 
 log = logging.getLogger(__name__)
@@ -126,34 +126,43 @@ class CodeVerifier:
         self._retries = retries
         self._splits: dict[AssertTests, _Split] = {}
 
-    async def verify(self, source: str, tests: Tests) -> Verdict:
+    async def verify(self, source: str, tests: Tests, *, before: str = "", ahead: bool = False) -> Verdict:
         """Run code against its tests.
+
+        Args:
+            source: the code.
+            tests: what it must pass.
+            before: code that is executed before it.
+            ahead: send the calls of a run all at once. It takes less time where the sandbox is far away, but
+                the code can then show calls that it has yet to answer in what it returns: not for a verdict
+                whose texts a model sees and may act on.
 
         Raises:
             SandboxUnavailable: the sandbox failed, again after the retries; this is no verdict.
             ValueError: there are no cases, or the tests themselves are broken.
         """
+        code = _Code(source, before, ahead)
         match tests:
             case CallTests():
-                verdict = await self._calls(source, tests.cases)
+                verdict = await self._calls(code, tests)
             case StreamTests():
-                verdict = await self._streams(source, tests)
+                verdict = await self._streams(code, tests)
             case AssertTests():
-                verdict = await self._asserts(source, tests)
+                verdict = await self._asserts(code, tests)
             case CheckTests():
-                verdict = await self._check(source, tests)
+                verdict = await self._check(code, tests)
         if not verdict.cases:
             raise ValueError("code cannot be verified without a single case")
         return verdict
 
-    def verify_blocking(self, source: str, tests: Tests) -> Verdict:
+    def verify_blocking(self, source: str, tests: Tests, *, before: str = "", ahead: bool = False) -> Verdict:
         """Do what ``verify`` does, from any thread, whether it has an event loop or not."""
-        return wait_for(self.verify(source, tests))
+        return wait_for(self.verify(source, tests, before=before, ahead=ahead))
 
-    async def _calls(self, source: str, cases: Sequence[CallCase]) -> Verdict:
-        outcome = await self._run(source, Calls(tuple(case.call for case in cases)))
+    async def _calls(self, code: _Code, tests: CallTests) -> Verdict:
+        outcome = await self._run(code.job(code.calls(tests.cases), tests.scope))
         verdicts = []
-        for number, case in enumerate(cases):
+        for number, case in enumerate(tests.cases):
             answer = outcome.values[number] if number < len(outcome.values) else None
             passed = answer is not None and self._expected(answer, case.expected)
             verdicts.append(
@@ -161,11 +170,11 @@ class CodeVerifier:
             )
         return self._verdict(verdicts, outcome)
 
-    async def _streams(self, source: str, tests: StreamTests) -> Verdict:
+    async def _streams(self, code: _Code, tests: StreamTests) -> Verdict:
         verdicts: list[CaseVerdict] = []
         outcomes: list[Outcome] = []
         for case in tests.cases:
-            outcome = await self._run(source, Program(case.stdin))
+            outcome = await self._run(code.job(Program(case.stdin, tests.any_exit), tests.scope))
             passed = outcome.status == "ok" and self._comparison.texts(outcome.stdout, case.stdout)
             status: CaseStatus = outcome.status if passed or outcome.status != "ok" else "wrong"
             shown = (_cut(case.stdin), _cut(outcome.stdout), _cut(case.stdout), _cut(outcome.error))
@@ -178,12 +187,12 @@ class CodeVerifier:
                 break
         return self._verdict(verdicts, *outcomes)
 
-    async def _asserts(self, source: str, tests: AssertTests) -> Verdict:
+    async def _asserts(self, code: _Code, tests: AssertTests) -> Verdict:
         split = await self._split(tests)
         verdicts: dict[int, CaseVerdict] = {}
         outcomes = []
         if split.calls:
-            outcome = await self._run(source, Calls(tuple(case.call for case in split.calls.values())))
+            outcome = await self._run(code.job(code.calls(split.calls.values())))
             outcomes.append(outcome)
             for place, (number, case) in enumerate(split.calls.items()):
                 verdicts[number] = self._asserted(case, outcome, place)
@@ -195,17 +204,18 @@ class CodeVerifier:
         elif split.others:
             statements = tuple(tests.asserts[number] for number in split.others)
             setup = "".join(f"import {name}\n" for name in sorted(split.modules)) + tests.setup
-            outcome = await self._run(source, Check(setup, statements, split.proxies))
+            outcome = await self._run(code.job(Check(setup, statements, split.proxies)))
             outcomes.append(outcome)
             for place, number in enumerate(split.others):
                 verdicts[number] = _checked(outcome, place, tests.asserts[number])
         return self._verdict([verdicts[number] for number in sorted(verdicts)], *outcomes)
 
-    async def _check(self, source: str, tests: CheckTests) -> Verdict:
-        setup = f"{tests.prompt}\n\n{tests.check}"
+    async def _check(self, code: _Code, tests: CheckTests) -> Verdict:
         proxies = {"candidate": tests.entry, tests.entry: tests.entry}
-        statement = "check(candidate)"
-        outcome = await self._run(source, Check(setup, (statement,), proxies))
+        setup, statement = f"{tests.prompt}\n\n{tests.check}", "check(candidate)"
+        if tests.script:
+            setup, statement = tests.prompt, tests.check
+        outcome = await self._run(code.job(Check(setup, (statement,), proxies)))
         return self._verdict([_checked(outcome, 0, statement)], outcome)
 
     def _asserted(self, case: CallCase, outcome: Outcome, place: int) -> CaseVerdict:
@@ -226,7 +236,7 @@ class CodeVerifier:
         seconds = sum(outcome.seconds for outcome in outcomes)
         return Verdict(score, tuple(cases), outcomes[0].stdout if outcomes else "", seconds)
 
-    async def _run(self, source: str, mode: Calls | Program | Check, limits: Limits | None = None) -> Outcome:
+    async def _run(self, job: Job, limits: Limits | None = None) -> Outcome:
         """Run a job, within the verifier's limits or others, again if the sandbox failed.
 
         Raises:
@@ -235,7 +245,7 @@ class CodeVerifier:
         for attempt in range(self._retries + 1):
             if attempt:
                 await asyncio.sleep(0.2 * 2**attempt)
-            outcome = await self._sandbox.run(Job(source, mode), limits or self._limits)
+            outcome = await self._sandbox.run(job, limits or self._limits)
             if outcome.status != "infra_error":
                 return outcome
             self.infra_failures += 1
@@ -251,7 +261,7 @@ class CodeVerifier:
         # The verifier's limits are meant for code under test: under a short one a good list would look broken
         # where the machine is busy.
         limits = replace(self._limits, wall_s=max(self._limits.wall_s, _SPLIT_S), cpu_s=None)
-        outcome = await self._run(_SPLITTER, Calls(tuple(calls)), limits)
+        outcome = await self._run(Job(_SPLITTER, Calls(tuple(calls), ahead=True)), limits)
         if outcome.status != "ok":
             raise ValueError(f"the assertions cannot be parsed: {outcome.error or outcome.status}")
         split = _Split({}, [], {}, set())
@@ -261,6 +271,21 @@ class CodeVerifier:
             self._splits.clear()
         self._splits[tests] = split
         return split
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """What is verified; see CodeVerifier.verify."""
+
+    source: str
+    before: str
+    ahead: bool
+
+    def job(self, mode: Calls | Program | Check, scope: Literal["", "contest"] = "") -> Job:
+        return Job(self.source, mode, self.before, scope)
+
+    def calls(self, cases: Iterable[CallCase]) -> Calls:
+        return Calls(tuple(case.call for case in cases), self.ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +366,8 @@ def _ending(outcome: Outcome) -> CaseStatus:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Either):
+        return " or ".join(map(_shown, value.values))
     return f"raises {value.kind}" if isinstance(value, Raises) else _cut(shown(value))
 
 
@@ -348,7 +375,7 @@ def _shown_call(call: Call) -> str:
     parts = [shown(value) for value in call.args] + [
         f"{name}={shown(value)}" for name, value in call.kwargs.items()
     ]
-    return _cut(f"{call.function}({', '.join(parts)})")
+    return _cut(f"{call.function.partition('|')[0]}({', '.join(parts)})")
 
 
 def _cut(text: str, most: int = 2000) -> str:

@@ -1,18 +1,27 @@
 """When an answer counts as the expected one.
 
 By default as Python's ``==`` says: sandboxes return exact builtin types, so no object of the code under test
-takes part. Benchmarks that mean something looser say so with a Comparison.
+takes part. Benchmarks that mean something looser say so with a Comparison. No tolerance makes an integer or a
+boolean out of a number that is near it: there is one only where the expected number is no integer.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(
+    r"[+-]?((\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[iI][nN][fF]([iI][nN][iI][tT][yY])?)", re.ASCII
+)
 """Unambiguous, so that it takes linear time: the text is a model's."""
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_LONGEST_KEY = 10**18
+"""An integer that JSON may have as the key of an object is not longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,17 @@ class Raises:
 
 
 @dataclass(frozen=True, slots=True)
+class Either:
+    """Several expected values, in place of one: any of them will do.
+
+    Attributes:
+        values: made of builtin types.
+    """
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """How answers are compared.
 
@@ -34,42 +54,56 @@ class Comparison:
         relative: relative tolerance of floating-point numbers.
         absolute: absolute tolerance of floating-point numbers.
         tuples_are_lists: take ``(1, 2)`` and ``[1, 2]`` as equal, as benchmarks kept in JSON must.
+        keys_are_text: take ``{1: 2}`` and ``{"1": 2}`` as equal, for the same reason.
         nan_is_nan: take two NaNs as equal.
+        output: how the outputs of programs are compared. ``"lines"``: line by line, but for space at the
+            ends of lines and for empty lines at the end; with a tolerance, words that are numbers may differ
+            within it. ``"words"``: likewise, but for all empty lines and all space between words; a
+            number need not be written as expected. ``"decimals"``: line by line, but for space around lines
+            and around the whole; lines that consist of numbers may write them otherwise (``2.0`` for ``2``),
+            there is no tolerance.
     """
 
     relative: float = 0.0
     absolute: float = 0.0
     tuples_are_lists: bool = False
+    keys_are_text: bool = False
     nan_is_nan: bool = False
+    output: Literal["lines", "words", "decimals"] = "lines"
 
     def values(self, actual: Any, expected: Any) -> bool:
         """Say whether a value is the expected one; both are made of builtin types."""
+        if isinstance(expected, Either):
+            return any(self.values(actual, value) for value in expected.values)
         if self == Comparison():
             return bool(actual == expected)
         return self._alike(actual, expected)
 
     def texts(self, actual: str, expected: str) -> bool:
-        """Say whether a program's output is the expected one.
-
-        Space at the ends of lines, and empty lines at the end, do not count. With a tolerance, words that
-        are numbers may differ within it.
-        """
-        lines, wanted = _lines(actual), _lines(expected)
-        if lines == wanted:
-            return True
-        if not (self.relative or self.absolute) or len(lines) != len(wanted):
-            return False
-        return all(map(self._lines_alike, lines, wanted))
+        """Say whether a program's output is the expected one; see ``output``."""
+        alike: Callable[[str, str], bool]
+        if self.output == "decimals":
+            lines, wanted = _stripped_lines(actual.strip()), _stripped_lines(expected.strip())
+            alike = _same_decimals
+        elif self.output == "words":
+            lines, wanted = (list(filter(None, _stripped_lines(text))) for text in (actual, expected))
+            alike = self._lines_alike
+        else:
+            lines, wanted = _lines(actual), _lines(expected)
+            alike = self._lines_alike if self.relative or self.absolute else operator.eq
+        return len(lines) == len(wanted) and all(map(alike, lines, wanted))
 
     def _alike(self, actual: Any, expected: Any) -> bool:
         kinds = {type(actual), type(expected)}
         if kinds <= {list, tuple} and (len(kinds) == 1 or self.tuples_are_lists):
             return len(actual) == len(expected) and all(map(self._alike, actual, expected))
         if kinds == {dict}:
+            if self.keys_are_text and actual.keys() != expected.keys():
+                actual = {_json_key(key): value for key, value in actual.items()}
             return actual.keys() == expected.keys() and all(
                 self._alike(actual[k], expected[k]) for k in expected
             )
-        if float in kinds and kinds <= {float, int, bool}:
+        if type(expected) is float and kinds <= {float, int}:
             return self._close(actual, expected)
         if kinds <= {set, frozenset} and any(type(item) is float for item in expected):
             return self._sets_alike(actual, expected)
@@ -81,7 +115,7 @@ class Comparison:
             type(item) in (float, int) for item in [*actual, *expected]
         ):
             return bool(actual == expected)
-        return all(map(self._close, sorted(actual), sorted(expected)))
+        return all(map(self._alike, sorted(actual), sorted(expected)))
 
     def _close(self, actual: float, expected: float) -> bool:
         if self.nan_is_nan and actual != actual and expected != expected:
@@ -101,7 +135,33 @@ class Comparison:
             return True
         if not (_NUMBER.fullmatch(actual) and _NUMBER.fullmatch(expected)):
             return False
+        if _INTEGER.fullmatch(expected):
+            return Decimal(actual) == Decimal(expected)
         return self._close(float(actual), float(expected))
+
+
+def _json_key(key: Any) -> Any:
+    """Return what JSON makes of the key of an object."""
+    if type(key) is bool or key is None:
+        return {True: "true", False: "false", None: "null"}[key]
+    if type(key) is float or (type(key) is int and abs(key) < _LONGEST_KEY):
+        return repr(key)
+    return key
+
+
+def _same_decimals(actual: str, expected: str) -> bool:
+    """Say whether two lines are equal, as text or as numbers."""
+    if actual == expected:
+        return True
+    try:
+        numbers = [[Decimal(word) for word in line.split()] for line in (actual, expected)]
+    except InvalidOperation:
+        return False
+    return not any(number.is_nan() for number in numbers[0]) and numbers[0] == numbers[1]
+
+
+def _stripped_lines(text: str) -> list[str]:
+    return [line.strip() for line in text.split("\n")]
 
 
 def _lines(text: str) -> list[str]:

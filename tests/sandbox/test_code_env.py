@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import areal
 from areal.agents.python_tool import PythonTool
 from areal.envs import code, programs
+from areal.envs.code_blocks import code_block
 from areal.envs.code_problems import code_problem, load_code_problems
 from areal.errors import UserError
 from areal.sandbox import shared
@@ -94,7 +95,7 @@ def test_make_vec(mode: str):
         ("```python\na\n```", "a\n"),
         ("x\n```\na\n```\ny\n```py\nb\n``` \nz", "b\n"),
         ("```python\na", "a"),
-        ("  ```python\n  a\n  ```", "  a\n"),
+        ("  ```python\n  a\n  ```", "a\n"),
         ("`a`", None),
         ("```a```", None),
         ("", None),
@@ -104,7 +105,7 @@ def test_make_vec(mode: str):
     ],
 )
 def test_the_last_code_block_counts(text: str, found: str | None):
-    assert code.code_block(text) == found
+    assert code_block(text) == found
 
 
 def test_feedback_shows_the_failing_case_but_not_what_it_expects():

@@ -147,7 +147,11 @@ async def test_comparison_of_answers(sandbox):
     [
         (1, 1.0, True),
         (True, 1, True),
-        (1 + 1e-9, 1, True),
+        (1 + 1e-9, 1, False),
+        (1, 1 + 1e-9, True),
+        (1 - 1e-9, True, False),
+        (True, 1 + 1e-9, False),
+        ([1 + 1e-9, 0.5], [1, 0.5], False),
         (1.1, 1, False),
         ("1", 1, False),
         ([1, 2], (1, 2), False),
@@ -169,7 +173,9 @@ def test_tolerance(actual, expected, alike):
 @pytest.mark.parametrize(
     ("actual", "expected", "alike"),
     [
-        ("1.0000001 a\n", "1 a", True),
+        ("1.0000001 a\n", "1.0 a", True),
+        ("1.0000001 a\n", "1 a", False),
+        ("1.0 a", "1 a", True),
         ("1.1", "1", False),
         ("nan", "1", False),
         ("1_0", "10", False),

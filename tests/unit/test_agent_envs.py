@@ -20,7 +20,7 @@ from areal.agents.python_tool import HINT
 from areal.agents.tools import ToolBox
 from areal.authoring import check
 from areal.envs import guess
-from areal.envs.code import code_block
+from areal.envs.code_blocks import code_block
 from areal.envs.countdown import CountdownEnv, problem
 from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.envs import programs
 from areal.envs.arithmetic import problem
-from areal.envs.code import code_block, fenced, program_prompt
+from areal.envs.code import fenced, program_prompt
+from areal.envs.code_blocks import code_block
 from areal.envs.math import arithmetic_prompt
 from areal.models import resolve_model
 from areal.rewards.answers import boxed_answer

@@ -1,0 +1,193 @@
+"""Which part of an answer is its code: fenced blocks as CommonMark has them, and as models write them.
+
+The text is a model's, so all of this takes time linear in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_FENCE = re.compile(r"`{3,}|~{3,}")
+_BEFORE_A_FENCE = re.compile(r"(?:[ \t]|<[^<>]*>|[-*+]|\d+[.)])*")
+"""What may stand before an opening fence: space, tags such as ``<answer>``, the mark of a list."""
+_MOST_BEFORE = 200
+_PYTHON = re.compile(r"\{?\.?(?:i?python[\d.]*|py[\d.]*|pypy[\d.]*)\b(?![+#])", re.IGNORECASE)
+_LANGUAGE = re.compile(
+    r"\{?\.?(?:i?python|py|pypy|c|cpp|java|javascript|js|ts|rust|go|ruby|r|sql|bash|sh|shell|console|text|txt|"
+    r"plaintext|output|input|json|yaml|xml|html|markdown|md|diff|pycon)[\d.]*\b(?![ \t]*[^\s{])",
+    re.IGNORECASE,
+)
+"""An info string that opens a block where another one has not been closed; words of prose close it."""
+_GLUED = re.compile(r"(?:`{3,}|~{3,})\s*(?:</?\w+>\s*)*\Z")
+"""A closing fence behind the last line of code, rather than on a line of its own."""
+_CLOSING_TAG = re.compile(r"\s*</\w+>\s*\Z")
+_QUOTES = re.compile(r"\"\"\"|'''")
+_END_OF_THOUGHT = re.compile(
+    r"</(?:\w+:)?think(?:ing)?>|</thought>|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE
+)
+_TAGGED = re.compile(r"<(/?)(answer|solution|code)>", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class _Block:
+    """A fenced block.
+
+    Attributes:
+        fence: what opened it.
+        info: what stands behind that, in lower case.
+        indent: columns of space, or of the mark of a list, before it.
+        lines: of its contents.
+        closed: whether its end was found.
+    """
+
+    fence: str
+    info: str
+    indent: int
+    lines: list[str] = field(default_factory=list)
+    closed: bool = False
+
+    @property
+    def text(self) -> str:
+        """Return its contents, without the indentation of its fence."""
+        end = len(self.lines)
+        while not self.closed and end and _CLOSING_TAG.match(self.lines[end - 1]):
+            end -= 1
+        lines = self.lines[:end]
+        margin = " " * self.indent
+        if margin and all(line.startswith(margin) or not line.strip() for line in lines):
+            lines = [line[self.indent :] for line in lines]
+        return "\n".join([*lines, ""] if self.closed and lines else lines)
+
+    @property
+    def rank(self) -> int:
+        """Return how likely it is code in Python: by name, without a name, by another one."""
+        return 2 if _PYTHON.match(self.info) else int(not self.info)
+
+
+def code_block(text: str, wanted: re.Pattern[str] | None = None) -> str | None:
+    """Return the contents of the code block of an answer that counts, if there is one.
+
+    What has a block marked as Python counts before one without a mark, and that before one of another
+    language; of several the last one that has what is ``wanted``, or else the last one. A block may lack its
+    end. What a model thought (up to ``</think>``) does not count.
+
+    Args:
+        text: the answer.
+        wanted: found in what solves the problem, such as the definition of its function; linear in time.
+    """
+    blocks = _blocks_of_answer(text)
+    if not blocks:
+        return None
+    texts = [block.text for block in blocks]
+
+    def merit(place: int) -> tuple[bool, bool, int, int]:
+        has = wanted is None or wanted.search(texts[place]) is not None
+        return bool(texts[place].strip()), has and blocks[place].rank > 0, blocks[place].rank, place
+
+    return texts[max(range(len(texts)), key=merit)]
+
+
+def program_of(text: str, wanted: re.Pattern[str] | None = None) -> tuple[str, bool]:
+    """Return the program of an answer, and whether it stands in a code block.
+
+    Without a block it is what stands between ``<answer>`` (or ``<code>``, ``<solution>``) and its end, or
+    all that follows the model's thoughts.
+    """
+    block = code_block(text, wanted)
+    if block is not None:
+        return block, True
+    answer = _after_thoughts(text)
+    tags = list(_TAGGED.finditer(answer))
+    for opening, closing in zip(reversed(tags[:-1]), reversed(tags), strict=False):
+        if not opening[1] and closing[1] and opening[2].lower() == closing[2].lower():
+            return answer[opening.end() : closing.start()], False
+    return answer, False
+
+
+def _after_thoughts(text: str) -> str:
+    ends = [found.end() for found in _END_OF_THOUGHT.finditer(text)]
+    return text[ends[-1] :] if ends else text
+
+
+def _blocks_of_answer(text: str) -> list[_Block]:
+    answer = _after_thoughts(text)
+    found = list(_blocks(answer))
+    if found or answer is text:
+        return found
+    # Unless the end of the thoughts is a word of the program.
+    whole = list(_blocks(text))
+    return whole if whole and _END_OF_THOUGHT.search(whole[-1].text) else []
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    """Yield the fenced blocks of a text."""
+    lines = text.split("\n")
+    place, careful = 0, True
+    while place < len(lines) - 1:
+        block = _opened(lines[place])
+        place += 1
+        if block is None:
+            continue
+        end, doubtful = _end(lines, place, block, careful)
+        if end is None and doubtful is not None:
+            # Looked back at once only: else a long text would be read again and again.
+            end, careful = doubtful, False
+        if end is None:
+            block.lines = lines[place:]
+            yield block
+            return
+        block.lines, block.closed = lines[place:end], True
+        if end < len(lines) and not _is_fence(lines[end], block):
+            block.lines.append(_GLUED.sub("", lines[end]))
+        yield block
+        # A fence that opens the next block is looked at again.
+        place = end if _opens_anew(lines[end], block) else end + 1
+
+
+def _opened(line: str) -> _Block | None:
+    """Return the block that a line opens."""
+    fence = _FENCE.search(line)
+    if fence is None:
+        return None
+    before, info = line[: fence.start()], line[fence.end() :].strip()
+    if "`" in info and fence[0][0] == "`":
+        return None
+    blank = not before.strip()
+    marked = len(before) <= _MOST_BEFORE and _BEFORE_A_FENCE.fullmatch(before) is not None
+    # Behind other words only what cannot be the end of a block.
+    if not blank and not marked and not _PYTHON.fullmatch(info):
+        return None
+    return _Block(fence[0], info.lower(), len(before) if marked and "<" not in before else 0)
+
+
+def _end(lines: list[str], start: int, block: _Block, careful: bool) -> tuple[int | None, int | None]:
+    """Return the line that ends a block, and the first one that might if there is none.
+
+    A fence within triple quotes is part of a program's text, if the quotes end.
+    """
+    quotes: str | None = None
+    doubtful = None
+    for place in range(start, len(lines)):
+        line = lines[place]
+        if _is_fence(line, block):
+            if quotes is None or not careful:
+                return place, None
+            doubtful = place if doubtful is None else doubtful
+        elif quotes is None and block.fence in line and "#" not in line and _GLUED.search(line.rstrip()):
+            return place, None
+        for mark in _QUOTES.findall(line):
+            quotes = mark if quotes is None else None if quotes == mark else quotes
+    return None, None if quotes is None else doubtful
+
+
+def _is_fence(line: str, block: _Block) -> bool:
+    return line.lstrip().startswith(block.fence)
+
+
+def _opens_anew(line: str, block: _Block) -> bool:
+    """Say whether a line that ends a block opens another one: its own end was forgotten."""
+    if not _is_fence(line, block):
+        return False
+    return _LANGUAGE.match(line.lstrip().lstrip(block.fence[0])) is not None
