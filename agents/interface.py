@@ -38,6 +38,15 @@ class Env(Protocol):
         """Begin, and return the first observation."""
         ...
 
+    async def open(self) -> list[Message]:
+        """Begin, and return the messages that the conversation opens with, in place of the observation.
+
+        The last one is the observation, as the user says it. Before it may be a system message and earlier
+        turns, of the problem itself or of the run's settings (``chat``). ``model.generate`` has them before
+        the first thing that it says, whichever way the episode began.
+        """
+        ...
+
     async def step(self, action: str) -> Step:
         """Act."""
         ...

@@ -25,7 +25,7 @@ class MultiTurn:
 
     async def run(self, env: Env, model: Model) -> None:
         """Play one episode."""
-        chat = Chat(model, [{"role": "user", "content": await env.reset()}], *self._limits)
+        chat = Chat(model, await env.open(), *self._limits)
         while (reply := await chat.ask()) is not None:
             step = await env.step(reply.text)
             if step.done:

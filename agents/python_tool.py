@@ -51,7 +51,8 @@ class PythonTool:
 
     async def run(self, env: Env, model: Model) -> None:
         """Play one episode."""
-        chat = Chat(model, [{"role": "user", "content": await env.reset() + self._hint}], *self._limits)
+        *before, asked = await env.open()
+        chat = Chat(model, [*before, {**asked, "content": asked["content"] + self._hint}], *self._limits)
         session: Session | None = None
         try:
             while (reply := await chat.ask()) is not None:

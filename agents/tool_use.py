@@ -23,7 +23,8 @@ class ToolUse:
 
     Args:
         tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``.
-        system: a system message; None: the chat template's own, if it has one.
+        system: a system message, in place of any other; None: that of the problem or of the setting
+            ``chat.system``, else the chat template's own, if it has one.
         max_turns: answers of an episode, with and without calls.
         max_tokens: sampled tokens of an episode; None: no limit of its own.
         max_calls: calls of one answer that are made; the others are refused.
@@ -44,13 +45,16 @@ class ToolUse:
     ) -> None:
         checked_limits("tool-use", min(max_turns, max_calls), max_tokens)
         self._box = ToolBox([load_object(t) if isinstance(t, str) else t for t in tools], time_limit)
-        self._opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._system = system
         self._limits = max_turns, max_tokens
         self._max_calls = max_calls
 
     async def run(self, env: Env, model: Model) -> None:
         """Play one episode."""
-        opening = [*self._opening, {"role": "user", "content": await env.reset()}]
+        opening = await env.open()
+        if self._system is not None:
+            spoken = [message for message in opening if message["role"] != "system"]
+            opening = [{"role": "system", "content": self._system}, *spoken]
         chat = Chat(model, opening, *self._limits, tools=self._box.schemas)
         while (reply := await chat.ask()) is not None:
             calls = reply.message.get("tool_calls", ())

@@ -7,6 +7,7 @@ A configuration comes from defaults, then a YAML file, then ``key.sub=value`` ov
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -129,6 +130,38 @@ class EngineConfig(_Settings):
     gpu: int | None = Field(None, ge=0)
     """The first engine's GPU, counted from 0, which is the learner's; null: one of its own if there is one.
     The others have those that follow, and after the last GPU 0."""
+
+
+class ChatConfig(_Settings):
+    """How conversations open, in training and evaluation alike. Programs (agent=program) open their own."""
+
+    system: str | None = None
+    """A system message, in place of the data's own; null: that one, if there is one."""
+    examples: tuple[dict[str, str], ...] = ()
+    """Messages that user and assistant say in turn (role, content), before the problem: few-shot."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What the chat template takes besides, such as enable_thinking: false."""
+
+    @field_validator("examples")
+    @classmethod
+    def _in_turn(cls, examples: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
+        wanted = itertools.cycle(("user", "assistant"))
+        if len(examples) % 2 or any(
+            set(message) != {"role", "content"} or message["role"] != role
+            for message, role in zip(examples, wanted, strict=False)
+        ):
+            raise ValueError(
+                "examples are pairs of messages, {role: user, content: …} and {role: assistant, content: …}"
+            )
+        return examples
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _not_ours(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for name in ("messages", "tools", "tokenize", "add_generation_prompt", "continue_final_message"):
+            if name in kwargs:
+                raise ValueError(f"{name} is for areal to say; leave it out")
+        return kwargs
 
 
 class LearnerConfig(_Settings):
@@ -269,6 +302,7 @@ class Config(_Settings):
     name: str | None = None
     """Name of the run directory; null: environment, model and time."""
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    chat: ChatConfig = Field(default_factory=ChatConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TextIO
 
-from areal.agents.interface import Agent, Env, Model, Step
+from areal.agents.interface import Agent, Env, Message, Model, Step
 from areal.config import Config, override_config
 from areal.rollout.tasks import TaskSource
 
@@ -84,6 +84,13 @@ class _ShownEnv:
         observation = await self._env.reset()
         self._show("observation", observation)
         return observation
+
+    async def open(self) -> list[Message]:
+        messages = await self._env.open()
+        for message in messages[:-1]:
+            self._show("observation", f"[{message['role']}] {message['content']}")
+        self._show("observation", messages[-1]["content"])
+        return messages
 
     async def step(self, action: str) -> Step:
         self._show("action", action)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Header:
         samples: answers to each.
         seed: of the sampling.
         sampling: temperature, lengths and the rest of it.
+        chat: how the conversations opened, where the settings say so.
         source: where the data is from; ``data`` the digest of its rows.
     """
 
@@ -76,6 +77,7 @@ class Header:
     source: str = ""
     data: str = ""
     of: int | None = None
+    chat: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 

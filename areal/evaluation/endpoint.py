@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -24,6 +24,7 @@ from areal.evaluation.evaluate import Played
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled, RecordedEnv
+from areal.rollout.opening import Opening
 from areal.rollout.seeds import derive
 
 log = logging.getLogger(__name__)
@@ -142,15 +143,23 @@ class EndpointModel:
         finish: how the last answer ended; empty: none was asked for.
     """
 
-    def __init__(self, endpoint: Endpoint, sampling: Sampling) -> None:
+    def __init__(
+        self, endpoint: Endpoint, sampling: Sampling, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._sampling = sampling
+        self._template_kwargs = dict(template_kwargs or {})
         self._own: list[Message] = []
         self._calls = 0
         self.reward = 0.0
         self.parts: dict[str, float] = {}
         self.tokens = 0
         self.finish = ""
+
+    def begin(self, before: Sequence[Message]) -> None:
+        """Have these messages before what ``generate`` says first."""
+        if not self._calls:
+            self._own = list(before)
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward and its named parts."""
@@ -212,6 +221,7 @@ class EndpointModel:
             "stop": stop or None,
             "top_k": sampling.top_k or None,  # these two are no part of OpenAI's protocol
             "min_p": sampling.min_p or None,
+            "chat_template_kwargs": self._template_kwargs or None,  # as vLLM and SGLang take them
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -223,8 +233,17 @@ def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
 class EndpointPlayer:
     """Plays episodes with a model behind an endpoint."""
 
-    def __init__(self, endpoint: Endpoint, agent: Agent, pool: EnvironmentPool) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        agent: Agent,
+        pool: EnvironmentPool,
+        opening: Opening = Opening(),  # noqa: B008 (it is frozen)
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         self._endpoint = endpoint
+        self._opening = opening
+        self._template_kwargs = dict(template_kwargs or {})
         self._agent = agent
         self._pool = pool
 
@@ -236,9 +255,9 @@ class EndpointPlayer:
             NothingSampled: the agent never asked the model.
         """
         started = time.monotonic()
-        model = EndpointModel(self._endpoint, sampling)
+        model = EndpointModel(self._endpoint, sampling, self._template_kwargs)
         async with self._pool.lend() as env:
-            recorded = RecordedEnv(self._pool, env, task, model)
+            recorded = RecordedEnv(self._pool, env, task, model, self._opening)
             await self._agent.run(recorded, model)
         if not model.finish:
             raise NothingSampled(f"the agent {type(self._agent).__name__} never asked the model")

@@ -18,6 +18,7 @@ from typing import Any
 
 from areal.agents.interface import Step
 from areal.errors import EnvironmentFailure, UserError, explained
+from areal.rollout.opening import wrong_messages
 from areal.threads import Worker, tried
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ class EnvironmentPool:
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
             raise self._failure(what, "did not return (observation, info)")
         self._check_text(what, given[0])
+        if "messages" in given[1] and (wrong := wrong_messages(given[1]["messages"])):
+            raise self._failure(what, f"gave info['messages'], which {wrong}")
         return given[0], dict(given[1])
 
     async def step(self, env: Any, action: str, task: dict[str, Any]) -> Step:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from areal.agents.interface import Agent, Step
+from areal.agents.interface import Agent, Message, Step
 from areal.rollout.environments import EnvironmentPool
+from areal.rollout.opening import Opening
 from areal.rollout.recorder import Recorder
 from areal.trajectory import Episode
 
@@ -18,16 +20,35 @@ class Credited(Protocol):
         """Add a reward, and its named parts, to the episode's."""
         ...
 
+    def begin(self, before: Sequence[Message]) -> None:
+        """Say ``before`` ahead of what ``generate`` says first."""
+        ...
+
 
 class RecordedEnv:
     """One episode of a Gymnasium environment as an agent sees it; the recorder learns what it earns.
+
+    Args:
+        pool: of the environment.
+        env: the environment.
+        task: keyword arguments of ``env.reset``.
+        recorder: of the episode.
+        opening: what the run has conversations open with.
 
     Attributes:
         member: which environment of a mixture it is, once it has begun.
         actions: of the agent so far.
     """
 
-    def __init__(self, pool: EnvironmentPool, env: Any, task: dict[str, Any], recorder: Credited) -> None:
+    def __init__(
+        self,
+        pool: EnvironmentPool,
+        env: Any,
+        task: dict[str, Any],
+        recorder: Credited,
+        opening: Opening = Opening(),  # noqa: B008 (it is frozen)
+    ) -> None:
+        self._opening = opening
         self._pool = pool
         self._env = env
         self._task = task
@@ -37,9 +58,18 @@ class RecordedEnv:
 
     async def reset(self) -> str:
         """Begin the task's episode."""
+        return (await self._begin())[0]
+
+    async def open(self) -> list[Message]:
+        """Begin the task's episode; return the conversation that it opens with."""
+        return (await self._begin())[1]
+
+    async def _begin(self) -> tuple[str, list[Message]]:
         observation, info = await self._pool.reset(self._env, self._task)
         self.member = str(info.get("env", ""))
-        return observation
+        messages = self._opening.messages(observation, info)
+        self._recorder.begin(messages[:-1])
+        return observation, messages
 
     async def step(self, action: str) -> Step:
         """Act."""
@@ -53,7 +83,13 @@ class NothingSampled(RuntimeError):
     """The agent never asked the model, so that there is nothing to train on."""
 
 
-async def run_episode(agent: Agent, pool: EnvironmentPool, task: dict[str, Any], model: Recorder) -> Episode:
+async def run_episode(
+    agent: Agent,
+    pool: EnvironmentPool,
+    task: dict[str, Any],
+    model: Recorder,
+    opening: Opening = Opening(),  # noqa: B008 (it is frozen)
+) -> Episode:
     """Play one episode and return what the learner needs of it.
 
     Args:
@@ -61,6 +97,7 @@ async def run_episode(agent: Agent, pool: EnvironmentPool, task: dict[str, Any],
         pool: where the environment comes from.
         task: keyword arguments of ``env.reset`` (``seed``, ``options``).
         model: a fresh handle on the engine.
+        opening: what the run has conversations open with.
 
     Raises:
         EnvironmentFailure: the environment raised or hung.
@@ -68,7 +105,7 @@ async def run_episode(agent: Agent, pool: EnvironmentPool, task: dict[str, Any],
     """
     started = time.time()
     async with pool.lend() as env:
-        recorded = RecordedEnv(pool, env, task, model)
+        recorded = RecordedEnv(pool, env, task, model, opening)
         await agent.run(recorded, model)
     trajectories = model.trajectories()
     if not trajectories:

@@ -10,6 +10,7 @@ from areal.rollout.endpoint.server import Server
 from areal.rollout.engine import Engine, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import run_episode
+from areal.rollout.opening import Opening
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
 from areal.trajectory import Episode
@@ -25,6 +26,7 @@ class Player:
     pool: EnvironmentPool
     max_model_len: int
     server: Server | None = None
+    opening: Opening = Opening()  # noqa: RUF009 (it is frozen)
 
     @classmethod
     def build(
@@ -35,14 +37,16 @@ class Player:
         pool: EnvironmentPool,
         max_model_len: int,
         temperature: float = 1.0,
+        opening: Opening = Opening(),  # noqa: B008 (it is frozen)
     ) -> Player:
         """Put a player together; the endpoint starts when it is first needed."""
-        return cls(engine, renderer, agent, pool, max_model_len, Server(renderer.token_texts, temperature))
+        server = Server(renderer.token_texts, temperature)
+        return cls(engine, renderer, agent, pool, max_model_len, server, opening)
 
     async def play(self, task: dict[str, Any], sampling: Sampling) -> Episode:
         """Play one episode of a task (keyword arguments of ``env.reset``)."""
         model = Recorder(self.engine, self.renderer, sampling, self.max_model_len, self.server)
-        return await run_episode(self.agent, self.pool, task, model)
+        return await run_episode(self.agent, self.pool, task, model, self.opening)
 
     async def close(self) -> None:
         """Stop endpoint and engine, and close the environments."""

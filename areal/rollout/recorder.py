@@ -84,6 +84,11 @@ class Recorder:
         self.reward = 0.0
         self.parts: dict[str, float] = {}
 
+    def begin(self, before: Sequence[Message]) -> None:
+        """Have these messages before what ``generate`` says first."""
+        if not self._calls:
+            self._own = list(before)
+
     async def generate(self, observation: str) -> str:
         """Say ``observation`` as the user, sample the answer and return its text.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from areal.agents.interface import BadRequest, Message, Tool
+from areal.errors import UserError, nearest
 from areal.rollout.tool_calls import Call, as_words, parser_of, shows_tools, with_tools_described
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,10 @@ class Renderer:
     Messages are in the form of :func:`areal.rollout.messages.normal`.
     """
 
-    def __init__(self, tokenizer: Any, ends: tuple[int, ...]) -> None:
+    def __init__(
+        self, tokenizer: Any, ends: tuple[int, ...], template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        self._template_kwargs = dict(template_kwargs or {})
         self._tokenizer = tokenizer
         self._ends = ends
         self._template: str | None = tokenizer.chat_template
@@ -111,20 +116,44 @@ class Renderer:
         if self._template is None:
             if tools:
                 raise BadRequest("the model has no chat template, which tools need")
-            return "".join(m["content"] for m in messages)
+            return _plain(messages)
         if not self._shows_tools:
             messages = [as_words(m) for m in messages]
             if tools:
                 messages, tools = with_tools_described(messages, tools), ()
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+                messages,
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=True,
+                **self._template_kwargs,
             )
         except TemplateError as error:
             raise BadRequest(f"the model's chat template refuses the messages: {error}") from error
 
     def _encode(self, text: str, first: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=first and self._template is None)
+
+
+def _plain(messages: Sequence[Message]) -> str:
+    """Return messages as text; a blank line parts a system message, and an answer, from what follows."""
+    last = len(messages) - 1
+    return "".join(
+        m["content"] + ("\n\n" if m["role"] in ("system", "assistant") and i < last else "")
+        for i, m in enumerate(messages)
+    )
+
+
+def check_template_kwargs(template: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise UserError where a chat template does not read what it would be given: it would say nothing."""
+    text = template if isinstance(template, str) else " ".join((template or {}).values())
+    words = set(re.findall(r"[A-Za-z_]\w*", text))
+    for name in kwargs:
+        if name not in words:
+            meant = nearest(name, [word for word in words if "_" in word])
+            what = f"a chat template that never reads '{name}'{meant}" if text else "no chat template"
+            raise UserError(f"chat.template_kwargs.{name}: the model has {what}")
 
 
 def _behind(text: str, before: str, said: str) -> str | None:

@@ -17,8 +17,9 @@ from areal.rollout.endpoint.server import require_framework
 from areal.rollout.engine import Engine, Sampling
 from areal.rollout.engines import Engines, most
 from areal.rollout.environments import EnvironmentPool
+from areal.rollout.opening import Opening
 from areal.rollout.player import Player
-from areal.rollout.rendering import Renderer, eos_ids
+from areal.rollout.rendering import Renderer, check_template_kwargs, eos_ids
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.rollout.vllm_engine import VLLMEngine
@@ -101,6 +102,8 @@ def plan(config: Config, training: bool = True) -> Plan:
     env = registry.make_env(config.env, **config.env_options)
     if training:
         TaskSource(env, config.seed)  # complains if there is nothing to train on
+    if config.chat.template_kwargs:
+        check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     device, longest = _device(config.device), _max_model_len(config, model)
     memory: tuple[Split, ...] = ()
     cards = _cards(config, device, training)
@@ -145,6 +148,11 @@ def make_agent(config: Config) -> Any:
         raise UserError(f"agent '{config.agent}': {error}") from error
     if isinstance(agent, Program):
         require_framework()
+        if config.chat.system is not None or config.chat.examples:
+            raise UserError(
+                "chat.system and chat.examples are for areal's own agents: a program opens its conversations "
+                "itself; leave them out"
+            )
     return agent
 
 
@@ -268,12 +276,18 @@ async def start_player(plan: Plan, weight_backend: str | None) -> Player:
         await _start_engines(
             [_engine_settings(plan, number, ends, weight_backend) for number in range(len(plan.cards))]
         ),
-        Renderer(tokenizer, ends),
+        Renderer(tokenizer, ends, config.chat.template_kwargs),
         plan.agent,
         environments(config),
         plan.max_model_len,
         config.rollout.temperature,
+        opening_of(config),
     )
+
+
+def opening_of(config: Config) -> Opening:
+    """Return what conversations of a run open with."""
+    return Opening(config.chat.system, tuple(dict(message) for message in config.chat.examples))
 
 
 def _engine_settings(

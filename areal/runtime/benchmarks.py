@@ -35,6 +35,7 @@ from areal.runtime.assembly import (
     evaluation_sampling,
     make_agent,
     max_concurrent,
+    opening_of,
     plan,
     start_player,
 )
@@ -173,6 +174,7 @@ def _job(config: Config, benchmark: Benchmark | None, source: str, digest: str) 
         sampling=_plain(sampling_told(evaluation_sampling(config))),
         source=source,
         data=digest,
+        chat=_plain(config.model_dump(mode="json", exclude_defaults=True).get("chat", {})),
         of=None if benchmark is None else benchmark.problems,
     )
     return Job(header, config, env, agent, checked)
@@ -327,7 +329,8 @@ async def _endpoint_players(jobs: list[Job]) -> AsyncIterator[Players]:
     players: list[EndpointPlayer] = []
 
     def play_of(job: Job) -> Play:
-        player = EndpointPlayer(endpoint, job.agent, environments(job.config))
+        chat = job.config.chat.template_kwargs
+        player = EndpointPlayer(endpoint, job.agent, environments(job.config), opening_of(job.config), chat)
         players.append(player)
 
         async def play(task: dict[str, Any], seed: int) -> Played:

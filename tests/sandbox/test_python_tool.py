@@ -39,6 +39,9 @@ class Math:
     async def reset(self) -> str:
         return self.env.reset(options={"index": 0, "split": "train"})[0]
 
+    async def open(self) -> list[Message]:
+        return [{"role": "user", "content": await self.reset()}]
+
     async def step(self, action: str) -> Step:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.rewards.append(float(reward))

@@ -1,0 +1,48 @@
+"""How a conversation opens: the problem's own messages, and those of the run's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from areal.agents.interface import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What every conversation of a run opens with.
+
+    Attributes:
+        system: a system message, in place of the problem's own; None: that one, if there is one.
+        examples: what user and assistant say in turn, before all else but the system message.
+    """
+
+    system: str | None = None
+    examples: tuple[Message, ...] = ()
+
+    def messages(self, observation: str, info: Mapping[str, Any]) -> list[Message]:
+        """Return the messages that an episode opens with; the last one is the observation, said by the user.
+
+        Args:
+            observation: of ``env.reset``.
+            info: its ``messages``, if it has some, are the problem as a conversation, in place of the text.
+        """
+        given = list(info.get("messages") or [{"role": "user", "content": observation}])
+        spoken = [message for message in given if message["role"] != "system"]
+        system = [message for message in given if message["role"] == "system"]
+        if self.system is not None:
+            system = [{"role": "system", "content": self.system}]
+        return [*system, *self.examples, *spoken]
+
+
+def wrong_messages(messages: Any) -> str:
+    """Say why an environment's messages are none; an empty string if they are some."""
+    if not isinstance(messages, Sequence) or not messages or isinstance(messages, str):
+        return "is no list of messages"
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            return f"has {message!r}, which is no message with a role and text as its content"
+        if message.get("role") not in ("system", "user", "assistant"):
+            return f"has the role {message.get('role')!r}; it is system, user or assistant"
+    return "" if messages[-1]["role"] == "user" else "does not end with the user, whom the model is to answer"
