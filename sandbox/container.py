@@ -22,6 +22,10 @@ _COMMANDS = ("docker", "podman")
 _GVISOR = "runsc"
 _NOBODY = 65534
 _ASK_S = 20.0
+_SEND_S = 20.0
+_CHUNK = 1 << 16
+_MOST_ARRIVED = 64 << 20
+"""Bytes that are taken in while something is being sent."""
 _OVERHEAD_MB = 64
 """Memory of a container beyond its limit: the interpreter twice, and its scratch folder."""
 
@@ -75,10 +79,10 @@ class ContainerBackend:
         try:
             run = RemoteRun(link, limits, stdin, cut_output)
             run.await_ready()
-            link.send(first)
         except SandboxUnavailable as error:
             link.close()
             raise SandboxUnavailable(f"{error} {link.complaint()}".strip()) from None
+        run.send(first)
         return run
 
     def close(self) -> None:
@@ -111,10 +115,12 @@ class _ContainerLink:
         command: the container engine.
         name: of the container.
         arguments: that start it.
+        send_s: seconds that it may take to read what it is sent.
     """
 
-    def __init__(self, command: str, name: str, arguments: Sequence[str]) -> None:
+    def __init__(self, command: str, name: str, arguments: Sequence[str], send_s: float = _SEND_S) -> None:
         self._command = command
+        self._send_s = send_s
         self._name = name
         self._process = subprocess.Popen(
             arguments,
@@ -124,6 +130,12 @@ class _ContainerLink:
             bufsize=0,
             start_new_session=True,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        os.set_blocking(self._stdin.fileno(), False)
+        self._arrived = bytearray()
+        self._ended = False
         self._closed = False
 
     @property
@@ -131,25 +143,57 @@ class _ContainerLink:
         return not self._closed
 
     def send(self, data: bytes) -> None:
-        """Send bytes; the tender always reads, so this does not wait for the code under test."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(data)
-        except OSError as error:
-            raise SandboxUnavailable(f"the container takes no input: {error}") from None
+        """Send bytes; meanwhile take in what comes, or both ends could wait for each other."""
+        end = time.monotonic() + self._send_s
+        unsent = memoryview(data)
+        while unsent:
+            poll = select.poll()
+            poll.register(self._stdin, select.POLLOUT)
+            if not self._ended and len(self._arrived) < _MOST_ARRIVED:
+                poll.register(self._stdout, select.POLLIN)
+            left = end - time.monotonic()
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * left)} if left > 0 else set()
+            if not ready:
+                raise SandboxUnavailable(f"the container has not taken its input in {self._send_s:g} s")
+            if self._stdout.fileno() in ready:
+                self._read()
+            if self._stdin.fileno() in ready:
+                try:
+                    unsent = unsent[os.write(self._stdin.fileno(), unsent[:_CHUNK]) :]
+                except OSError as error:
+                    raise SandboxUnavailable(f"the container takes no input: {error}") from None
 
     def receive(self, timeout_s: float) -> bytes | None:
         """Return what the container has written."""
-        assert self._process.stdout is not None
-        poll = select.poll()
-        poll.register(self._process.stdout, select.POLLIN)
-        if not poll.poll(max(0.0, timeout_s) * 1000):
-            return None
-        return os.read(self._process.stdout.fileno(), 1 << 16)
+        if not self._arrived and not self._ended:
+            poll = select.poll()
+            poll.register(self._stdout, select.POLLIN)
+            if not poll.poll(max(0.0, timeout_s) * 1000):
+                return None
+            self._read()
+        data = bytes(self._arrived)
+        self._arrived.clear()
+        return data
+
+    def _read(self) -> None:
+        data = os.read(self._stdout.fileno(), _CHUNK)
+        self._arrived += data
+        self._ended = not data
 
     def lost(self) -> bool:
-        """Say whether the engine itself failed: it says so by this code."""
-        return self._process.poll() == 125
+        """Say whether it is not certain that the container runs.
+
+        Its end without a report may be the engine's doing, whatever the code with which the client ended: 125
+        to 127 are the engine's, 137 and 143 anyone's, and the client itself may have been killed.
+        """
+        if self._ended or self._process.poll() is not None:
+            return True
+        try:
+            asked = [self._command, "inspect", "--format", "{{.State.Running}}", self._name]
+            done = subprocess.run(asked, capture_output=True, text=True, timeout=_ASK_S, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return True
+        return done.returncode != 0 or done.stdout.strip() == "false"
 
     def complaint(self) -> str:
         """Return the last line that the engine wrote for a person; the container has ended."""
@@ -163,11 +207,9 @@ class _ContainerLink:
         if self._closed:
             return
         self._closed = True
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         # The tender ends when its input does; the engine's kill is for one that has been stopped.
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._stdin.close()
         end = time.monotonic() + _ASK_S
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
@@ -180,7 +222,7 @@ class _ContainerLink:
             self._process.wait()
             raise SandboxUnavailable(f"the container {self._name} could not be removed") from None
         finally:
-            self._process.stdout.close()
+            self._stdout.close()
 
 
 def _find() -> str:

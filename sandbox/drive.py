@@ -49,6 +49,7 @@ class _Run:
         self.status: Status = "ok"
         self.error = ""
         self.last_call: tuple[Call, Result | None] | None = None
+        self.if_repeated: Status | None = None
 
     def outcome(self, output: Output, seconds: float) -> Outcome:
         """Return the outcome."""
@@ -60,6 +61,7 @@ class _Run:
             error=self.error,
             seconds=seconds,
             last_call=self.last_call,
+            if_repeated=self.if_repeated,
         )
 
 
@@ -181,6 +183,8 @@ def _ending(run: _Run) -> Iterator[None]:
         if end.status == "infra_error":
             raise SandboxUnavailable(end.detail) from None
         run.status, run.error = end.status, end.detail
+        if end.doubtful:
+            run.status, run.if_repeated = "infra_error", end.status
     except frames.BadFrame as error:
         run.status, run.error = "protocol_error", str(error)
 

@@ -14,8 +14,9 @@ import math
 import queue
 import shlex
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from . import tender
 from .interface import Limits, SandboxUnavailable
@@ -27,7 +28,12 @@ _SPARE_S = 60
 _REQUEST_S = 30.0
 _START_S = 30.0
 _ASK_S = 10.0
+_LATE_S = 2.0
+"""Seconds beyond its limit that a request may take, before it is given up."""
+_MOST_ARRIVED = 256
+"""Pieces of output, of some 32 KiB each, that wait to be received."""
 _DEFAULT_SIZE = 16
+T = TypeVar("T")
 
 
 def e2b_sandbox(size: int = _DEFAULT_SIZE, template: str | None = None, api_key: str | None = None) -> Pool:
@@ -65,10 +71,10 @@ class E2BBackend:
             link.start()
             run = RemoteRun(link, limits, stdin, cut_output)
             run.await_ready()
-            link.send(first)
         except SandboxUnavailable:
             link.close()
             raise
+        run.send(first)
         return run
 
     def close(self) -> None:
@@ -81,14 +87,15 @@ class E2BBackend:
     def _machine(self, limits: Limits) -> Any:
         sdk = _sdk()
         seconds = math.ceil(max(limits.wall_s, limits.processor_s)) + _SPARE_S
-        with _border("E2B gave no machine"):
-            return sdk.Sandbox.create(
-                self._template,
-                timeout=seconds,
-                allow_internet_access=False,
-                api_key=self._api_key,
-                request_timeout=_REQUEST_S,
-            )
+        return _ask(
+            "E2B gave no machine",
+            _REQUEST_S,
+            sdk.Sandbox.create,
+            self._template,
+            timeout=seconds,
+            allow_internet_access=False,
+            api_key=self._api_key,
+        )
 
 
 class _MachineLink:
@@ -101,7 +108,7 @@ class _MachineLink:
     def __init__(self, machine: Any) -> None:
         self._machine = machine
         self._handle: Any = None
-        self._arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._arrived: queue.Queue[bytes] = queue.Queue(_MOST_ARRIVED)
         self._started = threading.Event()
         self._broken = ""
         self._ended = False
@@ -137,19 +144,27 @@ class _MachineLink:
                 for stdout, _, _ in self._handle:
                     if stdout:
                         # Other than ASCII, it is not from the tender, and is refused when it is decoded.
-                        self._arrived.put(stdout.encode("utf-8", "replace"))
+                        self._pass_on(stdout.encode("utf-8", "replace"))
         except SandboxUnavailable as error:
             self._broken = str(error)
         finally:
             self._started.set()
-            self._arrived.put(b"")
+            self._pass_on(b"")
+
+    def _pass_on(self, data: bytes) -> None:
+        """Give data to whoever receives, who may be slow; the rest waits at the machine."""
+        while not self._closed:
+            with contextlib.suppress(queue.Full):
+                return self._arrived.put(data, timeout=1.0)
 
     def send(self, data: bytes) -> None:
         """Send bytes."""
-        ended = importlib.import_module("e2b.exceptions").NotFoundException
+        _ask("the machine takes no input", _REQUEST_S, self._send, data)
+
+    def _send(self, data: bytes, request_timeout: float) -> None:
         # If the tender has ended, what it said before is yet to be read.
-        with _border("the machine takes no input"), contextlib.suppress(ended):
-            self._handle.send_stdin(data, request_timeout=_REQUEST_S)
+        with contextlib.suppress(importlib.import_module("e2b.exceptions").NotFoundException):
+            self._handle.send_stdin(data, request_timeout=request_timeout)
 
     def receive(self, timeout_s: float) -> bytes | None:
         """Return what the tender has written."""
@@ -167,8 +182,7 @@ class _MachineLink:
         if self._ended and self._broken:
             return True
         try:
-            with _border("the machine does not answer"):
-                return not self._machine.is_running(request_timeout=_ASK_S)
+            return not _ask("the machine does not answer", _ASK_S, self._machine.is_running)
         except SandboxUnavailable:
             return True
 
@@ -177,8 +191,8 @@ class _MachineLink:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(SandboxUnavailable), _border("the machine cannot be ended"):
-            self._machine.kill(request_timeout=_REQUEST_S)
+        with contextlib.suppress(SandboxUnavailable):
+            _ask("the machine cannot be ended", _REQUEST_S, self._machine.kill)
 
 
 def _sdk() -> Any:
@@ -186,6 +200,32 @@ def _sdk() -> Any:
         return importlib.import_module("e2b_code_interpreter")
     except ImportError:
         raise SandboxUnavailable("E2B needs its package: pip install e2b-code-interpreter") from None
+
+
+def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Make a request by the SDK, and wait for the answer no longer than some seconds.
+
+    The SDK's own limit, too, is told to it; but that holds for each piece of an answer, and whoever answers
+    may send one after the other.
+
+    Raises:
+        SandboxUnavailable: it failed, or there was no answer in time; the request is then left to itself.
+    """
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            with _border(complaint):
+                answer.set_result(call(*args, request_timeout=seconds, **kwargs))
+        except SandboxUnavailable as error:
+            answer.set_exception(error)
+
+    # Not a pool's: the interpreter waits for its threads at the end.
+    threading.Thread(target=ask, name="e2b-request", daemon=True).start()
+    try:
+        return answer.result(seconds + _LATE_S)
+    except TimeoutError:
+        raise SandboxUnavailable(f"{complaint}: no answer in {seconds + _LATE_S:g} s") from None
 
 
 @contextlib.contextmanager

@@ -187,6 +187,8 @@ class Outcome:
         error: a traceback, or a line of explanation; empty when the status is ``"ok"``.
         seconds: from the start of the code to its last answer.
         last_call: of a check: its last call of the code under test, and what that gave, if it gave anything.
+        if_repeated: of an ``infra_error`` that the code may have brought about: what it is if every run of
+            this code ends so on a sandbox where other code runs well.
     """
 
     status: Status
@@ -196,6 +198,7 @@ class Outcome:
     error: str = ""
     seconds: float = 0.0
     last_call: tuple[Call, Result | None] | None = None
+    if_repeated: Status | None = None
 
 
 class Session(Protocol):

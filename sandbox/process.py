@@ -19,12 +19,15 @@ class Ended(Exception):
     Args:
         status: why.
         detail: one line for a person.
+        doubtful: whether the host may have done it as well as the code: then the status holds only if it
+            goes so each time.
     """
 
-    def __init__(self, status: Status, detail: str = "") -> None:
+    def __init__(self, status: Status, detail: str = "", *, doubtful: bool = False) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
+        self.doubtful = doubtful
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ def ending(status: int, cpu_s: float, limits: Limits, partial: bool) -> Ended:
     if number == signal.SIGXCPU or (number == signal.SIGKILL and cpu_s >= 0.9 * limits.processor_s):
         return Ended("timeout", f"{cpu_s:.1f} s of processor time")
     if number == signal.SIGKILL:
-        return Ended("memory", "killed by the kernel")
+        # Code cannot pass its limit on memory: it was the host that had none left, or somebody at the host.
+        return Ended("memory", "killed, perhaps because the host had no memory left", doubtful=True)
     # A signal for programs' own use has a number and no name.
     named = number in signal.Signals.__members__.values()
     return Ended("crashed", signal.Signals(number).name if named else f"signal {number}")
@@ -89,6 +93,10 @@ class Process(Protocol):
 
     def take_output(self) -> Output:
         """Return what has been written since the last call, without waiting."""
+        ...
+
+    def pause(self) -> None:
+        """Let nothing of it run until the next frame is sent, as far as the backend can."""
         ...
 
     def stop(self) -> Output:

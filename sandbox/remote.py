@@ -17,13 +17,15 @@ from .process import Ended, Output, ending
 
 START_S = 60.0
 """Seconds until the process must be ready."""
+_OUTPUT_S = 1.0
+"""Seconds for taking in what has been written already."""
 
 
 class Link(Protocol):
     """A connection to a tender (tender.py) that is being started."""
 
     def send(self, data: bytes) -> None:
-        """Send bytes to its standard input; raises SandboxUnavailable."""
+        """Send bytes to its standard input; raises SandboxUnavailable, also if they are not taken in time."""
         ...
 
     def receive(self, timeout_s: float) -> bytes | None:
@@ -57,6 +59,7 @@ class RemoteRun:
         self._frames = Splitter(limits.result_bytes)
         self._output = {b"o": bytearray(), b"e": bytearray()}
         self._report: tuple[int, float] | None = None
+        self._unsent: Ended | None = None
         self._link.send(_opening(limits, stdin))
 
     def await_ready(self) -> None:
@@ -73,11 +76,12 @@ class RemoteRun:
             raise SandboxUnavailable(f"a run did not start ({kind})")
 
     def send(self, frame: bytes) -> None:
-        """Send a frame."""
+        """Send a frame; if it cannot be sent, whoever waits for the answer hears of it."""
         try:
             self._link.send(frame)
         except SandboxUnavailable as error:
-            raise Ended("infra_error", str(error)) from None
+            # The code may have stopped what reads it, or its machine.
+            self._unsent = Ended("crashed", str(error), doubtful=True)
 
     def receive(self, deadline: float) -> bytes:
         """Return the body of the next frame; raise Ended if there will be none."""
@@ -98,12 +102,17 @@ class RemoteRun:
 
     def take_output(self) -> Output:
         """Return what has been written since the last call."""
-        while (data := self._link.receive(0)) is not None and data:
+        # A process that never stops writing is not listened to for ever.
+        end = time.monotonic() + _OUTPUT_S
+        while time.monotonic() < end and (data := self._link.receive(0)):
             self._take(data)
         output = Output(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
         for kept in self._output.values():
             kept.clear()
         return output
+
+    def pause(self) -> None:
+        """Do nothing: what runs there takes the time of its own machine or container."""
 
     def stop(self) -> Output:
         """End the process and its machine or container."""
@@ -121,13 +130,16 @@ class RemoteRun:
 
     def _pump(self, deadline: float) -> None:
         """Wait for something to arrive; raise Ended at the deadline, or if nothing more can arrive."""
+        if self._unsent is not None:
+            raise self._unsent
         left = deadline - time.monotonic()
         data = self._link.receive(left) if left > 0 else None
         if data:
             self._take(data)
         elif self._link.lost():
-            # Silence, and ends, are the code's fault only where the connection and the machine are well.
-            raise Ended("infra_error", "the connection to the sandbox was lost")
+            # Silence, and ends, are the code's fault only where the connection and the machine are well. But
+            # the code may have taken its machine down.
+            raise Ended("crashed", "the connection to the sandbox was lost", doubtful=True)
         elif data is None:
             raise Ended("timeout", "no answer in time")
         else:

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,8 @@ from ..process import Ended, Output, ending
 GRACE_S = 10.0
 """Seconds for our own part: locking a run down, and hearing that a killed one is gone."""
 _CHUNK = 1 << 16
+_PIPE_CHUNKS = 2
+"""Reads that take all that a pipe can hold at one moment."""
 
 
 class LocalRun:
@@ -52,6 +55,7 @@ class LocalRun:
         self._frames = Splitter(limits.result_bytes)
         self._report: dict[str, float] | None = None
         self._open = set(pipes)
+        self._paused = False
         self._poll = select.poll()
         for descriptor in pipes:
             os.set_blocking(descriptor, False)
@@ -76,6 +80,9 @@ class LocalRun:
 
     def send(self, frame: bytes) -> None:
         """Queue a frame, or write it at once if it fits into the pipe."""
+        if self._paused:
+            self._tell(b"c")
+            self._paused = False
         if self._incoming in self._open:
             self._unsent[self._incoming] += frame
             self._poll.register(self._incoming, select.POLLOUT)
@@ -103,11 +110,16 @@ class LocalRun:
     def take_output(self) -> Output:
         """Return what has been written since the last call."""
         for descriptor in (self._stdout, self._stderr):
-            self._drain(descriptor)
+            self._drain(descriptor, _PIPE_CHUNKS)
         output = Output(bytes(self._output[self._stdout]), bytes(self._output[self._stderr]))
         for kept in self._output.values():
             kept.clear()
         return output
+
+    def pause(self) -> None:
+        """Stop all threads of the run until the next frame is sent."""
+        self._tell(b"s")
+        self._paused = True
 
     def stop(self) -> Output:
         """Kill the run; return when the zygote says that all of it is gone."""
@@ -119,8 +131,7 @@ class LocalRun:
         self._shut(self._outgoing)
         try:
             if self._report is None:
-                with contextlib.suppress(OSError):
-                    self._control.send(b"k")
+                self._tell(b"k")
             while self._report is None:
                 self._pump(deadline)
             return self.take_output()
@@ -131,6 +142,11 @@ class LocalRun:
             for descriptor in list(self._open):
                 self._shut(descriptor)
             self._control.close()
+
+    def _tell(self, order: bytes) -> None:
+        """Tell the zygote to stop, continue or kill the run; if it cannot hear, it has reported the end."""
+        with contextlib.suppress(OSError):
+            self._control.send(order)
 
     def _pump(self, deadline: float) -> None:
         """Wait for something to happen and deal with it; raise Ended at the deadline."""
@@ -178,11 +194,18 @@ class LocalRun:
         else:
             self._poll.unregister(descriptor)
 
-    def _drain(self, descriptor: int) -> None:
-        """Read until nothing is left; a pipe holds little, and its writer may be gone."""
+    def _drain(self, descriptor: int, most: int = sys.maxsize) -> None:
+        """Read until nothing is left, which never comes while a writer lives that writes as fast as we read.
+
+        Args:
+            descriptor: of the pipe.
+            most: chunks to read.
+        """
         read = self._read_answers if descriptor == self._outgoing else self._read_output
         with contextlib.suppress(BlockingIOError):
-            while descriptor in self._open:
+            for _ in range(most):
+                if descriptor not in self._open:
+                    break
                 read(descriptor)
 
     def _read_answers(self, descriptor: int) -> None:

@@ -66,6 +66,8 @@ PRELOAD = (
 _REHEARSALS = 20
 """Often enough for the interpreter to have specialised the bytecode (it does so at the eighth execution)."""
 _READY = frames.pack("ready")
+_ORDERS = {b"s": signal.SIGSTOP, b"c": signal.SIGCONT}
+"""What may be done to a run besides ending it."""
 _BASE_UID = 0x70000000
 """Where this process is root: the run's user outside, plus a process number. It owns nothing."""
 _FALLBACK_UID, _FALLBACK_COUNT = 61184, 4096
@@ -316,13 +318,13 @@ class _Zygote:
                 libc.setns(processes, libc.CLONE_NEWPID)
 
     def _attend(self, descriptor: int) -> None:
-        """Kill a run whose waiter says so, or has gone; report one that has ended."""
+        """Stop, continue or kill a run as its waiter says, or kill it if that has gone; report its end."""
         run = self._runs[descriptor]
         if descriptor != run.process:
-            os.kill(run.pid, signal.SIGKILL)
-            # Read, because closing a socket with something unread in it is an error at the other end.
-            os.read(descriptor, 1)
-            self._poll.unregister(descriptor)
+            sign = _ORDERS.get(os.read(descriptor, 1), signal.SIGKILL)
+            os.kill(run.pid, sign)
+            if sign == signal.SIGKILL:
+                self._poll.unregister(descriptor)
             return
         _, status, usage = os.wait4(run.pid, 0)
         report = {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime}

@@ -82,6 +82,7 @@ class Server(ProcessSync):
         drop_stream_s: after so long the stream of a command's output breaks; the machine runs on.
         kill_machine_s: after so long the machine is gone.
         garble: answer requests for a machine with what is no JSON.
+        fragile: a command that is killed takes its machine along.
         kill_status: the HTTP status of requests to end a machine.
     """
 
@@ -98,7 +99,7 @@ class Server(ProcessSync):
     def heal(self):
         self.create_status = self.kill_status = 0
         self.create_delay_s = self.input_delay_s = 0.0
-        self.refuse_start = self.garble = False
+        self.refuse_start = self.garble = self.fragile = False
         self.drop_stream_s = self.kill_machine_s = None
 
     def close(self):
@@ -182,6 +183,8 @@ class Server(ProcessSync):
             else:
                 yield _event(Oneof("data", event))
         code = command.process.wait()
+        if self.fragile and code < 0:
+            machine.kill()
         if not machine.running:
             raise ConnectError(
                 Code.UNAVAILABLE, "the connection to the sandbox ended before the stream completed"

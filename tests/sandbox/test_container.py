@@ -12,14 +12,14 @@ import ours
 import pytest
 
 from areal.rewards.code import CodeVerifier
-from areal.sandbox.container import container_sandbox
+from areal.sandbox.container import _ContainerLink, container_sandbox
 from areal.sandbox.interface import Call, Calls, Job, Limits, Program, Returned, SandboxUnavailable
 
 LIMITS = Limits(wall_s=2.0)
 
 # Does what the engine would, without a container; it writes down what it was asked.
 STAND_IN = """#!{python}
-import json, os, signal, sys
+import json, os, signal, subprocess, sys, time
 folder = {folder!r}
 arguments = sys.argv[1:]
 open(folder + "/asked", "a").write(json.dumps(arguments) + "\\n")
@@ -33,7 +33,14 @@ elif arguments[0] == "run":
     name = arguments[arguments.index("--name") + 1]
     open(f"{{folder}}/{{name}}", "w").write(str(os.getpid()))
     command = arguments[arguments.index("there") + 1 :]
-    os.execv(sys.executable, command)
+    if not os.path.exists(folder + "/ends-with"): os.execv(sys.executable, command)
+    child = subprocess.Popen([sys.executable, *command[1:]])
+    time.sleep(0.5)
+    child.kill()
+    code = int(open(folder + "/ends-with").read())
+    os.kill(os.getpid(), -code) if code < 0 else os._exit(code)
+elif arguments[0] == "inspect":
+    if os.path.exists(folder + "/stopped"): print("false")
 elif arguments[0] == "kill":
     try: os.kill(int(open(f"{{folder}}/{{arguments[1]}}").read()), signal.SIGKILL)
     except OSError: sys.exit(1)
@@ -124,6 +131,39 @@ def test_an_engine_that_fails_is_our_failure(pool, engine):
     outcome = pool.run_blocking(Job("def f(): return 1", Calls((Call("f"),))), LIMITS)
     assert outcome.status == "infra_error"
     assert "Cannot connect to the daemon" in outcome.error
+
+
+@pytest.mark.parametrize("code", [125, 127, 137, 143, 0, -9])
+def test_an_engine_that_fails_during_the_run_is_not_the_code(pool, engine, code):
+    (engine / "ends-with").write_text(str(code))
+    outcome = pool.run_blocking(Job("while True: pass", Calls(())), Limits(wall_s=20))
+    assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
+
+
+def test_silence_of_a_container_that_has_stopped_is_no_timeout(pool, engine):
+    (engine / "stopped").touch()
+    outcome = pool.run_blocking(Job("while True: pass", Calls(())), Limits(wall_s=0.5))
+    assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
+
+
+@pytest.mark.parametrize("command", ["sleep 30", "while :; do echo x; done"])
+def test_a_container_that_does_not_read_is_given_up(engine, command):
+    link = _ContainerLink("docker", "none", ["sh", "-c", command], send_s=0.5)
+    start = time.monotonic()
+    with pytest.raises(SandboxUnavailable, match="has not taken its input"):
+        link.send(bytes(1 << 22))
+    assert time.monotonic() - start < 10
+    link._process.kill()
+    link.close()
+
+
+def test_both_ends_may_send_much_at_once(engine):
+    link = _ContainerLink("docker", "none", ["sh", "-c", "head -c 4000000 /dev/zero; exec cat"])
+    link.send(bytes(4_000_000))
+    received = 0
+    while received < 8_000_000:
+        received += len(link.receive(10) or b"")
+    link.close()
 
 
 def test_what_is_missing_is_said(engine, monkeypatch):

@@ -187,6 +187,34 @@ async def test_failures_are_retried_and_never_a_score(pool, server):
     assert (await verifier.verify(ours.HONEST, ours.FORMS["calls"])).score == 1
 
 
+TAKES_ITS_MACHINE_DOWN = "import os, signal\nos.killpg(0, signal.SIGKILL)"
+
+
+async def test_code_that_takes_its_machine_down_each_time_scores_nothing(pool, server):
+    server.fragile = True
+    outcome = await pool.run(Job(TAKES_ITS_MACHINE_DOWN, Calls((Call("f", (1,)),))), LIMITS)
+    assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
+    verifier = CodeVerifier(pool, LIMITS, retries=1)
+    verdict = await verifier.verify(TAKES_ITS_MACHINE_DOWN, ours.FORMS["calls"])
+    assert (verdict.score, verdict.failure.status) == (0, "crashed")
+    assert (await verifier.verify(ours.HONEST, ours.FORMS["calls"])).score == 1
+
+
+async def test_an_outage_is_no_score_however_often_it_repeats(pool, server):
+    server.kill_machine_s = 0.5
+    verifier = CodeVerifier(pool, Limits(wall_s=10), retries=1)
+    with pytest.raises(SandboxUnavailable):
+        await verifier.verify("import time\ntime.sleep(100)", ours.FORMS["calls"])
+
+
+async def test_a_session_whose_machine_is_taken_down_has_crashed(pool, server):
+    server.fragile = True
+    session = await pool.session(LIMITS, session_s=30)
+    assert (await session.run(TAKES_ITS_MACHINE_DOWN)).status == "crashed"
+    assert (await session.run("1")).status == "no_result"
+    await session.close()
+
+
 # --- sessions ----------------------------------------------------------------------------------------
 
 

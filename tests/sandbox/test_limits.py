@@ -6,10 +6,13 @@ import signal
 import threading
 import time
 
+import psutil
 import pytest
-from running import WALL_S, call
+from running import WALL_S, call, gone
 
-from areal.sandbox.interface import Limits, Returned
+from areal.rewards.cases import CallCase, CallTests
+from areal.rewards.code import CodeVerifier
+from areal.sandbox.interface import Call, Limits, Returned, SandboxUnavailable
 from areal.sandbox.process import ending
 
 
@@ -92,3 +95,35 @@ def f():
     ((descriptors, written),) = [answer.value for answer in call(sandbox, source, limits=limits).values]
     assert descriptors == 15
     assert 3 <= written <= 5
+
+
+@pytest.mark.parametrize(("kills", "expected"), [(1, 1.0), (2, 0.0), (99, None)])
+async def test_a_run_that_the_host_kills_is_no_score_unless_it_is_the_codes_doing(sandbox, kills, expected):
+    """Killed once it runs again; killed each time where other code lives, it is to blame."""
+    (keeper,) = sandbox.backend.workers()
+    (zygote,) = psutil.Process(keeper).children()
+    over = threading.Event()
+
+    def kill() -> None:
+        left = kills
+        while left and not over.wait(0.05):
+            for run in zygote.children():
+                run.kill()
+                left -= 1
+                gone([run.pid])
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    verifier = CodeVerifier(sandbox, Limits(wall_s=10), retries=1)
+    tests = CallTests((CallCase(Call("f", (3,)), 9),))
+    try:
+        verdict = await verifier.verify("import time\ntime.sleep(1)\ndef f(x): return x * x", tests)
+    except SandboxUnavailable:
+        assert expected is None
+    else:
+        assert verdict.score == expected
+        assert expected or verdict.failure.status == "memory"
+    finally:
+        over.set()
+        killer.join()
+    assert verifier.infra_failures == min(kills, 2)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import os
+import signal
 import time
 
 import pytest
+from running import descendants, gone
 
 from areal.sandbox.interface import Limits, Raised, Returned
 
@@ -99,3 +104,58 @@ async def test_code_cannot_flood_the_answer(session):
     outcome = await session.run("'x' * 10**6")
     assert len(outcome.values[0].value) <= 20_000
     assert (await session.run("#" * 300_000)).status == "runtime_error"
+
+
+async def test_a_session_ends_though_nobody_calls(sandbox):
+    (keeper,) = sandbox.backend.workers()
+    others = descendants(keeper)
+    session = await sandbox.session(LIMITS, session_s=0.5)
+    await session.run("x = 1")
+    family = [pid for pid in descendants(keeper) if pid not in others]
+    assert len(family) == 1
+    assert gone(family)
+    assert "has ended (timeout)" in (await session.run("x")).error
+    await session.close()
+
+
+THREAD = """
+import threading, time
+count = 0
+def go():
+    global count
+    while True: count += 1
+for _ in range(2): threading.Thread(target=go, daemon=True).start()
+"""
+
+
+async def test_between_calls_nothing_runs(session):
+    await session.run(THREAD)
+    first = (await session.run("count, time.process_time()")).values
+    await asyncio.sleep(0.5)
+    (later,) = (await session.run("count, time.process_time()")).values
+    used = ast.literal_eval(later.value)[1] - ast.literal_eval(first[0].value)[1]
+    assert used < 0.25
+    # In a call they go on.
+    before = ast.literal_eval(later.value)[0]
+    assert int((await session.run("time.sleep(0.2); count")).values[0].value) > before
+
+
+async def test_a_thread_that_never_stops_writing_is_not_listened_to_for_ever(session):
+    await session.run("import os, threading\nb = b'x' * 65536\ndef go():\n    while True: os.write(1, b)")
+    start = time.monotonic()
+    for _ in range(5):
+        outcome = await session.run("threading.Thread(target=go, daemon=True).start()\n1", wall_s=5)
+        assert outcome.status in ("ok", "timeout")
+    assert time.monotonic() - start < 30
+
+
+async def test_an_interpreter_that_is_killed_is_an_observation_where_others_work(sandbox):
+    (keeper,) = sandbox.backend.workers()
+    others = descendants(keeper)
+    session = await sandbox.session(Limits(wall_s=60))
+    call = asyncio.create_task(session.run("while True: pass"))
+    await asyncio.sleep(0.3)
+    (pid,) = [pid for pid in descendants(keeper) if pid not in others]
+    os.kill(pid, signal.SIGKILL)
+    assert (await call).status == "memory"
+    await session.close()
