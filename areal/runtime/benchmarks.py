@@ -41,7 +41,7 @@ from areal.runtime.assembly import (
 )
 from areal.runtime.evaluation import engine_play, sampling_told, speed
 from areal.runtime.heartbeat import heartbeat
-from areal.runtime.signals import abandoned_on_signal, on_first_signal
+from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, dated_name, new_folder, slug
@@ -221,7 +221,10 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
             progress.message(jobs[0].plan.note)
         opened = [(job, files.enter_context(AnswerFile(folder / job.file, job.header))) for job in jobs]
         async with heartbeat(terminal):
-            reports = await _run(opened, folder, progress)
+            try:
+                reports = await _run(opened, folder, progress)
+            except asyncio.CancelledError as error:  # a second signal
+                raise _interrupted(folder) from error
         write_whole(folder / "report.json", json.dumps([report.to_json() for report in reports], indent=1))
         write_whole(folder / "report.md", markdown(reports))
     return reports
@@ -231,16 +234,26 @@ Players: TypeAlias = tuple[Callable[[Job], Play], Callable[[], float | None]]
 """How each job is played, and the engine's busy seconds so far, if it is ours."""
 
 
-async def _interruptible(work: Awaitable[T], folder: Path) -> T:
+def _interrupted(folder: Path) -> Interrupted:
+    return Interrupted(f"stopped; go on with `areal eval --resume {folder}`")
+
+
+async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -> T:
     """Wait, but not past a signal."""
-    running, stop = asyncio.ensure_future(work), asyncio.Event()
+    running, stop, main = asyncio.ensure_future(work), asyncio.Event(), asyncio.current_task()
     signalled = asyncio.ensure_future(stop.wait())
-    release = on_first_signal(stop.set)
+    assert main is not None
+
+    def wind_up() -> None:
+        progress.message("stopping: every answer so far is kept")
+        stop.set()
+
+    release = on_signals(wind_up, main.cancel)
     try:
         await asyncio.wait({running, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             return running.result()
-        raise Interrupted(f"stopped; go on with `areal eval --resume {folder}`")
+        raise _interrupted(folder)
     finally:
         release()
         for task in (running, signalled):
@@ -258,7 +271,7 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
                 if job in todo:
                     work = _answer(job, file, play_of(job), busy, progress)
                     try:
-                        speeds[job.header.name] = await _interruptible(work, folder)
+                        speeds[job.header.name] = await _interruptible(work, folder, progress)
                     except EnvironmentFailure as error:
                         raise EnvironmentFailure(
                             f"{error}; what was answered is kept: `areal eval --resume {folder}`"

@@ -21,6 +21,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
+from areal.config import load_config
 from areal.errors import UserError
 from areal.learner import lora
 from areal.learner.learner import Learner
@@ -171,16 +173,33 @@ class Checkpoints:
             dist.broadcast_object_list([error], group=self._group, group_src=0)
 
     def export(self, folder: Path) -> None:
-        """Write ``model/``, which ``transformers`` and vLLM load without areal, and the adapter, if any."""
+        """Write ``model/``, which ``transformers`` and vLLM load without areal, and the adapter, if any.
+
+        Raises:
+            UserError: the disk is full; what was there is untouched.
+        """
         weights, adapter = self._weights(), self._adapter()
-        if self._first:
-            self._write(folder, weights, adapter)
+        if not self._first:
+            return
+        partial = folder / f"{_PARTIAL}export"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            self._write(partial, weights, adapter)
+            for made in list(partial.iterdir()):
+                _put_in_place(made, folder / made.name)
+            partial.rmdir()
+        except Exception as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if any(_is_full_disk(cause) for cause in _causes(error)):
+                raise UserError(f"no space left for the model in {folder}; free some") from error
+            raise
 
     def _write(self, folder: Path, weights: Tensors | None, adapter: Tensors | None) -> None:
         if weights is not None:
             write_model(folder / "model", self._learner.model, self._tokenizer, weights)
         if adapter is not None:
             lora.write_adapter(folder / "adapter", self._learner.model, self._learner.path, adapter)
+        _give_usual_modes(folder)
 
     def _weights(self) -> Tensors:
         """Whole weights: all processes gather them, the first copies them."""
@@ -249,7 +268,7 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
     shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("weights.")}
     sizes = {name: getattr(what, "size", None) for name, what in saved.items() if name.startswith("weights.")}
     if shapes != sizes:
-        raise UserError(f"the weights in {checkpoint} are of another model: go on with the run's own")
+        raise UserError(f"the weights in {checkpoint} are of another model; go on with {_own(checkpoint)}")
     found = {name: tensor for name, tensor in own.items() if name in saved}
     try:
         dcp.load(found, checkpoint_id=checkpoint / "learner", no_dist=True)  # each process reads its own
@@ -257,6 +276,12 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
         cause = next(iter(error.failures.values()))[0]
         raise RuntimeError(f"cannot read {checkpoint}: {cause}") from error
     learner.load_state(found)
+
+
+def _own(checkpoint: Path) -> str:
+    """Name what a checkpoint's weights are of."""
+    config = load_config(checkpoint.parents[1] / "config.yaml")
+    return f"the run's own: model={config.model} learner.lora_rank={config.learner.lora_rank}"
 
 
 def load_rollouts(checkpoint: Path) -> tuple[dict[str, Any], list[Group]]:
@@ -293,6 +318,17 @@ def _drop(checkpoint: Path) -> None:
     going = checkpoint.with_name(f"{_PARTIAL}{checkpoint.name}")
     checkpoint.rename(going)
     shutil.rmtree(going)
+
+
+def _give_usual_modes(folder: Path) -> None:
+    """Let whoever may read a new file read these: safetensors makes its own for their owner alone."""
+    usual = folder / ".mode"
+    usual.touch()
+    mode = stat.S_IMODE(usual.stat().st_mode)
+    usual.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _sync_tree(folder: Path) -> None:

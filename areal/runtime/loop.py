@@ -36,10 +36,10 @@ from areal.runtime.assembly import (
 from areal.runtime.evaluation import evaluate_player, evaluation_metrics
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import describe_start
-from areal.runtime.signals import abandoned_on_signal, on_first_signal
+from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.runtime.watch import Watch, cancel
 from areal.telemetry.progress import Progress
-from areal.telemetry.run_directory import RunDirectory
+from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 from areal.weights.channel import BACKEND, together, ways_of
 
@@ -57,6 +57,11 @@ class Trainer:
         directory: where everything is written.
         progress: where everything is shown.
         resume: a checkpoint folder to go on from.
+
+    Attributes:
+        before, after: held-out accuracy before the first update and after the last, if it was measured.
+        begun: whether it got as far as to write to the run directory.
+        hurried: whether it was told twice to stop.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Trainer:
         self.progress = progress
         self.before: Report | None = None
         self.after: Report | None = None
+        self.begun = self.hurried = False
         self._resume = resume
         self._sound = True
         self._open = AsyncExitStack()
@@ -82,13 +88,32 @@ class Trainer:
         """Train; leaves the final model, the metrics and a checkpoint in the run directory.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM; a checkpoint is there to go on from.
+            Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint is there to go on from.
         """
-        async with self._open:
-            with abandoned_on_signal():
-                await self._start()
-            self._open.callback(on_first_signal(self._stop.set))
-            await self._train()
+        self._main = asyncio.current_task()
+        try:
+            async with self._open:
+                with abandoned_on_signal(self.progress.message):
+                    await self._start()
+                self._open.callback(on_signals(self._wind_up, self._hurry))
+                if self.learner.version < self.config.steps:
+                    await self._train()
+                await self._finish()
+        except (Exception, asyncio.CancelledError) as error:
+            if self.hurried:  # whatever it is, it comes of that
+                raise self._stopped_at_once() from error
+            raise
+
+    def _wind_up(self) -> None:
+        self.progress.message("stopping: a checkpoint is written first; a second Ctrl-C stops at once")
+        self._stop.set()
+
+    def _hurry(self) -> None:
+        self.hurried = True
+        self._sound = False  # no checkpoint any more
+        self.learner.kill()
+        if self._main is not None:
+            self._main.cancel()
 
     async def _start(self) -> None:
         for line in self.plan.told:
@@ -110,14 +135,19 @@ class Trainer:
         self.progress.message(f"learner: {self.learner.description}")
         state, groups = await self._restore()
         weights = await self.learner.hash_weights()
-        self.directory.log_start(
-            describe_start(config, self.learner.version, weights, plan.device, plan.learner_threads)
-        )
         await self.engine.connect(await self.learner.open_channels(ways_of(plan.device, plan.cards)))
         if self._resume is not None:
             await self.learner.publish()
             await together(self.engine.load(self.learner.version), self.learner.send())
         self._build_rollouts(state, groups)
+        if self._resume is not None:  # only now: a resumption that fails leaves the run as it was
+            self.directory.go_on(config, self.learner.version)
+            self.progress.remember(read_metrics(self.directory.path))
+            self.before = self._report(0)
+        self.directory.log_start(
+            describe_start(config, self.learner.version, weights, plan.device, plan.learner_threads)
+        )
+        self.begun = True
 
     async def _restore(self) -> tuple[dict[str, Any], list[Group]]:
         if self._resume is None:
@@ -147,7 +177,7 @@ class Trainer:
 
     async def _train(self) -> None:
         try:
-            if self._resume is None:
+            if self.learner.version == 0 and self.before is None:
                 self.before = await self._watch.wait(self._evaluate(0, "before training"))
             self._producing = self._watch.add(self.controller.run())
             self._account = StepAccount(self.engine.busy_seconds, self.controller.finished_tokens)
@@ -161,8 +191,19 @@ class Trainer:
             await self._keep_despite(error)
             raise
         await self._keep()
-        self.after = await self._watch.wait(self._evaluate(self.learner.version, "after training"))
+
+    async def _finish(self) -> None:
+        """Leave the model, and then measure it: it is there whatever becomes of that."""
         await self.learner.export(self.directory.path)
+        self.progress.message(f"model: {self.directory.model}")
+        self.after = self._report(self.learner.version) or await self._watch.wait(
+            self._evaluate(self.learner.version, "after training")
+        )
+
+    def _report(self, version: int) -> Report | None:
+        """Return the report of an evaluation that is over, perhaps before the run was resumed."""
+        found = self.directory.read_report(version)
+        return None if found is None else Report.from_json(found)
 
     async def _keep(self) -> None:
         """End what goes on in the background, and write a last checkpoint."""
@@ -262,6 +303,7 @@ class Trainer:
         report = await evaluate_player(self.player, self.plan, f"version {version}")
         metrics = {"step": version, **evaluation_metrics(report, env_label(self.config.env))}
         low, high = report.interval
+        self.directory.write_report(version, report.to_json())
         self.directory.log_metrics(metrics)
         self.progress.update(metrics)
         self.progress.message(
@@ -301,6 +343,15 @@ class Trainer:
         await self._stop.wait()
         raise Interrupted(
             f"stopped after {self.learner.version} of {self.config.steps} updates; go on with "
+            f"`areal train --resume {self.directory.path}`"
+        )
+
+    def _stopped_at_once(self) -> Interrupted:
+        kept = checkpoint.latest(self.directory.checkpoints)
+        if kept is None:
+            return Interrupted("stopped at once, before the first checkpoint")
+        return Interrupted(
+            f"stopped at once; the last checkpoint is of update {checkpoint.version_of(kept)}; go on with "
             f"`areal train --resume {self.directory.path}`"
         )
 

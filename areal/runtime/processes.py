@@ -172,6 +172,11 @@ class LearnerProcesses:
         """Write the final model."""
         await self._ask("export", folder)
 
+    def kill(self) -> None:
+        """End the processes at once; whoever waits for them gets UserError."""
+        for process in self._processes:
+            process.kill()
+
     def close(self) -> None:
         """End the processes, in order if all is well."""
         self._closing = True
@@ -258,7 +263,11 @@ class LearnerProcesses:
 
 def serve(recipe: Recipe, rank: int, port: int, pipe: Connection, parent: int) -> None:
     """Be a rank: do what is asked, one thing after another, until the end."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the run's process decides what becomes of them
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # the run's process decides what becomes of them
         signal.signal(number, signal.SIG_IGN)
     die_with(parent)
     setproctitle(f"areal learner {rank}")

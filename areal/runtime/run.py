@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from areal.api import Run
-from areal.errors import UserError
+from areal.config import Config
+from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.runtime import checkpoint
@@ -21,18 +22,30 @@ from areal.telemetry.run_directory import RunDirectory, read_metrics
 
 
 async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
-    """Train as planned, in a new run directory or in the resumed one."""
+    """Train as planned, in a new run directory or in the resumed one.
+
+    Raises:
+        UserError: it cannot go on; the message says how to, if there is a checkpoint.
+        EnvironmentFailure: likewise.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP.
+    """
     config = plan.config
     if resume is None:
         directory, start = RunDirectory.create(config), None
     else:
         directory = RunDirectory.open(resume)
-        start = _resume_point(directory, config.steps)
-        directory.save_config(config)
+        start = _resume_point(directory, config)
+    starts = len(directory.starts())
     try:
         return await _train(plan, directory, start, show)
-    except UserError as error:
-        raise UserError(f"{error}{_way_on(directory, config.steps)}") from error
+    except (
+        UserError,
+        EnvironmentFailure,
+        FloatingPointError,
+    ) as error:  # each has one line that says what to do
+        kind = EnvironmentFailure if isinstance(error, EnvironmentFailure) else UserError
+        way_on = _way_on(directory, config) if len(directory.starts()) > starts else ""
+        raise kind(f"{error}{way_on}") from error
 
 
 async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: bool) -> Run:
@@ -41,35 +54,63 @@ async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: 
     with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
         progress.message(f"run directory: {directory.path}")
         trainer = Trainer(plan, directory, progress, start)
-        async with heartbeat(terminal):
-            await trainer.run()
+        try:
+            async with heartbeat(terminal):
+                await trainer.run()
+        finally:
+            if trainer.begun and not trainer.hurried:
+                _draw(directory, title, progress)
         metrics = read_metrics(directory.path)
-        plot_curve(metrics, directory.curve, title)
-        progress.message(f"model: {directory.model}")
-        progress.message(f"curve: {directory.curve}")
     return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after)
 
 
-def _way_on(directory: RunDirectory, steps: int) -> str:
-    """Say how a run that failed goes on, if it has a checkpoint to go on from."""
-    kept = checkpoint.latest(directory.checkpoints)
-    if kept is None or checkpoint.version_of(kept) >= steps:
-        return ""
-    done = checkpoint.version_of(kept)
-    return f"; go on after update {done} with `areal train --resume {directory.path}`"
+def _draw(directory: RunDirectory, title: str, progress: Progress) -> None:
+    """Draw the curve of a run that has ended, well or not."""
+    if not (metrics := read_metrics(directory.path)):
+        return
+    try:
+        plot_curve(metrics, directory.curve, title)
+    except OSError as error:  # what ends the run is more important
+        progress.message(f"the curve could not be drawn: {error}")
+    else:
+        progress.message(f"curve: {directory.curve}")
 
 
-def _resume_point(directory: RunDirectory, steps: int) -> Path:
+def _resume_point(directory: RunDirectory, config: Config) -> Path:
     found = checkpoint.latest(directory.checkpoints)
     if found is None:
         raise UserError(f"{directory.path} has no checkpoint to go on from; start a new run")
     done = checkpoint.version_of(found)
-    if done >= steps:
+    if done > config.steps:
         raise UserError(
-            f"{directory.path} has finished its {steps} updates; give more with steps={2 * steps} to go on"
+            f"{directory.path} has made {done} updates already, more than steps={config.steps}; give more "
+            f"with steps={2 * done} to go on"
         )
-    directory.truncate_metrics(done + 1)
+    if done == config.steps and _finished(directory, config):
+        raise UserError(
+            f"{directory.path} has finished its {done} updates; give more with steps={2 * done} to go on"
+        )
     return found
+
+
+def _finished(directory: RunDirectory, config: Config) -> bool:
+    """Whether a run that has made all its updates has a model, and its last evaluation, too."""
+    measured = any(
+        line.get("step") == config.steps and any(key.startswith("eval/") for key in line)
+        for line in read_metrics(directory.path)
+    )
+    return directory.model.is_dir() and (measured or not config.evaluation.problems)
+
+
+def _way_on(directory: RunDirectory, config: Config) -> str:
+    """Say how to go on with a run that failed, if it has a checkpoint."""
+    found = checkpoint.latest(directory.checkpoints)
+    if found is None:
+        return ""
+    command = f"`areal train --resume {directory.path}`"
+    if checkpoint.version_of(found) == config.steps and directory.model.is_dir():
+        return f"; the model is in {directory.model}, and {command} measures it"
+    return f"; go on after update {checkpoint.version_of(found)} with {command}"
 
 
 async def run_evaluation(plan: Plan, show: bool) -> Report:

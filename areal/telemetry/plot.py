@@ -57,7 +57,9 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     for axes in (upper, lower):
         axes.grid(alpha=0.25, linewidth=0.6)
     upper.spines["right"].set_visible(False)
-    figure.savefig(path, format="png")
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png")
+    partial.replace(path)
 
 
 def _series(metrics: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -51,6 +51,7 @@ class Progress:
         self._rewards: list[float] = []
         self._seconds: list[float] = []
         self._accuracy: str | None = None
+        self._written = False
         self._shown_status = ("", -math.inf)
         self._live: Live | None = None
 
@@ -69,23 +70,33 @@ class Progress:
             self._live.stop()
         self._live, self._enabled = None, False
 
+    def remember(self, lines: list[dict[str, Any]]) -> None:
+        """Take what a run that goes on has shown before: ``lines`` are of its ``metrics.jsonl``."""
+        for line in lines:
+            self._take(line)
+
     def update(self, metrics: dict[str, Any]) -> None:
         """Show metrics: those of an update (``step`` and more), or of an evaluation alone."""
         self._status = ""
+        if self._take(metrics):
+            first, self._written = not self._written, True
+            every = math.ceil(self._total / _LINES) or 1
+            if self._live is None and (first or self._step % every == 0 or self._step == self._total):
+                self._write(self._line())
+
+    def _take(self, metrics: dict[str, Any]) -> bool:
+        """Note metrics; say whether they are of an update."""
         self._take_accuracy(metrics)
         others = [key for key in metrics if not key.startswith("eval/")]
         if not metrics or (others == ["step"] and len(metrics) > 1):  # an evaluation is no update
-            return
-        first = not self._metrics
+            return False
         self._metrics = dict(metrics)
         self._step = int(_number(metrics, "step") or self._step)
         for history, key in ((self._rewards, "reward/mean"), (self._seconds, "time/step")):
             value = _number(metrics, key)
             if value is not None:
                 history.append(value)
-        every = math.ceil(self._total / _LINES) or 1
-        if self._live is None and (first or self._step % every == 0 or self._step == self._total):
-            self._write(self._line())
+        return True
 
     def status(self, text: str) -> None:
         """Say what is going on now; the next update takes it away."""

@@ -4,6 +4,7 @@
 - ``metrics.jsonl``: one line for each update and for each evaluation;
 - ``starts.jsonl``: one line for each start or resumption: configuration, weights, threads, version of torch;
 - ``replays/replay``, ``replay-2``, …: metrics of a replay;
+- ``evaluations/step-000000.json``: the whole report of the evaluation after that update;
 - ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;
 - ``areal.log``, ``engine.log``: our log, and whatever vLLM and the environments print;
 - ``checkpoints/``: what a stopped run goes on from;
@@ -97,7 +98,7 @@ class RunDirectory:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         if not found:
             raise UserError(f"{path} is no run directory: there is no {_CONFIG} in it")
-        return cls(Path(path).resolve())
+        return cls(_as_given(Path(path)))
 
     @property
     def log_file(self) -> Path:
@@ -124,11 +125,19 @@ class RunDirectory:
         """The learning curve, a picture."""
         return self.path / "curve.png"
 
+    def go_on(self, config: Config, version: int) -> None:
+        """Begin to write again after update ``version``: forget all later ones, and keep the configuration.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with self._full_disk_explained():
+            self.truncate_metrics(version + 1)
+            self.save_config(config)
+
     def save_config(self, config: Config) -> None:
         """Keep the configuration that a resumed run goes on with."""
-        partial = self.path / f".{_CONFIG}.partial"
-        partial.write_text(dump_config(config), encoding="utf-8")
-        partial.replace(self.path / _CONFIG)
+        _write_whole(self.path / _CONFIG, [dump_config(config)])
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; infinities and NaN become null.
@@ -148,6 +157,23 @@ class RunDirectory:
         with self._full_disk_explained():
             self._rollouts.mkdir(exist_ok=True)
             _write_whole(self._rollouts / f"step-{step:06d}.jsonl", map(_line, groups))
+
+    def write_report(self, step: int, report: dict[str, Any]) -> None:
+        """Keep the whole report of the evaluation after update ``step``, as plain data.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with self._full_disk_explained():
+            self._reports.mkdir(exist_ok=True)
+            _write_whole(self._reports / f"step-{step:06d}.json", [_line(report)])
+
+    def read_report(self, step: int) -> dict[str, Any] | None:
+        """Return what :meth:`write_report` wrote, if it did."""
+        try:
+            return json.loads((self._reports / f"step-{step:06d}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
 
     def log_start(self, start: dict[str, Any]) -> None:
         """Append what the updates from ``start["step"]`` on depend on besides their batches.
@@ -198,10 +224,12 @@ class RunDirectory:
             if (self.path / _METRICS).exists():
                 kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]
                 _write_whole(self.path / _METRICS, map(_line, kept))
-            for file in self._rollouts.glob("step-*.jsonl"):
-                number = file.stem.removeprefix("step-")
-                if number.isdigit() and int(number) >= step:
-                    file.unlink()
+            for file in [*_numbered(self._rollouts, step), *_numbered(self._reports, step)]:
+                file.unlink()
+
+    @property
+    def _reports(self) -> Path:
+        return self.path / "evaluations"
 
     @property
     def _rollouts(self) -> Path:
@@ -214,9 +242,20 @@ class RunDirectory:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise UserError(
-                f"no space left in {self.path}; free some and go on with `areal train --resume {self.path}`"
-            ) from error
+            raise UserError(f"no space left in {self.path}; free some") from error
+
+
+def _as_given(path: Path) -> Path:
+    """Return where a path leads to now; it stays relative if it was that and lies below this folder."""
+    found = path.resolve()
+    inside = not path.is_absolute() and found.is_relative_to(Path.cwd().resolve())
+    return found.relative_to(Path.cwd().resolve()) if inside else found
+
+
+def _numbered(folder: Path, first: int) -> list[Path]:
+    """Return the files of a folder that are of step ``first`` and later ones."""
+    found = [(file.stem.removeprefix("step-"), file) for file in folder.glob("step-*.json*")]
+    return [file for number, file in found if number.isdigit() and int(number) >= first]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -59,8 +59,10 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
+    assert "stopping: a checkpoint is written first; a second Ctrl-C stops at once" in errors
     assert f"areal train --resume {run}" in errors
     assert "Traceback" not in errors
+    assert (run / "curve.png").is_file()
     assert psutil.wait_procs(children, timeout=10)[1] == []
     stopped = steps(run)[-1]
     assert (run / "checkpoints" / f"step-{stopped:06d}" / "model" / "model.safetensors").is_file()

@@ -140,7 +140,8 @@ def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Pa
     adapted = PeftModel.from_pretrained(plain(), str(tmp_path / "adapter")).merge_and_unload()
     for name, weight in adapted.named_parameters():
         torch.testing.assert_close(weight, merged[name])
-    with pytest.raises(UserError, match="of another model"):
+    (tmp_path / "config.yaml").write_text("learner: {lora_rank: 3}")
+    with pytest.raises(UserError, match="own: model=starter learner\\.lora_rank=3"):
         checkpoint.load_learner(saved, make_learner(lora_rank=0))
 
 

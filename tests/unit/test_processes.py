@@ -135,7 +135,7 @@ async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path:
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_to_all_processes_leaves_the_learner_to_the_run(
     tmp_path: Path, number: signal.Signals
 ):

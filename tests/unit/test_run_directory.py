@@ -105,6 +105,18 @@ def test_opened_run_stays_the_same_when_latest_moves_on(tmp_path):
     assert opened.path.name == "one"
 
 
+def test_a_path_stays_as_relative_as_it_was_given(tmp_path, monkeypatch):
+    made = RunDirectory.create(config(tmp_path / "runs", name="a"))
+    monkeypatch.chdir(tmp_path)
+    assert RunDirectory.open("runs/latest").path == Path("runs/a")
+    assert RunDirectory.open(tmp_path / "runs/latest").path == made.path
+    monkeypatch.chdir(tmp_path / "runs" / "a")
+    assert RunDirectory.open(".").path == Path()
+    RunDirectory.create(config(tmp_path / "runs", name="b"))
+    assert RunDirectory.open("../a").path == Path()
+    assert RunDirectory.open("../latest").path == tmp_path / "runs" / "b"
+
+
 def test_open_refuses_what_is_no_run(tmp_path):
     assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path))
     assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path / "missing"))
@@ -187,6 +199,26 @@ def test_truncation_keeps_the_checkpoint_and_its_evaluation(run):
     assert read_metrics(run.path) == []
 
 
+def test_a_run_that_goes_on_forgets_what_comes_later_and_keeps_its_past(run):
+    for step in (0, 2, 4):
+        run.write_report(step, {"accuracy": step / 4})
+        run.log_metrics({"step": step})
+    run.go_on(config(run.path.parent, steps=7), 2)
+    assert [line["step"] for line in read_metrics(run.path)] == [0, 2]
+    assert [run.read_report(step) for step in (0, 2, 4)] == [{"accuracy": 0.0}, {"accuracy": 0.5}, None]
+    assert load_config(run.path / "config.yaml").steps == 7
+
+
+def test_a_run_that_cannot_go_on_stays_as_it_was(run):
+    for step in (1, 2, 3):
+        run.log_metrics({"step": step})
+        run.log_rollouts(step, [{"id": step}])
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    (run.path / ".metrics.jsonl.partial").symlink_to("/dev/full")
+    assert "no space left" in refused(lambda: run.go_on(config(run.path.parent, steps=7), 1))
+    assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
+
+
 def test_truncation_of_a_run_that_wrote_nothing(run):
     run.truncate_metrics(1)
     assert read_metrics(run.path) == []
@@ -195,9 +227,7 @@ def test_truncation_of_a_run_that_wrote_nothing(run):
 def test_full_disk_while_logging_metrics(run):
     (run.path / "metrics.jsonl").symlink_to("/dev/full")
     message = refused(lambda: run.log_metrics({"step": 1}))
-    assert (
-        message == f"no space left in {run.path}; free some and go on with `areal train --resume {run.path}`"
-    )
+    assert message == f"no space left in {run.path}; free some"
 
 
 def test_full_disk_while_logging_rollouts_leaves_no_part(run):
