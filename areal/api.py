@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class Run:
         metrics: one dict for each line of ``metrics.jsonl``.
         before: held-out accuracy before training, if it was measured.
         after: and after.
+        warnings: what was wrong with the run, a line each.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Run:
     metrics: list[dict[str, Any]]
     before: Report | None
     after: Report | None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def accuracy_before(self) -> float | None:

@@ -90,6 +90,7 @@ class Episode:
         started, ended: when it began and ended.
         env: which environment of a mixture it is of; empty if it is of none.
         actions: what the agent did in the environment, in order.
+        unfinished: the agent acted in the environment, and stopped before that had ended the episode.
     """
 
     trajectories: list[Trajectory]
@@ -100,6 +101,7 @@ class Episode:
     ended: float = 0.0
     env: str = ""
     actions: list[str] = field(default_factory=list)
+    unfinished: bool = False
 
     @property
     def sampled(self) -> int:

@@ -38,6 +38,7 @@ class RecordedEnv:
     Attributes:
         member: which environment of a mixture it is, once it has begun.
         actions: of the agent so far.
+        unfinished: whether the last of them has not ended the episode.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RecordedEnv:
         self._recorder = recorder
         self.member = ""
         self.actions: list[str] = []
+        self.unfinished = False
 
     async def reset(self) -> str:
         """Begin the task's episode."""
@@ -76,6 +78,7 @@ class RecordedEnv:
         self.actions.append(action)
         step = await self._pool.step(self._env, action, self._task)
         self._recorder.credit(step.reward, step.info.get("reward_parts"))
+        self.unfinished = not step.done
         return step
 
 
@@ -119,4 +122,5 @@ async def run_episode(
         time.time(),
         env=recorded.member,
         actions=recorded.actions,
+        unfinished=recorded.unfinished,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+from areal.errors import UserError
 from areal.evaluation.answers import Answer
 from areal.evaluation.evaluate import Play, Played, evaluate
 from areal.evaluation.report import Report, report
@@ -24,6 +25,8 @@ async def evaluate_player(
     """Measure held-out accuracy of the weights that the engine holds, as the configuration says."""
     config, settings = plan.config, plan.config.evaluation
     tasks, started, busy = held_out(plan.env, settings.problems), time.monotonic(), player.engine.busy_seconds
+    if not tasks:
+        raise UserError(f"environment '{config.env}' has no held-out problem to evaluate on")
     done = itertools.count(1)
     answers = await evaluate(
         engine_play(player, evaluation_sampling(config)),
@@ -51,6 +54,7 @@ def evaluation_metrics(report: Report, env: str) -> dict[str, float]:
     for name, (accuracy, (low, high)) in found.items():
         key = f"eval/{name}/avg@{report.samples}"
         metrics |= {key: accuracy, f"{key}/low": low, f"{key}/high": high}
+    metrics[f"eval/{env}/problems"] = report.problems
     if len(report.parts) > 1:
         metrics |= {f"eval/{env}/{part}": mean for part, mean in report.parts.items()}
     return metrics

@@ -38,6 +38,7 @@ from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.runtime.watch import Watch, cancel
+from areal.telemetry.alarms import Alarm, Alarms
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
@@ -60,6 +61,7 @@ class Trainer:
 
     Attributes:
         before, after: held-out accuracy before the first update and after the last, if it was measured.
+        alarms: what is wrong with the run.
         begun: whether it got as far as to write to the run directory.
         hurried: whether it was told twice to stop.
     """
@@ -74,6 +76,7 @@ class Trainer:
         self.before: Report | None = None
         self.after: Report | None = None
         self.begun = self.hurried = False
+        self.alarms = Alarms()
         self._resume = resume
         self._sound = True
         self._open = AsyncExitStack()
@@ -142,7 +145,9 @@ class Trainer:
         self._build_rollouts(state, groups)
         if self._resume is not None:  # only now: a resumption that fails leaves the run as it was
             self.directory.go_on(config, self.learner.version)
-            self.progress.remember(read_metrics(self.directory.path))
+            past = read_metrics(self.directory.path)
+            self.progress.remember(past)
+            self.alarms = Alarms(past)
             self.before = self._report(0)
         self.directory.log_start(
             describe_start(config, self.learner.version, weights, plan.device, plan.learner_threads)
@@ -291,9 +296,19 @@ class Trainer:
 
     def _record(self, batch: Batch, metrics: dict[str, float]) -> None:
         step = self.learner.version
-        self.directory.log_metrics({"step": step, **metrics})
+        self._log({"step": step, **metrics})
         self.directory.log_rollouts(step, [group.to_json() for group in batch.groups])
-        self.progress.update({"step": step, **metrics})
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        self.directory.log_metrics(metrics)
+        self.progress.update(metrics)
+        self.warn(self.alarms.look(metrics))
+
+    def warn(self, alarms: list[Alarm]) -> None:
+        """Tell the user, and the log, what is wrong."""
+        for alarm in alarms:
+            self.progress.message(f"warning: {alarm.line}")
+            log.warning("%s", alarm.line)
 
     async def _evaluate(self, version: int, when: str) -> Report | None:
         settings = self.config.evaluation
@@ -304,8 +319,7 @@ class Trainer:
         metrics = {"step": version, **evaluation_metrics(report, env_label(self.config.env))}
         low, high = report.interval
         self.directory.write_report(version, report.to_json())
-        self.directory.log_metrics(metrics)
-        self.progress.update(metrics)
+        self._log(metrics)
         self.progress.message(
             f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
         )

@@ -60,8 +60,12 @@ async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: 
         finally:
             if trainer.begun and not trainer.hurried:
                 _draw(directory, title, progress)
+                trainer.warn(trainer.alarms.end())
+                if trainer.alarms.summary:
+                    progress.message(f"warnings of this run: {trainer.alarms.summary}")
         metrics = read_metrics(directory.path)
-    return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after)
+    warnings = [alarm.line for alarm in trainer.alarms.seen.values()]
+    return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after, warnings)
 
 
 def _draw(directory: RunDirectory, title: str, progress: Progress) -> None:

@@ -1,0 +1,238 @@
+"""What is wrong with a run, as its metrics tell: rules over the lines of ``metrics.jsonl``, and nothing else.
+
+>>> lines = [{"step": n, "reward/mean": 0.0, "reward/std": 0.0, "advantage/zero": 1.0} for n in range(1, 6)]
+>>> [alarm.name for alarm in alarms(lines)]
+['nothing learned']
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Lines = Sequence[dict[str, Any]]
+
+PATIENCE = 5
+"""Updates in a row that something has to be wrong in."""
+_LONG = 20
+"""Updates in a row, for what is unlikely rather than wrong."""
+_CUT = 0.95
+"""Share of the answers that are cut off, of which it is said that they all are."""
+_NO_ENTROPY = 0.005
+"""Nats; a coin that falls on one side 1,999 times in 2,000 has as many."""
+_COLLAPSED = 0.5
+"""Share of its best mean that a reward has fallen to."""
+_FEW = 32
+"""Held-out problems; with fewer the 95% interval is up to 0.35 wide or wider."""
+_PROBLEMS = re.compile(r"eval/.+/problems")
+_WHOLE = ("reward/mean", "reward/std")
+_EQUAL = 1e-9
+"""Standard deviation of equal rewards at most: their mean is rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that is wrong.
+
+    Attributes:
+        name: of the rule, in a few words.
+        step: the update at which it was seen.
+        line: the reason, and what to do.
+    """
+
+    name: str
+    step: int
+    line: str
+
+
+def alarms(lines: Lines, over: bool = False) -> list[Alarm]:
+    """Return what is wrong at the last of some lines.
+
+    Args:
+        lines: of ``metrics.jsonl``, in order; any of them may lack any value.
+        over: the run is at its end: what was wrong in all of few updates counts, too.
+    """
+    updates = [line for line in lines if _number(line, "reward/mean") is not None]
+    least = max(1, min(PATIENCE, len(updates))) if over else PATIENCE
+    step = int(_number(lines[-1], "step") or 0) if lines else 0
+    found = [(name, rule(updates, least)) for name, rule in _RULES.items()]
+    found += [(f"constant {part}", line) for part, line in _constant_parts(updates)]
+    found.append(("few held-out problems", _few_problems(lines)))
+    return [Alarm(name, step, line) for name, line in found if line]
+
+
+class Alarms:
+    """Says each thing that is wrong with a run once.
+
+    Args:
+        lines: of ``metrics.jsonl``, of a run that goes on.
+    """
+
+    def __init__(self, lines: Lines = ()) -> None:
+        self._lines = list(lines)
+        self.seen: dict[str, Alarm] = {}
+
+    def look(self, line: dict[str, Any]) -> list[Alarm]:
+        """Take the next line of ``metrics.jsonl`` and return what is wrong and was not before."""
+        self._lines.append(line)
+        return self._new(alarms(self._lines))
+
+    def end(self) -> list[Alarm]:
+        """Return what is wrong and was not said, now that the run is over."""
+        return self._new(alarms(self._lines, over=True))
+
+    def _new(self, found: list[Alarm]) -> list[Alarm]:
+        new = [alarm for alarm in found if alarm.name not in self.seen]
+        self.seen |= {alarm.name: alarm for alarm in new}
+        return new
+
+    @property
+    def summary(self) -> str:
+        """All that was said, in a few words; empty if there was nothing."""
+        return "; ".join(f"{alarm.name} (update {alarm.step})" for alarm in self.seen.values())
+
+
+def _nothing_learned(updates: Lines, least: int) -> str:
+    """All advantages are 0, or all rewards are equal, or no gradient is left."""
+    if not (recent := _last(updates, least)):
+        return ""
+    when = _when(recent)
+    if _all(recent, "reward/std", lambda x: x < _EQUAL):
+        if _all(recent, "reward/mean", lambda x: x == 0):
+            return (
+                f"no answer earned anything in {when}, so nothing was learned: read some (rollouts/, or "
+                "`areal env try`); then take easier problems, a reward with parts, a longer "
+                "rollout.max_new_tokens, or a model that succeeds at times"
+            )
+        return (
+            f"every answer earned the same in {when} ({recent[-1]['reward/mean']:.3f}), so nothing was "
+            "learned: take harder problems, or a reward that tells answers apart"
+        )
+    if _all(recent, "advantage/zero", lambda x: x == 1):
+        return (
+            f"all answers to a problem earned the same in {when}, so nothing was learned: raise "
+            "rollout.group_size, or take problems that are solved at times"
+        )
+    if _all(recent, "grad_norm", lambda x: x == 0) or _all(recent, "learner/tokens_per_s", lambda x: x == 0):
+        return (
+            f"the gradient was 0 in {when}, so nothing was learned: every token was clipped or masked; raise "
+            "learner.clip or learner.behav_clip, or lower rollout.max_staleness"
+        )
+    return ""
+
+
+def _cut_off(updates: Lines, least: int) -> str:
+    recent = _last(updates, least)
+    if not recent or not _all(recent, "response/truncated", lambda x: x >= _CUT):
+        return ""
+    length = _number(recent[-1], "response/length_mean")
+    told = "" if length is None else f" (of {length:,.0f} tokens on average)"
+    share = "all" if _all(recent, "response/truncated", lambda x: x == 1) else "nearly all"
+    return (
+        f"{share} answers were cut off at the length limit in {_when(recent)}{told}: raise "
+        "rollout.max_new_tokens or rollout.max_model_len, or ask for shorter answers"
+    )
+
+
+def _entropy_gone(updates: Lines, least: int) -> str:
+    recent = _last(updates, least)
+    if not recent or not _all(recent, "policy/entropy", lambda x: x < _NO_ENTROPY):
+        return ""
+    if _all(recent, "reward/std", lambda x: x < _EQUAL):  # then there is nothing left to find out
+        return ""
+    return (
+        f"the policy says nearly the same each time (entropy {recent[-1]['policy/entropy']:.2g} nats) in "
+        f"{_when(recent)}: lower learner.learning_rate, or set learner.entropy or learner.kl, and begin "
+        "again, or from an earlier checkpoint"
+    )
+
+
+def _unfinished(updates: Lines, least: int) -> str:
+    recent = _last(updates, least)
+    if not recent or not _all(recent, "response/unfinished", lambda x: x == 1):
+        return ""
+    return (
+        f"no episode was ended by its environment in {_when(recent)}, as the agent stopped before: "
+        "for episodes of several turns take --agent multi-turn, or give the agent more of them "
+        "(agent_options.max_turns)"
+    )
+
+
+def _collapsed(updates: Lines, least: int) -> str:
+    """The reward has fallen far below its best; of a window each, so that one bad batch is none."""
+    rewards = [line["reward/mean"] for line in updates]
+    if len(rewards) < 2 * PATIENCE:
+        return ""
+    windows = [statistics.fmean(rewards[i : i + PATIENCE]) for i in range(len(rewards) - PATIENCE + 1)]
+    best, now = max(windows), windows[-1]
+    if min(rewards) < 0 or best <= 0.05 or now > _COLLAPSED * best:
+        return ""
+    return (
+        f"the reward has fallen from {best:.3f} to {now:.3f}: lower learner.learning_rate or "
+        "rollout.max_staleness, and begin again or from an earlier checkpoint"
+    )
+
+
+def _constant_parts(updates: Lines) -> Iterator[tuple[str, str]]:
+    """Yield each part of the reward, of several, that had one mean in many updates, and what to say of it."""
+    recent = _last(updates, _LONG)
+    names = {key for line in recent for key in line if key.startswith("reward/")} - {*_WHOLE}
+    if len(names) < 2 or _all(recent, "reward/std", lambda x: x < _EQUAL):
+        return
+    for name in sorted(names):
+        means = {_number(line, name) for line in recent}
+        if len(means) == 1 and (mean := means.pop()) is not None:
+            part = name.removeprefix("reward/")
+            yield (
+                part,
+                f"the part '{part}' of the reward was {mean:.3f} on average in each of the last {_LONG} "
+                "updates: it teaches nothing; look whether it is what you meant",
+            )
+
+
+def _few_problems(lines: Lines) -> str:
+    counts = [count for line in lines for key in line if (count := _problems(line, key)) is not None]
+    if not counts or counts[-1] >= _FEW:
+        return ""
+    n = int(counts[-1])
+    width = 1.96 * math.sqrt(0.25 / n)
+    return (
+        f"the held-out accuracy is of {n} problem{'s' * (n > 1)}: it is known to about "
+        f"±{min(width, 0.5):.2f} only; give more test problems, or raise evaluation.problems"
+    )
+
+
+_RULES: dict[str, Callable[[Lines, int], str]] = {
+    "nothing learned": _nothing_learned,
+    "answers cut off": _cut_off,
+    "no entropy left": _entropy_gone,
+    "no episode ended": _unfinished,
+    "reward collapsed": _collapsed,
+}
+
+
+def _problems(line: dict[str, Any], key: str) -> float | None:
+    return _number(line, key) if _PROBLEMS.fullmatch(key) else None
+
+
+def _last(updates: Lines, least: int) -> Lines:
+    """Return the last ``least`` updates, or none if there are fewer."""
+    return updates[-least:] if len(updates) >= least else []
+
+
+def _when(recent: Lines) -> str:
+    return f"the last {len(recent)} updates" if len(recent) > 1 else "the only update"
+
+
+def _all(lines: Lines, key: str, condition: Callable[[float], bool]) -> bool:
+    values = [_number(line, key) for line in lines]
+    return all(value is not None and condition(value) for value in values)
+
+
+def _number(line: dict[str, Any], key: str) -> float | None:
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,143 @@
+"""What a run's metrics say is wrong, and what they do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from areal.telemetry.alarms import PATIENCE, Alarms, alarms
+
+WELL = {
+    "reward/mean": 0.5,
+    "reward/std": 0.5,
+    "reward/right": 0.4,
+    "reward/form": 0.1,
+    "response/truncated": 0.1,
+    "response/unfinished": 0.0,
+    "response/length_mean": 12.0,
+    "advantage/zero": 0.4,
+    "policy/entropy": 0.7,
+    "grad_norm": 0.3,
+    "learner/tokens_per_s": 900.0,
+}
+NOTHING = {"reward/mean": 0.0, "reward/std": 0.0, "advantage/zero": 1.0}
+
+
+def run(*stretches: tuple[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a run that was well but for some stretches: how many updates, and what was different."""
+    lines: list[dict[str, Any]] = []
+    for length, different in stretches:
+        for _ in range(length):
+            step = len(lines) + 1
+            # no two updates are the same, but where they are said to be
+            moving = {"reward/right": 0.4 + step / 1e4, "reward/form": 0.1 - step / 1e4}
+            lines.append({"step": step, **WELL, **moving, **different})
+    return lines
+
+
+def names(lines: list[dict[str, Any]], over: bool = False) -> list[str]:
+    return [alarm.name for alarm in alarms(lines, over)]
+
+
+def test_a_run_that_is_well_is_left_alone():
+    lines = [{"step": 0, "eval/e/avg@1": 0.4, "eval/e/problems": 256}, *run((60, {}))]
+    assert [name for n in range(len(lines)) for name in names(lines[:n])] == []
+    assert names(lines, over=True) == []
+    assert names([]) == names([], over=True) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name", "says"),
+    [
+        (NOTHING, "nothing learned", "no answer earned anything in the last 5 updates"),
+        ({**NOTHING, "reward/mean": 1.0}, "nothing learned", "earned the same in the last 5 updates (1.000)"),
+        ({**NOTHING, "reward/mean": 0.1, "reward/std": 1.4e-17}, "nothing learned", "take harder problems"),
+        # All groups agree within themselves, and differ from each other.
+        ({"advantage/zero": 1.0}, "nothing learned", "raise rollout.group_size"),
+        ({"grad_norm": 0.0}, "nothing learned", "every token was clipped or masked"),
+        ({"response/truncated": 1.0}, "answers cut off", "all answers were cut off"),
+        ({"response/truncated": 0.96}, "answers cut off", "of 12 tokens on average"),
+        ({"policy/entropy": 0.001}, "no entropy left", "learner.learning_rate"),
+        ({"response/unfinished": 1.0}, "no episode ended", "--agent multi-turn"),
+    ],
+)
+def test_what_is_wrong_long_enough_is_said(wrong: dict[str, Any], name: str, says: str):
+    assert names(run((3, {}), (PATIENCE - 1, wrong))) == []
+    [alarm] = alarms(run((3, {}), (PATIENCE, wrong)))
+    assert (alarm.name, alarm.step) == (name, 3 + PATIENCE)
+    assert says in alarm.line
+    assert "\n" not in alarm.line
+    assert names(run((PATIENCE, wrong), (1, {}))) == [], "it is over"
+
+
+@pytest.mark.parametrize(
+    "well",
+    [
+        {"advantage/zero": 0.99},
+        {"response/truncated": 0.9},
+        {"policy/entropy": 0.02},
+        {"response/unfinished": 0.9},
+        {"reward/mean": 0.0},  # as where rewards below 0 make up for those above
+        {"policy/entropy": None, "response/truncated": None, "advantage/zero": None, "grad_norm": None},
+    ],
+)
+def test_what_is_nearly_wrong_is_not(well: dict[str, Any]):
+    assert names(run((30, well))) == []
+
+
+def test_entropy_that_went_with_the_task_is_no_fault_of_its_own():
+    solved = {"reward/mean": 1.0, "reward/std": 0.0, "policy/entropy": 0.0}
+    assert names(run((PATIENCE, solved))) == ["nothing learned"]
+
+
+def test_a_short_run_is_judged_by_what_it_has():
+    lines = run((2, NOTHING))
+    assert names(lines) == []
+    [alarm] = alarms(lines, over=True)
+    assert "in the last 2 updates" in alarm.line
+    [alarm] = alarms(lines[:1], over=True)
+    assert "in the only update" in alarm.line
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "expected"),
+    [
+        (0.5, 0.1, ["reward collapsed"]),
+        (0.5, 0.3, []),
+        (0.02, 0.0, []),  # there was not much
+        (-0.5, -2.0, []),  # half of what is below 0 says nothing
+        (0.1, 0.5, []),
+    ],
+)
+def test_a_reward_that_falls(first: float, then: float, expected: list[str]):
+    assert names(run((10, {"reward/mean": first}), (PATIENCE, {"reward/mean": then}))) == expected
+
+
+def test_one_bad_batch_is_no_collapse():
+    assert names(run((20, {}), (1, {"reward/mean": 0.0}))) == []
+
+
+def test_a_part_of_the_reward_that_never_changes():
+    same = {"reward/form": 0.1}
+    assert names(run((19, same))) == []
+    [alarm] = alarms(run((20, same)))
+    assert "the part 'form' of the reward was 0.100 on average" in alarm.line
+    assert names(run((20, same), (1, {}))) == []
+    only = [{key: value for key, value in line.items() if key != "reward/right"} for line in run((30, same))]
+    assert names(only) == [], "it is the whole reward"
+
+
+def test_few_held_out_problems():
+    [alarm] = alarms([{"step": 0, "eval/e/avg@1": 0.5, "eval/e/problems": 4}])
+    assert "is of 4 problems" in alarm.line
+    assert "±0.49" in alarm.line
+    assert names([{"step": 0, "eval/e/avg@1": 0.5, "eval/e/problems": 32}]) == []
+
+
+def test_each_is_said_once():
+    watched = Alarms(run((3, {})))
+    said = [alarm for line in run((30, NOTHING)) for alarm in watched.look(line)]
+    assert [(alarm.name, alarm.step) for alarm in said] == [("nothing learned", 5), ("reward collapsed", 7)]
+    assert watched.end() == []
+    assert watched.summary == "nothing learned (update 5); reward collapsed (update 7)"
