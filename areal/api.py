@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from areal.config import Config, load_config
+from areal.config import Config, load_config, merged_settings, settings_on
 from areal.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def evaluate(
     env: str | None = None,
     model: str | Path | None = None,
     *,
+    run: str | Path | None = None,
     config: str | Path | Config | None = None,
     overrides: list[str] | None = None,
     show: bool = False,
@@ -111,7 +112,8 @@ def evaluate(
 
     Args:
         env: Gymnasium id of the environment.
-        model: hub id, folder (``RUN/model``) or ``"starter"``.
+        model: hub id, folder (``RUN/model``), ``"starter"``, or an endpoint's URL: then answers are kept.
+        run: a run directory, whose model, environment, agent and settings hold where nothing else is given.
         config: a YAML file, or a configuration.
         overrides: ``key.sub=value`` strings.
         show: draw a progress display.
@@ -120,9 +122,16 @@ def evaluate(
     Raises:
         UserError: bad input.
     """
-    given = {"env": env, "model": None if model is None else str(model)}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    from areal.evaluation.endpoint import is_endpoint
+
+    named = {"env": env, "model": None if model is None else str(model)}
+    settings |= {name: value for name, value in named.items() if value is not None}
+    if run is not None:
+        settings, config, overrides = settings_of_run(run, config, overrides, settings), None, None
     resolved = resolve(config, overrides, settings, None)
+    if is_endpoint(resolved.model):
+        given = resolved.model_dump(mode="json", exclude_unset=True)
+        return evaluate_benchmarks([], show=show, **given).reports[0]
     if not resolved.evaluation.problems:
         raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
 
@@ -138,6 +147,7 @@ def evaluate_benchmarks(
     model: str | Path | None = None,
     *,
     data: str | Path | None = None,
+    run: str | Path | None = None,
     resume: str | Path | None = None,
     config: str | Path | None = None,
     overrides: list[str] | None = None,
@@ -152,6 +162,7 @@ def evaluate_benchmarks(
             (``http://host:8000/v1#name``).
         data: a folder with a file for each benchmark, or where the data of the only one is; None: their own
             sources.
+        run: a run directory, as in :func:`evaluate`; to a benchmark it gives its model.
         resume: the folder of an evaluation that was stopped, to go on with as it began.
         config: a YAML file.
         overrides: ``key.sub=value`` strings.
@@ -162,13 +173,15 @@ def evaluate_benchmarks(
         UserError: bad input.
         Interrupted: Ctrl-C; the answers so far are kept.
     """
-    from areal.config import merged_settings
     from areal.envs.places import absolute
     from areal.runtime.benchmarks import Request, make_jobs, open_evaluation, run_benchmarks
 
     if model is not None:
         settings["model"] = str(model)
-    given = merged_settings(config, overrides, settings)
+    if run is not None:
+        given = settings_of_run(run, config, overrides, settings, own_env=not benchmarks)
+    else:
+        given = merged_settings(config, overrides, settings)
     found = None if data is None else absolute(str(data))
     request, path = open_evaluation(
         Request(list(benchmarks), found, given), None if resume is None else Path(resume)
@@ -240,6 +253,41 @@ def resolve(
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
     return load_config(config, overrides, settings)
+
+
+def settings_of_run(
+    run: str | Path,
+    config: str | Path | Config | None,
+    overrides: list[str] | None,
+    settings: dict[str, Any],
+    own_env: bool = True,
+) -> dict[str, Any]:
+    """Return, nested, what an evaluation of a run's model takes from the run, with what was given on top.
+
+    Args:
+        run: its directory.
+        config, overrides, settings: what was given, as in :func:`evaluate`.
+        own_env: it is evaluated in the run's environment, by its agent, as the run evaluates it.
+
+    Raises:
+        UserError: no such run, or its configuration cannot be read.
+    """
+    from areal.telemetry.run_directory import RunDirectory
+
+    path = RunDirectory.open(run).path
+    kept = load_config(path / "config.yaml").model_dump(mode="json")
+    taken = ["engine", "device"]
+    if own_env:
+        taken += ["env", "env_options", "agent", "agent_options", "chat", "rollout", "evaluation", "seed"]
+        if not kept["evaluation"]["problems"]:  # the run was not evaluated, this one is
+            del kept["evaluation"]["problems"]
+    if isinstance(config, Config):
+        settings, config = {**config.model_dump(exclude_unset=True), **settings}, None
+    given = merged_settings(config, overrides, settings)
+    for name in ("env", "agent"):
+        if given.get(name, kept[name]) != kept[name]:  # options are of that one alone
+            kept[f"{name}_options"] = {}
+    return settings_on({**{name: kept[name] for name in taken}, "model": str(path)}, given)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

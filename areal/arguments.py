@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, word: str) -> str:
         name = word.partition("=")[0]
         options: dict[str, Any] = self._option_string_actions
-        settings = any(action.metavar == "key=value" for action in self._actions)
+        settings = any("key=value" in str(action.metavar) for action in self._actions)
         close = nearest(name, (option for option in options if option.startswith("--")))
         if settings and ("." in name or not close):
             return f"; a setting is given without dashes: {name.lstrip('-').replace('-', '_')}=…"

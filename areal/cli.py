@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from areal import __version__
 from areal.arguments import Parser
 from areal.authoring.commands import add_env
 from areal.errors import EnvironmentFailure, Interrupted, UserError, missing_requirement
+from areal.output import watched_output
 
 _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, 1 (a check failed), 2 (bad input; one line says what) or 130 (Ctrl-C)."""
-    given = parse(sys.argv[1:] if arguments is None else arguments)
+    output = watched_output()
     try:
+        given = parse(sys.argv[1:] if arguments is None else arguments)
         given.run(given)
+        if sys.stdout is not None:  # it was closed
+            sys.stdout.flush()
     except UserError as error:
-        print(f"areal: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {error}")
     except ModuleNotFoundError as error:
         if (told := missing_requirement(error)) is None:
             raise
-        print(f"areal: error: {told}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {told}")
     except EnvironmentFailure as error:
-        print(f"areal: error: {error} (`areal env check` looks for the cause)", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {error} (`areal env check` looks for the cause)")
     except Interrupted as stopped:
-        print(f"areal: {stopped}", file=sys.stderr)
-        sys.exit(130)
+        _end(130, str(stopped))
     except KeyboardInterrupt:
-        sys.exit(130)
+        _end(130, "stopped")
+    except OSError as error:
+        if output is None or output.lost is not error:
+            raise
+        if isinstance(error, BrokenPipeError):  # whoever read it has read enough
+            sys.exit(128 + signal.SIGPIPE)
+        _end(2, f"error: the output cannot be written: {error.strerror}")
     sys.exit(0)
+
+
+def _end(code: int, line: str) -> NoReturn:
+    with suppress(OSError):  # there is nobody to tell
+        print(f"areal: {line}", file=sys.stderr)
+    sys.exit(code)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -69,9 +84,6 @@ def _add_train(commands: Any) -> None:
         epilog="Without arguments it trains the model that ships with areal in math-v1, on any machine.",
     )
     _add_common(command)
-    command.add_argument(
-        "--agent", metavar="NAME", help="how the model acts: a name, or file.py:Name (default: single-turn)"
-    )
     command.add_argument("--steps", type=int, metavar="N", help="updates")
     command.add_argument("--output", metavar="FOLDER", help="folder of the run directories (default: runs)")
     command.add_argument("--name", help="name of the run directory (default: environment, model and time)")
@@ -84,10 +96,12 @@ def _add_eval(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
         help="measure a model on benchmarks, or on an environment's held-out problems",
-        description="Measure a model on benchmarks, or on an environment's held-out problems.",
+        description="Measure a model on benchmarks, or on an environment's held-out problems. Of a training "
+        "run, RUN, its model in its environment, by its agent and with its settings.",
         epilog="With --benchmark or --name every answer is kept in FOLDER/eval/NAME (docs/evaluation.md).",
     )
-    _add_common(command)
+    _add_common(command, "RUN, or ", "RUN | key=value")
+    command.add_argument("--run", metavar="RUN", dest="trained", help="the same as RUN")
     command.add_argument("--benchmark", metavar="NAMES", help="such as gsm8k,math500 (`list` lists them)")
     command.add_argument(
         "--data", metavar="PLACE", help="a folder with NAME.jsonl for each benchmark, or a file"
@@ -164,13 +178,16 @@ def _add_sandbox(commands: Any) -> None:
     check.set_defaults(run=_sandbox_check)
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def _add_common(command: argparse.ArgumentParser, word: str = "", metavar: str = "key=value") -> None:
     command.add_argument(
         "--env",
         metavar="ID",
         help="an id (see `areal env list`), file.py:Class, a YAML file or a folder (default: math-v1)",
     )
     command.add_argument("--model", help="hub id, folder, or 'starter', the model that ships with areal")
+    command.add_argument(
+        "--agent", metavar="NAME", help="how the model acts: a name, or file.py:Name (default: single-turn)"
+    )
     command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     command.add_argument("--seed", type=int, metavar="N", help="of the order of problems and the sampling")
     command.add_argument(
@@ -178,17 +195,17 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         choices=["auto", "cpu", "cuda"],
         help="where (default: the GPU if there is one)",
     )
-    command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=_OVERRIDES)
+    command.add_argument("overrides", nargs="*", default=[], metavar=metavar, help=word + _OVERRIDES)
 
 
 def _settings(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
     """Return the settings that were given as flags, under their configuration keys."""
-    names = {**{n: n for n in ("env", "model", "seed", "device")}, **names}
+    names = {**{n: n for n in ("env", "model", "agent", "seed", "device")}, **names}
     return {key: value for flag, key in names.items() if (value := getattr(given, flag)) is not None}
 
 
 def _train(given: argparse.Namespace) -> None:
-    settings = _settings(given, {n: n for n in ("agent", "steps", "output", "name")})
+    settings = _settings(given, {n: n for n in ("steps", "output", "name")})
     from areal import api
 
     if given.dry_run:
@@ -205,7 +222,7 @@ def _train(given: argparse.Namespace) -> None:
     )
     if run.before and run.after:
         print(f"held-out accuracy: {run.before.accuracy:.3f} before, {run.after.accuracy:.3f} after")
-    print(f"evaluate the model: areal eval --env {run.config.env} --model {run.model}")
+    print(f"evaluate the model: areal eval {shlex.quote(str(run.path))}")
 
 
 def _eval(given: argparse.Namespace) -> None:
@@ -214,26 +231,47 @@ def _eval(given: argparse.Namespace) -> None:
     if given.benchmark == "list":
         _list_benchmarks()
         return
-    if given.benchmark or given.name or given.resume:
-        _eval_and_keep(given, settings)
-        return
+    take_run(given)
     from areal import api
 
-    report = api.evaluate(config=given.config, overrides=given.overrides, show=True, **settings)
+    if given.benchmark or given.name or given.resume or _asks_endpoint(given, settings):
+        _eval_and_keep(given, settings)
+        return
+    report = api.evaluate(
+        run=given.trained, config=given.config, overrides=given.overrides, show=True, **settings
+    )
     if given.json:
         print(json.dumps(report.to_json()))
         return
     _print(report.table())
 
 
+def take_run(given: argparse.Namespace) -> None:
+    """Tell the run that is evaluated, as ``given.trained``, from the overrides among which it stands."""
+    runs = [word for word in (given.trained, *given.overrides) if word and "=" not in word]
+    if len(runs) > 1:
+        raise UserError(f"one run at a time is evaluated, not {' and '.join(runs)}")
+    given.trained = given.trained or next(iter(runs), None)
+    given.overrides = [word for word in given.overrides if "=" in word]
+
+
+def _asks_endpoint(given: argparse.Namespace, settings: dict[str, Any]) -> bool:
+    from areal.config import merged_settings
+    from areal.evaluation.endpoint import is_endpoint
+
+    return is_endpoint(str(merged_settings(given.config, given.overrides, settings).get("model", "")))
+
+
 def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
-    if given.resume and (given.benchmark or given.data or given.config or given.overrides or settings):
+    others = (given.benchmark, given.data, given.config, given.overrides, given.trained, settings)
+    if given.resume and any(others):
         raise UserError("an evaluation goes on as it began: give nothing but --resume RUN")
     from areal import api
 
     done = api.evaluate_benchmarks(
         [name for name in (given.benchmark or "").split(",") if name],
         data=given.data,
+        run=given.trained,
         resume=given.resume,
         config=given.config,
         overrides=given.overrides,
@@ -295,7 +333,9 @@ def _compare(given: argparse.Namespace) -> None:
     elif given.markdown:
         print(comparison.markdown(found))
     else:
-        _print(comparison.table(found))
+        from rich.console import Console
+
+        _print(*comparison.tables(found, Console().width))
 
 
 def _print(*tables: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +163,14 @@ def _parse(kind: type[Any], line: str, where: str) -> Any:
         data = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: not valid JSON ({error})") from error
-    known = {f.name for f in fields(kind)}
-    try:
-        return kind(**{key: value for key, value in data.items() if key in known})
-    except (AttributeError, TypeError) as error:
-        raise UserError(f"{where}: no {kind.__name__.lower()} of an evaluation ({error})") from error
+    known = fields(kind)
+    needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
+    if not isinstance(data, dict) or needed - data.keys():
+        raise UserError(
+            f"{where}: no {kind.__name__.lower()} of an evaluation; give the folder that `areal eval --name` "
+            "makes, or a file of answers in it"
+        )
+    return kind(**{f.name: data[f.name] for f in known if f.name in data})
 
 
 def _what_differs(found: Header, wanted: Header) -> str:

@@ -104,15 +104,26 @@ def _by_task(answers: list[Answer]) -> dict[str, list[float]]:
     return found
 
 
-def table(comparisons: list[Comparison]) -> Table:
-    """The comparisons for the terminal."""
+def tables(comparisons: list[Comparison], width: int) -> list[Table]:
+    """The comparisons for a terminal: a row each, or where that does not fit, a table each."""
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*_COLUMNS)
-    for comparison in comparisons:
-        shown.add_row(*map(Text, comparison.row()))
-    return shown
+    rows = [comparison.row() for comparison in comparisons]
+    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    if sum(widths) + 3 * len(widths) + 1 <= width:
+        shown = Table(*_COLUMNS)
+        for row in rows:
+            shown.add_row(*map(Text, row))
+        return [shown]
+    narrow = []
+    for row in rows:
+        narrow.append(Table(show_header=False))
+        narrow[-1].add_column(style="bold", overflow="fold")
+        narrow[-1].add_column(overflow="fold")
+        for name, value in zip(_COLUMNS, row, strict=True):
+            narrow[-1].add_row(name, Text(value))
+    return narrow
 
 
 def markdown(comparisons: list[Comparison]) -> str:

@@ -30,6 +30,8 @@ from areal.rollout.seeds import derive
 log = logging.getLogger(__name__)
 
 _TRIES = 6
+_AGAIN = (408, 409, 429)
+"""Refusals that are none for good, as those from 500 on."""
 _PAUSE = 1.0
 """Seconds before the second try; each pause is twice the last: in all, half a minute."""
 
@@ -84,7 +86,7 @@ class Endpoint:
 
     async def _only_model(self, base: str) -> str:
         found = await self._request("GET", "models", None)
-        names = [entry["id"] for entry in found.get("data", [])]
+        names = [str(entry.get("id")) for entry in found.get("data") or []]
         if len(names) != 1:
             listed = ", ".join(names[:8]) or "none"
             raise UserError(f"{base} serves {len(names)} models; give one as {base}#NAME ({listed})")
@@ -98,7 +100,13 @@ class Endpoint:
             BadRequest: the endpoint refuses them.
             UserError: there is no such model, or no access to it, or no answer for half a minute.
         """
-        return await self._request("POST", "chat/completions", {"model": self.model, **body})
+        answer = await self._request("POST", "chat/completions", {"model": self.model, **body})
+        if not answer.get("choices"):
+            raise UserError(
+                f"{self._client.base_url} answered without a message: {str(answer)[:300]}; is it an "
+                "OpenAI-compatible endpoint?"
+            )
+        return answer
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         problem = ""
@@ -110,13 +118,29 @@ class Endpoint:
             except httpx.HTTPError as error:
                 problem = f"{type(error).__name__} {error}".strip()
             else:
-                if response.status_code < 400:
-                    return response.json()
+                if response.status_code < 300:
+                    return self._read(response)
                 problem = f"status {response.status_code}: {response.text[:300]}"
-                if response.status_code not in (408, 409, 429) and response.status_code < 500:
+                if response.status_code not in _AGAIN and response.status_code < 500:
                     raise self._refused(response)
             log.warning("%s %s: %s", method, path, problem)
         raise UserError(f"the endpoint {self._client.base_url} does not answer ({problem}); is it up?")
+
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise self._strange(response)
+        return found
+
+    def _strange(self, response: httpx.Response) -> UserError:
+        text = " ".join(response.text[:100].split())
+        return UserError(
+            f"{response.url} answers what no OpenAI-compatible endpoint does ({text!r}); check the URL: "
+            "it mostly ends with /v1"
+        )
 
     def _refused(self, response: httpx.Response) -> Exception:
         text = response.text[:300]
@@ -197,7 +221,7 @@ class EndpointModel:
         body = self._body(call, limits or Limits())
         answer = await self._endpoint.ask({"messages": list(messages), **body, **_tools(tools)})
         choice, used = answer["choices"][0], answer.get("usage") or {}
-        message = choice["message"]
+        message = choice.get("message") or {}
         text = message.get("content") or ""
         calls = message.get("tool_calls") or []
         ended = "length" if choice.get("finish_reason") == "length" else "stop"

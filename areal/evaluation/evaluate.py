@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from areal.agents.interface import ConversationTooLong
+from areal.agents.interface import BadRequest, ConversationTooLong
+from areal.errors import UserError
 from areal.evaluation.answers import Answer
 from areal.rollout.seeds import derive
 from areal.trajectory import Episode
@@ -74,6 +75,7 @@ async def evaluate(
         All answers, by problem and sample.
 
     Raises:
+        UserError: the model refuses a request.
         Exception: of the first episode that failed for good.
     """
     slots = asyncio.Semaphore(concurrency)
@@ -111,6 +113,11 @@ async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> 
     while True:
         try:
             return await play(task, seed)
+        except BadRequest as error:
+            raise UserError(
+                f"the model refuses what it is asked: {error}; where that is the sampling, set "
+                "evaluation.temperature, top_p, top_k or max_new_tokens"
+            ) from error
         except ConversationTooLong as error:
             log.warning("a problem is too long (%s): %s", task, error)
             return Played([], 0.0, {}, "too_long", 0, 0.0)

@@ -46,6 +46,11 @@ def answer_files(run: Path) -> list[Path]:
     """
     if run.is_file():
         return [run]
+    if (run / "config.yaml").is_file():
+        raise UserError(
+            f"{run} is a training run; evaluate its model with `areal eval {run} --name NAME`, and give the "
+            "folder that this makes"
+        )
     found = sorted(run.glob("*.jsonl"))
     if not found:
         raise UserError(f"{run} is no evaluation: there is no file of answers (NAME.jsonl) in it")

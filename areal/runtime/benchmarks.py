@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from areal import registry
 from areal.config import Config, parse_config, settings_on
-from areal.errors import EnvironmentFailure, Interrupted, UserError
+from areal.errors import EngineFailure, EnvironmentFailure, Interrupted, UserError
 from areal.evaluation.answers import AnswerFile, Header, write_whole
 from areal.evaluation.benchmark import Benchmark, find_data
 from areal.evaluation.endpoint import Endpoint, EndpointPlayer, is_endpoint
@@ -272,8 +272,10 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
                     work = _answer(job, file, play_of(job), busy, progress)
                     try:
                         speeds[job.header.name] = await _interruptible(work, folder, progress)
-                    except EnvironmentFailure as error:
-                        raise EnvironmentFailure(
+                    except (EnvironmentFailure, UserError) as error:
+                        if isinstance(error, EngineFailure) or not file.answers:
+                            raise
+                        raise type(error)(
                             f"{error}; what was answered is kept: `areal eval --resume {folder}`"
                         ) from error
     return [

@@ -7,6 +7,7 @@ process; the Python objects ``sys.stdout`` and ``sys.stderr`` stay as they are. 
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from areal.errors import EngineFailure, EnvironmentFailure, Interrupted, UserError
 
@@ -74,8 +75,19 @@ def _real_terminal() -> Iterator[TextIO]:
         yield sys.stderr
         return
     encoding = sys.stderr.encoding or "utf-8"
-    with open(os.dup(2), "w", buffering=1, encoding=encoding, errors="replace") as terminal:
+    file = io.BufferedWriter(_Terminal(os.dup(2), "w"))
+    with io.TextIOWrapper(file, encoding, errors="replace", line_buffering=True) as terminal:
         yield terminal
+
+
+class _Terminal(io.FileIO):
+    """A terminal that may be gone, or a file on a full disk: a run goes on without anybody who looks."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
 
 
 def _is_on(stream: TextIO, descriptor: int) -> bool:

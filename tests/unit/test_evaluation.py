@@ -19,13 +19,15 @@ import pytest
 
 import areal
 from areal import registry
-from areal.api import evaluate_benchmarks
+from areal.api import evaluate_benchmarks, settings_of_run
 from areal.cli import main
+from areal.config import parse_config
 from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.answers import AnswerFile, read_answers
 from areal.evaluation.benchmark import Benchmark, HubFile, digest_of, find_data
 from areal.evaluation.comparison import compare
 from areal.evaluation.rescore import rescore
+from areal.telemetry.run_directory import RunDirectory
 
 PROBLEMS = 12
 
@@ -36,14 +38,15 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self._say({"data": [{"id": name} for name in self.server.models]})
+        known = self.path == "/v1/models"
+        self._say({"data": [{"id": name} for name in self.server.models]} if known else "a page")
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with self.server.lock:
             self.server.bodies.append(body)
             failing = self.server.failures.pop() if self.server.failures else None
-        if failing:
+        if failing and failing[0]:
             self._say({"error": {"message": failing[1]}}, failing[0])
             return
         time.sleep(self.server.seconds)
@@ -232,12 +235,83 @@ def vars_of(header: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("failure", "text"),
-    [((404, "no such model"), "refuses 'only'"), ((401, "key"), "OPENAI_API_KEY")],
+    [
+        ((404, "no such model"), "refuses 'only'"),
+        ((401, "key"), "OPENAI_API_KEY"),
+        ((400, "temperature is 1"), r"status 400.*temperature is 1.*set evaluation\.temperature"),
+        ((422, "what?"), "status 422"),
+        ((302, "elsewhere"), "status 302"),
+        ((200, "no choices"), "answered without a message"),
+    ],
 )
 def test_an_endpoint_that_refuses(sums: Path, server: Server, failure: tuple[int, str], text: str):
     server.failures = [failure] * 60
-    with pytest.raises(UserError, match=text):
+    with pytest.raises(UserError, match=text) as refused:
         evaluated(server, "a")
+    assert "--resume" not in str(refused.value), "nothing was answered"
+
+
+def test_an_endpoint_that_refuses_later_keeps_what_it_answered(sums: Path, server: Server):
+    server.failures = [(400, "enough")] * 10 + [(0, "")] * 14  # the last is the first
+    with pytest.raises(UserError, match=r"enough.*what was answered is kept: `areal eval --resume .*eval/a`"):
+        evaluated(server, "a", rollout={"max_concurrent": 2})
+    server.failures = []
+    assert evaluate_benchmarks([], resume=Path("runs/eval/a")).reports[0].problems == PROBLEMS
+
+
+def test_what_is_no_endpoint(sums: Path, server: Server):
+    with pytest.raises(UserError, match=r"/models.*answers what no OpenAI-compatible endpoint does"):
+        evaluate_benchmarks(["sums"], server.url.replace("/v1", "/page"), name="a")
+
+
+def test_an_environment_with_an_endpoint_needs_no_name(
+    sums: Path, server: Server, capsys: pytest.CaptureFixture[str]
+):
+    data = str(sums / "sums.jsonl")
+    options = {"data": data, "test_data": data}
+    report = areal.evaluate("math-v1", server.url + "#only", env_options=options, show=False)
+    assert report.accuracy == pytest.approx(2 / 3)
+    words = ["eval", "--env", "math-v1", "--model", server.url, *(f"env_options.{k}={data}" for k in options)]
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "evaluation.problems=3"])
+    [place] = [line for line in capsys.readouterr().out.splitlines() if "answers and reports: " in line]
+    assert len(read_answers(Path(place.split(": ")[1]) / "math-v1.jsonl")[1]) == 3
+
+
+def test_a_run_is_evaluated_as_it_was_trained(sums: Path, server: Server):
+    data = str(sums / "sums.jsonl")
+    run = RunDirectory.create(
+        parse_config(
+            {
+                "env_options": {"data": data, "test_data": data},
+                "agent": "multi-turn",
+                "agent_options": {"max_turns": 2},
+                "rollout": {"max_new_tokens": 33},
+                "evaluation": {"problems": 0, "samples": 2},
+                "name": "trained",
+            }
+        )
+    )
+    taken = settings_of_run(run.path, None, ["evaluation.samples=3"], {})
+    assert taken["model"] == str(run.path)
+    assert parse_config(taken).evaluation.model_dump()["problems"] == 256, "which the run had turned off"
+    assert (taken["agent"], taken["agent_options"]) == ("multi-turn", {"max_turns": 2})
+    assert taken["evaluation"]["samples"] == 3
+    other = settings_of_run(run.path, None, None, {"agent": "single-turn", "env": "code-v1"})
+    assert (other["agent_options"], other["env_options"]) == ({}, {}), "they were of the others"
+    alone = settings_of_run(run.path, None, None, {}, own_env=False)
+    assert set(alone) == {"model", "engine", "device"}
+
+    done = evaluate_benchmarks([], server.url, run=run.path, name="a")
+    header, answers = read_answers(done.path / "math-v1.jsonl")
+    assert (header.agent, header.sampling["max_new_tokens"], len(answers)) == ("multi-turn", 33, 2 * PROBLEMS)
+    assert evaluate_benchmarks(["sums"], server.url, run=run.path, name="b").reports[0].problems == PROBLEMS
+
+    with pytest.raises(UserError, match=r"trained is a training run; evaluate its model with `areal eval "):
+        compare(run.path, done.path)
+    (run.path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(UserError, match="no header of an evaluation"):
+        compare(run.path / "metrics.jsonl", run.path / "metrics.jsonl")
 
 
 def test_an_endpoint_that_is_not_there(sums: Path, monkeypatch: pytest.MonkeyPatch):

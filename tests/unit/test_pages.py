@@ -164,6 +164,7 @@ def finished(words: list[str]) -> None:
 
 
 def check_eval(given: argparse.Namespace) -> None:
+    cli.take_run(given)
     names = {n: f"evaluation.{n}" for n in ("problems", "samples", "temperature")}
     settings = cli._settings(given, names)
     config = parse_config(merged_settings(given.config, given.overrides, settings))
