@@ -118,6 +118,10 @@ def variables(settings: EngineSettings) -> dict[str, str]:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.threads),
         }
+        if settings.eager:
+            # vLLM has some lines of its sampler compiled all the same, which needs a C++ compiler and takes
+            # longer than it saves.
+            found["TORCHDYNAMO_DISABLE"] = "1"
     elif settings.card:
         found["CUDA_VISIBLE_DEVICES"] = _name_of_card(settings.card)
     return found

@@ -25,6 +25,7 @@ from areal.rollout.tasks import TaskSource
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, gpu_bytes
 from areal.runtime.cards import engine_cards
+from areal.runtime.compilers import require_compilers
 from areal.runtime.memory import Load, Shape, Split, describe, split
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def plan(config: Config, training: bool = True) -> Plan:
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     device, longest = _device(config.device), _max_model_len(config, model)
+    require_compilers(config, device)
     memory: tuple[Split, ...] = ()
     cards = _cards(config, device, training)
     if device == "cuda" and config.engine.memory is None:

@@ -1,0 +1,63 @@
+"""Whether the compilers are there that a run calls while it runs: found out before anything is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+from areal.config import Config
+from areal.errors import UserError
+
+_GET = "install one (Debian and Ubuntu: apt install build-essential)"
+
+
+def require_compilers(
+    config: Config,
+    device: str,
+    variables: Mapping[str, str] = os.environ,
+    headers: str | None = None,
+) -> None:
+    """Check for what Triton calls on a GPU, and PyTorch's compiler on a CPU where a setting asks for it.
+
+    Args:
+        config: of the run; nothing is compiled on a CPU with the default settings.
+        device: ``cpu`` or ``cuda``.
+        variables: of the environment: ``PATH``, and ``CC`` or ``CXX``, which name a compiler.
+        headers: folder of Python's C headers; None: where they are.
+
+    Raises:
+        UserError: something is missing.
+    """
+    if device == "cuda":
+        if not _found(variables, "CC", "gcc", "clang"):
+            raise UserError(
+                f"on a GPU, kernels are compiled as they are used, and there is no C compiler: {_GET}, or "
+                "name it: CC=/path/to/gcc"
+            )
+        if not (file := Path(headers or _headers(), "Python.h")).is_file():
+            raise UserError(
+                f"on a GPU, kernels are compiled as they are used, and there is no {file}: install Python's "
+                "headers (Debian and Ubuntu: apt install python3-dev)"
+            )
+        return
+    asked = ["learner.compile=true"] * bool(config.learner.compile)
+    asked += ["engine.eager=false"] * (config.engine.eager is False)
+    if asked and not _found(variables, "CXX", "g++"):
+        raise UserError(
+            f"{' and '.join(asked)}: there is no C++ compiler; {_GET}, name it (CXX=/path/to/g++), or leave "
+            f"{'them' if len(asked) > 1 else 'it'} out"
+        )
+
+
+def _headers() -> str:
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own scheme, under which packages of /usr/local are installed, is wrong about headers.
+    return sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
+
+
+def _found(variables: Mapping[str, str], named: str, *usual: str) -> bool:
+    names = [variables[named].split()[0]] if variables.get(named, "").split() else usual
+    return any(shutil.which(name, path=variables.get("PATH")) for name in names)
