@@ -29,7 +29,7 @@ _BOUNDS = {
 
 _CONFIGURATION = """# Configuration
 
-Every setting of a run, made from the types in `areal/config.py`. A setting comes from a YAML file
+Every setting of a run, made from the types in `areal/config/settings.py`. A setting comes from a YAML file
 (`--config FILE`), from `key.sub=value` on the command line or from an argument of `areal.train`; later
 ones win over earlier ones, in this order, and what is given nowhere has its default. `areal train --dry-run`
 checks all of them and prints the result as such a file; each run keeps it as `config.yaml`.

@@ -1,32 +1,24 @@
-"""Every setting of a run, typed and documented, once.
-
-The field's docstring below it is its documentation; ``areal train --dry-run`` prints the resolved values.
-A configuration comes from defaults, then a YAML file, then ``key.sub=value`` overrides, then flags.
-"""
+"""Every setting of a run, typed and documented, once: the docstring below a field is its documentation."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from areal.errors import UserError, nearest
+from areal.errors import nearest
 from areal.learner.presets import (
     PRESETS,
     Advantage,
@@ -341,170 +333,3 @@ class Config(_Settings):
     def groups_per_batch(self) -> int:
         """B: groups that one update takes."""
         return self.rollout.batch_size // self.rollout.group_size
-
-
-def load_config(
-    path: str | Path | None = None, overrides: list[str] | None = None, values: dict[str, Any] | None = None
-) -> Config:
-    """Build a configuration from a YAML file, ``key.sub=value`` overrides and a (nested or dotted) dict.
-
-    Later sources win: defaults, file, overrides, values.
-
-    Raises:
-        UserError: unknown key (with the nearest known one), wrong type, impossible size, unreadable file.
-    """
-    data = merged_settings(path, overrides, values)
-    return parse_config(data, source=str(path) if path is not None else None)
-
-
-def merged_settings(
-    path: str | Path | None = None, overrides: list[str] | None = None, values: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return what :func:`load_config` would validate, as a nested dict.
-
-    Raises:
-        UserError: an unreadable file, or what is no override.
-    """
-    data: dict[str, Any] = {}
-    if path is not None:
-        _merge(data, _read_yaml(Path(path)))
-    _merge_overrides(data, overrides or [])
-    for key, value in (values or {}).items():
-        _merge(data, _nest(key, value))
-    return data
-
-
-def settings_on(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings with others on top."""
-    data = copy.deepcopy(base)
-    _merge(data, settings)
-    return data
-
-
-def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
-    for item in overrides:
-        key, sep, text = item.partition("=")
-        if not sep or not key:
-            raise UserError(
-                f"'{item}' is not an override; write key.sub=value, such as rollout.max_staleness=4"
-            )
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
-        _merge(data, _nest(key, _number(value)))
-
-
-def parse_options(overrides: list[str]) -> dict[str, Any]:
-    """Return ``key.sub=value`` overrides as a nested dict of their own.
-
-    Raises:
-        UserError: one of them is none.
-    """
-    data: dict[str, Any] = {}
-    _merge_overrides(data, overrides)
-    return data
-
-
-def override_config(config: Config, overrides: list[str]) -> Config:
-    """Return a configuration with ``key.sub=value`` overrides on top.
-
-    Raises:
-        UserError: as in :func:`load_config`.
-    """
-    data = config.model_dump(mode="json")
-    _merge_overrides(data, overrides)
-    return parse_config(data)
-
-
-def parse_config(data: dict[str, Any], source: str | None = None) -> Config:
-    """Validate a nested dict.
-
-    Raises:
-        UserError: as in :func:`load_config`.
-    """
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        where = f" (from {source} and the command line)" if source else ""
-        raise UserError("configuration" + where + ": " + "; ".join(map(_explain, error.errors()))) from error
-
-
-def dump_config(config: Config) -> str:
-    """Return the whole configuration as YAML that :func:`load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _explain(error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{_meant(location)}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}={error['input']!r}: {message}" if key else message
-
-
-def _meant(location: list[str]) -> str:
-    """Say which keys were meant: of that name elsewhere, abbreviated to it, or close to it in its section."""
-    *section, name = location
-    keys = list(_keys(Config))
-    alike = [".".join(key) for key in keys if name in (key[-1], _initials(key[-1]))]
-    if alike:
-        return f"; did you mean {' or '.join(map(repr, alike))}?"
-    known = [key[-1] for key in keys if key[:-1] == section]
-    return nearest(name, known) or f" (known here: {', '.join(known)})"
-
-
-def _keys(model: Any, *section: str) -> Iterator[list[str]]:
-    """Each section and setting, with the sections that it is in before it."""
-    for name, field in model.model_fields.items():
-        yield [*section, name]
-        if hasattr(field.annotation, "model_fields"):
-            yield from _keys(field.annotation, *section, name)
-
-
-def _initials(name: str) -> str:
-    return "".join(word[0] for word in name.split("_"))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a configuration is a mapping of settings, not a {type(data).__name__}")
-    nested: dict[str, Any] = {}
-    for key, value in data.items():
-        _merge(nested, _nest(str(key), value))
-    return nested
-
-
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _number(value: Any) -> Any:
-    """Read ``1e-3`` as a number: YAML 1.1 takes it for a string because it has no dot."""
-    if isinstance(value, str):
-        try:
-            return float(value) if "e" in value.lower() and value[0] in "+-.0123456789" else value
-        except ValueError:
-            return value
-    return value

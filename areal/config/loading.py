@@ -1,0 +1,149 @@
+"""How settings are read: from a YAML file, ``key.sub=value`` overrides and values; later ones win."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from areal.config.complaints import told
+from areal.config.settings import Config
+from areal.errors import UserError
+
+
+def load_config(
+    path: str | Path | None = None, overrides: list[str] | None = None, values: dict[str, Any] | None = None
+) -> Config:
+    """Build a configuration from a YAML file, ``key.sub=value`` overrides and a (nested or dotted) dict.
+
+    Later sources win: defaults, file, overrides, values.
+
+    Raises:
+        UserError: unknown key (with the nearest known one), wrong type, impossible size, unreadable file.
+    """
+    data = merged_settings(path, overrides, values)
+    return parse_config(data, source=str(path) if path is not None else None)
+
+
+def merged_settings(
+    path: str | Path | None = None, overrides: list[str] | None = None, values: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what :func:`load_config` would validate, as a nested dict.
+
+    Raises:
+        UserError: an unreadable file, or what is no override.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        _merge(data, _read_yaml(Path(path)))
+    _merge_overrides(data, overrides or [])
+    for key, value in (values or {}).items():
+        _merge(data, _nest(key, value))
+    return data
+
+
+def settings_on(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings with others on top."""
+    data = copy.deepcopy(base)
+    _merge(data, settings)
+    return data
+
+
+def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
+    for item in overrides:
+        key, sep, text = item.partition("=")
+        if not sep or not key:
+            raise UserError(
+                f"'{item}' is not an override; write key.sub=value, such as rollout.max_staleness=4"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
+        _merge(data, _nest(key, _number(value)))
+
+
+def parse_options(overrides: list[str]) -> dict[str, Any]:
+    """Return ``key.sub=value`` overrides as a nested dict of their own.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    data: dict[str, Any] = {}
+    _merge_overrides(data, overrides)
+    return data
+
+
+def override_config(config: Config, overrides: list[str]) -> Config:
+    """Return a configuration with ``key.sub=value`` overrides on top.
+
+    Raises:
+        UserError: as in :func:`load_config`.
+    """
+    data = config.model_dump(mode="json")
+    _merge_overrides(data, overrides)
+    return parse_config(data)
+
+
+def parse_config(data: dict[str, Any], source: str | None = None) -> Config:
+    """Validate a nested dict.
+
+    Raises:
+        UserError: as in :func:`load_config`.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        where = f" (from {source} and the command line)" if source else ""
+        raise UserError("configuration" + where + ": " + "; ".join(map(told, error.errors()))) from error
+
+
+def dump_config(config: Config) -> str:
+    """Return the whole configuration as YAML that :func:`load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a configuration is a mapping of settings, not a {type(data).__name__}")
+    nested: dict[str, Any] = {}
+    for key, value in data.items():
+        _merge(nested, _nest(str(key), value))
+    return nested
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _number(value: Any) -> Any:
+    """Read ``1e-3`` as a number: YAML 1.1 takes it for a string because it has no dot."""
+    if isinstance(value, str):
+        try:
+            return float(value) if "e" in value.lower() and value[0] in "+-.0123456789" else value
+        except ValueError:
+            return value
+    return value
