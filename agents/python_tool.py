@@ -5,6 +5,8 @@ Its tool call is a code block: any model can write one, whatever its chat templa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from areal.agents.chat import Chat, checked_limits
 from areal.agents.interface import Env, Model
 from areal.envs.code import ENDINGS, shortened
@@ -29,6 +31,7 @@ class PythonTool:
         sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
         allow_weak: accept what the host gives when the local sandbox is not strong here.
         time_limit: seconds of one run.
+        packages: what the code can import beside the standard library, such as ``[numpy]``.
 
     Raises:
         UserError: a limit that leaves nothing, or no sandbox here.
@@ -42,12 +45,13 @@ class PythonTool:
         sandbox: str = "local",
         allow_weak: bool = False,
         time_limit: float = 6.0,
+        packages: Sequence[str] = (),
     ) -> None:
         checked_limits("python-tool", max_turns, max_tokens)
         self._limits = max_turns, max_tokens
         self._hint = hint
         self._run_limits = Limits(wall_s=time_limit)
-        self._sandbox = shared_sandbox("python-tool", "agent_options", sandbox, allow_weak)
+        self._sandbox = shared_sandbox("python-tool", "agent_options", sandbox, allow_weak, packages)
 
     async def run(self, env: Env, model: Model) -> None:
         """Play one episode."""

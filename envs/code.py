@@ -7,11 +7,12 @@ LiveCodeBench.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from areal.envs import programs
 from areal.envs.code_blocks import program_of
+from areal.envs.code_checks import broken, refuse_unsound, refuse_unusable
 from areal.envs.code_problems import CodeProblem, defines, load_code_problems
 from areal.envs.problems import ProblemEnv, Problems, checked_difficulty, checked_prompt
 from areal.errors import UserError
@@ -75,6 +76,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
         allow_weak: accept what the host gives when the local sandbox is not strong here.
         time_limit: seconds of one run.
+        packages: what code can import beside the standard library, such as ``[numpy]``; nothing, by default.
 
     Raises:
         UserError: unreadable data, a wrong argument, or no sandbox here.
@@ -95,6 +97,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         sandbox: str = "local",
         allow_weak: bool = False,
         time_limit: float = 6.0,
+        packages: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
         if max_turns < 1 or not time_limit > 0:
@@ -108,8 +111,12 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         self._partial = partial
         self._limits = Limits(wall_s=time_limit)
         self._reward = Reward(rewards)
-        self._sandbox = shared_sandbox("code-v1", "env_options", sandbox, allow_weak)
+        self._sandbox = shared_sandbox("code-v1", "env_options", sandbox, allow_weak, packages)
         self._verifiers: dict[Comparison, CodeVerifier] = {}
+        if listed is not None:
+            key = (data, subset, test_data, sandbox, allow_weak, *packages)
+            problems = (problem for problems in listed.values() for problem in problems)
+            refuse_unusable(key, problems, self._sandbox, self._verifier(Comparison()))
 
     def asked(self, problem: CodeProblem) -> str:
         """Return the problem in the prompt."""
@@ -120,15 +127,20 @@ class CodeEnv(ProblemEnv[CodeProblem]):
 
         Raises:
             SandboxUnavailable: the sandbox could not run it; no reward was given.
+            UserError: the tests themselves are broken.
         """
         problem = self.problem
         self._turn += 1
         program, in_block = program_of(action, problem.wanted)
         source, before = placed(problem, program)
+        verifier = self._verifier(problem.comparison)
+        refuse_unsound(problem, verifier)
         # What a verdict says after the last turn nobody sees.
-        verdict = self._verifier(problem.comparison).verify_blocking(
-            source, problem.tests, before=before, ahead=self._turn >= self._max_turns
-        )
+        ahead = self._turn >= self._max_turns
+        try:
+            verdict = verifier.verify_blocking(source, problem.tests, before=before, ahead=ahead)
+        except ValueError as error:
+            raise broken(problem, error) from error
         failure = verdict.failure
         if failure is not None and self._turn < self._max_turns:
             return self._feedback(failure), 0.0, False, False, {"reward_parts": self._reward.nothing()}

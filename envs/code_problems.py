@@ -21,6 +21,7 @@ from areal.envs.data import Loaded, load_problems
 from areal.envs.forms import Opening, asked, at, decoded
 from areal.envs.rows import Row
 from areal.errors import UserError
+from areal.rewards import soundness
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
 from areal.rewards.compare import Comparison, Either
 from areal.sandbox.interface import Call
@@ -61,6 +62,7 @@ class CodeProblem:
         form: what rows of this form are called.
         wanted: found in an answer's code block that may solve the problem.
         where: file and line.
+        packages: what the tests import that is not in the standard library.
     """
 
     problem: str
@@ -72,6 +74,7 @@ class CodeProblem:
     form: str = field(default="", compare=False)
     wanted: re.Pattern[str] | None = None
     where: str = field(default="", compare=False)
+    packages: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @lru_cache(maxsize=4)
@@ -106,9 +109,18 @@ def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
     HumanEval(+) bring assertions, which are exact where these are.
 
     Raises:
-        UserError: its keys are those of no known form, or what they hold is broken.
+        UserError: its keys are those of no known form, or what they hold is broken, or its tests pass
+            whatever the answer does.
     """
-    return replace(_problem(row, where), where=where)
+    problem = _problem(row, where)
+    try:
+        said = soundness.complaint(problem.tests) if problem.by_value else None
+        needed = soundness.packages(problem.tests)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{where}: its tests cannot be read: {type(error).__name__}: {error}") from error
+    if said:
+        raise UserError(f"{where}: {said}: any answer could pass; mend or remove the row")
+    return replace(problem, where=where, packages=frozenset(needed))
 
 
 def _problem(row: dict[str, Any], where: str) -> CodeProblem:

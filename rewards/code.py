@@ -36,6 +36,7 @@ from areal.sandbox.interface import (
 from .cases import AssertTests, CallCase, CallTests, CheckTests, StreamTests, Tests
 from .compare import Comparison, Either, Raises
 from .shown import shown
+from .soundness import PROBES, probe
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ _SPLIT_S = 30.0
 _WAIT = "import time\ndef wait(seconds): time.sleep(seconds)"
 _REMEMBERED = 20_000
 """Lists of assertions whose split is kept: a training set is verified again and again."""
+
+_sound: set[AssertTests | CheckTests] = set()
+"""Tests that do not pass with code that solves nothing."""
 
 CaseStatus: TypeAlias = Status | Literal["wrong"]
 
@@ -159,6 +163,35 @@ class CodeVerifier:
     def verify_blocking(self, source: str, tests: Tests, *, before: str = "", ahead: bool = False) -> Verdict:
         """Do what ``verify`` does, from any thread, whether it has an event loop or not."""
         return wait_for(self.verify(source, tests, before=before, ahead=ahead))
+
+    async def ensure_sound(self, tests: Tests) -> None:
+        """Raise if tests pass whatever the code does: they are run, once, with code that solves nothing.
+
+        Raises:
+            SandboxUnavailable: the sandbox failed.
+            ValueError: they do, or cannot be run at all.
+        """
+        if not isinstance(tests, AssertTests | CheckTests) or tests in _sound:
+            return
+        paths = [tests.entry] if isinstance(tests, CheckTests) else []
+        if isinstance(tests, AssertTests):
+            split = await self._split(tests)
+            # What is compared with a value does not pass with all of several others.
+            paths = [] if split.calls else list(split.proxies)
+        for value in PROBES if paths else ():
+            if (await self.verify(probe(paths, value), tests)).score < 1:
+                break
+        else:
+            if paths:
+                raise ValueError(f"they pass whatever {paths[0]} does")
+        if len(_sound) >= _REMEMBERED:
+            _sound.clear()
+        _sound.add(tests)
+
+    def ensure_sound_blocking(self, tests: Tests) -> None:
+        """Do what ``ensure_sound`` does, from any thread."""
+        if isinstance(tests, AssertTests | CheckTests) and tests not in _sound:
+            wait_for(self.ensure_sound(tests))
 
     async def _calls(self, code: _Code, tests: CallTests) -> Verdict:
         outcome = await self._run(code.job(code.calls(tests.cases), tests.scope))

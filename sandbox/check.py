@@ -14,6 +14,7 @@ from typing import Any
 
 from .interface import Call, Calls, Job, Limits, Raised, Returned, SandboxUnavailable
 from .local.backend import LocalBackend
+from .packages import interpreter
 from .pool import Pool
 
 STRONG = ("full", "namespaces")
@@ -76,6 +77,8 @@ class Report:
         landlock: the version of Landlock, 0 where there is none.
         median_ms: milliseconds of a run that does nothing.
         proofs: the attacks that were made.
+        python: the version of its interpreter.
+        packages: what that can import beside the standard library.
     """
 
     level: str | None
@@ -83,6 +86,8 @@ class Report:
     landlock: int = 0
     median_ms: float = 0.0
     proofs: tuple[Proof, ...] = ()
+    python: str = ""
+    packages: tuple[str, ...] = ()
 
     @property
     def strong(self) -> bool:
@@ -100,6 +105,8 @@ class Report:
             return
         host = f"Linux {os.uname().release}, {os.uname().machine}, as user {os.geteuid()}"
         yield f"{host}; Landlock {self.landlock or 'absent'}"
+        packages = ", ".join(self.packages) or "no other package (env_options.packages=[numpy] adds one)"
+        yield f"Python {self.python}: the standard library, and {packages}"
         yield f"{self.median_ms:.1f} ms for a run that does nothing"
         for proof in self.proofs:
             yield f"  {'held' if proof.held else 'BROKEN'}  {proof.attack}: {proof.detail}"
@@ -127,7 +134,8 @@ def report() -> Report:
 
 def _report(backend: LocalBackend, reason: str) -> Report:
     pool = Pool(backend, 1)
-    return Report(backend.level, reason, backend.landlock, _median_ms(pool), tuple(_proofs(pool)))
+    times, proofs = _median_ms(pool), tuple(_proofs(pool))
+    return Report(backend.level, reason, backend.landlock, times, proofs, *interpreter(pool))
 
 
 def _median_ms(pool: Pool) -> float:

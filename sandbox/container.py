@@ -74,7 +74,7 @@ class ContainerBackend:
         """Start a container; see process.Backend."""
         name = f"areal-{uuid.uuid4().hex}"
         arguments = [self._command, "run", *self._options(name, limits), self._image]
-        link = _ContainerLink(self._command, name, [*arguments, "python3", "-I", "-S", "-c", tender.LOADER])
+        link = _ContainerLink(self._command, name, [*arguments, "python3", "-I", "-c", tender.LOADER])
         self._links = {other for other in self._links if other.alive} | {link}
         try:
             run = RemoteRun(link, limits, stdin, cut_output)

@@ -133,7 +133,7 @@ class _MachineLink:
 
     def _listen(self) -> None:
         """Start the tender and pass on what it writes, on a thread: the SDK can only be waited for."""
-        command = f"exec python3 -I -S -c {shlex.quote(tender.LOADER)}"
+        command = f"exec python3 -I -c {shlex.quote(tender.LOADER)}"
         try:
             with _border("the machine does not run the sandbox"):
                 # Without a limit of the SDK's, which could not be told from other failures.

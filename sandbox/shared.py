@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from areal.errors import UserError
 from areal.registry import sandboxes
 
 from .interface import SandboxUnavailable
+from .packages import missing_packages
 
-_pools: dict[tuple[str, bool], Any] = {}
+_pools: dict[tuple[str, bool, tuple[str, ...]], Any] = {}
 _lock = threading.Lock()
 
 
-def shared_sandbox(user: str, options: str, name: str, allow_weak: bool) -> Any:
+def shared_sandbox(
+    user: str, options: str, name: str, allow_weak: bool, packages: str | Sequence[str] = ()
+) -> Any:
     """Return this process's sandbox of that name.
 
     Args:
@@ -23,15 +28,21 @@ def shared_sandbox(user: str, options: str, name: str, allow_weak: bool) -> Any:
         options: the setting that holds its options, ``env_options`` or ``agent_options``.
         name: ``local``, ``container``, ``e2b`` or a registered one.
         allow_weak: accept what the host gives when the local sandbox is not strong here.
+        packages: what code can import beside the standard library, by the names that it imports. The local
+            sandbox shows what is installed here; others must have it.
 
     Raises:
-        UserError: there is none here.
+        UserError: there is none here, or it does not have a package.
     """
     make = sandboxes.get(name)
+    wanted = (packages,) if isinstance(packages, str) else tuple(packages)
+    if name == "local":
+        _check_installed(options, wanted)
     with _lock:
-        if (name, allow_weak) not in _pools:
+        key = (name, allow_weak, wanted)
+        if key not in _pools:
             try:
-                pool = make(allow_weak=allow_weak) if name == "local" else make()
+                pool = make(allow_weak=allow_weak, preload=wanted) if name == "local" else make()
                 if name == "local":
                     # It starts with its first run otherwise, and this is the place to complain.
                     _ = pool.backend.level
@@ -40,8 +51,22 @@ def shared_sandbox(user: str, options: str, name: str, allow_weak: bool) -> Any:
                     f"{user} cannot run code here: {error}. Use {options}.sandbox=container (or e2b), or, "
                     f"where the code may be trusted, {options}.allow_weak=true"
                 ) from error
-            _pools[name, allow_weak] = pool
-        return _pools[name, allow_weak]
+            if name != "local" and wanted and (missing := missing_packages(pool, wanted)):
+                raise UserError(f"{options}.packages: the sandbox {name} does not have {', '.join(missing)}")
+            _pools[key] = pool
+        return _pools[key]
+
+
+def _check_installed(options: str, packages: Sequence[str]) -> None:
+    """Raise UserError if a package is not a package, or not installed here."""
+    for name in packages:
+        if not isinstance(name, str) or not name.replace(".", "_").isidentifier():
+            raise UserError(f"{options}.packages={list(packages)}: {name!r} is no name of a package")
+        if find_spec(name.partition(".")[0]) is None:
+            raise UserError(
+                f"{options}.packages={list(packages)}: {name} is not installed here; install it (with pip, "
+                "under its name there), or name it as it is imported"
+            )
 
 
 def _forget() -> None:

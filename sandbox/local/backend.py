@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ..interface import Limits, SandboxUnavailable
+from .packages import package_paths
 from .run import LocalRun
 from .worker import Profile, Worker
 
@@ -21,8 +20,8 @@ class LocalBackend:
 
     Args:
         workers: zygotes; each forks one run at a time, and any number may be under way.
-        preload: modules to import in advance, such as ``("numpy",)``: their packages are all that runs see
-            of what is installed here.
+        preload: modules to import in advance, such as ``("numpy",)``: their packages, and what these
+            need, are all that runs see of what is installed here.
         allow_weak: accept a level below the strong ones (see ``level``), rather than refuse.
         landlock: the version of Landlock to use at most, to see what an older kernel gives.
     """
@@ -36,7 +35,7 @@ class LocalBackend:
     ) -> None:
         if sys.platform != "linux":
             raise SandboxUnavailable("the local sandbox needs Linux; the container and E2B sandboxes do not")
-        self._profile = Profile("private", tuple(preload), _package_folders(preload), landlock)
+        self._profile = Profile("private", tuple(preload), package_paths(preload), landlock)
         self._allow_weak = allow_weak
         self._workers: list[Worker | None] = [None] * workers
         self._locks = [threading.Lock() for _ in range(workers)]
@@ -114,19 +113,3 @@ class LocalBackend:
                 "and allow_weak=True accepts less"
             )
         return Worker(confined)
-
-
-def _package_folders(modules: Sequence[str]) -> tuple[str, ...]:
-    """Return the folders of installed packages, and those of the shared libraries that came with them.
-
-    Raises:
-        SandboxUnavailable: one is not installed.
-    """
-    folders: list[str] = []
-    for name in modules:
-        spec = importlib.util.find_spec(name.partition(".")[0])
-        if spec is None:
-            raise SandboxUnavailable(f"'{name}' is to be preloaded but is not installed")
-        for folder in spec.submodule_search_locations or ():
-            folders += [folder for folder in (folder, f"{folder}.libs") if Path(folder).is_dir()]
-    return tuple(dict.fromkeys(folders))
