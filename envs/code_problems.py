@@ -278,9 +278,9 @@ def _streams(text: str, cases: tuple[StreamCase, ...], comparison: Comparison) -
 
 def _calls(text: str, stub: str, name: str, cases: Sequence[tuple[tuple[Any, ...], Any]]) -> CodeProblem:
     # The answer decides whether it is a class, whatever the stub is.
-    paths = [f"Solution.{name}", name]
-    path = "|".join(paths if _SOLUTION in stub else paths[::-1])
-    tests = CallTests(tuple(CallCase(Call(path, given), output) for given, output in cases), "contest")
+    paths = (f"Solution.{name}", name) if _SOLUTION in stub else (name, f"Solution.{name}")
+    calls = (CallCase(Call(paths[0], given, otherwise=paths[1]), output) for given, output in cases)
+    tests = CallTests(tuple(calls), "contest")
     wanted = re.compile(f"{_SOLUTION}\\b|{defines(name).pattern}", re.MULTILINE)
     return CodeProblem(text, tests, comparison=_JSON, wanted=wanted)
 

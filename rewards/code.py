@@ -423,7 +423,7 @@ def _shown_call(call: Call) -> str:
     parts = [shown(value) for value in call.args] + [
         f"{name}={shown(value)}" for name, value in call.kwargs.items()
     ]
-    return _cut(f"{call.function.partition('|')[0]}({', '.join(parts)})")
+    return _cut(f"{call.function}({', '.join(parts)})")
 
 
 def _cut(text: str, most: int = 2000) -> str:

@@ -93,7 +93,7 @@ def _program(job: Job) -> list[str]:
 def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Limits) -> Outcome:
     # Without a call there is no answer that would tell that the source has been loaded.
     first = frames.pack("calls", program, not mode.calls)
-    calls = [_pack_call(call.function, call.args, call.kwargs) for call in mode.calls]
+    calls = [_pack_call(call) for call in mode.calls]
     sent = len(calls) if mode.ahead else min(1, len(calls))
 
     def talk(run: _Run, process: Process) -> None:
@@ -156,7 +156,7 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
         function, args, kwargs = parts
         call = Call(function, args, kwargs)
         run.last_call = (call, None)
-        candidate.send(_pack_call(function, args, kwargs))
+        candidate.send(_pack_call(call))
         answer = _answer(run, candidate)
         run.last_call = (call, answer)
         checker.send(_pack_result(answer))
@@ -233,11 +233,11 @@ def _printable(text: str, most: int) -> str:
     return text[-most:].encode("utf-8", "replace").decode("utf-8")
 
 
-def _pack_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+def _pack_call(call: Call) -> bytes:
     try:
-        return frames.pack("call", function, args, kwargs)
+        return frames.pack("call", [call.function, call.otherwise], call.args, call.kwargs)
     except NotAValue as error:
-        raise ValueError(f"an argument of {function} is not made of builtin types: {error}") from None
+        raise ValueError(f"an argument of {call.function} is not made of builtin types: {error}") from None
 
 
 def _pack_result(answer: Result) -> bytes:

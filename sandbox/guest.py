@@ -118,12 +118,12 @@ def _serve_calls(channel: Channel, program: list[str], report: bool) -> int:
     if report:
         channel.send("loaded")
     while True:
-        _, (function, args, kwargs) = channel.receive()
-        _answer(channel, _call, module.__dict__, function, args, kwargs)
+        _, (paths, args, kwargs) = channel.receive()
+        _answer(channel, _call, module.__dict__, paths, args, kwargs)
 
 
-def _call(names: dict[str, Any], function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _resolve(names, function)(*args, **kwargs)
+def _call(names: dict[str, Any], paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _resolve(names, *paths)(*args, **kwargs)
 
 
 def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
@@ -141,9 +141,10 @@ def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
         channel.send("opaque", type(reply[1]).__name__[:MAX_MESSAGE])
 
 
-def _resolve(names: dict[str, Any], path: str) -> Callable[..., Any]:
-    paths = [choice.split(".") for choice in path.split("|")]
-    first, *rest = next((choice for choice in paths if choice[0] in names), paths[0])
+def _resolve(names: dict[str, Any], path: str, otherwise: str) -> Callable[..., Any]:
+    first, *rest = path.split(".")
+    if first not in names and otherwise.partition(".")[0] in names:
+        first, *rest = otherwise.split(".")
     if first not in names:
         raise NameError(f"name '{first}' is not defined")
     found = names[first]

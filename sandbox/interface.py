@@ -68,15 +68,16 @@ class Call:
 
     Attributes:
         function: a name, or a dotted path such as ``"Solution.solve"``: a class met on the way is
-            instantiated without arguments, anew for each call. Of several paths, parted by ``|``, the first
-            one counts whose first name is defined.
+            instantiated without arguments, anew for each call.
         args: positional arguments, made of builtin types.
         kwargs: keyword arguments, likewise.
+        otherwise: what is called if the first name of ``function`` is not defined: another path.
     """
 
     function: str
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    otherwise: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,8 +356,8 @@ def _rehearse() -> guest.Channel:
         lockdown.rehearse()
         script = (
             frames.pack("calls", ["def f(x): return x", "", ""], False),
-            frames.pack("call", "f", (0,), {}),
-            frames.pack("call", "missing", (), {}),
+            frames.pack("call", ["f", ""], (0,), {}),
+            frames.pack("call", ["missing", ""], (), {}),
         )
         with contextlib.suppress(EOFError):
             guest.converse(guest.Channel(io.BytesIO(b"".join(script)), null))

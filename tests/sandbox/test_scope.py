@@ -89,15 +89,17 @@ def test_what_stands_before_a_program(sandbox):
     assert "NameError" in sandbox.run_blocking(Job(source, Calls(()), before="K = L")).error
 
 
-def test_of_several_paths_the_first_defined_one_counts(sandbox):
+def test_what_is_called_otherwise(sandbox):
     both = "class Solution:\n    def f(self): return 1\ndef f(): return 2"
     for source, right in (
         (both, 1),
         ("def f(): return 2", 2),
         ("class Solution:\n    f = lambda self: 3", 3),
     ):
-        assert sandbox.run_blocking(Job(source, Calls((Call("Solution.f|f"),)))).values == (Returned(right),)
-    (missing,) = sandbox.run_blocking(Job("x = 1", Calls((Call("Solution.f|f"),)))).values
+        assert sandbox.run_blocking(Job(source, Calls((Call("Solution.f", otherwise="f"),)))).values == (
+            Returned(right),
+        )
+    (missing,) = sandbox.run_blocking(Job("x = 1", Calls((Call("Solution.f", otherwise="f"),)))).values
     assert "'Solution' is not defined" in missing.message
 
 
