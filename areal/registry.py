@@ -178,6 +178,8 @@ def find_agent(name: str) -> Callable[..., Any]:
     Raises:
         UserError: there is none.
     """
+    if name.endswith(".py"):
+        raise _name_what_is_in(name, "agent", lambda v: hasattr(v, "run") or inspect.iscoroutinefunction(v))
     return load_object(name) if ":" in name else agents.get(name)
 
 
@@ -188,16 +190,34 @@ def load_object(name: str) -> Any:
         UserError: no such file or module, or nothing of that name in it, or it raises when it is loaded.
     """
     place, _, attribute = name.rpartition(":")
-    try:
-        module = _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"'{name}': {place} raised {explained(error, __file__)}") from error
+    module = _module(place, name)
     if not hasattr(module, attribute):
         known = [known for known in vars(module) if not known.startswith("_")]
         raise UserError(f"'{name}': {place} has no '{attribute}'{nearest(attribute, known)}")
     return getattr(module, attribute)
+
+
+def _module(place: str, name: str) -> Any:
+    """Return a module that ``name`` says, by its file or its own name."""
+    try:
+        return _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"'{name}': {place} raised {explained(error, __file__)}") from error
+
+
+def _name_what_is_in(file: str, what: str, wanted: Callable[[Any], bool]) -> UserError:
+    """Return the complaint about a file that was named alone, with what it has of a kind."""
+    module = _module(file, file)
+    found = [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__ and wanted(value)
+    ]
+    if not found:
+        return UserError(f"'{file}' has no {what}; name one that it defines, as in {file}:NAME")
+    return UserError(f"name the {what} in it, as in {file}:{found[0]} (it has {', '.join(found)})")
 
 
 def _import(module: str, name: str) -> Any:
@@ -337,6 +357,10 @@ def find_env(name: str) -> Any:
         base, options = read_env_file(Path(name))
         found = find_env(base)
         return EnvSpec(env_label(name), found.entry_point, kwargs={**found.kwargs, **options})
+    if name.endswith(".py"):
+        raise _name_what_is_in(
+            name, "environment", lambda v: inspect.isclass(v) and issubclass(v, gymnasium.Env)
+        )
     if ":" in name:
         return EnvSpec(env_label(name), _checked_env(name, load_object(name)))
     if (Path(name) / "pyproject.toml").is_file():
@@ -402,7 +426,8 @@ def make_env(name: str, **options: Any) -> Any:
     spec = find_env(name)
     _check_options(name, spec, options)
     try:
-        return gymnasium.make(spec, disable_env_checker=True, **options)
+        # As a part of the specification: an option may be called as one of make's own arguments.
+        return gymnasium.make(replace(spec, kwargs={**spec.kwargs, **options}), disable_env_checker=True)
     except (UserError, EnvironmentFailure):
         raise
     except Exception as error:

@@ -78,6 +78,22 @@ class MixtureEnv(gymnasium.Env[str, str]):
         self.action_space = UnicodeText(max(said for _, said in lengths))
         self._current: Member | None = None
 
+    @property
+    def environments(self) -> dict[str, Any]:
+        """Its members' environments, by their names."""
+        return {member.name: member.env for member in self._members}
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """How the members' data was read."""
+        return tuple(line for m in self._members for line in getattr(m.env.unwrapped, "told", ()))
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What may be wrong with the members' data."""
+        found = ((m.name, line) for m in self._members for line in getattr(m.env.unwrapped, "doubts", ()))
+        return tuple(f"{name}: {line}" for name, line in found)
+
     def count(self, split: str) -> int | None:
         """Return how many problems a split has: of ``test``: until one would come twice."""
         if split == "train":

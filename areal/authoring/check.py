@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from areal.authoring import leaks, rules, watch
-from areal.authoring.subject import Broken, Subject
+from areal.authoring.subject import Broken, NoText, Subject, Unknown
 from areal.authoring.watch import Hang, Watch
 from areal.errors import EnvironmentFailure, UserError, explained
 
@@ -20,8 +20,8 @@ TIME_LIMIT = 30.0
 FIRST = "it can be made"
 RULES: dict[str, Callable[[Subject], str]] = {
     FIRST: rules.is_made,
-    "Gymnasium's checker": rules.gymnasium_agrees,
     "honest spaces": rules.spaces_are_honest,
+    "Gymnasium's checker": rules.gymnasium_agrees,
     "determinism": rules.is_deterministic,
     "separate splits": rules.splits_are_disjoint,
     "rewards": rules.rewards_are_whole,
@@ -34,7 +34,7 @@ RULES: dict[str, Callable[[Subject], str]] = {
 }
 
 
-Verdict = Literal["passed", "warning", "failed"]
+Verdict = Literal["passed", "warning", "not checked", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,22 @@ def check_env(make: Callable[[], Any], time_limit: float = TIME_LIMIT) -> list[F
                 )
             )
             return findings
+        except Unknown as unknown:
+            findings.append(Finding(rule, "not checked", str(unknown)))
         except Exception as error:  # noqa: BLE001 (whatever an environment raises is what we look for)
-            findings.append(Finding(rule, "failed", _explain(error)))
-            if rule == FIRST:
-                return findings
+            findings.append(_finding(rule, error))
+            if rule == FIRST or isinstance(error, NoText):
+                return [*findings, *(Finding(rule, "warning", text) for text in subject.warned())]
         findings += [Finding(rule, "warning", message) for message in subject.warned()]
     return findings
 
 
-def _explain(error: Exception) -> str:
+def _finding(rule: str, error: Exception) -> Finding:
     if isinstance(error, Broken | EnvironmentFailure | UserError):
-        return str(error)
-    call = getattr(error, "call", "it")
-    return f"{call} raised {explained(error, watch.__file__)}; an environment never raises"
+        return Finding(rule, "failed", str(error))
+    call = getattr(error, "call", None)
+    if call is None:  # no call of the environment was under way: it is not to blame
+        return Finding(rule, "not checked", f"the check itself raised {explained(error, watch.__file__)}")
+    return Finding(
+        rule, "failed", f"{call} raised {explained(error, watch.__file__)}; an environment never raises"
+    )

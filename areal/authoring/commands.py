@@ -100,7 +100,7 @@ def _show(given: argparse.Namespace) -> None:
 
     found = describe(given.name, find_env(given.name))
     console = Console()
-    console.print(Text(f"{found.name}: {found.summary}"))
+    console.print(Text(f"{found.name}: {found.summary or '(it has no docstring)'}"))
     console.print(Text(f"from {found.place}", style="dim"))
     table = Table("env_options.", "default", "what it does")
     for option in found.options:
@@ -120,11 +120,8 @@ def _check(given: argparse.Namespace) -> None:
     for finding in findings:
         print(finding, flush=True)
     failed = sum(finding.verdict == "failed" for finding in findings)
-    print(
-        f"{failed} of {sum(f.verdict != 'warning' for f in findings)} rules are broken"
-        if failed
-        else "all is well"
-    )
+    rules = sum(finding.verdict in ("failed", "passed") for finding in findings)
+    print(f"{failed} of {rules} rules are broken" if failed else "all is well")
     if failed:
         sys.exit(1)
 

@@ -46,7 +46,7 @@ class Description:
 def describe(name: str, spec: Any) -> Description:
     """Describe an environment by its Gymnasium specification, whose entry point is callable."""
     make = spec.entry_point
-    doc = inspect.getdoc(make) or ""
+    doc = _own_doc(make)
     helps = _arguments(doc)
     options = tuple(
         Option(p.name, _default(p, spec.kwargs), helps.get(p.name, ""))
@@ -55,6 +55,16 @@ def describe(name: str, spec: Any) -> Description:
     )
     place = f"{make.__module__}:{getattr(make, '__qualname__', make)}"
     return Description(name, doc.partition("\n")[0], place, options)
+
+
+def _own_doc(make: Any) -> str:
+    """Return a docstring, of a class also what it has from others, but not from Gymnasium's Env."""
+    for base in make.__mro__ if inspect.isclass(make) else [make]:
+        if inspect.isclass(base) and base.__module__ in ("gymnasium.core", "typing", "builtins"):
+            break
+        if text := base.__doc__:
+            return inspect.cleandoc(text)
+    return ""
 
 
 def _default(parameter: inspect.Parameter, given: dict[str, Any]) -> str | None:

@@ -47,24 +47,33 @@ _WORD = re.compile(r"[^\s,;:!?(){}]+")
 def answers_are_hidden(subject: Subject) -> str:
     """What can be read in observations and info earns nothing when it is handed in."""
     tasks = subject.tasks()
-    wins: dict[tuple[str, str], int] = {}
+    wins: dict[tuple[str, str], list[float]] = {}
     for number, task in enumerate(tasks):
         seen = _seen(subject, task)
         for form in _FORMS:
             least = _least(subject, task, form)
             for place, text in seen.items():
                 # After a few problems, only what has earned something in half of them goes on.
-                if number >= 4 and wins.get((place, form), 0) * 2 < number:
+                if number >= 4 and len(wins.get((place, form), ())) * 2 < number:
                     continue
-                if subject.play(subject.env, task, form.format(text)).reward > least:
-                    wins[place, form] = wins.get((place, form), 0) + 1
-    for (place, form), count in wins.items():
-        if count >= _LEAK * len(tasks):
-            raise Broken(
-                f"{place}, handed in as {form.format('…')!r}, earns a reward in {count} of {len(tasks)} "
-                "problems: the answer can be read off there; keep it in an attribute of the environment"
-            )
-    return "nothing in observation or info earns a reward when it is handed in"
+                if (earned := subject.play(subject.env, task, form.format(text)).reward) > least:
+                    wins.setdefault((place, form), []).append(earned)
+    often = {handed: earned for handed, earned in wins.items() if len(earned) >= _LEAK * len(tasks)}
+    if not often:
+        return "nothing in observation or info earns a reward when it is handed in"
+    place, form = max(often, key=lambda handed: sum(often[handed]))
+    count = len(often[place, form])
+    found = f"{place}, handed in as {form.format('…')!r}, earns a reward in {count} of {len(tasks)} problems"
+    if not _is_game(subject):
+        raise Broken(f"{found}: the answer can be read off there; keep it in an attribute of the environment")
+    mean = sum(often[place, form]) / count
+    subject.warn(f"{found} ({mean:.3g} on average): a move of a game may earn a part, but it should not win")
+    return f"{found}, as a move of a game may"
+
+
+def _is_game(subject: Subject) -> bool:
+    """Whether it has several turns and no known solution: any move may earn a part of the reward."""
+    return subject.turns > 1 and not subject.solves
 
 
 def _least(subject: Subject, task: dict[str, Any], form: str) -> float:
@@ -104,7 +113,7 @@ def _leaves(place: str, value: Any) -> dict[str, str]:
 
 def hostile_actions_fail(subject: Subject) -> str:
     """What is no answer neither raises nor earns."""
-    env = subject.env
+    env, earned = subject.env, list[str]()
     for task in subject.tasks(3):
         top = (
             min(_least(subject, task, form) for form in _FORMS)
@@ -120,8 +129,13 @@ def hostile_actions_fail(subject: Subject) -> str:
                         f"after {name} as the action, the observation is not one of the observation space"
                     )
             if played.reward > top:
-                raise Broken(
-                    f"{name} ({short(action)}) earns {played.reward:g}; a verifier is to look for the answer "
-                    "where it belongs, and to take what it cannot read for wrong"
-                )
+                earned.append(f"{name} ({short(action)}) earns {played.reward:g}")
+                if not _is_game(subject):
+                    raise Broken(
+                        f"{earned[0]}; a verifier is to look for the answer where it belongs, and to take "
+                        "what it cannot read for wrong"
+                    )
+    if earned:
+        subject.warn(f"{earned[0]}: a move of a game may earn a part, but it should not win")
+        return f"{len(HOSTILE)} of them do not raise"
     return f"{len(HOSTILE)} of them neither raise nor earn"

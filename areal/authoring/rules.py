@@ -18,7 +18,17 @@ import gymnasium
 from gymnasium.utils.env_checker import check_env as check_with_gymnasium
 from gymnasium.utils.env_checker import data_equivalence
 
-from areal.authoring.subject import FILLERS, PROBLEMS, Broken, Subject, arguments, short
+from areal.authoring.subject import (
+    FILLERS,
+    PROBLEMS,
+    Broken,
+    NoText,
+    Subject,
+    Unknown,
+    arguments,
+    short,
+)
+from areal.envs.words import not_in_words
 from areal.rollout.tasks import held_out
 
 THREADS = 8
@@ -31,7 +41,10 @@ def is_made(subject: Subject) -> str:
     if not isinstance(env, gymnasium.Env):
         raise Broken(f"it makes a {type(env).__name__}; make it a subclass of gymnasium.Env")
     subject.solves = callable(getattr(env.unwrapped, "solution", None))
-    return f"{type(env.unwrapped).__module__}:{type(env.unwrapped).__qualname__}"
+    for doubt in getattr(env.unwrapped, "doubts", ()):
+        subject.warn(doubt)
+    read = "".join(f"; {line}" for line in getattr(env.unwrapped, "told", ()))
+    return f"{type(env.unwrapped).__module__}:{type(env.unwrapped).__qualname__}{read}"
 
 
 def gymnasium_agrees(subject: Subject) -> str:
@@ -56,6 +69,9 @@ def _ask_gymnasium(env: Any) -> None:
 def spaces_are_honest(subject: Subject) -> str:
     """Any text is an action; observations are text, and in their space."""
     env = subject.env
+    observation, _ = subject.reset(env, subject.tasks(1)[0])
+    if wrong := not_in_words(env, observation, env.spec.id if env.spec else ""):
+        raise NoText(f"{wrong}; the other rules were not checked")
     for text in ("", "plain words", "é𝄞", "a\nb\0c", "a" * 10_000):
         if text not in env.action_space:
             raise Broken(
@@ -156,7 +172,7 @@ def checked_reward(reward: Any, info: dict[str, Any]) -> bool:
 def solutions_earn(subject: Subject) -> str:
     """What the environment calls its solution earns more than what is none."""
     if not subject.solves:
-        return "not known: give the environment a method solution() -> str, and more can be checked"
+        raise Unknown("give the environment a method solution() -> str, and more can be checked")
     for task in subject.tasks():
         best, worst = (subject.play(subject.env, task, action).reward for action in (None, FILLERS[0]))
         if not best > worst:

@@ -45,7 +45,11 @@ def write_package(name: str, parent: Path) -> list[Path]:
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise UserError(
+            f"'{name}' is a word of Python, which no module can be called; add another, as in {name}-env"
+        )
+    if not _NAME.fullmatch(name):
         raise UserError(f"'{name}' is no name of an environment; use lower case, digits and -, as in my-env")
     if name in env_names():
         raise UserError(

@@ -20,6 +20,14 @@ class Broken(Exception):
     """A rule is broken; the message says how, and how to mend it."""
 
 
+class NoText(Broken):
+    """It is no environment for a model: no other rule can be checked."""
+
+
+class Unknown(Exception):
+    """A rule cannot be checked; the message says what is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     """An episode in which every action was the same."""
@@ -45,15 +53,18 @@ class Subject:
     Attributes:
         env: the instance that most rules look at; the first rule makes it.
         solves: whether it has ``solution()``.
+        turns: steps of the longest episode that was played.
         watch: what calls it.
     """
 
     env: Any
     solves: bool
+    turns: int
 
     def __init__(self, make: Callable[[], Any], watch: Watch) -> None:
         self._make = make
         self.watch = watch
+        self.turns = 0
         self._warnings: list[str] = []
 
     def warn(self, message: str) -> None:
@@ -89,6 +100,7 @@ class Subject:
         while len(steps) < _MOST_STEPS and not (steps and (steps[-1][2] or steps[-1][3])):
             said = self.watch.call("solution()", env.unwrapped.solution) if action is None else action
             steps.append(self.step(env, said))
+        self.turns = max(self.turns, len(steps))
         return Played(observation, info, steps)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from areal import registry
 from areal.agents.program import Program
 from areal.config import Config, override_config
+from areal.envs.mixture import MixtureEnv
+from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
 from areal.models import context_limit, last_checkpoint, load_tokenizer, resolve_model
 from areal.rollout.endpoint.server import require_framework
@@ -21,11 +23,11 @@ from areal.rollout.opening import Opening
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, check_template_kwargs, eos_ids
 from areal.rollout.seeds import derive
-from areal.rollout.tasks import TaskSource
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, gpu_bytes
 from areal.runtime.cards import engine_cards
 from areal.runtime.compilers import require_compilers
+from areal.runtime.first_look import look_at
 from areal.runtime.memory import Load, Shape, Split, describe, split
 
 if TYPE_CHECKING:
@@ -54,11 +56,15 @@ class Plan:
     cards: tuple[int, ...] = (0,)
     memory: tuple[Split, ...] = ()
     note: str = ""
+    training: bool = True
 
     @property
     def told(self) -> list[str]:
-        """Lines that tell the user what was decided."""
+        """Lines that tell the user what was decided, and how data was read."""
         lines = [self.note] if self.note else []
+        if isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):
+            lines += made.told
+            lines += [f"warning: {doubt}" for doubt in made.doubts if self.training]
         if len(self.cards) > 1:
             where = f", on the GPUs {', '.join(map(str, self.cards))}" if self.device == "cuda" else ""
             lines.append(f"{len(self.cards)} engines{where}")
@@ -101,8 +107,7 @@ def plan(config: Config, training: bool = True) -> Plan:
         note = f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}"
         config = config.model_copy(update={"model": str(checkpoint)})
     env = registry.make_env(config.env, **config.env_options)
-    if training:
-        TaskSource(env, config.seed)  # complains if there is nothing to train on
+    look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit)
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     device, longest = _device(config.device), _max_model_len(config, model)
@@ -117,7 +122,7 @@ def plan(config: Config, training: bool = True) -> Plan:
                 raise
             config = override_config(config, ["learner.recompute=true"])
             memory = _memory(config, model, longest, training, cards)
-    return Plan(config, model, device, longest, agent, env, cards, memory, note)
+    return Plan(config, model, device, longest, agent, env, cards, memory, note, training)
 
 
 def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from areal.authoring.scaffold import write_package
 from areal.cli import main
 from areal.envs.text import UnicodeText
 from areal.errors import UserError
-from areal.registry import env_label, find_env, make_env, register_env
+from areal.registry import env_label, find_agent, find_env, make_env, register_env
 
 
 class Good(gymnasium.Env[str, str]):
@@ -163,7 +163,16 @@ BROKEN: dict[str, tuple[str, Any, list[str]]] = {
         {"prompt": lambda self, a, b: "x" * 2000},
         ["observation that is not in", "UnicodeText"],
     ),
-    "no text": ("honest spaces", {"prompt": lambda self, a, b: 3}, ["gave a int as observation"]),
+    "no text": (
+        "honest spaces",
+        {"prompt": lambda self, a, b: 3},
+        ["observations are of the type int", "gym-text-v1", "other rules were not checked"],
+    ),
+    "no text as action": (
+        "honest spaces",
+        {"__init__": lambda self, **_: setattr(self, "action_space", gymnasium.spaces.Discrete(2))},
+        ["actions are Discrete(2)", "gym-text-v1"],
+    ),
     "no solution": ("solutions", {"solution": lambda self: "?"}, ["no more than the answer '?'"]),
     "cannot be made": (
         "it can be made",
@@ -191,12 +200,73 @@ def test_a_broken_rule_is_named_and_how_to_mend_it(case: str, monkeypatch: pytes
 @pytest.mark.parametrize("env", [Good, Known])
 def test_a_good_environment_breaks_no_rule(env: type[Good]):
     findings = check_env(env)
-    assert [str(f) for f in findings if f.verdict != "passed"] == []
+    unknown = ["solutions"] if env is Good else []
+    assert [f.rule for f in findings if f.verdict == "not checked"] == unknown
+    assert [str(f) for f in findings if f.verdict not in ("passed", "not checked")] == []
     assert [f.rule for f in findings] == list(check.RULES)
 
 
 def test_what_is_no_environment():
     assert "subclass of gymnasium.Env" in failures(check_env(dict))[check.FIRST]
+
+
+@pytest.mark.parametrize("observation", [{"a": 1}, 3, None, b"text"])
+def test_an_environment_without_text_is_not_blamed_for_more(observation: Any):
+    findings = check_env(broken("NoText", prompt=lambda self, a, b: observation))
+    assert [(f.rule, f.verdict) for f in findings] == [(check.FIRST, "passed"), ("honest spaces", "failed")]
+
+
+def test_what_a_check_raises_itself_is_not_the_environments(monkeypatch: pytest.MonkeyPatch):
+    def odd(subject: Any) -> str:
+        subject.reset(subject.env, {"seed": 0})
+        raise TypeError("mine")
+
+    monkeypatch.setattr(check, "RULES", {check.FIRST: check.RULES[check.FIRST], "odd": odd})
+    (_, finding) = check_env(Good)
+    assert finding.verdict == "not checked"
+    assert "the check itself raised TypeError: mine" in finding.message
+
+
+class Game(Good):
+    """Three turns; any word in the right form earns a little, and the right one wins."""
+
+    def reset(self, **given: Any):
+        self.turn = 0
+        return super().reset(**given)
+
+    def step(self, action: str):
+        self.turn += 1
+        won = action == self.expected
+        reward = 1.0 if won else 0.1 if action.isdigit() else 0.0
+        return "no", reward, won or self.turn == 3, False, {"reward_parts": {"move": reward}}
+
+
+class SolvedGame(Game):
+    def solution(self) -> str:
+        return self.expected
+
+
+class OneTurn(Good):
+    def score(self, action: str) -> float:
+        return 0.5 if action.isdigit() else 0.0
+
+
+@pytest.mark.parametrize(("env", "verdict"), [(Game, "warning"), (OneTurn, "failed"), (SolvedGame, "passed")])
+def test_a_move_of_a_game_may_earn_a_part(env: type[Good], verdict: str, monkeypatch: pytest.MonkeyPatch):
+    rules = {name: check.RULES[name] for name in (check.FIRST, "hidden answers", "hostile actions")}
+    monkeypatch.setattr(check, "RULES", rules)
+    found = [f for f in check_env(env) if f.rule == "hidden answers"]
+    assert found[-1].verdict == verdict
+    if verdict == "warning":
+        assert "a move of a game may earn a part" in found[-1].message
+
+
+def test_a_game_whose_answer_is_shown_is_told(monkeypatch: pytest.MonkeyPatch):
+    rules = {name: check.RULES[name] for name in (check.FIRST, "hidden answers")}
+    monkeypatch.setattr(check, "RULES", rules)
+    leaky = {"info": lambda self: {"target": self.expected}}
+    assert "info['target']" in failures(check_env(broken("Leaky", SolvedGame, **leaky)))["hidden answers"]
+    assert "info['target'], handed in" in check_env(broken("Leaky", Game, **leaky))[-1].message
 
 
 def test_unnamed_parts_are_a_warning(monkeypatch: pytest.MonkeyPatch):
@@ -248,6 +318,8 @@ def test_a_new_package_is_found_without_installing_it(package: Path, capsys: pyt
         ("My Env", "lower case"),
         ("math-v1", "exists already"),
         ("json", "a Python module json"),
+        ("class", "a word of Python, .* as in class-env"),
+        ("None", "a word of Python"),
         ("here", "exists"),
     ],
 )
@@ -279,11 +351,49 @@ def test_a_class_in_a_file(tmp_path: Path):
         ("areal.nothing:Env", "no module areal.nothing"),
         ("areal.errors:UserError", "is no environment; make it a subclass"),
         ("math-v2", "did you mean 'math-v1'"),
+        ("none.py", "no file 'none.py'"),
+        (__file__, "name the environment in it, as in .*test_authoring.py:Good .it has Good, Known"),
     ],
 )
 def test_what_cannot_be_found(name: str, complaint: str):
     with pytest.raises(UserError, match=complaint):
         make_env(name)
+
+
+def test_a_file_alone_is_answered_with_what_it_has(tmp_path: Path):
+    (tmp_path / "only_agents.py").write_text(
+        "from areal.envs.math import MathEnv\nclass Mine:\n    async def run(self, env, model): ...\n"
+    )
+    name = f"{tmp_path}/only_agents.py"
+    with pytest.raises(UserError, match="has no environment; name one that it defines"):
+        find_env(name)
+    with pytest.raises(UserError, match=r"name the agent in it, as in .*only_agents.py:Mine .it has Mine."):
+        find_agent(name)
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(UserError, match="No module named 'nothing_of_that_name'"):
+        find_env(f"{tmp_path}/broken.py")
+
+
+class Bare(gymnasium.Env[str, str]):
+    def __init__(self, id: int = 1, max_episode_steps: int = 2, render_mode: str | None = None) -> None:
+        self.given = id, max_episode_steps
+
+
+def test_a_class_without_docstring_has_none():
+    assert describe("Bare", gymnasium.envs.registration.EnvSpec("Bare-v0", Bare)).summary == ""
+    inherits = broken("Inherits", Good)
+    assert describe("I", gymnasium.envs.registration.EnvSpec("I-v0", inherits)).summary.startswith(
+        "Asks for a sum"
+    )
+
+
+def test_options_may_be_called_as_arguments_of_make():
+    register_env("bare-v0", Bare)
+    try:
+        assert make_env("bare-v0", id=5, max_episode_steps=7).unwrapped.given == (5, 7)
+        assert make_env("bare-v0").unwrapped.given == (1, 2)
+    finally:
+        del gymnasium.registry["bare-v0"]
 
 
 def test_a_wrong_entry_point():

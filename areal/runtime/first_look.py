@@ -1,0 +1,68 @@
+"""One look at an environment before anything heavy is started: whether it is one for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import wait
+from functools import partial
+from typing import Any
+
+from areal.envs.words import not_in_words
+from areal.errors import EnvironmentFailure, UserError, explained
+from areal.rollout.opening import wrong_messages
+from areal.rollout.tasks import TaskSource, held_out
+from areal.threads import Worker
+
+
+def look_at(env: Any, name: str, problems: int, training: bool, time_limit: float) -> None:
+    """Reset an environment once; of a mixture, each of its members.
+
+    Args:
+        env: a new one.
+        name: for complaints.
+        problems: so many are to be held out; 0: none.
+        training: whether it is trained in.
+        time_limit: seconds of a reset.
+
+    Raises:
+        UserError: its observations or actions are no text, or it has nothing to train on, or to measure.
+        EnvironmentFailure: it raised, did not return in time, or gave something else.
+    """
+    source = TaskSource(env, 0) if training else None  # complains if there is nothing to train on
+    held = held_out(env, min(problems, 1))
+    if problems and not held:
+        raise UserError(
+            f"environment '{name}' has no held-out problem: add some (env_options.test_data, where it has "
+            f"data){', or measure nothing with evaluation.problems=0' if training else ''}"
+        )
+    if members := getattr(env.unwrapped, "environments", None):  # a mixture's
+        for label, member in members.items():
+            look_at(member, label, 0, training, time_limit)
+        return
+    task = source.task(0) if source is not None else next(iter(held), {"seed": 0})
+    what = f"environment '{name}': reset in the task {task}"
+    observation, info = _reset(env, task, what, time_limit)
+    if wrong := not_in_words(env, observation, name):
+        raise UserError(f"environment '{name}': {wrong}")
+    if "messages" in info and (wrong := wrong_messages(info["messages"])):
+        raise EnvironmentFailure(f"{what} gave info['messages'], which {wrong}")
+
+
+def _reset(env: Any, task: dict[str, Any], what: str, time_limit: float) -> tuple[Any, Mapping[str, Any]]:
+    worker = Worker("areal-first-look")
+    outcome = worker.start(partial(env.reset, **task))
+    if wait([outcome], time_limit).not_done:
+        place = worker.place(__file__)
+        worker.give_up()
+        raise EnvironmentFailure(
+            f"{what} has not returned after {time_limit:g} s (rollout.env_time_limit); it is at {place}"
+        )
+    worker.end()
+    given, error = outcome.result()
+    if isinstance(error, UserError | EnvironmentFailure):
+        raise error
+    if error is not None:
+        raise EnvironmentFailure(f"{what} raised {explained(error, __file__)}") from error
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
+        raise EnvironmentFailure(f"{what} did not return (observation, info)")
+    return given
