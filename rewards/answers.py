@@ -1,56 +1,158 @@
-r"""Finds the final answer in a text: the last ``\boxed{}``, or what follows GSM8K's ``####``."""
+r"""Finds the final answer in a text: what is boxed, follows GSM8K's ``####``, or is said in the last line."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
 _WORD = re.compile(r"[^\s$.,\\{}]+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
+_BETWEEN = re.compile(
+    r"(?:\s|[$,;&]|\\[()\[\],;:! ]|\\q?quad|\\text\s*\{\s*,?\s*(?:and|or)\s*\}"
+    r"|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
+    r"|\\?[A-Za-z](?:_\{?\w\}?)?\s*=)*"
+)
+"""What may stand between two boxes that are one answer: ``\boxed{3} and $x = \boxed{-2}$``."""
+_HEADING = re.compile(
+    r"[*_ ]*(?:step|part|case|explanation|verification|summary|problem|question|approach|method|note|check"
+    r"|given|analysis|proof|final step|setup)s?(?![a-z]).*",
+    re.IGNORECASE,
+)
+_ANSWER_HEADING = re.compile(
+    r"[*_ ]*(?:the )?(?:final |numerical )?(?:answer|result|solution|conclusion)s?[:*_ ]*", re.IGNORECASE
+)
+_SAID = re.compile(
+    r"[*_#>\s]*(?:(?:so|thus|therefore|hence)[, ]+)?(?:the\s+)?(?:final\s+)?(?:answer|result)"
+    r"[*_]*\s*(?:is|:|=)[:*_\s]*(.+)",
+    re.IGNORECASE,
+)
+_SAID_AGAIN = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s+is:?\s*(.+)", re.IGNORECASE)
+_HOPE = re.compile(r"[.\s]*I hope (?:it|this) (?:is correct|helps)\.?\s*$", re.IGNORECASE)
+_NEXT_LINE = re.compile(r"\s*\n\s*([^\n]*[^\s][^\n]*)")
+_ANSWERS = re.compile(r"[0-9\\$]|^[*_`]*\S+[*_`]*$")
+"""What a line that is no heading has, where more lines follow: mathematics, or one word."""
+_MOST_PROSE = 12
+"""Words without any mathematics that a final answer may have."""
+
+
+class Reference(NamedTuple):
+    """A reference's final answer, and the rule by which it was found."""
+
+    answer: str
+    rule: str
 
 
 def boxed_answer(text: str) -> str | None:
     r"""Return the contents of the last whole ``\boxed{…}`` (also ``\fbox{…}`` and ``\boxed 5``), if any.
 
+    Boxes that only commas, ``and`` or ``or`` part are one answer: their contents, with commas between them.
     Takes time linear in the text, whatever it is: the text is a model's.
     """
-    closing = _closing_braces(text)
-    for match in reversed(list(_BOXED.finditer(text))):
-        start = match.end()
-        if start in closing:
-            return text[start + 1 : closing[start]].strip()
-        word = _WORD.match(text, start)
-        if word:
-            return word.group()
-    return None
+    boxes = _boxes(text)
+    return ", ".join(boxes) if boxes else None
 
 
 def final_answer(text: str) -> str | None:
     r"""Return the final answer of a model's text: the last whole ``\boxed{…}``, or what follows ``####``.
 
-    The second is GSM8K's own mark, which its reference solutions have; the last one counts.
+    The second is GSM8K's own mark, which its reference solutions have; the last counts that is no heading.
     """
     boxed = boxed_answer(text)
     if boxed is not None:
         return boxed
-    marked = _HASHES.findall(text)
-    return marked[-1].strip() if marked else None
+    mark = _mark(text)
+    return mark.group(1).strip() if mark else None
 
 
 def reference_answer(text: str) -> str | None:
-    r"""Return the final answer of a reference: after the last ``####``, in the last ``\boxed``, or all of it.
+    r"""Return the final answer of a reference; see :func:`read_reference`."""
+    found = read_reference(text)
+    return found.answer if found else None
 
-    A text of several lines without either mark has no recognisable answer: None.
+
+def read_reference(text: str) -> Reference | None:
+    r"""Return the final answer of a reference: behind its ``####``, in its ``\boxed``, or all of it.
+
+    ``####`` counts where no box follows and it is no heading of Markdown. A text of several lines without
+    either has an answer only if its last line says so (``Answer: 42``). None: no answer is recognised, or it
+    cannot be read: a brace is open, or it is prose.
     """
-    marked = _HASHES.findall(text)
-    if marked:
-        return marked[-1].strip() or None
-    boxed = boxed_answer(text)
-    if boxed is not None:
-        return boxed or None
+    found = _find_reference(text)
+    return found if found and _is_readable(found.answer) else None
+
+
+def _find_reference(text: str) -> Reference | None:
     text = text.strip()
-    return text if text and "\n" not in text else None
+    mark, boxes = _mark(text), _boxes(text)
+    if mark and not (boxes and _BOXED.search(text, mark.end())):
+        return Reference(boxed_answer(mark.group(1)) or mark.group(1).strip(), "after ####")
+    if boxes:
+        return Reference(", ".join(boxes), "in \\boxed" if len(boxes) == 1 else "in several \\boxed")
+    if _BOXED.search(text) or re.fullmatch(r"#+[^\n]*", text):
+        return None
+    if "\n" not in text:
+        return Reference(text, "the whole text") if text else None
+    line = _HOPE.sub("", text.rsplit("\n", 1)[-1].strip())
+    said = _SAID.fullmatch(line)
+    if not said:
+        return None
+    again = _SAID_AGAIN.fullmatch(said.group(1))
+    return Reference((again or said).group(1).strip(" *_"), "in the last line")
+
+
+def _mark(text: str) -> re.Match[str] | None:
+    """Return the last ``####`` that an answer follows, on its line or, behind "Answer", on the next."""
+    for mark in reversed(list(_HASHES.finditer(text))):
+        said = mark.group(1).strip()
+        if _ANSWER_HEADING.fullmatch(said) or not said:
+            following = _NEXT_LINE.match(text, mark.end())
+            if following and not _BOXED.search(following.group(1)):
+                return following
+        elif not _HEADING.fullmatch(said) and (_ANSWERS.search(said) or not text[mark.end() :].strip()):
+            return mark
+    return None
+
+
+def _is_readable(answer: str) -> bool:
+    depth = 0
+    for brace in _BRACE.findall(answer):
+        depth += (brace == "{") - (brace == "}")
+        if depth < 0:
+            return False
+    prose = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}(?![A-Za-z])", re.sub(r"\$[^$]*\$", "", answer))
+    return (
+        depth == 0 and bool(re.search(r"\w", answer) or answer == "\\emptyset") and len(prose) <= _MOST_PROSE
+    )
+
+
+def _boxes(text: str) -> list[str]:
+    """Return the contents of the last box, and of those before it that are the same answer."""
+    closing = _closing_braces(text)
+    found: list[str] = []
+    begins = len(text)
+    for match in reversed(list(_BOXED.finditer(text))):
+        box = _box(text, match, closing)
+        if box is None:
+            continue
+        inner, end = box
+        if end > begins:  # a box around a box
+            continue
+        if found and not _BETWEEN.fullmatch(text, end, begins):
+            break
+        if inner not in found:
+            found.insert(0, inner)
+        begins = match.start()
+    return found
+
+
+def _box(text: str, match: re.Match[str], closing: dict[int, int]) -> tuple[str, int] | None:
+    start = match.end()
+    if start in closing:
+        return text[start + 1 : closing[start]].strip(), closing[start] + 1
+    word = _WORD.match(text, start)
+    return (word.group(), word.end()) if word else None
 
 
 def _closing_braces(text: str) -> dict[int, int]:

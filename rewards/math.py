@@ -1,4 +1,4 @@
-"""Judges mathematics with math-verify (sympy) in processes whose time limit really ends them.
+"""Judges mathematics: by the rules of :mod:`areal.rewards.same`, and for the rest by math-verify (sympy).
 
 Guarantee: a check ends within its limit, whatever the answer makes sympy do, and harms no other check. What
 cannot be parsed, or not in time, is wrong. Only a verifier that cannot run at all is an error, and it never
@@ -13,18 +13,27 @@ import logging
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+from areal.rewards.notation import plain
+from areal.rewards.same import judge
+
 log = logging.getLogger(__name__)
 
 _WORKER = Path(__file__).with_name("math_worker.py")
 _STARTUP_LIMIT = 120.0
+_PATIENCE = 20.0
+"""A worker may take this many times its limit by the clock: a slow machine says nothing of an answer."""
+_ATTEMPTS = 3
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}|-?[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5}")
-"""Whole numbers, plain or with commas between thousands, are compared here: math-verify finds the same."""
+"""Whole numbers, plain or with commas between thousands, are compared at once."""
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""No computation ends by one of these: someone else ended the worker."""
 
 
 class VerifierError(RuntimeError):
@@ -36,7 +45,7 @@ class MathVerifier:
 
     Args:
         workers: processes; each takes 0.1 GB and starts (1 s) when first needed.
-        time_limit: seconds of one check, by this process's clock; then SIGKILL.
+        time_limit: seconds of processor time of one check, by the kernel's clock; then it is killed.
         memory: bytes of address space of a worker.
         max_length: longer answers are wrong without a look: no final answer is that long.
     """
@@ -61,7 +70,7 @@ class MathVerifier:
         r"""Say whether ``answer`` is a form of ``target``, as in ``\frac12``, ``1/2``, ``0.5``, ``50\%``.
 
         Raises:
-            VerifierError: no worker could be started.
+            VerifierError: no worker could be started, or something other than the answer ended each of them.
         """
         answer, target = answer.strip(), target.strip()
         if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(target):
@@ -70,22 +79,31 @@ class MathVerifier:
             return False
         if answer == target:
             return True
-        with self._free:
-            verdict = self._check(answer, target)
-            # A worker that dies may have been killed by someone else; one that dies twice was not.
-            return bool(self._check(answer, target) if verdict is None else verdict)
-
-    def _check(self, answer: str, target: str) -> bool | None:
-        """One attempt; None: the worker died of something other than its time limit."""
-        worker = self._take()
-        verdict = worker.ask(answer, target, self.time_limit)
-        if isinstance(verdict, bool):
-            self._idle.append(worker)
+        verdict = judge(answer, target)
+        if verdict is not None:
             return verdict
-        worker.kill()
-        self.killed += 1
-        log.warning("a math check ended by %s: %.100r for %.100r", verdict, answer, target)
-        return False if verdict == "its time limit" else None
+        with self._free:
+            return self._checked(plain(answer), plain(target))
+
+    def _checked(self, answer: str, target: str) -> bool:
+        """Ask workers until one comes to an end that is the answer's doing."""
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            worker = self._take()
+            verdict = worker.ask(answer, target, self.time_limit)
+            if isinstance(verdict, bool):
+                self._idle.append(worker)
+                return verdict
+            worker.kill()
+            self.killed += 1
+            log.warning("a math check ended by %s: %.100r for %.100r", verdict.reason, answer, target)
+            if verdict.by_answer:
+                return False
+            reason = verdict.reason
+        raise VerifierError(
+            f"the math verifier's workers were ended {_ATTEMPTS} times in a check ({reason}); is the "
+            "machine out of memory?"
+        )
 
     def _take(self) -> _Worker:
         while self._idle:
@@ -93,7 +111,7 @@ class MathVerifier:
             if worker.alive():
                 return worker
             worker.kill()
-        return _Worker(self.time_limit, self.memory)
+        return _Worker(self.memory)
 
     def close(self) -> None:
         """End the workers; a later check starts new ones."""
@@ -101,12 +119,20 @@ class MathVerifier:
             self._idle.pop().kill()
 
 
+class _Ended:
+    """Why a worker gave no verdict, and whether that was the answer's doing."""
+
+    def __init__(self, reason: str, by_answer: bool) -> None:
+        self.reason = reason
+        self.by_answer = by_answer
+
+
 class _Worker:
     """One process of :mod:`areal.rewards.math_worker`."""
 
-    def __init__(self, time_limit: float, memory: int) -> None:
+    def __init__(self, memory: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER), str(time_limit), str(memory)],
+            [sys.executable, "-I", str(_WORKER), str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -124,19 +150,28 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, answer: str, target: str, time_limit: float) -> bool | str:
+    def ask(self, answer: str, target: str, time_limit: float) -> bool | _Ended:
         """Return the verdict, or what ended the check."""
         assert self._process.stdin is not None
         try:
-            job = json.dumps({"answer": answer, "target": target}) + "\n"
+            job = json.dumps({"answer": answer, "target": target, "limit": time_limit}) + "\n"
             self._process.stdin.write(job.encode())
             self._process.stdin.flush()
         except BrokenPipeError:
-            return "the death of its worker"
-        line = self._line(time_limit)
+            return _Ended("the death of its worker", by_answer=False)
+        line = self._line(time_limit * _PATIENCE)
         if line in (b"true\n", b"false\n"):
             return line == b"true\n"
-        return "its time limit" if self.alive() else "the death of its worker"
+        if self.alive():
+            return _Ended("a machine that stood still", by_answer=False)
+        return self._how_it_died()
+
+    def _how_it_died(self) -> _Ended:
+        code = self._process.returncode
+        if code == -signal.SIGPROF:
+            return _Ended("its time limit", by_answer=True)
+        killed = code < 0 and -code in _FROM_OUTSIDE
+        return _Ended(f"the death of its worker (exit code {code})", by_answer=not killed)
 
     def _line(self, seconds: float) -> bytes:
         """Return one line, or what there is of it when the time is over or the output ends."""
@@ -145,8 +180,9 @@ class _Worker:
         deadline = time.monotonic() + seconds
         line = b""
         while not line.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            # Looks at least once when the time is over: this process may have been stopped meanwhile.
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([descriptor], [], [], left)[0]:
                 return line
             read = os.read(descriptor, 4096)
             if not read:

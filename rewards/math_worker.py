@@ -2,7 +2,7 @@
 
 Run as a script by :mod:`areal.rewards.math`, so that it imports math-verify and nothing of areal. Whatever
 happens to the process that started it, it ends: at the end of its input, or, in a check that hangs, by the
-kernel's alarm, which no computation can hold off.
+kernel's clock of its processor time, which no computation can hold off.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import signal
 import sys
 from typing import Any
 
+_DIGITS = 60
+
 
 def equivalent(parse: Any, verify: Any, answer: str, target: str) -> bool:
-    """Say whether math-verify takes ``answer`` for ``target``."""
+    """Say whether math-verify takes ``answer`` for ``target``, and no number in them differs."""
     parsed_target = _parsed(parse, target)
     parsed_answer = _parsed(parse, answer)
     # Time limits are the parent's: math-verify's own rest on an exception that sympy may swallow.
-    return bool(verify(parsed_target, parsed_answer, timeout_seconds=None))
+    if not verify(parsed_target, parsed_answer, timeout_seconds=None):
+        return False
+    return not (parsed_target and parsed_answer and _differ(parsed_target[0], parsed_answer[0]))
 
 
 def _parsed(parse: Any, text: str) -> list[Any]:
@@ -29,9 +33,39 @@ def _parsed(parse: Any, text: str) -> list[Any]:
     return parse(f"\\boxed{{{text}}}", parsing_timeout=None) or parse(text, parsing_timeout=None)
 
 
+def _differ(a: Any, b: Any) -> bool:
+    """Say whether two exact numbers differ, here or within two things of one shape.
+
+    math-verify rounds to 6 places and takes what is below 1e-15 for nothing: no reward may rest on that.
+    """
+    import sympy
+
+    if not isinstance(a, sympy.Basic) or not isinstance(b, sympy.Basic):
+        return False
+    if isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr):
+        return _are_numbers(a, b) and _apart(a, b)
+    same_shape = type(a) is type(b) and len(a.args) == len(b.args) and not isinstance(a, sympy.FiniteSet)
+    return same_shape and any(_differ(x, y) for x, y in zip(a.args, b.args, strict=True))
+
+
+def _are_numbers(*expressions: Any) -> bool:
+    import sympy
+
+    return all(not e.free_symbols and e.is_finite and not e.has(sympy.Float, "%") for e in expressions)
+
+
+def _apart(a: Any, b: Any) -> bool:
+    left, right = a.doit().evalf(_DIGITS), b.doit().evalf(_DIGITS)
+    if not (left.is_number and right.is_number):
+        return False
+    hundredth = {abs(left * 100 - right), abs(left - right * 100)}  # percentages
+    size = max(abs(left), abs(right))
+    return bool(min(abs(left - right), *hundredth) > size * 10 ** -(_DIGITS // 2))
+
+
 def main() -> None:
-    """Answer until the input ends. Arguments: seconds of one check, bytes of memory."""
-    limit, memory = float(sys.argv[1]), int(sys.argv[2])
+    """Answer until the input ends. Argument: bytes of memory."""
+    memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Verdicts have a descriptor of their own: what a library prints must not look like one.
@@ -43,12 +77,13 @@ def main() -> None:
     verdicts.write("ready\n")
     for line in sys.stdin:
         job = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, limit + 1)
+        # SIGPROF ends the process. It counts processor time: a machine that is slow or stopped costs nothing.
+        signal.setitimer(signal.ITIMER_PROF, job["limit"])
         try:
             equal = equivalent(parse, verify, job["answer"], job["target"])
         except (MemoryError, RecursionError):  # too big to understand: not an answer
             equal = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         verdicts.write(json.dumps(equal) + "\n")
 
 

@@ -2,14 +2,17 @@ r"""The mathematics verifier: equivalent forms agree, nonsense is wrong, a hung 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -18,15 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from areal.rewards.answers import boxed_answer, reference_answer
-from areal.rewards.math import MathVerifier, VerifierError
+from areal.rewards.math import MathVerifier, VerifierError, _Worker
 
-HANGS = "10^{10^{10}}"
+HANGS = r"\sum_{k=1}^{10^{10}} k!"
 """sympy works on this for longer than anyone waits."""
+ASKED = (r"\max(1, 3)", "3")
+"""A pair that a worker has to judge."""
 
 
 @pytest.fixture(scope="module")
 def verifier():
-    made = MathVerifier(workers=2, time_limit=3)
+    made = MathVerifier(workers=2, time_limit=1.5)
     yield made
     made.close()
 
@@ -85,34 +90,94 @@ def test_a_hung_check_harms_no_other(verifier: MathVerifier):
     """With as many hung checks as workers, others still get their verdicts, in order of the time limit."""
     with ThreadPoolExecutor(6) as threads:
         hung = [threads.submit(verifier.equivalent, HANGS, "1/3") for _ in range(2)]
-        fine = [threads.submit(verifier.equivalent, "0.5", "1/2") for _ in range(4)]
+        fine = [threads.submit(verifier.equivalent, *ASKED) for _ in range(4)]
         assert [f.result() for f in fine] == [True] * 4
         assert [h.result() for h in hung] == [False] * 2
-    assert verifier.equivalent("0.25", "1/4")
+    assert verifier.equivalent(*ASKED)
+
+
+def busy(pid: int) -> float:
+    """Return the processor time of a process, in seconds."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+@contextlib.contextmanager
+def asked(verifier: MathVerifier) -> Iterator[tuple[int, Future[bool]]]:
+    """Ask for what hangs; gives the worker that is at it, and the check."""
+    assert verifier.equivalent(*ASKED)
+    [pid] = [worker._process.pid for worker in verifier._idle]
+    before = busy(pid)
+    with ThreadPoolExecutor(1) as thread:
+        check = thread.submit(verifier.equivalent, HANGS, "1/3")
+        while busy(pid) < before + 0.3 and not check.done():
+            time.sleep(0.02)
+        yield pid, check
+    verifier.close()
 
 
 def test_a_killed_worker_is_replaced_and_its_check_done_again():
     verifier = MathVerifier(workers=1, time_limit=30)
-    assert verifier.equivalent("0.5", "1/2")
-    [pid] = [worker._process.pid for worker in verifier._idle]
-    with ThreadPoolExecutor(1) as thread:
-        check = thread.submit(verifier.equivalent, HANGS, "1/3")
-        while psutil.Process(pid).cpu_times().user < 0.5 + psutil.Process(pid).cpu_times().system:
-            time.sleep(0.05)
-            if check.done():
-                break
+    with asked(verifier) as (pid, check):
         verifier.time_limit = 1  # for the second attempt
         os.kill(pid, signal.SIGKILL)
         assert check.result() is False
-    assert verifier.equivalent("0.5", "1/2")
+        assert verifier.equivalent(*ASKED)
+
+
+def test_a_check_whose_workers_are_all_killed_is_an_error_and_no_wrong_answer():
+    """Whatever kills them, such as a kernel that is out of memory, it says nothing of the answer."""
+    verifier = MathVerifier(workers=1, time_limit=30)
+    with asked(verifier) as (_, check):
+        while not check.done():
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if any("math_worker" in word for word in child.cmdline()) and busy(child.pid) > 2:
+                        child.kill()
+            time.sleep(0.02)
+        with pytest.raises(VerifierError, match="the math verifier"):
+            check.result()
+
+
+def test_a_worker_that_its_answer_takes_down_is_a_wrong_answer():
+    """Else an answer could choose to be no answer."""
+    verifier = MathVerifier(workers=1, time_limit=30)
+    with asked(verifier) as (pid, check):
+        os.kill(pid, signal.SIGSEGV)
+        assert check.result() is False
+
+
+def test_a_worker_that_stood_still_goes_on():
+    """The time of a check is its processor's: of a stopped machine nothing counts."""
+    verifier = MathVerifier(workers=1, time_limit=1)
+    assert verifier.equivalent(*ASKED)
+    [pid] = [worker._process.pid for worker in verifier._idle]
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        check = thread.submit(verifier.equivalent, r"\max(2, 5)", "5")
+        time.sleep(2)
+        os.kill(pid, signal.SIGCONT)
+        assert check.result() is True
+    assert verifier.killed == 0
     verifier.close()
+
+
+def test_a_verdict_that_came_while_this_process_stood_still_is_read():
+    worker = _Worker(2 << 30)
+    assert worker._process.stdin is not None
+    assert worker._process.stdout is not None
+    worker._process.stdin.write(json.dumps({"answer": "5", "target": "5", "limit": 9}).encode() + b"\n")
+    worker._process.stdin.flush()
+    select.select([worker._process.stdout], [], [])
+    assert worker._line(-1.0) == b"true\n"
+    worker.kill()
 
 
 def test_no_worker_outlives_its_parent(tmp_path: Path):
     """Not even one in the middle of a check that holds the interpreter, after a SIGKILL of the parent."""
     code = (
         "import sys, threading, time\nfrom areal.rewards.math import MathVerifier\n"
-        "v = MathVerifier(workers=2, time_limit=1)\nv.equivalent('0.5', '1/2')\n"
+        f"v = MathVerifier(workers=2, time_limit=1)\nv.equivalent({ASKED[0]!r}, '3')\n"
         f"threading.Thread(target=v.equivalent, args=({HANGS!r}, '1/3')).start()\n"
         "time.sleep(0.3)\nimport psutil, json\n"
         "print(json.dumps([c.pid for c in psutil.Process().children(recursive=True)]), flush=True)\n"
@@ -130,23 +195,23 @@ def test_no_worker_outlives_its_parent(tmp_path: Path):
 
 def test_a_forked_child_has_workers_of_its_own():
     verifier = MathVerifier(workers=1)
-    assert verifier.equivalent("0.5", "1/2")
+    assert verifier.equivalent(*ASKED)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(write, b"1" if not verifier._idle and verifier.equivalent("0.25", "1/4") else b"0")
+        os.write(write, b"1" if not verifier._idle and verifier.equivalent(*ASKED) else b"0")
         verifier.close()
         os._exit(0)
     assert os.read(read, 1) == b"1"
     os.waitpid(child, 0)
-    assert verifier.equivalent("0.5", "1/2")
+    assert verifier.equivalent(*ASKED)
     verifier.close()
 
 
 def test_a_verifier_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(VerifierError, match="does not start"):
-        MathVerifier().equivalent("0.5", "1/2")
+        MathVerifier().equivalent(*ASKED)
 
 
 @pytest.mark.parametrize(

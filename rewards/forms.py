@@ -1,0 +1,376 @@
+r"""Reads answers as what they are: values, lists, sets, tuples, intervals, equations, ratios, times or words.
+
+``1{,}000 cm``, ``\{1, 2\}``, ``1 \le x < 3`` and ``3 \pm \sqrt5`` are read; areal.rewards.same compares.
+What is not understood is not guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal as Kind
+from typing import TypeAlias
+
+from areal.rewards.formula import NotReadError, read_formula
+from areal.rewards.notation import Letters, Literal, plain, read_literal, split_unit
+from areal.rewards.tree import Tree
+
+_MOST_ITEMS = 60
+_DEEPEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number or a formula, with its unit; ``literal`` where it is one number that is written out."""
+
+    tree: Tree
+    literal: Literal | None
+    unit: str | None = None
+    ambiguous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Several things: a list without brackets, a set, a tuple, an interval, a union, a ratio or a column."""
+
+    kind: Kind["list", "set", "tuple", "[]", "[)", "(]", "union", "ratio", "matrix"]
+    items: tuple[Form, ...]
+    width: int = field(default=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """An equation or an inequality: the relations of a chain, and what stands between them."""
+
+    signs: tuple[str, ...]
+    sides: tuple[Form, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Infinite:
+    """An end of an interval."""
+
+    sign: int
+
+
+@dataclass(frozen=True, slots=True)
+class InBase:
+    """Digits in a base that is named: ``1011_2``."""
+
+    digits: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Text, by its letters and digits; ``exact`` where another text is another thing: a time or a date."""
+
+    text: str
+    exact: bool = False
+
+
+Form: TypeAlias = Value | Many | Relation | Infinite | InBase | Words
+
+
+@lru_cache(maxsize=4096)
+def read(text: str, letters: Letters = "numbers") -> Form | None:
+    """Return what an answer is; None: it is not understood.
+
+    Args:
+        text: the answer.
+        letters: where a letter at the end, as in ``5 m``, is a unit and no variable (areal.rewards.notation).
+    """
+    try:
+        return _Reading(letters).read(plain(text), 0)
+    except NotReadError:
+        return None
+
+
+_INFINITE = re.compile(r"([+-]?)\s*(?:\\infty|\\infinity|infinity|infty|inf|oo)(?![A-Za-z])", re.IGNORECASE)
+_EMPTY = re.compile(
+    r"\\emptyset|\\varnothing|\\\{\s*\\\}|\\phi_empty|(?:the )?empty set|no (?:real )?solutions?",
+    re.IGNORECASE,
+)
+_IN_BASE = re.compile(
+    r"\(?([0-9][0-9A-Z]*(?:(?:\{,\}|,)[0-9]{3})*)\)?\s*_\s*"
+    r"(?:\{\s*(?:\\text\{)?([0-9]{1,2}|[a-z]+)\}?\s*\}|([0-9]{1,2}))"
+)
+_WORDS = re.compile(r"[A-Za-z][A-Za-z'\"\s.,;:!?()/-]*")
+_BOTH_SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+_TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])\s*(?:\\text\s*\{)?\s*([AaPp])\.?\s*[Mm]\.?\s*\}?")
+_RATIO = re.compile(r"[^:]+(?::[^:]+)+")
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
+_DATE = re.compile(
+    rf"(?:(?P<d1>[0-9]{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?)?(?P<month>{'|'.join(_MONTHS)})"
+    r"(?:\s+(?P<d2>[0-9]{1,2})(?:st|nd|rd|th)?)?(?:,?\s+(?P<year>[0-9]{4}))?",
+    re.IGNORECASE,
+)
+_NEVER_FORMULAS = frozenset(
+    ["yes", "no", "on", "off", "odd", "even", "none", "true", "false", "all", "both", "one", "two"]
+)
+_MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_TOKEN = re.compile(
+    r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])|\\begin\{[a-z]*\}|\\end\{[a-z]*\}"
+    r"|\\(?:text|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|\\(?:[A-Za-z]+|.)"
+    r"|[<>=!]=|(?<![A-Za-z])(?:,\s*)?(?:and|or)(?![A-Za-z])|.",
+    re.DOTALL,
+)
+_SIGNS = {
+    "=": "=", "==": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=",
+    "<=": "<=",
+    "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", ">=": ">=", "\\geqslant": ">=", "\\in": "in",
+    "\\ne": "!=", "\\neq": "!=", "!=": "!=",
+}  # fmt: skip
+_OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lbrace", "\\lbrack", "\\lparen"])
+_CLOSING = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rbrace", "\\rbrack", "\\rparen"])
+_BRACKETS = {
+    ("(", ")"): "tuple", ("\\{", "\\}"): "set", ("\\lbrace", "\\rbrace"): "set",
+    ("\\langle", "\\rangle"): "tuple",
+    ("[", "]"): "[]", ("[", ")"): "[)", ("(", "]"): "(]",
+}  # fmt: skip
+
+
+def _read_known(text: str) -> Form | None:
+    """Read what has a form of its own: infinity, the empty set, times, dates and words."""
+    infinite = _INFINITE.fullmatch(text)
+    if infinite:
+        return Infinite(-1 if infinite.group(1) == "-" else 1)
+    if _EMPTY.fullmatch(text):
+        return Many("set", ())
+    based = _IN_BASE.fullmatch(text)
+    if based:
+        return InBase(re.sub(r"[^0-9A-Z]", "", based.group(1)), next(g for g in based.groups()[1:] if g))
+    time = _TIME.fullmatch(text)
+    if time:
+        return Words(f"{int(time.group(1))}:{time.group(2)} {time.group(3).lower()}m", exact=True)
+    date = _DATE.fullmatch(text)
+    if date and (date["d1"] or date["d2"] or date["year"]):
+        return Words(
+            f"{date['month'].lower()} {int(date['d1'] or date['d2'] or 0)} {date['year'] or ''}", exact=True
+        )
+    return _read_words(text) if _WORDS.fullmatch(text) else None
+
+
+def _read_words(text: str) -> Words | None:
+    words = re.findall(r"[A-Za-z]+", text)
+    if len(words) == 1 and (len(words[0]) <= 3 or re.search(r"pi|sqrt|[(]", text)):
+        return Words(words[0].lower()) if words[0].lower() in _NEVER_FORMULAS else None
+    if re.search(r"[-/(]", text) and any(len(word) < 3 for word in words):
+        return None
+    if any(len(word) == 1 and word not in ("a", "A", "I") for word in words) or ("(" in text and "," in text):
+        return None  # letters of choices, or of a formula
+    return Words(" ".join(word.lower() for word in words if word.lower() not in ("a", "an", "the")))
+
+
+class _Parts:
+    """Where a text is parted outside of all brackets: by commas and ``and``, by relations, by unions."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.separators: list[tuple[int, int]] = []
+        self.relations: list[tuple[int, int, str]] = []
+        self.union: list[tuple[int, int]] = []
+        depth = bars = 0
+        for token in _TOKEN.finditer(text):
+            kind, at = token.group(), token.span()
+            if kind in _OPENING or kind.startswith("\\begin"):
+                depth += 1
+            elif kind in _CLOSING or kind.startswith("\\end"):
+                depth -= 1
+                if depth < 0:
+                    raise NotReadError("a bracket closes that was not open")
+            elif kind == "|":
+                bars ^= 1
+            elif depth == 0 and not bars:
+                self._note(kind, at)
+        if depth:
+            raise NotReadError("a bracket is open")
+
+    def _note(self, kind: str, at: tuple[int, int]) -> None:
+        if kind in (",", ";") or re.search(r"(?:and|or)\s*\}?$", kind):
+            self.separators.append(at)
+        elif kind in _SIGNS:
+            self.relations.append((*at, _SIGNS[kind]))
+        elif kind == "\\cup":
+            self.union.append(at)
+
+    def cut(self, at: Iterable[tuple[int, int]]) -> list[str]:
+        pieces, start = [], 0
+        for begin, end in at:
+            pieces.append(self.text[start:begin])
+            start = end
+        return [_stripped(piece) for piece in [*pieces, self.text[start:]]]
+
+
+def _stripped(text: str) -> str:
+    return plain(re.sub(r"^(?:\s|\\[,;:! ]|~|\\quad|\\qquad)+|(?:\s|\\[,;:! ]|~|\\quad|\\qquad)+$", "", text))
+
+
+def _flat(items: Iterable[Form]) -> tuple[Form, ...]:
+    """Return the items of a list, of which ``\\pm 2`` is two."""
+    flat: list[Form] = []
+    for item in items:
+        flat += item.items if isinstance(item, Many) and item.kind == "list" else [item]
+    return tuple(flat)
+
+
+def _is_one(text: str) -> bool:
+    """Say whether the first bracket closes at the end of the text."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token.group() in _OPENING) - (token.group() in _CLOSING)
+        if depth == 0:
+            return token.end() == len(text)
+    return False
+
+
+class _Reading:
+    """Reads what is nested in one another; ``letters`` as :func:`read` has it."""
+
+    def __init__(self, letters: Letters) -> None:
+        self._letters = letters
+
+    def read(self, text: str, depth: int) -> Form:
+        if depth > _DEEPEST or not text:
+            raise NotReadError("nothing, or nested too deeply")
+        literal = read_literal(text)
+        if literal:
+            return Value(("number", literal.value), literal)
+        known = _read_known(text)
+        if known is not None:
+            return known
+        parts = _Parts(text)
+        if parts.union:
+            return Many("union", tuple(self.read(part, depth + 1) for part in parts.cut(parts.union)))
+        if parts.separators:
+            return self._read_list(text, parts, depth)
+        if parts.relations:
+            return self._read_relation(parts, depth)
+        matrix = _MATRIX.fullmatch(text)
+        if matrix:
+            return self._read_matrix(matrix.group(2), depth)
+        bracketed = self._read_bracketed(text, depth)
+        return bracketed if bracketed is not None else self._read_value(text, depth)
+
+    def _read_list(self, text: str, parts: _Parts, depth: int) -> Form:
+        grouped = split_unit(text, self._letters)
+        literal = read_literal(grouped[0])
+        if literal:  # 1,234 dollars
+            return Value(("number", literal.value), literal, grouped[1])
+        spaced = [piece.strip() for piece in re.split(r",\s+|;", text)]
+        numbers = [read_literal(piece) for piece in spaced]
+        if len(spaced) > 1 and all(numbers):
+            return Many("list", tuple(Value(("number", n.value), n) for n in numbers if n))
+        pieces = [piece for piece in parts.cut(parts.separators) if piece]
+        if not 1 < len(pieces) <= _MOST_ITEMS:
+            raise NotReadError("too many, or too few")
+        return Many("list", _flat(self.read(piece, depth + 1) for piece in pieces))
+
+    def _read_relation(self, parts: _Parts, depth: int) -> Form:
+        sides = parts.cut((begin, end) for begin, end, _ in parts.relations)
+        if len(sides) > 6 or not all(sides):
+            raise NotReadError("a side is missing")
+        signs = tuple(sign for _, _, sign in parts.relations)
+        if "in" in signs and signs != ("in",):
+            raise NotReadError("a relation within a relation")
+        if signs == ("in",):
+            return self.read(sides[1], depth + 1)
+        if all(sign == "=" for sign in signs):
+            return Relation(("=",), (self._named_side(sides[0], depth), self.read(sides[-1], depth + 1)))
+        return Relation(signs, tuple(self.read(side, depth + 1) for side in sides))
+
+    def _named_side(self, text: str, depth: int) -> Form:
+        """Read the left side of an equation, which may be a name in words: ``Area = 5``."""
+        try:
+            return self.read(text, depth + 1)
+        except NotReadError:
+            if re.fullmatch(r"[A-Za-z\\{}()_' ]+", text):
+                return Words(" ".join(re.findall(r"[A-Za-z']+", text)).lower())
+            raise
+
+    def _read_matrix(self, inner: str, depth: int) -> Form:
+        rows = [
+            row.split("&")
+            for row in re.split(r"\\\\(?:\[[^\]]*\])?", inner)
+            if row.strip() and row.strip() != "\\hline"
+        ]
+        if (
+            not rows
+            or any(len(row) != len(rows[0]) for row in rows)
+            or len(rows) * len(rows[0]) > _MOST_ITEMS
+        ):
+            raise NotReadError("no matrix")
+        cells = tuple(self.read(_stripped(cell), depth + 1) for row in rows for cell in row)
+        return Many("matrix", cells, len(rows[0]))
+
+    def _read_bracketed(self, text: str, depth: int) -> Form | None:
+        """Read a tuple, a set or an interval, if all of the text is one."""
+        bare = re.sub(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*", "", text).strip()
+        opening = next((o for o in ("\\{", "\\langle", "\\lbrace", "(", "[") if bare.startswith(o)), None)
+        closing = next((c for c in ("\\}", "\\rangle", "\\rbrace", ")", "]") if bare.endswith(c)), None)
+        kind = _BRACKETS.get((opening or "", closing or ""))
+        if kind is None or not _is_one(bare):
+            return None
+        inner = bare[len(opening or "") : len(bare) - len(closing or "")].strip()
+        if re.search(r"\\mid(?![A-Za-z])|(?<!\\)\|(?=[^|]*$)|:", inner) and kind == "set":
+            raise NotReadError("a set by what its members have in common")
+        parts = _Parts(inner)
+        if not parts.separators:
+            return self._read_single(inner, kind, depth)
+        pieces = parts.cut(parts.separators)
+        if len(pieces) > _MOST_ITEMS or not all(pieces):
+            raise NotReadError("too many, or too few")
+        items = tuple(self.read(piece, depth + 1) for piece in pieces)
+        if kind in ("[)", "(]") and len(items) != 2:
+            raise NotReadError("no interval")
+        return Many(kind, _flat(items) if kind == "set" else items)  # type: ignore[arg-type]
+
+    def _read_single(self, inner: str, kind: str, depth: int) -> Form | None:
+        if not inner:
+            return Many("set", ()) if kind == "set" else None
+        if kind == "set":
+            return Many("set", _flat([self.read(inner, depth + 1)]))
+        if kind == "tuple" and _Parts(inner).relations:
+            return self.read(inner, depth + 1)
+        return self.read(inner, depth + 1) if kind == "tuple" and re.fullmatch(r"[A-Za-z ]+", inner) else None
+
+    def _read_value(self, text: str, depth: int) -> Form:
+        if depth > _DEEPEST or not text:
+            raise NotReadError("nothing, or nested too deeply")
+        if _BOTH_SIGNS.search(text):
+            return self._read_both_signs(text, depth)
+        if ":" in text and _RATIO.fullmatch(text) and text.count(":") <= 4:
+            return Many("ratio", tuple(self._read_value(part.strip(), depth + 1) for part in text.split(":")))
+        to = re.fullmatch(r"([0-9]+)\s+to\s+([0-9]+)", text)
+        if to:
+            return Many("ratio", tuple(self._read_value(part, depth + 1) for part in to.groups()))
+        head, unit = split_unit(text, self._letters)
+        literal = read_literal(head.strip())
+        if literal:
+            return Value(("number", literal.value), literal, unit)
+        tree, ambiguous = read_formula(head)
+        return Value(tree, None, unit, ambiguous)
+
+    def _read_both_signs(self, text: str, depth: int) -> Form:
+        if len(_BOTH_SIGNS.findall(text)) > 1 and "\\mp" not in text:
+            raise NotReadError("several signs that are both")
+        first = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
+        second = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
+        return Many(
+            "list", (self._read_value(first.strip(), depth + 1), self._read_value(second.strip(), depth + 1))
+        )

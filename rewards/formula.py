@@ -1,0 +1,462 @@
+r"""Reads a formula, in LaTeX or plain text, as a tree: ``\frac{\pi}{4}``, ``pi/4`` and ``π/4`` are one tree.
+
+A formula that is not understood is none: nothing is skipped or guessed.
+Reading takes time linear in the text and nests to a bounded depth: the text is a model's.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from areal.rewards.tree import Tree
+from areal.rewards.vocabulary import ACCENTS, BEGINNINGS, FONTS, FUNCTIONS, GREEK
+
+DEEPEST = 40
+"""Formulas within formulas; deeper ones are not read."""
+LONGEST = 200
+"""Factors of a formula; longer ones are not read."""
+LARGEST_EXPONENT = 9_999
+"""Of a number in scientific notation."""
+
+DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+GROUPED = (
+    r"[1-9][0-9]{0,2}(?:(?:(?P<mark>\{,\}|,)[0-9]{3})(?:(?P=mark)[0-9]{3})*(?![0-9])"
+    r"|(?:(?P<gap>\\,|\\[ ]|\\;|\\:|[ ])[0-9]{3})(?:(?P=gap)[0-9]{3})*(?![0-9]|\s*/))(?:\.[0-9]+)?"
+)
+"""A number with marks between its thousands, everywhere the same one; ``2 100/102`` is none."""
+NUMBER = rf"(?:{GROUPED}|{DECIMAL})(?:[eE][+-]?[0-9]{{1,5}}(?![0-9A-Za-z.]))?"
+_NUMBER = re.compile(NUMBER)
+_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]{1,30})\}")
+_MARKS = re.compile(r"[^0-9.eE+-]")
+
+_SKIPPED = re.compile(
+    r"(?:\s|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![A-Za-z])"
+    r"|\\[,;:!> ]|~|\\\\(?=[A-Za-z]))+"
+)
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+|[{}|%$])")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_MODULE = re.compile(r"(?:np|numpy|math|sp|sympy|mp|mpmath|cmath)\.(?=[a-z])")
+_D = r"(?:d|\\partial|\\mathrm\{d\})\s*"
+_NTH = r"(?:\^\s*\{?\s*([2-4])\s*\}?\s*)?"
+_DERIVATIVE = re.compile(
+    rf"\\[dt]?frac\s*\{{\s*{_D}{_NTH}(\\?[A-Za-z]+(?:_(?:\{{\w+\}}|\w))?)?\s*\}}"
+    rf"\s*\{{\s*{_D}(\\?[A-Za-z]+)\s*{_NTH}\s*\}}"
+)
+_DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°")
+_PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?|('+)")
+_SUBSCRIPT = re.compile(r"_\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[A-Za-z]+|[A-Za-z0-9]))")
+_TIMES = ("\\times", "\\cdot", "\\ast", "\\bullet")
+_PLAIN = re.compile(
+    "|".join(sorted(FUNCTIONS, key=len, reverse=True)) + r"|infinity|infty|inf(?![a-z])|oo(?![a-z])|pi"
+)
+
+
+class NotReadError(ValueError):
+    """The text is no formula that is understood here."""
+
+
+def number(text: str) -> Fraction:
+    """Return the value of a number as :data:`NUMBER` matches it."""
+    plain = _MARKS.sub("", text)
+    mantissa, _, exponent = plain.lower().partition("e")
+    if exponent and abs(int(exponent)) > LARGEST_EXPONENT:
+        raise NotReadError("the exponent is too large")
+    whole, _, part = mantissa.partition(".")
+    value = Fraction(int((whole + part) or "0"), 10 ** len(part))
+    return value * Fraction(10) ** int(exponent) if exponent else value
+
+
+def read_formula(text: str) -> tuple[Tree, bool]:
+    """Return the tree of a formula, and whether it could be meant otherwise.
+
+    Raises:
+        NotReadError: it is not understood.
+    """
+    reader = _Reader(text)
+    tree = reader.sum()
+    reader.skip()
+    if reader.at < len(text):
+        raise NotReadError(f"nothing is known of {text[reader.at :]!r}")
+    return tree, reader.ambiguous
+
+
+class _Reader:
+    """Reads from left to right; each method reads one kind of thing at ``at`` and moves behind it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.ambiguous = False
+        self._depth = 0
+        self._factors = 0
+
+    def skip(self) -> None:
+        found = _SKIPPED.match(self.text, self.at)
+        if found:
+            self.at = found.end()
+
+    def take(self, *choices: str) -> str | None:
+        """Move behind the first of the choices that stands here, if any."""
+        self.skip()
+        for choice in choices:
+            if self.text.startswith(choice, self.at):
+                end = self.at + len(choice)
+                if choice[-1].isalpha() and end < len(self.text) and self.text[end].isalpha():
+                    continue
+                self.at = end
+                return choice
+        return None
+
+    def expect(self, choice: str) -> None:
+        if self.take(choice) is None:
+            raise NotReadError(f"{choice!r} is missing")
+
+    def sum(self) -> Tree:
+        tree = self._signed()
+        while sign := self.take("+", "-"):
+            term = self._product()
+            tree = ("+", tree, term if sign == "+" else ("neg", term))
+        return tree
+
+    def _signed(self) -> Tree:
+        sign = self.take("+", "-")
+        tree = self._product()
+        return ("neg", tree) if sign == "-" else tree
+
+    def _product(self) -> Tree:
+        tree = self._factor()
+        while True:
+            if self.take("**"):
+                raise NotReadError("a power without a base")
+            if self.take("*", *_TIMES):
+                sign = self.take("-", "+")
+                factor = self._factor()
+                tree = ("*", tree, ("neg", factor) if sign == "-" else factor)
+            elif self.take("/", "\\div"):
+                tree = ("/", tree, self._divisor())
+            elif self._begins_factor():
+                if self._digit():
+                    raise NotReadError("two numbers side by side")
+                tree = ("*", tree, self._factor())
+            else:
+                return tree
+
+    def _divisor(self) -> Tree:
+        """``t/RC`` divides by all of ``RC``, ``1/2x`` by 2 alone; either could be meant otherwise."""
+        sign = self.take("-", "+")
+        by_number = self._digit()
+        tree = self._factor()
+        while self._begins_factor() and not self._digit():
+            self.ambiguous = True
+            if by_number:
+                break
+            tree = ("*", tree, self._factor())
+        return ("neg", tree) if sign == "-" else tree
+
+    def _digit(self) -> bool:
+        self.skip()
+        return self.text[self.at : self.at + 1].isdigit()
+
+    def _begins_factor(self) -> bool:
+        self.skip()
+        here = self.text[self.at : self.at + 1]
+        if here == "\\":
+            found = _COMMAND.match(self.text, self.at)
+            return found is not None and found.group()[1:] in BEGINNINGS
+        return bool(here) and (here.isalnum() or here in "({[") and here.isascii()
+
+    def _factor(self) -> Tree:
+        """A primary with what stands behind it: powers, factorials, degrees."""
+        tree = self._primary()
+        while True:
+            self.skip()
+            found = _DEGREES.match(self.text, self.at)
+            self._count()
+            if found:
+                self.at = found.end()
+                tree = ("degrees", tree)
+            elif self.take("!"):
+                tree = ("call", "factorial", tree)
+            elif self.take("^", "**"):
+                tree = ("^", tree, self._exponent())
+            else:
+                return tree
+
+    def _count(self) -> None:
+        self._factors += 1
+        if self._factors > LONGEST:
+            raise NotReadError("too long")
+
+    def _exponent(self) -> Tree:
+        sign = self.take("-", "+")
+        tree = self._primary()
+        if self.take("^", "**"):  # 2**3**2; in LaTeX this is an error
+            self._enter()
+            tree = ("^", tree, self._exponent())
+            self._depth -= 1
+        return ("neg", tree) if sign == "-" else tree
+
+    def _primary(self) -> Tree:
+        self._enter()
+        tree = self._bare()
+        self._depth -= 1
+        return tree
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise NotReadError("nested too deeply")
+
+    def _bare(self) -> Tree:
+        self.skip()
+        here = self.text[self.at : self.at + 1]
+        if here.isdigit() or here == ".":
+            return self._number()
+        if here in ("(", "{", "["):
+            return self._group()
+        if here == "|":
+            return self._bars("|", "|")
+        if here == "\\":
+            return self._command()
+        if here.isalpha() and here.isascii():
+            return self._letters()
+        raise NotReadError(f"nothing is known of {self.text[self.at :]!r}")
+
+    def _group(self) -> Tree:
+        opening = self.text[self.at]
+        self.at += 1
+        tree = self.sum()
+        self.expect({"(": ")", "{": "}", "[": "]"}[opening])
+        return tree
+
+    def _bars(self, opening: str, closing: str) -> Tree:
+        self.expect(opening)
+        tree = self.sum()
+        self.expect(closing)
+        return ("call", {"|": "abs", "\\rvert": "abs", "\\rfloor": "floor", "\\rceil": "ceil"}[closing], tree)
+
+    def _number(self) -> Tree:
+        found = _REPEATING.match(self.text, self.at)
+        if found:
+            self.at = found.end()
+            whole, fixed, repeated = found.groups()
+            value = Fraction(int(whole + fixed or "0"), 10 ** len(fixed))
+            return ("number", value + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(fixed)))
+        found = _NUMBER.match(self.text, self.at)
+        if not found or found.group() == ".":
+            raise NotReadError("no number")
+        text = found.group()
+        if "," in text and "{,}" not in text:
+            # Within a formula a comma parts things; whole answers are looked at by areal.rewards.notation.
+            text = re.match(DECIMAL, text).group()  # type: ignore[union-attr]
+        self.at += len(text)
+        value = number(text)
+        self.skip()
+        return self._mixed(value) if value.denominator == 1 and text.isdigit() else ("number", value)
+
+    def _mixed(self, whole: Fraction) -> Tree:
+        r"""``2\frac12`` and ``2 1/2`` are two and a half; in ``2\frac{10}{3}`` a product could be meant."""
+        found = _MIXED.match(self.text, self.at)
+        if not found:
+            return ("number", whole)
+        above, below = (int(part) for part in found.groups() if part is not None)
+        if not 0 < above < below:
+            if found.group().startswith("\\"):
+                self.ambiguous = True
+                return ("number", whole)
+            raise NotReadError("two numbers side by side")
+        self.at = found.end()
+        return ("number", whole + Fraction(above, below))
+
+    def _command(self) -> Tree:
+        derivative = _DERIVATIVE.match(self.text, self.at)
+        if derivative:
+            self.at = derivative.end()
+            nth, of, by, _ = (re.sub(r"[\\{}]", "", group or "") for group in derivative.groups())
+            return self._symbol(f"d{nth}{of}/d{by}{nth}")
+        found = _COMMAND.match(self.text, self.at)
+        if not found:
+            raise NotReadError(f"nothing is known of {self.text[self.at :]!r}")
+        name = found.group()[1:]
+        bars = {"lfloor": "\\rfloor", "lceil": "\\rceil", "lvert": "\\rvert"}
+        if name in bars:
+            return self._bars(found.group(), bars[name])
+        self.at = found.end()
+        if name in ("frac", "dfrac", "tfrac", "cfrac"):
+            return ("/", self._argument(), self._argument())
+        if name in ("binom", "dbinom", "tbinom"):
+            return ("call", "binomial", self._argument(), self._argument())
+        if name in FONTS:
+            return self._unwrapped()
+        if name in ACCENTS:
+            return self._symbol(f"{name} {self._braced()}")
+        return self._named(name)
+
+    def _named(self, name: str) -> Tree:
+        if name == "pi":
+            return ("constant", "pi")
+        if name in ("imath", "i"):
+            return ("constant", "i")
+        if name in FUNCTIONS:
+            return self._call(FUNCTIONS[name])
+        if name in GREEK:
+            return self._symbol(name)
+        raise NotReadError(f"nothing is known of {name!r}")
+
+    def _unwrapped(self) -> Tree:
+        r"""``\mathrm{e}`` and ``\operatorname{sin}``; other words are no part of a formula."""
+        inner = self._braced().strip(" ~")
+        if inner in FUNCTIONS:
+            return self._call(FUNCTIONS[inner])
+        if len(inner) == 1 and inner.isalpha():
+            return self._letter(inner)
+        if re.fullmatch(DECIMAL, inner):
+            return ("number", number(inner))
+        raise NotReadError(f"{inner!r} is no formula")
+
+    def _braced(self) -> str:
+        r"""Return the text of ``{x}``, or of the one letter or command that stands there."""
+        self.skip()
+        found = re.compile(r"\{([^{}]*)\}|(\\?[A-Za-z]+)").match(self.text, self.at)
+        if not found:
+            raise NotReadError("an argument is missing")
+        self.at = found.end()
+        return (found.group(1) if found.group(1) is not None else found.group(2)).strip().lstrip("\\")
+
+    def _argument(self) -> Tree:
+        r"""An argument of a command: in braces, or one token; ``\frac12`` has two of one digit."""
+        self.skip()
+        here = self.text[self.at : self.at + 1]
+        if here == "{":
+            return self._group()
+        if here.isdigit():
+            self.at += 1
+            return ("number", Fraction(int(here)))
+        if here.isalpha() and here.isascii():
+            self.at += 1
+            return self._letter(here)
+        if here == "\\":
+            self._enter()
+            tree = self._command()
+            self._depth -= 1
+            return tree
+        raise NotReadError("an argument is missing")
+
+    def _letters(self) -> Tree:
+        module = _MODULE.match(self.text, self.at)
+        if module:
+            self.at = module.end()
+        found = _LETTERS.match(self.text, self.at)
+        assert found is not None
+        word = found.group()
+        known = _PLAIN.match(word)
+        if known and (
+            known.end() == len(word) or known.group() in ("pi", "sqrt") or len(word) - known.end() == 1
+        ):
+            self.at += known.end()
+            if known.group() in ("infinity", "infty", "inf", "oo"):
+                raise NotReadError("infinity is no number")
+            return self._named(known.group())
+        if len(word) > 3:
+            inner = next((at for at in range(1, len(word)) if _PLAIN.match(word, at) and at < 3), None)
+            if inner is None:
+                self.at = found.end()
+                self.ambiguous = True
+                return self._symbol(word)
+        self.at += 1
+        return self._letter(word[0])
+
+    def _letter(self, letter: str) -> Tree:
+        self.skip()
+        behind = self.text[self.at : self.at + 1]
+        if behind not in ("_", "'") and not _PRIMES.match(self.text, self.at):
+            if letter == "e":
+                return ("constant", "e")
+            if letter == "i":
+                return ("constant", "i")
+        return self._symbol(letter)
+
+    def _symbol(self, name: str) -> Tree:
+        """A name with its subscript, its primes, and the one thing that it is a function of, as in x(t)."""
+        for _ in range(2):
+            self.skip()
+            found = _SUBSCRIPT.match(self.text, self.at)
+            if found:
+                inner = next(part for part in found.groups() if part is not None)
+                name += "_" + re.sub(r"\\(?:text|mathrm|rm)(?![A-Za-z])|[\s{}~\\]", "", inner)
+                self.at = found.end()
+            primes = _PRIMES.match(self.text, self.at)
+            if primes:
+                name += "'" * (primes.group(0).count("\\prime") + primes.group(0).count("'"))
+                self.at = primes.end()
+        found = _APPLIED.match(self.text, self.at)
+        if found and (
+            found.group(1).isdigit() or len(found.group(1).strip("\\")) == 1 or "\\" in found.group(1)
+        ):
+            self.ambiguous = True
+            self.at = found.end()
+            name += f"({found.group(1)})"
+        return ("symbol", name)
+
+    def _call(self, function: str) -> Tree:
+        """A function with its argument, which may lack parentheses; a power may stand before it."""
+        power = base = None
+        if function == "sqrt" and self.take("["):
+            base = self.sum()
+            self.expect("]")
+        for _ in range(2):
+            if self.take("_"):
+                base = self._argument_of_index()
+            if self.take("^", "**"):
+                power = self._exponent()
+        argument = self._applied_to(function)
+        tree = ("call", function, argument) if base is None else ("call", function, argument, base)
+        if power == ("neg", ("number", Fraction(1))) and "arc" + function in FUNCTIONS:
+            return ("call", "arc" + function, argument)
+        return tree if power is None else ("^", tree, power)
+
+    def _argument_of_index(self) -> Tree:
+        self.skip()
+        if self._digit():
+            found = re.compile(r"[0-9]+").match(self.text, self.at)
+            assert found is not None
+            # \log_28 is of base 2: one token; \log_{10} has braces.
+            self.at += 1 if self.text[self.at - 1] == "_" else len(found.group())
+            return ("number", Fraction(int(self.text[self.at - 1])))
+        return self._argument()
+
+    def _applied_to(self, function: str) -> Tree:
+        self.skip()
+        here = self.text[self.at : self.at + 1]
+        if here in ("(", "{", "["):
+            return self._group()
+        if here == "|":
+            return self._bars("|", "|")
+        if function in ("sqrt", "cbrt", "abs"):
+            return self._number_or_argument()
+        tree = self._factor()
+        while self._begins_factor() and not self._begins_function() and not self._digit():
+            tree = ("*", tree, self._factor())
+        if self.text.startswith("/", self.at):
+            self.ambiguous = True
+        return tree
+
+    def _number_or_argument(self) -> Tree:
+        if self._digit():
+            found = re.compile(DECIMAL).match(self.text, self.at)
+            assert found is not None
+            self.at = found.end()
+            return ("number", number(found.group()))
+        return self._argument()
+
+    def _begins_function(self) -> bool:
+        found = re.compile(r"\\?([A-Za-z]+)").match(self.text, self.at)
+        return found is not None and found.group(1) in FUNCTIONS
+
+
+_MIXED = re.compile(
+    r"(?:\\[dtc]?frac\s*(?:\{\s*([0-9]{1,9})\s*\}|([0-9]))\s*(?:\{\s*([0-9]{1,9})\s*\}|([0-9]))"
+    r"|([0-9]{1,9})\s*/\s*([0-9]{1,9})(?![0-9.]))"
+)
+_APPLIED = re.compile(r"\s*\(\s*([0-9]+|[A-Za-z]|\\[A-Za-z]+)\s*\)")

@@ -1,0 +1,326 @@
+r"""Judges whether an answer is the same as a reference, in whatever form each is written.
+
+``True`` and ``False`` are certain: nothing of them is left to a library whose cut-offs are absolute. ``None``
+says that an answer was not understood, or that it can be meant in two ways; math-verify decides then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import TypeAlias
+
+from areal.rewards import numeric
+from areal.rewards.choices import chosen
+from areal.rewards.forms import Form, InBase, Infinite, Many, Relation, Value, Words, read
+from areal.rewards.notation import plain, unformatted, units_differ
+from areal.rewards.tree import Tree, symbols
+
+Verdict: TypeAlias = bool | None
+
+FEWEST_DIGITS = 3
+"""Significant digits that a decimal reference has at least if longer answers are rounded to them."""
+ENOUGH_DIGITS = 6
+"""Significant digits, and places, of a rounded answer that is taken for an exact reference."""
+_MOST_DIGITS = 15
+_SPACES = re.compile(r"(?<![0-9A-Za-z.])\s+|\s+(?![0-9A-Za-z.\\])")
+
+
+def judge(answer: str, target: str) -> Verdict:
+    """Say whether an answer is the same as a reference, in any form; None: math-verify has to decide."""
+    verdict = chosen(answer, target, judge)
+    if verdict is not None:
+        return verdict
+    if _bare(answer) == _bare(target) != "":
+        return True
+    wanted = read(target)
+    if wanted is None:
+        return None
+    given = read(answer, "nowhere" if _has_symbols(wanted) else "everywhere")
+    return None if given is None else same(wanted, given)
+
+
+def _bare(text: str) -> str:
+    """Return an answer without fonts and without spaces, but those between digits or letters."""
+    return _SPACES.sub("", unformatted(plain(text)))
+
+
+def _has_symbols(form: Form) -> bool:
+    if isinstance(form, Value):
+        return bool(symbols(form.tree))
+    parts = form.items if isinstance(form, Many) else form.sides if isinstance(form, Relation) else ()
+    return any(_has_symbols(part) for part in parts)
+
+
+def same(target: Form, answer: Form) -> Verdict:
+    """Say whether an answer is what the reference is; None: not known."""
+    if isinstance(target, InBase) or isinstance(answer, InBase):
+        return _same_digits(target, answer)
+    if isinstance(target, Relation) or isinstance(answer, Relation):
+        return _same_relations(target, answer)
+    if isinstance(target, Value) and isinstance(answer, Value):
+        return _same_values(target, answer)
+    if isinstance(target, Many) or isinstance(answer, Many):
+        return _same_many(target, answer)
+    if isinstance(target, Infinite) or isinstance(answer, Infinite):
+        return target == answer if not isinstance(target, Words) and not isinstance(answer, Words) else None
+    if isinstance(target, Words) and isinstance(answer, Words):
+        return target == answer or (False if target.exact and answer.exact else None)
+    return False if _is_number(target) or _is_number(answer) else None
+
+
+def _same_digits(target: Form, answer: Form) -> Verdict:
+    """Compare digits; a base that only one of them names is that of the problem."""
+    if isinstance(target, InBase) and isinstance(answer, InBase):
+        return target == answer if target.base.isdigit() == answer.base.isdigit() else None
+    based, other = (target, answer) if isinstance(target, InBase) else (answer, target)
+    assert isinstance(based, InBase)
+    if isinstance(other, Value) and other.literal and other.literal.digits is None:
+        return based.digits.lstrip("0") == str(other.literal.value)
+    return None
+
+
+def _is_number(form: Form) -> bool:
+    return isinstance(form, Value) and form.literal is not None
+
+
+def _same_values(target: Value, answer: Value) -> Verdict:
+    verdict = _same_quantities(target, answer)
+    if verdict is not False and units_differ(target.unit, answer.unit):
+        return False
+    if verdict is False and (target.ambiguous or answer.ambiguous):
+        return None
+    return verdict
+
+
+def _same_quantities(target: Value, answer: Value) -> Verdict:
+    """Compare without units; a percentage is a hundredth, or the bare number where the other has no sign."""
+    scales = [Fraction(1)]
+    if (target.unit == "%") != (answer.unit == "%"):
+        scales.append(Fraction(1, 100) if answer.unit == "%" else Fraction(100))
+    verdicts = [_same_numbers(target, answer, scale) for scale in scales]
+    return True if True in verdicts else None if None in verdicts else False
+
+
+def _same_numbers(target: Value, answer: Value, scale: Fraction) -> Verdict:
+    """Compare two values; ``scale`` multiplies the answer.
+
+    Equal is what is exactly equal. Besides, a decimal number of some length stands for all that it is the
+    rounding of: a reference of 3.14 for π and 3.1416, an answer of 0.333333 for 1/3 (there also if cut off).
+    """
+    given = answer.tree if scale == 1 else ("*", answer.tree, ("number", scale))
+    if target.literal and answer.literal:
+        exact: Verdict = target.literal.value == answer.literal.value * scale
+    else:
+        exact = numeric.equal(target.tree, given)
+    if exact is not False:
+        return exact
+    if target.literal and target.literal.digits and target.literal.digits >= FEWEST_DIGITS:
+        return _rounds(given, target.literal.value, target.literal.place / 2, None)
+    if target.literal and target.literal.digits:
+        return False
+    decimal = answer.literal
+    if decimal and (decimal.digits or 0) >= ENOUGH_DIGITS and decimal.place <= Fraction(1, 10**ENOUGH_DIGITS):
+        place = decimal.place * scale * 10 ** max(0, (decimal.digits or 0) - _MOST_DIGITS)
+        return _rounds(target.tree, decimal.value * scale, place / 2, place)
+    return False
+
+
+def _rounds(tree: Tree, decimal: Fraction, half: Fraction, cut: Fraction | None) -> Verdict:
+    """Say whether a formula's value is ``decimal`` when rounded, or cut off, at its last place."""
+    if symbols(tree):
+        return False
+    try:
+        value = numeric.value(tree)
+    except numeric.NotComputedError:
+        return False
+    if not isinstance(value, Fraction):
+        if value.imag:
+            return False
+        value = numeric.fraction(value)
+    if abs(value - decimal) <= half:
+        return True
+    return cut is not None and value * decimal > 0 and 0 <= abs(value) - abs(decimal) < cut
+
+
+def _same_relations(target: Form, answer: Form) -> Verdict:
+    if isinstance(target, Relation) and isinstance(answer, Relation):
+        if target.signs != ("=",) or answer.signs != ("=",):
+            return _same_inequalities(target, answer)
+        return _same_equations(target, answer)
+    relation, other = (target, answer) if isinstance(target, Relation) else (answer, target)
+    assert isinstance(relation, Relation)
+    if relation.signs == ("=",):
+        if not _is_name(relation.sides[0]):
+            if _is_name(relation.sides[1]):  # 5 = x
+                return _sided(target, relation.sides[0], other)
+            return None
+        return _sided(target, relation.sides[1], other)
+    interval = _interval_of(relation)
+    return None if interval is None else _sided(target, interval, other)
+
+
+def _sided(target: Form, side: Form, other: Form) -> Verdict:
+    return same(side, other) if isinstance(target, Relation) else same(other, side)
+
+
+def _is_name(form: Form) -> bool:
+    """Say whether something names what it is equal to: a symbol, ``f(x)``, ``(x, y)`` or a word."""
+    if isinstance(form, Many):
+        return all(_is_name(item) for item in form.items)
+    return isinstance(form, Words) or (isinstance(form, Value) and form.tree[0] == "symbol")
+
+
+def _same_equations(target: Relation, answer: Relation) -> Verdict:
+    if _is_name(target.sides[0]) and target.sides[0] == answer.sides[0]:
+        verdict = same(target.sides[1], answer.sides[1])
+        if verdict is not None:
+            return verdict
+    sides = [side for relation in (target, answer) for side in relation.sides]
+    if not all(isinstance(side, Value) and not side.unit for side in sides):
+        return None
+    trees = [side.tree for side in sides if isinstance(side, Value)]
+    first, second = (("+", left, ("neg", right)) for left, right in (trees[:2], trees[2:]))
+    verdict = _same_solutions(first, second)
+    sure = not any(isinstance(side, Value) and side.ambiguous for side in sides)
+    return verdict if verdict is not False or sure else None
+
+
+def _same_solutions(first: Tree, second: Tree) -> Verdict:
+    """Say whether two formulas, both linear in some symbol, are zero together."""
+    names = symbols(first)
+    if names != symbols(second):
+        return False
+    for name in sorted(names):
+        lines = [_line(tree, name) for tree in (first, second)]
+        if all(lines):
+            (a, b), (c, d) = (line for line in lines if line)
+            return numeric.equal(("*", a, d), ("*", c, b))
+    return None
+
+
+def _line(tree: Tree, name: str) -> tuple[Tree, Tree] | None:
+    """Return the constant and the slope of a formula that is linear in a symbol; None: it is not."""
+    zero, one, two = (_at(tree, {name: ("number", Fraction(n))}) for n in range(3))
+    slope = ("+", one, ("neg", zero))
+    if numeric.equal(("+", two, ("neg", one)), slope) is not True or numeric.equal(one, zero) is not False:
+        return None
+    return zero, slope
+
+
+def _at(tree: Tree, point: dict[str, Tree]) -> Tree:
+    if tree[0] == "symbol":
+        return point.get(tree[1], tree)
+    parts = []
+    for part in tree:  # no comprehension: it would take a frame for each level of the tree
+        parts.append(_at(part, point) if isinstance(part, tuple) else part)
+    return tuple(parts)
+
+
+def _same_inequalities(target: Relation, answer: Relation) -> Verdict:
+    if _variable(target) != _variable(answer) or _variable(target) is None:
+        return None
+    first, second = _interval_of(target), _interval_of(answer)
+    return None if first is None or second is None else same(first, second)
+
+
+def _variable(relation: Relation) -> str | None:
+    names = [s.tree[1] for s in relation.sides if isinstance(s, Value) and s.tree[0] == "symbol"]
+    return names[0] if len(names) == 1 else None
+
+
+def _interval_of(relation: Relation) -> Form | None:
+    """Return the interval that an inequality of one variable is: ``x < 3``, ``1 \\le x < 3``."""
+    if _variable(relation) is None or not all(sign in ("<", "<=", ">", ">=") for sign in relation.signs):
+        return None
+    sides, signs = list(relation.sides), list(relation.signs)
+    if all(sign.startswith(">") for sign in signs):
+        sides, signs = sides[::-1], [sign.replace(">", "<") for sign in signs[::-1]]
+    if not all(sign.startswith("<") for sign in signs) or len(sides) > 3:
+        return None
+    at = next(i for i, s in enumerate(sides) if isinstance(s, Value) and s.tree[0] == "symbol")
+    if len(sides) == 2:
+        sides, signs = (
+            ([Infinite(-1), *sides], ["<", *signs]) if at == 0 else ([*sides, Infinite(1)], [*signs, "<"])
+        )
+        at = 1
+    if at != 1:
+        return None
+    kind = {"<<": "tuple", "<=<=": "[]", "<=<": "[)", "<<=": "(]"}["".join(signs)]
+    return Many(kind, (sides[0], sides[2]))  # type: ignore[arg-type]
+
+
+def _same_many(target: Form, answer: Form) -> Verdict:
+    if isinstance(target, Many) and isinstance(answer, Many):
+        return _same_kinds(target, answer)
+    many, one = (target, answer) if isinstance(target, Many) else (answer, target)
+    assert isinstance(many, Many)
+    if many.kind == "ratio" and isinstance(one, Value) and len(many.items) == 2:
+        first, second = many.items
+        assert isinstance(first, Value)
+        assert isinstance(second, Value)
+        return numeric.equal(("/", first.tree, second.tree), one.tree)
+    if many.kind == "matrix" or many.kind == "union":
+        return None
+    if many.kind in ("set", "list"):
+        # One thing in two forms is one thing: \boxed{2\frac12} or \boxed{5/2}.
+        return _all(same(item, one) if many is target else same(one, item) for item in many.items) and bool(
+            many.items
+        )
+    return False if isinstance(one, Value) and not one.ambiguous else None
+
+
+def _same_kinds(target: Many, answer: Many) -> Verdict:
+    kinds = {target.kind, answer.kind}
+    if kinds == {"union"}:
+        return _same_sets(target.items, answer.items)
+    if kinds == {"matrix"}:
+        return _same_items(target.items, answer.items) if target.width == answer.width else False
+    if kinds == {"ratio"}:
+        return _same_ratios(target.items, answer.items)
+    if kinds & {"union", "matrix", "ratio"}:
+        return None
+    if kinds <= {"list", "set"} or (target.kind == "list" and answer.kind == "tuple"):
+        return _same_sets(target.items, answer.items)
+    if kinds <= {"list", "set", "tuple"}:
+        return _same_items(target.items, answer.items)
+    return _same_items(target.items, answer.items) if len(kinds) == 1 else False
+
+
+def _all(verdicts: Iterable[Verdict]) -> Verdict:
+    known: Verdict = True
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        known = None if verdict is None else known
+    return known
+
+
+def _same_items(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:
+    if len(target) != len(answer):
+        return False
+    return _all(same(t, a) for t, a in zip(target, answer, strict=True))
+
+
+def _same_sets(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:
+    """Compare in any order; what is there twice counts once."""
+    if len(target) * len(answer) > 900:
+        return None
+    grid = [[same(t, a) for a in answer] for t in target]
+    return (
+        _all(
+            True if True in line else None if None in line else False
+            for line in [*grid, *zip(*grid, strict=True)]
+        )
+        if grid and answer
+        else len(target) == len(answer)
+    )
+
+
+def _same_ratios(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:
+    if len(target) != len(answer):
+        return False
+    trees = [[item.tree for item in items if isinstance(item, Value)] for items in (target, answer)]
+    pairs = zip(trees[0][1:], trees[1][1:], strict=True)
+    return _all(numeric.equal(("*", t, trees[1][0]), ("*", a, trees[0][0])) for t, a in pairs)
