@@ -52,8 +52,13 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, word: str) -> str:
         name = word.partition("=")[0]
         options: dict[str, Any] = self._option_string_actions
-        settings = any("key=value" in str(action.metavar) for action in self._actions)
-        close = nearest(name, (option for option in options if option.startswith("--")))
-        if settings and ("." in name or not close):
-            return f"; a setting is given without dashes: {name.lstrip('-').replace('-', '_')}=…"
-        return close
+        close = nearest(name, (option for option in options if option.startswith("--")), 0.7)
+        if close or not any("key=value" in str(action.metavar) for action in self._actions):
+            return close
+        from areal.config.complaints import meant, settings  # brings pydantic with it
+
+        key = name.lstrip("-").replace("-", "_")
+        if key.split(".") in settings():
+            return f"; a setting is given without dashes: {key}=…"
+        found = meant(key)
+        return f"{found} (a setting is given without dashes: key=value)" if "mean" in found else ""

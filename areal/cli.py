@@ -14,6 +14,7 @@ from areal import __version__
 from areal.arguments import Parser
 from areal.authoring.commands import add_env
 from areal.errors import EnvironmentFailure, Interrupted, UserError, missing_requirement
+from areal.explain import add_config
 from areal.output import watched_output
 
 _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
@@ -71,6 +72,7 @@ def make_parser() -> Parser:
     _add_rescore(commands)
     _add_compare(commands)
     _add_replay(commands)
+    add_config(commands)
     add_env(commands)
     _add_sandbox(commands)
     return parser
@@ -81,7 +83,8 @@ def _add_train(commands: Any) -> None:
         "train",
         help="train a model in an environment",
         description="Train a model in an environment.",
-        epilog="Without arguments it trains the model that ships with areal in math-v1, on any machine.",
+        epilog="Without arguments it trains the model that ships with areal in math-v1, on any machine. "
+        "`areal config` explains all settings, --dry-run prints what they are and where each comes from.",
     )
     _add_common(command)
     command.add_argument("--steps", type=int, metavar="N", help="updates")

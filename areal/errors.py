@@ -63,9 +63,9 @@ def missing_requirement(error: ModuleNotFoundError) -> str | None:
     return f"{module} is not installed: {WITH_ENGINE}" if module in ours else None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean '{match[0]}'?" if match else ""
 
 

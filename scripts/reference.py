@@ -7,25 +7,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import types
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import annotated_types
-from pydantic import BaseModel, BeforeValidator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 
 from areal.cli import make_parser
 from areal.config import Config
-
-_WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Path: "path"}
-_BOUNDS = {
-    annotated_types.Ge: ("at least", "ge"),
-    annotated_types.Gt: ("above", "gt"),
-    annotated_types.Le: ("at most", "le"),
-    annotated_types.Lt: ("below", "lt"),
-}
+from areal.config.describe import describe_group, described, groups
 
 _CONFIGURATION = """# Configuration
 
@@ -51,67 +39,16 @@ def configuration_page(model: type[BaseModel] = Config) -> str:
     Raises:
         ValueError: a setting, or a group of them, has no description.
     """
-    plain = {name: field for name, field in model.model_fields.items() if not _group(field)}
-    groups = {name: group for name, field in model.model_fields.items() if (group := _group(field))}
-    parts = [_CONFIGURATION, "## Run\n", _settings("", plain)]
-    for name, group in groups.items():
-        parts += [f"## {name}\n", _described(name, group.__doc__) + "\n"]
-        parts.append(_settings(f"{name}.", group.model_fields))
+    parts = [_CONFIGURATION]
+    for name, group in groups(model).items():
+        parts.append(f"## {name or 'Run'}\n")
+        parts += [_described(name, group.__doc__) + "\n"] if name else []
+        rows = [
+            (f"`{setting.key}`", setting.value, setting.default, _linked(setting.help))
+            for setting in describe_group(name, model)
+        ]
+        parts.append(_table(("setting", "value", "default", "what it is"), rows))
     return "\n".join(parts)
-
-
-def _group(field: FieldInfo) -> type[BaseModel] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def _settings(prefix: str, settings: dict[str, FieldInfo]) -> str:
-    rows = [
-        (f"`{prefix}{name}`", _kind(field), _default(field), _described(prefix + name, field.description))
-        for name, field in settings.items()
-    ]
-    return _table(("setting", "value", "default", "what it is"), rows)
-
-
-def _kind(field: FieldInfo) -> str:
-    bounds = [
-        f"{words} {getattr(bound, name):g}"
-        for bound in field.metadata
-        for kind, (words, name) in _BOUNDS.items()
-        if isinstance(bound, kind)
-    ]
-    return ", ".join([_type(field.annotation, field.metadata), *bounds])
-
-
-def _type(kind: Any, metadata: list[Any]) -> str:
-    """Say a type in words; ``metadata`` is what pydantic took off an Annotated around it."""
-    if any(isinstance(item, BeforeValidator) for item in metadata):  # areal.config: Staleness, Bound
-        return "number or `inf`"
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _type(arguments[0], list(arguments[1:]))
-    if origin in (Union, types.UnionType):
-        return " or ".join("`null`" if a is type(None) else _type(a, []) for a in arguments)
-    if origin is Literal:
-        return " ".join(f"`{a}`" for a in arguments)
-    if origin is dict:
-        return "names with values"
-    if origin is tuple and arguments[1:] == (...,):
-        return f"list: {_type(arguments[0], [])}"
-    if origin is tuple:
-        return f"list: {', '.join(_type(a, []) for a in arguments)}"
-    return _WORDS[kind]
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    if value is None:
-        return "`null`"
-    if isinstance(value, bool):
-        return f"`{value}`".lower()
-    if isinstance(value, tuple):
-        return f"`{list(value)}`"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def commands_page(parser: argparse.ArgumentParser | None = None) -> str:
@@ -165,9 +102,7 @@ def _metavars(action: argparse.Action, formatter: argparse.HelpFormatter) -> tup
 
 
 def _described(name: str, text: str | None) -> str:
-    if not text or not text.strip():
-        raise ValueError(f"{name} has no description: write one where it is defined")
-    return _linked(" ".join(text.replace("``", "`").split()))
+    return _linked(described(name, text))
 
 
 def _linked(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Any
 
 from areal.config.settings import Config
-from areal.errors import nearest
+from areal.config.synonyms import SYNONYMS
 
 
 def told(error: Any) -> str:
@@ -14,24 +15,47 @@ def told(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{_meant(location)}"
+        inside = error["input"]
+        while isinstance(inside, dict) and len(inside) == 1:
+            ((name, inside),) = inside.items()
+            location.append(str(name))
+        return f"unknown key '{key}'{meant('.'.join(location))}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{key}={error['input']!r}: {message}" if key else message
 
 
-def _meant(location: list[str]) -> str:
-    """Say which keys were meant: of that name elsewhere, abbreviated to it, or close to it in its section."""
-    *section, name = location
-    keys = list(_keys(Config))
-    alike = [".".join(key) for key in keys if name in (key[-1], _initials(key[-1]))]
+def meant(key: str) -> str:
+    """Say which settings may be meant by a name that none has, or which there are where it was looked for.
+
+    In this order: those of that name elsewhere; what other trainers call so; those abbreviated to it; the
+    closest name of its section; the closest of all.
+    """
+    *section, name = key.lower().replace("-", "_").split(".")
+    keys = settings()
+    whole = ".".join([*section[-1:], name])
+    here = [k for k in keys if k[:-1] == section]
+    alike = (
+        [".".join(k) for k in keys if k[-1] == name]
+        or [SYNONYMS[n] for n in (whole, name) if n in SYNONYMS][:1]
+        or [".".join(k) for k in keys if len(name) > 1 and _initials(k[-1]) == name]
+        or _closest(name, {k[-1]: k[-1] for k in here})
+        or _closest(name, SYNONYMS | {k[-1]: ".".join(k) for k in keys})
+    )
     if alike:
         return f"; did you mean {' or '.join(map(repr, alike))}?"
-    known = [key[-1] for key in keys if key[:-1] == section]
-    return nearest(name, known) or f" (known here: {', '.join(known)})"
+    return f" (known here: {', '.join(k[-1] for k in here)})" if here else " (`areal config` lists all)"
+
+
+def _closest(name: str, known: dict[str, str]) -> list[str]:
+    return [known[found] for found in difflib.get_close_matches(name, known, n=1, cutoff=0.75)]
+
+
+def settings() -> list[list[str]]:
+    """Return each section and setting, as the names that lead to it."""
+    return list(_keys(Config))
 
 
 def _keys(model: Any, *section: str) -> Iterator[list[str]]:
-    """Each section and setting, with the sections that it is in before it."""
     for name, field in model.model_fields.items():
         yield [*section, name]
         if hasattr(field.annotation, "model_fields"):

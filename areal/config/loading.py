@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,14 @@ def dump_config(config: Config) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(_text(path))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UserError(f"{path}{line}: not valid YAML: {' '.join(problem.split())}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -123,6 +125,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     for key, value in data.items():
         _merge(nested, _nest(str(key), value))
     return nested
+
+
+def _text(path: Path) -> str:
+    """Read a file as UTF-8, or as what its byte order mark says."""
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if wide else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: not text in {encoding.removesuffix('-sig').upper()} (byte "
+            f"0x{data[error.start]:02x}); save it in UTF-8"
+        ) from error
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -37,21 +38,34 @@ def _infinite(value: object) -> object:
     return math.inf if isinstance(value, str) and value.lower() in ("inf", "infinity", "∞") else value
 
 
+def _a_number(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("not a number")
+    return value
+
+
 Staleness = Annotated[
     float,
+    Field(allow_inf_nan=True),
     BeforeValidator(_infinite),
+    AfterValidator(_a_number),
     PlainSerializer(lambda v: "inf" if math.isinf(v) else int(v), return_type=int | str),
 ]
 Bound = Annotated[
     float,
+    Field(allow_inf_nan=True),
     BeforeValidator(_infinite),
+    AfterValidator(_a_number),
     PlainSerializer(lambda v: "inf" if math.isinf(v) else v, return_type=float | str),
 ]
 """A number or inf, which bounds nothing."""
+Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class RolloutConfig(_Settings):
@@ -204,7 +218,7 @@ class LearnerConfig(_Settings):
     """Updates over which the learning rate rises linearly from 0."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of matrices."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Moment, Moment] = (0.9, 0.95)
     """AdamW's moment decays."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
@@ -285,7 +299,7 @@ class Config(_Settings):
     """A hub id, a folder, or 'starter': the model that ships with areal."""
     steps: int = Field(100, ge=1)
     """Updates."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seeds the order of problems and the sampling; with max_staleness=0 each request (docs/staleness.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""

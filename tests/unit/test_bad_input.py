@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 
 from areal.cli import main
+from areal.config import load_config
+from areal.config.complaints import settings
+from areal.config.describe import describe_group, groups
+from areal.config.synonyms import SYNONYMS
+from areal.errors import UserError
 
 AREAL = [sys.executable, "-m", "areal"]
 
@@ -56,7 +62,19 @@ CASES = {
     "abbreviated key": (["learner.lr=1"], ["'learner.lr'", "did you mean 'learner.learning_rate'"]),
     "key of another section": (["learner.batch_size=8"], ["did you mean 'rollout.batch_size'?"]),
     "key without section": (["threads=2"], ["did you mean 'engine.threads' or 'learner.threads'?"]),
-    "unknown section": (["rolout.batch_size=4"], ["'rolout'", "did you mean 'rollout'"]),
+    "unknown section": (["rolout.batch_size=4"], ["'rolout'", "did you mean 'rollout.batch_size'"]),
+    "TRL's name": (["num_generations=8"], ["did you mean 'rollout.group_size'?"]),
+    "verl's name": (["rollout.n=8"], ["did you mean 'rollout.group_size'?"]),
+    "verl's path": (["actor_rollout_ref.actor.optim.lr=1"], ["did you mean 'learner.learning_rate'?"]),
+    "its name and dashes": (["max-completion-lenght=9"], ["did you mean 'rollout.max_new_tokens'?"]),
+    "a name like none": (["learner.colour=red"], ["known here: objective, advantage"]),
+    "a setting as an option": (["--learner.clip=0.1"], ["without dashes: learner.clip=…"]),
+    "another's option": (["--num-generations", "8"], ["did you mean 'rollout.group_size'?"]),
+    "an option like none": (["--colour"], ["no such option: --colour (`areal train --help`"]),
+    "infinite": (["learner.learning_rate=inf"], ["learner.learning_rate='inf'", "finite"]),
+    "no number": (["rollout.max_staleness=nan"], ["rollout.max_staleness='nan'"]),
+    "no bound": (["learner.dual_clip=.nan"], ["learner.dual_clip=nan"]),
+    "moments": (["learner.betas=[0.9, 1]"], ["learner.betas.1=1", "less than 1"]),
     "wrong type": (["steps=many"], ["steps='many'", "integer"]),
     "wrong choice": (["learner.objective=gropo"], ["learner.objective='gropo'", "did you mean 'grpo'"]),
     "group of one": (["rollout.group_size=1"], ["group_size=1", "group-normalised", "global-normalised"]),
@@ -75,6 +93,10 @@ CASES = {
     "missing data": (["env_options.data=none.jsonl"], ["none.jsonl does not exist"]),
     "missing configuration": (["--config", "none.yaml"], ["none.yaml"]),
     "broken configuration": (["--config", "broken.yaml"], ["broken.yaml, line 3", "not valid YAML"]),
+    "Latin-1 configuration": (["--config", "latin.yaml"], ["latin.yaml, line 2", "0xfc", "save it in UTF-8"]),
+    "binary configuration": (["--config", "binary.yaml"], ["binary.yaml", "not valid YAML"]),
+    "a folder as configuration": (["--config", "."], ["cannot read the configuration ."]),
+    "a list as configuration": (["--config", "list.yaml"], ["a mapping of settings, not a list"]),
     "no GPU": (["--device", "cuda"], ["no GPU", "device=cpu"]),
     "resumed nowhere": (["--resume", "nowhere"], ["nowhere"]),
     "too long": (["rollout.max_new_tokens=5000"], ["5000", "no room"]),
@@ -83,11 +105,22 @@ CASES = {
 }
 
 
+NUMBERS = {
+    setting.key: setting.value
+    for group in groups()
+    for setting in describe_group(group)
+    if re.match(r"(?<!whole )number", setting.value)
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bad")
     (path / "broken.jsonl").write_text('{"problem": "1?", "answer": "1"}\n{oops\n')
     (path / "broken.yaml").write_text("steps: 3\nrollout: [\n")
+    (path / "latin.yaml").write_bytes("steps: 3\nname: f\xfcnf\n".encode("latin-1"))
+    (path / "binary.yaml").write_bytes(b"steps: 3\n\x00\x01\n")
+    (path / "list.yaml").write_text("- steps: 3\n")
     return path
 
 
@@ -104,6 +137,28 @@ def test_refused(case: str, dry: bool, folder: Path, refused_here: Callable[...,
     for word in words:
         assert word in line
     assert sorted(folder.iterdir()) == before, "nothing is left behind"
+
+
+@pytest.mark.parametrize(("name", "kind"), NUMBERS.items())
+def test_every_number_is_one(name: str, kind: str):
+    """No nan anywhere, and inf only where it bounds nothing."""
+    with pytest.raises(UserError, match=name):
+        load_config(overrides=[f"{name}=nan"])
+    if "or `inf`" not in kind:
+        with pytest.raises(UserError, match="finite"):
+            load_config(overrides=[f"{name}=inf"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_with_a_byte_order_mark(encoding: str, tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("steps: 3\nname: fünf\n", encoding=encoding)
+    assert load_config(tmp_path / "c.yaml").name == "fünf"
+
+
+def test_what_others_call_a_setting_is_one_of_ours():
+    keys = {".".join(key) for key in settings()}
+    assert {key for key in SYNONYMS.values() if key.split(".")[0] != "env_options"} <= keys
+    assert not {name for name in SYNONYMS if [name] in settings()}, "it would hide ours"
 
 
 def test_eval_is_checked_too(folder: Path):

@@ -1,0 +1,111 @@
+"""Describes settings in words, from their types: for the terminal and for the reference on the site."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+from areal.config.settings import Config
+
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Path: "path"}
+_BOUNDS = {
+    annotated_types.Ge: ("at least", "ge"),
+    annotated_types.Gt: ("above", "gt"),
+    annotated_types.Le: ("at most", "le"),
+    annotated_types.Lt: ("below", "lt"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A setting in words.
+
+    Attributes:
+        key: such as ``learner.clip``.
+        value: what it takes.
+        default: what it is if nothing is given.
+        help: what it is for.
+    """
+
+    key: str
+    value: str
+    default: str
+    help: str
+
+
+def groups(model: type[BaseModel] = Config) -> dict[str, type[BaseModel]]:
+    """Return the groups of settings by their names; "" is what is in none."""
+    found = {name: field.annotation for name, field in model.model_fields.items()}
+    return {"": model} | {n: k for n, k in found.items() if isinstance(k, type) and issubclass(k, BaseModel)}
+
+
+def describe_group(name: str, model: type[BaseModel] = Config) -> Iterator[Described]:
+    """Describe the settings of a group.
+
+    Raises:
+        ValueError: one has no description.
+    """
+    inside = groups(model)
+    for key, field in inside[name].model_fields.items():
+        if name or key not in inside:
+            whole = f"{name}.{key}" if name else key
+            yield Described(whole, _kind(field), _default(field), described(whole, field.description))
+
+
+def described(name: str, text: str | None) -> str:
+    """Return a description on one line.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not text or not text.strip():
+        raise ValueError(f"{name} has no description: write one where it is defined")
+    return " ".join(text.replace("``", "`").split())
+
+
+def _kind(field: FieldInfo) -> str:
+    bounds = [
+        f"{words} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for kind, (words, name) in _BOUNDS.items()
+        if isinstance(bound, kind)
+    ]
+    return ", ".join([_type(field.annotation, field.metadata), *bounds])
+
+
+def _type(kind: Any, metadata: list[Any]) -> str:
+    """Say a type in words; ``metadata`` is what pydantic took off an Annotated around it."""
+    if any(isinstance(item, BeforeValidator) for item in metadata):  # Staleness, Bound
+        return "number or `inf`"
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _type(arguments[0], list(arguments[1:]))
+    if origin in (Union, types.UnionType):
+        return " or ".join("`null`" if a is type(None) else _type(a, []) for a in arguments)
+    if origin is Literal:
+        return " ".join(f"`{a}`" for a in arguments)
+    if origin is dict:
+        return "names with values"
+    if origin is tuple and arguments[1:] == (...,):
+        return f"list: {_type(arguments[0], [])}"
+    if origin is tuple:
+        return f"list: {', '.join(_type(a, []) for a in arguments)}"
+    return _WORDS[kind]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "`null`"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

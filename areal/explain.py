@@ -1,0 +1,122 @@
+"""``areal config``: what settings and presets there are, in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+
+def add_config(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "config",
+        help="explain the settings and the presets of the objective",
+        description="Explain the settings: what they take, their defaults, what they are for.",
+        epilog="`areal train --dry-run` prints what they are in a run, and where each comes from.",
+    )
+    command.add_argument(
+        "key", nargs="?", metavar="KEY", help="a setting, a group of them (learner), or a preset (grpo)"
+    )
+    command.set_defaults(run=_config)
+
+
+def _config(given: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for part in explain(given.key):
+        console.print(part)
+
+
+def explain(key: str | None) -> Iterator[Any]:
+    """Yield what the terminal is shown of a setting, a group, a preset, or all of them.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    from rich.text import Text
+
+    from areal.config.complaints import meant
+    from areal.config.describe import describe_group, groups
+    from areal.errors import UserError, nearest
+    from areal.learner.presets import PRESETS
+
+    inside = groups()
+    if key is None:
+        for name in inside:
+            yield from _group(name)
+    elif key in inside and key:
+        yield from _group(key)
+    elif key in PRESETS:
+        yield Text(f"learner.objective={key}: {_told(PRESETS[key])}")
+    else:
+        alone = {setting.key: setting for name in inside for setting in describe_group(name)}
+        if key not in alone:
+            raise UserError(f"no setting, group or preset '{key}'{nearest(key, PRESETS, 0.7) or meant(key)}")
+        yield from _one(alone[key])
+
+
+def _group(name: str) -> Iterator[Any]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from areal.config.describe import describe_group, described, groups
+
+    if name:
+        yield Text(f"\n{name}: {described(name, groups()[name].__doc__)}")
+    table = Table("setting", "value", "default", "what it is")
+    for setting in describe_group(name):
+        table.add_row(*(Text(_plain(t)) for t in (setting.key, setting.value, setting.default, setting.help)))
+    yield table
+
+
+def _one(setting: Any) -> Iterator[Any]:
+    from rich.text import Text
+
+    from areal.learner.presets import PRESETS, Objective
+
+    yield Text(f"{setting.key}: {_plain(setting.help)}")
+    yield Text(f"takes: {_plain(setting.value)}")
+    yield Text(f"default: {_plain(setting.default)}")
+    section, _, name = setting.key.rpartition(".")
+    if section == "learner" and name == "objective":
+        yield from _presets()
+    elif section == "learner" and name in {field.name for field in fields(Objective)}:
+        yield Text("null: as the preset of learner.objective has it:")
+        for preset, choices in PRESETS.items():
+            yield Text(f"  {preset}: {_value(choices, name)}")
+
+
+def _presets() -> Iterator[Any]:
+    """A line for each preset: in what it is not as the first one."""
+    from rich.text import Text
+
+    from areal.learner.presets import PRESETS
+
+    first, *others = PRESETS
+    yield Text(f"  {first}: {_told(PRESETS[first])}")
+    yield Text(f"As {first}, but for:")
+    for name in others:
+        yield Text(f"  {name}: {_told(PRESETS[name], PRESETS[first])}")
+
+
+def _told(choices: Any, but: Any = None) -> str:
+    from areal.learner.presets import Objective
+
+    values = {f.name: _value(choices, f.name) for f in fields(Objective)}
+    return ", ".join(f"{n}={v}" for n, v in values.items() if but is None or v != _value(but, n))
+
+
+def _value(choices: Any, name: str) -> str:
+    value = getattr(choices, name)
+    if value is None:
+        return {"clip_high": f"{choices.clip:g}"}.get(name, "none")
+    return (
+        str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+    )
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "")

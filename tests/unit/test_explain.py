@@ -1,0 +1,65 @@
+"""``areal config``: every setting, group and preset in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from areal.cli import main
+from areal.config.complaints import settings
+from areal.config.settings import Config
+from areal.learner.presets import PRESETS
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def told(*words: str, status: int = 0) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["config", *words])
+        out = capsys.readouterr()
+        assert ended.value.code == status, out
+        return out.out + out.err
+
+    return told
+
+
+def test_all_settings_are_told(told: Callable[..., str]):
+    listed = told()
+    for key in settings():
+        assert ".".join(key) in listed
+
+
+@pytest.mark.parametrize("key", [".".join(key) for key in settings()])
+def test_each_setting_by_itself(key: str, told: Callable[..., str]):
+    out = told(key)
+    group, _, name = key.rpartition(".")
+    if group:
+        description = getattr(Config(), group).model_fields[name].description
+        assert " ".join(description.split())[:40].replace("`", "") in " ".join(out.split())
+        assert "takes: " in out
+        assert "default: " in out
+
+
+def test_presets(told: Callable[..., str]):
+    assert "dapo: 0.28" in " ".join(told("learner.clip_high").split())
+    every = told("learner.objective")
+    assert all(f"{name}: " in every for name in PRESETS)
+    assert "aggregation=sequence-mean" in told("grpo")
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("gropo", "did you mean 'grpo'"),
+        ("num_generations", "did you mean 'rollout.group_size'"),
+        ("learner.clp", "did you mean 'clip'"),
+        ("colour", "known here: env,"),
+    ],
+)
+def test_what_is_none(key: str, word: str, told: Callable[..., str]):
+    line = told(key, status=2)
+    assert word in line
+    assert line.count("\n") == 1
