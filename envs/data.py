@@ -14,7 +14,7 @@ from areal.envs.forms import Opening, as_text, asked, form_name, reference
 from areal.envs.places import Rows, Splits, find_splits
 from areal.envs.rows import Row
 from areal.errors import UserError
-from areal.rewards.answers import reference_answer
+from areal.rewards.answers import Reference, read_reference
 
 _HELD_OUT_SHARE = 10
 """Where a data set has no test split, one problem in this many is held out."""
@@ -45,12 +45,14 @@ class Pair:
         answer: the expected answer.
         opening: messages before the question, as pairs of role and text.
         form: what rows of this form are called.
+        rule: where the final answer stood in the reference.
     """
 
     problem: str
     answer: str
     opening: Opening = ()
     form: str = field(default="", compare=False)
+    rule: str = field(default="", compare=False)
 
 
 class Loaded(dict[str, list[T]]):
@@ -91,7 +93,7 @@ def load_problems(convert: Convert[T], data: str, subset: str | None, test_data:
     elif not test:
         train, test = _divided(train)
     found: Loaded[T] = Loaded(train=train, test=test)
-    found.told = (_told(data, train, test),)
+    found.told = (_told(data, train, test), *_rules([*train, *test]))
     found.doubts = tuple(_doubts(train, test))
     return found
 
@@ -151,6 +153,15 @@ def _told(data: str, train: list[T], test: list[T]) -> str:
     return f"{data}: {f'read as {read}: ' if read else ''}{len(train):,} problems, {len(test):,} held out"
 
 
+def _rules(problems: list[T]) -> Iterable[str]:
+    """Say where final answers were found, unless all of them were given alone."""
+    rules = Counter(rule for p in problems if (rule := getattr(p, "rule", "")))
+    if set(rules) - {"the whole text"}:
+        yield "final answers: " + ", ".join(
+            f"{n:,} {rule}" for rule, n in sorted(rules.items(), key=lambda found: (-found[1], found[0]))
+        )
+
+
 def _doubts(train: list[T], test: list[T]) -> Iterable[str]:
     known = {_asked(p) for p in train}
     if leaked := sum(_asked(p) in known for p in test):
@@ -170,12 +181,24 @@ def _pair(row: Row, where: str) -> Pair:
     question = asked(row, where)
     _check_choices(row, question.problem, where)
     text, field = reference(row, question, where)
-    answer = reference_answer(text)
-    if answer is None:
+    found = found_answer(text, where)
+    return Pair(question.problem, found.answer, question.opening, form_name(row, question, field), found.rule)
+
+
+def found_answer(text: str, where: str, mathematics: bool = True) -> Reference:
+    """Return the final answer of a reference.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
+    found = read_reference(text, mathematics)
+    if found is None:
+        end = text.strip()[-60:]
         raise UserError(
             f"{where}: no final answer: give it alone in 'answer', after '####', or in a \\boxed{{}}"
+            + (f" (it ends: {end!r})" if end else "")
         )
-    return Pair(question.problem, answer, question.opening, form_name(row, question, field))
+    return found
 
 
 def _check_choices(row: Row, problem: str, where: str) -> None:

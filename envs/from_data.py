@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-from areal.envs.data import Loaded, Pair, load_problems
+from areal.envs.data import Loaded, Pair, found_answer, load_problems
 from areal.envs.forms import Asked, asked, conversation, form_name, reference, talk
 from areal.envs.math import BOXED_PROMPT
 from areal.envs.problems import ProblemEnv, Problems
 from areal.envs.rows import Row
 from areal.envs.templates import Template, as_answer, in_prompt
 from areal.errors import UserError
-from areal.rewards.answers import reference_answer
 from areal.rewards.parts import Judged, Reward
 from areal.rewards.verifiers import find_verifier
 
@@ -98,7 +97,10 @@ def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, wh
         form = form_name(row, question, field)
     else:
         text, form = answer.filled(fields, where, as_answer), ""
-    expected = reference_answer(text) if answer is None or verifier == "math" else text
+    if answer is None or verifier == "math":
+        expected, rule = found_answer(text, where, mathematics=verifier == "math")
+    else:
+        expected, rule = text, ""
     if not expected:
         raise UserError(f"{where}: no final answer: give a template for it, such as answer='{{label}}'")
-    return Pair(shown, expected, opening, form)
+    return Pair(shown, expected, opening, form, rule)

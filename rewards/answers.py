@@ -72,15 +72,15 @@ def reference_answer(text: str) -> str | None:
     return found.answer if found else None
 
 
-def read_reference(text: str) -> Reference | None:
+def read_reference(text: str, mathematics: bool = True) -> Reference | None:
     r"""Return the final answer of a reference: behind its ``####``, in its ``\boxed``, or all of it.
 
     ``####`` counts where no box follows and it is no heading of Markdown. A text of several lines without
     either has an answer only if its last line says so (``Answer: 42``). None: no answer is recognised, or it
-    cannot be read: a brace is open, or it is prose.
+    cannot be read as ``mathematics``: a brace is open, or it is prose.
     """
     found = _find_reference(text)
-    return found if found and _is_readable(found.answer) else None
+    return found if found and (not mathematics or _is_readable(found.answer)) else None
 
 
 def _find_reference(text: str) -> Reference | None:

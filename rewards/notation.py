@@ -86,8 +86,7 @@ _NAMED_UNIT = re.compile(r"(?<=[0-9\s})])\s*([A-Za-z]{2,}(?:/[A-Za-z]+)?)\s*(\^\
 
 def plain(text: str) -> str:
     """Return an answer without what stands around it, and in ASCII as far as that is known."""
-    if not text.isascii():
-        text = _ascii(text)
+    text = in_ascii(text)
     if "\\!" in text:
         text = _NEGATIVE_SPACE.sub("", _NEGATIVE_COMMA.sub("{,}", text))
     # One space at most stands in a row, so that no pattern below looks at long runs of them again and again.
@@ -101,7 +100,10 @@ def plain(text: str) -> str:
     return text
 
 
-def _ascii(text: str) -> str:
+def in_ascii(text: str) -> str:
+    """Return a text with LaTeX for the characters of mathematics."""
+    if text.isascii():
+        return text
     text = _RAISED_RUN.sub(lambda run: "^{" + run.group().translate(_RAISED) + "}", text)
     text = _LOWERED_RUN.sub(lambda run: "_{" + run.group().translate(_LOWERED) + "}", text)
     text = _UNICODE_ROOT.sub(lambda root: rf"\sqrt{{{root.group(1)}}}" if root.group(1) else r"\sqrt", text)

@@ -15,10 +15,15 @@ from typing import TypeAlias
 from areal.registry import load_object, verifiers
 from areal.rewards.answers import boxed_answer
 from areal.rewards.math import shared_verifier
+from areal.rewards.notation import in_ascii, read_literal
 
 Verifier: TypeAlias = Callable[[str, str], float | None]
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
+    r"(?:[eE][+-]?[0-9]{1,3}(?![0-9A-Za-z.])"
+    r"|\s*(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{[+-]?[0-9]{1,3}\}|[+-]?[0-9]{1,3}))?"
+)
 _LONGEST = 100
 """Characters of a number that is looked at: no answer has more, and huge ones take time."""
 
@@ -35,16 +40,15 @@ def exact(action: str, expected: str) -> float | None:
 
 
 def number(action: str, expected: str) -> float | None:
-    """Compare the last number of the text; 1,000 is 1000 and 2.50 is 2.5."""
+    """Compare the last number of the text; 1,000 is 1e3, and 2.50 is 2.5."""
     found = _last_number(action)
     return None if found is None else float(found == _last_number(expected))
 
 
 def _last_number(text: str) -> Fraction | None:
-    found = _NUMBER.findall(text)
-    if not found or len(found[-1]) > _LONGEST:
-        return None
-    return Fraction(found[-1].replace(",", ""))
+    found = _NUMBER.findall(in_ascii(text))
+    literal = read_literal(found[-1]) if found and len(found[-1]) <= _LONGEST else None
+    return literal.value if literal else None
 
 
 def find_verifier(name: str) -> Verifier:

@@ -193,6 +193,9 @@ async def test_metrics_of_each_environment(folder: Path):
 def test_named_verifiers():
     assert number("so 1,000.50 it is", "1000.5") == 1.0
     assert number("12 or 13", "12") == 0.0
+    assert number("about 4.5 × 10³³ erg/s", "4.5e33") == number(r"$4.5 \times 10^{33}$", "4.5e+33") == 1.0
+    assert number("1e3", "1000") == number("−3", "-3") == 1.0
+    assert number("1e3", "3") == number(r"4.5 \times 10^{32}", "4.5e33") == number("1e4", "1e3") == 0.0
     assert number("none", "12") is None
     assert number("9" * 5000, "9") is None
     assert exact(" yes\n", "yes") == 1.0
