@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Message = dict[str, Any]
@@ -89,6 +89,46 @@ class Reply:
     prompt_tokens: int
 
 
+@dataclass(slots=True)
+class Account:
+    """What came of the calls that a program made in one episode.
+
+    Attributes:
+        asked: calls that arrived.
+        answers: that were sampled.
+        refused: calls that were refused for good.
+        refusal: what the first of those was told.
+        unavailable: what the first one was told that asked, of its own accord, for what there is not.
+        exhausted: what the first one was told whose history was too long, or that had had all its answers.
+        aborted: answers that the engine gave up half-way.
+    """
+
+    asked: int = 0
+    answers: int = 0
+    refused: int = 0
+    refusal: str = ""
+    unavailable: str = ""
+    exhausted: str = ""
+    aborted: int = 0
+
+    def told(self) -> str:
+        """Say in words what was refused; empty if nothing was."""
+        if not self.refused:
+            return ""
+        asked = f"asked the model {self.asked} time{'s' * (self.asked != 1)}"
+        which = (
+            ("" if self.asked == 1 else "each ") if self.refused >= self.asked else f"{self.refused} of them "
+        )
+        return f"{asked}, {which}refused: {self.refusal}"
+
+
+class PolicyFailed(Exception):
+    """What the model said made its agent fail: the episode is worth 0, and it is trained on.
+
+    An agent raises it. Where nothing was sampled there is nothing to train on, and the episode has failed.
+    """
+
+
 class BadRequest(ValueError):
     """What was asked of the model cannot be: messages that its chat template refuses, or that end with it."""
 
@@ -105,11 +145,13 @@ class Endpoint:
         base_url: as OpenAI's and Anthropic's clients take it.
         api_key: of this episode alone.
         reward: returns what the program said that the episode is worth (``POST /v1/reward``), if it did.
+        account: what came of its calls; it grows with them.
     """
 
     base_url: str
     api_key: str
     reward: Callable[[], float | None]
+    account: Account = field(default_factory=Account)
 
 
 class Model(Protocol):

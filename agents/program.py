@@ -11,10 +11,10 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Awaitable, Callable
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-from areal.agents.interface import Endpoint, Env, Model
-from areal.errors import UserError
+from areal.agents.interface import Account, ConversationTooLong, Endpoint, Env, Model, PolicyFailed
+from areal.errors import AgentFailure, UserError, explained
 
 Function = Callable[..., Awaitable[str | float]]
 """``await function(task, base_url=..., api_key=...)``; returns its answer, or a number: the reward."""
@@ -29,8 +29,8 @@ _GRACE = 5.0
 """Seconds for a function that was cancelled to end."""
 
 
-class ProgramFailed(RuntimeError):
-    """The program crashed or hung: the episode failed, and is played again; it has no reward."""
+class ProgramFailed(AgentFailure):
+    """The program crashed or hung, and not for what the model said: the episode is played again."""
 
 
 class Program:
@@ -45,6 +45,10 @@ class Program:
             that OpenAI's and Anthropic's SDKs read, and writes its answer to standard output.
         time_limit: seconds for one episode; then it is killed.
         most_answers: the model answers so often in one episode, and not again.
+        on_failure: what becomes of an episode whose program crashes, hangs or answers with nothing usable
+            after the model has said something: ``punish`` gives it the reward 0, ``retry`` plays it again.
+            One whose history outgrew the model, or that had all its answers, has the reward 0 either way; one
+            whose program was refused what it asked for, or that the engine gave up, is played again.
 
     Raises:
         UserError: neither or both of the two, or one that cannot be run.
@@ -56,6 +60,7 @@ class Program:
         command: str | None = None,
         time_limit: float = 600.0,
         most_answers: int = _ANSWERS,
+        on_failure: Literal["punish", "retry"] = "punish",
     ) -> None:
         if (function is None) == (command is None):
             raise UserError(
@@ -64,7 +69,9 @@ class Program:
             )
         if time_limit <= 0 or most_answers < 1:
             raise UserError("time_limit is a number of seconds above 0, and most_answers at least 1")
-        self._time_limit = time_limit
+        if on_failure not in ("punish", "retry"):
+            raise UserError(f"on_failure={on_failure!r} is neither punish nor retry")
+        self._punishes = on_failure == "punish"
         self._most_answers = most_answers
         if function is not None:
             check_function(function)
@@ -77,16 +84,38 @@ class Program:
         """Play one episode.
 
         Raises:
-            ProgramFailed: the program did.
+            PolicyFailed: the program did, for what the model said.
+            ConversationTooLong: it did, since the task leaves no room for an answer.
+            ProgramFailed: it did for another reason.
         """
         task = await env.reset()
         async with model.endpoint(self._most_answers) as at:
-            outcome = await self._run(task, at)
+            try:
+                outcome = await self._run(task, at)
+            except ProgramFailed as error:
+                judged = _judged(error, at.account, self._punishes)
+                raise judged from (error.__cause__ if judged is error else error)
         reward = at.reward()
         if reward is None and isinstance(outcome, str):
             await env.step(outcome)
             return
         model.set_reward(float(outcome) if reward is None else reward)
+
+
+def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception:
+    """Return what a program's failure is: the model's doing, the program's own, or that of neither."""
+    if not account.answers:
+        if account.exhausted:
+            return ConversationTooLong(account.exhausted)
+        told = account.told()
+        return ProgramFailed(f"{error}; it {told}") if told else error
+    if account.aborted:
+        return error
+    if account.unavailable:
+        return ProgramFailed(f"{error}; a call was refused: {account.unavailable}")
+    if punishes or account.exhausted:
+        return PolicyFailed(str(error))
+    return error
 
 
 def check_function(function: Function) -> None:
@@ -131,7 +160,8 @@ async def _call(function: Function, task: str, at: Endpoint, time_limit: float) 
     if late:
         raise ProgramFailed(f"the program gave no answer within {time_limit:g} s") from error
     if running.cancelled() or error is not None:
-        raise ProgramFailed(f"the program crashed: {error or 'it cancelled itself'!r}") from error
+        told = "it cancelled itself" if error is None else explained(error, __file__)
+        raise ProgramFailed(f"the program crashed: {told}") from error
     outcome = running.result()
     if isinstance(outcome, str) or (isinstance(outcome, float | int) and math.isfinite(outcome)):
         return outcome

@@ -40,6 +40,14 @@ class EnvironmentFailure(RuntimeError):
     """
 
 
+class AgentFailure(RuntimeError):
+    """An agent, or the program that it runs, failed. Its message is one line: what it failed of.
+
+    Such an episode is played again. Where that does not help, the command line prints the message without a
+    traceback and exits with status 2.
+    """
+
+
 class Interrupted(Exception):
     """The user stopped the run. Its message says how to go on.
 

@@ -91,6 +91,7 @@ class Episode:
         env: which environment of a mixture it is of; empty if it is of none.
         actions: what the agent did in the environment, in order.
         unfinished: the agent acted in the environment, and stopped before that had ended the episode.
+        failure: what made its agent fail; then the reward is 0. Empty if nothing did.
     """
 
     trajectories: list[Trajectory]
@@ -102,6 +103,7 @@ class Episode:
     env: str = ""
     actions: list[str] = field(default_factory=list)
     unfinished: bool = False
+    failure: str = ""
 
     @property
     def sampled(self) -> int:

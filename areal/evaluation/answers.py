@@ -30,7 +30,8 @@ class Answer:
         actions: what the agent did in the environment, in order: the environment can judge it again.
         reward: what it earned.
         parts: its named components; they sum to the reward.
-        finish: how the last generation ended; ``too_long``: the problem left no room for an answer.
+        finish: how the last generation ended; ``too_long``: the problem left no room for an answer;
+            ``failed``: the agent, or its program, failed.
         tokens: how many were sampled.
         seconds: from the reset to the last reward.
         env: which environment of a mixture the problem is of; empty if it is of none.

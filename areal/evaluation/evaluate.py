@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import BadRequest, ConversationTooLong
-from areal.errors import UserError
+from areal.errors import AgentFailure, UserError
 from areal.evaluation.answers import Answer
 from areal.rollout.seeds import derive
 from areal.trajectory import Episode
 
 log = logging.getLogger(__name__)
+
+FAILED = "failed"
+"""How an answer ended whose agent, or program, failed: it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Played:
             episode.actions,
             episode.reward,
             episode.reward_parts,
-            episode.finish,
+            FAILED if episode.failure else episode.finish,
             episode.sampled,
             episode.ended - episode.started,
             episode.env,
@@ -56,10 +59,12 @@ async def evaluate(
     retries: int = 0,
     known: Sequence[Answer] = (),
     keep: Callable[[Answer], None] = lambda answer: None,
+    most_failures: int = 8,
 ) -> list[Answer]:
     """Answer every task ``samples`` times.
 
-    A problem that leaves no room for an answer gets the reward 0, as ``too_long``.
+    A problem that leaves no room for an answer gets the reward 0, as ``too_long``; one whose agent fails for
+    good, as ``failed``, unless it fails at all of them.
 
     Args:
         play: plays one episode.
@@ -70,20 +75,26 @@ async def evaluate(
         retries: how often an episode that fails is played again.
         known: answers that are there already.
         keep: called with each new answer.
+        most_failures: an agent that fails at more than so many answers, before any other, fails at all.
 
     Returns:
         All answers, by problem and sample.
 
     Raises:
         UserError: the model refuses a request.
-        Exception: of the first episode that failed for good.
+        Exception: of the first episode that failed for good, if not for its agent.
+        AgentFailure: the agent fails at all of them.
     """
     slots = asyncio.Semaphore(concurrency)
     answers = {(a.problem, a.sample): a for a in known}
+    failed = _Failures(most_failures, keep, bool(known))
 
     async def one(problem: int, sample: int) -> None:
         async with slots:
             played = await _played(play, tasks[problem], derive(seed, problem, sample), retries)
+        error = played if isinstance(played, AgentFailure) else None
+        if isinstance(played, AgentFailure):
+            played = Played([], 0.0, {}, FAILED, 0, 0.0)
         answer = Answer(
             problem,
             sample,
@@ -97,7 +108,7 @@ async def evaluate(
             played.env,
         )
         answers[problem, sample] = answer
-        keep(answer)
+        failed.note(answer, error)
 
     places = [(problem, sample) for problem in range(len(tasks)) for sample in range(samples)]
     running = [asyncio.create_task(one(*place)) for place in places if place not in answers]
@@ -106,10 +117,44 @@ async def evaluate(
     finally:
         for episode in running:
             episode.cancel()
+    failed.check()
     return [answers[place] for place in places]
 
 
-async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> Played:
+class _Failures:
+    """Tells an agent that fails at some problems from one that fails at all; till then no answer is kept.
+
+    Args:
+        most: so many failures, and nothing else, and it is the second.
+        keep: called with each answer that counts.
+        sound: whether something else is known already.
+    """
+
+    def __init__(self, most: int, keep: Callable[[Answer], None], sound: bool) -> None:
+        self._most = most
+        self._keep = keep
+        self._sound = sound
+        self._held: list[Answer] = []
+        self._first: AgentFailure | None = None
+
+    def note(self, answer: Answer, error: AgentFailure | None) -> None:
+        """Take an answer; ``error`` is what its agent failed of."""
+        self._first = self._first or error
+        self._held.append(answer)
+        self._sound |= error is None
+        if not self._sound and len(self._held) > self._most:
+            self.check()
+        while self._sound and self._held:
+            self._keep(self._held.pop(0))
+
+    def check(self) -> None:
+        """Raise what the agent failed of, if it did nothing else."""
+        if self._first is not None and not self._sound:
+            told = f"{self._first}; none of {len(self._held)} episodes came to its end"
+            raise type(self._first)(told) from self._first
+
+
+async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> Played | AgentFailure:
     while True:
         try:
             return await play(task, seed)
@@ -123,6 +168,9 @@ async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> 
             return Played([], 0.0, {}, "too_long", 0, 0.0)
         except (RuntimeError, OSError) as error:  # a verifier, a sandbox, a connection
             if not retries:
+                if isinstance(error, AgentFailure):
+                    log.warning("an evaluation of %s failed for good, and counts as wrong: %s", task, error)
+                    return error
                 raise
             retries -= 1
             log.warning("an evaluation of %s failed and is played again: %r", task, error)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from areal.evaluation.answers import Answer, Header
 from areal.evaluation.estimators import mean_interval, pass_at_k
+from areal.evaluation.evaluate import FAILED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,6 +123,11 @@ class Report:
     def truncated(self) -> float:
         """Share of answers that a length limit ended."""
         return self.finish_counts.get("length", 0) / (self.problems * self.samples)
+
+    @property
+    def failed(self) -> int:
+        """How many answers are wrong because the agent, or its program, failed."""
+        return self.finish_counts.get(FAILED, 0)
 
     @property
     def tokens_per_s(self) -> float:

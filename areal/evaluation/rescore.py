@@ -18,6 +18,7 @@ from areal import registry
 from areal.errors import UserError
 from areal.evaluation.answers import Answer, Header, read_answers, write_answers, write_whole
 from areal.evaluation.benchmark import digest_of
+from areal.evaluation.evaluate import FAILED
 from areal.evaluation.report import Report, markdown, report_of
 
 _WORKERS = 8
@@ -148,6 +149,8 @@ def replay_actions(env: Any, answer: Answer) -> Answer:
 
     An episode that ends sooner than it did is over there; one that would go on ends with its last action.
     """
+    if answer.finish == FAILED:
+        return answer
     reward, parts = 0.0, dict[str, float]()
     if answer.actions:
         env.reset(**answer.task)

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from areal.errors import EnvironmentFailure, UserError
+from areal.agents.interface import ConversationTooLong
+from areal.errors import AgentFailure, EnvironmentFailure, UserError, explained
 from areal.rollout.admission import Admission
 from areal.trajectory import Episode, Group
 
@@ -23,8 +24,8 @@ Place = tuple[int, int, int]
 Play = Callable[[dict[str, Any], Place], Coroutine[Any, Any, Episode]]
 
 
-class RolloutFailure(RuntimeError):
-    """More episodes in a row failed than the budget allows; the last one's error is the cause."""
+class RolloutFailure(UserError):
+    """More groups in a row failed than the budget allows; the last one's error is the cause."""
 
 
 class RolloutController:
@@ -38,7 +39,7 @@ class RolloutController:
         max_concurrent: episodes under way at once.
         max_retries: how often one episode is played again after an error.
         max_failures: groups in a row that may fail before :meth:`run` raises RolloutFailure, or the
-            EnvironmentFailure of the last one.
+            EnvironmentFailure or AgentFailure of the last one.
         max_equal: reject groups whose rewards are all equal, at most so many in a row (dynamic sampling,
             arXiv 2503.14476, section 3.2); None: keep them.
     """
@@ -72,6 +73,7 @@ class RolloutController:
         self._grown = asyncio.Event()
         self.retries = 0
         self.failures = 0
+        self.punished = 0
         self.equal_groups = 0
         self.finished_episodes = 0
         self.finished_tokens = 0
@@ -172,6 +174,9 @@ class RolloutController:
         self._playing -= 1
         self.finished_episodes += 1
         self.finished_tokens += episode.result().sampled
+        if failure := episode.result().failure:
+            log.log(logging.INFO if self.punished else logging.WARNING, "an episode is worth 0: %s", failure)
+            self.punished += 1
         self._room.set()
 
     def _reject(self, number: int, task: dict[str, Any], error: BaseException) -> None:
@@ -184,9 +189,11 @@ class RolloutController:
         log.error("the group of %s failed for good", task, exc_info=error)
         if self._failed_in_row > self._max_failures:
             text = f"{self._failed_in_row} groups in a row failed (rollout.max_failures={self._max_failures})"
-            if isinstance(error, EnvironmentFailure):
-                raise EnvironmentFailure(f"{error}; {text}") from error
-            raise RolloutFailure(f"{text}; the last with {error!r}") from error
+            if isinstance(error, EnvironmentFailure | AgentFailure):
+                raise type(error)(f"{error}; {text}") from error
+            if isinstance(error, ConversationTooLong):
+                raise RolloutFailure(f"{error}; {text}") from error
+            raise RolloutFailure(f"{text}; the last with {explained(error, __file__)}") from error
 
     def _reject_equal(self, number: int, reward: float, limit: int) -> None:
         """Nothing can be learned from a group with equal rewards: forget it, but not for ever."""

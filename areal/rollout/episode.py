@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from areal.agents.interface import Agent, Message, Step
+from areal.agents.interface import Agent, ConversationTooLong, Message, PolicyFailed, Step
+from areal.errors import AgentFailure
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
 from areal.rollout.recorder import Recorder
@@ -82,8 +83,8 @@ class RecordedEnv:
         return step
 
 
-class NothingSampled(RuntimeError):
-    """The agent never asked the model, so that there is nothing to train on."""
+class NothingSampled(AgentFailure):
+    """The model said nothing in an episode, so that there is nothing to train on."""
 
 
 async def run_episode(
@@ -104,15 +105,22 @@ async def run_episode(
 
     Raises:
         EnvironmentFailure: the environment raised or hung.
-        NothingSampled: the agent never asked the model.
+        ConversationTooLong: the task leaves no room for an answer.
+        NothingSampled: the agent never asked the model, or each of its calls was refused.
     """
-    started = time.time()
+    started, failure = time.time(), ""
     async with pool.lend() as env:
         recorded = RecordedEnv(pool, env, task, model, opening)
-        await agent.run(recorded, model)
+        try:
+            await agent.run(recorded, model)
+        except (PolicyFailed, ConversationTooLong) as error:
+            if not model.trajectories():
+                raise
+            failure = str(error)
+            model.set_reward(0.0)
     trajectories = model.trajectories()
     if not trajectories:
-        raise NothingSampled(f"the agent {type(agent).__name__} ended the episode without asking the model")
+        raise NothingSampled(_nothing(type(agent).__name__, model))
     return Episode(
         trajectories,
         model.reward,
@@ -123,4 +131,10 @@ async def run_episode(
         env=recorded.member,
         actions=recorded.actions,
         unfinished=recorded.unfinished,
+        failure=failure,
     )
+
+
+def _nothing(agent: str, model: Recorder) -> str:
+    told = [account.told() for account in model.accounts if account.refused]
+    return f"the agent {agent} {told[0] if told else 'ended the episode without asking the model'}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from areal.agents.interface import BadRequest, Message
+from areal.rollout.arguments import loads
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]
 """Role, words, and name and arguments of each tool call: what two equal messages have in common."""
@@ -54,8 +55,11 @@ def _call(call: Any) -> dict[str, Any]:
         function = call["function"]
         name, arguments = function["name"], function["arguments"]
         if isinstance(arguments, str):
-            arguments = json.loads(arguments or "{}")
+            arguments = loads(arguments or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError("arguments are an object")
     except (TypeError, KeyError, ValueError) as error:
-        raise BadRequest(f"a tool call needs a function with a name and JSON arguments: {call!r}") from error
+        shown = repr(call)[:200]
+        raise BadRequest(f"a tool call needs a function with a name and JSON arguments: {shown}") from error
     found = {"type": "function", "function": {"name": name, "arguments": arguments}}
     return found if call.get("id") is None else {"id": call["id"], **found}

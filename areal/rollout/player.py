@@ -43,6 +43,11 @@ class Player:
         server = Server(renderer.token_texts, temperature)
         return cls(engine, renderer, agent, pool, max_model_len, server, opening)
 
+    @property
+    def refused(self) -> int:
+        """Calls of programs that were refused so far."""
+        return 0 if self.server is None else self.server.refusals.count
+
     async def play(self, task: dict[str, Any], sampling: Sampling) -> Episode:
         """Play one episode of a task (keyword arguments of ``env.reset``)."""
         model = Recorder(self.engine, self.renderer, sampling, self.max_model_len, self.server)

@@ -9,12 +9,13 @@ that fails or is cancelled leaves nothing behind.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from areal.agents.interface import (
+    Account,
     BadRequest,
     ConversationTooLong,
     Endpoint,
@@ -61,6 +62,7 @@ class Recorder:
     Attributes:
         reward: of the episode so far.
         parts: its named components.
+        accounts: of the calls at its addresses.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Recorder:
         self._calls = 0
         self.reward = 0.0
         self.parts: dict[str, float] = {}
+        self.accounts: list[Account] = []
 
     def begin(self, before: Sequence[Message]) -> None:
         """Have these messages before what ``generate`` says first."""
@@ -125,7 +128,7 @@ class Recorder:
             place.talk.busy = False
         if completion.finish == "abort":
             raise GenerationAborted(f"the engine gave up an answer after {len(completion.ids)} tokens")
-        return self._record(place, keys, completion, call, bool(tools))
+        return self._record(place, keys, completion, call, tools)
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward, and its named parts, to the episode's and to that of the turn heard last."""
@@ -140,11 +143,14 @@ class Recorder:
         self.credit(reward - self.reward)
         self.reward, self.parts = reward, {"reward": reward}
 
-    def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Endpoint]:
+    @asynccontextmanager
+    async def endpoint(self, most_answers: int) -> AsyncIterator[Endpoint]:
         """Give the model an address; see :class:`areal.agents.interface.Model`."""
         if self._server is None:
             raise ValueError("this recorder has no server")
-        return self._server.open(self, most_answers)
+        async with self._server.open(self, most_answers) as at:
+            self.accounts.append(at.account)
+            yield at
 
     def trajectories(self) -> list[Trajectory]:
         """Return the conversations in which something was sampled, in the order of their first answers."""
@@ -187,7 +193,7 @@ class Recorder:
         )
 
     def _record(
-        self, place: _Place, keys: list[Key], completion: Completion, call: int, with_tools: bool
+        self, place: _Place, keys: list[Key], completion: Completion, call: int, tools: Sequence[Tool]
     ) -> Reply:
         """Write an answer down: nothing waits from here on, so that all of it is there or nothing."""
         talk, prompt = place.talk, place.prompt
@@ -198,7 +204,7 @@ class Recorder:
             self._talks.append(talk)
         self._latest = talk
         text = self._renderer.decode(completion.ids)
-        message = self._message(text, call) if with_tools else {"role": "assistant", "content": text}
+        message = self._message(text, call, tools) if tools else {"role": "assistant", "content": text}
         said = {"role": "assistant", "content": text}
         cut = talk.remember(prompt, [*place.spoken, said])
         self._histories.add([*keys, key(normal(message))], talk, cut)
@@ -212,9 +218,9 @@ class Recorder:
             prompt_tokens=prompt_tokens,
         )
 
-    def _message(self, text: str, call: int) -> Message:
+    def _message(self, text: str, call: int, tools: Sequence[Tool]) -> Message:
         """Return an answer as a message; its calls have ids that no other of the episode has."""
-        split = self._renderer.calls(text)
+        split = self._renderer.calls(text, tools)
         if split is None:
             return {"role": "assistant", "content": text}
         words, calls = split

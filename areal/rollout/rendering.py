@@ -13,12 +13,24 @@ from jinja2 import TemplateError
 
 from areal.agents.interface import BadRequest, Message, Tool
 from areal.errors import UserError, nearest
-from areal.rollout.tool_calls import Call, as_words, parser_of, shows_tools, with_tools_described
+from areal.rollout.tool_calls import (
+    FORMATS,
+    Split,
+    as_words,
+    format_of,
+    shows_tools,
+    split_calls,
+    with_tools_described,
+)
 
 log = logging.getLogger(__name__)
 
 _OPENINGS = 256
 """Rendered openings to remember: more than the groups that begin at once."""
+
+
+_OF_TEMPLATES = (TemplateError, TypeError, ValueError, AttributeError, LookupError, RecursionError)
+"""What a template raises that is given what it was not written for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self._ends = ends
         self._template: str | None = tokenizer.chat_template
-        self._parse = parser_of(self._template)
+        self._format = format_of(self._template)
         self._shows_tools = shows_tools(self._template)
         self._warned = False
         # The members of a group begin with the same words, at about the same time.
@@ -108,15 +120,31 @@ class Renderer:
         """Return the text of each token by itself, special ones too."""
         return self._tokenizer.batch_decode([[token] for token in ids])
 
-    def calls(self, text: str) -> tuple[str, list[Call]] | None:
+    def calls(self, text: str, tools: Sequence[Tool] = ()) -> Split | None:
         """Split an answer into the words beside its tool calls and those calls, if they are valid."""
-        return self._parse(text)
+        return None if self._format is None else split_calls(text, self._format, tools)
+
+    def check_tools(self) -> None:
+        """Make sure that the model's calls of tools can be read.
+
+        Raises:
+            UserError: its chat template shows tools in a format that is not known.
+        """
+        if self._format is None:
+            raise UserError(
+                "the model's chat template shows tools in a format that areal does not read; known are "
+                f"{', '.join(known.name for known in FORMATS)}: take such a model, or an agent without tools"
+            )
 
     def _text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         if self._template is None:
             if tools:
                 raise BadRequest("the model has no chat template, which tools need")
+            if not any(m["content"] for m in messages):
+                raise BadRequest("the messages are empty, and the model has no chat template")
             return _plain(messages)
+        if tools:
+            self.check_tools()
         if not self._shows_tools:
             messages = [as_words(m) for m in messages]
             if tools:
@@ -129,7 +157,7 @@ class Renderer:
                 add_generation_prompt=True,
                 **self._template_kwargs,
             )
-        except TemplateError as error:
+        except _OF_TEMPLATES as error:
             raise BadRequest(f"the model's chat template refuses the messages: {error}") from error
 
     def _encode(self, text: str, first: bool) -> list[int]:

@@ -1,8 +1,8 @@
 r"""The tool-call format of a model: how its template shows tools, and how its words become calls.
 
-Two families cover most models: ``<tool_call>{"name": …, "arguments": …}</tool_call>`` (Hermes, Qwen), and
-bare JSON with ``name`` and ``parameters`` or ``arguments`` (Llama 3, Mistral). A template that knows nothing
-of tools gets the first: the tools are then described in the system message.
+A chat template says which format its model was trained with; ``FORMATS`` has those that are read here. A
+template that knows nothing of tools gets the first: the tools are then described in the system message. A
+template that shows tools in another format is one that tools cannot be used with.
 """
 
 from __future__ import annotations
@@ -10,25 +10,100 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import Message, Tool
+from areal.rollout import arguments as json_text
+from areal.rollout.tool_xml import parse_functions
 
 Call = tuple[str, dict[str, Any]]
 """Name and arguments."""
-Parse = Callable[[str], tuple[str, list[Call]] | None]
-"""Splits a text into the words beside the calls, and the calls; None: there are none, or one is not valid."""
+Split = tuple[str, list[Call]]
+"""The words beside the calls of an answer, and the calls."""
+Parse = Callable[[str, Sequence[Tool]], Split | None]
+"""Splits a text, given the tools that it may call; None: there are no calls, or one is not valid."""
 
-_BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
-_JSON_SIGNS = ("<|python_tag|>", "[TOOL_CALLS]", '"parameters": ')
-_DECODER = json.JSONDecoder()
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_THOUGHT, _THOUGHT_END = "<think>", "</think>"
 
 
-def parser_of(template: str | None) -> Parse:
-    """Return how the words of a model with this chat template are read."""
-    if template is None or "<tool_call>" in template or not any(sign in template for sign in _JSON_SIGNS):
-        return parse_blocks
-    return parse_json
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How calls are written.
+
+    Attributes:
+        name: of the format, and of models that write it.
+        signs: a template of such a model has all strings of one of these tuples,
+        without: and none of these.
+        parse: reads an answer.
+        marked: whether calls stand between marks, with words beside them.
+    """
+
+    name: str
+    signs: tuple[tuple[str, ...], ...]
+    without: tuple[str, ...]
+    parse: Parse
+    marked: bool = True
+
+
+def parse_blocks(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read ``<tool_call>{…}</tool_call>`` blocks; the end of the last one may be missing.
+
+    A block ends where its JSON does: what stands in a string of it ends nothing.
+    """
+    words, calls, place = [], list[Call](), 0
+    while (begin := text.find(_OPEN, place)) >= 0:
+        words.append(text[place:begin])
+        found = _calls(text, begin + len(_OPEN))
+        if found is None:
+            return None
+        made, place = found
+        calls += made
+        if place < len(text):
+            if not text.startswith(_CLOSE, place):
+                return None
+            place += len(_CLOSE)
+    words.append(text[place:])
+    return ("".join(words).strip(), calls) if calls else None
+
+
+def parse_json(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read a text that is one call as JSON, or several, separated by ``;`` or in a list."""
+    found = _calls(text, 0)
+    return ("", found[0]) if found is not None and found[0] and found[1] == len(text) else None
+
+
+def parse_xml(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read ``<function=NAME><parameter=NAME>…`` in ``<tool_call>`` blocks: :mod:`areal.rollout.tool_xml`."""
+    return parse_functions(text, tools)
+
+
+_XML = ("<function=", "<parameter=")
+FORMATS = (
+    Format("JSON in <tool_call> (Hermes, Qwen 2.5, Qwen 3)", ((_OPEN,),), (*_XML, "<arg_key>"), parse_blocks),
+    Format("XML (Qwen3-Coder, Qwen 3.5)", (_XML,), (), parse_xml),
+    Format(
+        "JSON (Llama 3, Mistral)",
+        (("<|python_tag|>",), ("[TOOL_CALLS]",), ('"parameters": ',)),
+        (_OPEN, *_XML, "[ARGS]", "<|tool_call|>"),
+        parse_json,
+        marked=False,
+    ),
+)
+"""The formats that are known."""
+
+
+def format_of(template: str | None) -> Format | None:
+    """Return the format of a model with this chat template; None: it shows tools in one that is not known."""
+    if not shows_tools(template):
+        return FORMATS[0]
+    assert template is not None
+    for known in FORMATS:
+        has = any(all(sign in template for sign in signs) for signs in known.signs)
+        if has and not any(sign in template for sign in known.without):
+            return known
+    return None
 
 
 def shows_tools(template: str | None) -> bool:
@@ -36,39 +111,49 @@ def shows_tools(template: str | None) -> bool:
     return template is not None and re.search(r"\btools\b", template) is not None
 
 
-def parse_blocks(text: str) -> tuple[str, list[Call]] | None:
-    """Read ``<tool_call>{…}</tool_call>`` blocks; the end of the last one may be missing."""
-    calls = []
-    for block in _BLOCK.finditer(text):
-        found = _calls(block[1])
-        if found is None:
-            return None
-        calls += found
-    return (_BLOCK.sub("", text).strip(), calls) if calls else None
+def split_calls(text: str, known: Format, tools: Sequence[Tool]) -> Split | None:
+    """Split an answer into the words beside its tool calls, and the calls; what it only thought of is none.
+
+    Returns:
+        None if there are no calls, or one is not valid.
+    """
+    if not known.marked:
+        return known.parse(text, tools)
+    thought, end, rest = text.partition(_THOUGHT_END)
+    if thought.lstrip().startswith(_THOUGHT):
+        found = known.parse(rest, tools) if end else None
+    elif (found := known.parse(text, tools)) is not None or not end:
+        return found
+    else:  # the template began the thought
+        found = known.parse(rest, tools)
+    if found is None:
+        return None
+    space = rest[: len(rest) - len(rest.lstrip())]
+    return f"{thought}{end}{space}{found[0]}".strip(), found[1]
 
 
-def parse_json(text: str) -> tuple[str, list[Call]] | None:
-    """Read a text that is one call as JSON, or several, separated by ``;`` or in a list."""
-    calls = _calls(text)
-    return ("", calls) if calls else None
-
-
-def _calls(text: str) -> list[Call] | None:
-    """Read JSON calls, one behind the other, and nothing else."""
+def _calls(text: str, place: int) -> tuple[list[Call], int] | None:
+    """Read JSON calls, one behind the other; return them and where something else begins."""
     calls: list[Call] = []
-    rest = text.strip()
-    while rest:
+    place = _skip(text, place)
+    while place < len(text) and text[place] in '{["':
         try:
-            value, end = _DECODER.raw_decode(rest)
-        except (ValueError, RecursionError):
+            value, place = json_text.first(text, place)
+        except ValueError:
             return None
         for item in value if isinstance(value, list) else [value]:
             call = _call(item)
             if call is None:
                 return None
             calls.append(call)
-        rest = rest[end:].lstrip("; \t\n")
-    return calls
+        place = _skip(text, place)
+    return calls, place
+
+
+def _skip(text: str, place: int) -> int:
+    while place < len(text) and text[place] in "; \t\r\n":
+        place += 1
+    return place
 
 
 def _call(item: Any) -> Call | None:
@@ -77,7 +162,7 @@ def _call(item: Any) -> Call | None:
     arguments = item.get("arguments", item.get("parameters", {}))
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = json_text.loads(arguments)
         except ValueError:
             return None
     return (item["name"], arguments) if isinstance(arguments, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from areal import registry
 from areal.agents.program import Program
+from areal.agents.tool_use import ToolUse
 from areal.config import Config, override_config
 from areal.envs.mixture import MixtureEnv
 from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
 from areal.models import context_limit, last_checkpoint, load_tokenizer, resolve_model
-from areal.rollout.endpoint.server import require_framework
 from areal.rollout.engine import Engine, Sampling
 from areal.rollout.engines import Engines, most
 from areal.rollout.environments import EnvironmentPool
@@ -25,6 +24,7 @@ from areal.rollout.rendering import Renderer, check_template_kwargs, eos_ids
 from areal.rollout.seeds import derive
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, gpu_bytes
+from areal.runtime.agents import make_agent
 from areal.runtime.cards import engine_cards
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
@@ -138,29 +138,6 @@ def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:
             f"needs one: set it to {count} or less"
         )
     return engine_cards(engine.count, engine.gpu, count, learners)
-
-
-def make_agent(config: Config) -> Any:
-    """Return the agent by its name; an async function is a program.
-
-    Raises:
-        UserError: there is none of that name, or it takes no such options.
-    """
-    found, options = registry.find_agent(config.agent), dict(config.agent_options)
-    if inspect.iscoroutinefunction(found):
-        found, options = Program, {"function": found, **options}
-    try:
-        agent = found(**options)
-    except TypeError as error:
-        raise UserError(f"agent '{config.agent}': {error}") from error
-    if isinstance(agent, Program):
-        require_framework()
-        if config.chat.system is not None or config.chat.examples:
-            raise UserError(
-                "chat.system and chat.examples are for areal's own agents: a program opens its conversations "
-                "itself; leave them out"
-            )
-    return agent
 
 
 def _memory(
@@ -279,11 +256,14 @@ async def start_player(plan: Plan, weight_backend: str | None) -> Player:
     except OSError:  # a model need not have one
         generation = None
     ends = eos_ids(tokenizer, generation)
+    renderer = Renderer(tokenizer, ends, config.chat.template_kwargs)
+    if isinstance(plan.agent, ToolUse):
+        renderer.check_tools()
     return Player.build(
         await _start_engines(
             [_engine_settings(plan, number, ends, weight_backend) for number in range(len(plan.cards))]
         ),
-        Renderer(tokenizer, ends, config.chat.template_kwargs),
+        renderer,
         plan.agent,
         environments(config),
         plan.max_model_len,

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from areal import registry
 from areal.config import Config, parse_config, settings_on
-from areal.errors import EngineFailure, EnvironmentFailure, Interrupted, UserError
+from areal.errors import AgentFailure, EngineFailure, EnvironmentFailure, Interrupted, UserError
 from areal.evaluation.answers import AnswerFile, Header, write_whole
 from areal.evaluation.benchmark import Benchmark, find_data
 from areal.evaluation.endpoint import Endpoint, EndpointPlayer, is_endpoint
@@ -29,11 +29,11 @@ from areal.evaluation.report import Report, markdown, report_of
 from areal.models import context_limit, resolve_model
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
+from areal.runtime.agents import make_agent
 from areal.runtime.assembly import (
     Plan,
     environments,
     evaluation_sampling,
-    make_agent,
     max_concurrent,
     opening_of,
     plan,
@@ -274,7 +274,7 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
                     work = _answer(job, file, play_of(job), busy, progress)
                     try:
                         speeds[job.header.name] = await _interruptible(work, folder, progress)
-                    except (EnvironmentFailure, UserError) as error:
+                    except (EnvironmentFailure, AgentFailure, UserError) as error:
                         if isinstance(error, EngineFailure) or not file.answers:
                             raise
                         raise type(error)(
@@ -307,6 +307,7 @@ async def _answer(
         job.config.rollout.max_retries,
         known,
         keep,
+        job.config.rollout.max_failures,
     )
     now = busy()
     spent = None if now is None or before is None else now - before

@@ -36,6 +36,7 @@ async def evaluate_player(
         config.seed,
         config.rollout.max_retries,
         keep=lambda answer: progress(next(done), len(tasks) * settings.samples),
+        most_failures=config.rollout.max_failures,
     )
     return report(
         answers,

@@ -251,6 +251,8 @@ class Trainer:
             )
             metrics["rollout/retries"] = float(self.controller.retries)
             metrics["rollout/failures"] = float(self.controller.failures)
+            metrics["rollout/punished"] = float(self.controller.punished)
+            metrics["rollout/refused"] = float(self.player.refused)
             if self.config.learner.choices.dynamic_sampling:
                 metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
@@ -322,6 +324,7 @@ class Trainer:
         self._log(metrics)
         self.progress.message(
             f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
+            + (f"; {report.failed} episodes failed, and count as wrong" if report.failed else "")
         )
         return report
 

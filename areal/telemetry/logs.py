@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from areal.errors import EngineFailure, EnvironmentFailure, Interrupted, UserError
+from areal.errors import AgentFailure, EngineFailure, EnvironmentFailure, Interrupted, UserError
 
 if TYPE_CHECKING:
     from areal.telemetry.run_directory import RunDirectory
@@ -27,7 +27,14 @@ _LOOKED_AT = 2**20
 """Bytes at the end of the output in which the cause of a failure is looked for."""
 _ERROR = re.compile(r"^(?:.*[\s\]])?([\w.]*(?:Error|Exception): .+)$", re.MULTILINE)
 # Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
-_EXPECTED = (UserError, EnvironmentFailure, Interrupted, KeyboardInterrupt, asyncio.CancelledError)
+_EXPECTED = (
+    UserError,
+    AgentFailure,
+    EnvironmentFailure,
+    Interrupted,
+    KeyboardInterrupt,
+    asyncio.CancelledError,
+)
 
 
 @contextmanager

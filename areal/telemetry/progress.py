@@ -27,6 +27,13 @@ _ROWS = (
     ("staleness", {"staleness/mean": "mean", "staleness/max": "max"}, "{:.3g}"),
     ("tokens/s", {"throughput/tokens_per_s": "generated", "learner/tokens_per_s": "learned"}, "{:,.0f}"),
 )
+_TROUBLE = {
+    "rollout/retries": "{:,.0f} retries",
+    "rollout/failures": "{:,.0f} groups lost",
+    "rollout/punished": "{:,.0f} punished",
+    "rollout/refused": "{:,.0f} calls refused",
+}
+"""Shown from the first one on."""
 _EVALUATION = re.compile(r"eval/.+/avg@\d+")
 
 
@@ -146,9 +153,14 @@ class Progress:
             [
                 f"step {self._step}/{self._total}",
                 *(forms[key].format(value) for key, value in known.items()),
+                *self._trouble(),
                 *([f"{left} left"] if left else []),
             ]
         )
+
+    def _trouble(self) -> list[str]:
+        found = {key: _number(self._metrics, key) for key in _TROUBLE}
+        return [_TROUBLE[key].format(value) for key, value in found.items() if value]
 
     def _time_left(self) -> str | None:
         recent = self._seconds[-20:]
@@ -168,6 +180,8 @@ class Progress:
             shown = [f"{label} {form.format(number[key])}" for key, label in labels.items() if key in number]
             if shown:
                 rows.append((name, "  ".join(shown)))
+        if trouble := self._trouble():
+            rows.append(("episodes", "  ".join(trouble)))
         step = number.get("time/step", 0.0)
         shares = [
             f"{part} {number[f'time/{part}'] / step:.0%}"

@@ -61,7 +61,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "/chat/completions",
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        "text alone",
+        "knows text",
     ),
     ("/chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages.0: content"),
     (

@@ -263,3 +263,46 @@ async def test_langgraph(protocol: str, stream: bool):
         assert recorded[2]["content"] == "I look."
         assert recorded[2]["tool_calls"][0]["id"] == recorded[3]["tool_call_id"]
         assert [tool["function"]["name"] for tool in tools] == ["weather"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_anthropic_s_tool_runner_sends_whole_histories(stream: bool):
+    """It would have the server keep the history; what it is told of that makes it keep it itself."""
+
+    @anthropic.beta_async_tool
+    async def weather(city: str) -> str:
+        """The weather of a city."""
+        cities.append(city)
+        return "fine"
+
+    cities: list[str] = []
+    async with served(Scripted()) as (model, at), of_anthropic(at) as client:
+        runner = client.beta.messages.tool_runner(
+            model="m",
+            max_tokens=9,
+            system="Be brief.",
+            messages=[{"role": "user", "content": "Hello?"}],
+            tools=[weather],
+            stream=stream,
+        )
+        final = await runner.until_done()
+        assert (final.content[0].text, cities) == ("4 messages", ["Zürich"])  # type: ignore[union-attr]
+        asked = [[m["role"] for m in messages] for messages, _, _ in model.asked]
+        assert asked == [["system", "user"], ["system", "user", "assistant", "tool"]]
+        assert all(tools for _, tools, _ in model.asked)
+
+
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
+async def test_a_history_that_the_server_should_keep_is_refused_in_words_that_the_sdk_knows(thread: Any):
+    user: Any = {"role": "user", "content": "Hello?"}
+    async with served() as (model, at), of_anthropic(at) as client:
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            await client.beta.messages.create(model="m", max_tokens=9, messages=[user], thread=thread)
+        error: Any = refused.value.body
+        assert error["error"]["details"] == {
+            "error_code": "thread_unsupported_request",
+            "unsupported": ["thread"],
+        }
+        assert model.asked == []
+        kept = await client.beta.messages.create(model="m", max_tokens=9, messages=[user])
+        assert kept.stop_reason == "end_turn"

@@ -18,7 +18,7 @@ from areal.cli import main
 from areal.config import parse_config
 from areal.errors import UserError
 from areal.rewards.parts import Judged, Reward
-from areal.runtime.assembly import make_agent
+from areal.runtime.agents import make_agent
 
 MORE = """
 from areal.agents.single_turn import SingleTurn

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from areal.rollout.endpoint import chat, messages, responses
 from areal.rollout.endpoint.call import Refusal, Wire, openai_error, read
+from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Session
 
 LARGEST_REQUEST = 8 * 2**20
@@ -38,8 +39,8 @@ class _Reward(BaseModel):
     reward: float = Field(allow_inf_nan=False)
 
 
-def make_app(session_of: SessionOf) -> Starlette:
-    """Return the application; ``session_of`` finds a key's session.
+def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
+    """Return the application; ``session_of`` finds a key's session, ``refusals`` notes what is refused.
 
     Starlette, and not FastAPI on top of it: what that adds (validation, errors, a description of the service)
     has here the forms of the vendors' protocols.
@@ -50,7 +51,7 @@ def make_app(session_of: SessionOf) -> Starlette:
             session = _session(request, session_of)
             given: _Reward = read(_Reward, await _body(request))
         except Refusal as refusal:
-            return _refused(refusal, openai_error(refusal))
+            return refused(request, refusal, openai_error(refusal))
         session.reward = given.reward
         return _json(given.model_dump())
 
@@ -58,38 +59,44 @@ def make_app(session_of: SessionOf) -> Starlette:
         try:
             _session(request, session_of)
         except Refusal as refusal:
-            return _refused(refusal, openai_error(refusal))
+            return refused(request, refusal, openai_error(refusal))
         return _json(_MODELS)
+
+    async def unknown(request: Request, error: Any) -> Response:
+        known = ", ".join([*list(_WIRES)[:3], "/v1/models", "/v1/reward"])
+        path = f"{request.method} {request.url.path}"
+        refusal = Refusal(error.status_code, f"{path}: {error.detail}; this endpoint has {known}")
+        return refused(request, refusal, openai_error(refusal))
+
+    def refused(request: Request, refusal: Refusal, content: dict[str, Any]) -> Response:
+        refusals.note(request.url.path, request.headers.get("user-agent", ""), refusal)
+        return _refused(refusal, content)
+
+    def calls(wire: Wire) -> Callable[[Request], Any]:
+        async def handle(request: Request) -> Response:
+            session: Session | None = None
+            try:
+                session = _session(request, session_of)
+                session.account.asked += 1
+                body = await _body(request)
+                retried = request.headers.get("x-stainless-retry-count", "0") != "0"
+                answer, streamed = await session.serve(wire, body, retried, request.receive)
+            except Refusal as refusal:
+                if session is not None:
+                    session.refused(refusal)
+                return refused(request, refusal, wire.error(refusal))
+            return Response(answer, media_type="text/event-stream" if streamed else "application/json")
+
+        return handle
 
     return Starlette(
         routes=[
-            *(Route(path, _calls(wire, session_of), methods=["POST"]) for path, wire in _WIRES.items()),
+            *(Route(path, calls(wire), methods=["POST"]) for path, wire in _WIRES.items()),
             Route("/v1/reward", reward, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
         ],
-        exception_handlers={HTTPException: _unknown},
+        exception_handlers={HTTPException: unknown},
     )
-
-
-async def _unknown(request: Request, error: Any) -> Response:
-    known = ", ".join([*list(_WIRES)[:3], "/v1/models", "/v1/reward"])
-    path = f"{request.method} {request.url.path}"
-    refusal = Refusal(error.status_code, f"{path}: {error.detail}; this endpoint has {known}")
-    return _refused(refusal, openai_error(refusal))
-
-
-def _calls(wire: Wire, session_of: SessionOf) -> Callable[[Request], Any]:
-    async def handle(request: Request) -> Response:
-        try:
-            session = _session(request, session_of)
-            body = await _body(request)
-            retried = request.headers.get("x-stainless-retry-count", "0") != "0"
-            answer, streamed = await session.serve(wire, body, retried, request.receive)
-        except Refusal as refusal:
-            return _refused(refusal, wire.error(refusal))
-        return Response(answer, media_type="text/event-stream" if streamed else "application/json")
-
-    return handle
 
 
 def _session(request: Request, session_of: SessionOf) -> Session:

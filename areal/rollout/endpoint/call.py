@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
 from areal.agents.interface import Limits, Message, Reply
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What engines take as a seed."""
+_LONGEST = 80
+"""Characters of a value in a refusal."""
 
 
 class Refusal(Exception):
@@ -20,14 +25,26 @@ class Refusal(Exception):
         message: for the program's author: what is wrong, and what to do.
         code: OpenAI's word for it, if there is one.
         retry: whether the same call may succeed later; SDKs wait a second then and call again.
+        details: Anthropic's, for its SDK to act on.
+        by_program: whether the program asked for it of its own accord, whatever the model said to it.
     """
 
-    def __init__(self, status: int, message: str, code: str | None = None, retry: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        retry: bool = False,
+        details: dict[str, Any] | None = None,
+        by_program: bool = False,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.retry = retry
+        self.details = details
+        self.by_program = by_program
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +111,6 @@ class Answer:
         ]
 
 
-def stop_place(call: Call, reply: Reply) -> tuple[int, str] | None:
-    """Where in a reply the first of the call's own stop strings begins, and which it is, if one is there."""
-    if reply.finish != "stop":
-        return None
-    found = [(place, text) for text in call.limits.stop if (place := reply.text.find(text)) >= 0]
-    return min(found, default=None)
-
-
 class Wire(Protocol):
     """How one protocol is spoken; the modules ``chat``, ``responses`` and ``messages`` are such."""
 
@@ -126,6 +135,17 @@ class Wire(Protocol):
         ...
 
 
+def unavailable(message: str, details: dict[str, Any] | None = None) -> Refusal:
+    """A refusal of what a program asks for of its own accord, whatever the model said to it."""
+    return Refusal(400, message, details=details, by_program=True)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a refusal names it: its beginning, where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 def read(form: type[BaseModel], body: bytes) -> Any:
     """Validate a request's body.
 
@@ -137,65 +157,7 @@ def read(form: type[BaseModel], body: bytes) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise Refusal(400, f"{place}: {first['msg']}" if place else first["msg"]) from error
-
-
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "top_p": (1,),
-    "top_k": (0, -1),
-    "min_p": (0,),
-    "top_logprobs": (0,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "min_tokens": (0,),
-    "best_of": (1,),
-    "logit_bias": ({},),
-    "parallel_tool_calls": (True,),
-    "truncation": ("disabled",),
-    "background": (False,),
-    # Older and other forms of tools and of modalities, and what vLLM's own server has besides.
-    "functions": ([],),
-    "function_call": ("auto", "none"),
-    "modalities": (["text"],),
-    "web_search_options": (),
-    "mcp_servers": ([],),
-    "ignore_eos": (False,),
-    "stop_token_ids": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-}
-"""Settings that would change what is sampled or said to the model, with the values that do not."""
-
-
-def refuse_settings(given: Mapping[str, Any] | None, temperature: float) -> None:
-    """Refuse a setting under which what is sampled is not what the learner computes.
-
-    Args:
-        given: the fields of a request that its form does not know.
-        temperature: of the run.
-
-    Raises:
-        Refusal: there is one; a value that changes nothing passes.
-    """
-    for name, value in (given or {}).items():
-        if name == "temperature" and value is not None and value != temperature:
-            raise Refusal(
-                400,
-                f"temperature={value!r} is not the run's: this endpoint samples at {temperature:g}, as the "
-                "learner computes; leave it out, or set rollout.temperature for the whole run",
-            )
-        if name in _HARMLESS and value is not None and value not in _HARMLESS[name]:
-            raise Refusal(
-                400,
-                f"{name}={value!r} cannot be had: it would change the distribution that is sampled from, or "
-                "what the model is told, and the learner knows of neither; leave it out",
-            )
+        raise Refusal(400, f"{place}: {first['msg']}" if place else first["msg"], by_program=True) from error
 
 
 def plain_text(content: Any, place: str) -> str:
@@ -217,7 +179,36 @@ def _part_text(part: Any, place: str) -> str:
         if isinstance(text, str):
             return text
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    raise Refusal(400, f"{place}: a part of type {kind!r} cannot be read; this endpoint knows text alone")
+    raise Refusal(
+        400, f"{place}: a part of type {shown(kind)} cannot be read; this endpoint knows text alone"
+    )
+
+
+ROLES = ("system", "developer", "user", "assistant")
+"""Roles of OpenAI's messages; the developer is the system's other name."""
+
+
+def role_of(message: dict[str, Any], place: str, known: tuple[str, ...] = ROLES) -> str:
+    """Return the role of a message.
+
+    Raises:
+        Refusal: it is none of those.
+    """
+    role = message.get("role")
+    if role not in known:
+        raise Refusal(400, f"{place}: role={shown(role)} is none of {', '.join(known)}")
+    return "system" if role == "developer" else role
+
+
+def call_id(number: Any, place: str) -> str | None:
+    """Return the id of the call that a message is the result of.
+
+    Raises:
+        Refusal: it is no string.
+    """
+    if not isinstance(number, str | None):
+        raise Refusal(400, f"{place}: the id of a tool's call is a string, not {shown(number)}")
+    return number
 
 
 def function_call(number: str, name: Any, arguments: Any, place: str) -> dict[str, Any]:
@@ -235,10 +226,14 @@ def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any
     """A tool that the model may call, in OpenAI's chat form.
 
     Raises:
-        Refusal: it has no name.
+        Refusal: it has no name, or something else is not of its kind.
     """
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise Refusal(400, "tools: a tool has a name")
+    if not isinstance(description, str | None) or not isinstance(parameters, dict | None):
+        raise Refusal(
+            400, f"tools: the description of {name!r} is a string, and its parameters are an object"
+        )
     function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
@@ -251,26 +246,13 @@ def only_free_choice(choice: Any) -> bool:
     """
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in (None, "auto", "none"):
-        raise Refusal(
-            400,
-            f"tool_choice={choice!r} cannot be had: a forced call is no sample of the model; use 'auto' and "
-            "ask for the call in the prompt",
+        raise unavailable(
+            f"tool_choice={shown(choice)} cannot be had: a forced call is no sample of the model; use 'auto' "
+            "and ask for the call in the prompt"
         )
     if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
-        raise Refusal(400, "disable_parallel_tool_use cannot be had: it forces the model; leave it out")
+        raise unavailable("disable_parallel_tool_use cannot be had: it forces the model; leave it out")
     return kind != "none"
-
-
-def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Read stop strings.
-
-    Raises:
-        Refusal: an empty one.
-    """
-    found = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if "" in found:
-        raise Refusal(400, "stop: an empty string would end every answer at once; leave it out")
-    return found
 
 
 def events(messages: Iterable[dict[str, Any]], named: bool) -> bytes:

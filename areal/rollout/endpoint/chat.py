@@ -9,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from areal.agents.interface import Limits, Message, Reply
 from areal.rollout.endpoint.call import (
+    ROLES,
     Answer,
     Call,
     Refusal,
+    Seed,
+    call_id,
     events,
     function_call,
     function_tool,
@@ -19,19 +22,21 @@ from areal.rollout.endpoint.call import (
     openai_error,
     plain_text,
     read,
-    refuse_settings,
-    stop_strings,
+    role_of,
+    shown,
+    unavailable,
 )
+from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.stops import stop_strings
 
 MOST_ANSWERS = 128
 """Largest ``n``, as OpenAI has it."""
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
 class _Request(BaseModel):
-    """What is read of a request; the rest is looked at by :func:`refuse_settings` and else ignored."""
+    """What is read of a request; the rest is looked at by :func:`refuse_fields`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
     model: str
     messages: list[dict[str, Any]] = Field(min_length=1)
     tools: list[dict[str, Any]] | None = None
@@ -41,7 +46,7 @@ class _Request(BaseModel):
     stop: str | list[str] | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    seed: int | None = None
+    seed: Seed | None = None
     logprobs: bool | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
@@ -50,9 +55,8 @@ class _Request(BaseModel):
 def parse(body: bytes, temperature: float) -> Call:
     """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
     request: _Request = read(_Request, body)
-    refuse_settings(request.model_extra, temperature)
-    if request.response_format and request.response_format.get("type") != "text":
-        raise Refusal(400, "response_format: forced JSON is no sample of the model; ask for it in the prompt")
+    refuse_fields(request.model_extra, temperature)
+    refuse_format("response_format", request.response_format)
     tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
     return Call(
         model=request.model,
@@ -73,20 +77,25 @@ def parse(body: bytes, temperature: float) -> Call:
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, dict):
-        raise Refusal(400, f"tools: this endpoint knows functions alone, not {tool.get('type')!r}")
+        raise unavailable(f"tools: this endpoint knows functions alone, not {shown(tool.get('type'))}")
     return function_tool(function.get("name"), function.get("description"), function.get("parameters"))
 
 
 def _message(given: dict[str, Any], place: str) -> Message:
-    role = _ROLES.get(given.get("role", ""))
-    if role is None:
-        raise Refusal(400, f"{place}: role={given.get('role')!r} is none of {', '.join(_ROLES)}")
+    role = role_of(given, place, (*ROLES, "tool"))
+    for field in ("function_call", "audio"):
+        if given.get(field) is not None:
+            raise Refusal(
+                400, f"{place}: {field} cannot be read; this endpoint knows text and tool_calls alone"
+            )
     message: Message = {"role": role, "content": plain_text(given.get("content"), place)}
     calls = given.get("tool_calls")
     if role == "assistant" and calls:
+        if not isinstance(calls, list):
+            raise Refusal(400, f"{place}: tool_calls is a list")
         message["tool_calls"] = [_call(call, place) for call in calls]
     if role == "tool":
-        message["tool_call_id"] = given.get("tool_call_id")
+        message["tool_call_id"] = call_id(given.get("tool_call_id"), place)
     if isinstance(given.get("name"), str):
         message["name"] = given["name"]
     return message

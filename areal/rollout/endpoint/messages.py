@@ -13,16 +13,18 @@ from areal.rollout.endpoint.call import (
     Answer,
     Call,
     Refusal,
+    call_id,
     events,
     function_call,
     function_tool,
     only_free_choice,
     plain_text,
     read,
-    refuse_settings,
-    stop_place,
-    stop_strings,
+    shown,
+    unavailable,
 )
+from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.stops import stop_place, stop_strings
 
 _THOUGHTS = ("thinking", "redacted_thinking")
 _KINDS = {
@@ -35,10 +37,13 @@ _KINDS = {
 }
 
 
-class _Request(BaseModel):
-    """What is read of a request; the rest is looked at by :func:`refuse_settings` and else ignored."""
+_THREAD = "thread: no history is kept here; send the whole conversation with each call"
 
-    model_config = ConfigDict(extra="allow")
+
+class _Request(BaseModel):
+    """What is read of a request; the rest is looked at by :func:`refuse_fields`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
     model: str
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_tokens: int = Field(ge=1)
@@ -46,13 +51,20 @@ class _Request(BaseModel):
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
+    thread: Any = None
+    output_config: dict[str, Any] | None = None
     stream: bool | None = None
 
 
 def parse(body: bytes, temperature: float) -> Call:
     """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
     request: _Request = read(_Request, body)
-    refuse_settings(request.model_extra, temperature)
+    if request.thread is not None:
+        raise unavailable(_THREAD, {"error_code": "thread_unsupported_request", "unsupported": ["thread"]})
+    refuse_fields(request.model_extra, temperature)
+    output = dict(request.output_config or {})
+    refuse_format("output_config.format", output.pop("format", None))
+    refuse_fields({f"output_config.{name}": value for name, value in output.items()}, temperature)
     messages: list[Message] = []
     for i, given in enumerate(request.messages):
         messages.extend(_messages(given, f"messages.{i}"))
@@ -69,7 +81,7 @@ def parse(body: bytes, temperature: float) -> Call:
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     if tool.get("type", "custom") not in ("custom", None):
-        raise Refusal(400, f"tools: this endpoint has no tool of its own, and so no {tool['type']!r}")
+        raise unavailable(f"tools: this endpoint has no tool of its own, and so no {shown(tool['type'])}")
     return function_tool(tool.get("name"), tool.get("description"), tool.get("input_schema"))
 
 
@@ -88,7 +100,7 @@ def _messages(given: dict[str, Any], place: str) -> Iterator[Message]:
     for block in blocks:
         if block.get("type") == "tool_result":
             text = plain_text(block.get("content"), place)
-            yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
+            yield {"role": "tool", "tool_call_id": call_id(block.get("tool_use_id"), place), "content": text}
         else:
             said.append(block)
     if said or not blocks:
@@ -98,11 +110,15 @@ def _messages(given: dict[str, Any], place: str) -> Iterator[Message]:
 def _assistant(blocks: list[dict[str, Any]], place: str) -> Message:
     said = [block for block in blocks if block.get("type") not in ("tool_use", *_THOUGHTS)]
     message: Message = {"role": "assistant", "content": plain_text(said, place)}
-    calls = [
-        function_call(block.get("id", ""), block.get("name"), json.dumps(block.get("input")), place)
-        for block in blocks
-        if block.get("type") == "tool_use"
-    ]
+    calls = []
+    for block in blocks:
+        if block.get("type") == "tool_use":
+            if not isinstance(block.get("input"), dict):
+                raise Refusal(
+                    400, f"{place}: the input of a tool is an object, not {shown(block.get('input'))}"
+                )
+            arguments = json.dumps(block["input"])
+            calls.append(function_call(block.get("id", ""), block.get("name"), arguments, place))
     if calls:
         message["tool_calls"] = calls
     return message
@@ -127,7 +143,8 @@ def stream(call: Call, answer: Answer) -> bytes:
 def error(refusal: Refusal) -> dict[str, Any]:
     """The body of a refusal."""
     kind = _KINDS.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": refusal.message}}
+    told = {"type": kind, "message": refusal.message}
+    return {"type": "error", "error": told | ({"details": refusal.details} if refusal.details else {})}
 
 
 def _stream(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from areal.rollout.endpoint.call import (
     Answer,
     Call,
     Refusal,
+    call_id,
     events,
     function_call,
     function_tool,
@@ -19,17 +20,19 @@ from areal.rollout.endpoint.call import (
     openai_error,
     plain_text,
     read,
-    refuse_settings,
+    role_of,
+    shown,
+    unavailable,
 )
+from areal.rollout.endpoint.fields import refuse_fields, refuse_format
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _LOGPROBS = "message.output_text.logprobs"
 
 
 class _Request(BaseModel):
-    """What is read of a request; the rest is looked at by :func:`refuse_settings` and else ignored."""
+    """What is read of a request; the rest is looked at by :func:`refuse_fields`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
     model: str
     input: str | list[dict[str, Any]]
     instructions: str | None = None
@@ -42,17 +45,19 @@ class _Request(BaseModel):
     include: list[str] | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
 
 
 def parse(body: bytes, temperature: float) -> Call:
     """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
     request: _Request = read(_Request, body)
-    refuse_settings(request.model_extra, temperature)
-    if ((request.text or {}).get("format") or {"type": "text"}).get("type") != "text":
-        raise Refusal(400, "text.format: forced JSON is no sample of the model; ask for it in the prompt")
+    refuse_fields(request.model_extra, temperature)
+    text = dict(request.text or {})
+    refuse_format("text.format", text.pop("format", None))
+    refuse_fields({f"text.{name}": value for name, value in text.items()}, temperature)
     if request.conversation is not None or request.prompt is not None:
-        raise Refusal(
-            400, "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
+        raise unavailable(
+            "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
         )
     tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
     return Call(
@@ -69,7 +74,7 @@ def parse(body: bytes, temperature: float) -> Call:
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     if tool.get("type") != "function":
-        raise Refusal(400, f"tools: this endpoint has no tool of its own, and so no {tool.get('type')!r}")
+        raise unavailable(f"tools: this endpoint has no tool of its own, and so no {shown(tool.get('type'))}")
     return function_tool(tool.get("name"), tool.get("description"), tool.get("parameters"))
 
 
@@ -81,10 +86,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
     for i, item in enumerate(given):
         place, kind = f"input.{i}", item.get("type", "message")
         if kind == "message":
-            role = _ROLES.get(item.get("role", ""))
-            if role is None:
-                raise Refusal(400, f"{place}: role={item.get('role')!r} is none of {', '.join(_ROLES)}")
-            messages.append({"role": role, "content": plain_text(item.get("content"), place)})
+            messages.append({"role": role_of(item, place), "content": plain_text(item.get("content"), place)})
         elif kind == "function_call":
             if not messages or messages[-1]["role"] != "assistant":
                 messages.append({"role": "assistant", "content": ""})
@@ -92,9 +94,10 @@ def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
             messages[-1].setdefault("tool_calls", []).append(call)
         elif kind == "function_call_output":
             output = plain_text(item.get("output"), place)
-            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
+            number = call_id(item.get("call_id"), place)
+            messages.append({"role": "tool", "tool_call_id": number, "content": output})
         elif kind != "reasoning":  # whose text no chat template takes back
-            raise Refusal(400, f"{place}: an item of type {kind!r} cannot be read")
+            raise Refusal(400, f"{place}: an item of type {shown(kind)} cannot be read")
     return messages
 
 

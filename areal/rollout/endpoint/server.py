@@ -11,6 +11,7 @@ from typing import Any
 
 from areal.agents.interface import Endpoint, Model
 from areal.errors import UserError, install_hint
+from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Session, Texts
 
 _KEEP_ALIVE = 60
@@ -25,9 +26,13 @@ class Server:
     Args:
         texts: of tokens, for calls that want log-probabilities.
         temperature: of the run's training.
+
+    Attributes:
+        refusals: of the calls of all episodes.
     """
 
     def __init__(self, texts: Texts, temperature: float) -> None:
+        self.refusals = Refusals()
         self._texts = texts
         self._temperature = temperature
         self._sessions: dict[str, Session] = {}
@@ -54,7 +59,7 @@ class Server:
         key = f"sk-areal-{secrets.token_urlsafe(32)}"
         self._sessions[key] = session
         try:
-            yield Endpoint(f"{self._address}/v1", key, lambda: session.reward)
+            yield Endpoint(f"{self._address}/v1", key, lambda: session.reward, session.account)
         finally:
             del self._sessions[key]
             await session.close()
@@ -78,7 +83,7 @@ class Server:
         # acknowledged the head, 40 ms later. Connections have this from the socket that listens.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self._uvicorn = _make_uvicorn(make_app(self._sessions.get))
+        self._uvicorn = _make_uvicorn(make_app(self._sessions.get, self.refusals))
         self._serving = asyncio.create_task(self._uvicorn.serve([listening]), name="endpoint")
 
 

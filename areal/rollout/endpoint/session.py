@@ -13,14 +13,19 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from areal.agents.interface import BadRequest, ConversationTooLong, Message, Model, Reply
-from areal.rollout.endpoint.call import Answer, Call, Refusal, Wire, stop_place
+from areal.agents.interface import Account, BadRequest, ConversationTooLong, Message, Model, Reply
+from areal.rollout.endpoint.call import Answer, Call, Refusal, Wire
+from areal.rollout.endpoint.stops import CutAnswers
 from areal.rollout.recorder import GenerationAborted
+from areal.rollout.seeds import derive
 
 SAMPLED_AT_ONCE = 64
 """Answers that one episode samples at once; more wait, so that no program takes the engine for itself."""
 WAITING = 1024
 """Calls of one episode that may be under way; more are refused, and may come again."""
+
+_TOO_LONG, _SPENT = _EXHAUSTED = "context_length_exceeded", "insufficient_quota"
+"""OpenAI's words for what an episode has used up."""
 
 Texts = Callable[[list[int]], list[str]]
 """The text of each token."""
@@ -41,11 +46,13 @@ class Session:
     Attributes:
         reward: what the program said that the episode is worth; the last word counts.
         failure: the first error that was neither the program's nor passes by: the episode failed of it.
+        account: what came of its calls.
     """
 
     def __init__(self, model: Model, texts: Texts, temperature: float, most_answers: int) -> None:
         self.reward: float | None = None
         self.failure: BaseException | None = None
+        self.account = Account()
         self._over = False
         self._model = model
         self._texts = texts
@@ -56,7 +63,7 @@ class Session:
         self._sent: dict[tuple[Wire, bytes], bytes] = {}
         self._unanswered: Counter[tuple[Wire, bytes]] = Counter()
         self._responses: dict[str, list[Message]] = {}
-        self._whole: dict[str, str] = {}
+        self._cuts = CutAnswers()
 
     async def serve(
         self, wire: Wire, body: bytes, retried: bool, gone: Callable[[], Awaitable[Any]]
@@ -88,6 +95,18 @@ class Session:
             self._unanswered[same] += 1
             raise
         return self._sent[same], call.stream
+
+    def refused(self, refusal: Refusal) -> None:
+        """Note that a call was refused; one that may succeed later is no refusal."""
+        if refusal.retry:
+            return
+        account = self.account
+        account.refused += 1
+        account.refusal = account.refusal or refusal.message
+        if refusal.by_program:
+            account.unavailable = account.unavailable or refusal.message
+        if refusal.code in _EXHAUSTED:
+            account.exhausted = account.exhausted or refusal.message
 
     async def close(self) -> None:
         """Give up the calls under way; the recorder is let alone from here on."""
@@ -126,33 +145,36 @@ class Session:
         if isinstance(error, BadRequest):
             return Refusal(400, str(error))
         if isinstance(error, ConversationTooLong):
-            return Refusal(400, str(error), "context_length_exceeded")
+            return Refusal(400, str(error), _TOO_LONG)
         if isinstance(error, GenerationAborted):
+            self.account.aborted += 1
             return Refusal(503, f"{error}; call again", retry=True)
         self.failure = self.failure or error
         return Refusal(500, f"the call failed of {error!r}, and so has the episode")
 
     async def _answer(self, wire: Wire, call: Call) -> bytes:
         if call.count > self._left:
-            raise Refusal(429, "this episode has had all the answers that it may have", "insufficient_quota")
-        self._left -= call.count
+            raise Refusal(429, "this episode has had all the answers that it may have", _SPENT)
         messages = self._history(call)
+        self._left -= call.count
         try:
             replies = await self._replies(messages, call)
         except BaseException:
             self._left += call.count
             raise
+        self.account.answers += call.count
         answer = Answer(uuid.uuid4().hex, int(time.time()), replies)
         if call.logprobs:
             answer = replace(answer, texts=[self._texts(reply.ids) for reply in replies])
         talk = messages[call.system is not None :]  # instructions are for one response (OpenAI)
         self._responses[f"resp_{answer.id}"] = [*talk, replies[0].message]
+        answer = replace(answer, replies=[self._cuts.cut(call, messages, reply) for reply in replies])
         return wire.stream(call, answer) if call.stream else to_json(wire.render(call, answer))
 
     async def _replies(self, messages: list[Message], call: Call) -> list[Reply]:
         if call.count == 1:
             return [await self._reply(messages, call)]
-        replies = [asyncio.ensure_future(self._reply(messages, call)) for _ in range(call.count)]
+        replies = [asyncio.ensure_future(self._reply(messages, call, i)) for i in range(call.count)]
         try:
             return await asyncio.gather(*replies)
         finally:
@@ -160,15 +182,12 @@ class Session:
                 reply.cancel()
             await asyncio.wait(replies)
 
-    async def _reply(self, messages: list[Message], call: Call) -> Reply:
+    async def _reply(self, messages: list[Message], call: Call, number: int = 0) -> Reply:
+        limits = call.limits
+        if limits.seed is not None and number > 0:  # with the same one, all answers would be the same
+            limits = replace(limits, seed=derive(limits.seed, number))
         async with self._slots:
-            reply = await self._model.chat(messages, tools=call.tools, limits=call.limits)
-        place = stop_place(call, reply)
-        if place is None:
-            return reply
-        shown = reply.text[: place[0]]
-        self._whole[shown] = reply.text
-        return replace(reply, message={**reply.message, "content": shown})
+            return await self._model.chat(messages, tools=call.tools, limits=limits)
 
     def _history(self, call: Call) -> list[Message]:
         """The whole conversation, with answers as the model gave them."""
@@ -178,12 +197,7 @@ class Session:
                 raise Refusal(400, f"previous_response_id={call.previous!r} is none of this episode's")
             earlier = self._responses[call.previous]
         system: list[Message] = [] if call.system is None else [{"role": "system", "content": call.system}]
-        return [*system, *map(self._as_sampled, [*earlier, *call.messages])]
-
-    def _as_sampled(self, message: Message) -> Message:
-        """A program sees an answer without the string that stopped it; the model did say that string."""
-        whole = self._whole.get(message["content"]) if message["role"] == "assistant" else None
-        return message if whole is None else {**message, "content": whole}
+        return self._cuts.restore([*system, *earlier, *call.messages])
 
 
 def _over() -> Refusal:

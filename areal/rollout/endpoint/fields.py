@@ -1,0 +1,134 @@
+"""What becomes of each field of a request: read, known to be harmless, or refused by one policy.
+
+A field is harmless if neither the distribution that is sampled from nor what the model is told depends on it.
+Whatever is neither read nor harmless is refused, known to anybody or not: a field that the original would
+obey and this endpoint would ignore is a program trained on something else than it asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from areal.rollout.endpoint.call import shown, unavailable
+
+# Of OpenAI's protocols; of Anthropic's, with headers that some clients put into the body; of vLLM's server:
+# queues, caches, transport, additions to the answer, images, which there are none of; of routers: which of
+# several servers, and at what price; and within other fields.
+_HARMLESS = """
+store metadata user safety_identifier service_tier prompt_cache_key prompt_cache_options
+prompt_cache_retention prediction reasoning reasoning_effort verbosity max_tool_calls moderation
+access_programs background_options client_metadata text.verbosity
+
+thinking effort output_config.effort cache_control inference_geo speed diagnostics betas anthropic_version
+anthropic_beta user_profile_id workspace_id billing_policy fallbacks fallback_credit_token
+
+priority request_id session_id cache_salt stream_interval include_reasoning return_token_ids
+return_tokens_as_token_ids return_token_offsets return_prompt_text routed_experts_prompt_start mm_payload
+mm_processor_kwargs media_io_kwargs return_mm_kwargs truncation_side enable_response_messages
+kv_transfer_params ec_transfer_params
+
+provider route models usage
+"""
+_IGNORED = frozenset(_HARMLESS.split())
+
+_UNCHANGED: dict[str, tuple[Any, ...]] = {
+    "top_p": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "top_a": (0,),
+    "tfs": (1,),
+    "mirostat": (0,),
+    "mirostat_mode": (0,),
+    "xtc_probability": (0,),
+    "dry_multiplier": (0,),
+    "top_logprobs": (0,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "repeat_penalty": (1,),
+    "length_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "min_tokens": (0,),
+    "n": (1,),
+    "logit_bias": ({},),
+    "vllm_xargs": ({},),
+    "chat_template_kwargs": ({},),
+    "context_management": ({},),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "do_sample": (True,),
+    "watermarking": (False,),
+    "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True, False),
+    "parallel_tool_calls": (True,),
+    "function_call": ("auto", "none"),
+    "modalities": (["text"],),
+    "truncation": ("disabled",),
+    "background": (False,),
+    "echo": (False,),
+    "add_special_tokens": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "response_prefix": ("",),
+    "suffix": ("",),
+}
+"""Fields that are obeyed elsewhere, with the values that ask for nothing."""
+
+_TEMPERATURE = (
+    "temperature={value} is not the run's: this endpoint samples at {run:g}, as the learner computes; leave "
+    "it out, or set rollout.temperature for the whole run"
+)
+_REFUSED = (
+    "{name}={value} cannot be had: nothing here obeys it, and the distribution that is sampled from, or what "
+    "the model is told, may depend on it; leave it out"
+)
+_JSON = "{name}: forced JSON is no sample of the model; ask for it in the prompt"
+
+
+def refuse_format(name: str, given: Any) -> None:
+    """Refuse a form of the answer that is none of plain text.
+
+    Raises:
+        Refusal: it is one.
+    """
+    if given is not None and not (isinstance(given, dict) and given.get("type", "text") == "text"):
+        raise unavailable(_JSON.format(name=name))
+
+
+def refuse_fields(given: Mapping[str, Any] | None, temperature: float) -> None:
+    """Refuse a field that asks for what cannot be had.
+
+    Args:
+        given: the fields of a request that its form does not read.
+        temperature: of the run.
+
+    Raises:
+        Refusal: there is one; null and a value that changes nothing pass.
+    """
+    for name, value in (given or {}).items():
+        if value is None or value == [] or name in _IGNORED:
+            continue
+        if name == "temperature":
+            if not _is_one_of(value, (temperature,)):
+                raise unavailable(_TEMPERATURE.format(value=shown(value), run=temperature))
+        elif name == "context_management" and _drops_thoughts_alone(value):
+            continue
+        elif not _is_one_of(value, _UNCHANGED.get(name, ())):
+            raise unavailable(_REFUSED.format(name=name[:80], value=shown(value)))
+
+
+def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:
+    """Whether a value is among those; ``true`` is no number."""
+    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless)
+
+
+def _drops_thoughts_alone(value: Any) -> bool:
+    """Whether Anthropic's edits of the history are of thoughts only, which no history here has."""
+    edits = value.get("edits") if isinstance(value, dict) else None
+    return isinstance(edits, list) and all(
+        isinstance(edit, dict) and str(edit.get("type")).startswith("clear_thinking_") for edit in edits
+    )

@@ -1,0 +1,52 @@
+"""What programs are refused: counted, and the first of each kind written to the log.
+
+Frameworks swallow refusals, or give their text out as an answer: a program's author learns of them from the
+run, or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from areal.rollout.endpoint.call import Refusal
+
+log = logging.getLogger(__name__)
+
+_VALUES = re.compile(r"=.*|\d+", re.DOTALL)
+_MOST_KINDS = 100
+"""Kinds of refusals that are written to the log."""
+
+
+class Refusals:
+    """The refusals of all episodes of a run.
+
+    Attributes:
+        count: how many there were; calls that may succeed later are none.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._known: set[tuple[str, int, str]] = set()
+
+    def note(self, path: str, agent: str, refusal: Refusal) -> None:
+        """Count a refusal, and log it if it is the first of its kind.
+
+        Args:
+            path: of the call.
+            agent: what the client calls itself.
+            refusal: what it was told.
+        """
+        if refusal.retry or refusal.status == 499:
+            return
+        self.count += 1
+        kind = path, refusal.status, _VALUES.sub("", refusal.message)
+        if kind not in self._known and len(self._known) < _MOST_KINDS:
+            self._known.add(kind)
+            log.warning(
+                "a call was refused, the first of its kind: %s (%d) to %s by %s",
+                refusal.message,
+                refusal.status,
+                path,
+                agent or "a client without a name",
+            )

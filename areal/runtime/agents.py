@@ -1,0 +1,77 @@
+"""From the name of an agent to the agent, with all that can be wrong about it said before anything starts."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from areal import registry
+from areal.agents.program import Program, check_function
+from areal.config import Config
+from areal.errors import UserError, explained
+from areal.rollout.endpoint.server import require_framework
+
+
+def make_agent(config: Config) -> Any:
+    """Return the agent by its name; an async function is a program.
+
+    Raises:
+        UserError: there is none of that name, it takes no such options, or it is no agent.
+    """
+    found, options = registry.find_agent(config.agent), dict(config.agent_options)
+    if inspect.iscoroutinefunction(found):
+        found, options = Program, {"function": found, **options}
+    if not callable(found):
+        raise UserError(
+            f"agent '{config.agent}' is {_kind(found)}; name a class with 'async def run(self, env, model)', "
+            "or an async function"
+        )
+    if not inspect.isclass(found) and _is_program(found):
+        check_function(found)
+    try:
+        inspect.signature(found).bind(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"agent '{config.agent}': {error}") from error
+    try:
+        agent = found(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"agent '{config.agent}' raised {explained(error, __file__)}") from error
+    _check(config.agent, agent)
+    if isinstance(agent, Program):
+        require_framework()
+        if config.chat.system is not None or config.chat.examples:
+            raise UserError(
+                "chat.system and chat.examples are for areal's own agents: a program opens its conversations "
+                "itself; leave them out"
+            )
+    return agent
+
+
+def _check(name: str, agent: Any) -> None:
+    """Make sure that an object is an agent, and is called as agents are."""
+    run = getattr(agent, "run", None)
+    if not inspect.iscoroutinefunction(run):
+        what = "no method run" if run is None else "a run that is no 'async def'"
+        raise UserError(
+            f"agent '{name}' gives {_kind(agent)}, which has {what}; an agent has "
+            "'async def run(self, env, model)'"
+        )
+    try:
+        inspect.signature(run).bind(None, None)
+    except TypeError as error:
+        raise UserError(f"agent '{name}' is called as run(env, model): {error}") from error
+
+
+def _is_program(function: Any) -> bool:
+    """Whether a function is called as a program is, and makes no agent."""
+    try:
+        inspect.signature(function).bind("task", base_url="", api_key="")
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    return "a module" if inspect.ismodule(value) else f"an object of type {type(value).__name__}"

@@ -1,0 +1,393 @@
+"""What becomes of an episode whose program fails: worth 0 for what the model said, else played again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import gymnasium
+import httpx
+import pytest
+import pytest_asyncio
+
+from areal.agents.interface import ConversationTooLong, Env, Model, PolicyFailed
+from areal.agents.program import Program, ProgramFailed
+from areal.errors import AgentFailure, EnvironmentFailure, UserError
+from areal.evaluation.answers import Answer
+from areal.evaluation.evaluate import Played, evaluate
+from areal.evaluation.report import report
+from areal.models import load_tokenizer, resolve_model
+from areal.rollout.admission import Admission
+from areal.rollout.controller import RolloutController, RolloutFailure
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.environments import EnvironmentPool
+from areal.rollout.episode import NothingSampled
+from areal.rollout.player import Player
+from areal.rollout.rendering import Renderer, eos_ids
+from areal.telemetry.progress import Progress
+from areal.trajectory import Episode, Finish, Group
+
+TOKENIZER = load_tokenizer(resolve_model("starter"))
+RENDERER = Renderer(TOKENIZER, eos_ids(TOKENIZER))
+
+
+class Engine:
+    """One short answer; ``finish`` says how it ends, ``error`` what is raised in its place."""
+
+    version, busy_seconds = 0, 0.0
+
+    def __init__(self) -> None:
+        self.finish: Finish = "eos"
+        self.error: Exception | None = None
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return Completion([20, 21], [-1.0, -1.0], [0, 0], self.finish)
+
+    async def close(self) -> None: ...
+
+
+class OneWord(gymnasium.Env[str, str]):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict]:
+        return (options or {}).get("task", "Say a word."), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        return "", 1.0, True, False, {}
+
+
+@pytest_asyncio.fixture
+async def player() -> AsyncIterator[Player]:
+    engine: Any = Engine()
+    made = Player.build(engine, RENDERER, Program(quiet), EnvironmentPool(OneWord, 2), 100)
+    yield made
+    await made.close()
+
+
+async def quiet(task: str, **at: str) -> str:
+    return ""
+
+
+async def play(player: Player, agent: Any, task: str = "Say a word.") -> Episode:
+    own = Player(player.engine, RENDERER, agent, player.pool, 100, player.server)
+    return await own.play({"options": {"task": task}}, Sampling(8))
+
+
+async def ask(at: dict[str, str], **body: Any) -> int:
+    given = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}], **body}
+    async with httpx.AsyncClient(base_url=at["base_url"], trust_env=False) as http:
+        headers = {"x-api-key": at["api_key"]}
+        return (await http.post("chat/completions", json=given, headers=headers)).status_code
+
+
+async def crashes(task: str, **at: str) -> str:
+    await ask(at)
+    raise ValueError("unparseable")
+
+
+async def hangs(task: str, **at: str) -> str:
+    await ask(at)
+    await asyncio.sleep(60)
+    return ""
+
+
+async def says_nothing(task: str, **at: str) -> Any:
+    await ask(at)
+
+
+async def outgrows(task: str, **at: str) -> str:
+    await ask(at)
+    if await ask(at, messages=[{"role": "user", "content": "long " * 100}]) == 400:
+        raise ValueError("too long")
+    return ""
+
+
+async def loops(task: str, **at: str) -> str:
+    while await ask(at) == 200:
+        pass
+    raise ValueError("no more answers")
+
+
+async def crashes_first(task: str, **at: str) -> str:
+    raise KeyError("no configuration")
+
+
+async def asks_in_vain(task: str, **at: str) -> str:
+    for _ in range(3):
+        await ask(at, temperature=0.1)
+    raise ValueError("no answer")
+
+
+async def asks_half_in_vain(task: str, **at: str) -> str:
+    await ask(at)
+    if await ask(at, response_format={"type": "json_object"}) != 200:
+        raise ValueError("no JSON")
+    return ""
+
+
+async def too_long_at_once(task: str, **at: str) -> str:
+    await ask(at, messages=[{"role": "user", "content": "long " * 100}])
+    raise ValueError("no answer")
+
+
+async def gives_the_error_out(task: str, **at: str) -> str:
+    return f"status {await ask(at, top_p=0.5)}"
+
+
+@pytest.mark.parametrize("function", [crashes, hangs, says_nothing, outgrows, loops])
+async def test_a_program_that_fails_of_an_answer_is_worth_nothing_and_is_trained_on(
+    player: Player, function: Any
+):
+    limits: Any = {"time_limit": 0.5 if function is hangs else 20, "most_answers": 3}
+    episode = await play(player, Program(function, **limits))
+    assert episode.reward == 0.0
+    assert episode.sampled > 0
+    assert episode.failure.startswith("the program ")
+    assert Episode.from_json(episode.to_json()).failure == episode.failure
+    if function in (outgrows, loops):  # the model's doing, whatever is wished for
+        again = await play(player, Program(function, on_failure="retry", **limits))
+        assert (again.reward, again.failure) == (0.0, episode.failure)
+    else:
+        with pytest.raises(ProgramFailed):
+            await play(player, Program(function, on_failure="retry", **limits))
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "told"),
+    [
+        (crashes_first, ProgramFailed, r"the program crashed: KeyError: 'no configuration' \(at .*\)$"),
+        (
+            asks_in_vain,
+            ProgramFailed,
+            "no answer.*; it asked the model 3 times, each refused: temperature=0.1",
+        ),
+        (asks_half_in_vain, ProgramFailed, "no JSON.*; a call was refused: response_format: forced JSON"),
+        (too_long_at_once, ConversationTooLong, "rollout.max_model_len is 100"),
+        (gives_the_error_out, NothingSampled, "Program asked the model 1 time, refused: top_p=0.5 cannot"),
+        (quiet, NothingSampled, "the agent Program ended the episode without asking the model$"),
+    ],
+)
+async def test_what_is_no_doing_of_the_model_is_not_punished(
+    player: Player, function: Any, error: type[Exception], told: str
+):
+    for on_failure in ("punish", "retry"):
+        with pytest.raises(error, match=told):
+            await play(player, Program(function, on_failure=on_failure))  # type: ignore[arg-type]
+
+
+async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing(player: Player):
+    async def goes_on(task: str, **at: str) -> str:
+        assert await ask(at) == 200
+        player.engine.finish, player.engine.error = finish, error  # type: ignore[attr-defined]
+        raise ValueError(f"status {await ask(at)}")
+
+    finish: Finish = "abort"
+    error: Exception | None = None
+    with pytest.raises(ProgramFailed, match="status 503"):
+        await play(player, Program(goes_on))
+    player.engine.finish = "eos"  # type: ignore[attr-defined]
+    finish, error = "eos", KeyError("a defect")
+    with pytest.raises(KeyError, match="a defect"):
+        await play(player, Program(goes_on))
+
+    class Broken(OneWord):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+            raise OSError("no judge today")
+
+    async def answers(task: str, **at: str) -> str:
+        await ask(at)
+        return "word"
+
+    player.engine.error = None  # type: ignore[attr-defined]
+    broken = Player(player.engine, RENDERER, Program(answers), EnvironmentPool(Broken, 1), 100, player.server)
+    with pytest.raises(EnvironmentFailure, match="no judge today"):
+        await broken.play({}, Sampling(8))
+    broken.pool.close()
+
+
+async def test_a_program_that_works_is_not_punished(player: Player):
+    async def recovers(task: str, **at: str) -> str:
+        assert await ask(at, response_format={"type": "json_object"}) == 400
+        assert await ask(at) == 200
+        return "word"
+
+    async def rewards(task: str, **at: str) -> float:
+        await ask(at)
+        return 0.25
+
+    assert [(e.reward, e.failure) for e in [await play(player, Program(f)) for f in (recovers, rewards)]] == [
+        (1.0, ""),
+        (0.25, ""),
+    ]
+
+
+async def test_an_agent_may_say_that_the_model_failed(player: Player):
+    class Strict:
+        def __init__(self, asks: bool, error: Exception) -> None:
+            self.asks, self.error = asks, error
+
+        async def run(self, env: Env, model: Model) -> None:
+            task = await env.reset()
+            if self.asks:
+                await model.generate(task)
+                await env.step("a word")
+            raise self.error
+
+    for error in (PolicyFailed("no number in it"), ConversationTooLong("900 tokens")):
+        episode = await play(player, Strict(True, error))
+        assert (episode.reward, episode.failure) == (0.0, str(error))
+        with pytest.raises(type(error)):
+            await play(player, Strict(False, error))
+    with pytest.raises(KeyError):
+        await play(player, Strict(True, KeyError("a defect")))
+
+
+async def test_a_command_s_last_line_is_what_it_failed_of(player: Player):
+    code = "import sys; print('one'); print('Traceback', file=sys.stderr); sys.exit('no key in KEY')"
+    command = shlex.join([sys.executable, "-S", "-c", code])
+    with pytest.raises(ProgramFailed, match=r"^the program ended with code 1: no key in KEY$"):
+        await play(player, Program(command=command))
+
+
+def test_what_on_failure_may_be():
+    with pytest.raises(UserError, match="on_failure='reward:0' is neither punish nor retry"):
+        Program(quiet, on_failure="reward:0")  # type: ignore[arg-type]
+
+
+def control(play: Callable[..., Any], retries: int = 1, failures: int = 2) -> RolloutController:
+    admission: Admission[Group] = Admission(2, 1)
+    return RolloutController(admission, play, lambda number: {"seed": number}, 4, 8, retries, failures)
+
+
+async def test_punished_episodes_are_part_of_the_batch_and_counted(
+    player: Player, caplog: pytest.LogCaptureFixture
+):
+    async def half(task: str, **at: str) -> str:
+        nonlocal played
+        played += 1
+        number = played
+        await ask(at)
+        if number % 2:
+            raise ValueError("unparseable")
+        return "word"
+
+    played = 0
+    agent = Program(half)
+    running = asyncio.create_task((control_ := control(lambda task, place: play(player, agent))).run())
+    with caplog.at_level(logging.WARNING, "areal"):
+        groups = await asyncio.wait_for(control_.next_batch(0), 60)
+    running.cancel()
+    await asyncio.wait({running})
+    rewards = [e.reward for group in groups for e in group.episodes]
+    assert len(rewards) == 8
+    assert set(rewards) == {0.0, 1.0}
+    assert (control_.retries, control_.failures) == (0, 0)
+    assert control_.punished >= rewards.count(0.0) >= 3
+    told = [r.getMessage() for r in caplog.records if "worth 0" in r.getMessage()]
+    assert len(told) == 1
+    assert "unparseable" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (
+            ProgramFailed("the program ended with code 1: no key"),
+            ProgramFailed,
+            "^the program .*: no key; [34] gro",
+        ),
+        (
+            NothingSampled("the agent asked in vain"),
+            NothingSampled,
+            "^the agent asked in vain; [34] groups in a row",
+        ),
+        (
+            ConversationTooLong("900 tokens: raise it"),
+            UserError,
+            "^900 tokens: raise it; [34] groups in a row",
+        ),
+        (
+            KeyError("x"),
+            RolloutFailure,
+            r"^[34] groups in a row failed .*; the last with KeyError: 'x' \(at .*:\d+\)$",
+        ),
+    ],
+)
+async def test_a_run_in_which_all_fails_ends_with_the_reason_in_front(
+    error: Exception, kind: type[Exception], told: str
+):
+    async def fails(task: dict[str, Any], place: Any) -> Episode:
+        raise error
+
+    with pytest.raises(kind, match=told) as caught:
+        await asyncio.wait_for(control(fails, retries=0).run(), 30)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, UserError | AgentFailure), "one line on the screen, no traceback"
+
+
+TASKS: list[dict[str, Any]] = [{"index": index} for index in range(12)]
+
+
+def played(failure: str = "") -> Played:
+    return Played(["word"], 0.0 if failure else 1.0, {}, "failed" if failure else "eos", 3, 0.1)
+
+
+async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
+    async def some(task: dict[str, Any], seed: int) -> Played:
+        await asyncio.sleep(0)
+        if task["index"] % 3 == 0:
+            raise ProgramFailed("the program crashed")
+        return played("unparseable" if task["index"] == 1 else "")
+
+    kept: list[Answer] = []
+    answers = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, most_failures=2)
+    assert [a.finish for a in answers] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
+    assert sorted(kept, key=lambda a: a.problem) == answers
+    found = report(answers, 1, env="e", model="m", seconds=1.0)
+    assert found.failed == 5
+    assert found.accuracy == pytest.approx(7 / 12)
+
+
+@pytest.mark.parametrize("count", [1, 12])
+async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(count: int):
+    async def fails(task: dict[str, Any], seed: int) -> Played:
+        calls.append(task)
+        await asyncio.sleep(0)
+        raise ProgramFailed("the program ended with code 1: no key")
+
+    calls: list[Any] = []
+    kept: list[Answer] = []
+    with pytest.raises(
+        ProgramFailed, match=r"^the program ended with code 1: no key; none of [1-4] episodes came"
+    ):
+        await evaluate(fails, TASKS[:count], 1, 2, 0, keep=kept.append, most_failures=2)
+    assert kept == [], "nothing to go on from that would count as wrong"
+    assert len(calls) <= 6
+
+
+async def test_infrastructure_that_fails_ends_an_evaluation_and_is_no_wrong_answer():
+    async def some(task: dict[str, Any], seed: int) -> Played:
+        if task["index"] == 5:
+            raise OSError("the sandbox is gone")
+        return played()
+
+    with pytest.raises(OSError, match="the sandbox is gone"):
+        await evaluate(some, TASKS, 1, 1, 0, retries=2)
+
+
+def test_what_failed_is_on_the_screen_once_there_is_any(capsys: pytest.CaptureFixture[str]):
+    quiet_metrics = {"step": 1, "reward/mean": 0.5, "rollout/retries": 0.0, "rollout/punished": 0.0}
+    with Progress(4, "title", True, sys.stdout) as progress:
+        progress.update(quiet_metrics)
+        progress.update({**quiet_metrics, "step": 2, "rollout/retries": 1163.0, "rollout/failures": 18.0})
+        progress.update({**quiet_metrics, "step": 3, "rollout/punished": 5.0, "rollout/refused": 40.0})
+    first, second, third = capsys.readouterr().out.splitlines()[1:]
+    assert "retries" not in first
+    assert "punished" not in first
+    assert "1,163 retries  18 groups lost" in second
+    assert "5 punished  40 calls refused" in third
