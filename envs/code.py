@@ -6,6 +6,7 @@ LiveCodeBench.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def placed(problem: CodeProblem, text: str) -> tuple[str, str]:
     if not text.lstrip("\r\n")[:1].isspace():
         return text, problem.before
     flat = textwrap.dedent(text)
-    if not problem.before or (problem.wanted is not None and problem.wanted.search(flat)):
+    if not problem.before or re.search(problem.wanted, flat, re.MULTILINE):
         return flat, problem.before
     return f"{problem.before}\n{text}", ""
 

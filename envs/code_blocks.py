@@ -66,7 +66,7 @@ class _Block:
         return 2 if _PYTHON.match(self.info) else int(not self.info)
 
 
-def code_block(text: str, wanted: re.Pattern[str] | None = None) -> str | None:
+def code_block(text: str, wanted: str = "") -> str | None:
     """Return the contents of the code block of an answer that counts, if there is one.
 
     What has a block marked as Python counts before one without a mark, and that before one of another
@@ -75,7 +75,8 @@ def code_block(text: str, wanted: re.Pattern[str] | None = None) -> str | None:
 
     Args:
         text: the answer.
-        wanted: found in what solves the problem, such as the definition of its function; linear in time.
+        wanted: a regular expression that is found in what solves the problem, such as the definition of its
+            function; it takes linear time.
     """
     blocks = _blocks_of_answer(text)
     if not blocks:
@@ -83,13 +84,13 @@ def code_block(text: str, wanted: re.Pattern[str] | None = None) -> str | None:
     texts = [block.text for block in blocks]
 
     def merit(place: int) -> tuple[bool, bool, int, int]:
-        has = wanted is None or wanted.search(texts[place]) is not None
+        has = re.search(wanted, texts[place], re.MULTILINE) is not None
         return bool(texts[place].strip()), has and blocks[place].rank > 0, blocks[place].rank, place
 
     return texts[max(range(len(texts)), key=merit)]
 
 
-def program_of(text: str, wanted: re.Pattern[str] | None = None) -> tuple[str, bool]:
+def program_of(text: str, wanted: str = "") -> tuple[str, bool]:
     """Return the program of an answer, and whether it stands in a code block.
 
     Without a block it is what stands between ``<answer>`` (or ``<code>``, ``<solution>``) and its end, or

@@ -44,7 +44,7 @@ _CHUNK = 4000
 _SOLUTION = "class Solution"
 _HAS_CHECK = re.compile(r"^(?:async[ \t]+)?def[ \t]+check\b|^check[ \t]*=", re.MULTILINE)
 _CALLS_CHECK = re.compile(r"^check[ \t]*\(", re.MULTILINE)
-_WRITES = re.compile(r"\b(?:print|write|writelines)\b")
+_WRITES = r"\b(?:print|write|writelines)\b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class CodeProblem:
             cannot.
         opening: messages before the question, as pairs of role and text.
         form: what rows of this form are called.
-        wanted: found in an answer's code block that may solve the problem.
+        wanted: a regular expression that is found in what may solve the problem.
         where: file and line.
         packages: what the tests import that is not in the standard library.
     """
@@ -72,7 +72,7 @@ class CodeProblem:
     by_value: bool = True
     opening: Opening = ()
     form: str = field(default="", compare=False)
-    wanted: re.Pattern[str] | None = None
+    wanted: str = ""
     where: str = field(default="", compare=False)
     packages: frozenset[str] = field(default=frozenset(), compare=False)
 
@@ -169,12 +169,10 @@ def _completed(stub: str) -> str | None:
     return None
 
 
-def defines(path: str) -> re.Pattern[str]:
+def defines(path: str) -> str:
     """Return what finds the definition of a function, or of the class in a path such as ``Solution.f``."""
     first = re.escape(path.partition(".")[0])
-    return re.compile(
-        rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{first}\b|^{first}[ \t]*[:=]", re.MULTILINE
-    )
+    return rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{first}\b|^{first}[ \t]*[:=]"
 
 
 def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
@@ -193,7 +191,7 @@ def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
         f"{text}\nYour code should pass such tests:\n{shown}",
         AssertTests(asserts, setup),
         by_value=by_value,
-        wanted=defines(entry) if entry else None,
+        wanted=defines(entry) if entry else "",
     )
 
 
@@ -281,7 +279,7 @@ def _calls(text: str, stub: str, name: str, cases: Sequence[tuple[tuple[Any, ...
     paths = (f"Solution.{name}", name) if _SOLUTION in stub else (name, f"Solution.{name}")
     calls = (CallCase(Call(paths[0], given, otherwise=paths[1]), output) for given, output in cases)
     tests = CallTests(tuple(calls), "contest")
-    wanted = re.compile(f"{_SOLUTION}\\b|{defines(name).pattern}", re.MULTILINE)
+    wanted = rf"{_SOLUTION}\b|{defines(name)}"
     return CodeProblem(text, tests, comparison=_JSON, wanted=wanted)
 
 
