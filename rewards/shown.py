@@ -12,6 +12,9 @@ _BRACKETS: dict[type, tuple[str, str]] = {
     frozenset: ("frozenset({", "})"),
 }
 
+_MOST_BITS = 13_000
+"""Of an integer that is written in decimal digits, some 3,900 of them."""
+
 
 def shown(value: Any, most: int = 10_000) -> str:
     """Return ``repr(value)``, or its beginning if that is longer than ``most`` characters.
@@ -47,6 +50,9 @@ def _parts(value: Any, most: int) -> Iterator[str]:
         yield start
         yield from _listed(value, most)
         yield f",{end}" if kind is tuple and len(value) == 1 else end
+    elif kind is int and value.bit_length() > _MOST_BITS:
+        # Python refuses to write so many digits.
+        yield f"{hex(value)[: most + 1]}"
     else:
         yield repr(value[: most + 1] if kind in (str, bytes) else value)
 

@@ -2,8 +2,8 @@
 
 The same file serves both sides. JSON carries ``None``, booleans, numbers, strings and lists as themselves
 and everything else as an object with one key: ``{"t": [...]}`` a tuple, ``s`` a set, ``f`` a frozenset,
-``d`` a dictionary as pairs, ``b`` bytes in hexadecimal, ``c`` a complex number, ``y`` a builtin type by its
-name. ``decode`` trusts nothing:
+``d`` a dictionary as pairs, ``b`` bytes and ``i`` a long integer in hexadecimal, ``c`` a complex number,
+``y`` a builtin type by its name. ``decode`` trusts nothing:
 the text that it is given may have been written by an adversary who wants the reader to hang, to run out of
 memory or to build an object of a class.
 
@@ -13,6 +13,7 @@ It imports nothing but the standard library, because it also runs inside the san
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from itertools import accumulate
@@ -20,8 +21,10 @@ from typing import Any
 
 MAX_DEPTH = 100
 """Levels of nesting, counted in JSON (a tuple takes two)."""
-MAX_DIGITS = 4300
-"""Digits of an integer: as many as ``str`` prints by default, so that a value can always be shown."""
+MAX_DIGITS = 100_000
+"""Decimal digits of an integer."""
+PLAIN_DIGITS = 4300
+"""As many are sent as such: longer ones take quadratic time to read, and are sent in hexadecimal."""
 MAX_NODES = 1_000_000
 """Elements of one value, roughly: each costs the reader some 60 bytes whatever it takes in the text."""
 MAX_EQUAL_HASHES = 16
@@ -36,7 +39,8 @@ _UNWATCHED = 64
 
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _ALL_BUT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
-_LARGEST = 10**MAX_DIGITS
+_LARGEST, _PLAIN = 10**MAX_DIGITS, 10**PLAIN_DIGITS
+_HEXADECIMAL = re.compile(r"-?[0-9a-f]{1,100000}")
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict)}
 _BASES: tuple[Any, ...] = (str, int, float, list, tuple, set, frozenset, dict, bytes, complex)
 
@@ -91,7 +95,7 @@ def _tree(value: Any, room: int) -> Any:
     if kind is int:
         if not -_LARGEST < value < _LARGEST:
             raise NotAValue(f"an integer of more than {MAX_DIGITS} digits")
-        return value
+        return value if -_PLAIN < value < _PLAIN else {"i": format(value, "x")}
     if kind is list:
         return [_tree(item, room - 1) for item in value]
     if kind is tuple or kind is set or kind is frozenset:
@@ -137,7 +141,7 @@ def _check_shape(text: bytes) -> None:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS + 1:
+    if len(digits) > PLAIN_DIGITS + 1:
         raise BadEncoding("an integer too long")
     return int(digits)
 
@@ -164,6 +168,8 @@ class _Reader:
                 return bytes.fromhex(body)
             if tag == "y" and body in _TYPES:
                 return _TYPES[body]
+            if tag == "i" and _HEXADECIMAL.fullmatch(body):
+                return int(body, 16)
         if type(body) is not list:
             raise BadEncoding(f"'{tag[:20]}' needs a list")
         if tag == "t":

@@ -134,6 +134,24 @@ def test_long_integers(sandbox, source: str, right: int):
         assert score(sandbox, row, fenced(source)) == right
 
 
+@pytest.mark.parametrize(
+    ("source", "right"),
+    [
+        ("def f(x): return x + 1", 1),
+        ("def f(x): return int(str(x + 1))", 1),
+        ("def f(x): return x", 0),
+        ("def f(x): return float('inf')", 0),
+        ("def f(x): return str(x + 1)", 0),
+    ],
+)
+def test_long_integers_of_calls(sandbox, source: str, right: int):
+    given, output = "1" * 6011, "1" * 6010 + "2"
+    assert score(sandbox, livecodebench([(given, output)], "functional", "", "f"), fenced(source)) == right
+    assert score(sandbox, apps([given], [output], "f"), fenced(source)) == right
+    asserts = [f"assert f({given[:4000]} * 10 ** 2011) != 3", "assert f(10 ** 6010) == 10 ** 6010 + 1"]
+    assert score(sandbox, {"text": "Add one.", "test_list": asserts}, fenced(source)) == right
+
+
 STUB = "class Solution:\n    def total(self, nums: List[int]) -> int:\n        "
 FUNCTIONS = [
     ("class Solution:\n    def total(self, nums: List[int]) -> int:\n        return sum(nums)", 1),

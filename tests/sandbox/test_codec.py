@@ -196,3 +196,18 @@ def test_a_stream_beyond_its_limit_is_refused_before_it_is_kept():
 def test_a_message_is_a_list_that_starts_with_its_kind(body):
     with pytest.raises(frames.BadFrame):
         frames.unpack(body)
+
+
+@pytest.mark.parametrize("digits", [4299, 4300, 4301, 6011, codec.MAX_DIGITS - 1])
+def test_long_integers_are_values(digits: int):
+    number = 10**digits + 7
+    for value in (number, -number, [number, {number}]):
+        assert codec.decode(codec.encode(value)) == value
+    assert len(shown(number)) < 20_000
+    assert len(shown([-number] * 1000)) < 20_000
+
+
+@pytest.mark.parametrize("body", ["", "-", "0x1", "1_0", " 1", "g", "1" * 100_001])
+def test_long_integers_are_written_in_one_way(body: str):
+    with pytest.raises(codec.BadEncoding):
+        codec.decode(b'{"i":"%s"}' % body.encode())
