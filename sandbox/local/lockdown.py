@@ -62,6 +62,8 @@ def confine(host: Host, rations: Rations) -> None:
     Raises:
         OSError: a step failed; the process must end without having run the code.
     """
+    # Or a signal to its process group would reach the zygote: a namespace of processes does not prevent that.
+    os.setsid()
     if host.namespaces:
         # Of its own users, because the kernel counts threads by user and namespace.
         libc.unshare(libc.CLONE_NEWUSER | libc.CLONE_NEWNS)

@@ -44,7 +44,7 @@ def test_attacks_score_nothing_as_nobody(as_nobody, sandbox):
     check_all(list(map(json.loads, lines)), len(CORPUS))
 
 
-REACHING = ("escape", "leak")
+REACHING = ("escape", "leak", "poison")
 OLDER = 5
 """The version of Landlock before the one that keeps signals and abstract sockets inside."""
 
