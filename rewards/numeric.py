@@ -19,7 +19,7 @@ from areal.rewards.tree import Tree, mentions, symbols
 
 MOST_BITS = 1 << 16
 """Of an exact number; larger ones are rounded."""
-_LARGEST_LOGARITHM = 1 << 12
+_LARGEST_LOGARITHM = 1 << 8
 """Bits of an exponent: larger powers are not computed."""
 _DIGITS = 100
 """To which all that is not rational is computed; twice as many tell a small difference from rounding."""

@@ -67,7 +67,7 @@ def same(target: Form, answer: Form) -> Verdict:
         return target == answer if not isinstance(target, Words) and not isinstance(answer, Words) else None
     if isinstance(target, Words) and isinstance(answer, Words):
         return target == answer or (False if target.exact and answer.exact else None)
-    return False if _is_number(target) or _is_number(answer) else None
+    return False if _is_mathematics(target) or _is_mathematics(answer) else None
 
 
 def _same_digits(target: Form, answer: Form) -> Verdict:
@@ -78,11 +78,14 @@ def _same_digits(target: Form, answer: Form) -> Verdict:
     assert isinstance(based, InBase)
     if isinstance(other, Value) and other.literal and other.literal.digits is None:
         return based.digits.lstrip("0") == str(other.literal.value)
-    return None
+    return None if isinstance(other, Value) and symbols(other.tree) else False
 
 
-def _is_number(form: Form) -> bool:
-    return isinstance(form, Value) and form.literal is not None
+def _is_mathematics(form: Form) -> bool:
+    """Say whether something is surely no text: a number, or what has one among its items."""
+    if isinstance(form, Many):
+        return any(_is_mathematics(item) for item in form.items)
+    return isinstance(form, InBase | Infinite) or (isinstance(form, Value) and not symbols(form.tree))
 
 
 def _same_values(target: Value, answer: Value) -> Verdict:
@@ -155,7 +158,8 @@ def _same_relations(target: Form, answer: Form) -> Verdict:
         if not _is_name(relation.sides[0]):
             if _is_name(relation.sides[1]):  # 5 = x
                 return _sided(target, relation.sides[0], other)
-            return None
+            # 2x = 10 may answer what 2x is; it is no answer to anything but 10.
+            return False if _sided(target, relation.sides[1], other) is False else None
         return _sided(target, relation.sides[1], other)
     interval = _interval_of(relation)
     return None if interval is None else _sided(target, interval, other)
@@ -254,6 +258,8 @@ def _interval_of(relation: Relation) -> Form | None:
 def _same_many(target: Form, answer: Form) -> Verdict:
     if isinstance(target, Many) and isinstance(answer, Many):
         return _same_kinds(target, answer)
+    if isinstance(target, Words) or isinstance(answer, Words):
+        return False if _is_mathematics(target) or _is_mathematics(answer) else None
     many, one = (target, answer) if isinstance(target, Many) else (answer, target)
     assert isinstance(many, Many)
     if many.kind == "ratio" and isinstance(one, Value) and len(many.items) == 2:
@@ -261,7 +267,7 @@ def _same_many(target: Form, answer: Form) -> Verdict:
         assert isinstance(first, Value)
         assert isinstance(second, Value)
         return numeric.equal(("/", first.tree, second.tree), one.tree)
-    if many.kind == "matrix" or many.kind == "union":
+    if len(many.items) == 1 and many.kind == "matrix":
         return None
     if many.kind in ("set", "list"):
         # One thing in two forms is one thing: \boxed{2\frac12} or \boxed{5/2}.
