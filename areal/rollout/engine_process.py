@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 
 from areal.rollout.vllm_start import OWNED
 
@@ -21,6 +22,7 @@ def adopt() -> None:
     parent = os.environ.get(OWNED)
     if parent is None or os.getpid() == int(parent):
         return
+    _hold_no_semaphore()
     if os.getppid() == int(parent):
         die_with(int(parent))
 
@@ -31,3 +33,14 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died in between
         os._exit(1)
+    _hold_no_semaphore()
+
+
+def _hold_no_semaphore() -> None:
+    """Keep progress bars from making a lock for several processes: each of ours has none but its own bars.
+
+    In a spawned process that lock has a name in /dev/shm, which stays when it is killed with all its kin.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
