@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import BadRequest, ConversationTooLong
-from areal.errors import AgentFailure, UserError
+from areal.errors import AgentFailure, EnvironmentFailure, UserError, explained
 from areal.evaluation.answers import Answer
 from areal.rollout.seeds import derive
 from areal.trajectory import Episode
@@ -44,6 +44,10 @@ class Played:
             episode.ended - episode.started,
             episode.env,
         )
+
+
+class EvaluationFailure(UserError):
+    """An episode failed for good, and not for its agent; what it failed of is the cause."""
 
 
 Play = Callable[[dict[str, Any], int], Awaitable[Played]]
@@ -82,7 +86,8 @@ async def evaluate(
 
     Raises:
         UserError: the model refuses a request.
-        Exception: of the first episode that failed for good, if not for its agent.
+        EnvironmentFailure: an environment raised or hung.
+        EvaluationFailure: an episode failed for good for another reason that is not its agent.
         AgentFailure: the agent fails at all of them.
     """
     slots = asyncio.Semaphore(concurrency)
@@ -167,10 +172,22 @@ async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> 
             log.warning("a problem is too long (%s): %s", task, error)
             return Played([], 0.0, {}, "too_long", 0, 0.0)
         except (RuntimeError, OSError) as error:  # a verifier, a sandbox, a connection
-            if not retries:
-                if isinstance(error, AgentFailure):
-                    log.warning("an evaluation of %s failed for good, and counts as wrong: %s", task, error)
-                    return error
+            if retries:
+                retries -= 1
+                log.warning("an evaluation of %s failed and is played again: %r", task, error)
+                continue
+            if isinstance(error, AgentFailure):
+                log.warning("an evaluation of %s failed for good, and counts as wrong: %s", task, error)
+                return error
+            if isinstance(error, EnvironmentFailure):
                 raise
-            retries -= 1
-            log.warning("an evaluation of %s failed and is played again: %r", task, error)
+            raise _in_one_line(error, task) from error
+        except UserError:
+            raise
+        except Exception as error:  # an agent of the user's, most likely
+            raise _in_one_line(error, task) from error
+
+
+def _in_one_line(error: Exception, task: dict[str, Any]) -> EvaluationFailure:
+    log.error("an evaluation of %s failed for good", task, exc_info=error)
+    return EvaluationFailure(f"an episode of {task} failed: {explained(error, __file__)}")

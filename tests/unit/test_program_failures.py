@@ -18,7 +18,7 @@ from areal.agents.interface import ConversationTooLong, Env, Model, PolicyFailed
 from areal.agents.program import Program, ProgramFailed
 from areal.errors import AgentFailure, EnvironmentFailure, UserError
 from areal.evaluation.answers import Answer
-from areal.evaluation.evaluate import Played, evaluate
+from areal.evaluation.evaluate import EvaluationFailure, Played, evaluate
 from areal.evaluation.report import report
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
@@ -373,11 +373,17 @@ async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(co
 async def test_infrastructure_that_fails_ends_an_evaluation_and_is_no_wrong_answer():
     async def some(task: dict[str, Any], seed: int) -> Played:
         if task["index"] == 5:
-            raise OSError("the sandbox is gone")
+            raise error
         return played()
 
-    with pytest.raises(OSError, match="the sandbox is gone"):
-        await evaluate(some, TASKS, 1, 1, 0, retries=2)
+    told = r"^an episode of {'index': 5} failed: \w+: '?gone'? \(at .*test_program_failures.py:\d+\)$"
+    for error in (OSError("gone"), RuntimeError("gone"), KeyError("gone")):
+        with pytest.raises(EvaluationFailure, match=told) as caught:
+            await evaluate(some, TASKS, 1, 1, 0, retries=1)
+        assert caught.value.__cause__ is error
+    error = EnvironmentFailure("the environment is gone")
+    with pytest.raises(EnvironmentFailure, match="the environment is gone"):
+        await evaluate(some, TASKS, 1, 1, 0)
 
 
 def test_what_failed_is_on_the_screen_once_there_is_any(capsys: pytest.CaptureFixture[str]):
