@@ -19,6 +19,7 @@ from typing import Any
 
 from areal.envs.data import Loaded, load_problems
 from areal.envs.forms import Opening, asked, at, decoded
+from areal.envs.places import stamp
 from areal.envs.rows import Row
 from areal.errors import UserError
 from areal.rewards import soundness
@@ -77,7 +78,6 @@ class CodeProblem:
     packages: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-@lru_cache(maxsize=4)
 def load_code_problems(data: str, subset: str | None, test_data: str | None) -> Loaded[CodeProblem]:
     """Return the problems of the splits ``train`` and ``test``; see data.load_problems.
 
@@ -86,6 +86,13 @@ def load_code_problems(data: str, subset: str | None, test_data: str | None) -> 
     Raises:
         UserError: unreadable data; the message names file and line.
     """
+    return _loaded(stamp(data, test_data), data, subset, test_data)
+
+
+@lru_cache(maxsize=4)
+def _loaded(
+    stamped: tuple[int, ...], data: str, subset: str | None, test_data: str | None
+) -> Loaded[CodeProblem]:
     splits = load_problems(code_problem, data, subset, test_data)
     missing = 0
     for split, problems in splits.items():

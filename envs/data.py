@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from areal.envs.forms import Opening, as_text, asked, form_name, reference
-from areal.envs.places import Rows, Splits, find_splits
+from areal.envs.places import Rows, Splits, find_splits, stamp
 from areal.envs.rows import Row
 from areal.errors import UserError
 from areal.rewards.answers import Reference, read_reference
@@ -67,9 +67,13 @@ class Loaded(dict[str, list[T]]):
     doubts: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=8)
 def load_pairs(data: str, subset: str | None, test_data: str | None) -> Loaded[Pair]:
     """Return pairs of problem and answer; see ``load_problems``."""
+    return _pairs(stamp(data, test_data), data, subset, test_data)
+
+
+@lru_cache(maxsize=8)
+def _pairs(stamped: tuple[int, ...], data: str, subset: str | None, test_data: str | None) -> Loaded[Pair]:
     return load_problems(_pair, data, subset, test_data)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from areal.envs.data import Loaded, Pair, found_answer, load_problems
 from areal.envs.forms import Asked, asked, conversation, form_name, reference, talk
 from areal.envs.math import BOXED_PROMPT
+from areal.envs.places import stamp
 from areal.envs.problems import ProblemEnv, Problems
 from areal.envs.rows import Row
 from areal.envs.templates import Template, as_answer, in_prompt
@@ -50,7 +51,8 @@ class DataEnv(ProblemEnv[Pair]):
         render_mode: str | None = None,
     ) -> None:
         self._verify = find_verifier(verifier)
-        listed = _load(str(data), prompt, answer, verifier, subset, test_data)
+        stamped = stamp(str(data), test_data)
+        listed = _load(stamped, str(data), prompt, answer, verifier, subset, test_data)
         super().__init__(Problems("data-v1", _never, listed, split), 2**20, render_mode)
         self._reward = Reward(rewards)
 
@@ -73,7 +75,13 @@ def _never(split: str, index: int) -> Pair:
 
 @lru_cache(maxsize=8)
 def _load(
-    data: str, prompt: str, answer: str | None, verifier: str, subset: str | None, test_data: str | None
+    stamped: tuple[int, ...],
+    data: str,
+    prompt: str,
+    answer: str | None,
+    verifier: str,
+    subset: str | None,
+    test_data: str | None,
 ) -> Loaded[Pair]:
     convert = partial(
         _pair, Template("prompt", prompt), None if answer is None else Template("answer", answer), verifier

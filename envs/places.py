@@ -78,6 +78,17 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
+def stamp(*places: str | None) -> tuple[int, ...]:
+    """Return numbers that are others once a file of these places has changed; the hub's count as they are."""
+    files: list[Path] = []
+    for place in filter(None, places):
+        path = Path(absolute(place))
+        path = path if path.exists() else Path(str(path).rpartition(":")[0])
+        files += sorted(path.rglob("*")) if path.is_dir() and path.is_absolute() else [path]
+    found = [path.stat() for path in files if path.is_file()]
+    return tuple(number for status in found for number in (status.st_mtime_ns, status.st_size))
+
+
 def _listed(splits: Splits) -> str:
     return f"it has {', '.join(splits)}" if list(splits) != [""] else "its files name none"
 

@@ -40,6 +40,7 @@ from areal.runtime.assembly import (
     start_player,
 )
 from areal.runtime.evaluation import engine_play, sampling_told, speed
+from areal.runtime.first_look import look_at
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
@@ -155,12 +156,11 @@ def _job(config: Config, benchmark: Benchmark | None, source: str, digest: str) 
     checked = None
     if is_endpoint(config.model):
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
+        look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit)
     else:
         checked = plan(config if benchmark is None else _fitted(config), training=False)
         config, env, agent = checked.config, checked.env, checked.agent
     asked = len(held_out(env, config.evaluation.problems))
-    if not asked:
-        raise UserError(f"environment '{config.env}' has no held-out problem")
     header = Header(
         name=registry.env_label(config.env) if benchmark is None else benchmark.name,
         env=config.env,

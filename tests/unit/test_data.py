@@ -395,6 +395,20 @@ def test_folders_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sizes("problem.jsonl")
 
 
+@pytest.mark.parametrize("place", ["d.jsonl", "folder", "folder:train"])
+@pytest.mark.parametrize("env", ["math-v1", "data-v1", "code-v1"])
+def test_a_file_that_was_changed_is_read_again(env: str, place: str, tmp_path: Path):
+    path = tmp_path / place if place == "d.jsonl" else tmp_path / "folder" / "train.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    test = {"tests": ["assert f() == 1"]} if env == "code-v1" else {"answer": "1"}
+    for count in (3, 4):
+        jsonl(path, *({"problem": f"{i}?", **test} for i in range(count)))
+        made = make_env(env, data=f"{tmp_path}/{place}").unwrapped
+        assert made.count("train") + made.count("test") == count
+        again = make_env(env, data=f"{tmp_path}/{place}").unwrapped
+        assert again._problems._listed is made._problems._listed, "what has not changed is read once"
+
+
 def test_a_folder_or_a_split_as_a_benchmark(tmp_path: Path):
     benchmark = Benchmark("mine", env="math-v1", source="nowhere.jsonl", problems=30, prompt="{problem}")
     saved(tmp_path / "kept" / "train", MANY[:20])

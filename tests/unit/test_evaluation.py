@@ -148,6 +148,40 @@ def test_an_endpoint_is_evaluated_and_every_answer_kept(sums: Path, server: Serv
     assert json.loads((done.path / "report.json").read_text())[0]["passes"]["2"][0] == pytest.approx(8 / 12)
 
 
+def test_settings_of_conversations_reach_an_endpoint(sums: Path, server: Server):
+    shot = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "\\boxed{2}"}]
+    chat = {"system": "Be brief.", "examples": shot, "template_kwargs": {"enable_thinking": False}}
+    done = evaluated(server, "c", chat=chat, **{"evaluation.samples": 1})
+    for body in server.bodies:
+        assert body["messages"][:-1] == [{"role": "system", "content": "Be brief."}, *shot]
+        assert body["messages"][-1]["content"].startswith("Add: ")
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    header, _ = read_answers(done.path / "sums.jsonl")
+    assert header.chat == chat
+    evaluated(server, "d", **{"evaluation.samples": 1})
+    assert "chat_template_kwargs" not in server.bodies[-1]
+    assert len(server.bodies[-1]["messages"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"env": "CartPole-v1"}, "gym-text-v1 env_options.env=CartPole-v1"),
+        ({"env": "math-v1", "env_options.data": "bad.jsonl"}, "bad.jsonl, line 1: not valid JSON"),
+        ({"env": "math-v1", "env_options.data": "one.jsonl"}, "has no held-out problem"),
+    ],
+)
+def test_data_that_cannot_be_asked_ends_an_evaluation_before_it_begins(
+    sums: Path, server: Server, settings: dict[str, Any], complaint: str
+):
+    Path("bad.jsonl").write_text("{\n")
+    Path("one.jsonl").write_text('{"problem": "1?", "answer": "1"}\n')
+    with pytest.raises(UserError, match=complaint):
+        evaluate_benchmarks([], server.url, name="e", **settings)
+    assert server.bodies == []
+    assert not Path("runs/eval/e").exists()
+
+
 def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, tmp_path: Path):
     server.seconds = 0.3
     folder = tmp_path / "runs" / "eval" / "k"
