@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from areal.config import Config, load_config, merged_settings, settings_on
+from areal.config import Config, Layer, load_config, merged, merged_settings, parse_config, settings_on
 from areal.errors import UserError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def evaluate(
     settings |= {name: value for name, value in named.items() if value is not None}
     if run is not None:
         settings, config, overrides = settings_of_run(run, config, overrides, settings), None, None
-    resolved = resolve(config, overrides, settings, None)
+    resolved = resolve(config, overrides, settings, None, training=False)
     if is_endpoint(resolved.model):
         given = resolved.model_dump(mode="json", exclude_unset=True)
         return evaluate_benchmarks([], show=show, **given).reports[0]
@@ -237,22 +237,49 @@ def resolve(
     overrides: list[str] | None,
     settings: dict[str, Any],
     resume: str | Path | None,
+    training: bool = True,
 ) -> Config:
     """Return the configuration of a run: of the one that is resumed, or from a file; then the rest on top.
 
     Raises:
-        UserError: wrong keys, types or sizes; no such run.
+        UserError: wrong keys, types or sizes; no such run; no recipe for the model.
     """
+    found = layers(config, overrides, settings, resume, training)
+    source = None if config is None or isinstance(config, Config) else str(config)
+    return parse_config(merged(found), source)
+
+
+def layers(
+    config: str | Path | Config | None,
+    overrides: list[str] | None,
+    settings: dict[str, Any],
+    resume: str | Path | None,
+    training: bool = True,
+) -> list[Layer]:
+    """Return what :func:`resolve` puts together, and where each part comes from; later ones win.
+
+    Raises:
+        UserError: as there.
+    """
+    given = merged_settings(None, overrides, settings)
     if resume is not None:
         from areal.telemetry.run_directory import RunDirectory
 
         if config is not None:
             raise UserError("a resumed run has its own configuration; give overrides, not a file")
-        config = RunDirectory.open(resume).path / "config.yaml"
+        if "recipe" in given:
+            raise UserError("a resumed run has its own settings; a recipe is for a new one")
+        kept = merged_settings(RunDirectory.open(resume).path / "config.yaml")
+        return [("the run", kept), ("command line", given)]
     if isinstance(config, Config):
-        settings = {**config.model_dump(exclude_unset=True), **settings}
-        config = None
-    return load_config(config, overrides, settings)
+        base = ("configuration", config.model_dump(mode="json", exclude_unset=True))
+    else:
+        base = (str(config), {} if config is None else merged_settings(config))
+    from areal.recipes.choice import recipe_for
+
+    recipe = recipe_for(settings_on(base[1], given), training)
+    name = recipe.get("recipe") or given.get("recipe") or base[1].get("recipe")
+    return [(f"recipe {name}", recipe), base, ("command line", given)]
 
 
 def settings_of_run(

@@ -87,6 +87,11 @@ def _add_train(commands: Any) -> None:
         "`areal config` explains all settings, --dry-run prints what they are and where each comes from.",
     )
     _add_common(command)
+    command.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="settings to begin with (`list` lists them; default: by the model's size and the GPUs)",
+    )
     command.add_argument("--steps", type=int, metavar="N", help="updates")
     command.add_argument("--output", metavar="FOLDER", help="folder of the run directories (default: runs)")
     command.add_argument("--name", help="name of the run directory (default: environment, model and time)")
@@ -208,16 +213,20 @@ def _settings(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any
 
 
 def _train(given: argparse.Namespace) -> None:
-    settings = _settings(given, {n: n for n in ("steps", "output", "name")})
+    settings = _settings(given, {n: n for n in ("steps", "output", "name", "recipe")})
+    if given.recipe == "list":
+        _list_recipes()
+        return
     from areal import api
 
     if given.dry_run:
-        from areal.config import dump_config
+        from areal.config import dump_with_origins, merged, parse_config
 
-        config = api.resolve(given.config, given.overrides, settings, given.resume)
-        told = api.check(config).told
-        print(dump_config(config), end="")
-        for line in told:
+        layers = api.layers(given.config, given.overrides, settings, given.resume)
+        config = parse_config(merged(layers), given.config)
+        plan = api.check(config)
+        print(dump_with_origins(config, layers, plan.config), end="")
+        for line in plan.told:
             print(f"# {line}")
         return
     run = api.train(
@@ -286,6 +295,17 @@ def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
         return
     _print(*(report.table() for report in done.reports))
     print(f"answers and reports: {done.path}")
+
+
+def _list_recipes() -> None:
+    from rich.table import Table
+
+    from areal import recipes
+
+    table = Table("recipe", "what it is")
+    for name in recipes.names():
+        table.add_row(name, recipes.about(name))
+    _print(table)
 
 
 def _list_benchmarks() -> None:

@@ -145,13 +145,13 @@ def _play_person(given: argparse.Namespace, options: dict[str, Any]) -> float:
 def _play_model(given: argparse.Namespace, options: dict[str, Any]) -> float:
     import asyncio
 
+    from areal.api import resolve
     from areal.authoring.play import play_model
-    from areal.config import load_config
 
     settings = {"env": given.name, "env_options": options, "model": given.model, "seed": given.seed}
     if given.agent:
         settings["agent"] = given.agent
-    return asyncio.run(play_model(load_config(values=settings), given.episodes))
+    return asyncio.run(play_model(resolve(None, None, settings, None, training=False), given.episodes))
 
 
 def _ask() -> str | None:

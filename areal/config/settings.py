@@ -297,6 +297,9 @@ class Config(_Settings):
     """Keyword arguments of the agent."""
     model: str = STARTER
     """A hub id, a folder, or 'starter': the model that ships with areal."""
+    recipe: str | None = None
+    """Settings to begin with, by name (`--recipe list`); null: for a model of more than 50 million parameters
+    those for its size and the GPUs, for smaller ones none; none: none (docs/recipes.md)."""
     steps: int = Field(100, ge=1)
     """Updates."""
     seed: int = Field(0, ge=0, lt=2**32)

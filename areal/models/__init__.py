@@ -90,22 +90,30 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise UserError(_UNREACHABLE.format(path=path, error=_first_line(error))) from error
 
 
-def context_limit(path: str) -> int | None:
-    """Return the longest sequence that a model of :func:`resolve_model` is made for, in tokens, if it says.
+def model_config(path: str) -> dict[str, Any]:
+    """Return what the config.json of a model of :func:`resolve_model` says.
 
     Raises:
         UserError: a hub id whose configuration cannot be read.
     """
     folder = Path(path)
     if folder.is_dir():
-        config = _read_json(folder / "config.json")
-    else:
-        from transformers import PretrainedConfig
+        return _read_json(folder / "config.json")
+    from transformers import PretrainedConfig
 
-        try:
-            config, _ = PretrainedConfig.get_config_dict(path)
-        except (OSError, ValueError) as error:
-            raise UserError(_UNREACHABLE.format(path=path, error=_first_line(error))) from error
+    try:
+        return PretrainedConfig.get_config_dict(path)[0]
+    except (OSError, ValueError) as error:
+        raise UserError(_UNREACHABLE.format(path=path, error=_first_line(error))) from error
+
+
+def context_limit(path: str) -> int | None:
+    """Return the longest sequence that a model of :func:`resolve_model` is made for, in tokens, if it says.
+
+    Raises:
+        UserError: a hub id whose configuration cannot be read.
+    """
+    config = model_config(path)
     # Models of several parts keep the language model's settings one level down.
     return config.get("max_position_embeddings") or (config.get("text_config") or {}).get(
         "max_position_embeddings"

@@ -62,6 +62,12 @@ class Plan:
     def told(self) -> list[str]:
         """Lines that tell the user what was decided, and how data was read."""
         lines = [self.note] if self.note else []
+        config = self.config
+        if config.recipe and self.training:
+            lines.append(
+                f"recipe {config.recipe}: answers of up to {config.rollout.max_new_tokens:,} tokens, "
+                f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
+            )
         if isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):
             lines += made.told
             lines += [f"warning: {doubt}" for doubt in made.doubts if self.training]
@@ -143,8 +149,28 @@ def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:
 def _memory(
     config: Config, model: str, longest: int, training: bool, cards: tuple[int, ...]
 ) -> tuple[Split, ...]:
-    import torch
     from transformers import AutoConfig
+
+    return divide(config, Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes(), longest, training, cards)
+
+
+def divide(
+    config: Config, shape: Shape, card: int, longest: int, training: bool, cards: tuple[int, ...]
+) -> tuple[Split, ...]:
+    """Divide the cards of the engines; needs none.
+
+    Args:
+        config: of the run.
+        shape: of its model.
+        card: bytes of each GPU.
+        longest: tokens of the longest sequence.
+        training: whether there is a learner.
+        cards: the number of each engine's GPU; the learner's processes have the first ones.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    import torch
 
     from areal.learner.placement import compute_dtype, micro_batch_tokens
 
@@ -163,7 +189,6 @@ def _memory(
         adapted=learner.lora_rank > 0,
         ranks=learner.processes if training else 1,
     )
-    shape, card = Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes()
     ranks = learner.processes
     # Whether the learner is elsewhere, and whether a rank that is not the first is on the card.
     kinds = [(training and engine >= ranks, training and 0 < engine < ranks) for engine in cards]

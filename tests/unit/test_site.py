@@ -62,6 +62,13 @@ def test_links_of_the_readme_lead_somewhere(site: Path):
             assert f'id="{anchor}"' in (site / Path(path).with_suffix(".html").name).read_text(), anchor
 
 
+def test_links_of_the_pages_lead_somewhere_without_the_site():
+    """As where the repository is read on a forge, which does not have the pages that are made of the code."""
+    for page in (ROOT / "docs").glob("*.md"):
+        for path in re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]+)?\)", page.read_text()):
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
+
+
 def test_a_setting_without_description():
     class Holes(BaseModel):
         """Settings."""

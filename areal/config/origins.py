@@ -1,0 +1,89 @@
+"""Where each setting comes from: layers of settings, of which later ones win, and their printed sum."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import yaml
+
+from areal.config.loading import settings_on
+from areal.config.settings import Config
+from areal.learner.presets import Objective
+
+Layer = tuple[str, dict[str, Any]]
+"""Where settings come from, and the settings, nested."""
+
+
+def merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return all layers as one nested dict."""
+    return functools.reduce(settings_on, (settings for _, settings in layers), {})
+
+
+def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) -> str:
+    """Return all settings as YAML that reads back, each with where it comes from behind it.
+
+    What the preset of the objective decides is written out.
+
+    Args:
+        config: what the layers make.
+        layers: the later ones win.
+        planned: the same, with what the machine and the memory decide.
+    """
+    asked, decided = _leaves(config), _leaves(planned)
+    shown = decided | {("learner", name): value for name, value in _choices(planned).items()}
+    lines: list[str] = []
+    for path, value in shown.items():
+        if len(path) > 1 and f"{path[0]}:" not in lines:
+            lines.append(f"{path[0]}:")
+        origin = _origin(path, layers)
+        if asked[path] != decided[path]:
+            origin = "what fits into the memory"
+        elif asked[path] is None and value is not None:
+            origin = f"preset {config.learner.objective}"
+        lines += _line(path, value, origin)
+    return "\n".join(lines) + "\n"
+
+
+def _choices(config: Config) -> dict[str, Any]:
+    """What the preset decides, and what was given on top of it."""
+    choices = config.learner.choices
+    found = {field.name: getattr(choices, field.name) for field in fields(Objective)}
+    if choices.clip_high is None:
+        found["clip_high"] = choices.clip
+    return {name: "inf" if value == math.inf else value for name, value in found.items()}
+
+
+def _leaves(config: Config) -> dict[tuple[str, ...], Any]:
+    """Each setting by the names that lead to it; what is itself a mapping, such as env_options, is one."""
+    found: dict[tuple[str, ...], Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if hasattr(Config.model_fields[name].annotation, "model_fields"):
+            found |= {(name, key): inner for key, inner in value.items()}
+        else:
+            found[name,] = value
+    return found
+
+
+def _origin(path: tuple[str, ...], layers: Sequence[Layer]) -> str:
+    origin = "default"
+    for name, settings in layers:
+        found: Any = settings
+        for part in path:
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is not None:
+            origin = name
+    return origin
+
+
+def _line(path: tuple[str, ...], value: Any, origin: str) -> list[str]:
+    """Return a setting's lines; where its value takes several, the origin is above them."""
+    indent = "  " * (len(path) - 1)
+    text = yaml.safe_dump([value], allow_unicode=True, default_flow_style=True, sort_keys=False, width=2**16)
+    if text.count("\n") == 1:
+        return [f"{indent}{path[-1]}: {text.strip()[1:-1]}  # {origin}"]
+    block = yaml.safe_dump({path[-1]: value}, allow_unicode=True, sort_keys=False)
+    return [f"{indent}# {origin}", *(indent + line for line in block.rstrip("\n").split("\n"))]
