@@ -45,7 +45,7 @@ def read(name: str) -> dict[str, Any]:
     Raises:
         UserError: there is none of that name.
     """
-    return {} if name == NONE else yaml.safe_load(_file(name).read_text(encoding="utf-8"))
+    return yaml.safe_load(_file(name).read_text(encoding="utf-8"))
 
 
 def _file(name: str) -> Path:

@@ -24,12 +24,12 @@ def recipe_for(data: dict[str, Any], training: bool = True) -> dict[str, Any]:
         UserError: there is no such recipe, or none for this model on this machine.
     """
     name, model = data.get("recipe"), str(data.get("model", STARTER))
+    if name == recipes.NONE or (name is None and (model == STARTER or "://" in model)):
+        return {}
+    described = {} if "://" in model else model_config(resolve_model(model))
     if name is not None:
         found = recipes.read(str(name))
-        return found if training else _only_lengths(found)
-    if model == STARTER or "://" in model:
-        return {}
-    described = model_config(resolve_model(model))
+        return _fitting(found if training else _only_lengths(found), described)
     parameters = recipes.parameters(described)
     if not training:
         # Of any machine: the lengths are the same.
