@@ -157,7 +157,12 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
         call = Call(function, args, kwargs)
         run.last_call = (call, None)
         candidate.send(_pack_call(call))
-        answer = _answer(run, candidate)
+        kind, parts = _next(run, candidate)
+        if kind == "iterated" and len(parts) == 1 and type(parts[0]) is list:
+            run.last_call = (call, Opaque("iterator"))
+            checker.send(_pack_value(kind, parts[0]))
+            continue
+        answer = _result(kind, parts)
         run.last_call = (call, answer)
         checker.send(_pack_result(answer))
 
@@ -200,7 +205,10 @@ def _load(run: _Run, process: Process) -> None:
 
 def _answer(run: _Run, process: Process) -> Result:
     """Return the next answer; raises Ended if the source could not be executed."""
-    kind, parts = _next(run, process)
+    return _result(*_next(run, process))
+
+
+def _result(kind: str, parts: list[Any]) -> Result:
     if kind == "failed":
         raise _failure(result("raised", parts))
     return result(kind, parts)
@@ -243,14 +251,18 @@ def _pack_call(call: Call) -> bytes:
 def _pack_result(answer: Result) -> bytes:
     match answer:
         case Returned(value):
-            try:
-                return frames.pack("returned", value)
-            except NotAValue as error:
-                return frames.pack("opaque", str(error))
+            return _pack_value("returned", value)
         case Raised(kinds, message, trace):
             return frames.pack("raised", kinds, message, trace)
         case Opaque(name):
             return frames.pack("opaque", name)
+
+
+def _pack_value(kind: str, value: Any) -> bytes:
+    try:
+        return frames.pack(kind, value)
+    except NotAValue as error:
+        return frames.pack("opaque", str(error))
 
 
 def _failure(raised: Result) -> Ended:

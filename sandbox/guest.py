@@ -12,14 +12,16 @@ import ast
 import atexit
 import builtins
 import contextlib
+import itertools
 import linecache
 import os
 import signal
 import sys
 import traceback
 import types
+from collections import abc
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from . import codec, frames, scope
 
@@ -34,6 +36,8 @@ _OWN_FILES = (__file__, codec.__file__, frames.__file__, scope.__file__)
 MAX_MESSAGE = 2000
 MAX_TRACE = 4000
 MAX_REPR = 20_000
+MAX_ITEMS = 100_000
+"""Items of an iterator that a checker gets."""
 
 
 class CandidateError(Exception):
@@ -119,11 +123,29 @@ def _serve_calls(channel: Channel, program: list[str], report: bool) -> int:
         channel.send("loaded")
     while True:
         _, (paths, args, kwargs) = channel.receive()
-        _answer(channel, _call, module.__dict__, paths, args, kwargs)
+        # A checker may go through what the code yields, as in ``assert list(f(3)) == [1, 2, 3]``.
+        _answer(channel, _call_for_check if report else _call, module.__dict__, paths, args, kwargs)
 
 
 def _call(names: dict[str, Any], paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _resolve(names, *paths)(*args, **kwargs)
+
+
+def _call_for_check(names: dict[str, Any], *call: Any) -> Any:
+    value: Any = _call(names, *call)
+    if isinstance(value, _ITERATED):
+        items = list(itertools.islice(value, MAX_ITEMS + 1))
+        return value if len(items) > MAX_ITEMS else _Iterated(items)
+    return value
+
+
+_ITERATED: tuple[type[Any], ...] = (abc.Iterator, abc.MappingView, range)
+
+
+class _Iterated(NamedTuple):
+    """What an iterator gave."""
+
+    items: list[Any]
 
 
 def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
@@ -133,7 +155,7 @@ def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
         reply: tuple[Any, ...] = ("raised", *_describe(error))
     else:
-        reply = ("returned", value)
+        reply = ("iterated", value.items) if type(value) is _Iterated else ("returned", value)
     _flush()
     try:
         channel.send(*reply)
@@ -202,6 +224,8 @@ def _proxy(channel: Channel, function: str) -> Callable[..., Any]:
         kind, parts = channel.receive()
         if kind == "returned":
             return parts[0]
+        if kind == "iterated":
+            return iter(parts[0])
         if kind == "raised":
             raise _rebuilt(*parts)
         raise CandidateError(f"returned a {parts[0]}, which is no value")

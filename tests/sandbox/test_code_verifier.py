@@ -241,6 +241,33 @@ async def test_verifying_without_waiting_for_a_loop(verifier):
     assert verifier.verify_blocking("def f(x): return x * x", tests).score == 1, "a loop is running here"
 
 
+THREE = AssertTests(
+    ("assert list(f(3)) == [0, 1, 2]", "assert sum(f(4)) == 6", "assert sorted(f(2)) == [0, 1]")
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "right"),
+    [
+        ("def f(n): yield from range(n)", 1),
+        ("def f(n): return map(int, range(n))", 1),
+        ("def f(n): return range(n)", 1),
+        ("def f(n): return dict.fromkeys(range(n)).keys()", 1),
+        ("def f(n): return zip(range(n))", 0),
+        ("def f(n):\n    while True: yield 0", 0),
+        ("def f(n):\n    yield 0\n    raise ValueError", 0),
+        ("def f(n): return (f for _ in range(n))", 0),
+    ],
+)
+async def test_a_checker_goes_through_what_is_yielded(verifier, source, right):
+    assert (await verifier.verify(source, THREE)).score == right
+    # A value is something else.
+    assert (await verifier.verify(source, AssertTests(("assert f(3) == [0, 1, 2]",)))).score == 0
+    assert (
+        await verifier.verify(source, CheckTests("def check(c):\n    assert c(3) == [0, 1, 2]", "f"))
+    ).score == 0
+
+
 class Failing:
     """A sandbox that fails so many times before it runs what it is given."""
 
