@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from areal.envs import register_builtin
 
 if TYPE_CHECKING:
-    from areal.api import evaluate, evaluate_benchmarks, replay, train
+    from areal.api import evaluate, evaluate_benchmarks, export, replay, train
     from areal.registry import register_agent, register_benchmark, register_env
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "evaluate_benchmarks",
+    "export",
     "register_agent",
     "register_benchmark",
     "register_env",
@@ -35,6 +36,7 @@ register_builtin()
 _LAZY = {
     "evaluate": "areal.api",
     "evaluate_benchmarks": "areal.api",
+    "export": "areal.api",
     "replay": "areal.api",
     "train": "areal.api",
     "register_agent": "areal.registry",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from areal.config import Config, Layer, load_config, merged, merged_settings, parse_config, settings_on
 from areal.errors import UserError
@@ -219,6 +219,24 @@ def replay(
     from areal.runtime.replay import replay_run
 
     return replay_run(run, from_step, overrides or [], show)
+
+
+def export(run: str | Path, folder: str | Path, *, step: int | Literal["best"] | None = None) -> Path:
+    """Write a model of a run in Hugging Face format; the same as ``areal export``.
+
+    Args:
+        run: the run directory.
+        folder: a new folder, or an empty one.
+        step: an update that has a checkpoint; ``"best"``: of these the one with the best held-out score;
+            None: the final model, or the last checkpoint's.
+
+    Raises:
+        UserError: no such run or checkpoint, or the folder cannot be written.
+    """
+    from areal.runtime.export import export_model
+
+    export_model(run, folder, step)
+    return Path(folder)
 
 
 def check(config: Config, training: bool = True) -> Plan:

@@ -73,6 +73,7 @@ def make_parser() -> Parser:
     _add_compare(commands)
     _add_replay(commands)
     add_config(commands)
+    _add_export(commands)
     add_env(commands)
     _add_sandbox(commands)
     return parser
@@ -169,6 +170,28 @@ def _add_replay(commands: Any) -> None:
         help="other learner settings, for a study on fixed data, such as learner.learning_rate=1e-5",
     )
     command.set_defaults(run=_replay)
+
+
+def _add_export(commands: Any) -> None:
+    command = commands.add_parser(
+        "export",
+        help="write a run's model after any update that has a checkpoint",
+        description="Write a run's model to a new folder, in Hugging Face format.",
+        epilog="Without --step or --best: the final model, or that of the last checkpoint.",
+    )
+    command.add_argument("exported", metavar="RUN", help="a run directory")
+    command.add_argument("folder", metavar="FOLDER", help="where to; it must be new or empty")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, metavar="N", help="the model after this update")
+    which.add_argument("--best", action="store_true", help="that with the best held-out score")
+    command.set_defaults(run=_export)
+
+
+def _export(given: argparse.Namespace) -> None:
+    from areal.runtime.export import export_model
+
+    step = export_model(given.exported, given.folder, "best" if given.best else given.step)
+    print(f"{'the final model' if step is None else f'the model after update {step}'}: {given.folder}")
 
 
 def _add_sandbox(commands: Any) -> None:

@@ -114,8 +114,12 @@ class Checkpoints:
         weights = None if self._learner.adapted else self._weights()
         return Staged(self._learner.version, learner, weights, self._adapter(), state, groups)
 
-    def write(self, staged: Staged) -> Path:
+    def write(self, staged: Staged, wanted: frozenset[int] = frozenset()) -> Path:
         """Write a checkpoint and drop all but the newest few; training may go on meanwhile.
+
+        Args:
+            staged: what :meth:`stage` has copied.
+            wanted: versions of older ones that stay, too.
 
         Raises:
             UserError: the disk is full; older checkpoints are untouched.
@@ -136,7 +140,8 @@ class Checkpoints:
             _sync_tree(partial)
             _put_in_place(partial, final)
             for outdated in _complete(self._folder)[: -self._keep]:
-                _drop(outdated)
+                if version_of(outdated) not in wanted:
+                    _drop(outdated)
 
         try:
             self._first_does(begin)
@@ -236,6 +241,11 @@ def latest(folder: Path) -> Path | None:
     """Return the newest whole checkpoint below ``folder``, if any."""
     found = _complete(folder)
     return found[-1] if found else None
+
+
+def versions(folder: Path) -> dict[int, Path]:
+    """Return all whole checkpoints below ``folder`` by their number of updates, oldest first."""
+    return {version_of(path): path for path in _complete(folder)}
 
 
 def before(folder: Path, step: int) -> Path | None:

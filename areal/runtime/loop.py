@@ -41,6 +41,7 @@ from areal.runtime.watch import Watch, cancel
 from areal.telemetry.alarms import Alarm, Alarms
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
+from areal.telemetry.scores import best_of, scores_of
 from areal.trajectory import Batch, Group
 from areal.weights.channel import BACKEND, together, ways_of
 
@@ -62,6 +63,7 @@ class Trainer:
     Attributes:
         before, after: held-out accuracy before the first update and after the last, if it was measured.
         alarms: what is wrong with the run.
+        scores: held-out score after each update that was evaluated.
         begun: whether it got as far as to write to the run directory.
         hurried: whether it was told twice to stop.
     """
@@ -77,8 +79,10 @@ class Trainer:
         self.after: Report | None = None
         self.begun = self.hurried = False
         self.alarms = Alarms()
+        self.scores: dict[int, float] = {}
         self._resume = resume
         self._sound = True
+        self._measured: set[int] = set()
         self._open = AsyncExitStack()
         self._stop = asyncio.Event()
         self._watch = Watch()
@@ -148,6 +152,7 @@ class Trainer:
             past = read_metrics(self.directory.path)
             self.progress.remember(past)
             self.alarms = Alarms(past)
+            self.scores = scores_of(past)
             self.before = self._report(0)
         self.directory.log_start(
             describe_start(config, self.learner.version, weights, plan.device, plan.learner_threads)
@@ -256,11 +261,13 @@ class Trainer:
             if self.config.learner.choices.dynamic_sampling:
                 metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
-        if self._is_due(self.config.checkpoint.every):
+        evaluated = self._is_due(self.config.evaluation.every)
+        if evaluated or self._is_due(self.config.checkpoint.every):  # the best one can be had afterwards
             if self._saving is not None:
                 await self._watch.wait(self._saving)
             await self._save()
-        if self._is_due(self.config.evaluation.every):
+        if evaluated:
+            self._measured.add(self.learner.version)
             running = self._evaluate(self.learner.version, "during training")
             self._evaluations.append(self._watch.add(running))
 
@@ -322,6 +329,8 @@ class Trainer:
         low, high = report.interval
         self.directory.write_report(version, report.to_json())
         self._log(metrics)
+        self._measured.discard(version)
+        self.scores |= scores_of([metrics])
         self.progress.message(
             f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
             + (f"; {report.failed} episodes failed, and count as wrong" if report.failed else "")
@@ -334,7 +343,9 @@ class Trainer:
         # One moment for all of it: the event loop does nothing else while this line runs.
         state, groups = checkpoint.snapshot(self.admission)
         await self.learner.stage(state, groups)
-        self._saving = self._watch.add(self.learner.write())
+        best = best_of(self.scores)
+        wanted = self._measured if best is None else self._measured | {best}
+        self._saving = self._watch.add(self.learner.write(frozenset(wanted)))
 
     async def _saved(self) -> None:
         """Wait for the checkpoint that is being written, if any; raises what it failed of."""

@@ -164,9 +164,9 @@ class LearnerProcesses:
         """Copy what :meth:`write` needs, which has to follow, and to be over before this is called again."""
         await self._ask("stage", state, groups)
 
-    async def write(self) -> Path:
-        """Write a checkpoint of what was staged, while updates go on."""
-        return await self._ask("write")
+    async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
+        """Write a checkpoint of what was staged, while updates go on; those ``wanted`` are not dropped."""
+        return await self._ask("write", wanted)
 
     async def export(self, folder: Path) -> None:
         """Write the final model."""
@@ -371,8 +371,8 @@ class _Rank:
     def stage(self, state: dict[str, Any], groups: list[Group]) -> None:
         self._staged = self._checkpoints.stage(state, groups)
 
-    def write(self) -> Path:
-        return self._checkpoints.write(self._staged)
+    def write(self, wanted: frozenset[int]) -> Path:
+        return self._checkpoints.write(self._staged, wanted)
 
     def export(self, folder: Path) -> None:
         self._checkpoints.export(folder)

@@ -11,14 +11,15 @@ from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.runtime import checkpoint
 from areal.runtime.assembly import Plan, start_player
+from areal.runtime.drawing import draw_last, drawn_again
 from areal.runtime.evaluation import evaluate_player
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.loop import Trainer
 from areal.runtime.signals import abandoned_on_signal
 from areal.telemetry.logs import capture
-from areal.telemetry.plot import plot_curve
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
+from areal.telemetry.scores import best_of
 
 
 async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
@@ -55,11 +56,13 @@ async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: 
         progress.message(f"run directory: {directory.path}")
         trainer = Trainer(plan, directory, progress, start)
         try:
-            async with heartbeat(terminal):
+            async with heartbeat(terminal), drawn_again(directory, title):
                 await trainer.run()
         finally:
             if trainer.begun and not trainer.hurried:
-                _draw(directory, title, progress)
+                draw_last(directory, title, progress)
+                if told := _told_best(trainer):
+                    progress.message(told)
                 trainer.warn(trainer.alarms.end())
                 if trainer.alarms.summary:
                     progress.message(f"warnings of this run: {trainer.alarms.summary}")
@@ -68,16 +71,16 @@ async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: 
     return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after, warnings)
 
 
-def _draw(directory: RunDirectory, title: str, progress: Progress) -> None:
-    """Draw the curve of a run that has ended, well or not."""
-    if not (metrics := read_metrics(directory.path)):
-        return
-    try:
-        plot_curve(metrics, directory.curve, title)
-    except OSError as error:  # what ends the run is more important
-        progress.message(f"the curve could not be drawn: {error}")
-    else:
-        progress.message(f"curve: {directory.curve}")
+def _told_best(trainer: Trainer) -> str:
+    """Name the checkpoint with the best held-out score, if that is not the last one."""
+    kept = checkpoint.versions(trainer.directory.checkpoints)
+    best = best_of({step: score for step, score in trainer.scores.items() if step in kept})
+    if best is None or best == max(kept):
+        return ""
+    return (
+        f"best held-out accuracy of a checkpoint: {trainer.scores[best]:.3f} after update {best}; "
+        f"`areal export {trainer.directory.path} FOLDER --best` gives its model"
+    )
 
 
 def _resume_point(directory: RunDirectory, config: Config) -> Path:

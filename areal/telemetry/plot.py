@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,3 +145,16 @@ def _legend_above(*panels: Axes) -> None:
         panels[0].legend(
             handles, labels, fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
         )
+
+
+def main(run: str, title: str) -> None:
+    """Draw the curve of a run that goes on, and leave the processor to the run."""
+    from areal.telemetry.run_directory import RunDirectory, read_metrics
+
+    os.nice(19)
+    directory = RunDirectory(Path(run))
+    plot_curve(read_metrics(directory.path), directory.curve, title)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

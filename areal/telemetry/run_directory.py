@@ -139,6 +139,12 @@ class RunDirectory:
         """Keep the configuration that a resumed run goes on with."""
         _write_whole(self.path / _CONFIG, [dump_config(config)])
 
+    @property
+    def metrics_size(self) -> int:
+        """Bytes of ``metrics.jsonl``."""
+        path = self.path / _METRICS
+        return path.stat().st_size if path.exists() else 0
+
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; infinities and NaN become null.
 

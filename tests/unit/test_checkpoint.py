@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from made_up import batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from areal.config import LearnerConfig
+from areal.config import LearnerConfig, parse_config
 from areal.errors import UserError
 from areal.learner.learner import Learner
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.runtime import checkpoint
 from areal.runtime.checkpoint import Checkpoints
+from areal.runtime.export import export_model
+from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Episode, Group, Trajectory
 
 STARTER = resolve_model("starter")
@@ -186,6 +188,51 @@ def test_only_the_newest_are_kept(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000004", "step-000006"]
     assert checkpoint.before(tmp_path, 6) == tmp_path / "step-000004"
     assert checkpoint.before(tmp_path, 4) is None
+
+
+def test_those_that_are_wanted_are_kept_besides(tmp_path: Path):
+    learner = make_learner()
+    kept = of(tmp_path, learner)
+    for learner.version, wanted in ((1, {1}), (2, {1}), (3, {1}), (4, {1}), (5, {3})):
+        kept.write(kept.stage(NOTHING, []), frozenset(wanted))
+    assert list(checkpoint.versions(tmp_path)) == [3, 4, 5]
+
+
+def test_files_can_be_read_by_whoever_may_read_a_new_file(tmp_path: Path):
+    saved = save(tmp_path, make_learner())
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode
+    assert {path.stat().st_mode for path in saved.rglob("*") if path.is_file()} == {usual}
+
+
+def test_the_model_after_any_update_can_be_had(tmp_path: Path):
+    run = RunDirectory.create(parse_config({"output": str(tmp_path), "name": "r", "checkpoint": {"keep": 3}}))
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        export_model(run.path, tmp_path / "none")
+    learner = make_learner()
+    kept = of(run.checkpoints, learner, keep=3)
+    told = []
+    for step, score in ((1, 0.2), (2, 0.9), (3, 0.5)):
+        learner.update(batch(step))
+        kept.write(kept.stage(NOTHING, []))
+        run.log_metrics({"step": step, "eval/math-v1/avg@1": score, "eval/math-v1/avg@1/low": 0.0})
+        told.append({name: weight.clone() for name, weight in learner.named_parameters()})
+    for step, expected in ((None, 3), ("best", 2), (1, 1)):
+        target = tmp_path / f"of-{step}"
+        assert export_model(run.path, target, step) == expected
+        loaded = AutoModelForCausalLM.from_pretrained(target)
+        assert all(torch.equal(w, told[expected - 1][name]) for name, w in loaded.named_parameters())
+        load_tokenizer(str(target))
+    kept.export(run.path)
+    assert export_model(run.path, tmp_path / "final") is None
+    with pytest.raises(UserError, match="no checkpoint of update 7; there are checkpoints of 1, 2, 3"):
+        export_model(run.path, tmp_path / "none", 7)
+    with pytest.raises(UserError, match="there already"):
+        export_model(run.path, tmp_path / "final", 1)
+    run.truncate_metrics(1)
+    with pytest.raises(UserError, match="no checkpoint that was evaluated"):
+        export_model(run.path, tmp_path / "none", "best")
+    assert not list(tmp_path.glob(".partial*")) + list(tmp_path.glob("none"))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
 from areal.runtime.assembly import plan
 from areal.runtime.checkpoint import Checkpoints
+from areal.runtime.export import export_model
+from areal.telemetry.run_directory import RunDirectory
 
 STARTER, CPU, RANK = resolve_model("starter"), torch.device("cpu"), 4
 
@@ -128,6 +130,7 @@ def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Pa
     adapter = sum(p.numel() for p in straight.policy.parameters() if p.requires_grad)
     size = sum(p.stat().st_size for p in saved.rglob("*") if p.is_file())
     assert size < 4 * (4 * adapter) + 600_000, "weights, two moments and the export; the rest is constant"
+    at_saved = {name: weight.clone() for name, weight in weights(straight).items()}
     resumed = make_learner()
     checkpoint.load_learner(saved, resumed)
     assert straight.update(batch(1))["loss"] == resumed.update(batch(1))["loss"]
@@ -140,8 +143,12 @@ def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Pa
     adapted = PeftModel.from_pretrained(plain(), str(tmp_path / "adapter")).merge_and_unload()
     for name, weight in adapted.named_parameters():
         torch.testing.assert_close(weight, merged[name])
-    (tmp_path / "config.yaml").write_text("learner: {lora_rank: 3}")
-    with pytest.raises(UserError, match="own: model=starter learner\\.lora_rank=3"):
+    (tmp_path / "config.yaml").write_text(f"learner: {{lora_rank: {RANK}}}")
+    RunDirectory(tmp_path).log_start({"device": "cpu"})
+    assert export_model(tmp_path, tmp_path / "of-1", 1) == 1
+    alone = AutoModelForCausalLM.from_pretrained(tmp_path / "of-1", dtype="auto")
+    assert all(torch.equal(p, at_saved[name]) for name, p in alone.named_parameters())
+    with pytest.raises(UserError, match=rf"own: model=starter learner\.lora_rank={RANK}"):
         checkpoint.load_learner(saved, make_learner(lora_rank=0))
 
 

@@ -145,7 +145,7 @@ def check_areal(words: list[str]) -> None:
     match words:
         case ["train", *_]:
             finished([*words, "--dry-run"])
-        case ["eval", "rescore" | "compare", *_] | ["replay", *_] | ["sandbox", *_]:
+        case ["eval", "rescore" | "compare", *_] | ["replay" | "export", *_] | ["sandbox", *_]:
             pass  # parsed, which is all that can be said without the run that they need
         case ["eval", *_]:
             check_eval(given)

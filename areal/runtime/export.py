@@ -1,0 +1,93 @@
+"""The model of a run after any update that has a checkpoint, in Hugging Face format."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from areal.config import Config, load_config
+from areal.errors import UserError
+from areal.runtime import checkpoint
+from areal.telemetry.run_directory import RunDirectory, read_metrics
+from areal.telemetry.scores import best_of, scores_of
+
+Step = int | Literal["best"] | None
+
+
+def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int | None:
+    """Write the model of a run to a new folder, as :func:`areal.export` does.
+
+    Returns:
+        Of which update it is; None: the final one.
+    """
+    directory, target = RunDirectory.open(run), Path(folder).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is there already; give a new folder")
+    kept = checkpoint.versions(directory.checkpoints)
+    if step is None and directory.model.is_dir():
+        _copy(directory.model, target)
+        return None
+    chosen = _chosen(directory, list(kept), step)
+    if (kept[chosen] / "model").is_dir():
+        _copy(kept[chosen] / "model", target)
+    else:
+        _merge(directory, kept[chosen], target)
+    return chosen
+
+
+def _chosen(directory: RunDirectory, kept: list[int], step: Step) -> int:
+    if not kept:
+        raise UserError(f"{directory.path} has no checkpoint yet")
+    there = f"there are checkpoints of {', '.join(map(str, kept))}"
+    if step is None:
+        return kept[-1]
+    if step == "best":
+        scores = scores_of(read_metrics(directory.path))
+        best = best_of({step: score for step, score in scores.items() if step in kept})
+        if best is None:
+            raise UserError(
+                f"{directory.path} has no checkpoint that was evaluated ({there}); with evaluation.every=N a "
+                "run is evaluated as it goes on"
+            )
+        return best
+    if step not in kept:
+        raise UserError(
+            f"{directory.path} has no checkpoint of update {step}; {there} (checkpoint.every says how often, "
+            "checkpoint.keep how many stay)"
+        )
+    return step
+
+
+def _copy(model: Path, target: Path) -> None:
+    """Copy a folder; half of it never has its name."""
+    partial = target.with_name(f".partial-{target.name}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(model, partial)
+        if target.exists():  # empty
+            target.rmdir()
+        partial.rename(target)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _merge(directory: RunDirectory, saved: Path, target: Path) -> None:
+    """Write the whole model of a checkpoint that has an adapter only."""
+    from areal.models import load_tokenizer, resolve_model
+    from areal.runtime.assembly import engine_dtype, make_learner
+
+    config: Config = load_config(directory.path / "config.yaml")
+    model = resolve_model(config.model)
+    learner = make_learner(config, model, "cpu", 1)
+    checkpoint.load_learner(saved, learner)
+    dtype = engine_dtype(config, directory.starts()[-1]["device"])
+    made = target.with_name(f".partial-export-{target.name}")
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+        checkpoint.Checkpoints(made, learner, load_tokenizer(model), 1, dtype).export(made)
+        _copy(made / "model", target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
