@@ -12,7 +12,9 @@ from areal.telemetry.scores import best_of, scores_of
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while True:
+        if condition():
+            return
         await asyncio.sleep(0.05)
 
 
