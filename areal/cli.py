@@ -332,21 +332,23 @@ def _list_recipes() -> None:
 
 
 def _list_benchmarks() -> None:
-    from rich.table import Table
+    from rich.console import Console
     from rich.text import Text
 
     from areal.registry import benchmarks
+    from areal.telemetry.tables import fitted
 
-    table = Table("benchmark", "problems", "samples", "longest", "environment", "source")
+    rows: list[tuple[Any, ...]] = []
     for name in benchmarks.names():
         try:
             found = benchmarks.get(name)
         except UserError as error:  # the others are none the worse
-            table.add_row(name, "", "", "", "", Text(str(error), style="red"))
+            rows.append((name, "", "", "", "", Text(str(error), style="red")))
             continue
         sizes = (found.problems, found.samples, found.max_new_tokens)
-        table.add_row(name, *(f"{size:,}" for size in sizes), found.env, str(found.source))
-    _print(table)
+        rows.append((name, *(f"{size:,}" for size in sizes), found.env, str(found.source)))
+    columns = ("benchmark", "problems", "samples", "longest", "environment", "source")
+    _print(*fitted(columns, rows, Console().width))
 
 
 def _rescore(given: argparse.Namespace) -> None:

@@ -87,6 +87,8 @@ def _list(given: argparse.Namespace) -> None:
             continue
         options = [o.name if o.default is None else f"{o.name}={o.default}" for o in found.options]
         table.add_row(name, ", ".join(options), found.summary)
+    for column in table.columns:
+        column.overflow = "fold"  # cut off, a name is of no use
     Console().print(table)
 
 
@@ -105,6 +107,8 @@ def _show(given: argparse.Namespace) -> None:
     table = Table("env_options.", "default", "what it does")
     for option in found.options:
         table.add_row(*(Text(t) for t in (option.name, option.default or "(must be given)", option.help)))
+    for column in table.columns:
+        column.overflow = "fold"
     if found.options:
         console.print(table)
 

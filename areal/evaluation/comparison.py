@@ -12,6 +12,7 @@ from areal.evaluation.answers import Answer
 from areal.evaluation.estimators import Difference, difference
 from areal.evaluation.report import markdown_table
 from areal.evaluation.rescore import answer_files, read_whole
+from areal.telemetry.tables import fitted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,25 +106,8 @@ def _by_task(answers: list[Answer]) -> dict[str, list[float]]:
 
 
 def tables(comparisons: list[Comparison], width: int) -> list[Table]:
-    """The comparisons for a terminal: a row each, or where that does not fit, a table each."""
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = [comparison.row() for comparison in comparisons]
-    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
-    if sum(widths) + 3 * len(widths) + 1 <= width:
-        shown = Table(*_COLUMNS)
-        for row in rows:
-            shown.add_row(*map(Text, row))
-        return [shown]
-    narrow = []
-    for row in rows:
-        narrow.append(Table(show_header=False))
-        narrow[-1].add_column(style="bold", overflow="fold")
-        narrow[-1].add_column(overflow="fold")
-        for name, value in zip(_COLUMNS, row, strict=True):
-            narrow[-1].add_row(name, Text(value))
-    return narrow
+    """The comparisons for a terminal of this width."""
+    return fitted(_COLUMNS, [comparison.row() for comparison in comparisons], width)
 
 
 def markdown(comparisons: list[Comparison]) -> str:

@@ -255,9 +255,11 @@ class Progress:
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
-        table.add_column(style="cyan", no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        for name, value in self._rows():
+        rows = self._rows()
+        # Where there is little room the values take more lines, and nothing is cut off.
+        table.add_column(style="cyan", min_width=max((len(name) for name, _ in rows), default=0))
+        table.add_column(overflow="fold")
+        for name, value in rows:
             table.add_row(name, Text(value))
         return table
 

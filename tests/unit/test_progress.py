@@ -176,6 +176,34 @@ def test_display_on_a_terminal(columns, screens):
     assert max(cell_len(line) for line in last) <= min(columns, 100)
 
 
+@pytest.mark.parametrize("columns", [24, 40])
+def test_nothing_is_cut_off_on_a_narrow_terminal(columns, screens):
+    screen = screens(columns)
+    with Progress(150, "title", True, screen.stream) as progress:
+        progress.update(EVALUATION)
+        for step in range(1, 76):
+            progress.update({"step": step, **METRICS, "reward/mean": step / 100})
+    last = [line.rstrip() for line in screen.frames()[-1]]
+    assert max(cell_len(line) for line in last) <= columns
+    words = " ".join(last[2:]).split()
+    for name in ("reward", "held-out", "staleness", "tokens/s", "time", "overlap"):
+        assert name in words
+    assert "".join(words).count("▁") + "".join(words).count("█") >= 2
+    assert "(95% interval 0.200 to 0.300)" in " ".join(words)
+    assert "…" not in " ".join(words)
+
+
+def test_a_resumed_run_goes_on_where_it_was():
+    stream = io.StringIO()
+    with Progress(150, "title", True, stream) as progress:
+        progress.remember([EVALUATION, *({"step": step, **METRICS} for step in range(1, 76))])
+        assert stream.getvalue() == "title\n", "what was shown is not shown again"
+        assert progress._rows()[1] == ("held-out", "0.250  (95% interval 0.200 to 0.300)")
+        progress.update({"step": 76, **METRICS, "reward/mean": 0.9})
+        assert progress._rows()[0] == ("reward", "0.900  " + "▁" * 23 + "█")
+    assert stream.getvalue().splitlines()[1].startswith("step 76/150  reward 0.900")
+
+
 def test_display_is_one_and_is_redrawn_at_leisure(screens):
     screen = screens()
     with Progress(5000, "title", True, screen.stream) as progress:

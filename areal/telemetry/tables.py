@@ -1,0 +1,49 @@
+"""Tables for terminals of any width: where a row does not fit, each row is a small table of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+
+_LEAST = 12
+"""Characters in which the last column can still be read, on several lines."""
+
+
+def fitted(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> list[Table]:
+    """Return the tables that show some rows in ``width`` characters; nothing is cut off.
+
+    Args:
+        columns: their names.
+        rows: cells; plain strings are shown as they are.
+        width: of the terminal.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    widths = [max(cell_len(str(cell)) for cell in column) for column in zip(columns, *texts, strict=True)]
+    widths[-1] = min(widths[-1], _LEAST)
+    if sum(widths) + 3 * len(widths) + 1 <= width:
+        wide = Table()
+        for name in columns[:-1]:
+            wide.add_column(name, no_wrap=True)
+        wide.add_column(columns[-1], overflow="fold")
+        for row in texts:
+            wide.add_row(*row)
+        return [wide]
+    narrow = []
+    for row in texts:
+        table = Table(show_header=False)
+        table.add_column(style="bold", overflow="fold")
+        table.add_column(overflow="fold")
+        for name, cell in zip(columns, row, strict=True):
+            if cell:
+                table.add_row(name, cell)
+        narrow.append(table)
+    return narrow
