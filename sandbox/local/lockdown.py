@@ -63,7 +63,8 @@ def confine(host: Host, rations: Rations) -> None:
         OSError: a step failed; the process must end without having run the code.
     """
     # Or a signal to its process group would reach the zygote: a namespace of processes does not prevent that.
-    os.setsid()
+    # (A session of its own would cost a group of the scheduler.)
+    os.setpgid(0, 0)
     if host.namespaces:
         # Of its own users, because the kernel counts threads by user and namespace.
         libc.unshare(libc.CLONE_NEWUSER | libc.CLONE_NEWNS)

@@ -89,11 +89,11 @@ ATTACKS: Table = {
 }
 BUILDING: Table = {
     "capset": (126, 91), "pidfd_open": (434, 434), "landlock_create_ruleset": (444, 444),
-    "landlock_add_rule": (445, 445), "landlock_restrict_self": (446, 446), "setsid": (112, 157),
+    "landlock_add_rule": (445, 445), "landlock_restrict_self": (446, 446), "setpgid": (109, 154),
 }
 STARTING = (
     "unshare", "setns", "mount", "clone", "pidfd_open", "prctl", "capset", "landlock_restrict_self",
-    "seccomp", "setsid",
+    "seccomp", "setpgid",
 )
 """What the zygote and a run that is being locked down need, and the code under test must not have."""
 # fmt: on
