@@ -195,6 +195,38 @@ def test_data_of_every_form(tmp_path: Path, row: dict, right: str, wrong: str, h
         assert env.step(answer(right))[1:3] == (1.0, True)
 
 
+PEEK = """
+import os, sys
+def f(*args):
+    frame = sys._getframe()
+    while 'channel' not in frame.f_locals:
+        frame = frame.f_back
+    os.set_blocking(3, False)
+    return frame.f_locals['channel']._incoming.peek(1 << 16).decode()
+"""
+CALLS = {
+    "question": "x",
+    "input_output": {"fn_name": "f", "inputs": [[1], [2], [87654]], "outputs": [1, 2, 3]},
+}
+ASSERTS = {"text": "x", "test_list": ["assert f(1) == 1", "assert f(2) == 2", "assert f(87654) == 3"]}
+MIXED = {"text": "x", "test_list": ["assert f(1) == 1", "assert not f(2)", "assert len(f(87654)) == 3"]}
+
+
+@pytest.mark.parametrize("row", [CALLS, ASSERTS, MIXED])
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("raises", [False, True])
+def test_an_answer_cannot_show_hidden_inputs(tmp_path: Path, row: dict, partial: bool, raises: bool):
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    env = gymnasium.make("code-v1", data=str(path), test_data=str(path), max_turns=2, partial=partial)
+    env.reset(options={"index": 0})
+    source = PEEK.replace("return frame", "raise ValueError(frame").replace("code()", "code())")
+    observation, _, terminated, *_ = env.step(answer(source if raises else PEEK))
+    assert not terminated
+    assert "f(1)" in observation
+    assert "87654" not in observation
+
+
 def test_partial_credit(tmp_path: Path):
     path = tmp_path / "d.jsonl"
     path.write_text(json.dumps(MBPP) + "\n")
