@@ -384,13 +384,13 @@ def _failed(outcome: Outcome, answer: Result | None, asked: str, expected: objec
 def _checked(outcome: Outcome, place: int, statement: str) -> CaseVerdict:
     """Return the verdict of a checker on one statement."""
     answer = outcome.values[place] if place < len(outcome.values) else None
-    if isinstance(answer, Returned | Opaque):
+    if isinstance(answer, Returned):
         return PASSED
     # Only the last call is known, so only the last statement can show its own.
     call, gave = (outcome.last_call or (None, None)) if place + 1 >= len(outcome.values) else (None, None)
     asked = "" if call is None else _shown_call(call)
     trace = gave.trace if isinstance(gave, Raised) else ""
-    if answer is None:
+    if not isinstance(answer, Raised):
         return CaseVerdict(False, _ending(outcome), asked, "", statement, trace or _cut(outcome.error))
     status: CaseStatus = "wrong" if "AssertionError" in answer.kinds else "runtime_error"
     why = _cut(f"{statement}\n{answer.kinds[0]}: {answer.message}")

@@ -133,3 +133,55 @@ def test_answers_before_the_end_are_kept(sandbox):
         Job(source, Calls((Call("f", (0,)), Call("f", (1,)), Call("f", (0,))))), LIMITS
     )
     assert (outcome.status, outcome.values) == ("timeout", (Returned(0),))
+
+
+HONEST = """
+import asyncio, concurrent.futures, mmap, os, select, signal, socket, sqlite3, tempfile, threading, time
+
+async def later():
+    await asyncio.sleep(0.01)
+    return 1
+
+def loop(): return asyncio.run(later())
+
+def pool():
+    with concurrent.futures.ThreadPoolExecutor(4) as threads: return sum(threads.map(abs, range(-3, 0))) - 5
+
+def streams():
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    a.sendall(b"x" * 1000)
+    ready, _, _ = select.select([b], [], [], 1)
+    return len(ready[0].recv(1))
+
+def mapped():
+    with tempfile.TemporaryFile() as file:
+        file.write(b"abc" * 10_000)
+        file.flush()
+        return mmap.mmap(file.fileno(), 0)[3] - ord("a") + 1
+
+def memory(): return len(mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)) >> 20
+
+def database(): return sqlite3.connect(":memory:").execute("select 1").fetchone()[0]
+
+def alarm():
+    seen = []
+    signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    time.sleep(0.2)
+    return len(seen)
+
+def descriptors():
+    r, w = os.pipe()
+    os.set_blocking(r, False)
+    os.set_inheritable(r, True)
+    os.closerange(os.dup(r), 60)
+    return int(os.get_inheritable(r))
+"""
+NAMES = ("loop", "pool", "streams", "mapped", "memory", "database", "alarm", "descriptors")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_honest_programs_use_works(sandbox, name):
+    job = Job(HONEST, Calls((Call(name),)))
+    assert sandbox.run_blocking(job, Limits(wall_s=10)).values == (Returned(1),)
