@@ -23,6 +23,7 @@ _STARS = (
 """Imported with a star, in the order of LiveCodeBench's runner: of equal names the later one counts."""
 _MODULES = {name: name for name in (*_STARS, "time", "fractions")} | {"np": "numpy"}
 """Bound themselves, after the rest; the last three are of APPS' runner."""
+_STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _SLOW = {
     "random": (
         *("Random", "SystemRandom", "betavariate", "choice", "choices", "expovariate", "gammavariate"),
@@ -47,8 +48,11 @@ def bind_contest(code: CodeType, names: dict[str, Any]) -> None:
         names: the namespace in which it will be executed.
     """
     sys.setrecursionlimit(RECURSION_LIMIT)
+    mentioned = _mentioned(code)
+    if "open" in mentioned:
+        names["open"] = _open
     # The builtins are imported near the end there: what has a name of theirs is hidden by them.
-    wanted = _mentioned(code) - vars(builtins).keys()
+    wanted = mentioned - vars(builtins).keys()
     for module_name in _STARS:
         if wanted.isdisjoint(_SLOW.get(module_name, wanted)):
             continue
@@ -61,6 +65,11 @@ def bind_contest(code: CodeType, names: dict[str, Any]) -> None:
         except ModuleNotFoundError:
             # NumPy, where it has not been added: the program's own mention of it says so.
             continue
+
+
+def _open(file: Any, *args: Any, **kwargs: Any) -> Any:
+    """Do what ``open`` does; a program's streams have their names, though the sandbox has no such files."""
+    return open(_STREAMS.get(file, file) if isinstance(file, str) else file, *args, **kwargs)
 
 
 def _mentioned(code: CodeType) -> set[str]:
