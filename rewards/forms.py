@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import Literal as Kind
 from typing import TypeAlias
 
-from areal.rewards.formula import NotReadError, read_formula
+from areal.rewards.decimals import NotReadError
+from areal.rewards.formula import read_formula
 from areal.rewards.notation import Letters, Literal, plain, read_literal, split_unit
 from areal.rewards.tree import Tree
 
@@ -124,6 +125,10 @@ _NEVER_FORMULAS = frozenset(
     ["yes", "no", "on", "off", "odd", "even", "none", "true", "false", "all", "both", "one", "two"]
 )
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX_WITHIN = re.compile(
+    r"(?:\\left ?)?[\[(] ?\\begin\{(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\} ?(?:\\right ?)?[\])]",
+    re.DOTALL,
+)
 _TOKEN = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])|\\begin\{[a-z]*\}|\\end\{[a-z]*\}"
     r"|\\(?:text|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|\\(?:[A-Za-z]+|.)"
@@ -261,7 +266,7 @@ class _Reading:
             return self._read_list(text, parts, depth)
         if parts.relations:
             return self._read_relation(parts, depth)
-        matrix = _MATRIX.fullmatch(text)
+        matrix = _MATRIX.fullmatch(text) or _MATRIX_WITHIN.fullmatch(text)
         if matrix:
             return self._read_matrix(matrix.group(2), depth)
         bracketed = self._read_bracketed(text, depth)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from areal.rewards.decimals import DECIMAL, NUMBER, NotReadError, number
 from areal.rewards.tree import Tree
 from areal.rewards.vocabulary import ACCENTS, BEGINNINGS, FONTS, FUNCTIONS, GREEK
 
@@ -16,19 +17,8 @@ DEEPEST = 40
 """Formulas within formulas; deeper ones are not read."""
 LONGEST = 200
 """Factors of a formula; longer ones are not read."""
-LARGEST_EXPONENT = 9_999
-"""Of a number in scientific notation."""
-
-DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
-GROUPED = (
-    r"[1-9][0-9]{0,2}(?:(?:(?P<mark>\{,\}|,)[0-9]{3})(?:(?P=mark)[0-9]{3})*(?![0-9])"
-    r"|(?:(?P<gap>\\,|\\[ ]|\\;|\\:|[ ])[0-9]{3})(?:(?P=gap)[0-9]{3})*(?![0-9]|\s*/))(?:\.[0-9]+)?"
-)
-"""A number with marks between its thousands, everywhere the same one; ``2 100/102`` is none."""
-NUMBER = rf"(?:{GROUPED}|{DECIMAL})(?:[eE][+-]?[0-9]{{1,5}}(?![0-9A-Za-z.]))?"
 _NUMBER = re.compile(NUMBER)
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]{1,30})\}")
-_MARKS = re.compile(r"[^0-9.eE+-]")
 
 _SKIPPED = re.compile(
     r"(?:\s|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![A-Za-z])"
@@ -43,6 +33,7 @@ _DERIVATIVE = re.compile(
     rf"\\[dt]?frac\s*\{{\s*{_D}{_NTH}(\\?[A-Za-z]+(?:_(?:\{{\w+\}}|\w))?)?\s*\}}"
     rf"\s*\{{\s*{_D}(\\?[A-Za-z]+)\s*{_NTH}\s*\}}"
 )
+_LOG_OF = re.compile(r"log(?:2|10)(?=\s*[({])")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°")
 _PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?|('+)")
 _SUBSCRIPT = re.compile(r"_\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[A-Za-z]+|[A-Za-z0-9]))")
@@ -50,21 +41,6 @@ _TIMES = ("\\times", "\\cdot", "\\ast", "\\bullet")
 _PLAIN = re.compile(
     "|".join(sorted(FUNCTIONS, key=len, reverse=True)) + r"|infinity|infty|inf(?![a-z])|oo(?![a-z])|pi"
 )
-
-
-class NotReadError(ValueError):
-    """The text is no formula that is understood here."""
-
-
-def number(text: str) -> Fraction:
-    """Return the value of a number as :data:`NUMBER` matches it."""
-    plain = _MARKS.sub("", text)
-    mantissa, _, exponent = plain.lower().partition("e")
-    if exponent and abs(int(exponent)) > LARGEST_EXPONENT:
-        raise NotReadError("the exponent is too large")
-    whole, _, part = mantissa.partition(".")
-    value = Fraction(int((whole + part) or "0"), 10 ** len(part))
-    return value * Fraction(10) ** int(exponent) if exponent else value
 
 
 def read_formula(text: str) -> tuple[Tree, bool]:
@@ -350,6 +326,9 @@ class _Reader:
         found = _LETTERS.match(self.text, self.at)
         assert found is not None
         word = found.group()
+        if word == "log" and (based := _LOG_OF.match(self.text, self.at)):
+            self.at = based.end()
+            return self._call(based.group())
         known = _PLAIN.match(word)
         if known and (
             known.end() == len(word) or known.group() in ("pi", "sqrt") or len(word) - known.end() == 1

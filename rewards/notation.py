@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Literal as Kind
 from typing import TypeAlias
 
-from areal.rewards.formula import LARGEST_EXPONENT, NUMBER, number
+from areal.rewards.decimals import LARGEST_EXPONENT, NUMBER, number
 from areal.rewards.vocabulary import KNOWN_UNITS, LETTER_UNITS, MULTIPLIERS, NO_UNITS, UNICODE, UNITS
 
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
@@ -48,6 +48,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _ENDS = re.compile(r"(?:\s|\\[,;:! ]|~)+$|(?<![.\\])[.]$|[,;]$|\\\\$")
+_OVER = re.compile(r"\{\s*([^{}]*?)\s*\\over(?![A-Za-z])\s*([^{}]*?)\s*\}")
 _NEGATIVE_SPACE = re.compile(r"\\!\s*")
 _BLANKS = re.compile(r"[\s~]+")
 _SPACING = re.compile(r"(?:\\[,;: ] ?){2,}")
@@ -68,6 +69,9 @@ _PERCENT = re.compile(
     r"\s*(?:\\?%|(?<![A-Za-z])per\s?cent(?:age)?|(?<![A-Za-z])pct|\\text\s*\{\s*(?:\\?%|percent)\s*\})\s*$"
 )
 _CURRENCY = re.compile(r"([+-]?)\s*(\\?\$|€|£|¥|₹|USD|US\\?\$|EUR|GBP|Rs\.?)\s*(?=[0-9.+-])")
+_CURRENCY_BEHIND = re.compile(r" ?(€|£|¥|₹|¢|\\?\$)$")
+_RATE = re.compile(r" ?(?:/|per) ?[A-Za-z]{2,}$")
+_OHM = re.compile(r" ?(?:\\,)? ?\\Omega$")
 _SCIENTIFIC = (
     r"\s*(?:\\times|\\cdot|\\ast|\*|[xX])\s*10\s*(?:\^|\*\*)\s*"
     r"(?:\{\s*(?P<braced>[+-]?\s*[0-9]{1,5})\s*\}"
@@ -89,6 +93,8 @@ def plain(text: str) -> str:
     text = in_ascii(text)
     if "\\!" in text:
         text = _NEGATIVE_SPACE.sub("", _NEGATIVE_COMMA.sub("{,}", text))
+    if "\\over" in text:
+        text = _OVER.sub(r"\\frac{\1}{\2}", text)
     # One space at most stands in a row, so that no pattern below looks at long runs of them again and again.
     text = _SPACING.sub(r"\\, ", _BLANKS.sub(" ", text))
     text = _DOLLARS_WITHIN.sub(r"\1 ", text)
@@ -201,9 +207,14 @@ def split_unit(text: str, letters: Letters = "numbers") -> tuple[str, str | None
     """
     found = _CURRENCY.match(text)
     if found:
-        head, unit = split_unit(found.group(1) + text[found.end() :], letters)
+        head, unit = split_unit(found.group(1) + _RATE.sub("", text[found.end() :]), letters)
         mark = found.group(2).strip("\\.")
         return head, unit if unit else "$" if "$" in mark or mark == "USD" else mark
+    found = _CURRENCY_BEHIND.search(text)
+    if found and _is_quantity(text[: found.start()]):
+        return text[: found.start()], UNITS.get(found.group(1), found.group(1).strip("\\"))
+    if letters == "everywhere" and (found := _OHM.search(text)) and _is_quantity(text[: found.start()]):
+        return text[: found.start()], "ohm"
     found = _PERCENT.search(text)
     if found and text[: found.start()].strip():
         return text[: found.start()].rstrip("\\ "), "%"

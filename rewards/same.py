@@ -281,6 +281,8 @@ def _same_kinds(target: Many, answer: Many) -> Verdict:
     kinds = {target.kind, answer.kind}
     if kinds == {"union"}:
         return _same_sets(target.items, answer.items)
+    if kinds == {"union", "list"}:  # x < -1 or x > 1
+        return _same_sets(_intervals(target.items), _intervals(answer.items))
     if kinds == {"matrix"}:
         return _same_items(target.items, answer.items) if target.width == answer.width else False
     if kinds == {"ratio"}:
@@ -292,6 +294,10 @@ def _same_kinds(target: Many, answer: Many) -> Verdict:
     if kinds <= {"list", "set", "tuple"}:
         return _same_items(target.items, answer.items)
     return _same_items(target.items, answer.items) if len(kinds) == 1 else False
+
+
+def _intervals(items: Sequence[Form]) -> list[Form]:
+    return [(_interval_of(item) if isinstance(item, Relation) else None) or item for item in items]
 
 
 def _all(verdicts: Iterable[Verdict]) -> Verdict:

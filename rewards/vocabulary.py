@@ -36,7 +36,7 @@ BEGINNINGS = (
 """The commands of LaTeX that a factor can begin with."""
 
 UNITS = _same_names(
-    "$ dollar dollars usd bucks|c cent cents|€ euro euros eur|£ gbp|% percent|° degree degrees deg|rad "
+    "$ dollar dollars usd bucks|c cent cents ¢|€ euro euros eur|£ gbp|% percent|° degree degrees deg|rad "
     "radian radians|km kilometer kilometers kilometre kilometres|m meter meters metre metres|cm "
     "centimeter centimeters centimetre centimetres|mm millimeter millimeters millimetre millimetres|nm "
     "nanometer nanometers|ft foot feet|in inch inches|yd yard yards|mi mile miles|kg kilogram kilograms|g "
@@ -69,7 +69,8 @@ _SIGNS = {
     "“": '"', "”": '"',
     "\u00a0": r"\,", "\u2009": r"\,", "\u202f": r"\,", "\u2007": r"\,", "\u2008": r"\,", 
     "\u2005": r"\,",
-    "\u3000": " ", "\u200b": "", "\ufeff": "", "，": ",", "．": ".", "（": "(", "）": ")", "：": ":",
+    "\u3000": " ", "\u200b": "", "\ufeff": "", "，": ",", "．": ".", "。": ".", "（": "(", "）": ")",
+    "：": ":",
     "％": "%",
     "½": r"\frac12", "⅓": r"\frac13", "⅔": r"\frac23", "¼": r"\frac14", "¾": r"\frac34", 
     "⅕": r"\frac15",

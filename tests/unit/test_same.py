@@ -131,8 +131,11 @@ I_0e^{-\frac{t}{R C}}
   = \frac{\sinh(at)}{a}   \frac{e^{at}-e^{-at}}{2a}
   / \frac{\cosh(at)}{a}
 \log_2 8
-  = 3   \log_{2}(8)   \frac{\ln 8}{\ln 2}
+  = log2(8)   3   \log_{2}(8)   \frac{\ln 8}{\ln 2}
   / 2   4   \log_3 8
+\frac12
+  = {1 \over 2}   1÷2   0.5   \dfrac{1}{2}
+  / \frac21   {2 \over 1}   0.05
 # thousands
 4000
   = 4\,000   4 000   4\ 000   4{,}000   4,000   4,\!000
@@ -184,6 +187,15 @@ I_0e^{-\frac{t}{R C}}
 2000000
   = 2 million   2 million dollars   2 million
   / 2 billion   2
+1.50
+  = \$1.50/kg   1.50 €   €1.50   \$1.50 per pound
+  / \$1.05/kg   \$15.0
+72
+  = 72 \Omega   72 ohms   72 ¢
+  / 7.2 \Omega
+7/4
+  = 1 3/4 cups   1.75 cups   7/4 cups
+  / 1 1/4 cups   1 4/3 cups
 # percent
 50\%
   = 50%   50   0.5   1/2   50 percent
@@ -230,6 +242,9 @@ B
 (-\infty,0)\cup(1,\infty)
   = (1,\infty)\cup(-\infty,0)
   / (-\infty,0]\cup(1,\infty)   (-\infty,0)
+(-\infty,-1)\cup(1,\infty)
+  = x<-1 or x>1   (1,\infty)\cup(-\infty,-1)
+  / x<-1 or x<1   x\le-1 or x>1   (-1,1)
 # equations
 5
   = x=5   x = 10/2 = 5   f(2) = 5   Area = 5

@@ -1,0 +1,33 @@
+"""Numbers as they are written: digits, marks between thousands, a point, an exponent."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+LARGEST_EXPONENT = 9_999
+"""Of a number in scientific notation."""
+
+DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+GROUPED = (
+    r"[1-9][0-9]{0,2}(?:(?:(?P<mark>\{,\}|,|'|_)[0-9]{3})(?:(?P=mark)[0-9]{3})*(?![0-9])"
+    r"|(?:(?P<gap>\\,|\\[ ]|\\;|\\:|[ ])[0-9]{3})(?:(?P=gap)[0-9]{3})*(?![0-9]|\s*/))(?:\.[0-9]+)?"
+)
+"""A number with marks between its thousands, everywhere the same one; ``2 100/102`` is none."""
+NUMBER = rf"(?:{GROUPED}|{DECIMAL})(?:[eE][+-]?[0-9]{{1,5}}(?![0-9A-Za-z.]))?"
+_MARKS = re.compile(r"[^0-9.eE+-]")
+
+
+class NotReadError(ValueError):
+    """The text is no formula that is understood here."""
+
+
+def number(text: str) -> Fraction:
+    """Return the value of a number as :data:`NUMBER` matches it."""
+    plain = _MARKS.sub("", text)
+    mantissa, _, exponent = plain.lower().partition("e")
+    if exponent and abs(int(exponent)) > LARGEST_EXPONENT:
+        raise NotReadError("the exponent is too large")
+    whole, _, part = mantissa.partition(".")
+    value = Fraction(int((whole + part) or "0"), 10 ** len(part))
+    return value * Fraction(10) ** int(exponent) if exponent else value
