@@ -9,6 +9,7 @@ matters. What would take long, such as a tower of powers, is not computed.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import zlib
 from collections.abc import Callable
@@ -26,6 +27,15 @@ _DIGITS = 100
 _POINTS = 5
 _lock = threading.Lock()
 _context: Any = None
+
+
+def _forked() -> None:
+    """Give a forked child a lock that nobody holds, and a context that nobody is in the midst of."""
+    global _lock, _context
+    _lock, _context = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class NotComputedError(ArithmeticError):
