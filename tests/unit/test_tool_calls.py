@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from chat import ENDS, tokenizer
+from chat import ENDS, Scripted, tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from areal.errors import UserError
+from areal.rollout.engine import Sampling
+from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
 from areal.rollout.tool_calls import (
     FORMATS,
@@ -221,3 +223,52 @@ def test_a_format_that_is_not_known_is_refused_and_not_taken_for_words(template:
             UserError, match="a format that areal does not read; known are JSON in <tool_call>"
         ):
             renderer.opening(user, [tool("z")])
+
+
+XML_TEMPLATE = """
+{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<tool_call>
+<function=NAME>
+<parameter=NAME>
+VALUE
+</parameter>
+</function>
+</tool_call><|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+<function={{ call.function.name }}>
+{% for name, value in call.function.arguments | items %}<parameter={{ name }}>
+{{ value if value is string else value | tojson }}
+</parameter>
+{% endfor %}</function>
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [XML.format("7"), "I look.\n" + XML.format("7"), "\n".join([XML.format("7")] * 2), XML.format(" seven ")],
+)
+async def test_a_conversation_with_calls_in_xml_is_one_trajectory(said: str):
+    made = tokenizer("chatml")
+    made.chat_template = XML_TEMPLATE
+    tools = [tool("w", x={"type": "integer"})]
+    engine = Scripted([[*made.encode(text), made.eos_token_id] for text in (said, "So it is.", "Yes.")])
+    model = Recorder(engine, Renderer(made, (made.eos_token_id,)), Sampling(500), 9000)
+    history: list[Any] = [{"role": "user", "content": "How many?"}]
+    called = await model.chat(history, tools=tools)
+    calls = called.message["tool_calls"]
+    value = 7 if "7" in said else " seven "
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"x": value}] * len(calls)
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "fine"} for call in calls]
+    history += [called.message, *results]
+    history += [(await model.chat(history, tools=tools)).message, {"role": "user", "content": "Sure?"}]
+    await model.chat(history, tools=tools)
+    assert [len(t.turns) for t in model.trajectories()] == [3]
