@@ -141,6 +141,13 @@ async def post(http: httpx.AsyncClient, path: str, body: Any) -> httpx.Response:
     return await http.post(path, content=json.dumps(body))  # which writes NaN, as some clients do
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server() -> AsyncIterator[Server]:
+    made = Server(texts, 1.0)
+    yield made
+    await made.close()
+
+
 async def test_each_field_is_obeyed_known_to_be_harmless_or_refused_by_its_name():
     async with served() as (model, at), client(at) as http:
         for path, name, values in REFUSED:
@@ -152,6 +159,25 @@ async def test_each_field_is_obeyed_known_to_be_harmless_or_refused_by_its_name(
         for path, fields in HARMLESS:
             answer = await post(http, path, {**BODIES[path], **fields})
             assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    "arguments", ["[1]", "5", "null", '"x"', "{", "NaN", '{"x": "\\ud800"}', "[" * 99_999]
+)
+async def test_arguments_that_are_no_object_are_refused_whatever_the_template(
+    server: Server, which: int, arguments: str
+):
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    model = Recorder(Says([]), FUZZED[which], Sampling(9), 5000, server)
+    async with model.endpoint(100) as at, client(at) as http:
+        answer = await post(http, CHAT, {"model": "m", "messages": [*USER, said, *USER]})
+        assert answer.status_code == 400
+        assert "a tool call needs a function with a name and JSON arguments" in answer.text
+        assert len(answer.text) < 1000
+        call["function"]["arguments"] = '{"x": [1, "\n"]}'
+        assert (await post(http, CHAT, {"model": "m", "messages": [*USER, said, *USER]})).status_code == 200
 
 
 async def test_a_long_value_is_not_all_of_its_refusal():
@@ -315,13 +341,6 @@ def without_template() -> Renderer:
 
 
 FUZZED = [renderer("qwen2.5"), renderer("llama3"), without_template()]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server() -> AsyncIterator[Server]:
-    made = Server(texts, 1.0)
-    yield made
-    await made.close()
 
 
 @pytest.mark.parametrize("path", BODIES)
