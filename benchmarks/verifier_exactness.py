@@ -79,7 +79,7 @@ def main() -> None:
         ("gsm8k", "gsm8k_test.jsonl", "answer"),
         ("gsm8k_train", "gsm8k_train.jsonl", "answer"),
         ("math500", "math500.jsonl", "solution"),
-        ("aime24", "aime24.jsonl", "answer"),
+        ("aime24", "aime24.jsonl", "solution"),
     ):
         if name in ("gsm8k_train", "aime24") and not (given.data / file).exists():
             continue
