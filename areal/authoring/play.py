@@ -41,7 +41,9 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
     """
     source, earned = TaskSource(env, seed), 0.0
     for number in range(episodes):
-        observation, _ = env.reset(**source.task(number))
+        observation, info = env.reset(**source.task(number))
+        for message in info.get("messages", ())[:-1]:
+            show("observation", said_by(message))
         over = False
         while not over:
             show("observation", observation)
@@ -61,6 +63,11 @@ def describe_reward(reward: float, info: dict[str, Any]) -> str:
     parts = info.get("reward_parts") or {}
     shown = ", ".join(f"{name} {value:g}" for name, value in parts.items())
     return f"{reward:g}" + (f" ({shown})" if len(parts) > 1 else "")
+
+
+def said_by(message: Message) -> str:
+    """Return a message with who says it."""
+    return f"[{message['role']}] {message['content']}"
 
 
 class ShownAgent:
@@ -88,7 +95,7 @@ class _ShownEnv:
     async def open(self) -> list[Message]:
         messages = await self._env.open()
         for message in messages[:-1]:
-            self._show("observation", f"[{message['role']}] {message['content']}")
+            self._show("observation", said_by(message))
         self._show("observation", messages[-1]["content"])
         return messages
 

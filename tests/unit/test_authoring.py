@@ -423,6 +423,19 @@ def test_a_person_plays():
     assert "reward: 0\n" in stream.getvalue()
 
 
+def test_a_person_sees_what_was_said_before():
+    class Told(Known):
+        def info(self) -> dict[str, Any]:
+            return {
+                "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}]
+            }
+
+    stream = io.StringIO()
+    play_person(Told(), 1, 0, lambda: None, Show(stream))
+    assert stream.getvalue().startswith("[system] Be brief.\n")
+    assert stream.getvalue().endswith("is?\n")
+
+
 def test_a_code_block_is_one_answer(monkeypatch: pytest.MonkeyPatch):
     lines = iter(["```python", "x = 1", "```", "next"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
