@@ -232,6 +232,9 @@ class LearnerConfig(_Settings):
     """CPU threads of all the learner's processes on a machine without GPU; null: half of the cores."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the model computes in; weights and optimizer are float32. auto: bfloat16 on a GPU."""
+    max_mismatch: Bound | None = Field(None, gt=0)
+    """Stop where the mean difference of log-probabilities of engine and learner (mismatch/logprob) is larger;
+    null: 0.01 in float32 on a CPU, 0.2 on a GPU, 0.5 in 16 bits; inf: never."""
     lora_rank: int = Field(0, ge=0)
     """Train adapters of this rank in place of the weights themselves (docs/lora.md); 0: train all weights."""
     recompute: bool | None = None

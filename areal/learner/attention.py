@@ -22,8 +22,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from areal.errors import UserError
+
 ATTENTION = "areal_packed"
 """Name under which transformers knows :func:`packed_attention`."""
+_NO_EFFECT = ("dropout", "position_ids", "use_cache", "output_router_logits", "is_causal")
+"""What else models hand to their attention: dropout is off, positions are in queries and keys already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,9 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     layout: Layout | None = None,
-    **_: Any,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each packed sequence, in transformers' attention interface.
 
@@ -135,14 +141,66 @@ def packed_attention(
         scaling: of the scores; None: 1/√d.
         sliding_window: tokens that each token sees, itself included; None: all before it.
         layout: as in :class:`areal.learner.packed.Packed`.
+        softcap: bound of the scores, which come near it as a tanh does; None: no bound.
+        s_aux: ``[heads]``, the score of a token that is not there, which takes a share of the attention.
+        others: of no effect on what is computed here.
 
     Returns:
         ``[1, N, heads, d]`` and None.
+
+    Raises:
+        UserError: the model's attention has something that is not known here.
     """
     if layout is None:
         raise ValueError("packed attention needs the layout of the sequences")
-    attend: Callable[..., torch.Tensor] = _varlen if isinstance(layout, Varlen) else _padded
-    return attend(query[0], key[0], value[0], scaling, sliding_window, layout)[None], None
+    if unknown := [name for name, value in others.items() if name not in _NO_EFFECT and value is not None]:
+        raise UserError(f"areal cannot train this model: its attention has {' and '.join(unknown)}")
+    if isinstance(layout, Varlen):
+        assert softcap is s_aux is None, "changes_scores"
+        return _varlen(query[0], key[0], value[0], scaling, sliding_window, layout)[None], None
+    scores = _Scores(scaling, softcap, s_aux)
+    return _padded(query[0], key[0], value[0], scores, sliding_window, layout)[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What is made of the products of queries and keys; see :func:`packed_attention`."""
+
+    scaling: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attend; ``[S, heads, L, d]`` each; mask: bool ``[L, L]``, None: causal."""
+        if self.softcap is None and self.sinks is None:
+            return F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=self.scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        scores = (q @ k.transpose(-1, -2)).float() * (self.scaling or q.shape[-1] ** -0.5)
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if mask is None:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~mask, -torch.inf)
+        if self.sinks is not None:
+            sink = self.sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)
+            scores = torch.cat([scores, sink], -1)
+        return scores.softmax(-1)[..., : k.shape[-2]].to(v.dtype) @ v
+
+
+def changes_scores(model: Any) -> bool:
+    """Whether a model's attention does more to its scores than to scale them."""
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return capped or any(hasattr(module, "sinks") for module in model.modules())
 
 
 @torch.compiler.disable  # the number of its runs varies from row to row
@@ -150,7 +208,7 @@ def _padded(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    scaling: float | None,
+    scores: _Scores,
     sliding_window: int | None,
     layout: Padded,
 ) -> torch.Tensor:
@@ -161,16 +219,7 @@ def _padded(
         # What lies behind the end of a sequence comes last: under a causal mask no real token ever sees it.
         q, k, v = (x[:, index].transpose(0, 1) for x in (query, key, value))
         mask = _window(longest, sliding_window, query.device)
-        out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        parts.append(out.transpose(1, 2)[owned])
+        parts.append(scores.attend(q, k, v, mask).transpose(1, 2)[owned])
     return torch.cat(parts)
 
 

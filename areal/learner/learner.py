@@ -7,6 +7,7 @@ none, and trajectories that cannot move the policy only count in the denominator
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,7 +19,8 @@ import torch
 from areal.config import LearnerConfig
 from areal.errors import UserError
 from areal.learner import lora
-from areal.learner.attention import kernel_name
+from areal.learner.attention import changes_scores, kernel_name
+from areal.learner.checkpoint_names import as_in_checkpoints, kept_buffers
 from areal.learner.critic import Critic
 from areal.learner.flops import FlopCounter, peak_flops
 from areal.learner.minibatches import Micro, Splitter
@@ -113,20 +115,22 @@ class Learner:
         self._temperature = temperature
         if max_new_tokens is None and (objective.overlong or objective.aggregation == "fixed-length"):
             raise ValueError(f"objective {settings.objective} measures lengths by max_new_tokens: give it")
+        if objective.advantage == "gae" and ranks() > 1:
+            raise ValueError("a critic is trained by one process alone")
+        self.path = path
+        self.policy = self._load(path, settings.lora_rank)
+        # Kernels of variable length have plain scores only.
+        self._varlen = uses_varlen(settings, self._device) and not changes_scores(self.model)
         self._splitter = Splitter(
             objective,
             settings.minibatches,
             micro_batch_tokens(settings, self._device),
             max_new_tokens or 0,
             self._device,
-            uses_varlen(settings, self._device),
+            self._varlen,
             rank(),
             ranks(),
         )
-        if objective.advantage == "gae" and ranks() > 1:
-            raise ValueError("a critic is trained by one process alone")
-        self.path = path
-        self.policy = self._load(path, settings.lora_rank)
         self._optimizer = adamw(self.policy, settings)
         self._critic = Critic(path, settings, self._device) if objective.advantage == "gae" else None
         self._reference: Policy | None = None
@@ -158,16 +162,19 @@ class Learner:
         """How it computes, in a few words."""
         dtype = str(compute_dtype(self._settings, self._device)).removeprefix("torch.")
         processes = f"{ranks()} processes, " if ranks() > 1 else ""
-        return f"{processes}{dtype}, attention: {kernel_name(uses_varlen(self._settings, self._device))}"
+        return f"{processes}{dtype}, attention: {kernel_name(self._varlen)}"
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The float32 weights under their Hugging Face names, tied ones once, each whole."""
+        """The float32 weights as checkpoints of the model have them, tied ones once, each whole.
+
+        With the few that are never trained but belong to a checkpoint, such as the bias of a router.
+        """
         let_go(self.policy)
         if self.adapted:
-            yield from lora.merged_parameters(self.model)
-            return
-        for name, parameter in self.model.named_parameters():
-            yield name, full(parameter.detach())
+            weights = lora.merged_parameters(self.model)
+        else:
+            weights = ((name, full(p.detach())) for name, p in self.model.named_parameters())
+        return as_in_checkpoints(self.model, itertools.chain(weights, kept_buffers(self.model)))
 
     def rehearse(self) -> None:
         """Have everything compiled that updates need, if anything is: by their passes on a batch made up.

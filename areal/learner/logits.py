@@ -45,6 +45,7 @@ def scores(
     temperature: float,
     loss: Loss | None = None,
     separable: bool = True,
+    cap: float | None = None,
 ) -> Scores:
     """Score tokens under p = softmax(hidden · weightᵀ / temperature).
 
@@ -56,11 +57,12 @@ def scores(
         loss: of each token, if a gradient is wanted.
         separable: whether the loss of a token depends on that token only. Otherwise ``loss`` is asked once
             for all of them, and the logits are made a second time.
+        cap: bound of the products, which come near it as a tanh does, before the temperature; None: no bound.
     """
     if loss is None:
         with torch.no_grad():
-            return Scores(*_Output(hidden, weight, targets, temperature).all_scores()[:2])
-    total, logprobs, entropy = _Loss.apply(hidden, weight, targets, temperature, loss, separable)
+            return Scores(*_Output(hidden, weight, targets, temperature, cap).all_scores()[:2])
+    total, logprobs, entropy = _Loss.apply(hidden, weight, targets, temperature, loss, separable, cap)
     return Scores(logprobs, entropy, total)
 
 
@@ -76,8 +78,9 @@ class _Loss(torch.autograd.Function):
         temperature: float,
         loss: Loss,
         separable: bool,
+        cap: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        output = _Output(hidden, weight, targets, temperature, trained=ctx.needs_input_grad[1])
+        output = _Output(hidden, weight, targets, temperature, cap, trained=ctx.needs_input_grad[1])
         make = output.loss_in_one_pass if separable else output.loss_in_two_passes
         logprobs, entropy, total = make(loss)
         ctx.save_for_backward(output.of_hidden, *output.gradient_of_weight())
@@ -91,7 +94,7 @@ class _Loss(torch.autograd.Function):
         return (
             of_hidden * scale.to(of_hidden.dtype),
             of_weight[0] * scale.to(of_weight[0].dtype) if of_weight else None,
-            *[None] * 4,
+            *[None] * 5,
         )
 
 
@@ -104,9 +107,11 @@ class _Output:
         weight: torch.Tensor,
         targets: torch.Tensor,
         temperature: float,
+        cap: float | None = None,
         trained: bool = False,
     ) -> None:
         self._hidden, self._weight, self._targets, self._temperature = hidden, weight, targets, temperature
+        self._cap = cap
         self._statistics = _fast(_statistics, hidden.device)
         self._gradient = _fast(_gradient, hidden.device)
         self.of_hidden = torch.empty_like(hidden)
@@ -150,7 +155,8 @@ class _Output:
         return logprobs, entropy, total
 
     def _logits(self, part: slice) -> torch.Tensor:
-        return _product(self._hidden[part], self._weight.t())
+        products = _product(self._hidden[part], self._weight.t())
+        return products if self._cap is None else products.div_(self._cap).tanh_().mul_(self._cap)
 
     def _score(self, part: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         logits = self._logits(part)
@@ -176,6 +182,8 @@ class _Output:
             self._temperature,
             hidden.dtype,
         )
+        if self._cap is not None:
+            of_logits = of_logits * (1 - (logits / self._cap) ** 2).to(hidden.dtype)
         self.of_hidden[part] = of_logits @ self._weight
         if self._of_weight is not None:
             _add_product(self._of_weight, of_logits.t(), hidden)

@@ -34,6 +34,8 @@ def require_peft() -> None:
 def adapt(model: Any, rank: int) -> None:
     """Freeze a model and add adapters of this rank to all its linear layers but the output layer, in place.
 
+    The experts of a mixture, which are one tensor for each layer, are no such layers.
+
     Their scale is 2 (``lora_alpha`` is twice the rank), so that the learning rate need not follow the rank.
     They begin with no effect, and always with the same random part: a run can be had again.
 
@@ -44,11 +46,19 @@ def adapt(model: Any, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank, target_modules=_targets(model), lora_dropout=0.0, task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         inject_adapter_in_model(config, model, adapter_name=_NAME)
+
+
+def _targets(model: Any) -> str | list[str]:
+    """Return which layers are adapted; where there are experts, peft's word for all means them, too."""
+    if not any(len(parameter.shape) == 3 for parameter in model.parameters()):
+        return "all-linear"
+    head = model.get_output_embeddings()
+    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
 
 
 @torch.no_grad()

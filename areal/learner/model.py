@@ -36,15 +36,16 @@ class Policy(torch.nn.Module):
         """
         hidden = hidden_states(self.model.base_model, packed).index_select(0, packed.before)
         weight = self.model.get_output_embeddings().weight
-        return scores(hidden, weight, packed.targets, temperature, loss, separable)
+        scale, cap = output_of(self.model.config)
+        return scores(hidden, weight, packed.targets, temperature / scale, loss, separable, cap)
 
 
 def load_model(path: str) -> Any:
     """Load a causal language model for training, in float32, on the CPU.
 
     Raises:
-        UserError: the folder or hub id holds no causal language model, or one whose logits are not simply
-            the output layer's product with the last hidden states, which is what the learner computes.
+        UserError: the folder or hub id holds no causal language model, or one of which the learner would
+            compute something else.
     """
     from transformers import AttentionInterface, AutoModelForCausalLM
 
@@ -57,12 +58,18 @@ def load_model(path: str) -> Any:
         raise UserError(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
     # No dropout: the recomputed log-probabilities must be those of the policy that is updated.
     model.eval()
-    if not _logits_are_a_product(model):
-        raise UserError(
-            f"the model {path} changes its logits after the output layer (soft-capping, scaling or a bias): "
-            "areal cannot train it"
-        )
+    _check(model, path)
     return model
+
+
+def output_of(config: Any) -> tuple[float, float | None]:
+    """Return what the products of output layer and hidden states are multiplied with, and their soft cap.
+
+    Granite divides them (logits_scaling), Cohere multiplies them (logit_scale), Gemma 2 caps them.
+    """
+    text = config.get_text_config()
+    scale = (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)
+    return scale, getattr(text, "final_logit_softcapping", None)
 
 
 def hidden_states(trunk: Any, packed: Packed) -> torch.Tensor:
@@ -78,20 +85,44 @@ def hidden_states(trunk: Any, packed: Packed) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _logits_are_a_product(model: Any) -> bool:
-    """Try it on two tokens."""
-    device = torch.device("cpu")
-    index = np.arange(2)[None]
-    layout = Padded.build(index, np.ones_like(index, dtype=bool), np.array([2]), device)
-    inputs = {
-        "input_ids": torch.tensor([[1, 2]]),
-        "position_ids": torch.arange(2)[None],
-        "use_cache": False,
-        "layout": layout,
-    }
+def _check(model: Any, path: str) -> None:
+    """Try the model on two sequences of two tokens, together and apart.
+
+    Raises:
+        UserError: what the learner computes is not what the model is.
+    """
+    first, second = torch.tensor([[1, 2]]), torch.tensor([[3, 1]])
+    alone = _tried(model.base_model, second, 1).last_hidden_state
+    together = _tried(model.base_model, torch.cat([first, second], 1), 2).last_hidden_state
+    logits = _tried(model, second, 1).logits
+    if not torch.isfinite(logits).all():
+        raise UserError(f"the weights of {path} make logits that are not finite: some are NaN or infinite")
+    if not torch.allclose(alone, together[:, 2:], rtol=1e-4, atol=1e-4):
+        raise UserError(
+            f"areal cannot train the model {path}: it carries more than attention from token to token (a "
+            "state, as Mamba does), which would run from one sequence into the next"
+        )
+    scale, cap = output_of(model.config)
+    expected = scale * (alone @ model.get_output_embeddings().weight.t())
+    if cap is not None:
+        expected = cap * torch.tanh(expected / cap)
+    if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4):
+        raise UserError(
+            f"areal cannot train the model {path}: it changes its logits after the output layer in a way "
+            "that areal does not know, such as by a bias"
+        )
+
+
+def _tried(module: Any, tokens: torch.Tensor, sequences: int) -> Any:
+    """Call a model or its trunk on a row of tokens, sequences of the same length end to end."""
+    index = np.arange(tokens.shape[1]).reshape(sequences, -1)
+    length = index.shape[1]
+    owned, lengths = np.ones_like(index, dtype=bool), np.full(sequences, length)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*attention_mask.*")
-        hidden = model.base_model(**inputs).last_hidden_state
-        logits = model(**inputs).logits
-    product = hidden @ model.get_output_embeddings().weight.t()
-    return torch.allclose(logits, product, rtol=1e-4, atol=1e-4)
+        return module(
+            input_ids=tokens,
+            position_ids=torch.arange(length).repeat(sequences)[None],
+            use_cache=False,
+            layout=Padded.build(index, owned, lengths, torch.device("cpu")),
+        )

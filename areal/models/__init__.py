@@ -26,6 +26,15 @@ __all__ = ["load_tokenizer", "resolve_model"]
 
 _KINDS = f"a model is '{STARTER}', a folder, or a hub id such as Org/Model"
 _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+_LIMITS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "seq_length",
+    "max_seq_len",
+    "n_ctx",
+)
+"""How configurations name the longest sequence."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -87,7 +96,12 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, ImportError) as error:
         if Path(path).is_dir():
             raise UserError(f"the tokenizer in '{path}' does not load: {_first_line(error)}") from error
-        raise UserError(_UNREACHABLE.format(path=path, error=_first_line(error))) from error
+        raise UserError(unreachable(path, error)) from error
+
+
+def unreachable(path: str, error: Exception) -> str:
+    """Return what to say of a hub id that does not load."""
+    return _UNREACHABLE.format(path=path, error=_first_line(error))
 
 
 def model_config(path: str) -> dict[str, Any]:
@@ -104,7 +118,7 @@ def model_config(path: str) -> dict[str, Any]:
     try:
         return PretrainedConfig.get_config_dict(path)[0]
     except (OSError, ValueError) as error:
-        raise UserError(_UNREACHABLE.format(path=path, error=_first_line(error))) from error
+        raise UserError(unreachable(path, error)) from error
 
 
 def context_limit(path: str) -> int | None:
@@ -115,9 +129,11 @@ def context_limit(path: str) -> int | None:
     """
     config = model_config(path)
     # Models of several parts keep the language model's settings one level down.
-    return config.get("max_position_embeddings") or (config.get("text_config") or {}).get(
-        "max_position_embeddings"
-    )
+    for settings in (config, config.get("text_config") or {}):
+        for key in _LIMITS:
+            if settings.get(key):
+                return settings[key]
+    return None
 
 
 def _first_line(error: BaseException) -> str:
@@ -206,6 +222,23 @@ def _check_weights(path: Path) -> None:
             raise UserError(f"'{file}' is empty; copy or download the weights again")
         if start.startswith(b"version https://git-lfs"):
             raise UserError(f"'{file}' is a Git LFS pointer, not weights; run `git lfs pull` in '{path}'")
+        if file.suffix == ".safetensors":
+            _check_safetensors(file)
+
+
+def _check_safetensors(file: Path) -> None:
+    """Check that a file is as long as its own header says: a length in 8 bytes, JSON, and the tensors."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = opened.read(length) if length <= size - 8 else b""
+    try:
+        tensors = json.loads(header)
+        ends = [value["data_offsets"][1] for name, value in tensors.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise UserError(f"'{file}' is no safetensors file; copy or download the weights again") from None
+    if 8 + length + max(ends, default=0) != size:
+        raise UserError(f"'{file}' is cut off or damaged; copy or download the weights again")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -37,10 +38,25 @@ from areal.rollout.vllm_start import (
 )
 from areal.trajectory import Finish
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OUTPUT_SLICES = 64
 """vLLM hands on the tokens of a step in slices of 128 requests: more slices than any step has."""
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""How vLLM says, before it starts a process, that a model or a setting will not do."""
 _LIFE_SIGN = 1.0
 """Seconds after which to look whether a process that owes an answer still lives."""
 _NOT_STARTED = "Engine core initialization failed"
@@ -109,10 +125,11 @@ class VLLMEngine:
                     settings.interruption,
                     _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
                 )
-            except RuntimeError as error:
-                if _NOT_STARTED not in str(error):
-                    raise
-                raise EngineFailure("vLLM did not start") from error
+            except _REFUSALS as error:
+                if _NOT_STARTED in str(error):
+                    raise EngineFailure("vLLM did not start") from error
+                log.exception("vLLM did not start")
+                raise EngineFailure(f"vLLM did not start: {_reason(error)}") from error
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
         await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
@@ -374,6 +391,15 @@ class BusyClock:
         elif not busy and self._since is not None:
             self._total += time.monotonic() - self._since
             self._since = None
+
+
+def _reason(error: BaseException) -> str:
+    """Return in one line why vLLM refuses to start; pydantic's messages without their ornaments."""
+    text = str(error)
+    if hasattr(error, "errors"):
+        text = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+    text = " ".join(text.split())[:_LONGEST_CAUSE]
+    return text or type(error).__name__
 
 
 def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:

@@ -20,7 +20,7 @@ from areal.rollout.engines import Engines, most
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
 from areal.rollout.player import Player
-from areal.rollout.rendering import Renderer, check_template_kwargs, eos_ids
+from areal.rollout.rendering import Renderer, check_template_kwargs
 from areal.rollout.seeds import derive
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, gpu_bytes
@@ -29,6 +29,7 @@ from areal.runtime.cards import engine_cards
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.memory import Load, Shape, Split, describe, split
+from areal.runtime.model_checks import check_model, end_ids
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,8 @@ class Plan:
     """A checked run: nothing is started yet.
 
     ``cards``: the GPU of each engine; the learner's processes have the first ones. ``memory``: how each of
-    these is divided; nothing on a CPU, or where ``engine.memory`` says it. ``note``: what the user is to know
-    of it.
+    these is divided; nothing on a CPU, or where ``engine.memory`` says it. ``notes``: what the user is to
+    know.
     """
 
     config: Config
@@ -55,13 +56,13 @@ class Plan:
     env: Any
     cards: tuple[int, ...] = (0,)
     memory: tuple[Split, ...] = ()
-    note: str = ""
+    notes: tuple[str, ...] = ()
     training: bool = True
 
     @property
     def told(self) -> list[str]:
         """Lines that tell the user what was decided, and how data was read."""
-        lines = [self.note] if self.note else []
+        lines = list(self.notes)
         config = self.config
         if config.recipe and self.training:
             lines.append(
@@ -75,6 +76,16 @@ class Plan:
             where = f", on the GPUs {', '.join(map(str, self.cards))}" if self.device == "cuda" else ""
             lines.append(f"{len(self.cards)} engines{where}")
         return [*lines, describe(self.memory)] if self.memory else lines
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """What engine and learner compute in."""
+        import torch
+
+        from areal.learner.placement import compute_dtype
+
+        of_learner = compute_dtype(self.config.learner, torch.device(self.device))
+        return {engine_dtype(self.config, self.device), of_learner}
 
     @property
     def engine_threads(self) -> int:
@@ -108,14 +119,15 @@ def plan(config: Config, training: bool = True) -> Plan:
 
         require_peft()
     agent = make_agent(config)
-    model, note = resolve_model(config.model), ""
+    model, notes = resolve_model(config.model), list[str]()
     if (checkpoint := last_checkpoint(config.model)) is not None:
-        note = f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}"
+        notes.append(f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}")
         config = config.model_copy(update={"model": str(checkpoint)})
     env = registry.make_env(config.env, **config.env_options)
     look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit)
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
+    notes += check_model(model, training)
     device, longest = _device(config.device), _max_model_len(config, model)
     require_compilers(config, device)
     memory: tuple[Split, ...] = ()
@@ -128,7 +140,7 @@ def plan(config: Config, training: bool = True) -> Plan:
                 raise
             config = override_config(config, ["learner.recompute=true"])
             memory = _memory(config, model, longest, training, cards)
-    return Plan(config, model, device, longest, agent, env, cards, memory, note, training)
+    return Plan(config, model, device, longest, agent, env, cards, memory, tuple(notes), training)
 
 
 def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:
@@ -272,15 +284,9 @@ async def start_player(plan: Plan, weight_backend: str | None) -> Player:
     Raises:
         UserError: the model's files cannot be read.
     """
-    from transformers import GenerationConfig
-
     config = plan.config
     tokenizer = load_tokenizer(plan.model)
-    try:
-        generation = GenerationConfig.from_pretrained(plan.model)
-    except OSError:  # a model need not have one
-        generation = None
-    ends = eos_ids(tokenizer, generation)
+    ends = end_ids(plan.model, tokenizer)
     renderer = Renderer(tokenizer, ends, config.chat.template_kwargs)
     if isinstance(plan.agent, ToolUse):
         renderer.check_tools()

@@ -217,8 +217,8 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
         ExitStack() as files,
     ):
         progress.message(f"evaluation: {folder}")
-        if jobs[0].plan is not None and jobs[0].plan.note:
-            progress.message(jobs[0].plan.note)
+        for line in jobs[0].plan.notes if jobs[0].plan is not None else ():
+            progress.message(line)
         for line in dict.fromkeys(line for job in jobs for line in getattr(job.env.unwrapped, "told", ())):
             progress.message(line)
         opened = [(job, files.enter_context(AnswerFile(folder / job.file, job.header))) for job in jobs]

@@ -229,8 +229,8 @@ def to_host(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | No
 
 
 def write_model(folder: Path, model: Any, tokenizer: Any, weights: Tensors) -> None:
-    """Write these weights of a model of this kind in Hugging Face format."""
-    model.save_pretrained(folder, state_dict=weights)
+    """Write these weights, under the names of checkpoints, of a model of this kind in Hugging Face format."""
+    model.save_pretrained(folder, state_dict=dict(weights), save_original_format=False)
     config = copy.deepcopy(model.config)  # transformers writes the type that the learner's weights have
     config.dtype = next(iter(weights.values())).dtype
     config.save_pretrained(folder)

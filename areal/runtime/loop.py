@@ -34,6 +34,7 @@ from areal.runtime.assembly import (
     training_sampling,
 )
 from areal.runtime.evaluation import evaluate_player, evaluation_metrics
+from areal.runtime.mismatch import MismatchWatch
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_signals
@@ -86,6 +87,7 @@ class Trainer:
         self._open = AsyncExitStack()
         self._stop = asyncio.Event()
         self._watch = Watch()
+        self._mismatch = MismatchWatch(plan.config, plan.dtypes, plan.device)
         self._producing: asyncio.Future[None] | None = None
         self._loading: asyncio.Future[dict[str, float]] | None = None
         self._saving: asyncio.Future[Path] | None = None
@@ -143,9 +145,9 @@ class Trainer:
         state, groups = await self._restore()
         weights = await self.learner.hash_weights()
         await self.engine.connect(await self.learner.open_channels(ways_of(plan.device, plan.cards)))
-        if self._resume is not None:
-            await self.learner.publish()
-            await together(self.engine.load(self.learner.version), self.learner.send())
+        # Also where the engine has them already: a load that would not do shows before anything is trained.
+        await self.learner.publish()
+        await together(self.engine.load(self.learner.version), self.learner.send())
         self._build_rollouts(state, groups)
         if self._resume is not None:  # only now: a resumption that fails leaves the run as it was
             self.directory.go_on(config, self.learner.version)
@@ -261,6 +263,9 @@ class Trainer:
             if self.config.learner.choices.dynamic_sampling:
                 metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
+        sampled = sum(int(trajectory.loss_mask.sum()) for trajectory in batch.trajectories)
+        if told := self._mismatch.look(metrics, sampled):
+            self.progress.message(told)
         evaluated = self._is_due(self.config.evaluation.every)
         if evaluated or self._is_due(self.config.checkpoint.every):  # the best one can be had afterwards
             if self._saving is not None:

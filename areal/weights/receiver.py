@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -14,11 +15,18 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
-from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
+from vllm.model_executor.model_loader.reload.utils import get_tensor_load_numel
 
 from areal.weights.broadcast import BroadcastSource
 from areal.weights.channel import Way
+from areal.weights.completeness import Reads, complaint
 from areal.weights.cuda_ipc import CudaIpcSource
 from areal.weights.layout import Layout
 from areal.weights.shared_memory import SharedMemorySource
@@ -37,6 +45,9 @@ class Source(Protocol):
         """Let go of all resources but the tensors' memory."""
         ...
 
+
+Own = tuple[list[str], torch.nn.Parameter]
+"""A parameter of the engine's and its names, of which a tied one has several."""
 
 _SOURCES: dict[Way, Callable[[dict[str, Any], Layout, torch.device], Source]] = {
     "shared memory": SharedMemorySource,
@@ -65,48 +76,60 @@ class Receiver(WeightTransferEngine[Init, Update]):
     init_info_cls = Init
     update_info_cls = Update
     _source: Source | None = None
+    _checked = False
+    _own: list[Own]
 
     def init_transfer_engine(self, init_info: Init) -> None:
         """Let go of what an earlier channel shared, and open this end of the new one."""
         self.shutdown()
+        self._checked = False  # it may bring other weights
         layout = Layout.described(init_info.layout)
         self._source = _SOURCES[init_info.way](init_info.place, layout, self.device)
 
     def start_weight_update(self) -> None:
         """Make the layers take checkpoint tensors again, where their own were made into something else."""
         self._in_place = loads_in_place(self.model, self.device)
+        if not self._checked:
+            self._own = own_parameters(self.model)
         if not self._in_place:
+            if self.device.type == "cpu":
+                forget_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: Update) -> None:
-        """Load every tensor; vLLM waits for the device when this returns."""
+        """Load every tensor; vLLM waits for the device when this returns.
+
+        Raises:
+            ValueError: the first time, if that was not all that the engine has, or more than it knows.
+        """
         assert self._source is not None, "init_transfer_engine first"
         self._source.receive()
         model: Any = self.model
-        model.load_weights(iter(self._source.tensors))
+        if self._checked:
+            model.load_weights(iter(self._source.tensors))
+            return
+        if self._in_place:
+            poison(self._own)
+        with Reads(self._source.tensors) as reads:
+            loaded = model.load_weights(iter(self._source.tensors))
+        unreceived = set[str]()
+        if loaded is not None:  # a few models of vLLM's do not say
+            unreceived = {names[0] for names, _ in self._own if loaded.isdisjoint(names)}
+        partial = poisoned(self._own) if self._in_place else partly_loaded(self.model)
+        partial -= {name.rpartition(".")[0] for name in unreceived} | unreceived
+        if lacks := complaint(reads.unread, unreceived, partial):
+            give_up(self.model)
+            raise ValueError(lacks)
+        self._checked = True
 
     def finish_weight_update(self) -> None:
         """Make of the checkpoint tensors what the kernels want, the tied output layer included."""
         if self._in_place:
             return
         finalize_layerwise_reload(self.model, self.model_config)
-        self._repack_tied_head()
+        if self.device.type == "cpu":
+            repack_tied(self.model)
         torch.accelerator.synchronize()  # some of it is read from the channel's memory only now
-
-    def _repack_tied_head(self) -> None:
-        """Rebuild the packed copy of a tied ``lm_head``.
-
-        A tied head shares its weight with the embedding, so the layerwise reload never sees it as loaded;
-        on a CPU its kernel holds a packed copy, which would silently keep the old weights.
-        """
-        if self.device.type != "cpu" or not getattr(
-            self.model_config.hf_config, "tie_word_embeddings", False
-        ):
-            return
-        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
-        model: Any = self.model
-        dispatch_cpu_unquantized_gemm(model.lm_head, remove_weight=False)
 
     def shutdown(self) -> None:
         """Let go of the channel."""
@@ -140,3 +163,82 @@ def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
     if type(getattr(module, "quant_method", None)) not in plain:
         return False
     return type(module) is Attention or not hasattr(module, "process_weights_after_loading")
+
+
+def own_parameters(model: torch.nn.Module) -> list[Own]:
+    """Return the parameters that a checkpoint fills, with all names of each: not the scales of a KV cache."""
+    found: dict[int, Own] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Attention):
+            continue
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            found.setdefault(id(parameter), ([], parameter))[0].append(name)
+    return list(found.values())
+
+
+def partly_loaded(model: torch.nn.Module) -> set[str]:
+    """Return the layers of a layerwise reload, before its end, that not all elements came for.
+
+    None come where a model writes into its parameters itself, past their loaders: into what is not there.
+
+    What is left of an embedding may be rows that make its size even: its loader fills them itself.
+    """
+    found = set()
+    for path, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        if not info.can_load() or isinstance(layer, (Attention, VocabParallelEmbedding)):
+            continue
+        own = [p for p in layer.parameters(recurse=False) if not isinstance(p, UninitializedParameter)]
+        if info.load_numel < sum(map(get_tensor_load_numel, own)):
+            found.add(path)
+    return found
+
+
+def give_up(model: torch.nn.Module) -> None:
+    """End a layerwise reload where it is: layers that still waited for something have their old weights."""
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        if info.can_load() and info.kernel_tensors is not None:
+            _place_kernel_tensors(layer, info)
+        info.reset()
+
+
+@torch.no_grad()
+def poison(own: list[Own]) -> None:
+    """Make all parameters NaN."""
+    for _, parameter in own:
+        parameter.data.fill_(torch.nan)
+
+
+@torch.no_grad()
+def poisoned(own: list[Own]) -> set[str]:
+    """Return the names of parameters that have kept a NaN."""
+    return {names[0] for names, parameter in own if parameter.data.isnan().any()}
+
+
+def forget_expert_kernels(model: torch.nn.Module) -> None:
+    """Let the experts' kernels be made anew.
+
+    On a CPU a kernel that is made packs the weights; one that is there already, vLLM hands weights that are
+    not packed, and it would take them for packed ones.
+    """
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if hasattr(method, "moe_kernel"):
+            method.moe_kernel = None
+
+
+def repack_tied(model: torch.nn.Module) -> None:
+    """Rebuild what CPU kernels hold of embeddings and heads that share one weight.
+
+    The layerwise reload sees the weight loaded for one of them only: the packed copy of the other would
+    silently keep the old weights.
+    """
+    sharing: dict[int, list[Any]] = {}
+    modules: list[Any] = [m for m in model.modules() if isinstance(m, VocabParallelEmbedding)]
+    for module in modules:
+        if hasattr(module, "cpu_linear"):
+            sharing.setdefault(module.weight.data_ptr(), []).append(module)
+    for alike in sharing.values():
+        for module in alike if len(alike) > 1 else ():
+            dispatch_cpu_unquantized_gemm(module, remove_weight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+from collections.abc import Iterator
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
@@ -47,6 +48,10 @@ class Policies:
         self.references: dict[int, torch.nn.Module] = {}
         self.times: dict[str, float] = {}
         self._prompts: dict[tuple[int, tuple[int, ...]], DynamicCache] = {}
+
+    def named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The newest version's weights."""
+        return self._model.named_parameters()
 
     async def connect(self) -> None:
         """Let the engine take this object's weights."""

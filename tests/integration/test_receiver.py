@@ -8,7 +8,7 @@ import torch
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
-from areal.weights.receiver import loads_in_place
+from areal.weights.receiver import loads_in_place, own_parameters, poison, poisoned
 
 CUDA = torch.device("cuda", 0)
 
@@ -39,3 +39,18 @@ def test_only_plain_layers_on_a_gpu_are_loaded_in_place():
     assert not loads_in_place(model(), torch.device("cpu")), "a CPU's kernels pack the weights"
     assert not loads_in_place(model(layer(Packing)), CUDA)
     assert not loads_in_place(model(Deriving()), CUDA)
+
+
+def test_a_tied_parameter_has_several_names_and_what_a_load_left_out_shows():
+    tied, other = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4)
+    made: Any = torch.nn.ModuleDict({"embed": tied, "head": torch.nn.Linear(4, 4, bias=False), "mid": other})
+    made["head"].weight = tied.weight
+    own = own_parameters(made)
+    assert [names for names, _ in own] == [["embed.weight", "head.weight"], ["mid.weight"], ["mid.bias"]]
+    poison(own)
+    assert poisoned(own) == {"embed.weight", "mid.weight", "mid.bias"}
+    with torch.no_grad():
+        tied.weight.fill_(1)
+        other.weight[:2] = 0
+        other.bias.fill_(0)
+    assert poisoned(own) == {"mid.weight"}

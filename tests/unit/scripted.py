@@ -83,7 +83,7 @@ def settings(output: Path, name: str, **more: Any) -> Config:
             "steps": STEPS,
             "seed": 7,
             "rollout": rollout,
-            "learner": {"threads": 1},
+            "learner": {"threads": 1, "max_mismatch": "inf"},
             "evaluation": {"problems": 0},
             **more,
         }

@@ -16,6 +16,8 @@ from areal.models import load_tokenizer, resolve_model
 from areal.runtime.assembly import plan
 
 STARTER = Path(resolve_model("starter"))
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
+"""A safetensors file of none."""
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
-    (folder / "model.safetensors").write_bytes(b"weights")
-    shutil.copy(STARTER / "tokenizer.json", folder)
+    (folder / "model.safetensors").write_bytes(NO_TENSORS)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(STARTER / file, folder)
     return folder
 
 
@@ -73,12 +76,12 @@ def test_a_run_that_did_not_end_stands_for_its_last_whole_checkpoint(model: Path
     assert resolve_model(str(run)) == str(last / "model")
     checked = plan(parse_config({"model": str(run), "device": "cpu"}), training=False)
     assert checked.config.model == str(last), "what a report names is what was measured"
-    assert checked.note == f"{run} has no final model; its last checkpoint is taken: {last}"
+    assert checked.notes[0] == f"{run} has no final model; its last checkpoint is taken: {last}"
     (last / "model").rename(last / "adapter")
     assert "holds an adapter only" in refused(run)
     model.rename(run / "model")
     assert resolve_model(str(run)) == str(run / "model")
-    assert plan(parse_config({"model": str(run), "device": "cpu"}), training=False).note == ""
+    assert plan(parse_config({"model": str(run), "device": "cpu"}), training=False).notes == ()
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "org_1/a.b-c_d", "HuggingFaceTB/SmolLM2-135M-Instruct"])
@@ -140,6 +143,15 @@ def test_bad_weights(model: Path):
     assert "empty" in refused(model)
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "git lfs pull" in refused(model)
+    whole = (STARTER / "model.safetensors").read_bytes()
+    for garbage in (b"weights", b"\xff" * 5000, whole[100:], whole[:4]):
+        weights.write_bytes(garbage)
+        assert "is no safetensors file" in refused(model)
+    for damaged in (whole[:-1], whole + b" "):
+        weights.write_bytes(damaged)
+        assert "is cut off or damaged" in refused(model)
+    weights.write_bytes(whole)
+    assert resolve_model(str(model))
     weights.unlink()
     assert "no weights" in refused(model)
     (model / "pytorch_model.bin").write_bytes(b"weights")
@@ -152,7 +164,7 @@ def test_missing_shard(model: Path):
     index = {"weight_map": {"a": names[0], "b": names[1]}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert f"lacks 1 of 2 weight files, such as {names[1]}" in refused(model)
-    (model / names[1]).write_bytes(b"weights")
+    (model / names[1]).write_bytes(NO_TENSORS)
     assert resolve_model(str(model))
 
 

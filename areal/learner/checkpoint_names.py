@@ -1,0 +1,49 @@
+"""Weights as the checkpoints of a model have them, which is what engines and files want.
+
+In memory transformers keeps some of them otherwise: the experts of a layer in one tensor, or other names.
+How, it knows itself, since it writes checkpoints as it found them. Here this is done part by part, so that
+never more than one layer is there a second time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+_LAYER = re.compile(r"(.*?\.\d+)\.")
+"""The beginning of a name, up to the number of its layer."""
+
+
+def as_in_checkpoints(
+    model: Any, weights: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield weights under the names and in the shapes that checkpoints of the model have.
+
+    Args:
+        model: a Hugging Face model, as it was loaded.
+        weights: all of its weights, under the model's own names and in its order; whole, not sharded.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    if not model._weight_conversions:  # those that were used as it was loaded
+        yield from weights
+        return
+    for _, part in itertools.groupby(weights, key=lambda pair: _layer(pair[0])):
+        yield from revert_weight_conversion(model, dict(part)).items()
+
+
+def kept_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what a checkpoint has besides the parameters."""
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{path}.{name}" if path else name, buffer
+
+
+def _layer(name: str) -> str:
+    found = _LAYER.match(name)
+    return found[1] if found else name

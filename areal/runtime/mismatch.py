@@ -1,0 +1,74 @@
+"""Looks at whether the engine samples from the policy that the learner trains.
+
+Where both had the same weights, their log-probabilities of a token differ by rounding only. If they differ by
+more, something is wrong that no other number shows: weights that did not arrive, or a model that the two
+compute differently.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from areal.config import Config
+from areal.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_ENOUGH = 100
+"""Tokens whose mean says something; in 16 bits single ones are far off."""
+
+
+class MismatchWatch:
+    """Tells once of a mismatch above what is usual, and ends the run above its limit.
+
+    The cache of keys and values that ``rollout.interruption=keep`` leaves is of older weights: tokens differ
+    then by more than rounding. With it, and stale rollouts, nothing is looked at unless
+    ``learner.max_mismatch`` is set.
+
+    Args:
+        config: of the run.
+        dtypes: what engine and learner compute in.
+        device: of both.
+    """
+
+    def __init__(self, config: Config, dtypes: set[torch.dtype], device: str) -> None:
+        import torch
+
+        wanted, rollout = config.learner.max_mismatch, config.rollout
+        if dtypes != {torch.float32}:
+            self.precision, self.usual, self.limit = "16 bits", 0.1, 0.5
+        elif device == "cuda":  # where attention multiplies in tf32
+            self.precision, self.usual, self.limit = "float32 on a GPU", 0.02, 0.2
+        else:
+            self.precision, self.usual, self.limit = "float32", 1e-4, 1e-2
+        if wanted is not None:
+            self.limit, self.usual = wanted, min(self.usual, wanted)
+        self._looks = wanted is not None or rollout.interruption != "keep" or rollout.max_staleness == 0
+        self._told = False
+
+    def look(self, metrics: dict[str, float], tokens: int) -> str | None:
+        """Look at the metrics of an update on so many sampled tokens.
+
+        Returns:
+            What the user should be told now, in one line, if anything.
+
+        Raises:
+            UserError: the mismatch is above its limit.
+        """
+        found = metrics.get("mismatch/logprob")
+        if not self._looks or found is None or metrics["mismatch/tokens"] * tokens < _ENOUGH:
+            return None
+        what = f"log-probabilities of engine and learner differ by {found:.2g} in the mean (mismatch/logprob)"
+        if not found <= self.limit:  # nor is NaN
+            raise UserError(
+                f"{what}, more than {self.limit:g}: what answers is not the policy that is trained; please "
+                "report it with the model's name; learner.max_mismatch=inf trains all the same"
+            )
+        if found <= self.usual or self._told:
+            return None
+        self._told = True
+        return (
+            f"warning: {what}; in {self.precision} at most {self.usual:g} is usual, and above {self.limit:g} "
+            "(learner.max_mismatch) the run ends"
+        )

@@ -1,0 +1,148 @@
+"""What can be known of a model before anything starts, so that it is said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from areal.errors import UserError
+from areal.models import load_tokenizer, unreachable
+from areal.rollout.rendering import eos_ids
+
+_TRIED = [{"role": "user", "content": "What is 1 + 1?"}]
+_OTHER_HEADS = ("MaskedLM", "Classification", "QuestionAnswering", "PreTraining", "Embedding", "Model")
+"""How architectures end that give no next token."""
+
+
+def check_model(path: str, training: bool) -> list[str]:
+    """Check configuration, tokenizer and chat template of what :func:`areal.models.resolve_model` returned.
+
+    Args:
+        path: folder or hub id.
+        training: whether it is to be trained, not only to answer.
+
+    Returns:
+        Lines that the user should read, about what is no error.
+
+    Raises:
+        UserError: it cannot be trained, or cannot answer.
+    """
+    config = _configuration(path)
+    _check_kind(path, config)
+    if training:
+        _check_trainable(path, config)
+    tokenizer = load_tokenizer(path)
+    ends = end_ids(path, tokenizer)
+    _check_vocabulary(path, config, tokenizer, ends)
+    if tokenizer.chat_template is None:
+        return [f"{path} has no chat template: it reads the bare text of all messages, one after the other"]
+    _check_template(path, tokenizer)
+    return []
+
+
+def end_ids(path: str, tokenizer: Any) -> tuple[int, ...]:
+    """Return every token that ends a turn; see :func:`areal.rollout.rendering.eos_ids`.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(path)
+    except OSError:  # a model need not have one
+        generation = None
+    try:
+        return eos_ids(tokenizer, generation)
+    except ValueError as error:
+        raise UserError(
+            f"the tokenizer of {path} has no end-of-sequence token, so no answer would end; name one as "
+            "eos_token in its tokenizer_config.json, or as eos_token_id in generation_config.json"
+        ) from error
+
+
+def _configuration(path: str) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text or "custom code" in text:
+            text = (
+                "it needs code of its own, which areal does not run: convert it to one that transformers has"
+            )
+        elif "does not recognize this architecture" in text:
+            text = (
+                "the installed transformers does not know its model_type; upgrade it, or take another model"
+            )
+        raise UserError(f"cannot use the model {path}: {text[:300]}") from error
+    except OSError as error:
+        if Path(path).is_dir():
+            raise UserError(f"cannot use the model {path}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(unreachable(path, error)) from error
+
+
+def _check_kind(path: str, config: Any) -> None:
+    """Check that it gives next tokens."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    names = config.architectures or []
+    other = config.is_encoder_decoder or any(
+        name.endswith(_OTHER_HEADS) and not name.endswith("LMHeadModel") for name in names
+    )
+    if other or config.model_type not in KNOWN:
+        what = ", ".join(names) or config.model_type
+        raise UserError(f"{path} ({what}) is no causal language model, which alone can write answers")
+
+
+def _check_trainable(path: str, config: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    if (quantised := getattr(config, "quantization_config", None)) is not None:
+        method = (
+            quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        ) or "somehow"
+        raise UserError(
+            f"{path} is quantised ({getattr(method, 'value', method)}), and quantised weights cannot be "
+            "trained; take the model that it was made from"
+        )
+    if getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False):
+        raise UserError(
+            f"areal cannot train {path} ({config.model_type}): it carries a state from token to token, which "
+            "in a row of several sequences would run from one into the next; take one with attention only"
+        )
+
+
+def _check_vocabulary(path: str, config: Any, tokenizer: Any, ends: tuple[int, ...]) -> None:
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    if size is None:
+        return
+    # A few added tokens may lie outside, such as an image's, which no text has.
+    added = set(tokenizer.added_tokens_decoder) - set(ends)
+    beyond = {word: number for word, number in tokenizer.get_vocab().items() if number >= size}
+    wrong = sorted(word for word, number in beyond.items() if number not in added)
+    if wrong:
+        raise UserError(
+            f"the tokenizer of {path} has {len(wrong)} tokens that its model does not have (ids from {size} "
+            f"on, such as {wrong[0]!r}): they are not of one model; copy both from where they come"
+        )
+
+
+def _check_template(path: str, tokenizer: Any) -> None:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(_TRIED, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"the chat template of {path} does not take a plain question: {reason}; mend its "
+            "chat_template.jinja (or chat_template in tokenizer_config.json)"
+        ) from error
+    if _TRIED[0]["content"] not in text:
+        raise UserError(
+            f"the chat template of {path} leaves out what the user says; mend its chat_template.jinja (or "
+            "chat_template in tokenizer_config.json)"
+        )

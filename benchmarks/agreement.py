@@ -1,0 +1,86 @@
+"""How far the engine is off the learner, update after update, for a model in a folder."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from areal.config import parse_config
+from areal.rollout.engine import Completion, Engine, Sampling
+from areal.runtime.assembly import engine_dtype, make_learner, plan, start_player
+from areal.trajectory import Batch, Episode, Group, Trajectory
+from areal.weights.channel import BACKEND, open_channels, together, ways_of
+
+GROUPS, MEMBERS = 4, 4
+PROMPT, ANSWER = 6, 40
+
+
+async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[float]:
+    """Return the largest difference of log-probabilities before the first update, and after each.
+
+    Engine and learner are those of a run, on one device.
+
+    Args:
+        folder: the model.
+        updates: with a learning rate that moves every weight.
+        settings: of the learner.
+    """
+    learner_settings = {"learning_rate": 1e-2, "warmup_steps": 0, "threads": 1, **settings}
+    config = parse_config(
+        {
+            "model": str(folder),
+            "learner": learner_settings,
+            "engine": {"dtype": "float32", "eager": True, "memory": 0.1 if torch.cuda.is_available() else 1},
+            "rollout": {"max_new_tokens": ANSWER, "max_model_len": 128},
+        }
+    )
+    checked = plan(config)
+    player = await start_player(checked, BACKEND)
+    try:
+        learner = make_learner(config, checked.model, checked.device, 1)
+        dtype = engine_dtype(config, checked.device)
+        channels = open_channels(ways_of(checked.device), learner.named_parameters(), dtype)
+        await player.engine.connect(channels.init_infos())
+        found = []
+        for version in range(updates + 1):
+            batch = await sampled(player.engine, version)
+            found.append(learner.update(batch)["mismatch/logprob_max"])
+            if version < updates:
+                channels.write(learner.named_parameters())
+                sending = asyncio.to_thread(channels.send)
+                await together(player.engine.load(version + 1), sending)
+        channels.close()
+        return found
+    finally:
+        await player.close()
+
+
+async def sampled(engine: Engine, version: int) -> Batch:
+    """Let the engine answer prompts made up; half of the answers to each count as right."""
+    rng = np.random.default_rng(version)
+    prompts = [rng.integers(6, 300, PROMPT).tolist() for _ in range(GROUPS)]
+    sampling = Sampling(ANSWER, ignore_eos=True)
+    answers = await asyncio.gather(
+        *(engine.generate(prompt, sampling) for prompt in prompts for _ in range(MEMBERS))
+    )
+    groups = []
+    for number, prompt in enumerate(prompts):
+        members = answers[number * MEMBERS : (number + 1) * MEMBERS]
+        episodes = [Episode([trajectory(prompt, a)], float(i % 2)) for i, a in enumerate(members)]
+        groups.append(Group(number, version, episodes))
+    return Batch(version, groups)
+
+
+def trajectory(prompt: list[int], answer: Completion) -> Trajectory:
+    """Put an answer behind its prompt."""
+    before = len(prompt)
+    return Trajectory(
+        tokens=np.array([*prompt, *answer.ids], np.int32),
+        loss_mask=np.arange(before + len(answer.ids)) >= before,
+        logprobs=np.array([0.0] * before + answer.logprobs, np.float32),
+        versions=np.array([-1] * before + answer.versions, np.int32),
+    )

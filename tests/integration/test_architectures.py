@@ -1,0 +1,61 @@
+"""Engines compute what learners do, for families that keep their weights in memory otherwise than in files.
+
+Mixtures of experts, tied heads, soft caps, other names. ``benchmarks/architectures.py`` has many more.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from policies import TOLERANCE, Policies
+
+from areal.config import parse_config
+from areal.errors import EngineFailure
+from areal.runtime.assembly import plan, start_player
+from areal.weights.channel import BACKEND, open_channels, ways_of
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from agreement import mismatches
+from families import make
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral-tied", "gemma2", "gpt2"])
+async def test_engine_and_learner_agree_after_each_of_three_updates(family: str, tmp_path: Path):
+    found = await mismatches(make(family, tmp_path))
+    assert len(found) == 4
+    assert max(found) < TOLERANCE, found
+
+
+async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_on(tmp_path: Path):
+    folder = str(make("llama", tmp_path))
+    config = parse_config(
+        {"model": folder, "rollout": {"max_model_len": 128}, "engine": {"dtype": "float32"}}
+    )
+    checked = plan(config)
+    player = await start_player(checked, BACKEND)
+    try:
+        policies = Policies(player.engine, folder)
+        named = dict(policies.named())
+        without_key = {n: t for n, t in named.items() if n != "model.layers.0.self_attn.k_proj.weight"}
+        without_norm = {n: t for n, t in named.items() if n != "model.norm.weight"}
+        unknown = {**named, "model.layers.0.mlp.experts.gate_up_proj": torch.ones(3, 3)}
+        for sent, complaint in (
+            (without_key, "does not get all of its model.layers.0.self_attn.qkv_proj"),
+            (without_norm, "gets nothing for its model.norm.weight"),
+            (unknown, "model.layers.0.mlp.experts.gate_up_proj"),
+        ):
+            channels = open_channels(ways_of(checked.device), sent.items(), torch.float32)
+            await player.engine.connect(channels.init_infos())
+            channels.write(sent.items())
+            with pytest.raises(EngineFailure, match=complaint) as refused:
+                await player.engine.load(1)
+            assert "\n" not in str(refused.value)
+            channels.close()
+        await policies.connect()
+        assert await policies.update() == 1
+        policies.close()
+    finally:
+        await player.close()
