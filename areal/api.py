@@ -174,6 +174,7 @@ def evaluate_benchmarks(
         Interrupted: Ctrl-C; the answers so far are kept.
     """
     from areal.envs.places import absolute
+    from areal.recipes.choice import recipe_for
     from areal.runtime.benchmarks import Request, make_jobs, open_evaluation, run_benchmarks
 
     if model is not None:
@@ -182,6 +183,8 @@ def evaluate_benchmarks(
         given = settings_of_run(run, config, overrides, settings, own_env=not benchmarks)
     else:
         given = merged_settings(config, overrides, settings)
+        if not benchmarks and resume is None:  # which say themselves how long an answer may be
+            given = settings_on(recipe_for(given, training=False), given)
     found = None if data is None else absolute(str(data))
     request, path = open_evaluation(
         Request(list(benchmarks), found, given), None if resume is None else Path(resume)

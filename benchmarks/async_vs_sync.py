@@ -348,7 +348,7 @@ def train_alone(settings: list[str], count: int) -> dict[str, float]:
 def noise_config(settings: list[str]) -> Config:
     areal.register_env("noise-v0", Noise)
     areal.register_agent("drawn-length", DrawnLength)
-    return load_config(overrides=settings)
+    return load_config(overrides=["recipe=none", *settings])
 
 
 def pin(config: Config, first: bool) -> None:

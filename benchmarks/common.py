@@ -133,7 +133,7 @@ def train(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
     from areal.telemetry.run_directory import read_metrics
 
     shutil.rmtree(folder, ignore_errors=True)
-    where = [f"output={folder.parent}", f"name={folder.name}"]
+    where = [f"output={folder.parent}", f"name={folder.name}", "recipe=none"]
     command = [sys.executable, "-m", "areal", "train", *where, *settings]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return read_metrics(folder)

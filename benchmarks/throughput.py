@@ -77,6 +77,7 @@ def main() -> None:
             overrides=arguments.overrides,
             env="noise-v0",
             model=str(Path(folder) / "model"),
+            recipe="none",
             steps=WARMUP + arguments.steps,
             output=Path(folder) / "runs",
             rollout={"batch_size": 128, "group_size": 8, "max_new_tokens": 32},
