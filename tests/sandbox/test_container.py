@@ -35,7 +35,7 @@ elif arguments[0] == "run":
     command = arguments[arguments.index("there") + 1 :]
     if not os.path.exists(folder + "/ends-with"): os.execv(sys.executable, command)
     child = subprocess.Popen([sys.executable, *command[1:]])
-    time.sleep(0.5)
+    while not os.path.exists(folder + "/begun"): time.sleep(0.02)
     child.kill()
     code = int(open(folder + "/ends-with").read())
     os.kill(os.getpid(), -code) if code < 0 else os._exit(code)
@@ -136,7 +136,8 @@ def test_an_engine_that_fails_is_our_failure(pool, engine):
 @pytest.mark.parametrize("code", [125, 127, 137, 143, 0, -9])
 def test_an_engine_that_fails_during_the_run_is_not_the_code(pool, engine, code):
     (engine / "ends-with").write_text(str(code))
-    outcome = pool.run_blocking(Job("while True: pass", Calls(())), Limits(wall_s=20))
+    source = f"open({str(engine / 'begun')!r}, 'w').close()\nwhile True: pass"
+    outcome = pool.run_blocking(Job(source, Calls(())), Limits(wall_s=20))
     assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
 
 
