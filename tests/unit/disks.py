@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from areal.learner.learner import Learner
 from areal.runtime.checkpoint import Checkpoints, Staged
@@ -20,12 +21,12 @@ class SlowDisk(Recipe):
         learner, checkpoints = Recipe.make(self)
         write, moved = checkpoints.write, self.checkpoints.parent / MOVED
 
-        def slow(staged: Staged) -> Path:
+        def slow(staged: Staged, *others: Any) -> Path:
             deadline = time.monotonic() + 60
             while staged.version == 2 and not moved.exists():
                 assert time.monotonic() < deadline, "the learner waited for the disk"
                 time.sleep(0.01)
-            return write(staged)
+            return write(staged, *others)
 
         checkpoints.write = slow  # type: ignore[method-assign]
         return learner, checkpoints
@@ -38,11 +39,11 @@ class FailsOnce(Recipe):
         learner, checkpoints = Recipe.make(self)
         write, failed = checkpoints.write, list[int]()
 
-        def fail_once(staged: Staged) -> Path:
+        def fail_once(staged: Staged, *others: Any) -> Path:
             if not failed:
                 failed.append(staged.version)
                 raise PermissionError("somebody took the folder away")
-            return write(staged)
+            return write(staged, *others)
 
         checkpoints.write = fail_once  # type: ignore[method-assign]
         return learner, checkpoints
