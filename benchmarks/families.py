@@ -20,13 +20,13 @@ _SIZES: Settings = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "max_position_embeddings": 512,
     "initializer_range": 0.1,
 }
 _EXPERTS: Settings = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_GPT: Settings = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.1}
+_GPT: Settings = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 512, "initializer_range": 0.1}
 # Caps of the size of the scores, so that leaving them out would show.
 _CAPS: Settings = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0}
 
@@ -51,7 +51,7 @@ FAMILIES: dict[str, Settings] = {
     "deepseek-v3": {
         "model_type": "deepseek_v3",
         **_SIZES,
-        "num_key_value_heads": 4,
+        "num_key_value_heads": 2,
         "topk_method": "noaux_tc",
         "scoring_func": "sigmoid",
         "n_routed_experts": 4,
@@ -85,7 +85,7 @@ FAMILIES: dict[str, Settings] = {
         "sliding_window": 16,
     },
     "phi3": {"model_type": "phi3", **_SIZES, "pad_token_id": 0},
-    "phi": {"model_type": "phi", **_SIZES, "num_key_value_heads": 4},
+    "phi": {"model_type": "phi", **_SIZES, "num_key_value_heads": 2},
     "olmo2": {"model_type": "olmo2", **_SIZES},
     "smollm3": {"model_type": "smollm3", **_SIZES, "pad_token_id": 0},
     "granite": {"model_type": "granite", **_SIZES, "attention_multiplier": 0.25},

@@ -92,6 +92,7 @@ class Receiver(WeightTransferEngine[Init, Update]):
         if not self._checked:
             self._own = own_parameters(self.model)
         if not self._in_place:
+            give_up(self.model)  # what a load that failed may have left
             if self.device.type == "cpu":
                 forget_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
@@ -118,7 +119,6 @@ class Receiver(WeightTransferEngine[Init, Update]):
         partial = poisoned(self._own) if self._in_place else partly_loaded(self.model)
         partial -= {name.rpartition(".")[0] for name in unreceived} | unreceived
         if lacks := complaint(reads.unread, unreceived, partial):
-            give_up(self.model)
             raise ValueError(lacks)
         self._checked = True
 

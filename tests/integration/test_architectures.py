@@ -45,7 +45,7 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
         for sent, complaint in (
             (without_key, "does not get all of its model.layers.0.self_attn.qkv_proj"),
             (without_norm, "gets nothing for its model.norm.weight"),
-            (unknown, "model.layers.0.mlp.experts.gate_up_proj"),
+            (unknown, "layers.0.mlp.experts"),
         ):
             channels = open_channels(ways_of(checked.device), sent.items(), torch.float32)
             await player.engine.connect(channels.init_infos())
