@@ -52,7 +52,10 @@ def test_what_ships_keeps_the_rules(name: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(check, "RULES", {n: rule for n, rule in check.RULES.items() if n not in left_out})
     findings = check.check_env(lambda: make_env(name))
     assert len(findings) == len(check.RULES)
-    assert [str(finding) for finding in findings if finding.verdict != "passed"] == []
+    missed = [finding for finding in findings if finding.verdict != "passed"]
+    # Only math-v1 tells its solutions; of the others that rule says that it knows none.
+    unknown = [] if name == "math-v1" else [("solutions", "not checked")]
+    assert [(finding.rule, finding.verdict) for finding in missed] == unknown, list(map(str, missed))
 
 
 @given(st.integers(0, 2**31), st.integers(2, 99))
