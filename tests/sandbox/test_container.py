@@ -10,6 +10,7 @@ import time
 
 import ours
 import pytest
+from running import gone
 
 from areal.rewards.code import CodeVerifier
 from areal.sandbox.container import _ContainerLink, container_sandbox
@@ -136,9 +137,14 @@ def test_an_engine_that_fails_is_our_failure(pool, engine):
 @pytest.mark.parametrize("code", [125, 127, 137, 143, 0, -9])
 def test_an_engine_that_fails_during_the_run_is_not_the_code(pool, engine, code):
     (engine / "ends-with").write_text(str(code))
-    source = f"open({str(engine / 'begun')!r}, 'w').close()\nwhile True: pass"
-    outcome = pool.run_blocking(Job(source, Calls(())), Limits(wall_s=20))
+    begun, pid = engine / "begun", engine / "pid"
+    source = (
+        f"import os\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\nopen({str(begun)!r}, 'w').close()\n"
+    )
+    outcome = pool.run_blocking(Job(source + "while True: pass", Calls(())), Limits(wall_s=20))
     assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
+    # What it ran does not outlive it.
+    assert gone([int(pid.read_text())])
 
 
 def test_silence_of_a_container_that_has_stopped_is_no_timeout(pool, engine):
