@@ -122,9 +122,11 @@ def split_calls(text: str, known: Format, tools: Sequence[Tool]) -> Split | None
     thought, end, rest = text.partition(_THOUGHT_END)
     if thought.lstrip().startswith(_THOUGHT):
         found = known.parse(rest, tools) if end else None
-    elif (found := known.parse(text, tools)) is not None or not end:
-        return found
-    else:  # the template began the thought
+    else:
+        found = known.parse(text, tools)
+        if not end or (found is not None and _THOUGHT_END not in found[0]):
+            return found
+        # Its end is in no call: the template began the thought.
         found = known.parse(rest, tools)
     if found is None:
         return None
@@ -159,7 +161,9 @@ def _skip(text: str, place: int) -> int:
 def _call(item: Any) -> Call | None:
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         return None
-    arguments = item.get("arguments", item.get("parameters", {}))
+    arguments = item.get("arguments", item.get("parameters"))
+    if arguments is None or arguments == "":
+        return item["name"], {}
     if isinstance(arguments, str):
         try:
             arguments = json_text.loads(arguments)

@@ -46,7 +46,7 @@ _DEEPEST = 16
 def parse_functions(text: str, tools: Sequence[Tool]) -> tuple[str, list[tuple[str, dict[str, Any]]]] | None:
     """Split a text into the words beside its calls, and the calls: name and arguments.
 
-    The ends of the last call may be missing, and so may ``<tool_call>``, but for all calls.
+    The ends of the last call may be missing, and so may ``<tool_call>``, but of all calls.
 
     Returns:
         None if there are none, or one is not valid.
@@ -64,7 +64,8 @@ def parse_functions(text: str, tools: Sequence[Tool]) -> tuple[str, list[tuple[s
         end = _BLOCK_END.match(text, place)
         if len(calls) == before or (blocks and end is None):
             return None
-        place = end.end() if blocks and end is not None else place
+        if end is not None and (blocks or end[0].strip()):
+            place = end.end()
     words.append(text[place:])
     return ("".join(words).strip(), calls) if calls else None
 

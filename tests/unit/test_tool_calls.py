@@ -179,6 +179,28 @@ def test_a_call_that_is_only_thought_of_is_none(parser: int, call: str):
     begun = thought.removeprefix("<think>\n")
     assert split_calls(f"{begun}\n\n{call}", known, ()) == (begun, [made])
     assert split_calls(f"<think>\n{call}", known, ()) is None, "it never came to an end"
+    begun = f"I may\n{call}\n</think>"
+    assert split_calls(f"{begun}\n\n{call}", known, ()) == (begun, [made])
+    assert split_calls(f"{begun}\n\nNo.", known, ()) is None
+
+
+@pytest.mark.parametrize("given", ["null", '""', "{}", '"{}"', '" {} "'])
+def test_no_arguments_are_written_in_several_ways(given: str):
+    for key in ("arguments", "parameters"):
+        assert parse_blocks(f'<tool_call>{{"name": "z", "{key}": {given}}}</tool_call>') == ("", [("z", {})])
+
+
+@pytest.mark.parametrize("given", ["0", "[]", "false", '"null"', '" "', '"[]"'])
+def test_what_is_no_arguments_is_no_call(given: str):
+    assert parse_blocks(f'<tool_call>{{"name": "z", "arguments": {given}}}</tool_call>') is None
+
+
+def test_a_call_in_xml_without_its_first_tag():
+    call = XML.format("1").removeprefix("<tool_call>").strip()
+    assert call.endswith("</tool_call>")
+    (made,) = parse_xml(XML.format("1"))[1]  # type: ignore[index]
+    assert parse_xml(f"Now.\n{call}") == ("Now.", [made])
+    assert parse_xml(f"{call}\n{call}\nSo.") == ("So.", [made] * 2)
 
 
 def test_a_string_with_the_end_of_a_thought_is_a_string():
