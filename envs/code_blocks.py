@@ -144,7 +144,9 @@ def _blocks(text: str) -> Iterator[_Block]:
             block.lines.append(_GLUED.sub("", lines[end]))
         yield block
         # A fence that opens the next block is looked at again.
-        place = end if _opens_anew(lines[end], block) else end + 1
+        opening = _opening(lines[end], block)
+        place = end + 1 if opening is None else end
+        lines[end] = opening or ""
 
 
 def _opened(line: str) -> _Block | None:
@@ -187,8 +189,12 @@ def _is_fence(line: str, block: _Block) -> bool:
     return line.lstrip().startswith(block.fence)
 
 
-def _opens_anew(line: str, block: _Block) -> bool:
-    """Say whether a line that ends a block opens another one: its own end was forgotten."""
+def _opening(line: str, block: _Block) -> str | None:
+    """Return what of a line that ends a block opens another one: all of it, if the end was forgotten."""
     if not _is_fence(line, block):
-        return False
-    return _LANGUAGE.match(line.lstrip().lstrip(block.fence[0])) is not None
+        return None
+    behind = line.lstrip()[len(block.fence) :]
+    another = _opened(behind)
+    if another is not None and _PYTHON.fullmatch(another.info):
+        return behind
+    return line if _LANGUAGE.match(behind.lstrip(block.fence[0])) is not None else None

@@ -12,6 +12,7 @@ It imports nothing but the standard library, because it also runs inside the san
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -57,7 +58,7 @@ def encode(value: Any) -> bytes:
     """Return a value as ASCII text.
 
     Subclasses of builtin types become the builtin type (``Counter`` a dictionary, a named tuple a tuple);
-    NumPy arrays and numbers become lists and numbers.
+    NumPy arrays and numbers become lists and numbers, and so do fractions and decimals that equal one.
 
     Raises:
         NotAValue: the object is something else, or nested or long beyond the limits above.
@@ -120,6 +121,18 @@ def _plain(value: Any) -> Any:
             return base(value)
     if type(value).__module__ == "numpy":
         return value.tolist()
+    if hasattr(type(value), "as_integer_ratio"):
+        return _number(value)
+    raise NotAValue(type(value).__name__)
+
+
+def _number(value: Any) -> int | float:
+    """Return the integer, or the number with a point, that a ``Fraction`` or a ``Decimal`` is equal to."""
+    with contextlib.suppress(ValueError, OverflowError):
+        numerator, denominator = value.as_integer_ratio()
+        number: int | float = numerator if denominator == 1 else numerator / denominator
+        if number == value:
+            return number
     raise NotAValue(type(value).__name__)
 
 

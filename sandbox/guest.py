@@ -171,8 +171,15 @@ def _resolve(names: dict[str, Any], path: str, otherwise: str) -> Callable[..., 
         raise NameError(f"name '{first}' is not defined")
     found = names[first]
     for attribute in rest:
-        found = getattr(found() if isinstance(found, type) else found, attribute)
+        found = getattr(_instance(found) if isinstance(found, type) else found, attribute)
     return found
+
+
+def _instance(kind: type) -> Any:
+    """Return the one object of a class whose methods are called: what it keeps, later calls find."""
+    if kind not in _instances:
+        _instances[kind] = kind()
+    return _instances[kind]
 
 
 def _serve_program(channel: Channel, program: list[str]) -> int:
@@ -338,6 +345,7 @@ def _flush() -> None:
 
 
 _sources: dict[str, str] = {}
+_instances: dict[type, Any] = {}
 MODES: dict[str, Callable[..., int]] = {
     "calls": _serve_calls,
     "program": _serve_program,

@@ -68,7 +68,8 @@ class Call:
 
     Attributes:
         function: a name, or a dotted path such as ``"Solution.solve"``: a class met on the way is
-            instantiated without arguments, anew for each call.
+            instantiated without arguments, once for all calls of a process, as the runners of LiveCodeBench
+            and APPS do.
         args: positional arguments, made of builtin types.
         kwargs: keyword arguments, likewise.
         otherwise: what is called if the first name of ``function`` is not defined: another path.

@@ -182,6 +182,11 @@ FUNCTIONS = [
     ("class Solution:\n    def total(self, nums: Lst[int]): return sum(nums)", 0),
     ("class Solution:\n    def sum(self, nums): return sum(nums)", 0),
     ("print(sum(eval(input())))", 0),
+    ("def total(nums): return Fraction(sum(nums))", 0),
+    ("from fractions import Fraction\ndef total(nums): return sum(map(Fraction, nums), Fraction())", 1),
+    ("from decimal import Decimal\ndef total(nums): return Decimal(sum(nums))", 1),
+    ("from decimal import Decimal\ndef total(nums): return Decimal(sum(nums)) + Decimal('1e-9')", 0),
+    ("from decimal import Decimal\ndef total(nums): return Decimal('nan')", 0),
 ]
 
 
@@ -190,6 +195,35 @@ def test_functions(sandbox, source: str, right: int):
     row = livecodebench([("[1, 2]", "3"), ("[]", "0")], "functional", STUB, "total")
     assert score(sandbox, row, fenced(source)) == right
     assert score(sandbox, apps(["[1, 2]", "[]"], ["3", "0"], "total"), fenced(source)) == right
+
+
+KEPT = [
+    # What an object keeps from the first call on, as in the runners of both.
+    (
+        "class Solution:\n    n = 0\n    def f(self, x):\n        self.n += x\n        return self.n",
+        [1, 2],
+    ),
+    (
+        "class Solution:\n    def __init__(self): self.seen = []\n"
+        "    def f(self, x):\n        self.seen.append(x)\n        return len(self.seen)",
+        [1, 2],
+    ),
+    ("class Solution:\n    def f(self, x):\n        x += 1\n        return x", [2, 2]),
+]
+
+
+@pytest.mark.parametrize(("source", "results"), KEPT)
+def test_an_object_serves_all_calls(sandbox, source: str, results: list):
+    wrong = [results[0], 3 - results[1] + 2]
+    for wanted, right in ((results, 1), (wrong, 0)):
+        cases = [("1", str(wanted[0])), ("1", str(wanted[1]))]
+        row = livecodebench(cases, "functional", STUB.replace("total", "f"), "f")
+        assert score(sandbox, row, fenced(source)) == right
+        row = apps([[1], [1]], [[value] for value in wanted], "f", STUB.replace("total", "f"))
+        assert score(sandbox, row, fenced(source)) == right
+        test = f"def check(candidate):\n    assert [candidate(1), candidate(1)] == {wanted}\n"
+        row = {"prompt": "", "test": test, "entry_point": "Solution().f"}
+        assert score(sandbox, row, fenced(source)) == right
 
 
 RESULTS = [

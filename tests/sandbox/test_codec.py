@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import math
 import time
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from colliding import colliding
@@ -85,9 +87,18 @@ def test_subclasses_become_builtin_types():
     assert [type(item) for item in back] == [dict, tuple, str]
 
 
+def test_fractions_and_decimals_that_equal_a_number_become_it():
+    back = codec.decode(
+        codec.encode([Fraction(3, 2), Fraction(4), Decimal("0.5"), Decimal("3.0"), Decimal(0)])
+    )
+    assert back == [1.5, 4, 0.5, 3, 0]
+    assert [type(item) for item in back] == [float, int, float, int, int]
+
+
 @pytest.mark.parametrize(
     "value",
-    [object(), iter([]), range(3), object, print, 10**codec.MAX_DIGITS],
+    [object(), iter([]), range(3), object, print, 10**codec.MAX_DIGITS, Fraction, Fraction(1, 3)]
+    + [Decimal(text) for text in ("0.1", "nan", "inf", "-1e-400")],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_value_is_refused(value):
