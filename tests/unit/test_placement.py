@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from made_up import batch
-from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
@@ -114,10 +114,11 @@ def test_gradients_of_bfloat16_passes_are_summed_in_float32():
 
 def test_models_that_bend_their_logits_are_refused(tmp_path: Path):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
-    Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, final_logit_softcapping=0.01)).save_pretrained(tmp_path)
+    model = PhiForCausalLM(PhiConfig(**sizes, num_attention_heads=2))  # its output layer has a bias
+    torch.nn.init.normal_(model.lm_head.bias)
+    model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="soft-capping"):
+    with pytest.raises(UserError, match="such as by a bias"):
         load_model(str(tmp_path))
 
 
