@@ -24,10 +24,12 @@ _ANSWER_HEADING = re.compile(
     r"[*_ ]*(?:the )?(?:final |numerical )?(?:answer|result|solution|conclusion)s?[:*_ ]*", re.IGNORECASE
 )
 _SAID = re.compile(
-    r"[*_#>\s]*(?:(?:so|thus|therefore|hence)[, ]+)?(?:the\s+)?(?:final\s+)?(?:answer|result)"
-    r"[*_]*\s*(?:is|:|=)[:*_\s]*(.+)",
+    r"[*_#>\s]*(?:(?:so|thus|therefore|hence)[, ]+)?(?:the\s+)?(?:final\s+|correct\s+)?"
+    r"(?:answer|result|option|choice)[*_]*\s*(?:is|:|=)[:*_\s]*(.+)",
     re.IGNORECASE,
 )
+_ABOVE_ANSWER = re.compile(r"[*_ ]*(?:the )?(?:final )?answer[:*_ ]*", re.IGNORECASE)
+_TAGGED = re.compile(r"<answer>\s*([^<>]*?)\s*</answer>$")
 _SAID_AGAIN = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s+is:?\s*(.+)", re.IGNORECASE)
 _HOPE = re.compile(r"[.\s]*I hope (?:it|this) (?:is correct|helps)\.?\s*$", re.IGNORECASE)
 _NEXT_LINE = re.compile(r"\s*\n\s*([^\n]*[^\s][^\n]*)")
@@ -76,7 +78,8 @@ def read_reference(text: str, mathematics: bool = True) -> Reference | None:
     r"""Return the final answer of a reference: behind its ``####``, in its ``\boxed``, or all of it.
 
     ``####`` counts where no box follows and it is no heading of Markdown. A text of several lines without
-    either has an answer only if its last line says so (``Answer: 42``). None: no answer is recognised, or it
+    either has an answer only if its last line says so (``Answer: 42``), alone under such a heading or in
+    ``<answer>``. None: no answer is recognised, or it
     cannot be read as ``mathematics``: a brace is open, or it is prose.
     """
     found = _find_reference(text)
@@ -94,7 +97,12 @@ def _find_reference(text: str) -> Reference | None:
         return None
     if "\n" not in text:
         return Reference(text, "the whole text") if text else None
-    line = _HOPE.sub("", text.rsplit("\n", 1)[-1].strip())
+    if tagged := _TAGGED.search(text):
+        return Reference(tagged.group(1), "in <answer>")
+    before, _, line = text.rpartition("\n")
+    if _ABOVE_ANSWER.fullmatch(before.rstrip().rpartition("\n")[-1].lstrip("# ")):
+        return Reference(line.strip(), "in the last line")
+    line = _HOPE.sub("", line.strip())
     said = _SAID.fullmatch(line)
     if not said:
         return None

@@ -9,6 +9,8 @@ from areal.rewards.notation import plain, unformatted
 
 _TARGET_CHOICE = re.compile(r"\(?([A-Z])\)?[.):]?")
 _LABELLED = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[).:])\s*(?:\\ |\\quad|\\;|~)*\s*(\S.*)?", re.DOTALL)
+_SEVERAL = re.compile(r"\(?[A-H]\)?(?:(?:\s|[,;&]|and)+\(?[A-H]\)?)+")
+_LETTERS = re.compile(r"(?:[A-H]|[\s(),;&]|and)+")
 _BARE_CHOICE = re.compile(r"(?:option|choice|answer)?\s*\(?([A-Za-z])\)?", re.IGNORECASE)
 
 
@@ -20,9 +22,11 @@ def chosen(answer: str, target: str, judge: Callable[[str, str], bool | None]) -
         target: the reference.
         judge: says whether the texts behind two letters are the same.
     """
-    if len(target) > 1 and not (target[0] in "(\\*$" or target[1] in ").:"):
+    if len(target) > 1 and not (target[0] in "(\\*$" or target[1] in ").:, "):
         return None
     wanted = unformatted(plain(target))
+    if _SEVERAL.fullmatch(wanted) and _LETTERS.fullmatch(given := unformatted(plain(answer))):
+        return set(re.findall("[A-H]", given)) == set(re.findall("[A-H]", wanted))
     letter = _TARGET_CHOICE.fullmatch(wanted)
     label = None if letter else _LABELLED.fullmatch(wanted)
     if not letter and not (label and label.group(3)):

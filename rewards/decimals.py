@@ -18,6 +18,14 @@ NUMBER = rf"(?:{GROUPED}|{DECIMAL})(?:[eE][+-]?[0-9]{{1,5}}(?![0-9A-Za-z.]))?"
 _MARKS = re.compile(r"[^0-9.eE+-]")
 
 
+_REPEATING = re.compile(
+    r"([0-9]*)\.([0-9]*?)(?:\\(?:overline|bar)\s*\{?([0-9]{1,30})\}?"
+    r"|\\dot\s*\{?([0-9])\}?(?:([0-9]{0,28})\\dot\s*\{?([0-9])\}?)?"
+    r"|(?<=[0-9]\.)\(([0-9]{1,30})\)"
+    r"|([0-9]{1,6})(\8+)([0-9]{0,5})(?:\.{3}|\\[lc]?dots(?![A-Za-z])))"
+)
+
+
 class NotReadError(ValueError):
     """The text is no formula that is understood here."""
 
@@ -31,3 +39,20 @@ def number(text: str) -> Fraction:
     whole, _, part = mantissa.partition(".")
     value = Fraction(int((whole + part) or "0"), 10 ** len(part))
     return value * Fraction(10) ** int(exponent) if exponent else value
+
+
+def repeating(text: str, at: int) -> tuple[Fraction, int] | None:
+    r"""Return a repeating decimal that begins there, and its end.
+
+    These are ``0.\overline{3}``, ``0.\bar{3}``, ``0.1\dot{6}``, ``0.(3)`` and ``0.333\ldots``.
+    With dots, three digits at least must show what is repeated.
+    """
+    found = _REPEATING.match(text, at)
+    if not found:
+        return None
+    whole, fixed, line, first, between, last, bracketed, period, again, rest = found.groups()
+    if period and (len(period + again) < 3 or not period.startswith(rest)):
+        return None
+    repeated = line or (first and first + (between or "") + (last or "")) or bracketed or period
+    value = Fraction(int(whole + fixed or "0"), 10 ** len(fixed))
+    return value + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(fixed)), found.end()

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 from typing import Literal as Kind
 from typing import TypeAlias
 
 from areal.rewards.decimals import NotReadError
 from areal.rewards.formula import read_formula
-from areal.rewards.notation import Letters, Literal, plain, read_literal, split_unit
+from areal.rewards.notation import Letters, Literal, plain, read_lakhs, read_literal, split_unit
 from areal.rewards.tree import Tree
+from areal.rewards.words import Words, read_words, spelled
 
 _MOST_ITEMS = 60
 _DEEPEST = 8
@@ -64,14 +66,6 @@ class InBase:
     base: str
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Text, by its letters and digits; ``exact`` where another text is another thing: a time or a date."""
-
-    text: str
-    exact: bool = False
-
-
 Form: TypeAlias = Value | Many | Relation | Infinite | InBase | Words
 
 
@@ -96,37 +90,22 @@ _EMPTY = re.compile(
 )
 _IN_BASE = re.compile(
     r"\(?([0-9][0-9A-Z]*(?:(?:\{,\}|,)[0-9]{3})*)\)?\s*_\s*"
-    r"(?:\{\s*(?:\\text\{)?([0-9]{1,2}|[a-z]+)\}?\s*\}|([0-9]{1,2}))"
+    r"(?:\{\s*(?:\\text\s*\{)?\(?([0-9]{1,2}|[a-z]+)\)?\}?\s*\}|\\text\s*\{([a-z]+)\}|([0-9]{1,2}))"
 )
-_WORDS = re.compile(r"[A-Za-z][A-Za-z'\"\s.,;:!?()/-]*")
+_ALL_REAL = re.compile(r"\\math(?:bb|bf|rm) ?\{?R\}?|(?:the set of )?all real(?: number)?s", re.IGNORECASE)
+_ELLIPSIS = re.compile(r"\\[lc]?dots|\.{3}")
+_CASES = re.compile(
+    r"(?:\\left ?\\\{ ?)?\\begin\{(cases|aligned)\}(.*)\\end\{\1\}(?: ?\\right ?\.)?", re.DOTALL
+)
+_OUTWARD = re.compile(r"([\[\](])([^\[\]()]*[,;][^\[\]()]*)([\[\])])")
+_TRANSPOSED = re.compile(r"[\[(]([^\[\]()]+)[\])] ?\^ ?\{? ?(?:T|\\top|\\mathrm\{T\}|\\intercal) ?\}?")
+_ROWS = re.compile(r"(?:Matrix\()?\[ ?(\[[^\[\]]*\](?: ?, ?\[[^\[\]]*\])*) ?\]\)?")
 _BOTH_SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
-_TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])\s*(?:\\text\s*\{)?\s*([AaPp])\.?\s*[Mm]\.?\s*\}?")
 _RATIO = re.compile(r"[^:]+(?::[^:]+)+")
-_MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
-_DATE = re.compile(
-    rf"(?:(?P<d1>[0-9]{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?)?(?P<month>{'|'.join(_MONTHS)})"
-    r"(?:\s+(?P<d2>[0-9]{1,2})(?:st|nd|rd|th)?)?(?:,?\s+(?P<year>[0-9]{4}))?",
-    re.IGNORECASE,
-)
-_NEVER_FORMULAS = frozenset(
-    ["yes", "no", "on", "off", "odd", "even", "none", "true", "false", "all", "both", "one", "two"]
-)
-_MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _MATRIX_WITHIN = re.compile(
-    r"(?:\\left ?)?[\[(] ?\\begin\{(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\} ?(?:\\right ?)?[\])]",
+    r"(?:\\left ?)?[\[(] ?\\begin\{((?:small)?matrix|array)\}(?:\{[lcr|]*\})?(.*)"
+    r"\\end\{\1\} ?(?:\\right ?)?[\])]",
     re.DOTALL,
 )
 _TOKEN = re.compile(
@@ -135,11 +114,12 @@ _TOKEN = re.compile(
     r"|[<>=!]=|(?<![A-Za-z])(?:,\s*)?(?:and|or)(?![A-Za-z])|.",
     re.DOTALL,
 )
+_AND_OR = re.compile(r"(?<![a-z])(?:and|or)\s*\}?$|^\\l(?:and|or)$")
 _SIGNS = {
     "=": "=", "==": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=",
     "<=": "<=",
     "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", ">=": ">=", "\\geqslant": ">=", "\\in": "in",
-    "\\ne": "!=", "\\neq": "!=", "!=": "!=",
+    "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\equiv": "=",
 }  # fmt: skip
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lbrace", "\\lbrack", "\\lparen"])
 _CLOSING = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rbrace", "\\rbrack", "\\rparen"])
@@ -159,27 +139,18 @@ def _read_known(text: str) -> Form | None:
         return Many("set", ())
     based = _IN_BASE.fullmatch(text)
     if based:
-        return InBase(re.sub(r"[^0-9A-Z]", "", based.group(1)), next(g for g in based.groups()[1:] if g))
-    time = _TIME.fullmatch(text)
-    if time:
-        return Words(f"{int(time.group(1))}:{time.group(2)} {time.group(3).lower()}m", exact=True)
-    date = _DATE.fullmatch(text)
-    if date and (date["d1"] or date["d2"] or date["year"]):
-        return Words(
-            f"{date['month'].lower()} {int(date['d1'] or date['d2'] or 0)} {date['year'] or ''}", exact=True
-        )
-    return _read_words(text) if _WORDS.fullmatch(text) else None
-
-
-def _read_words(text: str) -> Words | None:
-    words = re.findall(r"[A-Za-z]+", text)
-    if len(words) == 1 and (len(words[0]) <= 3 or re.search(r"pi|sqrt|[(]", text)):
-        return Words(words[0].lower()) if words[0].lower() in _NEVER_FORMULAS else None
-    if re.search(r"[-/(]", text) and any(len(word) < 3 for word in words):
-        return None
-    if any(len(word) == 1 and word not in ("a", "A", "I") for word in words) or ("(" in text and "," in text):
-        return None  # letters of choices, or of a formula
-    return Words(" ".join(word.lower() for word in words if word.lower() not in ("a", "an", "the")))
+        base = next(g for g in based.groups()[1:] if g)
+        count = spelled(base)
+        return InBase(re.sub(r"[^0-9A-Z]", "", based.group(1)), base if count is None else str(count))
+    if _ALL_REAL.fullmatch(text):
+        return Many("tuple", (Infinite(-1), Infinite(1)))
+    if _ELLIPSIS.fullmatch(text):
+        return Words("...", exact=True)
+    count = spelled(text)
+    if count is not None:
+        value = Fraction(count)
+        return Value(("number", value), Literal(value, None, Fraction(1)))
+    return read_words(text)
 
 
 class _Parts:
@@ -207,7 +178,7 @@ class _Parts:
             raise NotReadError("a bracket is open")
 
     def _note(self, kind: str, at: tuple[int, int]) -> None:
-        if kind in (",", ";") or re.search(r"(?:and|or)\s*\}?$", kind):
+        if kind in (",", ";") or _AND_OR.search(kind):
             self.separators.append(at)
         elif kind in _SIGNS:
             self.relations.append((*at, _SIGNS[kind]))
@@ -232,6 +203,32 @@ def _flat(items: Iterable[Form]) -> tuple[Form, ...]:
     for item in items:
         flat += item.items if isinstance(item, Many) and item.kind == "list" else [item]
     return tuple(flat)
+
+
+def _both_hold(first: Form, second: Form) -> Relation | None:
+    """Return the chain ``1 < x < 3`` that ``x > 1`` and ``x < 3`` are; None: they are something else."""
+    above, below = _upward(first), _upward(second)
+    if above is None or below is None:
+        return None
+    if above.sides[0] == below.sides[1]:
+        above, below = below, above
+    if above.sides[1] != below.sides[0]:
+        return None
+    return Relation((*above.signs, *below.signs), (*above.sides, below.sides[1]))
+
+
+def _upward(form: Form) -> Relation | None:
+    """Return an inequality so that its sign is ``<`` or ``<=``."""
+    if not isinstance(form, Relation) or len(form.signs) != 1 or form.signs[0][0] not in "<>":
+        return None
+    if form.signs[0].startswith("<"):
+        return form
+    return Relation((form.signs[0].replace(">", "<"),), form.sides[::-1])
+
+
+def _inward(interval: re.Match[str]) -> str:
+    opening, inner, closing = interval.groups()
+    return {"]": "("}.get(opening, opening) + inner + {"[": ")"}.get(closing, closing)
 
 
 def _is_one(text: str) -> bool:
@@ -259,6 +256,11 @@ class _Reading:
         known = _read_known(text)
         if known is not None:
             return known
+        arranged = self._read_arranged(text, depth)
+        if arranged is not None:
+            return arranged
+        if text[0] == "]" or text[-1] == "[":  # ]0,1[ is (0,1)
+            text = _OUTWARD.sub(_inward, text)
         parts = _Parts(text)
         if parts.union:
             return Many("union", tuple(self.read(part, depth + 1) for part in parts.cut(parts.union)))
@@ -266,15 +268,29 @@ class _Reading:
             return self._read_list(text, parts, depth)
         if parts.relations:
             return self._read_relation(parts, depth)
-        matrix = _MATRIX.fullmatch(text) or _MATRIX_WITHIN.fullmatch(text)
-        if matrix:
-            return self._read_matrix(matrix.group(2), depth)
         bracketed = self._read_bracketed(text, depth)
         return bracketed if bracketed is not None else self._read_value(text, depth)
 
+    def _read_arranged(self, text: str, depth: int) -> Form | None:
+        """Read what stands in rows: a matrix in any notation, a column, a system of equations."""
+        if not text.endswith(("}", "]", ")", ".", "T", "\\top")):
+            return None
+        matrix = _MATRIX.fullmatch(text) or _MATRIX_WITHIN.fullmatch(text)
+        if matrix:
+            return self._read_matrix(matrix.group(2), depth)
+        if rows := _ROWS.fullmatch(text):  # [[1,2],[3,4]]
+            inner = re.sub(r"\] ?, ?\[", r"\\\\", rows.group(1)[1:-1]).replace(",", "&")
+            return self._read_matrix(inner, depth)
+        if column := _TRANSPOSED.fullmatch(text):
+            return self._read_matrix(column.group(1).replace(",", r"\\"), depth)
+        if system := _CASES.fullmatch(text):
+            lines = [_stripped(line.replace("&", "")) for line in system.group(2).split(r"\\")]
+            return Many("list", tuple(self.read(line, depth + 1) for line in lines if line))
+        return None
+
     def _read_list(self, text: str, parts: _Parts, depth: int) -> Form:
         grouped = split_unit(text, self._letters)
-        literal = read_literal(grouped[0])
+        literal = read_literal(grouped[0]) or (read_lakhs(grouped[0]) if grouped[1] else None)
         if literal:  # 1,234 dollars
             return Value(("number", literal.value), literal, grouped[1])
         spaced = [piece.strip() for piece in re.split(r",\s+|;", text)]
@@ -284,7 +300,9 @@ class _Reading:
         pieces = [piece for piece in parts.cut(parts.separators) if piece]
         if not 1 < len(pieces) <= _MOST_ITEMS:
             raise NotReadError("too many, or too few")
-        return Many("list", _flat(self.read(piece, depth + 1) for piece in pieces))
+        items = [self.read(piece, depth + 1) for piece in pieces]
+        both = len(items) == 2 and "and" in text[slice(*parts.separators[0])] and _both_hold(*items)
+        return both or Many("list", _flat(items))
 
     def _read_relation(self, parts: _Parts, depth: int) -> Form:
         sides = parts.cut((begin, end) for begin, end, _ in parts.relations)

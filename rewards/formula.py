@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from areal.rewards.decimals import DECIMAL, NUMBER, NotReadError, number
+from areal.rewards.decimals import DECIMAL, NUMBER, NotReadError, number, repeating
 from areal.rewards.tree import Tree
 from areal.rewards.vocabulary import ACCENTS, BEGINNINGS, FONTS, FUNCTIONS, GREEK
 
@@ -18,7 +18,6 @@ DEEPEST = 40
 LONGEST = 200
 """Factors of a formula; longer ones are not read."""
 _NUMBER = re.compile(NUMBER)
-_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]{1,30})\}")
 
 _SKIPPED = re.compile(
     r"(?:\s|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![A-Za-z])"
@@ -213,12 +212,10 @@ class _Reader:
         return ("call", {"|": "abs", "\\rvert": "abs", "\\rfloor": "floor", "\\rceil": "ceil"}[closing], tree)
 
     def _number(self) -> Tree:
-        found = _REPEATING.match(self.text, self.at)
-        if found:
-            self.at = found.end()
-            whole, fixed, repeated = found.groups()
-            value = Fraction(int(whole + fixed or "0"), 10 ** len(fixed))
-            return ("number", value + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(fixed)))
+        periodic = repeating(self.text, self.at)
+        if periodic:
+            value, self.at = periodic
+            return ("number", value)
         found = _NUMBER.match(self.text, self.at)
         if not found or found.group() == ".":
             raise NotReadError("no number")

@@ -24,7 +24,7 @@ _UNICODE_ROOT = re.compile(r"√\s*([0-9]+(?:\.[0-9]+)?|[A-Za-z]|(?=[({\\]))")
 
 _TEXT = (
     r"text|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname|rm|bf"
-    r"|boxed|fbox|ensuremath|emph"
+    r"|boxed|fbox|ensuremath|emph|underline|boldsymbol|bm|underbrace"
 )
 _FONTS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|textit|bf|rm)\s*\{([^{}]*)\}")
 _WRAPPERS = (
@@ -44,16 +44,43 @@ _WRAPPERS = (
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result)"
     r"\s*(?:is|:|=)+\s*"
-    r"|=\s*|(?:\\approx|\\sim|~|about|approximately)(?![A-Za-z])\s*|\\displaystyle(?![A-Za-z])\s*",
+    r"|=\s*|(?:\\approx|\\sim|~|about|approximately)(?![A-Za-z])\s*"
+    r"|\\(?:displaystyle|textstyle|tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])\s*",
     re.IGNORECASE,
 )
-_ENDS = re.compile(r"(?:\s|\\[,;:! ]|~)+$|(?<![.\\])[.]$|[,;]$|\\\\$")
-_OVER = re.compile(r"\{\s*([^{}]*?)\s*\\over(?![A-Za-z])\s*([^{}]*?)\s*\}")
-_NEGATIVE_SPACE = re.compile(r"\\!\s*")
+_ENDS = re.compile(r"(?:\s|\\[,;:! ]|~)+$|(?<![.\\])[.]$|[,;]$|\\+$|\\q?quad$")
 _BLANKS = re.compile(r"[\s~]+")
 _SPACING = re.compile(r"(?:\\[,;: ] ?){2,}")
 _DOLLARS_WITHIN = re.compile(r"([^\s$]\s*)\$\s+\$(?=[^$]*[^$\s])")
-_NEGATIVE_COMMA = re.compile(r",\s*\\!\s*")
+_EVERY_INTEGER = (
+    r"(?<=\S)(?:\s|[,;~$(]|\\[,;:! ]|\\q?quad)+(?:\\text\s*\{\s*(?:where|for)?\s*\}|where|for)?"
+    r"\s*\(?\s*[a-z]\s*"
+    r"(?:\\in\s*\\mathbb\s*\{?\s*Z\s*\}?|(?:\\text\s*\{\s*)?is (?:an|any) integer\s*\}?)\s*\)?\s*\$?$"
+)
+"""What stands behind a formula with a whole number that may be any."""
+_UNIT = r"\\(?:text|mathrm)\s*\{([^{}0-9]*)\}"
+_INFIX = r"\{{\s*([^{{}}]*?)\s*\\{}(?![A-Za-z])\s*([^{{}}]*?)\s*\}}"
+_REWRITES = [
+    (needle, re.compile(pattern), put)
+    for needle, pattern, put in (
+        ("\\!", r",\s*\\!\s*", "{,}"),
+        ("\\!", r"\\!\s*", ""),
+        ("\\over", _INFIX.format("over"), r"\\frac{\1}{\2}"),
+        ("\\choose", _INFIX.format("choose"), r"\\binom{\1}{\2}"),
+        ("color", r"\\(?:textcolor|colorbox|color)\s*\{[^{}]*\}|\\color\s+[a-z]+(?![A-Za-z])", ""),
+        ("\\phantom", r"\\phantom\s*\{[^{}]*\}", ""),
+        ("\\colon", r"\\colon(?![A-Za-z])", ":"),
+        (" to", r"\\text\s*\{ ?to ?\}", " to "),
+        ("nswer", r"\\text\s*\{\s*((?:[Tt]he )?(?:[Ff]inal )?[Aa]nswer(?: is|:)) *\}", r"\1 "),
+        ("\\mathbf", r"\\mathbf ?\{? ?R ?\}?", r"\\mathbb{R}"),
+        ("\\Bbb", r"\\Bbb(?![A-Za-z]) ?", r"\\mathbb "),
+        ("U", r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+        ("frac", rf"\\[dt]?frac\s*\{{{_UNIT}\}}\s*\{{{_UNIT}\}}", r"\\text{\1/\2}"),
+        ("mathbb", _EVERY_INTEGER, ""),
+        ("integer", _EVERY_INTEGER, ""),
+    )
+]  # fmt: skip
+"""Where a text has the first, the pattern is replaced."""
 
 _MACRO_UNIT = re.compile(
     r"(?:\\(?:text|textrm|textnormal|textbf|textit|mathrm|mbox|operatorname)\s*\{([^{}]*)\}"
@@ -62,12 +89,19 @@ _MACRO_UNIT = re.compile(
 )
 _DEGREE_UNIT = re.compile(
     r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\\textdegree(?![A-Za-z])"
+    r"|\^\s*(?:o|\{\s*o\s*\}|\{?\\text\s*\{o\}\}?)"
     r"|\s(?:degrees?|deg)(?![A-Za-z]))\s*"
     r"(?:\\(?:text|mathrm)\s*\{\s*([CFK])\s*\}|([CFK])|(Celsius|Fahrenheit|celsius|fahrenheit))?\s*$"
 )
 _PERCENT = re.compile(
     r"\s*(?:\\?%|(?<![A-Za-z])per\s?cent(?:age)?|(?<![A-Za-z])pct|\\text\s*\{\s*(?:\\?%|percent)\s*\})\s*$"
 )
+_MODULUS = re.compile(
+    r"(?:\s|\\[,;: ]|~)*(?:\\pmod ?\{? ?([0-9]+) ?\}?|\\bmod ?\{?([0-9]+)\}?"
+    r"|\((?:\\text\{)?(?:\\bmod|mod|\\mod)\}? ?([0-9]+)\))$"
+)
+_LAKHS = re.compile(r"[+-]?[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]+)?")
+_OF_DEGREES = re.compile(r"(?<!arc)(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _CURRENCY = re.compile(r"([+-]?)\s*(\\?\$|€|£|¥|₹|USD|US\\?\$|EUR|GBP|Rs\.?)\s*(?=[0-9.+-])")
 _CURRENCY_BEHIND = re.compile(r" ?(€|£|¥|₹|¢|\\?\$)$")
 _RATE = re.compile(r" ?(?:/|per) ?[A-Za-z]{2,}$")
@@ -83,7 +117,8 @@ _HEAD = re.compile(
     rf"[+-]?\s*(?:{NUMBER}(?:{_SCIENTIFIC})?(?:\s*/\s*[0-9]+|\s+[0-9]+\s*/\s*[0-9]+|\s*{_FRACTION})?|{_FRACTION})"
 )
 _PLAIN_UNIT = re.compile(
-    r"\s*((?:[A-Za-z]+\.?)(?:(?:\s*/\s*|\s*\*\s*|\s+|-)[A-Za-z]+\.?){0,4})\s*(\^?\s*\{?[23]\}?)?\s*$"
+    r"(?:\s|\\[ ,])*((?:[A-Za-z]+\.?)(?:(?:\s*/\s*|\s*\*\s*|\s+|-)[A-Za-z]+\.?){0,4})"
+    r"\s*(\^?\s*\{?[23]\}?)?\s*$"
 )
 _NAMED_UNIT = re.compile(r"(?<=[0-9\s})])\s*([A-Za-z]{2,}(?:/[A-Za-z]+)?)\s*(\^\s*\{?[23]\}?)?\s*$")
 
@@ -91,10 +126,9 @@ _NAMED_UNIT = re.compile(r"(?<=[0-9\s})])\s*([A-Za-z]{2,}(?:/[A-Za-z]+)?)\s*(\^\
 def plain(text: str) -> str:
     """Return an answer without what stands around it, and in ASCII as far as that is known."""
     text = in_ascii(text)
-    if "\\!" in text:
-        text = _NEGATIVE_SPACE.sub("", _NEGATIVE_COMMA.sub("{,}", text))
-    if "\\over" in text:
-        text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    for needle, pattern, put in _REWRITES:
+        if needle in text:
+            text = pattern.sub(put, text)
     # One space at most stands in a row, so that no pattern below looks at long runs of them again and again.
     text = _SPACING.sub(r"\\, ", _BLANKS.sub(" ", text))
     text = _DOLLARS_WITHIN.sub(r"\1 ", text)
@@ -193,6 +227,11 @@ def read_literal(text: str) -> Literal | None:
     return Literal(value * scale, digits, scale / 10**places)
 
 
+def read_lakhs(text: str) -> Literal | None:
+    """Return a number with Indian marks between its digits: ``12,34,567``. It could be a list."""
+    return read_literal(text.replace(",", "")) if _LAKHS.fullmatch(text) else None
+
+
 def _without_noise(value: Fraction) -> Fraction:
     """Return 0.3 for 0.30000000000000004, as floating-point arithmetic has it."""
     rounded = Context(prec=15).divide(Decimal(value.numerator), Decimal(value.denominator)).normalize()
@@ -218,8 +257,11 @@ def split_unit(text: str, letters: Letters = "numbers") -> tuple[str, str | None
     found = _PERCENT.search(text)
     if found and text[: found.start()].strip():
         return text[: found.start()].rstrip("\\ "), "%"
+    found = _MODULUS.search(text)
+    if found and text[: found.start()]:
+        return text[: found.start()], "mod^" + next(group for group in found.groups() if group)
     found = _DEGREE_UNIT.search(text)
-    if found and _is_quantity(text[: found.start()]):
+    if found and _is_quantity(text[: found.start()]) and not _OF_DEGREES.search(text):
         scale = next((group for group in found.groups() if group), "")
         return text[: found.start()], "°" + scale[:1].upper()
     return _split_words(text, letters)
@@ -233,11 +275,12 @@ def _split_words(text: str, letters: Letters) -> tuple[str, str | None]:
         if not found or not _is_quantity(head[: found.start()]):
             break
         word = next(group for group in found.groups()[:3] if group is not None).strip(" ~")
+        word, _, power = word.partition("^")
         if not all(
-            w.lower().strip(".,-/()") not in NO_UNITS or len(w) == 1 for w in word.split()
+            w.lower().strip(".,-/()") not in NO_UNITS or (len(w) == 1 and w not in "ei") for w in word.split()
         ) or re.search("[0-9=]", word):
             break
-        raised = re.sub(r"[^0-9-]", "", found.group(4) or "")
+        raised = re.sub(r"[^0-9-]", "", found.group(4) or power)
         parts.insert(0, _canonical(word, raised))
         rest = head[: found.start()]
         if re.search(r"\\mu\s*$", rest):
@@ -297,6 +340,9 @@ def _canonical(word: str, raised: str) -> str:
 
 def _joined(parts: list[str]) -> str:
     unit = " ".join(parts).replace(" / ", "/").replace("/ ", "/")
+    if len(parts) > 1 and re.fullmatch(r"[^/]*[^/ ] [A-Za-z]+\^-[1-9]", unit):  # m s^-1
+        above, _, below = unit.rpartition(" ")
+        unit = above + "/" + below.replace("^-1", "").replace("^-", "^")
     return UNITS.get(unit, unit)
 
 

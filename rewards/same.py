@@ -13,9 +13,10 @@ from typing import TypeAlias
 
 from areal.rewards import numeric
 from areal.rewards.choices import chosen
-from areal.rewards.forms import Form, InBase, Infinite, Many, Relation, Value, Words, read
-from areal.rewards.notation import plain, unformatted, units_differ
+from areal.rewards.forms import Form, InBase, Infinite, Many, Relation, Value, read
+from areal.rewards.notation import plain, read_lakhs, read_literal, unformatted, units_differ
 from areal.rewards.tree import Tree, symbols
+from areal.rewards.words import Words, same_words
 
 Verdict: TypeAlias = bool | None
 
@@ -23,7 +24,12 @@ FEWEST_DIGITS = 3
 """Significant digits that a decimal reference has at least if longer answers are rounded to them."""
 ENOUGH_DIGITS = 6
 """Significant digits, and places, of a rounded answer that is taken for an exact reference."""
+_LAST_PLACE = Fraction(1, 10**ENOUGH_DIGITS)
 _MOST_DIGITS = 15
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+(?:,|\{,\})[0-9]+")
+_NAMING = ("abs", "sin", "cos", "tan")
+"""Functions whose value is asked for as often as their argument: ``|z| = 5``."""
+_SIDE_BY_SIDE = re.compile(r"[+-]?[0-9.]+(?:\s+[0-9.]+)+")
 _SPACES = re.compile(r"(?<![0-9A-Za-z.])\s+|\s+(?![0-9A-Za-z.\\])")
 
 
@@ -38,7 +44,19 @@ def judge(answer: str, target: str) -> Verdict:
     if wanted is None:
         return None
     given = read(answer, "nowhere" if _has_symbols(wanted) else "everywhere")
+    if isinstance(wanted, Value) and wanted.literal and not isinstance(given, Value):
+        given = _other_number(plain(answer)) or given
+        if given is None and _SIDE_BY_SIDE.fullmatch(plain(answer)):
+            return False
     return None if given is None else same(wanted, given)
+
+
+def _other_number(text: str) -> Form | None:
+    """Read what is a number by other customs, ``12,34,567`` or ``3,14``, and could be a list of numbers."""
+    literal = read_lakhs(text)
+    if literal is None and _DECIMAL_COMMA.fullmatch(text):
+        literal = read_literal(re.sub(r"\{?,\}?", ".", text))
+    return Value(("number", literal.value), literal) if literal else None
 
 
 def _bare(text: str) -> str:
@@ -66,7 +84,7 @@ def same(target: Form, answer: Form) -> Verdict:
     if isinstance(target, Infinite) or isinstance(answer, Infinite):
         return target == answer if not isinstance(target, Words) and not isinstance(answer, Words) else None
     if isinstance(target, Words) and isinstance(answer, Words):
-        return target == answer or (False if target.exact and answer.exact else None)
+        return same_words(target, answer)
     return False if _is_mathematics(target) or _is_mathematics(answer) else None
 
 
@@ -124,9 +142,13 @@ def _same_numbers(target: Value, answer: Value, scale: Fraction) -> Verdict:
     if target.literal and target.literal.digits:
         return False
     decimal = answer.literal
-    if decimal and (decimal.digits or 0) >= ENOUGH_DIGITS and decimal.place <= Fraction(1, 10**ENOUGH_DIGITS):
-        place = decimal.place * scale * 10 ** max(0, (decimal.digits or 0) - _MOST_DIGITS)
+    if not decimal or not decimal.digits:
+        return False
+    if decimal.digits >= ENOUGH_DIGITS and decimal.place <= _LAST_PLACE:
+        place = decimal.place * scale * 10 ** max(0, decimal.digits - _MOST_DIGITS)
         return _rounds(target.tree, decimal.value * scale, place / 2, place)
+    if decimal.digits == ENOUGH_DIGITS - 1:  # 0.57735 is 0.577350; 0.053571 has six places
+        return _rounds(target.tree, decimal.value * scale, _LAST_PLACE * scale / 2, None)
     return False
 
 
@@ -158,11 +180,20 @@ def _same_relations(target: Form, answer: Form) -> Verdict:
         if not _is_name(relation.sides[0]):
             if _is_name(relation.sides[1]):  # 5 = x
                 return _sided(target, relation.sides[0], other)
-            # 2x = 10 may answer what 2x is; it is no answer to anything but 10.
+            if relation is target or _is_unsolved(relation.sides[0]):
+                return False if isinstance(other, Value) else None
+            # m + n = 10 may answer what m + n is; it is no answer to anything but 10.
             return False if _sided(target, relation.sides[1], other) is False else None
         return _sided(target, relation.sides[1], other)
     interval = _interval_of(relation)
-    return None if interval is None else _sided(target, interval, other)
+    if interval is None or (isinstance(other, Many) and other.kind in ("list", "set")):
+        return None if interval is None else False
+    return _sided(target, interval, other)
+
+
+def _is_unsolved(form: Form) -> bool:
+    """Say whether an equation with this on its left is still to be solved: ``2x``, ``x^2``; not ``f(3)``."""
+    return isinstance(form, Value) and form.tree[0] != "call" and len(symbols(form.tree)) == 1
 
 
 def _sided(target: Form, side: Form, other: Form) -> Verdict:
@@ -173,11 +204,16 @@ def _is_name(form: Form) -> bool:
     """Say whether something names what it is equal to: a symbol, ``f(x)``, ``(x, y)`` or a word."""
     if isinstance(form, Many):
         return all(_is_name(item) for item in form.items)
-    return isinstance(form, Words) or (isinstance(form, Value) and form.tree[0] == "symbol")
+    if not isinstance(form, Value):
+        return isinstance(form, Words)
+    kind, *parts = form.tree
+    if kind == "*":  # the length AB
+        return all(part[0] == "symbol" and part[1].isupper() for part in parts)
+    return kind == "symbol" or (kind == "call" and parts[0] in _NAMING and bool(symbols(form.tree)))
 
 
 def _same_equations(target: Relation, answer: Relation) -> Verdict:
-    if _is_name(target.sides[0]) and target.sides[0] == answer.sides[0]:
+    if _is_name(target.sides[0]) and _same_names(target.sides[0], answer.sides[0]):
         verdict = same(target.sides[1], answer.sides[1])
         if verdict is not None:
             return verdict
@@ -191,6 +227,13 @@ def _same_equations(target: Relation, answer: Relation) -> Verdict:
     return verdict if verdict is not False or sure else None
 
 
+def _same_names(first: Form, second: Form) -> bool:
+    """Say whether two names are one, as ``x`` and ``x_1`` are where solutions are numbered."""
+    names = [form.tree[1] for form in (first, second) if isinstance(form, Value) and form.tree[0] == "symbol"]
+    bare = {name.partition("_")[0] for name in names}
+    return first == second or (len(names) == 2 and len(bare) == 1 and bare <= set(names))
+
+
 def _same_solutions(first: Tree, second: Tree) -> Verdict:
     """Say whether two formulas, both linear in some symbol, are zero together."""
     names = symbols(first)
@@ -201,7 +244,12 @@ def _same_solutions(first: Tree, second: Tree) -> Verdict:
         if all(lines):
             (a, b), (c, d) = (line for line in lines if line)
             return numeric.equal(("*", a, d), ("*", c, b))
-    return None
+    # One is a multiple of the other.
+    point: dict[str, Tree] = {
+        name: ("number", Fraction(7 + 2 * i, 5)) for i, name in enumerate(sorted(names))
+    }
+    multiple = ("/", _at(first, point), _at(second, point))
+    return numeric.equal(first, ("*", multiple, second)) or None
 
 
 def _line(tree: Tree, name: str) -> tuple[Tree, Tree] | None:
@@ -223,10 +271,22 @@ def _at(tree: Tree, point: dict[str, Tree]) -> Tree:
 
 
 def _same_inequalities(target: Relation, answer: Relation) -> Verdict:
+    target, answer = _upward(target), _upward(answer)
+    if target.signs == answer.signs and _same_items(target.sides, answer.sides):
+        return True
+    if target.signs == answer.signs == ("!=",) and _same_items(target.sides, answer.sides[::-1]):
+        return True
     if _variable(target) != _variable(answer) or _variable(target) is None:
         return None
     first, second = _interval_of(target), _interval_of(answer)
     return None if first is None or second is None else same(first, second)
+
+
+def _upward(relation: Relation) -> Relation:
+    """Return a chain of ``>`` as one of ``<``."""
+    if not all(sign.startswith(">") for sign in relation.signs):
+        return relation
+    return Relation(tuple(sign.replace(">", "<") for sign in relation.signs[::-1]), relation.sides[::-1])
 
 
 def _variable(relation: Relation) -> str | None:
@@ -236,12 +296,9 @@ def _variable(relation: Relation) -> str | None:
 
 def _interval_of(relation: Relation) -> Form | None:
     """Return the interval that an inequality of one variable is: ``x < 3``, ``1 \\le x < 3``."""
-    if _variable(relation) is None or not all(sign in ("<", "<=", ">", ">=") for sign in relation.signs):
-        return None
+    relation = _upward(relation)
     sides, signs = list(relation.sides), list(relation.signs)
-    if all(sign.startswith(">") for sign in signs):
-        sides, signs = sides[::-1], [sign.replace(">", "<") for sign in signs[::-1]]
-    if not all(sign.startswith("<") for sign in signs) or len(sides) > 3:
+    if _variable(relation) is None or not all(sign.startswith("<") for sign in signs) or len(sides) > 3:
         return None
     at = next(i for i, s in enumerate(sides) if isinstance(s, Value) and s.tree[0] == "symbol")
     if len(sides) == 2:
@@ -259,6 +316,9 @@ def _same_many(target: Form, answer: Form) -> Verdict:
     if isinstance(target, Many) and isinstance(answer, Many):
         return _same_kinds(target, answer)
     if isinstance(target, Words) or isinstance(answer, Words):
+        times = [_time(form) for form in (target, answer)]
+        if times[0] and times[1]:
+            return same_words(*(time for time in times if time))
         return False if _is_mathematics(target) or _is_mathematics(answer) else None
     many, one = (target, answer) if isinstance(target, Many) else (answer, target)
     assert isinstance(many, Many)
@@ -277,7 +337,31 @@ def _same_many(target: Form, answer: Form) -> Verdict:
     return False if isinstance(one, Value) and not one.ambiguous else None
 
 
+def _time(form: Form) -> Words | None:
+    """Return a ratio as the time that it could be: ``3:30``."""
+    if isinstance(form, Many) and form.kind == "ratio":
+        parts = [str(item.literal.value) for item in form.items if isinstance(item, Value) and item.literal]
+        is_time = len(parts) == len(form.items) == 2
+        return Words(f"{parts[0]}:{parts[1].zfill(2)}", exact=True) if is_time else None
+    return form if isinstance(form, Words) and form.exact else None
+
+
+def _assigned(many: Many) -> Many:
+    """Return ``y = 3, x = 2`` as the tuple of values, by the order of their names."""
+    sides = {}
+    for item in many.items:
+        if isinstance(item, Relation) and item.signs == ("=",) and isinstance(item.sides[0], Value):
+            kind, name, *_ = item.sides[0].tree
+            if kind == "symbol":
+                sides[name] = item.sides[1]
+    if many.kind != "list" or len(many.items) < 2 or len(sides) < len(many.items):
+        return many
+    return Many("tuple", tuple(sides[name] for name in sorted(sides)))
+
+
 def _same_kinds(target: Many, answer: Many) -> Verdict:
+    if "tuple" in (target.kind, answer.kind):
+        target, answer = _assigned(target), _assigned(answer)
     kinds = {target.kind, answer.kind}
     if kinds == {"union"}:
         return _same_sets(target.items, answer.items)
@@ -287,6 +371,10 @@ def _same_kinds(target: Many, answer: Many) -> Verdict:
         return _same_items(target.items, answer.items) if target.width == answer.width else False
     if kinds == {"ratio"}:
         return _same_ratios(target.items, answer.items)
+    if kinds == {"matrix", "tuple"}:  # a vector
+        matrix = target if target.kind == "matrix" else answer
+        one_line = matrix.width in (1, len(matrix.items))
+        return _same_items(target.items, answer.items) if one_line else False
     if kinds & {"union", "matrix", "ratio"}:
         return None
     if kinds <= {"list", "set"} or (target.kind == "list" and answer.kind == "tuple"):

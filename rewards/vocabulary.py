@@ -48,7 +48,7 @@ UNITS = _same_names(
     "ergs|acre acres|rad/s|ohm ohms|T tesla|A amp amps ampere amperes"
 )
 """The names of units that are known, and one name for all that mean the same."""
-KNOWN_UNITS = frozenset(UNITS.values()) | _names("° °C °F °K % € £ ¥ ₹")
+KNOWN_UNITS = frozenset(UNITS.values()) | _names("° °C °F °K % € £ ¥ ₹ mod")
 LETTER_UNITS = _names("m g s h l L N J W V A K C F T d t c")
 NO_UNITS = _names(
     "and or to by of mod over plus minus times divided squared cubed factorial half halves third thirds "

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import cases
 
 from areal.rewards.math import MathVerifier
 from areal.rewards.same import judge
@@ -285,18 +286,7 @@ Yes
 """Of each kind, references, each followed by forms that are equal (=) and by near misses (/)."""
 
 
-def _cases() -> Iterator[tuple[str, str, str, bool]]:
-    kind = target = ""
-    for line in KINDS.strip().splitlines():
-        if line.startswith("# "):
-            kind = line[2:]
-        elif line.startswith("  "):
-            yield from ((kind, target, form, line[2] == "=") for form in line[4:].split("   "))
-        else:
-            target = line
-
-
-CASES = list(_cases())
+CASES = list(cases(KINDS))
 
 
 @pytest.fixture(scope="module")
