@@ -44,6 +44,7 @@ _SPLITTER = Path(__file__).with_name("asserts.py").read_text(encoding="utf-8")
 _SPLIT_S = 30.0
 """Seconds for a list of assertions to be parsed; it takes milliseconds, but where the machine is busy."""
 _WAIT = "import time\ndef wait(seconds): time.sleep(seconds)"
+_SPARE_S = 0.2
 _REMEMBERED = 20_000
 """Lists of assertions whose split is kept: a training set is verified again and again."""
 
@@ -295,8 +296,9 @@ class CodeVerifier:
         raise SandboxUnavailable(f"{len(failed)} runs failed: {outcome.error}")
 
     async def _sound(self, failed: list[Outcome], limits: Limits) -> bool:
-        """Say whether code that only waits lives as long as the runs that failed."""
-        seconds = min(max(run.seconds for run in failed), limits.wall_s)
+        """Say whether code that only waits lives longer than the runs that failed."""
+        # For as long alone, what ends all runs now and then might let it live by chance.
+        seconds = min(2 * max(run.seconds for run in failed) + _SPARE_S, limits.wall_s)
         wait = Job(_WAIT, Calls((Call("wait", (seconds,)),)))
         return (await self._sandbox.run(wait, replace(limits, wall_s=seconds + _SPLIT_S))).status == "ok"
 

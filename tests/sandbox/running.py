@@ -19,10 +19,17 @@ def call(sandbox, source: str, *args, limits: Limits = LIMITS):
 def gone(pids: list[int], patience_s: float = 10) -> bool:
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        if not any(map(_lives, pids)):
             return True
         time.sleep(0.02)
     return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != "zombie"
+    except psutil.NoSuchProcess:
+        return False
 
 
 def descendants(pid: int, at_least: int = 0, patience_s: float = 30) -> list[int]:

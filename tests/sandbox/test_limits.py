@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -108,8 +109,9 @@ async def test_a_run_that_the_host_kills_is_no_score_unless_it_is_the_codes_doin
         left = kills
         while left and not over.wait(0.05):
             for run in zygote.children():
-                run.kill()
-                left -= 1
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    run.kill()
+                    left -= 1
                 gone([run.pid])
 
     killer = threading.Thread(target=kill)
