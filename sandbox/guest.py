@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import linecache
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -33,6 +34,8 @@ FILENAME = "<program>"
 BEFORE_FILENAME = "<prompt>"
 TEST_FILENAME = "<test>"
 _OWN_FILES = (__file__, codec.__file__, frames.__file__, scope.__file__)
+STACK_BYTES = 128 << 20
+"""Of the main thread: the kernel keeps as much free below it."""
 MAX_MESSAGE = 2000
 MAX_TRACE = 4000
 MAX_REPR = 20_000
@@ -86,6 +89,11 @@ def prepare() -> None:
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     # The limit guards servers; here the time of a run is limited.
     sys.set_int_max_str_digits(0)
+    # A recursion through what is written in C, such as functools.cache, takes the stack. It counts as memory.
+    stack, most = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = STACK_BYTES if most == resource.RLIM_INFINITY else min(STACK_BYTES, most)
+    if stack != resource.RLIM_INFINITY and stack < wanted:
+        resource.setrlimit(resource.RLIMIT_STACK, (wanted, most))
 
 
 def open_streams() -> None:
@@ -203,6 +211,9 @@ def _serve_program(channel: Channel, program: list[str]) -> int:
         _flush()
         channel.send("raised", kinds, message, trace)
         code = 1
+    _flush()
+    # As at the interpreter's end: a file that nobody closed writes now what it holds.
+    module.__dict__.clear()
     _flush()
     return code & 0xFF
 
@@ -339,9 +350,10 @@ def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+    # What was printed before a program put another stream in its place counts, too.
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
         with contextlib.suppress(Exception):
-            stream.flush()
+            getattr(sys, name).flush()
 
 
 _sources: dict[str, str] = {}
