@@ -26,12 +26,12 @@ def _config(given: argparse.Namespace) -> None:
     from rich.console import Console
 
     console = Console()
-    for part in explain(given.key):
+    for part in explain(given.key, console.width):
         console.print(part)
 
 
-def explain(key: str | None) -> Iterator[Any]:
-    """Yield what the terminal is shown of a setting, a group, a preset, or all of them.
+def explain(key: str | None, width: int) -> Iterator[Any]:
+    """Yield what a terminal of some width is shown of a setting, a group, a preset, or all of them.
 
     Raises:
         UserError: there is none of that name.
@@ -46,9 +46,9 @@ def explain(key: str | None) -> Iterator[Any]:
     inside = groups()
     if key is None:
         for name in inside:
-            yield from _group(name)
+            yield from _group(name, width)
     elif key in inside and key:
-        yield from _group(key)
+        yield from _group(key, width)
     elif key in PRESETS:
         yield Text(f"learner.objective={key}: {_told(PRESETS[key])}")
     else:
@@ -58,18 +58,19 @@ def explain(key: str | None) -> Iterator[Any]:
         yield from _one(alone[key])
 
 
-def _group(name: str) -> Iterator[Any]:
-    from rich.table import Table
+def _group(name: str, width: int) -> Iterator[Any]:
     from rich.text import Text
 
     from areal.config.describe import describe_group, described, groups
+    from areal.telemetry.tables import fitted
 
     if name:
         yield Text(f"\n{name}: {described(name, groups()[name].__doc__)}")
-    table = Table("setting", "value", "default", "what it is")
-    for setting in describe_group(name):
-        table.add_row(*(Text(_plain(t)) for t in (setting.key, setting.value, setting.default, setting.help)))
-    yield table
+    rows = [
+        (setting.key, _plain(setting.default), _plain(f"{setting.help} Takes: {setting.value}."))
+        for setting in describe_group(name)
+    ]
+    yield from fitted(("setting", "default", "what it is"), rows, width)
 
 
 def _one(setting: Any) -> Iterator[Any]:

@@ -90,7 +90,7 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("`null`" if a is type(None) else _type(a, []) for a in arguments)
     if origin is Literal:
-        return " ".join(f"`{a}`" for a in arguments)
+        return " or ".join(f"`{a}`" for a in arguments)
     if origin is dict:
         return "names with values"
     if origin is tuple and arguments[1:] == (...,):

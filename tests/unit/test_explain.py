@@ -32,6 +32,16 @@ def test_all_settings_are_told(told: Callable[..., str]):
         assert ".".join(key) in listed
 
 
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_keys_are_whole_on_a_narrow_terminal(
+    width: str, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", width)
+    listed = told("rollout")
+    assert "…" not in listed
+    assert all(".".join(key) in listed for key in settings() if key[0] == "rollout")
+
+
 @pytest.mark.parametrize("key", [".".join(key) for key in settings()])
 def test_each_setting_by_itself(key: str, told: Callable[..., str]):
     out = told(key)
