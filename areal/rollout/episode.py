@@ -124,7 +124,7 @@ async def run_episode(
     return Episode(
         trajectories,
         model.reward,
-        model.parts,
+        {} if failure else model.parts,
         task,
         started,
         time.time(),

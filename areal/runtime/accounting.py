@@ -78,6 +78,7 @@ def _of_batch(batch: Batch) -> dict[str, float]:
         "response/length_mean": float(lengths.mean()),
         "response/truncated": float(np.mean([e.finish == "length" for e in episodes])),
         "response/unfinished": float(np.mean([e.unfinished for e in episodes])),
+        "response/failed": float(np.mean([bool(e.failure) for e in episodes])),
         "response/turns_mean": float(np.mean([sum(len(t.turns) for t in e.trajectories) for e in episodes])),
         "response/trajectories_mean": len(batch.trajectories) / len(episodes),
     }

@@ -22,6 +22,8 @@ _LONG = 20
 """Updates in a row, for what is unlikely rather than wrong."""
 _CUT = 0.95
 """Share of the answers that are cut off, of which it is said that they all are."""
+_FAILED = 0.5
+"""Share of the episodes whose programs failed, of which it is said that most do."""
 _NO_ENTROPY = 0.005
 """Nats; a coin that falls on one side 1,999 times in 2,000 has as many."""
 _COLLAPSED = 0.5
@@ -101,6 +103,8 @@ def _nothing_learned(updates: Lines, least: int) -> str:
     if not (recent := _last(updates, least)):
         return ""
     when = _when(recent)
+    if _all(recent, "response/failed", lambda x: x == 1):  # which says it all
+        return ""
     if _all(recent, "reward/std", lambda x: x < _EQUAL):
         if _all(recent, "reward/mean", lambda x: x == 0):
             return (
@@ -123,6 +127,17 @@ def _nothing_learned(updates: Lines, least: int) -> str:
             "learner.clip or learner.behav_clip, or lower rollout.max_staleness"
         )
     return ""
+
+
+def _programs_failed(updates: Lines, least: int) -> str:
+    recent = _last(updates, least)
+    if not recent or not _all(recent, "response/failed", lambda x: x > _FAILED):
+        return ""
+    share = statistics.fmean(line["response/failed"] for line in recent)
+    return (
+        f"the program or agent failed in {share:.0%} of the episodes of {_when(recent)}, which are worth 0: "
+        "areal.log says what it raised and where; mend it, if the model's answers are not to blame"
+    )
 
 
 def _cut_off(updates: Lines, least: int) -> str:
@@ -207,6 +222,7 @@ def _few_problems(lines: Lines) -> str:
 
 
 _RULES: dict[str, Callable[[Lines, int], str]] = {
+    "programs failed": _programs_failed,
     "nothing learned": _nothing_learned,
     "answers cut off": _cut_off,
     "no entropy left": _entropy_gone,

@@ -15,6 +15,7 @@ WELL = {
     "reward/form": 0.1,
     "response/truncated": 0.1,
     "response/unfinished": 0.0,
+    "response/failed": 0.4,
     "response/length_mean": 12.0,
     "advantage/zero": 0.4,
     "policy/entropy": 0.7,
@@ -53,6 +54,8 @@ def test_a_run_that_is_well_is_left_alone():
         (NOTHING, "nothing learned", "no answer earned anything in the last 5 updates"),
         ({**NOTHING, "reward/mean": 1.0}, "nothing learned", "earned the same in the last 5 updates (1.000)"),
         ({**NOTHING, "reward/mean": 0.1, "reward/std": 1.4e-17}, "nothing learned", "take harder problems"),
+        ({"response/failed": 0.6}, "programs failed", "failed in 60% of the episodes of the last 5 updates"),
+        ({**NOTHING, "response/failed": 1.0}, "programs failed", "areal.log says what it raised"),
         # All groups agree within themselves, and differ from each other.
         ({"advantage/zero": 1.0}, "nothing learned", "raise rollout.group_size"),
         ({"grad_norm": 0.0}, "nothing learned", "every token was clipped or masked"),

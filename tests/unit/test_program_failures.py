@@ -145,7 +145,7 @@ async def test_a_program_that_fails_of_an_answer_is_worth_nothing_and_is_trained
 ):
     limits: Any = {"time_limit": 0.5 if function is hangs else 20, "most_answers": 3}
     episode = await play(player, Program(function, **limits))
-    assert episode.reward == 0.0
+    assert (episode.reward, episode.reward_parts) == (0.0, {}), "a failure is no part of the reward"
     assert episode.sampled > 0
     assert episode.failure.startswith("the program ")
     assert Episode.from_json(episode.to_json()).failure == episode.failure
