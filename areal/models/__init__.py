@@ -168,13 +168,19 @@ def last_checkpoint(name: str) -> Path | None:
 def _model_of_run(path: Path) -> Path:
     if (path / "config.json").exists():
         return path
+    run = path
     if (checkpoint := last_checkpoint(str(path))) is not None:
         path = checkpoint
         if not (path / "model").is_dir():
             raise UserError(
-                f"'{path}' holds an adapter only, and its run has no final model yet; let it come to its end "
-                "with `areal train --resume`"
+                f"'{path}' holds an adapter only, and its run has no final model yet; write one with "
+                f"`areal export {run} FOLDER`, or let the run end with `areal train --resume {run}`"
             )
+    elif (path / "config.yaml").is_file() and not (path / "model").is_dir():
+        raise UserError(
+            f"the run '{run}' has no model yet: it ended before its first checkpoint; go on with "
+            f"`areal train --resume {run}`"
+        )
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 

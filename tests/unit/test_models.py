@@ -79,6 +79,11 @@ def test_a_run_that_did_not_end_stands_for_its_last_whole_checkpoint(model: Path
     assert checked.notes[0] == f"{run} has no final model; its last checkpoint is taken: {last}"
     (last / "model").rename(last / "adapter")
     assert "holds an adapter only" in refused(run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "config.yaml").write_text("env: math-v1\n")
+    assert f"no model yet: it ended before its first checkpoint; go on with `areal train --resume {run}`" in (
+        refused(run)
+    )
     model.rename(run / "model")
     assert resolve_model(str(run)) == str(run / "model")
     assert plan(parse_config({"model": str(run), "device": "cpu"}), training=False).notes == ()
