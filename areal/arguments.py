@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         name = word.partition("=")[0]
         options: dict[str, Any] = self._option_string_actions
         close = nearest(name, (option for option in options if option.startswith("--")), 0.7)
-        if close or not any("key=value" in str(action.metavar) for action in self._actions):
+        if close or not any(action.dest == "overrides" for action in self._actions):  # settings of a run
             return close
         from areal.config.complaints import meant, settings  # brings pydantic with it
 

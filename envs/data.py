@@ -174,7 +174,7 @@ def _doubts(train: list[T], test: list[T]) -> Iterable[str]:
             "nothing of new ones"
         )
     if (again := len(train) - len(known)) * _HELD_OUT_SHARE >= len(train) > 0:
-        yield f"{again:,} of the {len(train):,} problems to train on are there before: leave out what repeats"
+        yield f"{again:,} of the {len(train):,} problems to train on repeat an earlier one: leave them out"
 
 
 def _asked(problem: HasProblem) -> tuple[str, Opening]:

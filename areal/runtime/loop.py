@@ -111,6 +111,8 @@ class Trainer:
         except (Exception, asyncio.CancelledError) as error:
             if self.hurried:  # whatever it is, it comes of that
                 raise self._stopped_at_once() from error
+            if isinstance(error, Interrupted) and self._stop.is_set():
+                raise self._stopped_in_order() from error
             raise
 
     def _wind_up(self) -> None:
@@ -374,7 +376,11 @@ class Trainer:
             Interrupted: there was one.
         """
         await self._stop.wait()
-        raise Interrupted(
+        raise Interrupted("stopped")
+
+    def _stopped_in_order(self) -> Interrupted:
+        """Say so at the end: an update that was under way has been made meanwhile."""
+        return Interrupted(
             f"stopped after {self.learner.version} of {self.config.steps} updates; go on with "
             f"`areal train --resume {self.directory.path}`"
         )

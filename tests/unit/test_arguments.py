@@ -50,6 +50,12 @@ WRONG = {
 }
 
 
+def test_options_of_environments_are_not_told_as_settings(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        cli.parse(["env", "check", "math-v1", "--seed", "1"])
+    assert "seed=" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", WRONG)
 def test_what_is_no_command_line(line: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:

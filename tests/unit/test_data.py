@@ -442,7 +442,7 @@ def test_how_it_was_read_and_what_may_be_wrong(tmp_path: Path):
         f"{tmp_path}/d.jsonl: read as verl rows (40), rows of problem and answer (30): "
         f"{len(told['train'])} problems, {len(told['test'])} held out",
     )
-    again = f"39 of the {len(told['train'])} problems to train on are there before: leave out what repeats"
+    again = f"39 of the {len(told['train'])} problems to train on repeat an earlier one: leave them out"
     assert told.doubts == (again,)
     some = jsonl(tmp_path / "some.jsonl", *MANY[:5])
     leaking = load_pairs(jsonl(tmp_path / "all.jsonl", *MANY), None, some)

@@ -25,7 +25,7 @@ from areal.errors import Interrupted, UserError
 from areal.rollout.controller import RolloutController
 from areal.runtime import loop
 from areal.runtime.assembly import make_learner, plan
-from areal.runtime.checkpoint import version_of
+from areal.runtime.checkpoint import latest, version_of
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 
@@ -112,6 +112,27 @@ async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(
         await asynchronous(RunDirectory.create(config), config, monkeypatch)
     assert len(stopped) == 1, "at once"
     assert f"stopped after {stopped[0]} of 500" in str(error.value)
+
+
+async def test_an_update_under_way_at_a_stop_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = settings(tmp_path, "counted", steps=500)
+    check, stopped = loop.Trainer._check_staleness, []
+
+    def stop_before_the_update(trainer: loop.Trainer, batch: Batch) -> None:
+        check(trainer, batch)
+        if trainer.learner.version == 1:
+            stopped.append(1)
+            trainer._stop.set()
+
+    monkeypatch.setattr(loop.Trainer, "_check_staleness", stop_before_the_update)
+    directory = RunDirectory.create(config)
+    with pytest.raises(Interrupted) as error:
+        await asynchronous(directory, config, monkeypatch)
+    kept = latest(directory.checkpoints)
+    assert stopped
+    assert kept is not None
+    assert version_of(kept) == 2
+    assert "stopped after 2 of 500" in str(error.value)
 
 
 async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(
