@@ -244,6 +244,24 @@ def report(answers: list[Answer], samples: int, **known: Any) -> Report:
     )
 
 
+def conditions(
+    sampling: dict[str, Any],
+    env_options: dict[str, Any],
+    agent: str,
+    agent_options: dict[str, Any],
+    chat: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what an accuracy depends on besides the model and the problems, by the names of the settings."""
+    told = {**sampling, **env_options}
+    if agent != "single-turn":
+        told["agent"] = agent
+    told |= {f"agent_options.{name}": value for name, value in agent_options.items()}
+    opening = {f"chat.{name}": value for name, value in chat.items()}
+    if examples := opening.pop("chat.examples", None):
+        told["chat.examples"] = f"{len(examples)} messages"
+    return told | opening
+
+
 def report_of(header: Header, answers: list[Answer], **known: Any) -> Report:
     """Return the report on all the answers of a file; ``known`` is what else it has."""
     given = {name: value for name, value in header.env_options.items() if name not in ("data", "test_data")}
@@ -252,7 +270,7 @@ def report_of(header: Header, answers: list[Answer], **known: Any) -> Report:
         header.samples,
         env=header.env,
         model=header.model,
-        settings={**header.sampling, **given},
+        settings=conditions(header.sampling, given, header.agent, header.agent_options, header.chat),
         benchmark=header.name if header.of is not None else "",
         source=header.source,
         of=header.of,

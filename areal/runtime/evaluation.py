@@ -11,7 +11,7 @@ from typing import Any
 from areal.errors import UserError
 from areal.evaluation.answers import Answer
 from areal.evaluation.evaluate import Play, Played, evaluate
-from areal.evaluation.report import Report, report
+from areal.evaluation.report import Report, conditions, report
 from areal.registry import env_label
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
@@ -43,7 +43,13 @@ async def evaluate_player(
         settings.samples,
         env=env_label(config.env),
         model=model,
-        settings={**sampling_told(evaluation_sampling(config)), **config.env_options},
+        settings=conditions(
+            sampling_told(evaluation_sampling(config)),
+            config.env_options,
+            config.agent,
+            config.agent_options,
+            config.model_dump(mode="json", exclude_defaults=True).get("chat", {}),
+        ),
         **speed(answers, time.monotonic() - started, player.engine.busy_seconds - busy),
     )
 

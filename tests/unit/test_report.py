@@ -9,7 +9,22 @@ import random
 import pytest
 from rich.console import Console
 
-from areal.evaluation.report import Report
+from areal.evaluation.report import Report, conditions
+
+
+def test_what_a_figure_depends_on_is_told():
+    plain = ({"temperature": 1.0}, {"difficulty": 2}, "single-turn", {}, {})
+    assert conditions(*plain) == {"temperature": 1.0, "difficulty": 2}
+    shots = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    chat = {"system": "Answer.", "examples": shots, "template_kwargs": {"enable_thinking": False}}
+    told = conditions({}, {}, "multi-turn", {"max_turns": 2}, chat)
+    assert told == {
+        "agent": "multi-turn",
+        "agent_options.max_turns": 2,
+        "chat.examples": "2 messages",
+        "chat.system": "Answer.",
+        "chat.template_kwargs": {"enable_thinking": False},
+    }
 
 
 def test_parts_of_a_reward_are_told_where_there_are_several():
