@@ -37,6 +37,8 @@ def complaint(tests: Tests) -> str | None:
             return _check_complaint(tests)
         case AssertTests():
             setup = _Names(tests.setup)
+            if not any(_Names(item.strip()).asserts for item in tests.asserts):
+                return "its tests assert nothing"
             said = (_assertion_complaint(item, setup, number) for number, item in enumerate(tests.asserts))
             return next(filter(None, said), None)
     return None
@@ -80,13 +82,10 @@ def probe(paths: Iterator[str] | list[str], value: str) -> str:
 def _check_complaint(tests: CheckTests) -> str | None:
     entry = tests.entry.partition(".")[0]
     check = _Names(tests.check)
-    if tests.script:
-        if entry in check.bound:
-            return f"its test defines {entry} itself"
-        calls = entry in check.used
-    else:
-        calls = entry in check.used or check.uses_first_parameter("check")
-    if not calls:
+    calls = not tests.script and check.uses_first_parameter("check")
+    if not calls and entry in check.bound:
+        return f"its test defines {entry} itself"
+    if not calls and entry not in check.used:
         return f"its test never calls {tests.entry}"
     if check.open or _STAR.search(tests.prompt):
         return None

@@ -57,6 +57,12 @@ BROKEN = {
         humaneval("def add(a, b): return a + b\nassert add(1, 2) == 3\n"),
         "defines add itself",
     ),
+    "its own function, beside the check": (
+        humaneval("def add(a, b): return a + b\ndef check(candidate):\n    assert add(1, 2) == 3\n"),
+        "defines add itself",
+    ),
+    "nothing but a comment": (mbpp("# assert add(1, 2) == 3"), "its tests assert nothing"),
+    "nothing but imports": (mbpp("import math", "from math import *", ""), "its tests assert nothing"),
     "no check": (humaneval("def test(candidate):\n    assert candidate(1, 2) == 3\n"), "never calls add"),
     "a missing helper": (
         humaneval("def check(candidate):\n    assert close(candidate(1, 2), 3)\n"),
@@ -102,6 +108,8 @@ USABLE = {
     "a plain check": humaneval(GOOD),
     "another name": humaneval(GOOD.replace("candidate", "c")),
     "the name itself": humaneval("def check(candidate):\n    assert add(1, 2) == 3\n"),
+    "a reference of that name": humaneval(f"def add(a, b): return a + b\n{GOOD}"),
+    "an import and an assertion": mbpp("import math", "assert add(1, 2) == math.floor(3.5)"),
     "a helper of the prompt": humaneval(
         "def check(candidate):\n    assert same(candidate(1, 2), 3)\n",
         f"def same(a, b): return a == b\n{ADD}",
