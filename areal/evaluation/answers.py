@@ -35,6 +35,7 @@ class Answer:
         tokens: how many were sampled.
         seconds: from the reset to the last reward.
         env: which environment of a mixture the problem is of; empty if it is of none.
+        failure: what the agent, or its program, failed of; empty if it did not.
     """
 
     problem: int
@@ -47,6 +48,7 @@ class Answer:
     tokens: int
     seconds: float = 0.0
     env: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

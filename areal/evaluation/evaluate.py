@@ -31,6 +31,7 @@ class Played:
     tokens: int
     seconds: float
     env: str = ""
+    failure: str = ""
 
     @classmethod
     def of(cls, episode: Episode) -> Played:
@@ -43,6 +44,7 @@ class Played:
             episode.sampled,
             episode.ended - episode.started,
             episode.env,
+            episode.failure,
         )
 
 
@@ -99,7 +101,7 @@ async def evaluate(
             played = await _played(play, tasks[problem], derive(seed, problem, sample), retries)
         error = played if isinstance(played, AgentFailure) else None
         if isinstance(played, AgentFailure):
-            played = Played([], 0.0, {}, FAILED, 0, 0.0)
+            played = Played([], 0.0, {}, FAILED, 0, 0.0, failure=str(error))
         answer = Answer(
             problem,
             sample,
@@ -111,6 +113,7 @@ async def evaluate(
             played.tokens,
             played.seconds,
             played.env,
+            played.failure,
         )
         answers[problem, sample] = answer
         failed.note(answer, error)

@@ -36,6 +36,7 @@ class Report:
         of: how many problems there are, if not all were asked, or could be judged.
         busy: share of ``seconds`` in which the engine was generating, if it is ours.
         under_way: answers under way at once, on average.
+        failure: what the first answer failed of whose agent, or program, failed.
 
     Raises:
         ValueError: no problems, or the three tables differ in shape.
@@ -55,6 +56,7 @@ class Report:
     of: int | None = None
     busy: float | None = None
     under_way: float | None = None
+    failure: str = ""
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -129,6 +131,14 @@ class Report:
         """How many answers are wrong because the agent, or its program, failed."""
         return self.finish_counts.get(FAILED, 0)
 
+    def told_failures(self) -> str:
+        """How many failed, and the first of what; empty if none did."""
+        if not self.failed:
+            return ""
+        several = self.failed > 1
+        told = f"{self.failed} episode{'s' * several} failed, and count{'s' * (not several)} as wrong"
+        return f"{told}; the first: {self.failure}" if self.failure else told
+
     @property
     def tokens_per_s(self) -> float:
         """Tokens generated in a second."""
@@ -187,6 +197,7 @@ class Report:
             ("mean length", f"{self.mean_length:.1f} tokens"),
             ("truncated", f"{self.truncated:.1%}"),
             ("finishes", _listed(self.finish_counts, "d")),
+            ("failed", self.told_failures()),
             *self._speed(),
             ("source", self.source),
             ("settings", ", ".join(f"{name}={value}" for name, value in self.settings.items())),
@@ -237,6 +248,7 @@ def report(answers: list[Answer], samples: int, **known: Any) -> Report:
     return Report(
         scores=[[a.reward for a in row] for row in rows],
         finishes=[[a.finish for a in row] for row in rows],
+        failure=next((a.failure for a in answers if a.failure), ""),
         lengths=[[a.tokens for a in row] for row in rows],
         parts=_mean_parts(answers),
         members=_members(rows),

@@ -340,7 +340,7 @@ class Trainer:
         self.scores |= scores_of([metrics])
         self.progress.message(
             f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
-            + (f"; {report.failed} episodes failed, and count as wrong" if report.failed else "")
+            + (f"; {failures}" if (failures := report.told_failures()) else "")
         )
         return report
 

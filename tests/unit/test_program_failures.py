@@ -334,7 +334,8 @@ TASKS: list[dict[str, Any]] = [{"index": index} for index in range(12)]
 
 
 def played(failure: str = "") -> Played:
-    return Played(["word"], 0.0 if failure else 1.0, {}, "failed" if failure else "eos", 3, 0.1)
+    finish = "failed" if failure else "eos"
+    return Played(["word"], 0.0 if failure else 1.0, {}, finish, 3, 0.1, failure=failure)
 
 
 async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
@@ -347,6 +348,9 @@ async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
     kept: list[Answer] = []
     answers = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, most_failures=2)
     assert [a.finish for a in answers] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
+    assert [a.failure for a in answers[:3]] == ["the program crashed", "unparseable", ""]
+    told = report(answers, 1, env="e", model="m", seconds=0.0).told_failures()
+    assert told == "5 episodes failed, and count as wrong; the first: the program crashed"
     assert sorted(kept, key=lambda a: a.problem) == answers
     found = report(answers, 1, env="e", model="m", seconds=1.0)
     assert found.failed == 5
