@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from areal.envs.rows import Row, is_conversation
@@ -24,6 +23,7 @@ PROBLEM_KEYS = ("problem", "question", "prompt")
 ANSWER_KEYS = ("answer", "solution", "response")
 
 _MORE_PROBLEM_KEYS = ("instruction", "input", "query")
+_SYSTEM_KEYS = ("system", "system_prompt")
 _PROMPTS = (("prompt",), ("responses_create_params", "input"))
 """Where the messages of a prompt may be."""
 _TALKS = (("messages",), ("conversations",), ("conversation",), ("input",), ("question",), ("problem",))
@@ -94,9 +94,21 @@ def asked(row: Row, where: str, keys: Sequence[str] = PROBLEM_KEYS) -> Asked:
         where: where it stands, for complaints.
         keys: of text, the first that holds some.
 
+    A system prompt in a field of its own comes first.
+
     Raises:
-        UserError: nothing, or messages that cannot be read.
+        UserError: nothing, messages that cannot be read, or images.
     """
+    found = _asked(row, where, keys)
+    if "<image>" in found.problem and any(row.get(key) for key in ("image", "images")):
+        raise UserError(f"{where}: it has images, and they are not seen: leave such rows out")
+    system = next((text for key in _SYSTEM_KEYS if (text := as_text(row.get(key))) is not None), None)
+    if system is None or any(role == "system" for role, _ in found.opening):
+        return found
+    return replace(found, opening=(("system", system), *found.opening))
+
+
+def _asked(row: Row, where: str, keys: Sequence[str]) -> Asked:
     for path in _PROMPTS:
         if (found := _asked_at(row, path, where)) is not None:
             return found
@@ -117,8 +129,10 @@ def asked(row: Row, where: str, keys: Sequence[str] = PROBLEM_KEYS) -> Asked:
 
 def _asked_in_text(row: Row, keys: Sequence[str]) -> Asked | None:
     for key in (*keys, *(k for k in _MORE_PROBLEM_KEYS if k not in keys)):
-        if (text := as_text(row.get(key))) is not None and conversation(row.get(key)) is None:
+        if (text := as_text(at(row, (key,)))) is not None and conversation(at(row, (key,))) is None:
             more = as_text(row.get("input")) if key == "instruction" else None
+            if key == "question" and (story := as_text(at(row, ("body",)))) is not None:  # SVAMP, ASDiv
+                text = f"{story} {text}"
             return Asked(text if more is None else f"{text}\n{more}", (), key)
     return None
 
@@ -194,13 +208,11 @@ def form_name(row: Row, question: Asked, answer: str) -> str:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a scalar as text; None where there is none: null, blank, not a number."""
+    """Return a scalar as text; None where there is none: null, blank, not a number (also as CSV has it)."""
     if value is None or isinstance(value, list | tuple | dict):
         return None
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    text = str(value)
-    return text if text.strip() else None
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return None if text.strip() in ("", "nan", "NaN") else text
 
 
 def one_text(value: Any, what: str) -> str | None:
@@ -265,7 +277,9 @@ def at(row: Row, path: Sequence[str]) -> Any:
     for key in path:
         if isinstance(value, str) and value.lstrip().startswith("{"):
             value = decoded(value, None)
-        value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key, value.get(key.title()))  # some files have Problem and Answer
     return value
 
 

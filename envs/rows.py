@@ -33,6 +33,8 @@ _NO_DATA = {
 }
 _CONVERT = "convert it, as with iconv -t UTF-8"
 _BOM = "\ufeff"
+_AROUND = ("data", "rows", "examples", "problems", "questions")
+"""Names that rows are put under where a file is one object on one line."""
 _LONGEST_CELL = 2**30
 """Characters of a cell of CSV; Python's own limit is 131,072."""
 
@@ -159,7 +161,13 @@ def _json(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
     first = next(lines, None)
     if first is None:
         return
-    if not _whole_object(first[1]):
+    if _whole_object(first[1]):
+        second = next(lines, None)
+        if second is None and (held := _turned(json.loads(first[1]))) is not None:
+            yield from _items(path, held)
+            return
+        lines = chain([second] if second else [], lines)
+    else:
         rest = list(lines)
         if (value := _value([first, *rest])) is not None:
             yield from _items(path, value)
@@ -187,10 +195,31 @@ def _value(lines: list[tuple[int, str]]) -> Any:
         return None
 
 
+def _turned(value: Any) -> list[Row] | None:
+    """Return the rows of one object: a table by columns, rows by their numbers, or rows under a name."""
+    if not isinstance(value, dict) or not value:
+        return None
+    columns = list(value.values())
+    if len(value) > 1 and all(isinstance(column, list) for column in columns):
+        if len({len(column) for column in columns}) == 1 and not any(map(is_conversation, columns)):
+            return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        return None
+    if all(key.isdigit() for key in value) and _all_rows(columns):
+        return columns
+    if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+        numbers = list(columns[0])
+        if numbers and all(number.isdigit() for number in numbers):
+            return [{name: column[number] for name, column in value.items()} for number in numbers]
+    around = [name for name, held in value.items() if _all_rows(held)]
+    return value[around[0]] if len(around) == 1 and around[0] in _AROUND else None
+
+
 def _items(path: Path, value: Any) -> Iterator[tuple[Row, str]]:
     """Yield the rows of a whole file that is one JSON value."""
+    if (turned := _turned(value)) is not None:
+        value = turned
     if isinstance(value, dict):
-        lists = [held for held in value.values() if isinstance(held, list) and _all_rows(held)]
+        lists = [held for held in value.values() if _all_rows(held)]
         others = [held for held in value.values() if isinstance(held, list) and held and not _all_rows(held)]
         # An object around the rows, as {"data": [...]}; or a row alone, such as one with messages.
         if len(lists) == 1 and not others and not is_conversation(lists[0]):
@@ -204,8 +233,8 @@ def _items(path: Path, value: Any) -> Iterator[tuple[Row, str]]:
         yield _row(item, where), where
 
 
-def _all_rows(held: list[Any]) -> bool:
-    return bool(held) and all(isinstance(item, dict) for item in held)
+def _all_rows(held: Any) -> bool:
+    return isinstance(held, list) and bool(held) and all(isinstance(item, dict) for item in held)
 
 
 def is_conversation(value: Any) -> bool:

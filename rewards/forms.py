@@ -114,6 +114,9 @@ _TOKEN = re.compile(
     r"|[<>=!]=|(?<![A-Za-z])(?:,\s*)?(?:and|or)(?![A-Za-z])|.",
     re.DOTALL,
 )
+_SUCH_THAT = re.compile(
+    r"([a-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\||:|\\mid(?![a-z]))\s*([^|:]*\1[^|:]*)"
+)
 _AND_OR = re.compile(r"(?<![a-z])(?:and|or)\s*\}?$|^\\l(?:and|or)$")
 _SIGNS = {
     "=": "=", "==": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=",
@@ -142,15 +145,19 @@ def _read_known(text: str) -> Form | None:
         base = next(g for g in based.groups()[1:] if g)
         count = spelled(base)
         return InBase(re.sub(r"[^0-9A-Z]", "", based.group(1)), base if count is None else str(count))
+    if re.fullmatch("0x[0-9A-Fa-f]+", text):
+        return _whole(int(text, 16))
     if _ALL_REAL.fullmatch(text):
         return Many("tuple", (Infinite(-1), Infinite(1)))
     if _ELLIPSIS.fullmatch(text):
         return Words("...", exact=True)
     count = spelled(text)
-    if count is not None:
-        value = Fraction(count)
-        return Value(("number", value), Literal(value, None, Fraction(1)))
-    return read_words(text)
+    return read_words(text) if count is None else _whole(count)
+
+
+def _whole(number: int) -> Value:
+    value = Fraction(number)
+    return Value(("number", value), Literal(value, None, Fraction(1)))
 
 
 class _Parts:
@@ -351,6 +358,10 @@ class _Reading:
             return None
         inner = bare[len(opening or "") : len(bare) - len(closing or "")].strip()
         if re.search(r"\\mid(?![A-Za-z])|(?<!\\)\|(?=[^|]*$)|:", inner) and kind == "set":
+            condition = _SUCH_THAT.fullmatch(inner)
+            such = self.read(_stripped(condition.group(2)), depth + 1) if condition else None
+            if isinstance(such, Relation) and "=" not in such.signs:
+                return such
             raise NotReadError("a set by what its members have in common")
         parts = _Parts(inner)
         if not parts.separators:

@@ -42,7 +42,7 @@ _WRAPPERS = (
     re.compile(r"<answer>(.*)</answer>", re.DOTALL),
 )
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result)"
+    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result|option|choice)"
     r"\s*(?:is|:|=)+\s*"
     r"|=\s*|(?:\\approx|\\sim|~|about|approximately)(?![A-Za-z])\s*"
     r"|\\(?:displaystyle|textstyle|tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])\s*",
@@ -70,6 +70,9 @@ _REWRITES = [
         ("color", r"\\(?:textcolor|colorbox|color)\s*\{[^{}]*\}|\\color\s+[a-z]+(?![A-Za-z])", ""),
         ("\\phantom", r"\\phantom\s*\{[^{}]*\}", ""),
         ("\\colon", r"\\colon(?![A-Za-z])", ":"),
+        ("of", r"(?<=[0-9])\s*(?:\\text\s*\{)?\s*out of\s*\}?\s*(?=[0-9])", "/"),
+        ("n", r"^(?:minus|negative) (?=\S)|^\\text\s*\{(?:minus|negative) ([0-9a-z]+)\}$", r"-\1"),
+        ("\\text", r"\\text\s*\{\s*((?:hundred|thousand|[mbtr]+illion|dozen)(?![a-z])[^{}]*)\}", r" \1"),
         (" to", r"\\text\s*\{ ?to ?\}", " to "),
         ("nswer", r"\\text\s*\{\s*((?:[Tt]he )?(?:[Ff]inal )?[Aa]nswer(?: is|:)) *\}", r"\1 "),
         ("\\mathbf", r"\\mathbf ?\{? ?R ?\}?", r"\\mathbb{R}"),

@@ -80,6 +80,7 @@ def _equal(
         if left is None or right is None:
             return None if left is right else False
         if point and not complex_ and _imaginary(left) and _imaginary(right):
+            compared += _close(left, right)
             continue  # outside of what both are defined for
         if not _close(left, right) and not _is_rounding(a, b, point, base):
             return False

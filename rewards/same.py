@@ -29,7 +29,8 @@ _MOST_DIGITS = 15
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+(?:,|\{,\})[0-9]+")
 _NAMING = ("abs", "sin", "cos", "tan")
 """Functions whose value is asked for as often as their argument: ``|z| = 5``."""
-_SIDE_BY_SIDE = re.compile(r"[+-]?[0-9.]+(?:\s+[0-9.]+)+")
+_NO_NUMBER = re.compile(r"[+-]?[0-9.]+(?:\s+[0-9.]+)+$|!=|[<>]|\\(?:neq?|[lg]eq?|[lg]t)(?![A-Za-z])")
+"""Two numbers side by side, or an inequality without a left side."""
 _SPACES = re.compile(r"(?<![0-9A-Za-z.])\s+|\s+(?![0-9A-Za-z.\\])")
 
 
@@ -46,7 +47,7 @@ def judge(answer: str, target: str) -> Verdict:
     given = read(answer, "nowhere" if _has_symbols(wanted) else "everywhere")
     if isinstance(wanted, Value) and wanted.literal and not isinstance(given, Value):
         given = _other_number(plain(answer)) or given
-        if given is None and _SIDE_BY_SIDE.fullmatch(plain(answer)):
+        if given is None and _NO_NUMBER.match(plain(answer)):
             return False
     return None if given is None else same(wanted, given)
 
@@ -144,7 +145,7 @@ def _same_numbers(target: Value, answer: Value, scale: Fraction) -> Verdict:
     decimal = answer.literal
     if not decimal or not decimal.digits:
         return False
-    if decimal.digits >= ENOUGH_DIGITS and decimal.place <= _LAST_PLACE:
+    if decimal.digits >= ENOUGH_DIGITS and decimal.place * scale <= _LAST_PLACE:
         place = decimal.place * scale * 10 ** max(0, decimal.digits - _MOST_DIGITS)
         return _rounds(target.tree, decimal.value * scale, place / 2, place)
     if decimal.digits == ENOUGH_DIGITS - 1:  # 0.57735 is 0.577350; 0.053571 has six places

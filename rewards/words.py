@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from areal.rewards.vocabulary import UNITS
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -26,13 +28,14 @@ _FULL_HOUR = re.compile(r"([0-9]{1,2}):(0[0-9])")
 _DAY = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 _MONTHS = _listed("january february march april may june july august september october november december")
 _DATE = re.compile(
-    rf"(?:(?P<d1>[0-9]{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?)?(?P<month>{'|'.join(_MONTHS)})"
+    rf"(?:(?P<d1>[0-9]{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?)?"
+    rf"(?P<month>{'|'.join(f'{name[:3]}(?:{name[3:]}|[.])?' for name in _MONTHS)})"
     r"(?:\s+(?P<d2>[0-9]{1,2})(?:st|nd|rd|th)?)?(?:,?\s+(?P<year>[0-9]{4}))?",
     re.IGNORECASE,
 )
-_FEET = re.compile(
-    r"([0-9]+)\s*(?:'|feet|foot|ft\.?)\s*(?:and\s*)?([0-9]+(?:\.[0-9]+)?)\s*(?:\"|''|inch(?:es)?|in\.?)"
-)
+_FEET = re.compile(r"([0-9]+)'\s*([0-9]+(?:\.[0-9]+)?)(?:\"|'')")
+_MEASURE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\.?(?:\s|,|and(?![a-z]))*")
+_FONTS = re.compile(r"\\(?:text|mathrm|[,;: ])|[{}~]")
 _NEVER_FORMULAS = frozenset(["yes", "no", "on", "off", "odd", "even", "none", "true", "false", "all", "both"])
 _COUNT = _listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -64,15 +67,28 @@ def read_words(text: str) -> Words | None:
     day = _DAY.fullmatch(text)
     if day:
         return Words(f"{_MONTHS[int(day.group(2)) - 1]} {int(day.group(3))} {day.group(1)}", exact=True)
-    feet = _FEET.fullmatch(text)
-    if feet:
-        return Words(f"{int(feet.group(1))} ft {feet.group(2)} in", exact=True)
+    measures = _read_measures(_FEET.sub(r"\1 ft \2 in", text))
+    if measures:
+        return Words(measures, exact=True)
     date = _DATE.fullmatch(text)
     if date and (date["d1"] or date["d2"] or date["year"]):
-        return Words(
-            f"{date['month'].lower()} {int(date['d1'] or date['d2'] or 0)} {date['year'] or ''}", exact=True
-        )
+        month = next(name for name in _MONTHS if name[:3] == date["month"][:3].lower())
+        return Words(f"{month} {int(date['d1'] or date['d2'] or 0)} {date['year'] or ''}", exact=True)
     return _read_name(text) if _WORDS.fullmatch(text) else None
+
+
+def _read_measures(text: str) -> str | None:
+    """Return a quantity in several units, such as ``2 hours and 30 minutes``, with their usual names."""
+    if not text[0].isdigit():
+        return None
+    text, at, found = _FONTS.sub(" ", text), 0, []
+    while measure := _MEASURE.match(text, at):
+        unit = UNITS.get(measure.group(2)) or UNITS.get(measure.group(2).lower())
+        if unit is None:
+            return None
+        found.append(f"{measure.group(1)} {unit}")
+        at = measure.end()
+    return " ".join(found) if at == len(text) and len(found) > 1 else None
 
 
 def same_words(a: Words, b: Words) -> bool | None:

@@ -49,6 +49,13 @@ x = -3, x = 15
 3i+5
   = 5+3\mathrm{i}   5 + 3i   z = 5+3\mathrm{i}
   / 5+3   3+5\mathrm{i}   5-3\mathrm{i}
+# quantities in several units
+2 \text{ hours } 30 \text{ minutes}
+  = 2 hours 30 minutes   2 hours and 30 minutes   2 h 30 min   2\text{ hr }30\text{ min}
+  / 2 hours 40 minutes   30 hours 2 minutes   2   30
+\text{January 1, 2000}
+  = Jan 1, 2000   1 January 2000   January 1st, 2000   Jan. 1, 2000
+  / Jun 1, 2000   January 2, 2000   2000
 # times
 12:00
   = 12:00   12:00 PM   \text{12:00}
@@ -88,9 +95,15 @@ x = -3, x = 15
 1000
   = 1{,}000   1,000   1,\!000
   / 1   1,00   1.000
-# two numbers side by side
+# no number
 10
-  / 4 6   1 0   5 5   10 0
+  / 4 6   1 0   5 5   10 0   \ne 10   >10   \ge 10   != 10
+\text{0x1F}
+  = 0x1f   31   0x1F
+  / 0x1E   0x1   1
+-5
+  = minus 5   negative 5   \text{minus 5}
+  / 5   minus 6   negative
 # intervals by other customs
 [0,1)
   = [0,1[   x \ge 0 \text{ and } x < 1   0 \le x < 1
@@ -144,6 +157,27 @@ x \ne 3
 1, 2, \ldots, n
   = 1,2,\dots,n   1, 2, ..., n
   / 1, 3, 5, \ldots, 2n-1   n   1, 2
+# large numbers in words
+2.5 \text{ million}
+  = 2500000   2,500,000   2.5 million   2.5\times 10^6
+  / 2.5 billion   250000   25
+\$1.5\text{ million}
+  = \$1,500,000   1500000   1.5 million dollars
+  / 1.5\text{ thousand}   1.5\text{ billion}   15
+# parts
+\frac{5}{36}
+  = 5 out of 36   5 \text{ out of } 36   13.8889\%   5:36
+  / 6 out of 36   36 out of 5   13.889\%   13.8887\%
+# sets by what their members have in common
+x>2
+  = \{x|x>2\}   \{x \mid x > 2\}   \{x: x>2\}   \{x\in\mathbb{R}|x>2\}
+  / \{x|x\ge 2\}   \{x|x<2\}   \{2\}   \{x|x>3\}
+\{x|1<x<3\}
+  = (1,3)   1<x<3   \left\{x \mid 1 < x < 3\right\}
+  / [1,3]   \{1,3\}   \{x|1<x<4\}
+x=\frac{-b\pm\sqrt{b^2-4ac}}{2a}
+  = \frac{-b\pm\sqrt{b^2-4ac}}{2a}   \frac{-b+\sqrt{b^2-4ac}}{2a}, \frac{-b-\sqrt{b^2-4ac}}{2a}
+  / \frac{b\pm\sqrt{b^2-4ac}}{2a}   \frac{-b\pm\sqrt{b^2+4ac}}{2a}   \frac{-b+\sqrt{b^2-4ac}}{2a}
 # spelled out
 12
   = twelve   Twelve   \text{twelve}
