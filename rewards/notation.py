@@ -129,11 +129,11 @@ _NAMED_UNIT = re.compile(r"(?<=[0-9\s})])\s*([A-Za-z]{2,}(?:/[A-Za-z]+)?)\s*(\^\
 def plain(text: str) -> str:
     """Return an answer without what stands around it, and in ASCII as far as that is known."""
     text = in_ascii(text)
+    # One space at most stands in a row, so that no pattern below looks at long runs of them again and again.
+    text = _SPACING.sub(r"\\, ", _BLANKS.sub(" ", text))
     for needle, pattern, put in _REWRITES:
         if needle in text:
             text = pattern.sub(put, text)
-    # One space at most stands in a row, so that no pattern below looks at long runs of them again and again.
-    text = _SPACING.sub(r"\\, ", _BLANKS.sub(" ", text))
     text = _DOLLARS_WITHIN.sub(r"\1 ", text)
     for _ in range(8):
         before = text
