@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import accumulate
 from pathlib import Path
 
 from areal.rewards.notation import plain
@@ -30,6 +31,8 @@ _STARTUP_LIMIT = 120.0
 _PATIENCE = 20.0
 """A worker may take this many times its limit by the clock: a slow machine says nothing of an answer."""
 _ATTEMPTS = 3
+_DEEPEST = 50
+"""Parentheses within each other of an answer, at most: deeper ones take math-verify all of its time."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}|-?[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5}")
 """Whole numbers, plain or with commas between thousands, are compared at once."""
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -82,6 +85,8 @@ class MathVerifier:
         verdict = judge(answer, target)
         if verdict is not None:
             return verdict
+        if _depth(answer) > _DEEPEST:
+            return False
         with self._free:
             return self._checked(plain(answer), plain(target))
 
@@ -199,6 +204,12 @@ class _Worker:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):  # an unsent job of a worker that died
                     pipe.close()
+
+
+def _depth(text: str) -> int:
+    """Return how many parentheses, of whatever kind, are open at once, at most."""
+    steps = (1 if mark in "([{" else -1 for mark in text if mark in "()[]{}")
+    return max(accumulate(steps), default=0)
 
 
 _shared: MathVerifier | None = None

@@ -86,6 +86,12 @@ def test_no_text_is_an_error(text: str):
 SHARED = MathVerifier(workers=1)
 
 
+def test_parentheses_without_end_are_wrong_and_keep_no_worker_busy():
+    verifier = MathVerifier(workers=0)  # whoever asks a worker waits for ever
+    for opening, closing in ("()", "{}", ("\\sqrt{", "}"), ("[", "")):
+        assert verifier.equivalent(opening * 200 + "x+y" + closing * 200, r"\frac{x}{2}") is False
+
+
 def test_a_hung_check_harms_no_other(verifier: MathVerifier):
     """With as many hung checks as workers, others still get their verdicts, in order of the time limit."""
     with ThreadPoolExecutor(6) as threads:
