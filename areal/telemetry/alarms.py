@@ -12,12 +12,15 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 Lines = Sequence[dict[str, Any]]
 
 PATIENCE = 5
 """Updates in a row that something has to be wrong in."""
+_MEMORY = 1000
+"""Lines that are looked at: a long run takes no longer for each."""
 _LONG = 20
 """Updates in a row, for what is unlikely rather than wrong."""
 _CUT = 0.95
@@ -63,7 +66,7 @@ def alarms(lines: Lines, over: bool = False) -> list[Alarm]:
     step = int(_number(lines[-1], "step") or 0) if lines else 0
     found = [(name, rule(updates, least)) for name, rule in _RULES.items()]
     found += [(f"constant {part}", line) for part, line in _constant_parts(updates)]
-    found.append(("few held-out problems", _few_problems(lines)))
+    found.append(("few held-out problems", _few_problems(lines[-1:])))
     return [Alarm(name, step, line) for name, line in found if line]
 
 
@@ -75,12 +78,12 @@ class Alarms:
     """
 
     def __init__(self, lines: Lines = ()) -> None:
-        self._lines = list(lines)
+        self._lines = list(lines[-_MEMORY:])
         self.seen: dict[str, Alarm] = {}
 
     def look(self, line: dict[str, Any]) -> list[Alarm]:
         """Take the next line of ``metrics.jsonl`` and return what is wrong and was not before."""
-        self._lines.append(line)
+        self._lines = [*self._lines[1 - _MEMORY :], line]
         return self._new(alarms(self._lines))
 
     def end(self) -> list[Alarm]:
@@ -182,7 +185,8 @@ def _collapsed(updates: Lines, least: int) -> str:
     rewards = [line["reward/mean"] for line in updates]
     if len(rewards) < 2 * PATIENCE:
         return ""
-    windows = [statistics.fmean(rewards[i : i + PATIENCE]) for i in range(len(rewards) - PATIENCE + 1)]
+    sums = [0.0, *accumulate(rewards)]
+    windows = [(after - before) / PATIENCE for before, after in zip(sums, sums[PATIENCE:], strict=False)]
     best, now = max(windows), windows[-1]
     if min(rewards) < 0 or best <= 0.05 or now > _COLLAPSED * best:
         return ""
