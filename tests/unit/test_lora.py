@@ -166,6 +166,6 @@ def test_a_run_can_be_had_again():
 def test_without_peft_it_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
-    with pytest.raises(UserError, match=r"\[lora\]"):
+    with pytest.raises(UserError, match=r"areal-gym\[lora\]"):
         plan(parse_config({"learner": {"lora_rank": 8}}))
     plan(parse_config({}))
