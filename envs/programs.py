@@ -25,8 +25,6 @@ DIFFICULTIES = {
 DEFAULT_DIFFICULTY = 3
 TEST_SHARE = 10
 """One problem in this many belongs to the test split."""
-MOST_SHOWN = 2
-"""Tests that a problem may show; the others are hidden."""
 
 
 @dataclass(frozen=True, slots=True)
