@@ -15,7 +15,7 @@ from areal.errors import UserError
 
 if TYPE_CHECKING:
     from areal.evaluation.report import Report
-    from areal.runtime.assembly import Plan
+    from areal.runtime.plan import Plan
     from areal.runtime.replay import Replay
 
 
@@ -248,7 +248,7 @@ def check(config: Config, training: bool = True) -> Plan:
     Raises:
         UserError: one of them cannot be had.
     """
-    from areal.runtime.assembly import plan
+    from areal.runtime.plan import plan
 
     return plan(config, training)
 

@@ -11,7 +11,8 @@ import torch
 
 from areal.config import parse_config
 from areal.rollout.engine import Completion, Engine, Sampling
-from areal.runtime.assembly import engine_dtype, make_learner, plan, start_player
+from areal.runtime.build import make_learner, start_player
+from areal.runtime.plan import engine_dtype, plan
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.channel import BACKEND, open_channels, together, ways_of
 

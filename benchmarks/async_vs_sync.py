@@ -292,7 +292,8 @@ async def _batch_times(config: Config) -> list[float]:
     from areal.rollout.controller import RolloutController
     from areal.rollout.engine import Sampling
     from areal.rollout.tasks import TaskSource
-    from areal.runtime.assembly import max_concurrent, start_player
+    from areal.runtime.build import start_player
+    from areal.runtime.plan import max_concurrent
 
     plan, rollout = check(config), config.rollout
     player = await start_player(plan, None)

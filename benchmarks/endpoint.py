@@ -36,7 +36,8 @@ from areal.rollout.endpoint.server import Server
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
 from areal.rollout.recorder import Recorder
-from areal.runtime.assembly import plan, start_player
+from areal.runtime.build import start_player
+from areal.runtime.plan import plan
 
 CLIENT = Path(__file__).with_name("endpoint_client.py")
 MODEL = {"model": "m"}

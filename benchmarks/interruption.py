@@ -32,7 +32,8 @@ from models import QWEN2, qwen2
 from areal.config import STARTER, parse_config
 from areal.learner.model import load_model
 from areal.rollout.engine import Completion, Interruption, Sampling
-from areal.runtime.assembly import engine_dtype, plan, start_player
+from areal.runtime.build import start_player
+from areal.runtime.plan import engine_dtype, plan
 from areal.weights.channel import BACKEND, open_channels, ways_of
 
 SPREAD = 1.0

@@ -40,7 +40,8 @@ from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
-from areal.runtime.assembly import Plan, max_concurrent, plan, start_player
+from areal.runtime.build import start_player
+from areal.runtime.plan import Plan, max_concurrent, plan
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.channel import BACKEND, together, ways_of
@@ -300,7 +301,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     """Trajectories/s of the controller alone, at batch size 64, and of whole scripted episodes."""
     from areal.models import load_tokenizer
     from areal.rollout.rendering import Renderer
-    from areal.runtime.assembly import environments
+    from areal.runtime.build import environments
 
     batch = 64
     checked = plan(config)

@@ -16,7 +16,8 @@ from areal.learner.learner import Learner
 from areal.rollout.player import Player
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
-from areal.runtime.assembly import Plan, training_sampling
+from areal.runtime.build import training_sampling
+from areal.runtime.plan import Plan
 from areal.trajectory import Batch, Episode, Group
 
 Outcome = tuple[list[list[Group]], list[dict[str, float]], Learner]

@@ -116,7 +116,8 @@ async def play_model(config: Config, episodes: int) -> float:
     Returns:
         The sum of all rewards.
     """
-    from areal.runtime.assembly import evaluation_sampling, plan, start_player
+    from areal.runtime.build import evaluation_sampling, start_player
+    from areal.runtime.plan import plan
     from areal.runtime.signals import abandoned_on_signal
     from areal.telemetry.logs import capture
 

@@ -30,18 +30,11 @@ from areal.models import context_limit, resolve_model
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
 from areal.runtime.agents import make_agent
-from areal.runtime.assembly import (
-    Plan,
-    environments,
-    evaluation_sampling,
-    max_concurrent,
-    opening_of,
-    plan,
-    start_player,
-)
+from areal.runtime.build import environments, evaluation_sampling, opening_of, start_player
 from areal.runtime.evaluation import engine_play, sampling_told, speed
 from areal.runtime.first_look import look_at
 from areal.runtime.heartbeat import heartbeat
+from areal.runtime.plan import Plan, max_concurrent, plan
 from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress

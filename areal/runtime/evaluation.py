@@ -16,7 +16,8 @@ from areal.registry import env_label
 from areal.rollout.engine import Sampling
 from areal.rollout.player import Player
 from areal.rollout.tasks import held_out
-from areal.runtime.assembly import Plan, evaluation_sampling, max_concurrent
+from areal.runtime.build import evaluation_sampling
+from areal.runtime.plan import Plan, max_concurrent
 
 
 async def evaluate_player(

@@ -27,14 +27,10 @@ from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
-from areal.runtime.assembly import (
-    Plan,
-    max_concurrent,
-    start_player,
-    training_sampling,
-)
+from areal.runtime.build import start_player, training_sampling
 from areal.runtime.evaluation import evaluate_player, evaluation_metrics
 from areal.runtime.mismatch import MismatchWatch
+from areal.runtime.plan import Plan, max_concurrent
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import describe_start
 from areal.runtime.signals import abandoned_on_signal, on_signals

@@ -75,8 +75,9 @@ class Recipe:
 
         from areal.learner.ranks import ranks
         from areal.models import load_tokenizer
-        from areal.runtime.assembly import engine_dtype, make_learner
+        from areal.runtime.build import make_learner
         from areal.runtime.checkpoint import Checkpoints
+        from areal.runtime.plan import engine_dtype
 
         learner = make_learner(self.config, self.model, self.device, self.threads)
         # Of its own: checkpoints are written on a thread, while updates go on.
@@ -345,7 +346,7 @@ class _Rank:
         return hash_weights(self._learner)
 
     def open_channels(self, ways: list[Way]) -> list[dict[str, Any]]:
-        from areal.runtime.assembly import engine_dtype
+        from areal.runtime.plan import engine_dtype
         from areal.weights.channel import open_channels
 
         if self._rank > 0:

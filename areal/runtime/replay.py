@@ -21,7 +21,7 @@ from areal.errors import UserError
 from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
-from areal.runtime.assembly import make_learner
+from areal.runtime.build import make_learner
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 

@@ -10,11 +10,12 @@ from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.runtime import checkpoint
-from areal.runtime.assembly import Plan, start_player
+from areal.runtime.build import start_player
 from areal.runtime.drawing import draw_last, drawn_again
 from areal.runtime.evaluation import evaluate_player
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.loop import Trainer
+from areal.runtime.plan import Plan
 from areal.runtime.signals import abandoned_on_signal
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress

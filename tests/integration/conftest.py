@@ -12,7 +12,8 @@ import torch
 
 from areal.config import parse_config
 from areal.rollout.player import Player
-from areal.runtime.assembly import plan, start_player
+from areal.runtime.build import start_player
+from areal.runtime.plan import plan
 from areal.weights.channel import BACKEND
 
 # The helpers of these tests are modules beside them.

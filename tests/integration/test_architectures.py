@@ -14,7 +14,8 @@ from policies import TOLERANCE, Policies
 
 from areal.config import parse_config
 from areal.errors import EngineFailure
-from areal.runtime.assembly import plan, start_player
+from areal.runtime.build import start_player
+from areal.runtime.plan import plan
 from areal.weights.channel import BACKEND, open_channels, ways_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

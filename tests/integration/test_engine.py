@@ -18,7 +18,7 @@ from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.tasks import held_out
-from areal.runtime.assembly import plan
+from areal.runtime.plan import plan
 
 PROMPT = [3, 20, 21, 4]
 

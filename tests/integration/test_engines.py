@@ -12,7 +12,7 @@ import areal
 from areal.rollout.engines import Engines
 from areal.rollout.player import Player
 from areal.runtime import loop
-from areal.runtime.assembly import Plan
+from areal.runtime.plan import Plan
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="each engine needs a GPU of its own")
 

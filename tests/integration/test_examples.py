@@ -23,7 +23,8 @@ from areal.learner.model import load_model
 from areal.models import resolve_model
 from areal.rollout.player import Player
 from areal.runtime import loop
-from areal.runtime.assembly import Plan, environments
+from areal.runtime.build import environments
+from areal.runtime.plan import Plan
 from areal.weights.channel import open_channels, ways_of
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))

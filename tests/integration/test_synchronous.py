@@ -18,7 +18,8 @@ import areal
 from areal.config import parse_config
 from areal.rollout.player import Player
 from areal.runtime import loop
-from areal.runtime.assembly import Plan, environments, make_learner, plan
+from areal.runtime.build import environments, make_learner
+from areal.runtime.plan import Plan, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.weights.channel import open_channels, ways_of

@@ -18,7 +18,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
 from areal.runtime import loop
-from areal.runtime.assembly import Plan, plan
+from areal.runtime.plan import Plan, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 

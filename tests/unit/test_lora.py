@@ -21,9 +21,9 @@ from areal.learner.optimizer import set_rate, step
 from areal.learner.packed import pack
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
-from areal.runtime.assembly import plan
 from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.export import export_model
+from areal.runtime.plan import plan
 from areal.telemetry.run_directory import RunDirectory
 
 STARTER, CPU, RANK = resolve_model("starter"), torch.device("cpu"), 4

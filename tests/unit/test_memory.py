@@ -13,7 +13,8 @@ from transformers import LlamaConfig, Qwen2Config
 from areal.config import parse_config
 from areal.errors import UserError
 from areal.rollout.vllm_start import EngineSettings, variables
-from areal.runtime import assembly
+from areal.runtime import build
+from areal.runtime import plan as planning
 from areal.runtime.memory import GIB, Load, Shape, Split, describe, split
 
 CONFIGS = {
@@ -167,68 +168,68 @@ def test_the_learners_estimate_is_no_less_than_it_took_and_not_much_more(
 
 
 def test_a_model_that_fits_only_with_recomputation_gets_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
-    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(planning, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(planning, "gpu_bytes", lambda: H100)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
-    chosen = assembly.plan(parse_config({}))
+    chosen = planning.plan(parse_config({}))
     assert chosen.config.learner.recompute
     assert "(recomputing layers)" in describe(chosen.memory)
     with pytest.raises(UserError, match="recompute=true"):
-        assembly.plan(parse_config({"learner": {"recompute": False}}))
+        planning.plan(parse_config({"learner": {"recompute": False}}))
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-0.5B"]))
-    assert assembly.plan(parse_config({})).config.learner.recompute is None
+    assert planning.plan(parse_config({})).config.learner.recompute is None
 
 
 def test_a_run_on_a_gpu_gets_its_split_and_an_evaluation_one_without_learner(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
-    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(planning, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(planning, "gpu_bytes", lambda: H100)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = parse_config({})
-    training = assembly.plan(config)
+    training = planning.plan(config)
     assert training.memory[0].learner > 0
-    alone = assembly.plan(config, training=False)
+    alone = planning.plan(config, training=False)
     assert alone.memory[0].learner == 0
-    assert assembly._cache_size(training, 0) == training.memory[0].cache / H100
-    by_hand = assembly.plan(parse_config({"engine": {"memory": 0.2}}))
+    assert build._cache_size(training, 0) == training.memory[0].cache / H100
+    by_hand = planning.plan(parse_config({"engine": {"memory": 0.2}}))
     assert by_hand.memory == ()
-    assert assembly._cache_size(by_hand, 0) == 0.2
+    assert build._cache_size(by_hand, 0) == 0.2
 
 
 def test_cards_apart_leave_the_engine_all_of_its_own(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
-    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(planning, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(planning, "gpu_bytes", lambda: H100)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
     long = {"rollout": {"max_concurrent": 2048}}
-    chosen = assembly.plan(parse_config(long))
+    chosen = planning.plan(parse_config(long))
     assert chosen.cards == (1,)
     assert not chosen.config.learner.recompute, "on a card of its own it has room"
     assert describe(chosen.memory).startswith("a GPU of 79.6 GiB each: learner ")
-    shared = assembly.plan(parse_config(long | {"engine": {"gpu": 0}}))
+    shared = planning.plan(parse_config(long | {"engine": {"gpu": 0}}))
     assert shared.cards == (0,)
     assert chosen.memory[0].cache > shared.memory[0].cache
     assert chosen.memory[0].engine > shared.memory[0].engine, "it has a snapshot of its own"
-    assert assembly.plan(parse_config({}), training=False).cards == (0, 1)
+    assert planning.plan(parse_config({}), training=False).cards == (0, 1)
     with pytest.raises(UserError, match=r"engine\.gpu=2, but torch sees 2"):
-        assembly.plan(parse_config({"engine": {"gpu": 2}}))
-    monkeypatch.setattr(assembly, "gpu_bytes", lambda: 8 * GIB)
+        planning.plan(parse_config({"engine": {"gpu": 2}}))
+    monkeypatch.setattr(planning, "gpu_bytes", lambda: 8 * GIB)
     with pytest.raises(UserError, match="the learner needs"):
-        assembly.plan(parse_config({}))
+        planning.plan(parse_config({}))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
-    assert assembly.plan(parse_config({})).cards == (0,)
+    monkeypatch.setattr(planning, "gpu_bytes", lambda: H100)
+    assert planning.plan(parse_config({})).cards == (0,)
 
 
 def test_each_engine_has_what_its_card_leaves_and_the_terminal_is_told_each_kind_once(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
-    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(planning, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(planning, "gpu_bytes", lambda: H100)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
     rollout = {"rollout": {"max_concurrent": 96}}
-    every = assembly.plan(parse_config(rollout | {"engine": {"count": 3}}))
+    every = planning.plan(parse_config(rollout | {"engine": {"count": 3}}))
     assert every.cards == (1, 2, 0)
     assert [part.apart for part in every.memory] == [True, True, False]
     assert every.memory[0] == every.memory[1]
@@ -237,30 +238,30 @@ def test_each_engine_has_what_its_card_leaves_and_the_terminal_is_told_each_kind
     assert engines == "3 engines, on the GPUs 1, 2, 0"
     assert line.startswith("one GPU of 79.6 GiB for both: learner ")
     assert line.count("KV cache") == 2
-    assert [e.max_num_seqs for e in (assembly._engine_settings(every, n, (1,), None) for n in range(3))] == [
+    assert [e.max_num_seqs for e in (build._engine_settings(every, n, (1,), None) for n in range(3))] == [
         40
     ] * 3
-    assert len({assembly._engine_settings(every, n, (1,), None).seed for n in range(3)}) == 3
-    apart = assembly.plan(parse_config(rollout))
+    assert len({build._engine_settings(every, n, (1,), None).seed for n in range(3)}) == 3
+    apart = planning.plan(parse_config(rollout))
     assert apart.cards == (1, 2)
     assert apart.told[1].count("KV cache") == 1
-    alone = assembly.plan(parse_config(rollout | {"engine": {"count": 1}}))
+    alone = planning.plan(parse_config(rollout | {"engine": {"count": 1}}))
     assert len(alone.told) == 1
-    settings = assembly._engine_settings(alone, 0, (1,), None)
+    settings = build._engine_settings(alone, 0, (1,), None)
     assert (settings.seed, settings.max_num_seqs, settings.card) == (0, 96, 1)
 
 
 def test_ranks_divide_what_is_in_float32_and_each_engine_has_what_its_card_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
-    monkeypatch.setattr(assembly, "gpu_bytes", lambda: H100)
+    monkeypatch.setattr(planning, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(planning, "gpu_bytes", lambda: H100)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     shape = SHAPES["Qwen2.5-1.5B"]
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: shape))
     base = {"rollout": {"max_concurrent": 64}}
     learner = {ranks: {"learner": {"processes": ranks}} for ranks in (1, 2, 3, 4)}
-    plans = {ranks: assembly.plan(parse_config(base | learner[ranks])) for ranks in learner}
+    plans = {ranks: planning.plan(parse_config(base | learner[ranks])) for ranks in learner}
     assert [plans[ranks].cards for ranks in learner] == [(1, 2, 3), (2, 3), (3,), (0,)]
     parts = {ranks: made.memory[0].learner for ranks, made in plans.items()}
     for fewer, more in ((2, 3), (3, 4)):
@@ -268,15 +269,15 @@ def test_ranks_divide_what_is_in_float32_and_each_engine_has_what_its_card_leave
         assert parts[fewer] - parts[more] == pytest.approx(saved, abs=2)
     assert parts[2] < parts[1]
     assert f"learner {parts[2] / GIB:.1f} on each of 2 GPUs; " in plans[2].told[-1]
-    every = assembly.plan(parse_config(base | learner[2] | {"engine": {"count": 4}}))
+    every = planning.plan(parse_config(base | learner[2] | {"engine": {"count": 4}}))
     assert every.cards == (2, 3, 0, 1)
     alone, _, first, second = every.memory
     assert (alone.apart, first.apart, second.apart) == (True, False, False)
     assert alone.engine == second.engine == first.engine + 2 * shape.parameters, (
         "it has a snapshot of its own"
     )
-    assert assembly.plan(parse_config(base | learner[2]), training=False).cards == (0, 1, 2, 3)
-    assert assembly.plan(parse_config(base | learner[2]), training=False).memory[0].learner == 0
+    assert planning.plan(parse_config(base | learner[2]), training=False).cards == (0, 1, 2, 3)
+    assert planning.plan(parse_config(base | learner[2]), training=False).memory[0].learner == 0
 
 
 @pytest.mark.parametrize(("visible", "name"), [(None, "1"), ("4,6", "6"), ("GPU-a,GPU-b", "GPU-b")])

@@ -13,7 +13,7 @@ import pytest
 from areal.config import parse_config
 from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model
-from areal.runtime.assembly import plan
+from areal.runtime.plan import plan
 
 STARTER = Path(resolve_model("starter"))
 NO_TENSORS = (2).to_bytes(8, "little") + b"{}"

@@ -26,7 +26,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, check_template_kwargs
-from areal.runtime.assembly import opening_of
+from areal.runtime.build import opening_of
 from areal.trajectory import Episode
 
 PROBLEM = [

@@ -20,7 +20,8 @@ from areal.config import parse_config
 from areal.errors import UserError
 from areal.learner.learner import Learner
 from areal.models import resolve_model
-from areal.runtime import assembly, checkpoint
+from areal.runtime import checkpoint
+from areal.runtime import plan as planning
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import hash_weights
 from areal.weights.channel import together, ways_of
@@ -204,7 +205,7 @@ def one_of(rank: int) -> Any:
 def test_what_several_processes_cannot_do_is_refused_before_anything_is_started(
     settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(assembly, "_device", lambda wanted: "cuda")
+    monkeypatch.setattr(planning, "_device", lambda wanted: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=message):
-        assembly.plan(parse_config({"learner": settings}))
+        planning.plan(parse_config({"learner": settings}))

@@ -33,7 +33,7 @@ from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
-from areal.runtime.assembly import plan
+from areal.runtime.plan import plan
 from areal.trajectory import Group
 
 

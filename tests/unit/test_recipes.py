@@ -20,9 +20,9 @@ from areal.config import load_config, settings_on
 from areal.errors import UserError
 from areal.models import resolve_model
 from areal.recipes.choice import recipe_for
-from areal.runtime.assembly import divide
 from areal.runtime.cards import engine_cards
 from areal.runtime.memory import GIB, Shape
+from areal.runtime.plan import divide
 
 SIZES = {
     "0.5b": {

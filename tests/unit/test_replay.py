@@ -17,7 +17,7 @@ from areal.config import Config, parse_config
 from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
-from areal.runtime.assembly import make_learner
+from areal.runtime.build import make_learner
 from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.replay import describe_start, hash_weights
 from areal.telemetry.run_directory import RunDirectory

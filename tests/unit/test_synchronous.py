@@ -24,8 +24,9 @@ from areal.config import Config
 from areal.errors import Interrupted, UserError
 from areal.rollout.controller import RolloutController
 from areal.runtime import loop
-from areal.runtime.assembly import make_learner, plan
+from areal.runtime.build import make_learner
 from areal.runtime.checkpoint import latest, version_of
+from areal.runtime.plan import plan
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 

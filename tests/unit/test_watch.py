@@ -15,8 +15,8 @@ from areal.evaluation.report import Report
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.player import Player
 from areal.runtime import checkpoint, loop
-from areal.runtime.assembly import Plan
 from areal.runtime.evaluation import evaluate_player
+from areal.runtime.plan import Plan
 from areal.runtime.watch import Watch
 from areal.telemetry.run_directory import RunDirectory
 
