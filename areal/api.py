@@ -6,63 +6,17 @@ import asyncio
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from areal.config import Config, Layer, load_config, merged, merged_settings, parse_config, settings_on
 from areal.errors import UserError
+from areal.results import Evaluation, Run
 
 if TYPE_CHECKING:
     from areal.evaluation.report import Report
     from areal.runtime.plan import Plan
     from areal.runtime.replay import Replay
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What a training run made.
-
-    Attributes:
-        path: the run directory.
-        config: all settings.
-        model: folder of the final model, in Hugging Face format.
-        metrics: one dict for each line of ``metrics.jsonl``.
-        before: held-out accuracy before training, if it was measured.
-        after: and after.
-        warnings: what was wrong with the run, a line each.
-    """
-
-    path: Path
-    config: Config
-    model: Path
-    metrics: list[dict[str, Any]]
-    before: Report | None
-    after: Report | None
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def accuracy_before(self) -> float | None:
-        """Held-out accuracy before training."""
-        return self.before.accuracy if self.before else None
-
-    @property
-    def accuracy_after(self) -> float | None:
-        """Held-out accuracy after training."""
-        return self.after.accuracy if self.after else None
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """An evaluation that was kept.
-
-    Attributes:
-        path: its folder; ``areal eval rescore`` and ``compare`` take it.
-        reports: one for each benchmark.
-    """
-
-    path: Path
-    reports: list[Report]
 
 
 def train(

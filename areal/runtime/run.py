@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from areal.api import Run
 from areal.config import Config
 from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.report import Report
 from areal.registry import env_label
+from areal.results import Run
 from areal.runtime import checkpoint
 from areal.runtime.build import start_player
 from areal.runtime.drawing import draw_last, drawn_again

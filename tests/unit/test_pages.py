@@ -198,10 +198,10 @@ def check_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WITHOUT_TRAINING = """
-import areal, areal.api, pathlib
+import areal, areal.api, areal.results, pathlib
 def train(env=None, **settings):
     config = areal.api.check(areal.api.resolve(None, None, {"env": env, **settings}, None)).config
-    return areal.api.Run(pathlib.Path(), config, pathlib.Path(), [], None, None)
+    return areal.results.Run(pathlib.Path(), config, pathlib.Path(), [], None, None)
 areal.train = train
 """
 """Before a page's Python: training checks its settings, and that is all."""

@@ -1,0 +1,58 @@
+"""What training and evaluation return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from areal.config import Config
+
+if TYPE_CHECKING:
+    from areal.evaluation.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a training run made.
+
+    Attributes:
+        path: the run directory.
+        config: all settings.
+        model: folder of the final model, in Hugging Face format.
+        metrics: one dict for each line of ``metrics.jsonl``.
+        before: held-out accuracy before training, if it was measured.
+        after: held-out accuracy after training, if it was measured.
+        warnings: one line for each thing that was wrong with the run.
+    """
+
+    path: Path
+    config: Config
+    model: Path
+    metrics: list[dict[str, Any]]
+    before: Report | None
+    after: Report | None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def accuracy_before(self) -> float | None:
+        """Held-out accuracy before training."""
+        return self.before.accuracy if self.before else None
+
+    @property
+    def accuracy_after(self) -> float | None:
+        """Held-out accuracy after training."""
+        return self.after.accuracy if self.after else None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An evaluation that was kept.
+
+    Attributes:
+        path: its folder; ``areal eval rescore`` and ``compare`` take it.
+        reports: one for each benchmark.
+    """
+
+    path: Path
+    reports: list[Report]
