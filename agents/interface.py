@@ -186,7 +186,7 @@ class Model(Protocol):
     def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Endpoint]:
         """Give the model an address, for programs that speak OpenAI's or Anthropic's protocol.
 
-        Within, calls there are calls of :meth:`chat`; at the end those under way are given up, and the key is
+        Within, calls there are calls of :meth:`chat`; at the end those in flight are given up, and the key is
         no longer good.
 
         Args:

@@ -59,7 +59,7 @@ class Worker:
         return self._thread.is_alive()
 
     def place(self, caller: str) -> str:
-        """Return where the call under way is, as ``file:line``; see :func:`areal.errors.place_of`."""
+        """Return where the running call is, as ``file:line``; see :func:`areal.errors.place_of`."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         return "its end" if frame is None else place_of(traceback.extract_stack(frame), caller)
 

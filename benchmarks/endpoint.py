@@ -3,12 +3,12 @@
     python benchmarks/endpoint.py [--repeats 3] [--seconds 10] [--sequences 256] [--median 40]
     python benchmarks/endpoint.py --device cuda --size 0.5b
 
-As many calls are always under way, of the same prompts (of math-v1) and lengths (log-normal), on one engine,
+As many calls are always in flight, of the same prompts (of math-v1) and lengths (log-normal), on one engine,
 in turn:
 
 - engine: the engine alone: ids in, ids, log-probabilities and versions out;
 - recorder: messages in, messages out, recorded; no HTTP;
-- one way for each protocol: over HTTP, from a process of its own with one key for each call under way
+- one way for each protocol: over HTTP, from a process of its own with one key for each call in flight
   (benchmarks/endpoint_client.py: plain sockets, cheaper than any SDK; but it shares the machine).
 """
 
@@ -183,7 +183,7 @@ def main() -> None:
     made.add_argument("--seconds", type=float, default=10, help="of each measurement, a quarter is warm-up")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
-    made.add_argument("--sequences", type=int, default=256, help="calls under way at once (256)")
+    made.add_argument("--sequences", type=int, default=256, help="calls in flight at once (256)")
     made.add_argument("--median", type=int, default=40, help="tokens of an answer (40)")
     arguments = made.parse_args()
     work = Work(arguments.sequences, arguments.median)

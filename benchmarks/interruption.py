@@ -1,9 +1,9 @@
-"""What new weights cost the generation that is under way: recompute, keep and drain side by side.
+"""What new weights cost the generation that is in flight: recompute, keep and drain side by side.
 
     python benchmarks/interruption.py [--repeats 3] [--seconds 9] [--cadence 3] [--concurrency 32]
     python benchmarks/interruption.py --device cuda --size 0.5b --concurrency 256 --median 200
 
-Requests of long-tail lengths (log-normal, cut off at seven and a half times the median) are always under way,
+Requests of long-tail lengths (log-normal, cut off at seven and a half times the median) are always in flight,
 and the learner publishes new weights at a fixed cadence; one that comes while the engine still drains for the
 one before is passed over. All three modes run on one engine, in turn, on the same lengths.
 
@@ -78,7 +78,7 @@ class Workload:
         self.loads: list[tuple[int, float, float]] = []
 
     async def generate(self) -> None:
-        """Send one request after another until stopped; those under way are finished."""
+        """Send one request after another until stopped; those in flight are finished."""
         while not self._stopped:
             number = next(self._prompts)
             prompt = [3, *((20 + number * k) % 90 + 5 for k in range(1, 30)), 4]
@@ -189,7 +189,7 @@ def mean_shares(rows: list[list[float]]) -> list[float]:
 
 
 def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
-    title = "What new weights do to generation under way"
+    title = "What new weights do to generation in flight"
     with picture(arguments.output, "interruption", title, (10, 4.2)) as figure:
         left, right = figure.subplots(1, 2)
         for place, (mode, found) in enumerate(results.items()):
@@ -218,7 +218,7 @@ def main() -> None:
     made.add_argument("--repeats", type=int, default=3, help="rounds of the three modes")
     made.add_argument("--seconds", type=float, default=9, help="of one measurement, at least")
     made.add_argument("--cadence", type=float, default=3, help="seconds between two new weights")
-    made.add_argument("--concurrency", type=int, default=32, help="sequences under way")
+    made.add_argument("--concurrency", type=int, default=32, help="sequences in flight")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
     made.add_argument("--median", type=int, default=80, help="tokens of an answer (80)")

@@ -3,7 +3,7 @@
     python benchmarks/rollout_efficiency.py [--part engine|controller|all] [--repeats 3] [--seconds 8]
     python benchmarks/rollout_efficiency.py --part engine --device cuda --size 0.5b --sequences 256
 
-Engine: as many requests as one batch are always under way, of the same lengths (log-normal), on one engine,
+Engine: as many requests as one batch are always in flight, of the same lengths (log-normal), on one engine,
 with the model that ships with areal or one of a real shape with random weights.
 
 - bare: vLLM's AsyncLLM alone: the same prompts as ids, no log-probabilities, no versions, no text;
@@ -387,7 +387,7 @@ def main() -> None:
     made.add_argument("--seconds", type=float, default=8, help="of each measurement, a quarter is warm-up")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
-    made.add_argument("--sequences", type=int, default=128, help="under way at once, and of a batch (128)")
+    made.add_argument("--sequences", type=int, default=128, help="in flight at once, and of a batch (128)")
     made.add_argument(
         "--interruption", choices=get_args(Interruption), default="recompute", help="(recompute)"
     )

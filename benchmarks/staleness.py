@@ -60,7 +60,7 @@ class Point:
         return f"eta-{self.eta}-{self.objective}-seed-{self.seed}"
 
     def settings(self) -> list[str]:
-        # Enough under way that what is consumed is really as old as the gate allows, up to 16 updates.
+        # Enough in flight that what is consumed is really as old as the gate allows, up to 16 updates.
         batches = min(float(self.eta) + 1, 17)
         return [
             f"rollout.max_staleness={self.eta}",

@@ -1,4 +1,4 @@
-"""What a weight update costs the generation under way: from the pause to the first token of the new weights.
+"""What a weight update costs the generation in flight: from the pause to the first token of the new weights.
 
     python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256
     python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256 --apart
@@ -6,14 +6,14 @@
 
 A learner's float32 weights, with random values that are new in each version, go to an engine on the same
 device or, ``--apart``, on the next GPU (areal.weights), while as many requests as ``--sequences`` are always
-under way. For each update, in seconds:
+in flight. For each update, in seconds:
 
 - write: the learner's own, to make the new weights ready; generation goes on;
 - stop: from the call that pauses generation until it stands still;
 - load: for which the weights are loaded;
 - first: from the call that resumes generation until any request has its next token;
 - total: from the pause to that token, the sum of the three;
-- all: from the pause until every request that was under way has its next token or is finished: each has its
+- all: from the pause until every request that was in flight has its next token or is finished: each has its
   prefix computed again under the new weights.
 
 Nothing else uses the device meanwhile. At the end the log-probabilities that the engine gives are compared
@@ -219,7 +219,7 @@ async def run(
         channels.write(model.named_parameters())
         written = time.monotonic() - written
         context = sum(n + SCALES[arguments.device].prompt for n in watched.tokens().values())
-        parts = {"write": written, **await watched.update(version), "tokens_under_way": context}
+        parts = {"write": written, **await watched.update(version), "tokens_in_flight": context}
         print("  ".join(f"{name} {value:.3f}" for name, value in parts.items()), flush=True)
         updates.append(parts)
     for request in requests:
@@ -274,7 +274,7 @@ def main() -> None:
     made = parser(__doc__, "weight_update")
     made.add_argument("--device", choices=sorted(SCALES), default="cuda")
     made.add_argument("--parameters", choices=list(QWEN2), default="0.5b", help="size of the model (0.5b)")
-    made.add_argument("--sequences", type=int, default=256, help="requests under way (256)")
+    made.add_argument("--sequences", type=int, default=256, help="requests in flight (256)")
     made.add_argument("--updates", type=int, default=10, help="that are measured (10)")
     made.add_argument("--apart", action="store_true", help="learner and engine on a GPU each")
     made.add_argument("--interval", type=float, default=2, help="seconds between two updates, at least (2)")

@@ -61,7 +61,7 @@ class Pool:
         return PoolSession(interpreter, self._calls)
 
     async def close(self) -> None:
-        """Wait for the runs under way, then end every process; a second call does nothing."""
+        """Wait for the running ones, then end every process; a second call does nothing."""
         await asyncio.to_thread(self.close_blocking)
 
     def close_blocking(self) -> None:

@@ -86,7 +86,7 @@ def _finding(rule: str, error: Exception) -> Finding:
     if isinstance(error, Broken | EnvironmentFailure | UserError):
         return Finding(rule, "failed", str(error))
     call = getattr(error, "call", None)
-    if call is None:  # no call of the environment was under way: it is not to blame
+    if call is None:  # no call of the environment was running: it is not to blame
         return Finding(rule, "not checked", f"the check itself raised {explained(error, watch.__file__)}")
     return Finding(
         rule, "failed", f"{call} raised {explained(error, watch.__file__)}; an environment never raises"

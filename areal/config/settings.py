@@ -79,9 +79,9 @@ class RolloutConfig(_Settings):
     """η: how many updates old a consumed token may be; 0 is synchronous, inf never waits."""
     interruption: Literal["recompute", "keep", "drain"] = "recompute"
     """New weights come between two tokens and prefixes are recomputed, or keep their KV cache, or wait for
-    the requests under way."""
+    the requests in flight."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Episodes under way at once; null: as many as one batch."""
+    """Episodes in flight at once; null: as many as one batch."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer of one turn, in tokens."""
     max_model_len: int | None = Field(None, ge=2)

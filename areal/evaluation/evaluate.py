@@ -76,7 +76,7 @@ async def evaluate(
         play: plays one episode.
         tasks: the problems.
         samples: answers to each.
-        concurrency: episodes under way at once.
+        concurrency: episodes in flight at once.
         seed: each answer is sampled with a seed of its own, made of this one and its place.
         retries: how often an episode that fails is played again.
         known: answers that are there already.

@@ -35,7 +35,7 @@ class Report:
         source: where its problems come from.
         of: how many problems there are, if not all were asked, or could be judged.
         busy: share of ``seconds`` in which the engine was generating, if it is ours.
-        under_way: answers under way at once, on average.
+        in_flight: answers in flight at once, on average.
         failure: what the first answer failed of whose agent, or program, failed.
 
     Raises:
@@ -55,7 +55,7 @@ class Report:
     source: str = ""
     of: int | None = None
     busy: float | None = None
-    under_way: float | None = None
+    in_flight: float | None = None
     failure: str = ""
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class Report:
             ("seconds", f"{self.seconds:.1f}"),
             ("tokens/s", f"{self.tokens_per_s:,.0f}"),
             ("engine busy", "" if self.busy is None else f"{self.busy:.1%}"),
-            ("under way", "" if self.under_way is None else f"{self.under_way:.1f} answers on average"),
+            ("in flight", "" if self.in_flight is None else f"{self.in_flight:.1f} answers on average"),
         ]
 
 

@@ -36,7 +36,7 @@ class RolloutController:
         play: plays one episode of a task.
         task_of: returns the task of a group, given its number.
         group_size: episodes of one task.
-        max_concurrent: episodes under way at once.
+        max_concurrent: episodes in flight at once.
         max_retries: how often one episode is played again after an error.
         max_failures: groups in a row that may fail before :meth:`run` raises RolloutFailure, or the
             EnvironmentFailure or AgentFailure of the last one.

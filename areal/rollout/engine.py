@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from areal.trajectory import Finish
 
 Interruption = Literal["recompute", "keep", "drain"]
-"""What new weights do to the requests under way; see :mod:`areal.rollout.vllm_engine`."""
+"""What new weights do to the requests in flight; see :mod:`areal.rollout.vllm_engine`."""
 
 
 @dataclass(frozen=True, slots=True)

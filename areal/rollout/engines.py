@@ -1,7 +1,7 @@
 """Several engines as one :class:`areal.rollout.engine.Engine`.
 
 Requests that begin alike (members of a group, turns of a conversation) go to one engine, whose prefix cache
-knows their beginning, unless it has clearly more than its share under way: consistent hashing with bounded
+knows their beginning, unless it has clearly more than its share in flight: consistent hashing with bounded
 loads (Mirrokni, Thorup, Zadimoghaddam 2016, arXiv:1608.01350), with the least busy engine in place of the
 next one on the ring. So no engine is ever given more than :func:`most`, also if all requests begin alike.
 """
@@ -21,26 +21,26 @@ T = TypeVar("T")
 _BEGINNING = 64
 """Tokens by which requests are held to begin alike."""
 _SLACK = 1.25
-"""How many times its share an engine may have under way."""
+"""How many times its share an engine may have in flight."""
 
 
 def most(requests: int, engines: int) -> int:
-    """Return how many of so many requests under way one engine has at most."""
+    """Return how many of so many requests in flight one engine has at most."""
     return min(requests, math.ceil(_SLACK * requests / engines))
 
 
-def choose(ids: Sequence[int], under_way: Sequence[int]) -> int:
+def choose(ids: Sequence[int], in_flight: Sequence[int]) -> int:
     """Return which engine gets a request.
 
     Args:
         ids: its tokens.
-        under_way: requests of each engine.
+        in_flight: requests of each engine.
     """
-    count = len(under_way)
+    count = len(in_flight)
     home = hash(tuple(ids[:_BEGINNING])) % count  # of integers: the same in every process
-    if under_way[home] < most(sum(under_way) + 1, count):
+    if in_flight[home] < most(sum(in_flight) + 1, count):
         return home
-    return min(range(count), key=lambda engine: under_way[engine])
+    return min(range(count), key=lambda engine: in_flight[engine])
 
 
 class Engines:
@@ -52,14 +52,14 @@ class Engines:
         engines: two or more.
 
     Attributes:
-        under_way: requests of each engine.
+        in_flight: requests of each engine.
         requests: how many each has been given so far.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = list(engines)
         self._error: EngineFailure | None = None
-        self.under_way = [0] * len(self._engines)
+        self.in_flight = [0] * len(self._engines)
         self.requests = [0] * len(self._engines)
 
     @property
@@ -75,8 +75,8 @@ class Engines:
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
         """Continue ``ids`` on one of them; see :class:`areal.rollout.engine.Engine`."""
         self._check()
-        which = choose(ids, self.under_way)
-        self.under_way[which] += 1
+        which = choose(ids, self.in_flight)
+        self.in_flight[which] += 1
         self.requests[which] += 1
         try:
             return await self._engines[which].generate(ids, sampling)
@@ -84,7 +84,7 @@ class Engines:
             self._error = error
             raise
         finally:
-            self.under_way[which] -= 1
+            self.in_flight[which] -= 1
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
         """Open the learner's weight channels, of each engine one."""

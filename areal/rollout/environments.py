@@ -24,7 +24,7 @@ from areal.threads import Worker, tried
 log = logging.getLogger(__name__)
 
 _SLOW = 30.0
-"""Seconds after which a call that is under way is written to the log."""
+"""Seconds after which a call that is still running is written to the log."""
 _MOST_LEFT = 100
 """Threads left behind, of one run."""
 _GRACE = 10.0

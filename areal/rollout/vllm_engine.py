@@ -1,7 +1,7 @@
 """vLLM's AsyncLLM as an :class:`areal.rollout.engine.Engine`.
 
 Guarantee: every token carries the exact version of the weights that sampled it and its log-probability
-under them, and no sampled token is lost to an update. What an update does to the requests under way is one
+under them, and no sampled token is lost to an update. What an update does to the requests in flight is one
 setting, :attr:`VLLMEngine.interruption`:
 
 - ``recompute``: they are frozen, the weights loaded, the KV cache dropped, and they go on: their prefixes are
@@ -74,7 +74,7 @@ class VLLMEngine:
     """A running vLLM engine; build it with :meth:`start`.
 
     Attributes:
-        interruption: what the next :meth:`load` does to the requests under way.
+        interruption: what the next :meth:`load` does to the requests in flight.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class VLLMEngine:
         # Of the weights that sample whatever begins now: while they load, not yet _version.
         self._next_version = 0
         self._ids = itertools.count()
-        self._under_way: set[_Request] = set()
+        self._in_flight: set[_Request] = set()
         self._gate = Gate()
         self._clock = BusyClock()
 
@@ -142,7 +142,7 @@ class VLLMEngine:
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which requests were under way and generation was not paused."""
+        """Seconds so far in which requests were in flight and generation was not paused."""
         return self._clock.total()
 
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
@@ -183,14 +183,14 @@ class VLLMEngine:
 
     async def _complete(self, request: _Request, ids: list[int], params: Any) -> Completion:
         prompt = {"type": "token", "prompt_token_ids": ids, "cache_salt": str(request.version)}
-        self._under_way.add(request)
+        self._in_flight.add(request)
         try:
             async for output in self._llm.generate(prompt, params, request.id):
                 whole = output.outputs[0]
         except self._dead as error:
             raise EngineFailure(_DIED) from error
         finally:
-            self._under_way.discard(request)
+            self._in_flight.discard(request)
         return _completion(whole, request.spans)
 
     def _begins_again(self, request: _Request, completion: Completion) -> bool:
@@ -265,7 +265,7 @@ class VLLMEngine:
             loaded = time.monotonic()
         self._version = version
         if keep:
-            for request in [r for r in self._under_way if not self._tokens(r)]:
+            for request in [r for r in self._in_flight if not self._tokens(r)]:
                 request.given_up = True
                 await self._llm.abort(request.id)
         resuming = time.monotonic()
@@ -285,7 +285,7 @@ class VLLMEngine:
         for _ in range(steps * _OUTPUT_SLICES):
             await asyncio.sleep(0)
         if not self._reports_versions:
-            for request in self._under_way:
+            for request in self._in_flight:
                 if (count := self._tokens(request)) is not None:
                     request.spans.append((count, version))
 
@@ -352,7 +352,7 @@ class Gate:
 
 
 class BusyClock:
-    """Counts the seconds in which at least one request is under way and generation is not paused."""
+    """Counts the seconds in which at least one request is in flight and generation is not paused."""
 
     def __init__(self) -> None:
         self._requests = 0
@@ -366,7 +366,7 @@ class BusyClock:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """One request is under way within."""
+        """One request is in flight within."""
         self._change(1, 0)
         try:
             yield

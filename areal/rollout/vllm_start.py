@@ -33,7 +33,7 @@ class EngineSettings:
         eager: no compilation, no CUDA graphs.
         seed: of the sampler.
         weight_backend: name of a registered vLLM weight-transfer engine, or None for fixed weights.
-        interruption: what new weights do to requests under way (areal.rollout.vllm_engine).
+        interruption: what new weights do to requests in flight (areal.rollout.vllm_engine).
         card: the GPU, among those that this process sees.
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
     """

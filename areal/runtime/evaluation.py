@@ -82,7 +82,7 @@ def speed(answers: list[Answer], seconds: float, busy: float | None) -> dict[str
     return {
         "seconds": seconds,
         "busy": None if busy is None else busy / seconds,
-        "under_way": sum(answer.seconds for answer in answers) / seconds,
+        "in_flight": sum(answer.seconds for answer in answers) / seconds,
     }
 
 

@@ -375,7 +375,7 @@ class Trainer:
         raise Interrupted("stopped")
 
     def _stopped_in_order(self) -> Interrupted:
-        """Say so at the end: an update that was under way has been made meanwhile."""
+        """Say so at the end: an update that was in progress has been made meanwhile."""
         return Interrupted(
             f"stopped after {self.learner.version} of {self.config.steps} updates; go on with "
             f"`areal train --resume {self.directory.path}`"
@@ -394,9 +394,9 @@ class Trainer:
 def seeded(sampling: Sampling, plan: Plan, place: Place) -> Sampling:
     """Give an episode of a synchronous run on a CPU a seed of its own, so that the run can be had again.
 
-    Where weights change under way, what is sampled depends on time, whatever the seed, and on a GPU on what
-    is computed together: there the engine's own random state will do. It needs no generator for each request,
-    which a GPU fills one by one.
+    Where weights change while sequences are sampled, what is sampled depends on time, whatever the seed; on a
+    GPU it depends on what is computed together. There the engine's own random state will do: it needs no
+    generator for each request, which a GPU fills one by one.
     """
     if plan.config.rollout.max_staleness > 0 or plan.device == "cuda":
         return sampling

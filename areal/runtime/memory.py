@@ -87,7 +87,7 @@ class Load:
     """What a run asks of the card.
 
     Attributes:
-        sequences: under way at once in one engine.
+        sequences: in flight at once in one engine.
         longest: tokens of the longest sequence.
         engine_bytes: of one number in the engine.
         graphs: whether the engine captures CUDA graphs.

@@ -228,7 +228,7 @@ def _device(wanted: str) -> str:
 
 
 def max_concurrent(config: Config) -> int:
-    """Trajectories under way at once."""
+    """Trajectories in flight at once."""
     return config.rollout.max_concurrent or config.rollout.batch_size
 
 

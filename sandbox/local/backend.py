@@ -19,7 +19,7 @@ class LocalBackend:
     """Starts processes of the local sandbox (process.Backend).
 
     Args:
-        workers: zygotes; each forks one run at a time, and any number may be under way.
+        workers: zygotes; each forks one run at a time, and any number may be running.
         preload: modules to import in advance, such as ``("numpy",)``: their packages, and what these
             need, are all that runs see of what is installed here.
         allow_weak: accept a level below the strong ones (see ``level``), rather than refuse.

@@ -87,7 +87,7 @@ async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine
     agent = Program(floods, time_limit=1, most_answers=10**6, on_failure="retry")
     with pytest.raises(ProgramFailed, match="no answer within 1 s"):
         await replace(player, agent=agent).play({"seed": 0}, Sampling(400))
-    assert engine._under_way == set()
+    assert engine._in_flight == set()
     assert engine._llm.output_processor.request_states == {}
     async with asyncio.timeout(20):
         # It is refused as long as a request holds a block.

@@ -51,7 +51,7 @@ async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: Engi
     while interrupted([r.result() for r in running if r.done()]) < 8 and len(running) < 80:
         if all(r.done() for r in running):
             running += begin(engine, PROMPTS, LONG)
-        await engine.generate(PROMPTS[0], Sampling(60, ignore_eos=True))  # then all are under way
+        await engine.generate(PROMPTS[0], Sampling(60, ignore_eos=True))  # then all are in flight
         await policies.update()
     completions = await asyncio.gather(*running)
 

@@ -90,14 +90,14 @@ async def check_agreement(engine: Engine, folder: str) -> None:
     while len(crossed(running)) < 3 and engine.version < first + 40:
         if all(r.done() for r in running):
             running += [asyncio.create_task(engine.generate(p, sampling)) for p in prompts]
-        await engine.generate(prompts[0], replace(sampling, max_tokens=60))  # then all are under way
+        await engine.generate(prompts[0], replace(sampling, max_tokens=60))  # then all are in flight
         await policies.update()
     completions = list(await asyncio.gather(*running))
     after = await engine.generate(prompts[0], sampling)
     policies.close()
 
     assert 0 < policies.times["time/load"] < policies.times["time/pause"]
-    assert len(crossed(running)) >= 3, "three updates came while sequences were under way"
+    assert len(crossed(running)) >= 3, "three updates came while sequences were in flight"
     assert set(after.versions) == {engine.version}
     distinct: list[bool] = []
     errors: list[torch.Tensor] = []

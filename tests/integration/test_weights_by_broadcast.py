@@ -27,7 +27,7 @@ async def test_one_channel_after_another_brings_each_version_to_the_engine(playe
         await policies.connect()
         for _ in range(3):
             before = asyncio.create_task(player.engine.generate(PROMPT, Sampling(400, ignore_eos=True)))
-            await asyncio.sleep(0.05)  # it is under way when the weights come
+            await asyncio.sleep(0.05)  # it is in flight when the weights come
             version = await policies.update()
             completion = await player.engine.generate(PROMPT, Sampling(64, ignore_eos=True))
             assert set(completion.versions) == {version}

@@ -176,7 +176,7 @@ async def test_bad_input_is_not_retried():
     assert calls <= 2 * GROUP, "no retries; one more group may have begun"
 
 
-async def test_cancelling_cancels_what_is_under_way():
+async def test_cancelling_cancels_what_is_in_flight():
     cancelled = 0
 
     async def play(task: dict[str, Any]) -> Episode:

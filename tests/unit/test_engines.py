@@ -71,27 +71,27 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def test_no_engine_is_given_more_than_its_bound_and_who_has_room_keeps_his(
     count: int, events: list[tuple[int, bool]]
 ):
-    under_way, running = [0] * count, list[int]()
+    in_flight, running = [0] * count, list[int]()
     for beginning, ends in events:
         if ends and running:
-            under_way[running.pop(0)] -= 1
+            in_flight[running.pop(0)] -= 1
             continue
-        total = sum(under_way) + 1
-        engine, home = choose([beginning] * 64, under_way), choose([beginning] * 99, [0] * count)
-        assert engine == home or under_way[home] >= most(total, count)
-        assert engine == home or under_way[engine] == min(under_way)
-        under_way[engine] += 1
+        total = sum(in_flight) + 1
+        engine, home = choose([beginning] * 64, in_flight), choose([beginning] * 99, [0] * count)
+        assert engine == home or in_flight[home] >= most(total, count)
+        assert engine == home or in_flight[engine] == min(in_flight)
+        in_flight[engine] += 1
         running.append(engine)
-        assert under_way[engine] <= most(total, count)
+        assert in_flight[engine] <= most(total, count)
 
 
 @given(requests=st.integers(0, 400), count=st.integers(1, 9))
 def test_requests_that_begin_alike_use_all_engines(requests: int, count: int):
-    under_way = [0] * count
+    in_flight = [0] * count
     for _ in range(requests):
-        under_way[choose([1, 2, 3], under_way)] += 1
-    assert max(under_way) <= most(requests, count) <= max(requests / count * 1.25 + 1, 1)
-    assert min(under_way) >= requests // count // 2
+        in_flight[choose([1, 2, 3], in_flight)] += 1
+    assert max(in_flight) <= most(requests, count) <= max(requests / count * 1.25 + 1, 1)
+    assert min(in_flight) >= requests // count // 2
     assert most(requests, 1) == requests
 
 
@@ -114,7 +114,7 @@ def test_all_requests_are_answered_by_their_seeds_whoever_answers(requests: list
         assert list(together) == [await alone.generate([b], Sampling(1, seed=s)) for b, s in requests]
         assert [len(engine.asked) for engine in engines] == several.requests
         assert sum(several.requests) == len(requests)
-        assert several.under_way == [0, 0, 0], "nothing is left"
+        assert several.in_flight == [0, 0, 0], "nothing is left"
 
     run(work())
 
@@ -158,7 +158,7 @@ def test_one_that_died_ends_all_at_once():
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
-        assert several.under_way == [0, 0]
+        assert several.in_flight == [0, 0]
         with pytest.raises(EngineFailure):
             await several.close()
         assert engines[0].closed

@@ -205,7 +205,7 @@ async def test_stopped_while_an_environment_hangs(released: threading.Event):
     with pytest.raises(asyncio.CancelledError):
         await playing
     pool.close()
-    assert env.closed == 0, "a step of it is still under way"
+    assert env.closed == 0, "a step of it is still running"
 
 
 async def test_a_close_that_hangs_or_raises_is_written_down(

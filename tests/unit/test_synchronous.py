@@ -115,7 +115,7 @@ async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(
     assert f"stopped after {stopped[0]} of 500" in str(error.value)
 
 
-async def test_an_update_under_way_at_a_stop_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_an_update_in_progress_at_a_stop_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = settings(tmp_path, "counted", steps=500)
     check, stopped = loop.Trainer._check_staleness, []
 

@@ -1,4 +1,4 @@
-"""One episode on the endpoint: the calls that its key made, those under way, and what they were answered."""
+"""One episode on the endpoint: the calls that its key made, those in flight, and what they were answered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from areal.rollout.seeds import derive
 SAMPLED_AT_ONCE = 64
 """Answers that one episode samples at once; more wait, so that no program takes the engine for itself."""
 WAITING = 1024
-"""Calls of one episode that may be under way; more are refused, and may come again."""
+"""Calls of one episode that may be in flight; more are refused, and may come again."""
 
 _TOO_LONG, _SPENT = _EXHAUSTED = "context_length_exceeded", "insufficient_quota"
 """OpenAI's words for what an episode has used up."""
@@ -59,7 +59,7 @@ class Session:
         self._temperature = temperature
         self._left = most_answers
         self._slots = asyncio.Semaphore(SAMPLED_AT_ONCE)
-        self._under_way: set[asyncio.Task[bytes]] = set()
+        self._in_flight: set[asyncio.Task[bytes]] = set()
         self._sent: dict[tuple[Wire, bytes], bytes] = {}
         self._unanswered: Counter[tuple[Wire, bytes]] = Counter()
         self._responses: dict[str, list[Message]] = {}
@@ -109,21 +109,21 @@ class Session:
             account.exhausted = account.exhausted or refusal.message
 
     async def close(self) -> None:
-        """Give up the calls under way; the recorder is let alone from here on."""
+        """Give up the calls in flight; the recorder is let alone from here on."""
         self._over = True
-        for task in self._under_way:
+        for task in self._in_flight:
             task.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        if self._in_flight:
+            await asyncio.wait(self._in_flight)
 
     async def _until(self, work: Any, gone: Callable[[], Awaitable[Any]]) -> bytes:
         """Do the work, unless the client goes or the episode ends; what is given up leaves nothing."""
-        if self._over or len(self._under_way) >= WAITING:
+        if self._over or len(self._in_flight) >= WAITING:
             work.close()
             raise _over() if self._over else _flooded()
         task = asyncio.create_task(work)
         watch = asyncio.ensure_future(gone())
-        self._under_way.add(task)
+        self._in_flight.add(task)
         try:
             await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -131,7 +131,7 @@ class Session:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-            self._under_way.discard(task)
+            self._in_flight.discard(task)
         if task.cancelled():
             raise _over()
         error = task.exception()
@@ -205,4 +205,4 @@ def _over() -> Refusal:
 
 
 def _flooded() -> Refusal:
-    return Refusal(429, f"{WAITING} calls of this episode are under way; call again", retry=True)
+    return Refusal(429, f"{WAITING} calls of this episode are in flight; call again", retry=True)
