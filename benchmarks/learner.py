@@ -9,7 +9,7 @@ the same prompt. Ways:
 - *algorithm 1*: as the learner does it; *best fit*: the fullest micro-batches that can be made;
 - *fixed count, padded*: in the order in which they came, each padded to the longest of its micro-batch, as
   many micro-batches as keep each within the same budget;
-- *eager*, *PyTorch's attention*, *recompute*: algorithm 1 with one choice turned.
+- *eager*, *PyTorch's attention*, *activation checkpointing*: algorithm 1 with one choice turned.
 
 MFU counts the operations that the update needs (areal.learner.flops): neither padding nor what is computed a
 second time. Tokens/s are real tokens.
@@ -44,8 +44,10 @@ COLOURS = {
     "fixed count, padded": ORANGE,
     "eager": GREY,
     "PyTorch's attention": SKY,
-    "recompute": PURPLE,
+    "activation checkpointing": PURPLE,
 }
+TURNED = {"eager": {"compile": False}, "activation checkpointing": {"activation_checkpointing": True}}
+"""What turns one choice of algorithm 1."""
 GROUP = 8
 
 
@@ -242,8 +244,7 @@ def main() -> None:
                 if way == "PyTorch's attention":
                     results[size][way] = without_flash_attn(bench)
                 else:
-                    turned = {"eager": {"compile": False}, "recompute": {"recompute": True}}.get(way, {})
-                    results[size][way] = bench.measure(way, **turned)
+                    results[size][way] = bench.measure(way, **TURNED.get(way, {}))
             if given.profile:
                 bench.profile(given.output / f"profile-{size}.txt")
     settings = {key: getattr(given, key) for key in ("device", "budget", "micro_batches", "repeats")}

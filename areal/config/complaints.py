@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from areal.config.settings import Config
-from areal.config.synonyms import SYNONYMS
+from areal.config.synonyms import RENAMED, SYNONYMS
 
 
 def told(error: Any) -> str:
     """Say what pydantic found wrong with one setting, or which one was meant by a name that none has."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
+    if key in RENAMED:
+        return f"'{key}' is called '{RENAMED[key]}' now; rename it"
     if error["type"] == "extra_forbidden":
         inside = error["input"]
         while isinstance(inside, dict) and len(inside) == 1:

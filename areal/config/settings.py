@@ -237,9 +237,9 @@ class LearnerConfig(_Settings):
     null: 0.01 in float32 on a CPU, 0.2 on a GPU, 0.5 in 16 bits; inf: never."""
     lora_rank: int = Field(0, ge=0)
     """Train adapters of this rank in place of the weights themselves (docs/lora.md); 0: train all weights."""
-    recompute: bool | None = None
+    activation_checkpointing: bool | None = None
     """Keep only each layer's input for the backward pass and compute the rest again: a fifth slower, with
-    much less memory; null: on a GPU that is too small otherwise (docs/gpu.md)."""
+    much less memory; null: only on a GPU that is too small without it (docs/gpu.md)."""
     compile: bool | None = None
     """Compile the layers (torch.compile), up to a minute while the engine starts; null: on a GPU."""
 

@@ -1,4 +1,4 @@
-"""What other trainers (TRL, verl, OpenRLHF …) call our settings: for what is told of an unknown name."""
+"""Other names of our settings: what other trainers (TRL, verl, OpenRLHF …) call them, and former names."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _NAMES = {
     "learner.processes": "n_gpus_per_node num_gpus nproc_per_node world_size num_processes",
     "learner.dtype": "bf16 fp16 torch_dtype precision mixed_precision",
     "learner.lora_rank": "lora_r lora use_lora peft_rank",
-    "learner.recompute": "gradient_checkpointing enable_gradient_checkpointing activation_checkpointing",
+    "learner.activation_checkpointing": "gradient_checkpointing enable_gradient_checkpointing recompute",
     "learner.compile": "torch_compile use_torch_compile",
     "evaluation.every": "eval_steps test_freq eval_every eval_interval eval_freq eval_strategy",
     "evaluation.problems": "max_eval_samples eval_size val_size val_before_train",
@@ -66,5 +66,8 @@ _NAMES = {
     "chat.template_kwargs": "chat_template_kwargs enable_thinking",
 }
 
-SYNONYMS = {name: key for key, names in _NAMES.items() for name in names.split()}
-"""Their name, with its section where it says too little alone, and our setting."""
+RENAMED = {"learner.recompute": "learner.activation_checkpointing"}
+"""The former name of a setting, and the name that it has now."""
+
+SYNONYMS = {name: key for key, names in _NAMES.items() for name in names.split()} | RENAMED
+"""Another name, with its section where it says too little alone, and our setting."""

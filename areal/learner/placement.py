@@ -56,7 +56,7 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
     Args:
         module: what is called: the whole of which ``model`` is the part with the layers.
         model: a Hugging Face model.
-        settings: dtype, recompute and compile count.
+        settings: dtype, activation_checkpointing and compile count.
         device: where to.
     """
     module.to(device)
@@ -64,7 +64,7 @@ def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: 
     if compiles(settings, device):
         for layer in layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)
-    if settings.recompute:
+    if settings.activation_checkpointing:
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     dtype = compute_dtype(settings, device)

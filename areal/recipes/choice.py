@@ -9,7 +9,10 @@ from areal.config import STARTER
 from areal.models import model_config, resolve_model
 
 _LENGTHS = ("max_new_tokens", "max_model_len")
-_MACHINE = {"rollout": ("max_concurrent",), "learner": ("processes", "recompute", "micro_batch_tokens")}
+_MACHINE = {
+    "rollout": ("max_concurrent",),
+    "learner": ("processes", "activation_checkpointing", "micro_batch_tokens"),
+}
 """What recipes say for the sake of GPUs, by groups; and all of the group engine."""
 
 

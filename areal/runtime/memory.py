@@ -95,7 +95,7 @@ class Load:
         critic: whether the objective has one.
         reference: whether a frozen reference is held.
         learner_bytes: of one number that the learner computes with.
-        recompute: whether the learner keeps only each layer's input for its backward pass.
+        activation_checkpointing: whether the learner keeps only each layer's input for its backward pass.
         compiled: whether its layers are.
         adapted: whether it trains an adapter, next to which the weights have neither gradient nor moments.
         apart: whether learner and engine have a card each.
@@ -111,7 +111,7 @@ class Load:
     critic: bool = False
     reference: bool = False
     learner_bytes: int = 2
-    recompute: bool = False
+    activation_checkpointing: bool = False
     compiled: bool = True
     adapted: bool = False
     apart: bool = False
@@ -123,9 +123,9 @@ class Load:
 class Split:
     """Bytes of the parts of a card.
 
-    ``cache_tokens``: tokens that the KV cache holds; ``recompute``: whether the learner computes its layers
-    twice; ``apart``: whether there are such cards for the learner and for the rest; ``ranks``: the learner's
-    cards, all as this one's.
+    ``cache_tokens``: tokens that the KV cache holds; ``activation_checkpointing``: whether the learner
+    computes its layers twice; ``apart``: whether there are such cards for the learner and for the rest;
+    ``ranks``: the learner's cards, all as this one's.
     """
 
     card: int
@@ -133,7 +133,7 @@ class Split:
     engine: int
     cache: int
     cache_tokens: int
-    recompute: bool = False
+    activation_checkpointing: bool = False
     apart: bool = False
     ranks: int = 1
 
@@ -144,7 +144,7 @@ class Split:
 
     def __str__(self) -> str:
         """One line for the terminal, sizes in GiB."""
-        twice = " (recomputing layers)" if self.recompute else ""
+        twice = " (activation checkpointing)" if self.activation_checkpointing else ""
         ranks = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
         learner = f"learner {self.learner / GIB:.1f}{ranks}{twice}, " if self.learner else ""
         whom = "one GPU of {:.1f} GiB for both" if self.learner else "one GPU of {:.1f} GiB"
@@ -191,7 +191,7 @@ def split(shape: Shape, card: int, load: Load) -> Split:
         raise UserError(_too_small(card, learner, engine, least, left, load))
     cache = min(left, useful)
     tokens = cache // (_BLOCK * token) * _BLOCK
-    return Split(card, learner, engine, cache, tokens, load.recompute, load.apart, load.ranks)
+    return Split(card, learner, engine, cache, tokens, load.activation_checkpointing, load.apart, load.ranks)
 
 
 def learner_bytes(shape: Shape, load: Load) -> int:
@@ -231,7 +231,7 @@ def _kept_for_backward(shape: Shape, load: Load) -> int:
     """
     norms, perceptron = (4, 3) if load.compiled else (8, 4)
     layer = norms * shape.hidden + 2 * shape.query + 2 * shape.key + perceptron * shape.intermediate
-    numbers = shape.hidden * shape.layers + layer if load.recompute else layer * shape.layers
+    numbers = shape.hidden * shape.layers + layer if load.activation_checkpointing else layer * shape.layers
     return numbers * load.learner_bytes
 
 
@@ -257,5 +257,5 @@ def _ways(load: Load) -> str:
     ways = "take a smaller model, lower rollout.max_model_len"
     if load.micro_batch_tokens is not None:
         ways += f" or learner.micro_batch_tokens={load.micro_batch_tokens}"
-        ways += "" if load.recompute else ", set learner.recompute=true"
+        ways += "" if load.activation_checkpointing else ", set learner.activation_checkpointing=true"
     return ways

@@ -126,9 +126,9 @@ def plan(config: Config, training: bool = True) -> Plan:
         try:
             memory = _memory(config, model, longest, training, cards)
         except UserError:
-            if not training or config.learner.recompute is not None:
+            if not training or config.learner.activation_checkpointing is not None:
                 raise
-            config = override_config(config, ["learner.recompute=true"])
+            config = override_config(config, ["learner.activation_checkpointing=true"])
             memory = _memory(config, model, longest, training, cards)
     return Plan(config, model, device, longest, agent, env, cards, memory, tuple(notes), training)
 
@@ -186,7 +186,7 @@ def divide(
         critic=learner.choices.advantage == "gae",
         reference=learner.choices.kl > 0,
         learner_bytes=compute_dtype(learner, device).itemsize,
-        recompute=bool(learner.recompute),
+        activation_checkpointing=bool(learner.activation_checkpointing),
         compiled=learner.compile is not False,
         adapted=learner.lora_rank > 0,
         ranks=learner.processes if training else 1,

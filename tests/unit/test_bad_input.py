@@ -64,6 +64,10 @@ CASES = {
     "key of another section": (["learner.batch_size=8"], ["did you mean 'rollout.batch_size'?"]),
     "key without section": (["threads=2"], ["did you mean 'engine.threads' or 'learner.threads'?"]),
     "unknown section": (["rolout.batch_size=4"], ["'rolout'", "did you mean 'rollout.batch_size'"]),
+    "former name": (
+        ["learner.recompute=true"],
+        ["'learner.recompute' is called 'learner.activation_checkpointing' now"],
+    ),
     "TRL's name": (["num_generations=8"], ["did you mean 'rollout.group_size'?"]),
     "verl's name": (["rollout.n=8"], ["did you mean 'rollout.group_size'?"]),
     "verl's path": (["actor_rollout_ref.actor.optim.lr=1"], ["did you mean 'learner.learning_rate'?"]),

@@ -64,7 +64,7 @@ loads = st.builds(
     critic=st.booleans(),
     reference=st.booleans(),
     learner_bytes=st.sampled_from([2, 4]),
-    recompute=st.booleans(),
+    activation_checkpointing=st.booleans(),
     compiled=st.booleans(),
     adapted=st.booleans(),
 )
@@ -110,10 +110,10 @@ def test_whoever_needs_more_leaves_no_more(shape: Shape, card: int, load: Load, 
 
 @settings(deadline=None)
 @given(shapes, cards, loads)
-def test_recomputing_saves_memory_and_a_learner_costs_it(shape: Shape, card: int, load: Load):
+def test_activation_checkpointing_saves_memory_and_a_learner_costs_it(shape: Shape, card: int, load: Load):
     plain, saving = (
-        divided(shape, card, replace(load, recompute=False)),
-        divided(shape, card, replace(load, recompute=True)),
+        divided(shape, card, replace(load, activation_checkpointing=False)),
+        divided(shape, card, replace(load, activation_checkpointing=True)),
     )
     if plain is not None:
         assert saving is not None
@@ -148,20 +148,20 @@ MEASURED = {  # by benchmarks/learner.py on an H100: the most that torch allocat
 }
 
 
-@pytest.mark.parametrize(("name", "recompute", "compiled"), list(MEASURED))
+@pytest.mark.parametrize(("name", "activation_checkpointing", "compiled"), list(MEASURED))
 def test_the_learners_estimate_is_no_less_than_it_took_and_not_much_more(
-    name: str, recompute: bool, compiled: bool
+    name: str, activation_checkpointing: bool, compiled: bool
 ):
     shape = SHAPES[name]
     load = Load(
         sequences=1,
         longest=16,
         micro_batch_tokens=16384,
-        recompute=recompute,
+        activation_checkpointing=activation_checkpointing,
         compiled=compiled,
         graphs=False,
     )
-    took = MEASURED[name, recompute, compiled]
+    took = MEASURED[name, activation_checkpointing, compiled]
     snapshot, context = 2 * shape.parameters, 0.6 * GIB  # which that benchmark does not have, or see
     estimate = (split(shape, 192 * GIB, load).learner - snapshot - context) / GIB
     assert took <= estimate < 1.08 * took
@@ -173,12 +173,12 @@ def test_a_model_that_fits_only_with_recomputation_gets_it(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-1.5B"]))
     chosen = planning.plan(parse_config({}))
-    assert chosen.config.learner.recompute
-    assert "(recomputing layers)" in describe(chosen.memory)
-    with pytest.raises(UserError, match="recompute=true"):
-        planning.plan(parse_config({"learner": {"recompute": False}}))
+    assert chosen.config.learner.activation_checkpointing
+    assert "(activation checkpointing)" in describe(chosen.memory)
+    with pytest.raises(UserError, match="activation_checkpointing=true"):
+        planning.plan(parse_config({"learner": {"activation_checkpointing": False}}))
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, config: SHAPES["Qwen2.5-0.5B"]))
-    assert planning.plan(parse_config({})).config.learner.recompute is None
+    assert planning.plan(parse_config({})).config.learner.activation_checkpointing is None
 
 
 def test_a_run_on_a_gpu_gets_its_split_and_an_evaluation_one_without_learner(monkeypatch: pytest.MonkeyPatch):
@@ -204,7 +204,7 @@ def test_cards_apart_leave_the_engine_all_of_its_own(monkeypatch: pytest.MonkeyP
     long = {"rollout": {"max_concurrent": 2048}}
     chosen = planning.plan(parse_config(long))
     assert chosen.cards == (1,)
-    assert not chosen.config.learner.recompute, "on a card of its own it has room"
+    assert not chosen.config.learner.activation_checkpointing, "on a card of its own it has room"
     assert describe(chosen.memory).startswith("a GPU of 79.6 GiB each: learner ")
     shared = planning.plan(parse_config(long | {"engine": {"gpu": 0}}))
     assert shared.cards == (0,)

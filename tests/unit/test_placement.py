@@ -45,8 +45,8 @@ def plain() -> tuple[Learner, list[dict[str, float]]]:
     return made()
 
 
-def test_recomputation_changes_nothing(plain):
-    again, metrics = made(recompute=True)
+def test_activation_checkpointing_changes_nothing(plain):
+    again, metrics = made(activation_checkpointing=True)
     assert torch.equal(weights(again), weights(plain[0]))
     assert [m["loss"] for m in metrics] == [m["loss"] for m in plain[1]]
 
@@ -163,7 +163,9 @@ def test_layers_are_compiled_no_later_than_in_the_first_update(first: int, monke
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("settings", [{}, {"compile": False}, {"recompute": True}, {"objective": "grpo"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"compile": False}, {"activation_checkpointing": True}, {"objective": "grpo"}]
+)
 def test_on_a_gpu_in_16_bits_it_is_the_same_update(settings: dict[str, Any], plain):
     of_exact = made(**{k: v for k, v in settings.items() if k == "objective"})[1] if settings else plain[1]
     learner, metrics = made("cuda", **settings)

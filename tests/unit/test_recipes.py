@@ -87,7 +87,7 @@ def test_what_has_no_recipe_does_not_fit(shapes: dict[str, Shape]):
     saving = {
         "rollout": {"max_concurrent": 8, "max_new_tokens": 256},
         "engine": {"eager": True},
-        "learner": {"lora_rank": 8, "recompute": True, "micro_batch_tokens": 512},
+        "learner": {"lora_rank": 8, "activation_checkpointing": True, "micro_batch_tokens": 512},
     }
     for cards in ("24gb", "80gb"):
         with pytest.raises(UserError, match=r"no recipe 7b-.* 7b-8x80gb"):
@@ -168,7 +168,7 @@ def test_no_longer_than_the_model_is_made_for(model: Callable[..., str]):
 
 def test_on_a_cpu_nothing_is_said_for_the_sake_of_gpus(model: Callable[..., str]):
     learner = recipe_for({"model": model("7b"), "device": "cpu"})["learner"]
-    assert set(learner) & {"processes", "recompute", "micro_batch_tokens"} == set()
+    assert set(learner) & {"processes", "activation_checkpointing", "micro_batch_tokens"} == set()
     named = recipe_for({"model": "starter", "recipe": "7b-8x80gb"})["learner"]
     assert named["processes"] == 4, "one that is named is taken as it stands"
 
@@ -214,7 +214,7 @@ def test_a_dry_run_says_where_each_setting_comes_from(
 
 
 def test_a_dry_run_leaves_nothing_open_that_a_preset_decides(capsys: pytest.CaptureFixture[str]):
-    machine = {"micro_batch_tokens", "max_mismatch", "threads", "recompute", "compile"}
+    machine = {"micro_batch_tokens", "max_mismatch", "threads", "activation_checkpointing", "compile"}
     for preset in ("dapo", "ppo", "gspo"):
         learner = yaml.safe_load(dry_run([f"learner.objective={preset}"], capsys))["learner"]
         open_ones = {name for name, value in learner.items() if value is None}
