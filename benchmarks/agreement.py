@@ -11,7 +11,7 @@ import torch
 
 from areal.config import parse_config
 from areal.rollout.engine import Completion, Engine, Sampling
-from areal.runtime.build import make_learner, start_player
+from areal.runtime.build import make_learner, start_rollout_worker
 from areal.runtime.plan import engine_dtype, plan
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.channel import BACKEND, open_channels, together, ways_of
@@ -40,24 +40,24 @@ async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[fl
         }
     )
     checked = plan(config)
-    player = await start_player(checked, BACKEND)
+    worker = await start_rollout_worker(checked, BACKEND)
     try:
         learner = make_learner(config, checked.model, checked.device, 1)
         dtype = engine_dtype(config, checked.device)
         channels = open_channels(ways_of(checked.device), learner.named_parameters(), dtype)
-        await player.engine.connect(channels.init_infos())
+        await worker.engine.connect(channels.init_infos())
         found = []
         for version in range(updates + 1):
-            batch = await sampled(player.engine, version)
+            batch = await sampled(worker.engine, version)
             found.append(learner.update(batch)["mismatch/logprob_max"])
             if version < updates:
                 channels.write(learner.named_parameters())
                 sending = asyncio.to_thread(channels.send)
-                await together(player.engine.load(version + 1), sending)
+                await together(worker.engine.load(version + 1), sending)
         channels.close()
         return found
     finally:
-        await player.close()
+        await worker.close()
 
 
 async def sampled(engine: Engine, version: int) -> Batch:

@@ -292,15 +292,15 @@ async def _batch_times(config: Config) -> list[float]:
     from areal.rollout.controller import RolloutController
     from areal.rollout.engine import Sampling
     from areal.rollout.tasks import TaskSource
-    from areal.runtime.build import start_player
+    from areal.runtime.build import start_rollout_worker
     from areal.runtime.plan import max_concurrent
 
     plan, rollout = check(config), config.rollout
-    player = await start_player(plan, None)
+    worker = await start_rollout_worker(plan, None)
     sampling = Sampling(rollout.max_new_tokens, rollout.temperature)
     controller = RolloutController(
         Admission[Group](config.groups_per_batch, math.inf),
-        lambda task, place: player.play(task, sampling),
+        lambda task, place: worker.play(task, sampling),
         TaskSource(plan.env, config.seed).task,
         rollout.group_size,
         max_concurrent(config),
@@ -314,7 +314,7 @@ async def _batch_times(config: Config) -> list[float]:
         times.append(time.monotonic())
     producing.cancel()
     await asyncio.wait([producing])
-    await player.close()
+    await worker.close()
     return times
 
 

@@ -34,9 +34,9 @@ from areal.config import STARTER, parse_config
 from areal.registry import make_env
 from areal.rollout.endpoint.server import Server
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.player import Player
 from areal.rollout.recorder import Recorder
-from areal.runtime.build import start_player
+from areal.rollout.worker import RolloutWorker
+from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
 
 CLIENT = Path(__file__).with_name("endpoint_client.py")
@@ -71,10 +71,10 @@ class Counted:
         return completion
 
 
-async def of_engine(player: Player, work: Work, texts: list[str], seed: int, seconds: float) -> float:
+async def of_engine(worker: RolloutWorker, work: Work, texts: list[str], seed: int, seconds: float) -> float:
     ticker = Ticker(seconds / 4)
-    engine = Counted(player.engine, work, seed, ticker)
-    prompts = itertools.cycle([player.renderer.opening([user(text)]).ids for text in texts])
+    engine = Counted(worker.engine, work, seed, ticker)
+    prompts = itertools.cycle([worker.renderer.opening([user(text)]).ids for text in texts])
 
     async def one() -> None:
         while True:
@@ -83,13 +83,15 @@ async def of_engine(player: Player, work: Work, texts: list[str], seed: int, sec
     return await for_a_while(seconds, ticker, *(one() for _ in range(work.sequences)))
 
 
-async def of_recorder(player: Player, work: Work, texts: list[str], seed: int, seconds: float) -> float:
+async def of_recorder(
+    worker: RolloutWorker, work: Work, texts: list[str], seed: int, seconds: float
+) -> float:
     ticker = Ticker(seconds / 4)
-    engine: Any = Counted(player.engine, work, seed, ticker)
+    engine: Any = Counted(worker.engine, work, seed, ticker)
     endless = itertools.cycle(texts)
 
     async def one() -> None:
-        recorder = Recorder(engine, player.renderer, Sampling(work.longest), player.max_model_len)
+        recorder = Recorder(engine, worker.renderer, Sampling(work.longest), worker.max_model_len)
         while True:
             await recorder.chat([user(next(endless))])
 
@@ -97,19 +99,19 @@ async def of_recorder(player: Player, work: Work, texts: list[str], seed: int, s
 
 
 async def of_endpoint(
-    player: Player, work: Work, texts: list[str], seed: int, seconds: float, protocol: str
+    worker: RolloutWorker, work: Work, texts: list[str], seed: int, seconds: float, protocol: str
 ) -> float:
     """Measure one protocol; the clients' start is no part of it."""
     path, body = PROTOCOLS[protocol]
     ticker = Ticker(seconds / 4)
-    engine: Any = Counted(player.engine, work, seed, ticker)
-    server = Server(player.renderer.token_texts, 1.0)
-    sampling, longest = Sampling(work.longest), player.max_model_len
+    engine: Any = Counted(worker.engine, work, seed, ticker)
+    server = Server(worker.renderer.token_texts, 1.0)
+    sampling, longest = Sampling(work.longest), worker.max_model_len
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.close)
         opened = [
             await stack.enter_async_context(
-                server.open(Recorder(engine, player.renderer, sampling, longest), 2**31)
+                server.open(Recorder(engine, worker.renderer, sampling, longest), 2**31)
             )
             for _ in range(work.sequences)
         ]
@@ -134,7 +136,7 @@ async def of_endpoint(
 async def measure(config: Any, work: Work, repeats: int, seconds: float) -> dict[str, list[float]]:
     """Measure all ways in turn, ``repeats`` times round: tokens/s of each."""
     checked = plan(config)
-    player = await start_player(checked, None)
+    worker = await start_rollout_worker(checked, None)
     env = make_env(config.env)
     texts = [env.reset(options={"index": i, "split": "train"})[0] for i in range(work.sequences)]
     found: dict[str, list[float]] = {}
@@ -144,14 +146,14 @@ async def measure(config: Any, work: Work, repeats: int, seconds: float) -> dict
         print(f"{name:16} {found[name][-1]:7.0f} tokens/s", flush=True)
 
     try:
-        await of_engine(player, work, texts, 0, seconds / 2)  # it warms everything up
+        await of_engine(worker, work, texts, 0, seconds / 2)  # it warms everything up
         for seed in range(repeats):
-            await way("engine", of_engine(player, work, texts, seed, seconds))
-            await way("recorder", of_recorder(player, work, texts, seed, seconds))
+            await way("engine", of_engine(worker, work, texts, seed, seconds))
+            await way("recorder", of_recorder(worker, work, texts, seed, seconds))
             for protocol in PROTOCOLS:
-                await way(protocol, of_endpoint(player, work, texts, seed, seconds, protocol))
+                await way(protocol, of_endpoint(worker, work, texts, seed, seconds, protocol))
     finally:
-        await player.close()
+        await worker.close()
     return found
 
 

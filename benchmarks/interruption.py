@@ -32,7 +32,7 @@ from models import QWEN2, qwen2
 from areal.config import STARTER, parse_config
 from areal.learner.model import load_model
 from areal.rollout.engine import Completion, Interruption, Sampling
-from areal.runtime.build import start_player
+from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import engine_dtype, plan
 from areal.weights.channel import BACKEND, open_channels, ways_of
 
@@ -142,23 +142,23 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
         {"rollout": rollouts, "model": path, "device": arguments.device, "engine": {"gpu": 0}}
     )
     checked = plan(config)
-    player = await start_player(checked, BACKEND)
+    worker = await start_rollout_worker(checked, BACKEND)
     model = load_model(checked.model).to(checked.device)
     channels = open_channels(
         ways_of(checked.device), model.named_parameters(), engine_dtype(config, checked.device)
     )
     channels.write(model.named_parameters())
-    await player.engine.connect(channels.init_infos())
+    await worker.engine.connect(channels.init_infos())
     found: dict[str, list[Measured]] = {mode: [] for mode in get_args(Interruption)}
     try:
-        await measure(player.engine, "recompute", 0, 0, arguments)  # vLLM compiles kernels in it
+        await measure(worker.engine, "recompute", 0, 0, arguments)  # vLLM compiles kernels in it
         for seed in range(arguments.repeats):
             for mode in get_args(Interruption):
-                work = await measure(player.engine, mode, seed, arguments.seconds, arguments)
+                work = await measure(worker.engine, mode, seed, arguments.seconds, arguments)
                 found[mode].append(work.measured())
                 print(f"{mode:10} {found[mode][-1].tokens_per_s:7.0f} tokens/s", flush=True)
     finally:
-        await player.close()
+        await worker.close()
         channels.close()
     return found
 

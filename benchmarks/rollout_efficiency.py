@@ -38,9 +38,9 @@ from areal.config import STARTER, Config, parse_config
 from areal.rollout.admission import Admission
 from areal.rollout.controller import Place, RolloutController
 from areal.rollout.engine import Completion, Interruption, Sampling
-from areal.rollout.player import Player
 from areal.rollout.tasks import TaskSource
-from areal.runtime.build import start_player
+from areal.rollout.worker import RolloutWorker
+from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import Plan, max_concurrent, plan
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.trajectory import Batch, Episode, Group, Trajectory
@@ -104,12 +104,14 @@ class Ticker:
         return self.count / (time.monotonic() - self._begin)
 
 
-async def bare(player: Player, work: Work, prompts: list[list[int]], seed: int, seconds: float) -> float:
+async def bare(
+    worker: RolloutWorker, work: Work, prompts: list[list[int]], seed: int, seconds: float
+) -> float:
     """Return tokens/s of vLLM alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    llm: Any = player.engine._llm  # type: ignore[attr-defined]
+    llm: Any = worker.engine._llm  # type: ignore[attr-defined]
     numbers, drawn, ticker = itertools.count(), work.lengths(seed), Ticker(seconds / 4)
 
     async def requests() -> None:
@@ -130,27 +132,32 @@ async def bare(player: Player, work: Work, prompts: list[list[int]], seed: int, 
 
 
 async def rollout(
-    player: Player, work: Work, checked: Plan, seed: int, seconds: float, training: Training | None = None
+    worker: RolloutWorker,
+    work: Work,
+    checked: Plan,
+    seed: int,
+    seconds: float,
+    training: Training | None = None,
 ) -> float:
     """Return tokens/s of the rollout side; batches are taken as they come, and learned from if told to."""
     ticker = Ticker(seconds / 4)
     control = controller(
-        replace(player, engine=WithLengths(player.engine, work, seed)),
+        replace(worker, engine=WithLengths(worker.engine, work, seed)),
         work,
         TaskSource(checked.env, seed),
         lambda episode: ticker.add(episode.sampled),
     )
-    taking = consume(control) if training is None else training.learn(control, player.engine)
+    taking = consume(control) if training is None else training.learn(control, worker.engine)
     return await for_a_while(seconds, ticker, control.run(), taking)
 
 
 def controller(
-    player: Player, work: Work, tasks: TaskSource, finished: Callable[[Episode], None]
+    worker: RolloutWorker, work: Work, tasks: TaskSource, finished: Callable[[Episode], None]
 ) -> RolloutController:
     sampling = Sampling(work.longest)
 
     async def play(task: dict[str, Any], place: Place) -> Episode:
-        episode = await player.play(task, sampling)
+        episode = await worker.play(task, sampling)
         finished(episode)
         return episode
 
@@ -236,7 +243,7 @@ async def measure_engine(
 ) -> tuple[dict[str, list[float]], float]:
     """Measure the five ways in turn, ``repeats`` times round: tokens/s of each; updates/s of the learner."""
     checked = plan(config)
-    player = await start_player(checked, BACKEND)
+    worker = await start_rollout_worker(checked, BACKEND)
     found: dict[str, list[float]] = {}
 
     async def way(name: str, rate: Awaitable[float]) -> None:
@@ -246,27 +253,27 @@ async def measure_engine(
     recipe = Recipe(config, checked.model, checked.device, checked.learner_threads, config.output)
     learner = LearnerProcesses(recipe)
     try:
-        batch = await record(player, work, checked)
+        batch = await record(worker, work, checked)
         prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]
         training = Training(checked, batch, learner)
-        await training.prepare(player.engine)
+        await training.prepare(worker.engine)
         for seed in range(repeats):
-            await way("bare", bare(player, work, prompts, seed, seconds))
-            await way("rollout", rollout(player, work, checked, seed, seconds))
+            await way("bare", bare(worker, work, prompts, seed, seconds))
+            await way("rollout", rollout(worker, work, checked, seed, seconds))
             async with training.running():
-                await way("bare + learner", bare(player, work, prompts, seed, seconds))
-                await way("rollout + learner", rollout(player, work, checked, seed, seconds))
-            await way("training", rollout(player, work, checked, seed, seconds, training))
+                await way("bare + learner", bare(worker, work, prompts, seed, seconds))
+                await way("rollout + learner", rollout(worker, work, checked, seed, seconds))
+            await way("training", rollout(worker, work, checked, seed, seconds, training))
     finally:
-        await player.close()
+        await worker.close()
         learner.close()
     return found, training.updates / training.seconds
 
 
-async def record(player: Player, work: Work, checked: Plan) -> Batch:
+async def record(worker: RolloutWorker, work: Work, checked: Plan) -> Batch:
     """Play one batch; it also warms everything up."""
     control = controller(
-        replace(player, engine=WithLengths(player.engine, work, 0)),
+        replace(worker, engine=WithLengths(worker.engine, work, 0)),
         work,
         TaskSource(checked.env, 0),
         lambda _: None,
@@ -307,7 +314,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     checked = plan(config)
     renderer = Renderer(load_tokenizer(checked.model), (1,))
     instant: Any = Instant()
-    player = Player.build(instant, renderer, checked.agent, environments(config), 512)
+    worker = RolloutWorker.build(instant, renderer, checked.agent, environments(config), 512)
     mask = np.array([False, True])
     made = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1)
     blank = Episode([made], 1.0)
@@ -320,7 +327,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
         return blank
 
     async def episode(task: dict[str, Any], place: Place) -> Episode:
-        return await player.play(task, Sampling(64))
+        return await worker.play(task, Sampling(64))
 
     ways = {
         "no-op, 64 at once": (nothing, 64),
@@ -342,7 +349,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
                     control.advance(version + 1)
 
             found[name].append(await for_a_while(seconds, ticker, control.run(), counted()))
-    player.pool.close()
+    worker.pool.close()
     return found
 
 

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from areal.learner.learner import Learner
-from areal.rollout.player import Player
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import training_sampling
 from areal.runtime.plan import Plan
 from areal.trajectory import Batch, Episode, Group
@@ -37,7 +37,7 @@ class Shared:
 
 
 async def synchronous(
-    checked: Plan, player: Player, learner: Learner, publish: Callable[[int], Awaitable[None]]
+    checked: Plan, worker: RolloutWorker, learner: Learner, publish: Callable[[int], Awaitable[None]]
 ) -> Outcome:
     """Generate a batch, wait for all of it, update, hand over the weights; again.
 
@@ -49,7 +49,7 @@ async def synchronous(
 
     def play(number: int, member: int) -> Awaitable[Episode]:
         sampling = replace(training_sampling(config), seed=derive(config.seed, number, member, 0))
-        return player.play(tasks.task(number), sampling)
+        return worker.play(tasks.task(number), sampling)
 
     for version in range(config.steps):
         groups = []

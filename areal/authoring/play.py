@@ -116,7 +116,7 @@ async def play_model(config: Config, episodes: int) -> float:
     Returns:
         The sum of all rewards.
     """
-    from areal.runtime.build import evaluation_sampling, start_player
+    from areal.runtime.build import evaluation_sampling, start_rollout_worker
     from areal.runtime.plan import plan
     from areal.runtime.signals import abandoned_on_signal
     from areal.telemetry.logs import capture
@@ -126,11 +126,11 @@ async def play_model(config: Config, episodes: int) -> float:
     with capture(None) as terminal:
         shown = replace(checked, agent=ShownAgent(checked.agent, Show(terminal)))
         with abandoned_on_signal():
-            player = await start_player(shown, None)
+            worker = await start_rollout_worker(shown, None)
         try:
             for number in range(episodes):
-                episode = await player.play(source.task(number), replace(sampling, seed=number))
+                episode = await worker.play(source.task(number), replace(sampling, seed=number))
                 earned += episode.reward
         finally:
-            await player.close()
+            await worker.close()
     return earned

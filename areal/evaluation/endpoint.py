@@ -254,7 +254,7 @@ def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
     return {"tools": list(tools)} if tools else {}
 
 
-class EndpointPlayer:
+class EndpointWorker:
     """Plays episodes with a model behind an endpoint."""
 
     def __init__(

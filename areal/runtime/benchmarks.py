@@ -23,14 +23,14 @@ from areal.config import Config, parse_config, settings_on
 from areal.errors import AgentFailure, EngineFailure, EnvironmentFailure, Interrupted, UserError
 from areal.evaluation.answers import AnswerFile, Header, write_whole
 from areal.evaluation.benchmark import Benchmark, find_data
-from areal.evaluation.endpoint import Endpoint, EndpointPlayer, is_endpoint
+from areal.evaluation.endpoint import Endpoint, EndpointWorker, is_endpoint
 from areal.evaluation.evaluate import Play, Played, evaluate
 from areal.evaluation.report import Report, markdown, report_of
 from areal.models import context_limit, resolve_model
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
 from areal.runtime.agents import make_agent
-from areal.runtime.build import environments, evaluation_sampling, opening_of, start_player
+from areal.runtime.build import environments, evaluation_sampling, opening_of, start_rollout_worker
 from areal.runtime.evaluation import engine_play, sampling_told, speed
 from areal.runtime.first_look import look_at
 from areal.runtime.heartbeat import heartbeat
@@ -225,7 +225,7 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
     return reports
 
 
-Players: TypeAlias = tuple[Callable[[Job], Play], Callable[[], float | None]]
+Runners: TypeAlias = tuple[Callable[[Job], Play], Callable[[], float | None]]
 """How each job is played, and the engine's busy seconds so far, if it is ours."""
 
 
@@ -261,10 +261,10 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
     speeds: dict[str, dict[str, float | None]] = {}
     if todo:
         progress.status("starting")
-        async with _players(todo) as (play_of, busy):
+        async with _runners(todo) as (runner_of, busy):
             for job, file in opened:
                 if job in todo:
-                    work = _answer(job, file, play_of(job), busy, progress)
+                    work = _answer(job, file, runner_of(job), busy, progress)
                     try:
                         speeds[job.header.name] = await _interruptible(work, folder, progress)
                     except (EnvironmentFailure, AgentFailure, UserError) as error:
@@ -307,51 +307,51 @@ async def _answer(
     return {} if known else speed(answers, time.monotonic() - started, spent)
 
 
-def _players(jobs: list[Job]) -> AbstractAsyncContextManager[Players]:
+def _runners(jobs: list[Job]) -> AbstractAsyncContextManager[Runners]:
     """Start what answers."""
-    return _endpoint_players(jobs) if jobs[0].plan is None else _engine_players(jobs)
+    return _endpoint_runners(jobs) if jobs[0].plan is None else _engine_runners(jobs)
 
 
 @asynccontextmanager
-async def _engine_players(jobs: list[Job]) -> AsyncIterator[Players]:
+async def _engine_runners(jobs: list[Job]) -> AsyncIterator[Runners]:
     plans = [job.plan for job in jobs if job.plan is not None]
     with abandoned_on_signal():
-        player = await start_player(max(plans, key=lambda p: p.max_model_len), None)
-    pools = [player.pool]
+        worker = await start_rollout_worker(max(plans, key=lambda p: p.max_model_len), None)
+    pools = [worker.pool]
 
-    def play_of(job: Job) -> Play:
+    def runner_of(job: Job) -> Play:
         assert job.plan is not None
         pool = environments(job.config)
         pools.append(pool)
-        own = replace(player, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
+        own = replace(worker, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
         return engine_play(own, job.sampling)
 
     try:
-        yield play_of, lambda: player.engine.busy_seconds
+        yield runner_of, lambda: worker.engine.busy_seconds
     finally:
-        await player.engine.close()
+        await worker.engine.close()
         for pool in pools:
             pool.close()
 
 
 @asynccontextmanager
-async def _endpoint_players(jobs: list[Job]) -> AsyncIterator[Players]:
+async def _endpoint_runners(jobs: list[Job]) -> AsyncIterator[Runners]:
     endpoint = await Endpoint.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
-    players: list[EndpointPlayer] = []
+    workers: list[EndpointWorker] = []
 
-    def play_of(job: Job) -> Play:
+    def runner_of(job: Job) -> Play:
         chat = job.config.chat.template_kwargs
-        player = EndpointPlayer(endpoint, job.agent, environments(job.config), opening_of(job.config), chat)
-        players.append(player)
+        worker = EndpointWorker(endpoint, job.agent, environments(job.config), opening_of(job.config), chat)
+        workers.append(worker)
 
         async def play(task: dict[str, Any], seed: int) -> Played:
-            return await player.play(task, replace(job.sampling, seed=seed))
+            return await worker.play(task, replace(job.sampling, seed=seed))
 
         return play
 
     try:
-        yield play_of, lambda: None
+        yield runner_of, lambda: None
     finally:
         await endpoint.close()
-        for player in players:
-            player.close()
+        for worker in workers:
+            worker.close()

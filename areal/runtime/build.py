@@ -14,11 +14,11 @@ from areal.rollout.engine import Engine, Sampling
 from areal.rollout.engines import Engines, most
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
-from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer
 from areal.rollout.seeds import derive
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.model_checks import end_ids
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def evaluation_sampling(config: Config) -> Sampling:
     )
 
 
-async def start_player(plan: Plan, weight_backend: str | None) -> Player:
-    """Start the engines; return the player on them.
+async def start_rollout_worker(plan: Plan, weight_backend: str | None) -> RolloutWorker:
+    """Start the engines; return the worker on them.
 
     Raises:
         UserError: the model's files cannot be read.
@@ -80,7 +80,7 @@ async def start_player(plan: Plan, weight_backend: str | None) -> Player:
     renderer = Renderer(tokenizer, ends, config.chat.template_kwargs)
     if isinstance(plan.agent, ToolUse):
         renderer.check_tools()
-    return Player.build(
+    return RolloutWorker.build(
         await _start_engines(
             [_engine_settings(plan, number, ends, weight_backend) for number in range(len(plan.cards))]
         ),

@@ -14,23 +14,26 @@ from areal.evaluation.evaluate import Play, Played, evaluate
 from areal.evaluation.report import Report, conditions, report
 from areal.registry import env_label
 from areal.rollout.engine import Sampling
-from areal.rollout.player import Player
 from areal.rollout.tasks import held_out
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import evaluation_sampling
 from areal.runtime.plan import Plan, max_concurrent
 
 
-async def evaluate_player(
-    player: Player, plan: Plan, model: str, progress: Callable[[int, int], None] = lambda done, total: None
+async def evaluate_held_out(
+    worker: RolloutWorker,
+    plan: Plan,
+    model: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Measure held-out accuracy of the weights that the engine holds, as the configuration says."""
     config, settings = plan.config, plan.config.evaluation
-    tasks, started, busy = held_out(plan.env, settings.problems), time.monotonic(), player.engine.busy_seconds
+    tasks, started, busy = held_out(plan.env, settings.problems), time.monotonic(), worker.engine.busy_seconds
     if not tasks:
         raise UserError(f"environment '{config.env}' has no held-out problem to evaluate on")
     done = itertools.count(1)
     answers = await evaluate(
-        engine_play(player, evaluation_sampling(config)),
+        engine_play(worker, evaluation_sampling(config)),
         tasks,
         settings.samples,
         max_concurrent(config),
@@ -51,7 +54,7 @@ async def evaluate_player(
             config.agent_options,
             config.model_dump(mode="json", exclude_defaults=True).get("chat", {}),
         ),
-        **speed(answers, time.monotonic() - started, player.engine.busy_seconds - busy),
+        **speed(answers, time.monotonic() - started, worker.engine.busy_seconds - busy),
     )
 
 
@@ -68,11 +71,11 @@ def evaluation_metrics(report: Report, env: str) -> dict[str, float]:
     return metrics
 
 
-def engine_play(player: Player, sampling: Sampling) -> Play:
+def engine_play(worker: RolloutWorker, sampling: Sampling) -> Play:
     """Return how an episode is played for an evaluation."""
 
     async def play(task: dict[str, Any], seed: int) -> Played:
-        return Played.of(await player.play(task, replace(sampling, seed=seed)))
+        return Played.of(await worker.play(task, replace(sampling, seed=seed)))
 
     return play
 

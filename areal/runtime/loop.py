@@ -27,8 +27,8 @@ from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
-from areal.runtime.build import start_player, training_sampling
-from areal.runtime.evaluation import evaluate_player, evaluation_metrics
+from areal.runtime.build import start_rollout_worker, training_sampling
+from areal.runtime.evaluation import evaluate_held_out, evaluation_metrics
 from areal.runtime.mismatch import MismatchWatch
 from areal.runtime.plan import Plan, max_concurrent
 from areal.runtime.processes import LearnerProcesses, Recipe
@@ -135,9 +135,9 @@ class Trainer:
         self._watch.add(self._stopped())
         making = asyncio.ensure_future(self.learner.make())  # while the engine starts
         self._open.push_async_callback(cancel, making)
-        self.player = await start_player(plan, BACKEND)
-        self._open.push_async_callback(self.player.close)
-        self.engine = self.player.engine
+        self.rollout_worker = await start_rollout_worker(plan, BACKEND)
+        self._open.push_async_callback(self.rollout_worker.close)
+        self.engine = self.rollout_worker.engine
         await making
         self.progress.message(f"learner: {self.learner.description}")
         state, groups = await self._restore()
@@ -174,7 +174,7 @@ class Trainer:
         sampling = training_sampling(config)
         self.controller = RolloutController(
             self.admission,
-            lambda task, place: self.player.play(task, seeded(sampling, self.plan, place)),
+            lambda task, place: self.rollout_worker.play(task, seeded(sampling, self.plan, place)),
             TaskSource(self.plan.env, config.seed).task,
             rollout.group_size,
             max_concurrent(config),
@@ -257,7 +257,7 @@ class Trainer:
             metrics["rollout/retries"] = float(self.controller.retries)
             metrics["rollout/failures"] = float(self.controller.failures)
             metrics["rollout/punished"] = float(self.controller.punished)
-            metrics["rollout/refused"] = float(self.player.refused)
+            metrics["rollout/refused"] = float(self.rollout_worker.refused)
             if self.config.learner.choices.dynamic_sampling:
                 metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
@@ -327,7 +327,7 @@ class Trainer:
         if not settings.problems:
             return None
         self.progress.status(f"evaluating {when}")
-        report = await evaluate_player(self.player, self.plan, f"version {version}")
+        report = await evaluate_held_out(self.rollout_worker, self.plan, f"version {version}")
         metrics = {"step": version, **evaluation_metrics(report, env_label(self.config.env))}
         low, high = report.interval
         self.directory.write_report(version, report.to_json())

@@ -10,9 +10,9 @@ from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.results import Run
 from areal.runtime import checkpoint
-from areal.runtime.build import start_player
+from areal.runtime.build import start_rollout_worker
 from areal.runtime.drawing import draw_last, drawn_again
-from areal.runtime.evaluation import evaluate_player
+from areal.runtime.evaluation import evaluate_held_out
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan
@@ -132,13 +132,13 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
             progress.message(line)
         progress.status("starting vLLM")
         with abandoned_on_signal():
-            player = await start_player(plan, None)
+            worker = await start_rollout_worker(plan, None)
 
         def show_done(done: int, total: int) -> None:
             progress.status(f"evaluating {done}/{total}")
 
         try:
             async with heartbeat(terminal):
-                return await evaluate_player(player, plan, model, show_done)
+                return await evaluate_held_out(worker, plan, model, show_done)
         finally:
-            await player.close()
+            await worker.close()

@@ -11,8 +11,8 @@ import pytest_asyncio
 import torch
 
 from areal.config import parse_config
-from areal.rollout.player import Player
-from areal.runtime.build import start_player
+from areal.rollout.worker import RolloutWorker
+from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
 from areal.weights.channel import BACKEND
 
@@ -27,13 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def player() -> AsyncIterator[Player]:
+async def worker() -> AsyncIterator[RolloutWorker]:
     """The starter model on an engine that takes new weights and may be given stop strings."""
     torch.set_num_threads(1)
     on_gpu = torch.cuda.is_available()
     engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0, "gpu": 0}
     config = parse_config({"rollout": {"max_model_len": 1024, "stop": ["boxed"]}, "engine": engine})
     checked = plan(config)
-    made = await start_player(checked, BACKEND)
+    made = await start_rollout_worker(checked, BACKEND)
     yield made
     await made.close()

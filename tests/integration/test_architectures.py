@@ -14,7 +14,7 @@ from policies import TOLERANCE, Policies
 
 from areal.config import parse_config
 from areal.errors import EngineFailure
-from areal.runtime.build import start_player
+from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
 from areal.weights.channel import BACKEND, open_channels, ways_of
 
@@ -36,9 +36,9 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
         {"model": folder, "rollout": {"max_model_len": 128}, "engine": {"dtype": "float32"}}
     )
     checked = plan(config)
-    player = await start_player(checked, BACKEND)
+    worker = await start_rollout_worker(checked, BACKEND)
     try:
-        policies = Policies(player.engine, folder)
+        policies = Policies(worker.engine, folder)
         named = dict(policies.named())
         without_key = {n: t for n, t in named.items() if n != "model.layers.0.self_attn.k_proj.weight"}
         without_norm = {n: t for n, t in named.items() if n != "model.norm.weight"}
@@ -49,14 +49,14 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
             (unknown, "layers.0.mlp.experts"),
         ):
             channels = open_channels(ways_of(checked.device), sent.items(), torch.float32)
-            await player.engine.connect(channels.init_infos())
+            await worker.engine.connect(channels.init_infos())
             channels.write(sent.items())
             with pytest.raises(EngineFailure, match=complaint) as refused:
-                await player.engine.load(1)
+                await worker.engine.load(1)
             assert "\n" not in str(refused.value)
             channels.close()
         await policies.connect()
         assert await policies.update() == 1
         policies.close()
     finally:
-        await player.close()
+        await worker.close()

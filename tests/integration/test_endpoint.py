@@ -17,8 +17,8 @@ import pytest
 from areal.agents.program import Program, ProgramFailed
 from areal.config import parse_config
 from areal.rollout.engine import Sampling
-from areal.rollout.player import Player
 from areal.rollout.recorder import Recorder
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import training_sampling
 from areal.runtime.plan import plan
 
@@ -26,8 +26,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PROBLEM: Any = [{"role": "user", "content": "Compute 12 + 30.\nPut the final answer in \\boxed{}."}]
 
 
-async def test_what_clients_see_is_what_is_recorded(player: Player):
-    model = Recorder(player.engine, player.renderer, Sampling(40), 512, player.server)
+async def test_what_clients_see_is_what_is_recorded(worker: RolloutWorker):
+    model = Recorder(worker.engine, worker.renderer, Sampling(40), 512, worker.server)
     async with model.endpoint(100) as at:
         one = openai.AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
         two = anthropic.AsyncAnthropic(base_url=at.base_url, api_key=at.api_key)
@@ -45,7 +45,7 @@ async def test_what_clients_see_is_what_is_recorded(player: Player):
         assert too_long.value.code == "context_length_exceeded"
     trajectories = model.trajectories()
     assert len(trajectories) == 5, "the follow-up is a turn of one of them"
-    said = [player.renderer.decode(t.tokens[t.loss_mask][: _first(t)].tolist()) for t in trajectories]
+    said = [worker.renderer.decode(t.tokens[t.loss_mask][: _first(t)].tolist()) for t in trajectories]
     seen = [*(c.message.content for c in chat.choices), response.output_text, message.content[0].text]
     assert sorted(said) == sorted(seen)
     talk = next(t for t in trajectories if len(t.turns) == 2)
@@ -62,18 +62,18 @@ def _first(trajectory: Any) -> int:
     return len(mask) if mask.all() else int(mask.argmin())
 
 
-async def test_a_command_plays_an_episode(player: Player):
+async def test_a_command_plays_an_episode(worker: RolloutWorker):
     command = f"{sys.executable} {EXAMPLES / 'anthropic_client.py'}"
     config = parse_config({"agent": "program", "agent_options": {"command": command}})
     agent = plan(config).agent
-    episode = await replace(player, agent=agent).play(
+    episode = await replace(worker, agent=agent).play(
         {"seed": 0, "options": {"index": 0, "split": "train"}}, training_sampling(config)
     )
     assert [len(t.turns) for t in episode.trajectories] == [2]
     assert json.dumps(episode.to_json())
 
 
-async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine(player: Player):
+async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine(worker: RolloutWorker):
     async def floods(task: str, base_url: str, api_key: str) -> str:
         async def calls() -> None:
             while True:
@@ -83,10 +83,10 @@ async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine
             await asyncio.gather(*(calls() for _ in range(80)))
         return ""
 
-    engine: Any = player.engine
+    engine: Any = worker.engine
     agent = Program(floods, time_limit=1, most_answers=10**6, on_failure="retry")
     with pytest.raises(ProgramFailed, match="no answer within 1 s"):
-        await replace(player, agent=agent).play({"seed": 0}, Sampling(400))
+        await replace(worker, agent=agent).play({"seed": 0}, Sampling(400))
     assert engine._in_flight == set()
     assert engine._llm.output_processor.request_states == {}
     async with asyncio.timeout(20):

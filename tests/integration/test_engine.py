@@ -16,53 +16,53 @@ from areal.models import resolve_model
 from areal.registry import make_env
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.player import Player
 from areal.rollout.tasks import held_out
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.plan import plan
 
 PROMPT = [3, 20, 21, 4]
 
 
-async def test_length_and_end_are_told_apart(player: Player):
-    end = player.renderer._ends[0]
-    opening = player.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}]).ids
-    stopped = await player.engine.generate(opening, Sampling(400))
+async def test_length_and_end_are_told_apart(worker: RolloutWorker):
+    end = worker.renderer._ends[0]
+    opening = worker.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}]).ids
+    stopped = await worker.engine.generate(opening, Sampling(400))
     assert stopped.finish == "eos"
     assert stopped.ids[-1] == end
     assert end not in stopped.ids[:-1]
-    cut = await player.engine.generate(opening, Sampling(2))
+    cut = await worker.engine.generate(opening, Sampling(2))
     assert (cut.finish, len(cut.ids)) == ("length", 2)
     assert len(stopped.ids) == len(stopped.logprobs) == len(stopped.versions)
 
 
-async def test_a_seed_reproduces_a_sample(player: Player):
+async def test_a_seed_reproduces_a_sample(worker: RolloutWorker):
     async def sample(seed: int | None) -> list[int]:
         return (
-            await player.engine.generate(PROMPT, Sampling(40, temperature=2, seed=seed, ignore_eos=True))
+            await worker.engine.generate(PROMPT, Sampling(40, temperature=2, seed=seed, ignore_eos=True))
         ).ids
 
     assert await sample(3) == await sample(3)
     assert len({tuple(await sample(s)) for s in (3, 4, None, None)}) == 4
 
 
-async def test_more_tokens_at_once_than_a_pass_takes_with_seeds(player: Player):
+async def test_more_tokens_at_once_than_a_pass_takes_with_seeds(worker: RolloutWorker):
     """A prompt that is taken in pieces kills vLLM on a CPU, if its request has a seed."""
     prompts = [[3, *(20 + (i + j) % 100 for j in range(300)), 4] for i in range(64)]
     found = await asyncio.gather(
-        *(player.engine.generate(p, Sampling(2, seed=i, ignore_eos=True)) for i, p in enumerate(prompts))
+        *(worker.engine.generate(p, Sampling(2, seed=i, ignore_eos=True)) for i, p in enumerate(prompts))
     )
     assert [len(completion.ids) for completion in found] == [2] * 64
 
 
-async def test_greedy_takes_the_likeliest(player: Player):
-    first, second = [await player.engine.generate(PROMPT, Sampling(20, temperature=0)) for _ in range(2)]
+async def test_greedy_takes_the_likeliest(worker: RolloutWorker):
+    first, second = [await worker.engine.generate(PROMPT, Sampling(20, temperature=0)) for _ in range(2)]
     assert first.ids == second.ids
     assert first.logprobs == second.logprobs
 
 
-async def test_a_cancelled_request_leaves_the_engine_well(player: Player):
+async def test_a_cancelled_request_leaves_the_engine_well(worker: RolloutWorker):
     requests = [
-        asyncio.create_task(player.engine.generate(PROMPT, Sampling(400, ignore_eos=True))) for _ in range(8)
+        asyncio.create_task(worker.engine.generate(PROMPT, Sampling(400, ignore_eos=True))) for _ in range(8)
     ]
     await asyncio.sleep(0.1)
     for request in requests[:4]:
@@ -72,26 +72,26 @@ async def test_a_cancelled_request_leaves_the_engine_well(player: Player):
     assert [len(r.ids) for r in results[4:]] == [400] * 4
 
 
-async def test_an_episode_is_recorded_token_for_token(player: Player):
+async def test_an_episode_is_recorded_token_for_token(worker: RolloutWorker):
     tasks = held_out(plan(parse_config({})).env, 16)
-    played = await asyncio.gather(*(player.play(t, Sampling(64, seed=i)) for i, t in enumerate(tasks)))
+    played = await asyncio.gather(*(worker.play(t, Sampling(64, seed=i)) for i, t in enumerate(tasks)))
     for episode in played:
         (t,) = episode.trajectories
         assert t.turns == [int(t.loss_mask.argmax())]
         assert t.loss_mask[t.turns[0] :].all()
-        assert (t.versions[t.loss_mask] == player.engine.version).all()
+        assert (t.versions[t.loss_mask] == worker.engine.version).all()
         assert (t.versions[~t.loss_mask] == -1).all()
         assert (t.logprobs[t.loss_mask] <= 0).all()
         assert t.rewards == [episode.reward] == [sum(episode.reward_parts.values())]
-        text = player.renderer.decode(t.tokens[: t.turns[0]].tolist())
+        text = worker.renderer.decode(t.tokens[: t.turns[0]].tolist())
         assert text.startswith("Compute")
 
 
-async def test_several_turns_are_recorded_as_the_learner_sees_them(player: Player):
+async def test_several_turns_are_recorded_as_the_learner_sees_them(worker: RolloutWorker):
     """What was said in several turns, forks among them: the learner has the engine's log-probabilities."""
-    assert player.engine.version == 0, "tests that load other weights come later"
+    assert worker.engine.version == 0, "tests that load other weights come later"
     pool = EnvironmentPool(lambda: make_env("guess-v1", max_turns=3), 2)
-    playing = replace(player, agent=Forking(), pool=pool)
+    playing = replace(worker, agent=Forking(), pool=pool)
     played = await asyncio.gather(*(playing.play({"seed": i}, Sampling(24, seed=i)) for i in range(4)))
     pool.close()
     policy = Policy(load_model(resolve_model("starter")))

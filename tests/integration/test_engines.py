@@ -10,7 +10,7 @@ import torch
 
 import areal
 from areal.rollout.engines import Engines
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.runtime import loop
 from areal.runtime.plan import Plan
 
@@ -18,18 +18,18 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="each engine n
 
 
 def test_a_run_with_two_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    started, seen, processes = loop.start_player, list[Engines](), list[psutil.Process]()
+    started, seen, processes = loop.start_rollout_worker, list[Engines](), list[psutil.Process]()
     before = set(psutil.Process().children(recursive=True))
 
-    async def start_player(plan: Plan, backend: str | None) -> Player:
-        player = await started(plan, backend)
-        assert isinstance(player.engine, Engines)
-        seen.append(player.engine)
+    async def start_rollout_worker(plan: Plan, backend: str | None) -> RolloutWorker:
+        worker = await started(plan, backend)
+        assert isinstance(worker.engine, Engines)
+        seen.append(worker.engine)
         now = set(psutil.Process().children(recursive=True)) - before
         processes.extend(p for p in now if "resource_tracker" not in " ".join(p.cmdline()))
-        return player
+        return worker
 
-    monkeypatch.setattr(loop, "start_player", start_player)
+    monkeypatch.setattr(loop, "start_rollout_worker", start_rollout_worker)
     run = areal.train(
         env="math-v1",
         engine={"count": 2},

@@ -21,7 +21,7 @@ from synchronous import Shared
 from areal import cli
 from areal.learner.model import load_model
 from areal.models import resolve_model
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.runtime import loop
 from areal.runtime.build import environments
 from areal.runtime.plan import Plan
@@ -42,24 +42,24 @@ Loop = asyncio.AbstractEventLoop
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def running(player: Player, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Loop]:
+async def running(worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Loop]:
     """The loop of the shared engine, which runs started by a command take in place of one of their own."""
 
-    async def start_player(checked: Plan, backend: str | None) -> Player:
-        engine: Any = Shared(player.engine)
+    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
+        engine: Any = Shared(worker.engine)
         envs = environments(checked.config)
-        return Player.build(engine, player.renderer, checked.agent, envs, checked.max_model_len)
+        return RolloutWorker.build(engine, worker.renderer, checked.agent, envs, checked.max_model_len)
 
-    monkeypatch.setattr(loop, "start_player", start_player)
+    monkeypatch.setattr(loop, "start_rollout_worker", start_rollout_worker)
     session = asyncio.get_running_loop()
     monkeypatch.setattr(asyncio, "run", session.run_until_complete)
     yield session
     # Other tests expect the engine as it was: version 0, with the starter's own weights.
     starter = load_model(resolve_model("starter"))
     channels = open_channels(ways_of("cpu"), starter.named_parameters(), torch.float32)
-    await player.engine.connect(channels.init_infos())
+    await worker.engine.connect(channels.init_infos())
     channels.write(starter.named_parameters())
-    await player.engine.load(0)
+    await worker.engine.load(0)
     channels.close()
 
 

@@ -15,21 +15,21 @@ import torch
 from policies import ON_GPU, TOLERANCE, Policies, assert_agree, error
 
 from areal.rollout.engine import Completion, Engine, Interruption, Sampling
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 
 PROMPTS = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(8)]
 LONG = Sampling(max_tokens=480, temperature=0.8, ignore_eos=True)
 
 
 @pytest_asyncio.fixture
-async def engine(player: Player) -> AsyncIterator[Engine]:
-    yield player.engine
-    player.engine.interruption = "recompute"
+async def engine(worker: RolloutWorker) -> AsyncIterator[Engine]:
+    yield worker.engine
+    worker.engine.interruption = "recompute"
 
 
 @pytest_asyncio.fixture
-async def policies(player: Player) -> AsyncIterator[Policies]:
-    made = Policies(player.engine)
+async def policies(worker: RolloutWorker) -> AsyncIterator[Policies]:
+    made = Policies(worker.engine)
     await made.connect()
     await made.update()
     yield made

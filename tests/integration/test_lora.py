@@ -11,13 +11,13 @@ from areal.learner.learner import Learner
 from areal.learner.packed import pack
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Trajectory
 from areal.weights.channel import open_channels, ways_of
 
 
-async def test_the_engine_computes_what_an_adapted_learner_does(player: Player):
-    engine = player.engine
+async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutWorker):
+    engine = worker.engine
     settings = LearnerConfig(lora_rank=8, dtype="float32")
     learner = Learner(resolve_model("starter"), settings, DEVICE, 1.0)
     generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ from policies import ON_GPU, Policies, assert_agree, chosen
 
 from areal.config import parse_config
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import evaluation_sampling, training_sampling
 
 EDGE = 1e-2 if ON_GPU else 0.0
@@ -22,8 +22,8 @@ PROMPTS = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(8)]
 
 
 @pytest_asyncio.fixture
-async def policies(player: Player) -> AsyncIterator[Policies]:
-    made = Policies(player.engine)
+async def policies(worker: RolloutWorker) -> AsyncIterator[Policies]:
+    made = Policies(worker.engine)
     await made.connect()
     await made.update()
     yield made
@@ -41,14 +41,14 @@ async def policies(player: Player) -> AsyncIterator[Policies]:
     ids=["temperature", "top_k", "top_p", "min_p"],
 )
 async def test_logprobs_are_of_the_distribution_that_was_sampled(
-    player: Player, policies: Policies, settings: dict[str, float]
+    worker: RolloutWorker, policies: Policies, settings: dict[str, float]
 ):
     config = parse_config({"evaluation": settings, "rollout": {"max_new_tokens": 60}})
     sampling = evaluation_sampling(config)
-    completions = await asyncio.gather(*(player.engine.generate(p, sampling) for p in PROMPTS))
+    completions = await asyncio.gather(*(worker.engine.generate(p, sampling) for p in PROMPTS))
     looser = replace(sampling, top_p=min(1.0, sampling.top_p * (1 + EDGE)), min_p=sampling.min_p * (1 - EDGE))
     for prompt, completion in zip(PROMPTS, completions, strict=True):
-        logits = policies.logits(player.engine.version, prompt, completion.ids)
+        logits = policies.logits(worker.engine.version, prompt, completion.ids)
         exact, near = (chosen(truncated(logits, bounds), completion.ids) for bounds in (sampling, looser))
         expected = torch.where(torch.isfinite(exact), exact, near)
         assert_agree((torch.tensor(completion.logprobs, dtype=torch.float64) - expected).abs())
@@ -65,19 +65,19 @@ def truncated(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -torch.inf)
 
 
-async def test_a_stop_string_ends_an_answer_and_its_tokens_are_kept(player: Player):
+async def test_a_stop_string_ends_an_answer_and_its_tokens_are_kept(worker: RolloutWorker):
     """Sampled ids are exact, whatever the text: up to the token that completes the string, and no more."""
     sampling = training_sampling(parse_config({"rollout": {"stop": ["7", "3", "+ 1"], "max_new_tokens": 99}}))
-    stopped = await asyncio.gather(*(player.engine.generate(p, sampling) for p in PROMPTS * 2))
+    stopped = await asyncio.gather(*(worker.engine.generate(p, sampling) for p in PROMPTS * 2))
     for completion in stopped:
-        text = player.renderer.decode(completion.ids)
-        assert completion.finish == ending(completion, text, player, sampling.stop)
-        assert not any(stop in player.renderer.decode(completion.ids[:-1]) for stop in sampling.stop)
+        text = worker.renderer.decode(completion.ids)
+        assert completion.finish == ending(completion, text, worker, sampling.stop)
+        assert not any(stop in worker.renderer.decode(completion.ids[:-1]) for stop in sampling.stop)
         assert len(completion.ids) == len(completion.logprobs) == len(completion.versions)
     assert sum(c.finish == "stop" for c in stopped) >= 4
 
 
-def ending(completion: Completion, text: str, player: Player, stops: tuple[str, ...]) -> str:
+def ending(completion: Completion, text: str, worker: RolloutWorker, stops: tuple[str, ...]) -> str:
     if any(stop in text for stop in stops):
         return "stop"
-    return "eos" if completion.ids[-1] in player.renderer._ends else "length"
+    return "eos" if completion.ids[-1] in worker.renderer._ends else "length"

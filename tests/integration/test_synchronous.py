@@ -16,7 +16,7 @@ from synchronous import Shared, assert_same, synchronous
 
 import areal
 from areal.config import parse_config
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.runtime import loop
 from areal.runtime.build import environments, make_learner
 from areal.runtime.plan import Plan, plan
@@ -27,7 +27,7 @@ from areal.weights.channel import open_channels, ways_of
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
 async def test_eta_zero_is_the_synchronous_algorithm(
-    player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: RolloutWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     rollout = {"batch_size": 32, "group_size": 8, "max_staleness": 0, "max_model_len": 512}
     config = parse_config(
@@ -43,32 +43,32 @@ async def test_eta_zero_is_the_synchronous_algorithm(
     )
     checked = plan(config)
 
-    def new_player() -> Player:
-        engine: Any = Shared(player.engine)
-        return Player.build(engine, player.renderer, checked.agent, environments(config), 512)
+    def new_rollout_worker() -> RolloutWorker:
+        engine: Any = Shared(worker.engine)
+        return RolloutWorker.build(engine, worker.renderer, checked.agent, environments(config), 512)
 
     learner = make_learner(config, checked.model, "cpu", 1)
     channels = open_channels(ways_of("cpu"), learner.named_parameters(), torch.float32)
-    await player.engine.connect(channels.init_infos())
+    await worker.engine.connect(channels.init_infos())
 
     async def publish(version: int) -> None:
         channels.write(learner.named_parameters())
-        await player.engine.load(version)
+        await worker.engine.load(version)
 
     await publish(0)
-    reference = new_player()
+    reference = new_rollout_worker()
     expected = await synchronous(checked, reference, learner, publish)
     await reference.close()
 
     fresh = make_learner(config, checked.model, "cpu", 1)
     channels.write(fresh.named_parameters())
-    await player.engine.load(0)
+    await worker.engine.load(0)
     channels.close()
 
-    async def start_player(checked: Plan, backend: str | None) -> Player:
-        return new_player()
+    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
+        return new_rollout_worker()
 
-    monkeypatch.setattr(loop, "start_player", start_player)
+    monkeypatch.setattr(loop, "start_rollout_worker", start_rollout_worker)
     directory = RunDirectory.create(config)
     with Progress(config.steps, "", False, sys.stderr) as progress:
         await loop.Trainer(checked, directory, progress).run()

@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from areal.errors import EngineFailure
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine, Sampling
-from areal.rollout.player import Player
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
+from areal.rollout.worker import RolloutWorker
 from areal.weights.channel import BACKEND
 
 TEMPERATURE = 0.8
@@ -71,8 +71,8 @@ async def untied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Unti
     await engine.close()
 
 
-async def test_logprobs_agree_on_both_sides_of_each_update(player: Player):
-    await check_agreement(player.engine, resolve_model("starter"))
+async def test_logprobs_agree_on_both_sides_of_each_update(worker: RolloutWorker):
+    await check_agreement(worker.engine, resolve_model("starter"))
 
 
 async def test_logprobs_agree_with_an_output_layer_of_its_own(untied: Untied):

@@ -14,22 +14,22 @@ import torch
 from policies import Policies, assert_agree, error
 
 from areal.rollout.engine import Sampling
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no card with itself")
 
 PROMPT = [3, 20, 21, 22, 4]
 
 
-async def test_one_channel_after_another_brings_each_version_to_the_engine(player: Player):
+async def test_one_channel_after_another_brings_each_version_to_the_engine(worker: RolloutWorker):
     for _ in range(2):
-        policies = Policies(player.engine, way="broadcast")
+        policies = Policies(worker.engine, way="broadcast")
         await policies.connect()
         for _ in range(3):
-            before = asyncio.create_task(player.engine.generate(PROMPT, Sampling(400, ignore_eos=True)))
+            before = asyncio.create_task(worker.engine.generate(PROMPT, Sampling(400, ignore_eos=True)))
             await asyncio.sleep(0.05)  # it is in flight when the weights come
             version = await policies.update()
-            completion = await player.engine.generate(PROMPT, Sampling(64, ignore_eos=True))
+            completion = await worker.engine.generate(PROMPT, Sampling(64, ignore_eos=True))
             assert set(completion.versions) == {version}
             assert_agree(error(policies.logits(version, PROMPT, completion.ids), completion))
             assert (await before).versions[-1] == version

@@ -13,7 +13,7 @@ import torch
 from policies import Policies, assert_agree, error
 
 from areal.rollout.engine import Engine, Sampling
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 
 pytestmark = pytest.mark.gpu
 
@@ -36,31 +36,31 @@ async def agree(engine: Engine, policies: Policies) -> None:
     assert_agree(error(policies.logits(engine.version, PROMPT, completion.ids), completion))
 
 
-async def test_fifty_updates_in_a_row_agree_and_leak_nothing(player: Player):
+async def test_fifty_updates_in_a_row_agree_and_leak_nothing(worker: RolloutWorker):
     # With the starter model an update that leaked would leak 4 MB, 200 MB in all.
-    policies = Policies(player.engine)
+    policies = Policies(worker.engine)
     await policies.connect()
     for _ in range(5):
         await policies.update()
     before = used()
     for number in range(50):
-        running = asyncio.create_task(player.engine.generate(PROMPT, Sampling(40, ignore_eos=True)))
+        running = asyncio.create_task(worker.engine.generate(PROMPT, Sampling(40, ignore_eos=True)))
         await policies.update()
         await running
         if number % 10 == 9:
-            await agree(player.engine, policies)
+            await agree(worker.engine, policies)
         policies.references.clear()
     assert used() - before < MARGIN
     policies.close()
 
 
-async def test_one_channel_after_another_leaks_nothing(player: Player):
+async def test_one_channel_after_another_leaks_nothing(worker: RolloutWorker):
     held = []
     for _ in range(40):  # each holds 4 MB
-        policies = Policies(player.engine)
+        policies = Policies(worker.engine)
         await policies.connect()
         await policies.update()
-        await agree(player.engine, policies)
+        await agree(worker.engine, policies)
         policies.close()
         held.append(used())
     assert held[-1] - held[5] < MARGIN

@@ -15,8 +15,8 @@ from areal.config import Config, parse_config
 from areal.models import load_tokenizer
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
+from areal.rollout.worker import RolloutWorker
 from areal.runtime import loop
 from areal.runtime.plan import Plan, plan
 from areal.telemetry.progress import Progress
@@ -52,11 +52,11 @@ class ScriptedEngine:
     async def close(self) -> None: ...
 
 
-def make_player(checked: Plan, engine: ScriptedEngine) -> Player:
+def make_rollout_worker(checked: Plan, engine: ScriptedEngine) -> RolloutWorker:
     tokenizer = load_tokenizer(checked.model)
     renderer = Renderer(tokenizer, eos_ids(tokenizer))
     pool = EnvironmentPool(lambda: Scored(checked.env), 4)
-    return Player.build(engine, renderer, checked.agent, pool, 512)
+    return RolloutWorker.build(engine, renderer, checked.agent, pool, 512)
 
 
 class Scored:
@@ -99,10 +99,10 @@ async def asynchronous(
 ) -> ScriptedEngine:
     checked, engine = plan(config), engine or ScriptedEngine()
 
-    async def start_player(checked: Plan, backend: str | None) -> Player:
-        return make_player(checked, engine)
+    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
+        return make_rollout_worker(checked, engine)
 
-    monkeypatch.setattr(loop, "start_player", start_player)
+    monkeypatch.setattr(loop, "start_rollout_worker", start_rollout_worker)
     with Progress(config.steps, "", False, sys.stderr) as progress:
         await loop.Trainer(checked, directory, progress, resume).run()
     return engine

@@ -24,7 +24,7 @@ from areal.errors import UserError
 from areal.registry import find_agent, load_object
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Episode
 
 TEMPLATE = "qwen2.5"
@@ -52,7 +52,7 @@ async def play(agent: Agent, *answers: str, longest: int = 10_000) -> tuple[Epis
     engine: Any = Scripted([[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in answers])
     envs: list[Any] = []
     pool = EnvironmentPool(lambda: envs.append(Parrot()) or envs[-1], 1)
-    played = await Player(engine, RENDERER, agent, pool, longest).play({"seed": 0}, Sampling(100))
+    played = await RolloutWorker(engine, RENDERER, agent, pool, longest).play({"seed": 0}, Sampling(100))
     pool.close()
     return played, envs[0].said, [TOKENIZER.decode(ids) for ids in engine.asked]
 

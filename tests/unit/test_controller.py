@@ -1,4 +1,4 @@
-"""The controller with a scripted player: retries, the budget of failures, groups, backpressure."""
+"""The controller with a scripted worker: retries, the budget of failures, groups, backpressure."""
 
 from __future__ import annotations
 

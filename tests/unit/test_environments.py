@@ -20,7 +20,7 @@ from areal.rollout.admission import Admission
 from areal.rollout.controller import RolloutController
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Group
 
 TASK = {"seed": 3}
@@ -51,7 +51,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 def play(pool: EnvironmentPool) -> Any:
     engine: Any = Scripted("eos")
-    return Player(engine, RENDERER, SingleTurn(), pool, 100).play(TASK, Sampling(10))
+    return RolloutWorker(engine, RENDERER, SingleTurn(), pool, 100).play(TASK, Sampling(10))
 
 
 WRONG = {

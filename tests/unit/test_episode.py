@@ -16,9 +16,9 @@ from areal.models import load_tokenizer, resolve_model
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled
-from areal.rollout.player import Player
 from areal.rollout.recorder import GenerationAborted
 from areal.rollout.rendering import Renderer
+from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Finish
 
 RENDERER = Renderer(load_tokenizer(resolve_model("starter")), (1,))
@@ -49,14 +49,14 @@ class Scripted:
         return Completion([20, 21, 22], [-0.5, -1.0, -0.25], [7, 7, 7], self.finish)
 
 
-def player(finish: Finish) -> Player:
+def worker(finish: Finish) -> RolloutWorker:
     engine: Any = Scripted(finish)
-    return Player(engine, RENDERER, SingleTurn(), EnvironmentPool(Echo, 2), 100)
+    return RolloutWorker(engine, RENDERER, SingleTurn(), EnvironmentPool(Echo, 2), 100)
 
 
 @pytest.mark.parametrize("finish", ["eos", "stop", "length"])
 async def test_how_an_answer_ended_is_in_the_trajectory(finish: Finish):
-    played = await player(finish).play({"seed": 0}, Sampling(10))
+    played = await worker(finish).play({"seed": 0}, Sampling(10))
     (trajectory,) = played.trajectories
     assert played.finish == trajectory.finish == finish
     assert played.sampled == 3
@@ -66,7 +66,7 @@ async def test_how_an_answer_ended_is_in_the_trajectory(finish: Finish):
 
 async def test_an_aborted_answer_becomes_no_trajectory():
     with pytest.raises(GenerationAborted, match="after 3 tokens"):
-        await player("abort").play({"seed": 0}, Sampling(10))
+        await worker("abort").play({"seed": 0}, Sampling(10))
 
 
 async def test_an_agent_that_never_asks_the_model_has_failed():
@@ -76,4 +76,4 @@ async def test_an_agent_that_never_asks_the_model_has_failed():
             await env.step("a guess of its own")
 
     with pytest.raises(NothingSampled, match="Silent"):
-        await replace(player("eos"), agent=Silent()).play({"seed": 0}, Sampling(10))
+        await replace(worker("eos"), agent=Silent()).play({"seed": 0}, Sampling(10))

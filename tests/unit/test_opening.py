@@ -24,8 +24,8 @@ from areal.registry import make_env
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
-from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, check_template_kwargs
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import opening_of
 from areal.trajectory import Episode
 
@@ -60,8 +60,8 @@ async def play(
     pool = EnvironmentPool(lambda: env, 1)
     try:
         rendered = Renderer(made, (made.eos_token_id,), kwargs)
-        player = Player(engine, rendered, agent, pool, 10_000, None, opening)
-        episode = await player.play({"seed": 0, "options": {"index": 0}}, Sampling(100))
+        worker = RolloutWorker(engine, rendered, agent, pool, 10_000, None, opening)
+        episode = await worker.play({"seed": 0, "options": {"index": 0}}, Sampling(100))
     finally:
         pool.close()
     (trajectory,) = episode.trajectories

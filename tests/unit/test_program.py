@@ -31,8 +31,8 @@ from areal.rollout.controller import RolloutController
 from areal.rollout.endpoint.server import Server
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
+from areal.rollout.worker import RolloutWorker
 from areal.runtime.plan import plan
 from areal.trajectory import Group
 
@@ -267,7 +267,7 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
 
     def control() -> RolloutController:
         admission: Admission[Group] = Admission(2, 1)
-        play = lambda task, place: player.play(task, Sampling(8))  # noqa: E731
+        play = lambda task, place: worker.play(task, Sampling(8))  # noqa: E731
         # Half of the attempts fail, in an order that depends on the machine: of so many retries one does not.
         return RolloutController(admission, play, lambda number: {"seed": number}, 4, 8, 20, 1)
 
@@ -276,7 +276,7 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
     tokenizer = load_tokenizer(resolve_model("starter"))
     agent = Program(program, time_limit=2, most_answers=30, on_failure="retry")
     renderer, pool = Renderer(tokenizer, eos_ids(tokenizer)), EnvironmentPool(OneWord, 2)
-    player = Player.build(engine, renderer, agent, pool, 100)
+    worker = RolloutWorker.build(engine, renderer, agent, pool, 100)
     running_before, http = asyncio.all_tasks(), httpx.AsyncClient(trust_env=False)
     good = control()
     running = asyncio.create_task(good.run())
@@ -295,10 +295,10 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
     always = True
     with pytest.raises(ProgramFailed, match=r"a bug of the program.* \(at .*; 2 groups in a row failed"):
         await asyncio.wait_for(control().run(), 60)
-    assert player.server is not None
-    assert player.server._sessions == {}
+    assert worker.server is not None
+    assert worker.server._sessions == {}
     await http.aclose()
-    await player.close()
+    await worker.close()
     assert asyncio.all_tasks() <= running_before
 
 

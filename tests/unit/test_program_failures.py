@@ -26,8 +26,8 @@ from areal.rollout.controller import RolloutController, RolloutFailure
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled
-from areal.rollout.player import Player
 from areal.rollout.rendering import Renderer, eos_ids
+from areal.rollout.worker import RolloutWorker
 from areal.telemetry.progress import Progress
 from areal.trajectory import Episode, Finish, Group
 
@@ -62,9 +62,9 @@ class OneWord(gymnasium.Env[str, str]):
 
 
 @pytest_asyncio.fixture
-async def player() -> AsyncIterator[Player]:
+async def worker() -> AsyncIterator[RolloutWorker]:
     engine: Any = Engine()
-    made = Player.build(engine, RENDERER, Program(quiet), EnvironmentPool(OneWord, 2), 100)
+    made = RolloutWorker.build(engine, RENDERER, Program(quiet), EnvironmentPool(OneWord, 2), 100)
     yield made
     await made.close()
 
@@ -73,8 +73,8 @@ async def quiet(task: str, **at: str) -> str:
     return ""
 
 
-async def play(player: Player, agent: Any, task: str = "Say a word.") -> Episode:
-    own = Player(player.engine, RENDERER, agent, player.pool, 100, player.server)
+async def play(worker: RolloutWorker, agent: Any, task: str = "Say a word.") -> Episode:
+    own = RolloutWorker(worker.engine, RENDERER, agent, worker.pool, 100, worker.server)
     return await own.play({"options": {"task": task}}, Sampling(8))
 
 
@@ -141,20 +141,20 @@ async def gives_the_error_out(task: str, **at: str) -> str:
 
 @pytest.mark.parametrize("function", [crashes, hangs, says_nothing, outgrows, loops])
 async def test_a_program_that_fails_of_an_answer_is_worth_nothing_and_is_trained_on(
-    player: Player, function: Any
+    worker: RolloutWorker, function: Any
 ):
     limits: Any = {"time_limit": 0.5 if function is hangs else 20, "most_answers": 3}
-    episode = await play(player, Program(function, **limits))
+    episode = await play(worker, Program(function, **limits))
     assert (episode.reward, episode.reward_parts) == (0.0, {}), "a failure is no part of the reward"
     assert episode.sampled > 0
     assert episode.failure.startswith("the program ")
     assert Episode.from_json(episode.to_json()).failure == episode.failure
     if function in (outgrows, loops):  # the model's doing, whatever is wished for
-        again = await play(player, Program(function, on_failure="retry", **limits))
+        again = await play(worker, Program(function, on_failure="retry", **limits))
         assert (again.reward, again.failure) == (0.0, episode.failure)
     else:
         with pytest.raises(ProgramFailed):
-            await play(player, Program(function, on_failure="retry", **limits))
+            await play(worker, Program(function, on_failure="retry", **limits))
 
 
 @pytest.mark.parametrize(
@@ -173,27 +173,27 @@ async def test_a_program_that_fails_of_an_answer_is_worth_nothing_and_is_trained
     ],
 )
 async def test_what_is_no_doing_of_the_model_is_not_punished(
-    player: Player, function: Any, error: type[Exception], told: str
+    worker: RolloutWorker, function: Any, error: type[Exception], told: str
 ):
     for on_failure in ("punish", "retry"):
         with pytest.raises(error, match=told):
-            await play(player, Program(function, on_failure=on_failure))  # type: ignore[arg-type]
+            await play(worker, Program(function, on_failure=on_failure))  # type: ignore[arg-type]
 
 
-async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing(player: Player):
+async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing(worker: RolloutWorker):
     async def goes_on(task: str, **at: str) -> str:
         assert await ask(at) == 200
-        player.engine.finish, player.engine.error = finish, error  # type: ignore[attr-defined]
+        worker.engine.finish, worker.engine.error = finish, error  # type: ignore[attr-defined]
         raise ValueError(f"status {await ask(at)}")
 
     finish: Finish = "abort"
     error: Exception | None = None
     with pytest.raises(ProgramFailed, match="status 503"):
-        await play(player, Program(goes_on))
-    player.engine.finish = "eos"  # type: ignore[attr-defined]
+        await play(worker, Program(goes_on))
+    worker.engine.finish = "eos"  # type: ignore[attr-defined]
     finish, error = "eos", KeyError("a defect")
     with pytest.raises(KeyError, match="a defect"):
-        await play(player, Program(goes_on))
+        await play(worker, Program(goes_on))
 
     class Broken(OneWord):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
@@ -203,14 +203,16 @@ async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing
         await ask(at)
         return "word"
 
-    player.engine.error = None  # type: ignore[attr-defined]
-    broken = Player(player.engine, RENDERER, Program(answers), EnvironmentPool(Broken, 1), 100, player.server)
+    worker.engine.error = None  # type: ignore[attr-defined]
+    broken = RolloutWorker(
+        worker.engine, RENDERER, Program(answers), EnvironmentPool(Broken, 1), 100, worker.server
+    )
     with pytest.raises(EnvironmentFailure, match="no judge today"):
         await broken.play({}, Sampling(8))
     broken.pool.close()
 
 
-async def test_a_program_that_works_is_not_punished(player: Player):
+async def test_a_program_that_works_is_not_punished(worker: RolloutWorker):
     async def recovers(task: str, **at: str) -> str:
         assert await ask(at, response_format={"type": "json_object"}) == 400
         assert await ask(at) == 200
@@ -220,13 +222,13 @@ async def test_a_program_that_works_is_not_punished(player: Player):
         await ask(at)
         return 0.25
 
-    assert [(e.reward, e.failure) for e in [await play(player, Program(f)) for f in (recovers, rewards)]] == [
+    assert [(e.reward, e.failure) for e in [await play(worker, Program(f)) for f in (recovers, rewards)]] == [
         (1.0, ""),
         (0.25, ""),
     ]
 
 
-async def test_an_agent_may_say_that_the_model_failed(player: Player):
+async def test_an_agent_may_say_that_the_model_failed(worker: RolloutWorker):
     class Strict:
         def __init__(self, asks: bool, error: Exception) -> None:
             self.asks, self.error = asks, error
@@ -239,19 +241,19 @@ async def test_an_agent_may_say_that_the_model_failed(player: Player):
             raise self.error
 
     for error in (PolicyFailed("no number in it"), ConversationTooLong("900 tokens")):
-        episode = await play(player, Strict(True, error))
+        episode = await play(worker, Strict(True, error))
         assert (episode.reward, episode.failure) == (0.0, str(error))
         with pytest.raises(type(error)):
-            await play(player, Strict(False, error))
+            await play(worker, Strict(False, error))
     with pytest.raises(KeyError):
-        await play(player, Strict(True, KeyError("a defect")))
+        await play(worker, Strict(True, KeyError("a defect")))
 
 
-async def test_a_command_s_last_line_is_what_it_failed_of(player: Player):
+async def test_a_command_s_last_line_is_what_it_failed_of(worker: RolloutWorker):
     code = "import sys; print('one'); print('Traceback', file=sys.stderr); sys.exit('no key in KEY')"
     command = shlex.join([sys.executable, "-S", "-c", code])
     with pytest.raises(ProgramFailed, match=r"^the program ended with code 1: no key in KEY$"):
-        await play(player, Program(command=command))
+        await play(worker, Program(command=command))
 
 
 def test_what_on_failure_may_be():
@@ -265,7 +267,7 @@ def control(play: Callable[..., Any], retries: int = 1, failures: int = 2) -> Ro
 
 
 async def test_punished_episodes_are_part_of_the_batch_and_counted(
-    player: Player, caplog: pytest.LogCaptureFixture
+    worker: RolloutWorker, caplog: pytest.LogCaptureFixture
 ):
     async def half(task: str, **at: str) -> str:
         nonlocal played
@@ -278,7 +280,7 @@ async def test_punished_episodes_are_part_of_the_batch_and_counted(
 
     played = 0
     agent = Program(half)
-    running = asyncio.create_task((control_ := control(lambda task, place: play(player, agent))).run())
+    running = asyncio.create_task((control_ := control(lambda task, place: play(worker, agent))).run())
     with caplog.at_level(logging.WARNING, "areal"):
         groups = await asyncio.wait_for(control_.next_batch(0), 60)
     running.cancel()

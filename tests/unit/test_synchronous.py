@@ -16,7 +16,7 @@ from typing import Any
 
 import disks
 import pytest
-from scripted import GROUPS, MEMBERS, STEPS, ScriptedEngine, asynchronous, make_player, settings
+from scripted import GROUPS, MEMBERS, STEPS, ScriptedEngine, asynchronous, make_rollout_worker, settings
 from synchronous import Outcome, assert_same, synchronous
 
 import areal
@@ -33,10 +33,10 @@ from areal.trajectory import Batch, Group
 
 async def expected_outcome(config: Config) -> Outcome:
     checked, engine = plan(config), ScriptedEngine()
-    player = make_player(checked, engine)
+    worker = make_rollout_worker(checked, engine)
     learner = make_learner(config, checked.model, "cpu", 1)
-    outcome = await synchronous(checked, player, learner, engine.load)
-    await player.close()
+    outcome = await synchronous(checked, worker, learner, engine.load)
+    await worker.close()
     return outcome
 
 

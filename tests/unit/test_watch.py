@@ -13,9 +13,9 @@ from areal.config import Config
 from areal.errors import EngineFailure, UserError
 from areal.evaluation.report import Report
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.player import Player
+from areal.rollout.worker import RolloutWorker
 from areal.runtime import checkpoint, loop
-from areal.runtime.evaluation import evaluate_player
+from areal.runtime.evaluation import evaluate_held_out
 from areal.runtime.plan import Plan
 from areal.runtime.watch import Watch
 from areal.telemetry.run_directory import RunDirectory
@@ -115,12 +115,12 @@ async def test_a_checkpoint_that_cannot_be_written_ends_the_run_while_it_waits_f
 async def test_an_evaluation_that_fails_ends_the_run_while_it_waits_for_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    async def fail(player: Player, plan: Plan, model: str) -> Report:
+    async def fail(worker: RolloutWorker, plan: Plan, model: str) -> Report:
         if model == "version 2":
             raise UserError("the held-out problems are gone")
-        return await evaluate_player(player, plan, model)
+        return await evaluate_held_out(worker, plan, model)
 
-    monkeypatch.setattr(loop, "evaluate_player", fail)
+    monkeypatch.setattr(loop, "evaluate_held_out", fail)
     config = settings(tmp_path, "run", steps=50, evaluation={"problems": 4, "every": 2})
     config.rollout.max_staleness = 1
     with pytest.raises(UserError, match="held-out problems are gone"):

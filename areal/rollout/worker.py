@@ -1,4 +1,4 @@
-"""Plays episodes: one engine, one agent, a pool of environments."""
+"""A rollout worker runs episodes: one engine, one agent, a pool of environments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from areal.trajectory import Episode
 
 
 @dataclass(frozen=True, slots=True)
-class Player:
+class RolloutWorker:
     """Everything that an episode needs, shared by all episodes of a run."""
 
     engine: Engine
@@ -38,8 +38,8 @@ class Player:
         max_model_len: int,
         temperature: float = 1.0,
         opening: Opening = Opening(),  # noqa: B008 (it is frozen)
-    ) -> Player:
-        """Put a player together; the endpoint starts when it is first needed."""
+    ) -> RolloutWorker:
+        """Put a worker together; the endpoint starts when it is first needed."""
         server = Server(renderer.token_texts, temperature)
         return cls(engine, renderer, agent, pool, max_model_len, server, opening)
 
