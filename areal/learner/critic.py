@@ -16,7 +16,7 @@ from areal.learner.minibatches import Micro
 from areal.learner.model import hidden_states, load_model
 from areal.learner.optimizer import adamw, forget, set_rate, step
 from areal.learner.packed import Packed
-from areal.learner.placement import gather_gradients, let_go, place
+from areal.learner.parallelize import gather_gradients, let_go, parallelize
 from areal.learner.state import Tensors, load_tensors, tensors_of
 
 
@@ -37,7 +37,7 @@ class Critic(torch.nn.Module):
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
         self._settings = settings
-        place(self, self._trunk, settings, device)
+        parallelize(self, self._trunk, settings, device)
         self._optimizer = adamw(self, settings)
 
     def forward(self, packed: Packed) -> torch.Tensor:

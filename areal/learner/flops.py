@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from areal.learner.placement import decoder_layers
+from areal.learner.parallelize import decoder_layers
 
 _PEAKS = {
     "H100 PCIe": 756e12,

@@ -28,14 +28,14 @@ from areal.learner.model import Policy, load_model
 from areal.learner.objectives import TokenLoss, token_loss
 from areal.learner.optimizer import adamw, forget, set_rate, step
 from areal.learner.packed import Packed
-from areal.learner.placement import (
+from areal.learner.parallelize import (
     compiles,
     compute_dtype,
     full,
     gather_gradients,
     let_go,
     micro_batch_tokens,
-    place,
+    parallelize,
     uses_varlen,
 )
 from areal.learner.ranks import of_all, rank, ranks
@@ -144,7 +144,7 @@ class Learner:
         policy = Policy(load_model(path))
         if lora_rank:
             lora.adapt(policy.model, lora_rank)
-        place(policy, policy.model, self._settings, self._device)
+        parallelize(policy, policy.model, self._settings, self._device)
         return policy
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from areal.errors import UserError, install_hint
-from areal.learner.placement import full
+from areal.learner.parallelize import full
 
 _NAME = "default"
 

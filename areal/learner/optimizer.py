@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from areal.config import LearnerConfig
-from areal.learner.placement import full, let_go
+from areal.learner.parallelize import full, let_go
 
 
 def adamw(module: torch.nn.Module, settings: LearnerConfig) -> torch.optim.Optimizer:

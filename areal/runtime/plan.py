@@ -72,7 +72,7 @@ class Plan:
         """What engine and learner compute in."""
         import torch
 
-        from areal.learner.placement import compute_dtype
+        from areal.learner.parallelize import compute_dtype
 
         of_learner = compute_dtype(self.config.learner, torch.device(self.device))
         return {engine_dtype(self.config, self.device), of_learner}
@@ -174,7 +174,7 @@ def divide(
     """
     import torch
 
-    from areal.learner.placement import compute_dtype, micro_batch_tokens
+    from areal.learner.parallelize import compute_dtype, micro_batch_tokens
 
     learner, device = config.learner, torch.device("cuda")
     load = Load(

@@ -1,10 +1,9 @@
-"""Where the learner's modules are, in which precision, and how their layers run.
+"""Which precision a module of the learner computes in, how several ranks share it, and how its layers run.
 
-In float32 on one rank a module stays as it is; in bfloat16, which is the default on a GPU, it computes with
+In float32 on one rank a module stays as it is. In bfloat16, which is the default on a GPU, it computes with
 the roundings of its float32 weights (areal.learner.precision). Several ranks shard it by FSDP2: each keeps
-its part of the float32 weights, which the optimizer moves, and of the optimizer's float32 state; layer by
-layer the weights are gathered in bfloat16, computed with, and dropped. Gradients are summed over the ranks in
-float32.
+its part of the float32 weights, which the optimizer moves, and of the optimizer's float32 state. Layer by
+layer, the weights are gathered in bfloat16, used, and dropped. Gradients are summed in float32.
 """
 
 from __future__ import annotations
@@ -50,14 +49,14 @@ def micro_batch_tokens(settings: LearnerConfig, device: torch.device) -> int:
     return _GPU_MICRO_BATCH if device.type == "cuda" else _CPU_MICRO_BATCH
 
 
-def place(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: torch.device) -> None:
-    """Bring a module to its device and precision, and set how its layers run.
+def parallelize(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: torch.device) -> None:
+    """Move a module to its device and set up its precision, its sharding, and how its layers run.
 
     Args:
-        module: what is called: the whole of which ``model`` is the part with the layers.
+        module: the module that is called, of which ``model`` is the part with the layers.
         model: a Hugging Face model.
-        settings: dtype, activation_checkpointing and compile count.
-        device: where to.
+        settings: only dtype, activation_checkpointing and compile are used.
+        device: the device to move it to.
     """
     module.to(device)
     layers = decoder_layers(model)
