@@ -135,7 +135,7 @@ class Bench:
             self._device,
             temperature=1.0,
         )
-        learner.rehearse()
+        learner.warm_up()
         if self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         rows, slots = [], []
@@ -183,7 +183,7 @@ class Bench:
 
         settings = LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget)
         learner = Learner(self._path, settings, self._device, temperature=1.0)
-        learner.rehearse()
+        learner.warm_up()
         learner.update(batch(self._batches[0]))
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             learner.update(batch(self._batches[1]))

@@ -35,7 +35,7 @@ CYCLE = 0.02
 Update = Callable[[Batch], Awaitable[dict[str, float]]]
 
 
-def made_up(groups: int = 16, members: int = 8, prompt: int = 40) -> Batch:
+def dummy_batch(groups: int = 16, members: int = 8, prompt: int = 40) -> Batch:
     """A batch of random tokens, answers of 8 to 87."""
     rng = np.random.default_rng(0)
 
@@ -74,7 +74,7 @@ async def seconds(update: Update, batch: Batch, share: float) -> float:
 
 async def measure(config: Config, repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds of an update, each way, for each share, in turn."""
-    model, loop, batch = resolve_model(STARTER), asyncio.get_running_loop(), made_up()
+    model, loop, batch = resolve_model(STARTER), asyncio.get_running_loop(), dummy_batch()
     learner, thread = make_learner(config, model, "cpu", 1), ThreadPoolExecutor(1)
     processes = LearnerProcesses(Recipe(config, model, "cpu", 1, folder))
     ways: dict[str, Update] = {

@@ -73,13 +73,13 @@ class Critic(torch.nn.Module):
         (error.square() / 2 * micro.share).sum().backward()
         gather_gradients(self)
 
-    def step(self, share_of_rate: float, version: int) -> None:
+    def step(self, lr_scale: float, version: int) -> None:
         """Make one optimizer step at this share of the peak learning rate.
 
         Raises:
             FloatingPointError: a gradient is not finite.
         """
-        set_rate(self._optimizer, self._settings.critic_learning_rate * share_of_rate)
+        set_rate(self._optimizer, self._settings.critic_learning_rate * lr_scale)
         step(self, self._optimizer, self._settings.grad_clip, version)
 
     def forget(self) -> None:

@@ -22,6 +22,7 @@ from areal.learner import lora
 from areal.learner.attention import changes_scores, kernel_name
 from areal.learner.checkpoint_names import as_in_checkpoints, kept_buffers
 from areal.learner.critic import Critic
+from areal.learner.dummy_batch import dummy_batch
 from areal.learner.flops import FlopCounter, peak_flops
 from areal.learner.minibatches import Micro, Splitter
 from areal.learner.model import Policy, load_model
@@ -39,7 +40,6 @@ from areal.learner.parallelize import (
     uses_varlen,
 )
 from areal.learner.ranks import of_all, rank, ranks
-from areal.learner.rehearsal import made_up
 from areal.learner.state import Tensors, below, load_tensors, tensors_of
 from areal.trajectory import Batch
 
@@ -176,16 +176,17 @@ class Learner:
             weights = ((name, full(p.detach())) for name, p in self.model.named_parameters())
         return as_in_checkpoints(self.model, itertools.chain(weights, kept_buffers(self.model)))
 
-    def rehearse(self) -> None:
-        """Have everything compiled that updates need, if anything is: by their passes on a batch made up.
+    def warm_up(self) -> None:
+        """Compile everything that updates need, if anything is compiled, by their passes on dummy batches.
 
-        On a full micro-batch and on a small one, whose sums are made by other code. Nothing is changed.
+        One batch fills its micro-batches and one is small: sums over a small one are compiled differently.
+        Weights, optimizer and random states stay as they are.
         """
         if not compiles(self._settings, self._device):
             return
         budget, minibatches = self._splitter.budget, self._settings.minibatches
         for tokens in (budget * ranks(), min(_SMALL, budget)):
-            made, _ = self._splitter.split(made_up(minibatches, tokens, self._splitter.longest))
+            made, _ = self._splitter.split(dummy_batch(minibatches, tokens, self._splitter.longest))
             self._look_ahead(made)
             for micro in (micro for minibatch in made for micro in minibatch):
                 self._accumulate(micro, _Sums())
@@ -202,9 +203,11 @@ class Learner:
         micros = [micro for minibatch in minibatches for micro in minibatch]
         judged = self._look_ahead(minibatches)
         sums = _Sums()
-        warmth = min(1.0, (self.version + 1) / (self._settings.warmup_steps + 1))
-        set_rate(self._optimizer, self._settings.learning_rate * warmth)
-        norms = [self._optimizer_step(i, minibatch, warmth, sums) for i, minibatch in enumerate(minibatches)]
+        lr_scale = min(1.0, (self.version + 1) / (self._settings.warmup_steps + 1))
+        set_rate(self._optimizer, self._settings.learning_rate * lr_scale)
+        norms = [
+            self._optimizer_step(i, minibatch, lr_scale, sums) for i, minibatch in enumerate(minibatches)
+        ]
         self.version += 1
         totals = sums.of_all_ranks()
         tokens, work = map(sum, zip(*of_all((_tokens(micros), self._work(minibatches))), strict=True))
@@ -212,7 +215,7 @@ class Learner:
         return {
             "loss": totals.mean("loss"),
             "grad_norm": max(norms),
-            "lr": self._settings.learning_rate * warmth,
+            "lr": self._settings.learning_rate * lr_scale,
             "policy/entropy": totals.mean("entropy"),
             "policy/kl": totals.mean("kl"),
             "policy/clip_ratio": totals.mean("clipped"),
@@ -257,7 +260,7 @@ class Learner:
                     micro.reference = self._reference(micro.packed, self._temperature).logprobs
         return {} if self._critic is None else self._critic.judge(micros)
 
-    def _optimizer_step(self, index: int, minibatch: list[Micro], warmth: float, sums: _Sums) -> float:
+    def _optimizer_step(self, index: int, minibatch: list[Micro], lr_scale: float, sums: _Sums) -> float:
         """Accumulate gradients over the micro-batches, clip, step; return the norm before clipping."""
         for micro in minibatch:
             prox = self._accumulate(micro, sums)
@@ -270,7 +273,7 @@ class Learner:
             self.policy, self._optimizer, self._settings.grad_clip, self.version, moves=bool(minibatch)
         )
         if self._critic is not None:
-            self._critic.step(warmth, self.version)
+            self._critic.step(lr_scale, self.version)
         return norm
 
     def _accumulate(self, micro: Micro, sums: _Sums) -> torch.Tensor:

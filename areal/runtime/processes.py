@@ -331,7 +331,7 @@ class _Rank:
             self._store = dist.TCPStore(_HOST, self._port, is_master=False)
             join(self._recipe.device, self._store, self._rank, ranks)
         self._learner, self._checkpoints = self._recipe.make()
-        self._learner.rehearse()
+        self._learner.warm_up()
         return self._learner.description
 
     def load(self, saved: Path) -> int:

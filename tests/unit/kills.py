@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from made_up import batch, group
+from dummy_batches import batch, group
 
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from made_up import batch, episode
+from dummy_batches import batch, episode
 
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import shards
 import torch
+from dummy_batches import batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.config import LearnerConfig, parse_config

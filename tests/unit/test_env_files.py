@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from dummy_batches import batch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import batch
 
 from areal.agents.interface import Env, Model
 from areal.authoring import check

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_up import batch
+from dummy_batches import batch
 from transformers import AutoModelForCausalLM
 
 from areal.config import LearnerConfig

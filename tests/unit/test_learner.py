@@ -11,9 +11,9 @@ import numpy as np
 import papers
 import pytest
 import torch
+from dummy_batches import GROUP, batch, episode
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import GROUP, batch, episode
 from transformers import AutoModelForCausalLM
 
 from areal.config import LearnerConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_up import batch
+from dummy_batches import batch
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_learner import padded_logprobs
 from transformers import AutoModelForCausalLM

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from made_up import batch
+from dummy_batches import batch
 
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner

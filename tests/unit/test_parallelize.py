@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_up import batch
+from dummy_batches import batch
 from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
 from areal.config import LearnerConfig

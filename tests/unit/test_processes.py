@@ -14,7 +14,7 @@ import psutil
 import pytest
 import shards
 import torch
-from made_up import batch
+from dummy_batches import batch
 
 from areal.config import parse_config
 from areal.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_up import GROUP, group
+from dummy_batches import GROUP, group
 
 import areal
 from areal.config import Config, parse_config

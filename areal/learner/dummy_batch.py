@@ -1,6 +1,6 @@
-"""A batch that nobody sampled: on it everything is compiled before there is one from the engine.
+"""A batch that nobody sampled, on which the learner warms up: everything is compiled before a real one comes.
 
-Compilation takes a learner up to a minute, which passes here while the engine starts.
+Compiling takes a learner up to a minute, during which the engine starts anyway.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import numpy as np
 from areal.trajectory import Batch, Episode, Group, Trajectory
 
 _PROMPT, _LONGEST = 8, 256
-"""Tokens of the prompt of a pair, and of the longest answer."""
+"""Tokens of the prompt of a pair, and of the longest response."""
 
 
-def made_up(minibatches: int, tokens: int, longest: int) -> Batch:
-    """Return a batch of pairs of answers to one prompt, one of each pair right.
+def dummy_batch(minibatches: int, tokens: int, longest: int) -> Batch:
+    """Return a batch of pairs of responses to one prompt, of which one is right.
 
     Args:
-        minibatches: of the batch; each gets as many pairs.
-        tokens: of each minibatch, at most; but each has a pair.
+        minibatches: how many minibatches the batch is split into; each gets as many pairs as the others.
+        tokens: the largest number of tokens of a minibatch; a minibatch has at least one pair.
         longest: tokens of the longest answer allowed; 0: no limit.
     """
     longest = min(_LONGEST, longest or _LONGEST, max(1, tokens // 2 - _PROMPT))

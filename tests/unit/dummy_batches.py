@@ -1,4 +1,4 @@
-"""Episodes, groups and batches made up at random, for the learner's side."""
+"""Random episodes, groups and batches, for tests of the learner."""
 
 from __future__ import annotations
 

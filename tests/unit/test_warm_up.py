@@ -1,4 +1,4 @@
-"""What is compiled before the first batch: all that updates need, and nothing else happens."""
+"""Warming up compiles all that updates need before the first batch, and changes nothing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from made_up import batch
+from dummy_batches import batch
 
 from areal.config import LearnerConfig
 from areal.learner import attention
 from areal.learner import learner as learner_module
+from areal.learner.dummy_batch import dummy_batch
 from areal.learner.learner import Learner
-from areal.learner.rehearsal import made_up
 from areal.models import resolve_model
 from areal.trajectory import Batch
 
@@ -49,9 +49,9 @@ def graphs(monkeypatch) -> Any:
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_updates_compile_nothing_that_the_rehearsal_did_not(settings: dict[str, Any], graphs):
+def test_updates_compile_nothing_that_the_warm_up_did_not(settings: dict[str, Any], graphs):
     learner = made(**settings)
-    learner.rehearse()
+    learner.warm_up()
     compiled = graphs()
     assert compiled > 0
     shared, alone = batch(0, groups=4), batch(1, groups=4)
@@ -63,22 +63,22 @@ def test_updates_compile_nothing_that_the_rehearsal_did_not(settings: dict[str, 
 
 
 @pytest.mark.parametrize("settings", [{"dtype": "bfloat16", "minibatches": 2}, {"advantage": "gae"}])
-def test_a_rehearsal_changes_nothing(settings: dict[str, Any], graphs):
-    rehearsed, other = made(**settings), made(**settings)
-    rehearsed.rehearse()
+def test_warming_up_changes_nothing(settings: dict[str, Any], graphs):
+    warm, other = made(**settings), made(**settings)
+    warm.warm_up()
     assert graphs() > 0
-    assert all(p.grad is None for p in rehearsed.policy.parameters())
-    one, two = rehearsed.state(), other.state()
+    assert all(p.grad is None for p in warm.policy.parameters())
+    one, two = warm.state(), other.state()
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    metrics = [learner.update(batch(3, groups=4)) for learner in (rehearsed, other)]
+    metrics = [learner.update(batch(3, groups=4)) for learner in (warm, other)]
     assert metrics[0]["loss"] == metrics[1]["loss"]
     assert metrics[0]["grad_norm"] == metrics[1]["grad_norm"]
 
 
 @pytest.mark.parametrize(("tokens", "longest"), [(40, 0), (700, 16), (16384, 1024)])
-def test_what_is_made_up_fills_each_minibatch(tokens: int, longest: int):
-    found = made_up(3, tokens, longest)
+def test_a_dummy_batch_fills_each_minibatch(tokens: int, longest: int):
+    found = dummy_batch(3, tokens, longest)
     assert len(found.groups) % 3 == 0
     size = len(found.trajectories) // 3
     for start in range(0, len(found.trajectories), size):
