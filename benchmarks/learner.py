@@ -33,7 +33,7 @@ from common import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, parser, picture, save
 from models import qwen2
 
 from areal.config import LearnerConfig
-from areal.learner import attention, ranks
+from areal.learner import attention, microbatches
 from areal.learner.learner import Learner
 from areal.learner.microbatches import allocate, best_fit
 from areal.trajectory import Batch, Episode, Group, Trajectory
@@ -103,11 +103,11 @@ def pad(t: Trajectory, count: int) -> Trajectory:
 
 @contextmanager
 def cut_by(cut: Callable[[list[int], int], list[list[int]]]) -> Iterator[None]:
-    ranks.allocate = cut  # type: ignore[assignment]
+    microbatches.allocate = cut  # type: ignore[assignment]
     try:
         yield
     finally:
-        ranks.allocate = allocate
+        microbatches.allocate = allocate
 
 
 def same_cut(parts: list[list[int]]) -> Callable[[list[int], int], list[list[int]]]:

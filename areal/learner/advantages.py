@@ -90,19 +90,19 @@ def of_returns(
     raise ValueError(f"{advantage} is no advantage of whole returns")
 
 
-def overlong_penalty(lengths: torch.Tensor, longest: int, share: float) -> torch.Tensor:
+def overlong_penalty(lengths: torch.Tensor, max_new_tokens: int, share: float) -> torch.Tensor:
     """Return what a long answer's reward loses (DAPO's soft punishment, arXiv 2503.14476, eq 13).
 
     Args:
-        lengths: ``[N]``, tokens of each answer, at most ``longest``.
-        longest: tokens of the longest answer allowed.
-        share: of ``longest``, the last part of it, over which the penalty grows; more than 0.
+        lengths: ``[N]``, tokens of each answer, at most ``max_new_tokens``.
+        max_new_tokens: tokens of the longest response allowed.
+        share: of ``max_new_tokens``, the last part of it, over which the penalty grows; more than 0.
 
     Returns:
-        ``[N]``, 0 up to ``(1 − share) · longest``, from there linear to 1 at ``longest``.
+        ``[N]``, 0 up to ``(1 − share) · max_new_tokens``, from there linear to 1 at ``max_new_tokens``.
     """
     # Exactly 1 at the longest: what is left of a reward may then be exactly that of others.
-    return (1 - (longest - lengths) / (share * longest)).clamp(0, 1)
+    return (1 - (max_new_tokens - lengths) / (share * max_new_tokens)).clamp(0, 1)
 
 
 def gae(

@@ -35,7 +35,7 @@ class Credit:
         return [values[episode][torch.from_numpy(units)] for episode, units in pairs]
 
 
-def assign(episodes: Sequence[Episode], objective: Objective, longest: int) -> Credit:
+def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: int) -> Credit:
     """Return who answers for what.
 
     Without ``turn_discount`` every token answers for its episode's reward. With γ, a token of turn k answers
@@ -45,18 +45,18 @@ def assign(episodes: Sequence[Episode], objective: Objective, longest: int) -> C
     Args:
         episodes: of one batch.
         objective: whose discount and penalty.
-        longest: tokens of the longest answer allowed.
+        max_new_tokens: tokens of the longest response allowed.
     """
     if objective.turn_discount is None:
-        return _of_episodes(episodes, objective, longest)
-    return _of_turns(episodes, objective, longest, objective.turn_discount)
+        return _of_episodes(episodes, objective, max_new_tokens)
+    return _of_turns(episodes, objective, max_new_tokens, objective.turn_discount)
 
 
-def _of_episodes(episodes: Sequence[Episode], objective: Objective, longest: int) -> Credit:
+def _of_episodes(episodes: Sequence[Episode], objective: Objective, max_new_tokens: int) -> Credit:
     returns = torch.tensor([episode.reward for episode in episodes])
     if objective.overlong > 0:
         turns = [max(int(turn_lengths(t).max()) for t in e.trajectories) for e in episodes]
-        returns -= overlong_penalty(torch.tensor(turns).float(), longest, objective.overlong)
+        returns -= overlong_penalty(torch.tensor(turns).float(), max_new_tokens, objective.overlong)
     owned = [(i, t.sampled) for i, episode in enumerate(episodes) for t in episode.trajectories]
     lengths = torch.zeros(len(episodes), 1, dtype=torch.int64)
     for i, tokens in owned:
@@ -65,7 +65,9 @@ def _of_episodes(episodes: Sequence[Episode], objective: Objective, longest: int
     return Credit(returns[:, None], lengths, [i for i, _ in owned], units)
 
 
-def _of_turns(episodes: Sequence[Episode], objective: Objective, longest: int, discount: float) -> Credit:
+def _of_turns(
+    episodes: Sequence[Episode], objective: Objective, max_new_tokens: int, discount: float
+) -> Credit:
     turns = [_turns_of(episode) for episode in episodes]
     returns = torch.zeros(len(episodes), max(map(len, turns)))
     lengths = torch.zeros(returns.shape, dtype=torch.int64)
@@ -74,7 +76,7 @@ def _of_turns(episodes: Sequence[Episode], objective: Objective, longest: int, d
         tokens = torch.tensor([turn.tokens for turn in order])
         rewards = torch.tensor([turn.reward for turn in order])
         if objective.overlong > 0:
-            rewards -= overlong_penalty(tokens.float(), longest, objective.overlong)
+            rewards -= overlong_penalty(tokens.float(), max_new_tokens, objective.overlong)
         returns[i, : len(order)] = torch.tensor(_discounted(rewards.tolist(), discount))
         lengths[i, : len(order)] = tokens
         for number in range(len(episode.trajectories)):

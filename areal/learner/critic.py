@@ -12,7 +12,7 @@ import torch
 
 from areal.config import LearnerConfig
 from areal.learner.advantages import gae, whiten
-from areal.learner.minibatches import Micro
+from areal.learner.minibatches import MicroBatch
 from areal.learner.model import hidden_states, load_model
 from areal.learner.optimizer import adamw, forget, set_rate, step
 from areal.learner.packed import Packed
@@ -47,7 +47,7 @@ class Critic(torch.nn.Module):
         )
 
     @torch.no_grad()
-    def judge(self, micros: Sequence[Micro]) -> dict[str, float]:
+    def judge(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
         """Fill in the advantages, normalised over the batch, and the returns; return what to report."""
         s = self._settings.choices
         values = [self(micro.packed).cpu() for micro in micros]
@@ -66,7 +66,7 @@ class Critic(torch.nn.Module):
         explained = 1 - advantages.var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
         return {"critic/loss": float(advantages.square().mean() / 2), "critic/explained": float(explained)}
 
-    def accumulate(self, micro: Micro) -> None:
+    def accumulate(self, micro: MicroBatch) -> None:
         """Add a micro-batch's gradient of the squared error, in the shares of the policy's loss."""
         assert micro.returns is not None, "judge first"
         error = self(micro.packed) - micro.returns

@@ -9,30 +9,30 @@ import numpy as np
 
 from areal.trajectory import Batch, Episode, Group, Trajectory
 
-_PROMPT, _LONGEST = 8, 256
+_PROMPT, _RESPONSE = 8, 256
 """Tokens of the prompt of a pair, and of the longest response."""
 
 
-def dummy_batch(minibatches: int, tokens: int, longest: int) -> Batch:
+def dummy_batch(minibatches: int, tokens: int, max_new_tokens: int) -> Batch:
     """Return a batch of pairs of responses to one prompt, of which one is right.
 
     Args:
         minibatches: how many minibatches the batch is split into; each gets as many pairs as the others.
         tokens: the largest number of tokens of a minibatch; a minibatch has at least one pair.
-        longest: tokens of the longest answer allowed; 0: no limit.
+        max_new_tokens: tokens of the longest response allowed; 0: no limit.
     """
-    longest = min(_LONGEST, longest or _LONGEST, max(1, tokens // 2 - _PROMPT))
-    pairs = max(1, tokens // (2 * (_PROMPT + longest)))
-    return Batch(0, [_pair(number, longest) for number in range(minibatches * pairs)])
+    response = min(_RESPONSE, max_new_tokens or _RESPONSE, max(1, tokens // 2 - _PROMPT))
+    pairs = max(1, tokens // (2 * (_PROMPT + response)))
+    return Batch(0, [_pair(number, response) for number in range(minibatches * pairs)])
 
 
-def _pair(number: int, longest: int) -> Group:
-    wrong, right = _trajectory(number, longest), _trajectory(number, -(-longest // 2))
+def _pair(number: int, response: int) -> Group:
+    wrong, right = _trajectory(number, response), _trajectory(number, -(-response // 2))
     return Group(number, 0, [Episode([wrong], 0.0), Episode([right], 1.0)])
 
 
-def _trajectory(prompt: int, answer: int) -> Trajectory:
-    sampled = np.arange(_PROMPT + answer) >= _PROMPT
+def _trajectory(prompt: int, response: int) -> Trajectory:
+    sampled = np.arange(_PROMPT + response) >= _PROMPT
     return Trajectory(
         tokens=np.where(sampled, 0, prompt % 8).astype(np.int32),
         loss_mask=sampled,

@@ -24,7 +24,7 @@ from areal.learner.checkpoint_names import as_in_checkpoints, kept_buffers
 from areal.learner.critic import Critic
 from areal.learner.dummy_batch import dummy_batch
 from areal.learner.flops import FlopCounter, peak_flops
-from areal.learner.minibatches import Micro, Splitter
+from areal.learner.minibatches import MicroBatch, Splitter
 from areal.learner.model import Policy, load_model
 from areal.learner.objectives import TokenLoss, token_loss
 from areal.learner.optimizer import adamw, forget, set_rate, step
@@ -39,7 +39,7 @@ from areal.learner.parallelize import (
     parallelize,
     uses_varlen,
 )
-from areal.learner.ranks import of_all, rank, ranks
+from areal.learner.ranks import all_gather_objects, rank, world_size
 from areal.learner.state import Tensors, below, load_tensors, tensors_of
 from areal.trajectory import Batch
 
@@ -63,9 +63,9 @@ class _Sums:
         found = values.detach().max()
         self.totals[name] = torch.maximum(self.totals[name], found) if name in self.totals else found
 
-    def of_all_ranks(self) -> _Totals:
+    def all_gather(self) -> _Totals:
         """Return the sums of all ranks."""
-        found = of_all((self.tokens, {name: float(value) for name, value in self.totals.items()}))
+        found = all_gather_objects((self.tokens, {name: float(value) for name, value in self.totals.items()}))
         return _Totals(sum(tokens for tokens, _ in found), [totals for _, totals in found])
 
 
@@ -95,7 +95,7 @@ class Learner:
         device: where.
         temperature: of the distribution that was sampled from.
         threads: CPU threads, without a GPU; None: as torch has it.
-        max_new_tokens: tokens of the longest answer allowed, which some objectives measure lengths by.
+        max_new_tokens: tokens of the longest response allowed, which some objectives measure lengths by.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Learner:
         self._temperature = temperature
         if max_new_tokens is None and (objective.overlong or objective.aggregation == "fixed-length"):
             raise ValueError(f"objective {settings.objective} measures lengths by max_new_tokens: give it")
-        if objective.advantage == "gae" and ranks() > 1:
+        if objective.advantage == "gae" and world_size() > 1:
             raise ValueError("a critic is trained by one process alone")
         self.path = path
         self.policy = self._load(path, settings.lora_rank)
@@ -129,7 +129,7 @@ class Learner:
             self._device,
             self._varlen,
             rank(),
-            ranks(),
+            world_size(),
         )
         self._optimizer = adamw(self.policy, settings)
         self._critic = Critic(path, settings, self._device) if objective.advantage == "gae" else None
@@ -161,7 +161,7 @@ class Learner:
     def description(self) -> str:
         """How it computes, in a few words."""
         dtype = str(compute_dtype(self._settings, self._device)).removeprefix("torch.")
-        processes = f"{ranks()} processes, " if ranks() > 1 else ""
+        processes = f"{world_size()} processes, " if world_size() > 1 else ""
         return f"{processes}{dtype}, attention: {kernel_name(self._varlen)}"
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -185,8 +185,8 @@ class Learner:
         if not compiles(self._settings, self._device):
             return
         budget, minibatches = self._splitter.budget, self._settings.minibatches
-        for tokens in (budget * ranks(), min(_SMALL, budget)):
-            made, _ = self._splitter.split(dummy_batch(minibatches, tokens, self._splitter.longest))
+        for tokens in (budget * world_size(), min(_SMALL, budget)):
+            made, _ = self._splitter.split(dummy_batch(minibatches, tokens, self._splitter.max_new_tokens))
             self._look_ahead(made)
             for micro in (micro for minibatch in made for micro in minibatch):
                 self._accumulate(micro, _Sums())
@@ -209,8 +209,9 @@ class Learner:
             self._optimizer_step(i, minibatch, lr_scale, sums) for i, minibatch in enumerate(minibatches)
         ]
         self.version += 1
-        totals = sums.of_all_ranks()
-        tokens, work = map(sum, zip(*of_all((_tokens(micros), self._work(minibatches))), strict=True))
+        totals = sums.all_gather()
+        done = all_gather_objects((_tokens(micros), self._work(minibatches)))
+        tokens, work = map(sum, zip(*done, strict=True))
         elapsed = time.monotonic() - started
         return {
             "loss": totals.mean("loss"),
@@ -226,10 +227,10 @@ class Learner:
             "advantage/zero": without_advantage,
             "time/train": elapsed,
             "learner/tokens_per_s": tokens / elapsed,
-            **({"learner/mfu": work / elapsed / self._peak / ranks()} if self._peak else {}),
+            **({"learner/mfu": work / elapsed / self._peak / world_size()} if self._peak else {}),
         }
 
-    def _work(self, minibatches: list[list[Micro]]) -> int:
+    def _work(self, minibatches: list[list[MicroBatch]]) -> int:
         """Floating-point operations that this rank's part of an update has to make."""
         work = 0
         for i, minibatch in enumerate(minibatches):
@@ -247,7 +248,7 @@ class Learner:
         return work
 
     @torch.no_grad()
-    def _look_ahead(self, minibatches: list[list[Micro]]) -> dict[str, float]:
+    def _look_ahead(self, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
         """Ask all models, before the first of them moves, what the objective needs; return what to report."""
         if self._objective.decoupled:
             for minibatch in minibatches[1:]:
@@ -260,7 +261,7 @@ class Learner:
                     micro.reference = self._reference(micro.packed, self._temperature).logprobs
         return {} if self._critic is None else self._critic.judge(micros)
 
-    def _optimizer_step(self, index: int, minibatch: list[Micro], lr_scale: float, sums: _Sums) -> float:
+    def _optimizer_step(self, index: int, minibatch: list[MicroBatch], lr_scale: float, sums: _Sums) -> float:
         """Accumulate gradients over the micro-batches, clip, step; return the norm before clipping."""
         for micro in minibatch:
             prox = self._accumulate(micro, sums)
@@ -276,7 +277,7 @@ class Learner:
             self._critic.step(lr_scale, self.version)
         return norm
 
-    def _accumulate(self, micro: Micro, sums: _Sums) -> torch.Tensor:
+    def _accumulate(self, micro: MicroBatch, sums: _Sums) -> torch.Tensor:
         """Add a micro-batch's gradients and return the log-probabilities under π_prox."""
         losses: list[TokenLoss] = []
 
@@ -351,7 +352,7 @@ class Learner:
             torch.cuda.set_rng_state(state["random.cuda"], self._device)
 
 
-def _tokens(micros: list[Micro]) -> int:
+def _tokens(micros: list[MicroBatch]) -> int:
     return sum(len(micro.packed.tokens) for micro in micros if micro.counts)
 
 

@@ -39,6 +39,32 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return _fill(lengths, budget, 1, lambda members, room: room)
 
 
+def partition(lengths: list[int], budget: int, world_size: int) -> list[list[list[int]]]:
+    """Return the micro-batches of each rank, as lists of indices into ``lengths``.
+
+    What the ranks compute at the same time has about as many tokens, since they wait for each other. All
+    ranks have as many micro-batches; if there are too few sequences for that, some micro-batches are empty.
+
+    Args:
+        lengths: tokens of each sequence.
+        budget: largest sum of lengths in one micro-batch.
+        world_size: number of ranks.
+
+    Raises:
+        UserError: a sequence is longer than the budget.
+    """
+    parts = allocate(lengths, budget)
+    while len(parts) % world_size and len(parts) < len(lengths):
+        parts = allocate(lengths, budget, minimum=len(parts) + 1)
+    if world_size > 1:
+        parts.sort(key=lambda part: -sum(lengths[i] for i in part))
+    parts += [[]] * (-len(parts) % world_size)
+    rounds = [parts[i : i + world_size] for i in range(0, len(parts), world_size)]
+    # Reversed every other time, so that no rank always has the larger one.
+    rounds = [parts[::-1] if i % 2 else parts for i, parts in enumerate(rounds)]
+    return [[parts[rank] for parts in rounds] for rank in range(world_size)]
+
+
 def _fill(
     lengths: Sequence[int], budget: int, minimum: int, cost: Callable[[list[int], int], int]
 ) -> list[list[int]]:

@@ -8,15 +8,15 @@ import torch
 
 from areal.learner.advantages import of_returns
 from areal.learner.credit import assign
+from areal.learner.microbatches import partition
 from areal.learner.objectives import Tokens, shares
 from areal.learner.packed import Packed, pack
 from areal.learner.presets import Objective
-from areal.learner.ranks import deal
 from areal.trajectory import Batch
 
 
 @dataclass(slots=True)
-class Micro:
+class MicroBatch:
     """One forward and backward pass: S sequences with K sampled tokens.
 
     Attributes:
@@ -61,23 +61,23 @@ class Splitter:
         objective: what advantages and shares are made by.
         minibatches: optimizer steps for one batch.
         budget: tokens of one micro-batch.
-        longest: tokens of the longest answer allowed.
+        max_new_tokens: tokens of the longest response allowed.
         device: where the tokens go.
         varlen: whether attention has kernels of variable length.
         rank: which of the learner's processes this is.
-        ranks: how many there are.
+        world_size: how many there are.
     """
 
     objective: Objective
     minibatches: int
     budget: int
-    longest: int
+    max_new_tokens: int
     device: torch.device
     varlen: bool = False
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
-    def split(self, batch: Batch) -> tuple[list[list[Micro]], float]:
+    def split(self, batch: Batch) -> tuple[list[list[MicroBatch]], float]:
         """Return this rank's part of each minibatch, and the share of trajectories that have no advantage.
 
         Groups stay whole within a minibatch. Trajectories that cannot move the policy, since their advantage
@@ -88,7 +88,7 @@ class Splitter:
             UserError: a trajectory does not fit in a micro-batch.
         """
         objective, trajectories, group = self.objective, batch.trajectories, len(batch.groups[0].episodes)
-        credit = assign(batch.episodes, objective, self.longest)
+        credit = assign(batch.episodes, objective, self.max_new_tokens)
         advantages: list[torch.Tensor] | None = None
         if objective.advantage != "gae":
             advantages = credit.of_tokens(
@@ -96,18 +96,22 @@ class Splitter:
             )
         tokens = credit.lengths.sum(dim=1)
         size = len(tokens) // self.minibatches
-        share = torch.cat([shares(objective.aggregation, part, self.longest) for part in tokens.split(size)])
+        share = torch.cat(
+            [shares(objective.aggregation, part, self.max_new_tokens) for part in tokens.split(size)]
+        )
         minibatches = []
         for start in range(0, len(tokens), size):
             members = [i for i, e in enumerate(credit.episode) if start <= e < start + size]
             micros = []
             useful = self._useful(members, advantages)
-            dealt = deal([len(trajectories[i]) for i in useful], self.budget, self.ranks)
-            for part in dealt[self.rank]:
+            lengths = [len(trajectories[i]) for i in useful]
+            for part in partition(lengths, self.budget, self.world_size)[self.rank]:
                 chosen = [useful[i] for i in part] or useful[:1]
                 packed = pack([trajectories[i] for i in chosen], self.device, self.varlen)
                 owners = [credit.episode[i] for i in chosen]
-                micro = Micro(packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0])
+                micro = MicroBatch(
+                    packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0]
+                )
                 if advantages is not None:
                     micro.advantages = torch.cat([advantages[i] for i in chosen]).to(self.device)
                 if not part:

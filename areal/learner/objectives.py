@@ -153,19 +153,20 @@ def reference_kl(tokens: Tokens) -> torch.Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
-def shares(aggregation: Aggregation, lengths: torch.Tensor, longest: int) -> torch.Tensor:
+def shares(aggregation: Aggregation, lengths: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
     """Return the share of each token of each sequence in the loss of its minibatch, ``[S]``.
 
     All sequences of the minibatch count, also those that are not passed through the model since they cannot
     move it: the split into micro-batches changes nothing.
 
     Args:
-        aggregation: token-mean: 1/Σ lengths; sequence-mean: 1/(S · length); fixed-length: 1/(S · longest).
+        aggregation: token-mean: 1/Σ lengths; sequence-mean: 1/(S · length); fixed-length:
+            1/(S · max_new_tokens).
         lengths: int ``[S]``, sampled tokens of each sequence of the minibatch, each at least 1.
-        longest: tokens of the longest answer allowed.
+        max_new_tokens: tokens of the longest response allowed.
     """
     if aggregation == "token-mean":
         return torch.full(lengths.shape, 1 / int(lengths.sum()))
     if aggregation == "sequence-mean":
         return 1 / (len(lengths) * lengths.float())
-    return torch.full(lengths.shape, 1 / (len(lengths) * longest))
+    return torch.full(lengths.shape, 1 / (len(lengths) * max_new_tokens))

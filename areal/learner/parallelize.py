@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from areal.config import LearnerConfig
 from areal.learner.precision import Lowered
-from areal.learner.ranks import ranks
+from areal.learner.ranks import world_size
 
 _GPU_MICRO_BATCH, _CPU_MICRO_BATCH = 16384, 4096
 _lowered: WeakKeyDictionary[torch.nn.Module, Lowered] = WeakKeyDictionary()
@@ -67,7 +67,7 @@ def parallelize(module: torch.nn.Module, model: Any, settings: LearnerConfig, de
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     dtype = compute_dtype(settings, device)
-    if ranks() > 1:
+    if world_size() > 1:
         _shard(module, layers, dtype, device)
     elif dtype != torch.float32:
         _lowered[module] = Lowered(module, dtype)
@@ -76,7 +76,7 @@ def parallelize(module: torch.nn.Module, model: Any, settings: LearnerConfig, de
 def _shard(
     module: torch.nn.Module, layers: list[torch.nn.Module], dtype: torch.dtype, device: torch.device
 ) -> None:
-    mesh = init_device_mesh(device.type, (ranks(),))
+    mesh = init_device_mesh(device.type, (world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)

@@ -34,11 +34,11 @@ class Objective:
         behav_clip: the cap of the weight π_prox/π_behav of a decoupled objective; inf: none.
         behav_mode: mask: what is above the cap is left out of the loss; truncate: it counts with the cap.
         aggregation: mean over tokens, mean over sequences of each one's mean, or the sum over tokens divided
-            by the number of sequences times the longest answer allowed.
+            by the number of sequences times the longest response allowed.
         kl: coefficient of KL(π_θ ‖ π_ref) in the loss; π_ref is the model that the run began with.
         entropy: coefficient of the entropy bonus.
         dynamic_sampling: a group whose rewards are all equal is rejected and another one sampled.
-        overlong: share of the longest answer allowed over which a penalty grows from 0 to 1; 0: none.
+        overlong: share of the longest response allowed over which a penalty grows from 0 to 1; 0: none.
         turn_discount: γ between turns: a turn answers for what the episode earns from it on, discounted;
             None: every turn answers for the whole episode's reward.
         gamma: γ of GAE, per token.

@@ -73,7 +73,7 @@ class Recipe:
         """Return this rank's learner and its checkpoints; every rank has to ask."""
         import torch.distributed as dist
 
-        from areal.learner.ranks import ranks
+        from areal.learner.ranks import world_size
         from areal.models import load_tokenizer
         from areal.runtime.build import make_learner
         from areal.runtime.checkpoint import Checkpoints
@@ -81,7 +81,7 @@ class Recipe:
 
         learner = make_learner(self.config, self.model, self.device, self.threads)
         # Of its own: checkpoints are written on a thread, while updates go on.
-        group = dist.new_group(backend="gloo") if ranks() > 1 else None
+        group = dist.new_group(backend="gloo") if world_size() > 1 else None
         dtype = engine_dtype(self.config, self.device)
         keep, tokenizer = self.config.checkpoint.keep, load_tokenizer(self.model)
         return learner, Checkpoints(self.checkpoints, learner, tokenizer, keep, dtype, group)
@@ -326,10 +326,10 @@ class _Rank:
         if (ranks := self._recipe.config.learner.processes) > 1:
             import torch.distributed as dist
 
-            from areal.learner.ranks import join
+            from areal.learner.ranks import init_process_group
 
             self._store = dist.TCPStore(_HOST, self._port, is_master=False)
-            join(self._recipe.device, self._store, self._rank, ranks)
+            init_process_group(self._recipe.device, self._store, self._rank, ranks)
         self._learner, self._checkpoints = self._recipe.make()
         self._learner.warm_up()
         return self._learner.description

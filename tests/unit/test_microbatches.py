@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from areal.errors import UserError
-from areal.learner.microbatches import allocate, best_fit
-from areal.learner.ranks import deal
+from areal.learner.microbatches import allocate, best_fit, partition
 
 ways = pytest.mark.parametrize("way", [allocate, best_fit])
 many_lengths = st.lists(st.integers(1, 100), max_size=60)
@@ -61,23 +60,23 @@ def test_a_sequence_longer_than_the_budget_is_refused(way: Callable):
 
 @given(st.lists(st.integers(1, 100), max_size=40), st.integers(100, 300), st.integers(1, 5))
 def test_ranks_have_as_many_micro_batches_each_and_every_sequence_once(
-    lengths: list[int], budget: int, among: int
+    lengths: list[int], budget: int, world_size: int
 ):
-    dealt = deal(lengths, budget, among)
-    assert len(dealt) == among
-    assert len({len(parts) for parts in dealt}) == 1
-    assert sorted(i for parts in dealt for part in parts for i in part) == list(range(len(lengths)))
-    loads = [[sum(lengths[i] for i in part) for part in parts] for parts in dealt]
+    parts = partition(lengths, budget, world_size)
+    assert len(parts) == world_size
+    assert len({len(of_rank) for of_rank in parts}) == 1
+    assert sorted(i for of_rank in parts for part in of_rank for i in part) == list(range(len(lengths)))
+    loads = [[sum(lengths[i] for i in part) for part in of_rank] for of_rank in parts]
     assert all(load <= budget for parts in loads for load in parts)
-    empty = sum(part == [] for parts in dealt for part in parts)
-    assert empty < among
-    assert empty == 0 or all(len(part) <= 1 for parts in dealt for part in parts), "a part could be split"
-    if among == 1:
-        assert dealt[0] == allocate(lengths, budget)
+    empty = sum(part == [] for of_rank in parts for part in of_rank)
+    assert empty < world_size
+    assert empty == 0 or all(len(part) <= 1 for of_rank in parts for part in of_rank), "a part could be split"
+    if world_size == 1:
+        assert parts[0] == allocate(lengths, budget)
 
 
 def test_ranks_do_about_as_much_at_the_same_time_and_in_all():
     lengths = [1000, 900, 400, 350, 300, 250, 200, 150, 100, 50] * 4
-    loads = [[sum(lengths[i] for i in part) for part in parts] for parts in deal(lengths, 1000, 2)]
+    loads = [[sum(lengths[i] for i in part) for part in parts] for parts in partition(lengths, 1000, 2)]
     assert all(abs(a - b) <= 200 for a, b in zip(*loads, strict=True))
     assert abs(sum(loads[0]) - sum(loads[1])) <= 200

@@ -251,7 +251,7 @@ def test_the_longest_turn_is_what_is_limited():
     made = Trajectory(np.zeros(8, np.int32), mask, np.zeros(8), np.zeros(8), turns=[1, 4])
     assert turn_lengths(made).tolist() == [2, 3]
     assert turn_lengths(replace(made, turns=[])).tolist() == [5]
-    found = assign([Episode([made, made], 1.0)], Objective(overlong=0.5), longest=4)
+    found = assign([Episode([made, made], 1.0)], Objective(overlong=0.5), max_new_tokens=4)
     assert found.returns.tolist() == [[0.5]]
 
 
