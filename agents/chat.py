@@ -16,8 +16,8 @@ class Chat:
         model: who answers.
         opening: the first messages.
         tools: that it may call.
-        max_turns: answers.
-        max_tokens: sampled tokens of all answers together; None: no limit of its own.
+        max_turns: responses.
+        max_tokens: sampled tokens of all responses together; None: no limit of its own.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Chat:
         return self._turns == 0 or self._tokens == 0
 
     async def ask(self) -> Reply | None:
-        """Return the model's answer; None: a limit is reached, or the conversation is as long as it can be.
+        """Return the model's response; None: a limit is reached, or the conversation is as long as it can be.
 
         Raises:
-            ConversationTooLong: not even the first answer has room.
+            ConversationTooLong: not even the first response has room.
         """
         if self.over:
             return None

@@ -57,8 +57,8 @@ class Limits:
     """What one call may narrow of the run's own sampling; it never widens it.
 
     Attributes:
-        max_tokens: longest answer; the run's own limit holds besides.
-        stop: strings that end the answer, besides the run's own; the engine must have been started for them.
+        max_tokens: longest response; the run's own limit holds besides.
+        stop: strings that end the response, besides the run's own; the engine must be started with them.
         seed: of this call's sampling, in place of the run's.
     """
 
@@ -69,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answered.
+    """One response of the model.
 
     Attributes:
         message: the assistant's message; ``tool_calls`` are there if its text is calls in the model's own
@@ -78,7 +78,7 @@ class Reply:
         finish: ``tool_calls`` if there are any, ``length`` if a limit ended it, else ``stop``.
         ids: the sampled tokens.
         logprobs: of each of them.
-        prompt_tokens: tokens that it is an answer to.
+        prompt_tokens: of the prompt.
     """
 
     message: Message
@@ -95,16 +95,17 @@ class Account:
 
     Attributes:
         asked: calls that arrived.
-        answers: that were sampled.
+        completions: how many were sampled.
         refused: calls that were refused for good.
         refusal: what the first of those was told.
         unavailable: what the first one was told that asked, of its own accord, for what there is not.
-        exhausted: what the first one was told whose history was too long, or that had had all its answers.
-        aborted: answers that the engine gave up half-way.
+        exhausted: what the first call was told whose history was too long, or that came after the last
+            completion.
+        aborted: the error of a completion that the engine gave up half-way.
     """
 
     asked: int = 0
-    answers: int = 0
+    completions: int = 0
     refused: int = 0
     refusal: str = ""
     unavailable: str = ""
@@ -134,7 +135,7 @@ class BadRequest(ValueError):
 
 
 class ConversationTooLong(RuntimeError):
-    """The messages leave no room for an answer."""
+    """The messages leave no room for a response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,24 +159,24 @@ class Model(Protocol):
     """The model in one episode; everything it says is recorded and trained on."""
 
     async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user, and return the model's answer as text.
+        """Say ``observation`` as the user, and return the model's response as text.
 
         Raises:
-            ConversationTooLong: no room is left for an answer.
+            ConversationTooLong: no room is left for a response.
         """
         ...
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
     ) -> Reply:
-        """Answer a whole history, whose last message is not the assistant's.
+        """Respond to a whole history, whose last message is not the assistant's.
 
-        A history that goes on from an earlier answer is recorded as the same conversation. Calls may run at
+        A history that goes on from an earlier response is recorded as the same conversation. Calls may run at
         once; a call that is cancelled leaves nothing behind.
 
         Raises:
             BadRequest: the messages or tools are none that the model's chat template takes.
-            ConversationTooLong: no room is left for an answer.
+            ConversationTooLong: no room is left for a response.
         """
         ...
 
@@ -183,14 +184,14 @@ class Model(Protocol):
         """Say what the episode is worth in all, in place of what the environment gave so far."""
         ...
 
-    def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Endpoint]:
+    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
         """Give the model an address, for programs that speak OpenAI's or Anthropic's protocol.
 
         Within, calls there are calls of :meth:`chat`; at the end those in flight are given up, and the key is
         no longer good.
 
         Args:
-            most_answers: so many may be sampled.
+            max_completions: how many may be sampled.
         """
         ...
 

@@ -12,7 +12,7 @@ class MultiTurn:
     Where a limit is reached before the environment ends the episode, it ends with what it has earned so far.
 
     Args:
-        max_turns: answers of an episode.
+        max_turns: responses of an episode.
         max_tokens: sampled tokens of an episode; None: no limit of its own.
 
     Raises:

@@ -21,8 +21,8 @@ Function = Callable[..., Awaitable[str | float]]
 
 _MOST_OUTPUT = 2**20
 """Bytes that a command may write to each of its streams."""
-_ANSWERS = 256
-"""Answers that one episode may have of the model, unless ``most_answers`` says otherwise."""
+_MAX_COMPLETIONS = 256
+"""Completions that one episode may sample, unless ``max_completions`` says otherwise."""
 _LOOK = 0.5
 """Seconds between two looks at what a command writes."""
 _GRACE = 5.0
@@ -36,7 +36,7 @@ class ProgramFailed(AgentFailure):
 class Program:
     """Runs a program for each task, anew.
 
-    What it answers is given to the environment, whose reward counts; unless the program says itself what the
+    Its answer is given to the environment, whose reward counts; unless the program says itself what the
     episode is worth: a function by returning a number, any program by ``POST /v1/reward``.
 
     Args:
@@ -44,11 +44,11 @@ class Program:
         command: or a command line. It finds the task on its standard input, address and key in the variables
             that OpenAI's and Anthropic's SDKs read, and writes its answer to standard output.
         time_limit: seconds for one episode; then it is killed.
-        most_answers: the model answers so often in one episode, and not again.
-        on_failure: what becomes of an episode whose program crashes, hangs or answers with nothing usable
+        max_completions: how many completions one episode may sample.
+        on_failure: what becomes of an episode whose program crashes, hangs or returns nothing usable
             after the model has said something: ``punish`` gives it the reward 0, ``retry`` plays it again.
-            One whose history outgrew the model, or that had all its answers, has the reward 0 either way; one
-            whose program was refused what it asked for, or that the engine gave up, is played again.
+            One whose history outgrew the model, or that had all its completions, has the reward 0 either way;
+            one whose program was refused what it asked for, or that the engine gave up, is played again.
 
     Raises:
         UserError: neither or both of the two, or one that cannot be run.
@@ -59,7 +59,7 @@ class Program:
         function: Function | None = None,
         command: str | None = None,
         time_limit: float = 600.0,
-        most_answers: int = _ANSWERS,
+        max_completions: int = _MAX_COMPLETIONS,
         on_failure: Literal["punish", "retry"] = "punish",
     ) -> None:
         if (function is None) == (command is None):
@@ -67,12 +67,12 @@ class Program:
                 "a program is a function (--agent my_agent.py:solve) or a command "
                 "(--agent program agent_options.command='python my_agent.py')"
             )
-        if time_limit <= 0 or most_answers < 1:
-            raise UserError("time_limit is a number of seconds above 0, and most_answers at least 1")
+        if time_limit <= 0 or max_completions < 1:
+            raise UserError("time_limit is a number of seconds above 0, and max_completions at least 1")
         if on_failure not in ("punish", "retry"):
             raise UserError(f"on_failure={on_failure!r} is neither punish nor retry")
         self._punishes = on_failure == "punish"
-        self._most_answers = most_answers
+        self._max_completions = max_completions
         if function is not None:
             check_function(function)
             self._run = lambda task, at: _call(function, task, at, time_limit)
@@ -85,11 +85,11 @@ class Program:
 
         Raises:
             PolicyFailed: the program did, for what the model said.
-            ConversationTooLong: it did, since the task leaves no room for an answer.
+            ConversationTooLong: it did, since the task leaves no room for a response.
             ProgramFailed: it did for another reason.
         """
         task = await env.reset()
-        async with model.endpoint(self._most_answers) as at:
+        async with model.endpoint(self._max_completions) as at:
             try:
                 outcome = await self._run(task, at)
             except ProgramFailed as error:
@@ -104,7 +104,7 @@ class Program:
 
 def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception:
     """Return what a program's failure is: the model's doing, the program's own, or that of neither."""
-    if not account.answers:
+    if not account.completions:
         if account.exhausted:
             return ConversationTooLong(account.exhausted)
         told = account.told()

@@ -18,14 +18,14 @@ HINT = "\nTo run Python first, put the code in a ```python block."
 
 
 class PythonTool:
-    """Runs the code blocks of the model's answers; an answer without one is for the environment.
+    """Runs the code blocks of the model's responses; a response without one is for the environment.
 
     The interpreter keeps its variables through the episode. The model sees what the code printed, the value
-    of a last expression, or the error. When the turns are used up, the last answer is for the environment,
+    of a last expression, or the error. When the turns are used up, the last response is for the environment,
     whatever it is. For environments whose answers are code, use ``multi-turn``.
 
     Args:
-        max_turns: answers of an episode, with and without code.
+        max_turns: responses of an episode, with and without code.
         max_tokens: sampled tokens of an episode; None: no limit of its own.
         hint: what the first observation ends with, to tell the model of the tool.
         sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.

@@ -1,4 +1,4 @@
-"""The simplest agent: one observation, one answer."""
+"""The simplest agent: one observation, one response."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ class SingleTurn:
     async def run(self, env: Env, model: Model) -> None:
         """Play one episode."""
         observation = await env.reset()
-        answer = await model.generate(observation)
-        await env.step(answer)
+        response = await model.generate(observation)
+        await env.step(response)

@@ -15,19 +15,18 @@ CALCULATOR = "areal.agents.calculator:calculator"
 
 
 class ToolUse:
-    """Makes the tool calls of the model's answers, all those of one answer at once; an answer without a call
-    is for the environment.
+    """Makes the tool calls of the model's responses, all those of one response at once.
 
-    What a tool raises is its observation. When the turns are used up, the last answer is for the environment,
-    whatever it is.
+    A response without a call is for the environment. What a tool raises is its observation. When the turns
+    are used up, the last response is for the environment, whatever it is.
 
     Args:
         tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``.
         system: a system message, in place of any other; None: that of the problem or of the setting
             ``chat.system``, else the chat template's own, if it has one.
-        max_turns: answers of an episode, with and without calls.
+        max_turns: responses of an episode, with and without calls.
         max_tokens: sampled tokens of an episode; None: no limit of its own.
-        max_calls: calls of one answer that are made; the others are refused.
+        max_calls: calls of one response that are made; the others are refused.
         time_limit: seconds of one call.
 
     Raises:
@@ -59,7 +58,7 @@ class ToolUse:
         while (reply := await chat.ask()) is not None:
             calls = reply.message.get("tool_calls", ())
             if calls and not chat.over:
-                made = await asyncio.gather(*(self._box.answer(call) for call in calls[: self._max_calls]))
+                made = await asyncio.gather(*(self._box.execute(call) for call in calls[: self._max_calls]))
                 refused = [_refusal(call, self._max_calls) for call in calls[self._max_calls :]]
                 chat.messages += [*made, *refused]
                 continue
@@ -70,5 +69,5 @@ class ToolUse:
 
 
 def _refusal(call: dict[str, Any], most: int) -> Message:
-    text = f"Error: not made: an answer may have {most} calls."
+    text = f"Error: not made: a response may have {most} calls."
     return {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": text}

@@ -50,8 +50,8 @@ class ToolBox:
             raise UserError(f"two tools have one name: {', '.join(f.__name__ for f in functions)}")
         self.schemas = [schema(function) for function in functions]
 
-    async def answer(self, call: dict[str, Any]) -> Message:
-        """Make a tool call of a reply's message, and return the message that answers it.
+    async def execute(self, call: dict[str, Any]) -> Message:
+        """Make a tool call of a reply's message, and return its result as a message.
 
         Raises:
             ConnectionError, TimeoutError, SandboxUnavailable, UserError: as the tool raised them.

@@ -2,7 +2,7 @@
 
     areal train --env math-v1 --agent examples/langgraph_agent.py:solve
 
-The graph runs the tools and keeps the messages; each answer of the model in it is recorded. The model that
+The graph runs the tools and keeps the messages; each response of the model in it is recorded. The model that
 ships with areal has never seen a tool, and is lost there: docs/agents.md has the command that teaches it.
 """
 

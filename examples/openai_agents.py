@@ -2,8 +2,8 @@
 
     areal train --env math-v1 --agent examples/openai_agents.py:solve
 
-The SDK keeps the conversation, runs the tools and hands work from agent to agent; each answer of the model in
-it is recorded. The model that ships with areal is too small to call a tool; give yours tools as usual.
+The SDK keeps the conversation, runs the tools and hands work from agent to agent; each response of the model
+in it is recorded. The model that ships with areal is too small to call a tool; give yours tools as usual.
 """
 
 from openai import AsyncOpenAI

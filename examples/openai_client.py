@@ -13,5 +13,5 @@ client = AsyncOpenAI(base_url="http://localhost/v1", api_key="none")
 
 async def solve(task: str, base_url: str, api_key: str) -> str:
     mine = client.with_options(base_url=base_url, api_key=api_key)
-    answer = await mine.chat.completions.create(model="any", messages=[{"role": "user", "content": task}])
-    return answer.choices[0].message.content or ""
+    completion = await mine.chat.completions.create(model="any", messages=[{"role": "user", "content": task}])
+    return completion.choices[0].message.content or ""

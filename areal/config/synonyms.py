@@ -66,7 +66,10 @@ _NAMES = {
     "chat.template_kwargs": "chat_template_kwargs enable_thinking",
 }
 
-RENAMED = {"learner.recompute": "learner.activation_checkpointing"}
+RENAMED = {
+    "agent_options.most_answers": "agent_options.max_completions",
+    "learner.recompute": "learner.activation_checkpointing",
+}
 """The former name of a setting, and the name that it has now."""
 
 SYNONYMS = {name: key for key, names in _NAMES.items() for name in names.split()} | RENAMED

@@ -19,12 +19,12 @@ from areal.trajectory import Finish, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The end of an answer, where a conversation may go on: how much of it lies before.
+    """The end of a response, where a conversation may go on: how much of it lies before.
 
     Attributes:
-        messages: with the answer.
-        ids: with the answer.
-        prompt: characters of the prompt's text, without the answer.
+        messages: with the response.
+        ids: with the response.
+        prompt: characters of the prompt's text, without the response.
     """
 
     messages: int
@@ -37,10 +37,10 @@ class Conversation:
 
     Attributes:
         ids: all tokens.
-        text: the prompt of the last answer, as text.
-        spoken: the messages, with the sampled text as the content of each answer.
+        text: the prompt of the last response, as text.
+        spoken: the messages, with the sampled text as the content of each response.
         cuts: one for each turn that was sampled here.
-        busy: whether its next answer is being sampled.
+        busy: whether its next response is being sampled.
     """
 
     def __init__(self, origin: Conversation | None = None, cut: Cut | None = None) -> None:
@@ -64,7 +64,7 @@ class Conversation:
         self._append(ids, False, [0.0] * len(ids), [-1] * len(ids))
 
     def hear(self, completion: Completion, call: int) -> None:
-        """Append a sampled continuation: the answer to the episode's ``call``-th call."""
+        """Append a sampled continuation: the response to the episode's ``call``-th call."""
         self._turns.append(len(self.ids))
         self._calls.append(call)
         self._rewards.append(0.0)
@@ -72,13 +72,13 @@ class Conversation:
         self._append(completion.ids, True, completion.logprobs, completion.versions)
 
     def remember(self, prompt: Prompt, spoken: list[Message]) -> Cut:
-        """Note the messages up to the answer just heard, and the text of the prompt that it answers."""
+        """Note the messages up to the response just heard, and the text of its prompt."""
         self.text, self.spoken = prompt.text, spoken
         self.cuts.append(Cut(len(spoken), len(self.ids), len(prompt.text)))
         return self.cuts[-1]
 
     def goes_on_from(self, cut: Cut) -> bool:
-        """Whether the next answer there may be part of this conversation; else it is a branch of it."""
+        """Whether the next response there may be part of this conversation; else it is a branch of it."""
         return cut is self.cuts[-1] and not self.busy
 
     def credit(self, reward: float) -> None:

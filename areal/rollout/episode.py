@@ -105,7 +105,7 @@ async def run_episode(
 
     Raises:
         EnvironmentFailure: the environment raised or hung.
-        ConversationTooLong: the task leaves no room for an answer.
+        ConversationTooLong: the task leaves no room for a response.
         NothingSampled: the agent never asked the model, or each of its calls was refused.
     """
     started, failure = time.time(), ""

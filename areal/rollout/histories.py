@@ -11,14 +11,14 @@ from areal.rollout.messages import Key
 
 @dataclass(slots=True)
 class _Node:
-    """A history: the answers that it ends with, and the messages that came next."""
+    """A history: the responses that it ends with, and the messages that came next."""
 
     ends: list[tuple[Conversation, Cut]] = field(default_factory=list)
     next: dict[Key, _Node] = field(default_factory=dict)
 
 
 class Histories:
-    """The answers of an episode by what led up to them.
+    """The responses of an episode by what led up to them.
 
     A tree of messages: a call is looked up in as many steps as it has messages, however many calls there
     were before.
@@ -28,14 +28,14 @@ class Histories:
         self._root = _Node()
 
     def add(self, keys: Sequence[Key], talk: Conversation, cut: Cut) -> None:
-        """Note an answer of ``talk``; ``keys`` are those of its history, itself the last one."""
+        """Note a response of ``talk``; ``keys`` are those of its history, itself the last one."""
         node = self._root
         for key in keys:
             node = node.next.setdefault(key, _Node())
         node.ends.append((talk, cut))
 
     def find(self, keys: Sequence[Key]) -> tuple[Conversation, Cut] | None:
-        """Return the last answer that a history has in it; where several are the same, one that can go on."""
+        """Return the last response in a history; where several are the same, one that can go on."""
         ends: list[tuple[Conversation, Cut]] = []
         node = self._root
         for key in keys:

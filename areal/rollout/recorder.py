@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 
 class GenerationAborted(RuntimeError):
-    """An answer is not whole: the episode failed, and is played again; none of it is trained on."""
+    """A response is not whole: the episode failed, and is played again; none of it is trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a call's answer goes: a conversation, the prompt, and the messages as they are rendered."""
+    """Where a call's response goes: a conversation, the prompt, and the messages as they are rendered."""
 
     talk: Conversation
     prompt: Prompt
@@ -93,11 +93,11 @@ class Recorder:
             self._own = list(before)
 
     async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user, sample the answer and return its text.
+        """Say ``observation`` as the user, sample the response and return its text.
 
         Raises:
-            ConversationTooLong: no room is left for an answer.
-            GenerationAborted: the engine gave the answer up half-way.
+            ConversationTooLong: no room is left for a response.
+            GenerationAborted: the engine gave the response up half-way.
         """
         messages = [*self._own, {"role": "user", "content": observation}]
         reply = await self.chat(messages)
@@ -107,12 +107,12 @@ class Recorder:
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
     ) -> Reply:
-        """Answer a whole history; see :class:`areal.agents.interface.Model`.
+        """Respond to a whole history; see :class:`areal.agents.interface.Model`.
 
         Raises:
             BadRequest: the template does not take it, or the last message is the assistant's.
-            ConversationTooLong: no room is left for an answer.
-            GenerationAborted: the engine gave the answer up half-way.
+            ConversationTooLong: no room is left for a response.
+            GenerationAborted: the engine gave the response up half-way.
         """
         history = [normal(message) for message in messages]
         if not history or history[-1]["role"] == "assistant":
@@ -127,7 +127,7 @@ class Recorder:
         finally:
             place.talk.busy = False
         if completion.finish == "abort":
-            raise GenerationAborted(f"the engine gave up an answer after {len(completion.ids)} tokens")
+            raise GenerationAborted(f"the engine gave up a response after {len(completion.ids)} tokens")
         return self._record(place, keys, completion, call, tools)
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
@@ -144,16 +144,16 @@ class Recorder:
         self.reward, self.parts = reward, {"reward": reward}
 
     @asynccontextmanager
-    async def endpoint(self, most_answers: int) -> AsyncIterator[Endpoint]:
+    async def endpoint(self, max_completions: int) -> AsyncIterator[Endpoint]:
         """Give the model an address; see :class:`areal.agents.interface.Model`."""
         if self._server is None:
             raise ValueError("this recorder has no server")
-        async with self._server.open(self, most_answers) as at:
+        async with self._server.open(self, max_completions) as at:
             self.accounts.append(at.account)
             yield at
 
     def trajectories(self) -> list[Trajectory]:
-        """Return the conversations in which something was sampled, in the order of their first answers."""
+        """Return the conversations in which something was sampled, in the order of their first responses."""
         return [talk.trajectory() for talk in self._talks]
 
     def _place(self, history: list[Message], keys: list[Key], tools: Sequence[Tool]) -> _Place:
@@ -195,7 +195,7 @@ class Recorder:
     def _record(
         self, place: _Place, keys: list[Key], completion: Completion, call: int, tools: Sequence[Tool]
     ) -> Reply:
-        """Write an answer down: nothing waits from here on, so that all of it is there or nothing."""
+        """Write a response down: nothing waits from here on, so that all of it is there or nothing."""
         talk, prompt = place.talk, place.prompt
         talk.say(prompt.ids)
         prompt_tokens = len(talk.ids)
@@ -219,7 +219,7 @@ class Recorder:
         )
 
     def _message(self, text: str, call: int, tools: Sequence[Tool]) -> Message:
-        """Return an answer as a message; its calls have ids that no other of the episode has."""
+        """Return a response as a message; its calls have ids that no other of the episode has."""
         split = self._renderer.calls(text, tools)
         if split is None:
             return {"role": "assistant", "content": text}

@@ -35,7 +35,7 @@ _OF_TEMPLATES = (TemplateError, TypeError, ValueError, AttributeError, LookupErr
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What leads up to an answer.
+    """What leads up to a response.
 
     Attributes:
         text: all of it, as the template has it.
@@ -86,15 +86,15 @@ class Renderer:
         """Render what comes between the assistant's sampled tokens and where it speaks again.
 
         Args:
-            before: the text of the prompt that it answered.
-            said: its answer as text.
+            before: the text of its prompt.
+            said: its response as text.
             last: its last sampled token; where that ends the turn, the end is not repeated.
-            messages: the history, the answers in it as they were said, word for word, and what is new.
+            messages: the history, the responses in it as they were said, word for word, and what is new.
             tools: as before.
 
         Returns:
-            None if the template rewrites history: it no longer has the prompt and the answer as they were
-            (whitespace around the answer aside).
+            None if the template rewrites history: it no longer has the prompt and the response as they were
+            (whitespace around the response aside).
 
         Raises:
             BadRequest: the template refuses it.
@@ -121,7 +121,7 @@ class Renderer:
         return self._tokenizer.batch_decode([[token] for token in ids])
 
     def calls(self, text: str, tools: Sequence[Tool] = ()) -> Split | None:
-        """Split an answer into the words beside its tool calls and those calls, if they are valid."""
+        """Split a response into the words beside its tool calls and those calls, if they are valid."""
         return None if self._format is None else split_calls(text, self._format, tools)
 
     def check_tools(self) -> None:
@@ -165,7 +165,7 @@ class Renderer:
 
 
 def _plain(messages: Sequence[Message]) -> str:
-    """Return messages as text; a blank line parts a system message, and an answer, from what follows."""
+    """Return messages as text; a blank line parts a system message, and a response, from what follows."""
     last = len(messages) - 1
     return "".join(
         m["content"] + ("\n\n" if m["role"] in ("system", "assistant") and i < last else "")

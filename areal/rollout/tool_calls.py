@@ -20,7 +20,7 @@ from areal.rollout.tool_xml import parse_functions
 Call = tuple[str, dict[str, Any]]
 """Name and arguments."""
 Split = tuple[str, list[Call]]
-"""The words beside the calls of an answer, and the calls."""
+"""The words beside the calls of a response, and the calls."""
 Parse = Callable[[str, Sequence[Tool]], Split | None]
 """Splits a text, given the tools that it may call; None: there are no calls, or one is not valid."""
 
@@ -36,7 +36,7 @@ class Format:
         name: of the format, and of models that write it.
         signs: a template of such a model has all strings of one of these tuples,
         without: and none of these.
-        parse: reads an answer.
+        parse: reads a response.
         marked: whether calls stand between marks, with words beside them.
     """
 
@@ -112,7 +112,7 @@ def shows_tools(template: str | None) -> bool:
 
 
 def split_calls(text: str, known: Format, tools: Sequence[Tool]) -> Split | None:
-    """Split an answer into the words beside its tool calls, and the calls; what it only thought of is none.
+    """Split a response into the words beside its tool calls, and the calls; what it only thought of is none.
 
     Returns:
         None if there are no calls, or one is not valid.

@@ -8,6 +8,7 @@ from typing import Any
 from areal import registry
 from areal.agents.program import Program, check_function
 from areal.config import Config
+from areal.config.synonyms import RENAMED
 from areal.errors import UserError, explained
 from areal.rollout.endpoint.server import require_framework
 
@@ -31,6 +32,8 @@ def make_agent(config: Config) -> Any:
     try:
         inspect.signature(found).bind(**options)
     except (TypeError, ValueError) as error:
+        for key in RENAMED.keys() & {f"agent_options.{option}" for option in options}:
+            raise UserError(f"'{key}' is called '{RENAMED[key]}' now; rename it") from error
         raise UserError(f"agent '{config.agent}': {error}") from error
     try:
         agent = found(**options)

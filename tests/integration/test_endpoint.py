@@ -57,7 +57,7 @@ async def test_what_clients_see_is_what_is_recorded(worker: RolloutWorker):
 
 
 def _first(trajectory: Any) -> int:
-    """How many tokens the first answer has."""
+    """How many tokens the first response has."""
     mask = trajectory.loss_mask[trajectory.turns[0] :]
     return len(mask) if mask.all() else int(mask.argmin())
 
@@ -84,7 +84,7 @@ async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine
         return ""
 
     engine: Any = worker.engine
-    agent = Program(floods, time_limit=1, most_answers=10**6, on_failure="retry")
+    agent = Program(floods, time_limit=1, max_completions=10**6, on_failure="retry")
     with pytest.raises(ProgramFailed, match="no answer within 1 s"):
         await replace(worker, agent=agent).play({"seed": 0}, Sampling(400))
     assert engine._in_flight == set()

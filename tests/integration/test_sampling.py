@@ -1,4 +1,4 @@
-"""What is sampled, and from which distribution: truncation, temperature, and how an answer ends."""
+"""What is sampled, and from which distribution: truncation, temperature, and how a response ends."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def truncated(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -torch.inf)
 
 
-async def test_a_stop_string_ends_an_answer_and_its_tokens_are_kept(worker: RolloutWorker):
+async def test_a_stop_string_ends_a_response_and_its_tokens_are_kept(worker: RolloutWorker):
     """Sampled ids are exact, whatever the text: up to the token that completes the string, and no more."""
     sampling = training_sampling(parse_config({"rollout": {"stop": ["7", "3", "+ 1"], "max_new_tokens": 99}}))
     stopped = await asyncio.gather(*(worker.engine.generate(p, sampling) for p in PROMPTS * 2))

@@ -16,8 +16,8 @@ from areal.sandbox.interface import Outcome, Raised, SandboxUnavailable
 class Scripted:
     """Says what it was told to, one after the other, and keeps what it was asked."""
 
-    def __init__(self, *answers: str) -> None:
-        self.answers = list(answers)
+    def __init__(self, *responses: str) -> None:
+        self.responses = list(responses)
         self.asked: list[str] = []
 
     async def generate(self, observation: str) -> str:
@@ -25,7 +25,7 @@ class Scripted:
 
     async def chat(self, messages: list[Message], **_options: Any) -> Reply:
         self.asked.append(messages[-1]["content"])
-        text = self.answers.pop(0)
+        text = self.responses.pop(0)
         return Reply({"role": "assistant", "content": text}, text, "stop", [1], [0.0], 1)
 
 
@@ -63,7 +63,7 @@ async def test_what_code_gave_is_the_next_observation_and_variables_stay(agent: 
     question = await env.reset()
     expression = question.split("Compute ")[1].split(".\n")[0]
     model = Scripted(block(f"x = {expression}"), block("print('so', x)\nx"), block("x / 0"))
-    model.answers.append(f"\\boxed{{{eval(expression)}}}")
+    model.responses.append(f"\\boxed{{{eval(expression)}}}")
     await agent.run(env, model)
     assert env.rewards == [1.0]
     assert model.asked[0] == question + HINT
@@ -83,7 +83,7 @@ async def test_code_that_goes_too_far_is_stopped_and_the_episode_goes_on(agent: 
     assert env.rewards == [0.0]
 
 
-async def test_the_last_answer_is_for_the_environment_whatever_it_is(sandbox: Any, agent: PythonTool):
+async def test_the_last_response_is_for_the_environment_whatever_it_is(sandbox: Any, agent: PythonTool):
     agent = PythonTool(max_turns=2)
     env, model = Math(), Scripted(block("1"), block("2"))
     await agent.run(env, model)

@@ -54,18 +54,18 @@ def renderer(template: str) -> Renderer:
 
 
 class Scripted:
-    """Says ``answers`` one after the other; each token has a log-probability that no other one has.
+    """Says ``responses`` one after the other; each token has a log-probability that no other one has.
 
     Attributes:
-        asked: the ids that each answer continues, by its number.
-        said: the answers that were given, by their number.
+        asked: the ids that each response continues, by its number.
+        said: the responses that were given, by their number.
         open: cleared, it holds calls back.
     """
 
     version, busy_seconds = 7, 0.0
 
-    def __init__(self, answers: list[list[int]], finish: Finish = "eos") -> None:
-        self.answers = deque(answers)
+    def __init__(self, responses: list[list[int]], finish: Finish = "eos") -> None:
+        self.responses = deque(responses)
         self.finish: Finish = finish
         self.asked: list[list[int]] = []
         self.said: list[Completion] = []
@@ -76,7 +76,7 @@ class Scripted:
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
         await self.open.wait()
         await asyncio.sleep(0)
-        said = self.answers.popleft()
+        said = self.responses.popleft()
         number = len(self.said)
         logprobs = [-(number + (i + 1) / 1024) for i in range(len(said))]
         self.asked.append(ids)

@@ -11,15 +11,15 @@ GROUP = 4
 
 
 def episode(
-    rng: np.random.Generator, prompt: int | np.ndarray, answer: int, reward: float, version: int = 0
+    rng: np.random.Generator, prompt: int | np.ndarray, response: int, reward: float, version: int = 0
 ) -> Episode:
-    """``answer`` sampled tokens behind a prompt, or behind one of a length."""
+    """``response`` sampled tokens behind a prompt, or behind one of a length."""
     if isinstance(prompt, int):
         prompt = rng.integers(6, 380, prompt)
-    length = len(prompt) + answer
+    length = len(prompt) + response
     mask = np.arange(length) >= len(prompt)
     made = Trajectory(
-        tokens=np.concatenate([prompt, rng.integers(6, 380, answer)]).astype(np.int32),
+        tokens=np.concatenate([prompt, rng.integers(6, 380, response)]).astype(np.int32),
         loss_mask=mask,
         logprobs=np.where(mask, rng.normal(-2, 1, length), 0).astype(np.float32),
         versions=np.where(mask, version, -1).astype(np.int32),
@@ -28,7 +28,7 @@ def episode(
 
 
 def group(rng: np.random.Generator, number: int, version: int = 0) -> Group:
-    """Answers of all lengths to one prompt, as in a run."""
+    """Responses of all lengths to one prompt, as in a run."""
     prompt = rng.integers(6, 380, int(rng.integers(1, 9)))
     members = [episode(rng, prompt, int(rng.integers(1, 30)), float(k % 2), version) for k in range(GROUP)]
     return Group(number, version, members)

@@ -68,9 +68,9 @@ class Scripted:
     def set_reward(self, reward: float) -> None:
         self.rewards.append(reward)
 
-    def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Endpoint]:
+    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
         assert self.server is not None
-        return self.server.open(self, most_answers)
+        return self.server.open(self, max_completions)
 
 
 def reply(message: Message, text: str, finish: Any, prompt_tokens: int) -> Reply:
@@ -82,13 +82,13 @@ def texts(ids: list[int]) -> list[str]:
 
 
 @asynccontextmanager
-async def served(model: Any = None, most_answers: int = 1000) -> AsyncIterator[tuple[Any, Endpoint]]:
+async def served(model: Any = None, max_completions: int = 1000) -> AsyncIterator[tuple[Any, Endpoint]]:
     """A model, scripted unless it is given, and its address."""
     model = model or Scripted()
     server = Server(texts, 1.0)
     model.server = server
     try:
-        async with server.open(model, most_answers) as at:
+        async with server.open(model, max_completions) as at:
             yield model, at
     finally:
         await server.close()

@@ -17,7 +17,7 @@ BEHAV_CLIP = 5.0
 
 @dataclass
 class Sequence:
-    """The sampled tokens of one answer: log-probabilities under each policy, all ``[T]``, and its reward."""
+    """The sampled tokens of a response: log-probabilities under each policy, all ``[T]``, and its reward."""
 
     theta: Tensor
     prox: Tensor
@@ -100,7 +100,7 @@ def dr_grpo(sequences: list[Sequence], longest: int) -> Tensor:
 
 
 def shaped(sequences: list[Sequence], longest: int) -> list[float]:
-    """Soft overlong punishment: the last fifth of the longest answer costs up to 1."""
+    """Soft overlong punishment: the last fifth of the longest response costs up to 1."""
     cache = 0.2 * longest
     return [s.reward + min(0.0, max(-1.0, ((longest - cache) - len(s.theta)) / cache)) for s in sequences]
 

@@ -60,7 +60,7 @@ def make_rollout_worker(checked: Plan, engine: ScriptedEngine) -> RolloutWorker:
 
 
 class Scored:
-    """The run's environment, with a reward that scripted answers do earn: by their length."""
+    """The run's environment, with a reward that scripted responses do earn: by their length."""
 
     def __init__(self, env: Any) -> None:
         self._env = env

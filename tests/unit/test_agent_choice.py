@@ -144,3 +144,9 @@ def test_options_reach_the_agent_or_are_refused(place: Path):
         )
         with pytest.raises(UserError, match="unexpected keyword argument 'width'"):
             make_agent(parse_config({"agent": f"{place}:{name}", "agent_options": {"width": 3}}))
+
+
+def test_an_option_s_former_name_is_refused_with_its_new_one():
+    options = {"command": "true", "most_answers": 3}
+    with pytest.raises(UserError, match=r"'agent_options.most_answers' is called 'agent_options.max_comp"):
+        make_agent(parse_config({"agent": "program", "agent_options": options}))

@@ -47,9 +47,9 @@ class Parrot(gymnasium.Env[str, str]):
         return f"you said {action}", float(len(self.said)), len(self.said) == 3, False, {}
 
 
-async def play(agent: Agent, *answers: str, longest: int = 10_000) -> tuple[Episode, list[str], list[str]]:
-    """Return the episode, what the environment was told, and the prompts of all answers as text."""
-    engine: Any = Scripted([[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in answers])
+async def play(agent: Agent, *responses: str, longest: int = 10_000) -> tuple[Episode, list[str], list[str]]:
+    """Return the episode, what the environment was told, and the prompts of all responses as text."""
+    engine: Any = Scripted([[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in responses])
     envs: list[Any] = []
     pool = EnvironmentPool(lambda: envs.append(Parrot()) or envs[-1], 1)
     played = await RolloutWorker(engine, RENDERER, agent, pool, longest).play({"seed": 0}, Sampling(100))
@@ -71,7 +71,7 @@ async def test_multi_turn_goes_on_to_the_end_in_one_conversation():
 
 
 async def test_where_a_limit_is_reached_the_episode_ends_with_what_it_has():
-    """Turns, tokens (an answer is a letter and its end), the length of the conversation."""
+    """Turns, tokens (a response is a letter and its end), the length of the conversation."""
     _, _, prompts = await play(MultiTurn(), "a", "b", "c")
     full = len(TOKENIZER.encode(prompts[2]))
     for agent, longest in (
@@ -140,12 +140,12 @@ async def test_tools_answer_in_the_model_s_own_format_and_errors_are_observation
     assert found[2].startswith("Error: at: Input should be a valid integer")
     assert found[3] == "Error: there is no tool 'lok', only look, slow."
     assert found[4] == "Error: the tool took longer than 3 s."
-    assert found[5] == "Error: not made: an answer may have 5 calls."
+    assert found[5] == "Error: not made: a response may have 5 calls."
     (trajectory,) = episode.trajectories
     assert trajectory.rewards == [0.0, 1.0, 2.0, 3.0]
 
 
-async def test_calls_of_one_answer_are_made_at_once():
+async def test_calls_of_one_response_are_made_at_once():
     all_here = asyncio.Barrier(8)
 
     async def meet() -> str:
@@ -176,7 +176,7 @@ async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request
             pass
 
     box = ToolBox([hang, spin], time_limit=0.05)
-    late = await asyncio.gather(*(box.answer(made(name)) for name in ["hang"] * 40 + ["spin"]))
+    late = await asyncio.gather(*(box.execute(made(name)) for name in ["hang"] * 40 + ["spin"]))
     assert {message["content"] for message in late} == {"Error: the tool took longer than 0.05 s."}
     # The threads that the rest of a run shares are free; a tool that computes was even ended.
     assert await asyncio.wait_for(asyncio.to_thread(lambda: "here"), 60) == "here"
@@ -184,10 +184,10 @@ async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request
         await asyncio.sleep(0.01)
     # One that is late for the first time does not count.
     monkeypatch.setattr(tools, "_MOST_LEFT", 41)
-    assert (await box.answer(made("hang")))["content"] == "Error: the tool took longer than 0.05 s."
+    assert (await box.execute(made("hang")))["content"] == "Error: the tool took longer than 0.05 s."
     await asyncio.sleep(0.1)
     with pytest.raises(UserError, match=r"41 calls of tools, such as 'hang', have not returned after twice"):
-        await box.answer(made("hang"))
+        await box.execute(made("hang"))
 
 
 async def test_whatever_a_tool_raises_is_told_to_the_model():
@@ -200,7 +200,7 @@ async def test_whatever_a_tool_raises_is_told_to_the_model():
         return next(iter([]))
 
     box = ToolBox([leave, empty])
-    said = [(await box.answer(made(name)))["content"] for name in ("leave", "empty")]
+    said = [(await box.execute(made(name)))["content"] for name in ("leave", "empty")]
     assert said == ["Error: SystemExit: no such file", "Error: RuntimeError: coroutine raised StopIteration"]
 
 
@@ -209,7 +209,7 @@ async def test_what_a_tool_stands_on_fails_the_episode_and_is_no_observation():
         await play(ToolUse([lost]), call("lost", at=3))
 
 
-async def test_the_last_answer_is_for_the_environment_whatever_it_is():
+async def test_the_last_response_is_for_the_environment_whatever_it_is():
     _, said, _ = await play(ToolUse([look], max_turns=2), call("look", at=1), call("look", at=2))
     assert said == [call("look", at=2)]
 

@@ -34,9 +34,9 @@ def client(at: Endpoint, **headers: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=at.base_url, headers=headers, trust_env=False)
 
 
-def message(path: str, answer: httpx.Response) -> str:
+def message(path: str, response: httpx.Response) -> str:
     """The message of an error in the form of its protocol."""
-    body = answer.json()
+    body = response.json()
     if path == "/messages":
         assert body["type"] == "error"
     return body["error"]["message"]
@@ -99,9 +99,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 async def test_what_cannot_be_had_is_refused_with_a_reason():
     async with served() as (model, at), client(at) as http:
         for path, change, found in REFUSED:
-            answer = await http.post(path, json={**BODIES[path], **change})
-            assert answer.status_code == 400, change
-            assert re.search(found, message(path, answer)), answer.text
+            response = await http.post(path, json={**BODIES[path], **change})
+            assert response.status_code == 400, change
+            assert re.search(found, message(path, response)), response.text
         assert model.asked == []
 
 
@@ -121,9 +121,9 @@ async def test_what_sdks_send_by_default_or_changes_nothing_passes():
 async def test_requests_that_are_none(path: str, monkeypatch: pytest.MonkeyPatch):
     async with served() as (model, at), client(at) as http:
         for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": 5}'):
-            answer = await http.post(path, content=content)
-            assert answer.status_code == 400, content
-            assert message(path, answer)
+            response = await http.post(path, content=content)
+            assert response.status_code == 400, content
+            assert message(path, response)
         monkeypatch.setattr(app, "LARGEST_REQUEST", 1000)
         body = json.dumps({**BODIES[path], "user": "x" * 1000}).encode()
 
@@ -132,9 +132,9 @@ async def test_requests_that_are_none(path: str, monkeypatch: pytest.MonkeyPatch
             yield body[900:]
 
         for content in (body, in_pieces()):
-            answer = await http.post(path, content=content)
-            assert answer.status_code == 413
-            assert "1000 bytes" in message(path, answer)
+            response = await http.post(path, content=content)
+            assert response.status_code == 413
+            assert "1000 bytes" in message(path, response)
         assert model.asked == []
 
 
@@ -150,13 +150,13 @@ async def test_only_the_key_of_an_open_episode_opens_anything_and_only_that_epis
                 f"Bearer {at.api_key[:-1]}",
             ):
                 for path, body in {**BODIES, "/reward": {"reward": 1}}.items():
-                    answer = await http.post(path, json=body, headers={"authorization": key})
-                    assert answer.status_code == 401, key
-                    assert "no such key" in message(path, answer)
+                    response = await http.post(path, json=body, headers={"authorization": key})
+                    assert response.status_code == 401, key
+                    assert "no such key" in message(path, response)
                 assert (await http.get("/models", headers={"authorization": key})).status_code == 401
             both = {"x-api-key": at.api_key, "authorization": "Bearer of-the-environment"}
             assert (await http.post("/messages", json=BODIES["/messages"], headers=both)).status_code == 200
-            # What one episode was answered is nothing to another.
+            # What one episode got is nothing to another.
             created = await http.post("/responses", json=BODIES["/responses"], headers=both)
             follow = {"model": "m", "input": "?", "previous_response_id": created.json()["id"]}
             other = {"authorization": f"Bearer {second_at.api_key}"}
@@ -249,9 +249,9 @@ async def test_the_end_of_an_episode_ends_its_calls():
             calling = asyncio.create_task(http.post("/chat/completions", json=CHAT, headers=bearer))
             await until(lambda: model.asked)
         assert model.cancelled == 1
-        answer = await calling
-        assert answer.status_code == 401
-        assert "over" in message("/chat/completions", answer)
+        response = await calling
+        assert response.status_code == 401
+        assert "over" in message("/chat/completions", response)
         # So it is for a request that was half there.
         body = json.dumps(CHAT).encode()
         async with model.endpoint(100) as inner:
@@ -267,7 +267,7 @@ async def test_the_end_of_an_episode_ends_its_calls():
 
 
 async def test_a_call_made_again_is_answered_from_the_record_and_one_that_failed_anew():
-    """So that no answer is recorded that the program never saw, and none twice."""
+    """So that no response is recorded that the program never saw, and none twice."""
     async with served() as (model, at), client(at) as http:
         again = {"x-stainless-retry-count": "1"}
         first = await http.post("/chat/completions", json=CHAT)
@@ -276,7 +276,7 @@ async def test_a_call_made_again_is_answered_from_the_record_and_one_that_failed
         assert len(model.asked) == 1
         second = await http.post("/chat/completions", json=CHAT)
         assert second.json()["id"] != first.json()["id"], "the same call for its own sake is another sample"
-        # A call that was given up left no record, and is no one's answer but its own.
+        # A call that was given up left no record, and is no one's response but its own.
         model.act = lambda: asyncio.sleep(60)
         calling = asyncio.create_task(http.post("/chat/completions", json=CHAT))
         await until(lambda: len(model.asked) == 3)
@@ -312,11 +312,11 @@ async def test_a_flood_is_held_back_and_hurts_no_other_episode(monkeypatch: pyte
         quiet = asyncio.create_task(other.post("/chat/completions", json=CHAT))
         await until(lambda: len(model.asked) == 5)
         gate.set()
-        answers = await asyncio.gather(*calls)
-        assert sorted(answer.status_code for answer in answers) == [200] * 20 + [429] * 10
-        assert {answer.headers.get("retry-after") for answer in answers} == {None, "1"}
+        responses = await asyncio.gather(*calls)
+        assert sorted(response.status_code for response in responses) == [200] * 20 + [429] * 10
+        assert {response.headers.get("retry-after") for response in responses} == {None, "1"}
         assert (await quiet).status_code == 200
-        # An endless loop ends: so many answers, and no more.
+        # An endless loop ends: so many responses, and no more.
         codes = [(await http.post("/chat/completions", json={**CHAT, "n": 10})).status_code for _ in range(4)]
         assert codes == [200, 200, 200, 429]
         last = await http.post("/chat/completions", json={**CHAT, "n": 10})
@@ -334,7 +334,7 @@ async def test_it_listens_on_loopback_alone_and_leaves_nothing_behind():
         port = httpx.URL(at.base_url).port
         kept = client(at)
         assert (await kept.get("/models")).status_code == 200
-        # Connections have it from the socket that listens: else an answer's body waits for its head.
+        # Connections have it from the socket that listens: else a response's body waits for its head.
         (listening,) = server._uvicorn.servers[0].sockets
         assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     await server.close()

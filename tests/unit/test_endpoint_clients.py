@@ -33,7 +33,7 @@ def of_anthropic(at: Endpoint, **options: Any) -> anthropic.AsyncAnthropic:
 
 async def test_chat_completions():
     async with served() as (model, at), of_openai(at) as client:
-        answer = await client.chat.completions.create(
+        response = await client.chat.completions.create(
             model="gpt-4o",
             messages=QUESTION,
             max_tokens=9,
@@ -43,8 +43,8 @@ async def test_chat_completions():
             logprobs=True,
         )
         assert model.asked == [(QUESTION, [], Limits(max_tokens=9, stop=("x",), seed=3))]
-        choice = answer.choices[0]
-        assert (answer.model, choice.message.content, choice.finish_reason) == (
+        choice = response.choices[0]
+        assert (response.model, choice.message.content, choice.finish_reason) == (
             "gpt-4o",
             "2 messages",
             "stop",
@@ -54,8 +54,8 @@ async def test_chat_completions():
         assert [(t.token, t.logprob) for t in choice.logprobs.content] == [
             ("⟨5⟩", -0.5), ("⟨6⟩", -1.0), ("⟨7⟩", -0.25),
         ]  # fmt: skip
-        assert answer.usage is not None
-        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 3)
+        assert response.usage is not None
+        assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (2, 3)
         several = await client.chat.completions.create(model="m", messages=QUESTION, n=3)
         assert [c.index for c in several.choices] == [0, 1, 2]
         assert len(model.asked) == 4
@@ -73,12 +73,15 @@ async def test_chat_completions_streamed():
             model="m", messages=QUESTION, logprobs=True, stream_options={"include_usage": True}
         ) as events:
             seen = [event.type async for event in events]
-            answer = await events.get_final_completion()
+            response = await events.get_final_completion()
         assert "content.delta" in seen
         assert "content.done" in seen
-        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("2 messages", "stop")
-        assert answer.usage is not None
-        assert answer.usage.total_tokens == 5
+        assert (response.choices[0].message.content, response.choices[0].finish_reason) == (
+            "2 messages",
+            "stop",
+        )
+        assert response.usage is not None
+        assert response.usage.total_tokens == 5
         two = await client.chat.completions.create(model="m", messages=QUESTION, n=2, stream=True)
         ended = [c.index async for chunk in two for c in chunk.choices if c.finish_reason]
         assert ended == [0, 1]
@@ -90,11 +93,11 @@ async def test_chat_completions_with_tools(stream: bool):
         given: Any = {"model": "m", "messages": QUESTION, "tools": TOOLS}
         if stream:
             async with client.chat.completions.stream(**given) as events:
-                answer: Any = await events.get_final_completion()
+                response: Any = await events.get_final_completion()
         else:
-            answer = await client.chat.completions.create(**given)
-        said = answer.choices[0].message
-        assert answer.choices[0].finish_reason == "tool_calls"
+            response = await client.chat.completions.create(**given)
+        said = response.choices[0].message
+        assert response.choices[0].finish_reason == "tool_calls"
         assert [json.loads(c.function.arguments) for c in said.tool_calls] == [{"city": "Zürich"}] * 2
         results = [{"role": "tool", "tool_call_id": c.id, "content": "fine"} for c in said.tool_calls]
         # As programs do it: what came out goes in again.
@@ -190,10 +193,10 @@ async def test_an_address_without_v1_is_as_good_for_anthropic_and_synchronous_cl
         root = at.base_url.removesuffix("/v1")
         client = anthropic.Anthropic(base_url=root, auth_token=at.api_key)
         user: Any = {"role": "user", "content": "Hello?"}
-        answer: Any = await asyncio.to_thread(
+        response: Any = await asyncio.to_thread(
             client.messages.create, model="m", max_tokens=9, messages=[user]
         )
-        assert answer.content[0].text == "1 messages"
+        assert response.content[0].text == "1 messages"
         listed = await asyncio.to_thread(client.models.list)
         assert [model.id for model in listed] == ["areal"]
         client.close()
@@ -230,7 +233,7 @@ async def test_openai_agents_sdk(protocol: str, stream: bool):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 async def test_langgraph(protocol: str, stream: bool):
-    """A graph whose nodes are the model and its tools, until an answer has no call."""
+    """A graph whose nodes are the model and its tools, until a response has no call."""
     from langchain_core.tools import tool
     from langchain_openai import ChatOpenAI
     from langgraph.graph import START, MessagesState, StateGraph
@@ -254,10 +257,10 @@ async def test_langgraph(protocol: str, stream: bool):
         chat = ChatOpenAI(model="m", **by).bind_tools([weather])
         if stream:
             parts = graph.compile().astream(asked, stream_mode="messages")
-            answer = "".join([part.text async for part, at_node in parts if at_node["langgraph_step"] == 3])
+            response = "".join([part.text async for part, at_node in parts if at_node["langgraph_step"] == 3])
         else:
-            answer = (await graph.compile().ainvoke(asked))["messages"][-1].text
-        assert (answer, cities) == ("4 messages", ["Zürich"])
+            response = (await graph.compile().ainvoke(asked))["messages"][-1].text
+        assert (response, cities) == ("4 messages", ["Zürich"])
         recorded, tools, _ = model.asked[-1]
         assert [m["role"] for m in recorded] == ["system", "user", "assistant", "tool"]
         assert recorded[2]["content"] == "I look."

@@ -1,4 +1,4 @@
-"""What is recorded of calls over HTTP when some are given up or made again: what was answered, once."""
+"""What is recorded of calls over HTTP when some are given up or made again: what was sampled, once."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RENDERER = Renderer(TOKENIZER, eos_ids(TOKENIZER))
 
 
 class Engine:
-    """Answers with ids that no other answer has; hangs where it is told to."""
+    """Answers with ids that no other response has; hangs where it is told to."""
 
     version, busy_seconds = 0, 0.0
 
     def __init__(self) -> None:
-        self.answers = 0
+        self.responses = 0
         self.hang: set[str] = set()
         self.hung: set[str] = set()
         self.prompts: dict[tuple[int, ...], list[int]] = {}
@@ -39,16 +39,16 @@ class Engine:
         if last is not None:
             self.hung.add(last)
             await asyncio.sleep(60)
-        self.answers = number = self.answers + 1
-        answer = TOKENIZER.encode(f"{number:05d}", add_special_tokens=False)
+        self.responses = number = self.responses + 1
+        response = TOKENIZER.encode(f"{number:05d}", add_special_tokens=False)
         await asyncio.sleep(0.001 * (number % 3))
-        self.prompts[tuple(answer)] = ids
-        return Completion(answer, [-float(number)] * len(answer), [number] * len(answer), "eos")
+        self.prompts[tuple(response)] = ids
+        return Completion(response, [-float(number)] * len(response), [number] * len(response), "eos")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call: from which earlier answer it goes on, by which protocol, and what goes wrong with it."""
+    """One call: from which earlier response it goes on, by which protocol, and what goes wrong with it."""
 
     of: int
     protocol: str
@@ -92,7 +92,7 @@ def text(protocol: str, body: dict[str, Any]) -> str:
 
 
 class Program:
-    """Plays steps; ``talks`` are the histories that it has an answer to, ``heard`` the answers."""
+    """Plays steps; ``talks`` are the histories that it has a response to, ``heard`` the responses."""
 
     def __init__(self, engine: Engine, http: httpx.AsyncClient) -> None:
         self.engine = engine
@@ -112,21 +112,21 @@ class Program:
             calling.cancel()
             await asyncio.wait({calling})
             self.engine.hang.discard(word)
-            # The SDK tries again, at once or when ours has noticed: it is one answer either way.
-            answer = await self.http.post(path, json=body, headers={"x-stainless-retry-count": "1"})
+            # The SDK tries again, at once or when ours has noticed: it is one response either way.
+            response = await self.http.post(path, json=body, headers={"x-stainless-retry-count": "1"})
         else:
-            answer = await self.http.post(path, json=body)
+            response = await self.http.post(path, json=body)
         if step.trouble == "retried":
             again = await self.http.post(path, json=body, headers={"x-stainless-retry-count": "1"})
-            assert again.json() == answer.json()
-        said = text(step.protocol, answer.json())
+            assert again.json() == response.json()
+        said = text(step.protocol, response.json())
         self.heard.append(said)
         self.talks.append([*history, {"role": "assistant", "content": said}])
 
 
 @given(steps=STEPS, together=st.integers(1, 4))
 @settings(max_examples=30)
-async def test_each_answer_is_recorded_once_behind_the_prompt_that_it_answered(
+async def test_each_response_is_recorded_once_behind_its_prompt(
     server: Server, steps: list[Step], together: int
 ):
     engine: Any = Engine()
@@ -145,7 +145,7 @@ async def test_each_answer_is_recorded_once_behind_the_prompt_that_it_answered(
         for begin, end in itertools.pairwise(runs):
             sampled = trajectory.loss_mask[begin:end]
             length = int(sampled.sum())
-            assert sampled[:length].all(), "an answer is one run of sampled tokens"
+            assert sampled[:length].all(), "a response is one run of sampled tokens"
             ids = trajectory.tokens[begin : begin + length].tolist()
             said = TOKENIZER.decode(ids)
             recorded.append(said)

@@ -152,13 +152,13 @@ async def test_each_field_is_obeyed_known_to_be_harmless_or_refused_by_its_name(
     async with served() as (model, at), client(at) as http:
         for path, name, values in REFUSED:
             for value in values:
-                answer = await post(http, path, {**BODIES[path], name: value})
-                assert answer.status_code == 400, (path, name, value)
-                assert name in answer.json()["error"]["message"], answer.text
+                response = await post(http, path, {**BODIES[path], name: value})
+                assert response.status_code == 400, (path, name, value)
+                assert name in response.json()["error"]["message"], response.text
         assert model.asked == []
         for path, fields in HARMLESS:
-            answer = await post(http, path, {**BODIES[path], **fields})
-            assert answer.status_code == 200, answer.text
+            response = await post(http, path, {**BODIES[path], **fields})
+            assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -172,21 +172,21 @@ async def test_arguments_that_are_no_object_are_refused_whatever_the_template(
     said = {"role": "assistant", "content": "", "tool_calls": [call]}
     model = Recorder(Says([]), FUZZED[which], Sampling(9), 5000, server)
     async with model.endpoint(100) as at, client(at) as http:
-        answer = await post(http, CHAT, {"model": "m", "messages": [*USER, said, *USER]})
-        assert answer.status_code == 400
-        assert "a tool call needs a function with a name and JSON arguments" in answer.text
-        assert len(answer.text) < 1000
+        response = await post(http, CHAT, {"model": "m", "messages": [*USER, said, *USER]})
+        assert response.status_code == 400
+        assert "a tool call needs a function with a name and JSON arguments" in response.text
+        assert len(response.text) < 1000
         call["function"]["arguments"] = '{"x": [1, "\n"]}'
         assert (await post(http, CHAT, {"model": "m", "messages": [*USER, said, *USER]})).status_code == 200
 
 
 async def test_a_long_value_is_not_all_of_its_refusal():
     async with served() as (_, at), client(at) as http:
-        answer = await post(http, CHAT, {**BODIES[CHAT], "documents": [{"text": "x" * 100_000}]})
-        assert len(answer.text) < 1000
+        response = await post(http, CHAT, {**BODIES[CHAT], "documents": [{"text": "x" * 100_000}]})
+        assert len(response.text) < 1000
 
 
-async def test_several_answers_with_a_seed_are_several_samples_and_the_same_when_asked_again():
+async def test_several_responses_with_a_seed_are_several_samples_and_the_same_when_asked_again():
     async with served() as (model, at), client(at) as http:
         for seed, count in ((3, 4), (3, 4), (3, 1), (None, 2), (4, 2)):
             await post(http, CHAT, {**BODIES[CHAT], "seed": seed, "n": count})
@@ -216,7 +216,7 @@ async def test_the_first_refusal_of_each_kind_is_logged_and_each_is_counted(capl
         assert "temperature=0 is not the run's" in told[0]
         assert told[0].endswith("(400) to /v1/chat/completions by framework/1.0")
         assert at.account.asked == 6
-        assert (at.account.refused, at.account.answers) == (5, 1)
+        assert (at.account.refused, at.account.completions) == (5, 1)
         assert at.account.told().startswith(
             "asked the model 6 times, 5 of them refused: temperature=0 is not"
         )
@@ -351,8 +351,8 @@ async def test_no_request_ends_in_a_defect(server: Server, path: str, data: st.D
     body = data.draw(REQUESTS[path].map(lambda made: {**BODIES[path], **made}) | ANYTHING)
     model = Recorder(Says([]), FUZZED[which], Sampling(9), 5000, server)
     async with model.endpoint(100) as at, client(at) as http:
-        answer = await http.post(path, content=json.dumps(body).encode("utf-8", "surrogatepass"))
-        assert answer.status_code in (200, 400), (body, answer.text)
-        if answer.status_code == 400:
-            assert answer.json()["error"]["message"]
+        response = await http.post(path, content=json.dumps(body).encode("utf-8", "surrogatepass"))
+        assert response.status_code in (200, 400), (body, response.text)
+        if response.status_code == 400:
+            assert response.json()["error"]["message"]
         assert (await post(http, path, BODIES[path])).status_code == 200

@@ -31,9 +31,9 @@ class Talk:
     async def chat(self, text: str, *messages: Any, **more: Any) -> dict[str, Any]:
         self.model.text = text
         body = {"model": "m", "messages": list(messages), **more}
-        answer = await self.http.post("/chat/completions", json=body)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["choices"][0]["message"]
+        response = await self.http.post("/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        return response.json()["choices"][0]["message"]
 
     @property
     def heard(self) -> list[Any]:
@@ -78,7 +78,7 @@ async def test_words_of_the_program_s_own_stay_as_they_are():
     await talk(steps)
 
 
-async def test_an_answer_that_begins_with_its_stop_string_is_no_other_one_s():
+async def test_a_response_that_begins_with_its_stop_string_is_no_other_one_s():
     async def steps(to: Talk) -> None:
         empty = await to.chat("STOP", A, stop=["STOP"])
         assert empty["content"] == ""
@@ -95,7 +95,7 @@ async def test_an_answer_that_begins_with_its_stop_string_is_no_other_one_s():
     await talk(steps)
 
 
-async def test_cut_answers_one_after_the_other_and_however_they_are_sent_back():
+async def test_cut_responses_one_after_the_other_and_however_they_are_sent_back():
     async def steps(to: Talk) -> None:
         history: list[Any] = [A]
         for turn in range(3):
@@ -138,7 +138,7 @@ async def test_with_previous_response_id_whatever_the_instructions_are():
 
 
 async def test_recorded_conversations_go_on_from_the_tokens_that_were_sampled():
-    """Two talks whose answers look the same to the program are two trajectories of two turns."""
+    """Two talks whose responses look the same to the program are two trajectories of two turns."""
     made = tokenizer("qwen2.5")
 
     def ids(text: str, end: bool) -> list[int]:

@@ -55,7 +55,7 @@ def worker(finish: Finish) -> RolloutWorker:
 
 
 @pytest.mark.parametrize("finish", ["eos", "stop", "length"])
-async def test_how_an_answer_ended_is_in_the_trajectory(finish: Finish):
+async def test_how_a_response_ended_is_in_the_trajectory(finish: Finish):
     played = await worker(finish).play({"seed": 0}, Sampling(10))
     (trajectory,) = played.trajectories
     assert played.finish == trajectory.finish == finish
@@ -64,7 +64,7 @@ async def test_how_an_answer_ended_is_in_the_trajectory(finish: Finish):
     assert trajectory.tokens[trajectory.loss_mask].tolist() == [20, 21, 22]
 
 
-async def test_an_aborted_answer_becomes_no_trajectory():
+async def test_an_aborted_response_becomes_no_trajectory():
     with pytest.raises(GenerationAborted, match="after 3 tokens"):
         await worker("abort").play({"seed": 0}, Sampling(10))
 

@@ -65,8 +65,8 @@ async def play(program: Program) -> tuple[list[str], list[float]]:
 
 async def ask(at: dict[str, str], path: str, body: dict[str, Any]) -> Any:
     async with httpx.AsyncClient(base_url=at["base_url"], trust_env=False) as http:
-        answer = await http.post(path, json=body, headers={"authorization": f"Bearer {at['api_key']}"})
-        return answer.raise_for_status().json()
+        response = await http.post(path, json=body, headers={"authorization": f"Bearer {at['api_key']}"})
+        return response.raise_for_status().json()
 
 
 async def test_an_answer_goes_to_the_environment_and_a_number_is_the_reward():
@@ -228,8 +228,8 @@ async def left(before: Counter[str]) -> Counter[str]:
     return new
 
 
-class Answers:
-    """An engine with one short answer."""
+class OneResponse:
+    """An engine with one short response."""
 
     version, busy_seconds = 0, 0.0
 
@@ -257,8 +257,8 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
             "headers": {"x-api-key": api_key},
         }
         calls = 40 if attempt % 7 == 3 and not always else 1
-        answers = await asyncio.gather(*(http.post(**call) for _ in range(calls)))
-        assert {answer.status_code for answer in answers} == {200}
+        responses = await asyncio.gather(*(http.post(**call) for _ in range(calls)))
+        assert {response.status_code for response in responses} == {200}
         if attempt % 3 == 1 or always:
             raise KeyError("a bug of the program")
         if attempt % 5 == 2:
@@ -272,9 +272,9 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
         return RolloutController(admission, play, lambda number: {"seed": number}, 4, 8, 20, 1)
 
     attempts, always = itertools.count(), False
-    engine: Any = Answers()
+    engine: Any = OneResponse()
     tokenizer = load_tokenizer(resolve_model("starter"))
-    agent = Program(program, time_limit=2, most_answers=30, on_failure="retry")
+    agent = Program(program, time_limit=2, max_completions=30, on_failure="retry")
     renderer, pool = Renderer(tokenizer, eos_ids(tokenizer)), EnvironmentPool(OneWord, 2)
     worker = RolloutWorker.build(engine, renderer, agent, pool, 100)
     running_before, http = asyncio.all_tasks(), httpx.AsyncClient(trust_env=False)
@@ -285,7 +285,7 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
         episodes = [episode for group in groups for episode in group.episodes]
         whole = [e for e in episodes if not e.failure]
         assert {(e.reward, len(e.trajectories)) for e in whole} == {(1.0, 1)}
-        # One that had all its answers is worth nothing, whatever becomes of other failures.
+        # One that had all its completions is worth nothing, whatever becomes of other failures.
         assert all((e.reward, len(e.trajectories)) == (0.0, 30) for e in episodes if e.failure)
         good.advance(version + 1)
     assert good.retries >= 2

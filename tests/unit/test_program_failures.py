@@ -36,7 +36,7 @@ RENDERER = Renderer(TOKENIZER, eos_ids(TOKENIZER))
 
 
 class Engine:
-    """One short answer; ``finish`` says how it ends, ``error`` what is raised in its place."""
+    """One short response; ``finish`` says how it ends, ``error`` what is raised in its place."""
 
     version, busy_seconds = 0, 0.0
 
@@ -140,10 +140,10 @@ async def gives_the_error_out(task: str, **at: str) -> str:
 
 
 @pytest.mark.parametrize("function", [crashes, hangs, says_nothing, outgrows, loops])
-async def test_a_program_that_fails_of_an_answer_is_worth_nothing_and_is_trained_on(
+async def test_a_program_that_fails_of_a_response_is_worth_nothing_and_is_trained_on(
     worker: RolloutWorker, function: Any
 ):
-    limits: Any = {"time_limit": 0.5 if function is hangs else 20, "most_answers": 3}
+    limits: Any = {"time_limit": 0.5 if function is hangs else 20, "max_completions": 3}
     episode = await play(worker, Program(function, **limits))
     assert (episode.reward, episode.reward_parts) == (0.0, {}), "a failure is no part of the reward"
     assert episode.sampled > 0

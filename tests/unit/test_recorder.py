@@ -46,7 +46,7 @@ def encoded(template: str, text: str, ended: bool = True) -> list[int]:
 
 
 def check(engine: Scripted, trajectories: list[Trajectory], calls: set[int]) -> None:
-    """Each of these answers is in one trajectory, once, behind the very prompt that it is an answer to."""
+    """Each of these responses is in one trajectory, once, behind the very prompt that it is a response to."""
     found = []
     for t in trajectories:
         assert len(t.turns) == len(t.calls) == len(t.rewards) > 0
@@ -69,7 +69,7 @@ def check(engine: Scripted, trajectories: list[Trajectory], calls: set[int]) -> 
 
 
 @st.composite
-def answers(draw: st.DrawFn, template: str) -> list[int]:
+def responses(draw: st.DrawFn, template: str) -> list[int]:
     """Any tokens, or words, thoughts and tool calls; ended or cut off."""
     size = len(TOKENIZERS[template])
     words = st.builds(
@@ -90,10 +90,10 @@ def following(reply: Reply, words: str) -> list[Message]:
 
 @settings(max_examples=150)
 @given(st.data())
-def test_every_answer_is_trained_on_once_behind_its_own_prompt(data: st.DataObject):
+def test_every_response_is_trained_on_once_behind_its_own_prompt(data: st.DataObject):
     """Of all calls, a tenth are cancelled first, and a tenth are asked again although they were answered."""
     template = data.draw(TEMPLATES)
-    script = data.draw(st.lists(st.tuples(answers(template), WORDS), min_size=1, max_size=6))
+    script = data.draw(st.lists(st.tuples(responses(template), WORDS), min_size=1, max_size=6))
     with_tools = data.draw(st.booleans())
     chance = random.Random(data.draw(st.integers(0, 2**32)))
 
@@ -104,10 +104,10 @@ def test_every_answer_is_trained_on_once_behind_its_own_prompt(data: st.DataObje
         for ids, words in script:
             if chance.random() < 0.1:
                 await cancelled(model, engine, messages)
-            engine.answers.append(ids)
+            engine.responses.append(ids)
             reply = await model.chat(messages, tools=[TOOL] * with_tools)
             if chance.random() < 0.1:
-                engine.answers.append(ids)
+                engine.responses.append(ids)
                 reply = await model.chat(messages, tools=[TOOL] * with_tools)
                 assert engine.asked[-1] == engine.asked[-2], "the same question"
             messages += [reply.message, *following(reply, words)]
@@ -144,7 +144,7 @@ def test_a_conversation_forks_exactly_where_its_template_rewrites_history(data: 
         expected, thought_of = 1, False
         for thinks, calls, words in script:
             text = THOUGHT * thinks + (call_text(template) if calls else words)
-            engine.answers.append(encoded(template, text))
+            engine.responses.append(encoded(template, text))
             reply = await model.chat(messages, tools=[TOOL])
             assert reply.text == text
             # Only Llama's JSON is nothing but the call.
@@ -156,7 +156,7 @@ def test_a_conversation_forks_exactly_where_its_template_rewrites_history(data: 
             thought_of |= thinks
             if template == "qwen3" and thought_of and new[0]["role"] == "user":
                 expected, thought_of = expected + 1, False
-        engine.answers.append(encoded(template, "end"))
+        engine.responses.append(encoded(template, "end"))
         await model.chat(messages, tools=[TOOL])
         assert TOKENIZERS[template].decode(engine.asked[-1]) == rendered(template, raw)
         assert len(model.trajectories()) == expected
@@ -182,7 +182,7 @@ def rendered(template: str, messages: list[Message]) -> str:
 @given(st.data())
 def test_calls_at_once_are_branches_and_the_one_that_is_used_goes_on(data: st.DataObject):
     template = data.draw(TEMPLATES)
-    first, used = data.draw(answers(template)), data.draw(st.integers(0, 2))
+    first, used = data.draw(responses(template)), data.draw(st.integers(0, 2))
 
     async def talk() -> None:
         engine = Scripted([first])
@@ -190,10 +190,10 @@ def test_calls_at_once_are_branches_and_the_one_that_is_used_goes_on(data: st.Da
         messages: list[Message] = [{"role": "user", "content": "the question"}]
         reply = await model.chat(messages)
         messages += [reply.message, {"role": "user", "content": "again"}]
-        engine.answers.extend(encoded(template, f"aba {i}") for i in range(3))
+        engine.responses.extend(encoded(template, f"aba {i}") for i in range(3))
         replies = await asyncio.gather(*(model.chat(messages) for _ in range(3)))
         before = model.trajectories()
-        engine.answers.append(encoded(template, "last"))
+        engine.responses.append(encoded(template, "last"))
         await model.chat([*messages, replies[used].message, {"role": "user", "content": "and?"}])
         check(engine, model.trajectories(), set(range(5)))
         assert len(model.trajectories()) == len(before)
@@ -208,7 +208,7 @@ def test_calls_at_once_are_branches_and_the_one_that_is_used_goes_on(data: st.Da
 
 @pytest.mark.parametrize("template", sorted(ENDS))
 async def test_a_turn_that_was_cut_off_is_ended_for_the_model(template: str):
-    """With and without its end token an answer leads to the same next prompt."""
+    """With and without its end token a response leads to the same next prompt."""
     prompts = []
     for ended in (True, False):
         engine = Scripted([encoded(template, "aba", ended), encoded(template, "b")])

@@ -84,7 +84,7 @@ def test_a_line_end_in_a_string_is_one():
         "</tool_call>",
     ],
 )
-def test_one_broken_call_leaves_the_whole_answer_as_words(bad: str):
+def test_one_broken_call_leaves_the_whole_response_as_words(bad: str):
     good = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
     assert parse_blocks(good) == ("", [("f", {})])
     if bad != "</tool_call>":

@@ -80,12 +80,12 @@ def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
                 session.account.asked += 1
                 body = await _body(request)
                 retried = request.headers.get("x-stainless-retry-count", "0") != "0"
-                answer, streamed = await session.serve(wire, body, retried, request.receive)
+                content, streamed = await session.serve(wire, body, retried, request.receive)
             except Refusal as refusal:
                 if session is not None:
                     session.refused(refusal)
                 return refused(request, refusal, wire.error(refusal))
-            return Response(answer, media_type="text/event-stream" if streamed else "application/json")
+            return Response(content, media_type="text/event-stream" if streamed else "application/json")
 
         return handle
 

@@ -18,7 +18,7 @@ _LONGEST = 80
 
 
 class Refusal(Exception):
-    """A call that is not answered; each protocol has its own form for it.
+    """A call that is refused; each protocol has its own form for it.
 
     Args:
         status: of HTTP.
@@ -52,15 +52,15 @@ class Call:
     """One call of the model, whatever protocol it came by.
 
     Attributes:
-        model: the name that the program gave; any will do, and the answer bears it.
+        model: the name that the program gave; any will do, and the response bears it.
         messages: of the conversation, in the form of ``Model.chat``.
         system: what a protocol says to the model apart from the conversation.
         previous: the response that this one goes on from (Responses), whose messages come before.
         tools: what the model may call, in OpenAI's chat form.
         limits: what this call narrows.
-        count: how many answers are sampled.
+        count: how many completions are sampled.
         logprobs: whether the program wants the tokens' log-probabilities.
-        stream: whether it wants the answer as events.
+        stream: whether it wants the response as events.
         usage_event: whether the events of a chat end with one on usage.
     """
 
@@ -77,11 +77,11 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ModelResponse:
     """What the model said to a call.
 
     Attributes:
-        id: of the answer, without the prefix that a protocol gives it.
+        id: of the response, without the prefix that a protocol gives it.
         created: seconds since the epoch.
         replies: as many as the call asked for.
         texts: for each reply the text of each of its tokens, where log-probabilities are wanted.
@@ -122,12 +122,12 @@ class Wire(Protocol):
         """
         ...
 
-    def render(self, call: Call, answer: Answer) -> dict[str, Any]:
-        """The answer as one object."""
+    def render(self, call: Call, response: ModelResponse) -> dict[str, Any]:
+        """The response as one object."""
         ...
 
-    def stream(self, call: Call, answer: Answer) -> bytes:
-        """The answer as server-sent events."""
+    def stream(self, call: Call, response: ModelResponse) -> bytes:
+        """The response as server-sent events."""
         ...
 
     def error(self, refusal: Refusal) -> dict[str, Any]:

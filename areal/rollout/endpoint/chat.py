@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from areal.agents.interface import Limits, Message, Reply
 from areal.rollout.endpoint.call import (
     ROLES,
-    Answer,
     Call,
+    ModelResponse,
     Refusal,
     Seed,
     call_id,
@@ -29,7 +29,7 @@ from areal.rollout.endpoint.call import (
 from areal.rollout.endpoint.fields import refuse_fields, refuse_format
 from areal.rollout.endpoint.stops import stop_strings
 
-MOST_ANSWERS = 128
+MAX_CHOICES = 128
 """Largest ``n``, as OpenAI has it."""
 
 
@@ -42,7 +42,7 @@ class _Request(BaseModel):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
-    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | list[str] | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -108,10 +108,10 @@ def _call(call: Any, place: str) -> dict[str, Any]:
     return function_call(call.get("id"), function.get("name"), function.get("arguments"), place)
 
 
-def render(call: Call, answer: Answer) -> dict[str, Any]:
-    """The answer as one object."""
+def render(call: Call, response: ModelResponse) -> dict[str, Any]:
+    """The response as one object."""
     choices = []
-    for number, reply in enumerate(answer.replies):
+    for number, reply in enumerate(response.replies):
         message = {"role": "assistant", "content": _content(reply), "refusal": None}
         if reply.message.get("tool_calls"):
             message["tool_calls"] = reply.message["tool_calls"]
@@ -119,16 +119,16 @@ def render(call: Call, answer: Answer) -> dict[str, Any]:
             {
                 "index": number,
                 "message": message,
-                "logprobs": _logprobs(call, answer, number),
+                "logprobs": _logprobs(call, response, number),
                 "finish_reason": reply.finish,
             }
         )
-    return {**_head(call, answer, "chat.completion"), "choices": choices, "usage": _usage(answer)}
+    return {**_head(call, response, "chat.completion"), "choices": choices, "usage": _usage(response)}
 
 
-def stream(call: Call, answer: Answer) -> bytes:
-    """The answer as server-sent events."""
-    return events(_chunks(call, answer), named=False) + b"data: [DONE]\n\n"
+def stream(call: Call, response: ModelResponse) -> bytes:
+    """The response as server-sent events."""
+    return events(_chunks(call, response), named=False) + b"data: [DONE]\n\n"
 
 
 def error(refusal: Refusal) -> dict[str, Any]:
@@ -136,26 +136,26 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return openai_error(refusal)
 
 
-def _chunks(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
-    head = _head(call, answer, "chat.completion.chunk")
+def _chunks(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
+    head = _head(call, response, "chat.completion.chunk")
 
     def chunk(number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None, **more}
         return {**head, "choices": [choice]}
 
-    for number, reply in enumerate(answer.replies):
+    for number, reply in enumerate(response.replies):
         first = {"role": "assistant", "content": _content(reply), "refusal": None}
-        yield chunk(number, first, logprobs=_logprobs(call, answer, number))
+        yield chunk(number, first, logprobs=_logprobs(call, response, number))
         calls = reply.message.get("tool_calls") or ()
         for index, made in enumerate(calls):
             yield chunk(number, {"tool_calls": [{"index": index, **made}]})
         yield chunk(number, {}, finish_reason=reply.finish)
     if call.usage_event:
-        yield {**head, "choices": [], "usage": _usage(answer)}
+        yield {**head, "choices": [], "usage": _usage(response)}
 
 
-def _head(call: Call, answer: Answer, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{answer.id}", "object": kind, "created": answer.created, "model": call.model}
+def _head(call: Call, response: ModelResponse, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{response.id}", "object": kind, "created": response.created, "model": call.model}
 
 
 def _content(reply: Reply) -> str | None:
@@ -163,10 +163,10 @@ def _content(reply: Reply) -> str | None:
     return None if not content and reply.message.get("tool_calls") else content
 
 
-def _logprobs(call: Call, answer: Answer, number: int) -> dict[str, Any] | None:
-    return {"content": answer.logprobs(number), "refusal": None} if call.logprobs else None
+def _logprobs(call: Call, response: ModelResponse, number: int) -> dict[str, Any] | None:
+    return {"content": response.logprobs(number), "refusal": None} if call.logprobs else None
 
 
-def _usage(answer: Answer) -> dict[str, int]:
-    prompt, sampled = answer.prompt_tokens, answer.sampled_tokens
+def _usage(response: ModelResponse) -> dict[str, int]:
+    prompt, sampled = response.prompt_tokens, response.sampled_tokens
     return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}

@@ -13,7 +13,7 @@ from typing import Any
 from areal.rollout.endpoint.call import shown, unavailable
 
 # Of OpenAI's protocols; of Anthropic's, with headers that some clients put into the body; of vLLM's server:
-# queues, caches, transport, additions to the answer, images, which there are none of; of routers: which of
+# queues, caches, transport, additions to the response, images, which there are none of; of routers: which of
 # several servers, and at what price; and within other fields.
 _HARMLESS = """
 store metadata user safety_identifier service_tier prompt_cache_key prompt_cache_options
@@ -90,7 +90,7 @@ _JSON = "{name}: forced JSON is no sample of the model; ask for it in the prompt
 
 
 def refuse_format(name: str, given: Any) -> None:
-    """Refuse a form of the answer that is none of plain text.
+    """Refuse a form of the response that is none of plain text.
 
     Raises:
         Refusal: it is one.

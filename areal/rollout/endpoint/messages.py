@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from areal.agents.interface import Limits, Message, Reply
 from areal.rollout.endpoint.call import (
-    Answer,
     Call,
+    ModelResponse,
     Refusal,
     call_id,
     events,
@@ -124,20 +124,20 @@ def _assistant(blocks: list[dict[str, Any]], place: str) -> Message:
     return message
 
 
-def render(call: Call, answer: Answer) -> dict[str, Any]:
-    """The answer as one object."""
-    reply = answer.replies[0]
+def render(call: Call, response: ModelResponse) -> dict[str, Any]:
+    """The response as one object."""
+    reply = response.replies[0]
     return {
-        **_head(call, answer),
+        **_head(call, response),
         "content": list(_blocks(reply)),
         **_end(call, reply),
-        "usage": {"input_tokens": answer.prompt_tokens, "output_tokens": answer.sampled_tokens},
+        "usage": {"input_tokens": response.prompt_tokens, "output_tokens": response.sampled_tokens},
     }
 
 
-def stream(call: Call, answer: Answer) -> bytes:
-    """The answer as server-sent events."""
-    return events(_stream(call, answer), named=True)
+def stream(call: Call, response: ModelResponse) -> bytes:
+    """The response as server-sent events."""
+    return events(_stream(call, response), named=True)
 
 
 def error(refusal: Refusal) -> dict[str, Any]:
@@ -147,10 +147,10 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return {"type": "error", "error": told | ({"details": refusal.details} if refusal.details else {})}
 
 
-def _stream(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
-    reply = answer.replies[0]
-    usage = {"input_tokens": answer.prompt_tokens, "output_tokens": 0}
-    yield {"type": "message_start", "message": {**_head(call, answer), "usage": usage}}
+def _stream(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
+    reply = response.replies[0]
+    usage = {"input_tokens": response.prompt_tokens, "output_tokens": 0}
+    yield {"type": "message_start", "message": {**_head(call, response), "usage": usage}}
     for index, block in enumerate(_blocks(reply)):
         empty: dict[str, Any] = {"text": ""}
         delta = {"type": "text_delta", "text": block.get("text")}
@@ -163,13 +163,13 @@ def _stream(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
     yield {
         "type": "message_delta",
         "delta": _end(call, reply),
-        "usage": {"output_tokens": answer.sampled_tokens},
+        "usage": {"output_tokens": response.sampled_tokens},
     }
     yield {"type": "message_stop"}
 
 
-def _head(call: Call, answer: Answer) -> dict[str, Any]:
-    head = {"id": f"msg_{answer.id}", "type": "message", "role": "assistant", "model": call.model}
+def _head(call: Call, response: ModelResponse) -> dict[str, Any]:
+    head = {"id": f"msg_{response.id}", "type": "message", "role": "assistant", "model": call.model}
     return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
 
 

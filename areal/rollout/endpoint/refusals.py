@@ -1,6 +1,6 @@
 """What programs are refused: counted, and the first of each kind written to the log.
 
-Frameworks swallow refusals, or give their text out as an answer: a program's author learns of them from the
+Frameworks swallow refusals, or give their text out as a response: a program's author learns of them from the
 run, or not at all.
 """
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from areal.agents.interface import Limits, Message
 from areal.rollout.endpoint.call import (
-    Answer,
     Call,
+    ModelResponse,
     Refusal,
     call_id,
     events,
@@ -101,14 +101,14 @@ def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
     return messages
 
 
-def render(call: Call, answer: Answer) -> dict[str, Any]:
-    """The answer as one object."""
-    return _response(call, answer, _items(call, answer), done=True)
+def render(call: Call, response: ModelResponse) -> dict[str, Any]:
+    """The response as one object."""
+    return _response(call, response, _items(call, response), done=True)
 
 
-def stream(call: Call, answer: Answer) -> bytes:
-    """The answer as server-sent events."""
-    numbered = ({**event, "sequence_number": i} for i, event in enumerate(_stream(call, answer)))
+def stream(call: Call, response: ModelResponse) -> bytes:
+    """The response as server-sent events."""
+    numbered = ({**event, "sequence_number": i} for i, event in enumerate(_stream(call, response)))
     return events(numbered, named=True)
 
 
@@ -117,24 +117,24 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return openai_error(refusal)
 
 
-def _items(call: Call, answer: Answer) -> list[dict[str, Any]]:
-    message = answer.replies[0].message
+def _items(call: Call, response: ModelResponse) -> list[dict[str, Any]]:
+    message = response.replies[0].message
     calls = message.get("tool_calls") or ()
     items: list[dict[str, Any]] = []
     if message["content"] or not calls:
-        logprobs = answer.logprobs(0) if call.logprobs else []
+        logprobs = response.logprobs(0) if call.logprobs else []
         part = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": logprobs}
-        said = {"type": "message", "id": f"msg_{answer.id}", "role": "assistant", "content": [part]}
+        said = {"type": "message", "id": f"msg_{response.id}", "role": "assistant", "content": [part]}
         items.append({**said, "status": "completed"})
     for index, made in enumerate(calls):
-        item = {"type": "function_call", "id": f"fc_{answer.id}_{index}", "call_id": made["id"]}
+        item = {"type": "function_call", "id": f"fc_{response.id}_{index}", "call_id": made["id"]}
         items.append({**item, **made["function"], "status": "completed"})
     return items
 
 
-def _response(call: Call, answer: Answer, items: list[dict[str, Any]], done: bool) -> dict[str, Any]:
-    cut = answer.replies[0].finish == "length"
-    prompt, sampled = answer.prompt_tokens, answer.sampled_tokens
+def _response(call: Call, response: ModelResponse, items: list[dict[str, Any]], done: bool) -> dict[str, Any]:
+    cut = response.replies[0].finish == "length"
+    prompt, sampled = response.prompt_tokens, response.sampled_tokens
     usage = {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -143,9 +143,9 @@ def _response(call: Call, answer: Answer, items: list[dict[str, Any]], done: boo
         "total_tokens": prompt + sampled,
     }
     return {
-        "id": f"resp_{answer.id}",
+        "id": f"resp_{response.id}",
         "object": "response",
-        "created_at": answer.created,
+        "created_at": response.created,
         "status": ("incomplete" if cut else "completed") if done else "in_progress",
         "incomplete_details": {"reason": "max_output_tokens"} if cut and done else None,
         "error": None,
@@ -161,9 +161,9 @@ def _response(call: Call, answer: Answer, items: list[dict[str, Any]], done: boo
     }
 
 
-def _stream(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
-    items = _items(call, answer)
-    begun = _response(call, answer, [], done=False)
+def _stream(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
+    items = _items(call, response)
+    begun = _response(call, response, [], done=False)
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
     for index, item in enumerate(items):
@@ -173,7 +173,7 @@ def _stream(call: Call, answer: Answer) -> Iterator[dict[str, Any]]:
         where = {"item_id": item["id"], "output_index": index}
         yield from _text(item, where) if item["type"] == "message" else _arguments(item, where)
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
-    ended = _response(call, answer, items, done=True)
+    ended = _response(call, response, items, done=True)
     yield {"type": f"response.{ended['status']}", "response": ended}
 
 

@@ -42,12 +42,12 @@ class Server:
         self._serving: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def open(self, model: Model, most_answers: int) -> AsyncIterator[Endpoint]:
+    async def open(self, model: Model, max_completions: int) -> AsyncIterator[Endpoint]:
         """Give an episode's model an address; its key is good within.
 
         Args:
             model: the episode's recorder.
-            most_answers: so many may be sampled.
+            max_completions: how many may be sampled.
 
         Raises:
             UserError: the web framework is not installed.
@@ -55,7 +55,7 @@ class Server:
         async with self._starting:
             if self._serving is None:
                 self._start()
-        session = Session(model, self._texts, self._temperature, most_answers)
+        session = Session(model, self._texts, self._temperature, max_completions)
         key = f"sk-areal-{secrets.token_urlsafe(32)}"
         self._sessions[key] = session
         try:
@@ -79,7 +79,7 @@ class Server:
 
         # It listens from here on; connections wait until the server takes them.
         listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
-        # Head and body of an answer are sent apart, and the body is not to wait for the client to have
+        # Head and body of a response are sent apart, and the body is not to wait for the client to have
         # acknowledged the head, 40 ms later. Connections have this from the socket that listens.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""One episode on the endpoint: the calls that its key made, those in flight, and what they were answered."""
+"""One episode on the endpoint: the calls that its key made, those in flight, and their responses."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from pydantic_core import to_json
 
 from areal.agents.interface import Account, BadRequest, ConversationTooLong, Message, Model, Reply
-from areal.rollout.endpoint.call import Answer, Call, Refusal, Wire
-from areal.rollout.endpoint.stops import CutAnswers
+from areal.rollout.endpoint.call import Call, ModelResponse, Refusal, Wire
+from areal.rollout.endpoint.stops import CutReplies
 from areal.rollout.recorder import GenerationAborted
 from areal.rollout.seeds import derive
 
 SAMPLED_AT_ONCE = 64
-"""Answers that one episode samples at once; more wait, so that no program takes the engine for itself."""
+"""Completions that one episode samples at once; more wait, so that no program takes the engine for itself."""
 WAITING = 1024
 """Calls of one episode that may be in flight; more are refused, and may come again."""
 
@@ -34,14 +34,14 @@ Texts = Callable[[list[int]], list[str]]
 class Session:
     """Answers the calls of one episode until it is closed.
 
-    An SDK that lost an answer on the way asks again and says so (``retried``). It gets the answer that was
+    An SDK that lost a response on the way asks again and says so (``retried``). It gets the response that was
     recorded: sampled again, the first would be a trajectory that led nowhere and is trained on all the same.
 
     Args:
         model: the episode's recorder.
         texts: of tokens, for calls that want log-probabilities.
         temperature: of the run.
-        most_answers: so many are sampled; then calls are refused for good.
+        max_completions: how many are sampled; then calls are refused for good.
 
     Attributes:
         reward: what the program said that the episode is worth; the last word counts.
@@ -49,7 +49,7 @@ class Session:
         account: what came of its calls.
     """
 
-    def __init__(self, model: Model, texts: Texts, temperature: float, most_answers: int) -> None:
+    def __init__(self, model: Model, texts: Texts, temperature: float, max_completions: int) -> None:
         self.reward: float | None = None
         self.failure: BaseException | None = None
         self.account = Account()
@@ -57,18 +57,18 @@ class Session:
         self._model = model
         self._texts = texts
         self._temperature = temperature
-        self._left = most_answers
+        self._left = max_completions
         self._slots = asyncio.Semaphore(SAMPLED_AT_ONCE)
         self._in_flight: set[asyncio.Task[bytes]] = set()
         self._sent: dict[tuple[Wire, bytes], bytes] = {}
         self._unanswered: Counter[tuple[Wire, bytes]] = Counter()
         self._responses: dict[str, list[Message]] = {}
-        self._cuts = CutAnswers()
+        self._cuts = CutReplies()
 
     async def serve(
         self, wire: Wire, body: bytes, retried: bool, gone: Callable[[], Awaitable[Any]]
     ) -> tuple[bytes, bool]:
-        """Answer one request.
+        """Serve one request.
 
         Args:
             wire: its protocol.
@@ -77,10 +77,10 @@ class Session:
             gone: returns when the client is no longer there; the call is then given up.
 
         Returns:
-            The body of the answer, and whether it is a stream of events.
+            The body of the response, and whether it is a stream of events.
 
         Raises:
-            Refusal: there is no answer.
+            Refusal: the call is refused.
         """
         call = wire.parse(body, self._temperature)
         same = wire, hashlib.blake2b(body).digest()
@@ -90,7 +90,7 @@ class Session:
             # It may come before we know that the client gave up the first.
             self._unanswered[same] -= 1
         try:
-            self._sent[same] = await self._until(self._answer(wire, call), gone)
+            self._sent[same] = await self._until(self._respond(wire, call), gone)
         except BaseException:
             self._unanswered[same] += 1
             raise
@@ -152,9 +152,9 @@ class Session:
         self.failure = self.failure or error
         return Refusal(500, f"the call failed of {error!r}, and so has the episode")
 
-    async def _answer(self, wire: Wire, call: Call) -> bytes:
+    async def _respond(self, wire: Wire, call: Call) -> bytes:
         if call.count > self._left:
-            raise Refusal(429, "this episode has had all the answers that it may have", _SPENT)
+            raise Refusal(429, "this episode has had all the completions that it may have", _SPENT)
         messages = self._history(call)
         self._left -= call.count
         try:
@@ -162,14 +162,14 @@ class Session:
         except BaseException:
             self._left += call.count
             raise
-        self.account.answers += call.count
-        answer = Answer(uuid.uuid4().hex, int(time.time()), replies)
+        self.account.completions += call.count
+        response = ModelResponse(uuid.uuid4().hex, int(time.time()), replies)
         if call.logprobs:
-            answer = replace(answer, texts=[self._texts(reply.ids) for reply in replies])
+            response = replace(response, texts=[self._texts(reply.ids) for reply in replies])
         talk = messages[call.system is not None :]  # instructions are for one response (OpenAI)
-        self._responses[f"resp_{answer.id}"] = [*talk, replies[0].message]
-        answer = replace(answer, replies=[self._cuts.cut(call, messages, reply) for reply in replies])
-        return wire.stream(call, answer) if call.stream else to_json(wire.render(call, answer))
+        self._responses[f"resp_{response.id}"] = [*talk, replies[0].message]
+        response = replace(response, replies=[self._cuts.cut(call, messages, reply) for reply in replies])
+        return wire.stream(call, response) if call.stream else to_json(wire.render(call, response))
 
     async def _replies(self, messages: list[Message], call: Call) -> list[Reply]:
         if call.count == 1:
@@ -184,13 +184,13 @@ class Session:
 
     async def _reply(self, messages: list[Message], call: Call, number: int = 0) -> Reply:
         limits = call.limits
-        if limits.seed is not None and number > 0:  # with the same one, all answers would be the same
+        if limits.seed is not None and number > 0:  # with the same one, all completions would be the same
             limits = replace(limits, seed=derive(limits.seed, number))
         async with self._slots:
             return await self._model.chat(messages, tools=call.tools, limits=limits)
 
     def _history(self, call: Call) -> list[Message]:
-        """The whole conversation, with answers as the model gave them."""
+        """The whole conversation, with responses as they were sampled."""
         earlier: list[Message] = []
         if call.previous is not None:
             if call.previous not in self._responses:

@@ -1,6 +1,6 @@
 """Stop strings of single calls: the program does not see them, the model did say them.
 
-An answer that a stop string ended is given out without it. When the program sends it back, the words that
+A response that a stop string ended is given out without it. When the program sends it back, the words that
 were sampled stand in its place: there, and nowhere else, however alike what is said elsewhere may be.
 """
 
@@ -23,7 +23,7 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
     """
     found = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if "" in found:
-        raise Refusal(400, "stop: an empty string would end every answer at once; leave it out")
+        raise Refusal(400, "stop: an empty string would end every response at once; leave it out")
     return found
 
 
@@ -35,14 +35,14 @@ def stop_place(call: Call, reply: Reply) -> tuple[int, str] | None:
     return min(found, default=None)
 
 
-class CutAnswers:
-    """The answers of an episode that a stop string ended, by the histories that they end."""
+class CutReplies:
+    """The responses of an episode that a stop string ended, by the histories that they end."""
 
     def __init__(self) -> None:
         self._whole: dict[tuple[bytes, bytes], str] = {}
 
     def cut(self, call: Call, messages: Sequence[Message], reply: Reply) -> Reply:
-        """Return an answer as the program sees it; ``messages``, as sampled, are what it answers."""
+        """Return a response as the program sees it; ``messages``, as sampled, are its history."""
         found = stop_place(call, reply)
         if found is None and not self._whole:
             return reply
@@ -53,14 +53,14 @@ class CutAnswers:
         for message in messages:
             place = _digest(place, message)
         where = place, _digest(b"", shown.message)
-        if found is None:  # the same words at the same place: the later answer is meant
+        if found is None:  # the same words at the same place: the later response is meant
             self._whole.pop(where, None)
         else:
             self._whole[where] = reply.text
         return shown
 
     def restore(self, messages: Sequence[Message]) -> list[Message]:
-        """Return a history with its answers as they were sampled."""
+        """Return a history with its responses as they were sampled."""
         if not self._whole:
             return list(messages)
         restored: list[Message] = []
