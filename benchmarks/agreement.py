@@ -14,7 +14,8 @@ from areal.rollout.engine import Completion, Engine, Sampling
 from areal.runtime.build import make_learner, start_rollout_worker
 from areal.runtime.plan import engine_dtype, plan
 from areal.trajectory import Batch, Episode, Group, Trajectory
-from areal.weights.channel import BACKEND, open_channels, together, ways_of
+from areal.weights.interface import VLLM_BACKEND
+from areal.weights.sender import backends_of, open_sender, together
 
 GROUPS, MEMBERS = 4, 4
 PROMPT, ANSWER = 6, 40
@@ -40,21 +41,21 @@ async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[fl
         }
     )
     checked = plan(config)
-    worker = await start_rollout_worker(checked, BACKEND)
+    worker = await start_rollout_worker(checked, VLLM_BACKEND)
     try:
         learner = make_learner(config, checked.model, checked.device, 1)
         dtype = engine_dtype(config, checked.device)
-        channels = open_channels(ways_of(checked.device), learner.named_parameters(), dtype)
-        await worker.engine.connect(channels.init_infos())
+        sender = open_sender(backends_of(checked.device), learner.named_parameters(), dtype, checked.device)
+        await worker.engine.connect(sender.init_infos())
         found = []
         for version in range(updates + 1):
             batch = await sampled(worker.engine, version)
             found.append(learner.update(batch)["mismatch/logprob_max"])
             if version < updates:
-                channels.write(learner.named_parameters())
-                sending = asyncio.to_thread(channels.send)
+                sender.write(learner.named_parameters())
+                sending = asyncio.to_thread(sender.send)
                 await together(worker.engine.load(version + 1), sending)
-        channels.close()
+        sender.close()
         return found
     finally:
         await worker.close()

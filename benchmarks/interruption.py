@@ -34,7 +34,8 @@ from areal.learner.model import load_model
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import engine_dtype, plan
-from areal.weights.channel import BACKEND, open_channels, ways_of
+from areal.weights.interface import VLLM_BACKEND
+from areal.weights.sender import backends_of, open_sender
 
 SPREAD = 1.0
 PROMPT = 32
@@ -142,13 +143,16 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
         {"rollout": rollouts, "model": path, "device": arguments.device, "engine": {"gpu": 0}}
     )
     checked = plan(config)
-    worker = await start_rollout_worker(checked, BACKEND)
+    worker = await start_rollout_worker(checked, VLLM_BACKEND)
     model = load_model(checked.model).to(checked.device)
-    channels = open_channels(
-        ways_of(checked.device), model.named_parameters(), engine_dtype(config, checked.device)
+    sender = open_sender(
+        backends_of(checked.device),
+        model.named_parameters(),
+        engine_dtype(config, checked.device),
+        checked.device,
     )
-    channels.write(model.named_parameters())
-    await worker.engine.connect(channels.init_infos())
+    sender.write(model.named_parameters())
+    await worker.engine.connect(sender.init_infos())
     found: dict[str, list[Measured]] = {mode: [] for mode in get_args(Interruption)}
     try:
         await measure(worker.engine, "recompute", 0, 0, arguments)  # vLLM compiles kernels in it
@@ -159,7 +163,7 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
                 print(f"{mode:10} {found[mode][-1].tokens_per_s:7.0f} tokens/s", flush=True)
     finally:
         await worker.close()
-        channels.close()
+        sender.close()
     return found
 
 

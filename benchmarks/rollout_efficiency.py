@@ -44,7 +44,8 @@ from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import Plan, max_concurrent, plan
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.trajectory import Batch, Episode, Group, Trajectory
-from areal.weights.channel import BACKEND, together, ways_of
+from areal.weights.interface import VLLM_BACKEND
+from areal.weights.sender import backends_of, together
 
 GROUP = 8
 
@@ -196,8 +197,8 @@ class Training:
     async def prepare(self, engine: Any) -> None:
         """Make the learner and connect it to the engine."""
         await self._learner.make()
-        ways = ways_of(self._checked.device, self._checked.cards)
-        await engine.connect(await self._learner.open_channels(ways))
+        backends = backends_of(self._checked.device, self._checked.cards)
+        await engine.connect(await self._learner.open_sender(backends))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -243,7 +244,7 @@ async def measure_engine(
 ) -> tuple[dict[str, list[float]], float]:
     """Measure the five ways in turn, ``repeats`` times round: tokens/s of each; updates/s of the learner."""
     checked = plan(config)
-    worker = await start_rollout_worker(checked, BACKEND)
+    worker = await start_rollout_worker(checked, VLLM_BACKEND)
     found: dict[str, list[float]] = {}
 
     async def way(name: str, rate: Awaitable[float]) -> None:

@@ -43,7 +43,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
-from areal.weights.channel import BACKEND, Channels, open_channels, together, ways_of
+from areal.weights.interface import VLLM_BACKEND
+from areal.weights.sender import WeightSender, backends_of, open_sender, together
 
 POLL = 0.0005
 """Seconds between two looks for a new token."""
@@ -70,8 +71,8 @@ class Watched:
     requests with stop strings, which are looked for in the front end: these have one that never comes.
     """
 
-    def __init__(self, engine: VLLMEngine, channels: Channels, device: str) -> None:
-        self.engine, self._channels = engine, channels
+    def __init__(self, engine: VLLMEngine, sender: WeightSender, device: str) -> None:
+        self.engine, self._sender = engine, sender
         self.stop = ("never said",) if device == "cpu" else ()
         self._llm: Any = engine._llm
         self._resume = self._llm.resume_generation
@@ -81,7 +82,7 @@ class Watched:
     async def update(self, version: int) -> dict[str, float]:
         """Load new weights; return the parts of the time that it took."""
         begun = time.monotonic()
-        metrics = await together(self.engine.load(version), asyncio.to_thread(self._channels.send))
+        metrics = await together(self.engine.load(version), asyncio.to_thread(self._sender.send))
         assert self._watching is not None
         first, everyone = await self._watching
         resumed = begun + metrics["time/pause"]
@@ -155,14 +156,14 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     try:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        channels = open_channels(
-            ways_of(device, [int(arguments.apart)]), model.named_parameters(), scale.dtype
+        sender = open_sender(
+            backends_of(device, [int(arguments.apart)]), model.named_parameters(), scale.dtype, device
         )
-        await engine.connect(channels.init_infos())
-        watched = Watched(engine, channels, device)
+        await engine.connect(sender.init_infos())
+        watched = Watched(engine, sender, device)
         work = Workload(watched, scale, config.vocab_size)
-        updates = await run(arguments, watched, work, model, channels)
-        channels.close()
+        updates = await run(arguments, watched, work, model, sender)
+        sender.close()
         prompts = [work.prompt() for _ in range(COMPARED)]
         found = await asyncio.gather(*(work.complete(prompt, 64) for prompt in prompts))
     finally:
@@ -187,7 +188,7 @@ def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> Engin
         memory=0.25 if on_gpu else 1.0,
         eos_ids=(0,),
         eager=not on_gpu,
-        weight_backend=BACKEND,
+        weight_backend=VLLM_BACKEND,
         card=int(arguments.apart),
         stop_strings=not on_gpu,
     )
@@ -198,7 +199,7 @@ async def run(
     watched: Watched,
     work: Workload,
     model: torch.nn.Module,
-    channels: Channels,
+    sender: WeightSender,
 ) -> list[dict[str, float]]:
     """Make the updates, one after another, each when all requests have gone on for a while."""
     sequences = arguments.sequences
@@ -216,7 +217,7 @@ async def run(
                     request.result()  # it goes on for ever, or failed
         randomise(model, version)
         written = time.monotonic()
-        channels.write(model.named_parameters())
+        sender.write(model.named_parameters())
         written = time.monotonic() - written
         context = sum(n + SCALES[arguments.device].prompt for n in watched.tokens().values())
         parts = {"write": written, **await watched.update(version), "tokens_in_flight": context}

@@ -74,7 +74,11 @@ class Engine(Protocol):
         ...
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Open the learner's weight channels, before the first :meth:`load`: each engine has one."""
+        """Open the engine's end of the weight transfer, before the first :meth:`load`.
+
+        Args:
+            init_infos: one for each engine, from the learner's sender.
+        """
         ...
 
     async def load(self, version: int) -> dict[str, float]:

@@ -87,7 +87,7 @@ class Engines:
             self.in_flight[which] -= 1
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Open the learner's weight channels, of each engine one."""
+        """Open the end of each engine."""
         pairs = zip(self._engines, init_infos, strict=True)
         await _all(*(engine.connect([info]) for engine, info in pairs))
 

@@ -200,15 +200,15 @@ class VLLMEngine:
         return request.given_up or (completion.versions != [] and completion.versions[0] != request.version)
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Let the worker open the learner's weight channel."""
+        """Let the worker open its weight receiver."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         [init_info] = init_infos
         request = WeightTransferInitRequest(init_info=init_info)
-        await self._answer(self._llm.init_weight_transfer_engine(request), "cannot open its weight channel")
+        await self._answer(self._llm.init_weight_transfer_engine(request), "cannot open its weight receiver")
 
     async def load(self, version: int) -> dict[str, float]:
-        """Load what the channel holds as ``version``, between two tokens or, draining, two requests.
+        """Load what the learner wrote as ``version``, between two tokens or, draining, two requests.
 
         Returns:
             ``time/pause``: seconds from the call that pauses generation to the one that resumes it, and

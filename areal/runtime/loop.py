@@ -40,7 +40,8 @@ from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.telemetry.scores import best_of, scores_of
 from areal.trajectory import Batch, Group
-from areal.weights.channel import BACKEND, together, ways_of
+from areal.weights.interface import VLLM_BACKEND
+from areal.weights.sender import backends_of, together
 
 log = logging.getLogger(__name__)
 
@@ -135,14 +136,14 @@ class Trainer:
         self._watch.add(self._stopped())
         making = asyncio.ensure_future(self.learner.make())  # while the engine starts
         self._open.push_async_callback(cancel, making)
-        self.rollout_worker = await start_rollout_worker(plan, BACKEND)
+        self.rollout_worker = await start_rollout_worker(plan, VLLM_BACKEND)
         self._open.push_async_callback(self.rollout_worker.close)
         self.engine = self.rollout_worker.engine
         await making
         self.progress.message(f"learner: {self.learner.description}")
         state, groups = await self._restore()
         weights = await self.learner.hash_weights()
-        await self.engine.connect(await self.learner.open_channels(ways_of(plan.device, plan.cards)))
+        await self.engine.connect(await self.learner.open_sender(backends_of(plan.device, plan.cards)))
         # Also where the engine has them already: a load that would not do shows before anything is trained.
         await self.learner.publish()
         await together(self.engine.load(self.learner.version), self.learner.send())

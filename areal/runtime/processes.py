@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from areal.learner.learner import Learner
     from areal.runtime.checkpoint import Checkpoints, Staged
     from areal.trajectory import Batch, Group
-    from areal.weights.channel import Channels, Way
+    from areal.weights.interface import TransferBackend
+    from areal.weights.sender import WeightSender
 
 _HOST = "127.0.0.1"
 _GRACE = 5.0
@@ -144,9 +145,9 @@ class LearnerProcesses:
         """Return what :func:`areal.runtime.replay.hash_weights` does."""
         return await self._ask("hash_weights")
 
-    async def open_channels(self, ways: list[Way]) -> list[dict[str, Any]]:
-        """Open the ways to the engines; return what each of them needs to open its end, once."""
-        return await self._ask("open_channels", ways)
+    async def open_sender(self, backends: list[TransferBackend]) -> list[dict[str, Any]]:
+        """Open the weight sender to the engines; return what each of them needs to open its end, once."""
+        return await self._ask("open_sender", backends)
 
     async def publish(self) -> None:
         """Make the weights ready to load; no engine may be loading meanwhile."""
@@ -310,7 +311,7 @@ def serve(recipe: Recipe, rank: int, port: int, pipe: Connection, parent: int) -
 
 
 class _Rank:
-    """One rank: its learner, its checkpoints, and, of the first, the channels to the engines."""
+    """One rank: its learner, its checkpoints, and, of the first, the weight sender."""
 
     _learner: Learner
     _checkpoints: Checkpoints
@@ -320,7 +321,7 @@ class _Rank:
         import areal.runtime.replay  # noqa: F401 (what a learner needs, while the engine starts)
 
         self._recipe, self._rank, self._port = recipe, rank, port
-        self._channels: Channels | None = None
+        self._sender: WeightSender | None = None
 
     def make(self) -> str:
         if (ranks := self._recipe.config.learner.processes) > 1:
@@ -345,26 +346,27 @@ class _Rank:
 
         return hash_weights(self._learner)
 
-    def open_channels(self, ways: list[Way]) -> list[dict[str, Any]]:
+    def open_sender(self, backends: list[TransferBackend]) -> list[dict[str, Any]]:
         from areal.runtime.plan import engine_dtype
-        from areal.weights.channel import open_channels
+        from areal.weights.sender import open_sender
 
         if self._rank > 0:
             self._gather()
             return []
         dtype = engine_dtype(self._recipe.config, self._recipe.device)
-        self._channels = open_channels(ways, self._learner.named_parameters(), dtype)
-        return self._channels.init_infos()
+        parameters = self._learner.named_parameters()
+        self._sender = open_sender(backends, parameters, dtype, self._recipe.device)
+        return self._sender.init_infos()
 
     def publish(self) -> None:
-        if self._channels is None:
+        if self._sender is None:
             self._gather()
         else:
-            self._channels.write(self._learner.named_parameters())
+            self._sender.write(self._learner.named_parameters())
 
     def send(self) -> None:
-        if self._channels is not None:
-            self._channels.send()
+        if self._sender is not None:
+            self._sender.send()
 
     def update(self, batch: Batch) -> tuple[dict[str, float], int]:
         return self._learner.update(batch), self._learner.version
@@ -381,8 +383,8 @@ class _Rank:
     def close(self) -> None:
         import torch.distributed as dist
 
-        if self._channels is not None:
-            self._channels.close()
+        if self._sender is not None:
+            self._sender.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 

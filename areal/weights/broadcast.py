@@ -1,12 +1,12 @@
-"""Weights to engines on cards of their own, by a broadcast: NCCL between cards, gloo between CPUs.
+"""Weights to engines on other GPUs than the learner's, by a broadcast: NCCL between GPUs, gloo between CPUs.
 
-The learner sends its snapshot (areal.weights.snapshot), so that it goes on while the engines take a version.
+The learner sends its snapshot (areal.weights.snapshot), so that it goes on while the engines load a version.
 Each engine receives it into a snapshot of its own and loads from that: two bytes for each parameter on either
-card, in bfloat16. All have to take part at the same time (:func:`areal.weights.channel.together`), the
-learner on a stream of its own: what its card has to do meanwhile is not waited for.
+GPU, in bfloat16. All have to take part at the same time (:func:`areal.weights.sender.together`), the
+learner on a stream of its own, which does not wait for other work of its GPU.
 
-One process group of the learner, rank 0, and the engines, by which nothing else goes. vLLM's own ``nccl``
-engine would need its trainer's side too, which differs from release to release.
+The learner, rank 0, and the engines have one process group for this alone. vLLM's own ``nccl`` engine would
+need its trainer's side too, which differs from release to release.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from areal.weights.channel import Way
-from areal.weights.layout import Layout
+from areal.weights.interface import TransferBackend
+from areal.weights.layout import WeightLayout
 from areal.weights.snapshot import Snapshot
 
-WAY: Way = "broadcast"
+BACKEND: TransferBackend = "broadcast"
 _LEARNER = 0
 _TIMEOUT = datetime.timedelta(minutes=3)
-"""Longest wait for the other ends: one that died takes no part in anything."""
+"""Longest wait for the others: one that died takes no part in anything."""
 _HOST = "127.0.0.1"
 
 
-class BroadcastChannel:
+class BroadcastSender:
     """The learner's end: sends each new version of the snapshot to all engines at once."""
 
     def __init__(self, snapshot: Snapshot, engines: int) -> None:
-        """Found a group with so many ``engines``; it comes about when all of them take part."""
+        """Prepare a group with so many ``engines``; it comes about when all of them take part."""
         self._snapshot = snapshot
-        on_card = snapshot.device.type == "cuda"
-        self._stream = torch.cuda.Stream(snapshot.device, priority=-1) if on_card else None
+        on_gpu = snapshot.device.type == "cuda"
+        self._stream = torch.cuda.Stream(snapshot.device, priority=-1) if on_gpu else None
         store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
         self._port, self._size = store.port, 1 + engines
         self._group = _Group(store, _LEARNER, self._size, snapshot.device)
         self._connected = 0
 
     def init_info(self) -> dict[str, Any]:
-        """What the next engine needs once, to join; each call is for exactly one connection."""
+        """Return what the next engine needs once, to join; each call is for exactly one connection."""
         self._connected += 1
         assert self._connected < self._size, "all engines have joined"
-        place = {"host": _HOST, "port": self._port, "rank": self._connected, "size": self._size}
-        return {"way": WAY, "layout": self._snapshot.layout.describe(), "place": place}
+        address = {"host": _HOST, "port": self._port, "rank": self._connected, "size": self._size}
+        return {"backend": BACKEND, "layout": self._snapshot.layout.to_dict(), "address": address}
 
     def send(self) -> None:
         """Send the snapshot; all engines must be loading."""
@@ -59,12 +59,12 @@ class BroadcastChannel:
         self._group.leave()
 
 
-class BroadcastSource:
+class BroadcastReceiver:
     """The engine's end: receives into a snapshot of its own."""
 
-    def __init__(self, place: dict[str, Any], layout: Layout, device: torch.device) -> None:
-        store = dist.TCPStore(place["host"], place["port"], is_master=False, timeout=_TIMEOUT)
-        self._group = _Group(store, place["rank"], place["size"], device)
+    def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:
+        store = dist.TCPStore(address["host"], address["port"], is_master=False, timeout=_TIMEOUT)
+        self._group = _Group(store, address["rank"], address["size"], device)
         self._buckets = [torch.empty(size, dtype=torch.uint8, device=device) for size in layout.sizes]
         self.tensors = layout.views(self._buckets)
 
@@ -87,7 +87,7 @@ class _Group:
         self._sound = True
 
     def broadcast(self, buckets: list[torch.Tensor]) -> None:
-        """From the learner to the engines, on the current stream; without a card, wait for it."""
+        """From the learner to the engines, on the current stream; without a GPU, wait for it."""
         self._sound = False
         if self._group is None:
             self._group = self._join()
@@ -97,10 +97,10 @@ class _Group:
         self._sound = True
 
     def leave(self) -> None:
-        """Take the group apart on this side, which needs no other.
+        """Destroy the group on this side, which needs no other.
 
-        One that failed, or in which a broadcast still waits for somebody, ends with its process: to take it
-        apart might wait as well.
+        One that failed, or in which a broadcast still waits for somebody, ends with its process: to destroy
+        it might wait as well.
         """
         group, self._group = self._group, None
         if group is not None and self._sound:

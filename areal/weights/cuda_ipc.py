@@ -1,4 +1,4 @@
-"""Weights to an engine on the same card, by CUDA IPC: they never leave the card's memory.
+"""Weights to an engine on the learner's GPU, by CUDA IPC: they never leave the GPU's memory.
 
 The engine loads from the learner's snapshot (areal.weights.snapshot). One small buffer used over and over
 would save the memory of a whole one, but hold the learner still during each load, and the engine paused for
@@ -6,7 +6,7 @@ as long as the learner takes to fill it.
 
 The snapshot lies in a few large allocations, which the engine's process maps once, when it is connected.
 Torch counts who maps an allocation, to know when its memory may be freed: one export
-(:meth:`CudaIpcChannel.init_info`) must meet one mapping. vLLM's own ``ipc`` engine maps its handles at each
+(:meth:`CudaIpcSender.init_info`) must meet one mapping. vLLM's own ``ipc`` engine maps its handles at each
 update; with handles that are made once, as here, the count in vLLM 0.26 would run below zero.
 """
 
@@ -21,14 +21,14 @@ import torch
 import torch.multiprocessing  # teaches ForkingPickler to send a tensor of a GPU as a handle
 
 from areal.errors import UserError
-from areal.weights.channel import Way
-from areal.weights.layout import Layout
+from areal.weights.interface import TransferBackend
+from areal.weights.layout import WeightLayout
 from areal.weights.snapshot import Snapshot
 
-WAY: Way = "CUDA IPC"
+BACKEND: TransferBackend = "CUDA IPC"
 
 
-class CudaIpcChannel:
+class CudaIpcSender:
     """The learner's end: lets an engine map the snapshot.
 
     Raises:
@@ -40,12 +40,12 @@ class CudaIpcChannel:
         self._snapshot = snapshot
 
     def init_info(self) -> dict[str, Any]:
-        """What an engine needs once, to map the snapshot; each call is for exactly one connection."""
+        """Return what an engine needs once, to map the snapshot; each call is for exactly one connection."""
         return {
-            "way": WAY,
-            "layout": self._snapshot.layout.describe(),
-            "place": {
-                "card": card(self._snapshot.device),
+            "backend": BACKEND,
+            "layout": self._snapshot.layout.to_dict(),
+            "address": {
+                "gpu": _uuid(self._snapshot.device),
                 # A pickle, as torch sends tensors between processes; in hexadecimal, for vLLM's messages.
                 "handles": [bytes(ForkingPickler.dumps(bucket)).hex() for bucket in self._snapshot.buckets],
             },
@@ -55,21 +55,21 @@ class CudaIpcChannel:
         """Nothing: the engine reads the snapshot."""
 
     def close(self) -> None:
-        """Nothing: the snapshot's memory is free when the learner and the engine have let go of it."""
+        """Nothing: the snapshot's memory is free when the learner and the engine have released it."""
 
 
-class CudaIpcSource:
-    """The engine's end: maps the allocations of the learner's process on the same card.
+class CudaIpcReceiver:
+    """The engine's end: maps the allocations of the learner's process on the same GPU.
 
     Raises:
-        ValueError: they lie on another card.
+        ValueError: they lie on another GPU.
     """
 
-    def __init__(self, place: dict[str, Any], layout: Layout, device: torch.device) -> None:
-        if card(device) != place["card"]:
-            raise ValueError(f"the weights are on {place['card']}, not on this engine's {card(device)}")
+    def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:
+        if (ours := _uuid(device)) != address["gpu"]:
+            raise ValueError(f"the weights are on the GPU {address['gpu']}, not on this engine's {ours}")
         # Pickled by the learner of this run.
-        self.tensors = layout.views([pickle.loads(bytes.fromhex(handle)) for handle in place["handles"]])
+        self.tensors = layout.views([pickle.loads(bytes.fromhex(handle)) for handle in address["handles"]])
 
     def receive(self) -> None:
         """Nothing: what the learner wrote is there."""
@@ -78,8 +78,8 @@ class CudaIpcSource:
         """Nothing: the mapping goes with this object."""
 
 
-def card(device: torch.device) -> str:
-    """Return the name that a card has in every process."""
+def _uuid(device: torch.device) -> str:
+    """Return the name that a GPU has in every process."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-Named = Iterable[tuple[str, torch.Tensor]]
+NamedParameters = Iterable[tuple[str, torch.Tensor]]
 """Pairs of a parameter's Hugging Face name and its whole value."""
 
 BUCKET = 512 * 2**20
-"""Bytes of one allocation on a card: large enough for few, and small enough to find room among others."""
+"""Bytes of one allocation on a GPU: large enough for few, and small enough to find room among others."""
 ALIGN = 64
 """Bytes to whose multiple each tensor is aligned, so that it can be viewed as any type and copied fast."""
 
@@ -33,7 +33,7 @@ class Slot:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Layout:
+class WeightLayout:
     """Slots by name, in the order of the tensors, and the size in bytes of each bucket."""
 
     def __init__(self, slots: dict[str, Slot]) -> None:
@@ -43,7 +43,9 @@ class Layout:
             self.sizes[slot.bucket] = max(self.sizes[slot.bucket], slot.offset + _padded(slot.nbytes))
 
     @classmethod
-    def of(cls, parameters: Named, limit: float = math.inf, dtype: torch.dtype | None = None) -> Layout:
+    def of(
+        cls, parameters: NamedParameters, limit: float = math.inf, dtype: torch.dtype | None = None
+    ) -> WeightLayout:
         """Lay tensors out in their order.
 
         Args:
@@ -67,7 +69,7 @@ class Layout:
         return [(name, _view(buckets, slot)) for name, slot in self.slots.items()]
 
     @torch.no_grad()
-    def write(self, parameters: Named, buckets: Sequence[torch.Tensor]) -> None:
+    def write(self, parameters: NamedParameters, buckets: Sequence[torch.Tensor]) -> None:
         """Copy current values into ``buckets``, converting them to the types laid out.
 
         Raises:
@@ -84,8 +86,8 @@ class Layout:
         if missing:
             raise ValueError(f"no value for {sorted(missing)}")
 
-    def describe(self) -> dict[str, Any]:
-        """Return plain values from which :meth:`described` makes the same layout in another process."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values from which :meth:`from_dict` makes the same layout in another process."""
         slots = self.slots.values()
         return {
             "names": list(self.slots),
@@ -96,8 +98,8 @@ class Layout:
         }
 
     @classmethod
-    def described(cls, found: dict[str, Any]) -> Layout:
-        """Make a layout of what :meth:`describe` returned."""
+    def from_dict(cls, found: dict[str, Any]) -> WeightLayout:
+        """Make a layout of what :meth:`to_dict` returned."""
         columns = zip(found["buckets"], found["offsets"], found["dtypes"], found["shapes"], strict=True)
         slots = [
             Slot(bucket, at, getattr(torch, dtype), tuple(shape)) for bucket, at, dtype, shape in columns

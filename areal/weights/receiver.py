@@ -1,10 +1,10 @@
-"""The vLLM worker's end of the channels: a ``WeightTransferEngine`` of vLLM's own interface."""
+"""The weight receiver in a vLLM worker: a ``WeightTransferEngine`` of vLLM's own interface."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedParameter
@@ -23,67 +23,52 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
 
-from areal.weights.broadcast import BroadcastSource
-from areal.weights.channel import Way
+from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.completeness import Reads, complaint
-from areal.weights.cuda_ipc import CudaIpcSource
-from areal.weights.layout import Layout
-from areal.weights.shared_memory import SharedMemorySource
-
-
-class Source(Protocol):
-    """Where the weights come from: the worker's end of one channel."""
-
-    tensors: list[tuple[str, torch.Tensor]]
-
-    def receive(self) -> None:
-        """Make the tensors hold what the learner wrote."""
-        ...
-
-    def close(self) -> None:
-        """Let go of all resources but the tensors' memory."""
-        ...
-
+from areal.weights.cuda_ipc import CudaIpcReceiver
+from areal.weights.interface import Receiver, TransferBackend
+from areal.weights.layout import WeightLayout
+from areal.weights.shared_memory import SharedMemoryReceiver
 
 Own = tuple[list[str], torch.nn.Parameter]
 """A parameter of the engine's and its names, of which a tied one has several."""
 
-_SOURCES: dict[Way, Callable[[dict[str, Any], Layout, torch.device], Source]] = {
-    "shared memory": SharedMemorySource,
-    "CUDA IPC": CudaIpcSource,
-    "broadcast": BroadcastSource,
+_RECEIVERS: dict[TransferBackend, Callable[[dict[str, Any], WeightLayout, torch.device], Receiver]] = {
+    "shared memory": SharedMemoryReceiver,
+    "CUDA IPC": CudaIpcReceiver,
+    "broadcast": BroadcastReceiver,
 }
 
 
 @dataclass
 class Init(WeightTransferInitInfo):
-    """How the weights travel, how they are laid out, and where they are (see the channel's ``init_info``)."""
+    """How the weights travel, how they are laid out, and where they are (see ``Sender.init_info``)."""
 
-    way: Way
+    backend: TransferBackend
     layout: dict[str, Any]
-    place: dict[str, Any]
+    address: dict[str, Any]
 
 
 @dataclass
 class Update(WeightTransferUpdateInfo):
-    """Nothing: what is loaded is what the channel holds."""
+    """Nothing: what is loaded is what the learner wrote last."""
 
 
-class Receiver(WeightTransferEngine[Init, Update]):
+class WeightReceiver(WeightTransferEngine[Init, Update]):
     """Loads what the learner wrote, in checkpoint format."""
 
     init_info_cls = Init
     update_info_cls = Update
-    _source: Source | None = None
+    _receiver: Receiver | None = None
     _checked = False
     _own: list[Own]
 
     def init_transfer_engine(self, init_info: Init) -> None:
-        """Let go of what an earlier channel shared, and open this end of the new one."""
+        """Release what an earlier sender shared, and open this end of the new one."""
         self.shutdown()
         self._checked = False  # it may bring other weights
-        layout = Layout.described(init_info.layout)
-        self._source = _SOURCES[init_info.way](init_info.place, layout, self.device)
+        layout = WeightLayout.from_dict(init_info.layout)
+        self._receiver = _RECEIVERS[init_info.backend](init_info.address, layout, self.device)
 
     def start_weight_update(self) -> None:
         """Make the layers take checkpoint tensors again, where their own were made into something else."""
@@ -102,16 +87,16 @@ class Receiver(WeightTransferEngine[Init, Update]):
         Raises:
             ValueError: the first time, if that was not all that the engine has, or more than it knows.
         """
-        assert self._source is not None, "init_transfer_engine first"
-        self._source.receive()
+        assert self._receiver is not None, "init_transfer_engine first"
+        self._receiver.receive()
         model: Any = self.model
         if self._checked:
-            model.load_weights(iter(self._source.tensors))
+            model.load_weights(iter(self._receiver.tensors))
             return
         if self._in_place:
             poison(self._own)
-        with Reads(self._source.tensors) as reads:
-            loaded = model.load_weights(iter(self._source.tensors))
+        with Reads(self._receiver.tensors) as reads:
+            loaded = model.load_weights(iter(self._receiver.tensors))
         unreceived = set[str]()
         if loaded is not None:  # a few models of vLLM's do not say
             unreceived = {names[0] for names, _ in self._own if loaded.isdisjoint(told(names))}
@@ -128,18 +113,18 @@ class Receiver(WeightTransferEngine[Init, Update]):
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
             repack_tied(self.model)
-        torch.accelerator.synchronize()  # some of it is read from the channel's memory only now
+        torch.accelerator.synchronize()  # some of it is read from the learner's memory only now
 
     def shutdown(self) -> None:
-        """Let go of the channel."""
-        source, self._source = self._source, None
-        if source is not None:
-            source.close()
+        """Close the receiver."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.close()
 
     @staticmethod
     def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:
-        """Refuse: the learner writes by a channel of its own (vLLM 0.26 demands this method)."""
-        raise TypeError("weights are written by areal.weights.channel")
+        """Refuse: the learner has a sender of its own (vLLM 0.26 demands this method)."""
+        raise TypeError("weights are sent by areal.weights.sender")
 
 
 def loads_in_place(model: torch.nn.Module, device: torch.device) -> bool:

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
-from areal.weights.channel import BACKEND, Way
-from areal.weights.layout import Layout, Named
+from areal.weights.interface import VLLM_BACKEND, TransferBackend
+from areal.weights.layout import NamedParameters, WeightLayout
 
-WAY: Way = "shared memory"
+BACKEND: TransferBackend = "shared memory"
 
 
-class SharedMemoryChannel:
+class SharedMemorySender:
     """The learner's end: holds the memory and writes each new version into it."""
 
-    def __init__(self, parameters: Named, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, parameters: NamedParameters, dtype: torch.dtype | None = None) -> None:
         """Lay out memory for ``(name, tensor)`` pairs, in ``dtype`` or each in its own; shapes stay."""
-        self._layout = Layout.of(parameters, dtype=dtype)
+        self._layout = WeightLayout.of(parameters, dtype=dtype)
         (self.nbytes,) = self._layout.sizes
         self._fd = os.memfd_create("areal-weights")
         os.ftruncate(self._fd, self.nbytes)
@@ -34,18 +34,18 @@ class SharedMemoryChannel:
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def init_info(self) -> dict[str, Any]:
-        """What a worker needs once, to map the memory."""
+        """Return what a worker needs once, to map the memory."""
         return {
-            "way": WAY,
-            "layout": self._layout.describe(),
-            "place": {"path": self._path, "nbytes": self.nbytes},
+            "backend": BACKEND,
+            "layout": self._layout.to_dict(),
+            "address": {"path": self._path, "nbytes": self.nbytes},
         }
 
-    def write(self, parameters: Named) -> None:
+    def write(self, parameters: NamedParameters) -> None:
         """Copy the current values in; no engine may be loading meanwhile.
 
         Raises:
-            ValueError: the parameters are not the ones that the channel was laid out for.
+            ValueError: the parameters are not the ones that the memory was laid out for.
         """
         self._layout.write(parameters, [self._bytes])
 
@@ -53,17 +53,17 @@ class SharedMemoryChannel:
         """Nothing: a worker reads the memory."""
 
     def close(self) -> None:
-        """Let go of the memory; workers that mapped it keep it until they end."""
+        """Release the memory; workers that mapped it keep it until they end."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-class SharedMemorySource:
+class SharedMemoryReceiver:
     """The engine's end: maps the memory."""
 
-    def __init__(self, place: dict[str, Any], layout: Layout, device: torch.device) -> None:
-        memory = torch.from_file(place["path"], shared=True, size=place["nbytes"], dtype=torch.uint8)
+    def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:
+        memory = torch.from_file(address["path"], shared=True, size=address["nbytes"], dtype=torch.uint8)
         self.tensors = layout.views([memory])
 
     def receive(self) -> None:
@@ -74,8 +74,8 @@ class SharedMemorySource:
 
 
 def register() -> None:
-    """Make areal's receiver known to vLLM in this process (entry point ``vllm.general_plugins``)."""
+    """Make areal's weight receiver known to vLLM in this process (entry point ``vllm.general_plugins``)."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, "areal.weights.receiver", "Receiver")
+    if VLLM_BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(VLLM_BACKEND, "areal.weights.receiver", "WeightReceiver")

@@ -1,32 +1,32 @@
-"""The learner's weights on its card in the engines' type: what they load from while the learner goes on.
+"""The learner's weights on its GPU in the engines' type: what they load from while the learner goes on.
 
 Two bytes for each parameter in bfloat16 are the price for neither side waiting for the other: to publish a
-version is one copy from memory to memory on the card, and while engines load from the snapshot, the learner's
-own parameters may change. One snapshot serves all ways (areal.weights.cuda_ipc, areal.weights.broadcast).
+version is one copy from memory to memory on the GPU, and while engines load from the snapshot, the learner's
+own parameters may change. One snapshot serves both backends, areal.weights.cuda_ipc and
+areal.weights.broadcast.
 """
 
 from __future__ import annotations
 
 import torch
 
-from areal.weights.layout import BUCKET, Layout, Named
+from areal.weights.layout import BUCKET, NamedParameters, WeightLayout
 
 
 class Snapshot:
-    """A few large allocations on the current card, or in the host's memory if there is no card."""
+    """A few large allocations on a GPU, or in the host's memory."""
 
-    def __init__(self, parameters: Named, dtype: torch.dtype) -> None:
-        """Allocate memory for ``(name, tensor)`` pairs, all of them in ``dtype``."""
-        on_card = torch.cuda.is_available()
-        if on_card:
-            torch.cuda.ipc_collect()  # frees what an earlier snapshot held, if its engine has let go of it
-        self.device = torch.device("cuda", torch.cuda.current_device()) if on_card else torch.device("cpu")
-        self.layout = Layout.of(parameters, BUCKET, dtype)
+    def __init__(self, parameters: NamedParameters, dtype: torch.dtype, device: str | torch.device) -> None:
+        """Allocate memory on ``device`` for ``(name, tensor)`` pairs, all of them in ``dtype``."""
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            torch.cuda.ipc_collect()  # frees what an earlier snapshot held, if its engine has released it
+        self.layout = WeightLayout.of(parameters, BUCKET, dtype)
         self.buckets = [
             torch.empty(size, dtype=torch.uint8, device=self.device) for size in self.layout.sizes
         ]
 
-    def write(self, parameters: Named) -> None:
+    def write(self, parameters: NamedParameters) -> None:
         """Copy the current values in, and return when they are there; no engine may be loading meanwhile.
 
         Raises:
@@ -37,7 +37,7 @@ class Snapshot:
         self._synchronize()  # whoever reads it does so on another stream
 
     def close(self) -> None:
-        """Let go of the memory; what an engine has mapped is free when that has let go of it, too."""
+        """Release the memory; what an engine has mapped is free when that has released it, too."""
         self.buckets = []
         if self.device.type == "cuda":
             torch.cuda.ipc_collect()

@@ -14,7 +14,7 @@ from areal.config import parse_config
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
-from areal.weights.channel import BACKEND
+from areal.weights.interface import VLLM_BACKEND
 
 # The helpers of these tests are modules beside them.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,6 +34,6 @@ async def worker() -> AsyncIterator[RolloutWorker]:
     engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0, "gpu": 0}
     config = parse_config({"rollout": {"max_model_len": 1024, "stop": ["boxed"]}, "engine": engine})
     checked = plan(config)
-    made = await start_rollout_worker(checked, BACKEND)
+    made = await start_rollout_worker(checked, VLLM_BACKEND)
     yield made
     await made.close()

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
-from areal.weights.channel import Way, open_channels, together, ways_of
+from areal.weights.interface import TransferBackend
+from areal.weights.sender import backends_of, open_sender, together
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -35,7 +36,9 @@ def assert_agree(errors: torch.Tensor) -> None:
 class Policies:
     """Versions of a model, each as far from the last as several large updates would take it."""
 
-    def __init__(self, engine: Engine, folder: str | None = None, way: Way | None = None) -> None:
+    def __init__(
+        self, engine: Engine, folder: str | None = None, backend: TransferBackend | None = None
+    ) -> None:
         """Of the model that the engine serves: in ``folder``, or the starter model."""
         self._engine = engine
         path = folder or resolve_model("starter")
@@ -43,8 +46,8 @@ class Policies:
         with torch.no_grad():
             self._model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
         self._base = copy.deepcopy(self._model)
-        ways = ways_of(DEVICE) if way is None else [way]
-        self._channels = open_channels(ways, self._model.named_parameters(), torch.float32)
+        backends = backends_of(DEVICE) if backend is None else [backend]
+        self._sender = open_sender(backends, self._model.named_parameters(), torch.float32, DEVICE)
         self.references: dict[int, torch.nn.Module] = {}
         self.times: dict[str, float] = {}
         self._prompts: dict[tuple[int, tuple[int, ...]], DynamicCache] = {}
@@ -55,7 +58,7 @@ class Policies:
 
     async def connect(self) -> None:
         """Let the engine take this object's weights."""
-        await self._engine.connect(self._channels.init_infos())
+        await self._engine.connect(self._sender.init_infos())
 
     async def update(self) -> int:
         """Make a new version, load it, and return its number."""
@@ -66,15 +69,15 @@ class Policies:
                 noise = torch.randn(base.shape, generator=generator)
                 parameter.copy_(base + 0.05 * base.std().clamp(min=0.02) * noise)
         self.references[version] = copy.deepcopy(self._model).double()
-        self._channels.write(self._model.named_parameters())
+        self._sender.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
-            sending = asyncio.to_thread(self._channels.send)
+            sending = asyncio.to_thread(self._sender.send)
             self.times = await together(self._engine.load(version), sending)
         return version
 
     def close(self) -> None:
-        """Let go of the channel."""
-        self._channels.close()
+        """Close the sender."""
+        self._sender.close()
 
     def logits(self, version: int, prompt: list[int], ids: list[int]) -> torch.Tensor:
         """Logits before each of ``ids`` under one version: ``[len(ids), V]``."""

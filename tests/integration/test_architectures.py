@@ -16,7 +16,8 @@ from areal.config import parse_config
 from areal.errors import EngineFailure
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
-from areal.weights.channel import BACKEND, open_channels, ways_of
+from areal.weights.interface import VLLM_BACKEND
+from areal.weights.sender import backends_of, open_sender
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from agreement import mismatches
@@ -36,7 +37,7 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
         {"model": folder, "rollout": {"max_model_len": 128}, "engine": {"dtype": "float32"}}
     )
     checked = plan(config)
-    worker = await start_rollout_worker(checked, BACKEND)
+    worker = await start_rollout_worker(checked, VLLM_BACKEND)
     try:
         policies = Policies(worker.engine, folder)
         named = dict(policies.named())
@@ -48,13 +49,13 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
             (without_norm, "gets nothing for its model.norm.weight"),
             (unknown, "layers.0.mlp.experts"),
         ):
-            channels = open_channels(ways_of(checked.device), sent.items(), torch.float32)
-            await worker.engine.connect(channels.init_infos())
-            channels.write(sent.items())
+            sender = open_sender(backends_of(checked.device), sent.items(), torch.float32, checked.device)
+            await worker.engine.connect(sender.init_infos())
+            sender.write(sent.items())
             with pytest.raises(EngineFailure, match=complaint) as refused:
                 await worker.engine.load(1)
             assert "\n" not in str(refused.value)
-            channels.close()
+            sender.close()
         await policies.connect()
         assert await policies.update() == 1
         policies.close()

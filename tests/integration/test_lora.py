@@ -1,4 +1,4 @@
-"""An adapter reaches the engine: merged, by the same way as all weights."""
+"""An adapter reaches the engine: merged, by the same transfer as all weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from areal.models import resolve_model
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Trajectory
-from areal.weights.channel import open_channels, ways_of
+from areal.weights.sender import backends_of, open_sender
 
 
 async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutWorker):
@@ -25,9 +25,9 @@ async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutW
         for name, parameter in learner.model.named_parameters():
             if "lora_B" in name:
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
-    channels = open_channels(ways_of(DEVICE), learner.named_parameters(), torch.float32)
-    await engine.connect(channels.init_infos())
-    channels.write(learner.named_parameters())
+    sender = open_sender(backends_of(DEVICE), learner.named_parameters(), torch.float32, DEVICE)
+    await engine.connect(sender.init_infos())
+    sender.write(learner.named_parameters())
     await engine.load(engine.version + 1)
     prompt = [3, 20, 21, 22, 4]
     completion = await engine.generate(prompt, Sampling(max_tokens=100, temperature=1.0, ignore_eos=True))
@@ -35,7 +35,7 @@ async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutW
     base = Learner(resolve_model("starter"), LearnerConfig(dtype="float32"), DEVICE, 1.0)
     errors = (logprobs(base, prompt, completion) - torch.tensor(completion.logprobs)).abs()
     assert errors.max() > DISTINCT, "the adapter changes what is sampled"
-    channels.close()
+    sender.close()
 
 
 def logprobs(learner: Learner, prompt: list[int], completion: Completion) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The engine's end of the channels, and which models are loaded in place."""
+"""The weight receiver of an engine, and which models are loaded in place."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from areal.runtime.build import environments, make_learner
 from areal.runtime.plan import Plan, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.weights.channel import open_channels, ways_of
+from areal.weights.sender import backends_of, open_sender
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
@@ -48,11 +48,11 @@ async def test_eta_zero_is_the_synchronous_algorithm(
         return RolloutWorker.build(engine, worker.renderer, checked.agent, environments(config), 512)
 
     learner = make_learner(config, checked.model, "cpu", 1)
-    channels = open_channels(ways_of("cpu"), learner.named_parameters(), torch.float32)
-    await worker.engine.connect(channels.init_infos())
+    sender = open_sender(backends_of("cpu"), learner.named_parameters(), torch.float32, "cpu")
+    await worker.engine.connect(sender.init_infos())
 
     async def publish(version: int) -> None:
-        channels.write(learner.named_parameters())
+        sender.write(learner.named_parameters())
         await worker.engine.load(version)
 
     await publish(0)
@@ -61,9 +61,9 @@ async def test_eta_zero_is_the_synchronous_algorithm(
     await reference.close()
 
     fresh = make_learner(config, checked.model, "cpu", 1)
-    channels.write(fresh.named_parameters())
+    sender.write(fresh.named_parameters())
     await worker.engine.load(0)
-    channels.close()
+    sender.close()
 
     async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
         return new_rollout_worker()

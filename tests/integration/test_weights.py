@@ -26,7 +26,7 @@ from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
 from areal.rollout.worker import RolloutWorker
-from areal.weights.channel import BACKEND
+from areal.weights.interface import VLLM_BACKEND
 
 TEMPERATURE = 0.8
 NEIGHBOURHOOD = 8
@@ -63,7 +63,7 @@ async def untied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Unti
             max_num_seqs=32,
             memory=0.1 if ON_GPU else 1.0,
             eos_ids=(1,),
-            weight_backend=BACKEND,
+            weight_backend=VLLM_BACKEND,
         )
     )
     started = set(psutil.Process().children()) - before

@@ -1,7 +1,7 @@
 """Weights by a broadcast, as between GPUs: the engine computes what was sent, version after version.
 
-On one GPU there are no two cards to broadcast between; on two,
-``benchmarks/weight_update.py --apart`` does it.
+On one GPU there are no two to broadcast between; on two,
+``benchmarks/weight_update.py --disaggregated`` does it.
 Like all that loads other weights, it runs after test_engine.py and test_examples.py.
 """
 
@@ -16,14 +16,14 @@ from policies import Policies, assert_agree, error
 from areal.rollout.engine import Sampling
 from areal.rollout.worker import RolloutWorker
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no card with itself")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no GPU with itself")
 
 PROMPT = [3, 20, 21, 22, 4]
 
 
-async def test_one_channel_after_another_brings_each_version_to_the_engine(worker: RolloutWorker):
+async def test_one_sender_after_another_brings_each_version_to_the_engine(worker: RolloutWorker):
     for _ in range(2):
-        policies = Policies(worker.engine, way="broadcast")
+        policies = Policies(worker.engine, backend="broadcast")
         await policies.connect()
         for _ in range(3):
             before = asyncio.create_task(worker.engine.generate(PROMPT, Sampling(400, ignore_eos=True)))

@@ -1,7 +1,7 @@
-"""Weights by CUDA IPC: many updates and many channels in one engine's life agree, and leave no memory behind.
+"""Weights by CUDA IPC: many updates and many senders in one engine's life agree, and leave no memory behind.
 
 Agreement on both sides of each update, in all modes, is in test_weights.py and test_interruption.py, which
-take the way by CUDA IPC on a GPU.
+use CUDA IPC on a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MARGIN = 64 * 2**20
 
 
 def used() -> int:
-    """Bytes in use on the card, by all processes."""
+    """Bytes in use on the GPU, by all processes."""
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
@@ -54,7 +54,7 @@ async def test_fifty_updates_in_a_row_agree_and_leak_nothing(worker: RolloutWork
     policies.close()
 
 
-async def test_one_channel_after_another_leaks_nothing(worker: RolloutWorker):
+async def test_one_sender_after_another_leaks_nothing(worker: RolloutWorker):
     held = []
     for _ in range(40):  # each holds 4 MB
         policies = Policies(worker.engine)

@@ -24,9 +24,9 @@ from areal.runtime import checkpoint
 from areal.runtime import plan as planning
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import hash_weights
-from areal.weights.channel import together, ways_of
-from areal.weights.layout import Layout
-from areal.weights.shared_memory import SharedMemorySource
+from areal.weights.layout import WeightLayout
+from areal.weights.sender import backends_of, together
+from areal.weights.shared_memory import SharedMemoryReceiver
 
 STARTER = resolve_model("starter")
 NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
@@ -51,8 +51,10 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
             for name in ours.keys() - TIMES:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
         assert learner.version == 2
-        [info] = await learner.open_channels(ways_of("cpu"))
-        engine = SharedMemorySource(info["place"], Layout.described(info["layout"]), torch.device("cpu"))
+        [info] = await learner.open_sender(backends_of("cpu"))
+        engine = SharedMemoryReceiver(
+            info["address"], WeightLayout.from_dict(info["layout"]), torch.device("cpu")
+        )
         await learner.publish()
         await learner.send()
         for name, weight in straight.named_parameters():
@@ -160,7 +162,7 @@ async def test_a_load_that_fails_does_not_wait_for_a_broadcast_that_nobody_joins
     begun = time.monotonic()
     try:
         await learner.make()
-        await learner.open_channels(["broadcast"])
+        await learner.open_sender(["broadcast"])
         await learner.publish()
         with pytest.raises(RuntimeError, match="the engine died"):
             await together(failing(), learner.send())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from areal.errors import UserError
 from areal.weights.cuda_ipc import _refuse_expandable_segments
-from areal.weights.layout import ALIGN, Layout
-from areal.weights.shared_memory import SharedMemoryChannel, SharedMemorySource
+from areal.weights.layout import ALIGN, WeightLayout
+from areal.weights.shared_memory import SharedMemoryReceiver, SharedMemorySender
 
 shapes = st.lists(st.integers(0, 9), max_size=3)
 models = st.lists(
@@ -32,11 +32,11 @@ def tensors(model: list[tuple[list[int], torch.dtype]]) -> dict[str, torch.Tenso
 @given(models, limits, dtypes)
 def test_what_is_written_is_what_the_other_process_reads(model, limit, dtype):
     parameters = tensors(model)
-    layout = Layout.of(parameters.items(), limit, dtype)
+    layout = WeightLayout.of(parameters.items(), limit, dtype)
     buckets = [torch.zeros(size, dtype=torch.uint8) for size in layout.sizes]
     layout.write(parameters.items(), buckets)
-    sent = json.loads(json.dumps(layout.describe()))
-    read = dict(Layout.described(sent).views(buckets))
+    sent = json.loads(json.dumps(layout.to_dict()))
+    read = dict(WeightLayout.from_dict(sent).views(buckets))
     assert list(read) == list(parameters)
     for name, tensor in parameters.items():
         assert read[name].dtype == (dtype or tensor.dtype)
@@ -46,7 +46,7 @@ def test_what_is_written_is_what_the_other_process_reads(model, limit, dtype):
 @settings(deadline=None)
 @given(models, limits)
 def test_buckets_are_bounded_and_few(model, limit):
-    layout = Layout.of(tensors(model).items(), limit)
+    layout = WeightLayout.of(tensors(model).items(), limit)
     held = [
         [slot for slot in layout.slots.values() if slot.bucket == bucket]
         for bucket in range(len(layout.sizes))
@@ -61,7 +61,7 @@ def test_buckets_are_bounded_and_few(model, limit):
 
 def test_other_parameters_are_refused():
     parameters = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
-    layout = Layout.of(parameters.items())
+    layout = WeightLayout.of(parameters.items())
     buckets = [torch.zeros(size, dtype=torch.uint8) for size in layout.sizes]
     with pytest.raises(ValueError, match="b changed from"):
         layout.write([("a", torch.zeros(2, 3)), ("b", torch.zeros(5))], buckets)
@@ -73,13 +73,13 @@ def test_other_parameters_are_refused():
 
 def test_shared_memory_is_read_by_whoever_maps_it():
     parameters = {"a": torch.randn(5, 7), "b": torch.randn(3).bfloat16()}
-    channel = SharedMemoryChannel(parameters.items())
-    channel.write(parameters.items())
-    info = channel.init_info()
-    layout = Layout.described(info["layout"])
-    source = SharedMemorySource(info["place"], layout, torch.device("cpu"))
-    channel.close()
-    for name, tensor in source.tensors:
+    sender = SharedMemorySender(parameters.items())
+    sender.write(parameters.items())
+    info = sender.init_info()
+    layout = WeightLayout.from_dict(info["layout"])
+    receiver = SharedMemoryReceiver(info["address"], layout, torch.device("cpu"))
+    sender.close()
+    for name, tensor in receiver.tensors:
         assert torch.equal(tensor, parameters[name])
 
 

@@ -1,0 +1,56 @@
+"""What every weight-transfer backend has: a sender at the learner, and a receiver in each engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from areal.weights.layout import NamedParameters
+
+TransferBackend = Literal["shared memory", "CUDA IPC", "broadcast"]
+VLLM_BACKEND = "areal"
+"""Name of areal.weights.receiver among the weight-transfer backends of vLLM."""
+
+
+class Memory(Protocol):
+    """Where a version lies while engines load it."""
+
+    def write(self, parameters: NamedParameters) -> None:
+        """Make the current values ready to load; no engine may be loading meanwhile."""
+        ...
+
+    def close(self) -> None:
+        """Release it."""
+        ...
+
+
+class Sender(Protocol):
+    """The learner's end of one backend."""
+
+    def init_info(self) -> dict[str, Any]:
+        """Return what an engine needs once, to open its end; each call is for exactly one connection."""
+        ...
+
+    def send(self) -> None:
+        """Do the learner's part of a load, on any thread while the engines load; mostly there is none."""
+        ...
+
+    def close(self) -> None:
+        """Release all resources."""
+        ...
+
+
+class Receiver(Protocol):
+    """An engine's end of one backend."""
+
+    tensors: list[tuple[str, torch.Tensor]]
+
+    def receive(self) -> None:
+        """Make the tensors hold what the learner wrote."""
+        ...
+
+    def close(self) -> None:
+        """Release all resources but the memory of the tensors."""
+        ...

@@ -1,0 +1,106 @@
+"""The learner's end of the weight transfer to all engines of a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from areal.weights.interface import Memory, Sender, TransferBackend
+    from areal.weights.layout import NamedParameters
+
+T = TypeVar("T")
+
+
+def backends_of(device: str, gpus: Sequence[int] = (0,)) -> list[TransferBackend]:
+    """Return the weight-transfer backend of each engine.
+
+    Args:
+        device: ``cpu`` or ``cuda``, of all.
+        gpus: the GPU of each engine; the learner writes the weights on GPU 0.
+    """
+    if device == "cpu":
+        return ["shared memory" for _ in gpus]
+    return ["broadcast" if gpu else "CUDA IPC" for gpu in gpus]
+
+
+class WeightSender:
+    """Sends weights to all engines: from one memory, by one sender for each backend."""
+
+    def __init__(
+        self, backends: Sequence[TransferBackend], memory: Memory, senders: dict[TransferBackend, Sender]
+    ) -> None:
+        """Put the parts together; :func:`open_sender` makes them."""
+        self._backends, self._memory, self._senders = backends, memory, senders
+
+    def init_infos(self) -> list[dict[str, Any]]:
+        """Return what each engine needs to open its end; each call is for one connection of them all."""
+        return [self._senders[backend].init_info() for backend in self._backends]
+
+    def write(self, parameters: NamedParameters) -> None:
+        """Make the current values ready to load; no engine may be loading meanwhile.
+
+        Raises:
+            ValueError: the parameters are not the ones that the sender was opened for.
+        """
+        self._memory.write(parameters)
+
+    def send(self) -> None:
+        """Do the learner's part of a load, while the engines load."""
+        for sender in self._senders.values():
+            sender.send()
+
+    def close(self) -> None:
+        """Release all resources."""
+        for sender in self._senders.values():
+            sender.close()
+        self._memory.close()
+
+
+def open_sender(
+    backends: Sequence[TransferBackend],
+    parameters: NamedParameters,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> WeightSender:
+    """Open the learner's end.
+
+    Args:
+        backends: the backend of each engine.
+        parameters: pairs of name and whole tensor, whose shapes stay as they are.
+        dtype: of the engines' weights.
+        device: where the weights lie while engines load them, unless that is memory shared with them.
+    """
+    from areal.weights.broadcast import BroadcastSender
+    from areal.weights.cuda_ipc import CudaIpcSender
+    from areal.weights.shared_memory import SharedMemorySender
+    from areal.weights.snapshot import Snapshot
+
+    if "shared memory" in backends:
+        memory = SharedMemorySender(parameters, dtype)
+        return WeightSender(backends, memory, {"shared memory": memory})
+    snapshot = Snapshot(parameters, dtype, device)
+    senders: dict[TransferBackend, Sender] = {}
+    if "CUDA IPC" in backends:
+        senders["CUDA IPC"] = CudaIpcSender(snapshot)
+    if "broadcast" in backends:
+        senders["broadcast"] = BroadcastSender(snapshot, list(backends).count("broadcast"))
+    return WeightSender(backends, snapshot, senders)
+
+
+async def together(loading: Awaitable[T], sending: Awaitable[None]) -> T:
+    """Wait for the engines' part of a load and for the learner's; return the result of the engines' part.
+
+    The first failure ends it. An engine that failed takes no part in a broadcast, so that the learner's
+    part may wait for it in vain: nobody waits for that.
+    """
+    load, send = asyncio.ensure_future(loading), asyncio.ensure_future(sending)
+    try:
+        return (await asyncio.gather(load, send))[0]
+    finally:
+        load.cancel()
+        send.cancel()
+        await asyncio.gather(load, send, return_exceptions=True)

@@ -1,0 +1,40 @@
+"""The learner's sender: one broadcast reaches all engines."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+
+from areal.weights.broadcast import BroadcastReceiver
+from areal.weights.layout import WeightLayout
+from areal.weights.sender import backends_of, open_sender, together
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no GPU with itself")
+
+
+def test_an_engine_on_the_learners_gpu_shares_its_memory_and_the_others_get_a_broadcast():
+    assert backends_of("cuda", (1, 2, 0)) == ["broadcast", "broadcast", "CUDA IPC"]
+    assert backends_of("cuda", (0,)) == ["CUDA IPC"]
+    assert backends_of("cpu", (0, 0)) == ["shared memory", "shared memory"]
+
+
+async def test_one_broadcast_brings_each_version_to_all_engines():
+    parameters = {"a": torch.zeros(5, 7), "b": torch.zeros(3)}
+    sender = open_sender(["broadcast"] * 2, parameters.items(), torch.bfloat16, "cpu")
+    receivers = [
+        BroadcastReceiver(info["address"], WeightLayout.from_dict(info["layout"]), torch.device("cpu"))
+        for info in sender.init_infos()
+    ]
+    for version in range(1, 4):
+        for tensor in parameters.values():
+            tensor.copy_(torch.randn(tensor.shape))
+        sender.write(parameters.items())
+        receiving = asyncio.gather(*(asyncio.to_thread(receiver.receive) for receiver in receivers))
+        await together(receiving, asyncio.to_thread(sender.send))
+        for receiver in receivers:
+            for name, tensor in receiver.tensors:
+                assert torch.equal(tensor, parameters[name].bfloat16()), (version, name)
+    for end in (*receivers, sender):
+        end.close()
