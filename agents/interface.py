@@ -197,8 +197,8 @@ class Model(Protocol):
 
 
 class Agent(Protocol):
-    """How a model acts in an environment. One object plays many episodes at once: keep no state on it."""
+    """How a model acts in an environment. One object runs many episodes at once: keep no state on it."""
 
     async def run(self, env: Env, model: Model) -> None:
-        """Play one episode to its end."""
+        """Run one episode to its end."""
         ...

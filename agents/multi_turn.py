@@ -24,7 +24,7 @@ class MultiTurn:
         self._limits = max_turns, max_tokens
 
     async def run(self, env: Env, model: Model) -> None:
-        """Play one episode."""
+        """Run one episode."""
         chat = Chat(model, await env.open(), *self._limits)
         while (reply := await chat.ask()) is not None:
             step = await env.step(reply.text)

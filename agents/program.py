@@ -30,7 +30,7 @@ _GRACE = 5.0
 
 
 class ProgramFailed(AgentFailure):
-    """The program crashed or hung, and not for what the model said: the episode is played again."""
+    """The program crashed or hung, and not for what the model said: the episode is run again."""
 
 
 class Program:
@@ -46,9 +46,9 @@ class Program:
         time_limit: seconds for one episode; then it is killed.
         max_completions: how many completions one episode may sample.
         on_failure: what becomes of an episode whose program crashes, hangs or returns nothing usable
-            after the model has said something: ``punish`` gives it the reward 0, ``retry`` plays it again.
+            after the model has said something: ``punish`` gives it the reward 0, ``retry`` runs it again.
             One whose history outgrew the model, or that had all its completions, has the reward 0 either way;
-            one whose program was refused what it asked for, or that the engine gave up, is played again.
+            one whose program was refused what it asked for, or that the engine gave up, is run again.
 
     Raises:
         UserError: neither or both of the two, or one that cannot be run.
@@ -81,7 +81,7 @@ class Program:
             self._run = lambda task, at: _execute(words, task, at, time_limit)
 
     async def run(self, env: Env, model: Model) -> None:
-        """Play one episode.
+        """Run one episode.
 
         Raises:
             PolicyFailed: the program did, for what the model said.

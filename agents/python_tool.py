@@ -54,7 +54,7 @@ class PythonTool:
         self._sandbox = shared_sandbox("python-tool", "agent_options", sandbox, allow_weak, packages)
 
     async def run(self, env: Env, model: Model) -> None:
-        """Play one episode."""
+        """Run one episode."""
         *before, asked = await env.open()
         chat = Chat(model, [*before, {**asked, "content": asked["content"] + self._hint}], *self._limits)
         session: Session | None = None

@@ -9,7 +9,7 @@ class SingleTurn:
     """Reads the observation, answers once."""
 
     async def run(self, env: Env, model: Model) -> None:
-        """Play one episode."""
+        """Run one episode."""
         observation = await env.reset()
         response = await model.generate(observation)
         await env.step(response)

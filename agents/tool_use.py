@@ -49,7 +49,7 @@ class ToolUse:
         self._max_calls = max_calls
 
     async def run(self, env: Env, model: Model) -> None:
-        """Play one episode."""
+        """Run one episode."""
         opening = await env.open()
         if self._system is not None:
             spoken = [message for message in opening if message["role"] != "system"]

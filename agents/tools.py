@@ -19,7 +19,7 @@ from areal.sandbox.interface import SandboxUnavailable
 from areal.threads import Worker
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
-"""Failures of what a tool stands on: the episode is played again. All else is told to the model."""
+"""Failures of what a tool stands on: the episode is run again. All else is told to the model."""
 _MOST_LEFT = 100
 """Calls of one tool box that have not returned when as much time as their limit has passed again."""
 

@@ -35,7 +35,7 @@ class EngineFailure(UserError):
 class EnvironmentFailure(RuntimeError):
     """An environment raised, or did not return in time. Its message is one line: which, where, on what task.
 
-    Such an episode is played again. Where that does not help, the command line prints the message without a
+    Such an episode is run again. Where that does not help, the command line prints the message without a
     traceback and exits with status 2.
     """
 
@@ -43,7 +43,7 @@ class EnvironmentFailure(RuntimeError):
 class AgentFailure(RuntimeError):
     """An agent, or the program that it runs, failed. Its message is one line: what it failed of.
 
-    Such an episode is played again. Where that does not help, the command line prints the message without a
+    Such an episode is run again. Where that does not help, the command line prints the message without a
     traceback and exits with status 2.
     """
 

@@ -157,13 +157,13 @@ def controller(
 ) -> RolloutController:
     sampling = Sampling(work.longest)
 
-    async def play(task: dict[str, Any], place: Place) -> Episode:
-        episode = await worker.play(task, sampling)
+    async def run_episode(task: dict[str, Any], place: Place) -> Episode:
+        episode = await worker.run_episode(task, sampling)
         finished(episode)
         return episode
 
     admission: Admission[Group] = Admission(work.sequences // GROUP, float("inf"))
-    return RolloutController(admission, play, tasks.task, GROUP, work.sequences, 2, 8)
+    return RolloutController(admission, run_episode, tasks.task, GROUP, work.sequences, 2, 8)
 
 
 async def consume(control: RolloutController) -> None:
@@ -272,7 +272,7 @@ async def measure_engine(
 
 
 async def record(worker: RolloutWorker, work: Work, checked: Plan) -> Batch:
-    """Play one batch; it also warms everything up."""
+    """Roll out one batch; it also warms everything up."""
     control = controller(
         replace(worker, engine=WithLengths(worker.engine, work, 0)),
         work,
@@ -328,7 +328,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
         return blank
 
     async def episode(task: dict[str, Any], place: Place) -> Episode:
-        return await worker.play(task, Sampling(64))
+        return await worker.run_episode(task, Sampling(64))
 
     ways = {
         "no-op, 64 at once": (nothing, 64),
@@ -338,10 +338,10 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     }
     found: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(repeats):
-        for name, (play, concurrent) in ways.items():
+        for name, (run_episode, concurrent) in ways.items():
             admission: Admission[Group] = Admission(batch // GROUP, 4)
             tasks = TaskSource(checked.env, seed)
-            control = RolloutController(admission, play, tasks.task, GROUP, concurrent, 2, 8)
+            control = RolloutController(admission, run_episode, tasks.task, GROUP, concurrent, 2, 8)
             ticker = Ticker(seconds / 4)
 
             async def counted(control: RolloutController = control, ticker: Ticker = ticker) -> None:

@@ -15,7 +15,7 @@ class SecondLook:
         self._question = question
 
     async def run(self, env: Env, model: Model) -> None:
-        """Play one episode; everything that the model says is trained on."""
+        """Run one episode; everything that the model says is trained on."""
         task = await env.reset()
         await model.generate(task)
         await env.step(await model.generate(f"{self._question}\n{task}"))

@@ -18,14 +18,14 @@ from areal.registry import make_env
 
 
 @ray.remote
-class Player:
+class EnvWorker:
     """One environment, in a process of Ray's."""
 
     def __init__(self, name: str, **options: Any) -> None:
         self._env = make_env(name, **options)
 
-    def play(self, action: str, **task: Any) -> tuple[str, float]:
-        """Play an episode of one answer; return what was asked, and what the answer earned."""
+    def run_episode(self, action: str, **task: Any) -> tuple[str, float]:
+        """Run an episode of one answer; return what was asked, and what the answer earned."""
         observation, _ = self._env.reset(**task)
         return observation, float(self._env.step(action)[1])
 
@@ -33,5 +33,5 @@ class Player:
 if __name__ == "__main__":
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     for name in sys.argv[1:]:
-        asked, reward = ray.get(Player.remote(name).play.remote("\\boxed{42}", seed=0))
+        asked, reward = ray.get(EnvWorker.remote(name).run_episode.remote("\\boxed{42}", seed=0))
         print(f"{name}: {asked!r} earned {reward:g}")

@@ -47,14 +47,16 @@ async def synchronous(
     tasks = TaskSource(checked.env, config.seed)
     size = config.groups_per_batch
 
-    def play(number: int, member: int) -> Awaitable[Episode]:
+    def run_episode(number: int, member: int) -> Awaitable[Episode]:
         sampling = replace(training_sampling(config), seed=derive(config.seed, number, member, 0))
-        return worker.play(tasks.task(number), sampling)
+        return worker.run_episode(tasks.task(number), sampling)
 
     for version in range(config.steps):
         groups = []
         for number in range(version * size, (version + 1) * size):
-            members = await asyncio.gather(*(play(number, m) for m in range(config.rollout.group_size)))
+            members = await asyncio.gather(
+                *(run_episode(number, m) for m in range(config.rollout.group_size))
+            )
             groups.append(Group(number, version, list(members)))
         metrics.append(learner.update(Batch(version, groups)))
         batches.append(groups)

@@ -56,7 +56,7 @@ def answers_are_hidden(subject: Subject) -> str:
                 # After a few problems, only what has earned something in half of them goes on.
                 if number >= 4 and len(wins.get((place, form), ())) * 2 < number:
                     continue
-                if (earned := subject.play(subject.env, task, form.format(text)).reward) > least:
+                if (earned := subject.run_episode(subject.env, task, form.format(text)).reward) > least:
                     wins.setdefault((place, form), []).append(earned)
     often = {handed: earned for handed, earned in wins.items() if len(earned) >= _LEAK * len(tasks)}
     if not often:
@@ -79,15 +79,18 @@ def _is_game(subject: Subject) -> bool:
 def _least(subject: Subject, task: dict[str, Any], form: str) -> float:
     """Return what the mere form earns; where the solution is known, just less than that earns."""
     if subject.solves:
-        return subject.play(subject.env, task, None).reward - 1e-9
-    return max(subject.play(subject.env, task, form.format(filler)).reward for filler in _MEANINGLESS) + 1e-9
+        return subject.run_episode(subject.env, task, None).reward - 1e-9
+    return (
+        max(subject.run_episode(subject.env, task, form.format(filler)).reward for filler in _MEANINGLESS)
+        + 1e-9
+    )
 
 
 def _seen(subject: Subject, task: dict[str, Any]) -> dict[str, str]:
     """Return what can be read in an episode, by the place where it stands."""
-    played = subject.play(subject.env, task, FILLERS[0])
-    seen = {**_words("the observation", played.observation), **_leaves("info", played.info)}
-    observation, _, _, _, info = played.steps[0]
+    episode = subject.run_episode(subject.env, task, FILLERS[0])
+    seen = {**_words("the observation", episode.observation), **_leaves("info", episode.info)}
+    observation, _, _, _, info = episode.steps[0]
     return {**seen, **_words("the observation of a step", observation), **_leaves("a step's info", info)}
 
 
@@ -121,15 +124,15 @@ def hostile_actions_fail(subject: Subject) -> str:
             else max(_least(subject, task, form) for form in _FORMS)
         )
         for name, action in HOSTILE.items():
-            played = subject.play(env, task, action)
-            for observation, reward, _, _, info in played.steps:
+            episode = subject.run_episode(env, task, action)
+            for observation, reward, _, _, info in episode.steps:
                 checked_reward(reward, info)
                 if observation not in env.observation_space:
                     raise Broken(
                         f"after {name} as the action, the observation is not one of the observation space"
                     )
-            if played.reward > top:
-                earned.append(f"{name} ({short(action)}) earns {played.reward:g}")
+            if episode.reward > top:
+                earned.append(f"{name} ({short(action)}) earns {episode.reward:g}")
                 if not _is_game(subject):
                     raise Broken(
                         f"{earned[0]}; a verifier is to look for the answer where it belongs, and to take "

@@ -129,7 +129,7 @@ async def play_model(config: Config, episodes: int) -> float:
             worker = await start_rollout_worker(shown, None)
         try:
             for number in range(episodes):
-                episode = await worker.play(source.task(number), replace(sampling, seed=number))
+                episode = await worker.run_episode(source.task(number), replace(sampling, seed=number))
                 earned += episode.reward
         finally:
             await worker.close()

@@ -79,8 +79,8 @@ def spaces_are_honest(subject: Subject) -> str:
                 "areal.envs.text.UnicodeText(2**20)"
             )
     for task in subject.tasks():
-        played = subject.play(env, task, FILLERS[0])
-        for name, observation in [("reset", played.observation)] + [("step", s[0]) for s in played.steps]:
+        episode = subject.run_episode(env, task, FILLERS[0])
+        for name, observation in [("reset", episode.observation)] + [("step", s[0]) for s in episode.steps]:
             if not isinstance(observation, str):
                 raise Broken(
                     f"{name} gave a {type(observation).__name__} as observation; a model reads text: a str"
@@ -106,7 +106,7 @@ def is_deterministic(subject: Subject) -> str:
             if not data_equivalence(first, subject.reset(again, task)):
                 raise Broken(f"reset({arguments(task)}) gives something else {which}; {mend}")
         for action in (FILLERS[0], *([None] if subject.solves else [])):
-            one, two = (subject.play(e, task, action).steps for e in (env, other))
+            one, two = (subject.run_episode(e, task, action).steps for e in (env, other))
             if not data_equivalence(one, two):
                 raise Broken(f"the same action earns something else the second time, after {task}; {mend}")
     return f"{PROBLEMS} problems, three times each"
@@ -143,7 +143,7 @@ def rewards_are_whole(subject: Subject) -> str:
     env, named = subject.env, True
     for task in subject.tasks():
         for action in (*FILLERS, *([None] if subject.solves else [])):
-            for _, reward, _, _, info in subject.play(env, task, action).steps:
+            for _, reward, _, _, info in subject.run_episode(env, task, action).steps:
                 named &= checked_reward(reward, info)
     if not named:
         subject.warn(
@@ -174,7 +174,7 @@ def solutions_earn(subject: Subject) -> str:
     if not subject.solves:
         raise Unknown("give the environment a method solution() -> str, and more can be checked")
     for task in subject.tasks():
-        best, worst = (subject.play(subject.env, task, action).reward for action in (None, FILLERS[0]))
+        best, worst = (subject.run_episode(subject.env, task, action).reward for action in (None, FILLERS[0]))
         if not best > worst:
             raise Broken(f"after {task}, solution() earns {best:g}, no more than the answer '?'")
     return "solution() earns more than a wrong answer"
@@ -185,7 +185,7 @@ def threads_agree(subject: Subject) -> str:
     tasks = subject.tasks()
     actions = (FILLERS[0], *([None] if subject.solves else []))
     plan = [(task, action) for task in tasks for action in actions]
-    alone = [subject.play(subject.env, task, action) for task, action in plan]
+    alone = [subject.run_episode(subject.env, task, action) for task, action in plan]
 
     ready = Barrier(THREADS)
 
@@ -195,7 +195,9 @@ def threads_agree(subject: Subject) -> str:
         ready.wait()
         end, same = time.monotonic() + 0.2, True
         while same and time.monotonic() < end:
-            same = all(data_equivalence(subject.play(env, *plan[i]).steps, alone[i].steps) for i in order)
+            same = all(
+                data_equivalence(subject.run_episode(env, *plan[i]).steps, alone[i].steps) for i in order
+            )
         return same
 
     interval = sys.getswitchinterval()
@@ -220,10 +222,10 @@ def is_fast(subject: Subject, seconds: float = 0.5) -> str:
 
     def work() -> float:
         env, done, started = subject.make(), 0, time.monotonic()
-        subject.play(env, tasks[0], FILLERS[0])  # what is prepared once is not counted
+        subject.run_episode(env, tasks[0], FILLERS[0])  # what is prepared once is not counted
         started = time.monotonic()
         while done < 3 or time.monotonic() - started < seconds:
-            subject.play(env, tasks[done % len(tasks)], FILLERS[0])
+            subject.run_episode(env, tasks[done % len(tasks)], FILLERS[0])
             done += 1
         return done / (time.monotonic() - started)
 

@@ -29,7 +29,7 @@ class Unknown(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class FixedActionEpisode:
     """An episode in which every action was the same."""
 
     observation: Any
@@ -53,7 +53,7 @@ class Subject:
     Attributes:
         env: the instance that most rules look at; the first rule makes it.
         solves: whether it has ``solution()``.
-        turns: steps of the longest episode that was played.
+        turns: steps of the longest episode that was run.
         watch: what calls it.
     """
 
@@ -93,15 +93,15 @@ class Subject:
         """Step an environment."""
         return self.watch.call(f"step({short(action)})", env.step, action)
 
-    def play(self, env: Any, task: dict[str, Any], action: str | None) -> Played:
-        """Play an episode with one action over and over; None: the solution."""
+    def run_episode(self, env: Any, task: dict[str, Any], action: str | None) -> FixedActionEpisode:
+        """Run an episode with one action over and over; None: the solution."""
         observation, info = self.reset(env, task)
         steps: list[Any] = []
         while len(steps) < _MOST_STEPS and not (steps and (steps[-1][2] or steps[-1][3])):
             said = self.watch.call("solution()", env.unwrapped.solution) if action is None else action
             steps.append(self.step(env, said))
         self.turns = max(self.turns, len(steps))
-        return Played(observation, info, steps)
+        return FixedActionEpisode(observation, info, steps)
 
 
 def arguments(task: dict[str, Any]) -> str:

@@ -255,7 +255,7 @@ def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
 
 
 class EndpointWorker:
-    """Plays episodes with a model behind an endpoint."""
+    """Runs episodes with a model behind an endpoint."""
 
     def __init__(
         self,
@@ -271,8 +271,8 @@ class EndpointWorker:
         self._agent = agent
         self._pool = pool
 
-    async def play(self, task: dict[str, Any], sampling: Sampling) -> Played:
-        """Play one episode of a task.
+    async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Played:
+        """Run one episode of a task.
 
         Raises:
             EnvironmentFailure: the environment raised or hung.

@@ -52,12 +52,12 @@ class EvaluationFailure(UserError):
     """An episode failed for good, and not for its agent; what it failed of is the cause."""
 
 
-Play = Callable[[dict[str, Any], int], Awaitable[Played]]
-"""Plays one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
+RunEpisode = Callable[[dict[str, Any], int], Awaitable[Played]]
+"""Runs one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
 
 
 async def evaluate(
-    play: Play,
+    run_episode: RunEpisode,
     tasks: Sequence[dict[str, Any]],
     samples: int,
     concurrency: int,
@@ -73,12 +73,12 @@ async def evaluate(
     good, as ``failed``, unless it fails at all of them.
 
     Args:
-        play: plays one episode.
+        run_episode: runs one episode.
         tasks: the problems.
         samples: answers to each.
         concurrency: episodes in flight at once.
         seed: each answer is sampled with a seed of its own, made of this one and its place.
-        retries: how often an episode that fails is played again.
+        retries: how often an episode that fails is run again.
         known: answers that are there already.
         keep: called with each new answer.
         most_failures: an agent that fails at more than so many answers, before any other, fails at all.
@@ -98,7 +98,7 @@ async def evaluate(
 
     async def one(problem: int, sample: int) -> None:
         async with slots:
-            played = await _played(play, tasks[problem], derive(seed, problem, sample), retries)
+            played = await _played(run_episode, tasks[problem], derive(seed, problem, sample), retries)
         error = played if isinstance(played, AgentFailure) else None
         if isinstance(played, AgentFailure):
             played = Played([], 0.0, {}, FAILED, 0, 0.0, failure=str(error))
@@ -162,10 +162,12 @@ class _Failures:
             raise type(self._first)(told) from self._first
 
 
-async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> Played | AgentFailure:
+async def _played(
+    run_episode: RunEpisode, task: dict[str, Any], seed: int, retries: int
+) -> Played | AgentFailure:
     while True:
         try:
-            return await play(task, seed)
+            return await run_episode(task, seed)
         except BadRequest as error:
             raise UserError(
                 f"the model refuses what it is asked: {error}; where that is the sampling, set "
@@ -177,7 +179,7 @@ async def _played(play: Play, task: dict[str, Any], seed: int, retries: int) -> 
         except (RuntimeError, OSError) as error:  # a verifier, a sandbox, a connection
             if retries:
                 retries -= 1
-                log.warning("an evaluation of %s failed and is played again: %r", task, error)
+                log.warning("an evaluation of %s failed and is run again: %r", task, error)
                 continue
             if isinstance(error, AgentFailure):
                 log.warning("an evaluation of %s failed for good, and counts as wrong: %s", task, error)

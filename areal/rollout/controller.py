@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Place = tuple[int, int, int]
 """Which episode of a run: the group's number, the member in it, and the attempt (0 unless one failed)."""
 
-Play = Callable[[dict[str, Any], Place], Coroutine[Any, Any, Episode]]
+RunEpisode = Callable[[dict[str, Any], Place], Coroutine[Any, Any, Episode]]
 
 
 class RolloutFailure(UserError):
@@ -29,15 +29,15 @@ class RolloutFailure(UserError):
 
 
 class RolloutController:
-    """Plays groups of episodes for as long as it runs.
+    """Runs groups of episodes for as long as it runs.
 
     Args:
-        admission: the gate and the buffer; groups in flight there are played from their beginning.
-        play: plays one episode of a task.
+        admission: the gate and the buffer; groups in flight there are run from their beginning.
+        run_episode: runs one episode of a task.
         task_of: returns the task of a group, given its number.
         group_size: episodes of one task.
         max_concurrent: episodes in flight at once.
-        max_retries: how often one episode is played again after an error.
+        max_retries: how often one episode is run again after an error.
         max_failures: groups in a row that may fail before :meth:`run` raises RolloutFailure, or the
             EnvironmentFailure or AgentFailure of the last one.
         max_equal: reject groups whose rewards are all equal, at most so many in a row (dynamic sampling,
@@ -47,7 +47,7 @@ class RolloutController:
     def __init__(
         self,
         admission: Admission[Group],
-        play: Play,
+        run_episode: RunEpisode,
         task_of: Callable[[int], dict[str, Any]],
         group_size: int,
         max_concurrent: int,
@@ -56,7 +56,7 @@ class RolloutController:
         max_equal: int | None = None,
     ) -> None:
         self._admission = admission
-        self._play = play
+        self._run_episode = run_episode
         self._task_of = task_of
         self._lost = deque(n for n, _, result in admission.outstanding() if result is None)
         self._group_size = group_size
@@ -64,7 +64,7 @@ class RolloutController:
         self._max_retries = max_retries
         self._max_failures = max_failures
         self._max_equal = max_equal
-        self._playing = 0
+        self._in_flight = 0
         self._failed_in_row = 0
         self._equal_in_row = 0
         self._groups: set[asyncio.Task[None]] = set()
@@ -104,12 +104,12 @@ class RolloutController:
         self._room.set()
 
     def _has_room(self) -> bool:
-        return self._playing + self._group_size <= self._max_concurrent
+        return self._in_flight + self._group_size <= self._max_concurrent
 
     def _start_group(self, number: int) -> None:
-        self._playing += self._group_size
+        self._in_flight += self._group_size
         task = self._task_of(number)
-        running = asyncio.create_task(self._play_group(number, task), name=f"group {number}")
+        running = asyncio.create_task(self._run_group(number, task), name=f"group {number}")
         running.add_done_callback(self._group_done)
         self._groups.add(running)
 
@@ -120,8 +120,8 @@ class RolloutController:
         self._room.set()
         self._grown.set()
 
-    async def _play_group(self, number: int, task: dict[str, Any]) -> None:
-        results = await self._play_members(number, task)
+    async def _run_group(self, number: int, task: dict[str, Any]) -> None:
+        results = await self._run_members(number, task)
         error = next((r for r in results if isinstance(r, BaseException)), None)
         if error is not None:
             self._reject(number, task, error)
@@ -134,44 +134,44 @@ class RolloutController:
         self._equal_in_row = 0
         self._admission.finish(number, Group(number, self._admission.admitted_at(number), episodes))
 
-    async def _play_members(self, number: int, task: dict[str, Any]) -> list[Episode | BaseException]:
-        """Play each member of a group, again where it fails; return episodes or their last errors."""
+    async def _run_members(self, number: int, task: dict[str, Any]) -> list[Episode | BaseException]:
+        """Run each member of a group, again where it fails; return episodes or their last errors."""
         results: list[Any] = [None] * self._group_size
-        playing = {self._start_episode(task, (number, i, 0)): i for i in range(self._group_size)}
+        running = {self._start_episode(task, (number, i, 0)): i for i in range(self._group_size)}
         attempts = [0] * self._group_size
         try:
-            while playing:
+            while running:
                 # One wait for all of them, unless one fails.
-                done, _ = await asyncio.wait(playing, return_when=asyncio.FIRST_EXCEPTION)
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
                 for episode in done:
-                    member = playing.pop(episode)
+                    member = running.pop(episode)
                     error = episode.exception()
                     results[member] = episode.result() if error is None else error
                     if error is None:
                         continue
                     if isinstance(error, UserError) or attempts[member] == self._max_retries:
-                        self._playing -= 1
+                        self._in_flight -= 1
                         continue
                     attempts[member] += 1
                     self.retries += 1
-                    log.warning("an episode of %s failed and is played again: %r", task, error)
-                    playing[self._start_episode(task, (number, member, attempts[member]))] = member
+                    log.warning("an episode of %s failed and is run again: %r", task, error)
+                    running[self._start_episode(task, (number, member, attempts[member]))] = member
         finally:
-            for episode in playing:
+            for episode in running:
                 episode.cancel()
-            await asyncio.gather(*playing, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
         return results
 
     def _start_episode(self, task: dict[str, Any], place: Place) -> asyncio.Task[Episode]:
-        episode = asyncio.create_task(self._play(task, place))
+        episode = asyncio.create_task(self._run_episode(task, place))
         episode.add_done_callback(self._episode_done)
         return episode
 
     def _episode_done(self, episode: asyncio.Task[Episode]) -> None:
-        """Make room for another; one that failed keeps its place, and is played again."""
+        """Make room for another; one that failed keeps its place, and is run again."""
         if episode.cancelled() or episode.exception() is not None:
             return
-        self._playing -= 1
+        self._in_flight -= 1
         self.finished_episodes += 1
         self.finished_tokens += episode.result().sampled
         if failure := episode.result().failure:

@@ -94,7 +94,7 @@ async def run_episode(
     model: Recorder,
     opening: Opening = Opening(),  # noqa: B008 (it is frozen)
 ) -> Episode:
-    """Play one episode and return what the learner needs of it.
+    """Run one episode and return what the learner needs of it.
 
     Args:
         agent: how the model acts.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class GenerationAborted(RuntimeError):
-    """A response is not whole: the episode failed, and is played again; none of it is trained on."""
+    """A response is not whole: the episode failed, and is run again; none of it is trained on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,8 @@ class RolloutWorker:
         """Calls of programs that were refused so far."""
         return 0 if self.server is None else self.server.refusals.count
 
-    async def play(self, task: dict[str, Any], sampling: Sampling) -> Episode:
-        """Play one episode of a task (keyword arguments of ``env.reset``)."""
+    async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Episode:
+        """Run one episode of a task (keyword arguments of ``env.reset``)."""
         model = Recorder(self.engine, self.renderer, sampling, self.max_model_len, self.server)
         return await run_episode(self.agent, self.pool, task, model, self.opening)
 

@@ -24,14 +24,14 @@ from areal.errors import AgentFailure, EngineFailure, EnvironmentFailure, Interr
 from areal.evaluation.answers import AnswerFile, Header, write_whole
 from areal.evaluation.benchmark import Benchmark, find_data
 from areal.evaluation.endpoint import Endpoint, EndpointWorker, is_endpoint
-from areal.evaluation.evaluate import Play, Played, evaluate
+from areal.evaluation.evaluate import Played, RunEpisode, evaluate
 from areal.evaluation.report import Report, markdown, report_of
 from areal.models import context_limit, resolve_model
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
 from areal.runtime.agents import make_agent
 from areal.runtime.build import environments, evaluation_sampling, opening_of, start_rollout_worker
-from areal.runtime.evaluation import engine_play, sampling_told, speed
+from areal.runtime.evaluation import engine_runner, sampling_told, speed
 from areal.runtime.first_look import look_at
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.plan import Plan, max_concurrent, plan
@@ -225,8 +225,8 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
     return reports
 
 
-Runners: TypeAlias = tuple[Callable[[Job], Play], Callable[[], float | None]]
-"""How each job is played, and the engine's busy seconds so far, if it is ours."""
+Runners: TypeAlias = tuple[Callable[[Job], RunEpisode], Callable[[], float | None]]
+"""How the episodes of each job are run, and the engine's busy seconds so far, if it is ours."""
 
 
 def _interrupted(folder: Path) -> Interrupted:
@@ -280,7 +280,7 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
 
 
 async def _answer(
-    job: Job, file: AnswerFile, play: Play, busy: Callable[[], float | None], progress: Progress
+    job: Job, file: AnswerFile, run_episode: RunEpisode, busy: Callable[[], float | None], progress: Progress
 ) -> dict[str, float | None]:
     """Answer the rest of a job; return the speed, if that was all of it."""
     header, known = job.header, list(file.answers)
@@ -292,7 +292,7 @@ async def _answer(
         progress.status(f"{header.name}: {len(file.answers)}/{total}")
 
     answers = await evaluate(
-        play,
+        run_episode,
         job.tasks,
         header.samples,
         max_concurrent(job.config),
@@ -319,12 +319,12 @@ async def _engine_runners(jobs: list[Job]) -> AsyncIterator[Runners]:
         worker = await start_rollout_worker(max(plans, key=lambda p: p.max_model_len), None)
     pools = [worker.pool]
 
-    def runner_of(job: Job) -> Play:
+    def runner_of(job: Job) -> RunEpisode:
         assert job.plan is not None
         pool = environments(job.config)
         pools.append(pool)
         own = replace(worker, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
-        return engine_play(own, job.sampling)
+        return engine_runner(own, job.sampling)
 
     try:
         yield runner_of, lambda: worker.engine.busy_seconds
@@ -339,15 +339,15 @@ async def _endpoint_runners(jobs: list[Job]) -> AsyncIterator[Runners]:
     endpoint = await Endpoint.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
     workers: list[EndpointWorker] = []
 
-    def runner_of(job: Job) -> Play:
+    def runner_of(job: Job) -> RunEpisode:
         chat = job.config.chat.template_kwargs
         worker = EndpointWorker(endpoint, job.agent, environments(job.config), opening_of(job.config), chat)
         workers.append(worker)
 
-        async def play(task: dict[str, Any], seed: int) -> Played:
-            return await worker.play(task, replace(job.sampling, seed=seed))
+        async def run_episode(task: dict[str, Any], seed: int) -> Played:
+            return await worker.run_episode(task, replace(job.sampling, seed=seed))
 
-        return play
+        return run_episode
 
     try:
         yield runner_of, lambda: None

@@ -7,7 +7,7 @@ A checkpoint is a folder ``step-000050`` that appears under its name only when i
 - ``model/``: weights and tokenizer in Hugging Face format, in the type that the engine computes in; or
   ``adapter/``, in peft's format, where an adapter is trained: it is small, and so is then all of it;
 - ``state.json``: the next group's number, and number and version of each group in flight: a run that goes
-  on plays those again from their beginning;
+  on runs those again from their beginning;
 - ``groups.jsonl``: the complete groups that were waiting to be consumed.
 
 The learner holds still while its tensors are copied to the host (:meth:`Checkpoints.stage`); any other thread
@@ -56,7 +56,7 @@ def snapshot(admission: Admission[Group]) -> tuple[dict[str, Any], list[Group]]:
 def recover(admission: Admission[Group], state: dict[str, Any], groups: list[Group]) -> None:
     """Put every group back that :func:`snapshot` saw, at its place and with its version.
 
-    A group in flight keeps its admission version although it is played anew, by newer weights: its tokens
+    A group in flight keeps its admission version although it is run anew, by newer weights: its tokens
     are no older than that, and its deadline stays the one that its fellows made room for.
     """
     admission.next_id = state["next_group"]

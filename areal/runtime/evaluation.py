@@ -10,7 +10,7 @@ from typing import Any
 
 from areal.errors import UserError
 from areal.evaluation.answers import Answer
-from areal.evaluation.evaluate import Play, Played, evaluate
+from areal.evaluation.evaluate import Played, RunEpisode, evaluate
 from areal.evaluation.report import Report, conditions, report
 from areal.registry import env_label
 from areal.rollout.engine import Sampling
@@ -33,7 +33,7 @@ async def evaluate_held_out(
         raise UserError(f"environment '{config.env}' has no held-out problem to evaluate on")
     done = itertools.count(1)
     answers = await evaluate(
-        engine_play(worker, evaluation_sampling(config)),
+        engine_runner(worker, evaluation_sampling(config)),
         tasks,
         settings.samples,
         max_concurrent(config),
@@ -71,13 +71,13 @@ def evaluation_metrics(report: Report, env: str) -> dict[str, float]:
     return metrics
 
 
-def engine_play(worker: RolloutWorker, sampling: Sampling) -> Play:
-    """Return how an episode is played for an evaluation."""
+def engine_runner(worker: RolloutWorker, sampling: Sampling) -> RunEpisode:
+    """Return how an episode is run for an evaluation."""
 
-    async def play(task: dict[str, Any], seed: int) -> Played:
-        return Played.of(await worker.play(task, replace(sampling, seed=seed)))
+    async def run_episode(task: dict[str, Any], seed: int) -> Played:
+        return Played.of(await worker.run_episode(task, replace(sampling, seed=seed)))
 
-    return play
+    return run_episode
 
 
 def speed(answers: list[Answer], seconds: float, busy: float | None) -> dict[str, float | None]:

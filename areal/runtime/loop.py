@@ -175,7 +175,7 @@ class Trainer:
         sampling = training_sampling(config)
         self.controller = RolloutController(
             self.admission,
-            lambda task, place: self.rollout_worker.play(task, seeded(sampling, self.plan, place)),
+            lambda task, place: self.rollout_worker.run_episode(task, seeded(sampling, self.plan, place)),
             TaskSource(self.plan.env, config.seed).task,
             rollout.group_size,
             max_concurrent(config),

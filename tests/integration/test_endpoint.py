@@ -62,11 +62,11 @@ def _first(trajectory: Any) -> int:
     return len(mask) if mask.all() else int(mask.argmin())
 
 
-async def test_a_command_plays_an_episode(worker: RolloutWorker):
+async def test_a_command_runs_an_episode(worker: RolloutWorker):
     command = f"{sys.executable} {EXAMPLES / 'anthropic_client.py'}"
     config = parse_config({"agent": "program", "agent_options": {"command": command}})
     agent = plan(config).agent
-    episode = await replace(worker, agent=agent).play(
+    episode = await replace(worker, agent=agent).run_episode(
         {"seed": 0, "options": {"index": 0, "split": "train"}}, training_sampling(config)
     )
     assert [len(t.turns) for t in episode.trajectories] == [2]
@@ -86,7 +86,7 @@ async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine
     engine: Any = worker.engine
     agent = Program(floods, time_limit=1, max_completions=10**6, on_failure="retry")
     with pytest.raises(ProgramFailed, match="no answer within 1 s"):
-        await replace(worker, agent=agent).play({"seed": 0}, Sampling(400))
+        await replace(worker, agent=agent).run_episode({"seed": 0}, Sampling(400))
     assert engine._in_flight == set()
     assert engine._llm.output_processor.request_states == {}
     async with asyncio.timeout(20):

@@ -74,8 +74,10 @@ async def test_a_cancelled_request_leaves_the_engine_well(worker: RolloutWorker)
 
 async def test_an_episode_is_recorded_token_for_token(worker: RolloutWorker):
     tasks = held_out(plan(parse_config({})).env, 16)
-    played = await asyncio.gather(*(worker.play(t, Sampling(64, seed=i)) for i, t in enumerate(tasks)))
-    for episode in played:
+    episodes = await asyncio.gather(
+        *(worker.run_episode(t, Sampling(64, seed=i)) for i, t in enumerate(tasks))
+    )
+    for episode in episodes:
         (t,) = episode.trajectories
         assert t.turns == [int(t.loss_mask.argmax())]
         assert t.loss_mask[t.turns[0] :].all()
@@ -91,11 +93,13 @@ async def test_several_turns_are_recorded_as_the_learner_sees_them(worker: Rollo
     """What was said in several turns, forks among them: the learner has the engine's log-probabilities."""
     assert worker.engine.version == 0, "tests that load other weights come later"
     pool = EnvironmentPool(lambda: make_env("guess-v1", max_turns=3), 2)
-    playing = replace(worker, agent=Forking(), pool=pool)
-    played = await asyncio.gather(*(playing.play({"seed": i}, Sampling(24, seed=i)) for i in range(4)))
+    running = replace(worker, agent=Forking(), pool=pool)
+    episodes = await asyncio.gather(
+        *(running.run_episode({"seed": i}, Sampling(24, seed=i)) for i in range(4))
+    )
     pool.close()
     policy = Policy(load_model(resolve_model("starter")))
-    for episode in played:
+    for episode in episodes:
         assert sorted(call for t in episode.trajectories for call in t.calls) == list(range(5))
         assert [len(t.turns) for t in episode.trajectories] == [3, 1, 1]
         for t in episode.trajectories:

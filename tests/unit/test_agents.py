@@ -47,18 +47,22 @@ class Parrot(gymnasium.Env[str, str]):
         return f"you said {action}", float(len(self.said)), len(self.said) == 3, False, {}
 
 
-async def play(agent: Agent, *responses: str, longest: int = 10_000) -> tuple[Episode, list[str], list[str]]:
+async def run_episode(
+    agent: Agent, *responses: str, longest: int = 10_000
+) -> tuple[Episode, list[str], list[str]]:
     """Return the episode, what the environment was told, and the prompts of all responses as text."""
     engine: Any = Scripted([[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in responses])
     envs: list[Any] = []
     pool = EnvironmentPool(lambda: envs.append(Parrot()) or envs[-1], 1)
-    played = await RolloutWorker(engine, RENDERER, agent, pool, longest).play({"seed": 0}, Sampling(100))
+    episode = await RolloutWorker(engine, RENDERER, agent, pool, longest).run_episode(
+        {"seed": 0}, Sampling(100)
+    )
     pool.close()
-    return played, envs[0].said, [TOKENIZER.decode(ids) for ids in engine.asked]
+    return episode, envs[0].said, [TOKENIZER.decode(ids) for ids in engine.asked]
 
 
 async def test_multi_turn_goes_on_to_the_end_in_one_conversation():
-    episode, said, prompts = await play(MultiTurn(), "a", "b", "c")
+    episode, said, prompts = await run_episode(MultiTurn(), "a", "b", "c")
     assert said == ["a", "b", "c"]
     assert episode.reward == 6
     (trajectory,) = episode.trajectories
@@ -72,14 +76,14 @@ async def test_multi_turn_goes_on_to_the_end_in_one_conversation():
 
 async def test_where_a_limit_is_reached_the_episode_ends_with_what_it_has():
     """Turns, tokens (a response is a letter and its end), the length of the conversation."""
-    _, _, prompts = await play(MultiTurn(), "a", "b", "c")
+    _, _, prompts = await run_episode(MultiTurn(), "a", "b", "c")
     full = len(TOKENIZER.encode(prompts[2]))
     for agent, longest in (
         (MultiTurn(max_turns=2), 9999),
         (MultiTurn(max_tokens=4), 9999),
         (MultiTurn(), full),
     ):
-        episode, said, _ = await play(agent, "a", "b", longest=longest)
+        episode, said, _ = await run_episode(agent, "a", "b", longest=longest)
         assert (said, episode.reward) == (["a", "b"], 3.0)
 
 
@@ -130,7 +134,7 @@ async def test_tools_answer_in_the_model_s_own_format_and_errors_are_observation
         call("look", at="12", how="far"), call("look", at=13), call("look", at="x"), call("lok", at=1),
         call("slow", seconds=900), call("look", at=1),
     ]  # fmt: skip
-    episode, said, prompts = await play(agent, "\n".join(calls), "found it", "b", "c")
+    episode, said, prompts = await run_episode(agent, "\n".join(calls), "found it", "b", "c")
     assert said == ["found it", "b", "c"]
     assert '"description": "Look at something."' in prompts[0]
     assert prompts[0].startswith("<|im_start|>system\nBe brief.\n\n# Tools")
@@ -153,7 +157,9 @@ async def test_calls_of_one_response_are_made_at_once():
         await all_here.wait()
         return "met"
 
-    _, _, prompts = await play(ToolUse([meet], time_limit=60), "\n".join([call("meet")] * 8), "a", "b", "c")
+    _, _, prompts = await run_episode(
+        ToolUse([meet], time_limit=60), "\n".join([call("meet")] * 8), "a", "b", "c"
+    )
     assert observations(prompts[1]) == ["met"] * 8
 
 
@@ -206,11 +212,11 @@ async def test_whatever_a_tool_raises_is_told_to_the_model():
 
 async def test_what_a_tool_stands_on_fails_the_episode_and_is_no_observation():
     with pytest.raises(ConnectionError, match="no route to 3"):
-        await play(ToolUse([lost]), call("lost", at=3))
+        await run_episode(ToolUse([lost]), call("lost", at=3))
 
 
 async def test_the_last_response_is_for_the_environment_whatever_it_is():
-    _, said, _ = await play(ToolUse([look], max_turns=2), call("look", at=1), call("look", at=2))
+    _, said, _ = await run_episode(ToolUse([look], max_turns=2), call("look", at=1), call("look", at=2))
     assert said == [call("look", at=2)]
 
 

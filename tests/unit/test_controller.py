@@ -24,11 +24,11 @@ def episode(version: int = 0) -> Episode:
     return Episode([made], 1.0)
 
 
-def controller(play: Callable[[dict[str, Any]], Coroutine[Any, Any, Episode]], **options: int):
+def controller(run_episode: Callable[[dict[str, Any]], Coroutine[Any, Any, Episode]], **options: int):
     admission: Admission[Group] = Admission(2, options.pop("eta", 1))
     given = {"group_size": GROUP, "max_concurrent": 16, "max_retries": 2, "max_failures": 3, **options}
     return admission, RolloutController(
-        admission, lambda task, place: play(task), lambda number: {"seed": number}, **given
+        admission, lambda task, place: run_episode(task), lambda number: {"seed": number}, **given
     )
 
 
@@ -39,13 +39,13 @@ async def stop(task: asyncio.Task[None]) -> None:
 
 
 async def test_batches_are_whole_groups_of_one_task():
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         await asyncio.sleep(0.001 * (task["seed"] % 3))
         made = episode()
         made.task = task
         return made
 
-    _, control = controller(play)
+    _, control = controller(run_episode)
     running = asyncio.create_task(control.run())
     for version in range(5):
         groups = await control.next_batch(version)
@@ -59,18 +59,18 @@ async def test_batches_are_whole_groups_of_one_task():
 
 
 async def test_concurrency_and_gate_hold_it_back():
-    playing = peak = started = 0
+    in_flight = peak = started = 0
 
-    async def play(task: dict[str, Any]) -> Episode:
-        nonlocal playing, peak, started
-        playing += 1
+    async def run_episode(task: dict[str, Any]) -> Episode:
+        nonlocal in_flight, peak, started
+        in_flight += 1
         started += 1
-        peak = max(peak, playing)
+        peak = max(peak, in_flight)
         await asyncio.sleep(0.001)
-        playing -= 1
+        in_flight -= 1
         return episode()
 
-    _, control = controller(play, max_concurrent=9, eta=2)
+    _, control = controller(run_episode, max_concurrent=9, eta=2)
     running = asyncio.create_task(control.run())
     await asyncio.sleep(0.2)
     assert peak == 8, "two groups of four fit in nine"
@@ -78,16 +78,16 @@ async def test_concurrency_and_gate_hold_it_back():
     await stop(running)
 
 
-async def test_an_episode_that_fails_is_played_again():
+async def test_an_episode_that_fails_is_run_again():
     failed: dict[int, int] = {}
 
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         if failed.setdefault(task["seed"], 0) < 2:
             failed[task["seed"]] += 1
             raise ConnectionError("flaky")
         return episode()
 
-    _, control = controller(play)
+    _, control = controller(run_episode)
     running = asyncio.create_task(control.run())
     assert len(await control.next_batch(0)) == 2
     await stop(running)
@@ -96,14 +96,14 @@ async def test_an_episode_that_fails_is_played_again():
 
 
 async def test_a_group_with_a_failed_member_is_not_trained_on():
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         if task["seed"] % 2 == 0:
             raise ConnectionError("always")
         made = episode()
         made.task = task
         return made
 
-    _, control = controller(play, max_retries=0)
+    _, control = controller(run_episode, max_retries=0)
     running = asyncio.create_task(control.run())
     for version in range(3):
         for group in await control.next_batch(version):
@@ -114,10 +114,10 @@ async def test_a_group_with_a_failed_member_is_not_trained_on():
 
 
 async def test_an_environment_that_always_raises_ends_the_run_with_its_error():
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         raise KeyError("no such thing")
 
-    _, control = controller(play)
+    _, control = controller(run_episode)
     with pytest.raises(RolloutFailure, match="no such thing") as caught:
         await asyncio.wait_for(control.run(), 10)
     assert isinstance(caught.value.__cause__, KeyError)
@@ -126,17 +126,17 @@ async def test_an_environment_that_always_raises_ends_the_run_with_its_error():
 @pytest.mark.parametrize("eta", [0, 2])
 async def test_dynamic_sampling_takes_other_groups(eta: int):
     """Groups with equal rewards are never consumed, and the gate counts them as if they had never been."""
-    played: dict[int, int] = {}
+    attempts: dict[int, int] = {}
 
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         await asyncio.sleep(0)
         made = episode(version=admission.version)
-        member = played.setdefault(task["seed"], 0)
-        played[task["seed"]] += 1
+        member = attempts.setdefault(task["seed"], 0)
+        attempts[task["seed"]] += 1
         made.reward = float(member) if task["seed"] % 3 == 0 else 1.0
         return made
 
-    admission, control = controller(play, eta=eta, max_equal=3)
+    admission, control = controller(run_episode, eta=eta, max_equal=3)
     running = asyncio.create_task(control.run())
     for version in range(6):
         for group in await asyncio.wait_for(control.next_batch(version), 10):
@@ -150,13 +150,13 @@ async def test_dynamic_sampling_takes_other_groups(eta: int):
 
 
 async def test_groups_that_are_always_equal_end_the_run():
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         return episode()
 
-    _, control = controller(play, max_equal=5)
+    _, control = controller(run_episode, max_equal=5)
     with pytest.raises(UserError, match=r"[6-8] groups in a row with equal rewards.*dynamic_sampling=false"):
         await asyncio.wait_for(control.run(), 10)
-    _, control = controller(play)
+    _, control = controller(run_episode)
     running = asyncio.create_task(control.run())
     assert len(await control.next_batch(0)) == 2, "without dynamic sampling they are as good as any"
     await stop(running)
@@ -165,12 +165,12 @@ async def test_groups_that_are_always_equal_end_the_run():
 async def test_bad_input_is_not_retried():
     calls = 0
 
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         nonlocal calls
         calls += 1
         raise UserError("give it a file")
 
-    _, control = controller(play, max_concurrent=4)
+    _, control = controller(run_episode, max_concurrent=4)
     with pytest.raises(UserError, match="give it a file"):
         await asyncio.wait_for(control.run(), 10)
     assert calls <= 2 * GROUP, "no retries; one more group may have begun"
@@ -179,7 +179,7 @@ async def test_bad_input_is_not_retried():
 async def test_cancelling_cancels_what_is_in_flight():
     cancelled = 0
 
-    async def play(task: dict[str, Any]) -> Episode:
+    async def run_episode(task: dict[str, Any]) -> Episode:
         nonlocal cancelled
         try:
             await asyncio.sleep(60)
@@ -188,7 +188,7 @@ async def test_cancelling_cancels_what_is_in_flight():
             raise
         return episode()
 
-    _, control = controller(play)
+    _, control = controller(run_episode)
     running = asyncio.create_task(control.run())
     await asyncio.sleep(0.05)
     await stop(running)
@@ -196,39 +196,39 @@ async def test_cancelling_cancels_what_is_in_flight():
 
 
 async def test_retries_keep_their_place_and_members_their_order():
-    playing = peak = 0
+    in_flight = peak = 0
     seen: dict[int, int] = {}
 
-    async def play(task: dict[str, Any]) -> Episode:
-        nonlocal playing, peak
+    async def run_episode(task: dict[str, Any]) -> Episode:
+        nonlocal in_flight, peak
         attempt = seen[task["seed"]] = seen.get(task["seed"], 0) + 1
-        playing += 1
-        peak = max(peak, playing)
+        in_flight += 1
+        peak = max(peak, in_flight)
         await asyncio.sleep(0.002 if attempt % 3 else 0)
-        playing -= 1
+        in_flight -= 1
         if attempt <= GROUP and attempt % 2:
             raise ConnectionError("flaky")
         made = episode()
         made.started = attempt
         return made
 
-    _, control = controller(play, max_concurrent=8)
+    _, control = controller(run_episode, max_concurrent=8)
     running = asyncio.create_task(control.run())
     for version in range(4):
         for group in await control.next_batch(version):
-            # The first and the third failed and were played again; the others are where they were.
+            # The first and the third failed and were run again; the others are where they were.
             assert [e.started for e in group.episodes][1::2] == [2, 4]
             assert {e.started for e in group.episodes[::2]} == {5, 6}
         control.advance(version + 1)
     await stop(running)
     assert peak == 8
-    assert control._playing <= 8
+    assert control._in_flight <= 8
 
 
-async def test_a_group_lost_in_a_crash_is_played_again_with_its_own_task_and_places():
+async def test_a_group_lost_in_a_crash_is_run_again_with_its_own_task_and_places():
     places = []
 
-    async def play(task: dict[str, Any], place: tuple[int, int, int]) -> Episode:
+    async def run_episode(task: dict[str, Any], place: tuple[int, int, int]) -> Episode:
         places.append((task["seed"], place))
         await asyncio.sleep(0)
         if place == (3, 1, 0):
@@ -238,7 +238,7 @@ async def test_a_group_lost_in_a_crash_is_played_again_with_its_own_task_and_pla
     admission: Admission[Group] = Admission(2, 1, version=5, next_id=12)
     admission.restore(3, 4, None)
     admission.restore(11, 5, Group(11, 5, [episode()] * GROUP))
-    control = RolloutController(admission, play, lambda number: {"seed": number}, GROUP, GROUP, 1, 0)
+    control = RolloutController(admission, run_episode, lambda number: {"seed": number}, GROUP, GROUP, 1, 0)
     running = asyncio.create_task(control.run())
     groups = await control.next_batch(5)
     await stop(running)

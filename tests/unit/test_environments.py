@@ -49,9 +49,9 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return step
 
 
-def play(pool: EnvironmentPool) -> Any:
+def run_episode(pool: EnvironmentPool) -> Any:
     engine: Any = Scripted("eos")
-    return RolloutWorker(engine, RENDERER, SingleTurn(), pool, 100).play(TASK, Sampling(10))
+    return RolloutWorker(engine, RENDERER, SingleTurn(), pool, 100).run_episode(TASK, Sampling(10))
 
 
 WRONG = {
@@ -96,7 +96,7 @@ async def test_what_a_step_does_wrong_is_told_in_one_line(case: str):
     with pytest.raises(
         EnvironmentFailure, match=rf"^environment 'bad.py:Bad': step in the task .*3}} {text}"
     ):
-        await play(pool)
+        await run_episode(pool)
     pool.close()
     assert env.closed == env.made == 1, "it is closed, and not used again"
 
@@ -111,22 +111,22 @@ async def test_a_reset_or_a_constructor_that_raises():
         (env_that(reset=lambda self, **task: "text"), r"reset in the task .* \(observation, info\)"),
     ):
         with pytest.raises(EnvironmentFailure, match=text):
-            await play(EnvironmentPool(env, 2))
+            await run_episode(EnvironmentPool(env, 2))
 
 
 async def test_parts_need_not_be_named():
     for info in ({}, {"reward_parts": None}):
         step = lambda self, action, info=info: ("", 2.0, True, False, info)  # noqa: E731
-        assert (await play(EnvironmentPool(env_that(step=step), 1))).reward_parts == {"reward": 2.0}
+        assert (await run_episode(EnvironmentPool(env_that(step=step), 1))).reward_parts == {"reward": 2.0}
 
 
 async def test_bad_input_stays_bad_input_and_good_environments_are_reused():
     with pytest.raises(UserError, match=r"^no such index$"):
-        await play(EnvironmentPool(env_that(step=raising(UserError("no such index"))), 1))
+        await run_episode(EnvironmentPool(env_that(step=raising(UserError("no such index"))), 1))
     env = env_that()
     pool = EnvironmentPool(env, 2)
     for _ in range(5):
-        assert (await play(pool)).reward > 0
+        assert (await run_episode(pool)).reward > 0
     assert (env.made, env.closed) == (1, 0)
     pool.close()
     assert env.closed == 1
@@ -159,8 +159,8 @@ async def test_a_call_that_hangs_is_left_behind(released: threading.Event, caplo
         match=r"'slow': step in the task .* has not returned after 3 s \(rollout.env_time_limit\); "
         r"it is at .*test_environments.py:\d+$",
     ):
-        await play(pool)
-    assert (await play(pool)).reward > 0, "the one thread is replaced"
+        await run_episode(pool)
+    assert (await run_episode(pool)).reward > 0, "the one thread is replaced"
     assert env.made == 2
     started = time.monotonic()
     pool.close()
@@ -170,11 +170,13 @@ async def test_a_call_that_hangs_is_left_behind(released: threading.Event, caplo
 
 
 async def test_too_many_that_hang_end_the_run(released: threading.Event):
-    """The controller plays again, but threads that hang have a budget; stopping waits for none of them."""
+    """The controller runs it again, but threads that hang have a budget; stopping waits for none of them."""
     env = env_that(step=lambda self, action: released.wait())
     pool = EnvironmentPool(env, 2, time_limit=0.05, name="slow")
     admission: Admission[Group] = Admission(2, 1)
-    control = RolloutController(admission, lambda task, place: play(pool), lambda n: {}, 2, 8, 100, 100)
+    control = RolloutController(
+        admission, lambda task, place: run_episode(pool), lambda n: {}, 2, 8, 100, 100
+    )
     with pytest.raises(
         UserError, match=r"has not returned after 0.05 s .*; \d+ calls hung since .*: give what they do"
     ):
@@ -189,7 +191,7 @@ async def test_python_code_that_never_ends_is_ended():
 
     pool = EnvironmentPool(env_that(step=step), 1, time_limit=3)
     with pytest.raises(EnvironmentFailure, match=r"it is at .*test_environments.py:\d+$"):
-        await play(pool)
+        await run_episode(pool)
     ((worker, _),) = pool._left
     worker._thread.join(30)
     assert not worker.alive
@@ -199,11 +201,11 @@ async def test_stopped_while_an_environment_hangs(released: threading.Event):
     """Ctrl-C cancels what waits; a close that hangs is left as well."""
     env = env_that(step=lambda self, action: released.wait())
     pool = EnvironmentPool(env, 2)
-    playing = asyncio.create_task(play(pool))
+    running = asyncio.create_task(run_episode(pool))
     await asyncio.sleep(0.1)
-    playing.cancel()
+    running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await playing
+        await running
     pool.close()
     assert env.closed == 0, "a step of it is still running"
 
@@ -217,7 +219,7 @@ async def test_a_close_that_hangs_or_raises_is_written_down(
         (lambda self: [][0], "close raised IndexError"),
     ):
         pool = EnvironmentPool(env_that(close=close), 2, name="slow")
-        await play(pool)
+        await run_episode(pool)
         pool.close()
         assert f"environment 'slow': {text}" in caplog.text
 
@@ -227,7 +229,7 @@ async def test_slow_calls_are_written_down_before_they_fail(
 ):
     monkeypatch.setattr("areal.rollout.environments._SLOW", 0.05)
     step = lambda self, action: time.sleep(0.2) or Echo.step(self, action)  # noqa: E731
-    assert (await play(EnvironmentPool(env_that(step=step), 2, name="slow"))).reward > 0
+    assert (await run_episode(EnvironmentPool(env_that(step=step), 2, name="slow"))).reward > 0
     assert "environment 'slow': step in the task {'seed': 3} takes more than 0.05 s; it is at" in caplog.text
 
 
@@ -257,7 +259,7 @@ def test_it_is_said_where_everything_is_when_nothing_moves():
 async def test_an_environment_that_always_raises_ends_the_run_with_one_line():
     pool = EnvironmentPool(env_that(step=raising(OSError("gone"))), 2, name="bad")
     admission: Admission[Group] = Admission(2, 1)
-    control = RolloutController(admission, lambda task, place: play(pool), lambda n: {}, 2, 8, 1, 3)
+    control = RolloutController(admission, lambda task, place: run_episode(pool), lambda n: {}, 2, 8, 1, 3)
     with pytest.raises(
         EnvironmentFailure, match=r"'bad': step .* raised OSError: gone .*; 4 groups in a row"
     ):

@@ -56,17 +56,17 @@ def worker(finish: Finish) -> RolloutWorker:
 
 @pytest.mark.parametrize("finish", ["eos", "stop", "length"])
 async def test_how_a_response_ended_is_in_the_trajectory(finish: Finish):
-    played = await worker(finish).play({"seed": 0}, Sampling(10))
-    (trajectory,) = played.trajectories
-    assert played.finish == trajectory.finish == finish
-    assert played.sampled == 3
-    assert played.reward == trajectory.rewards[0] > 0
+    episode = await worker(finish).run_episode({"seed": 0}, Sampling(10))
+    (trajectory,) = episode.trajectories
+    assert episode.finish == trajectory.finish == finish
+    assert episode.sampled == 3
+    assert episode.reward == trajectory.rewards[0] > 0
     assert trajectory.tokens[trajectory.loss_mask].tolist() == [20, 21, 22]
 
 
 async def test_an_aborted_response_becomes_no_trajectory():
     with pytest.raises(GenerationAborted, match="after 3 tokens"):
-        await worker("abort").play({"seed": 0}, Sampling(10))
+        await worker("abort").run_episode({"seed": 0}, Sampling(10))
 
 
 async def test_an_agent_that_never_asks_the_model_has_failed():
@@ -76,4 +76,4 @@ async def test_an_agent_that_never_asks_the_model_has_failed():
             await env.step("a guess of its own")
 
     with pytest.raises(NothingSampled, match="Silent"):
-        await replace(worker("eos"), agent=Silent()).play({"seed": 0}, Sampling(10))
+        await replace(worker("eos"), agent=Silent()).run_episode({"seed": 0}, Sampling(10))

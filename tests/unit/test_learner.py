@@ -305,8 +305,8 @@ def test_how_an_episode_is_cut_into_minibatches_and_trajectories():
 
 def test_each_token_has_the_advantage_of_its_turn_whatever_micro_batch_it_is_in():
     data = batch(6, groups=2)
-    for k, played in enumerate(data.episodes):
-        (t,) = played.trajectories
+    for k, outcome in enumerate(data.episodes):
+        (t,) = outcome.trajectories
         start = int(t.loss_mask.argmax())
         t.turns, t.calls, t.rewards = [start], [0], [float(k)]
         if t.sampled > 2:  # two turns, with a token of an observation between them

@@ -51,17 +51,17 @@ def chatml(*messages: tuple[str, str]) -> str:
     return f"{said}<|im_start|>assistant\n"
 
 
-async def play(
+async def run_episode(
     agent: Agent, env: Any, template: str = "qwen2.5", opening: Opening = PLAIN, **kwargs: Any
 ) -> tuple[Episode, str]:
-    """Play an episode in which the model says ``\\boxed{2}``; return it, and the prompt."""
+    """Run an episode in which the model says ``\\boxed{2}``; return it, and the prompt."""
     made = tokenizer(template)
     engine: Any = Scripted([[*made.encode("\\boxed{2}"), made.eos_token_id]])
     pool = EnvironmentPool(lambda: env, 1)
     try:
         rendered = Renderer(made, (made.eos_token_id,), kwargs)
         worker = RolloutWorker(engine, rendered, agent, pool, 10_000, None, opening)
-        episode = await worker.play({"seed": 0, "options": {"index": 0}}, Sampling(100))
+        episode = await worker.run_episode({"seed": 0, "options": {"index": 0}}, Sampling(100))
     finally:
         pool.close()
     (trajectory,) = episode.trajectories
@@ -82,7 +82,7 @@ def chat_env(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("agent", [SingleTurn(), MultiTurn(), Reset()])
 async def test_a_problem_that_is_a_conversation_reaches_the_model_as_one(agent: Agent, chat_env: Any):
-    episode, prompt = await play(agent, chat_env)
+    episode, prompt = await run_episode(agent, chat_env)
     assert prompt == chatml(
         ("system", "Be brief."), ("user", "2+2?"), ("assistant", "\\boxed{4}"), ("user", "Q: 1+1?")
     )
@@ -92,11 +92,11 @@ async def test_a_problem_that_is_a_conversation_reaches_the_model_as_one(agent: 
 async def test_tools_are_told_of_in_the_last_message(chat_env: Any):
     agent = PythonTool.__new__(PythonTool)  # no sandbox is needed to ask
     agent._limits, agent._hint = (1, None), HINT
-    _, prompt = await play(agent, chat_env)
+    _, prompt = await run_episode(agent, chat_env)
     assert prompt.endswith(chatml(("user", "Q: 1+1?" + HINT)))
     assert prompt.startswith("<|im_start|>system\nBe brief.<|im_end|>")
     for system in (None, "Use tools."):
-        _, prompt = await play(ToolUse(system=system), chat_env)
+        _, prompt = await run_episode(ToolUse(system=system), chat_env)
         assert prompt.startswith(f"<|im_start|>system\n{system or 'Be brief.'}\n\n# Tools")
         assert prompt.count("<|im_start|>system") == 1
 
@@ -104,7 +104,7 @@ async def test_tools_are_told_of_in_the_last_message(chat_env: Any):
 async def test_settings_open_every_conversation(chat_env: Any):
     config = load_config(values={"chat.system": "Be kind.", "chat.examples": list(SHOTS)})
     for agent in (SingleTurn(), MultiTurn(), Reset()):
-        _, prompt = await play(agent, chat_env, opening=opening_of(config))
+        _, prompt = await run_episode(agent, chat_env, opening=opening_of(config))
         before = [
             ("user", "3+3?"),
             ("assistant", "\\boxed{6}"),
@@ -114,22 +114,22 @@ async def test_settings_open_every_conversation(chat_env: Any):
         assert prompt == chatml(("system", "Be kind."), *before, ("user", "Q: 1+1?"))
     plain = make_env("math-v1", difficulty=1)
     question = plain.reset(options={"index": 0})[0]
-    _, prompt = await play(SingleTurn(), plain, opening=opening_of(config))
+    _, prompt = await run_episode(SingleTurn(), plain, opening=opening_of(config))
     assert prompt == chatml(
         ("system", "Be kind."), ("user", "3+3?"), ("assistant", "\\boxed{6}"), ("user", question)
     )
     # Without settings and without messages nothing is said but the problem (Qwen's template adds its own).
-    _, prompt = await play(SingleTurn(), plain)
+    _, prompt = await run_episode(SingleTurn(), plain)
     assert prompt.endswith(chatml(("user", question)))
     assert "Be kind" not in prompt
 
 
 async def test_thinking_can_be_turned_off():
     env = make_env("math-v1", difficulty=1)
-    _, thinks = await play(SingleTurn(), env, "qwen3")
-    _, not_so = await play(SingleTurn(), env, "qwen3", enable_thinking=False)
+    _, thinks = await run_episode(SingleTurn(), env, "qwen3")
+    _, not_so = await run_episode(SingleTurn(), env, "qwen3", enable_thinking=False)
     assert not_so == thinks + "<think>\n\n</think>\n\n"
-    assert (await play(SingleTurn(), env, "qwen3", enable_thinking=True))[1] == thinks
+    assert (await run_episode(SingleTurn(), env, "qwen3", enable_thinking=True))[1] == thinks
 
 
 def test_a_template_that_does_not_read_a_setting_is_named():
@@ -188,7 +188,7 @@ class Wrong(gymnasium.Env[str, str]):
 )
 async def test_messages_of_an_environment_that_are_none(messages: Any, complaint: str):
     with pytest.raises(EnvironmentFailure, match=complaint):
-        await play(SingleTurn(), Wrong(messages))
+        await run_episode(SingleTurn(), Wrong(messages))
 
 
 def test_without_a_template_a_blank_line_parts_what_was_said():

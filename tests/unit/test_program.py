@@ -51,8 +51,8 @@ class NotingEnv:
         return Step("", 0.25, True, False, {})
 
 
-async def play(program: Program) -> tuple[list[str], list[float]]:
-    """Play an episode; return what the environment heard and the reward that the program set."""
+async def run_episode(program: Program) -> tuple[list[str], list[float]]:
+    """Run an episode; return what the environment heard and the reward that the program set."""
     env, model = NotingEnv(), Scripted()
     model.server = Server(lambda ids: [], 1.0)
     try:
@@ -83,9 +83,9 @@ async def test_an_answer_goes_to_the_environment_and_a_number_is_the_reward():
         await ask(at, "reward", {"reward": 0.5})
         return "4"
 
-    assert await play(Program(answers)) == (["What is 2 + 2? 1 messages"], [])
-    assert await play(Program(knows)) == ([], [1.0])
-    assert await play(Program(says)) == ([], [0.5])
+    assert await run_episode(Program(answers)) == (["What is 2 + 2? 1 messages"], [])
+    assert await run_episode(Program(knows)) == ([], [1.0])
+    assert await run_episode(Program(says)) == ([], [0.5])
 
 
 async def test_functions_that_fail_and_functions_that_hang():
@@ -110,16 +110,16 @@ async def test_functions_that_fail_and_functions_that_hang():
     caught: list[int] = []
     outcome: Any = None
     with pytest.raises(ProgramFailed, match=r"crashed: KeyError.*no such thing") as failed:
-        await play(Program(crashes))
+        await run_episode(Program(crashes))
     assert isinstance(failed.value.__cause__, KeyError)
     for function in (hangs, clings):
         with pytest.raises(ProgramFailed, match=r"no answer within 0\.05 s"):
-            await play(Program(function, time_limit=0.05))
+            await run_episode(Program(function, time_limit=0.05))
     assert len(caught) == 3, "cancelled until it gave in"
     for returned in (None, float("nan"), [4]):
         outcome = returned
         with pytest.raises(ProgramFailed, match=r"returned .*: return its answer"):
-            await play(Program(nothing))
+            await run_episode(Program(nothing))
 
 
 async def test_a_function_that_fails_as_its_episode_is_cancelled_is_no_report_of_asyncios():
@@ -132,12 +132,12 @@ async def test_a_function_that_fails_as_its_episode_is_cancelled_is_no_report_of
 
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    playing = asyncio.create_task(play(Program(cleans_up)))
+    running = asyncio.create_task(run_episode(Program(cleans_up)))
     await asyncio.sleep(0.05)
-    playing.cancel()
-    await asyncio.wait({playing})
-    assert playing.cancelled()
-    del playing  # it holds what it failed of
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+    del running  # it holds what it failed of
     gc.collect()
     asyncio.get_running_loop().set_exception_handler(None)
     assert reported == []
@@ -163,7 +163,7 @@ print(" ", body["messages"][0]["content"], said, "ü")
     os.environ["ANTHROPIC_AUTH_TOKEN"] = "a real one"
     os.environ["http_proxy"] = "http://127.0.0.1:9"
     try:
-        assert await play(Program(command=python(code))) == (["What is 2 + 2? 1 messages ü"], [])
+        assert await run_episode(Program(command=python(code))) == (["What is 2 + 2? 1 messages ü"], [])
     finally:
         del os.environ["ANTHROPIC_AUTH_TOKEN"], os.environ["http_proxy"]
 
@@ -190,16 +190,16 @@ CHILD = (
 async def test_commands_that_fail(code: str, found: str):
     before = resources()
     with pytest.raises(ProgramFailed, match=found):
-        await play(Program(command=python(code), time_limit=2))
+        await run_episode(Program(command=python(code), time_limit=2))
     assert not await left(before)
 
 
 async def test_what_a_command_leaves_running_is_killed_and_keeps_nobody_waiting():
     before, began = resources(), time.monotonic()
-    assert (await play(Program(command=python(CHILD + "print(4)"))))[0] == ["4"]
+    assert (await run_episode(Program(command=python(CHILD + "print(4)"))))[0] == ["4"]
     assert time.monotonic() - began < 60
     assert not await left(before)
-    hanging = asyncio.create_task(play(Program(command=python(CHILD + "import time; time.sleep(99)"))))
+    hanging = asyncio.create_task(run_episode(Program(command=python(CHILD + "import time; time.sleep(99)"))))
     await asyncio.sleep(0.3)
     hanging.cancel()  # as a run that is stopped does
     assert (await asyncio.wait({hanging}, timeout=60))[0], "it is killed, not waited for"
@@ -267,9 +267,9 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
 
     def control() -> RolloutController:
         admission: Admission[Group] = Admission(2, 1)
-        play = lambda task, place: worker.play(task, Sampling(8))  # noqa: E731
+        run_episode = lambda task, place: worker.run_episode(task, Sampling(8))  # noqa: E731
         # Half of the attempts fail, in an order that depends on the machine: of so many retries one does not.
-        return RolloutController(admission, play, lambda number: {"seed": number}, 4, 8, 20, 1)
+        return RolloutController(admission, run_episode, lambda number: {"seed": number}, 4, 8, 20, 1)
 
     attempts, always = itertools.count(), False
     engine: Any = OneResponse()

@@ -1,4 +1,4 @@
-"""What becomes of an episode whose program fails: worth 0 for what the model said, else played again."""
+"""What becomes of an episode whose program fails: worth 0 for what the model said, else run again."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ async def quiet(task: str, **at: str) -> str:
     return ""
 
 
-async def play(worker: RolloutWorker, agent: Any, task: str = "Say a word.") -> Episode:
+async def run_episode(worker: RolloutWorker, agent: Any, task: str = "Say a word.") -> Episode:
     own = RolloutWorker(worker.engine, RENDERER, agent, worker.pool, 100, worker.server)
-    return await own.play({"options": {"task": task}}, Sampling(8))
+    return await own.run_episode({"options": {"task": task}}, Sampling(8))
 
 
 async def ask(at: dict[str, str], **body: Any) -> int:
@@ -144,17 +144,17 @@ async def test_a_program_that_fails_of_a_response_is_worth_nothing_and_is_traine
     worker: RolloutWorker, function: Any
 ):
     limits: Any = {"time_limit": 0.5 if function is hangs else 20, "max_completions": 3}
-    episode = await play(worker, Program(function, **limits))
+    episode = await run_episode(worker, Program(function, **limits))
     assert (episode.reward, episode.reward_parts) == (0.0, {}), "a failure is no part of the reward"
     assert episode.sampled > 0
     assert episode.failure.startswith("the program ")
     assert Episode.from_json(episode.to_json()).failure == episode.failure
     if function in (outgrows, loops):  # the model's doing, whatever is wished for
-        again = await play(worker, Program(function, on_failure="retry", **limits))
+        again = await run_episode(worker, Program(function, on_failure="retry", **limits))
         assert (again.reward, again.failure) == (0.0, episode.failure)
     else:
         with pytest.raises(ProgramFailed):
-            await play(worker, Program(function, on_failure="retry", **limits))
+            await run_episode(worker, Program(function, on_failure="retry", **limits))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ async def test_what_is_no_doing_of_the_model_is_not_punished(
 ):
     for on_failure in ("punish", "retry"):
         with pytest.raises(error, match=told):
-            await play(worker, Program(function, on_failure=on_failure))  # type: ignore[arg-type]
+            await run_episode(worker, Program(function, on_failure=on_failure))  # type: ignore[arg-type]
 
 
 async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing(worker: RolloutWorker):
@@ -189,11 +189,11 @@ async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing
     finish: Finish = "abort"
     error: Exception | None = None
     with pytest.raises(ProgramFailed, match="status 503"):
-        await play(worker, Program(goes_on))
+        await run_episode(worker, Program(goes_on))
     worker.engine.finish = "eos"  # type: ignore[attr-defined]
     finish, error = "eos", KeyError("a defect")
     with pytest.raises(KeyError, match="a defect"):
-        await play(worker, Program(goes_on))
+        await run_episode(worker, Program(goes_on))
 
     class Broken(OneWord):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
@@ -208,7 +208,7 @@ async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing
         worker.engine, RENDERER, Program(answers), EnvironmentPool(Broken, 1), 100, worker.server
     )
     with pytest.raises(EnvironmentFailure, match="no judge today"):
-        await broken.play({}, Sampling(8))
+        await broken.run_episode({}, Sampling(8))
     broken.pool.close()
 
 
@@ -222,7 +222,9 @@ async def test_a_program_that_works_is_not_punished(worker: RolloutWorker):
         await ask(at)
         return 0.25
 
-    assert [(e.reward, e.failure) for e in [await play(worker, Program(f)) for f in (recovers, rewards)]] == [
+    assert [
+        (e.reward, e.failure) for e in [await run_episode(worker, Program(f)) for f in (recovers, rewards)]
+    ] == [
         (1.0, ""),
         (0.25, ""),
     ]
@@ -241,19 +243,19 @@ async def test_an_agent_may_say_that_the_model_failed(worker: RolloutWorker):
             raise self.error
 
     for error in (PolicyFailed("no number in it"), ConversationTooLong("900 tokens")):
-        episode = await play(worker, Strict(True, error))
+        episode = await run_episode(worker, Strict(True, error))
         assert (episode.reward, episode.failure) == (0.0, str(error))
         with pytest.raises(type(error)):
-            await play(worker, Strict(False, error))
+            await run_episode(worker, Strict(False, error))
     with pytest.raises(KeyError):
-        await play(worker, Strict(True, KeyError("a defect")))
+        await run_episode(worker, Strict(True, KeyError("a defect")))
 
 
 async def test_a_command_s_last_line_is_what_it_failed_of(worker: RolloutWorker):
     code = "import sys; print('one'); print('Traceback', file=sys.stderr); sys.exit('no key in KEY')"
     command = shlex.join([sys.executable, "-S", "-c", code])
     with pytest.raises(ProgramFailed, match=r"^the program ended with code 1: no key in KEY$"):
-        await play(worker, Program(command=command))
+        await run_episode(worker, Program(command=command))
 
 
 def test_what_on_failure_may_be():
@@ -261,26 +263,26 @@ def test_what_on_failure_may_be():
         Program(quiet, on_failure="reward:0")  # type: ignore[arg-type]
 
 
-def control(play: Callable[..., Any], retries: int = 1, failures: int = 2) -> RolloutController:
+def control(run_episode: Callable[..., Any], retries: int = 1, failures: int = 2) -> RolloutController:
     admission: Admission[Group] = Admission(2, 1)
-    return RolloutController(admission, play, lambda number: {"seed": number}, 4, 8, retries, failures)
+    return RolloutController(admission, run_episode, lambda number: {"seed": number}, 4, 8, retries, failures)
 
 
 async def test_punished_episodes_are_part_of_the_batch_and_counted(
     worker: RolloutWorker, caplog: pytest.LogCaptureFixture
 ):
     async def half(task: str, **at: str) -> str:
-        nonlocal played
-        played += 1
-        number = played
+        nonlocal attempts
+        attempts += 1
+        number = attempts
         await ask(at)
         if number % 2:
             raise ValueError("unparseable")
         return "word"
 
-    played = 0
+    attempts = 0
     agent = Program(half)
-    running = asyncio.create_task((control_ := control(lambda task, place: play(worker, agent))).run())
+    running = asyncio.create_task((control_ := control(lambda task, place: run_episode(worker, agent))).run())
     with caplog.at_level(logging.WARNING, "areal"):
         groups = await asyncio.wait_for(control_.next_batch(0), 60)
     running.cancel()
