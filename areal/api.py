@@ -41,6 +41,7 @@ def train(
 
     Raises:
         UserError: bad input; the message says what to do.
+        WorkerLost: an engine or a process of the learner has died.
         Interrupted: Ctrl-C; a checkpoint was written.
     """
     if env is not None:

@@ -13,7 +13,14 @@ from typing import Any, NoReturn
 from areal import __version__
 from areal.arguments import Parser
 from areal.authoring.commands import add_env
-from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError, missing_requirement
+from areal.errors import (
+    AgentFailure,
+    EnvironmentFailure,
+    Interrupted,
+    UserError,
+    WorkerLost,
+    missing_requirement,
+)
 from areal.explain import add_config
 from areal.output import watched_output
 
@@ -28,7 +35,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         given.run(given)
         if sys.stdout is not None:  # it was closed
             sys.stdout.flush()
-    except (UserError, AgentFailure) as error:
+    except (UserError, AgentFailure, WorkerLost) as error:
         _end(2, f"error: {error}")
     except ModuleNotFoundError as error:
         if (told := missing_requirement(error)) is None:

@@ -1,4 +1,4 @@
-"""The exceptions that are no defect: the user can mend it, or asked for it."""
+"""The exceptions that are not a defect of areal: the command line prints each as one line."""
 
 from __future__ import annotations
 
@@ -25,11 +25,20 @@ class UserError(Exception):
     """
 
 
-class EngineFailure(UserError):
-    """vLLM did not start, has died or could not do something; its message says which, in one line.
+class WorkerLost(Exception):
+    """A process that a run needs did not start, has died, or cannot do what it is asked to do.
 
-    Where it says no cause, areal.telemetry.logs adds the last error that vLLM printed.
+    It is not the user's error, and playing an episode again does not help: the process has to be replaced.
+    The message is one line. The command line prints it without a traceback and exits with status 2.
     """
+
+
+class EngineLost(WorkerLost):
+    """An engine was lost. Where the message states no cause, areal.telemetry.logs adds vLLM's last error."""
+
+
+class LearnerLost(WorkerLost):
+    """A process of the learner was lost; the message says which one and how it ended."""
 
 
 class EnvironmentFailure(RuntimeError):

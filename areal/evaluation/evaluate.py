@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import BadRequest, ConversationTooLong
-from areal.errors import AgentFailure, EnvironmentFailure, UserError, explained
+from areal.errors import AgentFailure, EnvironmentFailure, UserError, WorkerLost, explained
 from areal.evaluation.answers import Answer
 from areal.rollout.seeds import derive
 from areal.trajectory import Episode
@@ -187,7 +187,7 @@ async def _played(
             if isinstance(error, EnvironmentFailure):
                 raise
             raise _in_one_line(error, task) from error
-        except UserError:
+        except (UserError, WorkerLost):
             raise
         except Exception as error:  # an agent of the user's, most likely
             raise _in_one_line(error, task) from error

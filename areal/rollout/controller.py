@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from areal.agents.interface import ConversationTooLong
-from areal.errors import AgentFailure, EnvironmentFailure, UserError, explained
+from areal.errors import AgentFailure, EnvironmentFailure, UserError, WorkerLost, explained
 from areal.rollout.admission import Admission
 from areal.trajectory import Episode, Group
 
@@ -149,7 +149,7 @@ class RolloutController:
                     results[member] = episode.result() if error is None else error
                     if error is None:
                         continue
-                    if isinstance(error, UserError) or attempts[member] == self._max_retries:
+                    if isinstance(error, UserError | WorkerLost) or attempts[member] == self._max_retries:
                         self._in_flight -= 1
                         continue
                     attempts[member] += 1
@@ -184,7 +184,7 @@ class RolloutController:
         self._admission.reject(number)
         self.failures += 1
         self._failed_in_row += 1
-        if isinstance(error, UserError | asyncio.CancelledError):
+        if isinstance(error, UserError | WorkerLost | asyncio.CancelledError):
             raise error
         log.error("the group of %s failed for good", task, exc_info=error)
         if self._failed_in_row > self._max_failures:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
-from areal.errors import EngineFailure
+from areal.errors import EngineLost
 from areal.rollout.engine import Completion, Engine, Sampling
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Engines:
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = list(engines)
-        self._error: EngineFailure | None = None
+        self._error: EngineLost | None = None
         self.in_flight = [0] * len(self._engines)
         self.requests = [0] * len(self._engines)
 
@@ -80,7 +80,7 @@ class Engines:
         self.requests[which] += 1
         try:
             return await self._engines[which].generate(ids, sampling)
-        except EngineFailure as error:
+        except EngineLost as error:
             self._error = error
             raise
         finally:

@@ -26,7 +26,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from areal.errors import WITH_ENGINE, EngineFailure, UserError
+from areal.errors import WITH_ENGINE, EngineLost, UserError
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.vllm_start import (
     EngineSettings,
@@ -105,7 +105,7 @@ class VLLMEngine:
         """Start vLLM (20 to 90 s) in processes of its own.
 
         Raises:
-            UserError: vLLM is not installed, or (EngineFailure) its process has failed.
+            UserError: vLLM is not installed, or (EngineLost) its process has failed.
         """
         # Before the environment says which cards there are: the engine's has another number then.
         card_bytes = gpu_bytes(settings.card) if settings.device == "cuda" else 0
@@ -127,9 +127,9 @@ class VLLMEngine:
                 )
             except _REFUSALS as error:
                 if _NOT_STARTED in str(error):
-                    raise EngineFailure("vLLM did not start") from error
+                    raise EngineLost("vLLM did not start") from error
                 log.exception("vLLM did not start")
-                raise EngineFailure(f"vLLM did not start: {_reason(error)}") from error
+                raise EngineLost(f"vLLM did not start: {_reason(error)}") from error
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
         await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
@@ -188,7 +188,7 @@ class VLLMEngine:
             async for output in self._llm.generate(prompt, params, request.id):
                 whole = output.outputs[0]
         except self._dead as error:
-            raise EngineFailure(_DIED) from error
+            raise EngineLost(_DIED) from error
         finally:
             self._in_flight.discard(request)
         return _completion(whole, request.spans)
@@ -215,7 +215,7 @@ class VLLMEngine:
             ``time/load``: of them, those in which the weights were loaded.
 
         Raises:
-            EngineFailure: vLLM's process has died, or could not load them: generation is paused then.
+            EngineLost: vLLM's process has died, or could not load them: generation is paused then.
         """
         failed = f"cannot load version {version} of the weights"
         if self.interruption != "drain":
@@ -227,7 +227,7 @@ class VLLMEngine:
         """Wait for calls of the engine's process; those that it dies in vLLM leaves unanswered for ever.
 
         Raises:
-            EngineFailure: it has died, or an error was raised there: then ``failed``, and that error.
+            EngineLost: it has died, or an error was raised there: then ``failed``, and that error.
         """
         work = asyncio.ensure_future(calls)
         try:
@@ -237,12 +237,12 @@ class VLLMEngine:
                     raise self._llm.dead_error
             return work.result()
         except self._dead as error:
-            raise EngineFailure(_DIED) from error
+            raise EngineLost(_DIED) from error
         except Exception as error:
             if type(error) is not Exception:  # by which vLLM tells of those in its own process
                 raise
             cause = " ".join(_CALL.sub("", str(error)).split())
-            raise EngineFailure(f"vLLM {failed}{': ' if cause else ''}{cause[:_LONGEST_CAUSE]}") from error
+            raise EngineLost(f"vLLM {failed}{': ' if cause else ''}{cause[:_LONGEST_CAUSE]}") from error
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

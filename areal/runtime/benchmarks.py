@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from areal import registry
 from areal.config import Config, parse_config, settings_on
-from areal.errors import AgentFailure, EngineFailure, EnvironmentFailure, Interrupted, UserError
+from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError
 from areal.evaluation.answers import AnswerFile, Header, write_whole
 from areal.evaluation.benchmark import Benchmark, find_data
 from areal.evaluation.endpoint import Endpoint, EndpointWorker, is_endpoint
@@ -268,7 +268,7 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
                     try:
                         speeds[job.header.name] = await _interruptible(work, folder, progress)
                     except (EnvironmentFailure, AgentFailure, UserError) as error:
-                        if isinstance(error, EngineFailure) or not file.answers:
+                        if not file.answers:
                             raise
                         raise type(error)(
                             f"{error}; what was answered is kept: `areal eval --resume {folder}`"

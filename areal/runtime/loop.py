@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from areal.config import Config
-from areal.errors import Interrupted, UserError
+from areal.errors import Interrupted, LearnerLost, UserError, WorkerLost
 from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.rollout.admission import Admission
@@ -233,8 +233,8 @@ class Trainer:
         """Do so after an error, which is what to tell of, also if there is a second one."""
         try:
             await self._keep()
-        except UserError as lost:
-            if not isinstance(error, UserError):
+        except (UserError, WorkerLost) as lost:
+            if not isinstance(error, UserError | WorkerLost):
                 raise
             if str(lost) != str(error):
                 raise type(error)(f"{error}; besides, {lost}") from error
@@ -361,10 +361,10 @@ class Trainer:
         """Wait for a process of the learner to end unasked.
 
         Raises:
-            UserError: one has.
+            LearnerLost: one has.
         """
         ended: asyncio.Future[str] = asyncio.wrap_future(self.learner.ended)
-        raise UserError(await asyncio.shield(ended))
+        raise LearnerLost(await asyncio.shield(ended))
 
     async def _stopped(self) -> None:
         """Wait for a signal.

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from setproctitle import setproctitle
 
 from areal.config import Config
-from areal.errors import UserError
+from areal.errors import LearnerLost, UserError
 from areal.rollout.engine_process import die_with
 from areal.rollout.vllm_start import main_not_reimported
 
@@ -92,7 +92,7 @@ class LearnerProcesses:
     """A run's learner and its checkpoints, in one process or several.
 
     One thing is asked at a time, but for what is done aside (:meth:`send`, :meth:`write`). Each method raises
-    UserError if a process has ended.
+    LearnerLost if a process has ended.
 
     Attributes:
         version: the number of finished updates.
@@ -175,7 +175,7 @@ class LearnerProcesses:
         await self._ask("export", folder)
 
     def kill(self) -> None:
-        """End the processes at once; whoever waits for them gets UserError."""
+        """End the processes at once; whoever waits for them gets LearnerLost."""
         for process in self._processes:
             process.kill()
 
@@ -201,7 +201,7 @@ class LearnerProcesses:
         answer.set_running_or_notify_cancel()  # it comes, also if nobody waits for it any more
         with self._lock:
             if self.ended.done():
-                raise UserError(self.ended.result())
+                raise LearnerLost(self.ended.result())
             number = next(self._numbers)
             self._unanswered[number] = answer
         self._tell(number, name, *arguments)
@@ -247,7 +247,7 @@ class LearnerProcesses:
                 self.ended.set_result(line)
             unanswered, self._unanswered = self._unanswered, {}
         for answer in unanswered.values():
-            answer.set_exception(UserError(line))
+            answer.set_exception(LearnerLost(line))
 
     def _line(self, rank: int) -> str:
         """Say how one has ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from areal.config import Config
-from areal.errors import EnvironmentFailure, UserError
+from areal.errors import EnvironmentFailure, UserError, WorkerLost
 from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.results import Run
@@ -27,8 +27,8 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
     """Train as planned, in a new run directory or in the resumed one.
 
     Raises:
-        UserError: it cannot go on; the message says how to, if there is a checkpoint.
-        EnvironmentFailure: likewise.
+        UserError, EnvironmentFailure, WorkerLost: the run cannot go on; the message says how to resume it if
+            there is a checkpoint.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = plan.config
@@ -43,9 +43,10 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
     except (
         UserError,
         EnvironmentFailure,
+        WorkerLost,
         FloatingPointError,
-    ) as error:  # each has one line that says what to do
-        kind = EnvironmentFailure if isinstance(error, EnvironmentFailure) else UserError
+    ) as error:  # their message is a line
+        kind = UserError if isinstance(error, FloatingPointError) else type(error)
         way_on = _way_on(directory, config) if len(directory.starts()) > starts else ""
         raise kind(f"{error}{way_on}") from error
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from areal.errors import AgentFailure, EngineFailure, EnvironmentFailure, Interrupted, UserError
+from areal.errors import AgentFailure, EngineLost, EnvironmentFailure, Interrupted, UserError, WorkerLost
 
 if TYPE_CHECKING:
     from areal.telemetry.run_directory import RunDirectory
@@ -29,6 +29,7 @@ _ERROR = re.compile(r"^(?:.*[\s\]])?([\w.]*(?:Error|Exception): .+)$", re.MULTIL
 # Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
 _EXPECTED = (
     UserError,
+    WorkerLost,
     AgentFailure,
     EnvironmentFailure,
     Interrupted,
@@ -45,8 +46,8 @@ def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
     its end is shown if the block fails unexpectedly.
 
     Raises:
-        UserError: the files cannot be written, or the block raised an EngineFailure: then with the last error
-            that was printed.
+        UserError: the files cannot be written.
+        EngineLost: the block raised it; its message has the last error that was printed, too.
     """
     with ExitStack() as stack:
         terminal = stack.enter_context(_real_terminal())
@@ -56,12 +57,12 @@ def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
         stack.enter_context(_redirected(sink.fileno()))
         try:
             yield terminal
-        except EngineFailure as failure:
+        except EngineLost as failure:
             sink.seek(max(begin, sink.seek(0, os.SEEK_END) - _LOOKED_AT))
-            raise UserError(_explained(failure, sink.read(), directory)) from failure
+            raise EngineLost(_explained(failure, sink.read(), directory)) from failure
 
 
-def _explained(failure: EngineFailure, output: bytes, directory: RunDirectory | None) -> str:
+def _explained(failure: EngineLost, output: bytes, directory: RunDirectory | None) -> str:
     """Return in one line what the failure is, and the last error of the output that is not just its echo.
 
     A failure that has said its cause needs no other.

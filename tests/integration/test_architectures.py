@@ -13,7 +13,7 @@ import torch
 from policies import TOLERANCE, Policies
 
 from areal.config import parse_config
-from areal.errors import EngineFailure
+from areal.errors import EngineLost
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
 from areal.weights.interface import VLLM_BACKEND
@@ -52,7 +52,7 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
             sender = open_sender(backends_of(checked.device), sent.items(), torch.float32, checked.device)
             await worker.engine.connect(sender.init_infos())
             sender.write(sent.items())
-            with pytest.raises(EngineFailure, match=complaint) as refused:
+            with pytest.raises(EngineLost, match=complaint) as refused:
                 await worker.engine.load(1)
             assert "\n" not in str(refused.value)
             sender.close()

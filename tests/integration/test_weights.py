@@ -21,7 +21,7 @@ import torch
 from policies import DEVICE, DISTINCT, ON_GPU, Policies, assert_agree, error
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from areal.errors import EngineFailure
+from areal.errors import EngineLost
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
@@ -152,6 +152,6 @@ async def test_a_load_ends_when_the_engine_dies_in_it(untied: Untied):
     assert not (await asyncio.wait([loading], timeout=2))[0]
     for process in untied.processes:
         process.kill()
-    with pytest.raises(EngineFailure, match="vLLM has died"):
+    with pytest.raises(EngineLost, match="vLLM has died"):
         async with asyncio.timeout(60):
             await loading

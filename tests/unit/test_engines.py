@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal.errors import EngineFailure, UserError
+from areal.errors import EngineLost, UserError
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.engines import Engines, choose, most
 from areal.runtime.cards import engine_cards
@@ -146,20 +146,20 @@ def test_one_that_died_ends_all_at_once():
         several = Engines(engines)
         requests = [asyncio.create_task(several.generate([1], Sampling(1))) for _ in range(4)]
         await asyncio.sleep(0)
-        engines[1].error = EngineFailure("engine 1")
+        engines[1].error = EngineLost("engine 1")
         engines[1].gate.set()
         await asyncio.wait(requests, return_when=asyncio.FIRST_EXCEPTION)
         for _ in range(9):
-            with pytest.raises(EngineFailure, match="engine 1") as found:
+            with pytest.raises(EngineLost, match="engine 1") as found:
                 await several.generate([1], Sampling(1))
             assert len(found.traceback) == 3, "the same error again, not a longer one"
-        with pytest.raises(EngineFailure, match="engine 1"):
+        with pytest.raises(EngineLost, match="engine 1"):
             await several.load(1)
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
         assert several.in_flight == [0, 0]
-        with pytest.raises(EngineFailure):
+        with pytest.raises(EngineLost):
             await several.close()
         assert engines[0].closed
         assert engines[1].closed
@@ -186,9 +186,9 @@ def test_an_error_of_one_request_is_its_own():
 def test_a_load_that_fails_gives_up_the_others():
     async def work() -> None:
         engines = [Scripted(), Scripted()]
-        engines[1].error = EngineFailure("engine 1")
+        engines[1].error = EngineLost("engine 1")
         engines[1].gate.set()
-        with pytest.raises(EngineFailure, match="engine 1"):
+        with pytest.raises(EngineLost, match="engine 1"):
             await Engines(engines).load(1)
         assert engines[0].given_up
 

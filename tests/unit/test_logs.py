@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from areal.errors import EngineFailure, Interrupted, UserError
+from areal.errors import EngineLost, Interrupted, UserError
 from areal.telemetry.logs import capture
 from areal.telemetry.run_directory import RunDirectory
 
@@ -134,8 +134,8 @@ def test_without_a_directory_nothing_is_shown_otherwise(tmp_path, error):
 def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
     run = RunDirectory(tmp_path)
     run.engine_log.write_text("OSError: of an earlier run\n")
-    with pytest.raises(UserError) as silent, capture(run if kept else None):
-        raise EngineFailure("vLLM has died")
+    with pytest.raises(EngineLost) as silent, capture(run if kept else None):
+        raise EngineLost("vLLM has died")
     place = f"; all output is in {tmp_path}/engine.log" if kept else ""
     assert str(silent.value) == "vLLM has died without a word, mostly for lack of memory" + place
     printed = [
@@ -147,14 +147,14 @@ def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
 
     def fail(failure: str = "vLLM did not start") -> None:
         os.write(2, "\n".join(printed).encode())
-        raise EngineFailure(failure)
+        raise EngineLost(failure)
 
-    with pytest.raises(UserError) as told, capture(run if kept else None):
+    with pytest.raises(EngineLost) as told, capture(run if kept else None):
         fail()
     last = "; the last error that was printed: torch.OutOfMemoryError: CUDA out of memory."
     assert str(told.value) == "vLLM did not start" + last + place
     failure = "vLLM cannot load version 3 of the weights: no attribute 'lm_head'"
-    with pytest.raises(UserError) as known, capture(run if kept else None):
+    with pytest.raises(EngineLost) as known, capture(run if kept else None):
         fail(failure)
     assert str(known.value) == failure + place, "it has said its cause itself"
 

@@ -17,7 +17,7 @@ import torch
 from dummy_batches import batch
 
 from areal.config import parse_config
-from areal.errors import UserError
+from areal.errors import LearnerLost, UserError
 from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
@@ -76,10 +76,10 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
         assert (await learner.update(batch(4))).keys() == third.keys()
         # When one is killed, nobody waits for it, and it is named.
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"learner process 1 .* SIGKILL, exit code -9") as error:
+        with pytest.raises(LearnerLost, match=r"learner process 1 .* SIGKILL, exit code -9") as error:
             await for_ever(learner)
         assert learner.ended.result(60) == str(error.value)
-        with pytest.raises(UserError, match="learner process 1 "):
+        with pytest.raises(LearnerLost, match="learner process 1 "):
             await learner.stage(NOTHING, [])
     finally:
         learner.close()
@@ -118,7 +118,7 @@ async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: 
         await asyncio.sleep(0.2)
         assert not waiting.done()
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"the learner's process ended: SIGKILL"):
+        with pytest.raises(LearnerLost, match=r"the learner's process ended: SIGKILL"):
             await asyncio.wait_for(waiting, 30)
         assert "SIGKILL" in await asyncio.wait_for(asyncio.wrap_future(learner.ended), 30)
     finally:
@@ -133,7 +133,7 @@ async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path:
     waiting = asyncio.ensure_future(learner.update(batch(1, groups=2000)))
     await asyncio.sleep(0.2)
     await asyncio.to_thread(learner.close)
-    with pytest.raises(UserError, match="closed"):
+    with pytest.raises(LearnerLost, match="closed"):
         await asyncio.wait_for(waiting, 30)
     assert multiprocessing.active_children() == []
 

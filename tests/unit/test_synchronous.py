@@ -21,7 +21,7 @@ from synchronous import Outcome, assert_same, synchronous
 
 import areal
 from areal.config import Config
-from areal.errors import Interrupted, UserError
+from areal.errors import Interrupted, LearnerLost
 from areal.rollout.controller import RolloutController
 from areal.runtime import loop
 from areal.runtime.build import make_learner
@@ -201,7 +201,7 @@ async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(
     next_batch = RolloutController.next_batch
     with monkeypatch.context() as patched:
         patched.setattr(RolloutController, "next_batch", no_batch)
-        with pytest.raises(UserError, match=r"learner process 1 .*SIGKILL"):
+        with pytest.raises(LearnerLost, match=r"learner process 1 .*SIGKILL"):
             await asynchronous(directory, config, monkeypatch)
     assert multiprocessing.active_children() == []
     names = {path.name for path in directory.checkpoints.glob("step-*")}

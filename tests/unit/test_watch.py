@@ -10,7 +10,7 @@ import pytest
 from scripted import ScriptedEngine, asynchronous, settings
 
 from areal.config import Config
-from areal.errors import EngineFailure, UserError
+from areal.errors import EngineLost, UserError
 from areal.evaluation.report import Report
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.worker import RolloutWorker
@@ -79,7 +79,7 @@ class Stuck(ScriptedEngine):
         if version == self._last:
             self._stuck = True
             if self._fails:
-                raise EngineFailure("vLLM cannot load version 2 of the weights: no attribute 'lm_head'")
+                raise EngineLost("vLLM cannot load version 2 of the weights: no attribute 'lm_head'")
         return await super().load(version)
 
 
@@ -94,7 +94,7 @@ async def test_a_load_that_fails_ends_the_run(
 ):
     config = settings(tmp_path, "run", steps=50)
     config.rollout.max_staleness = staleness
-    with pytest.raises(EngineFailure, match="no attribute 'lm_head'"):
+    with pytest.raises(EngineLost, match="no attribute 'lm_head'"):
         await ended(config, monkeypatch, Stuck(2, fails=True))
     last = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert last is not None
