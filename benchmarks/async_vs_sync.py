@@ -16,9 +16,9 @@ noise, so that every group is trained on and the work of a step never changes. T
 besides: a sequence that takes longer than η updates holds the learner up, and the longest here take about
 five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
 the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
-each has a whole card; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
-a second GPU, both run once more with learner and engine on a card each. With --side-by-side, ways that have
-one card run at the same time, each on a card of its own and with its share of the cores. On a GPU --warmup
+each has a whole GPU; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
+a second GPU, both run once more with learner and engine on a GPU each. With --side-by-side, ways that have
+one GPU run at the same time, each on a GPU of its own and with its share of the cores. On a GPU --warmup
 should be 2η or more: η batches were generated while the learner compiled, and are learned from faster than
 others come; generated_over_learned, of tokens, is 1 where the measured updates live on nothing but their own.
 
@@ -57,17 +57,17 @@ from areal.trajectory import Batch, Group
 Measure = Callable[[list[str], int], dict[str, float]]
 """Of a run's settings and of how many of its last steps count."""
 Call = Callable[..., dict[str, float]]
-"""A measure with all it needs; it may be given a card."""
+"""A measure with all it needs; it may be given a GPU."""
 
 COLOURS = {
     "synchronous": ORANGE,
     "synchronous in turn": GREEN,
     "asynchronous, η=4": SKY,
     "asynchronous": BLUE,
-    "synchronous, cards apart": GREY,
-    "asynchronous, cards apart": PURPLE,
+    "synchronous, disaggregated": GREY,
+    "asynchronous, disaggregated": PURPLE,
 }
-APART = ", cards apart"
+DISAGGREGATED = ", disaggregated"
 SYNCHRONOUS = "rollout.max_staleness=0"
 FEW = 4
 """Updates after which a synchronous run is warm."""
@@ -119,10 +119,10 @@ def ways(device: str) -> dict[str, list[str]]:
     }
     if device == "cpu":
         return {**found, "synchronous in turn": [SYNCHRONOUS, *_threads(cores)]}
-    shared = {way: [*settings, "engine.gpu=0"] for way, settings in found.items()}
+    colocated = {way: [*settings, "engine.gpu=0"] for way, settings in found.items()}
     if torch.cuda.device_count() < 2:
-        return shared
-    return {**shared, **{f"{way}{APART}": [*own, "engine.gpu=1"] for way, own in found.items()}}
+        return colocated
+    return {**colocated, **{f"{way}{DISAGGREGATED}": [*own, "engine.gpu=1"] for way, own in found.items()}}
 
 
 def _threads(count: int) -> list[str]:
@@ -160,7 +160,7 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         found: dict[str, list[dict[str, float]]] = {}
         if arguments.side_by_side:
-            alone = {name: call for name, call in calls.items() if APART not in name}
+            alone = {name: call for name, call in calls.items() if DISAGGREGATED not in name}
             found = side_by_side(alone, arguments.repeats)
             save(arguments.output, "steady", steady_results(found))
         rest = {name: call for name, call in calls.items() if name not in found}
@@ -215,12 +215,12 @@ def write_model(folder: Path, size: str | None) -> str:
 
 
 def in_process(
-    name: str, measure: Measure, settings: list[str], steps: int, card: int | None = None
+    name: str, measure: Measure, settings: list[str], steps: int, gpu: int | None = None
 ) -> dict[str, float]:
     """Measure in a process of its own: it may pin itself, and leaves no threads behind."""
     context = multiprocessing.get_context("spawn")
-    if card is not None:
-        measure = functools.partial(on_card, card, torch.cuda.device_count(), measure)
+    if gpu is not None:
+        measure = functools.partial(on_gpu, gpu, torch.cuda.device_count(), measure)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         result = pool.submit(measure, settings, steps).result()
     print(name, {key: round(value, 3) for key, value in result.items()}, flush=True)
@@ -231,25 +231,25 @@ def side_by_side(calls: dict[str, Call], repeats: int) -> dict[str, list[dict[st
     """Call as many at a time as there are GPUs, each with one of them."""
     count = torch.cuda.device_count()
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for card in range(count):
-        free.put(card)
+    for gpu in range(count):
+        free.put(gpu)
 
     def call(measure: Call) -> dict[str, float]:
-        card = free.get()
+        gpu = free.get()
         try:
-            return measure(card=card)
+            return measure(gpu=gpu)
         finally:
-            free.put(card)
+            free.put(gpu)
 
     with ThreadPoolExecutor(count) as pool:
         running = {name: [pool.submit(call, calls[name]) for _ in range(repeats)] for name in calls}
     return {name: [future.result() for future in futures] for name, futures in running.items()}
 
 
-def on_card(card: int, cards: int, measure: Measure, settings: list[str], steps: int) -> dict[str, float]:
+def on_gpu(gpu: int, gpus: int, measure: Measure, settings: list[str], steps: int) -> dict[str, float]:
     """Measure with one GPU alone, and its share of the cores."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(card)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[card::cards])
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[gpu::gpus])
     return measure(settings, steps)
 
 

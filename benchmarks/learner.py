@@ -1,4 +1,4 @@
-"""The learner on a GPU: share of the card's peak (MFU), and what each choice is worth.
+"""The learner on a GPU: share of the GPU's peak (MFU), and what each choice is worth.
 
     python benchmarks/learner.py --device cuda --sizes 0.5b,1.5b
 

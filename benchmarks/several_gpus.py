@@ -2,16 +2,16 @@
 
     python benchmarks/several_gpus.py [--parts weights,ranks,training,learning,splits]
 
-- *weights*: benchmarks/weight_update.py with learner and engine on a card each, at 0.5B and 1.5B parameters;
-- *ranks*: the learner on as many cards as there are against one: losses of the same updates, and tokens/s;
-- *training*: benchmarks/async_vs_sync.py, one shared card against cards apart, both also synchronous;
-- *learning*: held-out accuracy of the model that ships with areal on math-v1, shared card and cards apart;
-- *splits*: the same asynchronous steps with a quarter, a half and three quarters of the cards for the learner
-  and the others for engines, and with all cards for both.
+- *weights*: benchmarks/weight_update.py with learner and engine on a GPU each, at 0.5B and 1.5B parameters;
+- *ranks*: the learner on as many GPUs as there are against one: losses of the same updates, and tokens/s;
+- *training*: benchmarks/async_vs_sync.py, colocated against disaggregated, both also synchronous;
+- *learning*: held-out accuracy of the model that ships with areal on math-v1, colocated and disaggregated;
+- *splits*: the same asynchronous steps with a quarter, a half and three quarters of the GPUs for the learner
+  and the others for engines, and with all GPUs for both.
 
 An engine takes up to a minute and a half to start, and on two GPUs sixteen are started: the whole takes more
 than half an hour. A part that has its result is not made again, so that --parts divides it among several
-calls. Leave NVLink multicast off where the host's cards are shared with others (NCCL_NVLS_ENABLE=0).
+calls. Leave NVLink multicast off where the host's GPUs are shared with others (NCCL_NVLS_ENABLE=0).
 """
 
 from __future__ import annotations
@@ -61,14 +61,20 @@ def weights(output: Path) -> dict[str, Any]:
     """Measure from the pause to the first new token."""
     return {
         size: benchmark(
-            output / f"weights-{size}", "weight_update", "--apart", "--parameters", size, "--updates", "8"
+            output / f"weights-{size}",
+            "weight_update",
+            "--disaggregated",
+            "--parameters",
+            size,
+            "--updates",
+            "8",
         )
         for size in ("0.5b", "1.5b")
     }
 
 
 def ranks(output: Path) -> dict[str, Any]:
-    """Make the same updates on one card and on all."""
+    """Make the same updates on one GPU and on all."""
     counts = (1, torch.cuda.device_count())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -116,12 +122,12 @@ def training(output: Path) -> dict[str, Any]:
 
 
 def learning(output: Path) -> dict[str, Any]:
-    """Train the starter with a shared card and with cards apart, three seeds each, all at once."""
+    """Train the starter colocated and disaggregated, three seeds each, all at once."""
     settings = ["device=cuda", "steps=60", "engine.memory=0.08", "engine.eager=true", "checkpoint.every=0"]
     settings += ["learner.dtype=float32", "learner.minibatches=4", "evaluation.problems=512"]
     named = {
         f"{way}-seed-{seed}": [*settings, f"engine.gpu={gpu}", f"seed={seed}"]
-        for gpu, way in enumerate(("shared", "apart"))
+        for gpu, way in enumerate(("colocated", "disaggregated"))
         for seed in SEEDS
     }
 
@@ -135,26 +141,26 @@ def learning(output: Path) -> dict[str, Any]:
 
 
 def splits(output: Path) -> dict[str, Any]:
-    """Divide the cards between learner and engines; each way makes the same steps."""
-    cards = torch.cuda.device_count()
+    """Divide the GPUs between learner and engines; each way makes the same steps."""
+    gpus = torch.cuda.device_count()
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = work(write_model(folder / "model", "0.5b"), "cuda", WARMUP + STEPS, MEAN_LENGTH)
-        settings += [f"rollout.batch_size={128 * cards}", f"output={folder}"]
-        for learners, engines in ways_to_split(cards):
+        settings += [f"rollout.batch_size={128 * gpus}", f"output={folder}"]
+        for learners, engines in ways_to_split(gpus):
             own = [f"learner.processes={learners}", f"engine.count={engines}"]
             way = f"{learners} + {engines}"
             found[way] = in_process(way, run_steps, [*settings, *own], STEPS)
     return found
 
 
-def ways_to_split(cards: int) -> list[tuple[int, int]]:
-    """Return the learner's processes and the engines of each way; the last shares every card."""
-    apart = [(learners, cards - learners) for learners in range(1, cards)]
-    if cards >= 4:
-        apart = [(learners, engines) for learners, engines in apart if 4 * learners % cards == 0]
-    return [*apart, (cards, cards)]
+def ways_to_split(gpus: int) -> list[tuple[int, int]]:
+    """Return the learner's processes and the engines of each way; the last shares every GPU."""
+    split = [(learners, gpus - learners) for learners in range(1, gpus)]
+    if gpus >= 4:
+        split = [(learners, engines) for learners, engines in split if 4 * learners % gpus == 0]
+    return [*split, (gpus, gpus)]
 
 
 PARTS = {"weights": weights, "ranks": ranks, "training": training, "learning": learning, "splits": splits}
@@ -178,7 +184,7 @@ def table(found: dict[str, Any]) -> list[str]:
         lines.append(f"training, {way}: {seconds:.2f} s a step")
     for way, row in found.get("splits", {}).items():
         lines.append(
-            f"cards of learner + engines, {way}: {row['seconds_per_step']:.2f} s a step, "
+            f"GPUs of learner + engines, {way}: {row['seconds_per_step']:.2f} s a step, "
             f"{row['tokens_per_s']:,.0f} tokens/s; learner busy {row['learner_busy']:.0%}, engines "
             f"{row['engine_busy']:.0%}"
         )
@@ -191,7 +197,7 @@ def draw(output: Path, found: dict[str, Any]) -> None:
     steps = found["training"]["seconds_per_step"]
     with picture(output, "several_gpus", "One step of the same work, 0.5B parameters", (8, 3)) as figure:
         axes = figure.subplots()
-        colours = [ORANGE if "apart" in way else BLUE if "asyn" in way else GREY for way in steps]
+        colours = [ORANGE if "disaggregated" in way else BLUE if "asyn" in way else GREY for way in steps]
         axes.bar_label(axes.barh(list(steps), list(steps.values()), color=colours), fmt="%.2f s", padding=4)
         axes.set_xlim(right=1.12 * max(steps.values()))
         axes.invert_yaxis()

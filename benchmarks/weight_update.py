@@ -1,11 +1,11 @@
 """What a weight update costs the generation in flight: from the pause to the first token of the new weights.
 
     python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256
-    python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256 --apart
+    python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256 --disaggregated
     python benchmarks/weight_update.py --device cpu --parameters tiny --sequences 16
 
 A learner's float32 weights, with random values that are new in each version, go to an engine on the same
-device or, ``--apart``, on the next GPU (areal.weights), while as many requests as ``--sequences`` are always
+device or, ``--disaggregated``, on the next GPU (areal.weights), while as many requests as ``--sequences`` are always
 in flight. For each update, in seconds:
 
 - write: the learner's own, to make the new weights ready; generation goes on;
@@ -157,7 +157,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         sender = open_sender(
-            backends_of(device, [int(arguments.apart)]), model.named_parameters(), scale.dtype, device
+            backends_of(device, [int(arguments.disaggregated)]), model.named_parameters(), scale.dtype, device
         )
         await engine.connect(sender.init_infos())
         watched = Watched(engine, sender, device)
@@ -189,7 +189,7 @@ def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> Engin
         eos_ids=(0,),
         eager=not on_gpu,
         weight_backend=VLLM_BACKEND,
-        card=int(arguments.apart),
+        card=int(arguments.disaggregated),
         stop_strings=not on_gpu,
     )
 
@@ -277,7 +277,7 @@ def main() -> None:
     made.add_argument("--parameters", choices=list(QWEN2), default="0.5b", help="size of the model (0.5b)")
     made.add_argument("--sequences", type=int, default=256, help="requests in flight (256)")
     made.add_argument("--updates", type=int, default=10, help="that are measured (10)")
-    made.add_argument("--apart", action="store_true", help="learner and engine on a GPU each")
+    made.add_argument("--disaggregated", action="store_true", help="learner and engine on a GPU each")
     made.add_argument("--interval", type=float, default=2, help="seconds between two updates, at least (2)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:

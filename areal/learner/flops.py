@@ -25,7 +25,7 @@ _PEAKS = {
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Return the card's peak in bfloat16 by its name; None for a CPU or a card that is not in the table."""
+    """Return the GPU's peak in bfloat16 by its name; None for a CPU or a GPU that is not in the table."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -58,12 +58,12 @@ def _file(name: str) -> Path:
     return _FOLDER / f"{name}.yaml"
 
 
-def choose(parameters: float, cards: list[float]) -> str | None:
+def choose(parameters: float, gpus: list[float]) -> str | None:
     """Return the name of the recipe for a model on a machine; None: areal's own defaults are right.
 
     Args:
         parameters: of the model.
-        cards: GiB of each GPU; none: a CPU, where memory is no question of the recipe.
+        gpus: GiB of each GPU; none: a CPU, where memory is no question of the recipe.
 
     Raises:
         UserError: the model is larger than any recipe is for.
@@ -76,8 +76,8 @@ def choose(parameters: float, cards: list[float]) -> str | None:
             f"no recipe is for a model of {parameters / 1e9:.0f}B parameters: say all that matters yourself, "
             "with recipe=none (`areal config` lists the settings)"
         )
-    large = not cards or min(cards) >= 70
-    if large and (len(cards) >= 8 or (size == "7b" and not cards)):
+    large = not gpus or min(gpus) >= 70
+    if large and (len(gpus) >= 8 or (size == "7b" and not gpus)):
         return f"{size}-8x80gb"
     return f"{size}-{'80gb' if large else '24gb'}"
 

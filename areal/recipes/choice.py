@@ -38,11 +38,11 @@ def recipe_for(data: dict[str, Any], training: bool = True) -> dict[str, Any]:
         # Of any machine: the lengths are the same.
         name = recipes.choose(min(parameters, 7e9), [])
         return _fitting(_only_lengths(recipes.read(name)), described) if name else {}
-    cards = _cards(str(data.get("device", "auto")))
-    if (name := recipes.choose(parameters, cards)) is None:
+    gpus = _gpus(str(data.get("device", "auto")))
+    if (name := recipes.choose(parameters, gpus)) is None:
         return {}
     found = recipes.read(name)
-    return {"recipe": name, **_fitting(found if cards else _without_machine(found), described)}
+    return {"recipe": name, **_fitting(found if gpus else _without_machine(found), described)}
 
 
 def _only_lengths(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -69,11 +69,11 @@ def _fitting(recipe: dict[str, Any], described: dict[str, Any]) -> dict[str, Any
     return {**recipe, "rollout": rollout}
 
 
-def _cards(device: str) -> list[float]:
+def _gpus(device: str) -> list[float]:
     """GiB of each GPU that a run would use."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
         return []
     found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return [card.total_memory / 2**30 for card in found]
+    return [gpu.total_memory / 2**30 for gpu in found]

@@ -67,7 +67,7 @@ _CALL = re.compile(r"Call to \w+ method failed:\s*")
 _LONGEST_CAUSE = 500
 """Characters of such a message that are told."""
 _GRACE = 5.0
-"""Seconds for the engine to let go of our memory on a card, at its end; else torch complains at ours."""
+"""Seconds for the engine to let go of our memory on a GPU, at its end; else torch complains at ours."""
 
 
 class VLLMEngine:
@@ -107,7 +107,7 @@ class VLLMEngine:
         Raises:
             UserError: vLLM is not installed, or (EngineLost) its process has failed.
         """
-        # Before the environment says which cards there are: the engine's has another number then.
+        # Before the environment says which GPUs there are: the engine's has another number then.
         card_bytes = gpu_bytes(settings.card) if settings.device == "cuda" else 0
         with environment(variables(settings)), main_not_reimported():
             try:

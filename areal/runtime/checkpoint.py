@@ -219,11 +219,11 @@ class Checkpoints:
 
 def to_host(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None = None) -> Tensors:
     """Copy tensors to the host's memory, from a GPU into pages that it writes at full speed."""
-    found, on_card = {}, False
+    found, on_gpu = {}, False
     for name, tensor in tensors:
         found[name] = tensor.detach().to("cpu", dtype or tensor.dtype, non_blocking=True, copy=True)
-        on_card |= tensor.is_cuda
-    if on_card:
+        on_gpu |= tensor.is_cuda
+    if on_gpu:
         torch.cuda.synchronize()
     return found
 

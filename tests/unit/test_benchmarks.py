@@ -98,7 +98,7 @@ def test_the_bound_of_a_step_is_the_slower_part_alone(common: Any):
     assert results["asynchronous_speed_up"] == {"synchronous": 3.0, "asynchronous": 1.0}
 
 
-def test_cards_are_split_in_quarters_and_shared(common: Any):
+def test_gpus_are_split_in_quarters_and_shared(common: Any):
     import several_gpus
 
     assert several_gpus.ways_to_split(2) == [(1, 1), (2, 2)]

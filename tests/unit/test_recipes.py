@@ -1,4 +1,4 @@
-"""Recipes fit the cards and go to the models that they are for, and give way to what is given."""
+"""Recipes fit the GPUs and go to the models that they are for, and give way to what is given."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SIZES = {
 for name, sizes in SIZES.items():
     sizes |= {"vocab_size": 151936, "tie_word_embeddings": name != "7b", "max_position_embeddings": 32768}
     sizes.setdefault("num_key_value_heads", 2)
-CARDS = {"24gb": (1, 23.5), "80gb": (1, 79.2), "8x80gb": (8, 79.2)}
+GPUS = {"24gb": (1, 23.5), "80gb": (1, 79.2), "8x80gb": (8, 79.2)}
 """How many GPUs, and the GiB that each really has."""
 
 
@@ -72,10 +72,10 @@ def model(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_each_recipe_fits_its_cards(name: str, shapes: dict[str, Shape]):
-    size, cards = name.split("-")
+def test_each_recipe_fits_its_gpus(name: str, shapes: dict[str, Shape]):
+    size, gpus = name.split("-")
     config = load_config(values={"recipe": name, **recipes.read(name)})
-    count, gib = CARDS[cards]
+    count, gib = GPUS[gpus]
     engines = engine_cards(None, None, count, config.learner.processes)
     found = divide(config, shapes[size], int(gib * GIB), config.rollout.max_model_len, True, engines)
     assert len(found) == max(1, count - config.learner.processes)
@@ -89,11 +89,11 @@ def test_what_has_no_recipe_does_not_fit(shapes: dict[str, Shape]):
         "engine": {"eager": True},
         "learner": {"lora_rank": 8, "activation_checkpointing": True, "micro_batch_tokens": 512},
     }
-    for cards in ("24gb", "80gb"):
+    for gpus in ("24gb", "80gb"):
         with pytest.raises(UserError, match=r"no recipe 7b-.* 7b-8x80gb"):
-            recipes.read(f"7b-{cards}")
+            recipes.read(f"7b-{gpus}")
         with pytest.raises(UserError, match="are missing"):
-            divide(load_config(values=saving), shapes["7b"], int(CARDS[cards][1] * GIB), 512, True, (0,))
+            divide(load_config(values=saving), shapes["7b"], int(GPUS[gpus][1] * GIB), 512, True, (0,))
 
 
 def test_each_recipe_says_what_was_measured():
@@ -113,7 +113,7 @@ def test_parameters_are_about_those_of_the_model(shapes: dict[str, Shape]):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "cards", "name"),
+    ("parameters", "gpus", "name"),
     [
         (1e6, [79.2], None),
         (0.14e9, [23.5], "0.5b-24gb"),
@@ -127,8 +127,8 @@ def test_parameters_are_about_those_of_the_model(shapes: dict[str, Shape]):
         (7.6e9, [23.5], "7b-24gb"),
     ],
 )
-def test_which_is_chosen(parameters: float, cards: list[float], name: str | None):
-    assert recipes.choose(parameters, cards) == name
+def test_which_is_chosen(parameters: float, gpus: list[float], name: str | None):
+    assert recipes.choose(parameters, gpus) == name
 
 
 def test_a_model_larger_than_any_recipe():
