@@ -5,8 +5,8 @@
     python benchmarks/weight_update.py --device cpu --parameters tiny --sequences 16
 
 A learner's float32 weights, with random values that are new in each version, go to an engine on the same
-device or, ``--disaggregated``, on the next GPU (areal.weights), while as many requests as ``--sequences`` are always
-in flight. For each update, in seconds:
+device or, ``--disaggregated``, on the next GPU (areal.weights), while as many requests as ``--sequences`` are
+always in flight. For each update, in seconds:
 
 - write: the learner's own, to make the new weights ready; generation goes on;
 - stop: from the call that pauses generation until it stands still;
