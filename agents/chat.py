@@ -62,8 +62,8 @@ class Chat:
         self.messages.append(reply.message)
         return reply
 
-    def say(self, content: str, role: str = "user", **fields: Any) -> None:
-        """Add a message for the model to answer."""
+    def append(self, content: str, role: str = "user", **fields: Any) -> None:
+        """Append a message for the model to respond to."""
         self.messages.append({"role": role, "content": content, **fields})
 
 

@@ -7,7 +7,7 @@ from areal.agents.interface import Env, Model
 
 
 class MultiTurn:
-    """Answers, hears what the environment says to it as the user, and answers again, in one conversation.
+    """Responds, receives the environment's next observation as a user message, and responds again.
 
     Where a limit is reached before the environment ends the episode, it ends with what it has earned so far.
 
@@ -30,4 +30,4 @@ class MultiTurn:
             step = await env.step(reply.text)
             if step.done:
                 return
-            chat.say(step.observation)
+            chat.append(step.observation)

@@ -65,10 +65,10 @@ class PythonTool:
                     step = await env.step(reply.text)
                     if step.done:
                         return
-                    chat.say(step.observation)
+                    chat.append(step.observation)
                     continue
                 session = session or await self._sandbox.session(self._run_limits)
-                chat.say(seen(await session.run(code)))
+                chat.append(seen(await session.run(code)))
         finally:
             if session is not None:
                 await session.close()

@@ -52,8 +52,8 @@ class ToolUse:
         """Run one episode."""
         opening = await env.open()
         if self._system is not None:
-            spoken = [message for message in opening if message["role"] != "system"]
-            opening = [{"role": "system", "content": self._system}, *spoken]
+            turns = [message for message in opening if message["role"] != "system"]
+            opening = [{"role": "system", "content": self._system}, *turns]
         chat = Chat(model, opening, *self._limits, tools=self._box.schemas)
         while (reply := await chat.ask()) is not None:
             calls = reply.message.get("tool_calls", ())
@@ -65,7 +65,7 @@ class ToolUse:
             step = await env.step(reply.text)
             if step.done:
                 return
-            chat.say(step.observation)
+            chat.append(step.observation)
 
 
 def _refusal(call: dict[str, Any], most: int) -> Message:

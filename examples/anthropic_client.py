@@ -15,12 +15,12 @@ from anthropic.types import MessageParam
 
 
 async def solve(task: str, base_url: str | None = None, api_key: str | None = None) -> str:
-    talk: list[MessageParam] = [{"role": "user", "content": task}]
+    messages: list[MessageParam] = [{"role": "user", "content": task}]
     async with AsyncAnthropic(base_url=base_url, api_key=api_key) as client:
-        first = await client.messages.create(model="any", max_tokens=64, messages=talk)
-        talk.append({"role": "assistant", "content": first.content})
-        talk.append({"role": "user", "content": task})
-        async with client.messages.stream(model="any", max_tokens=64, messages=talk) as second:
+        first = await client.messages.create(model="any", max_tokens=64, messages=messages)
+        messages.append({"role": "assistant", "content": first.content})
+        messages.append({"role": "user", "content": task})
+        async with client.messages.stream(model="any", max_tokens=64, messages=messages) as second:
             return await second.get_final_text()
 
 

@@ -180,10 +180,10 @@ class EndpointModel:
         self.tokens = 0
         self.finish = ""
 
-    def begin(self, before: Sequence[Message]) -> None:
-        """Have these messages before what ``generate`` says first."""
+    def set_opening(self, messages: Sequence[Message]) -> None:
+        """Open the conversation of ``generate`` with these messages, before its first observation."""
         if not self._calls:
-            self._own = list(before)
+            self._own = list(messages)
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward and its named parts."""

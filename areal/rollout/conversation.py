@@ -18,36 +18,40 @@ from areal.trajectory import Finish, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """The end of a response, where a conversation may go on: how much of it lies before.
+class TurnEnd:
+    """The end of a sampled turn, from which a conversation may go on or branch: how much of it lies before.
 
     Attributes:
-        messages: with the response.
-        ids: with the response.
-        prompt: characters of the prompt's text, without the response.
+        messages: number of messages, the response included.
+        tokens: number of tokens, the response included.
+        prompt_chars: characters of the prompt's text, without the response.
     """
 
     messages: int
-    ids: int
-    prompt: int
+    tokens: int
+    prompt_chars: int
 
 
 class Conversation:
     """The growing ids of one conversation, with what the learner must know of each.
 
+    Args:
+        origin: the conversation that this one branches off; its tokens up to ``end`` are context here.
+        end: the turn of ``origin`` after which it branches off.
+
     Attributes:
         ids: all tokens.
-        text: the prompt of the last response, as text.
-        spoken: the messages, with the sampled text as the content of each response.
-        cuts: one for each turn that was sampled here.
+        prompt_text: the prompt of the last response, as text.
+        messages: with the sampled text as the content of each response.
+        turn_ends: one for each turn that was sampled here.
         busy: whether its next response is being sampled.
     """
 
-    def __init__(self, origin: Conversation | None = None, cut: Cut | None = None) -> None:
+    def __init__(self, origin: Conversation | None = None, end: TurnEnd | None = None) -> None:
         self.ids: list[int] = []
-        self.text = ""
-        self.spoken: list[Message] = []
-        self.cuts: list[Cut] = []
+        self.prompt_text = ""
+        self.messages: list[Message] = []
+        self.turn_ends: list[TurnEnd] = []
         self.busy = False
         self._mask: list[bool] = []
         self._logprobs: list[float] = []
@@ -56,33 +60,33 @@ class Conversation:
         self._calls: list[int] = []
         self._rewards: list[float] = []
         self._finish: Finish = "eos"
-        if origin is not None and cut is not None:
-            self.say(origin.ids[: cut.ids])
+        if origin is not None and end is not None:
+            self.append_prompt(origin.ids[: end.tokens])
 
-    def say(self, ids: Sequence[int]) -> None:
+    def append_prompt(self, ids: Sequence[int]) -> None:
         """Append tokens that the policy did not sample."""
         self._append(ids, False, [0.0] * len(ids), [-1] * len(ids))
 
-    def hear(self, completion: Completion, call: int) -> None:
-        """Append a sampled continuation: the response to the episode's ``call``-th call."""
+    def append_completion(self, completion: Completion, call: int) -> None:
+        """Append sampled tokens: the response to the episode's ``call``-th call."""
         self._turns.append(len(self.ids))
         self._calls.append(call)
         self._rewards.append(0.0)
         self._finish = completion.finish
         self._append(completion.ids, True, completion.logprobs, completion.versions)
 
-    def remember(self, prompt: Prompt, spoken: list[Message]) -> Cut:
-        """Note the messages up to the response just heard, and the text of its prompt."""
-        self.text, self.spoken = prompt.text, spoken
-        self.cuts.append(Cut(len(spoken), len(self.ids), len(prompt.text)))
-        return self.cuts[-1]
+    def end_turn(self, prompt: Prompt, messages: list[Message]) -> TurnEnd:
+        """Set the messages, which end with the response just appended, and the prompt that led to it."""
+        self.prompt_text, self.messages = prompt.text, messages
+        self.turn_ends.append(TurnEnd(len(messages), len(self.ids), len(prompt.text)))
+        return self.turn_ends[-1]
 
-    def goes_on_from(self, cut: Cut) -> bool:
+    def continues_from(self, end: TurnEnd) -> bool:
         """Whether the next response there may be part of this conversation; else it is a branch of it."""
-        return cut is self.cuts[-1] and not self.busy
+        return end is self.turn_ends[-1] and not self.busy
 
     def credit(self, reward: float) -> None:
-        """Add to what the last turn earned."""
+        """Add to the reward of the last turn."""
         self._rewards[-1] += reward
 
     def trajectory(self) -> Trajectory:

@@ -56,6 +56,10 @@ class Completion:
     finish: Finish
 
 
+class GenerationAborted(RuntimeError):
+    """A response is not whole: the episode failed, and is run again; none of it is trained on."""
+
+
 class Engine(Protocol):
     """A generation engine whose weights can change while it generates."""
 

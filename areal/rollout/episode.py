@@ -14,15 +14,15 @@ from areal.rollout.recorder import Recorder
 from areal.trajectory import Episode
 
 
-class Credited(Protocol):
-    """Whoever learns what an episode earns."""
+class EpisodeRecorder(Protocol):
+    """What an environment tells of its episode: the opening and the rewards."""
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward, and its named parts, to the episode's."""
         ...
 
-    def begin(self, before: Sequence[Message]) -> None:
-        """Say ``before`` ahead of what ``generate`` says first."""
+    def set_opening(self, messages: Sequence[Message]) -> None:
+        """Open the conversation of ``generate`` with these messages, before its first observation."""
         ...
 
 
@@ -47,7 +47,7 @@ class RecordedEnv:
         pool: EnvironmentPool,
         env: Any,
         task: dict[str, Any],
-        recorder: Credited,
+        recorder: EpisodeRecorder,
         opening: Opening = Opening(),  # noqa: B008 (it is frozen)
     ) -> None:
         self._opening = opening
@@ -71,7 +71,7 @@ class RecordedEnv:
         observation, info = await self._pool.reset(self._env, self._task)
         self.member = str(info.get("env", ""))
         messages = self._opening.messages(observation, info)
-        self._recorder.begin(messages[:-1])
+        self._recorder.set_opening(messages[:-1])
         return observation, messages
 
     async def step(self, action: str) -> Step:

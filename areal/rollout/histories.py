@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from areal.rollout.conversation import Conversation, Cut
+from areal.rollout.conversation import Conversation, TurnEnd
 from areal.rollout.messages import Key
 
 
 @dataclass(slots=True)
 class _Node:
-    """A history: the responses that it ends with, and the messages that came next."""
+    """A history: the turns that end with it, and the messages that came next."""
 
-    ends: list[tuple[Conversation, Cut]] = field(default_factory=list)
+    turns: list[tuple[Conversation, TurnEnd]] = field(default_factory=list)
     next: dict[Key, _Node] = field(default_factory=dict)
 
 
 class Histories:
-    """The responses of an episode by what led up to them.
+    """The responses of an episode by the messages that led to them.
 
     A tree of messages: a call is looked up in as many steps as it has messages, however many calls there
     were before.
@@ -27,20 +27,20 @@ class Histories:
     def __init__(self) -> None:
         self._root = _Node()
 
-    def add(self, keys: Sequence[Key], talk: Conversation, cut: Cut) -> None:
-        """Note a response of ``talk``; ``keys`` are those of its history, itself the last one."""
+    def add(self, keys: Sequence[Key], conversation: Conversation, end: TurnEnd) -> None:
+        """Add a turn of a conversation; ``keys`` are those of its history, the response the last one."""
         node = self._root
         for key in keys:
             node = node.next.setdefault(key, _Node())
-        node.ends.append((talk, cut))
+        node.turns.append((conversation, end))
 
-    def find(self, keys: Sequence[Key]) -> tuple[Conversation, Cut] | None:
-        """Return the last response in a history; where several are the same, one that can go on."""
-        ends: list[tuple[Conversation, Cut]] = []
+    def find(self, keys: Sequence[Key]) -> tuple[Conversation, TurnEnd] | None:
+        """Return the last turn in a history; where several are the same, one that can go on."""
+        turns: list[tuple[Conversation, TurnEnd]] = []
         node = self._root
         for key in keys:
             if key not in node.next:
                 break
             node = node.next[key]
-            ends = node.ends or ends
-        return next((end for end in ends if end[0].goes_on_from(end[1])), ends[0] if ends else None)
+            turns = node.turns or turns
+        return next((turn for turn in turns if turn[0].continues_from(turn[1])), turns[0] if turns else None)

@@ -29,11 +29,11 @@ class Opening:
             info: its ``messages``, if it has some, are the problem as a conversation, in place of the text.
         """
         given = list(info.get("messages") or [{"role": "user", "content": observation}])
-        spoken = [message for message in given if message["role"] != "system"]
+        turns = [message for message in given if message["role"] != "system"]
         system = [message for message in given if message["role"] == "system"]
         if self.system is not None:
             system = [{"role": "system", "content": self.system}]
-        return [*system, *self.examples, *spoken]
+        return [*system, *self.examples, *turns]
 
 
 def wrong_messages(messages: Any) -> str:

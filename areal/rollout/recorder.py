@@ -12,7 +12,6 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from areal.agents.interface import (
     Account,
@@ -25,28 +24,22 @@ from areal.agents.interface import (
     Tool,
 )
 from areal.rollout.conversation import Conversation
-from areal.rollout.engine import Completion, Engine, Sampling
+from areal.rollout.endpoint.server import Server
+from areal.rollout.engine import Completion, Engine, GenerationAborted, Sampling
 from areal.rollout.histories import Histories
 from areal.rollout.messages import Key, key, normal
 from areal.rollout.rendering import Prompt, Renderer
 from areal.rollout.seeds import derive
 from areal.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from areal.rollout.endpoint.server import Server
-
-
-class GenerationAborted(RuntimeError):
-    """A response is not whole: the episode failed, and is run again; none of it is trained on."""
-
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Target:
     """Where a call's response goes: a conversation, the prompt, and the messages as they are rendered."""
 
-    talk: Conversation
+    conversation: Conversation
     prompt: Prompt
-    spoken: list[Message]
+    messages: list[Message]
 
 
 class Recorder:
@@ -78,19 +71,19 @@ class Recorder:
         self._renderer = renderer
         self._sampling = sampling
         self._max_model_len = max_model_len
-        self._talks: list[Conversation] = []
+        self._conversations: list[Conversation] = []
         self._histories = Histories()
         self._latest: Conversation | None = None
-        self._own: list[Message] = []
+        self._messages: list[Message] = []
         self._calls = 0
         self.reward = 0.0
         self.parts: dict[str, float] = {}
         self.accounts: list[Account] = []
 
-    def begin(self, before: Sequence[Message]) -> None:
-        """Have these messages before what ``generate`` says first."""
+    def set_opening(self, messages: Sequence[Message]) -> None:
+        """Open the conversation of ``generate`` with these messages, before its first observation."""
         if not self._calls:
-            self._own = list(before)
+            self._messages = list(messages)
 
     async def generate(self, observation: str) -> str:
         """Say ``observation`` as the user, sample the response and return its text.
@@ -99,9 +92,9 @@ class Recorder:
             ConversationTooLong: no room is left for a response.
             GenerationAborted: the engine gave the response up half-way.
         """
-        messages = [*self._own, {"role": "user", "content": observation}]
+        messages = [*self._messages, {"role": "user", "content": observation}]
         reply = await self.chat(messages)
-        self._own = [*messages, reply.message]
+        self._messages = [*messages, reply.message]
         return reply.text
 
     async def chat(
@@ -118,20 +111,20 @@ class Recorder:
         if not history or history[-1]["role"] == "assistant":
             raise BadRequest("the messages must end with one that the assistant is to answer")
         keys = [key(message) for message in history]
-        place = self._place(history, keys, tools)
-        ids = [*place.talk.ids, *place.prompt.ids]
+        target = self._target(history, keys, tools)
+        ids = [*target.conversation.ids, *target.prompt.ids]
         call, self._calls = self._calls, self._calls + 1
-        place.talk.busy = True
+        target.conversation.busy = True
         try:
             completion = await self._engine.generate(ids, self._narrowed(len(ids), call, limits or Limits()))
         finally:
-            place.talk.busy = False
+            target.conversation.busy = False
         if completion.finish == "abort":
             raise GenerationAborted(f"the engine gave up a response after {len(completion.ids)} tokens")
-        return self._record(place, keys, completion, call, tools)
+        return self._record(target, keys, completion, call, tools)
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
-        """Add a reward, and its named parts, to the episode's and to that of the turn heard last."""
+        """Add a reward, and its named parts, to those of the episode; the last turn is credited with it."""
         self.reward += reward
         for name, value in ({"reward": reward} if parts is None else parts).items():
             self.parts[name] = self.parts.get(name, 0.0) + value
@@ -154,23 +147,25 @@ class Recorder:
 
     def trajectories(self) -> list[Trajectory]:
         """Return the conversations in which something was sampled, in the order of their first responses."""
-        return [talk.trajectory() for talk in self._talks]
+        return [conversation.trajectory() for conversation in self._conversations]
 
-    def _place(self, history: list[Message], keys: list[Key], tools: Sequence[Tool]) -> _Place:
+    def _target(self, history: list[Message], keys: list[Key], tools: Sequence[Tool]) -> _Target:
         found = self._histories.find(keys)
         if found is not None:
-            talk, cut = found
-            spoken = talk.spoken[: cut.messages] + history[cut.messages :]
+            conversation, end = found
+            messages = conversation.messages[: end.messages] + history[end.messages :]
             prompt = self._renderer.continuation(
-                talk.text[: cut.prompt],
-                talk.spoken[cut.messages - 1]["content"],
-                talk.ids[cut.ids - 1],
-                spoken,
+                conversation.prompt_text[: end.prompt_chars],
+                conversation.messages[end.messages - 1]["content"],
+                conversation.ids[end.tokens - 1],
+                messages,
                 tools,
             )
             if prompt is not None:
-                return _Place(talk if talk.goes_on_from(cut) else Conversation(talk, cut), prompt, spoken)
-        return _Place(Conversation(), self._renderer.opening(history, tools), history)
+                if not conversation.continues_from(end):
+                    conversation = Conversation(conversation, end)
+                return _Target(conversation, prompt, messages)
+        return _Target(Conversation(), self._renderer.opening(history, tools), history)
 
     def _narrowed(self, length: int, call: int, limits: Limits) -> Sampling:
         room = self._max_model_len - length
@@ -193,21 +188,21 @@ class Recorder:
         )
 
     def _record(
-        self, place: _Place, keys: list[Key], completion: Completion, call: int, tools: Sequence[Tool]
+        self, target: _Target, keys: list[Key], completion: Completion, call: int, tools: Sequence[Tool]
     ) -> Reply:
-        """Write a response down: nothing waits from here on, so that all of it is there or nothing."""
-        talk, prompt = place.talk, place.prompt
-        talk.say(prompt.ids)
-        prompt_tokens = len(talk.ids)
-        talk.hear(completion, call)
-        if not talk.cuts:
-            self._talks.append(talk)
-        self._latest = talk
+        """Record a response. Nothing is awaited from here on, so all of it is recorded or nothing."""
+        conversation, prompt = target.conversation, target.prompt
+        conversation.append_prompt(prompt.ids)
+        prompt_tokens = len(conversation.ids)
+        conversation.append_completion(completion, call)
+        if not conversation.turn_ends:
+            self._conversations.append(conversation)
+        self._latest = conversation
         text = self._renderer.decode(completion.ids)
         message = self._message(text, call, tools) if tools else {"role": "assistant", "content": text}
-        said = {"role": "assistant", "content": text}
-        cut = talk.remember(prompt, [*place.spoken, said])
-        self._histories.add([*keys, key(normal(message))], talk, cut)
+        sampled = {"role": "assistant", "content": text}
+        end = conversation.end_turn(prompt, [*target.messages, sampled])
+        self._histories.add([*keys, key(normal(message))], conversation, end)
         calls = "tool_calls" in message
         return Reply(
             message=message,

@@ -48,11 +48,11 @@ async def test_what_clients_see_is_what_is_recorded(worker: RolloutWorker):
     said = [worker.renderer.decode(t.tokens[t.loss_mask][: _first(t)].tolist()) for t in trajectories]
     seen = [*(c.message.content for c in chat.choices), response.output_text, message.content[0].text]
     assert sorted(said) == sorted(seen)
-    talk = next(t for t in trajectories if len(t.turns) == 2)
+    two_turns = next(t for t in trajectories if len(t.turns) == 2)
     logprobs = [token.logprob for token in first.logprobs.content]
-    assert np.allclose(talk.logprobs[talk.turns[0] : talk.turns[0] + len(logprobs)], logprobs)
+    assert np.allclose(two_turns.logprobs[two_turns.turns[0] : two_turns.turns[0] + len(logprobs)], logprobs)
     assert chat.usage.completion_tokens == sum(len(c.logprobs.content) for c in chat.choices)
-    assert second.usage.prompt_tokens == talk.turns[1]
+    assert second.usage.prompt_tokens == two_turns.turns[1]
     assert second.usage.completion_tokens <= 5
 
 

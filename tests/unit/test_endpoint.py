@@ -18,7 +18,7 @@ from areal.agents.interface import BadRequest, ConversationTooLong, Endpoint
 from areal.errors import UserError
 from areal.rollout.endpoint import app, session
 from areal.rollout.endpoint.server import Server
-from areal.rollout.recorder import GenerationAborted
+from areal.rollout.engine import GenerationAborted
 
 USER: Any = [{"role": "user", "content": "Hello?"}]
 CHAT = {"model": "m", "messages": USER}

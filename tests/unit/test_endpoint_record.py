@@ -92,17 +92,17 @@ def text(protocol: str, body: dict[str, Any]) -> str:
 
 
 class Program:
-    """Plays steps; ``talks`` are the histories that it has a response to, ``heard`` the responses."""
+    """Runs steps; ``histories`` are those that it has a response to, ``responses`` the responses."""
 
     def __init__(self, engine: Engine, http: httpx.AsyncClient) -> None:
         self.engine = engine
         self.http = http
-        self.talks: list[list[dict[str, Any]]] = [[]]
-        self.heard: list[str] = []
+        self.histories: list[list[dict[str, Any]]] = [[]]
+        self.responses: list[str] = []
 
     async def call(self, number: int, step: Step) -> None:
         word = f"question {number:03d}."
-        history = [*self.talks[step.of % len(self.talks)], {"role": "user", "content": word}]
+        history = [*self.histories[step.of % len(self.histories)], {"role": "user", "content": word}]
         path, body = request(step.protocol, history)
         if step.trouble == "cancelled":
             self.engine.hang.add(word)
@@ -120,8 +120,8 @@ class Program:
             again = await self.http.post(path, json=body, headers={"x-stainless-retry-count": "1"})
             assert again.json() == response.json()
         said = text(step.protocol, response.json())
-        self.heard.append(said)
-        self.talks.append([*history, {"role": "assistant", "content": said}])
+        self.responses.append(said)
+        self.histories.append([*history, {"role": "assistant", "content": said}])
 
 
 @given(steps=STEPS, together=st.integers(1, 4))
@@ -156,4 +156,4 @@ async def test_each_response_is_recorded_once_behind_its_prompt(
             len(TOKENIZER.encode(said, add_special_tokens=False))
             for said in recorded[-len(trajectory.turns) :]
         )
-    assert sorted(recorded) == sorted(program.heard)
+    assert sorted(recorded) == sorted(program.responses)

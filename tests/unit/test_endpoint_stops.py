@@ -21,8 +21,8 @@ def assistant(content: str | None, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": content, **more}
 
 
-class Talk:
-    """A program's calls; ``heard`` is what the model was asked last."""
+class Client:
+    """A program's calls; ``prompt`` is what the model was asked last."""
 
     def __init__(self, model: Scripted, http: httpx.AsyncClient) -> None:
         self.model = model
@@ -36,95 +36,95 @@ class Talk:
         return response.json()["choices"][0]["message"]
 
     @property
-    def heard(self) -> list[Any]:
+    def prompt(self) -> list[Any]:
         return [message["content"] for message in self.model.asked[-1][0]]
 
 
-async def talk(steps: Any) -> None:
+async def converse(steps: Any) -> None:
     async with served() as (model, at):
         headers = {"x-api-key": at.api_key}
         async with httpx.AsyncClient(base_url=at.base_url, headers=headers, trust_env=False) as http:
-            await steps(Talk(model, http))
+            await steps(Client(model, http))
 
 
-async def test_the_same_words_in_two_talks_are_each_restored_to_their_own():
-    async def steps(to: Talk) -> None:
+async def test_the_same_words_in_two_conversations_are_each_restored_to_their_own():
+    async def steps(to: Client) -> None:
         first = await to.chat("Yes\nNo", A, stop=["\n"])
         second = await to.chat("Yes END", B, stop=[" END"])
         third = await to.chat("Yes", A, A)
         assert first["content"] == second["content"] == third["content"] == "Yes"
         await to.chat("", A, first, A)
-        assert to.heard == ["One?", "Yes\nNo", "One?"]
+        assert to.prompt == ["One?", "Yes\nNo", "One?"]
         await to.chat("", B, second, A)
-        assert to.heard == ["Two?", "Yes END", "One?"]
+        assert to.prompt == ["Two?", "Yes END", "One?"]
         await to.chat("", A, A, third, A)
-        assert to.heard == ["One?", "One?", "Yes", "One?"]
+        assert to.prompt == ["One?", "One?", "Yes", "One?"]
 
-    await talk(steps)
+    await converse(steps)
 
 
 async def test_words_of_the_program_s_own_stay_as_they_are():
-    async def steps(to: Talk) -> None:
+    async def steps(to: Client) -> None:
         await to.chat("Thought: 4\nObservation: 5", A, stop=["\nObservation:"])
         await to.chat("", B, assistant("Thought: 4"), B)
-        assert to.heard == ["Two?", "Thought: 4", "Two?"]
+        assert to.prompt == ["Two?", "Thought: 4", "Two?"]
         await to.chat("", A, B, assistant("Thought: 4"), B)
-        assert to.heard == ["One?", "Two?", "Thought: 4", "Two?"]
+        assert to.prompt == ["One?", "Two?", "Thought: 4", "Two?"]
         await to.chat("", A, {"role": "user", "content": "Thought: 4"})
-        assert to.heard == ["One?", "Thought: 4"]
+        assert to.prompt == ["One?", "Thought: 4"]
         await to.chat("", A, assistant("Thought: 5"), A)
-        assert to.heard == ["One?", "Thought: 5", "One?"]
+        assert to.prompt == ["One?", "Thought: 5", "One?"]
 
-    await talk(steps)
+    await converse(steps)
 
 
 async def test_a_response_that_begins_with_its_stop_string_is_no_other_one_s():
-    async def steps(to: Talk) -> None:
+    async def steps(to: Client) -> None:
         empty = await to.chat("STOP", A, stop=["STOP"])
         assert empty["content"] == ""
         called = await to.chat("", B, tools=[WEATHER])
         called["content"] = None
         result = {"role": "tool", "tool_call_id": called["tool_calls"][0]["id"], "content": "fine"}
         await to.chat("", B, called, result, tools=[WEATHER])
-        assert to.heard == ["Two?", "", "fine"]
+        assert to.prompt == ["Two?", "", "fine"]
         await to.chat("", A, called, result, tools=[WEATHER])
-        assert to.heard == ["One?", "", "fine"]
+        assert to.prompt == ["One?", "", "fine"]
         await to.chat("", A, empty, A)
-        assert to.heard == ["One?", "STOP", "One?"]
+        assert to.prompt == ["One?", "STOP", "One?"]
 
-    await talk(steps)
+    await converse(steps)
 
 
 async def test_cut_responses_one_after_the_other_and_however_they_are_sent_back():
-    async def steps(to: Talk) -> None:
+    async def steps(to: Client) -> None:
         history: list[Any] = [A]
         for turn in range(3):
             history.append(await to.chat(f" turn {turn} \nEND", *history, stop=["\nEND"]))
             history.append(B)
         await to.chat("", *history)
-        assert to.heard[1::2] == [" turn 0 \nEND", " turn 1 \nEND", " turn 2 \nEND"]
+        assert to.prompt[1::2] == [" turn 0 \nEND", " turn 1 \nEND", " turn 2 \nEND"]
         parts = [assistant([{"type": "text", "text": m["content"].strip()}]) if i % 2 else m  # type: ignore[arg-type]
                  for i, m in enumerate(history)]  # fmt: skip
         await to.chat("", *parts)
-        assert to.heard[1::2] == [" turn 0 \nEND", " turn 1 \nEND", " turn 2 \nEND"]
+        assert to.prompt[1::2] == [" turn 0 \nEND", " turn 1 \nEND", " turn 2 \nEND"]
         whole = [A, assistant(" turn 0 \nEND"), *history[2:]]
         await to.chat("", *whole)
-        assert to.heard[1::2] == [" turn 0 \nEND", " turn 1 \nEND", " turn 2 \nEND"]
+        assert to.prompt[1::2] == [" turn 0 \nEND", " turn 1 \nEND", " turn 2 \nEND"]
         # Said again at the same place, to its own end: the later one is meant.
         await to.chat("turn 0", A)
         await to.chat("", *history[:3])
-        assert to.heard[1] == " turn 0 "
+        assert to.prompt[1] == " turn 0 "
 
-    await talk(steps)
+    await converse(steps)
 
 
 async def test_with_previous_response_id_whatever_the_instructions_are():
-    async def steps(to: Talk) -> None:
+    async def steps(to: Client) -> None:
         await to.chat("Yes\nNo", A, stop=["\n"])
         to.model.text = "And so on."
         body: dict[str, Any] = {"model": "m", "input": [A, assistant("Yes"), B]}
         first = (await to.http.post("/responses", json=body)).json()
-        assert to.heard == ["One?", "Yes\nNo", "Two?"]
+        assert to.prompt == ["One?", "Yes\nNo", "Two?"]
         body = {
             "model": "m",
             "input": "Why?",
@@ -132,13 +132,13 @@ async def test_with_previous_response_id_whatever_the_instructions_are():
             "instructions": "Be brief.",
         }
         await to.http.post("/responses", json=body)
-        assert to.heard == ["Be brief.", "One?", "Yes\nNo", "Two?", "And so on.", "Why?"]
+        assert to.prompt == ["Be brief.", "One?", "Yes\nNo", "Two?", "And so on.", "Why?"]
 
-    await talk(steps)
+    await converse(steps)
 
 
 async def test_recorded_conversations_go_on_from_the_tokens_that_were_sampled():
-    """Two talks whose responses look the same to the program are two trajectories of two turns."""
+    """Two conversations whose responses look the same to the program are two trajectories of two turns."""
     made = tokenizer("qwen2.5")
 
     def ids(text: str, end: bool) -> list[int]:

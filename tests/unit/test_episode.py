@@ -13,10 +13,9 @@ from areal.agents.interface import Env, Model
 from areal.agents.single_turn import SingleTurn
 from areal.envs.text import UnicodeText
 from areal.models import load_tokenizer, resolve_model
-from areal.rollout.engine import Completion, Sampling
+from areal.rollout.engine import Completion, GenerationAborted, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled
-from areal.rollout.recorder import GenerationAborted
 from areal.rollout.rendering import Renderer
 from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Finish

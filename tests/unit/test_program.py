@@ -38,21 +38,21 @@ from areal.trajectory import Group
 
 
 class NotingEnv:
-    """An environment that is worth 0.25 and notes what it hears."""
+    """An environment that is worth 0.25 and records its actions."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.actions: list[str] = []
 
     async def reset(self) -> str:
         return "What is 2 + 2?"
 
     async def step(self, action: str) -> Step:
-        self.heard.append(action)
+        self.actions.append(action)
         return Step("", 0.25, True, False, {})
 
 
 async def run_episode(program: Program) -> tuple[list[str], list[float]]:
-    """Run an episode; return what the environment heard and the reward that the program set."""
+    """Run an episode; return the actions in the environment and the reward that the program set."""
     env, model = NotingEnv(), Scripted()
     model.server = Server(lambda ids: [], 1.0)
     try:
@@ -60,7 +60,7 @@ async def run_episode(program: Program) -> tuple[list[str], list[float]]:
     finally:
         assert model.server._sessions == {}, "no key outlives its episode"
         await model.server.close()
-    return env.heard, model.rewards
+    return env.actions, model.rewards
 
 
 async def ask(at: dict[str, str], path: str, body: dict[str, Any]) -> Any:

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from areal.agents.interface import BadRequest, ConversationTooLong, Limits, Message, Reply
-from areal.rollout.engine import Sampling
-from areal.rollout.recorder import GenerationAborted, Recorder
+from areal.rollout.engine import GenerationAborted, Sampling
+from areal.rollout.recorder import Recorder
 from areal.trajectory import Trajectory
 
 TOKENIZERS = {name: tokenizer(name) for name in ENDS}
@@ -97,7 +97,7 @@ def test_every_response_is_trained_on_once_behind_its_own_prompt(data: st.DataOb
     with_tools = data.draw(st.booleans())
     chance = random.Random(data.draw(st.integers(0, 2**32)))
 
-    async def talk() -> None:
+    async def converse() -> None:
         engine = Scripted([])
         model = recorder(template, engine)
         messages: list[Message] = [{"role": "user", "content": data.draw(WORDS)}]
@@ -113,7 +113,7 @@ def test_every_response_is_trained_on_once_behind_its_own_prompt(data: st.DataOb
             messages += [reply.message, *following(reply, words)]
         check(engine, model.trajectories(), set(range(len(engine.said))))
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 async def cancelled(model: Recorder, engine: Scripted, messages: list[Message]) -> None:
@@ -136,7 +136,7 @@ def test_a_conversation_forks_exactly_where_its_template_rewrites_history(data: 
     turn = st.tuples(st.booleans(), st.booleans(), st.sampled_from(["aba", "the 12", "b\n\nb"]))
     script = data.draw(st.lists(turn, min_size=1, max_size=6))
 
-    async def talk() -> None:
+    async def converse() -> None:
         engine = Scripted([])
         model = recorder(template, engine)
         messages: list[Message] = [{"role": "user", "content": "go"}]
@@ -162,7 +162,7 @@ def test_a_conversation_forks_exactly_where_its_template_rewrites_history(data: 
         assert len(model.trajectories()) == expected
         check(engine, model.trajectories(), set(range(len(script) + 1)))
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 def rendered(template: str, messages: list[Message]) -> str:
@@ -184,7 +184,7 @@ def test_calls_at_once_are_branches_and_the_one_that_is_used_goes_on(data: st.Da
     template = data.draw(TEMPLATES)
     first, used = data.draw(responses(template)), data.draw(st.integers(0, 2))
 
-    async def talk() -> None:
+    async def converse() -> None:
         engine = Scripted([first])
         model = recorder(template, engine)
         messages: list[Message] = [{"role": "user", "content": "the question"}]
@@ -203,7 +203,7 @@ def test_calls_at_once_are_branches_and_the_one_that_is_used_goes_on(data: st.Da
             assert len(before) == 3
             assert [len(t.turns) for t in before] == [2, 1, 1]
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 @pytest.mark.parametrize("template", sorted(ENDS))

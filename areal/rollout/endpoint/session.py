@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from areal.agents.interface import Account, BadRequest, ConversationTooLong, Message, Model, Reply
 from areal.rollout.endpoint.call import Call, ModelResponse, Refusal, Wire
 from areal.rollout.endpoint.stops import CutReplies
-from areal.rollout.recorder import GenerationAborted
+from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
 
 SAMPLED_AT_ONCE = 64
@@ -166,8 +166,8 @@ class Session:
         response = ModelResponse(uuid.uuid4().hex, int(time.time()), replies)
         if call.logprobs:
             response = replace(response, texts=[self._texts(reply.ids) for reply in replies])
-        talk = messages[call.system is not None :]  # instructions are for one response (OpenAI)
-        self._responses[f"resp_{response.id}"] = [*talk, replies[0].message]
+        conversation = messages[call.system is not None :]  # instructions are for one response (OpenAI)
+        self._responses[f"resp_{response.id}"] = [*conversation, replies[0].message]
         response = replace(response, replies=[self._cuts.cut(call, messages, reply) for reply in replies])
         return wire.stream(call, response) if call.stream else to_json(wire.render(call, response))
 
