@@ -67,7 +67,7 @@ def evaluate(
 
     Args:
         env: Gymnasium id of the environment.
-        model: hub id, folder (``RUN/model``), ``"starter"``, or an endpoint's URL: then answers are kept.
+        model: hub id, folder (``RUN/model``), ``"starter"``, or an endpoint's URL: then responses are kept.
         run: a run directory, whose model, environment, agent and settings hold where nothing else is given.
         config: a YAML file, or a configuration.
         overrides: ``key.sub=value`` strings.
@@ -109,7 +109,7 @@ def evaluate_benchmarks(
     show: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Evaluate a model on benchmarks, or an environment, and keep every answer: ``areal eval --benchmark``.
+    """Evaluate a model on benchmarks, or an environment, and keep every response: ``areal eval --benchmark``.
 
     Args:
         benchmarks: their names; empty: the held-out problems of the setting ``env``.
@@ -126,7 +126,7 @@ def evaluate_benchmarks(
 
     Raises:
         UserError: bad input.
-        Interrupted: Ctrl-C; the answers so far are kept.
+        Interrupted: Ctrl-C; the responses so far are kept.
     """
     from areal.envs.places import absolute
     from areal.recipes.choice import recipe_for
@@ -138,7 +138,7 @@ def evaluate_benchmarks(
         given = settings_of_run(run, config, overrides, settings, own_env=not benchmarks)
     else:
         given = merged_settings(config, overrides, settings)
-        if not benchmarks and resume is None:  # which say themselves how long an answer may be
+        if not benchmarks and resume is None:  # which say themselves how long a response may be
             given = settings_on(recipe_for(given, training=False), given)
     found = None if data is None else absolute(str(data))
     request, path = open_evaluation(

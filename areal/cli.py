@@ -114,7 +114,7 @@ def _add_eval(commands: Any) -> None:
         help="measure a model on benchmarks, or on an environment's held-out problems",
         description="Measure a model on benchmarks, or on an environment's held-out problems. Of a training "
         "run, RUN, its model in its environment, by its agent and with its settings.",
-        epilog="With --benchmark or --name every answer is kept in FOLDER/eval/NAME (docs/evaluation.md).",
+        epilog="With --benchmark or --name every response is kept in FOLDER/eval/NAME (docs/evaluation.md).",
     )
     _add_common(command, "RUN, or ", "RUN | key=value")
     command.add_argument("--run", metavar="RUN", dest="trained", help="the same as RUN")
@@ -123,7 +123,7 @@ def _add_eval(commands: Any) -> None:
         "--data", metavar="PLACE", help="a folder with NAME.jsonl for each benchmark, or a file"
     )
     command.add_argument("--problems", type=int, metavar="N", help="how many problems")
-    command.add_argument("--samples", type=int, metavar="K", help="answers to each problem")
+    command.add_argument("--samples", type=int, metavar="K", help="responses to each problem")
     command.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
     command.add_argument("--output", metavar="FOLDER", help="folder of the runs (default: runs)")
     command.add_argument("--name", help="name of the evaluation (default: benchmarks, model and time)")
@@ -135,8 +135,8 @@ def _add_eval(commands: Any) -> None:
 def _add_rescore(commands: Any) -> None:
     command = commands.add_parser(
         "eval rescore",
-        help="score an evaluation's answers again, without sampling",
-        description="Score the answers of an evaluation again, without sampling, into RUN/rescored.",
+        help="score an evaluation's responses again, without sampling",
+        description="Score the responses of an evaluation again, without sampling, into RUN/rescored.",
     )
     command.add_argument("evaluation", metavar="RUN", help="the folder of an evaluation, or a file of it")
     command.add_argument("--json", action="store_true", help="print JSON in place of the tables")
@@ -324,7 +324,7 @@ def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
         print(json.dumps({"run": str(done.path), "reports": [r.to_json() for r in done.reports]}))
         return
     _print(*(report.table() for report in done.reports))
-    print(f"answers and reports: {done.path}")
+    print(f"responses and reports: {done.path}")
 
 
 def _list_recipes() -> None:
@@ -373,8 +373,8 @@ def _rescore(given: argparse.Namespace) -> None:
         return
     _print(*(report.table() for report in done.reports))
     for name, pairs in done.changed.items():
-        print(f"{name}: {len(pairs)} answers have another score")
-    print(f"answers and reports: {done.path}")
+        print(f"{name}: {len(pairs)} responses have another score")
+    print(f"responses and reports: {done.path}")
 
 
 def _compare(given: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from areal.weights.interface import VLLM_BACKEND
 from areal.weights.sender import backends_of, open_sender, together
 
 GROUPS, MEMBERS = 4, 4
-PROMPT, ANSWER = 6, 40
+PROMPT, RESPONSE = 6, 40
 
 
 async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[float]:
@@ -37,7 +37,7 @@ async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[fl
             "model": str(folder),
             "learner": learner_settings,
             "engine": {"dtype": "float32", "eager": True, "memory": 0.1 if torch.cuda.is_available() else 1},
-            "rollout": {"max_new_tokens": ANSWER, "max_model_len": 128},
+            "rollout": {"max_new_tokens": RESPONSE, "max_model_len": 128},
         }
     )
     checked = plan(config)
@@ -62,27 +62,27 @@ async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[fl
 
 
 async def sampled(engine: Engine, version: int) -> Batch:
-    """Let the engine answer prompts made up; half of the answers to each count as right."""
+    """Sample made-up prompts; half of the responses to each count as right."""
     rng = np.random.default_rng(version)
     prompts = [rng.integers(6, 300, PROMPT).tolist() for _ in range(GROUPS)]
-    sampling = Sampling(ANSWER, ignore_eos=True)
-    answers = await asyncio.gather(
+    sampling = Sampling(RESPONSE, ignore_eos=True)
+    responses = await asyncio.gather(
         *(engine.generate(prompt, sampling) for prompt in prompts for _ in range(MEMBERS))
     )
     groups = []
     for number, prompt in enumerate(prompts):
-        members = answers[number * MEMBERS : (number + 1) * MEMBERS]
+        members = responses[number * MEMBERS : (number + 1) * MEMBERS]
         episodes = [Episode([trajectory(prompt, a)], float(i % 2)) for i, a in enumerate(members)]
         groups.append(Group(number, version, episodes))
     return Batch(version, groups)
 
 
-def trajectory(prompt: list[int], answer: Completion) -> Trajectory:
-    """Put an answer behind its prompt."""
+def trajectory(prompt: list[int], response: Completion) -> Trajectory:
+    """Put a response behind its prompt."""
     before = len(prompt)
     return Trajectory(
-        tokens=np.array([*prompt, *answer.ids], np.int32),
-        loss_mask=np.arange(before + len(answer.ids)) >= before,
-        logprobs=np.array([0.0] * before + answer.logprobs, np.float32),
-        versions=np.array([-1] * before + answer.versions, np.int32),
+        tokens=np.array([*prompt, *response.ids], np.int32),
+        loss_mask=np.arange(before + len(response.ids)) >= before,
+        logprobs=np.array([0.0] * before + response.logprobs, np.float32),
+        versions=np.array([-1] * before + response.versions, np.int32),
     )

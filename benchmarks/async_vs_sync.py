@@ -10,7 +10,7 @@ Three ways to spend the machine: *asynchronous* (η=8; half of the cores generat
 *synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
 that a synchronous loop can do, *synchronous in turn* (η=0, all cores generate, then all cores learn).
 
-*steady*: a model with random weights, and answers whose lengths are drawn as if each token had the same
+*steady*: a model with random weights, and responses whose lengths are drawn as if each token had the same
 chance to end one: 32 tokens on average (--mean-length), the longest of a batch five times that. Rewards are
 noise, so that every group is trained on and the work of a step never changes. There η=4 is measured
 besides: a sequence that takes longer than η updates holds the learner up, and the longest here take about
@@ -90,7 +90,7 @@ def main() -> None:
         "--size", choices=list(QWEN2), help="shape of the steady runs' model (the starter's)"
     )
     options.add_argument(
-        "--mean-length", type=int, default=32, help="of a steady run's answers (%(default)s)"
+        "--mean-length", type=int, default=32, help="of a steady run's responses (%(default)s)"
     )
     options.add_argument("--side-by-side", action="store_true", help="steady runs on a GPU each, at once")
     options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")

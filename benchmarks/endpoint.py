@@ -57,7 +57,7 @@ def user(text: str) -> dict[str, str]:
 
 
 class Counted:
-    """An engine that has answers of drawn lengths and counts their tokens."""
+    """An engine that has responses of drawn lengths and counts their tokens."""
 
     version = 0
 
@@ -186,7 +186,7 @@ def main() -> None:
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
     made.add_argument("--sequences", type=int, default=256, help="calls in flight at once (256)")
-    made.add_argument("--median", type=int, default=40, help="tokens of an answer (40)")
+    made.add_argument("--median", type=int, default=40, help="tokens of a response (40)")
     arguments = made.parse_args()
     work = Work(arguments.sequences, arguments.median)
     with tempfile.TemporaryDirectory() as folder:

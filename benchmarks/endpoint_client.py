@@ -23,11 +23,11 @@ async def program(work: dict[str, Any], key: str, bodies: Iterator[bytes]) -> No
     while True:
         body = next(bodies)
         writer.write(head.replace("{length}", str(len(body))).encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        response = await reader.readuntil(b"\r\n\r\n")
+        length = int(response.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         content = await reader.readexactly(length)
-        if not answer.startswith(b"HTTP/1.1 200 "):
-            sys.exit(f"{answer!r} {content!r}")
+        if not response.startswith(b"HTTP/1.1 200 "):
+            sys.exit(f"{response!r} {content!r}")
 
 
 async def main() -> None:

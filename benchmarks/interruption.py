@@ -43,12 +43,12 @@ COLOURS = {"recompute": BLUE, "keep": GREEN, "drain": ORANGE}
 
 
 def longest(median: int) -> int:
-    """Return the tokens of the longest answer."""
+    """Return the tokens of the longest response."""
     return 15 * median // 2
 
 
 def lengths(seed: int, median: int) -> Iterator[int]:
-    """Draw answer lengths in tokens: log-normal, a few of them many times the median."""
+    """Draw response lengths in tokens: log-normal, a few of them many times the median."""
     rng = random.Random(seed)
     while True:
         yield min(longest(median), max(4, round(median * rng.lognormvariate(0, SPREAD))))
@@ -225,7 +225,7 @@ def main() -> None:
     made.add_argument("--concurrency", type=int, default=32, help="sequences in flight")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
-    made.add_argument("--median", type=int, default=80, help="tokens of an answer (80)")
+    made.add_argument("--median", type=int, default=80, help="tokens of a response (80)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = qwen2(Path(folder), arguments.size) if arguments.size else STARTER

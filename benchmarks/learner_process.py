@@ -36,7 +36,7 @@ Update = Callable[[Batch], Awaitable[dict[str, float]]]
 
 
 def dummy_batch(groups: int = 16, members: int = 8, prompt: int = 40) -> Batch:
-    """A batch of random tokens, answers of 8 to 87."""
+    """A batch of random tokens, responses of 8 to 87."""
     rng = np.random.default_rng(0)
 
     def episode() -> Episode:

@@ -49,7 +49,7 @@ def draw(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
         for colour, (seed, run) in zip(COLOURS, runs.items(), strict=False):
             steps = range(1, len(run["right"]) + 1)
             axes.plot(steps, run["right"], color=colour, label=f"seed {seed}: right answers of a batch")
-            axes.plot(steps, run["formed"], color=colour, alpha=0.3, label="answers in the asked form")
+            axes.plot(steps, run["formed"], color=colour, alpha=0.3, label="responses in the asked form")
             axes.plot([0, steps[-1]], [run["accuracy_before"], run["accuracy"]], "o", color=colour)
         axes.plot([], [], "o", color=GREY, label="held-out accuracy before and after")
         axes.set_xlabel("updates")

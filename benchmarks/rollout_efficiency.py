@@ -52,25 +52,25 @@ GROUP = 8
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is generated: ``sequences`` at once, answers of ``median`` tokens and at most five times that."""
+    """What is generated: ``sequences`` at once, responses of ``median`` tokens, at most five times that."""
 
     sequences: int
     median: int
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest answer."""
+        """Tokens of the longest response."""
         return 5 * self.median
 
     def lengths(self, seed: int) -> Iterator[int]:
-        """Draw answer lengths in tokens."""
+        """Draw response lengths in tokens."""
         rng = random.Random(seed)
         while True:
             yield min(self.longest, max(4, round(self.median * rng.lognormvariate(0, 0.7))))
 
 
 class WithLengths:
-    """An engine whose answers have lengths drawn beforehand, so that all ways have the same work."""
+    """An engine whose responses have lengths drawn beforehand, so that all ways have the same work."""
 
     def __init__(self, engine: Any, work: Work, seed: int) -> None:
         self._engine = engine
@@ -399,7 +399,7 @@ def main() -> None:
     made.add_argument(
         "--interruption", choices=get_args(Interruption), default="recompute", help="(recompute)"
     )
-    made.add_argument("--median", type=int, default=40, help="tokens of an answer (40)")
+    made.add_argument("--median", type=int, default=40, help="tokens of a response (40)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(arguments, qwen2(Path(folder), arguments.size) if arguments.size else STARTER)

@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 BUDGET = 16384
 SEEDS = (0, 1, 2)
 MEAN_LENGTH = 128
-"""Of the answers of *training* and *splits*, in tokens."""
+"""Of the responses of *training* and *splits*, in tokens."""
 WARMUP, STEPS = 16, 12
 """Their updates before those that are measured, and those."""
 

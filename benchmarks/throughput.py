@@ -3,7 +3,7 @@
     python benchmarks/throughput.py [--steps 60] [key.sub=value ...]
 
 16 problems × 8 completions of 32 tokens an update, on a transformer of 0.9 million parameters with random
-weights (which hardly ever ends an answer early), with rewards that are noise, so that the learner has work
+weights (which hardly ever ends a response early), with rewards that are noise, so that the learner has work
 to do for every group. The figure leaves out the first ten updates: vLLM compiles kernels in them.
 """
 
@@ -30,7 +30,7 @@ WARMUP = 10
 
 
 class Noise(gymnasium.Env[str, str]):
-    """Rewards an answer for the parity of its characters: nothing to learn, but no two groups are alike."""
+    """Rewards a response for the parity of its characters: nothing to learn, but no two groups are alike."""
 
     observation_space = UnicodeText(1000)
     action_space = UnicodeText(10_000)

@@ -1,12 +1,12 @@
-"""A picture of who does what when: answers and updates over the clock, synchronous above, asynchronous below.
+"""A picture of who does what when: responses and updates over the clock, synchronous and asynchronous.
 
     python benchmarks/timeline.py                                   # two short runs, and the picture
     python benchmarks/timeline.py --draw docs/figures/timeline.json # only the picture, from recorded figures
 
-Both runs are the real loop, on the work of benchmarks/async_vs_sync.py, answers of drawn lengths, with few
-answers at once, so that each can be seen. An answer's beginning and end and the versions that sampled it are
-what the run recorded; updates and loads are placed by the times in its metrics, back from the moment at which
-it wrote each update's rollouts.
+Both runs are the real loop, on the work of benchmarks/async_vs_sync.py, responses of drawn lengths, with few
+responses at once, so that each can be seen. A response's beginning and end and the versions that sampled it
+are what the run recorded; updates and loads are placed by the times in its metrics, back from the moment at
+which it wrote each update's rollouts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ UPDATES = 20
 def main() -> None:
     options = parser(__doc__, "timeline")
     options.add_argument("--seconds", type=float, default=6, help="of each run that are shown (%(default)s)")
-    options.add_argument("--mean-length", type=int, default=32, help="of an answer (%(default)s)")
+    options.add_argument("--mean-length", type=int, default=32, help="of a response (%(default)s)")
     options.add_argument("--draw", type=Path, metavar="JSON", help="make no run, only the picture again")
     given = options.parse_args()
     if given.draw:
@@ -74,9 +74,9 @@ def measure(mean_length: int, seconds: float) -> dict[str, Any]:
 
 
 def read(run: Path, synchronous: bool) -> dict[str, Any]:
-    """Return answers, updates and loads of a run, in seconds since the epoch."""
+    """Return responses, updates and loads of a run, in seconds since the epoch."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    answers, updates, loads = [], [], []
+    responses, updates, loads = [], [], []
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         step = row["step"]
         file = run / "rollouts" / f"step-{step:06d}.jsonl"
@@ -94,8 +94,8 @@ def read(run: Path, synchronous: bool) -> dict[str, Any]:
             for episode in json.loads(line)["episodes"]:
                 [trajectory] = episode["trajectories"]
                 versions = sorted({v for v in trajectory["versions"] if v >= 0})
-                answers.append({"start": episode["started"], "end": episode["ended"], "versions": versions})
-    return {"answers": answers, "updates": updates, "loads": loads}
+                responses.append({"start": episode["started"], "end": episode["ended"], "versions": versions})
+    return {"responses": responses, "updates": updates, "loads": loads}
 
 
 def shown(run: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def shown(run: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], folder: Path, seconds: float) -> None:
-    """Draw each way: a row for the learner, and lanes of answers below."""
-    with picture(folder, "timeline", "Answers and updates over the clock", (10, 7.5)) as figure:
+    """Draw each way: a row for the learner, and lanes of responses below."""
+    with picture(folder, "timeline", "Responses and updates over the clock", (10, 7.5)) as figure:
         axes = figure.subplots(len(results), 1, sharex=True)
         for panel, (way, run) in zip(axes, results.items(), strict=True):
             draw_way(panel, run, seconds)
@@ -124,12 +124,12 @@ def draw(results: dict[str, Any], folder: Path, seconds: float) -> None:
 
 def draw_way(axes: Axes, run: dict[str, Any], seconds: float) -> None:
     """Draw one run."""
-    lanes = place(run["answers"])
+    lanes = place(run["responses"])
     loaded = {load["version"]: load["end"] for load in run["loads"]}
-    for lane, answer in lanes:
-        versions, end = answer["versions"], answer["end"]
+    for lane, response in lanes:
+        versions, end = response["versions"], response["end"]
         # A version that is loaded after what is shown has no place here.
-        starts = [answer["start"], *(min(loaded.get(v, math.inf), end) for v in versions[1:])]
+        starts = [response["start"], *(min(loaded.get(v, math.inf), end) for v in versions[1:])]
         for version, left, right in zip(versions, starts, [*starts[1:], end], strict=True):
             axes.barh(-lane, right - left, left=left, height=0.8, color=colour(version))
     for update in run["updates"]:
@@ -143,14 +143,14 @@ def draw_way(axes: Axes, run: dict[str, Any], seconds: float) -> None:
     axes.set_yticks([3, -lowest / 2], ["learner", "engine:\nanswers"])
 
 
-def place(answers: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """Give each answer the first lane that is free when it begins."""
+def place(responses: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Give each response the first lane that is free when it begins."""
     free: list[float] = []
     found = []
-    for answer in sorted(answers, key=lambda a: a["start"]):
-        lane = next((i for i, end in enumerate(free) if end <= answer["start"]), len(free))
-        free[lane : lane + 1] = [answer["end"]]
-        found.append((lane, answer))
+    for response in sorted(responses, key=lambda a: a["start"]):
+        lane = next((i for i, end in enumerate(free) if end <= response["start"]), len(free))
+        free[lane : lane + 1] = [response["end"]]
+        found.append((lane, response))
     return found
 
 

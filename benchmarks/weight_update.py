@@ -54,10 +54,10 @@ COMPARED = 16
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Lengths of prompts and answers, in tokens, and the type of the engine's weights."""
+    """Lengths of prompts and responses, in tokens, and the type of the engine's weights."""
 
     prompt: int
-    answer: int
+    response: int
     dtype: torch.dtype
 
 
@@ -129,8 +129,8 @@ class Workload:
         return [rng.randrange(5, self._vocabulary) for _ in range(self._scale.prompt)]
 
     async def generate(self, first: int) -> None:
-        """Send one request after another; the first answer has ``first`` tokens, so that they spread out."""
-        for length in itertools.chain([first], itertools.repeat(self._scale.answer)):
+        """Send one request after another; the first asks for ``first`` tokens, so that they spread out."""
+        for length in itertools.chain([first], itertools.repeat(self._scale.response)):
             completion = await self.complete(self.prompt(), length)
             self.interrupted += len(set(completion.versions)) > 1
 
@@ -183,7 +183,7 @@ def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> Engin
         model=str(folder),
         device=arguments.device,
         dtype=str(scale.dtype).removeprefix("torch."),
-        max_model_len=scale.prompt + scale.answer,
+        max_model_len=scale.prompt + scale.response,
         max_num_seqs=arguments.sequences,
         memory=0.25 if on_gpu else 1.0,
         eos_ids=(0,),
@@ -204,7 +204,7 @@ async def run(
     """Make the updates, one after another, each when all requests have gone on for a while."""
     sequences = arguments.sequences
     requests = [
-        asyncio.create_task(work.generate(1 + SCALES[arguments.device].answer * (i + 1) // sequences))
+        asyncio.create_task(work.generate(1 + SCALES[arguments.device].response * (i + 1) // sequences))
         for i in range(sequences)
     ]
     updates = []

@@ -320,7 +320,7 @@ def solved_example(
 def batch(
     tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace, step: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return a step's batch as micro-batches ``(input_ids, labels)``; only the answer is a label.
+    """Return a step's batch as micro-batches ``(input_ids, labels)``; only the response is a label.
 
     Rows are padded on the right. Short and long examples go into different micro-batches, which saves much
     of the padding.
@@ -337,7 +337,7 @@ def batch(
 
 
 def pad(rows: list[tuple[list[int], list[int]]], token: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``(input_ids, labels)`` of the (prompt, answer) rows, padded on the right."""
+    """Return ``(input_ids, labels)`` of the (prompt, response) rows, padded on the right."""
     width = max(len(p) + len(a) for p, a in rows)
     input_ids = torch.full((len(rows), width), token)
     labels = torch.full((len(rows), width), -100)
@@ -499,19 +499,19 @@ def measure(
     problems: int,
     seed: int,
 ) -> dict[str, float]:
-    """Measure on the test split: one sample, any of 8 samples, the greedy answer, the format, lengths."""
+    """Measure on the test split: one sample, any of 8 samples, the greedy response, the format, lengths."""
     drawn = [held_out(env, difficulty, index) for index in range(problems)]
     questions = [example for example, _ in drawn]
     torch.manual_seed(seed)
     right, formatted, tokens = [], [], []
     for _ in range(8):
         for (_, judge), ids in zip(drawn, generate(model, tokenizer, questions, sample=True), strict=True):
-            verdict = judge(answer_text(tokenizer, ids))
+            verdict = judge(response_text(tokenizer, ids))
             right.append(bool(verdict))
             formatted.append(verdict is not None)
             tokens.append(len(ids))
     greedy = [
-        bool(judge(answer_text(tokenizer, ids)))
+        bool(judge(response_text(tokenizer, ids)))
         for (_, judge), ids in zip(drawn, generate(model, tokenizer, questions, sample=False), strict=True)
     ]
     by_sample = torch.tensor(right, dtype=torch.float).view(8, problems)
@@ -522,12 +522,12 @@ def measure(
         "greedy": sum(greedy) / problems,
         "format": sum(formatted) / len(formatted),
         "prompt tokens": sum(map(len, prompts)) / problems,
-        "answer tokens": sum(tokens) / len(tokens),
+        "response tokens": sum(tokens) / len(tokens),
     }
 
 
 def held_out(env: str, difficulty: int, index: int) -> tuple[Example, Callable[[str], bool | None]]:
-    """Return a test problem, and what judges an answer: None is no answer at all.
+    """Return a test problem, and what judges a response: None is no answer at all.
 
     A program is judged by its text here: it must be the right expression.
     """
@@ -543,7 +543,7 @@ def held_out(env: str, difficulty: int, index: int) -> tuple[Example, Callable[[
 def generate(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, drawn: list[Example], *, sample: bool
 ) -> list[list[int]]:
-    """Return one answer's ids for each problem, up to and including the end token (at most 64)."""
+    """Return one response's ids for each problem, up to and including the end token (at most 64)."""
     inputs = tokenizer(
         [prompt(tokenizer, p) for p in drawn], return_tensors="pt", padding=True, return_token_type_ids=False
     )
@@ -556,8 +556,8 @@ def generate(
     return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
-def answer_text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Return an answer that ends with the end token, without it; else nothing."""
+def response_text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    """Return a response that ends with the end token, without it; else nothing."""
     return tokenizer.decode(ids[:-1]) if ids and ids[-1] == tokenizer.eos_token_id else ""
 
 
@@ -569,7 +569,7 @@ def model_card(
     seconds: float,
 ) -> str:
     """Return the README of the model's folder."""
-    columns = ("avg@1", "pass@8", "greedy", "format", "prompt tokens", "answer tokens")
+    columns = ("avg@1", "pass@8", "greedy", "format", "prompt tokens", "response tokens")
     names = {"math": arithmetic.DIFFICULTIES, "code": programs.DIFFICULTIES}
     rows = "\n".join(
         f"| `{env}-v1` | {d} | {names[env][d]} | " + " | ".join(f"{row[c]:.3g}" for c in columns) + " |"
@@ -611,7 +611,7 @@ program counts if its text is the right one):
 |---|---|---|{"---|" * len(columns)}
 {rows}
 
-*format*: the answer has a `\\boxed{{}}` or ends a code block, and ends with the end token.
+*format*: the response has a `\\boxed{{}}` or ends a code block, and ends with the end token.
 
 License: Apache-2.0.
 """

@@ -83,13 +83,13 @@ class RolloutConfig(_Settings):
     max_concurrent: int | None = Field(None, ge=1)
     """Episodes in flight at once; null: as many as one batch."""
     max_new_tokens: int = Field(64, ge=1)
-    """Longest answer of one turn, in tokens."""
+    """Longest response of one turn, in tokens."""
     max_model_len: int | None = Field(None, ge=2)
     """Longest conversation, in tokens; null: the model's own limit, at most 4096."""
     temperature: float = Field(1.0, gt=0, le=2)
     """Sampling temperature of training rollouts; the learner uses the same one."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer, in evaluation too; the tokens that spell them belong to the answer."""
+    """Strings that end a response, in evaluation too; the tokens that spell them belong to the response."""
     env_workers: int = Field(8, ge=1)
     """Threads that run the environments' reset and step."""
     env_time_limit: float = Field(300.0, gt=0)
@@ -116,7 +116,7 @@ class RolloutConfig(_Settings):
     @classmethod
     def _stop_says_something(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         if "" in stop:
-            raise ValueError("an empty stop string would end every answer at once; leave it out")
+            raise ValueError("an empty stop string would end every response at once; leave it out")
         return stop
 
 
@@ -263,7 +263,7 @@ class EvaluationConfig(_Settings):
     problems: int = Field(256, ge=0)
     """Problems of the test split; 0 turns evaluation off."""
     samples: int = Field(1, ge=1)
-    """Answers to each problem."""
+    """Responses to each problem."""
     every: int = Field(0, ge=0)
     """Evaluate also after every so many updates; 0: only before and after."""
     temperature: float = Field(1.0, ge=0, le=2)
@@ -275,7 +275,7 @@ class EvaluationConfig(_Settings):
     min_p: float = Field(0.0, ge=0, le=1)
     """Sample among tokens at least this share as likely as the likeliest; 0: all."""
     max_new_tokens: int | None = Field(None, ge=1)
-    """Longest answer of one turn, in tokens; null: as in training."""
+    """Longest response of one turn, in tokens; null: as in training."""
 
 
 class CheckpointConfig(_Settings):

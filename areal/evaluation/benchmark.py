@@ -21,7 +21,7 @@ from areal.envs.data import held_out_rows
 from areal.envs.places import absolute, is_saved, looks_remote
 from areal.envs.rows import FORMS, PACKED, form_of, read_rows
 from areal.errors import UserError
-from areal.evaluation.answers import write_whole
+from areal.evaluation.responses import write_whole
 
 Row = dict[str, Any]
 
@@ -69,8 +69,8 @@ class Benchmark:
         source: the data.
         problems: how many it has.
         prompt: a template with ``{problem}``.
-        max_new_tokens: longest answer of one turn.
-        samples: answers to each problem.
+        max_new_tokens: longest response of one turn.
+        samples: responses to each problem.
         temperature, top_p: of the sampling.
         env_options: of the environment, besides.
         agent: how the model acts.

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from areal.errors import UserError
-from areal.evaluation.answers import Answer
 from areal.evaluation.estimators import Difference, difference
 from areal.evaluation.report import markdown_table
-from areal.evaluation.rescore import answer_files, read_whole
+from areal.evaluation.rescore import read_whole, response_files
+from areal.evaluation.responses import Response
 from areal.telemetry.tables import fitted
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ class Comparison:
 
 
 def compare(a: Path, b: Path) -> list[Comparison]:
-    """Compare each benchmark that two evaluations (folders, or files of answers) both have.
+    """Compare each benchmark that two evaluations (folders, or files of responses) both have.
 
     Raises:
         UserError: one of them is none or not finished, or they have no problem in common.
     """
-    ours, theirs = ({path.name: path for path in answer_files(run)} for run in (a, b))
+    ours, theirs = ({path.name: path for path in response_files(run)} for run in (a, b))
     pairs = [(ours[name], theirs[name]) for name in ours if name in theirs]
     if a.is_file() and b.is_file():
         pairs = [(a, b)]
@@ -85,10 +85,10 @@ def compare(a: Path, b: Path) -> list[Comparison]:
 
 
 def _compared(a: Path, b: Path) -> Comparison:
-    (header, answers), (other, others) = read_whole(a), read_whole(b)
+    (header, responses), (other, others) = read_whole(a), read_whole(b)
     if (header.name, header.data) != (other.name, other.data):
-        raise UserError(f"{a} and {b} are answers to different problems: they cannot be compared")
-    ours, theirs = _by_task(answers), _by_task(others)
+        raise UserError(f"{a} and {b} are responses to different problems: they cannot be compared")
+    ours, theirs = _by_task(responses), _by_task(others)
     common = [task for task in ours if task in theirs]
     if not common:
         raise UserError(f"{a} and {b} have no problem in common")
@@ -98,10 +98,10 @@ def _compared(a: Path, b: Path) -> Comparison:
     return Comparison(header.name, (header.model, other.model), means, scores, difference(first, second))
 
 
-def _by_task(answers: list[Answer]) -> dict[str, list[float]]:
+def _by_task(responses: list[Response]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    for answer in answers:
-        found.setdefault(repr(answer.task), []).append(answer.reward)
+    for response in responses:
+        found.setdefault(repr(response.task), []).append(response.reward)
     return found
 
 

@@ -71,7 +71,7 @@ class Endpoint:
             httpx.AsyncClient(
                 base_url=base.rstrip("/") + "/",
                 headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=httpx.Timeout(None, connect=10.0),  # an answer takes as long as it takes
+                timeout=httpx.Timeout(None, connect=10.0),  # a response takes as long as it takes
                 limits=httpx.Limits(max_connections=concurrency),
             ),
             model,
@@ -93,20 +93,20 @@ class Endpoint:
         return names[0]
 
     async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the endpoint's answer to a chat completion.
+        """Return a chat completion of the endpoint's.
 
         Raises:
-            ConversationTooLong: the messages leave no room for an answer.
+            ConversationTooLong: the messages leave no room for a response.
             BadRequest: the endpoint refuses them.
-            UserError: there is no such model, or no access to it, or no answer for half a minute.
+            UserError: there is no such model, or no access to it, or it does not answer for half a minute.
         """
-        answer = await self._request("POST", "chat/completions", {"model": self.model, **body})
-        if not answer.get("choices"):
+        completion = await self._request("POST", "chat/completions", {"model": self.model, **body})
+        if not completion.get("choices"):
             raise UserError(
-                f"{self._client.base_url} answered without a message: {str(answer)[:300]}; is it an "
+                f"{self._client.base_url} answered without a message: {str(completion)[:300]}; is it an "
                 "OpenAI-compatible endpoint?"
             )
-        return answer
+        return completion
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         problem = ""
@@ -164,7 +164,7 @@ class EndpointModel:
     Attributes:
         reward, parts: of the episode so far.
         tokens: sampled so far, as the endpoint counts them.
-        finish: how the last answer ended; empty: none was asked for.
+        finish: how the last response ended; empty: none was asked for.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class EndpointModel:
         )
 
     async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user and return the answer's text."""
+        """Say ``observation`` as the user and return the response's text."""
         messages = [*self._own, {"role": "user", "content": observation}]
         reply = await self.chat(messages)
         self._own = [*messages, reply.message]
@@ -216,11 +216,11 @@ class EndpointModel:
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
     ) -> Reply:
-        """Answer a whole history; see :class:`areal.agents.interface.Model`. Tokens are not known."""
+        """Respond to a whole history; see :class:`areal.agents.interface.Model`. Tokens are not known."""
         call, self._calls = self._calls, self._calls + 1
         body = self._body(call, limits or Limits())
-        answer = await self._endpoint.ask({"messages": list(messages), **body, **_tools(tools)})
-        choice, used = answer["choices"][0], answer.get("usage") or {}
+        completion = await self._endpoint.ask({"messages": list(messages), **body, **_tools(tools)})
+        choice, used = completion["choices"][0], completion.get("usage") or {}
         message = choice.get("message") or {}
         text = message.get("content") or ""
         calls = message.get("tool_calls") or []

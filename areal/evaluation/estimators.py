@@ -1,6 +1,6 @@
-"""What answers to a sample of problems say of a model, and how sure one can be of it: pure functions.
+"""What responses to a sample of problems say of a model, and how sure one can be of it: pure functions.
 
-Problems are the sample: several answers to one problem are never counted as independent evidence.
+Problems are the sample: several responses to one problem are never counted as independent evidence.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _COUNTABLE = 5e8
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Return the unbiased estimate of the chance that one of ``k`` answers is right.
+    """Return the unbiased estimate of the chance that one of ``k`` responses is right.
 
     1 − C(n−c, k) / C(n, k), as a product that neither overflows nor cancels (Chen et al. 2021, arXiv
     2107.03374, eq. 1 and fig. 3).
 
     Args:
-        samples: n answers to a problem.
+        samples: n responses to a problem.
         right: c of them that are right.
         k: from 1 to n.
 
@@ -36,7 +36,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
         ValueError: impossible counts.
     """
     if not 1 <= k <= samples or not 0 <= right <= samples:
-        raise ValueError(f"pass@{k} of {right} right answers among {samples} has no meaning")
+        raise ValueError(f"pass@{k} of {right} right responses among {samples} has no meaning")
     if samples - right < k:
         return 1.0
     return 1.0 - math.prod(1.0 - k / i for i in range(samples - right + 1, samples + 1))
@@ -94,7 +94,7 @@ def difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Di
     The test is the paired permutation test: if nothing distinguishes A from B, then on each problem the
     difference of their means might as well have the other sign; p is the share of all 2^n sign patterns whose
     sum is at least as far from 0 as the one found. It supposes no distribution, uses that a problem is as
-    hard for both (which two intervals side by side do not), and with one right-or-wrong answer to each
+    hard for both (which two intervals side by side do not), and with one right-or-wrong response to each
     problem it is McNemar's exact test. Right-or-wrong scores are counted exactly; others by random flips with
     a fixed seed.
 

@@ -1,4 +1,4 @@
-"""Answers to all problems of an evaluation, many at once, each handed on when it is there."""
+"""Responses to all problems of an evaluation, many at once, each handed on when it is there."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from areal.agents.interface import BadRequest, ConversationTooLong
 from areal.errors import AgentFailure, EnvironmentFailure, UserError, WorkerLost, explained
-from areal.evaluation.answers import Answer
+from areal.evaluation.responses import Response
 from areal.rollout.seeds import derive
 from areal.trajectory import Episode
 
 log = logging.getLogger(__name__)
 
 FAILED = "failed"
-"""How an answer ended whose agent, or program, failed: it is wrong."""
+"""How a response ended whose agent, or program, failed: it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What an episode left that an evaluation keeps; the attributes are those of :class:`Answer`."""
+    """What an episode left that an evaluation keeps; the attributes are those of :class:`Response`."""
 
     actions: list[str]
     reward: float
@@ -63,28 +63,28 @@ async def evaluate(
     concurrency: int,
     seed: int,
     retries: int = 0,
-    known: Sequence[Answer] = (),
-    keep: Callable[[Answer], None] = lambda answer: None,
+    known: Sequence[Response] = (),
+    keep: Callable[[Response], None] = lambda response: None,
     most_failures: int = 8,
-) -> list[Answer]:
-    """Answer every task ``samples`` times.
+) -> list[Response]:
+    """Sample every task ``samples`` times.
 
-    A problem that leaves no room for an answer gets the reward 0, as ``too_long``; one whose agent fails for
+    A problem that leaves no room for a response gets the reward 0, as ``too_long``; one whose agent fails for
     good, as ``failed``, unless it fails at all of them.
 
     Args:
         run_episode: runs one episode.
         tasks: the problems.
-        samples: answers to each.
+        samples: responses to each.
         concurrency: episodes in flight at once.
-        seed: each answer is sampled with a seed of its own, made of this one and its place.
+        seed: each response is sampled with a seed of its own, made of this one and its place.
         retries: how often an episode that fails is run again.
-        known: answers that are there already.
-        keep: called with each new answer.
-        most_failures: an agent that fails at more than so many answers, before any other, fails at all.
+        known: responses that are there already.
+        keep: called with each new response.
+        most_failures: an agent that fails at more than so many responses, before any other, fails at all.
 
     Returns:
-        All answers, by problem and sample.
+        All responses, by problem and sample.
 
     Raises:
         UserError: the model refuses a request.
@@ -93,7 +93,7 @@ async def evaluate(
         AgentFailure: the agent fails at all of them.
     """
     slots = asyncio.Semaphore(concurrency)
-    answers = {(a.problem, a.sample): a for a in known}
+    responses = {(r.problem, r.sample): r for r in known}
     failed = _Failures(most_failures, keep, bool(known))
 
     async def one(problem: int, sample: int) -> None:
@@ -102,7 +102,7 @@ async def evaluate(
         error = played if isinstance(played, AgentFailure) else None
         if isinstance(played, AgentFailure):
             played = Played([], 0.0, {}, FAILED, 0, 0.0, failure=str(error))
-        answer = Answer(
+        response = Response(
             problem,
             sample,
             tasks[problem],
@@ -115,40 +115,40 @@ async def evaluate(
             played.env,
             played.failure,
         )
-        answers[problem, sample] = answer
-        failed.note(answer, error)
+        responses[problem, sample] = response
+        failed.note(response, error)
 
     places = [(problem, sample) for problem in range(len(tasks)) for sample in range(samples)]
-    running = [asyncio.create_task(one(*place)) for place in places if place not in answers]
+    running = [asyncio.create_task(one(*place)) for place in places if place not in responses]
     try:
         await asyncio.gather(*running)
     finally:
         for episode in running:
             episode.cancel()
     failed.check()
-    return [answers[place] for place in places]
+    return [responses[place] for place in places]
 
 
 class _Failures:
-    """Tells an agent that fails at some problems from one that fails at all; till then no answer is kept.
+    """Tells an agent that fails at some problems from one that fails at all; till then no response is kept.
 
     Args:
         most: so many failures, and nothing else, and it is the second.
-        keep: called with each answer that counts.
+        keep: called with each response that counts.
         sound: whether something else is known already.
     """
 
-    def __init__(self, most: int, keep: Callable[[Answer], None], sound: bool) -> None:
+    def __init__(self, most: int, keep: Callable[[Response], None], sound: bool) -> None:
         self._most = most
         self._keep = keep
         self._sound = sound
-        self._held: list[Answer] = []
+        self._held: list[Response] = []
         self._first: AgentFailure | None = None
 
-    def note(self, answer: Answer, error: AgentFailure | None) -> None:
-        """Take an answer; ``error`` is what its agent failed of."""
+    def note(self, response: Response, error: AgentFailure | None) -> None:
+        """Take a response; ``error`` is what its agent failed of."""
         self._first = self._first or error
-        self._held.append(answer)
+        self._held.append(response)
         self._sound |= error is None
         if not self._sound and len(self._held) > self._most:
             self.check()

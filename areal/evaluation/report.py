@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from areal.evaluation.answers import Answer, Header
 from areal.evaluation.estimators import mean_interval, pass_at_k
 from areal.evaluation.evaluate import FAILED
+from areal.evaluation.responses import Header, Response
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,10 +24,10 @@ class Report:
     Attributes:
         env: name of the environment.
         model: name of the model.
-        scores: the reward of each answer, by problem and sample.
-        finishes: how each answer ended.
-        lengths: tokens of each answer.
-        seconds: how long it took; 0 if not all answers were sampled in one go.
+        scores: the reward of each response, by problem and sample.
+        finishes: how each response ended.
+        lengths: tokens of each response.
+        seconds: how long it took; 0 if not all responses were sampled in one go.
         settings: what else the figures depend on.
         parts: mean of each named part of the reward.
         members: of a mixture, which problems, from 0, are of each of its environments.
@@ -35,8 +35,8 @@ class Report:
         source: where its problems come from.
         of: how many problems there are, if not all were asked, or could be judged.
         busy: share of ``seconds`` in which the engine was generating, if it is ours.
-        in_flight: answers in flight at once, on average.
-        failure: what the first answer failed of whose agent, or program, failed.
+        in_flight: responses in flight at once, on average.
+        failure: what the first response failed of whose agent, or program, failed.
 
     Raises:
         ValueError: no problems, or the three tables differ in shape.
@@ -63,10 +63,10 @@ class Report:
             raise ValueError("a report needs at least one problem; there are no scores")
         shape = [len(self.scores[0])] * len(self.scores)
         if not shape[0]:
-            raise ValueError("a report needs at least one answer to each problem")
+            raise ValueError("a report needs at least one response to each problem")
         for name in ("scores", "finishes", "lengths"):
             if [len(row) for row in getattr(self, name)] != shape:
-                raise ValueError(f"{name} is not {len(shape)} problems with {shape[0]} answers each")
+                raise ValueError(f"{name} is not {len(shape)} problems with {shape[0]} responses each")
 
     @property
     def problems(self) -> int:
@@ -75,12 +75,12 @@ class Report:
 
     @property
     def samples(self) -> int:
-        """How many answers to each problem."""
+        """How many responses to each problem."""
         return len(self.scores[0])
 
     @property
     def accuracy(self) -> float:
-        """Mean score: avg@k with k answers to each problem."""
+        """Mean score: avg@k with k responses to each problem."""
         return statistics.fmean(_flat(self.scores))
 
     @property
@@ -99,7 +99,7 @@ class Report:
 
     @property
     def passes(self) -> dict[int, tuple[float, tuple[float, float]]]:
-        """pass@k and its interval for k = 1, 2, 4 … and all samples, where answers are right or wrong."""
+        """pass@k and its interval for k = 1, 2, 4 … and all samples, where responses are right or wrong."""
         if self.samples == 1 or not set(_flat(self.scores)) <= {0.0, 1.0}:
             return {}
         sizes = sorted({self.samples, *(2**i for i in range(self.samples.bit_length()))})
@@ -113,22 +113,22 @@ class Report:
 
     @property
     def mean_length(self) -> float:
-        """Mean tokens of an answer."""
+        """Mean tokens of a response."""
         return statistics.fmean(_flat(self.lengths))
 
     @property
     def finish_counts(self) -> dict[str, int]:
-        """How many answers ended in which way, commonest first."""
+        """How many responses ended in which way, commonest first."""
         return dict(Counter(_flat(self.finishes)).most_common())
 
     @property
     def truncated(self) -> float:
-        """Share of answers that a length limit ended."""
+        """Share of responses that a length limit ended."""
         return self.finish_counts.get("length", 0) / (self.problems * self.samples)
 
     @property
     def failed(self) -> int:
-        """How many answers are wrong because the agent, or its program, failed."""
+        """How many responses are wrong because the agent, or its program, failed."""
         return self.finish_counts.get(FAILED, 0)
 
     def told_failures(self) -> str:
@@ -211,7 +211,7 @@ class Report:
             ("seconds", f"{self.seconds:.1f}"),
             ("tokens/s", f"{self.tokens_per_s:,.0f}"),
             ("engine busy", "" if self.busy is None else f"{self.busy:.1%}"),
-            ("in flight", "" if self.in_flight is None else f"{self.in_flight:.1f} answers on average"),
+            ("in flight", "" if self.in_flight is None else f"{self.in_flight:.1f} responses on average"),
         ]
 
 
@@ -226,31 +226,31 @@ def _listed_members(report: Report) -> str:
     )
 
 
-def _members(rows: list[list[Answer]]) -> dict[str, list[int]]:
-    names = sorted({answer.env for row in rows for answer in row} - {""})
+def _members(rows: list[list[Response]]) -> dict[str, list[int]]:
+    names = sorted({response.env for row in rows for response in row} - {""})
     return {name: [i for i, row in enumerate(rows) if row[0].env == name] for name in names}
 
 
-def _mean_parts(answers: list[Answer]) -> dict[str, float]:
-    names = dict.fromkeys(name for answer in answers for name in answer.parts)
-    return {name: statistics.fmean(a.parts.get(name, 0.0) for a in answers) for name in names}
+def _mean_parts(responses: list[Response]) -> dict[str, float]:
+    names = dict.fromkeys(name for response in responses for name in response.parts)
+    return {name: statistics.fmean(r.parts.get(name, 0.0) for r in responses) for name in names}
 
 
-def report(answers: list[Answer], samples: int, **known: Any) -> Report:
+def report(responses: list[Response], samples: int, **known: Any) -> Report:
     """Put a report together.
 
     Args:
-        answers: all of them, by problem and sample.
-        samples: answers to each problem.
+        responses: all of them, by problem and sample.
+        samples: responses to each problem.
         known: what else the report has.
     """
-    rows = [answers[i : i + samples] for i in range(0, len(answers), samples)]
+    rows = [responses[i : i + samples] for i in range(0, len(responses), samples)]
     return Report(
-        scores=[[a.reward for a in row] for row in rows],
-        finishes=[[a.finish for a in row] for row in rows],
-        failure=next((a.failure for a in answers if a.failure), ""),
-        lengths=[[a.tokens for a in row] for row in rows],
-        parts=_mean_parts(answers),
+        scores=[[r.reward for r in row] for row in rows],
+        finishes=[[r.finish for r in row] for row in rows],
+        failure=next((r.failure for r in responses if r.failure), ""),
+        lengths=[[r.tokens for r in row] for row in rows],
+        parts=_mean_parts(responses),
         members=_members(rows),
         **known,
     )
@@ -274,11 +274,11 @@ def conditions(
     return told | opening
 
 
-def report_of(header: Header, answers: list[Answer], **known: Any) -> Report:
-    """Return the report on all the answers of a file; ``known`` is what else it has."""
+def report_of(header: Header, responses: list[Response], **known: Any) -> Report:
+    """Return the report on all the responses of a file; ``known`` is what else it has."""
     given = {name: value for name, value in header.env_options.items() if name not in ("data", "test_data")}
     return report(
-        answers,
+        responses,
         header.samples,
         env=header.env,
         model=header.model,

@@ -91,10 +91,10 @@ def of_returns(
 
 
 def overlong_penalty(lengths: torch.Tensor, max_new_tokens: int, share: float) -> torch.Tensor:
-    """Return what a long answer's reward loses (DAPO's soft punishment, arXiv 2503.14476, eq 13).
+    """Return what a long response's reward loses (DAPO's soft punishment, arXiv 2503.14476, eq 13).
 
     Args:
-        lengths: ``[N]``, tokens of each answer, at most ``max_new_tokens``.
+        lengths: ``[N]``, tokens of each response, at most ``max_new_tokens``.
         max_new_tokens: tokens of the longest response allowed.
         share: of ``max_new_tokens``, the last part of it, over which the penalty grows; more than 0.
 

@@ -40,7 +40,7 @@ def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: in
 
     Without ``turn_discount`` every token answers for its episode's reward. With γ, a token of turn k answers
     for Σ_{j≥k} γ^(j−k)·r_j over the turns j of its episode, in the order in which they began, whichever
-    trajectory they are in. Overlong answers lose in the reward of the episode, or of their turn.
+    trajectory they are in. Overlong responses lose in the reward of the episode, or of their turn.
 
     Args:
         episodes: of one batch.

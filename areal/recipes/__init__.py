@@ -1,8 +1,8 @@
 """Recipes: settings for models of a size on GPUs of a size, as YAML files beside this one.
 
-areal's own defaults are for the model that ships with it, whose answers are short and whose weights are few.
-A larger model gets those of a recipe, chosen by its parameters and the machine's GPUs (areal.recipes.choice);
-what is given goes before it.
+areal's own defaults are for the model that ships with it, whose responses are short and whose weights are
+few. A larger model gets those of a recipe, chosen by its parameters and the machine's GPUs
+(areal.recipes.choice); what is given goes before it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Evaluations that are kept: benchmarks, or an environment's held-out problems, in a folder.
 
 - ``evaluation.json``: what was asked for, to go on with it;
-- ``NAME.jsonl``: the answers to each benchmark, as they come (:mod:`areal.evaluation.answers`);
+- ``NAME.jsonl``: the responses to each benchmark, as they come (:mod:`areal.evaluation.responses`);
 - ``data/NAME.jsonl``: its problems, where they did not come as such a file;
 - ``report.json``, ``report.md``: what they amount to;
 - ``areal.log``, ``engine.log``.
@@ -21,11 +21,11 @@ from typing import Any, TypeAlias, TypeVar
 from areal import registry
 from areal.config import Config, parse_config, settings_on
 from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError
-from areal.evaluation.answers import AnswerFile, Header, write_whole
 from areal.evaluation.benchmark import Benchmark, find_data
 from areal.evaluation.endpoint import Endpoint, EndpointWorker, is_endpoint
 from areal.evaluation.evaluate import Played, RunEpisode, evaluate
 from areal.evaluation.report import Report, markdown, report_of
+from areal.evaluation.responses import Header, ResponseFile, write_whole
 from areal.models import context_limit, resolve_model
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 _REQUEST = "evaluation.json"
 _PROMPT_ROOM = 4096
-"""Tokens for what a benchmark asks, beside the longest answer, where the model takes as many."""
+"""Tokens for what a benchmark asks, beside the longest response, where the model takes as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def file(self) -> str:
-        """The name of the file of its answers."""
+        """The name of the file of its responses."""
         return f"{slug(self.header.name)}.jsonl"
 
     @property
@@ -132,7 +132,7 @@ def make_jobs(request: Request, folder: Path) -> list[Job]:
         raise UserError("a benchmark has its own environment: give --benchmark or --env, not both")
     if "max_new_tokens" in request.settings.get("rollout", {}):
         raise UserError(
-            "a benchmark has its own longest answer: set evaluation.max_new_tokens, not rollout's"
+            "a benchmark has its own longest response: set evaluation.max_new_tokens, not rollout's"
         )
     jobs = []
     for name in names:
@@ -179,16 +179,16 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fitted(config: Config) -> Config:
-    """Give a benchmark's longest answer the room that it needs, or what the model has."""
-    longest, answer = config.rollout.max_model_len, config.evaluation.max_new_tokens
-    if longest is None and answer is not None:
+    """Give a benchmark's longest response the room that it needs, or what the model has."""
+    longest, response = config.rollout.max_model_len, config.evaluation.max_new_tokens
+    if longest is None and response is not None:
         limit = context_limit(resolve_model(config.model))
-        longest = min(limit or answer + _PROMPT_ROOM, answer + _PROMPT_ROOM)
+        longest = min(limit or response + _PROMPT_ROOM, response + _PROMPT_ROOM)
         data = settings_on(
             config.model_dump(mode="json"),
             {
                 "rollout": {"max_model_len": longest},
-                "evaluation": {"max_new_tokens": min(answer, longest - 1)},
+                "evaluation": {"max_new_tokens": min(response, longest - 1)},
             },
         )
         return parse_config(data)
@@ -196,12 +196,12 @@ def _fitted(config: Config) -> Config:
 
 
 async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Report]:
-    """Answer what is not answered yet, and write the reports.
+    """Sample the responses that are missing, and write the reports.
 
     Raises:
-        UserError: the folder has answers to something else.
-        EnvironmentFailure: an episode failed for good; what was answered is kept.
-        Interrupted: Ctrl-C or SIGTERM; what was answered is kept.
+        UserError: the folder has responses to something else.
+        EnvironmentFailure: an episode failed for good; the responses so far are kept.
+        Interrupted: Ctrl-C or SIGTERM; the responses so far are kept.
     """
     title = f"{', '.join(job.header.name for job in jobs)} · {jobs[0].config.model}"
     with (
@@ -214,7 +214,7 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
             progress.message(line)
         for line in dict.fromkeys(line for job in jobs for line in getattr(job.env.unwrapped, "told", ())):
             progress.message(line)
-        opened = [(job, files.enter_context(AnswerFile(folder / job.file, job.header))) for job in jobs]
+        opened = [(job, files.enter_context(ResponseFile(folder / job.file, job.header))) for job in jobs]
         async with heartbeat(terminal):
             try:
                 reports = await _run(opened, folder, progress)
@@ -240,7 +240,7 @@ async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -
     assert main is not None
 
     def wind_up() -> None:
-        progress.message("stopping: every answer so far is kept")
+        progress.message("stopping: every response so far is kept")
         stop.set()
 
     release = on_signals(wind_up, main.cancel)
@@ -256,22 +256,22 @@ async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -
         await asyncio.gather(running, signalled, return_exceptions=True)
 
 
-async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Progress) -> list[Report]:
-    todo = [job for job, file in opened if len(file.answers) < job.header.problems * job.header.samples]
+async def _run(opened: list[tuple[Job, ResponseFile]], folder: Path, progress: Progress) -> list[Report]:
+    todo = [job for job, file in opened if len(file.responses) < job.header.problems * job.header.samples]
     speeds: dict[str, dict[str, float | None]] = {}
     if todo:
         progress.status("starting")
         async with _runners(todo) as (runner_of, busy):
             for job, file in opened:
                 if job in todo:
-                    work = _answer(job, file, runner_of(job), busy, progress)
+                    work = _respond(job, file, runner_of(job), busy, progress)
                     try:
                         speeds[job.header.name] = await _interruptible(work, folder, progress)
                     except (EnvironmentFailure, AgentFailure, UserError) as error:
-                        if not file.answers:
+                        if not file.responses:
                             raise
                         raise type(error)(
-                            f"{error}; what was answered is kept: `areal eval --resume {folder}`"
+                            f"{error}; the responses so far are kept: `areal eval --resume {folder}`"
                         ) from error
     return [
         report_of(job.header, file.sorted(), **{"seconds": 0.0, **speeds.get(job.header.name, {})})
@@ -279,19 +279,23 @@ async def _run(opened: list[tuple[Job, AnswerFile]], folder: Path, progress: Pro
     ]
 
 
-async def _answer(
-    job: Job, file: AnswerFile, run_episode: RunEpisode, busy: Callable[[], float | None], progress: Progress
+async def _respond(
+    job: Job,
+    file: ResponseFile,
+    run_episode: RunEpisode,
+    busy: Callable[[], float | None],
+    progress: Progress,
 ) -> dict[str, float | None]:
-    """Answer the rest of a job; return the speed, if that was all of it."""
-    header, known = job.header, list(file.answers)
+    """Sample the rest of a job; return the speed, if that was all of it."""
+    header, known = job.header, list(file.responses)
     total = header.problems * header.samples
     started, before = time.monotonic(), busy()
 
-    def keep(answer: Any) -> None:
-        file.write(answer)
-        progress.status(f"{header.name}: {len(file.answers)}/{total}")
+    def keep(response: Any) -> None:
+        file.write(response)
+        progress.status(f"{header.name}: {len(file.responses)}/{total}")
 
-    answers = await evaluate(
+    responses = await evaluate(
         run_episode,
         job.tasks,
         header.samples,
@@ -304,11 +308,11 @@ async def _answer(
     )
     now = busy()
     spent = None if now is None or before is None else now - before
-    return {} if known else speed(answers, time.monotonic() - started, spent)
+    return {} if known else speed(responses, time.monotonic() - started, spent)
 
 
 def _runners(jobs: list[Job]) -> AbstractAsyncContextManager[Runners]:
-    """Start what answers."""
+    """Start what responds."""
     return _endpoint_runners(jobs) if jobs[0].plan is None else _engine_runners(jobs)
 
 

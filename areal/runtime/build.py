@@ -56,7 +56,7 @@ def training_sampling(config: Config) -> Sampling:
 
 
 def evaluation_sampling(config: Config) -> Sampling:
-    """How evaluations are sampled; each answer gets a seed of its own besides."""
+    """How evaluations are sampled; each response gets a seed of its own besides."""
     settings = config.evaluation
     return Sampling(
         settings.max_new_tokens or config.rollout.max_new_tokens,

@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from areal.errors import UserError
-from areal.evaluation.answers import Answer
 from areal.evaluation.evaluate import Played, RunEpisode, evaluate
 from areal.evaluation.report import Report, conditions, report
+from areal.evaluation.responses import Response
 from areal.registry import env_label
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
@@ -32,18 +32,18 @@ async def evaluate_held_out(
     if not tasks:
         raise UserError(f"environment '{config.env}' has no held-out problem to evaluate on")
     done = itertools.count(1)
-    answers = await evaluate(
+    responses = await evaluate(
         engine_runner(worker, evaluation_sampling(config)),
         tasks,
         settings.samples,
         max_concurrent(config),
         config.seed,
         config.rollout.max_retries,
-        keep=lambda answer: progress(next(done), len(tasks) * settings.samples),
+        keep=lambda response: progress(next(done), len(tasks) * settings.samples),
         most_failures=config.rollout.max_failures,
     )
     return report(
-        answers,
+        responses,
         settings.samples,
         env=env_label(config.env),
         model=model,
@@ -54,7 +54,7 @@ async def evaluate_held_out(
             config.agent_options,
             config.model_dump(mode="json", exclude_defaults=True).get("chat", {}),
         ),
-        **speed(answers, time.monotonic() - started, worker.engine.busy_seconds - busy),
+        **speed(responses, time.monotonic() - started, worker.engine.busy_seconds - busy),
     )
 
 
@@ -80,12 +80,12 @@ def engine_runner(worker: RolloutWorker, sampling: Sampling) -> RunEpisode:
     return run_episode
 
 
-def speed(answers: list[Answer], seconds: float, busy: float | None) -> dict[str, float | None]:
+def speed(responses: list[Response], seconds: float, busy: float | None) -> dict[str, float | None]:
     """Return what a report says of an evaluation's speed."""
     return {
         "seconds": seconds,
         "busy": None if busy is None else busy / seconds,
-        "in_flight": sum(answer.seconds for answer in answers) / seconds,
+        "in_flight": sum(response.seconds for response in responses) / seconds,
     }
 
 

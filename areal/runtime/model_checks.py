@@ -19,13 +19,13 @@ def check_model(path: str, training: bool) -> list[str]:
 
     Args:
         path: folder or hub id.
-        training: whether it is to be trained, not only to answer.
+        training: whether it is to be trained, not only to be sampled from.
 
     Returns:
         Lines that the user should read, about what is no error.
 
     Raises:
-        UserError: it cannot be trained, or cannot answer.
+        UserError: it cannot be trained, or cannot be sampled from.
     """
     config = _configuration(path)
     _check_kind(path, config)
@@ -56,7 +56,7 @@ def end_ids(path: str, tokenizer: Any) -> tuple[int, ...]:
         return eos_ids(tokenizer, generation)
     except ValueError as error:
         raise UserError(
-            f"the tokenizer of {path} has no end-of-sequence token, so no answer would end; name one as "
+            f"the tokenizer of {path} has no end-of-sequence token, so no response would end; name one as "
             "eos_token in its tokenizer_config.json, or as eos_token_id in generation_config.json"
         ) from error
 
@@ -94,7 +94,7 @@ def _check_kind(path: str, config: Any) -> None:
     )
     if other or config.model_type not in KNOWN:
         what = ", ".join(names) or config.model_type
-        raise UserError(f"{path} ({what}) is no causal language model, which alone can write answers")
+        raise UserError(f"{path} ({what}) is no causal language model, which alone can write responses")
 
 
 def _check_trainable(path: str, config: Any) -> None:

@@ -56,7 +56,7 @@ class Plan:
         config = self.config
         if config.recipe and self.training:
             lines.append(
-                f"recipe {config.recipe}: answers of up to {config.rollout.max_new_tokens:,} tokens, "
+                f"recipe {config.recipe}: responses of up to {config.rollout.max_new_tokens:,} tokens, "
                 f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
             )
         if isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):

@@ -24,7 +24,7 @@ _MEMORY = 1000
 _LONG = 20
 """Updates in a row, for what is unlikely rather than wrong."""
 _CUT = 0.95
-"""Share of the answers that are cut off, of which it is said that they all are."""
+"""Share of the responses that are cut off, of which it is said that they all are."""
 _FAILED = 0.5
 """Share of the episodes whose programs failed, of which it is said that most do."""
 _NO_ENTROPY = 0.005
@@ -111,17 +111,17 @@ def _nothing_learned(updates: Lines, least: int) -> str:
     if _all(recent, "reward/std", lambda x: x < _EQUAL):
         if _all(recent, "reward/mean", lambda x: x == 0):
             return (
-                f"no answer earned anything in {when}, so nothing was learned: read some (rollouts/, or "
+                f"no response earned anything in {when}, so nothing was learned: read some (rollouts/, or "
                 "`areal env try`); then take easier problems, a reward with parts, a longer "
                 "rollout.max_new_tokens, or a model that succeeds at times"
             )
         return (
-            f"every answer earned the same in {when} ({recent[-1]['reward/mean']:.3f}), so nothing was "
-            "learned: take harder problems, or a reward that tells answers apart"
+            f"every response earned the same in {when} ({recent[-1]['reward/mean']:.3f}), so nothing was "
+            "learned: take harder problems, or a reward that tells responses apart"
         )
     if _all(recent, "advantage/zero", lambda x: x == 1):
         return (
-            f"all answers to a problem earned the same in {when}, so nothing was learned: raise "
+            f"all responses to a problem earned the same in {when}, so nothing was learned: raise "
             "rollout.group_size, or take problems that are solved at times"
         )
     if _all(recent, "grad_norm", lambda x: x == 0) or _all(recent, "learner/tokens_per_s", lambda x: x == 0):
@@ -139,7 +139,7 @@ def _programs_failed(updates: Lines, least: int) -> str:
     share = statistics.fmean(line["response/failed"] for line in recent)
     return (
         f"the program or agent failed in {share:.0%} of the episodes of {_when(recent)}, which are worth 0: "
-        "areal.log says what it raised and where; mend it, if the model's answers are not to blame"
+        "areal.log says what it raised and where; mend it, if the model's responses are not to blame"
     )
 
 
@@ -151,8 +151,8 @@ def _cut_off(updates: Lines, least: int) -> str:
     told = "" if length is None else f" (of {length:,.0f} tokens on average)"
     share = "all" if _all(recent, "response/truncated", lambda x: x == 1) else "nearly all"
     return (
-        f"{share} answers were cut off at the length limit in {_when(recent)}{told}: raise "
-        "rollout.max_new_tokens or rollout.max_model_len, or ask for shorter answers"
+        f"{share} responses were cut off at the length limit in {_when(recent)}{told}: raise "
+        "rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses"
     )
 
 
@@ -228,7 +228,7 @@ def _few_problems(lines: Lines) -> str:
 _RULES: dict[str, Callable[[Lines, int], str]] = {
     "programs failed": _programs_failed,
     "nothing learned": _nothing_learned,
-    "answers cut off": _cut_off,
+    "responses cut off": _cut_off,
     "no entropy left": _entropy_gone,
     "no episode ended": _unfinished,
     "reward collapsed": _collapsed,

@@ -51,7 +51,7 @@ def test_a_run_that_is_well_is_left_alone():
 @pytest.mark.parametrize(
     ("wrong", "name", "says"),
     [
-        (NOTHING, "nothing learned", "no answer earned anything in the last 5 updates"),
+        (NOTHING, "nothing learned", "no response earned anything in the last 5 updates"),
         ({**NOTHING, "reward/mean": 1.0}, "nothing learned", "earned the same in the last 5 updates (1.000)"),
         ({**NOTHING, "reward/mean": 0.1, "reward/std": 1.4e-17}, "nothing learned", "take harder problems"),
         ({"response/failed": 0.6}, "programs failed", "failed in 60% of the episodes of the last 5 updates"),
@@ -59,8 +59,8 @@ def test_a_run_that_is_well_is_left_alone():
         # All groups agree within themselves, and differ from each other.
         ({"advantage/zero": 1.0}, "nothing learned", "raise rollout.group_size"),
         ({"grad_norm": 0.0}, "nothing learned", "every token was clipped or masked"),
-        ({"response/truncated": 1.0}, "answers cut off", "all answers were cut off"),
-        ({"response/truncated": 0.96}, "answers cut off", "of 12 tokens on average"),
+        ({"response/truncated": 1.0}, "responses cut off", "all responses were cut off"),
+        ({"response/truncated": 0.96}, "responses cut off", "of 12 tokens on average"),
         ({"policy/entropy": 0.001}, "no entropy left", "learner.learning_rate"),
         ({"response/unfinished": 1.0}, "no episode ended", "--agent multi-turn"),
     ],

@@ -47,7 +47,7 @@ def test_interval_of_fractional_values_is_normal_and_clipped():
     )
 )
 def test_p_is_the_share_of_sign_patterns(problems):
-    """Two answers of A, one of B: all 2^n patterns, enumerated in exact numbers."""
+    """Two responses of A, one of B: all 2^n patterns, enumerated in exact numbers."""
     a, b = [row for row, _ in problems], [[score] for _, score in problems]
     pairs = [Fraction(score) - Fraction(sum(row), 2) for row, score in problems]
     patterns = list(itertools.product((1, -1), repeat=len(pairs)))
@@ -56,7 +56,7 @@ def test_p_is_the_share_of_sign_patterns(problems):
     assert difference(a, b).p == pytest.approx(extreme / len(patterns), abs=1e-12)
 
 
-def test_one_answer_each_is_mcnemars_exact_test():
+def test_one_response_each_is_mcnemars_exact_test():
     a = [[1.0]] * 3 + [[0.0]] * 12 + [[1.0]] * 40
     b = [[0.0]] * 3 + [[1.0]] * 12 + [[1.0]] * 40
     found = difference(a, b)

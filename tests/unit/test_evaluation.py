@@ -23,10 +23,10 @@ from areal.api import evaluate_benchmarks, settings_of_run
 from areal.cli import main
 from areal.config import parse_config
 from areal.errors import EnvironmentFailure, UserError
-from areal.evaluation.answers import AnswerFile, read_answers
 from areal.evaluation.benchmark import Benchmark, HubFile, digest_of, find_data
 from areal.evaluation.comparison import compare
 from areal.evaluation.rescore import rescore
+from areal.evaluation.responses import ResponseFile, read_responses
 from areal.telemetry.run_directory import RunDirectory
 
 PROBLEMS = 12
@@ -121,7 +121,7 @@ def evaluated(server: Server, name: str, **settings: Any) -> Any:
     return evaluate_benchmarks(["sums"], server.url, name=name, **settings)
 
 
-def test_an_endpoint_is_evaluated_and_every_answer_kept(sums: Path, server: Server):
+def test_an_endpoint_is_evaluated_and_every_response_kept(sums: Path, server: Server):
     server.failures = [(503, "busy")]
     done = evaluated(server, "a")
     (report,) = done.reports
@@ -130,10 +130,10 @@ def test_an_endpoint_is_evaluated_and_every_answer_kept(sums: Path, server: Serv
     assert report.passes[2][0] == pytest.approx(8 / 12)
     assert report.finish_counts == {"stop": 22, "length": 2}
     assert report.mean_length == 7
-    header, answers = read_answers(done.path / "sums.jsonl")
+    header, responses = read_responses(done.path / "sums.jsonl")
     assert header.data == digest_of(sums / "sums.jsonl")
-    assert [(a.problem, a.sample) for a in answers] == [(p, s) for p in range(PROBLEMS) for s in (0, 1)]
-    assert answers[0].actions == ["\\boxed{3}"]
+    assert [(a.problem, a.sample) for a in responses] == [(p, s) for p in range(PROBLEMS) for s in (0, 1)]
+    assert responses[0].actions == ["\\boxed{3}"]
     body = server.bodies[-1]
     assert body["messages"][0]["content"].startswith("Add: ")
     assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == (
@@ -143,7 +143,7 @@ def test_an_endpoint_is_evaluated_and_every_answer_kept(sums: Path, server: Serv
         2048,
     )
     asked = {(b["messages"][0]["content"], b["seed"]) for b in server.bodies}
-    assert len(asked) == PROBLEMS * 2, "each answer has a seed of its own, the same when it is tried again"
+    assert len(asked) == PROBLEMS * 2, "each response has a seed of its own, the same when it is tried again"
     assert "0.667" in (done.path / "report.md").read_text()
     assert json.loads((done.path / "report.json").read_text())[0]["passes"]["2"][0] == pytest.approx(8 / 12)
 
@@ -156,7 +156,7 @@ def test_settings_of_conversations_reach_an_endpoint(sums: Path, server: Server)
         assert body["messages"][:-1] == [{"role": "system", "content": "Be brief."}, *shot]
         assert body["messages"][-1]["content"].startswith("Add: ")
         assert body["chat_template_kwargs"] == {"enable_thinking": False}
-    header, _ = read_answers(done.path / "sums.jsonl")
+    header, _ = read_responses(done.path / "sums.jsonl")
     assert header.chat == chat
     evaluated(server, "d", **{"evaluation.samples": 1})
     assert "chat_template_kwargs" not in server.bodies[-1]
@@ -202,13 +202,13 @@ def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, t
     process.communicate()
     with file.open("a") as end:
         end.write('{"problem": 3, "sam')  # a line that the kill cut off
-    _, before = read_answers(file)
+    _, before = read_responses(file)
     assert 4 <= len(before) < PROBLEMS * 2
     server.seconds, asked = 0.0, len(server.bodies)
     done = evaluate_benchmarks([], resume=folder)
     assert len(server.bodies) - asked == PROBLEMS * 2 - len(before), "nothing is sampled twice"
-    _, answers = read_answers(file)
-    assert all(answer in answers for answer in before)
+    _, responses = read_responses(file)
+    assert all(response in responses for response in before)
     whole = evaluated(server, "w").reports[0]
     assert done.reports[0].scores == whole.scores
     assert done.reports[0].seconds == 0.0, "the speed of a part says nothing"
@@ -223,7 +223,7 @@ def test_scored_again_without_sampling_and_compared(
     assert again.reports[0].accuracy == pytest.approx(8 / 12 + 0.5)
     assert again.reports[0].parts == pytest.approx({"correct": 8 / 12, "format": 0.5})
     assert len(again.changed["sums"]) == PROBLEMS * 2
-    assert read_answers(done.path / "sums.jsonl")[1][0].reward == 1.0, "the old file stays"
+    assert read_responses(done.path / "sums.jsonl")[1][0].reward == 1.0, "the old file stays"
     with pytest.raises(SystemExit) as exit:
         main(["eval", "rescore", str(done.path), "--json"])
     assert exit.value.code == 0
@@ -241,26 +241,26 @@ def test_scored_again_without_sampling_and_compared(
 
 def test_what_does_not_belong_together_is_refused(sums: Path, server: Server, tmp_path: Path):
     done = evaluated(server, "a")
-    header, answers = read_answers(done.path / "sums.jsonl")
+    header, responses = read_responses(done.path / "sums.jsonl")
     with pytest.raises(UserError, match="is there already"):
         evaluated(server, "a")
     with pytest.raises(UserError, match=r"seed=0, not 5"):
-        AnswerFile(done.path / "sums.jsonl", type(header)(**{**vars_of(header), "seed": 5}))
+        ResponseFile(done.path / "sums.jsonl", type(header)(**{**vars_of(header), "seed": 5}))
     with (sums / "sums.jsonl").open("a") as file:
         file.write('{"problem": "1 + 1?", "answer": "2"}\n')
     with pytest.raises(UserError, match="not those of the evaluation any more"):
         rescore(done.path, {})
     other = evaluated(server, "b")
-    with pytest.raises(UserError, match="answers to different problems"):
+    with pytest.raises(UserError, match="responses to different problems"):
         compare(done.path, other.path)
     (done.path / "sums.jsonl").write_text(
         "".join((done.path / "sums.jsonl").read_text().splitlines(True)[:4])
     )
-    with pytest.raises(UserError, match=r"has 3 of 24 answers; finish it with"):
+    with pytest.raises(UserError, match=r"has 3 of 24 responses; finish it with"):
         compare(done.path, other.path)
     with pytest.raises(UserError, match="is no evaluation"):
         compare(tmp_path / "data" / "..", other.path)
-    assert answers
+    assert responses
 
 
 def vars_of(header: Any) -> dict[str, Any]:
@@ -282,12 +282,14 @@ def test_an_endpoint_that_refuses(sums: Path, server: Server, failure: tuple[int
     server.failures = [failure] * 60
     with pytest.raises(UserError, match=text) as refused:
         evaluated(server, "a")
-    assert "--resume" not in str(refused.value), "nothing was answered"
+    assert "--resume" not in str(refused.value), "nothing was sampled"
 
 
-def test_an_endpoint_that_refuses_later_keeps_what_it_answered(sums: Path, server: Server):
+def test_an_endpoint_that_refuses_later_keeps_what_it_gave(sums: Path, server: Server):
     server.failures = [(400, "enough")] * 10 + [(0, "")] * 14  # the last is the first
-    with pytest.raises(UserError, match=r"enough.*what was answered is kept: `areal eval --resume .*eval/a`"):
+    with pytest.raises(
+        UserError, match=r"enough.*the responses so far are kept: `areal eval --resume .*eval/a`"
+    ):
         evaluated(server, "a", rollout={"max_concurrent": 2})
     server.failures = []
     assert evaluate_benchmarks([], resume=Path("runs/eval/a")).reports[0].problems == PROBLEMS
@@ -308,8 +310,8 @@ def test_an_environment_with_an_endpoint_needs_no_name(
     words = ["eval", "--env", "math-v1", "--model", server.url, *(f"env_options.{k}={data}" for k in options)]
     with pytest.raises(SystemExit, match="0"):
         main([*words, "evaluation.problems=3"])
-    [place] = [line for line in capsys.readouterr().out.splitlines() if "answers and reports: " in line]
-    assert len(read_answers(Path(place.split(": ")[1]) / "math-v1.jsonl")[1]) == 3
+    [place] = [line for line in capsys.readouterr().out.splitlines() if "responses and reports: " in line]
+    assert len(read_responses(Path(place.split(": ")[1]) / "math-v1.jsonl")[1]) == 3
 
 
 def test_a_run_is_evaluated_as_it_was_trained(sums: Path, server: Server):
@@ -337,8 +339,12 @@ def test_a_run_is_evaluated_as_it_was_trained(sums: Path, server: Server):
     assert set(alone) == {"model", "engine", "device"}
 
     done = evaluate_benchmarks([], server.url, run=run.path, name="a")
-    header, answers = read_answers(done.path / "math-v1.jsonl")
-    assert (header.agent, header.sampling["max_new_tokens"], len(answers)) == ("multi-turn", 33, 2 * PROBLEMS)
+    header, responses = read_responses(done.path / "math-v1.jsonl")
+    assert (header.agent, header.sampling["max_new_tokens"], len(responses)) == (
+        "multi-turn",
+        33,
+        2 * PROBLEMS,
+    )
     assert evaluate_benchmarks(["sums"], server.url, run=run.path, name="b").reports[0].problems == PROBLEMS
 
     with pytest.raises(UserError, match=r"trained is a training run; evaluate its model with `areal eval "):
@@ -361,7 +367,7 @@ def test_a_problem_that_is_too_long_earns_nothing(sums: Path, server: Server):
     assert report.tokens_per_s > 0
 
 
-def test_an_environment_that_raises_is_named_and_the_other_answers_are_kept(
+def test_an_environment_that_raises_is_named_and_the_other_responses_are_kept(
     sums: Path, server: Server, tmp_path: Path
 ):
     (tmp_path / "bad.py").write_text(
@@ -373,11 +379,11 @@ def test_an_environment_that_raises_is_named_and_the_other_answers_are_kept(
     with pytest.raises(
         EnvironmentFailure,
         match=r"environment 'bad.py:Bad': step in the task .*'index': 11.* raised OSError: no judge today "
-        r"\(at .*bad.py:4\); what was answered is kept: `areal eval --resume .*eval/b`$",
+        r"\(at .*bad.py:4\); the responses so far are kept: `areal eval --resume .*eval/b`$",
     ):
         evaluate_benchmarks([], server.url, env="bad.py:Bad", env_options=options, name="b")
-    _, answers = read_answers(tmp_path / "runs" / "eval" / "b" / "Bad.jsonl")
-    assert {a.problem for a in answers} <= set(range(PROBLEMS - 1))
+    _, responses = read_responses(tmp_path / "runs" / "eval" / "b" / "Bad.jsonl")
+    assert {a.problem for a in responses} <= set(range(PROBLEMS - 1))
     asked = [b for b in server.bodies if "12 + 13" in b["messages"][0]["content"]]
     assert len(asked) == 3, "it was tried again"
 

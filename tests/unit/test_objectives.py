@@ -37,8 +37,8 @@ GROUP = 4
 LONGEST = 12
 
 
-def answers(seed: int, groups: int, spread: float) -> list[papers.Sequence]:
-    """Ragged answers; policies that differ by ``spread`` in log-probability; some equal rewards."""
+def responses(seed: int, groups: int, spread: float) -> list[papers.Sequence]:
+    """Ragged responses; policies that differ by ``spread`` in log-probability; some equal rewards."""
     rng = np.random.default_rng(seed)
     made = []
     for i in range(groups * GROUP):
@@ -74,9 +74,9 @@ def areal_loss(objective: Objective, sequences: list[papers.Sequence]) -> torch.
 @pytest.mark.parametrize("name", PRESETS)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), groups=st.integers(1, 4), spread=st.sampled_from([0.0, 0.01, 0.3, 2.0]))
-@example(seed=151, groups=2, spread=0.0)  # an overlong answer's reward is then that of the others
+@example(seed=151, groups=2, spread=0.0)  # an overlong response's reward is then that of the others
 def test_a_preset_is_its_paper(name: str, seed: int, groups: int, spread: float):
-    sequences = answers(seed, groups, spread)
+    sequences = responses(seed, groups, spread)
     theta = [s.theta for s in sequences]
     ours = areal_loss(PRESETS[name], sequences)
     theirs = papers.loss(name, sequences, LONGEST)
@@ -210,11 +210,11 @@ def test_advantages_within_a_group(rewards: list[list[float]]):
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 1.0]), st.integers(1, 9)), min_size=1, max_size=20))
-def test_global_advantages_are_normal_over_tokens(answers: list[tuple[float, int]]):
-    rewards, lengths = torch.tensor([a[0] for a in answers]), torch.tensor([a[1] for a in answers])
+def test_global_advantages_are_normal_over_tokens(responses: list[tuple[float, int]]):
+    rewards, lengths = torch.tensor([a[0] for a in responses]), torch.tensor([a[1] for a in responses])
     advantages = global_normalised(rewards[:, None], lengths[:, None])[:, 0]
     if len(set(rewards.tolist())) == 1:
-        assert advantages.tolist() == [0.0] * len(answers)
+        assert advantages.tolist() == [0.0] * len(responses)
         return
     each = advantages.repeat_interleave(lengths)
     assert float(each.mean()) == pytest.approx(0, abs=1e-5)

@@ -17,9 +17,9 @@ import pytest_asyncio
 from areal.agents.interface import ConversationTooLong, Env, Model, PolicyFailed
 from areal.agents.program import Program, ProgramFailed
 from areal.errors import AgentFailure, EnvironmentFailure, UserError
-from areal.evaluation.answers import Answer
 from areal.evaluation.evaluate import EvaluationFailure, Played, evaluate
 from areal.evaluation.report import report
+from areal.evaluation.responses import Response
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.rollout.controller import RolloutController, RolloutFailure
@@ -349,14 +349,14 @@ async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
             raise ProgramFailed("the program crashed")
         return played("unparseable" if task["index"] == 1 else "")
 
-    kept: list[Answer] = []
-    answers = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, most_failures=2)
-    assert [a.finish for a in answers] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
-    assert [a.failure for a in answers[:3]] == ["the program crashed", "unparseable", ""]
-    told = report(answers, 1, env="e", model="m", seconds=0.0).told_failures()
+    kept: list[Response] = []
+    responses = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, most_failures=2)
+    assert [a.finish for a in responses] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
+    assert [a.failure for a in responses[:3]] == ["the program crashed", "unparseable", ""]
+    told = report(responses, 1, env="e", model="m", seconds=0.0).told_failures()
     assert told == "5 episodes failed, and count as wrong; the first: the program crashed"
-    assert sorted(kept, key=lambda a: a.problem) == answers
-    found = report(answers, 1, env="e", model="m", seconds=1.0)
+    assert sorted(kept, key=lambda a: a.problem) == responses
+    found = report(responses, 1, env="e", model="m", seconds=1.0)
     assert found.failed == 5
     assert found.accuracy == pytest.approx(7 / 12)
 
@@ -369,7 +369,7 @@ async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(co
         raise ProgramFailed("the program ended with code 1: no key")
 
     calls: list[Any] = []
-    kept: list[Answer] = []
+    kept: list[Response] = []
     with pytest.raises(
         ProgramFailed, match=r"^the program ended with code 1: no key; none of [1-4] episodes came"
     ):

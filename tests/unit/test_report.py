@@ -89,7 +89,7 @@ def test_several_samples_are_clustered_by_problem():
     assert found.interval == pytest.approx((max(0.0, 0.5 - half), min(1.0, 0.5 + half)))
 
 
-def test_repeating_answers_adds_no_certainty():
+def test_repeating_responses_adds_no_certainty():
     rng = random.Random(0)
     means = [float(rng.random() < 0.5) for _ in range(50)]
     few, many = report([[m] * 2 for m in means]), report([[m] * 20 for m in means])

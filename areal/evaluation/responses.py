@@ -1,7 +1,7 @@
-"""Answers to problems, one by one, and the file that they are kept in.
+"""Responses to problems, one by one, and the file that they are kept in.
 
 The file is JSONL. Its first line is the header: what was evaluated, on which data, and how it was sampled.
-Every further line is an answer, written when it is there: a killed evaluation goes on from its file. A last
+Every further line is a response, written when it is there: a killed evaluation goes on from its file. A last
 line that is not whole is forgotten.
 """
 
@@ -20,17 +20,17 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer to a problem.
+class Response:
+    """One response to a problem.
 
     Attributes:
         problem: its number in the evaluation, from 0.
-        sample: the answer's number among those to the problem, from 0.
+        sample: the response's number among those to the problem, from 0.
         task: keyword arguments of ``env.reset`` that name the problem.
         actions: what the agent did in the environment, in order: the environment can judge it again.
         reward: what it earned.
         parts: its named components; they sum to the reward.
-        finish: how the last generation ended; ``too_long``: the problem left no room for an answer;
+        finish: how the last generation ended; ``too_long``: the problem left no room for a response;
             ``failed``: the agent, or its program, failed.
         tokens: how many were sampled.
         seconds: from the reset to the last reward.
@@ -53,14 +53,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of a file of answers: what they are answers to, and how they came about.
+    """The first line of a file of responses: what they are responses to, and how they came about.
 
     Attributes:
         name: of the benchmark, or of the environment.
-        env, env_options, agent, agent_options: what judges the answers, and how the model acted.
+        env, env_options, agent, agent_options: what judges the responses, and how the model acted.
         model: as the user named it.
         problems: how many of them were asked; ``of`` how many there are, if that is known.
-        samples: answers to each.
+        samples: responses to each.
         seed: of the sampling.
         sampling: temperature, lengths and the rest of it.
         chat: how the conversations opened, where the settings say so.
@@ -84,51 +84,51 @@ class Header:
     format: int = FORMAT
 
 
-class AnswerFile:
-    """A file of answers that is being written; a context manager.
+class ResponseFile:
+    """A file of responses that is being written; a context manager.
 
     Args:
         path: of the file; it is begun with the header, or gone on with if it has the same one.
-        header: what its answers are.
+        header: what its responses are.
 
     Raises:
-        UserError: its answers are to something else.
+        UserError: its responses are to something else.
     """
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path = path
-        self.answers: list[Answer] = []
+        self.responses: list[Response] = []
         if path.exists():
-            found, self.answers = read_answers(path)
+            found, self.responses = read_responses(path)
             if found != header:
                 raise UserError(
                     f"{path} {_what_differs(found, header)}; choose another name for this evaluation"
                 )
-        write_answers(path, header, self.answers)  # without a last line that was cut off
+        write_responses(path, header, self.responses)  # without a last line that was cut off
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, answer: Answer) -> None:
-        """Add an answer; it is in the file when this returns."""
-        self._file.write(_line(answer))
+    def write(self, response: Response) -> None:
+        """Add a response; it is in the file when this returns."""
+        self._file.write(_line(response))
         self._file.flush()
-        self.answers.append(answer)
+        self.responses.append(response)
 
-    def sorted(self) -> list[Answer]:
-        """Return all answers, by problem and sample."""
-        return sorted(self.answers, key=lambda a: (a.problem, a.sample))
+    def sorted(self) -> list[Response]:
+        """Return all responses, by problem and sample."""
+        return sorted(self.responses, key=lambda r: (r.problem, r.sample))
 
-    def __enter__(self) -> AnswerFile:
+    def __enter__(self) -> ResponseFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
-def read_answers(path: Path) -> tuple[Header, list[Answer]]:
-    """Return the header of a file and its whole answers, by problem and sample.
+def read_responses(path: Path) -> tuple[Header, list[Response]]:
+    """Return the header of a file and its whole responses, by problem and sample.
 
     Raises:
-        UserError: it is no file of answers, or damaged before its last line.
+        UserError: it is no file of responses, or damaged before its last line.
     """
     try:
         *lines, _ = path.read_text(encoding="utf-8").split(
@@ -141,13 +141,13 @@ def read_answers(path: Path) -> tuple[Header, list[Answer]]:
     header = _parse(Header, lines[0], f"{path}, line 1")
     if header.format != FORMAT:
         raise UserError(f"{path} has format {header.format}; this version of areal reads format {FORMAT}")
-    answers = [_parse(Answer, line, f"{path}, line {n}") for n, line in enumerate(lines[1:], start=2)]
-    return header, sorted(answers, key=lambda a: (a.problem, a.sample))
+    responses = [_parse(Response, line, f"{path}, line {n}") for n, line in enumerate(lines[1:], start=2)]
+    return header, sorted(responses, key=lambda r: (r.problem, r.sample))
 
 
-def write_answers(path: Path, header: Header, answers: Iterable[Answer]) -> None:
+def write_responses(path: Path, header: Header, responses: Iterable[Response]) -> None:
     """Write a whole file in place of what was there."""
-    write_whole(path, "".join([_line(header), *map(_line, answers)]))
+    write_whole(path, "".join([_line(header), *map(_line, responses)]))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -157,7 +157,7 @@ def write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _line(row: Header | Answer) -> str:
+def _line(row: Header | Response) -> str:
     return json.dumps(asdict(row)) + "\n"
 
 
@@ -171,7 +171,7 @@ def _parse(kind: type[Any], line: str, where: str) -> Any:
     if not isinstance(data, dict) or needed - data.keys():
         raise UserError(
             f"{where}: no {kind.__name__.lower()} of an evaluation; give the folder that `areal eval --name` "
-            "makes, or a file of answers in it"
+            "makes, or a file of responses in it"
         )
     return kind(**{f.name: data[f.name] for f in known if f.name in data})
 
@@ -180,5 +180,5 @@ def _what_differs(found: Header, wanted: Header) -> str:
     for item in fields(Header):
         old, new = getattr(found, item.name), getattr(wanted, item.name)
         if old != new:
-            return f"has answers with {item.name}={old!r}, not {new!r}"
+            return f"has responses with {item.name}={old!r}, not {new!r}"
     raise AssertionError("the headers are equal")
