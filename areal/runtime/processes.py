@@ -32,7 +32,7 @@ from setproctitle import setproctitle
 
 from areal.config import Config
 from areal.errors import LearnerLost, UserError
-from areal.rollout.engine_process import die_with
+from areal.lifetime import die_with
 from areal.rollout.vllm_start import main_not_reimported
 
 if TYPE_CHECKING:

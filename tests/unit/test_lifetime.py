@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from areal.rollout.engine_process import die_with
+from areal.lifetime import die_with
 
 
 def named_semaphores() -> list[str]:

@@ -1,0 +1,110 @@
+"""A group of workers that do everything together: the ranks of a learner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from areal.errors import UserError
+from areal.workers.handle import Handle, WorkerLost
+
+P = ParamSpec("P")
+T = TypeVar("T")
+W = TypeVar("W")
+
+_GRACE = 5.0
+"""Seconds for the others after one has failed: to raise the same, or to be found dead."""
+
+
+class WorkerGroup(Generic[W]):
+    """Workers that get the same calls in the same order, as their collectives need.
+
+    - What all of them raise alike is raised, and the group goes on.
+    - When one has ended, or fails alone, the others are ended, too: they may wait for it in a collective.
+      Every call from then on raises UserError with one line that says which worker it was.
+
+    Args:
+        workers: rank 0 first; its answers are the group's.
+        advice: what the user can do about a worker that has ended; it ends that line.
+
+    Attributes:
+        ended: done when the group has ended; the result is that line.
+    """
+
+    def __init__(self, workers: Sequence[Handle[W]], advice: str = "") -> None:
+        self.workers = list(workers)
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._advice = advice
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._closing = False
+        for worker in self.workers:
+            worker.ended.add_done_callback(partial(self._lost, worker))
+
+    @overload
+    async def call(
+        self, method: Callable[Concatenate[W, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    @overload
+    async def call(self, method: Callable[Concatenate[W, P], T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of all workers and return the answer of rank 0, once all have answered.
+
+        A call that was made goes on when the task that waits for it is cancelled: if one worker dropped it
+        and another had begun, that one would wait for ever.
+
+        Raises:
+            UserError: a worker has ended.
+            Exception: what a worker raised.
+        """
+        if self.ended.done():
+            raise UserError(self.ended.result())
+        work = asyncio.ensure_future(self._call(method, args, kwargs))
+        self._calls.add(work)
+        work.add_done_callback(self._over)
+        return await asyncio.shield(work)
+
+    def _over(self, work: asyncio.Future[Any]) -> None:
+        self._calls.discard(work)
+        if not work.cancelled():
+            work.exception()  # perhaps nobody waits for it any more
+
+    async def _call(self, method: Any, args: Any, kwargs: Any) -> Any:
+        calls = [asyncio.ensure_future(each.call(method, *args, **kwargs)) for each in self.workers]
+        _, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+        if waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=_GRACE)
+        failures = [call.exception() if call.done() else None for call in calls]
+        if not any(failures):
+            return calls[0].result()
+        if any(isinstance(failure, WorkerLost) for failure in failures):
+            raise UserError(self.ended.result())  # it is known before any call fails of it
+        rank, failure = next((rank, failure) for rank, failure in enumerate(failures) if failure is not None)
+        if {type(other) for other in failures} != {type(failure)}:
+            self._end(f"{self.workers[rank].name} failed: {type(failure).__name__}: {failure}")
+            await asyncio.gather(*calls, return_exceptions=True)
+        raise failure
+
+    def _lost(self, worker: Handle[W], ended: asyncio.Future[str]) -> None:
+        self._end(f"{worker.name} ended: {ended.result()}{self._advice}")
+
+    def _end(self, line: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result(line)
+        if not self._closing:
+            self.kill()
+
+    def kill(self) -> None:
+        """End all workers at once; whoever waits for them gets UserError."""
+        for worker in self.workers:
+            worker.kill()
+
+    async def close(self, grace: float = 5.0) -> None:
+        """End all workers: in order, unless one has failed or does something that nobody waits for."""
+        self._closing = True
+        if self.ended.done() or self._calls:
+            self.kill()
+        await asyncio.gather(*(worker.close(grace) for worker in self.workers))

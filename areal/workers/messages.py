@@ -1,0 +1,62 @@
+"""Messages between a process and its worker: pickles over a socket, each with its kind, call and length."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+import struct
+from typing import Any, Literal
+
+Kind = Literal["call", "cancel", "end", "answer", "error"]
+
+_KINDS: tuple[Kind, ...] = ("call", "cancel", "end", "answer", "error")
+_HEAD = struct.Struct(">BQQ")
+_READ_AHEAD = 2**22
+"""Bytes that are read before anybody asks for them."""
+
+
+class Messages:
+    """One end of the socket; only this event loop may use it. Sending never waits."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Messages:
+        """Use an end of a socket pair."""
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=_READ_AHEAD))
+
+    def send(self, kind: Kind, number: int, body: bytes = b"") -> None:
+        """Send a message about a call; whether it arrives, the end of the process says."""
+        self._writer.write(_HEAD.pack(_KINDS.index(kind), number, len(body)))
+        if body:
+            self._writer.write(body)
+
+    async def receive(self) -> tuple[Kind, int, bytes] | None:
+        """Return the next message; None: the other end is closed."""
+        try:
+            kind, number, length = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
+            return _KINDS[kind], number, await self._reader.readexactly(length)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def flush(self) -> None:
+        """Wait until all is with the kernel."""
+        transport: Any = self._writer.transport
+        transport.set_write_buffer_limits(0)
+        await self._writer.drain()
+
+    def close(self) -> None:
+        """Close this end."""
+        self._writer.close()
+
+
+def packed(content: Any) -> bytes:
+    """Return a pickle."""
+    return pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+
+
+def unpacked(body: bytes) -> Any:
+    """Return what a pickle holds. Both ends are this run's own."""
+    return pickle.loads(body)
