@@ -97,8 +97,8 @@ class Account:
         asked: calls that arrived.
         completions: how many were sampled.
         refused: calls that were refused for good.
-        refusal: what the first of those was told.
-        unavailable: what the first one was told that asked, of its own accord, for what there is not.
+        refusal: the message of the first of those.
+        unavailable: the message to the first call that asked, of its own accord, for something unavailable.
         exhausted: what the first call was told whose history was too long, or that came after the last
             completion.
         aborted: the error of a completion that the engine gave up half-way.
@@ -112,8 +112,8 @@ class Account:
     exhausted: str = ""
     aborted: int = 0
 
-    def told(self) -> str:
-        """Say in words what was refused; empty if nothing was."""
+    def summary(self) -> str:
+        """Return what was refused, in words; empty if nothing was."""
         if not self.refused:
             return ""
         asked = f"asked the model {self.asked} time{'s' * (self.asked != 1)}"

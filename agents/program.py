@@ -107,8 +107,8 @@ def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception
     if not account.completions:
         if account.exhausted:
             return ConversationTooLong(account.exhausted)
-        told = account.told()
-        return ProgramFailed(f"{error}; it {told}") if told else error
+        summary = account.summary()
+        return ProgramFailed(f"{error}; it {summary}") if summary else error
     if account.aborted:
         return error
     if account.unavailable:
@@ -160,8 +160,8 @@ async def _call(function: Function, task: str, at: Endpoint, time_limit: float) 
     if late:
         raise ProgramFailed(f"the program gave no answer within {time_limit:g} s") from error
     if running.cancelled() or error is not None:
-        told = "it cancelled itself" if error is None else explained(error, __file__)
-        raise ProgramFailed(f"the program crashed: {told}") from error
+        reason = "it cancelled itself" if error is None else explained(error, __file__)
+        raise ProgramFailed(f"the program crashed: {reason}") from error
     outcome = running.result()
     if isinstance(outcome, str) or (isinstance(outcome, float | int) and math.isfinite(outcome)):
         return outcome

@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (UserError, AgentFailure, WorkerLost) as error:
         _end(2, f"error: {error}")
     except ModuleNotFoundError as error:
-        if (told := missing_requirement(error)) is None:
+        if (message := missing_requirement(error)) is None:
             raise
-        _end(2, f"error: {told}")
+        _end(2, f"error: {message}")
     except EnvironmentFailure as error:
         _end(2, f"error: {error} (`areal env check` looks for the cause)")
     except Interrupted as stopped:
@@ -256,7 +256,7 @@ def _train(given: argparse.Namespace) -> None:
         config = parse_config(merged(layers), given.config)
         plan = api.check(config)
         print(dump_with_origins(config, layers, plan.config), end="")
-        for line in plan.told:
+        for line in plan.summary:
             print(f"# {line}")
         return
     run = api.train(

@@ -50,7 +50,7 @@ def explain(key: str | None, width: int) -> Iterator[Any]:
     elif key in inside and key:
         yield from _group(key, width)
     elif key in PRESETS:
-        yield Text(f"learner.objective={key}: {_told(PRESETS[key])}")
+        yield Text(f"learner.objective={key}: {_summary(PRESETS[key])}")
     else:
         alone = {setting.key: setting for name in inside for setting in describe_group(name)}
         if key not in alone:
@@ -97,13 +97,13 @@ def _presets() -> Iterator[Any]:
     from areal.learner.presets import PRESETS
 
     first, *others = PRESETS
-    yield Text(f"  {first}: {_told(PRESETS[first])}")
+    yield Text(f"  {first}: {_summary(PRESETS[first])}")
     yield Text(f"As {first}, but for:")
     for name in others:
-        yield Text(f"  {name}: {_told(PRESETS[name], PRESETS[first])}")
+        yield Text(f"  {name}: {_summary(PRESETS[name], PRESETS[first])}")
 
 
-def _told(choices: Any, but: Any = None) -> str:
+def _summary(choices: Any, but: Any = None) -> str:
     from areal.learner.presets import Objective
 
     values = {f.name: _value(choices, f.name) for f in fields(Objective)}

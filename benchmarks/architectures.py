@@ -36,8 +36,8 @@ def one(name: str, lora: bool) -> str:
                 found = asyncio.run(mismatches(Path(folder), lora_rank=4 if lora else 0))
         except UserError as error:
             return f"refused: {str(error).replace(folder, 'MODEL')}"
-    told = ", ".join(f"{value:.1e}" for value in found)
-    return f"{'agrees' if max(found) < BOUND else 'DIFFERS'}: {told}"
+    result = ", ".join(f"{value:.1e}" for value in found)
+    return f"{'agrees' if max(found) < BOUND else 'DIFFERS'}: {result}"
 
 
 def main() -> None:
@@ -57,10 +57,10 @@ def main() -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
             lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-            told = lines[-1] if done.returncode == 0 else f"FAILED: {lines[-1] if lines else 'no output'}"
+            result = lines[-1] if done.returncode == 0 else f"FAILED: {lines[-1] if lines else 'no output'}"
         except subprocess.TimeoutExpired:
-            told = f"FAILED: nothing after {LIMIT} s"
-        print(f"{name:<16} {told}", flush=True)
+            result = f"FAILED: nothing after {LIMIT} s"
+        print(f"{name:<16} {result}", flush=True)
 
 
 if __name__ == "__main__":

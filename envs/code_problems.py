@@ -101,7 +101,7 @@ def _loaded(
     if missing:
         said = f"{data}: left out {missing:,} problems whose tests need objects of the answer's classes"
         log.warning(said)
-        splits.told += (said,)
+        splits.notices += (said,)
     return splits
 
 

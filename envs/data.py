@@ -59,12 +59,12 @@ class Loaded(dict[str, list[T]]):
     """The problems of the splits ``train`` and ``test``.
 
     Attributes:
-        told: how the data was read, for the user to see.
-        doubts: what may be wrong with it.
+        notices: how the data was read, for the user to see.
+        warnings: what may be wrong with it.
     """
 
-    told: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def load_pairs(data: str, subset: str | None, test_data: str | None) -> Loaded[Pair]:
@@ -97,8 +97,8 @@ def load_problems(convert: Convert[T], data: str, subset: str | None, test_data:
     elif not test:
         train, test = _divided(train)
     found: Loaded[T] = Loaded(train=train, test=test)
-    found.told = (_told(data, train, test), *_rules([*train, *test]))
-    found.doubts = tuple(_doubts(train, test))
+    found.notices = (_summary(data, train, test), *_rules([*train, *test]))
+    found.warnings = tuple(_warnings(train, test))
     return found
 
 
@@ -151,7 +151,7 @@ def held_out_rows(data: str) -> Rows:
     return next(iter(splits.values()))() if len(splits) == 1 else test()
 
 
-def _told(data: str, train: list[T], test: list[T]) -> str:
+def _summary(data: str, train: list[T], test: list[T]) -> str:
     forms = Counter(getattr(p, "form", "") for p in itertools.chain(train, test))
     read = ", ".join(f"{form} ({n:,})" if len(forms) > 1 else form for form, n in forms.most_common() if form)
     return f"{data}: {f'read as {read}: ' if read else ''}{len(train):,} problems, {len(test):,} held out"
@@ -166,7 +166,7 @@ def _rules(problems: list[T]) -> Iterable[str]:
         )
 
 
-def _doubts(train: list[T], test: list[T]) -> Iterable[str]:
+def _warnings(train: list[T], test: list[T]) -> Iterable[str]:
     known = {_asked(p) for p in train}
     if leaked := sum(_asked(p) in known for p in test):
         yield (

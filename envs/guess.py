@@ -28,7 +28,7 @@ def feedback(guess: int, number: int) -> str:
 
 
 class GuessEnv(gymnasium.Env[str, str]):
-    r"""Guess a number in ``\boxed{}``, told after each guess if it is greater or less: 1 if found, else 0.
+    r"""Guess a number in ``\boxed{}``, with a hint after each guess: 1 if found, else 0.
 
     Args:
         numbers: how many numbers it may be; they end at 99 at most.
@@ -79,8 +79,8 @@ class GuessEnv(gymnasium.Env[str, str]):
         guess = _whole_number(boxed_answer(action))
         right = guess == self._number
         over = right or self._turn == self._max_turns
-        told = "" if over else NO_GUESS if guess is None else feedback(guess, self._number)
-        return told, float(right), over, False, {"reward_parts": {"correct": float(right)}}
+        observation = "" if over else NO_GUESS if guess is None else feedback(guess, self._number)
+        return observation, float(right), over, False, {"reward_parts": {"correct": float(right)}}
 
 
 NO_GUESS = "That is no number. Put a number in \\boxed{}."

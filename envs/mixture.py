@@ -84,14 +84,14 @@ class MixtureEnv(gymnasium.Env[str, str]):
         return {member.name: member.env for member in self._members}
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[str, ...]:
         """How the members' data was read."""
-        return tuple(line for m in self._members for line in getattr(m.env.unwrapped, "told", ()))
+        return tuple(line for m in self._members for line in getattr(m.env.unwrapped, "notices", ()))
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What may be wrong with the members' data."""
-        found = ((m.name, line) for m in self._members for line in getattr(m.env.unwrapped, "doubts", ()))
+        found = ((m.name, line) for m in self._members for line in getattr(m.env.unwrapped, "warnings", ()))
         return tuple(f"{name}: {line}" for name, line in found)
 
     def count(self, split: str) -> int | None:

@@ -45,14 +45,14 @@ class Problems(Generic[T]):
         return None if self._listed is None else len(self._listed[self._known(split)])
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[str, ...]:
         """How their data was read, for the user to see."""
-        return getattr(self._listed, "told", ())
+        return getattr(self._listed, "notices", ())
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What may be wrong with their data."""
-        return getattr(self._listed, "doubts", ())
+        return getattr(self._listed, "warnings", ())
 
     def choose(self, options: dict[str, Any] | None, rng: np.random.Generator) -> tuple[T, dict[str, Any]]:
         """Return a problem and where it comes from.
@@ -117,14 +117,14 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
         return self._problems.count(split)
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[str, ...]:
         """How the data was read, for the user to see."""
-        return self._problems.told
+        return self._problems.notices
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What may be wrong with the data."""
-        return self._problems.doubts
+        return self._problems.warnings
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -28,7 +28,7 @@ _SAID = re.compile(
     r"(?:answer|result|option|choice)[*_]*\s*(?:is|:|=)[:*_\s]*(.+)",
     re.IGNORECASE,
 )
-_TOLD = re.compile(
+_STATED = re.compile(
     r"[.!?:]\s+(?:(?:so|thus|therefore|hence)[, ]+)?(?:the\s+)?(?:final\s+|correct\s+)?answer\s+is:?\s*(.+)$",
     re.IGNORECASE,
 )
@@ -100,9 +100,9 @@ def _find_reference(text: str) -> Reference | None:
     if _BOXED.search(text) or re.fullmatch(r"#+[^\n]*", text):
         return None
     if "\n" not in text:
-        told = _TOLD.search(_HOPE.sub("", text))
-        if told:
-            return Reference(told.group(1).strip(" *_"), "in the last line")
+        stated = _STATED.search(_HOPE.sub("", text))
+        if stated:
+            return Reference(stated.group(1).strip(" *_"), "in the last line")
         return Reference(text, "the whole text") if text else None
     if tagged := _TAGGED.search(text):
         return Reference(tagged.group(1), "in <answer>")

@@ -41,8 +41,8 @@ def is_made(subject: Subject) -> str:
     if not isinstance(env, gymnasium.Env):
         raise Broken(f"it makes a {type(env).__name__}; make it a subclass of gymnasium.Env")
     subject.solves = callable(getattr(env.unwrapped, "solution", None))
-    for doubt in getattr(env.unwrapped, "doubts", ()):
-        subject.warn(doubt)
+    for warning in getattr(env.unwrapped, "warnings", ()):
+        subject.warn(warning)
     read = "".join(f"; {line}" for line in getattr(env.unwrapped, "told", ()))
     return f"{type(env.unwrapped).__module__}:{type(env.unwrapped).__qualname__}{read}"
 

@@ -1,4 +1,4 @@
-"""What is told of a wrong setting: in a few words, and with the name that was meant."""
+"""The message about a wrong setting: a few words, with the name that was probably meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from areal.config.settings import Config
 from areal.config.synonyms import RENAMED, SYNONYMS
 
 
-def told(error: Any) -> str:
+def complaint(error: Any) -> str:
     """Say what pydantic found wrong with one setting, or which one was meant by a name that none has."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from areal.config.complaints import told
+from areal.config.complaints import complaint
 from areal.config.settings import Config
 from areal.errors import UserError
 
@@ -99,7 +99,7 @@ def parse_config(data: dict[str, Any], source: str | None = None) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         where = f" (from {source} and the command line)" if source else ""
-        raise UserError("configuration" + where + ": " + "; ".join(map(told, error.errors()))) from error
+        raise UserError("configuration" + where + ": " + "; ".join(map(complaint, error.errors()))) from error
 
 
 def dump_config(config: Config) -> str:

@@ -131,13 +131,13 @@ class Report:
         """How many responses are wrong because the agent, or its program, failed."""
         return self.finish_counts.get(FAILED, 0)
 
-    def told_failures(self) -> str:
+    def failure_summary(self) -> str:
         """How many failed, and the first of what; empty if none did."""
         if not self.failed:
             return ""
         several = self.failed > 1
-        told = f"{self.failed} episode{'s' * several} failed, and count{'s' * (not several)} as wrong"
-        return f"{told}; the first: {self.failure}" if self.failure else told
+        summary = f"{self.failed} episode{'s' * several} failed, and count{'s' * (not several)} as wrong"
+        return f"{summary}; the first: {self.failure}" if self.failure else summary
 
     @property
     def tokens_per_s(self) -> float:
@@ -197,7 +197,7 @@ class Report:
             ("mean length", f"{self.mean_length:.1f} tokens"),
             ("truncated", f"{self.truncated:.1%}"),
             ("finishes", _listed(self.finish_counts, "d")),
-            ("failed", self.told_failures()),
+            ("failed", self.failure_summary()),
             *self._speed(),
             ("source", self.source),
             ("settings", ", ".join(f"{name}={value}" for name, value in self.settings.items())),
@@ -264,14 +264,14 @@ def conditions(
     chat: dict[str, Any],
 ) -> dict[str, Any]:
     """Return what an accuracy depends on besides the model and the problems, by the names of the settings."""
-    told = {**sampling, **env_options}
+    found = {**sampling, **env_options}
     if agent != "single-turn":
-        told["agent"] = agent
-    told |= {f"agent_options.{name}": value for name, value in agent_options.items()}
+        found["agent"] = agent
+    found |= {f"agent_options.{name}": value for name, value in agent_options.items()}
     opening = {f"chat.{name}": value for name, value in chat.items()}
     if examples := opening.pop("chat.examples", None):
-        told["chat.examples"] = f"{len(examples)} messages"
-    return told | opening
+        found["chat.examples"] = f"{len(examples)} messages"
+    return found | opening
 
 
 def report_of(header: Header, responses: list[Response], **known: Any) -> Report:

@@ -136,5 +136,5 @@ async def run_episode(
 
 
 def _nothing(agent: str, model: Recorder) -> str:
-    told = [account.told() for account in model.accounts if account.refused]
-    return f"the agent {agent} {told[0] if told else 'ended the episode without asking the model'}"
+    summaries = [account.summary() for account in model.accounts if account.refused]
+    return f"the agent {agent} {summaries[0] if summaries else 'ended the episode without asking the model'}"

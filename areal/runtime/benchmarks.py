@@ -31,7 +31,7 @@ from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
 from areal.runtime.agents import make_agent
 from areal.runtime.build import environments, evaluation_sampling, opening_of, start_rollout_worker
-from areal.runtime.evaluation import engine_runner, sampling_told, speed
+from areal.runtime.evaluation import engine_runner, sampling_settings, speed
 from areal.runtime.first_look import look_at
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.plan import Plan, max_concurrent, plan
@@ -164,7 +164,7 @@ def _job(config: Config, benchmark: Benchmark | None, source: str, digest: str) 
         problems=asked,
         samples=config.evaluation.samples,
         seed=config.seed,
-        sampling=_plain(sampling_told(evaluation_sampling(config))),
+        sampling=_plain(sampling_settings(evaluation_sampling(config))),
         source=source,
         data=digest,
         chat=_plain(config.model_dump(mode="json", exclude_defaults=True).get("chat", {})),
@@ -210,7 +210,7 @@ async def run_benchmarks(jobs: list[Job], folder: Path, show: bool) -> list[Repo
         ExitStack() as files,
     ):
         progress.message(f"evaluation: {folder}")
-        for line in jobs[0].plan.notes if jobs[0].plan is not None else ():
+        for line in jobs[0].plan.notices if jobs[0].plan is not None else ():
             progress.message(line)
         for line in dict.fromkeys(line for job in jobs for line in getattr(job.env.unwrapped, "told", ())):
             progress.message(line)

@@ -161,10 +161,10 @@ class Checkpoints:
     def _first_does(self, work: Callable[[], None]) -> None:
         """Let the first process do something; all raise an error of it."""
         if not self._first:
-            told: list[Exception | None] = [None]
-            dist.broadcast_object_list(told, group=self._group, group_src=0)
-            if told[0] is not None:
-                raise told[0]
+            failure: list[Exception | None] = [None]
+            dist.broadcast_object_list(failure, group=self._group, group_src=0)
+            if failure[0] is not None:
+                raise failure[0]
             return
         try:
             work()

@@ -48,7 +48,7 @@ async def evaluate_held_out(
         env=env_label(config.env),
         model=model,
         settings=conditions(
-            sampling_told(evaluation_sampling(config)),
+            sampling_settings(evaluation_sampling(config)),
             config.env_options,
             config.agent,
             config.agent_options,
@@ -89,7 +89,7 @@ def speed(responses: list[Response], seconds: float, busy: float | None) -> dict
     }
 
 
-def sampling_told(sampling: Sampling) -> dict[str, Any]:
+def sampling_settings(sampling: Sampling) -> dict[str, Any]:
     """What a report says of the sampling: temperature and length, and whatever is not the default."""
     values = asdict(sampling)
     shown = {"temperature": values.pop("temperature"), "max_new_tokens": values.pop("max_tokens")}

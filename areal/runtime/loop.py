@@ -124,7 +124,7 @@ class Trainer:
             self._main.cancel()
 
     async def _start(self) -> None:
-        for line in self.plan.told:
+        for line in self.plan.summary:
             self.progress.message(line)
         self.progress.status("starting vLLM and the learner")
         config, plan = self.config, self.plan
@@ -263,8 +263,8 @@ class Trainer:
                 metrics["rollout/equal_groups"] = float(self.controller.equal_groups)
             self._record(batch, metrics)
         sampled = sum(int(trajectory.loss_mask.sum()) for trajectory in batch.trajectories)
-        if told := self._mismatch.look(metrics, sampled):
-            self.progress.message(told)
+        if warning := self._mismatch.look(metrics, sampled):
+            self.progress.message(warning)
         evaluated = self._is_due(self.config.evaluation.every)
         if evaluated or self._is_due(self.config.checkpoint.every):  # the best one can be had afterwards
             if self._saving is not None:
@@ -337,7 +337,7 @@ class Trainer:
         self.scores |= scores_of([metrics])
         self.progress.message(
             f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
-            + (f"; {failures}" if (failures := report.told_failures()) else "")
+            + (f"; {failures}" if (failures := report.failure_summary()) else "")
         )
         return report
 

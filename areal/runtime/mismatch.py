@@ -45,7 +45,7 @@ class MismatchWatch:
         if wanted is not None:
             self.limit, self.usual = wanted, min(self.usual, wanted)
         self._looks = wanted is not None or rollout.interruption != "keep" or rollout.max_staleness == 0
-        self._told = False
+        self._warned = False
 
     def look(self, metrics: dict[str, float], tokens: int) -> str | None:
         """Look at the metrics of an update on so many sampled tokens.
@@ -65,9 +65,9 @@ class MismatchWatch:
                 f"{what}, more than {self.limit:g}: what answers is not the policy that is trained; please "
                 "report it with the model's name; learner.max_mismatch=inf trains all the same"
             )
-        if found <= self.usual or self._told:
+        if found <= self.usual or self._warned:
             return None
-        self._told = True
+        self._warned = True
         return (
             f"warning: {what}; in {self.precision} at most {self.usual:g} is usual, and above {self.limit:g} "
             "(learner.max_mismatch) the run ends"

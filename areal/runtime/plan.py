@@ -46,13 +46,13 @@ class Plan:
     env: Any
     cards: tuple[int, ...] = (0,)
     memory: tuple[Split, ...] = ()
-    notes: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     training: bool = True
 
     @property
-    def told(self) -> list[str]:
+    def summary(self) -> list[str]:
         """Lines that tell the user what was decided, and how data was read."""
-        lines = list(self.notes)
+        lines = list(self.notices)
         config = self.config
         if config.recipe and self.training:
             lines.append(
@@ -60,8 +60,8 @@ class Plan:
                 f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
             )
         if isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):
-            lines += made.told
-            lines += [f"warning: {doubt}" for doubt in made.doubts if self.training]
+            lines += made.notices
+            lines += [f"warning: {line}" for line in made.warnings if self.training]
         if len(self.cards) > 1:
             where = f", on the GPUs {', '.join(map(str, self.cards))}" if self.device == "cuda" else ""
             lines.append(f"{len(self.cards)} engines{where}")

@@ -63,8 +63,8 @@ async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: 
         finally:
             if trainer.begun and not trainer.hurried:
                 draw_last(directory, title, progress)
-                if told := _told_best(trainer):
-                    progress.message(told)
+                if summary := _best_summary(trainer):
+                    progress.message(summary)
                 trainer.warn(trainer.alarms.end())
                 if trainer.alarms.summary:
                     progress.message(f"warnings of this run: {trainer.alarms.summary}")
@@ -73,7 +73,7 @@ async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: 
     return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after, warnings)
 
 
-def _told_best(trainer: Trainer) -> str:
+def _best_summary(trainer: Trainer) -> str:
     """Name the checkpoint with the best held-out score, if that is not the last one."""
     kept = checkpoint.versions(trainer.directory.checkpoints)
     best = best_of({step: score for step, score in trainer.scores.items() if step in kept})
@@ -129,7 +129,7 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
         capture(None) as terminal,
         Progress(0, f"{env_label(plan.config.env)} · {model}", show, terminal) as progress,
     ):
-        for line in plan.told:
+        for line in plan.summary:
             progress.message(line)
         progress.status("starting vLLM")
         with abandoned_on_signal():

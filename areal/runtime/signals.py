@@ -20,14 +20,14 @@ def _heeded() -> list[signal.Signals]:
 
 
 @contextmanager
-def abandoned_on_signal(told: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def abandoned_on_signal(notify: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Let a signal end a start of vLLM within, by killing the processes that it started.
 
     A KeyboardInterrupt would not do: it is raised anywhere inside vLLM's and torch's imports and start-up,
     where it is at times swallowed and at times leaves a hang. A start whose process died fails by itself.
 
     Args:
-        told: called with a line when there is a signal, on a thread.
+        notify: called with a line when there is a signal, on a thread.
 
     Raises:
         Interrupted: there was a signal.
@@ -39,7 +39,7 @@ def abandoned_on_signal(told: Callable[[str], None] = lambda line: None) -> Iter
     signalled, finished = threading.Event(), threading.Event()
 
     def kill_children() -> None:
-        told("stopping")
+        notify("stopping")
         while not finished.wait(0.1):
             for child in multiprocessing.active_children():
                 if child.pid not in ours:

@@ -148,10 +148,10 @@ def _cut_off(updates: Lines, least: int) -> str:
     if not recent or not _all(recent, "response/truncated", lambda x: x >= _CUT):
         return ""
     length = _number(recent[-1], "response/length_mean")
-    told = "" if length is None else f" (of {length:,.0f} tokens on average)"
+    mean = "" if length is None else f" (of {length:,.0f} tokens on average)"
     share = "all" if _all(recent, "response/truncated", lambda x: x == 1) else "nearly all"
     return (
-        f"{share} responses were cut off at the length limit in {_when(recent)}{told}: raise "
+        f"{share} responses were cut off at the length limit in {_when(recent)}{mean}: raise "
         "rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses"
     )
 

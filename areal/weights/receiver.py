@@ -99,7 +99,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
             loaded = model.load_weights(iter(self._receiver.tensors))
         unreceived = set[str]()
         if loaded is not None:  # a few models of vLLM's do not say
-            unreceived = {names[0] for names, _ in self._own if loaded.isdisjoint(told(names))}
+            unreceived = {names[0] for names, _ in self._own if loaded.isdisjoint(reported_names(names))}
         partial = poisoned(self._own) if self._in_place else partly_loaded(self.model)
         partial -= {name.rpartition(".")[0] for name in unreceived} | unreceived
         if lacks := complaint(reads.unread, unreceived, partial):
@@ -160,7 +160,7 @@ def own_parameters(model: torch.nn.Module) -> list[Own]:
     return list(found.values())
 
 
-def told(names: list[str]) -> set[str]:
+def reported_names(names: list[str]) -> set[str]:
     """Return the names by which a load may tell of a parameter: vLLM 0.26 leaves out a part of experts'."""
     return {*names, *(name.replace(".routed_experts.", ".") for name in names)}
 

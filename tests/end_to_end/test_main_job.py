@@ -101,7 +101,7 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     assert "processes of the learner: 2 → 1" in replayed.stdout.splitlines()[-2], "but for the order of sums"
 
 
-def test_an_engine_that_fails_is_told_of_in_one_line(tmp_path: Path):
+def test_an_engine_that_fails_is_reported_in_one_line(tmp_path: Path):
     """It cannot start, then it is killed: what is done stays, and no process."""
     run = tmp_path / "r"
     where = ("--output", str(tmp_path), "--name", "r", "evaluation.problems=0", "checkpoint.every=0")

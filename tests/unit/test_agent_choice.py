@@ -104,7 +104,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("NoRun", "gives an object of type NoRun, which has no method run; an agent has 'async def run"),
         ("NotAsync", "NotAsync, which has a run that is no 'async def'"),
@@ -120,8 +120,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("Goood", "has no 'Goood'; did you mean 'Good'"),
     ],
 )
-def test_what_is_no_agent_is_told_in_one_line(place: Path, name: str, told: str):
-    with pytest.raises(UserError, match=told) as refused:
+def test_what_is_no_agent_is_reported_in_one_line(place: Path, name: str, message: str):
+    with pytest.raises(UserError, match=message) as refused:
         make_agent(parse_config({"agent": f"{place}:{name}"}))
     assert "\n" not in str(refused.value)
 

@@ -196,7 +196,7 @@ async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request
         await box.execute(made("hang"))
 
 
-async def test_whatever_a_tool_raises_is_told_to_the_model():
+async def test_whatever_a_tool_raises_is_shown_to_the_model():
     def leave() -> None:
         """Go away."""
         sys.exit("no such file")

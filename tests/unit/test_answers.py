@@ -91,14 +91,14 @@ def test_the_rules_by_which_answers_were_found_are_counted(tmp_path: Path):
     solutions = ["add\n#### 5", "add\n#### 6", r"So \boxed{7}", r"\boxed{3} and \boxed{4}", "9"]
     rows = [{"problem": f"{i}?", "answer": text} for i, text in enumerate(solutions)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = MathEnv(data=str(path)).told
-    assert any("2 after ####, 1 in \\boxed, 1 in several \\boxed, 1 the whole text" in line for line in told)
+    lines = MathEnv(data=str(path)).notices
+    assert any("2 after ####, 1 in \\boxed, 1 in several \\boxed, 1 the whole text" in line for line in lines)
 
 
 def test_nothing_is_said_where_answers_are_given_alone(tmp_path: Path):
     path = tmp_path / "d.jsonl"
     path.write_text("".join(json.dumps({"problem": f"{i}?", "answer": str(i)}) + "\n" for i in range(5)))
-    assert not any("final answers" in line for line in MathEnv(data=str(path)).told)
+    assert not any("final answers" in line for line in MathEnv(data=str(path)).notices)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ WRONG = {
 }
 
 
-def test_options_of_environments_are_not_told_as_settings(capsys: pytest.CaptureFixture[str]):
+def test_options_of_environments_are_not_listed_as_settings(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         cli.parse(["env", "check", "math-v1", "--seed", "1"])
     assert "seed=" not in capsys.readouterr().err
@@ -60,11 +60,11 @@ def test_options_of_environments_are_not_told_as_settings(capsys: pytest.Capture
 def test_what_is_no_command_line(line: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         cli.parse(line.split())
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert ended.value.code == 2
-    assert told.out == ""
-    assert told.err.startswith("areal: error: ")
-    assert told.err.count("\n") == 1
+    assert captured.out == ""
+    assert captured.err.startswith("areal: error: ")
+    assert captured.err.count("\n") == 1
     for word in WRONG[line]:
-        assert word in told.err
-    assert " --help` lists what there is" in told.err
+        assert word in captured.err
+    assert " --help` lists what there is" in captured.err

@@ -91,11 +91,11 @@ def test_installed_in_an_empty_environment(version: str, form: str, built: Path,
     assert "my_env/env.py" in run(areal, "env", "init", "my-env", cwd=empty)
     assert "all is well" in run(areal, "env", "check", "my-env", cwd=empty)
     assert "attacks held" in run(areal, "sandbox", "check")
-    told = run(areal, "train", status=2, cwd=empty)
-    missing = re.match(r"areal: error: (\w+) is not installed: pip install 'areal-gym\[cpu\]'", told)
-    assert missing is not None, told
+    output = run(areal, "train", status=2, cwd=empty)
+    missing = re.match(r"areal: error: (\w+) is not installed: pip install 'areal-gym\[cpu\]'", output)
+    assert missing is not None, output
     assert missing[1].replace("_", "-") in LATE
-    assert told.count("\n") == 1
+    assert output.count("\n") == 1
     assert [path.name for path in empty.iterdir()] == ["my-env"], "nothing is left behind"
 
 

@@ -211,17 +211,17 @@ def test_the_model_after_any_update_can_be_had(tmp_path: Path):
         export_model(run.path, tmp_path / "none")
     learner = make_learner()
     kept = of(run.checkpoints, learner, keep=3)
-    told = []
+    weights = []
     for step, score in ((1, 0.2), (2, 0.9), (3, 0.5)):
         learner.update(batch(step))
         kept.write(kept.stage(NOTHING, []))
         run.log_metrics({"step": step, "eval/math-v1/avg@1": score, "eval/math-v1/avg@1/low": 0.0})
-        told.append({name: weight.clone() for name, weight in learner.named_parameters()})
+        weights.append({name: weight.clone() for name, weight in learner.named_parameters()})
     for step, expected in ((None, 3), ("best", 2), (1, 1)):
         target = tmp_path / f"of-{step}"
         assert export_model(run.path, target, step) == expected
         loaded = AutoModelForCausalLM.from_pretrained(target)
-        assert all(torch.equal(w, told[expected - 1][name]) for name, w in loaded.named_parameters())
+        assert all(torch.equal(w, weights[expected - 1][name]) for name, w in loaded.named_parameters())
         load_tokenizer(str(target))
     kept.export(run.path)
     assert export_model(run.path, tmp_path / "final") is None

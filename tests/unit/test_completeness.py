@@ -24,9 +24,9 @@ def test_a_tensor_is_read_as_it_is_or_through_views_only_by_what_computes():
 def test_a_complaint_is_one_line_with_a_few_names():
     assert complaint([], [], []) == ""
     names = [f"layers.{i}.weight" for i in range(9)]
-    told = complaint(names, ["head"], [])
-    assert "layers.0.weight, layers.1.weight, layers.2.weight, layers.3.weight and 5 more" in told
-    assert "the engine gets nothing for its head" in told
-    assert "all of" not in told
-    assert "\n" not in told
+    message = complaint(names, ["head"], [])
+    assert "layers.0.weight, layers.1.weight, layers.2.weight, layers.3.weight and 5 more" in message
+    assert "the engine gets nothing for its head" in message
+    assert "all of" not in message
+    assert "\n" not in message
     assert "does not get all of its qkv_proj" in complaint([], [], {"qkv_proj"})

@@ -50,8 +50,8 @@ def only(tmp_path: Path, row: Any, **options: Any) -> tuple[list[tuple[str, str]
     messages = info.get("messages", [{"role": "user", "content": asked}])
     assert set(messages[-1]) == {"role", "content"}
     assert messages[-1]["content"].startswith(asked)
-    told = [(m["role"], m["content"].removesuffix("\nPut the final answer in \\boxed{}.")) for m in messages]
-    return told, env.unwrapped.problem.answer
+    shown = [(m["role"], m["content"].removesuffix("\nPut the final answer in \\boxed{}.")) for m in messages]
+    return shown, env.unwrapped.problem.answer
 
 
 ROWS: dict[str, Any] = {
@@ -256,7 +256,7 @@ def test_files(name: str, tmp_path: Path):
     for env in ("math-v1", "data-v1"):
         made = make_env(env, data=str(tmp_path / name), prompt="{problem}").unwrapped
         assert made.count("train") + made.count("test") == 30
-        assert made.told[0].startswith(f"{tmp_path / name}: read as rows of problem and answer: ")
+        assert made.notices[0].startswith(f"{tmp_path / name}: read as rows of problem and answer: ")
     # And as a benchmark's.
     benchmark = Benchmark("mine", env="math-v1", source="nowhere.jsonl", problems=30, prompt="{problem}")
     found = find_data(benchmark, tmp_path / name, tmp_path / "kept")
@@ -437,19 +437,19 @@ def test_one_problem_is_to_train_on(tmp_path: Path):
 
 
 def test_how_it_was_read_and_what_may_be_wrong(tmp_path: Path):
-    told = load_pairs(jsonl(tmp_path / "d.jsonl", *([VERL] * 40), *MANY), None, None)
-    assert told.told == (
+    splits = load_pairs(jsonl(tmp_path / "d.jsonl", *([VERL] * 40), *MANY), None, None)
+    assert splits.notices == (
         f"{tmp_path}/d.jsonl: read as verl rows (40), rows of problem and answer (30): "
-        f"{len(told['train'])} problems, {len(told['test'])} held out",
+        f"{len(splits['train'])} problems, {len(splits['test'])} held out",
     )
-    again = f"39 of the {len(told['train'])} problems to train on repeat an earlier one: leave them out"
-    assert told.doubts == (again,)
+    again = f"39 of the {len(splits['train'])} problems to train on repeat an earlier one: leave them out"
+    assert splits.warnings == (again,)
     some = jsonl(tmp_path / "some.jsonl", *MANY[:5])
     leaking = load_pairs(jsonl(tmp_path / "all.jsonl", *MANY), None, some)
-    assert len(leaking.doubts) == 1
-    assert leaking.doubts[0].startswith("5 of the 5 held-out problems are trained on, too")
+    assert len(leaking.warnings) == 1
+    assert leaking.warnings[0].startswith("5 of the 5 held-out problems are trained on, too")
     # Near misses: the same question after another opening, and a few that repeat.
     other = {**VERL, "prompt": [SYSTEM, USER]}
     fine = load_pairs(jsonl(tmp_path / "e.jsonl", VERL, *MANY), None, jsonl(tmp_path / "f.jsonl", other))
-    assert fine.doubts == ()
-    assert load_pairs(jsonl(tmp_path / "g.jsonl", *MANY, MANY[0]), None, None).doubts == ()
+    assert fine.warnings == ()
+    assert load_pairs(jsonl(tmp_path / "g.jsonl", *MANY, MANY[0]), None, None).warnings == ()

@@ -211,13 +211,13 @@ async def test_the_first_refusal_of_each_kind_is_logged_and_each_is_counted(capl
             await http.get("/models/m")
             await http.get("/models", headers={"authorization": "Bearer x"})
         assert model.server.refusals.count == 7
-        told = [record.getMessage() for record in caplog.records]
-        assert len(told) == 5
-        assert "temperature=0 is not the run's" in told[0]
-        assert told[0].endswith("(400) to /v1/chat/completions by framework/1.0")
+        logged = [record.getMessage() for record in caplog.records]
+        assert len(logged) == 5
+        assert "temperature=0 is not the run's" in logged[0]
+        assert logged[0].endswith("(400) to /v1/chat/completions by framework/1.0")
         assert at.account.asked == 6
         assert (at.account.refused, at.account.completions) == (5, 1)
-        assert at.account.told().startswith(
+        assert at.account.summary().startswith(
             "asked the model 6 times, 5 of them refused: temperature=0 is not"
         )
 

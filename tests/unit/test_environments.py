@@ -89,7 +89,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_what_a_step_does_wrong_is_told_in_one_line(case: str):
+async def test_what_a_step_does_wrong_is_reported_in_one_line(case: str):
     step, text = WRONG[case]
     env = env_that(step=step)
     pool = EnvironmentPool(env, 2, name="bad.py:Bad")

@@ -13,38 +13,38 @@ from areal.learner.presets import PRESETS
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def explain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setenv("COLUMNS", "200")
 
-    def told(*words: str, status: int = 0) -> str:
+    def explain(*words: str, status: int = 0) -> str:
         with pytest.raises(SystemExit) as ended:
             main(["config", *words])
         out = capsys.readouterr()
         assert ended.value.code == status, out
         return out.out + out.err
 
-    return told
+    return explain
 
 
-def test_all_settings_are_told(told: Callable[..., str]):
-    listed = told()
+def test_all_settings_are_listed(explain: Callable[..., str]):
+    listed = explain()
     for key in settings():
         assert ".".join(key) in listed
 
 
 @pytest.mark.parametrize("width", ["40", "80"])
 def test_keys_are_whole_on_a_narrow_terminal(
-    width: str, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    width: str, explain: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("COLUMNS", width)
-    listed = told("rollout")
+    listed = explain("rollout")
     assert "…" not in listed
     assert all(".".join(key) in listed for key in settings() if key[0] == "rollout")
 
 
 @pytest.mark.parametrize("key", [".".join(key) for key in settings()])
-def test_each_setting_by_itself(key: str, told: Callable[..., str]):
-    out = told(key)
+def test_each_setting_by_itself(key: str, explain: Callable[..., str]):
+    out = explain(key)
     group, _, name = key.rpartition(".")
     if group:
         description = getattr(Config(), group).model_fields[name].description
@@ -53,11 +53,11 @@ def test_each_setting_by_itself(key: str, told: Callable[..., str]):
         assert "default: " in out
 
 
-def test_presets(told: Callable[..., str]):
-    assert "dapo: 0.28" in " ".join(told("learner.clip_high").split())
-    every = told("learner.objective")
+def test_presets(explain: Callable[..., str]):
+    assert "dapo: 0.28" in " ".join(explain("learner.clip_high").split())
+    every = explain("learner.objective")
     assert all(f"{name}: " in every for name in PRESETS)
-    assert "aggregation=sequence-mean" in told("grpo")
+    assert "aggregation=sequence-mean" in explain("grpo")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_presets(told: Callable[..., str]):
         ("colour", "known here: env,"),
     ],
 )
-def test_what_is_none(key: str, word: str, told: Callable[..., str]):
-    line = told(key, status=2)
+def test_what_is_none(key: str, word: str, explain: Callable[..., str]):
+    line = explain(key, status=2)
     assert word in line
     assert line.count("\n") == 1

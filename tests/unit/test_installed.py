@@ -111,9 +111,9 @@ def areal(site: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def areal(*arguments: str, status: int = 0) -> str:
         with pytest.raises(SystemExit) as exit:
             main(list(arguments))
-        told = capsys.readouterr()
-        assert exit.value.code == status, told
-        return told.out + told.err
+        captured = capsys.readouterr()
+        assert exit.value.code == status, captured
+        return captured.out + captured.err
 
     return areal
 
@@ -132,8 +132,8 @@ def test_the_commands_find_an_installed_environment(
     answers = iter(["\\boxed{1}", "\\boxed{2}"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
     assert "Compute" in areal("env", "try", "tens-env", "--episodes", "1")
-    told = areal("train", "--env", "tens-env", "--agent", "patient", "agent_options.pause=0.5", "--dry-run")
-    assert "env: tens-env" in told
+    output = areal("train", "--env", "tens-env", "--agent", "patient", "agent_options.pause=0.5", "--dry-run")
+    assert "env: tens-env" in output
     assert "tens" in areal("eval", "--benchmark", "list")
 
 

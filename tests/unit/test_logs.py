@@ -149,10 +149,10 @@ def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
         os.write(2, "\n".join(printed).encode())
         raise EngineLost(failure)
 
-    with pytest.raises(EngineLost) as told, capture(run if kept else None):
+    with pytest.raises(EngineLost) as raised, capture(run if kept else None):
         fail()
     last = "; the last error that was printed: torch.OutOfMemoryError: CUDA out of memory."
-    assert str(told.value) == "vLLM did not start" + last + place
+    assert str(raised.value) == "vLLM did not start" + last + place
     failure = "vLLM cannot load version 3 of the weights: no attribute 'lm_head'"
     with pytest.raises(EngineLost) as known, capture(run if kept else None):
         fail(failure)

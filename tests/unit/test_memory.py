@@ -234,7 +234,7 @@ def test_each_engine_has_what_its_card_leaves_and_the_terminal_is_told_each_kind
     assert [part.apart for part in every.memory] == [True, True, False]
     assert every.memory[0] == every.memory[1]
     assert every.memory[0].cache_tokens == 40 * every.max_model_len + 16, "a share of 32 and some more"
-    engines, line = every.told
+    engines, line = every.summary
     assert engines == "3 engines, on the GPUs 1, 2, 0"
     assert line.startswith("one GPU of 79.6 GiB for both: learner ")
     assert line.count("KV cache") == 2
@@ -244,9 +244,9 @@ def test_each_engine_has_what_its_card_leaves_and_the_terminal_is_told_each_kind
     assert len({build._engine_settings(every, n, (1,), None).seed for n in range(3)}) == 3
     apart = planning.plan(parse_config(rollout))
     assert apart.cards == (1, 2)
-    assert apart.told[1].count("KV cache") == 1
+    assert apart.summary[1].count("KV cache") == 1
     alone = planning.plan(parse_config(rollout | {"engine": {"count": 1}}))
-    assert len(alone.told) == 1
+    assert len(alone.summary) == 1
     settings = build._engine_settings(alone, 0, (1,), None)
     assert (settings.seed, settings.max_num_seqs, settings.card) == (0, 96, 1)
 
@@ -268,7 +268,7 @@ def test_ranks_divide_what_is_in_float32_and_each_engine_has_what_its_card_leave
         saved = 16 * shape.parameters * (1 / fewer - 1 / more)
         assert parts[fewer] - parts[more] == pytest.approx(saved, abs=2)
     assert parts[2] < parts[1]
-    assert f"learner {parts[2] / GIB:.1f} on each of 2 GPUs; " in plans[2].told[-1]
+    assert f"learner {parts[2] / GIB:.1f} on each of 2 GPUs; " in plans[2].summary[-1]
     every = planning.plan(parse_config(base | learner[2] | {"engine": {"count": 4}}))
     assert every.cards == (2, 3, 0, 1)
     alone, _, first, second = every.memory

@@ -26,16 +26,16 @@ def metrics(mismatch: float, share: float = 1.0) -> dict[str, float]:
     ("dtypes", "device", "usual", "far"),
     [(FLOAT32, "cpu", 4e-5, 0.02), (FLOAT32, "cuda", 5e-3, 0.3), (BFLOAT16, "cuda", 0.04, 0.6)],
 )
-def test_it_is_told_once_and_far_off_ends_the_run(
+def test_it_warns_once_and_far_off_ends_the_run(
     dtypes: set[torch.dtype], device: str, usual: float, far: float
 ):
     looking = watch(dtypes, device)
     assert looking.look(metrics(usual), 1000) is None
     assert looking.look({}, 1000) is None, "nothing could be compared"
-    told = looking.look(metrics(far / 3), 1000)
-    assert told is not None
-    assert told.startswith("warning: log-probabilities of engine and learner differ by ")
-    assert "\n" not in told
+    warning = looking.look(metrics(far / 3), 1000)
+    assert warning is not None
+    assert warning.startswith("warning: log-probabilities of engine and learner differ by ")
+    assert "\n" not in warning
     assert looking.look(metrics(far / 3), 1000) is None, "once"
     for worst in (far, float("nan")):
         with pytest.raises(UserError, match=r"more than 0\.\d+: what answers is not the policy"):
@@ -47,7 +47,7 @@ def test_the_limit_can_be_set_and_lifted():
     with pytest.raises(UserError, match="more than 1e-06"):
         strict.look(metrics(2e-6), 1000)
     lifted = watch(learner={"max_mismatch": "inf"})
-    assert lifted.look(metrics(9.0), 1000) is not None, "it is told still"
+    assert lifted.look(metrics(9.0), 1000) is not None, "it is warning still"
 
 
 def test_a_few_tokens_say_nothing():

@@ -86,11 +86,11 @@ def test_what_will_do_is_let_through(model: Path):
     assert check_model(str(model), training=False) == [], "quantised models answer"
 
 
-def test_a_model_without_a_template_is_told_of(model: Path):
+def test_a_model_without_a_template_is_noticed(model: Path):
     settings("tokenizer_config.json", chat_template=None)(model)
     (model / "chat_template.jinja").unlink(missing_ok=True)
-    (told,) = check_model(str(model), training=True)
-    assert "has no chat template" in told
+    (notice,) = check_model(str(model), training=True)
+    assert "has no chat template" in notice
 
 
 @pytest.mark.parametrize("family", ["mamba2", "qwen3-next"])

@@ -89,7 +89,7 @@ async def test_a_problem_that_is_a_conversation_reaches_the_model_as_one(agent: 
     assert episode.reward == 1.0
 
 
-async def test_tools_are_told_of_in_the_last_message(chat_env: Any):
+async def test_tools_are_described_in_the_last_message(chat_env: Any):
     agent = PythonTool.__new__(PythonTool)  # no sandbox is needed to ask
     agent._limits, agent._hint = (1, None), HINT
     _, prompt = await run_episode(agent, chat_env)

@@ -39,7 +39,7 @@ def test_the_name_that_pip_knows():
     assert template["project"]["dependencies"] == [DISTRIBUTION]
 
 
-def test_what_is_told_to_be_installed_is_ours():
+def test_what_messages_say_to_install_is_ours():
     named = [
         (path.relative_to(ROOT), found)
         for path in TEXTS
@@ -48,9 +48,9 @@ def test_what_is_told_to_be_installed_is_ours():
     assert {name for _, name in named} == {DISTRIBUTION}, named
 
 
-def test_each_extra_that_is_told_exists():
+def test_each_extra_that_messages_name_exists():
     extras = set(PROJECT["optional-dependencies"])
-    told = {
+    named = {
         extra
         for path in TEXTS
         for found in re.findall(
@@ -58,7 +58,7 @@ def test_each_extra_that_is_told_exists():
         )
         for extra in found.split(",")
     }
-    assert told - extras == set()
+    assert named - extras == set()
     assert install_hint("data") == f"pip install '{DISTRIBUTION}[data]'"
 
 

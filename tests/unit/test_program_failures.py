@@ -158,7 +158,7 @@ async def test_a_program_that_fails_of_a_response_is_worth_nothing_and_is_traine
 
 
 @pytest.mark.parametrize(
-    ("function", "error", "told"),
+    ("function", "error", "message"),
     [
         (crashes_first, ProgramFailed, r"the program crashed: KeyError: 'no configuration' \(at .*\)$"),
         (
@@ -173,10 +173,10 @@ async def test_a_program_that_fails_of_a_response_is_worth_nothing_and_is_traine
     ],
 )
 async def test_what_is_no_doing_of_the_model_is_not_punished(
-    worker: RolloutWorker, function: Any, error: type[Exception], told: str
+    worker: RolloutWorker, function: Any, error: type[Exception], message: str
 ):
     for on_failure in ("punish", "retry"):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             await run_episode(worker, Program(function, on_failure=on_failure))  # type: ignore[arg-type]
 
 
@@ -292,13 +292,13 @@ async def test_punished_episodes_are_part_of_the_batch_and_counted(
     assert set(rewards) == {0.0, 1.0}
     assert (control_.retries, control_.failures) == (0, 0)
     assert control_.punished >= rewards.count(0.0) >= 3
-    told = [r.getMessage() for r in caplog.records if "worth 0" in r.getMessage()]
-    assert len(told) == 1
-    assert "unparseable" in told[0]
+    logged = [r.getMessage() for r in caplog.records if "worth 0" in r.getMessage()]
+    assert len(logged) == 1
+    assert "unparseable" in logged[0]
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told"),
+    ("error", "kind", "message"),
     [
         (
             ProgramFailed("the program ended with code 1: no key"),
@@ -323,12 +323,12 @@ async def test_punished_episodes_are_part_of_the_batch_and_counted(
     ],
 )
 async def test_a_run_in_which_all_fails_ends_with_the_reason_in_front(
-    error: Exception, kind: type[Exception], told: str
+    error: Exception, kind: type[Exception], message: str
 ):
     async def fails(task: dict[str, Any], place: Any) -> Episode:
         raise error
 
-    with pytest.raises(kind, match=told) as caught:
+    with pytest.raises(kind, match=message) as caught:
         await asyncio.wait_for(control(fails, retries=0).run(), 30)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, UserError | AgentFailure), "one line on the screen, no traceback"
@@ -353,8 +353,8 @@ async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
     responses = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, most_failures=2)
     assert [a.finish for a in responses] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
     assert [a.failure for a in responses[:3]] == ["the program crashed", "unparseable", ""]
-    told = report(responses, 1, env="e", model="m", seconds=0.0).told_failures()
-    assert told == "5 episodes failed, and count as wrong; the first: the program crashed"
+    summary = report(responses, 1, env="e", model="m", seconds=0.0).failure_summary()
+    assert summary == "5 episodes failed, and count as wrong; the first: the program crashed"
     assert sorted(kept, key=lambda a: a.problem) == responses
     found = report(responses, 1, env="e", model="m", seconds=1.0)
     assert found.failed == 5
@@ -384,9 +384,9 @@ async def test_infrastructure_that_fails_ends_an_evaluation_and_is_no_wrong_answ
             raise error
         return played()
 
-    told = r"^an episode of {'index': 5} failed: \w+: '?gone'? \(at .*test_program_failures.py:\d+\)$"
+    message = r"^an episode of {'index': 5} failed: \w+: '?gone'? \(at .*test_program_failures.py:\d+\)$"
     for error in (OSError("gone"), RuntimeError("gone"), KeyError("gone")):
-        with pytest.raises(EvaluationFailure, match=told) as caught:
+        with pytest.raises(EvaluationFailure, match=message) as caught:
             await evaluate(some, TASKS, 1, 1, 0, retries=1)
         assert caught.value.__cause__ is error
     error = EnvironmentFailure("the environment is gone")

@@ -224,6 +224,6 @@ def test_a_dry_run_leaves_nothing_open_that_a_preset_decides(capsys: pytest.Capt
 def dry_run(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ended:
         main(["train", *words, "--dry-run"])
-    told = capsys.readouterr()
-    assert ended.value.code == 0, told.err
-    return told.out
+    captured = capsys.readouterr()
+    assert ended.value.code == 0, captured.err
+    return captured.out

@@ -12,13 +12,13 @@ from rich.console import Console
 from areal.evaluation.report import Report, conditions
 
 
-def test_what_a_figure_depends_on_is_told():
+def test_what_a_figure_depends_on_is_reported():
     plain = ({"temperature": 1.0}, {"difficulty": 2}, "single-turn", {}, {})
     assert conditions(*plain) == {"temperature": 1.0, "difficulty": 2}
     shots = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
     chat = {"system": "Answer.", "examples": shots, "template_kwargs": {"enable_thinking": False}}
-    told = conditions({}, {}, "multi-turn", {"max_turns": 2}, chat)
-    assert told == {
+    found = conditions({}, {}, "multi-turn", {"max_turns": 2}, chat)
+    assert found == {
         "agent": "multi-turn",
         "agent_options.max_turns": 2,
         "chat.examples": "2 messages",
@@ -27,7 +27,7 @@ def test_what_a_figure_depends_on_is_told():
     }
 
 
-def test_parts_of_a_reward_are_told_where_there_are_several():
+def test_parts_of_a_reward_are_reported_where_there_are_several():
     base = {
         "env": "e",
         "model": "m",

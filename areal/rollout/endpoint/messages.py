@@ -143,8 +143,8 @@ def stream(call: Call, response: ModelResponse) -> bytes:
 def error(refusal: Refusal) -> dict[str, Any]:
     """The body of a refusal."""
     kind = _KINDS.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
-    told = {"type": kind, "message": refusal.message}
-    return {"type": "error", "error": told | ({"details": refusal.details} if refusal.details else {})}
+    content = {"type": kind, "message": refusal.message}
+    return {"type": "error", "error": content | ({"details": refusal.details} if refusal.details else {})}
 
 
 def _stream(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ class Refusals:
         Args:
             path: of the call.
             agent: what the client calls itself.
-            refusal: what it was told.
+            refusal: the refusal.
         """
         if refusal.retry or refusal.status == 499:
             return
