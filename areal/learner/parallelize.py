@@ -1,16 +1,14 @@
-"""Which precision a module of the learner computes in, how several ranks share it, and how its layers run.
+"""What the learner computes in, how several ranks share a module, and how its layers run.
 
-In float32 on one rank a module stays as it is. In bfloat16, which is the default on a GPU, it computes with
-the roundings of its float32 weights (areal.learner.precision). Several ranks shard it by FSDP2: each keeps
-its part of the float32 weights, which the optimizer moves, and of the optimizer's float32 state. Layer by
-layer, the weights are gathered in bfloat16, used, and dropped. Gradients are summed in float32.
+One rank has the whole module. Several ranks shard it by FSDP2: each keeps its part of the float32 weights,
+which the optimizer moves, and of the optimizer's float32 state. Layer by layer, the weights are gathered in
+the type that is computed in (bfloat16 on a GPU), used, and dropped. Gradients are summed in float32.
 """
 
 from __future__ import annotations
 
 import functools
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,11 +16,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from areal.config import LearnerConfig
-from areal.learner.precision import Lowered
 from areal.learner.ranks import world_size
 
 _GPU_MICRO_BATCH, _CPU_MICRO_BATCH = 16384, 4096
-_lowered: WeakKeyDictionary[torch.nn.Module, Lowered] = WeakKeyDictionary()
 
 
 def compute_dtype(settings: LearnerConfig, device: torch.device) -> torch.dtype:
@@ -49,28 +45,24 @@ def micro_batch_tokens(settings: LearnerConfig, device: torch.device) -> int:
     return _GPU_MICRO_BATCH if device.type == "cuda" else _CPU_MICRO_BATCH
 
 
-def parallelize(module: torch.nn.Module, model: Any, settings: LearnerConfig, device: torch.device) -> None:
-    """Move a module to its device and set up its precision, its sharding, and how its layers run.
+def parallelize(module: torch.nn.Module, settings: LearnerConfig, device: torch.device) -> None:
+    """Move a module to its device, shard it if there are several ranks, and set up how its layers run.
 
     Args:
-        module: the module that is called, of which ``model`` is the part with the layers.
-        model: a Hugging Face model.
+        module: a Hugging Face model, or a module around one.
         settings: only dtype, activation_checkpointing and compile are used.
         device: the device to move it to.
     """
     module.to(device)
-    layers = decoder_layers(model)
+    layers = decoder_layers(module)
     if compiles(settings, device):
         for layer in layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)
     if settings.activation_checkpointing:
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-    dtype = compute_dtype(settings, device)
     if world_size() > 1:
-        _shard(module, layers, dtype, device)
-    elif dtype != torch.float32:
-        _lowered[module] = Lowered(module, dtype)
+        _shard(module, layers, compute_dtype(settings, device), device)
 
 
 def _shard(
@@ -88,23 +80,9 @@ def _shard(
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
-def gather_gradients(module: torch.nn.Module) -> None:
-    """Put a backward pass's gradients to those before, in float32; FSDP does so by itself, over all ranks."""
-    if (lowered := _lowered.get(module)) is not None:
-        lowered.gather()
-
-
-def let_go(module: torch.nn.Module) -> None:
-    """Drop the bfloat16 weights that passes leave in place of the float32 ones; gradients are then those."""
-    if (lowered := _lowered.get(module)) is not None:
-        lowered.restore()
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
-
-
-def decoder_layers(model: Any) -> list[torch.nn.Module]:
-    """Return the repeated layers of a Hugging Face model, as it names them itself."""
+def decoder_layers(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the repeated layers of the Hugging Face model that a module is or has, as that names them."""
+    model: Any = next(m for m in module.modules() if hasattr(m, "_no_split_modules"))
     names = set(model._no_split_modules or ())
     # A class that FSDP has made of it has another name, but not other ancestors.
     return [m for m in model.modules() if names & {ancestor.__name__ for ancestor in type(m).__mro__}]

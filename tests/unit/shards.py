@@ -17,6 +17,7 @@ from dummy_batches import batch, episode
 
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner
+from areal.learner.packed import pack
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
 from areal.trajectory import Batch, Group
@@ -53,6 +54,7 @@ def main(rank: int, saved: Path, folder: Path) -> None:
     group = dist.new_group(backend="gloo")
     kept = checkpoint.Checkpoints(folder, learner, load_tokenizer(STARTER), 2, torch.float32, group)
     kept.write(kept.stage(NOTHING, []))
+    learner.policy(pack(batches()[0].trajectories, torch.device("cpu")), 1.0)  # leaves nothing gathered
     held = sum(p.to_local().numel() for p in learner.model.parameters())
     assert held < 0.6 * sum(p.numel() for p in learner.model.parameters()), "each holds a part"
     # An error of the first is an error of all: none waits for ever.

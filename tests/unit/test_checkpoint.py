@@ -120,9 +120,9 @@ def test_settings_of_the_optimizer_are_the_resumed_runs(tmp_path: Path):
     learner.update(batch(0))
     resumed = make_learner(weight_decay=0.1, betas=(0.5, 0.6))
     checkpoint.load_learner(save(tmp_path, learner), resumed)
-    decays = [g["weight_decay"] for g in resumed._optimizer.param_groups]
+    decays = [g["weight_decay"] for g in resumed.policy._optimizer.param_groups]
     assert decays == [0.1, 0.0]
-    assert {g["betas"] for g in resumed._optimizer.param_groups} == {(0.5, 0.6)}
+    assert {g["betas"] for g in resumed.policy._optimizer.param_groups} == {(0.5, 0.6)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

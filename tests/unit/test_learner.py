@@ -131,7 +131,7 @@ def test_packed_and_padded_gradients_agree(name: str):
     for e in data.groups[1].episodes:
         e.reward = 1.0  # of no advantage within its group
     found: list[torch.Tensor] = []
-    learner._optimizer.register_step_pre_hook(
+    learner.policy._optimizer.register_step_pre_hook(
         lambda *_: found.extend(p.grad.clone() for p in learner.model.parameters())
     )
     norm = learner.update(data)["grad_norm"]

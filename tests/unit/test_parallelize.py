@@ -17,7 +17,6 @@ from areal.learner import learner as learner_module
 from areal.learner.learner import Learner
 from areal.learner.model import load_model
 from areal.learner.packed import pack
-from areal.learner.precision import Lowered
 from areal.models import resolve_model
 from areal.trajectory import Batch
 
@@ -78,38 +77,6 @@ def test_in_bfloat16_too_the_cut_into_micro_batches_changes_nothing():
         learner = Learner(resolve_model("starter"), settings, "cpu", 1.0)
         norms.append(learner.update(batch(7, groups=4))["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=0.03)
-
-
-def test_after_a_pass_without_gradient_the_weights_are_still_there_in_float32():
-    learner = Learner(resolve_model("starter"), LearnerConfig(dtype="bfloat16"), "cpu", 1.0)
-    before, state = weights(learner), {n: t.clone() for n, t in learner.state(whole=True).items()}
-
-    def score() -> None:
-        learner.policy(pack(batch(0).trajectories, torch.device("cpu")), 1.0)
-        assert all(p.dtype == torch.bfloat16 for p in learner.model.parameters())
-
-    score()
-    assert torch.equal(weights(learner), before)
-    score()
-    assert all(torch.equal(t, state[name]) for name, t in learner.state().items() if "random" not in name)
-    learner.update(batch(0))
-    score()
-    learner.load_state(state)
-    assert torch.equal(weights(learner), before)
-
-
-def test_gradients_of_bfloat16_passes_are_summed_in_float32():
-    """A sum in bfloat16 would lose every pass after the 256th of like size."""
-    module = torch.nn.Linear(1, 1, bias=False)
-    lowered = Lowered(module, torch.bfloat16)
-    for _ in range(1000):
-        module(torch.ones(1, 1, dtype=torch.bfloat16)).sum().backward()
-        lowered.gather()
-    lowered.restore()
-    assert module.weight.grad is not None
-    assert module.weight.grad.item() == 1000
-    lowered.restore()
-    assert module.weight.grad.item() == 1000
 
 
 def test_models_that_bend_their_logits_are_refused(tmp_path: Path):

@@ -67,7 +67,7 @@ def test_warming_up_changes_nothing(settings: dict[str, Any], graphs):
     warm, other = made(**settings), made(**settings)
     warm.warm_up()
     assert graphs() > 0
-    assert all(p.grad is None for p in warm.policy.parameters())
+    assert all(p.grad is None for p in warm.model.parameters())
     one, two = warm.state(), other.state()
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)

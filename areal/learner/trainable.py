@@ -1,0 +1,163 @@
+"""A module with its float32 master weights, its gradients and its optimizer: all that updates touch.
+
+Guarantee: between passes, every parameter and every gradient is float32, on one rank and on several. What a
+pass computes with (bfloat16 roundings, or FSDP2's gathered layers) is gone when it ends, also by an error. So
+nothing outside can read, save, send or train rounded weights.
+
+On several ranks this is FSDP2's mixed precision (areal.learner.parallelize). One rank has nothing to gather:
+without FSDP's hooks and copies the host, which a fast GPU waits for, is done sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+
+from areal.config import LearnerConfig
+from areal.learner.parallelize import compute_dtype, full, parallelize
+from areal.learner.ranks import world_size
+from areal.learner.state import Tensors, load_tensors, tensors_of
+
+
+class TrainableModule:
+    """A module that computes in the learner's type, and an AdamW that moves its float32 weights.
+
+    Args:
+        module: around a Hugging Face model, in float32; it is moved to the device.
+        settings: of the learner.
+        device: where it computes.
+        named: the part of the module whose names of parameters :meth:`state` uses; None: the whole.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        settings: LearnerConfig,
+        device: torch.device,
+        named: torch.nn.Module | None = None,
+    ) -> None:
+        parallelize(module, settings, device)
+        self._module, self._named = module, named or module
+        self._parameters = list(module.parameters())
+        self._shards = [part for part in module.modules() if isinstance(part, FSDPModule)]
+        self._dtype = torch.float32 if world_size() > 1 else compute_dtype(settings, device)
+        self._rounded: list[torch.Tensor] = []
+        self._rounded_at: list[int] = []
+        self._optimizer = _adamw(self._parameters, settings)
+        self._grad_clip = settings.grad_clip
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Return the module's outputs, without gradients."""
+        with torch.no_grad(), self._computing():
+            return self._module(*inputs)
+
+    def accumulate(self, loss_of: Callable[[Any], torch.Tensor], *inputs: Any) -> Any:
+        """Add the gradients of ``loss_of(outputs)`` to those of the passes before; return the outputs.
+
+        Sums are float32. Several ranks sum over each other's gradients, too, so all have to call this.
+        """
+        with self._computing():
+            outputs = self._module(*inputs)
+            loss_of(outputs).backward()
+        return outputs
+
+    def step(self, learning_rate: float, version: int) -> float:
+        """Clip the gradients, make one optimizer step, and drop them; return their norm before clipping.
+
+        Args:
+            learning_rate: of this step.
+            version: number of finished updates, for the message of an error.
+
+        Raises:
+            FloatingPointError: a gradient is not finite.
+        """
+        self._rounded = []  # nothing needs them any more: this is where the memory is short
+        norm = full(torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip))
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient is not finite at version {version}: lower learner.learning_rate"
+            )
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self.zero_grad()
+        return float(norm)
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state(self, whole: bool = False) -> Tensors:
+        """Return weights and optimizer state by name, as :func:`areal.learner.state.tensors_of` does."""
+        return tensors_of(self._named, self._optimizer, whole)
+
+    def load_state(self, state: Tensors) -> None:
+        """Take back what :meth:`state` returned."""
+        load_tensors(self._named, self._optimizer, state)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Let the module compute in its type within; afterwards it has its float32 weights and gradients."""
+        if self._shards:
+            try:
+                yield
+            finally:
+                for shard in self._shards:
+                    shard.reshard()
+        elif self._dtype == torch.float32:
+            yield
+        else:
+            weights, gradients = self._exchange()
+            try:
+                yield
+            finally:
+                self._restore(weights, gradients)
+
+    @torch.no_grad()
+    def _exchange(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+        """Put the roundings in the parameters' place; return the float32 weights and gradients.
+
+        They are rounded once for all passes in between which no weight is written to.
+        """
+        weights, gradients = [p.data for p in self._parameters], [p.grad for p in self._parameters]
+        versions = [p._version for p in self._parameters]
+        if not self._rounded or versions != self._rounded_at:
+            self._rounded = [torch.empty_like(weight, dtype=self._dtype) for weight in weights]
+            torch._foreach_copy_(self._rounded, weights)
+            self._rounded_at = versions
+        for parameter, rounded in zip(self._parameters, self._rounded, strict=True):
+            parameter.grad = None
+            parameter.data = rounded
+        return weights, gradients
+
+    @torch.no_grad()
+    def _restore(self, weights: list[torch.Tensor], gradients: list[torch.Tensor | None]) -> None:
+        """Give the parameters their float32 weights back, and their gradients with this pass's added."""
+        totals, added = [], []
+        for parameter, weight, total in zip(self._parameters, weights, gradients, strict=True):
+            gradient, parameter.grad = parameter.grad, None
+            parameter.data = weight
+            if total is None:
+                parameter.grad = None if gradient is None else gradient.float()
+                continue
+            parameter.grad = total
+            if gradient is not None:
+                totals.append(total)
+                added.append(gradient)
+        if added:
+            torch._foreach_add_(totals, added)
+
+
+def _adamw(parameters: list[torch.nn.Parameter], settings: LearnerConfig) -> torch.optim.Optimizer:
+    """AdamW that decays matrices only: norms and biases have no scale to hold down."""
+    trained = [p for p in parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
