@@ -20,7 +20,7 @@ import httpx
 from areal.agents.interface import Agent, BadRequest, ConversationTooLong, Limits, Message, Reply, Tool
 from areal.agents.interface import Endpoint as Address
 from areal.errors import UserError
-from areal.evaluation.evaluate import Played
+from areal.evaluation.evaluate import EpisodeOutcome
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled, RecordedEnv
@@ -271,7 +271,7 @@ class EndpointWorker:
         self._agent = agent
         self._pool = pool
 
-    async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Played:
+    async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> EpisodeOutcome:
         """Run one episode of a task.
 
         Raises:
@@ -285,14 +285,14 @@ class EndpointWorker:
             await self._agent.run(recorded, model)
         if not model.finish:
             raise NothingSampled(f"the agent {type(self._agent).__name__} never asked the model")
-        return Played(
-            recorded.actions,
-            model.reward,
-            model.parts,
-            model.finish,
-            model.tokens,
-            time.monotonic() - started,
-            recorded.member,
+        return EpisodeOutcome(
+            finish=model.finish,
+            actions=recorded.actions,
+            reward=model.reward,
+            parts=model.parts,
+            tokens=model.tokens,
+            seconds=time.monotonic() - started,
+            env=recorded.member,
         )
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from areal.agents.interface import BadRequest, ConversationTooLong
@@ -21,30 +21,30 @@ FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """What an episode left that an evaluation keeps; the attributes are those of :class:`Response`."""
+class EpisodeOutcome:
+    """What an evaluation keeps of an episode; the attributes are those of :class:`Response`."""
 
-    actions: list[str]
-    reward: float
-    parts: dict[str, float]
     finish: str
-    tokens: int
-    seconds: float
+    actions: list[str] = field(default_factory=list)
+    reward: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    seconds: float = 0.0
     env: str = ""
     failure: str = ""
 
     @classmethod
-    def of(cls, episode: Episode) -> Played:
-        """Return what an episode of the engine's left."""
+    def of(cls, episode: Episode) -> EpisodeOutcome:
+        """Return the outcome of an episode that our engine generated."""
         return cls(
-            episode.actions,
-            episode.reward,
-            episode.reward_parts,
-            FAILED if episode.failure else episode.finish,
-            episode.sampled,
-            episode.ended - episode.started,
-            episode.env,
-            episode.failure,
+            finish=FAILED if episode.failure else episode.finish,
+            actions=episode.actions,
+            reward=episode.reward,
+            parts=episode.reward_parts,
+            tokens=episode.sampled,
+            seconds=episode.ended - episode.started,
+            env=episode.env,
+            failure=episode.failure,
         )
 
 
@@ -52,7 +52,7 @@ class EvaluationFailure(UserError):
     """An episode failed for good, and not for its agent; what it failed of is the cause."""
 
 
-RunEpisode = Callable[[dict[str, Any], int], Awaitable[Played]]
+RunEpisode = Callable[[dict[str, Any], int], Awaitable[EpisodeOutcome]]
 """Runs one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
 
 
@@ -98,23 +98,11 @@ async def evaluate(
 
     async def one(problem: int, sample: int) -> None:
         async with slots:
-            played = await _played(run_episode, tasks[problem], derive(seed, problem, sample), retries)
-        error = played if isinstance(played, AgentFailure) else None
-        if isinstance(played, AgentFailure):
-            played = Played([], 0.0, {}, FAILED, 0, 0.0, failure=str(error))
-        response = Response(
-            problem,
-            sample,
-            tasks[problem],
-            played.actions,
-            played.reward,
-            played.parts,
-            played.finish,
-            played.tokens,
-            played.seconds,
-            played.env,
-            played.failure,
-        )
+            outcome = await _outcome(run_episode, tasks[problem], derive(seed, problem, sample), retries)
+        error = outcome if isinstance(outcome, AgentFailure) else None
+        if isinstance(outcome, AgentFailure):
+            outcome = EpisodeOutcome(finish=FAILED, failure=str(outcome))
+        response = Response(problem=problem, sample=sample, task=tasks[problem], **asdict(outcome))
         responses[problem, sample] = response
         failed.note(response, error)
 
@@ -158,13 +146,13 @@ class _Failures:
     def check(self) -> None:
         """Raise what the agent failed of, if it did nothing else."""
         if self._first is not None and not self._sound:
-            told = f"{self._first}; none of {len(self._held)} episodes came to its end"
-            raise type(self._first)(told) from self._first
+            message = f"{self._first}; none of {len(self._held)} episodes came to its end"
+            raise type(self._first)(message) from self._first
 
 
-async def _played(
+async def _outcome(
     run_episode: RunEpisode, task: dict[str, Any], seed: int, retries: int
-) -> Played | AgentFailure:
+) -> EpisodeOutcome | AgentFailure:
     while True:
         try:
             return await run_episode(task, seed)
@@ -175,7 +163,7 @@ async def _played(
             ) from error
         except ConversationTooLong as error:
             log.warning("a problem is too long (%s): %s", task, error)
-            return Played([], 0.0, {}, "too_long", 0, 0.0)
+            return EpisodeOutcome(finish="too_long")
         except (RuntimeError, OSError) as error:  # a verifier, a sandbox, a connection
             if retries:
                 retries -= 1

@@ -122,12 +122,12 @@ async def run_episode(
     if not trajectories:
         raise NothingSampled(_nothing(type(agent).__name__, model))
     return Episode(
-        trajectories,
-        model.reward,
-        {} if failure else model.parts,
-        task,
-        started,
-        time.time(),
+        trajectories=trajectories,
+        reward=model.reward,
+        reward_parts={} if failure else model.parts,
+        task=task,
+        started=started,
+        ended=time.time(),
         env=recorded.member,
         actions=recorded.actions,
         unfinished=recorded.unfinished,

@@ -23,7 +23,7 @@ from areal.config import Config, parse_config, settings_on
 from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError
 from areal.evaluation.benchmark import Benchmark, find_data
 from areal.evaluation.endpoint import Endpoint, EndpointWorker, is_endpoint
-from areal.evaluation.evaluate import Played, RunEpisode, evaluate
+from areal.evaluation.evaluate import EpisodeOutcome, RunEpisode, evaluate
 from areal.evaluation.report import Report, markdown, report_of
 from areal.evaluation.responses import Header, ResponseFile, write_whole
 from areal.models import context_limit, resolve_model
@@ -348,7 +348,7 @@ async def _endpoint_runners(jobs: list[Job]) -> AsyncIterator[Runners]:
         worker = EndpointWorker(endpoint, job.agent, environments(job.config), opening_of(job.config), chat)
         workers.append(worker)
 
-        async def run_episode(task: dict[str, Any], seed: int) -> Played:
+        async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:
             return await worker.run_episode(task, replace(job.sampling, seed=seed))
 
         return run_episode

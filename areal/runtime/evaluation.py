@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from areal.errors import UserError
-from areal.evaluation.evaluate import Played, RunEpisode, evaluate
+from areal.evaluation.evaluate import EpisodeOutcome, RunEpisode, evaluate
 from areal.evaluation.report import Report, conditions, report
 from areal.evaluation.responses import Response
 from areal.registry import env_label
@@ -74,8 +74,8 @@ def evaluation_metrics(report: Report, env: str) -> dict[str, float]:
 def engine_runner(worker: RolloutWorker, sampling: Sampling) -> RunEpisode:
     """Return how an episode is run for an evaluation."""
 
-    async def run_episode(task: dict[str, Any], seed: int) -> Played:
-        return Played.of(await worker.run_episode(task, replace(sampling, seed=seed)))
+    async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:
+        return EpisodeOutcome.of(await worker.run_episode(task, replace(sampling, seed=seed)))
 
     return run_episode
 

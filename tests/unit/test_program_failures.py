@@ -17,7 +17,7 @@ import pytest_asyncio
 from areal.agents.interface import ConversationTooLong, Env, Model, PolicyFailed
 from areal.agents.program import Program, ProgramFailed
 from areal.errors import AgentFailure, EnvironmentFailure, UserError
-from areal.evaluation.evaluate import EvaluationFailure, Played, evaluate
+from areal.evaluation.evaluate import EpisodeOutcome, EvaluationFailure, evaluate
 from areal.evaluation.report import report
 from areal.evaluation.responses import Response
 from areal.models import load_tokenizer, resolve_model
@@ -337,17 +337,17 @@ async def test_a_run_in_which_all_fails_ends_with_the_reason_in_front(
 TASKS: list[dict[str, Any]] = [{"index": index} for index in range(12)]
 
 
-def played(failure: str = "") -> Played:
+def outcome(failure: str = "") -> EpisodeOutcome:
     finish = "failed" if failure else "eos"
-    return Played(["word"], 0.0 if failure else 1.0, {}, finish, 3, 0.1, failure=failure)
+    return EpisodeOutcome(finish, ["word"], reward=0.0 if failure else 1.0, failure=failure)
 
 
 async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
-    async def some(task: dict[str, Any], seed: int) -> Played:
+    async def some(task: dict[str, Any], seed: int) -> EpisodeOutcome:
         await asyncio.sleep(0)
         if task["index"] % 3 == 0:
             raise ProgramFailed("the program crashed")
-        return played("unparseable" if task["index"] == 1 else "")
+        return outcome("unparseable" if task["index"] == 1 else "")
 
     kept: list[Response] = []
     responses = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, most_failures=2)
@@ -363,7 +363,7 @@ async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
 
 @pytest.mark.parametrize("count", [1, 12])
 async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(count: int):
-    async def fails(task: dict[str, Any], seed: int) -> Played:
+    async def fails(task: dict[str, Any], seed: int) -> EpisodeOutcome:
         calls.append(task)
         await asyncio.sleep(0)
         raise ProgramFailed("the program ended with code 1: no key")
@@ -379,10 +379,10 @@ async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(co
 
 
 async def test_infrastructure_that_fails_ends_an_evaluation_and_is_no_wrong_answer():
-    async def some(task: dict[str, Any], seed: int) -> Played:
+    async def some(task: dict[str, Any], seed: int) -> EpisodeOutcome:
         if task["index"] == 5:
             raise error
-        return played()
+        return outcome()
 
     message = r"^an episode of {'index': 5} failed: \w+: '?gone'? \(at .*test_program_failures.py:\d+\)$"
     for error in (OSError("gone"), RuntimeError("gone"), KeyError("gone")):
