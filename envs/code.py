@@ -45,12 +45,12 @@ def program_prompt(text: str) -> str:
 
 
 def fenced(source: str) -> str:
-    """Return a program as the answer that has it in a code block."""
+    """Return a program as the response that has it in a code block."""
     return f"```python\n{source}```"
 
 
 def placed(problem: CodeProblem, text: str) -> tuple[str, str]:
-    """Return the source of an answer, and what is executed before it: it may complete the problem's stub."""
+    """Return the source of a response, and what is executed before it: it may complete the problem's stub."""
     if not text.lstrip("\r\n")[:1].isspace():
         return text, problem.before
     flat = textwrap.dedent(text)
@@ -70,7 +70,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         split: where a reset without an index draws from, ``train`` or ``test``.
         difficulty: of procedural problems, 1 to 4.
         prompt: a template with ``{problem}`` (braces of its own doubled).
-        max_turns: answers to a problem; after each but the last, a failure is shown as the observation.
+        max_turns: attempts at a problem; after each but the last, a failure is shown as the observation.
         show_expected: show what a failing test expects; the tests are no longer hidden then.
         partial: give the share of the tests that pass, rather than all or nothing.
         rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
@@ -124,7 +124,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         return self._prompt.format(problem=problem.problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Run an answer against the tests. The episode is over when they pass or the turns are used up.
+        """Run a response against the tests. The episode is over when they pass or the turns are used up.
 
         Raises:
             SandboxUnavailable: the sandbox could not run it; no reward was given.

@@ -1,4 +1,4 @@
-"""Which part of an answer is its code: fenced blocks as CommonMark has them, and as models write them.
+"""Which part of a response is its code: fenced blocks as CommonMark has them, and as models write them.
 
 The text is a model's, so all of this takes time linear in it.
 """
@@ -67,18 +67,18 @@ class _Block:
 
 
 def code_block(text: str, wanted: str = "") -> str | None:
-    """Return the contents of the code block of an answer that counts, if there is one.
+    """Return the contents of the code block of a response that counts, if there is one.
 
     What has a block marked as Python counts before one without a mark, and that before one of another
     language; of several the last one that has what is ``wanted``, or else the last one. A block may lack its
     end. What a model thought (up to ``</think>``) does not count.
 
     Args:
-        text: the answer.
+        text: the response.
         wanted: a regular expression that is found in what solves the problem, such as the definition of its
             function; it takes linear time.
     """
-    blocks = _blocks_of_answer(text)
+    blocks = _blocks_of_response(text)
     if not blocks:
         return None
     texts = [block.text for block in blocks]
@@ -91,7 +91,7 @@ def code_block(text: str, wanted: str = "") -> str | None:
 
 
 def program_of(text: str, wanted: str = "") -> tuple[str, bool]:
-    """Return the program of an answer, and whether it stands in a code block.
+    """Return the program of a response, and whether it stands in a code block.
 
     Without a block it is what stands between ``<answer>`` (or ``<code>``, ``<solution>``) and its end, or
     all that follows the model's thoughts.
@@ -99,12 +99,12 @@ def program_of(text: str, wanted: str = "") -> tuple[str, bool]:
     block = code_block(text, wanted)
     if block is not None:
         return block, True
-    answer = _after_thoughts(text)
-    tags = list(_TAGGED.finditer(answer))
+    response = _after_thoughts(text)
+    tags = list(_TAGGED.finditer(response))
     for opening, closing in zip(reversed(tags[:-1]), reversed(tags), strict=False):
         if not opening[1] and closing[1] and opening[2].lower() == closing[2].lower():
-            return answer[opening.end() : closing.start()], False
-    return answer, False
+            return response[opening.end() : closing.start()], False
+    return response, False
 
 
 def _after_thoughts(text: str) -> str:
@@ -112,10 +112,10 @@ def _after_thoughts(text: str) -> str:
     return text[ends[-1] :] if ends else text
 
 
-def _blocks_of_answer(text: str) -> list[_Block]:
-    answer = _after_thoughts(text)
-    found = list(_blocks(answer))
-    if found or answer is text:
+def _blocks_of_response(text: str) -> list[_Block]:
+    response = _after_thoughts(text)
+    found = list(_blocks(response))
+    if found or response is text:
         return found
     # Unless the end of the thoughts is a word of the program.
     whole = list(_blocks(text))

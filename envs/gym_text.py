@@ -22,14 +22,14 @@ class GymTextEnv(gymnasium.Env[str, str]):
     r"""Plays another environment in words: its observations as text, actions by name in ``\boxed{}``.
 
     An observation is what the environment renders as ``ansi``, if it can, else the observation as Python
-    writes it. An answer that names no action costs the turn, and is told so. Its agent is ``multi-turn``.
+    writes it. A response that names no action costs the turn, and is told so. Its agent is ``multi-turn``.
 
     Args:
         env: id of the other environment; its actions are ``Discrete`` or ``Text``.
         options: its keyword arguments.
         actions: names of its discrete actions, in order; None: their numbers.
         task: what the model is told first.
-        max_turns: answers of an episode.
+        max_turns: responses of an episode.
 
     Raises:
         UserError: no such environment, or one whose actions cannot be named.
@@ -65,7 +65,7 @@ class GymTextEnv(gymnasium.Env[str, str]):
         return f"{self._task}\n{self._shown(observation)}\n{self._asked()}", {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Do what the answer names; the reward is the other environment's."""
+        """Do what the response names; the reward is the other environment's."""
         if self._turn is None:
             raise ResetNeeded("call reset before step")
         self._turn += 1
@@ -110,7 +110,7 @@ def _make(id: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
 
 
 def _names(id: str, space: Any, names: Sequence[str] | None) -> dict[str, int] | None:
-    """Actions by their names; None: the answer itself is the action."""
+    """Actions by their names; None: the response itself is the action."""
     if isinstance(space, Text):
         return None
     if not isinstance(space, Discrete):

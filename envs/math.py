@@ -40,7 +40,7 @@ class MathEnv(ProblemEnv[Pair]):
         split: where a reset without an index draws from, ``train`` or ``test``.
         difficulty: of procedural arithmetic, 1 to 5.
         prompt: a template with ``{problem}`` (braces of its own doubled).
-        max_turns: answers to a problem; the reward is that of the last.
+        max_turns: responses to a problem; the reward is that of the last.
         rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
 
     Raises:

@@ -170,12 +170,12 @@ def _proof(pool: Pool, attack: str, body: str) -> Proof:
     outcome = pool.run_blocking(Job(f"def probe():\n{lines}", Calls((Call("probe"),))), _LIMITS)
     seconds = time.monotonic() - start
     held = Returned(True) not in outcome.values and seconds < _LIMITS.wall_s + _SLACK_S and _works(pool)
-    answer = outcome.values[0] if outcome.values else None
+    result = outcome.values[0] if outcome.values else None
     detail: str = outcome.status
-    if isinstance(answer, Raised):
-        detail = f"{answer.kinds[0]} {answer.message}".strip()
-    elif isinstance(answer, Returned):
-        detail = f"returned {answer.value}"
+    if isinstance(result, Raised):
+        detail = f"{result.kinds[0]} {result.message}".strip()
+    elif isinstance(result, Returned):
+        detail = f"returned {result.value}"
     return Proof(attack, held, f"{detail} ({seconds:.2f} s)")
 
 

@@ -1,6 +1,6 @@
-"""Jobs on processes: what to say to the guest, and how to take its answers, whatever the backend.
+"""Jobs on processes: what to say to the guest, and how to take its results, whatever the backend.
 
-Every answer comes from a process that may be hostile. One that is not exactly what the protocol allows at
+Every result comes from a process that may be hostile. One that is not exactly what the protocol allows at
 that point ends the run.
 """
 
@@ -91,7 +91,7 @@ def _program(job: Job) -> list[str]:
 
 
 def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Limits) -> Outcome:
-    # Without a call there is no answer that would tell that the source has been loaded.
+    # Without a call there is no result that would tell that the source has been loaded.
     first = frames.pack("calls", program, not mode.calls)
     calls = [_pack_call(call) for call in mode.calls]
     sent = len(calls) if mode.ahead else min(1, len(calls))
@@ -102,7 +102,7 @@ def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Limits
         for number in range(len(calls)):
             if number >= sent:
                 process.send(calls[number])
-            run.values.append(_answer(run, process))
+            run.values.append(_next_result(run, process))
 
     return _conversation(backend.open(limits, first + b"".join(calls[:sent])), limits, talk)
 
@@ -162,9 +162,9 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
             run.last_call = (call, Opaque("iterator"))
             checker.send(_pack_value(kind, parts[0]))
             continue
-        answer = _result(kind, parts)
-        run.last_call = (call, answer)
-        checker.send(_pack_result(answer))
+        returned = _result(kind, parts)
+        run.last_call = (call, returned)
+        checker.send(_pack_result(returned))
 
 
 def _conversation(process: Process, limits: Limits, talk: Callable[[_Run, Process], None]) -> Outcome:
@@ -200,11 +200,11 @@ def _load(run: _Run, process: Process) -> None:
     if kind == "failed":
         raise _failure(result("raised", parts))
     if kind != "loaded" or parts:
-        raise frames.BadFrame("an answer before the source was loaded")
+        raise frames.BadFrame("a result before the source was loaded")
 
 
-def _answer(run: _Run, process: Process) -> Result:
-    """Return the next answer; raises Ended if the source could not be executed."""
+def _next_result(run: _Run, process: Process) -> Result:
+    """Return the next result; raises Ended if the source could not be executed."""
     return _result(*_next(run, process))
 
 
@@ -248,8 +248,8 @@ def _pack_call(call: Call) -> bytes:
         raise ValueError(f"an argument of {call.function} is not made of builtin types: {error}") from None
 
 
-def _pack_result(answer: Result) -> bytes:
-    match answer:
+def _pack_result(returned: Result) -> bytes:
+    match returned:
         case Returned(value):
             return _pack_value("returned", value)
         case Raised(kinds, message, trace):

@@ -203,29 +203,29 @@ def _sdk() -> Any:
 
 
 def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Make a request by the SDK, and wait for the answer no longer than some seconds.
+    """Make a request by the SDK, and wait for the reply no longer than some seconds.
 
-    The SDK's own limit, too, is told to it; but that holds for each piece of an answer, and whoever answers
+    The SDK's own limit, too, is told to it; but that holds for each piece of a reply, and whoever replies
     may send one after the other.
 
     Raises:
-        SandboxUnavailable: it failed, or there was no answer in time; the request is then left to itself.
+        SandboxUnavailable: it failed, or there was no reply in time; the request is then left to itself.
     """
-    answer: Future[T] = Future()
+    reply: Future[T] = Future()
 
     def ask() -> None:
         try:
             with _border(complaint):
-                answer.set_result(call(*args, request_timeout=seconds, **kwargs))
+                reply.set_result(call(*args, request_timeout=seconds, **kwargs))
         except SandboxUnavailable as error:
-            answer.set_exception(error)
+            reply.set_exception(error)
 
     # Not a pool's: the interpreter waits for its threads at the end.
     threading.Thread(target=ask, name="e2b-request", daemon=True).start()
     try:
-        return answer.result(seconds + _LATE_S)
+        return reply.result(seconds + _LATE_S)
     except TimeoutError:
-        raise SandboxUnavailable(f"{complaint}: no answer in {seconds + _LATE_S:g} s") from None
+        raise SandboxUnavailable(f"{complaint}: no reply in {seconds + _LATE_S:g} s") from None
 
 
 @contextlib.contextmanager

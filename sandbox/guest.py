@@ -132,7 +132,7 @@ def _serve_calls(channel: Channel, program: list[str], report: bool) -> int:
     while True:
         _, (paths, args, kwargs) = channel.receive()
         # A checker may go through what the code yields, as in ``assert list(f(3)) == [1, 2, 3]``.
-        _answer(channel, _call_for_check if report else _call, module.__dict__, paths, args, kwargs)
+        _send_result(channel, _call_for_check if report else _call, module.__dict__, paths, args, kwargs)
 
 
 def _call(names: dict[str, Any], paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -156,7 +156,7 @@ class _Iterated(NamedTuple):
     items: list[Any]
 
 
-def _answer(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
+def _send_result(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
     """Send what ``action`` returns or raises."""
     try:
         value = action(*args)
@@ -230,7 +230,7 @@ def _serve_check(channel: Channel, setup: str, statements: list[str], proxies: d
         module.__dict__[name] = _proxy(channel, function)
     channel.send("loaded")
     for statement in statements:
-        _answer(channel, _execute, statement, module.__dict__, TEST_FILENAME)
+        _send_result(channel, _execute, statement, module.__dict__, TEST_FILENAME)
     return 0
 
 
@@ -266,7 +266,7 @@ def _serve_session(channel: Channel) -> int:
     module = _fresh_module()
     while True:
         _, (code, seconds) = channel.receive()
-        _answer(channel, _execute_cell, code, module.__dict__, seconds)
+        _send_result(channel, _execute_cell, code, module.__dict__, seconds)
 
 
 def _execute_cell(code: str, names: dict[str, Any], seconds: float) -> str | None:

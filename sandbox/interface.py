@@ -35,14 +35,14 @@ class Limits:
     """What one run may use.
 
     Attributes:
-        wall_s: seconds from the moment when the code starts to the last answer.
+        wall_s: seconds from the moment when the code starts to the last result.
         cpu_s: seconds of processor time; ``None`` is ``wall_s`` plus one second.
         memory_mb: address space beyond what the interpreter itself takes, in MiB.
         threads: threads alive at once.
         files: open file descriptors.
         scratch_mb: size of the writable folder ``/tmp``, and of one file, in MiB.
         output_bytes: bytes of standard output, and as many of standard error.
-        result_bytes: bytes of all answers together, as encoded.
+        result_bytes: bytes of all results together, as encoded.
         source_bytes: bytes of source code; longer code is refused without being run.
     """
 
@@ -182,12 +182,12 @@ class Outcome:
     """What a run gave.
 
     Attributes:
-        status: how it ended; ``"ok"`` says that every answer came, not that any is right.
-        values: the answers so far, in order.
+        status: how it ended; ``"ok"`` says that every result came, not that any is right.
+        values: the results so far, in order.
         stdout: standard output as UTF-8, bytes that are not replaced; up to the limit.
         stderr: likewise standard error.
         error: a traceback, or a line of explanation; empty when the status is ``"ok"``.
-        seconds: from the start of the code to its last answer.
+        seconds: from the start of the code to its last result.
         last_call: of a check: its last call of the code under test, and what that gave, if it gave anything.
         if_repeated: of an ``infra_error`` that the code may have brought about: what it is if every run of
             this code ends so on a sandbox where other code runs well.

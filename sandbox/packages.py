@@ -43,7 +43,7 @@ def interpreter(sandbox: Any) -> tuple[str, tuple[str, ...]]:
 
 def _ask(sandbox: Any, *calls: Call) -> list[Any]:
     outcome = wait_for(sandbox.run(Job(_SOURCE, Calls(calls))))
-    values = [answer.value for answer in outcome.values if isinstance(answer, Returned)]
+    values = [result.value for result in outcome.values if isinstance(result, Returned)]
     if len(values) < len(calls):
         raise SandboxUnavailable(f"a look at its packages failed: {outcome.error or outcome.status}")
     return values

@@ -14,7 +14,7 @@ from .interface import Limits, Status
 
 
 class Ended(Exception):
-    """The process gave no further answer.
+    """The process gave no further result.
 
     Args:
         status: why.
@@ -39,18 +39,18 @@ class Output:
 
 
 def ending(status: int, cpu_s: float, limits: Limits, partial: bool) -> Ended:
-    """Return why a process that has ended gave no answer.
+    """Return why a process that has ended gave no result.
 
     Args:
         status: as ``os.wait`` gives it.
         cpu_s: processor time that it took, in seconds.
         limits: its limits.
-        partial: whether it ended within an answer.
+        partial: whether it ended within a result.
     """
     if not os.WIFSIGNALED(status):
         if partial:
-            return Ended("protocol_error", "the process ended within an answer")
-        return Ended("no_result", f"the process ended with code {os.WEXITSTATUS(status)} and no answer")
+            return Ended("protocol_error", "the process ended within a result")
+        return Ended("no_result", f"the process ended with code {os.WEXITSTATUS(status)} and no result")
     number = os.WTERMSIG(status)
     if number == signal.SIGSYS:
         return Ended("violation", "a forbidden system call")

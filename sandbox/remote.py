@@ -76,7 +76,7 @@ class RemoteRun:
             raise SandboxUnavailable(f"a run did not start ({kind})")
 
     def send(self, frame: bytes) -> None:
-        """Send a frame; if it cannot be sent, whoever waits for the answer hears of it."""
+        """Send a frame; if it cannot be sent, whoever waits for the result hears of it."""
         try:
             self._link.send(frame)
         except SandboxUnavailable as error:
@@ -141,7 +141,7 @@ class RemoteRun:
             # the code may have taken its machine down.
             raise Ended("crashed", "the connection to the sandbox was lost", doubtful=True)
         elif data is None:
-            raise Ended("timeout", "no answer in time")
+            raise Ended("timeout", "no result in time")
         else:
             raise Ended("crashed", "the process and its tender ended")
 

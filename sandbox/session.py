@@ -66,14 +66,14 @@ class Interpreter:
     def _run(self, code: str, start: float, wall_s: float) -> Outcome:
         allowed = min(wall_s, self._deadline - start)
         self._process.send(frames.pack("execute", code, max(allowed, 0.001)))
-        answer = result(*frames.unpack(self._process.receive(start + allowed + SLACK_S)))
+        reply = result(*frames.unpack(self._process.receive(start + allowed + SLACK_S)))
         seconds = time.monotonic() - start
         output = _texts(self._process.take_output())
         self._process.pause()
-        if not isinstance(answer, Raised):
-            return Outcome("ok", (answer,), **output, seconds=seconds)
-        status: Status = "timeout" if answer.kinds[0] == "CallTimeout" else "runtime_error"
-        return Outcome(status, (answer,), **output, error=answer.trace, seconds=seconds)
+        if not isinstance(reply, Raised):
+            return Outcome("ok", (reply,), **output, seconds=seconds)
+        status: Status = "timeout" if reply.kinds[0] == "CallTimeout" else "runtime_error"
+        return Outcome(status, (reply,), **output, error=reply.trace, seconds=seconds)
 
     def close(self) -> None:
         """End the interpreter."""

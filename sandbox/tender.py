@@ -157,7 +157,7 @@ class _Tender:
     def _carry(self, descriptor: int) -> None:
         data = os.read(descriptor, _CHUNK)
         if self._letters[descriptor] == b"f":
-            # What the guest printed before it answered goes before the answer.
+            # What the guest printed before its result is sent before it, too.
             self._carry_all(b"oe")
         if data:
             _say(self._letters[descriptor], data)

@@ -152,7 +152,7 @@ class LocalRun:
         """Wait for something to happen and deal with it; raise Ended at the deadline."""
         left = deadline - time.monotonic()
         if left <= 0:
-            raise Ended("timeout", "no answer in time")
+            raise Ended("timeout", "no result in time")
         for descriptor, _ in self._poll.poll(left * 1000):
             if descriptor == self._control.fileno():
                 self._take_report()
@@ -161,7 +161,7 @@ class LocalRun:
             elif descriptor in self._output:
                 self._read_output(descriptor)
             else:
-                self._read_answers(descriptor)
+                self._read_results(descriptor)
 
     def _take_report(self) -> None:
         """Take in how the run ended, and everything that it had written by then."""
@@ -201,14 +201,14 @@ class LocalRun:
             descriptor: of the pipe.
             most: chunks to read.
         """
-        read = self._read_answers if descriptor == self._outgoing else self._read_output
+        read = self._read_results if descriptor == self._outgoing else self._read_output
         with contextlib.suppress(BlockingIOError):
             for _ in range(most):
                 if descriptor not in self._open:
                     break
                 read(descriptor)
 
-    def _read_answers(self, descriptor: int) -> None:
+    def _read_results(self, descriptor: int) -> None:
         self._frames.feed(self._read(descriptor))
 
     def _read_output(self, descriptor: int) -> None:
@@ -233,7 +233,7 @@ class LocalRun:
             os.close(descriptor)
 
     def _end(self) -> Ended:
-        """Return why a process that has ended gave no answer."""
+        """Return why a process that has ended gave no result."""
         assert self._report is not None
         status, cpu_s = int(self._report["status"]), self._report["cpu_s"]
         return ending(status, cpu_s, self._limits, self._frames.partial)

@@ -207,7 +207,7 @@ def test_a_dry_run_says_where_each_setting_comes_from(
         "seed: 0  # default",
     ):
         assert f"\n{line}\n" in f"\n{printed}"
-    assert "# recipe 0.5b-80gb: answers of up to 1,024 tokens" in printed
+    assert "# recipe 0.5b-80gb: responses of up to 1,024 tokens" in printed
     read = yaml.safe_load(printed)
     assert read["chat"]["system"] == "one\ntwo: 3 # four"
     assert settings_on(load_config(values=read).model_dump(mode="json"), read)["learner"] == read["learner"]
