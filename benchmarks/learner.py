@@ -33,7 +33,8 @@ from common import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, parser, picture, save
 from models import qwen2
 
 from areal.config import LearnerConfig
-from areal.learner import attention, microbatches
+from areal.learner import microbatches
+from areal.learner.attention import torch_kernel
 from areal.learner.learner import Learner
 from areal.learner.microbatches import allocate, best_fit
 from areal.trajectory import Batch, Episode, Group, Trajectory
@@ -134,6 +135,7 @@ class Bench:
             LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget, **settings),
             self._device,
             temperature=1.0,
+            kernel=torch_kernel() if way == "PyTorch's attention" else None,
         )
         learner.warm_up()
         if self._device == "cuda":
@@ -198,14 +200,6 @@ class Bench:
         torch.cuda.empty_cache()
 
 
-def without_flash_attn(bench: Bench) -> dict[str, Any]:
-    kept, attention._has_flash_attn = attention._has_flash_attn, lambda: False  # type: ignore[assignment]
-    try:
-        return bench.measure("PyTorch's attention")
-    finally:
-        attention._has_flash_attn = kept
-
-
 def draw(folder: Path, sizes: dict[str, dict[str, Any]]) -> None:
     with picture(folder, "learner", "Updates on packed sequences with a long tail", (9, 4.2)) as figure:
         speed, mfu = figure.subplots(1, 2)
@@ -241,10 +235,7 @@ def main() -> None:
             bench = Bench(path, given.device, given.budget, given.micro_batches, given.repeats)
             results[size] = {}
             for way in given.ways:
-                if way == "PyTorch's attention":
-                    results[size][way] = without_flash_attn(bench)
-                else:
-                    results[size][way] = bench.measure(way, **TURNED.get(way, {}))
+                results[size][way] = bench.measure(way, **TURNED.get(way, {}))
             if given.profile:
                 bench.profile(given.output / f"profile-{size}.txt")
     settings = {key: getattr(given, key) for key in ("device", "budget", "micro_batches", "repeats")}

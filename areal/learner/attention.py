@@ -62,7 +62,7 @@ class Varlen:
         ends_k: int32 ``[S + 1]``, and where all its tokens end among the gathered ones.
         longest_q: tokens computed of one sequence, at most.
         longest_k: tokens of one sequence, at most.
-        kernel: takes query, key, value, the four above, the scaling and the window.
+        attend: takes query, key, value, the four above, the scaling and the window.
     """
 
     gather: torch.Tensor
@@ -70,10 +70,17 @@ class Varlen:
     ends_k: torch.Tensor
     longest_q: int
     longest_k: int
-    kernel: Callable[..., torch.Tensor]
+    attend: Callable[..., torch.Tensor]
 
     @classmethod
-    def build(cls, index: np.ndarray, owned: np.ndarray, lengths: np.ndarray, device: torch.device) -> Varlen:
+    def build(
+        cls,
+        index: np.ndarray,
+        owned: np.ndarray,
+        lengths: np.ndarray,
+        device: torch.device,
+        attend: Callable[..., torch.Tensor],
+    ) -> Varlen:
         """Take index and owned as in :class:`Padded`, and lengths ``[S]``, to the device."""
         computed = owned.sum(1)
         real = np.arange(index.shape[1]) < lengths[:, None]
@@ -84,11 +91,27 @@ class Varlen:
         def ends(sizes: np.ndarray) -> torch.Tensor:
             return to_device(np.concatenate([[0], sizes.cumsum()]).astype(np.int32), device)
 
-        kernel = _flash_attn() if _has_flash_attn() else _torch_varlen()
-        return cls(gather, ends(computed), ends(lengths), int(computed.max()), int(lengths.max()), kernel)
+        return cls(gather, ends(computed), ends(lengths), int(computed.max()), int(lengths.max()), attend)
 
 
 Layout = Padded | Varlen
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Attention of variable length.
+
+    Attributes:
+        name: for whoever reads the output of a run.
+        attend: as in :class:`Varlen`.
+    """
+
+    name: str
+    attend: Callable[..., torch.Tensor]
+
+
+PADDED = "PyTorch's, in runs of like lengths"
+"""The name of attention without such a kernel."""
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -108,13 +131,6 @@ def runs(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
             shortest = longest = length
     bounds.append(len(lengths))
     return tuple((first, last, max(lengths[first:last])) for first, last in itertools.pairwise(bounds))
-
-
-def kernel_name(varlen: bool) -> str:
-    """Which attention is used, for whoever reads the output of a run."""
-    if not varlen:
-        return "PyTorch's, in runs of like lengths"
-    return "flash-attn, variable length" if _has_flash_attn() else "PyTorch's, variable length"
 
 
 def packed_attention(
@@ -245,18 +261,18 @@ def _varlen(
     # Also where it changes nothing: without it, layers would be compiled once more, in the middle of a run.
     k, v = (x.transpose(0, 1).index_select(0, layout.gather) for x in (key, value))
     back = -1 if sliding_window is None else sliding_window - 1
-    return layout.kernel(
+    return layout.attend(
         q, k, v, layout.ends_q, layout.ends_k, layout.longest_q, layout.longest_k, scaling, (back, 0)
     )
 
 
-@functools.cache
-def _has_flash_attn() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None
+def varlen_kernel() -> Kernel:
+    """Return the kernel for 16 bits on a GPU: flash-attn's where it is installed, PyTorch's elsewhere."""
+    return _flash_attn() if importlib.util.find_spec("flash_attn") is not None else torch_kernel()
 
 
 @functools.cache
-def _flash_attn() -> Callable[..., torch.Tensor]:
+def _flash_attn() -> Kernel:
     from flash_attn import flash_attn_varlen_func
 
     def attend(q: Any, k: Any, v: Any, eq: Any, ek: Any, nq: int, nk: int, scale: Any, window: Any) -> Any:
@@ -264,11 +280,12 @@ def _flash_attn() -> Callable[..., torch.Tensor]:
             q, k, v, eq, ek, nq, nk, softmax_scale=scale, causal=True, window_size=window
         )
 
-    return attend
+    return Kernel("flash-attn, variable length", attend)
 
 
 @functools.cache
-def _torch_varlen() -> Callable[..., torch.Tensor]:
+def torch_kernel() -> Kernel:
+    """Return PyTorch's own kernel of variable length."""
     from torch.nn.attention.varlen import varlen_attn
 
     grouped = (
@@ -279,4 +296,4 @@ def _torch_varlen() -> Callable[..., torch.Tensor]:
         more = {"enable_gqa": q.shape[1] != k.shape[1]} if grouped else {}
         return varlen_attn(q, k, v, eq, ek, nq, nk, scale=scale, window_size=window, **more)
 
-    return attend
+    return Kernel("PyTorch's, variable length", attend)

@@ -19,7 +19,7 @@ import torch
 from areal.config import LearnerConfig
 from areal.errors import UserError
 from areal.learner import lora
-from areal.learner.attention import changes_scores, kernel_name
+from areal.learner.attention import PADDED, Kernel, changes_scores, varlen_kernel
 from areal.learner.checkpoint_names import as_in_checkpoints, kept_buffers
 from areal.learner.critic import Critic
 from areal.learner.dummy_batch import dummy_batch
@@ -49,6 +49,7 @@ class Learner:
         temperature: of the distribution that was sampled from.
         threads: CPU threads, without a GPU; None: as torch has it.
         max_new_tokens: tokens of the longest response allowed, which some objectives measure lengths by.
+        kernel: of attention; None: the device's own.
 
     Attributes:
         path: as above.
@@ -65,6 +66,7 @@ class Learner:
         temperature: float,
         threads: int | None = None,
         max_new_tokens: int | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
         if threads is not None and device == "cpu":
             torch.set_num_threads(threads)
@@ -81,15 +83,17 @@ class Learner:
         if self.adapted:
             lora.adapt(self.model, settings.lora_rank)
         self.policy = TrainableModule(Policy(self.model), settings, self._device, named=self.model)
+        if kernel is None and uses_varlen(settings, self._device):
+            kernel = varlen_kernel()
         # Kernels of variable length have plain scores only.
-        self._varlen = uses_varlen(settings, self._device) and not changes_scores(self.model)
+        self._kernel = None if changes_scores(self.model) else kernel
         self._splitter = Splitter(
             objective,
             settings.minibatches,
             micro_batch_tokens(settings, self._device),
             max_new_tokens or 0,
             self._device,
-            self._varlen,
+            self._kernel,
             rank(),
             world_size(),
         )
@@ -113,7 +117,7 @@ class Learner:
         """How it computes, in a few words."""
         dtype = str(compute_dtype(self._settings, self._device)).removeprefix("torch.")
         processes = f"{world_size()} processes, " if world_size() > 1 else ""
-        return f"{processes}{dtype}, attention: {kernel_name(self._varlen)}"
+        return f"{processes}{dtype}, attention: {self._kernel.name if self._kernel else PADDED}"
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Make one update (one optimizer step for each minibatch) and return its metrics."""

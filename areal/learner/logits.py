@@ -24,6 +24,9 @@ Loss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 """Gives the loss of each of the tokens ``[slice]`` from their log-probabilities and their entropies."""
 
 
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
 class Scores(NamedTuple):
     """What the model says of K sampled tokens.
 
@@ -46,6 +49,8 @@ def scores(
     loss: Loss | None = None,
     separable: bool = True,
     cap: float | None = None,
+    at_once: int = LOGITS_AT_ONCE,
+    compile: Compile | None = None,
 ) -> Scores:
     """Score tokens under p = softmax(hidden · weightᵀ / temperature).
 
@@ -58,12 +63,27 @@ def scores(
         separable: whether the loss of a token depends on that token only. Otherwise ``loss`` is asked once
             for all of them, and the logits are made a second time.
         cap: bound of the products, which come near it as a tanh does, before the temperature; None: no bound.
+        at_once: how many logits are held at a time, at most, but for those of one token.
+        compile: compiles what is done to a chunk of logits; None: torch.compile on a GPU, nothing on a CPU.
     """
+    if compile is None and hidden.device.type == "cuda":
+        compile = torch.compile
+    chunks = _Chunks(targets, temperature, cap, at_once, compile)
     if loss is None:
         with torch.no_grad():
-            return Scores(*_Output(hidden, weight, targets, temperature, cap).all_scores()[:2])
-    total, logprobs, entropy = _Loss.apply(hidden, weight, targets, temperature, loss, separable, cap)
+            return Scores(*_Output(hidden, weight, chunks).all_scores()[:2])
+    total, logprobs, entropy = _Loss.apply(hidden, weight, chunks, loss, separable)
     return Scores(logprobs, entropy, total)
+
+
+class _Chunks(NamedTuple):
+    """How logits are made, as in :func:`scores`."""
+
+    targets: torch.Tensor
+    temperature: float
+    cap: float | None
+    at_once: int
+    compile: Compile | None
 
 
 class _Loss(torch.autograd.Function):
@@ -74,13 +94,11 @@ class _Loss(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
-        targets: torch.Tensor,
-        temperature: float,
+        chunks: _Chunks,
         loss: Loss,
         separable: bool,
-        cap: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        output = _Output(hidden, weight, targets, temperature, cap, trained=ctx.needs_input_grad[1])
+        output = _Output(hidden, weight, chunks, trained=ctx.needs_input_grad[1])
         make = output.loss_in_one_pass if separable else output.loss_in_two_passes
         logprobs, entropy, total = make(loss)
         ctx.save_for_backward(output.of_hidden, *output.gradient_of_weight())
@@ -94,7 +112,7 @@ class _Loss(torch.autograd.Function):
         return (
             of_hidden * scale.to(of_hidden.dtype),
             of_weight[0] * scale.to(of_weight[0].dtype) if of_weight else None,
-            *[None] * 5,
+            *[None] * 3,
         )
 
 
@@ -102,18 +120,12 @@ class _Output:
     """The output layer at work on K tokens, a chunk of rows at a time; it sums up the gradients."""
 
     def __init__(
-        self,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        targets: torch.Tensor,
-        temperature: float,
-        cap: float | None = None,
-        trained: bool = False,
+        self, hidden: torch.Tensor, weight: torch.Tensor, chunks: _Chunks, trained: bool = False
     ) -> None:
-        self._hidden, self._weight, self._targets, self._temperature = hidden, weight, targets, temperature
-        self._cap = cap
-        self._statistics = _fast(_statistics, hidden.device)
-        self._gradient = _fast(_gradient, hidden.device)
+        self._hidden, self._weight = hidden, weight
+        self._targets, self._temperature, self._cap, self._at_once, compile = chunks
+        self._statistics: Any = _compiled(_statistics, compile) if compile else _statistics
+        self._gradient: Any = _compiled(_gradient, compile) if compile else _gradient
         self.of_hidden = torch.empty_like(hidden)
         self._of_weight = (
             torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
@@ -190,7 +202,7 @@ class _Output:
 
     def _parts(self) -> list[slice]:
         rows = len(self._hidden)
-        count = -(-rows // max(1, LOGITS_AT_ONCE // len(self._weight)))
+        count = -(-rows // max(1, self._at_once // len(self._weight)))
         # All about as large: one with a single row left would be compiled for on its own.
         bounds = [rows * i // count for i in range(count + 1)]
         return [slice(*pair) for pair in itertools.pairwise(bounds)]
@@ -271,18 +283,14 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
         torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
 
 
-def _fast(function: Any, device: torch.device) -> Any:
-    """On a GPU these are bound by memory: compiled, a chunk is read once instead of ten times."""
-    return _compiled(function) if device.type == "cuda" else function
-
-
 @functools.cache
-def _compiled(function: Any) -> Any:
+def _compiled(function: Any, compile: Compile) -> Any:
     """Compile a function of tensors with a row for each token, once for any number of rows.
 
-    Their width is compiled in, since it is divided by for every logit.
+    On a GPU these are bound by memory: compiled, a chunk is read once instead of ten times. Their width is
+    compiled in, since it is divided by for every logit.
     """
-    compiled = torch.compile(function)
+    compiled = compile(function)
 
     def call(*arguments: Any) -> Any:
         # Code is made for where a tensor begins in its memory, too: a part of one would be compiled for anew.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from areal.learner.advantages import of_returns
+from areal.learner.attention import Kernel
 from areal.learner.credit import assign
 from areal.learner.microbatches import partition
 from areal.learner.objectives import Tokens, shares
@@ -63,7 +64,7 @@ class Splitter:
         budget: tokens of one micro-batch.
         max_new_tokens: tokens of the longest response allowed.
         device: where the tokens go.
-        varlen: whether attention has kernels of variable length.
+        kernel: of attention; None: PyTorch's plain one, padded.
         rank: which of the learner's processes this is.
         world_size: how many there are.
     """
@@ -73,7 +74,7 @@ class Splitter:
     budget: int
     max_new_tokens: int
     device: torch.device
-    varlen: bool = False
+    kernel: Kernel | None = None
     rank: int = 0
     world_size: int = 1
 
@@ -107,7 +108,7 @@ class Splitter:
             lengths = [len(trajectories[i]) for i in useful]
             for part in partition(lengths, self.budget, self.world_size)[self.rank]:
                 chosen = [useful[i] for i in part] or useful[:1]
-                packed = pack([trajectories[i] for i in chosen], self.device, self.varlen)
+                packed = pack([trajectories[i] for i in chosen], self.device, self.kernel)
                 owners = [credit.episode[i] for i in chosen]
                 micro = MicroBatch(
                     packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from areal.learner.attention import Layout, Padded, Varlen, to_device
+from areal.learner.attention import Kernel, Layout, Padded, Varlen, to_device
 from areal.trajectory import Trajectory
 
 
@@ -43,13 +43,13 @@ class Packed:
     pairs: int
 
 
-def pack(trajectories: Sequence[Trajectory], device: torch.device, varlen: bool = False) -> Packed:
+def pack(trajectories: Sequence[Trajectory], device: torch.device, kernel: Kernel | None = None) -> Packed:
     """Lay trajectories end to end, each prompt once.
 
     Args:
         trajectories: at least one.
         device: where the tensors go.
-        varlen: whether attention has kernels of variable length (16 bits on a GPU).
+        kernel: of attention; None: PyTorch's plain one, padded.
 
     Raises:
         ValueError: a trajectory begins with a sampled token, which nothing predicts.
@@ -67,10 +67,15 @@ def pack(trajectories: Sequence[Trajectory], device: torch.device, varlen: bool 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return to_device(array, device)
 
+    layout: Layout
+    if kernel is None:
+        layout = Padded.build(index, owned, lengths, device)
+    else:
+        layout = Varlen.build(index, owned, lengths, device, kernel.attend)
     return Packed(
         tokens=tensor(tokens[owned]),
         positions=tensor(positions),
-        layout=(Varlen if varlen else Padded).build(index, owned, lengths, device),
+        layout=layout,
         before=tensor(index[owner, step - 1]),
         targets=tensor(tokens[owner, step]),
         behav=tensor(np.concatenate([t.logprobs[t.loss_mask] for t in trajectories])),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal.learner import logits
 from areal.learner.logits import scores
 
 
@@ -48,11 +46,9 @@ def test_chunks_change_neither_values_nor_gradients(
 
     ours = [hidden.float().requires_grad_(), weight.float().requires_grad_()]
     theirs = [hidden.requires_grad_(), weight.requires_grad_()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logits, "LOGITS_AT_ONCE", at_once)
-        found = scores(*ours, targets, temperature, loss, separable)
-        (3 * found.loss).backward()
-        again = scores(*ours, targets, temperature)
+    found = scores(*ours, targets, temperature, loss, separable, at_once=at_once)
+    (3 * found.loss).backward()
+    again = scores(*ours, targets, temperature, at_once=at_once)
     expected = plain(*theirs, targets, temperature)
     of_tokens = loss(*expected, slice(0, rows))
     (3 * of_tokens.sum()).backward()
@@ -65,20 +61,18 @@ def test_chunks_change_neither_values_nor_gradients(
         assert (left.grad - right.grad).abs().max() < 1e-4 * (1 + right.grad.abs().max())
 
 
-def test_chunks_are_compiled_for_once(monkeypatch):
+def test_chunks_are_compiled_for_once():
     """However many rows they have, wherever they begin: a compilation in the middle of a run stops it."""
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function: compile(function, backend="eager"))
-    monkeypatch.setattr(logits, "_compiled", functools.cache(logits._compiled.__wrapped__))
-    monkeypatch.setattr(logits, "_fast", lambda function, device: logits._compiled(function))
-    monkeypatch.setattr(logits, "LOGITS_AT_ONCE", 7 * 16)
+    eager = functools.partial(torch.compile, backend="eager")
     torch._dynamo.reset()
     counts, compiled = torch._dynamo.utils.counters["stats"], []
     weight = torch.randn(16, 4, requires_grad=True)
     for rows in (6, 8, 20, 100):
         hidden, targets = torch.randn(rows, 4), torch.arange(rows) % 16
         for separable in (True, False):
-            found = scores(hidden, weight, targets, 1.0, lambda own, *_: own.square(), separable)
+            found = scores(
+                hidden, weight, targets, 1.0, lambda own, *_: own.square(), separable, None, 7 * 16, eager
+            )
             assert torch.allclose(found.logprobs, plain(hidden, weight, targets, 1.0)[0], atol=1e-5)
         compiled.append(counts["unique_graphs"])
     assert compiled[0] > 0

@@ -12,8 +12,7 @@ from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
-from areal.learner import attention
-from areal.learner import learner as learner_module
+from areal.learner.attention import Kernel, torch_kernel, varlen_kernel
 from areal.learner.learner import Learner
 from areal.learner.model import load_model
 from areal.learner.packed import pack
@@ -108,9 +107,7 @@ def test_fresh_tokens_tell_how_far_engine_and_learner_are_apart():
 @pytest.mark.parametrize("first", [0, 1])
 def test_layers_are_compiled_no_later_than_in_the_first_update(first: int, monkeypatch):
     """Whether prompts are shared within a micro-batch or not: a compilation in the middle stops a run."""
-    monkeypatch.setattr(learner_module, "uses_varlen", lambda *_: True)
-    monkeypatch.setattr(attention, "_has_flash_attn", lambda: False)
-    monkeypatch.setattr(attention, "_torch_varlen", lambda: lambda q, k, v, *_: q + k.mean() + v.mean())
+    kernel = Kernel("as on a GPU", lambda q, k, v, *_: q + k.mean() + v.mean())
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **settings: compile(f, backend="eager", **settings))
     torch._dynamo.reset()
@@ -119,7 +116,7 @@ def test_layers_are_compiled_no_later_than_in_the_first_update(first: int, monke
     for number, t in enumerate(alone.trajectories):
         t.tokens[0] = 6 + number
     batches = [shared, alone, shared, alone]
-    learner = Learner(resolve_model("starter"), LearnerConfig(compile=True), "cpu", 1.0)
+    learner = Learner(resolve_model("starter"), LearnerConfig(compile=True), "cpu", 1.0, kernel=kernel)
     learner.update(batches[first])
     compiled = counts["unique_graphs"]
     assert compiled > 0
@@ -145,15 +142,15 @@ def test_on_a_gpu_in_16_bits_it_is_the_same_update(settings: dict[str, Any], pla
 
 @pytest.mark.gpu
 @needs_gpu
-def test_variable_length_attention_is_the_padded_one(monkeypatch):
+def test_variable_length_attention_is_the_padded_one():
     members, device = batch(3, groups=4).trajectories, torch.device("cuda")
     learner = Learner(resolve_model("starter"), LearnerConfig(compile=False), "cuda", 1.0)
-    found = [learner.policy(pack(members, device, varlen), 1.0).logprobs for varlen in (True, False)]
+    ours = varlen_kernel()
+    found = [learner.policy(pack(members, device, kernel), 1.0).logprobs for kernel in (ours, None)]
     assert (found[0] - found[1]).abs().mean() < 0.02
-    monkeypatch.setattr(attention, "_has_flash_attn", lambda: False)
-    other = learner.policy(pack(members, device, varlen=True), 1.0).logprobs
+    other = learner.policy(pack(members, device, torch_kernel()), 1.0).logprobs
     assert (found[0] - other).abs().mean() < 0.02
     # A prompt that others share is no different from one of its own.
-    lone = [pack([t], device, varlen=True) for t in members]
+    lone = [pack([t], device, ours) for t in members]
     alone = torch.cat([learner.policy(one, 1.0).logprobs for one in lone])
     assert (found[0] - alone).abs().mean() < 0.02

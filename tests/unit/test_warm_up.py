@@ -9,18 +9,20 @@ import torch
 from dummy_batches import batch
 
 from areal.config import LearnerConfig
-from areal.learner import attention
-from areal.learner import learner as learner_module
+from areal.learner.attention import Kernel
 from areal.learner.dummy_batch import dummy_batch
 from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.trajectory import Batch
 
+KERNEL = Kernel("one for all sequences, as on a GPU", lambda q, k, v, *_: q + k.mean() + v.mean())
+"""Its arguments are compiled for."""
+
 
 def made(**settings: Any) -> Learner:
     torch.set_num_threads(1)
     config = LearnerConfig(warmup_steps=0, micro_batch_tokens=512, compile=True, **settings)
-    return Learner(resolve_model("starter"), config, "cpu", 1.0, max_new_tokens=64)
+    return Learner(resolve_model("starter"), config, "cpu", 1.0, max_new_tokens=64, kernel=KERNEL)
 
 
 @pytest.fixture
@@ -28,10 +30,6 @@ def graphs(monkeypatch) -> Any:
     """How many graphs were compiled, by a backend that is at once done."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **settings: compile(f, backend="eager", **settings))
-    # As on a GPU: one kernel for all sequences, whose arguments are compiled for.
-    monkeypatch.setattr(learner_module, "uses_varlen", lambda *_: True)
-    monkeypatch.setattr(attention, "_has_flash_attn", lambda: False)
-    monkeypatch.setattr(attention, "_torch_varlen", lambda: lambda q, k, v, *_: q + k.mean() + v.mean())
     torch._dynamo.reset()
     counts = torch._dynamo.utils.counters["stats"]
     before = counts["unique_graphs"]
