@@ -19,7 +19,7 @@ from areal.errors import AgentFailure, UserError, explained
 Function = Callable[..., Awaitable[str | float]]
 """``await function(task, base_url=..., api_key=...)``; returns its answer, or a number: the reward."""
 
-_MOST_OUTPUT = 2**20
+_MAX_OUTPUT = 2**20
 """Bytes that a command may write to each of its streams."""
 _MAX_COMPLETIONS = 256
 """Completions that one episode may sample, unless ``max_completions`` says otherwise."""
@@ -195,7 +195,7 @@ async def _execute(words: list[str], task: str, at: Endpoint, time_limit: float)
         if process.returncode != 0:
             raise ProgramFailed(f"the program ended with code {process.returncode}{_last(err)}")
         out.seek(0)
-        return out.read(_MOST_OUTPUT).decode(errors="replace").strip()
+        return out.read(_MAX_OUTPUT).decode(errors="replace").strip()
 
 
 async def _ended(process: asyncio.subprocess.Process, written: tuple[IO[bytes], ...]) -> None:
@@ -203,8 +203,8 @@ async def _ended(process: asyncio.subprocess.Process, written: tuple[IO[bytes], 
     try:
         while not ending.done():
             await asyncio.wait({ending}, timeout=_LOOK)
-            if any(os.fstat(file.fileno()).st_size > _MOST_OUTPUT for file in written):
-                raise ProgramFailed(f"the program wrote more than {_MOST_OUTPUT} bytes")
+            if any(os.fstat(file.fileno()).st_size > _MAX_OUTPUT for file in written):
+                raise ProgramFailed(f"the program wrote more than {_MAX_OUTPUT} bytes")
     finally:
         ending.cancel()
 

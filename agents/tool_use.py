@@ -68,6 +68,6 @@ class ToolUse:
             chat.append(step.observation)
 
 
-def _refusal(call: dict[str, Any], most: int) -> Message:
-    text = f"Error: not made: a response may have {most} calls."
+def _refusal(call: dict[str, Any], max_calls: int) -> Message:
+    text = f"Error: not made: a response may have {max_calls} calls."
     return {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": text}

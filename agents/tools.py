@@ -20,7 +20,7 @@ from areal.threads import Worker
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
 """Failures of what a tool stands on: the episode is run again. All else is told to the model."""
-_MOST_LEFT = 100
+_MAX_ABANDONED = 100
 """Calls of one tool box that have not returned when as much time as their limit has passed again."""
 
 
@@ -100,7 +100,7 @@ class ToolBox:
     def _check_what_is_left(self, name: str) -> None:
         self._left = {worker: since for worker, since in self._left.items() if worker.alive}
         late = sum(time.monotonic() - since > self._time_limit for since in self._left.values())
-        if late >= _MOST_LEFT:
+        if late >= _MAX_ABANDONED:
             raise UserError(
                 f"{late} calls of tools, such as '{name}', have not returned after twice their time limit of "
                 f"{self._time_limit:g} s: give what they do a limit of its own"

@@ -25,7 +25,7 @@ from areal.sandbox.interface import Call, Limits
 from areal.sandbox.shared import shared_sandbox
 
 CODE_PROMPT = "{problem}\nPut the code in a ```python block."
-MOST_FEEDBACK = 2000
+MAX_FEEDBACK = 2000
 """Characters of a failing case that an observation shows."""
 
 ENDINGS = {
@@ -181,6 +181,6 @@ class CodeEnv(ProblemEnv[CodeProblem]):
 
 def shortened(text: str) -> str:
     """Shorten a text in its middle, and leave out what cannot be written."""
-    half = MOST_FEEDBACK // 2
-    short = text if len(text) <= MOST_FEEDBACK else f"{text[:half]}\n…\n{text[-half:]}"
+    half = MAX_FEEDBACK // 2
+    short = text if len(text) <= MAX_FEEDBACK else f"{text[:half]}\n…\n{text[-half:]}"
     return short.encode("utf-8", "replace").decode("utf-8")

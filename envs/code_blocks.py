@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 _FENCE = re.compile(r"`{3,}|~{3,}")
 _BEFORE_A_FENCE = re.compile(r"(?:[ \t]|<[^<>]*>|[-*+]|\d+[.)])*")
 """What may stand before an opening fence: space, tags such as ``<answer>``, the mark of a list."""
-_MOST_BEFORE = 200
+_MAX_BEFORE = 200
 _PYTHON = re.compile(r"\{?\.?(?:i?python[\d.]*|py[\d.]*|pypy[\d.]*)\b(?![+#])", re.IGNORECASE)
 _LANGUAGE = re.compile(
     r"\{?\.?(?:i?python|py|pypy|c|cpp|java|javascript|js|ts|rust|go|ruby|r|sql|bash|sh|shell|console|text|txt|"
@@ -158,7 +158,7 @@ def _opened(line: str) -> _Block | None:
     if "`" in info and fence[0][0] == "`":
         return None
     blank = not before.strip()
-    marked = len(before) <= _MOST_BEFORE and _BEFORE_A_FENCE.fullmatch(before) is not None
+    marked = len(before) <= _MAX_BEFORE and _BEFORE_A_FENCE.fullmatch(before) is not None
     # Behind other words only what cannot be the end of a block.
     if not blank and not marked and not _PYTHON.fullmatch(info):
         return None

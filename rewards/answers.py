@@ -39,7 +39,7 @@ _HOPE = re.compile(r"[.\s]*I hope (?:it|this) (?:is correct|helps)\.?\s*$", re.I
 _NEXT_LINE = re.compile(r"\s*\n\s*([^\n]*[^\s][^\n]*)")
 _ANSWERS = re.compile(r"[0-9\\$]|^[*_`]*\S+[*_`]*$")
 """What a line that is no heading has, where more lines follow: mathematics, or one word."""
-_MOST_PROSE = 12
+_MAX_PROSE = 12
 """Words without any mathematics that a final answer may have."""
 
 
@@ -138,7 +138,7 @@ def _is_readable(answer: str) -> bool:
             return False
     prose = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}(?![A-Za-z])", re.sub(r"\$[^$]*\$", "", answer))
     return (
-        depth == 0 and bool(re.search(r"\w", answer) or answer == "\\emptyset") and len(prose) <= _MOST_PROSE
+        depth == 0 and bool(re.search(r"\w", answer) or answer == "\\emptyset") and len(prose) <= _MAX_PROSE
     )
 
 

@@ -262,7 +262,7 @@ class CodeVerifier:
 
     def _expected(self, answer: Result, expected: object) -> bool:
         if isinstance(expected, Raises):
-            return isinstance(answer, Raised) and expected.kind in answer.kinds
+            return isinstance(answer, Raised) and expected.kind in answer.type_names
         return isinstance(answer, Returned) and self._comparison.values(answer.value, expected)
 
     def _verdict(self, cases: list[CaseVerdict], *outcomes: Outcome) -> Verdict:
@@ -376,8 +376,8 @@ def _failed(outcome: Outcome, answer: Result | None, asked: str, expected: objec
     match answer:
         case None:
             return CaseVerdict(False, _ending(outcome), asked, "", wanted, _cut(outcome.error))
-        case Raised(kinds, _, trace):
-            status: CaseStatus = "memory" if "MemoryError" in kinds else "runtime_error"
+        case Raised(type_names, _, trace):
+            status: CaseStatus = "memory" if "MemoryError" in type_names else "runtime_error"
             return CaseVerdict(False, status, asked, _shown_result(answer), wanted, trace)
         case _:
             return CaseVerdict(False, "wrong", asked, _shown_result(answer), wanted)
@@ -394,8 +394,8 @@ def _checked(outcome: Outcome, place: int, statement: str) -> CaseVerdict:
     trace = gave.trace if isinstance(gave, Raised) else ""
     if not isinstance(answer, Raised):
         return CaseVerdict(False, _ending(outcome), asked, "", statement, trace or _cut(outcome.error))
-    status: CaseStatus = "wrong" if "AssertionError" in answer.kinds else "runtime_error"
-    why = _cut(f"{statement}\n{answer.kinds[0]}: {answer.message}")
+    status: CaseStatus = "wrong" if "AssertionError" in answer.type_names else "runtime_error"
+    why = _cut(f"{statement}\n{answer.type_names[0]}: {answer.message}")
     return CaseVerdict(False, status, asked, _shown_result(gave), why, trace)
 
 
@@ -407,8 +407,8 @@ def _shown_result(result: Result | None) -> str:
             return _shown(value)
         case Opaque(name):
             return f"an object of type {name}"
-        case Raised(kinds, message, _):
-            return _cut(f"{kinds[0]}: {message}")
+        case Raised(type_names, message, _):
+            return _cut(f"{type_names[0]}: {message}")
 
 
 def _ending(outcome: Outcome) -> CaseStatus:
@@ -428,6 +428,6 @@ def _shown_call(call: Call) -> str:
     return _cut(f"{call.function}({', '.join(parts)})")
 
 
-def _cut(text: str, most: int = 2000) -> str:
+def _cut(text: str, max_chars: int = 2000) -> str:
     """Shorten a text in its middle."""
-    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
+    return text if len(text) <= max_chars else f"{text[: max_chars // 2]} … {text[-max_chars // 2 :]}"

@@ -94,18 +94,18 @@ class Comparison:
         return len(lines) == len(wanted) and all(map(alike, lines, wanted))
 
     def _alike(self, actual: Any, expected: Any) -> bool:
-        kinds = {type(actual), type(expected)}
-        if kinds <= {list, tuple} and (len(kinds) == 1 or self.tuples_are_lists):
+        types = {type(actual), type(expected)}
+        if types <= {list, tuple} and (len(types) == 1 or self.tuples_are_lists):
             return len(actual) == len(expected) and all(map(self._alike, actual, expected))
-        if kinds == {dict}:
+        if types == {dict}:
             if self.keys_are_text and actual.keys() != expected.keys():
                 actual = {_json_key(key): value for key, value in actual.items()}
             return actual.keys() == expected.keys() and all(
                 self._alike(actual[k], expected[k]) for k in expected
             )
-        if type(expected) is float and kinds <= {float, int}:
+        if type(expected) is float and types <= {float, int}:
             return self._close(actual, expected)
-        if kinds <= {set, frozenset} and any(type(item) is float for item in expected):
+        if types <= {set, frozenset} and any(type(item) is float for item in expected):
             return self._sets_alike(actual, expected)
         return bool(actual == expected)
 

@@ -20,7 +20,7 @@ from areal.rewards.notation import Letters, Literal, plain, read_lakhs, read_lit
 from areal.rewards.tree import Tree
 from areal.rewards.words import Words, read_words, spelled
 
-_MOST_ITEMS = 60
+_MAX_ITEMS = 60
 _DEEPEST = 8
 
 
@@ -180,11 +180,11 @@ class _Parts:
             elif kind == "|":
                 bars ^= 1
             elif depth == 0 and not bars:
-                self._note(kind, at)
+                self._record(kind, at)
         if depth:
             raise NotReadError("a bracket is open")
 
-    def _note(self, kind: str, at: tuple[int, int]) -> None:
+    def _record(self, kind: str, at: tuple[int, int]) -> None:
         if kind in (",", ";") or _AND_OR.search(kind):
             self.separators.append(at)
         elif kind in _SIGNS:
@@ -305,7 +305,7 @@ class _Reading:
         if len(spaced) > 1 and all(numbers):
             return Many("list", tuple(Value(("number", n.value), n) for n in numbers if n))
         pieces = [piece for piece in parts.cut(parts.separators) if piece]
-        if not 1 < len(pieces) <= _MOST_ITEMS:
+        if not 1 < len(pieces) <= _MAX_ITEMS:
             raise NotReadError("too many, or too few")
         items = [self.read(piece, depth + 1) for piece in pieces]
         both = len(items) == 2 and "and" in text[slice(*parts.separators[0])] and _both_hold(*items)
@@ -339,11 +339,7 @@ class _Reading:
             for row in re.split(r"\\\\(?:\[[^\]]*\])?", inner)
             if row.strip() and row.strip() != "\\hline"
         ]
-        if (
-            not rows
-            or any(len(row) != len(rows[0]) for row in rows)
-            or len(rows) * len(rows[0]) > _MOST_ITEMS
-        ):
+        if not rows or any(len(row) != len(rows[0]) for row in rows) or len(rows) * len(rows[0]) > _MAX_ITEMS:
             raise NotReadError("no matrix")
         cells = tuple(self.read(_stripped(cell), depth + 1) for row in rows for cell in row)
         return Many("matrix", cells, len(rows[0]))
@@ -367,7 +363,7 @@ class _Reading:
         if not parts.separators:
             return self._read_single(inner, kind, depth)
         pieces = parts.cut(parts.separators)
-        if len(pieces) > _MOST_ITEMS or not all(pieces):
+        if len(pieces) > _MAX_ITEMS or not all(pieces):
             raise NotReadError("too many, or too few")
         items = tuple(self.read(piece, depth + 1) for piece in pieces)
         if kind in ("[)", "(]") and len(items) != 2:

@@ -18,7 +18,7 @@ from typing import Any
 
 from areal.rewards.tree import Tree, mentions, symbols
 
-MOST_BITS = 1 << 16
+MAX_BITS = 1 << 16
 """Of an exact number; larger ones are rounded."""
 _LARGEST_LOGARITHM = 1 << 8
 """Bits of an exponent: larger powers are not computed."""
@@ -187,7 +187,7 @@ class _Evaluation:
 
     def _bounded(self, number: Any) -> Any:
         if isinstance(number, Fraction):
-            if max(number.numerator.bit_length(), number.denominator.bit_length()) > MOST_BITS:
+            if max(number.numerator.bit_length(), number.denominator.bit_length()) > MAX_BITS:
                 self.rounded = True
                 return _inexact(number)
             return number
@@ -283,7 +283,7 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
             return base
         if base == -1:
             return base if exponent % 2 else Fraction(1)
-        if abs(exponent) * bits <= MOST_BITS:
+        if abs(exponent) * bits <= MAX_BITS:
             return base**exponent.numerator
         return None
     if exponent.denominator == 2 and base >= 0:

@@ -25,7 +25,7 @@ FEWEST_DIGITS = 3
 ENOUGH_DIGITS = 6
 """Significant digits, and places, of a rounded answer that is taken for an exact reference."""
 _LAST_PLACE = Fraction(1, 10**ENOUGH_DIGITS)
-_MOST_DIGITS = 15
+_MAX_DIGITS = 15
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+(?:,|\{,\})[0-9]+")
 _NAMING = ("abs", "sin", "cos", "tan")
 """Functions whose value is asked for as often as their argument: ``|z| = 5``."""
@@ -146,7 +146,7 @@ def _same_numbers(target: Value, answer: Value, scale: Fraction) -> Verdict:
     if not decimal or not decimal.digits:
         return False
     if decimal.digits >= ENOUGH_DIGITS and decimal.place * scale <= _LAST_PLACE:
-        place = decimal.place * scale * 10 ** max(0, decimal.digits - _MOST_DIGITS)
+        place = decimal.place * scale * 10 ** max(0, decimal.digits - _MAX_DIGITS)
         return _rounds(target.tree, decimal.value * scale, place / 2, place)
     if decimal.digits == ENOUGH_DIGITS - 1:  # 0.57735 is 0.577350; 0.053571 has six places
         return _rounds(target.tree, decimal.value * scale, _LAST_PLACE * scale / 2, None)

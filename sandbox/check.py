@@ -173,7 +173,7 @@ def _proof(pool: Pool, attack: str, body: str) -> Proof:
     result = outcome.values[0] if outcome.values else None
     detail: str = outcome.status
     if isinstance(result, Raised):
-        detail = f"{result.kinds[0]} {result.message}".strip()
+        detail = f"{result.type_names[0]} {result.message}".strip()
     elif isinstance(result, Returned):
         detail = f"returned {result.value}"
     return Proof(attack, held, f"{detail} ({seconds:.2f} s)")

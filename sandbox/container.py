@@ -24,7 +24,7 @@ _NOBODY = 65534
 _ASK_S = 20.0
 _SEND_S = 20.0
 _CHUNK = 1 << 16
-_MOST_ARRIVED = 64 << 20
+_MAX_ARRIVED = 64 << 20
 """Bytes that are taken in while something is being sent."""
 _OVERHEAD_MB = 64
 """Memory of a container beyond its limit: the interpreter twice, and its scratch folder."""
@@ -149,7 +149,7 @@ class _ContainerLink:
         while unsent:
             poll = select.poll()
             poll.register(self._stdin, select.POLLOUT)
-            if not self._ended and len(self._arrived) < _MOST_ARRIVED:
+            if not self._ended and len(self._arrived) < _MAX_ARRIVED:
                 poll.register(self._stdout, select.POLLIN)
             left = end - time.monotonic()
             ready = {descriptor for descriptor, _ in poll.poll(1000 * left)} if left > 0 else set()

@@ -31,7 +31,7 @@ from .interface import (
 )
 from .process import Backend, Ended, Output, Process
 
-_MOST_KINDS = 64
+_MAX_TYPE_NAMES = 64
 """Classes that an exception may have: more are not the guest's doing."""
 
 
@@ -229,16 +229,16 @@ def result(kind: str, parts: list[Any]) -> Result:
             return Returned(value)
         case "opaque", [str(name)]:
             return Opaque(_printable(name, MAX_MESSAGE))
-        case "raised", [tuple(kinds), str(message), str(trace)]:
-            if kinds and all(type(name) is str for name in kinds):
-                names = tuple(_printable(name, MAX_MESSAGE) for name in kinds[:_MOST_KINDS])
+        case "raised", [tuple(type_names), str(message), str(trace)]:
+            if type_names and all(type(name) is str for name in type_names):
+                names = tuple(_printable(name, MAX_MESSAGE) for name in type_names[:_MAX_TYPE_NAMES])
                 return Raised(names, _printable(message, MAX_MESSAGE), _printable(trace, MAX_TRACE))
     raise frames.BadFrame(f"an unexpected message {kind[:20]!r}")
 
 
-def _printable(text: str, most: int) -> str:
+def _printable(text: str, max_chars: int) -> str:
     """Return text that can be shown anywhere: not long, and without lone surrogates, which a log refuses."""
-    return text[-most:].encode("utf-8", "replace").decode("utf-8")
+    return text[-max_chars:].encode("utf-8", "replace").decode("utf-8")
 
 
 def _pack_call(call: Call) -> bytes:
@@ -252,8 +252,8 @@ def _pack_result(returned: Result) -> bytes:
     match returned:
         case Returned(value):
             return _pack_value("returned", value)
-        case Raised(kinds, message, trace):
-            return frames.pack("raised", kinds, message, trace)
+        case Raised(type_names, message, trace):
+            return frames.pack("raised", type_names, message, trace)
         case Opaque(name):
             return frames.pack("opaque", name)
 
@@ -269,8 +269,8 @@ def _failure(raised: Result) -> Ended:
     """Return how a run ends whose source raised."""
     assert isinstance(raised, Raised)
     status: Status = "runtime_error"
-    if "MemoryError" in raised.kinds:
+    if "MemoryError" in raised.type_names:
         status = "memory"
-    elif "SystemExit" in raised.kinds:
+    elif "SystemExit" in raised.type_names:
         status = "no_result"
-    return Ended(status, raised.trace or f"{raised.kinds[0]}: {raised.message}")
+    return Ended(status, raised.trace or f"{raised.type_names[0]}: {raised.message}")

@@ -30,7 +30,7 @@ _START_S = 30.0
 _ASK_S = 10.0
 _LATE_S = 2.0
 """Seconds beyond its limit that a request may take, before it is given up."""
-_MOST_ARRIVED = 256
+_MAX_ARRIVED = 256
 """Pieces of output, of some 32 KiB each, that wait to be received."""
 _DEFAULT_SIZE = 16
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class _MachineLink:
     def __init__(self, machine: Any) -> None:
         self._machine = machine
         self._handle: Any = None
-        self._arrived: queue.Queue[bytes] = queue.Queue(_MOST_ARRIVED)
+        self._arrived: queue.Queue[bytes] = queue.Queue(_MAX_ARRIVED)
         self._started = threading.Event()
         self._broken = ""
         self._ended = False

@@ -90,10 +90,10 @@ def prepare() -> None:
     # The limit guards servers; here the time of a run is limited.
     sys.set_int_max_str_digits(0)
     # A recursion through what is written in C, such as functools.cache, takes the stack. It counts as memory.
-    stack, most = resource.getrlimit(resource.RLIMIT_STACK)
-    wanted = STACK_BYTES if most == resource.RLIM_INFINITY else min(STACK_BYTES, most)
+    stack, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
     if stack != resource.RLIM_INFINITY and stack < wanted:
-        resource.setrlimit(resource.RLIMIT_STACK, (wanted, most))
+        resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
 
 
 def open_streams() -> None:
@@ -206,10 +206,10 @@ def _serve_program(channel: Channel, program: list[str]) -> int:
         _flush()
         channel.send("exited")
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
-        kinds, message, trace = _describe(error)
+        type_names, message, trace = _describe(error)
         sys.stderr.write(trace)
         _flush()
-        channel.send("raised", kinds, message, trace)
+        channel.send("raised", type_names, message, trace)
         code = 1
     _flush()
     # As at the interpreter's end: a file that nobody closed writes now what it holds.
@@ -252,14 +252,14 @@ def _proxy(channel: Channel, function: str) -> Callable[..., Any]:
     return call
 
 
-def _rebuilt(kinds: tuple[str, ...], message: str, _trace: str) -> Exception:
+def _rebuilt(type_names: tuple[str, ...], message: str, _trace: str) -> Exception:
     """Return the nearest builtin exception to one that was raised elsewhere."""
-    for kind in kinds:
+    for kind in type_names:
         found = getattr(builtins, kind, None)
         if isinstance(found, type) and issubclass(found, Exception) and found not in _NOT_REBUILT:
             with contextlib.suppress(TypeError):
                 return found(message)
-    return CandidateError(f"{kinds[0]}: {message}")
+    return CandidateError(f"{type_names[0]}: {message}")
 
 
 def _serve_session(channel: Channel) -> int:
@@ -330,7 +330,7 @@ def _compile(source: str, filename: str) -> types.CodeType:
 
 def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
     """Return the class names, the message and the traceback of an exception, truncated."""
-    kinds = tuple(kind.__name__ for kind in type(error).__mro__ if kind is not object)
+    type_names = tuple(kind.__name__ for kind in type(error).__mro__ if kind is not object)
     try:
         message = str(error)[:MAX_MESSAGE]
     except BaseException:  # noqa: BLE001 - an exception of the code under test may not be printable
@@ -345,8 +345,8 @@ def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
         shown.stack = traceback.StackSummary.from_list(kept)
         trace = "".join(shown.format())
     except BaseException:  # noqa: BLE001 - likewise
-        trace = f"{kinds[0]}: {message}"
-    return kinds, message, trace[-MAX_TRACE:]
+        trace = f"{type_names[0]}: {message}"
+    return type_names, message, trace[-MAX_TRACE:]
 
 
 def _flush() -> None:

@@ -153,12 +153,12 @@ class Raised:
     """A call raised.
 
     Attributes:
-        kinds: class names, from the exception's class to ``"BaseException"``.
+        type_names: class names, from the exception's class to ``"BaseException"``.
         message: ``str(exception)``, truncated.
         trace: the traceback within the source, truncated.
     """
 
-    kinds: tuple[str, ...]
+    type_names: tuple[str, ...]
     message: str
     trace: str = ""
 

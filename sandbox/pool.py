@@ -17,7 +17,7 @@ from .session import Interpreter
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_MOST_SESSION_CALLS = 64
+_MAX_SESSION_CALLS = 64
 
 
 def processors() -> int:
@@ -40,7 +40,7 @@ class Pool:
         self._runs = ThreadPoolExecutor(self.size, "sandbox-run")
         self._slots = threading.BoundedSemaphore(self.size)
         self._closed = False
-        self._calls = ThreadPoolExecutor(_MOST_SESSION_CALLS, "sandbox-session")
+        self._calls = ThreadPoolExecutor(_MAX_SESSION_CALLS, "sandbox-session")
 
     async def run(self, job: Job, limits: Limits | None = None) -> Outcome:
         """Run one job; see interface.Sandbox. Raises SandboxUnavailable when the sandbox is closed."""

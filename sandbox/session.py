@@ -72,7 +72,7 @@ class Interpreter:
         self._process.pause()
         if not isinstance(reply, Raised):
             return Outcome("ok", (reply,), **output, seconds=seconds)
-        status: Status = "timeout" if reply.kinds[0] == "CallTimeout" else "runtime_error"
+        status: Status = "timeout" if reply.type_names[0] == "CallTimeout" else "runtime_error"
         return Outcome(status, (reply,), **output, error=reply.trace, seconds=seconds)
 
     def close(self) -> None:

@@ -66,8 +66,8 @@ def _be_guest(pipes: list[int], rations: dict[str, int]) -> NoReturn:
         os.closerange(guest.PLACES, 1024)
         for name, value in rations.items():
             number = getattr(resource, name)
-            _, most = resource.getrlimit(number)
-            value = value if most == resource.RLIM_INFINITY else min(value, most)
+            _, hard = resource.getrlimit(number)
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(number, (value, value))
         os.chdir(_WORK_FOLDER)
         os.environ.clear()

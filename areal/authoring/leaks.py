@@ -38,7 +38,7 @@ HOSTILE = {
 """Actions that a policy may say one day; none is an answer."""
 _FORMS = ("{}", "\\boxed{{{}}}", "<answer>{}</answer>", "```\n{}\n```")
 _MEANINGLESS = (*FILLERS, "-7919")
-_MOST_WORDS = 15
+_MAX_WORDS = 15
 _LEAK = 0.8
 """Share of the problems from which on what earns the reward was not found by chance."""
 _WORD = re.compile(r"[^\s,;:!?(){}]+")
@@ -96,10 +96,10 @@ def _seen(subject: Subject, task: dict[str, Any]) -> dict[str, str]:
 
 def _words(place: str, text: str) -> dict[str, str]:
     words = _WORD.findall(text)
-    first = {f"word {i + 1} of {place}": word.strip(".") for i, word in enumerate(words[:_MOST_WORDS])}
+    first = {f"word {i + 1} of {place}": word.strip(".") for i, word in enumerate(words[:_MAX_WORDS])}
     last = {
         f"word {i} from the end of {place}": w.strip(".")
-        for i, w in enumerate(words[: -_MOST_WORDS - 1 : -1], 1)
+        for i, w in enumerate(words[: -_MAX_WORDS - 1 : -1], 1)
     }
     return {**first, **last, **({f"all of {place}": text} if text else {})}
 

@@ -13,7 +13,7 @@ FILLERS = ("?", "zzz")
 """Actions that are no answer to anything."""
 PROBLEMS = 16
 """How many problems a rule looks at."""
-_MOST_STEPS = 20
+_MAX_STEPS = 20
 
 
 class Broken(Exception):
@@ -97,7 +97,7 @@ class Subject:
         """Run an episode with one action over and over; None: the solution."""
         observation, info = self.reset(env, task)
         steps: list[Any] = []
-        while len(steps) < _MOST_STEPS and not (steps and (steps[-1][2] or steps[-1][3])):
+        while len(steps) < _MAX_STEPS and not (steps and (steps[-1][2] or steps[-1][3])):
             said = self.watch.call("solution()", env.unwrapped.solution) if action is None else action
             steps.append(self.step(env, said))
         self.turns = max(self.turns, len(steps))

@@ -195,7 +195,7 @@ class EndpointModel:
         """Say what the episode is worth in all."""
         self.reward, self.parts = reward, {"reward": reward}
 
-    def endpoint(self, most_answers: int) -> AbstractAsyncContextManager[Address]:
+    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Address]:
         """Programs have to be given a model that runs here.
 
         Raises:

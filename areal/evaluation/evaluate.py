@@ -65,7 +65,7 @@ async def evaluate(
     retries: int = 0,
     known: Sequence[Response] = (),
     keep: Callable[[Response], None] = lambda response: None,
-    most_failures: int = 8,
+    max_failures: int = 8,
 ) -> list[Response]:
     """Sample every task ``samples`` times.
 
@@ -81,7 +81,7 @@ async def evaluate(
         retries: how often an episode that fails is run again.
         known: responses that are there already.
         keep: called with each new response.
-        most_failures: an agent that fails at more than so many responses, before any other, fails at all.
+        max_failures: an agent that fails at more than so many responses, before any other, fails at all.
 
     Returns:
         All responses, by problem and sample.
@@ -94,7 +94,7 @@ async def evaluate(
     """
     slots = asyncio.Semaphore(concurrency)
     responses = {(r.problem, r.sample): r for r in known}
-    failed = _Failures(most_failures, keep, bool(known))
+    failed = _Failures(max_failures, keep, bool(known))
 
     async def one(problem: int, sample: int) -> None:
         async with slots:
@@ -104,7 +104,7 @@ async def evaluate(
             outcome = EpisodeOutcome(finish=FAILED, failure=str(outcome))
         response = Response(problem=problem, sample=sample, task=tasks[problem], **asdict(outcome))
         responses[problem, sample] = response
-        failed.note(response, error)
+        failed.add(response, error)
 
     places = [(problem, sample) for problem in range(len(tasks)) for sample in range(samples)]
     running = [asyncio.create_task(one(*place)) for place in places if place not in responses]
@@ -121,24 +121,24 @@ class _Failures:
     """Tells an agent that fails at some problems from one that fails at all; till then no response is kept.
 
     Args:
-        most: so many failures, and nothing else, and it is the second.
+        max_failures: so many failures, and nothing else, and it is the second.
         keep: called with each response that counts.
         sound: whether something else is known already.
     """
 
-    def __init__(self, most: int, keep: Callable[[Response], None], sound: bool) -> None:
-        self._most = most
+    def __init__(self, max_failures: int, keep: Callable[[Response], None], sound: bool) -> None:
+        self._max_failures = max_failures
         self._keep = keep
         self._sound = sound
         self._held: list[Response] = []
         self._first: AgentFailure | None = None
 
-    def note(self, response: Response, error: AgentFailure | None) -> None:
+    def add(self, response: Response, error: AgentFailure | None) -> None:
         """Take a response; ``error`` is what its agent failed of."""
         self._first = self._first or error
         self._held.append(response)
         self._sound |= error is None
-        if not self._sound and len(self._held) > self._most:
+        if not self._sound and len(self._held) > self._max_failures:
             self.check()
         while self._sound and self._held:
             self._keep(self._held.pop(0))

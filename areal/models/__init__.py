@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_tokenizer", "resolve_model"]
 
-_KINDS = f"a model is '{STARTER}', a folder, or a hub id such as Org/Model"
+_MODEL_FORMS = f"a model is '{STARTER}', a folder, or a hub id such as Org/Model"
 _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 _LIMITS = (
     "max_position_embeddings",
@@ -57,7 +57,7 @@ def resolve_model(name: str) -> str:
     if name == STARTER:
         return str(Path(__file__).parent / STARTER)
     if not name or name != name.strip() or not name.isprintable():
-        raise UserError(f"{name!r} is no model name; {_KINDS}")
+        raise UserError(f"{name!r} is no model name; {_MODEL_FORMS}")
     path = Path(name).expanduser()
     if path.is_dir():
         return str(_check_folder(_model_of_run(path)).resolve())
@@ -68,14 +68,14 @@ def resolve_model(name: str) -> str:
     owner, slash, repository = name.partition("/")
     if not slash:
         known = [STARTER, *_folders(Path())]
-        raise UserError(f"unknown model '{name}'{nearest(name, known) or '; ' + _KINDS}")
+        raise UserError(f"unknown model '{name}'{nearest(name, known) or '; ' + _MODEL_FORMS}")
     # 'runs/typo' has the shape of a hub id; an existing folder 'runs' tells that a path was meant.
     if path.parent.is_dir():
         raise UserError(
             f"{_missing_folder(path)} (if you mean the hub's '{name}', start where no folder '{owner}' is)"
         )
     if not all(_HUB_PART.fullmatch(part) and "--" not in part for part in (owner, repository)):
-        raise UserError(f"'{name}' is neither a folder nor a hub id; {_KINDS}")
+        raise UserError(f"'{name}' is neither a folder nor a hub id; {_MODEL_FORMS}")
     return name
 
 

@@ -70,7 +70,7 @@ def choose(parameters: float, gpus: list[float]) -> str | None:
     """
     if parameters < _SMALL:
         return None
-    size = next((name for name, most in _SIZES.items() if parameters <= most), None)
+    size = next((name for name, limit in _SIZES.items() if parameters <= limit), None)
     if size is None:
         raise UserError(
             f"no recipe is for a model of {parameters / 1e9:.0f}B parameters: say all that matters yourself, "

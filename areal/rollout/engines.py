@@ -3,7 +3,8 @@
 Requests that begin alike (members of a group, turns of a conversation) go to one engine, whose prefix cache
 knows their beginning, unless it has clearly more than its share in flight: consistent hashing with bounded
 loads (Mirrokni, Thorup, Zadimoghaddam 2016, arXiv:1608.01350), with the least busy engine in place of the
-next one on the ring. So no engine is ever given more than :func:`most`, also if all requests begin alike.
+next one on the ring. So no engine is ever given more than :func:`max_in_flight`, even if all requests begin
+alike.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SLACK = 1.25
 """How many times its share an engine may have in flight."""
 
 
-def most(requests: int, engines: int) -> int:
+def max_in_flight(requests: int, engines: int) -> int:
     """Return how many of so many requests in flight one engine has at most."""
     return min(requests, math.ceil(_SLACK * requests / engines))
 
@@ -38,7 +39,7 @@ def choose(ids: Sequence[int], in_flight: Sequence[int]) -> int:
     """
     count = len(in_flight)
     home = hash(tuple(ids[:_BEGINNING])) % count  # of integers: the same in every process
-    if in_flight[home] < most(sum(in_flight) + 1, count):
+    if in_flight[home] < max_in_flight(sum(in_flight) + 1, count):
         return home
     return min(range(count), key=lambda engine: in_flight[engine])
 

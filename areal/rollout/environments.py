@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _SLOW = 30.0
 """Seconds after which a call that is still running is written to the log."""
-_MOST_LEFT = 100
+_MAX_ABANDONED = 100
 """Threads left behind, of one run."""
 _GRACE = 10.0
 """Seconds for all environments to close at the end."""
@@ -166,7 +166,7 @@ class EnvironmentPool:
         limit = f"{self._time_limit:g} s (rollout.env_time_limit)"
         found = self._failure(what, f"has not returned after {limit}; it is at {place}")
         left = len(self._left)
-        if self._hung <= self._workers and left < _MOST_LEFT:
+        if self._hung <= self._workers and left < _MAX_ABANDONED:
             return found
         return UserError(
             f"{found}; {self._hung} calls hung since an episode came to its end, and {left} threads are left "

@@ -127,8 +127,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _type_of(value: Any) -> str:
-    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-    return kinds.get(type(value), "null")
+    types = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return types.get(type(value), "null")
 
 
 def _value(text: str, types: set[str]) -> Any:

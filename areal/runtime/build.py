@@ -11,7 +11,7 @@ from areal.agents.tool_use import ToolUse
 from areal.config import Config
 from areal.models import load_tokenizer
 from areal.rollout.engine import Engine, Sampling
-from areal.rollout.engines import Engines, most
+from areal.rollout.engines import Engines, max_in_flight
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
 from areal.rollout.rendering import Renderer
@@ -19,7 +19,7 @@ from areal.rollout.seeds import derive
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.model_checks import end_ids
+from areal.runtime.model_checks import eos_ids_of
 
 if TYPE_CHECKING:
     from areal.learner.learner import Learner
@@ -76,13 +76,13 @@ async def start_rollout_worker(plan: Plan, weight_backend: str | None) -> Rollou
     """
     config = plan.config
     tokenizer = load_tokenizer(plan.model)
-    ends = end_ids(plan.model, tokenizer)
-    renderer = Renderer(tokenizer, ends, config.chat.template_kwargs)
+    eos = eos_ids_of(plan.model, tokenizer)
+    renderer = Renderer(tokenizer, eos, config.chat.template_kwargs)
     if isinstance(plan.agent, ToolUse):
         renderer.check_tools()
     return RolloutWorker.build(
         await _start_engines(
-            [_engine_settings(plan, number, ends, weight_backend) for number in range(len(plan.cards))]
+            [_engine_settings(plan, number, eos, weight_backend) for number in range(len(plan.cards))]
         ),
         renderer,
         plan.agent,
@@ -99,7 +99,7 @@ def opening_of(config: Config) -> Opening:
 
 
 def _engine_settings(
-    plan: Plan, number: int, ends: tuple[int, ...], weight_backend: str | None
+    plan: Plan, number: int, eos: tuple[int, ...], weight_backend: str | None
 ) -> EngineSettings:
     """What the ``number``-th engine is built from."""
     config, count = plan.config, len(plan.cards)
@@ -108,9 +108,9 @@ def _engine_settings(
         device=plan.device,
         dtype=str(engine_dtype(config, plan.device)).removeprefix("torch."),
         max_model_len=plan.max_model_len,
-        max_num_seqs=most(max_concurrent(config), count),
+        max_num_seqs=max_in_flight(max_concurrent(config), count),
         memory=_cache_size(plan, number),
-        eos_ids=ends,
+        eos_ids=eos,
         threads=max(1, plan.engine_threads // count),
         eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
         # Of their own: else they would sample the same at the same step.

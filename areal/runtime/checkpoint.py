@@ -57,7 +57,7 @@ def recover(admission: Admission[Group], state: dict[str, Any], groups: list[Gro
     """Put every group back that :func:`snapshot` saw, at its place and with its version.
 
     A group in flight keeps its admission version although it is run anew, by newer weights: its tokens
-    are no older than that, and its deadline stays the one that its fellows made room for.
+    are no older than that, and its deadline stays the one that its peers made room for.
     """
     admission.next_id = state["next_group"]
     complete = [(group.id, group.version, group) for group in groups]

@@ -40,7 +40,7 @@ async def evaluate_held_out(
         config.seed,
         config.rollout.max_retries,
         keep=lambda response: progress(next(done), len(tasks) * settings.samples),
-        most_failures=config.rollout.max_failures,
+        max_failures=config.rollout.max_failures,
     )
     return report(
         responses,

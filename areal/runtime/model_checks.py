@@ -32,15 +32,15 @@ def check_model(path: str, training: bool) -> list[str]:
     if training:
         _check_trainable(path, config)
     tokenizer = load_tokenizer(path)
-    ends = end_ids(path, tokenizer)
-    _check_vocabulary(path, config, tokenizer, ends)
+    eos = eos_ids_of(path, tokenizer)
+    _check_vocabulary(path, config, tokenizer, eos)
     if tokenizer.chat_template is None:
         return [f"{path} has no chat template: it reads the bare text of all messages, one after the other"]
     _check_template(path, tokenizer)
     return []
 
 
-def end_ids(path: str, tokenizer: Any) -> tuple[int, ...]:
+def eos_ids_of(path: str, tokenizer: Any) -> tuple[int, ...]:
     """Return every token that ends a turn; see :func:`areal.rollout.rendering.eos_ids`.
 
     Raises:
@@ -115,12 +115,12 @@ def _check_trainable(path: str, config: Any) -> None:
         )
 
 
-def _check_vocabulary(path: str, config: Any, tokenizer: Any, ends: tuple[int, ...]) -> None:
+def _check_vocabulary(path: str, config: Any, tokenizer: Any, eos: tuple[int, ...]) -> None:
     size = getattr(config.get_text_config(), "vocab_size", None)
     if size is None:
         return
     # A few added tokens may lie outside, such as an image's, which no text has.
-    added = set(tokenizer.added_tokens_decoder) - set(ends)
+    added = set(tokenizer.added_tokens_decoder) - set(eos)
     beyond = {word: number for word, number in tokenizer.get_vocab().items() if number >= size}
     wrong = sorted(word for word, number in beyond.items() if number not in added)
     if wrong:

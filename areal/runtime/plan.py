@@ -12,7 +12,7 @@ from areal.envs.mixture import MixtureEnv
 from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
 from areal.models import context_limit, last_checkpoint, load_tokenizer, resolve_model
-from areal.rollout.engines import most
+from areal.rollout.engines import max_in_flight
 from areal.rollout.rendering import check_template_kwargs
 from areal.rollout.vllm_start import gpu_bytes
 from areal.runtime.agents import make_agent
@@ -34,7 +34,7 @@ class Plan:
     """A checked run: nothing is started yet.
 
     ``cards``: the GPU of each engine; the learner's processes have the first ones. ``memory``: how each of
-    these is divided; nothing on a CPU, or where ``engine.memory`` says it. ``notes``: what the user is to
+    these is divided; nothing on a CPU, or where ``engine.memory`` says it. ``notices``: what the user is to
     know.
     """
 
@@ -109,15 +109,15 @@ def plan(config: Config, training: bool = True) -> Plan:
 
         require_peft()
     agent = make_agent(config)
-    model, notes = resolve_model(config.model), list[str]()
+    model, notices = resolve_model(config.model), list[str]()
     if (checkpoint := last_checkpoint(config.model)) is not None:
-        notes.append(f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}")
+        notices.append(f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}")
         config = config.model_copy(update={"model": str(checkpoint)})
     env = registry.make_env(config.env, **config.env_options)
     look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit)
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
-    notes += check_model(model, training)
+    notices += check_model(model, training)
     device, longest = _device(config.device), _max_model_len(config, model)
     require_compilers(config, device)
     memory: tuple[Split, ...] = ()
@@ -130,7 +130,7 @@ def plan(config: Config, training: bool = True) -> Plan:
                 raise
             config = override_config(config, ["learner.activation_checkpointing=true"])
             memory = _memory(config, model, longest, training, cards)
-    return Plan(config, model, device, longest, agent, env, cards, memory, tuple(notes), training)
+    return Plan(config, model, device, longest, agent, env, cards, memory, tuple(notices), training)
 
 
 def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:
@@ -178,7 +178,7 @@ def divide(
 
     learner, device = config.learner, torch.device("cuda")
     load = Load(
-        sequences=most(max_concurrent(config), len(cards)),
+        sequences=max_in_flight(max_concurrent(config), len(cards)),
         longest=longest,
         engine_bytes=engine_dtype(config, "cuda").itemsize,
         graphs=not config.engine.eager,

@@ -248,8 +248,8 @@ class _Recording:
     def shared(self, from_step: int) -> int:
         """How many processes the learner was at most, from an update on; 0: never more than one."""
         following = [s for s in self._starts if s["step"] >= from_step] + [self.start_of(from_step)]
-        most = max(parse_config(start["config"]).learner.processes for start in following)
-        return most if most > 1 else 0
+        ranks = max(parse_config(start["config"]).learner.processes for start in following)
+        return ranks if ranks > 1 else 0
 
     def _with_overrides(self, start: dict[str, Any]) -> Config:
         return override_config(parse_config(start["config"]), self._overrides)

@@ -37,10 +37,10 @@ class Reads(TorchDispatchMode):
         if not func.is_view:
             for value in tree_leaves((args, kwargs)):
                 if isinstance(value, torch.Tensor) and not value.is_meta and value.numel():
-                    self._note(value.data_ptr())
+                    self._record(value.data_ptr())
         return func(*args, **(kwargs or {}))
 
-    def _note(self, address: int) -> None:
+    def _record(self, address: int) -> None:
         place = bisect_right(self._starts, address) - 1
         if place >= 0:
             start, name, nbytes = self._places[place]

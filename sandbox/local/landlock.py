@@ -24,19 +24,19 @@ _NETWORK = 3  # bind and connect TCP, since version 4
 _SCOPES = 3  # abstract sockets and signals stay inside, since version 6
 
 
-def version(most: int | None = None) -> int:
+def version(max_version: int | None = None) -> int:
     """Return the version of the kernel's interface, 0 where there is none.
 
     The list in /sys/kernel/security may be absent though the calls work: only asking tells.
 
     Args:
-        most: the version of an older kernel, to be as good as that one.
+        max_version: the version of an older kernel, to be as good as that one.
     """
     try:
         found = libc.syscall(
             syscalls.required("landlock_create_ruleset"), None, 0, _VERSION_FLAG, step="landlock"
         )
-        return found if most is None else min(found, most)
+        return found if max_version is None else min(found, max_version)
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
             return 0

@@ -125,8 +125,8 @@ def ration_zygote() -> dict[int, int]:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_SIGPENDING, 256),
     ):
-        _, most = resource.getrlimit(name)
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        _, hard = resource.getrlimit(name)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (value, value))
-    hard = {name: resource.getrlimit(name)[1] for name in _RATIONED}
-    return {name: sys.maxsize if most == resource.RLIM_INFINITY else most for name, most in hard.items()}
+    limits = {name: resource.getrlimit(name)[1] for name in _RATIONED}
+    return {name: sys.maxsize if hard == resource.RLIM_INFINITY else hard for name, hard in limits.items()}

@@ -194,16 +194,16 @@ class LocalRun:
         else:
             self._poll.unregister(descriptor)
 
-    def _drain(self, descriptor: int, most: int = sys.maxsize) -> None:
+    def _drain(self, descriptor: int, max_chunks: int = sys.maxsize) -> None:
         """Read until nothing is left, which never comes while a writer lives that writes as fast as we read.
 
         Args:
             descriptor: of the pipe.
-            most: chunks to read.
+            max_chunks: chunks to read.
         """
         read = self._read_results if descriptor == self._outgoing else self._read_output
         with contextlib.suppress(BlockingIOError):
-            for _ in range(most):
+            for _ in range(max_chunks):
                 if descriptor not in self._open:
                     break
                 read(descriptor)

@@ -24,7 +24,7 @@ PROMPT = [3, 20, 21, 4]
 
 
 async def test_length_and_end_are_told_apart(worker: RolloutWorker):
-    end = worker.renderer._ends[0]
+    end = worker.renderer._eos[0]
     opening = worker.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}]).ids
     stopped = await worker.engine.generate(opening, Sampling(400))
     assert stopped.finish == "eos"

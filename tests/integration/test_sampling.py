@@ -80,4 +80,4 @@ async def test_a_stop_string_ends_a_response_and_its_tokens_are_kept(worker: Rol
 def ending(completion: Completion, text: str, worker: RolloutWorker, stops: tuple[str, ...]) -> str:
     if any(stop in text for stop in stops):
         return "stop"
-    return "eos" if completion.ids[-1] in worker.renderer._ends else "length"
+    return "eos" if completion.ids[-1] in worker.renderer._eos else "length"

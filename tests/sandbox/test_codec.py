@@ -53,10 +53,10 @@ def test_values_come_back_exactly(value):
 
 
 @given(VALUES, st.integers(0, 60))
-def test_values_are_shown_as_python_shows_them_up_to_a_length(value, most):
+def test_values_are_shown_as_python_shows_them_up_to_a_length(value, max_chars):
     assert shown(value) == repr(value)
-    text = shown(value, most)
-    assert text == repr(value) or (text.endswith(" …") and len(text) > most)
+    text = shown(value, max_chars)
+    assert text == repr(value) or (text.endswith(" …") and len(text) > max_chars)
 
 
 def test_what_is_not_shown_is_not_written_out():

@@ -48,8 +48,8 @@ print(pool.backend.level, pool.run_blocking(job).values)
 def test_it_refuses_where_the_kernel_gives_no_namespaces(as_nobody):
     refusal, weak = as_nobody("-c", WITHOUT_NAMESPACES).splitlines()
     assert refusal.startswith("refused: this host gives no strong sandbox (unshare: No space")
-    assert weak.startswith("confined (Returned(value=9), Raised(kinds=('PermissionError'")
-    assert weak.count("kinds=('PermissionError'") == 2
+    assert weak.startswith("confined (Returned(value=9), Raised(type_names=('PermissionError'")
+    assert weak.count("type_names=('PermissionError'") == 2
 
 
 @pytest.mark.parametrize("level", ["private", "confined"])
@@ -98,7 +98,7 @@ def test_a_preloaded_package_is_there_and_others_are_not():
         pool.close_blocking()
     assert numbers == Returned((True, [0, 1, 2], 2.5, 5.0))
     assert isinstance(other, Raised)
-    assert other.kinds[0] == "ModuleNotFoundError"
+    assert other.type_names[0] == "ModuleNotFoundError"
 
 
 def test_the_promises_hold_for_nobody(as_nobody):

@@ -50,13 +50,13 @@ def test_what_is_raised_and_what_is_no_value_are_said(sandbox):
     outcome = sandbox.run_blocking(Job(source, Calls((Call("f"), Call("g"), Call("h"), Call("missing")))))
     raised, opaque, returned, missing = outcome.values
     assert isinstance(raised, Raised)
-    assert raised.kinds[:2] == ("KeyError", "LookupError")
+    assert raised.type_names[:2] == ("KeyError", "LookupError")
     assert "raise KeyError('k')" in raised.trace
     assert "guest.py" not in raised.trace
     assert opaque == Opaque("list_iterator")
     assert returned == Returned(1)
     assert isinstance(missing, Raised)
-    assert missing.kinds[0] == "NameError"
+    assert missing.type_names[0] == "NameError"
     assert outcome.stdout == "seen\n"
 
 
@@ -104,7 +104,7 @@ def check(c):
     good, bad = outcome.values
     assert good == Returned(None)
     assert isinstance(bad, Raised)
-    assert bad.kinds[0] == "AssertionError"
+    assert bad.type_names[0] == "AssertionError"
 
 
 def test_a_broken_check_is_the_callers_mistake(sandbox):

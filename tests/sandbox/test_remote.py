@@ -62,4 +62,4 @@ def test_long_texts_in_an_answer_are_cut():
     assert isinstance(raised, Raised)
     assert len(raised.message) == MAX_MESSAGE
     assert len(raised.trace) == MAX_TRACE
-    assert sum(map(len, raised.kinds)) <= 64 * MAX_MESSAGE
+    assert sum(map(len, raised.type_names)) <= 64 * MAX_MESSAGE

@@ -73,7 +73,7 @@ def test_what_a_contest_does_not_put_in_scope(sandbox, name: str):
     job = Job(f"def f(x): return {name}", Calls((Call("f", (1,)),)), scope="contest")
     (answer,) = sandbox.run_blocking(job).values
     assert isinstance(answer, Raised)
-    assert answer.kinds[0] == "NameError"
+    assert answer.type_names[0] == "NameError"
 
 
 def test_a_program_s_own_names_count(sandbox):

@@ -189,7 +189,7 @@ async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request
     while sum(worker.alive for worker in box._left) > 40:  # noqa: ASYNC110 (a thread tells no loop of its end)
         await asyncio.sleep(0.01)
     # One that is late for the first time does not count.
-    monkeypatch.setattr(tools, "_MOST_LEFT", 41)
+    monkeypatch.setattr(tools, "_MAX_ABANDONED", 41)
     assert (await box.execute(made("hang")))["content"] == "Error: the tool took longer than 0.05 s."
     await asyncio.sleep(0.1)
     with pytest.raises(UserError, match=r"41 calls of tools, such as 'hang', have not returned after twice"):

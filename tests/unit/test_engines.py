@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from areal.errors import EngineLost, UserError
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.engines import Engines, choose, most
+from areal.rollout.engines import Engines, choose, max_in_flight
 from areal.runtime.cards import engine_cards
 
 
@@ -78,11 +78,11 @@ def test_no_engine_is_given_more_than_its_bound_and_who_has_room_keeps_his(
             continue
         total = sum(in_flight) + 1
         engine, home = choose([beginning] * 64, in_flight), choose([beginning] * 99, [0] * count)
-        assert engine == home or in_flight[home] >= most(total, count)
+        assert engine == home or in_flight[home] >= max_in_flight(total, count)
         assert engine == home or in_flight[engine] == min(in_flight)
         in_flight[engine] += 1
         running.append(engine)
-        assert in_flight[engine] <= most(total, count)
+        assert in_flight[engine] <= max_in_flight(total, count)
 
 
 @given(requests=st.integers(0, 400), count=st.integers(1, 9))
@@ -90,9 +90,9 @@ def test_requests_that_begin_alike_use_all_engines(requests: int, count: int):
     in_flight = [0] * count
     for _ in range(requests):
         in_flight[choose([1, 2, 3], in_flight)] += 1
-    assert max(in_flight) <= most(requests, count) <= max(requests / count * 1.25 + 1, 1)
+    assert max(in_flight) <= max_in_flight(requests, count) <= max(requests / count * 1.25 + 1, 1)
     assert min(in_flight) >= requests // count // 2
-    assert most(requests, 1) == requests
+    assert max_in_flight(requests, 1) == requests
 
 
 def test_conversations_are_spread_and_their_turns_stay():

@@ -76,7 +76,7 @@ def test_a_run_that_did_not_end_stands_for_its_last_whole_checkpoint(model: Path
     assert resolve_model(str(run)) == str(last / "model")
     checked = plan(parse_config({"model": str(run), "device": "cpu"}), training=False)
     assert checked.config.model == str(last), "what a report names is what was measured"
-    assert checked.notes[0] == f"{run} has no final model; its last checkpoint is taken: {last}"
+    assert checked.notices[0] == f"{run} has no final model; its last checkpoint is taken: {last}"
     (last / "model").rename(last / "adapter")
     assert "holds an adapter only" in refused(run)
     shutil.rmtree(run / "checkpoints")
@@ -86,7 +86,7 @@ def test_a_run_that_did_not_end_stands_for_its_last_whole_checkpoint(model: Path
     )
     model.rename(run / "model")
     assert resolve_model(str(run)) == str(run / "model")
-    assert plan(parse_config({"model": str(run), "device": "cpu"}), training=False).notes == ()
+    assert plan(parse_config({"model": str(run), "device": "cpu"}), training=False).notices == ()
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "org_1/a.b-c_d", "HuggingFaceTB/SmolLM2-135M-Instruct"])

@@ -350,7 +350,7 @@ async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
         return outcome("unparseable" if task["index"] == 1 else "")
 
     kept: list[Response] = []
-    responses = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, most_failures=2)
+    responses = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, max_failures=2)
     assert [a.finish for a in responses] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
     assert [a.failure for a in responses[:3]] == ["the program crashed", "unparseable", ""]
     summary = report(responses, 1, env="e", model="m", seconds=0.0).failure_summary()
@@ -373,7 +373,7 @@ async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(co
     with pytest.raises(
         ProgramFailed, match=r"^the program ended with code 1: no key; none of [1-4] episodes came"
     ):
-        await evaluate(fails, TASKS[:count], 1, 2, 0, keep=kept.append, most_failures=2)
+        await evaluate(fails, TASKS[:count], 1, 2, 0, keep=kept.append, max_failures=2)
     assert kept == [], "nothing to go on from that would count as wrong"
     assert len(calls) <= 6
 

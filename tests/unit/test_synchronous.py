@@ -171,13 +171,13 @@ async def test_training_goes_on_while_a_checkpoint_is_written(
     config = settings(tmp_path, "slow", checkpoint={"every": 2})
     directory, record = RunDirectory.create(config), loop.Trainer._record
 
-    def note(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
+    def record_and_stop(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
         record(trainer, batch, metrics)
         if trainer.learner.version == 3:
             (directory.path / disks.MOVED).touch()
 
     monkeypatch.setattr(loop, "Recipe", disks.SlowDisk)
-    monkeypatch.setattr(loop.Trainer, "_record", note)
+    monkeypatch.setattr(loop.Trainer, "_record", record_and_stop)
     await asynchronous(directory, config, monkeypatch)
     assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000002", "step-000004"]
     assert areal.replay(directory.path, from_step=3).verdict.startswith("the same to the bit")

@@ -40,7 +40,7 @@ class _Reward(BaseModel):
 
 
 def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
-    """Return the application; ``session_of`` finds a key's session, ``refusals`` notes what is refused.
+    """Return the application; ``session_of`` finds a key's session, ``refusals`` records what is refused.
 
     Starlette, and not FastAPI on top of it: what that adds (validation, errors, a description of the service)
     has here the forms of the vendors' protocols.
@@ -69,7 +69,7 @@ def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
         return refused(request, refusal, openai_error(refusal))
 
     def refused(request: Request, refusal: Refusal, content: dict[str, Any]) -> Response:
-        refusals.note(request.url.path, request.headers.get("user-agent", ""), refusal)
+        refusals.record(request.url.path, request.headers.get("user-agent", ""), refusal)
         return _refused(refusal, content)
 
     def calls(wire: Wire) -> Callable[[Request], Any]:

@@ -272,6 +272,6 @@ def events(messages: Iterable[dict[str, Any]], named: bool) -> bytes:
 
 def openai_error(refusal: Refusal) -> dict[str, Any]:
     """A refusal as OpenAI's two protocols have it."""
-    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-    kind = kinds.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
+    types = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = types.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
     return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}

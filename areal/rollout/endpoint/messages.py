@@ -27,7 +27,7 @@ from areal.rollout.endpoint.fields import refuse_fields, refuse_format
 from areal.rollout.endpoint.stops import stop_place, stop_strings
 
 _THOUGHTS = ("thinking", "redacted_thinking")
-_KINDS = {
+_ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     404: "not_found_error",
@@ -142,7 +142,7 @@ def stream(call: Call, response: ModelResponse) -> bytes:
 
 def error(refusal: Refusal) -> dict[str, Any]:
     """The body of a refusal."""
-    kind = _KINDS.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
+    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
     content = {"type": kind, "message": refusal.message}
     return {"type": "error", "error": content | ({"details": refusal.details} if refusal.details else {})}
 

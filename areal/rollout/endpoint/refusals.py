@@ -14,7 +14,7 @@ from areal.rollout.endpoint.call import Refusal
 log = logging.getLogger(__name__)
 
 _VALUES = re.compile(r"=.*|\d+", re.DOTALL)
-_MOST_KINDS = 100
+_MAX_KINDS = 100
 """Kinds of refusals that are written to the log."""
 
 
@@ -29,7 +29,7 @@ class Refusals:
         self.count = 0
         self._known: set[tuple[str, int, str]] = set()
 
-    def note(self, path: str, agent: str, refusal: Refusal) -> None:
+    def record(self, path: str, agent: str, refusal: Refusal) -> None:
         """Count a refusal, and log it if it is the first of its kind.
 
         Args:
@@ -41,7 +41,7 @@ class Refusals:
             return
         self.count += 1
         kind = path, refusal.status, _VALUES.sub("", refusal.message)
-        if kind not in self._known and len(self._known) < _MOST_KINDS:
+        if kind not in self._known and len(self._known) < _MAX_KINDS:
             self._known.add(kind)
             log.warning(
                 "a call was refused, the first of its kind: %s (%d) to %s by %s",
