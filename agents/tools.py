@@ -16,7 +16,7 @@ from areal.agents.interface import Message, Tool
 from areal.envs.code import shortened
 from areal.errors import UserError
 from areal.sandbox.interface import SandboxUnavailable
-from areal.threads import Worker
+from areal.threads import CallThread
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
 """Failures of what a tool stands on: the episode is run again. All else is told to the model."""
@@ -45,7 +45,7 @@ class ToolBox:
         self._time_limit = time_limit
         self._functions = {function.__name__: validate_call(function) for function in functions}
         self._blocking = {f.__name__: not inspect.iscoroutinefunction(f) for f in functions}
-        self._left: dict[Worker, float] = {}  # and when its call was given up
+        self._left: dict[CallThread, float] = {}  # and when its call was given up
         if len(self._functions) < len(functions):
             raise UserError(f"two tools have one name: {', '.join(f.__name__ for f in functions)}")
         self.schemas = [schema(function) for function in functions]
@@ -85,7 +85,7 @@ class ToolBox:
 
     async def _on_a_thread(self, call: Callable[[], Any]) -> Any:
         """Make a call on a thread of its own: if it hangs, nothing else waits for it, now or at the end."""
-        worker = Worker("areal-tool")
+        worker = CallThread("areal-tool")
         try:
             found, error = await asyncio.wrap_future(worker.start(call))
         except asyncio.CancelledError:

@@ -26,7 +26,7 @@ class GivenUp(BaseException):
     """Nobody waits for this call any longer."""
 
 
-class Worker:
+class CallThread:
     """One thread, which makes one call after the other."""
 
     def __init__(self, name: str) -> None:

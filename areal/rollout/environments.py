@@ -19,7 +19,7 @@ from typing import Any
 from areal.agents.interface import Step
 from areal.errors import EnvironmentFailure, UserError, explained
 from areal.rollout.opening import wrong_messages
-from areal.threads import Worker, tried
+from areal.threads import CallThread, tried
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,10 @@ class EnvironmentPool:
         self._name = name
         self._room = asyncio.Semaphore(workers)
         self._idle: list[Any] = []
-        self._resting: list[Worker] = []
-        self._left: list[tuple[Worker, Any]] = []
+        self._resting: list[CallThread] = []
+        self._left: list[tuple[CallThread, Any]] = []
         self._hung = 0
-        self._closer: Worker | None = None
+        self._closer: CallThread | None = None
         self._closing: list[Future[Any]] = []
 
     @asynccontextmanager
@@ -131,7 +131,7 @@ class EnvironmentPool:
 
     async def _call(self, env: Any, what: str, call: Callable[[], Any]) -> Any:
         async with self._room:
-            worker = self._resting.pop() if self._resting else Worker("areal-env")
+            worker = self._resting.pop() if self._resting else CallThread("areal-env")
             outcome = asyncio.wrap_future(worker.start(call))
             place = ""
             try:
@@ -153,7 +153,7 @@ class EnvironmentPool:
             raise self._failure(what, f"raised {explained(error, __file__)}") from error
         return result
 
-    async def _in_time(self, outcome: asyncio.Future[Any], what: str, worker: Worker) -> None:
+    async def _in_time(self, outcome: asyncio.Future[Any], what: str, worker: CallThread) -> None:
         """Wait for a call, but not past the time limit."""
         await asyncio.wait({outcome}, timeout=min(_SLOW, self._time_limit))
         if not outcome.done() and self._time_limit > _SLOW:
@@ -190,7 +190,7 @@ class EnvironmentPool:
             if error is not None:
                 log.warning("environment '%s': close raised %s", self._name, explained(error, __file__))
 
-        self._closer = self._closer or Worker("areal-env-close")
+        self._closer = self._closer or CallThread("areal-env-close")
         self._closing = [c for c in self._closing if not c.done()] + [self._closer.start(close)]
 
 

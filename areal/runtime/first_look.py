@@ -11,7 +11,7 @@ from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError, explained
 from areal.rollout.opening import wrong_messages
 from areal.rollout.tasks import TaskSource, held_out
-from areal.threads import Worker
+from areal.threads import CallThread
 
 
 def look_at(env: Any, name: str, problems: int, training: bool, time_limit: float) -> None:
@@ -49,7 +49,7 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
 
 
 def _reset(env: Any, task: dict[str, Any], what: str, time_limit: float) -> tuple[Any, Mapping[str, Any]]:
-    worker = Worker("areal-first-look")
+    worker = CallThread("areal-first-look")
     outcome = worker.start(partial(env.reset, **task))
     if wait([outcome], time_limit).not_done:
         place = worker.place(__file__)

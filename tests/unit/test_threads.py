@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from areal.threads import Worker
+from areal.threads import CallThread
 
 
 def test_giving_up_a_call_that_has_just_returned_ends_the_thread(monkeypatch: pytest.MonkeyPatch):
     uncaught: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", uncaught.append)
-    worker = Worker("test")
+    worker = CallThread("test")
     returned = threading.Event()
     outcome = worker.start(returned.wait)
     # Called by the worker's thread, which is just handing over the result.
