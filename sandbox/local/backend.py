@@ -12,7 +12,7 @@ from dataclasses import replace
 from ..interface import Limits, SandboxUnavailable
 from .packages import package_paths
 from .run import LocalRun
-from .worker import Profile, Worker
+from .zygote_handle import Profile, ZygoteHandle
 
 
 class LocalBackend:
@@ -37,7 +37,7 @@ class LocalBackend:
             raise SandboxUnavailable("the local sandbox needs Linux; the container and E2B sandboxes do not")
         self._profile = Profile("private", tuple(preload), package_paths(preload), landlock)
         self._allow_weak = allow_weak
-        self._workers: list[Worker | None] = [None] * workers
+        self._workers: list[ZygoteHandle | None] = [None] * workers
         self._locks = [threading.Lock() for _ in range(workers)]
         self._turns = itertools.count()
         self._process = os.getpid()
@@ -83,7 +83,7 @@ class LocalBackend:
                 if worker is not None:
                     worker.close()
 
-    def _worker(self, place: int) -> Worker:
+    def _worker(self, place: int) -> ZygoteHandle:
         """Return a living zygote.
 
         Raises:
@@ -101,9 +101,9 @@ class LocalBackend:
                 worker = self._workers[place] = self._start()
             return worker
 
-    def _start(self) -> Worker:
+    def _start(self) -> ZygoteHandle:
         try:
-            return Worker(self._profile)
+            return ZygoteHandle(self._profile)
         except SandboxUnavailable as error:
             strong = str(error)
         confined = replace(self._profile, level="confined")
@@ -112,4 +112,4 @@ class LocalBackend:
                 f"this host gives no strong sandbox ({strong}); `areal sandbox check` says what is missing, "
                 "and allow_weak=True accepts less"
             )
-        return Worker(confined)
+        return ZygoteHandle(confined)

@@ -16,7 +16,7 @@ from areal.sandbox.interface import (
     SandboxUnavailable,
 )
 from areal.sandbox.local import local_sandbox
-from areal.sandbox.local.worker import Profile, Worker
+from areal.sandbox.local.zygote_handle import Profile, ZygoteHandle
 
 WITHOUT_NAMESPACES = '''
 import ctypes, os, sys
@@ -55,7 +55,7 @@ def test_it_refuses_where_the_kernel_gives_no_namespaces(as_nobody):
 @pytest.mark.parametrize("level", ["private", "confined"])
 def test_a_lock_that_fails_ends_the_run_before_the_code(sandbox, level):
     try:
-        worker = Worker(Profile(level))
+        worker = ZygoteHandle(Profile(level))
     except SandboxUnavailable as error:
         if "nobody but root" not in str(error):
             raise

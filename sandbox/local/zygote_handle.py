@@ -43,7 +43,7 @@ class Profile:
     landlock: int | None = None
 
 
-class Worker:
+class ZygoteHandle:
     """A running zygote.
 
     Args:
