@@ -67,7 +67,7 @@ class MathVerifier:
 
     def _reset(self) -> None:
         self._free = threading.Semaphore(self._workers)
-        self._idle: list[_Worker] = []
+        self._idle: list[_CheckerProcess] = []
 
     def equivalent(self, answer: str, target: str) -> bool:
         r"""Say whether ``answer`` is a form of ``target``, as in ``\frac12``, ``1/2``, ``0.5``, ``50\%``.
@@ -110,13 +110,13 @@ class MathVerifier:
             "machine out of memory?"
         )
 
-    def _take(self) -> _Worker:
+    def _take(self) -> _CheckerProcess:
         while self._idle:
             worker = self._idle.pop()
             if worker.alive():
                 return worker
             worker.kill()
-        return _Worker(self.memory)
+        return _CheckerProcess(self.memory)
 
     def close(self) -> None:
         """End the workers; a later check starts new ones."""
@@ -132,7 +132,7 @@ class _Ended:
         self.by_answer = by_answer
 
 
-class _Worker:
+class _CheckerProcess:
     """One process of :mod:`areal.rewards.math_worker`."""
 
     def __init__(self, memory: int) -> None:
