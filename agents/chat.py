@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from areal.agents.interface import ConversationTooLong, Limits, Message, Model, Reply, Tool
+from areal.agents.interface import ConversationTooLong, Message, Model, Reply, SamplingLimits, Tool
 from areal.errors import UserError
 
 
@@ -48,7 +48,7 @@ class Chat:
         """
         if self.over:
             return None
-        limits = None if self._tokens is None else Limits(max_tokens=self._tokens)
+        limits = None if self._tokens is None else SamplingLimits(max_tokens=self._tokens)
         try:
             reply = await self._model.chat(self.messages, tools=self._tools, limits=limits)
         except ConversationTooLong:

@@ -53,7 +53,7 @@ class Env(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SamplingLimits:
     """What one call may narrow of the run's own sampling; it never widens it.
 
     Attributes:
@@ -167,7 +167,7 @@ class Model(Protocol):
         ...
 
     async def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
     ) -> Reply:
         """Respond to a whole history, whose last message is not the assistant's.
 

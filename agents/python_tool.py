@@ -11,7 +11,7 @@ from areal.agents.chat import Chat, checked_limits
 from areal.agents.interface import Env, Model
 from areal.envs.code import ENDINGS, shortened
 from areal.envs.code_blocks import code_block
-from areal.sandbox.interface import Limits, Opaque, Outcome, Returned, SandboxUnavailable, Session
+from areal.sandbox.interface import Opaque, Outcome, Returned, SandboxLimits, SandboxUnavailable, Session
 from areal.sandbox.shared import shared_sandbox
 
 HINT = "\nTo run Python first, put the code in a ```python block."
@@ -50,7 +50,7 @@ class PythonTool:
         checked_limits("python-tool", max_turns, max_tokens)
         self._limits = max_turns, max_tokens
         self._hint = hint
-        self._run_limits = Limits(wall_s=time_limit)
+        self._run_limits = SandboxLimits(wall_s=time_limit)
         self._sandbox = shared_sandbox("python-tool", "agent_options", sandbox, allow_weak, packages)
 
     async def run(self, env: Env, model: Model) -> None:

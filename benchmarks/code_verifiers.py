@@ -24,7 +24,7 @@ from mutants import mutate
 
 from areal.rewards.cases import AssertTests, CheckTests, Tests
 from areal.rewards.code import CodeVerifier
-from areal.sandbox import Limits, local_sandbox
+from areal.sandbox import SandboxLimits, local_sandbox
 
 
 class Solved(NamedTuple):
@@ -81,7 +81,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 def measure(pool: Any, problems: list[Solved], rng: random.Random) -> dict[str, Any]:
     """Return how many solutions pass, which do not, and how many mistakes are caught."""
     verifier = CodeVerifier(pool)
-    quick = CodeVerifier(pool, Limits(wall_s=1))
+    quick = CodeVerifier(pool, SandboxLimits(wall_s=1))
     failed: dict[str, str] = {}
     ends: Counter[str] = Counter()
     start = time.monotonic()

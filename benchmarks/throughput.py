@@ -22,7 +22,7 @@ from common import parser, save
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import areal
-from areal.agents.interface import Env, Limits, Model
+from areal.agents.interface import Env, Model, SamplingLimits
 from areal.envs.text import UnicodeText
 from areal.models import resolve_model
 
@@ -55,7 +55,7 @@ class DrawnLength:
         observation = await env.reset()
         length = 1 + int(math.log1p(-self._random.random()) / self._stays)
         asked = [{"role": "user", "content": observation}]
-        reply = await model.chat(asked, limits=Limits(max_tokens=length))
+        reply = await model.chat(asked, limits=SamplingLimits(max_tokens=length))
         await env.step(reply.text)
 
 

@@ -21,7 +21,7 @@ from areal.rewards.cases import CallCase, CallTests
 from areal.rewards.code import CaseVerdict, CodeVerifier
 from areal.rewards.compare import Comparison
 from areal.rewards.parts import Judged, Reward
-from areal.sandbox.interface import Call, Limits
+from areal.sandbox.interface import Call, SandboxLimits
 from areal.sandbox.shared import shared_sandbox
 
 CODE_PROMPT = "{problem}\nPut the code in a ```python block."
@@ -110,7 +110,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         self._max_turns = max_turns
         self._show_expected = show_expected
         self._partial = partial
-        self._limits = Limits(wall_s=time_limit)
+        self._limits = SandboxLimits(wall_s=time_limit)
         self._reward = Reward(rewards)
         self._sandbox = shared_sandbox("code-v1", "env_options", sandbox, allow_weak, packages)
         self._verifiers: dict[Comparison, CodeVerifier] = {}

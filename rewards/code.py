@@ -21,7 +21,6 @@ from areal.sandbox.interface import (
     Calls,
     Check,
     Job,
-    Limits,
     Opaque,
     Outcome,
     Program,
@@ -29,6 +28,7 @@ from areal.sandbox.interface import (
     Result,
     Returned,
     Sandbox,
+    SandboxLimits,
     SandboxUnavailable,
     Status,
 )
@@ -118,7 +118,7 @@ class CodeVerifier:
     def __init__(
         self,
         sandbox: Sandbox,
-        limits: Limits | None = None,
+        limits: SandboxLimits | None = None,
         comparison: Comparison | None = None,
         *,
         partial: bool = False,
@@ -126,7 +126,7 @@ class CodeVerifier:
     ) -> None:
         self.infra_failures = 0
         self._sandbox = sandbox
-        self._limits = limits or Limits()
+        self._limits = limits or SandboxLimits()
         self._comparison = comparison or Comparison()
         self._partial = partial
         self._retries = retries
@@ -271,7 +271,7 @@ class CodeVerifier:
         seconds = sum(outcome.seconds for outcome in outcomes)
         return Verdict(score, tuple(cases), outcomes[0].stdout if outcomes else "", seconds)
 
-    async def _run(self, job: Job, limits: Limits | None = None) -> Outcome:
+    async def _run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run a job, within the verifier's limits or others, again if the sandbox failed.
 
         Code that brings its own process or machine down each time, where other code runs well, is to blame.
@@ -295,7 +295,7 @@ class CodeVerifier:
             return replace(outcome, status=outcome.if_repeated)
         raise SandboxUnavailable(f"{len(failed)} runs failed: {outcome.error}")
 
-    async def _sound(self, failed: list[Outcome], limits: Limits) -> bool:
+    async def _sound(self, failed: list[Outcome], limits: SandboxLimits) -> bool:
         """Say whether code that only waits lives longer than the runs that failed."""
         # For as long alone, what ends all runs now and then might let it live by chance.
         seconds = min(2 * max(run.seconds for run in failed) + _SPARE_S, limits.wall_s)

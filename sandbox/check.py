@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .interface import Call, Calls, Job, Limits, Raised, Returned, SandboxUnavailable
+from .interface import Call, Calls, Job, Raised, Returned, SandboxLimits, SandboxUnavailable
 from .local.backend import LocalBackend
 from .packages import interpreter
 from .pool import Pool
@@ -23,7 +23,7 @@ _MEANINGS = {
     "namespaces": "own users, processes, mounts and network; a filter of system calls; no Landlock here",
     "confined": "Landlock and a filter of system calls alone: weak, since runs share the host's processes",
 }
-_LIMITS = Limits(wall_s=1.0, memory_mb=256, threads=16)
+_LIMITS = SandboxLimits(wall_s=1.0, memory_mb=256, threads=16)
 _SLACK_S = 1.0
 _RUNS = 30
 

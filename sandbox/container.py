@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 
 from . import tender
-from .interface import Limits, SandboxUnavailable
+from .interface import SandboxLimits, SandboxUnavailable
 from .pool import Pool
 from .remote import RemoteRun
 
@@ -69,7 +69,7 @@ class ContainerBackend:
         return "gvisor" if self._runtime == _GVISOR else "container"
 
     def open(
-        self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
+        self, limits: SandboxLimits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
     ) -> RemoteRun:
         """Start a container; see process.Backend."""
         name = f"areal-{uuid.uuid4().hex}"
@@ -90,7 +90,7 @@ class ContainerBackend:
         for link in list(self._links):
             link.close()
 
-    def _options(self, name: str, limits: Limits) -> list[str]:
+    def _options(self, name: str, limits: SandboxLimits) -> list[str]:
         memory = f"{limits.memory_mb + limits.scratch_mb + _OVERHEAD_MB}m"
         options = [
             *("--rm", "--interactive", "--name", name, "--pull", "never", "--log-driver", "none"),

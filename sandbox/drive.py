@@ -19,13 +19,13 @@ from .interface import (
     Calls,
     Check,
     Job,
-    Limits,
     Opaque,
     Outcome,
     Program,
     Raised,
     Result,
     Returned,
+    SandboxLimits,
     SandboxUnavailable,
     Status,
 )
@@ -42,7 +42,7 @@ class _Run:
         limits: of the run.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SandboxLimits) -> None:
         self.start = time.monotonic()
         self.deadline = self.start + limits.wall_s
         self.values: list[Result] = []
@@ -65,7 +65,7 @@ class _Run:
         )
 
 
-def run(backend: Backend, job: Job, limits: Limits) -> Outcome:
+def run(backend: Backend, job: Job, limits: SandboxLimits) -> Outcome:
     """Run a job in new processes of a backend; return when they are gone.
 
     Raises:
@@ -90,7 +90,7 @@ def _program(job: Job) -> list[str]:
     return [job.source, job.before, job.scope]
 
 
-def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Limits) -> Outcome:
+def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: SandboxLimits) -> Outcome:
     # Without a call there is no result that would tell that the source has been loaded.
     first = frames.pack("calls", program, not mode.calls)
     calls = [_pack_call(call) for call in mode.calls]
@@ -107,7 +107,7 @@ def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Limits
     return _conversation(backend.open(limits, first + b"".join(calls[:sent])), limits, talk)
 
 
-def _run_program(backend: Backend, program: list[str], mode: Program, limits: Limits) -> Outcome:
+def _run_program(backend: Backend, program: list[str], mode: Program, limits: SandboxLimits) -> Outcome:
     def talk(run: _Run, process: Process) -> None:
         code = process.wait(run.deadline)
         if code == 0:
@@ -128,7 +128,7 @@ def _run_program(backend: Backend, program: list[str], mode: Program, limits: Li
     return _conversation(backend.open(limits, frames.pack("program", program), stdin), limits, talk)
 
 
-def _run_check(backend: Backend, program: list[str], mode: Check, limits: Limits) -> Outcome:
+def _run_check(backend: Backend, program: list[str], mode: Check, limits: SandboxLimits) -> Outcome:
     check = frames.pack("check", mode.setup, list(mode.statements), mode.proxies)
     checker = backend.open(limits, check)
     try:
@@ -167,7 +167,7 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
         checker.send(_pack_result(returned))
 
 
-def _conversation(process: Process, limits: Limits, talk: Callable[[_Run, Process], None]) -> Outcome:
+def _conversation(process: Process, limits: SandboxLimits, talk: Callable[[_Run, Process], None]) -> Outcome:
     """Talk to a process that is ready, end it, and say how it went."""
     run = _Run(limits)
     try:

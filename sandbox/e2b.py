@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from . import tender
-from .interface import Limits, SandboxUnavailable
+from .interface import SandboxLimits, SandboxUnavailable
 from .pool import Pool
 from .remote import RemoteRun
 
@@ -61,7 +61,7 @@ class E2BBackend:
         self._lock = threading.Lock()
 
     def open(
-        self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
+        self, limits: SandboxLimits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
     ) -> RemoteRun:
         """Start a machine; see process.Backend."""
         link = _MachineLink(self._machine(limits))
@@ -84,7 +84,7 @@ class E2BBackend:
         for link in links:
             link.close()
 
-    def _machine(self, limits: Limits) -> Any:
+    def _machine(self, limits: SandboxLimits) -> Any:
         sdk = _sdk()
         seconds = math.ceil(max(limits.wall_s, limits.processor_s)) + _SPARE_S
         return _ask(

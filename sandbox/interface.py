@@ -31,7 +31,7 @@ class SandboxUnavailable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """What one run may use.
 
     Attributes:
@@ -224,14 +224,14 @@ class Session(Protocol):
 class Sandbox(Protocol):
     """A place where untrusted Python runs. Safe to use from any thread and any event loop."""
 
-    async def run(self, job: Job, limits: Limits | None = None) -> Outcome:
+    async def run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run one job in a process of its own.
 
         Never raises for what the code does; a failure of the sandbox is the status ``infra_error``.
         """
         ...
 
-    async def session(self, limits: Limits | None = None, session_s: float = 600.0) -> Session:
+    async def session(self, limits: SandboxLimits | None = None, session_s: float = 600.0) -> Session:
         """Start an interpreter that keeps its state.
 
         Args:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from . import drive
-from .interface import Job, Limits, Outcome, SandboxUnavailable
+from .interface import Job, Outcome, SandboxLimits, SandboxUnavailable
 from .process import Backend
 from .session import Interpreter
 
@@ -42,21 +42,21 @@ class Pool:
         self._closed = False
         self._calls = ThreadPoolExecutor(_MAX_SESSION_CALLS, "sandbox-session")
 
-    async def run(self, job: Job, limits: Limits | None = None) -> Outcome:
+    async def run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run one job; see interface.Sandbox. Raises SandboxUnavailable when the sandbox is closed."""
         return await asyncio.wrap_future(self._submit(job, limits))
 
-    def run_blocking(self, job: Job, limits: Limits | None = None) -> Outcome:
+    def run_blocking(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run one job from a thread that has no event loop."""
         if self._closed:
             raise SandboxUnavailable("the sandbox is closed")
         return self._run(job, limits)
 
-    async def session(self, limits: Limits | None = None, session_s: float = 600.0) -> PoolSession:
+    async def session(self, limits: SandboxLimits | None = None, session_s: float = 600.0) -> PoolSession:
         """Start an interpreter that keeps its state; see interface.Sandbox."""
         if self._closed:
             raise SandboxUnavailable("the sandbox is closed")
-        limits = replace(limits or Limits(), cpu_s=session_s)
+        limits = replace(limits or SandboxLimits(), cpu_s=session_s)
         interpreter = await _on(self._calls, Interpreter, self.backend, limits, session_s)
         return PoolSession(interpreter, self._calls)
 
@@ -71,15 +71,15 @@ class Pool:
         self.backend.close()
         self._calls.shutdown()
 
-    def _submit(self, job: Job, limits: Limits | None) -> Future[Outcome]:
+    def _submit(self, job: Job, limits: SandboxLimits | None) -> Future[Outcome]:
         """Queue a job; a waiter that is cancelled leaves it to end by its own limits."""
         if self._closed:
             raise SandboxUnavailable("the sandbox is closed")
         return self._runs.submit(self._run, job, limits)
 
-    def _run(self, job: Job, limits: Limits | None) -> Outcome:
+    def _run(self, job: Job, limits: SandboxLimits | None) -> Outcome:
         with self._slots:
-            return drive.run(self.backend, job, limits or Limits())
+            return drive.run(self.backend, job, limits or SandboxLimits())
 
 
 class PoolSession:

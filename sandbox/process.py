@@ -10,7 +10,7 @@ import signal
 from dataclasses import dataclass
 from typing import Protocol
 
-from .interface import Limits, Status
+from .interface import SandboxLimits, Status
 
 
 class Ended(Exception):
@@ -38,7 +38,7 @@ class Output:
     stderr: bytes = b""
 
 
-def ending(status: int, cpu_s: float, limits: Limits, partial: bool) -> Ended:
+def ending(status: int, cpu_s: float, limits: SandboxLimits, partial: bool) -> Ended:
     """Return why a process that has ended gave no result.
 
     Args:
@@ -113,7 +113,9 @@ class Process(Protocol):
 class Backend(Protocol):
     """Something that starts such processes; safe to call from several threads at once."""
 
-    def open(self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False) -> Process:
+    def open(
+        self, limits: SandboxLimits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
+    ) -> Process:
         """Start a process; return when it is locked down.
 
         Args:

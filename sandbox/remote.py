@@ -12,7 +12,7 @@ from typing import Protocol
 
 from . import tender
 from .frames import Splitter, TooLong, unpack
-from .interface import Limits, SandboxUnavailable
+from .interface import SandboxLimits, SandboxUnavailable
 from .process import Ended, Output, ending
 
 START_S = 60.0
@@ -51,7 +51,7 @@ class RemoteRun:
         cut_output: throw away output beyond the limit, rather than raise Ended.
     """
 
-    def __init__(self, link: Link, limits: Limits, stdin: bytes, cut_output: bool) -> None:
+    def __init__(self, link: Link, limits: SandboxLimits, stdin: bytes, cut_output: bool) -> None:
         self._link = link
         self._limits = limits
         self._cut_output = cut_output
@@ -178,7 +178,7 @@ class RemoteRun:
                     raise Ended("output_limit", f"more than {self._limits.output_bytes} bytes of output")
 
 
-def _opening(limits: Limits, stdin: bytes) -> bytes:
+def _opening(limits: SandboxLimits, stdin: bytes) -> bytes:
     """Return what the loader at the other end waits for."""
     folder = Path(tender.__file__).parent
     options = {

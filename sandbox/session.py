@@ -10,7 +10,7 @@ from typing import Any
 
 from . import drive, frames
 from .drive import result
-from .interface import Calls, Job, Limits, Outcome, Raised, SandboxUnavailable, Status
+from .interface import Calls, Job, Outcome, Raised, SandboxLimits, SandboxUnavailable, Status
 from .process import Backend, Ended, Output
 
 SLACK_S = 1.0
@@ -34,7 +34,7 @@ class Interpreter:
         SandboxUnavailable: it could not be started.
     """
 
-    def __init__(self, backend: Backend, limits: Limits, session_s: float) -> None:
+    def __init__(self, backend: Backend, limits: SandboxLimits, session_s: float) -> None:
         self._backend = backend
         self._limits = limits
         self._lock = threading.Lock()

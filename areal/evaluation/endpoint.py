@@ -17,7 +17,15 @@ from typing import Any
 
 import httpx
 
-from areal.agents.interface import Agent, BadRequest, ConversationTooLong, Limits, Message, Reply, Tool
+from areal.agents.interface import (
+    Agent,
+    BadRequest,
+    ConversationTooLong,
+    Message,
+    Reply,
+    SamplingLimits,
+    Tool,
+)
 from areal.agents.interface import Endpoint as Address
 from areal.errors import UserError
 from areal.evaluation.evaluate import EpisodeOutcome
@@ -72,7 +80,7 @@ class Endpoint:
                 base_url=base.rstrip("/") + "/",
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=httpx.Timeout(None, connect=10.0),  # a response takes as long as it takes
-                limits=httpx.Limits(max_connections=concurrency),
+                limits=httpx.SamplingLimits(max_connections=concurrency),
             ),
             model,
         )
@@ -214,11 +222,11 @@ class EndpointModel:
         return reply.text
 
     async def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
     ) -> Reply:
         """Respond to a whole history; see :class:`areal.agents.interface.Model`. Tokens are not known."""
         call, self._calls = self._calls, self._calls + 1
-        body = self._body(call, limits or Limits())
+        body = self._body(call, limits or SamplingLimits())
         completion = await self._endpoint.ask({"messages": list(messages), **body, **_tools(tools)})
         choice, used = completion["choices"][0], completion.get("usage") or {}
         message = choice.get("message") or {}
@@ -231,7 +239,7 @@ class EndpointModel:
         finish: Any = "tool_calls" if calls else ended
         return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0)
 
-    def _body(self, call: int, limits: Limits) -> dict[str, Any]:
+    def _body(self, call: int, limits: SamplingLimits) -> dict[str, Any]:
         sampling = self._sampling
         seed = limits.seed if limits.seed is not None else sampling.seed
         if seed is not None and limits.seed is None and call:

@@ -18,9 +18,9 @@ from areal.agents.interface import (
     BadRequest,
     ConversationTooLong,
     Endpoint,
-    Limits,
     Message,
     Reply,
+    SamplingLimits,
     Tool,
 )
 from areal.rollout.conversation import Conversation
@@ -98,7 +98,7 @@ class Recorder:
         return reply.text
 
     async def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
     ) -> Reply:
         """Respond to a whole history; see :class:`areal.agents.interface.Model`.
 
@@ -116,7 +116,9 @@ class Recorder:
         call, self._calls = self._calls, self._calls + 1
         target.conversation.busy = True
         try:
-            completion = await self._engine.generate(ids, self._narrowed(len(ids), call, limits or Limits()))
+            completion = await self._engine.generate(
+                ids, self._narrowed(len(ids), call, limits or SamplingLimits())
+            )
         finally:
             target.conversation.busy = False
         if completion.finish == "abort":
@@ -167,7 +169,7 @@ class Recorder:
                 return _Target(conversation, prompt, messages)
         return _Target(Conversation(), self._renderer.opening(history, tools), history)
 
-    def _narrowed(self, length: int, call: int, limits: Limits) -> Sampling:
+    def _narrowed(self, length: int, call: int, limits: SamplingLimits) -> Sampling:
         room = self._max_model_len - length
         if room < 1:
             raise ConversationTooLong(

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..interface import Limits, SandboxUnavailable
+from ..interface import SandboxLimits, SandboxUnavailable
 from .packages import package_paths
 from .run import LocalRun
 from .zygote_handle import Profile, ZygoteHandle
@@ -65,7 +65,9 @@ class LocalBackend:
         """Return the process numbers of the keepers that have been started and live."""
         return [worker.pid for worker in self._workers if worker is not None and worker.alive]
 
-    def open(self, limits: Limits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False) -> LocalRun:
+    def open(
+        self, limits: SandboxLimits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
+    ) -> LocalRun:
         """Start a run on the next zygote; see process.Backend."""
         turn = next(self._turns) % len(self._workers)
         try:

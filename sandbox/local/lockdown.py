@@ -47,7 +47,7 @@ class Host(NamedTuple):
 
 
 class Rations(NamedTuple):
-    """The limits that the kernel enforces, as they travel to the zygote; units as in Limits."""
+    """The limits that the kernel enforces, as they travel to the zygote; units as in SandboxLimits."""
 
     cpu_s: float
     memory_mb: int

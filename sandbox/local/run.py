@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..frames import Splitter, TooLong, unpack
-from ..interface import Limits, SandboxUnavailable
+from ..interface import SandboxLimits, SandboxUnavailable
 from ..process import Ended, Output, ending
 
 GRACE_S = 10.0
@@ -41,7 +41,7 @@ class LocalRun:
         control: socket.socket,
         pipes: list[int],
         stdin: bytes,
-        limits: Limits,
+        limits: SandboxLimits,
         cut_output: bool,
         abandon: Callable[[], None],
     ) -> None:

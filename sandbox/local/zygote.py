@@ -89,7 +89,7 @@ class _Run(NamedTuple):
 
 
 def main() -> NoReturn:
-    """Be the keeper; the one argument is the options as JSON (worker.py)."""
+    """Be the keeper; the one argument is the options as JSON (zygote_handle.py)."""
     options = json.loads(sys.argv[1])
     control = socket.socket(fileno=_move_up(options["control"]))
     host_process = _move_up(options["host"])

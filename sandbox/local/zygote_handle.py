@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..interface import Limits, SandboxUnavailable
+from ..interface import SandboxLimits, SandboxUnavailable
 from .run import LocalRun
 
 _START_S = 60.0
@@ -107,7 +107,7 @@ class ZygoteHandle:
         """Return the process number of the keeper."""
         return self._process.pid
 
-    def open(self, limits: Limits, first: bytes, stdin: bytes, cut_output: bool) -> LocalRun:
+    def open(self, limits: SandboxLimits, first: bytes, stdin: bytes, cut_output: bool) -> LocalRun:
         """Start a run.
 
         Raises:

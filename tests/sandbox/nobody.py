@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from areal.sandbox.interface import Call, Calls, Job, Limits, Returned
+from areal.sandbox.interface import Call, Calls, Job, Returned, SandboxLimits
 from areal.sandbox.local import local_sandbox
 
 SOURCE = """
@@ -26,7 +26,7 @@ def main() -> None:
     pool = local_sandbox(1)
     assert pool.backend.level in ("full", "namespaces"), pool.backend.level
     outcome = pool.run_blocking(
-        Job(SOURCE, Calls((Call("who"), Call("threads"), Call("forever")))), Limits(wall_s=1)
+        Job(SOURCE, Calls((Call("who"), Call("threads"), Call("forever")))), SandboxLimits(wall_s=1)
     )
     assert outcome.status == "timeout"
     assert outcome.values == (Returned((1000, 1, "sandbox", ["HOME"])), Returned(32)), outcome

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
 from areal.rewards.code import CodeVerifier
-from areal.sandbox.interface import Call, Calls, Job, Limits, Returned
+from areal.sandbox.interface import Call, Calls, Job, Returned, SandboxLimits
 from areal.sandbox.local import local_sandbox
 from areal.sandbox.pool import Pool
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WALL_S = 0.6
 LANES = 3
-LIMITS = Limits(wall_s=WALL_S, memory_mb=512)
+LIMITS = SandboxLimits(wall_s=WALL_S, memory_mb=512)
 CASES = ((3, 9), (7, 49), (12, 144))
 HONEST = "def f(x): return x * x"
 HONEST_PROGRAM = "print(int(input()) ** 2)"

@@ -6,13 +6,13 @@ import time
 
 import psutil
 
-from areal.sandbox.interface import Call, Calls, Job, Limits
+from areal.sandbox.interface import Call, Calls, Job, SandboxLimits
 
 WALL_S = 0.6
-LIMITS = Limits(wall_s=WALL_S)
+LIMITS = SandboxLimits(wall_s=WALL_S)
 
 
-def call(sandbox, source: str, *args, limits: Limits = LIMITS):
+def call(sandbox, source: str, *args, limits: SandboxLimits = LIMITS):
     return sandbox.run_blocking(Job(source, Calls((Call("f", args),))), limits)
 
 

@@ -15,12 +15,12 @@ from mutants import mutate
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests
 from areal.rewards.code import CodeVerifier
 from areal.rewards.compare import Comparison, Raises
-from areal.sandbox.interface import Call, Job, Limits, Outcome, SandboxUnavailable
+from areal.sandbox.interface import Call, Job, Outcome, SandboxLimits, SandboxUnavailable
 
 
 @pytest.fixture
 def verifier(sandbox):
-    return CodeVerifier(sandbox, Limits(wall_s=3))
+    return CodeVerifier(sandbox, SandboxLimits(wall_s=3))
 
 
 def calls(*cases) -> CallTests:
@@ -121,7 +121,7 @@ async def test_check_uses_the_helpers_of_the_prompt_not_those_of_the_code(verifi
 
 
 async def test_partial_credit_is_the_share_that_passed(sandbox):
-    verifier = CodeVerifier(sandbox, Limits(wall_s=1), partial=True)
+    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=1), partial=True)
     tests = calls(((0,), 0), ((1,), 1), ((2,), 4), ((3,), 9))
     assert (
         await verifier.verify("def f(x): return x if x < 2 else x * x if x == 2 else None", tests)
@@ -223,12 +223,12 @@ async def test_a_failed_check_shows_the_last_call_and_no_secret(verifier):
 async def test_parsing_assertions_has_a_limit_of_its_own(sandbox):
     """However short that of the code is: else a good list would look broken on a busy machine."""
     many = AssertTests(tuple(f"assert f({n}) == {n * n}" for n in range(3000)))
-    verdict = await CodeVerifier(sandbox, Limits(wall_s=0.01)).verify("while True: pass", many)
+    verdict = await CodeVerifier(sandbox, SandboxLimits(wall_s=0.01)).verify("while True: pass", many)
     assert {case.status for case in verdict.cases} == {"timeout"}
 
 
 async def test_with_partial_credit_a_program_that_hangs_is_not_run_for_each_case(sandbox):
-    verifier = CodeVerifier(sandbox, Limits(wall_s=0.5), partial=True)
+    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=0.5), partial=True)
     tests = StreamTests(tuple(StreamCase(f"{n}", f"{n}") for n in range(20)))
     verdict = await verifier.verify("n = input()\nwhile n != '0': pass\nprint(n)", tests)
     assert verdict.score == 1 / 20
@@ -274,7 +274,7 @@ class Failing:
     def __init__(self, sandbox, failures: int) -> None:
         self.sandbox, self.failures = sandbox, failures
 
-    async def run(self, job: Job, limits: Limits | None = None) -> Outcome:
+    async def run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         if self.failures:
             self.failures -= 1
             return Outcome("infra_error", error="no descriptors left")
@@ -305,7 +305,7 @@ def mbpp() -> list[tuple[int, str, AssertTests]]:
 
 async def test_the_solutions_of_mbpp_pass(sandbox):
     # Problem 123 computes for two seconds on an idle machine: what is too slow is not the question here.
-    verifier = CodeVerifier(sandbox, Limits(wall_s=20))
+    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=20))
     failed = set()
     for number, source, tests in mbpp():
         try:
@@ -331,7 +331,7 @@ async def test_the_solutions_of_humaneval_pass(verifier):
 
 
 async def test_mutated_solutions_of_mbpp_are_mostly_caught(sandbox):
-    verifier = CodeVerifier(sandbox, Limits(wall_s=1))
+    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=1))
     rng = random.Random(0)
     caught = total = 0
     for number, source, tests in rng.sample(mbpp(), 150):

@@ -14,9 +14,9 @@ from running import gone
 
 from areal.rewards.code import CodeVerifier
 from areal.sandbox.container import _ContainerLink, container_sandbox
-from areal.sandbox.interface import Call, Calls, Job, Limits, Program, Returned, SandboxUnavailable
+from areal.sandbox.interface import Call, Calls, Job, Program, Returned, SandboxLimits, SandboxUnavailable
 
-LIMITS = Limits(wall_s=2.0)
+LIMITS = SandboxLimits(wall_s=2.0)
 
 # Does what the engine would, without a container; it writes down what it was asked.
 STAND_IN = """#!{python}
@@ -104,7 +104,9 @@ async def test_verifiers_work_on_it(pool):
 
 def test_a_run_that_is_too_long_is_killed(pool, engine):
     start = time.monotonic()
-    assert pool.run_blocking(Job("while True: pass", Calls(())), Limits(wall_s=0.5)).status == "timeout"
+    assert (
+        pool.run_blocking(Job("while True: pass", Calls(())), SandboxLimits(wall_s=0.5)).status == "timeout"
+    )
     assert time.monotonic() - start < 10
     assert '["kill"' in (engine / "asked").read_text()
 
@@ -141,7 +143,7 @@ def test_an_engine_that_fails_during_the_run_is_not_the_code(pool, engine, code)
     source = (
         f"import os\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\nopen({str(begun)!r}, 'w').close()\n"
     )
-    outcome = pool.run_blocking(Job(source + "while True: pass", Calls(())), Limits(wall_s=20))
+    outcome = pool.run_blocking(Job(source + "while True: pass", Calls(())), SandboxLimits(wall_s=20))
     assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
     # What it ran does not outlive it.
     assert gone([int(pid.read_text())])
@@ -149,7 +151,7 @@ def test_an_engine_that_fails_during_the_run_is_not_the_code(pool, engine, code)
 
 def test_silence_of_a_container_that_has_stopped_is_no_timeout(pool, engine):
     (engine / "stopped").touch()
-    outcome = pool.run_blocking(Job("while True: pass", Calls(())), Limits(wall_s=0.5))
+    outcome = pool.run_blocking(Job("while True: pass", Calls(())), SandboxLimits(wall_s=0.5))
     assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
 
 

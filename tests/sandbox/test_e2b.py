@@ -15,10 +15,10 @@ from areal.sandbox.interface import (
     Calls,
     Check,
     Job,
-    Limits,
     Program,
     Raised,
     Returned,
+    SandboxLimits,
     SandboxUnavailable,
 )
 
@@ -27,7 +27,7 @@ pytest.importorskip("e2b_code_interpreter", reason="the SDK of E2B is not instal
 import e2b_server
 import ours
 
-LIMITS = Limits(wall_s=2.0)
+LIMITS = SandboxLimits(wall_s=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def pool(server, monkeypatch):
         assert not any(machine.running for machine in server.machines.values()), "a machine was left"
 
 
-def call(pool, source: str, *args, limits: Limits = LIMITS):
+def call(pool, source: str, *args, limits: SandboxLimits = LIMITS):
     return pool.run_blocking(Job(source, Calls((Call("f", args),))), limits)
 
 
@@ -161,12 +161,12 @@ def test_input_that_goes_too_slowly(pool, server):
 @pytest.mark.parametrize("source", ["import time; time.sleep(100)", "while True: pass"])
 def test_a_machine_that_goes_away_is_not_a_timeout(pool, server, source):
     server.kill_machine_s = 0.5
-    assert call(pool, source, limits=Limits(wall_s=10)).status == "infra_error"
+    assert call(pool, source, limits=SandboxLimits(wall_s=10)).status == "infra_error"
 
 
 def test_a_connection_that_breaks_is_not_a_timeout(pool, server):
     server.drop_stream_s = 0.5
-    assert call(pool, "import time; time.sleep(100)", limits=Limits(wall_s=10)).status == "infra_error"
+    assert call(pool, "import time; time.sleep(100)", limits=SandboxLimits(wall_s=10)).status == "infra_error"
 
 
 def test_a_machine_that_cannot_be_ended_does_not_spoil_the_answer(pool, server):
@@ -202,7 +202,7 @@ async def test_code_that_takes_its_machine_down_each_time_scores_nothing(pool, s
 
 async def test_an_outage_is_no_score_however_often_it_repeats(pool, server):
     server.kill_machine_s = 0.5
-    verifier = CodeVerifier(pool, Limits(wall_s=10), retries=1)
+    verifier = CodeVerifier(pool, SandboxLimits(wall_s=10), retries=1)
     with pytest.raises(SandboxUnavailable):
         await verifier.verify("import time\ntime.sleep(100)", ours.FORMS["calls"])
 

@@ -10,9 +10,9 @@ from areal.sandbox.interface import (
     Call,
     Calls,
     Job,
-    Limits,
     Raised,
     Returned,
+    SandboxLimits,
     SandboxUnavailable,
 )
 from areal.sandbox.local import local_sandbox
@@ -63,8 +63,8 @@ def test_a_lock_that_fails_ends_the_run_before_the_code(sandbox, level):
     try:
         # No limit that the kernel would take.
         with pytest.raises(SandboxUnavailable, match="locked down"):
-            worker.open(Limits(files=-5), b"", b"", False)
-        run = worker.open(Limits(), b"", b"", False)
+            worker.open(SandboxLimits(files=-5), b"", b"", False)
+        run = worker.open(SandboxLimits(), b"", b"", False)
         run.stop()
     finally:
         worker.close()

@@ -13,7 +13,7 @@ from running import WALL_S, call, gone
 
 from areal.rewards.cases import CallCase, CallTests
 from areal.rewards.code import CodeVerifier
-from areal.sandbox.interface import Call, Limits, Returned, SandboxUnavailable
+from areal.sandbox.interface import Call, Returned, SandboxLimits, SandboxUnavailable
 from areal.sandbox.process import ending
 
 
@@ -23,7 +23,7 @@ def test_it_ends_at_the_last_answer_whatever_goes_on(sandbox):
         "def f():\n    threading.Thread(target=time.sleep, args=(100,)).start()\n    return 1"
     )
     start = time.monotonic()
-    assert call(sandbox, source, limits=Limits(wall_s=30)).values == (Returned(1),)
+    assert call(sandbox, source, limits=SandboxLimits(wall_s=30)).values == (Returned(1),)
     assert time.monotonic() - start < 10
 
 
@@ -42,14 +42,14 @@ for _ in range(8): threading.Thread(target=burn).start()
 while True: pass
 """
     start = time.monotonic()
-    outcome = call(sandbox, source, limits=Limits(wall_s=20, cpu_s=1))
+    outcome = call(sandbox, source, limits=SandboxLimits(wall_s=20, cpu_s=1))
     assert outcome.status == "timeout"
     assert time.monotonic() - start < 15
 
 
 def test_time_that_is_up_is_not_taken_for_memory():
     """The kernel ends a run by ticks; what it then says was used may be a good deal less."""
-    limits = Limits(wall_s=20, cpu_s=1)
+    limits = SandboxLimits(wall_s=20, cpu_s=1)
     assert ending(signal.SIGXCPU, 0.6, limits, partial=False).status == "timeout"
     assert ending(signal.SIGKILL, 1.0, limits, partial=False).status == "timeout"
     assert ending(signal.SIGKILL, 0.6, limits, partial=False).status == "memory"
@@ -62,7 +62,7 @@ def test_threads_are_limited_for_each_run_alone(sandbox):
         "            threading.Thread(target=time.sleep, args=(1,), daemon=True).start(); n += 1\n"
         "    except RuntimeError: pass\n    return n"
     )
-    limits = Limits(wall_s=5, threads=12)
+    limits = SandboxLimits(wall_s=5, threads=12)
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(sandbox.backend.open(limits, b""))) for _ in range(3)
@@ -92,7 +92,7 @@ def f():
             with open(f'/tmp/{total}', 'wb', buffering=0) as file: total += file.write(bytes(1 << 20))
     except OSError: return n, total >> 20
 """
-    limits = Limits(files=20, scratch_mb=4, wall_s=5)
+    limits = SandboxLimits(files=20, scratch_mb=4, wall_s=5)
     ((descriptors, written),) = [answer.value for answer in call(sandbox, source, limits=limits).values]
     assert descriptors == 15
     assert 3 <= written <= 5
@@ -116,7 +116,7 @@ async def test_a_run_that_the_host_kills_is_no_score_unless_it_is_the_codes_doin
 
     killer = threading.Thread(target=kill)
     killer.start()
-    verifier = CodeVerifier(sandbox, Limits(wall_s=10), retries=1)
+    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=10), retries=1)
     tests = CallTests((CallCase(Call("f", (3,)), 9),))
     try:
         verdict = await verifier.verify("import time\ntime.sleep(1)\ndef f(x): return x * x", tests)

@@ -19,8 +19,8 @@ from areal.sandbox.interface import (
     Call,
     Calls,
     Job,
-    Limits,
     Returned,
+    SandboxLimits,
     SandboxUnavailable,
 )
 from areal.sandbox.local import local_sandbox
@@ -89,7 +89,7 @@ def test_a_zygote_killed_during_a_run_is_our_failure():
             os.kill(keeper, signal.SIGKILL)
 
         threading.Thread(target=kill_during_the_run).start()
-        assert call(pool, "while True: pass", limits=Limits(wall_s=60)).status == "infra_error"
+        assert call(pool, "while True: pass", limits=SandboxLimits(wall_s=60)).status == "infra_error"
         assert call(pool, "def f(): return 2").values == (Returned(2),)
     finally:
         pool.close_blocking()
@@ -97,7 +97,7 @@ def test_a_zygote_killed_during_a_run_is_our_failure():
 
 HOST = """
 import asyncio, os, sys, threading, time
-from areal.sandbox.interface import Call, Calls, Job, Limits
+from areal.sandbox.interface import Call, Calls, Job, SandboxLimits
 from areal.sandbox.local import local_sandbox
 
 def start_in_a_thread_that_ends():
@@ -109,7 +109,7 @@ async def main():
     session = await pool.session()
     await session.run("x = 1")
     job = Job("while True: pass", Calls(()))
-    busy = [asyncio.create_task(pool.run(job, Limits(wall_s=60))) for _ in range(2)]
+    busy = [asyncio.create_task(pool.run(job, SandboxLimits(wall_s=60))) for _ in range(2)]
     print("up", flush=True)
     await asyncio.gather(*busy)
 

@@ -10,12 +10,12 @@ from areal.sandbox.interface import (
     Calls,
     Check,
     Job,
-    Limits,
     Opaque,
     Program,
     Raised,
     Returned,
     Sandbox,
+    SandboxLimits,
 )
 
 
@@ -75,7 +75,7 @@ def test_a_program_may_use_threads_and_a_deep_stack(sandbox):
         "def deep(n): return 0 if n == 0 else 1 + deep(n - 1)\n"
         "t = threading.Thread(target=lambda: print(deep(50_000)))\nt.start()\nt.join()"
     )
-    outcome = sandbox.run_blocking(Job(source, Program()), Limits(wall_s=5))
+    outcome = sandbox.run_blocking(Job(source, Program()), SandboxLimits(wall_s=5))
     assert (outcome.status, outcome.stdout) == ("ok", "50000\n")
 
 
@@ -184,4 +184,4 @@ NAMES = ("loop", "pool", "streams", "mapped", "memory", "database", "alarm", "de
 @pytest.mark.parametrize("name", NAMES)
 def test_what_honest_programs_use_works(sandbox, name):
     job = Job(HONEST, Calls((Call(name),)))
-    assert sandbox.run_blocking(job, Limits(wall_s=10)).values == (Returned(1),)
+    assert sandbox.run_blocking(job, SandboxLimits(wall_s=10)).values == (Returned(1),)

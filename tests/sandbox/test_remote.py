@@ -9,7 +9,7 @@ import pytest
 
 from areal.sandbox import drive, frames
 from areal.sandbox.guest import MAX_MESSAGE, MAX_TRACE
-from areal.sandbox.interface import Limits, Raised
+from areal.sandbox.interface import Raised, SandboxLimits
 from areal.sandbox.process import Ended
 from areal.sandbox.remote import RemoteRun
 
@@ -50,7 +50,7 @@ class Scripted:
     ],
 )
 def test_any_report_of_an_end_is_an_end(report: bytes, status: str):
-    run = RemoteRun(Scripted((b"x", report)), Limits(), b"", cut_output=False)
+    run = RemoteRun(Scripted((b"x", report)), SandboxLimits(), b"", cut_output=False)
     with pytest.raises(Ended) as ended:
         run.receive(time.monotonic() + 1)
     assert ended.value.status == status

@@ -11,9 +11,9 @@ import time
 import pytest
 from running import descendants, gone
 
-from areal.sandbox.interface import Limits, Raised, Returned
+from areal.sandbox.interface import Raised, Returned, SandboxLimits
 
-LIMITS = Limits(wall_s=1.0, output_bytes=10_000)
+LIMITS = SandboxLimits(wall_s=1.0, output_bytes=10_000)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ async def test_a_thread_that_never_stops_writing_is_not_listened_to_for_ever(ses
 async def test_an_interpreter_that_is_killed_is_an_observation_where_others_work(sandbox):
     (keeper,) = sandbox.backend.workers()
     others = descendants(keeper)
-    session = await sandbox.session(Limits(wall_s=60))
+    session = await sandbox.session(SandboxLimits(wall_s=60))
     call = asyncio.create_task(session.run("while True: pass"))
     await asyncio.sleep(0.3)
     (pid,) = [pid for pid in descendants(keeper) if pid not in others]

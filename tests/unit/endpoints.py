@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from areal.agents.interface import Endpoint, Limits, Message, Reply, Tool
+from areal.agents.interface import Endpoint, Message, Reply, SamplingLimits, Tool
 from areal.rollout.endpoint.server import Server
 
 WEATHER = {
@@ -30,7 +30,7 @@ class Scripted:
 
     def __init__(self, act: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0)) -> None:
         self.act = act
-        self.asked: list[tuple[list[Message], list[Tool], Limits]] = []
+        self.asked: list[tuple[list[Message], list[Tool], SamplingLimits]] = []
         self.cancelled = 0
         self.text: str | None = None
         self.rewards: list[float] = []
@@ -40,10 +40,10 @@ class Scripted:
         return (await self.chat([{"role": "user", "content": observation}])).text
 
     async def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: Limits | None = None
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
     ) -> Reply:
         number = len(self.asked)
-        self.asked.append((list(messages), list(tools), limits or Limits()))
+        self.asked.append((list(messages), list(tools), limits or SamplingLimits()))
         try:
             await self.act()
         except asyncio.CancelledError:

@@ -11,7 +11,7 @@ import pytest
 from endpoints import WEATHER, Scripted, served
 from sdk import agents_sdk
 
-from areal.agents.interface import Endpoint, Limits
+from areal.agents.interface import Endpoint, SamplingLimits
 
 QUESTION: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
 RESPONSES_WEATHER: Any = {"type": "function", "strict": None, **WEATHER["function"]}
@@ -42,7 +42,7 @@ async def test_chat_completions():
             temperature=1.0,
             logprobs=True,
         )
-        assert model.asked == [(QUESTION, [], Limits(max_tokens=9, stop=("x",), seed=3))]
+        assert model.asked == [(QUESTION, [], SamplingLimits(max_tokens=9, stop=("x",), seed=3))]
         choice = response.choices[0]
         assert (response.model, choice.message.content, choice.finish_reason) == (
             "gpt-4o",
@@ -122,7 +122,7 @@ async def test_responses(stream: bool):
     seen: list[Any] = []
     async with served() as (model, at), of_openai(at) as client:
         plain = await create(input="Hello?", instructions="Be brief.", max_output_tokens=9)
-        assert model.asked == [(QUESTION, [], Limits(max_tokens=9))]
+        assert model.asked == [(QUESTION, [], SamplingLimits(max_tokens=9))]
         assert (plain.output_text, plain.status, plain.usage.output_tokens) == ("2 messages", "completed", 3)
         # On the server's word alone: the instructions are not kept, the conversation is.
         second = await create(input="And?", previous_response_id=plain.id)
@@ -158,7 +158,7 @@ async def test_messages(stream: bool):
     user: Any = {"role": "user", "content": "Hello?"}
     async with served() as (model, at), of_anthropic(at) as client:
         plain = await create(messages=[user], system=[{"type": "text", "text": "Be brief."}])
-        assert model.asked == [(QUESTION, [], Limits(max_tokens=9))]
+        assert model.asked == [(QUESTION, [], SamplingLimits(max_tokens=9))]
         assert (plain.content[0].text, plain.stop_reason) == ("2 messages", "end_turn")
         assert (plain.usage.input_tokens, plain.usage.output_tokens) == (2, 3)
         called = await create(messages=[user], tools=[MESSAGES_WEATHER])

@@ -14,7 +14,7 @@ from chat import ENDS, Scripted, renderer, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal.agents.interface import BadRequest, ConversationTooLong, Limits, Message, Reply
+from areal.agents.interface import BadRequest, ConversationTooLong, Message, Reply, SamplingLimits
 from areal.rollout.engine import GenerationAborted, Sampling
 from areal.rollout.recorder import Recorder
 from areal.trajectory import Trajectory
@@ -270,7 +270,7 @@ async def test_each_call_has_a_seed_of_its_own_and_may_narrow_the_run():
     assert await seeds(None) == [None] * 3
     engine = Scripted([encoded("starter", "a")] * 2)
     model = Recorder(engine, RENDERERS["starter"], Sampling(10, stop=("x",)), 400)
-    for limits in (Limits(3, ("y",), 1), Limits(max_tokens=11)):
+    for limits in (SamplingLimits(3, ("y",), 1), SamplingLimits(max_tokens=11)):
         await model.chat([{"role": "user", "content": "go"}], limits=limits)
     assert engine.samplings == [Sampling(3, stop=("x", "y"), seed=1), Sampling(10, stop=("x",))]
 

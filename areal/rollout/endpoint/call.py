@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
-from areal.agents.interface import Limits, Message, Reply
+from areal.agents.interface import Message, Reply, SamplingLimits
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What engines take as a seed."""
@@ -69,7 +69,7 @@ class Call:
     system: str | None = None
     previous: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
-    limits: Limits = field(default_factory=Limits)
+    limits: SamplingLimits = field(default_factory=SamplingLimits)
     count: int = 1
     logprobs: bool = False
     stream: bool = False

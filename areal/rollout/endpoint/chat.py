@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from areal.agents.interface import Limits, Message, Reply
+from areal.agents.interface import Message, Reply, SamplingLimits
 from areal.rollout.endpoint.call import (
     ROLES,
     Call,
@@ -62,7 +62,7 @@ def parse(body: bytes, temperature: float) -> Call:
         model=request.model,
         messages=[_message(message, f"messages.{i}") for i, message in enumerate(request.messages)],
         tools=tools,
-        limits=Limits(
+        limits=SamplingLimits(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             stop=stop_strings(request.stop),
             seed=request.seed,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from areal.agents.interface import Limits, Message, Reply
+from areal.agents.interface import Message, Reply, SamplingLimits
 from areal.rollout.endpoint.call import (
     Call,
     ModelResponse,
@@ -74,7 +74,7 @@ def parse(body: bytes, temperature: float) -> Call:
         messages=messages,
         system=None if request.system is None else plain_text(request.system, "system"),
         tools=[_tool(tool) for tool in request.tools or ()] if shown else [],
-        limits=Limits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
+        limits=SamplingLimits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
         stream=bool(request.stream),
     )
 

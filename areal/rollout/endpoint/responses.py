@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from areal.agents.interface import Limits, Message
+from areal.agents.interface import Message, SamplingLimits
 from areal.rollout.endpoint.call import (
     Call,
     ModelResponse,
@@ -66,7 +66,7 @@ def parse(body: bytes, temperature: float) -> Call:
         system=request.instructions,
         previous=request.previous_response_id,
         tools=tools,
-        limits=Limits(max_tokens=request.max_output_tokens),
+        limits=SamplingLimits(max_tokens=request.max_output_tokens),
         logprobs=_LOGPROBS in (request.include or ()),
         stream=bool(request.stream),
     )
