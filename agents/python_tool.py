@@ -11,7 +11,14 @@ from areal.agents.chat import Chat, checked_limits
 from areal.agents.interface import Env, Model
 from areal.envs.code import ENDINGS, shortened
 from areal.envs.code_blocks import code_block
-from areal.sandbox.interface import Opaque, Outcome, Returned, SandboxLimits, SandboxUnavailable, Session
+from areal.sandbox.interface import (
+    Opaque,
+    Outcome,
+    Returned,
+    SandboxLimits,
+    SandboxSession,
+    SandboxUnavailable,
+)
 from areal.sandbox.shared import shared_sandbox
 
 HINT = "\nTo run Python first, put the code in a ```python block."
@@ -57,7 +64,7 @@ class PythonTool:
         """Run one episode."""
         *before, asked = await env.open()
         chat = Chat(model, [*before, {**asked, "content": asked["content"] + self._hint}], *self._limits)
-        session: Session | None = None
+        session: SandboxSession | None = None
         try:
             while (reply := await chat.ask()) is not None:
                 code = code_block(reply.text)

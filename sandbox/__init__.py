@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         Returned,
         Sandbox,
         SandboxLimits,
+        SandboxSession,
         SandboxUnavailable,
-        Session,
     )
     from .local import local_sandbox
 
@@ -45,7 +45,7 @@ __all__ = [
     "Returned",
     "Sandbox",
     "SandboxUnavailable",
-    "Session",
+    "SandboxSession",
     "container_sandbox",
     "e2b_sandbox",
     "local_sandbox",

@@ -203,7 +203,7 @@ class Outcome:
     if_repeated: Status | None = None
 
 
-class Session(Protocol):
+class SandboxSession(Protocol):
     """A Python interpreter that keeps its variables between calls."""
 
     async def run(self, code: str, wall_s: float | None = None) -> Outcome:
@@ -231,7 +231,7 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def session(self, limits: SandboxLimits | None = None, session_s: float = 600.0) -> Session:
+    async def session(self, limits: SandboxLimits | None = None, session_s: float = 600.0) -> SandboxSession:
         """Start an interpreter that keeps its state.
 
         Args:

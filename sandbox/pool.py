@@ -83,7 +83,7 @@ class Pool:
 
 
 class PoolSession:
-    """A session (interface.Session) whose calls run on a pool's threads, one at a time.
+    """A session (interface.SandboxSession) whose calls run on a pool's threads, one at a time.
 
     Args:
         interpreter: does the work.
@@ -96,7 +96,7 @@ class PoolSession:
         self._turn = asyncio.Lock()
 
     async def run(self, code: str, wall_s: float | None = None) -> Outcome:
-        """Execute code; see interface.Session."""
+        """Execute code; see interface.SandboxSession."""
         async with self._turn:
             return await _on(self._threads, self._interpreter.run, code, wall_s)
 

@@ -46,7 +46,7 @@ class Interpreter:
         self._alarm.start()
 
     def run(self, code: str, wall_s: float | None = None) -> Outcome:
-        """Execute code; see interface.Session."""
+        """Execute code; see interface.SandboxSession."""
         with self._lock:
             if self._ended is not None:
                 return self._ended
