@@ -68,7 +68,7 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class HostReport:
     """What this host gives.
 
     Attributes:
@@ -114,7 +114,7 @@ class Report:
         yield f"{held} of {len(self.proofs)} attacks held; {'strong' if self.strong else 'NOT strong'}"
 
 
-def report() -> Report:
+def report() -> HostReport:
     """Start the best sandbox that this host gives, weak or not, attack it, and say what came of it."""
     backend = LocalBackend(1)
     try:
@@ -127,15 +127,15 @@ def report() -> Report:
     try:
         return _report(backend, f"{_MEANINGS[backend.level]}; {why}")
     except SandboxUnavailable as error:
-        return Report(None, str(error))
+        return HostReport(None, str(error))
     finally:
         backend.close()
 
 
-def _report(backend: LocalBackend, reason: str) -> Report:
+def _report(backend: LocalBackend, reason: str) -> HostReport:
     pool = Pool(backend, 1)
     times, proofs = _median_ms(pool), tuple(_proofs(pool))
-    return Report(backend.level, reason, backend.landlock, times, proofs, *interpreter(pool))
+    return HostReport(backend.level, reason, backend.landlock, times, proofs, *interpreter(pool))
 
 
 def _median_ms(pool: Pool) -> float:

@@ -23,7 +23,7 @@ def test_the_report_of_this_host(sandbox):
 
 def test_a_sandbox_that_does_not_hold_is_called_broken():
     proofs = (check.Proof("reads a file", False, "returned True"), check.Proof("traces", True, "violation"))
-    report = check.Report("full", "…", 7, 3.0, proofs)
+    report = check.HostReport("full", "…", 7, 3.0, proofs)
     assert not report.strong
     text = "\n".join(report.lines())
     assert "BROKEN  reads a file" in text
@@ -36,14 +36,14 @@ def test_an_attack_that_succeeds_is_seen(sandbox):
 
 
 def test_no_sandbox_at_all_is_said():
-    assert list(check.Report(None, "no Linux").lines()) == ["local sandbox: none (no Linux)"]
+    assert list(check.HostReport(None, "no Linux").lines()) == ["local sandbox: none (no Linux)"]
 
 
 @pytest.mark.parametrize(
     ("level", "held", "code"), [("full", True, 0), ("full", False, 1), ("confined", True, 1)]
 )
 def test_the_command_says_by_its_exit_code_whether_it_is_strong(monkeypatch, capsys, level, held, code):
-    report = check.Report(level, "why", 7, 3.0, (check.Proof("traces", held, "violation"),))
+    report = check.HostReport(level, "why", 7, 3.0, (check.Proof("traces", held, "violation"),))
     monkeypatch.setattr(check, "report", lambda: report)
     with pytest.raises(SystemExit) as ended:
         cli.main(["sandbox", "check"])
