@@ -24,7 +24,7 @@ TEST_SHARE = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ArithmeticProblem:
     """An expression, its value, and the steps of working it out from left to right.
 
     Attributes:
@@ -44,7 +44,7 @@ def is_test(expression: str) -> bool:
     return int.from_bytes(digest[:8], "big") % TEST_SHARE == 0
 
 
-def problem(split: str, difficulty: int, index: int) -> Problem:
+def problem(split: str, difficulty: int, index: int) -> ArithmeticProblem:
     """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
 
     Raises:
@@ -61,7 +61,7 @@ def problem(split: str, difficulty: int, index: int) -> Problem:
             return drawn
 
 
-def _draw(rng: random.Random, difficulty: int) -> Problem:
+def _draw(rng: random.Random, difficulty: int) -> ArithmeticProblem:
     if difficulty == 1:
         return _chain([rng.randint(0, 20) for _ in range(2)], [rng.choice("+-")])
     if difficulty == 2:
@@ -73,10 +73,12 @@ def _draw(rng: random.Random, difficulty: int) -> Problem:
     first = _chain([rng.randint(10, 99) for _ in range(2)], [rng.choice("+-")])
     factor, last, op = rng.randint(2, 9), rng.randint(10, 99), rng.choice("+-")
     rest = _chain([first.answer, factor, last], ["*", op])
-    return Problem(f"({first.expression}) * {factor} {op} {last}", rest.answer, first.steps + rest.steps)
+    return ArithmeticProblem(
+        f"({first.expression}) * {factor} {op} {last}", rest.answer, first.steps + rest.steps
+    )
 
 
-def _chain(operands: list[int], operators: list[str]) -> Problem:
+def _chain(operands: list[int], operators: list[str]) -> ArithmeticProblem:
     """Work out operands joined by operators from left to right (products come first in the list)."""
     value, steps, expression = operands[0], [], str(operands[0])
     for op, operand in zip(operators, operands[1:], strict=True):
@@ -84,4 +86,4 @@ def _chain(operands: list[int], operators: list[str]) -> Problem:
         steps.append(f"{value} {op} {operand} = {result}")
         expression += f" {op} {operand}"
         value = result
-    return Problem(expression, value, tuple(steps))
+    return ArithmeticProblem(expression, value, tuple(steps))

@@ -28,7 +28,7 @@ TEST_SHARE = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ProgramProblem:
     """A function to be written.
 
     Attributes:
@@ -71,7 +71,7 @@ def is_test(task: str) -> bool:
     return int.from_bytes(digest[:8], "big") % TEST_SHARE == 0
 
 
-def problem(split: str, difficulty: int, index: int) -> Problem:
+def problem(split: str, difficulty: int, index: int) -> ProgramProblem:
     """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
 
     Raises:
@@ -101,56 +101,56 @@ def _numbers(rng: random.Random, *edges: int) -> tuple[int, ...]:
     return tuple(sorted(beside | {0, *(rng.randint(-50, 150) for _ in range(4))}))
 
 
-def _product(rng: random.Random) -> Problem:
+def _product(rng: random.Random) -> ProgramProblem:
     a, b = rng.sample(range(2, 100), 2)
     word, sign, other = rng.choice([("plus", "+", "-"), ("minus", "-", "+")])
     slips = (f"{a} * x {other} {b}", f"{a} * (x {sign} {b})", f"{a} {sign} x * {b}")
-    return Problem(f"{a} times x {word} {b}", f"{a} * x {sign} {b}", slips, _numbers(rng))
+    return ProgramProblem(f"{a} times x {word} {b}", f"{a} * x {sign} {b}", slips, _numbers(rng))
 
 
-def _product_of_sum(rng: random.Random) -> Problem:
+def _product_of_sum(rng: random.Random) -> ProgramProblem:
     a, b = rng.sample(range(2, 100), 2)
     word, sign, other = rng.choice([("plus", "+", "-"), ("minus", "-", "+")])
     slips = (f"x {sign} {a} * {b}", f"(x {other} {a}) * {b}", f"(x {sign} {b}) * {a}")
-    return Problem(f"x {word} {a}, all times {b}", f"(x {sign} {a}) * {b}", slips, _numbers(rng))
+    return ProgramProblem(f"x {word} {a}, all times {b}", f"(x {sign} {a}) * {b}", slips, _numbers(rng))
 
 
-def _remainder(rng: random.Random) -> Problem:
+def _remainder(rng: random.Random) -> ProgramProblem:
     a, b = rng.sample(range(2, 100), 2)
     slips = (f"x // {a} + {b}", f"x / {a} + {b}", f"x % ({a} + {b})")
     task = f"the remainder of x divided by {a}, plus {b}"
-    return Problem(task, f"x % {a} + {b}", slips, _numbers(rng, a))
+    return ProgramProblem(task, f"x % {a} + {b}", slips, _numbers(rng, a))
 
 
 # --- conditions and ranges -------------------------------------------------------------------------------
 
 
-def _choice(rng: random.Random) -> Problem:
+def _choice(rng: random.Random) -> ProgramProblem:
     a, b = rng.sample(range(2, 100), 2)
     words, sign = rng.choice(list(_COMPARISONS.items()))
     near, opposite = _NEARLY[sign]
     task = f"{b} if x is {words} {a}, else x"
     slips = (f"{b} if x {near} {a} else x", f"{b} if x {opposite} {a} else x", f"x if x {sign} {a} else {b}")
-    return Problem(task, f"{b} if x {sign} {a} else x", slips, _numbers(rng, a, b))
+    return ProgramProblem(task, f"{b} if x {sign} {a} else x", slips, _numbers(rng, a, b))
 
 
-def _between(rng: random.Random) -> Problem:
+def _between(rng: random.Random) -> ProgramProblem:
     a = rng.randint(2, 80)
     b = a + rng.randint(3, 90)
     words, low, high = rng.choice([("including both", "<=", "<="), ("excluding both", "<", "<")])
     other = "<" if low == "<=" else "<="
     slips = (f"{a} {other} x {other} {b}", f"{a} {other} x {high} {b}", f"{a} {low} x {other} {b}")
     task = f"whether x is between {a} and {b}, {words}"
-    return Problem(task, f"{a} {low} x {high} {b}", slips, _numbers(rng, a, b))
+    return ProgramProblem(task, f"{a} {low} x {high} {b}", slips, _numbers(rng, a, b))
 
 
-def _up_to(rng: random.Random) -> Problem:
+def _up_to(rng: random.Random) -> ProgramProblem:
     a, b = rng.sample(range(2, 100), 2)
     later, counted = f"sum(range({a} + 1, x + 1)) + {b}", f"len(range({a}, x + 1)) + {b}"
     slips = (f"sum(range({a}, x)) + {b}", later, counted)
     task = f"the sum of the numbers from {a} to x, plus {b}"
     inputs = tuple(sorted({a, a + 1, a + 2, *(a + rng.randint(3, 60) for _ in range(4))}))
-    return Problem(task, f"sum(range({a}, x + 1)) + {b}", slips, inputs)
+    return ProgramProblem(task, f"sum(range({a}, x + 1)) + {b}", slips, inputs)
 
 
 # --- lists and strings -----------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _words(rng: random.Random, letters: str, size: int) -> tuple[str, ...]:
     return (dense, *("".join(rng.choices(_LETTERS, k=size + n)) for n in (4, 7, 9)))
 
 
-def _filtered(rng: random.Random) -> Problem:
+def _filtered(rng: random.Random) -> ProgramProblem:
     a = rng.randint(5, 99)
     words, sign = rng.choice(list(_COMPARISONS.items()))
     near, opposite = _NEARLY[sign]
@@ -187,17 +187,17 @@ def _filtered(rng: random.Random) -> Problem:
         f"{wrong}v for v in x if v {sign} {a}])",
     )
     task = f"the {what} of the elements of x that are {words} {a}"
-    return Problem(task, f"{start}v for v in x if v {sign} {a}{end}", slips, _lists(rng, a))
+    return ProgramProblem(task, f"{start}v for v in x if v {sign} {a}{end}", slips, _lists(rng, a))
 
 
-def _mapped(rng: random.Random) -> Problem:
+def _mapped(rng: random.Random) -> ProgramProblem:
     a, b = rng.sample(range(2, 100), 2)
     slips = (f"[v + {a} * {b} for v in x]", f"[v * {b} + {a} for v in x]", f"[(v + {b}) * {a} for v in x]")
     task = f"the list of the elements of x, each times {a} plus {b}"
-    return Problem(task, f"[v * {a} + {b} for v in x]", slips, _lists(rng, a))
+    return ProgramProblem(task, f"[v * {a} + {b} for v in x]", slips, _lists(rng, a))
 
 
-def _slice(rng: random.Random) -> Problem:
+def _slice(rng: random.Random) -> ProgramProblem:
     a = rng.randint(2, 30)
     what, right, wrong = rng.choice(
         [
@@ -209,10 +209,10 @@ def _slice(rng: random.Random) -> Problem:
     )
     c = rng.choice(_LETTERS)
     slips = tuple(f"{slip} + '{c}'" for slip in wrong)
-    return Problem(f"{what}, then '{c}'", f"{right} + '{c}'", slips, _words(rng, _LETTERS, 2 * a + 3))
+    return ProgramProblem(f"{what}, then '{c}'", f"{right} + '{c}'", slips, _words(rng, _LETTERS, 2 * a + 3))
 
 
-def _replaced(rng: random.Random) -> Problem:
+def _replaced(rng: random.Random) -> ProgramProblem:
     a, b, c = rng.sample(_LETTERS, 3)
     slips = (
         f"x.replace('{b}', '{a}') + '{c}'",
@@ -220,21 +220,21 @@ def _replaced(rng: random.Random) -> Problem:
         f"x.replace('{a}', '{b}' + '{c}')",
     )
     task = f"x with each '{a}' replaced by '{b}', then '{c}'"
-    return Problem(task, f"x.replace('{a}', '{b}') + '{c}'", slips, _words(rng, a + b + c, 6))
+    return ProgramProblem(task, f"x.replace('{a}', '{b}') + '{c}'", slips, _words(rng, a + b + c, 6))
 
 
-def _counted(rng: random.Random) -> Problem:
+def _counted(rng: random.Random) -> ProgramProblem:
     a = rng.choice(_LETTERS)
     b = rng.randint(2, 99)
     slips = (f"x.find('{a}') + {b}", f"x.count('{a}' + {b})", f"x.index('{a}') * {b}")
     task = f"how often '{a}' occurs in x, plus {b}"
-    return Problem(task, f"x.count('{a}') + {b}", slips, _words(rng, a, 5))
+    return ProgramProblem(task, f"x.count('{a}') + {b}", slips, _words(rng, a, 5))
 
 
 # --- two steps -------------------------------------------------------------------------------------------
 
 
-def _filtered_and_mapped(rng: random.Random) -> Problem:
+def _filtered_and_mapped(rng: random.Random) -> ProgramProblem:
     a, b = rng.sample(range(2, 100), 2)
     words, sign = rng.choice(list(_COMPARISONS.items()))
     near, opposite = _NEARLY[sign]
@@ -245,10 +245,10 @@ def _filtered_and_mapped(rng: random.Random) -> Problem:
         f"{start}v for v in x if v * {b} {sign} {a}{end}",
     )
     task = f"the {what} of {b} times each element of x that is {words} {a}"
-    return Problem(task, f"{start}v * {b} for v in x if v {sign} {a}{end}", slips, _lists(rng, a))
+    return ProgramProblem(task, f"{start}v * {b} for v in x if v {sign} {a}{end}", slips, _lists(rng, a))
 
 
-_FAMILIES: dict[int, tuple[Callable[[random.Random], Problem], ...]] = {
+_FAMILIES: dict[int, tuple[Callable[[random.Random], ProgramProblem], ...]] = {
     1: (_product, _product_of_sum, _remainder),
     2: (_choice, _between, _up_to),
     3: (_filtered, _mapped, _slice, _replaced, _counted),
