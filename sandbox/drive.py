@@ -29,7 +29,7 @@ from .interface import (
     SandboxUnavailable,
     Status,
 )
-from .process import Backend, Ended, Output, Process
+from .process import Backend, CapturedOutput, Ended, Process
 
 _MAX_TYPE_NAMES = 64
 """Classes that an exception may have: more are not the guest's doing."""
@@ -51,7 +51,7 @@ class _Run:
         self.last_call: tuple[Call, Result | None] | None = None
         self.if_repeated: Status | None = None
 
-    def outcome(self, output: Output, seconds: float) -> Outcome:
+    def outcome(self, output: CapturedOutput, seconds: float) -> Outcome:
         """Return the outcome."""
         return Outcome(
             status=self.status,

@@ -55,7 +55,7 @@ def read(stream: BinaryIO) -> tuple[str, list[Any]] | None:
     return unpack(stream.read(HEADER.unpack(header)[0]), codec.decode_trusted)
 
 
-class Splitter:
+class FrameSplitter:
     """Cuts the bytes of an untrusted stream into frames, and counts them.
 
     Args:

@@ -31,7 +31,7 @@ class Ended(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class CapturedOutput:
     """What a process wrote to its standard streams, up to the limit."""
 
     stdout: bytes = b""
@@ -91,7 +91,7 @@ class Process(Protocol):
         """
         ...
 
-    def take_output(self) -> Output:
+    def take_output(self) -> CapturedOutput:
         """Return what has been written since the last call, without waiting."""
         ...
 
@@ -99,7 +99,7 @@ class Process(Protocol):
         """Let nothing of it run until the next frame is sent, as far as the backend can."""
         ...
 
-    def stop(self) -> Output:
+    def stop(self) -> CapturedOutput:
         """Kill the process and all that it started; return when they are gone, with the rest of the output.
 
         A second call does nothing.

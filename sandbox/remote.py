@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from . import tender
-from .frames import Splitter, TooLong, unpack
+from .frames import FrameSplitter, TooLong, unpack
 from .interface import SandboxLimits, SandboxUnavailable
-from .process import Ended, Output, ending
+from .process import CapturedOutput, Ended, ending
 
 START_S = 60.0
 """Seconds until the process must be ready."""
@@ -56,7 +56,7 @@ class RemoteRun:
         self._limits = limits
         self._cut_output = cut_output
         self._line = bytearray()
-        self._frames = Splitter(limits.result_bytes)
+        self._frames = FrameSplitter(limits.result_bytes)
         self._output = {b"o": bytearray(), b"e": bytearray()}
         self._report: tuple[int, float] | None = None
         self._unsent: Ended | None = None
@@ -100,13 +100,13 @@ class RemoteRun:
             raise ending(status, cpu_s, self._limits, partial=False)
         return status >> 8
 
-    def take_output(self) -> Output:
+    def take_output(self) -> CapturedOutput:
         """Return what has been written since the last call."""
         # A process that never stops writing is not listened to for ever.
         end = time.monotonic() + _OUTPUT_S
         while time.monotonic() < end and (data := self._link.receive(0)):
             self._take(data)
-        output = Output(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
+        output = CapturedOutput(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
         for kept in self._output.values():
             kept.clear()
         return output
@@ -114,10 +114,10 @@ class RemoteRun:
     def pause(self) -> None:
         """Do nothing: what runs there takes the time of its own machine or container."""
 
-    def stop(self) -> Output:
+    def stop(self) -> CapturedOutput:
         """End the process and its machine or container."""
         self._link.close()
-        output = Output(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
+        output = CapturedOutput(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
         for kept in self._output.values():
             kept.clear()
         return output

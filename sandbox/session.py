@@ -11,7 +11,7 @@ from typing import Any
 from . import drive, frames
 from .drive import result
 from .interface import Calls, Job, Outcome, Raised, SandboxLimits, SandboxUnavailable, Status
-from .process import Backend, Ended, Output
+from .process import Backend, CapturedOutput, Ended
 
 SLACK_S = 1.0
 """Seconds between the moment when a call is told to stop and the moment when it is killed."""
@@ -102,7 +102,7 @@ class Interpreter:
         return Outcome(status, (), **output, error=error, seconds=seconds)
 
 
-def _texts(output: Output) -> dict[str, Any]:
+def _texts(output: CapturedOutput) -> dict[str, Any]:
     return {
         "stdout": output.stdout.decode("utf-8", "replace"),
         "stderr": output.stderr.decode("utf-8", "replace"),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from areal.authoring import leaks, rules, watch
 from areal.authoring.subject import Broken, NoText, Subject, Unknown
-from areal.authoring.watch import Hang, Watch
+from areal.authoring.watch import CallWatch, Hang
 from areal.errors import EnvironmentFailure, UserError, explained
 
 TIME_LIMIT = 30.0
@@ -59,7 +59,7 @@ def check_env(make: Callable[[], Any], time_limit: float = TIME_LIMIT) -> list[F
     Returns:
         One finding for each rule, and warnings beside them; a call that hangs ends the checks.
     """
-    subject = Subject(make, Watch(time_limit))
+    subject = Subject(make, CallWatch(time_limit))
     findings: list[Finding] = []
     for rule, check in RULES.items():
         try:

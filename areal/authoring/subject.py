@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from areal.authoring.watch import Watch
+from areal.authoring.watch import CallWatch
 from areal.rollout.tasks import TaskSource
 
 FILLERS = ("?", "zzz")
@@ -61,7 +61,7 @@ class Subject:
     solves: bool
     turns: int
 
-    def __init__(self, make: Callable[[], Any], watch: Watch) -> None:
+    def __init__(self, make: Callable[[], Any], watch: CallWatch) -> None:
         self._make = make
         self.watch = watch
         self.turns = 0

@@ -20,7 +20,7 @@ class Hang(Exception):
     """A call did not return within the limit; the message says which one, and where it is."""
 
 
-class Watch:
+class CallWatch:
     """Calls with a time limit.
 
     A thread that hangs cannot be ended: it is a daemon, which does not outlive the process.

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..frames import Splitter, TooLong, unpack
+from ..frames import FrameSplitter, TooLong, unpack
 from ..interface import SandboxLimits, SandboxUnavailable
-from ..process import Ended, Output, ending
+from ..process import CapturedOutput, Ended, ending
 
 GRACE_S = 10.0
 """Seconds for our own part: locking a run down, and hearing that a killed one is gone."""
@@ -52,7 +52,7 @@ class LocalRun:
         self._abandon = abandon
         self._unsent = {self._stdin: bytearray(stdin), self._incoming: bytearray()}
         self._output = {self._stdout: bytearray(), self._stderr: bytearray()}
-        self._frames = Splitter(limits.result_bytes)
+        self._frames = FrameSplitter(limits.result_bytes)
         self._report: dict[str, float] | None = None
         self._open = set(pipes)
         self._paused = False
@@ -107,11 +107,11 @@ class LocalRun:
             raise self._end()
         return os.WEXITSTATUS(status)
 
-    def take_output(self) -> Output:
+    def take_output(self) -> CapturedOutput:
         """Return what has been written since the last call."""
         for descriptor in (self._stdout, self._stderr):
             self._drain(descriptor, _PIPE_CHUNKS)
-        output = Output(bytes(self._output[self._stdout]), bytes(self._output[self._stderr]))
+        output = CapturedOutput(bytes(self._output[self._stdout]), bytes(self._output[self._stderr]))
         for kept in self._output.values():
             kept.clear()
         return output
@@ -121,10 +121,10 @@ class LocalRun:
         self._tell(b"s")
         self._paused = True
 
-    def stop(self) -> Output:
+    def stop(self) -> CapturedOutput:
         """Kill the run; return when the zygote says that all of it is gone."""
         if self._control.fileno() < 0:
-            return Output()
+            return CapturedOutput()
         deadline = time.monotonic() + GRACE_S
         # The outcome has been decided: what comes now is thrown away if it is too much.
         self._cut_output = True

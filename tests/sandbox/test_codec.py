@@ -184,7 +184,7 @@ def test_a_set_has_a_largest_size():
 def test_a_stream_is_cut_into_frames_whatever_its_pieces():
     whole = b"".join(frames.pack("returned", n) for n in range(5))
     for size in (1, 3, 7, len(whole)):
-        splitter = frames.Splitter(1000)
+        splitter = frames.FrameSplitter(1000)
         found = []
         for start in range(0, len(whole), size):
             splitter.feed(whole[start : start + size])
@@ -195,7 +195,7 @@ def test_a_stream_is_cut_into_frames_whatever_its_pieces():
 
 
 def test_a_stream_beyond_its_limit_is_refused_before_it_is_kept():
-    splitter = frames.Splitter(100)
+    splitter = frames.FrameSplitter(100)
     splitter.feed(b"\xff\xff\xff\xff")
     with pytest.raises(frames.TooLong):
         splitter.next()
