@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible endpoint, evaluated in the same environments with the same agents.
 
->>> endpoint = await Endpoint.connect("http://localhost:8000/v1#my-model")
+>>> endpoint = await EndpointClient.connect("http://localhost:8000/v1#my-model")
 
 Nothing is known of its tokens but their number, as the endpoint reports it.
 """
@@ -26,7 +26,7 @@ from areal.agents.interface import (
     SamplingLimits,
     Tool,
 )
-from areal.agents.interface import Endpoint as Address
+from areal.agents.interface import Endpoint
 from areal.errors import UserError
 from areal.evaluation.evaluate import EpisodeOutcome
 from areal.rollout.engine import Sampling
@@ -49,7 +49,7 @@ def is_endpoint(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-class Endpoint:
+class EndpointClient:
     """An OpenAI-compatible chat endpoint and the model asked there.
 
     Args:
@@ -62,7 +62,7 @@ class Endpoint:
         self.model = model
 
     @classmethod
-    async def connect(cls, url: str, concurrency: int = 128) -> Endpoint:
+    async def connect(cls, url: str, concurrency: int = 128) -> EndpointClient:
         """Find an endpoint; its key, if it needs one, is in ``OPENAI_API_KEY``.
 
         Args:
@@ -176,7 +176,7 @@ class EndpointModel:
     """
 
     def __init__(
-        self, endpoint: Endpoint, sampling: Sampling, template_kwargs: Mapping[str, Any] | None = None
+        self, endpoint: EndpointClient, sampling: Sampling, template_kwargs: Mapping[str, Any] | None = None
     ) -> None:
         self._endpoint = endpoint
         self._sampling = sampling
@@ -203,7 +203,7 @@ class EndpointModel:
         """Say what the episode is worth in all."""
         self.reward, self.parts = reward, {"reward": reward}
 
-    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Address]:
+    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
         """Programs have to be given a model that runs here.
 
         Raises:
@@ -267,7 +267,7 @@ class EndpointWorker:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: EndpointClient,
         agent: Agent,
         pool: EnvironmentPool,
         opening: Opening = Opening(),  # noqa: B008 (it is frozen)

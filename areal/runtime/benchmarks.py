@@ -22,7 +22,7 @@ from areal import registry
 from areal.config import Config, parse_config, settings_on
 from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError
 from areal.evaluation.benchmark import Benchmark, find_data
-from areal.evaluation.endpoint import Endpoint, EndpointWorker, is_endpoint
+from areal.evaluation.endpoint import EndpointClient, EndpointWorker, is_endpoint
 from areal.evaluation.evaluate import EpisodeOutcome, RunEpisode, evaluate
 from areal.evaluation.report import Report, markdown, report_of
 from areal.evaluation.responses import Header, ResponseFile, write_whole
@@ -340,7 +340,7 @@ async def _engine_runners(jobs: list[Job]) -> AsyncIterator[Runners]:
 
 @asynccontextmanager
 async def _endpoint_runners(jobs: list[Job]) -> AsyncIterator[Runners]:
-    endpoint = await Endpoint.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
+    endpoint = await EndpointClient.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
     workers: list[EndpointWorker] = []
 
     def runner_of(job: Job) -> RunEpisode:
