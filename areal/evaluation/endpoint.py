@@ -80,7 +80,7 @@ class EndpointClient:
                 base_url=base.rstrip("/") + "/",
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=httpx.Timeout(None, connect=10.0),  # a response takes as long as it takes
-                limits=httpx.SamplingLimits(max_connections=concurrency),
+                limits=httpx.Limits(max_connections=concurrency),
             ),
             model,
         )
