@@ -23,13 +23,13 @@ from areal.sandbox.interface import (
     Job,
     Opaque,
     Outcome,
-    Program,
     Raised,
     Result,
     Returned,
     Sandbox,
     SandboxLimits,
     SandboxUnavailable,
+    Script,
     Status,
 )
 
@@ -209,7 +209,7 @@ class CodeVerifier:
         verdicts: list[CaseVerdict] = []
         outcomes: list[Outcome] = []
         for case in tests.cases:
-            outcome = await self._run(code.job(Program(case.stdin, tests.any_exit), tests.scope))
+            outcome = await self._run(code.job(Script(case.stdin, tests.any_exit), tests.scope))
             passed = outcome.status == "ok" and self._comparison.texts(outcome.stdout, case.stdout)
             status: CaseStatus = outcome.status if passed or outcome.status != "ok" else "wrong"
             shown = (_cut(case.stdin), _cut(outcome.stdout), _cut(case.stdout), _cut(outcome.error))
@@ -331,7 +331,7 @@ class _Code:
     before: str
     ahead: bool
 
-    def job(self, mode: Calls | Program | Check, scope: Literal["", "contest"] = "") -> Job:
+    def job(self, mode: Calls | Script | Check, scope: Literal["", "contest"] = "") -> Job:
         return Job(self.source, mode, self.before, scope)
 
     def calls(self, cases: Iterable[CallCase]) -> Calls:

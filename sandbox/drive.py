@@ -21,12 +21,12 @@ from .interface import (
     Job,
     Opaque,
     Outcome,
-    Program,
     Raised,
     Result,
     Returned,
     SandboxLimits,
     SandboxUnavailable,
+    Script,
     Status,
 )
 from .process import Backend, CapturedOutput, Ended, Process
@@ -78,7 +78,7 @@ def run(backend: Backend, job: Job, limits: SandboxLimits) -> Outcome:
         match job.mode:
             case Calls():
                 return _run_calls(backend, _program(job), job.mode, limits)
-            case Program():
+            case Script():
                 return _run_program(backend, _program(job), job.mode, limits)
             case Check():
                 return _run_check(backend, _program(job), job.mode, limits)
@@ -107,7 +107,7 @@ def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Sandbo
     return _conversation(backend.open(limits, first + b"".join(calls[:sent])), limits, talk)
 
 
-def _run_program(backend: Backend, program: list[str], mode: Program, limits: SandboxLimits) -> Outcome:
+def _run_program(backend: Backend, program: list[str], mode: Script, limits: SandboxLimits) -> Outcome:
     def talk(run: _Run, process: Process) -> None:
         code = process.wait(run.deadline)
         if code == 0:

@@ -96,8 +96,8 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
-    """Run the source as a program that reads ``stdin``; its standard output is the result.
+class Script:
+    """Run the source as a script that reads ``stdin``; its standard output is the result.
 
     Attributes:
         stdin: what it reads.
@@ -136,7 +136,7 @@ class Job:
     """
 
     source: str
-    mode: Calls | Program | Check
+    mode: Calls | Script | Check
     before: str = ""
     scope: Literal["", "contest"] = ""
 

@@ -14,7 +14,7 @@ from running import gone
 
 from areal.rewards.code import CodeVerifier
 from areal.sandbox.container import _ContainerLink, container_sandbox
-from areal.sandbox.interface import Call, Calls, Job, Program, Returned, SandboxLimits, SandboxUnavailable
+from areal.sandbox.interface import Call, Calls, Job, Returned, SandboxLimits, SandboxUnavailable, Script
 
 LIMITS = SandboxLimits(wall_s=2.0)
 
@@ -113,7 +113,7 @@ def test_a_run_that_is_too_long_is_killed(pool, engine):
 
 def test_long_input_and_output(pool):
     text = "x" * 300_000
-    outcome = pool.run_blocking(Job("t = input(); print(t); print(len(t))", Program(text)), LIMITS)
+    outcome = pool.run_blocking(Job("t = input(); print(t); print(len(t))", Script(text)), LIMITS)
     assert (outcome.status, outcome.stdout) == ("ok", f"{text}\n300000\n")
 
 

@@ -15,11 +15,11 @@ from areal.sandbox.interface import (
     Calls,
     Check,
     Job,
-    Program,
     Raised,
     Returned,
     SandboxLimits,
     SandboxUnavailable,
+    Script,
 )
 
 pytest.importorskip("e2b_code_interpreter", reason="the SDK of E2B is not installed")
@@ -76,8 +76,8 @@ def test_values_and_output(pool, server):
 
 
 def test_programs_and_checks(pool):
-    assert pool.run_blocking(Job("print(input()[::-1])", Program("abc\n"))).stdout == "cba\n"
-    failed = pool.run_blocking(Job("import sys; sys.exit(3)", Program()))
+    assert pool.run_blocking(Job("print(input()[::-1])", Script("abc\n"))).stdout == "cba\n"
+    failed = pool.run_blocking(Job("import sys; sys.exit(3)", Script()))
     assert (failed.status, failed.error) == ("runtime_error", "exit code 3")
     mode = Check("", ("assert candidate(1) == 2", "assert candidate(1) == 3"), {"candidate": "f"})
     good, bad = pool.run_blocking(Job("def f(x): return x + 1", mode)).values

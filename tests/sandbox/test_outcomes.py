@@ -11,11 +11,11 @@ from areal.sandbox.interface import (
     Check,
     Job,
     Opaque,
-    Program,
     Raised,
     Returned,
     Sandbox,
     SandboxLimits,
+    Script,
 )
 
 
@@ -65,7 +65,7 @@ def test_a_program_reads_and_writes(sandbox):
         "import sys, atexit\natexit.register(print, 'end')\nprint(sum(map(int, sys.stdin.read().split())))"
     )
     text = " ".join(map(str, range(50_000)))
-    outcome = sandbox.run_blocking(Job(source, Program(text)))
+    outcome = sandbox.run_blocking(Job(source, Script(text)))
     assert (outcome.status, outcome.stdout) == ("ok", f"{sum(range(50_000))}\nend\n")
 
 
@@ -75,7 +75,7 @@ def test_a_program_may_use_threads_and_a_deep_stack(sandbox):
         "def deep(n): return 0 if n == 0 else 1 + deep(n - 1)\n"
         "t = threading.Thread(target=lambda: print(deep(50_000)))\nt.start()\nt.join()"
     )
-    outcome = sandbox.run_blocking(Job(source, Program()), SandboxLimits(wall_s=5))
+    outcome = sandbox.run_blocking(Job(source, Script()), SandboxLimits(wall_s=5))
     assert (outcome.status, outcome.stdout) == ("ok", "50000\n")
 
 

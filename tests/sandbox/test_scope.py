@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from running import call
 
-from areal.sandbox.interface import Call, Calls, Job, Program, Raised, Returned
+from areal.sandbox.interface import Call, Calls, Job, Raised, Returned, Script
 
 
 def stdout(sandbox, source: str, stdin: str = "", scope: str = "contest", **options) -> str:
-    outcome = sandbox.run_blocking(Job(source, Program(stdin, **options), scope=scope))
+    outcome = sandbox.run_blocking(Job(source, Script(stdin, **options), scope=scope))
     assert outcome.status == "ok", outcome.error
     return outcome.stdout
 
@@ -21,13 +21,13 @@ def test_a_program_may_end_itself(sandbox, end: str):
 
 @pytest.mark.parametrize("end", ["exit(1)", "quit('bad')", "import sys; sys.exit(3)"])
 def test_an_exit_code_fails_unless_any_will_do(sandbox, end: str):
-    assert sandbox.run_blocking(Job(f"print(1)\n{end}", Program())).status == "runtime_error"
+    assert sandbox.run_blocking(Job(f"print(1)\n{end}", Script())).status == "runtime_error"
     assert stdout(sandbox, f"print(1)\n{end}", any_exit=True) == "1\n"
 
 
 @pytest.mark.parametrize("end", ["1/0", "import os; os._exit(1)", "import ctypes; ctypes.string_at(0)"])
 def test_any_exit_code_is_not_any_end(sandbox, end: str):
-    job = Job(f"print(1, flush=True)\n{end}", Program(any_exit=True))
+    job = Job(f"print(1, flush=True)\n{end}", Script(any_exit=True))
     assert sandbox.run_blocking(job).status != "ok"
 
 
