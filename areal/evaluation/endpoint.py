@@ -21,12 +21,12 @@ from areal.agents.interface import (
     Agent,
     BadRequest,
     ConversationTooLong,
+    Endpoint,
     Message,
     Reply,
     SamplingLimits,
     Tool,
 )
-from areal.agents.interface import Endpoint
 from areal.errors import UserError
 from areal.evaluation.evaluate import EpisodeOutcome
 from areal.rollout.engine import Sampling
