@@ -85,20 +85,20 @@ class ToolBox:
 
     async def _on_a_thread(self, call: Callable[[], Any]) -> Any:
         """Make a call on a thread of its own: if it hangs, nothing else waits for it, now or at the end."""
-        worker = CallThread("areal-tool")
+        thread = CallThread("areal-tool")
         try:
-            found, error = await asyncio.wrap_future(worker.start(call))
+            found, error = await asyncio.wrap_future(thread.start(call))
         except asyncio.CancelledError:
-            worker.give_up()
-            self._left[worker] = time.monotonic()
+            thread.give_up()
+            self._left[thread] = time.monotonic()
             raise
-        worker.end()
+        thread.end()
         if error is not None:
             raise error
         return found
 
     def _check_what_is_left(self, name: str) -> None:
-        self._left = {worker: since for worker, since in self._left.items() if worker.alive}
+        self._left = {thread: since for thread, since in self._left.items() if thread.alive}
         late = sum(time.monotonic() - since > self._time_limit for since in self._left.values())
         if late >= _MAX_ABANDONED:
             raise UserError(

@@ -58,7 +58,7 @@ class CallThread:
         """Whether the thread has not ended."""
         return self._thread.is_alive()
 
-    def place(self, caller: str) -> str:
+    def location(self, caller: str) -> str:
         """Return where the running call is, as ``file:line``; see :func:`areal.errors.place_of`."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         return "its end" if frame is None else place_of(traceback.extract_stack(frame), caller)

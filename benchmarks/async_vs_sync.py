@@ -300,7 +300,7 @@ async def _batch_times(config: Config) -> list[float]:
     sampling = Sampling(rollout.max_new_tokens, rollout.temperature)
     controller = RolloutController(
         Admission[Group](config.groups_per_batch, math.inf),
-        lambda task, place: worker.run_episode(task, sampling),
+        lambda task, episode_id: worker.run_episode(task, sampling),
         TaskSource(plan.env, config.seed).task,
         rollout.group_size,
         max_concurrent(config),

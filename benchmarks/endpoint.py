@@ -32,7 +32,7 @@ from rollout_efficiency import Ticker, WithLengths, Work, for_a_while
 
 from areal.config import STARTER, parse_config
 from areal.registry import make_env
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.recorder import Recorder
 from areal.rollout.worker import RolloutWorker
@@ -105,7 +105,7 @@ async def of_endpoint(
     path, body = PROTOCOLS[protocol]
     ticker = Ticker(seconds / 4)
     engine: Any = Counted(worker.engine, work, seed, ticker)
-    server = Server(worker.renderer.token_texts, 1.0)
+    server = EndpointServer(worker.renderer.token_texts, 1.0)
     sampling, longest = Sampling(work.longest), worker.max_model_len
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.close)

@@ -36,7 +36,7 @@ from models import QWEN2, qwen2
 
 from areal.config import STARTER, Config, parse_config
 from areal.rollout.admission import Admission
-from areal.rollout.controller import Place, RolloutController
+from areal.rollout.controller import EpisodeId, RolloutController
 from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.tasks import TaskSource
 from areal.rollout.worker import RolloutWorker
@@ -157,7 +157,7 @@ def controller(
 ) -> RolloutController:
     sampling = Sampling(work.longest)
 
-    async def run_episode(task: dict[str, Any], place: Place) -> Episode:
+    async def run_episode(task: dict[str, Any], episode_id: EpisodeId) -> Episode:
         episode = await worker.run_episode(task, sampling)
         finished(episode)
         return episode
@@ -320,14 +320,14 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     made = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1)
     blank = Episode([made], 1.0)
 
-    async def nothing(task: dict[str, Any], place: Place) -> Episode:
+    async def nothing(task: dict[str, Any], episode_id: EpisodeId) -> Episode:
         return blank
 
-    async def ten_ms(task: dict[str, Any], place: Place) -> Episode:
+    async def ten_ms(task: dict[str, Any], episode_id: EpisodeId) -> Episode:
         await asyncio.sleep(0.01)
         return blank
 
-    async def episode(task: dict[str, Any], place: Place) -> Episode:
+    async def episode(task: dict[str, Any], episode_id: EpisodeId) -> Episode:
         return await worker.run_episode(task, Sampling(64))
 
     ways = {

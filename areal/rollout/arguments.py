@@ -24,7 +24,7 @@ def loads(text: str) -> Any:
 
 
 def first(text: str, start: int = 0) -> tuple[Any, int]:
-    """Read the JSON value that begins at a place of a text; return it and where it ends.
+    """Read the JSON value that begins at a position of a text; return it and where it ends.
 
     Raises:
         ValueError: as :func:`loads`.

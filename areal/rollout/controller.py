@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from areal.agents.interface import ConversationTooLong
 from areal.errors import AgentFailure, EnvironmentFailure, UserError, WorkerLost, explained
@@ -18,10 +18,16 @@ from areal.trajectory import Episode, Group
 
 log = logging.getLogger(__name__)
 
-Place = tuple[int, int, int]
-"""Which episode of a run: the group's number, the member in it, and the attempt (0 unless one failed)."""
 
-RunEpisode = Callable[[dict[str, Any], Place], Coroutine[Any, Any, Episode]]
+class EpisodeId(NamedTuple):
+    """Which episode of a run: its group, its member of the group, and the attempt (0 unless one failed)."""
+
+    group: int
+    member: int
+    attempt: int
+
+
+RunEpisode = Callable[[dict[str, Any], EpisodeId], Coroutine[Any, Any, Episode]]
 
 
 class RolloutFailure(UserError):
@@ -135,37 +141,38 @@ class RolloutController:
         self._admission.finish(number, Group(number, self._admission.admitted_at(number), episodes))
 
     async def _run_members(self, number: int, task: dict[str, Any]) -> list[Episode | BaseException]:
-        """Run each member of a group, again where it fails; return episodes or their last errors."""
+        """Run each member of a group, again where it fails; return their episodes, or their last errors."""
         results: list[Any] = [None] * self._group_size
-        running = {self._start_episode(task, (number, i, 0)): i for i in range(self._group_size)}
-        attempts = [0] * self._group_size
+        running: dict[asyncio.Task[Episode], EpisodeId] = {}
+
+        def start(episode_id: EpisodeId) -> None:
+            episode = asyncio.create_task(self._run_episode(task, episode_id))
+            episode.add_done_callback(self._episode_done)
+            running[episode] = episode_id
+
+        for member in range(self._group_size):
+            start(EpisodeId(number, member, attempt=0))
         try:
             while running:
                 # One wait for all of them, unless one fails.
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
                 for episode in done:
-                    member = running.pop(episode)
+                    episode_id = running.pop(episode)
                     error = episode.exception()
-                    results[member] = episode.result() if error is None else error
+                    results[episode_id.member] = episode.result() if error is None else error
                     if error is None:
                         continue
-                    if isinstance(error, UserError | WorkerLost) or attempts[member] == self._max_retries:
+                    if isinstance(error, UserError | WorkerLost) or episode_id.attempt == self._max_retries:
                         self._in_flight -= 1
                         continue
-                    attempts[member] += 1
                     self.retries += 1
                     log.warning("an episode of %s failed and is run again: %r", task, error)
-                    running[self._start_episode(task, (number, member, attempts[member]))] = member
+                    start(episode_id._replace(attempt=episode_id.attempt + 1))
         finally:
             for episode in running:
                 episode.cancel()
             await asyncio.gather(*running, return_exceptions=True)
         return results
-
-    def _start_episode(self, task: dict[str, Any], place: Place) -> asyncio.Task[Episode]:
-        episode = asyncio.create_task(self._run_episode(task, place))
-        episode.add_done_callback(self._episode_done)
-        return episode
 
     def _episode_done(self, episode: asyncio.Task[Episode]) -> None:
         """Make room for another; one that failed keeps its place, and is run again."""

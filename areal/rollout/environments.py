@@ -115,8 +115,8 @@ class EnvironmentPool:
 
     def close(self) -> None:
         """Close every idle environment, and end the threads; what hangs is left to the end of the process."""
-        for worker in self._resting:
-            worker.end()
+        for thread in self._resting:
+            thread.end()
         while self._idle:
             self._close(self._idle.pop())
         if wait(self._closing, _GRACE).not_done and self._closer is not None:
@@ -124,28 +124,28 @@ class EnvironmentPool:
                 "environment '%s': close is not over after %g s; it is at %s",
                 self._name,
                 _GRACE,
-                self._closer.place(__file__),
+                self._closer.location(__file__),
             )
         if self._closer is not None:
             self._closer.end()
 
     async def _call(self, env: Any, what: str, call: Callable[[], Any]) -> Any:
         async with self._room:
-            worker = self._resting.pop() if self._resting else CallThread("areal-env")
-            outcome = asyncio.wrap_future(worker.start(call))
-            place = ""
+            thread = self._resting.pop() if self._resting else CallThread("areal-env")
+            outcome = asyncio.wrap_future(thread.start(call))
+            location = ""
             try:
-                await self._in_time(outcome, what, worker)
-                place = "" if outcome.done() else worker.place(__file__)
+                await self._in_time(outcome, what, thread)
+                location = "" if outcome.done() else thread.location(__file__)
             finally:
                 if outcome.done():
-                    self._resting.append(worker)
+                    self._resting.append(thread)
                 else:
                     outcome.cancel()
-                    worker.give_up()
-                    self._left = [(w, e) for w, e in self._left if w.alive] + [(worker, env)]
+                    thread.give_up()
+                    self._left = [(w, e) for w, e in self._left if w.alive] + [(thread, env)]
         if outcome.cancelled():
-            raise self._too_late(what, place)
+            raise self._too_late(what, location)
         result, error = outcome.result()
         if isinstance(error, UserError | EnvironmentFailure):
             raise error
@@ -153,18 +153,18 @@ class EnvironmentPool:
             raise self._failure(what, f"raised {explained(error, __file__)}") from error
         return result
 
-    async def _in_time(self, outcome: asyncio.Future[Any], what: str, worker: CallThread) -> None:
+    async def _in_time(self, outcome: asyncio.Future[Any], what: str, thread: CallThread) -> None:
         """Wait for a call, but not past the time limit."""
         await asyncio.wait({outcome}, timeout=min(_SLOW, self._time_limit))
         if not outcome.done() and self._time_limit > _SLOW:
             text = f"environment '{self._name}': {what} takes more than {_SLOW:g} s"
-            log.warning("%s; it is at %s", text, worker.place(__file__))
+            log.warning("%s; it is at %s", text, thread.location(__file__))
             await asyncio.wait({outcome}, timeout=self._time_limit - _SLOW)
 
-    def _too_late(self, what: str, place: str) -> Exception:
+    def _too_late(self, what: str, location: str) -> Exception:
         self._hung += 1
         limit = f"{self._time_limit:g} s (rollout.env_time_limit)"
-        found = self._failure(what, f"has not returned after {limit}; it is at {place}")
+        found = self._failure(what, f"has not returned after {limit}; it is at {location}")
         left = len(self._left)
         if self._hung <= self._workers and left < _MAX_ABANDONED:
             return found

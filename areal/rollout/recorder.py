@@ -24,7 +24,7 @@ from areal.agents.interface import (
     Tool,
 )
 from areal.rollout.conversation import Conversation
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Engine, GenerationAborted, Sampling
 from areal.rollout.histories import Histories
 from areal.rollout.messages import Key, key, normal
@@ -64,7 +64,7 @@ class Recorder:
         renderer: Renderer,
         sampling: Sampling,
         max_model_len: int,
-        server: Server | None = None,
+        server: EndpointServer | None = None,
     ) -> None:
         self._server = server
         self._engine = engine

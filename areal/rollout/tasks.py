@@ -44,12 +44,12 @@ class TaskSource:
         return {"seed": seed, "options": {"index": index, "split": "train"}}
 
     def _index(self, position: int, count: int) -> int:
-        epoch, place = divmod(position, count)
+        epoch, offset = divmod(position, count)
         if epoch != self._epoch:
             self._order = list(range(count))
             random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
             self._epoch = epoch
-        return self._order[place]
+        return self._order[offset]
 
 
 def held_out(env: Any, problems: int) -> list[dict[str, Any]]:

@@ -17,9 +17,9 @@ from areal.agents.interface import Message, Tool
 from areal.rollout import arguments as json_text
 from areal.rollout.tool_xml import parse_functions
 
-Call = tuple[str, dict[str, Any]]
+ToolCall = tuple[str, dict[str, Any]]
 """Name and arguments."""
-Split = tuple[str, list[Call]]
+Split = tuple[str, list[ToolCall]]
 """The words beside the calls of a response, and the calls."""
 Parse = Callable[[str, Sequence[Tool]], Split | None]
 """Splits a text, given the tools that it may call; None: there are no calls, or one is not valid."""
@@ -52,19 +52,19 @@ def parse_blocks(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
     A block ends where its JSON does: what stands in a string of it ends nothing.
     """
-    words, calls, place = [], list[Call](), 0
-    while (begin := text.find(_OPEN, place)) >= 0:
-        words.append(text[place:begin])
+    words, calls, position = [], list[ToolCall](), 0
+    while (begin := text.find(_OPEN, position)) >= 0:
+        words.append(text[position:begin])
         found = _calls(text, begin + len(_OPEN))
         if found is None:
             return None
-        made, place = found
+        made, position = found
         calls += made
-        if place < len(text):
-            if not text.startswith(_CLOSE, place):
+        if position < len(text):
+            if not text.startswith(_CLOSE, position):
                 return None
-            place += len(_CLOSE)
-    words.append(text[place:])
+            position += len(_CLOSE)
+    words.append(text[position:])
     return ("".join(words).strip(), calls) if calls else None
 
 
@@ -134,13 +134,13 @@ def split_calls(text: str, known: Format, tools: Sequence[Tool]) -> Split | None
     return f"{thought}{end}{space}{found[0]}".strip(), found[1]
 
 
-def _calls(text: str, place: int) -> tuple[list[Call], int] | None:
+def _calls(text: str, position: int) -> tuple[list[ToolCall], int] | None:
     """Read JSON calls, one behind the other; return them and where something else begins."""
-    calls: list[Call] = []
-    place = _skip(text, place)
-    while place < len(text) and text[place] in '{["':
+    calls: list[ToolCall] = []
+    position = _skip(text, position)
+    while position < len(text) and text[position] in '{["':
         try:
-            value, place = json_text.first(text, place)
+            value, position = json_text.first(text, position)
         except ValueError:
             return None
         for item in value if isinstance(value, list) else [value]:
@@ -148,17 +148,17 @@ def _calls(text: str, place: int) -> tuple[list[Call], int] | None:
             if call is None:
                 return None
             calls.append(call)
-        place = _skip(text, place)
-    return calls, place
+        position = _skip(text, position)
+    return calls, position
 
 
-def _skip(text: str, place: int) -> int:
-    while place < len(text) and text[place] in "; \t\r\n":
-        place += 1
-    return place
+def _skip(text: str, position: int) -> int:
+    while position < len(text) and text[position] in "; \t\r\n":
+        position += 1
+    return position
 
 
-def _call(item: Any) -> Call | None:
+def _call(item: Any) -> ToolCall | None:
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         return None
     arguments = item.get("arguments", item.get("parameters"))

@@ -53,36 +53,36 @@ def parse_functions(text: str, tools: Sequence[Tool]) -> tuple[str, list[tuple[s
     """
     blocks = _OPEN in text
     begins = _OPEN if blocks else "<function="
-    words, calls, place = [], list[tuple[str, dict[str, Any]]](), 0
-    while (begin := text.find(begins, place)) >= 0:
-        words.append(text[place:begin])
-        place = begin + len(_OPEN) if blocks else begin
+    words, calls, position = [], list[tuple[str, dict[str, Any]]](), 0
+    while (begin := text.find(begins, position)) >= 0:
+        words.append(text[position:begin])
+        position = begin + len(_OPEN) if blocks else begin
         before = len(calls)
-        while (found := _function(text, place, tools)) is not None:
-            name, arguments, place = found
+        while (found := _function(text, position, tools)) is not None:
+            name, arguments, position = found
             calls.append((name, arguments))
-        end = _BLOCK_END.match(text, place)
+        end = _BLOCK_END.match(text, position)
         if len(calls) == before or (blocks and end is None):
             return None
         if end is not None and (blocks or end[0].strip()):
-            place = end.end()
-    words.append(text[place:])
+            position = end.end()
+    words.append(text[position:])
     return ("".join(words).strip(), calls) if calls else None
 
 
-def _function(text: str, place: int, tools: Sequence[Tool]) -> tuple[str, dict[str, Any], int] | None:
+def _function(text: str, position: int, tools: Sequence[Tool]) -> tuple[str, dict[str, Any], int] | None:
     """Read a call that begins here; return its name, its arguments, and where it ends."""
-    begin = _FUNCTION.match(text, place)
+    begin = _FUNCTION.match(text, position)
     if begin is None:
         return None
-    name, place = begin[1].strip(), begin.end()
+    name, position = begin[1].strip(), begin.end()
     schema = _schema(name, tools)
     arguments: dict[str, Any] = {}
-    while (found := _PARAMETER.match(text, place)) is not None:
+    while (found := _PARAMETER.match(text, position)) is not None:
         key = found[1].strip()
         arguments[key] = _value(_trimmed(found[2]), _types(_property(schema, key), schema, _DEEPEST))
-        place = found.end()
-    end = _FUNCTION_END.match(text, place)
+        position = found.end()
+    end = _FUNCTION_END.match(text, position)
     return None if end is None else (name, arguments, end.end())
 
 

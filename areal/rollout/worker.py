@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.agents.interface import Agent
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Engine, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import run_episode
@@ -25,7 +25,7 @@ class RolloutWorker:
     agent: Agent
     pool: EnvironmentPool
     max_model_len: int
-    server: Server | None = None
+    server: EndpointServer | None = None
     opening: Opening = Opening()  # noqa: RUF009 (it is frozen)
 
     @classmethod
@@ -40,7 +40,7 @@ class RolloutWorker:
         opening: Opening = Opening(),  # noqa: B008 (it is frozen)
     ) -> RolloutWorker:
         """Put a worker together; the endpoint starts when it is first needed."""
-        server = Server(renderer.token_texts, temperature)
+        server = EndpointServer(renderer.token_texts, temperature)
         return cls(engine, renderer, agent, pool, max_model_len, server, opening)
 
     @property

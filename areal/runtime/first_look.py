@@ -49,15 +49,15 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
 
 
 def _reset(env: Any, task: dict[str, Any], what: str, time_limit: float) -> tuple[Any, Mapping[str, Any]]:
-    worker = CallThread("areal-first-look")
-    outcome = worker.start(partial(env.reset, **task))
+    thread = CallThread("areal-first-look")
+    outcome = thread.start(partial(env.reset, **task))
     if wait([outcome], time_limit).not_done:
-        place = worker.place(__file__)
-        worker.give_up()
+        location = thread.location(__file__)
+        thread.give_up()
         raise EnvironmentFailure(
-            f"{what} has not returned after {time_limit:g} s (rollout.env_time_limit); it is at {place}"
+            f"{what} has not returned after {time_limit:g} s (rollout.env_time_limit); it is at {location}"
         )
-    worker.end()
+    thread.end()
     given, error = outcome.result()
     if isinstance(error, UserError | EnvironmentFailure):
         raise error

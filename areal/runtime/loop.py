@@ -21,7 +21,7 @@ from areal.errors import Interrupted, LearnerLost, UserError, WorkerLost
 from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.rollout.admission import Admission
-from areal.rollout.controller import Place, RolloutController
+from areal.rollout.controller import EpisodeId, RolloutController
 from areal.rollout.engine import Sampling
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
@@ -175,7 +175,9 @@ class Trainer:
         sampling = training_sampling(config)
         self.controller = RolloutController(
             self.admission,
-            lambda task, place: self.rollout_worker.run_episode(task, seeded(sampling, self.plan, place)),
+            lambda task, episode_id: self.rollout_worker.run_episode(
+                task, seeded(sampling, self.plan, episode_id)
+            ),
             TaskSource(self.plan.env, config.seed).task,
             rollout.group_size,
             max_concurrent(config),
@@ -392,7 +394,7 @@ class Trainer:
         )
 
 
-def seeded(sampling: Sampling, plan: Plan, place: Place) -> Sampling:
+def seeded(sampling: Sampling, plan: Plan, episode_id: EpisodeId) -> Sampling:
     """Give an episode of a synchronous run on a CPU a seed of its own, so that the run can be had again.
 
     Where weights change while sequences are sampled, what is sampled depends on time, whatever the seed; on a
@@ -401,4 +403,4 @@ def seeded(sampling: Sampling, plan: Plan, place: Place) -> Sampling:
     """
     if plan.config.rollout.max_staleness > 0 or plan.device == "cuda":
         return sampling
-    return replace(sampling, seed=derive(plan.config.seed, *place))
+    return replace(sampling, seed=derive(plan.config.seed, *episode_id))

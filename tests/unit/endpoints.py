@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from areal.agents.interface import Endpoint, Message, Reply, SamplingLimits, Tool
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 
 WEATHER = {
     "type": "function",
@@ -34,7 +34,7 @@ class Scripted:
         self.cancelled = 0
         self.text: str | None = None
         self.rewards: list[float] = []
-        self.server: Server | None = None
+        self.server: EndpointServer | None = None
 
     async def generate(self, observation: str) -> str:
         return (await self.chat([{"role": "user", "content": observation}])).text
@@ -85,7 +85,7 @@ def texts(ids: list[int]) -> list[str]:
 async def served(model: Any = None, max_completions: int = 1000) -> AsyncIterator[tuple[Any, Endpoint]]:
     """A model, scripted unless it is given, and its address."""
     model = model or Scripted()
-    server = Server(texts, 1.0)
+    server = EndpointServer(texts, 1.0)
     model.server = server
     try:
         async with server.open(model, max_completions) as at:

@@ -28,7 +28,7 @@ def controller(run_episode: Callable[[dict[str, Any]], Coroutine[Any, Any, Episo
     admission: Admission[Group] = Admission(2, options.pop("eta", 1))
     given = {"group_size": GROUP, "max_concurrent": 16, "max_retries": 2, "max_failures": 3, **options}
     return admission, RolloutController(
-        admission, lambda task, place: run_episode(task), lambda number: {"seed": number}, **given
+        admission, lambda task, episode_id: run_episode(task), lambda number: {"seed": number}, **given
     )
 
 

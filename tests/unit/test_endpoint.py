@@ -17,7 +17,7 @@ from endpoints import Scripted, sent_events, served
 from areal.agents.interface import BadRequest, ConversationTooLong, Endpoint
 from areal.errors import UserError
 from areal.rollout.endpoint import app, session
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import GenerationAborted
 
 USER: Any = [{"role": "user", "content": "Hello?"}]
@@ -124,7 +124,7 @@ async def test_requests_that_are_none(path: str, monkeypatch: pytest.MonkeyPatch
             response = await http.post(path, content=content)
             assert response.status_code == 400, content
             assert message(path, response)
-        monkeypatch.setattr(app, "LARGEST_REQUEST", 1000)
+        monkeypatch.setattr(app, "MAX_REQUEST_BYTES", 1000)
         body = json.dumps({**BODIES[path], "user": "x" * 1000}).encode()
 
         async def in_pieces() -> Any:
@@ -325,7 +325,7 @@ async def test_a_flood_is_held_back_and_hurts_no_other_episode(monkeypatch: pyte
 
 
 async def test_it_listens_on_loopback_alone_and_leaves_nothing_behind():
-    server = Server(lambda ids: [], 1.0)
+    server = EndpointServer(lambda ids: [], 1.0)
     await server.close()  # it never began
     before, threads = len(asyncio.all_tasks()), threading.active_count()
     async with server.open(Scripted(), 10) as at, server.open(Scripted(), 10) as second:

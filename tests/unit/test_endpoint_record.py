@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from areal.models import load_tokenizer, resolve_model
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer, eos_ids
@@ -69,8 +69,8 @@ STEPS = st.lists(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server() -> AsyncIterator[Server]:
-    made = Server(lambda ids: [str(i) for i in ids], 1.0)
+async def server() -> AsyncIterator[EndpointServer]:
+    made = EndpointServer(lambda ids: [str(i) for i in ids], 1.0)
     yield made
     await made.close()
 
@@ -127,7 +127,7 @@ class Program:
 @given(steps=STEPS, together=st.integers(1, 4))
 @settings(max_examples=30)
 async def test_each_response_is_recorded_once_behind_its_prompt(
-    server: Server, steps: list[Step], together: int
+    server: EndpointServer, steps: list[Step], together: int
 ):
     engine: Any = Engine()
     recorder = Recorder(engine, RENDERER, Sampling(64), 2000, server)

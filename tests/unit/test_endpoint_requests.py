@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from areal.agents.interface import Endpoint
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
@@ -142,8 +142,8 @@ async def post(http: httpx.AsyncClient, path: str, body: Any) -> httpx.Response:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server() -> AsyncIterator[Server]:
-    made = Server(texts, 1.0)
+async def server() -> AsyncIterator[EndpointServer]:
+    made = EndpointServer(texts, 1.0)
     yield made
     await made.close()
 
@@ -166,7 +166,7 @@ async def test_each_field_is_obeyed_known_to_be_harmless_or_refused_by_its_name(
     "arguments", ["[1]", "5", "null", '"x"', "{", "NaN", '{"x": "\\ud800"}', "[" * 99_999]
 )
 async def test_arguments_that_are_no_object_are_refused_whatever_the_template(
-    server: Server, which: int, arguments: str
+    server: EndpointServer, which: int, arguments: str
 ):
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     said = {"role": "assistant", "content": "", "tool_calls": [call]}
@@ -346,7 +346,9 @@ FUZZED = [renderer("qwen2.5"), renderer("llama3"), without_template()]
 @pytest.mark.parametrize("path", BODIES)
 @given(data=st.data(), which=st.integers(0, 2))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-async def test_no_request_ends_in_a_defect(server: Server, path: str, data: st.DataObject, which: int):
+async def test_no_request_ends_in_a_defect(
+    server: EndpointServer, path: str, data: st.DataObject, which: int
+):
     """Whatever is asked is answered, or refused as the protocol has it; and the episode goes on."""
     body = data.draw(REQUESTS[path].map(lambda made: {**BODIES[path], **made}) | ANYTHING)
     model = Recorder(Says([]), FUZZED[which], Sampling(9), 5000, server)

@@ -9,7 +9,7 @@ from chat import Scripted as Engine
 from chat import renderer, tokenizer
 from endpoints import WEATHER, Scripted, served
 
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Sampling
 from areal.rollout.recorder import Recorder
 
@@ -145,7 +145,7 @@ async def test_recorded_conversations_go_on_from_the_tokens_that_were_sampled():
         return [*made.encode(text, add_special_tokens=False), *([made.eos_token_id] if end else [])]
 
     engine = Engine([ids("Yes\n", False), ids("Yes END", False), ids("a", True), ids("b", True)], "stop")
-    server = Server(lambda given: [], 1.0)
+    server = EndpointServer(lambda given: [], 1.0)
     model = Recorder(engine, renderer("qwen2.5"), Sampling(99), 9999, server)
     try:
         async with model.endpoint(9) as at:

@@ -175,7 +175,7 @@ async def test_too_many_that_hang_end_the_run(released: threading.Event):
     pool = EnvironmentPool(env, 2, time_limit=0.05, name="slow")
     admission: Admission[Group] = Admission(2, 1)
     control = RolloutController(
-        admission, lambda task, place: run_episode(pool), lambda n: {}, 2, 8, 100, 100
+        admission, lambda task, episode_id: run_episode(pool), lambda n: {}, 2, 8, 100, 100
     )
     with pytest.raises(
         UserError, match=r"has not returned after 0.05 s .*; \d+ calls hung since .*: give what they do"
@@ -259,7 +259,9 @@ def test_it_is_said_where_everything_is_when_nothing_moves():
 async def test_an_environment_that_always_raises_ends_the_run_with_one_line():
     pool = EnvironmentPool(env_that(step=raising(OSError("gone"))), 2, name="bad")
     admission: Admission[Group] = Admission(2, 1)
-    control = RolloutController(admission, lambda task, place: run_episode(pool), lambda n: {}, 2, 8, 1, 3)
+    control = RolloutController(
+        admission, lambda task, episode_id: run_episode(pool), lambda n: {}, 2, 8, 1, 3
+    )
     with pytest.raises(
         EnvironmentFailure, match=r"'bad': step .* raised OSError: gone .*; 4 groups in a row"
     ):

@@ -28,7 +28,7 @@ from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.rollout.controller import RolloutController
-from areal.rollout.endpoint.server import Server
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.rendering import Renderer, eos_ids
@@ -54,7 +54,7 @@ class NotingEnv:
 async def run_episode(program: Program) -> tuple[list[str], list[float]]:
     """Run an episode; return the actions in the environment and the reward that the program set."""
     env, model = NotingEnv(), Scripted()
-    model.server = Server(lambda ids: [], 1.0)
+    model.server = EndpointServer(lambda ids: [], 1.0)
     try:
         await program.run(env, model)
     finally:
@@ -267,7 +267,7 @@ async def test_a_run_goes_on_whatever_its_programs_do_and_the_budget_counts_it()
 
     def control() -> RolloutController:
         admission: Admission[Group] = Admission(2, 1)
-        run_episode = lambda task, place: worker.run_episode(task, Sampling(8))  # noqa: E731
+        run_episode = lambda task, episode_id: worker.run_episode(task, Sampling(8))  # noqa: E731
         # Half of the attempts fail, in an order that depends on the machine: of so many retries one does not.
         return RolloutController(admission, run_episode, lambda number: {"seed": number}, 4, 8, 20, 1)
 

@@ -282,7 +282,9 @@ async def test_punished_episodes_are_part_of_the_batch_and_counted(
 
     attempts = 0
     agent = Program(half)
-    running = asyncio.create_task((control_ := control(lambda task, place: run_episode(worker, agent))).run())
+    running = asyncio.create_task(
+        (control_ := control(lambda task, episode_id: run_episode(worker, agent))).run()
+    )
     with caplog.at_level(logging.WARNING, "areal"):
         groups = await asyncio.wait_for(control_.next_batch(0), 60)
     running.cancel()

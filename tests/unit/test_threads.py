@@ -13,13 +13,13 @@ from areal.threads import CallThread
 def test_giving_up_a_call_that_has_just_returned_ends_the_thread(monkeypatch: pytest.MonkeyPatch):
     uncaught: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", uncaught.append)
-    worker = CallThread("test")
+    thread = CallThread("test")
     returned = threading.Event()
-    outcome = worker.start(returned.wait)
-    # Called by the worker's thread, which is just handing over the result.
-    outcome.add_done_callback(lambda _: worker.give_up())
+    outcome = thread.start(returned.wait)
+    # Called by the thread, which is just handing over the result.
+    outcome.add_done_callback(lambda _: thread.give_up())
     returned.set()
     assert outcome.result(10) == (True, None)
-    worker._thread.join(10)
-    assert not worker.alive
+    thread._thread.join(10)
+    assert not thread.alive
     assert not uncaught

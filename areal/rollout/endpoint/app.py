@@ -14,13 +14,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from areal.rollout.endpoint import chat, messages, responses
-from areal.rollout.endpoint.call import Refusal, Wire, openai_error, read
+from areal.rollout.endpoint.parsing import read
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Session
+from areal.rollout.endpoint.wire import Refusal, WireFormat, openai_error
 
-LARGEST_REQUEST = 8 * 2**20
+MAX_REQUEST_BYTES = 8 * 2**20
 """Bytes of a request's body: more than any conversation has that fits a model."""
-_WIRES: dict[str, Wire] = {
+_WIRE_FORMATS: dict[str, WireFormat] = {
     "/v1/chat/completions": chat,
     "/v1/responses": responses,
     "/v1/messages": messages,
@@ -63,7 +64,7 @@ def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
         return _json(_MODELS)
 
     async def unknown(request: Request, error: Any) -> Response:
-        known = ", ".join([*list(_WIRES)[:3], "/v1/models", "/v1/reward"])
+        known = ", ".join([*list(_WIRE_FORMATS)[:3], "/v1/models", "/v1/reward"])
         path = f"{request.method} {request.url.path}"
         refusal = Refusal(error.status_code, f"{path}: {error.detail}; this endpoint has {known}")
         return refused(request, refusal, openai_error(refusal))
@@ -72,7 +73,7 @@ def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
         refusals.record(request.url.path, request.headers.get("user-agent", ""), refusal)
         return _refused(refusal, content)
 
-    def calls(wire: Wire) -> Callable[[Request], Any]:
+    def calls(wire: WireFormat) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
             session: Session | None = None
             try:
@@ -91,7 +92,7 @@ def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
 
     return Starlette(
         routes=[
-            *(Route(path, calls(wire), methods=["POST"]) for path, wire in _WIRES.items()),
+            *(Route(path, calls(wire), methods=["POST"]) for path, wire in _WIRE_FORMATS.items()),
             Route("/v1/reward", reward, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
         ],
@@ -115,14 +116,14 @@ def _session(request: Request, session_of: SessionOf) -> Session:
 
 
 async def _body(request: Request) -> bytes:
-    too_large = Refusal(413, f"the request is larger than {LARGEST_REQUEST} bytes")
-    if int(request.headers.get("content-length", "0")) > LARGEST_REQUEST:
+    too_large = Refusal(413, f"the request is larger than {MAX_REQUEST_BYTES} bytes")
+    if int(request.headers.get("content-length", "0")) > MAX_REQUEST_BYTES:
         raise too_large
     body = bytearray()
     try:
         async for part in request.stream():
             body += part
-            if len(body) > LARGEST_REQUEST:
+            if len(body) > MAX_REQUEST_BYTES:
                 raise too_large
     except ClientDisconnect:
         raise Refusal(499, "the client is gone") from None

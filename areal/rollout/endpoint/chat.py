@@ -8,26 +8,28 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
-from areal.rollout.endpoint.call import (
+from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.parsing import (
     ROLES,
-    Call,
-    ModelResponse,
-    Refusal,
     Seed,
     call_id,
-    events,
     function_call,
     function_tool,
     only_free_choice,
-    openai_error,
     plain_text,
     read,
     role_of,
+)
+from areal.rollout.endpoint.stops import stop_strings
+from areal.rollout.endpoint.wire import (
+    ModelRequest,
+    ModelResponse,
+    Refusal,
+    events,
+    openai_error,
     shown,
     unavailable,
 )
-from areal.rollout.endpoint.fields import refuse_fields, refuse_format
-from areal.rollout.endpoint.stops import stop_strings
 
 MAX_CHOICES = 128
 """Largest ``n``, as OpenAI has it."""
@@ -52,13 +54,13 @@ class _Request(BaseModel):
     stream_options: dict[str, Any] | None = None
 
 
-def parse(body: bytes, temperature: float) -> Call:
-    """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
+def parse(body: bytes, temperature: float) -> ModelRequest:
+    """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
     refuse_fields(request.model_extra, temperature)
     refuse_format("response_format", request.response_format)
     tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
-    return Call(
+    return ModelRequest(
         model=request.model,
         messages=[_message(message, f"messages.{i}") for i, message in enumerate(request.messages)],
         tools=tools,
@@ -81,34 +83,34 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     return function_tool(function.get("name"), function.get("description"), function.get("parameters"))
 
 
-def _message(given: dict[str, Any], place: str) -> Message:
-    role = role_of(given, place, (*ROLES, "tool"))
+def _message(given: dict[str, Any], location: str) -> Message:
+    role = role_of(given, location, (*ROLES, "tool"))
     for field in ("function_call", "audio"):
         if given.get(field) is not None:
             raise Refusal(
-                400, f"{place}: {field} cannot be read; this endpoint knows text and tool_calls alone"
+                400, f"{location}: {field} cannot be read; this endpoint knows text and tool_calls alone"
             )
-    message: Message = {"role": role, "content": plain_text(given.get("content"), place)}
+    message: Message = {"role": role, "content": plain_text(given.get("content"), location)}
     calls = given.get("tool_calls")
     if role == "assistant" and calls:
         if not isinstance(calls, list):
-            raise Refusal(400, f"{place}: tool_calls is a list")
-        message["tool_calls"] = [_call(call, place) for call in calls]
+            raise Refusal(400, f"{location}: tool_calls is a list")
+        message["tool_calls"] = [_call(call, location) for call in calls]
     if role == "tool":
-        message["tool_call_id"] = call_id(given.get("tool_call_id"), place)
+        message["tool_call_id"] = call_id(given.get("tool_call_id"), location)
     if isinstance(given.get("name"), str):
         message["name"] = given["name"]
     return message
 
 
-def _call(call: Any, place: str) -> dict[str, Any]:
+def _call(call: Any, location: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        raise Refusal(400, f"{place}: a tool call has a function")
-    return function_call(call.get("id"), function.get("name"), function.get("arguments"), place)
+        raise Refusal(400, f"{location}: a tool call has a function")
+    return function_call(call.get("id"), function.get("name"), function.get("arguments"), location)
 
 
-def render(call: Call, response: ModelResponse) -> dict[str, Any]:
+def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
     """The response as one object."""
     choices = []
     for number, reply in enumerate(response.replies):
@@ -119,16 +121,16 @@ def render(call: Call, response: ModelResponse) -> dict[str, Any]:
             {
                 "index": number,
                 "message": message,
-                "logprobs": _logprobs(call, response, number),
+                "logprobs": _logprobs(request, response, number),
                 "finish_reason": reply.finish,
             }
         )
-    return {**_head(call, response, "chat.completion"), "choices": choices, "usage": _usage(response)}
+    return {**_head(request, response, "chat.completion"), "choices": choices, "usage": _usage(response)}
 
 
-def stream(call: Call, response: ModelResponse) -> bytes:
+def stream(request: ModelRequest, response: ModelResponse) -> bytes:
     """The response as server-sent events."""
-    return events(_chunks(call, response), named=False) + b"data: [DONE]\n\n"
+    return events(_chunks(request, response), named=False) + b"data: [DONE]\n\n"
 
 
 def error(refusal: Refusal) -> dict[str, Any]:
@@ -136,8 +138,8 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return openai_error(refusal)
 
 
-def _chunks(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
-    head = _head(call, response, "chat.completion.chunk")
+def _chunks(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:
+    head = _head(request, response, "chat.completion.chunk")
 
     def chunk(number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None, **more}
@@ -145,17 +147,22 @@ def _chunks(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
 
     for number, reply in enumerate(response.replies):
         first = {"role": "assistant", "content": _content(reply), "refusal": None}
-        yield chunk(number, first, logprobs=_logprobs(call, response, number))
+        yield chunk(number, first, logprobs=_logprobs(request, response, number))
         calls = reply.message.get("tool_calls") or ()
         for index, made in enumerate(calls):
             yield chunk(number, {"tool_calls": [{"index": index, **made}]})
         yield chunk(number, {}, finish_reason=reply.finish)
-    if call.usage_event:
+    if request.usage_event:
         yield {**head, "choices": [], "usage": _usage(response)}
 
 
-def _head(call: Call, response: ModelResponse, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{response.id}", "object": kind, "created": response.created, "model": call.model}
+def _head(request: ModelRequest, response: ModelResponse, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{response.id}",
+        "object": kind,
+        "created": response.created,
+        "model": request.model,
+    }
 
 
 def _content(reply: Reply) -> str | None:
@@ -163,8 +170,8 @@ def _content(reply: Reply) -> str | None:
     return None if not content and reply.message.get("tool_calls") else content
 
 
-def _logprobs(call: Call, response: ModelResponse, number: int) -> dict[str, Any] | None:
-    return {"content": response.logprobs(number), "refusal": None} if call.logprobs else None
+def _logprobs(request: ModelRequest, response: ModelResponse, number: int) -> dict[str, Any] | None:
+    return {"content": response.logprobs(number), "refusal": None} if request.logprobs else None
 
 
 def _usage(response: ModelResponse) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from areal.rollout.endpoint.call import shown, unavailable
+from areal.rollout.endpoint.wire import shown, unavailable
 
 # Of OpenAI's protocols; of Anthropic's, with headers that some clients put into the body; of vLLM's server:
 # queues, caches, transport, additions to the response, images, which there are none of; of routers: which of

@@ -9,22 +9,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
-from areal.rollout.endpoint.call import (
-    Call,
-    ModelResponse,
-    Refusal,
+from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.parsing import (
     call_id,
-    events,
     function_call,
     function_tool,
     only_free_choice,
     plain_text,
     read,
-    shown,
-    unavailable,
 )
-from areal.rollout.endpoint.fields import refuse_fields, refuse_format
-from areal.rollout.endpoint.stops import stop_place, stop_strings
+from areal.rollout.endpoint.stops import stop_position, stop_strings
+from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, events, shown, unavailable
 
 _THOUGHTS = ("thinking", "redacted_thinking")
 _ERROR_TYPES = {
@@ -56,8 +51,8 @@ class _Request(BaseModel):
     stream: bool | None = None
 
 
-def parse(body: bytes, temperature: float) -> Call:
-    """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
+def parse(body: bytes, temperature: float) -> ModelRequest:
+    """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
     if request.thread is not None:
         raise unavailable(_THREAD, {"error_code": "thread_unsupported_request", "unsupported": ["thread"]})
@@ -69,7 +64,7 @@ def parse(body: bytes, temperature: float) -> Call:
     for i, given in enumerate(request.messages):
         messages.extend(_messages(given, f"messages.{i}"))
     shown = only_free_choice(request.tool_choice)
-    return Call(
+    return ModelRequest(
         model=request.model,
         messages=messages,
         system=None if request.system is None else plain_text(request.system, "system"),
@@ -85,59 +80,60 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     return function_tool(tool.get("name"), tool.get("description"), tool.get("input_schema"))
 
 
-def _messages(given: dict[str, Any], place: str) -> Iterator[Message]:
+def _messages(given: dict[str, Any], location: str) -> Iterator[Message]:
     """One message of theirs: results of tools become messages of their own, before what the user says."""
     content = given.get("content")
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if given.get("role") not in ("user", "assistant", "system") or not isinstance(blocks, list):
-        raise Refusal(400, f"{place}: a message has a role, user or assistant, and content")
+        raise Refusal(400, f"{location}: a message has a role, user or assistant, and content")
     if not all(isinstance(block, dict) for block in blocks):
-        raise Refusal(400, f"{place}: content is a string or a list of blocks")
+        raise Refusal(400, f"{location}: content is a string or a list of blocks")
     if given["role"] == "assistant":
-        yield _assistant(blocks, place)
+        yield _assistant(blocks, location)
         return
     said = []
     for block in blocks:
         if block.get("type") == "tool_result":
-            text = plain_text(block.get("content"), place)
-            yield {"role": "tool", "tool_call_id": call_id(block.get("tool_use_id"), place), "content": text}
+            text = plain_text(block.get("content"), location)
+            number = call_id(block.get("tool_use_id"), location)
+            yield {"role": "tool", "tool_call_id": number, "content": text}
         else:
             said.append(block)
     if said or not blocks:
-        yield {"role": given["role"], "content": plain_text(said, place)}
+        yield {"role": given["role"], "content": plain_text(said, location)}
 
 
-def _assistant(blocks: list[dict[str, Any]], place: str) -> Message:
+def _assistant(blocks: list[dict[str, Any]], location: str) -> Message:
     said = [block for block in blocks if block.get("type") not in ("tool_use", *_THOUGHTS)]
-    message: Message = {"role": "assistant", "content": plain_text(said, place)}
+    message: Message = {"role": "assistant", "content": plain_text(said, location)}
     calls = []
     for block in blocks:
         if block.get("type") == "tool_use":
             if not isinstance(block.get("input"), dict):
                 raise Refusal(
-                    400, f"{place}: the input of a tool is an object, not {shown(block.get('input'))}"
+                    400, f"{location}: the input of a tool is an object, not {shown(block.get('input'))}"
                 )
             arguments = json.dumps(block["input"])
-            calls.append(function_call(block.get("id", ""), block.get("name"), arguments, place))
+            calls.append(function_call(block.get("id", ""), block.get("name"), arguments, location))
     if calls:
         message["tool_calls"] = calls
     return message
 
 
-def render(call: Call, response: ModelResponse) -> dict[str, Any]:
+def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
     """The response as one object."""
     reply = response.replies[0]
     return {
-        **_head(call, response),
+        **_head(request, response),
         "content": list(_blocks(reply)),
-        **_end(call, reply),
+        **_end(request, reply),
         "usage": {"input_tokens": response.prompt_tokens, "output_tokens": response.sampled_tokens},
     }
 
 
-def stream(call: Call, response: ModelResponse) -> bytes:
+def stream(request: ModelRequest, response: ModelResponse) -> bytes:
     """The response as server-sent events."""
-    return events(_stream(call, response), named=True)
+    return events(_stream(request, response), named=True)
 
 
 def error(refusal: Refusal) -> dict[str, Any]:
@@ -147,10 +143,10 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return {"type": "error", "error": content | ({"details": refusal.details} if refusal.details else {})}
 
 
-def _stream(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
+def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:
     reply = response.replies[0]
     usage = {"input_tokens": response.prompt_tokens, "output_tokens": 0}
-    yield {"type": "message_start", "message": {**_head(call, response), "usage": usage}}
+    yield {"type": "message_start", "message": {**_head(request, response), "usage": usage}}
     for index, block in enumerate(_blocks(reply)):
         empty: dict[str, Any] = {"text": ""}
         delta = {"type": "text_delta", "text": block.get("text")}
@@ -162,14 +158,14 @@ def _stream(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
         yield {"type": "content_block_stop", "index": index}
     yield {
         "type": "message_delta",
-        "delta": _end(call, reply),
+        "delta": _end(request, reply),
         "usage": {"output_tokens": response.sampled_tokens},
     }
     yield {"type": "message_stop"}
 
 
-def _head(call: Call, response: ModelResponse) -> dict[str, Any]:
-    head = {"id": f"msg_{response.id}", "type": "message", "role": "assistant", "model": call.model}
+def _head(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
+    head = {"id": f"msg_{response.id}", "type": "message", "role": "assistant", "model": request.model}
     return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
 
 
@@ -182,8 +178,8 @@ def _blocks(reply: Reply) -> Iterator[dict[str, Any]]:
         yield {"type": "tool_use", "id": made["id"], "name": function["name"], "input": arguments}
 
 
-def _end(call: Call, reply: Reply) -> dict[str, str | None]:
-    if (stop := stop_place(call, reply)) is not None:
+def _end(request: ModelRequest, reply: Reply) -> dict[str, str | None]:
+    if (stop := stop_position(request, reply)) is not None:
         return {"stop_reason": "stop_sequence", "stop_sequence": stop[1]}
     reason = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}[reply.finish]
     return {"stop_reason": reason, "stop_sequence": None}

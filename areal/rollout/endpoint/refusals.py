@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 
-from areal.rollout.endpoint.call import Refusal
+from areal.rollout.endpoint.wire import Refusal
 
 log = logging.getLogger(__name__)
 

@@ -8,23 +8,25 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from areal.agents.interface import Message, SamplingLimits
-from areal.rollout.endpoint.call import (
-    Call,
-    ModelResponse,
-    Refusal,
+from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.parsing import (
     call_id,
-    events,
     function_call,
     function_tool,
     only_free_choice,
-    openai_error,
     plain_text,
     read,
     role_of,
+)
+from areal.rollout.endpoint.wire import (
+    ModelRequest,
+    ModelResponse,
+    Refusal,
+    events,
+    openai_error,
     shown,
     unavailable,
 )
-from areal.rollout.endpoint.fields import refuse_fields, refuse_format
 
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -48,8 +50,8 @@ class _Request(BaseModel):
     stream_options: dict[str, Any] | None = None
 
 
-def parse(body: bytes, temperature: float) -> Call:
-    """Read a request; see :class:`areal.rollout.endpoint.call.Wire`."""
+def parse(body: bytes, temperature: float) -> ModelRequest:
+    """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
     refuse_fields(request.model_extra, temperature)
     text = dict(request.text or {})
@@ -60,7 +62,7 @@ def parse(body: bytes, temperature: float) -> Call:
             "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
         )
     tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
-    return Call(
+    return ModelRequest(
         model=request.model,
         messages=_messages(request.input),
         system=request.instructions,
@@ -84,31 +86,33 @@ def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
         return [{"role": "user", "content": given}]
     messages: list[Message] = []
     for i, item in enumerate(given):
-        place, kind = f"input.{i}", item.get("type", "message")
+        location, kind = f"input.{i}", item.get("type", "message")
         if kind == "message":
-            messages.append({"role": role_of(item, place), "content": plain_text(item.get("content"), place)})
+            messages.append(
+                {"role": role_of(item, location), "content": plain_text(item.get("content"), location)}
+            )
         elif kind == "function_call":
             if not messages or messages[-1]["role"] != "assistant":
                 messages.append({"role": "assistant", "content": ""})
-            call = function_call(item.get("call_id", ""), item.get("name"), item.get("arguments"), place)
+            call = function_call(item.get("call_id", ""), item.get("name"), item.get("arguments"), location)
             messages[-1].setdefault("tool_calls", []).append(call)
         elif kind == "function_call_output":
-            output = plain_text(item.get("output"), place)
-            number = call_id(item.get("call_id"), place)
+            output = plain_text(item.get("output"), location)
+            number = call_id(item.get("call_id"), location)
             messages.append({"role": "tool", "tool_call_id": number, "content": output})
         elif kind != "reasoning":  # whose text no chat template takes back
-            raise Refusal(400, f"{place}: an item of type {shown(kind)} cannot be read")
+            raise Refusal(400, f"{location}: an item of type {shown(kind)} cannot be read")
     return messages
 
 
-def render(call: Call, response: ModelResponse) -> dict[str, Any]:
+def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
     """The response as one object."""
-    return _response(call, response, _items(call, response), done=True)
+    return _response(request, response, _items(request, response), done=True)
 
 
-def stream(call: Call, response: ModelResponse) -> bytes:
+def stream(request: ModelRequest, response: ModelResponse) -> bytes:
     """The response as server-sent events."""
-    numbered = ({**event, "sequence_number": i} for i, event in enumerate(_stream(call, response)))
+    numbered = ({**event, "sequence_number": i} for i, event in enumerate(_stream(request, response)))
     return events(numbered, named=True)
 
 
@@ -117,12 +121,12 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return openai_error(refusal)
 
 
-def _items(call: Call, response: ModelResponse) -> list[dict[str, Any]]:
+def _items(request: ModelRequest, response: ModelResponse) -> list[dict[str, Any]]:
     message = response.replies[0].message
     calls = message.get("tool_calls") or ()
     items: list[dict[str, Any]] = []
     if message["content"] or not calls:
-        logprobs = response.logprobs(0) if call.logprobs else []
+        logprobs = response.logprobs(0) if request.logprobs else []
         part = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": logprobs}
         said = {"type": "message", "id": f"msg_{response.id}", "role": "assistant", "content": [part]}
         items.append({**said, "status": "completed"})
@@ -132,7 +136,9 @@ def _items(call: Call, response: ModelResponse) -> list[dict[str, Any]]:
     return items
 
 
-def _response(call: Call, response: ModelResponse, items: list[dict[str, Any]], done: bool) -> dict[str, Any]:
+def _response(
+    request: ModelRequest, response: ModelResponse, items: list[dict[str, Any]], done: bool
+) -> dict[str, Any]:
     cut = response.replies[0].finish == "length"
     prompt, sampled = response.prompt_tokens, response.sampled_tokens
     usage = {
@@ -149,11 +155,11 @@ def _response(call: Call, response: ModelResponse, items: list[dict[str, Any]], 
         "status": ("incomplete" if cut else "completed") if done else "in_progress",
         "incomplete_details": {"reason": "max_output_tokens"} if cut and done else None,
         "error": None,
-        "model": call.model,
-        "instructions": call.system,
-        "previous_response_id": call.previous,
+        "model": request.model,
+        "instructions": request.system,
+        "previous_response_id": request.previous,
         "output": items,
-        "tools": [{"type": "function", "strict": None, **tool["function"]} for tool in call.tools],
+        "tools": [{"type": "function", "strict": None, **tool["function"]} for tool in request.tools],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
         "metadata": {},
@@ -161,9 +167,9 @@ def _response(call: Call, response: ModelResponse, items: list[dict[str, Any]], 
     }
 
 
-def _stream(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
-    items = _items(call, response)
-    begun = _response(call, response, [], done=False)
+def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:
+    items = _items(request, response)
+    begun = _response(request, response, [], done=False)
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
     for index, item in enumerate(items):
@@ -173,7 +179,7 @@ def _stream(call: Call, response: ModelResponse) -> Iterator[dict[str, Any]]:
         where = {"item_id": item["id"], "output_index": index}
         yield from _text(item, where) if item["type"] == "message" else _arguments(item, where)
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
-    ended = _response(call, response, items, done=True)
+    ended = _response(request, response, items, done=True)
     yield {"type": f"response.{ended['status']}", "response": ended}
 
 

@@ -20,7 +20,7 @@ _GRACE = 2
 """Seconds that connections have to close at the end."""
 
 
-class Server:
+class EndpointServer:
     """Serves the models of many episodes, each by a key of its own; starts when the first one opens.
 
     Args:

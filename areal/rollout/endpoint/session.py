@@ -14,8 +14,8 @@ from typing import Any
 from pydantic_core import to_json
 
 from areal.agents.interface import Account, BadRequest, ConversationTooLong, Message, Model, Reply
-from areal.rollout.endpoint.call import Call, ModelResponse, Refusal, Wire
 from areal.rollout.endpoint.stops import CutReplies
+from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, WireFormat
 from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
 
@@ -60,13 +60,13 @@ class Session:
         self._left = max_completions
         self._slots = asyncio.Semaphore(SAMPLED_AT_ONCE)
         self._in_flight: set[asyncio.Task[bytes]] = set()
-        self._sent: dict[tuple[Wire, bytes], bytes] = {}
-        self._unanswered: Counter[tuple[Wire, bytes]] = Counter()
+        self._sent: dict[tuple[WireFormat, bytes], bytes] = {}
+        self._unanswered: Counter[tuple[WireFormat, bytes]] = Counter()
         self._responses: dict[str, list[Message]] = {}
         self._cuts = CutReplies()
 
     async def serve(
-        self, wire: Wire, body: bytes, retried: bool, gone: Callable[[], Awaitable[Any]]
+        self, wire: WireFormat, body: bytes, retried: bool, gone: Callable[[], Awaitable[Any]]
     ) -> tuple[bytes, bool]:
         """Serve one request.
 
@@ -82,22 +82,22 @@ class Session:
         Raises:
             Refusal: the call is refused.
         """
-        call = wire.parse(body, self._temperature)
+        request = wire.parse(body, self._temperature)
         same = wire, hashlib.blake2b(body).digest()
         if retried:
             if same in self._sent and self._unanswered[same] <= 0:
-                return self._sent[same], call.stream
+                return self._sent[same], request.stream
             # It may come before we know that the client gave up the first.
             self._unanswered[same] -= 1
         try:
-            self._sent[same] = await self._until(self._respond(wire, call), gone)
+            self._sent[same] = await self._until(self._respond(wire, request), gone)
         except BaseException:
             self._unanswered[same] += 1
             raise
-        return self._sent[same], call.stream
+        return self._sent[same], request.stream
 
     def refused(self, refusal: Refusal) -> None:
-        """Note that a call was refused; one that may succeed later is no refusal."""
+        """Record that a call was refused; one that may succeed later is no refusal."""
         if refusal.retry:
             return
         account = self.account
@@ -152,29 +152,29 @@ class Session:
         self.failure = self.failure or error
         return Refusal(500, f"the call failed of {error!r}, and so has the episode")
 
-    async def _respond(self, wire: Wire, call: Call) -> bytes:
-        if call.count > self._left:
+    async def _respond(self, wire: WireFormat, request: ModelRequest) -> bytes:
+        if request.count > self._left:
             raise Refusal(429, "this episode has had all the completions that it may have", _SPENT)
-        messages = self._history(call)
-        self._left -= call.count
+        messages = self._history(request)
+        self._left -= request.count
         try:
-            replies = await self._replies(messages, call)
+            replies = await self._replies(messages, request)
         except BaseException:
-            self._left += call.count
+            self._left += request.count
             raise
-        self.account.completions += call.count
+        self.account.completions += request.count
         response = ModelResponse(uuid.uuid4().hex, int(time.time()), replies)
-        if call.logprobs:
+        if request.logprobs:
             response = replace(response, texts=[self._texts(reply.ids) for reply in replies])
-        conversation = messages[call.system is not None :]  # instructions are for one response (OpenAI)
+        conversation = messages[request.system is not None :]  # instructions are for one response (OpenAI)
         self._responses[f"resp_{response.id}"] = [*conversation, replies[0].message]
-        response = replace(response, replies=[self._cuts.cut(call, messages, reply) for reply in replies])
-        return wire.stream(call, response) if call.stream else to_json(wire.render(call, response))
+        response = replace(response, replies=[self._cuts.cut(request, messages, reply) for reply in replies])
+        return wire.stream(request, response) if request.stream else to_json(wire.render(request, response))
 
-    async def _replies(self, messages: list[Message], call: Call) -> list[Reply]:
-        if call.count == 1:
-            return [await self._reply(messages, call)]
-        replies = [asyncio.ensure_future(self._reply(messages, call, i)) for i in range(call.count)]
+    async def _replies(self, messages: list[Message], request: ModelRequest) -> list[Reply]:
+        if request.count == 1:
+            return [await self._reply(messages, request)]
+        replies = [asyncio.ensure_future(self._reply(messages, request, i)) for i in range(request.count)]
         try:
             return await asyncio.gather(*replies)
         finally:
@@ -182,22 +182,24 @@ class Session:
                 reply.cancel()
             await asyncio.wait(replies)
 
-    async def _reply(self, messages: list[Message], call: Call, number: int = 0) -> Reply:
-        limits = call.limits
+    async def _reply(self, messages: list[Message], request: ModelRequest, number: int = 0) -> Reply:
+        limits = request.limits
         if limits.seed is not None and number > 0:  # with the same one, all completions would be the same
             limits = replace(limits, seed=derive(limits.seed, number))
         async with self._slots:
-            return await self._model.chat(messages, tools=call.tools, limits=limits)
+            return await self._model.chat(messages, tools=request.tools, limits=limits)
 
-    def _history(self, call: Call) -> list[Message]:
+    def _history(self, request: ModelRequest) -> list[Message]:
         """The whole conversation, with responses as they were sampled."""
         earlier: list[Message] = []
-        if call.previous is not None:
-            if call.previous not in self._responses:
-                raise Refusal(400, f"previous_response_id={call.previous!r} is none of this episode's")
-            earlier = self._responses[call.previous]
-        system: list[Message] = [] if call.system is None else [{"role": "system", "content": call.system}]
-        return self._cuts.restore([*system, *earlier, *call.messages])
+        if request.previous is not None:
+            if request.previous not in self._responses:
+                raise Refusal(400, f"previous_response_id={request.previous!r} is none of this episode's")
+            earlier = self._responses[request.previous]
+        system: list[Message] = (
+            [] if request.system is None else [{"role": "system", "content": request.system}]
+        )
+        return self._cuts.restore([*system, *earlier, *request.messages])
 
 
 def _over() -> Refusal:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from areal.agents.interface import Message, Reply
-from areal.rollout.endpoint.call import Call, Refusal
+from areal.rollout.endpoint.wire import ModelRequest, Refusal
 from areal.rollout.messages import key, normal
 
 
@@ -27,11 +27,11 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
     return found
 
 
-def stop_place(call: Call, reply: Reply) -> tuple[int, str] | None:
-    """Where in a reply the first of the call's own stop strings begins, and which it is, if one is there."""
+def stop_position(request: ModelRequest, reply: Reply) -> tuple[int, str] | None:
+    """Return where the first of the request's own stop strings begins in a reply, and which it is, if any."""
     if reply.finish != "stop":
         return None
-    found = [(place, text) for text in call.limits.stop if (place := reply.text.find(text)) >= 0]
+    found = [(position, text) for text in request.limits.stop if (position := reply.text.find(text)) >= 0]
     return min(found, default=None)
 
 
@@ -41,22 +41,22 @@ class CutReplies:
     def __init__(self) -> None:
         self._whole: dict[tuple[bytes, bytes], str] = {}
 
-    def cut(self, call: Call, messages: Sequence[Message], reply: Reply) -> Reply:
+    def cut(self, request: ModelRequest, messages: Sequence[Message], reply: Reply) -> Reply:
         """Return a response as the program sees it; ``messages``, as sampled, are its history."""
-        found = stop_place(call, reply)
+        found = stop_position(request, reply)
         if found is None and not self._whole:
             return reply
         shown = (
             reply if found is None else replace(reply, message=_with(reply.message, reply.text[: found[0]]))
         )
-        place = b""
+        prefix = b""
         for message in messages:
-            place = _digest(place, message)
-        where = place, _digest(b"", shown.message)
-        if found is None:  # the same words at the same place: the later response is meant
-            self._whole.pop(where, None)
+            prefix = _digest(prefix, message)
+        place = prefix, _digest(b"", shown.message)
+        if found is None:  # the same words after the same history: the later response is meant
+            self._whole.pop(place, None)
         else:
-            self._whole[where] = reply.text
+            self._whole[place] = reply.text
         return shown
 
     def restore(self, messages: Sequence[Message]) -> list[Message]:
@@ -64,12 +64,12 @@ class CutReplies:
         if not self._whole:
             return list(messages)
         restored: list[Message] = []
-        place = b""
+        prefix = b""
         for message in messages:
             if message["role"] == "assistant":
-                whole = self._whole.get((place, _digest(b"", message)))
+                whole = self._whole.get((prefix, _digest(b"", message)))
                 message = message if whole is None else _with(message, whole)
-            place = _digest(place, message)
+            prefix = _digest(prefix, message)
             restored.append(message)
         return restored
 
@@ -79,5 +79,5 @@ def _with(message: Message, content: str) -> Message:
 
 
 def _digest(before: bytes, message: Message) -> bytes:
-    """The place of a message behind others."""
+    """Return a digest of a message and of all before it."""
     return blake2b(before + repr(key(normal(message))).encode(), digest_size=16).digest()

@@ -1,0 +1,120 @@
+"""What the readers of the three protocols share: parts of a request's body, each read or refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from areal.rollout.endpoint.wire import Refusal, shown, unavailable
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What engines take as a seed."""
+ROLES = ("system", "developer", "user", "assistant")
+"""Roles of OpenAI's messages; the developer is the system's other name."""
+
+
+def read(form: type[BaseModel], body: bytes) -> Any:
+    """Validate a request's body.
+
+    Raises:
+        Refusal: it is not JSON, or lacks something; the message names the first such field.
+    """
+    try:
+        return form.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(map(str, first["loc"]))
+        message = f"{location}: {first['msg']}" if location else first["msg"]
+        raise Refusal(400, message, by_program=True) from error
+
+
+def plain_text(content: Any, location: str) -> str:
+    """Join the text parts of a message's content; None is no text.
+
+    Raises:
+        Refusal: a part is no text.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise Refusal(400, f"{location}: content is a string or a list of parts")
+    return "".join(_part_text(part, location) for part in content)
+
+
+def _part_text(part: Any, location: str) -> str:
+    if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"):
+        text = part.get("text")
+        if isinstance(text, str):
+            return text
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise Refusal(
+        400, f"{location}: a part of type {shown(kind)} cannot be read; this endpoint knows text alone"
+    )
+
+
+def role_of(message: dict[str, Any], location: str, known: tuple[str, ...] = ROLES) -> str:
+    """Return the role of a message.
+
+    Raises:
+        Refusal: it is none of those.
+    """
+    role = message.get("role")
+    if role not in known:
+        raise Refusal(400, f"{location}: role={shown(role)} is none of {', '.join(known)}")
+    return "system" if role == "developer" else role
+
+
+def call_id(number: Any, location: str) -> str | None:
+    """Return the id of the call that a message is the result of.
+
+    Raises:
+        Refusal: it is no string.
+    """
+    if not isinstance(number, str | None):
+        raise Refusal(400, f"{location}: the id of a tool's call is a string, not {shown(number)}")
+    return number
+
+
+def function_call(number: str, name: Any, arguments: Any, location: str) -> dict[str, Any]:
+    """One call of a tool, in OpenAI's chat form.
+
+    Raises:
+        Refusal: it has no name or no arguments.
+    """
+    if not (isinstance(name, str) and isinstance(arguments, str) and isinstance(number, str)):
+        raise Refusal(400, f"{location}: a call of a tool has an id, a name and arguments, each a string")
+    return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any]:
+    """A tool that the model may call, in OpenAI's chat form.
+
+    Raises:
+        Refusal: it has no name, or something else is not of its kind.
+    """
+    if not isinstance(name, str) or not name:
+        raise Refusal(400, "tools: a tool has a name")
+    if not isinstance(description, str | None) or not isinstance(parameters, dict | None):
+        raise Refusal(
+            400, f"tools: the description of {name!r} is a string, and its parameters are an object"
+        )
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
+
+
+def only_free_choice(choice: Any) -> bool:
+    """Read ``tool_choice``; return whether tools are to be shown at all.
+
+    Raises:
+        Refusal: it forces the model to call a tool, which is no sample of the model.
+    """
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    if kind not in (None, "auto", "none"):
+        raise unavailable(
+            f"tool_choice={shown(choice)} cannot be had: a forced call is no sample of the model; use 'auto' "
+            "and ask for the call in the prompt"
+        )
+    if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
+        raise unavailable("disable_parallel_tool_use cannot be had: it forces the model; leave it out")
+    return kind != "none"

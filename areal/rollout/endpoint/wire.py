@@ -1,0 +1,165 @@
+"""What the three protocols have in common: a request, its response, and the refusal of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic_core import to_json
+
+from areal.agents.interface import Message, Reply, SamplingLimits
+
+_MAX_SHOWN = 80
+"""Characters of a value in a refusal."""
+
+
+class Refusal(Exception):
+    """A request that is refused; each protocol has its own form for it.
+
+    Args:
+        status: of HTTP.
+        message: for the program's author: what is wrong, and what to do.
+        code: OpenAI's word for it, if there is one.
+        retry: whether the same call may succeed later; SDKs wait a second then and call again.
+        details: Anthropic's, for its SDK to act on.
+        by_program: whether the program asked for it of its own accord, whatever the model said to it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        retry: bool = False,
+        details: dict[str, Any] | None = None,
+        by_program: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.retry = retry
+        self.details = details
+        self.by_program = by_program
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One request to the model, whatever protocol it came by.
+
+    Attributes:
+        model: the name that the program gave; any will do, and the response bears it.
+        messages: of the conversation, in the form of ``Model.chat``.
+        system: what a protocol says to the model apart from the conversation.
+        previous: the response that this one goes on from (Responses), whose messages come before.
+        tools: what the model may call, in OpenAI's chat form.
+        limits: what this request narrows.
+        count: how many completions are sampled.
+        logprobs: whether the program wants the tokens' log-probabilities.
+        stream: whether it wants the response as events.
+        usage_event: whether the events of a chat end with one on usage.
+    """
+
+    model: str
+    messages: list[Message]
+    system: str | None = None
+    previous: str | None = None
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    limits: SamplingLimits = field(default_factory=SamplingLimits)
+    count: int = 1
+    logprobs: bool = False
+    stream: bool = False
+    usage_event: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResponse:
+    """What the model said to a request.
+
+    Attributes:
+        id: of the response, without the prefix that a protocol gives it.
+        created: seconds since the epoch.
+        replies: as many as the request asked for.
+        texts: for each reply the text of each of its tokens, where log-probabilities are wanted.
+    """
+
+    id: str
+    created: int
+    replies: list[Reply]
+    texts: list[list[str]] = field(default_factory=list)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, counted once."""
+        return self.replies[0].prompt_tokens
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens of all replies."""
+        return sum(len(reply.ids) for reply in self.replies)
+
+    def logprobs(self, number: int) -> list[dict[str, Any]]:
+        """Log-probability of each token of a reply, in OpenAI's form; only the sampled token's is known."""
+        tokens = zip(self.texts[number], self.replies[number].logprobs, strict=True)
+        return [
+            {"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
+            for text, logprob in tokens
+        ]
+
+
+class WireFormat(Protocol):
+    """How a protocol writes requests and responses: the modules ``chat``, ``responses`` and ``messages``."""
+
+    def parse(self, body: bytes, temperature: float) -> ModelRequest:
+        """Read a request.
+
+        Raises:
+            Refusal: it asks for something unavailable.
+        """
+        ...
+
+    def render(self, request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
+        """The response as one object."""
+        ...
+
+    def stream(self, request: ModelRequest, response: ModelResponse) -> bytes:
+        """The response as server-sent events."""
+        ...
+
+    def error(self, refusal: Refusal) -> dict[str, Any]:
+        """The body of a refusal."""
+        ...
+
+
+def unavailable(message: str, details: dict[str, Any] | None = None) -> Refusal:
+    """A refusal of what a program asks for of its own accord, whatever the model said to it."""
+    return Refusal(400, message, details=details, by_program=True)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a refusal names it: its beginning, where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def events(messages: Iterable[dict[str, Any]], named: bool) -> bytes:
+    """Server-sent events with a JSON object each.
+
+    Args:
+        messages: one for each event.
+        named: whether an event bears its object's ``type`` as its name.
+    """
+    parts = []
+    for message in messages:
+        if named:
+            parts.append(b"event: " + message["type"].encode() + b"\n")
+        parts.append(b"data: " + to_json(message) + b"\n\n")
+    return b"".join(parts)
+
+
+def openai_error(refusal: Refusal) -> dict[str, Any]:
+    """A refusal as OpenAI's two protocols have it."""
+    types = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = types.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
+    return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
