@@ -130,7 +130,8 @@ def evaluate_benchmarks(
     """
     from areal.envs.places import absolute
     from areal.recipes.choice import recipe_for
-    from areal.runtime.benchmarks import Request, make_jobs, open_evaluation, run_benchmarks
+    from areal.runtime.evaluation_jobs import EvaluationRequest, make_jobs, open_evaluation
+    from areal.runtime.evaluation_runner import run_jobs
 
     if model is not None:
         settings["model"] = str(model)
@@ -142,7 +143,7 @@ def evaluate_benchmarks(
             given = settings_on(recipe_for(given, training=False), given)
     found = None if data is None else absolute(str(data))
     request, path = open_evaluation(
-        Request(list(benchmarks), found, given), None if resume is None else Path(resume)
+        EvaluationRequest(list(benchmarks), found, given), None if resume is None else Path(resume)
     )
     try:
         jobs = make_jobs(request, path)
@@ -150,7 +151,7 @@ def evaluate_benchmarks(
         if resume is None:  # nothing is left behind by what could not begin
             shutil.rmtree(path)
         raise
-    return Evaluation(path, _run(run_benchmarks(jobs, path, show)))
+    return Evaluation(path, _run(run_jobs(jobs, path, show)))
 
 
 def replay(

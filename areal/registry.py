@@ -130,7 +130,7 @@ benchmarks: Registry[Benchmark] = Registry(
     "benchmark",
     "areal.benchmarks",
     {
-        name: f"areal.evaluation.benchmarks:{name.upper()}"
+        name: f"areal.evaluation.catalogue:{name.upper()}"
         for name in (
             "gsm8k",
             "math500",

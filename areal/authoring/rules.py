@@ -43,7 +43,7 @@ def is_made(subject: Subject) -> str:
     subject.solves = callable(getattr(env.unwrapped, "solution", None))
     for warning in getattr(env.unwrapped, "warnings", ()):
         subject.warn(warning)
-    read = "".join(f"; {line}" for line in getattr(env.unwrapped, "told", ()))
+    read = "".join(f"; {line}" for line in getattr(env.unwrapped, "notices", ()))
     return f"{type(env.unwrapped).__module__}:{type(env.unwrapped).__qualname__}{read}"
 
 

@@ -28,7 +28,7 @@ from areal.agents.interface import (
     Tool,
 )
 from areal.errors import UserError
-from areal.evaluation.evaluate import EpisodeOutcome
+from areal.evaluation.episodes import EpisodeOutcome
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled, RecordedEnv

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from areal.evaluation.estimators import mean_interval, pass_at_k
-from areal.evaluation.evaluate import FAILED
-from areal.evaluation.responses import Header, Response
+from areal.evaluation.responses import FAILED, Header, Response
+from areal.rollout.engine import Sampling
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -272,6 +272,14 @@ def conditions(
     if examples := opening.pop("chat.examples", None):
         found["chat.examples"] = f"{len(examples)} messages"
     return found | opening
+
+
+def sampling_settings(sampling: Sampling) -> dict[str, Any]:
+    """Return what a report says of the sampling: temperature and length, and whatever is not the default."""
+    values = asdict(sampling)
+    shown = {"temperature": values.pop("temperature"), "max_new_tokens": values.pop("max_tokens")}
+    default = asdict(Sampling(sampling.max_tokens))
+    return shown | {name: value for name, value in values.items() if value != default[name]}
 
 
 def report_of(header: Header, responses: list[Response], **known: Any) -> Report:

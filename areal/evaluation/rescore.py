@@ -16,10 +16,9 @@ from typing import Any
 
 from areal import registry
 from areal.errors import UserError
-from areal.evaluation.benchmark import digest_of
-from areal.evaluation.evaluate import FAILED
+from areal.evaluation.benchmark_data import digest_of
 from areal.evaluation.report import Report, markdown, report_of
-from areal.evaluation.responses import Header, Response, read_responses, write_responses, write_whole
+from areal.evaluation.responses import FAILED, Header, Response, read_responses, write_responses, write_whole
 
 _WORKERS = 8
 

@@ -17,6 +17,8 @@ from areal.errors import UserError
 
 FORMAT = 1
 """Of the file; a reader refuses others."""
+FAILED = "failed"
+"""The finish of a response whose agent, or program, failed: it counts as wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from areal.rollout.tasks import TaskSource
 from areal.runtime import checkpoint
 from areal.runtime.accounting import StepAccount
 from areal.runtime.build import start_rollout_worker, training_sampling
-from areal.runtime.evaluation import evaluate_held_out, evaluation_metrics
+from areal.runtime.held_out import evaluate_held_out, evaluation_metrics
 from areal.runtime.mismatch import MismatchWatch
 from areal.runtime.plan import Plan, max_concurrent
 from areal.runtime.processes import LearnerProcesses, Recipe

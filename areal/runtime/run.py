@@ -12,8 +12,8 @@ from areal.results import Run
 from areal.runtime import checkpoint
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.drawing import draw_last, drawn_again
-from areal.runtime.evaluation import evaluate_held_out
 from areal.runtime.heartbeat import heartbeat
+from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan
 from areal.runtime.signals import abandoned_on_signal

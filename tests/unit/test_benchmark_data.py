@@ -20,7 +20,8 @@ from pyarrow import parquet
 from areal import registry
 from areal.envs.code_problems import code_problem
 from areal.errors import UserError
-from areal.evaluation.benchmark import Data, HubFile, digest_of, find_data
+from areal.evaluation.benchmark import HubFile
+from areal.evaluation.benchmark_data import BenchmarkData, digest_of, find_data
 from areal.rewards.cases import AssertTests, CallTests, CheckTests, StreamTests
 
 CASES = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]
@@ -105,7 +106,7 @@ RIGHT = {"gsm8k": "1004", "math500": "0.5", "aime24": "25", "aime25": "70", "amc
 TESTS = {"humaneval": [CheckTests], "mbpp": [AssertTests] * 2, "livecodebench": [StreamTests, CallTests]}
 
 
-def found(name: str, folder: Path, end: str) -> Data:
+def found(name: str, folder: Path, end: str) -> BenchmarkData:
     """Write the rows as a file of this kind, and let the benchmark find it."""
     path = folder / f"{name}{end}"
     if end == ".parquet":

@@ -20,7 +20,8 @@ from areal.envs.code_problems import code_problem
 from areal.envs.data import load_pairs
 from areal.envs.rows import read_rows
 from areal.errors import UserError
-from areal.evaluation.benchmark import Benchmark, find_data
+from areal.evaluation.benchmark import Benchmark
+from areal.evaluation.benchmark_data import find_data
 from areal.registry import make_env
 from areal.rewards.cases import StreamTests
 

@@ -23,7 +23,8 @@ from areal.api import evaluate_benchmarks, settings_of_run
 from areal.cli import main
 from areal.config import parse_config
 from areal.errors import EnvironmentFailure, UserError
-from areal.evaluation.benchmark import Benchmark, HubFile, digest_of, find_data
+from areal.evaluation.benchmark import Benchmark, HubFile
+from areal.evaluation.benchmark_data import digest_of, find_data
 from areal.evaluation.comparison import compare
 from areal.evaluation.rescore import rescore
 from areal.evaluation.responses import ResponseFile, read_responses

@@ -17,7 +17,7 @@ import pytest_asyncio
 from areal.agents.interface import ConversationTooLong, Env, Model, PolicyFailed
 from areal.agents.program import Program, ProgramFailed
 from areal.errors import AgentFailure, EnvironmentFailure, UserError
-from areal.evaluation.evaluate import EpisodeOutcome, EvaluationFailure, evaluate
+from areal.evaluation.episodes import EpisodeOutcome, EvaluationFailure, sample_responses
 from areal.evaluation.report import report
 from areal.evaluation.responses import Response
 from areal.models import load_tokenizer, resolve_model
@@ -352,7 +352,7 @@ async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
         return outcome("unparseable" if task["index"] == 1 else "")
 
     kept: list[Response] = []
-    responses = await evaluate(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, max_failures=2)
+    responses = await sample_responses(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, max_failures=2)
     assert [a.finish for a in responses] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
     assert [a.failure for a in responses[:3]] == ["the program crashed", "unparseable", ""]
     summary = report(responses, 1, env="e", model="m", seconds=0.0).failure_summary()
@@ -375,7 +375,7 @@ async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(co
     with pytest.raises(
         ProgramFailed, match=r"^the program ended with code 1: no key; none of [1-4] episodes came"
     ):
-        await evaluate(fails, TASKS[:count], 1, 2, 0, keep=kept.append, max_failures=2)
+        await sample_responses(fails, TASKS[:count], 1, 2, 0, keep=kept.append, max_failures=2)
     assert kept == [], "nothing to go on from that would count as wrong"
     assert len(calls) <= 6
 
@@ -389,11 +389,11 @@ async def test_infrastructure_that_fails_ends_an_evaluation_and_is_no_wrong_answ
     message = r"^an episode of {'index': 5} failed: \w+: '?gone'? \(at .*test_program_failures.py:\d+\)$"
     for error in (OSError("gone"), RuntimeError("gone"), KeyError("gone")):
         with pytest.raises(EvaluationFailure, match=message) as caught:
-            await evaluate(some, TASKS, 1, 1, 0, retries=1)
+            await sample_responses(some, TASKS, 1, 1, 0, retries=1)
         assert caught.value.__cause__ is error
     error = EnvironmentFailure("the environment is gone")
     with pytest.raises(EnvironmentFailure, match="the environment is gone"):
-        await evaluate(some, TASKS, 1, 1, 0)
+        await sample_responses(some, TASKS, 1, 1, 0)
 
 
 def test_what_failed_is_on_the_screen_once_there_is_any(capsys: pytest.CaptureFixture[str]):

@@ -15,7 +15,7 @@ from areal.evaluation.report import Report
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.worker import RolloutWorker
 from areal.runtime import checkpoint, loop
-from areal.runtime.evaluation import evaluate_held_out
+from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.plan import Plan
 from areal.runtime.watch import Watch
 from areal.telemetry.run_directory import RunDirectory

@@ -1,23 +1,22 @@
-"""Responses to all problems of an evaluation, many at once, each handed on when it is there."""
+"""The episodes of an evaluation: many at once, each response handed on as soon as it is there."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from areal.agents.interface import BadRequest, ConversationTooLong
 from areal.errors import AgentFailure, EnvironmentFailure, UserError, WorkerLost, explained
-from areal.evaluation.responses import Response
+from areal.evaluation.responses import FAILED, Response
+from areal.rollout.engine import Sampling
 from areal.rollout.seeds import derive
+from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Episode
 
 log = logging.getLogger(__name__)
-
-FAILED = "failed"
-"""How a response ended whose agent, or program, failed: it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,16 @@ RunEpisode = Callable[[dict[str, Any], int], Awaitable[EpisodeOutcome]]
 """Runs one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
 
 
-async def evaluate(
+def engine_runner(worker: RolloutWorker, sampling: Sampling) -> RunEpisode:
+    """Return how an episode is run with an engine of ours."""
+
+    async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:
+        return EpisodeOutcome.of(await worker.run_episode(task, replace(sampling, seed=seed)))
+
+    return run_episode
+
+
+async def sample_responses(
     run_episode: RunEpisode,
     tasks: Sequence[dict[str, Any]],
     samples: int,
@@ -67,21 +75,21 @@ async def evaluate(
     keep: Callable[[Response], None] = lambda response: None,
     max_failures: int = 8,
 ) -> list[Response]:
-    """Sample every task ``samples`` times.
+    """Run ``samples`` episodes of every task.
 
-    A problem that leaves no room for a response gets the reward 0, as ``too_long``; one whose agent fails for
-    good, as ``failed``, unless it fails at all of them.
+    A problem that leaves no room for a response gets the reward 0 and the finish ``too_long``. An episode
+    whose agent fails after all retries gets the reward 0 and the finish ``failed``, unless all episodes fail.
 
     Args:
         run_episode: runs one episode.
         tasks: the problems.
         samples: responses to each.
         concurrency: episodes in flight at once.
-        seed: each response is sampled with a seed of its own, made of this one and its place.
+        seed: the sampling seed of each response is derived from this one and the response's place.
         retries: how often an episode that fails is run again.
-        known: responses that are there already.
+        known: responses that need no episode.
         keep: called with each new response.
-        max_failures: an agent that fails at more than so many responses, before any other, fails at all.
+        max_failures: if the first so many episodes and one more all fail, the evaluation ends.
 
     Returns:
         All responses, by problem and sample.
@@ -89,41 +97,42 @@ async def evaluate(
     Raises:
         UserError: the model refuses a request.
         EnvironmentFailure: an environment raised or hung.
-        EvaluationFailure: an episode failed for good for another reason that is not its agent.
-        AgentFailure: the agent fails at all of them.
+        EvaluationFailure: an episode failed after all retries, and not because of its agent.
+        AgentFailure: the agent failed in all episodes.
     """
     slots = asyncio.Semaphore(concurrency)
     responses = {(r.problem, r.sample): r for r in known}
-    failed = _Failures(max_failures, keep, bool(known))
+    failures = _Failures(max_failures, keep, bool(known))
 
-    async def one(problem: int, sample: int) -> None:
+    async def add(problem: int, sample: int) -> None:
         async with slots:
-            outcome = await _outcome(run_episode, tasks[problem], derive(seed, problem, sample), retries)
-        error = outcome if isinstance(outcome, AgentFailure) else None
-        if isinstance(outcome, AgentFailure):
-            outcome = EpisodeOutcome(finish=FAILED, failure=str(outcome))
+            outcome, error = await _outcome(
+                run_episode, tasks[problem], derive(seed, problem, sample), retries
+            )
         response = Response(problem=problem, sample=sample, task=tasks[problem], **asdict(outcome))
         responses[problem, sample] = response
-        failed.add(response, error)
+        failures.add(response, error)
 
     places = [(problem, sample) for problem in range(len(tasks)) for sample in range(samples)]
-    running = [asyncio.create_task(one(*place)) for place in places if place not in responses]
+    running = [asyncio.create_task(add(*place)) for place in places if place not in responses]
     try:
         await asyncio.gather(*running)
     finally:
         for episode in running:
             episode.cancel()
-    failed.check()
+    failures.check()
     return [responses[place] for place in places]
 
 
 class _Failures:
-    """Tells an agent that fails at some problems from one that fails at all; till then no response is kept.
+    """Tells an agent that fails at some problems from one that always fails.
+
+    No response is kept before one episode has succeeded.
 
     Args:
-        max_failures: so many failures, and nothing else, and it is the second.
+        max_failures: more failures than these, and no success, mean that the agent always fails.
         keep: called with each response that counts.
-        sound: whether something else is known already.
+        sound: whether an episode has succeeded already.
     """
 
     def __init__(self, max_failures: int, keep: Callable[[Response], None], sound: bool) -> None:
@@ -134,7 +143,7 @@ class _Failures:
         self._first: AgentFailure | None = None
 
     def add(self, response: Response, error: AgentFailure | None) -> None:
-        """Take a response; ``error`` is what its agent failed of."""
+        """Take a response; ``error`` is the failure of its agent."""
         self._first = self._first or error
         self._held.append(response)
         self._sound |= error is None
@@ -144,7 +153,7 @@ class _Failures:
             self._keep(self._held.pop(0))
 
     def check(self) -> None:
-        """Raise what the agent failed of, if it did nothing else."""
+        """Raise the agent's first failure if no episode has succeeded."""
         if self._first is not None and not self._sound:
             message = f"{self._first}; none of {len(self._held)} episodes came to its end"
             raise type(self._first)(message) from self._first
@@ -152,10 +161,11 @@ class _Failures:
 
 async def _outcome(
     run_episode: RunEpisode, task: dict[str, Any], seed: int, retries: int
-) -> EpisodeOutcome | AgentFailure:
+) -> tuple[EpisodeOutcome, AgentFailure | None]:
+    """Run an episode, again if need be; return its outcome and the failure of its agent, if that failed."""
     while True:
         try:
-            return await run_episode(task, seed)
+            return await run_episode(task, seed), None
         except BadRequest as error:
             raise UserError(
                 f"the model refuses what it is asked: {error}; where that is the sampling, set "
@@ -163,15 +173,15 @@ async def _outcome(
             ) from error
         except ConversationTooLong as error:
             log.warning("a problem is too long (%s): %s", task, error)
-            return EpisodeOutcome(finish="too_long")
+            return EpisodeOutcome(finish="too_long"), None
         except (RuntimeError, OSError) as error:  # a verifier, a sandbox, a connection
             if retries:
                 retries -= 1
                 log.warning("an evaluation of %s failed and is run again: %r", task, error)
                 continue
             if isinstance(error, AgentFailure):
-                log.warning("an evaluation of %s failed for good, and counts as wrong: %s", task, error)
-                return error
+                log.warning("an evaluation of %s failed, and counts as wrong: %s", task, error)
+                return EpisodeOutcome(finish=FAILED, failure=str(error)), error
             if isinstance(error, EnvironmentFailure):
                 raise
             raise _in_one_line(error, task) from error

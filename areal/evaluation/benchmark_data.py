@@ -1,0 +1,103 @@
+"""The problems of a benchmark, found: in the file that the user gives, or at the benchmark's own source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from areal.envs.data import held_out_rows
+from areal.envs.places import absolute, is_saved, looks_remote
+from areal.envs.rows import FORMS, PACKED, form_of, read_rows
+from areal.errors import UserError
+from areal.evaluation.benchmark import Benchmark, HubFile, Row
+from areal.evaluation.responses import write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkData:
+    """The problems of a benchmark as a file.
+
+    Attributes:
+        path: ``.jsonl`` or ``.jsonl.gz``.
+        source: where it is from, for the report.
+        digest: SHA-256 of its rows, whatever their form as text.
+    """
+
+    path: Path
+    source: str
+    digest: str
+
+
+def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> BenchmarkData:
+    """Return the data of a benchmark.
+
+    Args:
+        benchmark: of which.
+        given: a place (areal.envs.places), or a folder that has one of the benchmark's name; None: its own
+            source.
+        folder: where a file is written, if the source's own is in another form or has other rows, too.
+
+    Raises:
+        UserError: it cannot be had, or has no problem.
+    """
+    source = benchmark.source if given is None else _given(benchmark, str(given))
+    place = str(source.fetch() if isinstance(source, HubFile) else absolute(source))
+    path = Path(place)
+    if not _there(place) and not looks_remote(place):
+        raise UserError(f"benchmark '{benchmark.name}': the data file {place} does not exist")
+    if path.is_file() and benchmark.keep is None and form_of(path) in (".jsonl", None):
+        return BenchmarkData(path, str(source), digest_of(path))
+    keep = benchmark.keep or (lambda row: True)
+    try:
+        lines = [_canonical(row) for row, _ in held_out_rows(place) if keep(row)]
+    except KeyError as error:
+        raise UserError(f"benchmark '{benchmark.name}': a row of {place} has no field {error}") from error
+    if not lines:
+        raise UserError(f"benchmark '{benchmark.name}': {place} has none of its problems")
+    path = folder / f"{benchmark.name}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "".join(lines))
+    return BenchmarkData(path, str(source), digest_of(path))
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file's rows, whatever their form as text.
+
+    Raises:
+        UserError: it is not there, or no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"the data file {path} does not exist")
+    digest = hashlib.sha256()
+    for row, _ in read_rows(path):
+        digest.update(_canonical(row).encode())
+    return digest.hexdigest()
+
+
+def _canonical(row: Row) -> str:
+    return json.dumps(row, sort_keys=True, default=str) + "\n"  # Parquet knows dates, too
+
+
+def _given(benchmark: Benchmark, given: str) -> str:
+    """Return the place that ``--data`` means for a benchmark."""
+    folder = Path(given).expanduser()
+    if not folder.is_dir() or is_saved(folder):
+        if not _there(given) and not looks_remote(given):
+            raise UserError(f"--data {given}: no such file or folder")
+        return absolute(given)
+    names = [f"{benchmark.name}{kind}" for kind in ("", "_test")]
+    by_name = {path.name.lower(): path for path in sorted(folder.iterdir())}
+    for name in names:
+        for end in ("", *FORMS, *(form + packed for form in FORMS for packed in PACKED)):
+            if name + end in by_name:
+                return str(by_name[name + end].resolve())
+    raise UserError(
+        f"--data {given} has no file for benchmark '{benchmark.name}': none of {names[0]}.jsonl, "
+        f"{names[1]}.jsonl and the like (also {', '.join(FORMS[1:])})"
+    )
+
+
+def _there(place: str) -> bool:
+    return any(Path(path).expanduser().exists() for path in (place, place.rpartition(":")[0]) if path)

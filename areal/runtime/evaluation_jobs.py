@@ -1,0 +1,173 @@
+"""What an evaluation that is kept consists of: a request, a folder, and a checked job for each benchmark."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from areal import registry
+from areal.config import Config, parse_config, settings_on
+from areal.errors import UserError
+from areal.evaluation.benchmark import Benchmark
+from areal.evaluation.benchmark_data import find_data
+from areal.evaluation.endpoint import is_endpoint
+from areal.evaluation.report import sampling_settings
+from areal.evaluation.responses import Header, write_whole
+from areal.models import context_limit, resolve_model
+from areal.rollout.engine import Sampling
+from areal.rollout.tasks import held_out
+from areal.runtime.agents import make_agent
+from areal.runtime.build import evaluation_sampling
+from areal.runtime.first_look import look_at
+from areal.runtime.plan import Plan, plan
+from areal.telemetry.run_directory import dated_name, new_folder, slug
+
+_REQUEST = "evaluation.json"
+_PROMPT_ROOM = 4096
+"""Tokens for what a benchmark asks, beside the longest response, where the model takes as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """What is to be evaluated.
+
+    Attributes:
+        benchmarks: names; empty: the environment that the settings name.
+        data: a file or folder of their problems; None: their own sources.
+        settings: nested, as given by the user.
+    """
+
+    benchmarks: list[str]
+    data: str | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationJob:
+    """One evaluation of a request; ``plan`` is None if the model is behind an endpoint."""
+
+    header: Header
+    config: Config
+    env: Any
+    agent: Any
+    plan: Plan | None
+
+    @property
+    def file(self) -> str:
+        """The name of the file of its responses."""
+        return f"{slug(self.header.name)}.jsonl"
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it samples."""
+        return evaluation_sampling(self.config)
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """Its problems."""
+        return held_out(self.env, self.header.problems)
+
+
+def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[EvaluationRequest, Path]:
+    """Make the folder of an evaluation, or find the one to go on with, and return what it is of.
+
+    Raises:
+        UserError: there is none, or it cannot be written.
+    """
+    if resume is not None:
+        try:
+            found = json.loads((resume / _REQUEST).read_text(encoding="utf-8"))
+            return EvaluationRequest(**found), resume.resolve()
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{resume} is no evaluation to go on with: no sound {_REQUEST} in it") from error
+    config = parse_config(request.settings)
+    root = config.output / "eval"
+    names = request.benchmarks or [config.env]
+    model = Path(config.model.partition("#")[2] or config.model).name
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = new_folder(root, config.name, dated_name(*names, model), "eval")
+    except OSError as error:
+        raise UserError(f"cannot write in {root}: {error.strerror}; give another output=FOLDER") from error
+    write_whole(path / _REQUEST, json.dumps(asdict(request), indent=1))
+    return request, path.resolve()
+
+
+def make_jobs(request: EvaluationRequest, folder: Path) -> list[EvaluationJob]:
+    """Check a request: data, environments, agents, model; nothing is started.
+
+    Raises:
+        UserError: one of them cannot be had.
+    """
+    names = request.benchmarks
+    if len(set(names)) < len(names):
+        raise UserError(f"a benchmark is named twice: {', '.join(names)}")
+    if not names:
+        return [_job(parse_config(request.settings), None, "", "")]
+    if "env" in request.settings:
+        raise UserError("a benchmark has its own environment: give --benchmark or --env, not both")
+    if "max_new_tokens" in request.settings.get("rollout", {}):
+        raise UserError(
+            "a benchmark has its own longest response: set evaluation.max_new_tokens, not rollout's"
+        )
+    jobs = []
+    for name in names:
+        benchmark = registry.benchmarks.get(name)
+        data = find_data(benchmark, request.data, folder / "data")
+        config = parse_config(settings_on(benchmark.settings(data.path), request.settings))
+        jobs.append(_job(config, benchmark, data.source, data.digest))
+    return jobs
+
+
+def _job(config: Config, benchmark: Benchmark | None, source: str, digest: str) -> EvaluationJob:
+    if not config.evaluation.problems:
+        raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
+    checked = None
+    if is_endpoint(config.model):
+        env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
+        look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit)
+    else:
+        checked = plan(config if benchmark is None else _fitted(config), training=False)
+        config, env, agent = checked.config, checked.env, checked.agent
+    asked = len(held_out(env, config.evaluation.problems))
+    header = Header(
+        name=registry.env_label(config.env) if benchmark is None else benchmark.name,
+        env=config.env,
+        env_options=_plain(config.env_options),
+        agent=config.agent,
+        agent_options=_plain(config.agent_options),
+        model=config.model,
+        problems=asked,
+        samples=config.evaluation.samples,
+        seed=config.seed,
+        sampling=_plain(sampling_settings(evaluation_sampling(config))),
+        source=source,
+        data=digest,
+        chat=_plain(config.model_dump(mode="json", exclude_defaults=True).get("chat", {})),
+        of=None if benchmark is None else benchmark.problems,
+    )
+    return EvaluationJob(header, config, env, agent, checked)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as a file has them."""
+    return json.loads(json.dumps(values))
+
+
+def _fitted(config: Config) -> Config:
+    """Give a benchmark's longest response the room that it needs, or what the model has."""
+    longest, response = config.rollout.max_model_len, config.evaluation.max_new_tokens
+    if longest is None and response is not None:
+        limit = context_limit(resolve_model(config.model))
+        longest = min(limit or response + _PROMPT_ROOM, response + _PROMPT_ROOM)
+        data = settings_on(
+            config.model_dump(mode="json"),
+            {
+                "rollout": {"max_model_len": longest},
+                "evaluation": {"max_new_tokens": min(response, longest - 1)},
+            },
+        )
+        return parse_config(data)
+    return config

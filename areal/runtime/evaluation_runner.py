@@ -1,0 +1,189 @@
+"""Evaluations that are kept: benchmarks, or an environment's held-out problems, in a folder.
+
+- ``evaluation.json``: what was asked for, to go on with it;
+- ``NAME.jsonl``: the responses to each benchmark, as they come (:mod:`areal.evaluation.responses`);
+- ``data/NAME.jsonl``: its problems, where they did not come as such a file;
+- ``report.json``, ``report.md``: what they amount to;
+- ``areal.log``, ``engine.log``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError
+from areal.evaluation.endpoint import EndpointClient, EndpointWorker
+from areal.evaluation.episodes import EpisodeOutcome, RunEpisode, engine_runner
+from areal.evaluation.report import Report, markdown, report_of
+from areal.evaluation.responses import Response, ResponseFile, write_whole
+from areal.runtime.build import environments, opening_of, start_rollout_worker
+from areal.runtime.evaluation_jobs import EvaluationJob
+from areal.runtime.heartbeat import heartbeat
+from areal.runtime.held_out import timed_responses
+from areal.runtime.plan import max_concurrent
+from areal.runtime.signals import abandoned_on_signal, on_signals
+from areal.telemetry.logs import capture
+from areal.telemetry.progress import Progress
+from areal.telemetry.run_directory import RunDirectory
+
+T = TypeVar("T")
+
+
+async def run_jobs(jobs: list[EvaluationJob], folder: Path, show: bool) -> list[Report]:
+    """Sample the responses that are missing, and write the reports.
+
+    Raises:
+        UserError: the folder has responses to something else.
+        EnvironmentFailure: an episode failed for good; the responses so far are kept.
+        Interrupted: Ctrl-C or SIGTERM; the responses so far are kept.
+    """
+    title = f"{', '.join(job.header.name for job in jobs)} · {jobs[0].config.model}"
+    with (
+        capture(RunDirectory(folder)) as terminal,
+        Progress(0, title, show, terminal) as progress,
+        ExitStack() as files,
+    ):
+        progress.message(f"evaluation: {folder}")
+        for line in jobs[0].plan.notices if jobs[0].plan is not None else ():
+            progress.message(line)
+        for line in dict.fromkeys(line for job in jobs for line in getattr(job.env.unwrapped, "notices", ())):
+            progress.message(line)
+        opened = [(job, files.enter_context(ResponseFile(folder / job.file, job.header))) for job in jobs]
+        async with heartbeat(terminal):
+            try:
+                reports = await _run(opened, folder, progress)
+            except asyncio.CancelledError as error:  # a second signal
+                raise _interrupted(folder) from error
+        write_whole(folder / "report.json", json.dumps([report.to_json() for report in reports], indent=1))
+        write_whole(folder / "report.md", markdown(reports))
+    return reports
+
+
+Runners: TypeAlias = tuple[Callable[[EvaluationJob], RunEpisode], Callable[[], float | None]]
+"""How the episodes of each job are run, and the engine's busy seconds so far, if it is ours."""
+
+
+def _interrupted(folder: Path) -> Interrupted:
+    return Interrupted(f"stopped; go on with `areal eval --resume {folder}`")
+
+
+async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -> T:
+    """Wait, but not past a signal."""
+    running, stop, main = asyncio.ensure_future(work), asyncio.Event(), asyncio.current_task()
+    signalled = asyncio.ensure_future(stop.wait())
+    assert main is not None
+
+    def wind_up() -> None:
+        progress.message("stopping: every response so far is kept")
+        stop.set()
+
+    release = on_signals(wind_up, main.cancel)
+    try:
+        await asyncio.wait({running, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise _interrupted(folder)
+    finally:
+        release()
+        for task in (running, signalled):
+            task.cancel()
+        await asyncio.gather(running, signalled, return_exceptions=True)
+
+
+async def _run(
+    opened: list[tuple[EvaluationJob, ResponseFile]], folder: Path, progress: Progress
+) -> list[Report]:
+    todo = [job for job, file in opened if len(file.responses) < job.header.problems * job.header.samples]
+    speeds: dict[str, dict[str, float | None]] = {}
+    if todo:
+        progress.status("starting")
+        async with _runners(todo) as (runner_of, busy):
+            for job, file in opened:
+                if job in todo:
+                    work = _respond(job, file, runner_of(job), busy, progress)
+                    try:
+                        speeds[job.header.name] = await _interruptible(work, folder, progress)
+                    except (EnvironmentFailure, AgentFailure, UserError) as error:
+                        if not file.responses:
+                            raise
+                        raise type(error)(
+                            f"{error}; the responses so far are kept: `areal eval --resume {folder}`"
+                        ) from error
+    return [
+        report_of(job.header, file.sorted(), **{"seconds": 0.0, **speeds.get(job.header.name, {})})
+        for job, file in opened
+    ]
+
+
+async def _respond(
+    job: EvaluationJob,
+    file: ResponseFile,
+    run_episode: RunEpisode,
+    busy: Callable[[], float | None],
+    progress: Progress,
+) -> dict[str, float | None]:
+    """Sample the responses that a job lacks; return the speed, if it lacked all of them."""
+    known, total = list(file.responses), job.header.problems * job.header.samples
+
+    def keep(response: Response) -> None:
+        file.write(response)
+        progress.status(f"{job.header.name}: {len(file.responses)}/{total}")
+
+    _, speed = await timed_responses(run_episode, job.tasks, job.config, busy, keep, known)
+    return {} if known else speed
+
+
+def _runners(jobs: list[EvaluationJob]) -> AbstractAsyncContextManager[Runners]:
+    """Start what responds."""
+    return _endpoint_runners(jobs) if jobs[0].plan is None else _engine_runners(jobs)
+
+
+@asynccontextmanager
+async def _engine_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
+    plans = [job.plan for job in jobs if job.plan is not None]
+    with abandoned_on_signal():
+        worker = await start_rollout_worker(max(plans, key=lambda p: p.max_model_len), None)
+    pools = [worker.pool]
+
+    def runner_of(job: EvaluationJob) -> RunEpisode:
+        assert job.plan is not None
+        pool = environments(job.config)
+        pools.append(pool)
+        own = replace(worker, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
+        return engine_runner(own, job.sampling)
+
+    try:
+        yield runner_of, lambda: worker.engine.busy_seconds
+    finally:
+        await worker.engine.close()
+        for pool in pools:
+            pool.close()
+
+
+@asynccontextmanager
+async def _endpoint_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
+    endpoint = await EndpointClient.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
+    workers: list[EndpointWorker] = []
+
+    def runner_of(job: EvaluationJob) -> RunEpisode:
+        chat = job.config.chat.template_kwargs
+        worker = EndpointWorker(endpoint, job.agent, environments(job.config), opening_of(job.config), chat)
+        workers.append(worker)
+
+        async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:
+            return await worker.run_episode(task, replace(job.sampling, seed=seed))
+
+        return run_episode
+
+    try:
+        yield runner_of, lambda: None
+    finally:
+        await endpoint.close()
+        for worker in workers:
+            worker.close()
