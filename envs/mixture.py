@@ -15,14 +15,11 @@ from typing import Any
 import gymnasium
 from gymnasium.error import ResetNeeded
 
+from areal.envs.seeds import HELD_OUT, RUN_STRIDE
 from areal.envs.text import UnicodeText
 from areal.errors import UserError, nearest
 from areal.registry import env_label, make_env
 
-_RUN = 2**25
-"""Training counts its problems from a multiple of this, another one for each seed (areal.rollout.tasks)."""
-_HELD_OUT = 2**31
-"""Members without splits are measured on seeds from here on."""
 _DEFAULTS: dict[str, Any] = {"env": None, "weight": 1, "options": {}, "name": None, "after": 0}
 
 
@@ -120,7 +117,7 @@ class MixtureEnv(gymnasium.Env[str, str]):
         options = options or {}
         split = options.get("split", self._split)
         index = options.get("index")
-        index = int(self.np_random.integers(_HELD_OUT) if index is None else index)
+        index = int(self.np_random.integers(HELD_OUT) if index is None else index)
         joins = tuple(m.after if split == "train" else 0 for m in self._members)
         place, number = turn(index, tuple(m.weight for m in self._members), joins)
         self._current = self._members[place]
@@ -150,11 +147,11 @@ def turn(index: int, weights: tuple[int, ...], joins: tuple[int, ...]) -> tuple[
         joins: how many problems of a run come before each member's first. If all are larger than 0, the first
             to join begins at once.
     """
-    base, position = index - index % _RUN, index % _RUN
+    base, position = index - index % RUN_STRIDE, index % RUN_STRIDE
     joins = tuple(j - min(joins) for j in joins)
     before = [0] * len(weights)
     starts = sorted(set(joins))
-    for start, end in zip(starts, [*starts[1:], _RUN], strict=True):
+    for start, end in zip(starts, [*starts[1:], RUN_STRIDE], strict=True):
         active = pattern(tuple(w if j <= start else 0 for w, j in zip(weights, joins, strict=True)))
         rounds, rest = divmod(min(position, end) - start, len(active))
         for place in range(len(weights)):
@@ -179,13 +176,13 @@ def pattern(weights: tuple[int, ...]) -> tuple[int, ...]:
 def _task(member: Member, split: str, number: int) -> dict[str, Any]:
     """Return the reset arguments of a member's ``number``-th problem."""
     if not member.counted:
-        return {"seed": number % _HELD_OUT + (_HELD_OUT if split == "test" else 0)}
+        return {"seed": number % HELD_OUT + (HELD_OUT if split == "test" else 0)}
     if (count := member.count(split)) is not None:
         if not count:
             raise UserError(f"mixture-v1: '{member.name}' has no problem in its {split} split")
         epoch, place = divmod(number, count)
         number = _order(count, epoch)[place] if split == "train" else place
-    return {"seed": number % _HELD_OUT, "options": {"index": number, "split": split}}
+    return {"seed": number % HELD_OUT, "options": {"index": number, "split": split}}
 
 
 @lru_cache(maxsize=64)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from areal.envs.seeds import HELD_OUT, RUN_STRIDE
 from areal.errors import UserError, explained
-
-_STRIDE = 2**25
-"""Each seed of a run draws its unbounded problems from a range of its own; areal.envs.mixture knows."""
-_HELD_OUT = 2**31
-"""Environments without splits are evaluated on reset seeds from here on, which training never uses."""
 
 
 class TaskSource:
@@ -37,7 +33,7 @@ class TaskSource:
 
     def task(self, position: int) -> dict[str, Any]:
         """Return the keyword arguments of ``env.reset`` for the problem at ``position``, from 0."""
-        seed = (self._seed * _STRIDE + position) % _HELD_OUT
+        seed = (self._seed * RUN_STRIDE + position) % HELD_OUT
         if not self._indexed:
             return {"seed": seed}
         index = seed if self._count is None else self._index(position, self._count)
@@ -59,7 +55,7 @@ def held_out(env: Any, problems: int) -> list[dict[str, Any]]:
         UserError: the environment cannot say how many there are.
     """
     if not _indexed(env):
-        return [{"seed": _HELD_OUT + i} for i in range(problems)]
+        return [{"seed": HELD_OUT + i} for i in range(problems)]
     count = _count(env, "test")
     size = problems if count is None else min(problems, count)
     return [{"seed": i, "options": {"index": i, "split": "test"}} for i in range(size)]
