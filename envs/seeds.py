@@ -1,4 +1,4 @@
-"""Which reset seeds, and which indices of unbounded problems, are for training and which are for evaluation."""
+"""Which reset seeds, and indices of unbounded problems, are for training and which are for evaluation."""
 
 from __future__ import annotations
 

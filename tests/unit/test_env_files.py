@@ -165,8 +165,8 @@ async def test_metrics_of_each_environment(folder: Path):
     class Judge:
         reward, parts = 0.0, {}
 
-        def begin(self, before: list[object]) -> None:
-            assert before == []
+        def set_opening(self, messages: list[object]) -> None:
+            assert messages == []
 
         def credit(self, reward: float, parts: dict[str, float] | None) -> None:
             self.reward += reward
