@@ -251,12 +251,15 @@ def _train(given: argparse.Namespace) -> None:
 
     if given.dry_run:
         from areal.config import dump_with_origins, merged, parse_config
+        from areal.placement.describe import table
+        from areal.telemetry.tables import lines
 
         layers = api.layers(given.config, given.overrides, settings, given.resume)
         config = parse_config(merged(layers), given.config)
         plan = api.check(config)
         print(dump_with_origins(config, layers, plan.config), end="")
-        for line in plan.summary:
+        rows = table(plan.placement, plan.config.engine.memory)
+        for line in [*plan.remarks, *lines(*rows)]:
             print(f"# {line}")
         return
     run = api.train(

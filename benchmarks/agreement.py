@@ -15,7 +15,7 @@ from areal.runtime.build import make_learner, start_rollout_worker
 from areal.runtime.plan import engine_dtype, plan
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import backends_of, open_sender, together
+from areal.weights.sender import open_sender, together
 
 GROUPS, MEMBERS = 4, 4
 PROMPT, RESPONSE = 6, 40
@@ -45,7 +45,7 @@ async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[fl
     try:
         learner = make_learner(config, checked.model, checked.device, 1)
         dtype = engine_dtype(config, checked.device)
-        sender = open_sender(backends_of(checked.device), learner.named_parameters(), dtype, checked.device)
+        sender = open_sender(checked.placement.backends, learner.named_parameters(), dtype, checked.device)
         await worker.engine.connect(sender.init_infos())
         found = []
         for version in range(updates + 1):

@@ -325,9 +325,8 @@ def train_alone(settings: list[str], count: int) -> dict[str, float]:
     config = noise_config(settings)
     pin(config, first=False)
     plan = check(config)
-    learner = Learner(
-        plan.model, config.learner, plan.device, config.rollout.temperature, plan.learner_threads
-    )
+    threads = plan.placement.ranks[0].threads
+    learner = Learner(plan.model, config.learner, plan.device, config.rollout.temperature, threads)
     recorded = sorted(max(config.output.iterdir(), key=os.path.getmtime).glob("rollouts/step-*.jsonl"))
     lengths: list[int] = []
     seconds = []

@@ -35,7 +35,7 @@ from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import engine_dtype, plan
 from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import backends_of, open_sender
+from areal.weights.sender import open_sender
 
 SPREAD = 1.0
 PROMPT = 32
@@ -146,7 +146,7 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
     worker = await start_rollout_worker(checked, VLLM_BACKEND)
     model = load_model(checked.model).to(checked.device)
     sender = open_sender(
-        backends_of(checked.device),
+        checked.placement.backends,
         model.named_parameters(),
         engine_dtype(config, checked.device),
         checked.device,

@@ -45,7 +45,7 @@ from areal.runtime.plan import Plan, max_concurrent, plan
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import backends_of, together
+from areal.weights.sender import together
 
 GROUP = 8
 
@@ -197,8 +197,7 @@ class Training:
     async def prepare(self, engine: Any) -> None:
         """Make the learner and connect it to the engine."""
         await self._learner.make()
-        backends = backends_of(self._checked.device, self._checked.cards)
-        await engine.connect(await self._learner.open_sender(backends))
+        await engine.connect(await self._learner.open_sender(self._checked.placement.backends))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -251,7 +250,8 @@ async def measure_engine(
         found.setdefault(name, []).append(await rate)
         print(f"{name:18} {found[name][-1]:7.0f} tokens/s", flush=True)
 
-    recipe = Recipe(config, checked.model, checked.device, checked.learner_threads, config.output)
+    ranks = checked.placement.ranks
+    recipe = Recipe(config, checked.model, checked.device, ranks[0].threads, config.output)
     learner = LearnerProcesses(recipe)
     try:
         batch = await record(worker, work, checked)

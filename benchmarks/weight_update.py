@@ -40,11 +40,12 @@ from common import BLUE, GREEN, ORANGE, parser, picture, save
 from models import QWEN2, qwen2
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from areal.placement.inventory import probe
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
-from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import WeightSender, backends_of, open_sender, together
+from areal.weights.interface import VLLM_BACKEND, TransferBackend
+from areal.weights.sender import WeightSender, open_sender, together
 
 POLL = 0.0005
 """Seconds between two looks for a new token."""
@@ -156,9 +157,9 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     try:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        sender = open_sender(
-            backends_of(device, [int(arguments.disaggregated)]), model.named_parameters(), scale.dtype, device
-        )
+        colocated: TransferBackend = "shared memory" if device == "cpu" else "CUDA IPC"
+        backend: TransferBackend = "broadcast" if arguments.disaggregated else colocated
+        sender = open_sender([backend], model.named_parameters(), scale.dtype, device)
         await engine.connect(sender.init_infos())
         watched = Watched(engine, sender, device)
         work = Workload(watched, scale, config.vocab_size)
@@ -179,6 +180,8 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
 
 def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> EngineSettings:
     on_gpu = arguments.device == "cuda"
+    devices = probe(arguments.device).devices
+    device = devices[int(arguments.disaggregated)] if on_gpu else None
     return EngineSettings(
         model=str(folder),
         device=arguments.device,
@@ -189,7 +192,8 @@ def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> Engin
         eos_ids=(0,),
         eager=not on_gpu,
         weight_backend=VLLM_BACKEND,
-        card=int(arguments.disaggregated),
+        device_bytes=device.nbytes if device else 0,
+        visible_devices=device.visible if device else "",
         stop_strings=not on_gpu,
     )
 

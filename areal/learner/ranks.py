@@ -25,21 +25,22 @@ def world_size() -> int:
 
 
 def init_process_group(device: str, store: dist.Store, rank: int, world_size: int) -> None:
-    """Become a rank of the default process group; on a GPU, with the GPU of that index.
+    """Become a rank of the default process group, on a GPU of its own or a CPU.
 
     A group that an earlier learner of this process left behind is destroyed first.
 
     Args:
-        device: ``cpu`` or ``cuda``.
+        device: of this rank, such as ``cpu`` or ``cuda:1``.
         store: where the ranks find each other.
         rank: of this process.
         world_size: how many ranks there are.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
-    if device == "cuda" and world_size > 1:
-        torch.cuda.set_device(rank)
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from areal import recipes
 from areal.config import STARTER
 from areal.models import model_config, resolve_model
+from areal.placement.inventory import Inventory, probe
 
 _LENGTHS = ("max_new_tokens", "max_model_len")
 _MACHINE = {
@@ -16,12 +17,15 @@ _MACHINE = {
 """What recipes say for the sake of GPUs, by groups; and all of the group engine."""
 
 
-def recipe_for(data: dict[str, Any], training: bool = True) -> dict[str, Any]:
+def recipe_for(
+    data: dict[str, Any], training: bool = True, inventory: Inventory | None = None
+) -> dict[str, Any]:
     """Return the settings of the recipe for a run, its name among them; none for a model like areal's own.
 
     Args:
         data: what was given, nested.
         training: whether there is a learner; of an evaluation only the lengths are the recipe's.
+        inventory: the hosts and devices there are; None: this machine's.
 
     Raises:
         UserError: there is no such recipe, or none for this model on this machine.
@@ -38,7 +42,8 @@ def recipe_for(data: dict[str, Any], training: bool = True) -> dict[str, Any]:
         # Of any machine: the lengths are the same.
         name = recipes.choose(min(parameters, 7e9), [])
         return _fitting(_only_lengths(recipes.read(name)), described) if name else {}
-    gpus = _gpus(str(data.get("device", "auto")))
+    inventory = inventory or probe(str(data.get("device", "auto")))
+    gpus = [device.nbytes / 2**30 for device in inventory.devices]
     if (name := recipes.choose(parameters, gpus)) is None:
         return {}
     found = recipes.read(name)
@@ -67,13 +72,3 @@ def _fitting(recipe: dict[str, Any], described: dict[str, Any]) -> dict[str, Any
         rollout["max_model_len"] = limit
         rollout["max_new_tokens"] = min(rollout["max_new_tokens"], max(1, limit // 2))
     return {**recipe, "rollout": rollout}
-
-
-def _gpus(device: str) -> list[float]:
-    """GiB of each GPU that a run would use."""
-    import torch
-
-    if device == "cpu" or not torch.cuda.is_available():
-        return []
-    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return [gpu.total_memory / 2**30 for gpu in found]

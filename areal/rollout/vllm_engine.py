@@ -32,7 +32,6 @@ from areal.rollout.vllm_start import (
     EngineSettings,
     arguments,
     environment,
-    gpu_bytes,
     main_not_reimported,
     variables,
 )
@@ -107,8 +106,6 @@ class VLLMEngine:
         Raises:
             UserError: vLLM is not installed, or (EngineLost) its process has failed.
         """
-        # Before the environment says which GPUs there are: the engine's has another number then.
-        card_bytes = gpu_bytes(settings.card) if settings.device == "cuda" else 0
         with environment(variables(settings)), main_not_reimported():
             try:
                 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -120,7 +117,7 @@ class VLLMEngine:
             # In no variable here: an exception that vLLM caught and kept holds on to this frame.
             try:
                 engine = cls(
-                    AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings, card_bytes))),
+                    AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings))),
                     settings.eos_ids,
                     settings.interruption,
                     _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,

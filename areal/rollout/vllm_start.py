@@ -34,7 +34,8 @@ class EngineSettings:
         seed: of the sampler.
         weight_backend: name of a registered vLLM weight-transfer engine, or None for fixed weights.
         interruption: what new weights do to requests in flight (areal.rollout.vllm_engine).
-        card: the GPU, among those that this process sees.
+        device_bytes: memory of its GPU; 0 on a CPU.
+        visible_devices: what CUDA_VISIBLE_DEVICES shows its processes; empty on a CPU.
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
     """
 
@@ -50,12 +51,13 @@ class EngineSettings:
     seed: int = 0
     weight_backend: str | None = None
     interruption: Interruption = "recompute"
-    card: int = 0
+    device_bytes: int = 0
+    visible_devices: str = ""
     stop_strings: bool = False
 
 
-def arguments(settings: EngineSettings, card_bytes: int) -> dict[str, Any]:
-    """vLLM's engine arguments; ``card_bytes``: memory of its GPU, if it has one."""
+def arguments(settings: EngineSettings) -> dict[str, Any]:
+    """vLLM's engine arguments."""
     from vllm.config import WeightTransferConfig
 
     found: dict[str, Any] = {
@@ -91,16 +93,9 @@ def arguments(settings: EngineSettings, card_bytes: int) -> dict[str, Any]:
     else:
         found["gpu_memory_utilization"] = settings.memory
         # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
-        found["kv_cache_memory_bytes"] = round(settings.memory * card_bytes)
+        found["kv_cache_memory_bytes"] = round(settings.memory * settings.device_bytes)
         found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
     return found
-
-
-def gpu_bytes(card: int = 0) -> int:
-    """Memory of a GPU, in bytes."""
-    import torch
-
-    return torch.cuda.get_device_properties(card).total_memory
 
 
 def variables(settings: EngineSettings) -> dict[str, str]:
@@ -122,15 +117,9 @@ def variables(settings: EngineSettings) -> dict[str, str]:
             # vLLM has some lines of its sampler compiled all the same, which needs a C++ compiler and takes
             # longer than it saves.
             found["TORCHDYNAMO_DISABLE"] = "1"
-    elif settings.card:
-        found["CUDA_VISIBLE_DEVICES"] = _name_of_card(settings.card)
+    else:
+        found["CUDA_VISIBLE_DEVICES"] = settings.visible_devices
     return found
-
-
-def _name_of_card(card: int) -> str:
-    """Return what CUDA calls a card that is the ``card``-th of those that this process sees."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[card] if visible else str(card)
 
 
 @contextmanager

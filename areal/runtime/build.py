@@ -10,6 +10,7 @@ from areal.agents.program import Program
 from areal.agents.tool_use import ToolUse
 from areal.config import Config
 from areal.models import load_tokenizer
+from areal.placement.placement import EnginePlacement
 from areal.rollout.engine import Engine, Sampling
 from areal.rollout.engines import Engines, max_in_flight
 from areal.rollout.environments import EnvironmentPool
@@ -82,7 +83,10 @@ async def start_rollout_worker(plan: Plan, weight_backend: str | None) -> Rollou
         renderer.check_tools()
     return RolloutWorker.build(
         await _start_engines(
-            [_engine_settings(plan, number, eos, weight_backend) for number in range(len(plan.cards))]
+            [
+                _engine_settings(plan, number, eos, weight_backend)
+                for number in range(len(plan.placement.engines))
+            ]
         ),
         renderer,
         plan.agent,
@@ -102,21 +106,23 @@ def _engine_settings(
     plan: Plan, number: int, eos: tuple[int, ...], weight_backend: str | None
 ) -> EngineSettings:
     """What the ``number``-th engine is built from."""
-    config, count = plan.config, len(plan.cards)
+    config, placement = plan.config, plan.placement
+    engine = placement.engines[number]
     return EngineSettings(
         model=plan.model,
         device=plan.device,
         dtype=str(engine_dtype(config, plan.device)).removeprefix("torch."),
         max_model_len=plan.max_model_len,
-        max_num_seqs=max_in_flight(max_concurrent(config), count),
-        memory=_cache_size(plan, number),
+        max_num_seqs=max_in_flight(max_concurrent(config), len(placement.engines)),
+        memory=_cache_size(plan, engine),
         eos_ids=eos,
-        threads=max(1, plan.engine_threads // count),
+        threads=engine.threads,
         eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
         # Of their own: else they would sample the same at the same step.
         seed=derive(config.seed, number) % 2**32 if number else config.seed,
         weight_backend=weight_backend,
-        card=plan.cards[number],
+        device_bytes=engine.devices[0].nbytes if engine.devices else 0,
+        visible_devices=",".join(device.visible for device in engine.devices),
         interruption=config.rollout.interruption,
         # A program may send stop strings with any call.
         stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),
@@ -144,8 +150,8 @@ def environments(config: Config) -> EnvironmentPool:
     )
 
 
-def _cache_size(plan: Plan, number: int) -> float:
+def _cache_size(plan: Plan, engine: EnginePlacement) -> float:
     """KV cache of an engine, in GiB on a CPU, or as a share of the GPU."""
-    if plan.memory:
-        return plan.memory[number].cache / plan.memory[number].card
+    if (memory := plan.placement.memory_of(engine)) is not None:
+        return memory.cache / memory.device.nbytes
     return plan.config.engine.memory or 1.0

@@ -41,7 +41,7 @@ from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.telemetry.scores import best_of, scores_of
 from areal.trajectory import Batch, Group
 from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import backends_of, together
+from areal.weights.sender import together
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,9 @@ class Trainer:
             self.progress.message(line)
         self.progress.status("starting vLLM and the learner")
         config, plan = self.config, self.plan
-        recipe = Recipe(config, plan.model, plan.device, plan.learner_threads, self.directory.checkpoints)
+        ranks = plan.placement.ranks
+        gpus = tuple(rank.device.index for rank in ranks if rank.device is not None)
+        recipe = Recipe(config, plan.model, plan.device, ranks[0].threads, self.directory.checkpoints, gpus)
         self.learner = LearnerProcesses(recipe)
         self._open.callback(self.learner.close)
         self._open.push_async_callback(self._watch.close)
@@ -143,7 +145,7 @@ class Trainer:
         self.progress.message(f"learner: {self.learner.description}")
         state, groups = await self._restore()
         weights = await self.learner.hash_weights()
-        await self.engine.connect(await self.learner.open_sender(backends_of(plan.device, plan.cards)))
+        await self.engine.connect(await self.learner.open_sender(plan.placement.backends))
         # Also where the engine has them already: a load that would not do shows before anything is trained.
         await self.learner.publish()
         await together(self.engine.load(self.learner.version), self.learner.send())
@@ -156,7 +158,7 @@ class Trainer:
             self.scores = scores_of(past)
             self.before = self._report(0)
         self.directory.log_start(
-            describe_start(config, self.learner.version, weights, plan.device, plan.learner_threads)
+            describe_start(config, self.learner.version, weights, plan.device, ranks[0].threads)
         )
         self.begun = True
 

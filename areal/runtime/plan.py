@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from areal import registry
@@ -12,14 +11,15 @@ from areal.envs.mixture import MixtureEnv
 from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
 from areal.models import context_limit, last_checkpoint, load_tokenizer, resolve_model
+from areal.placement.describe import summary
+from areal.placement.inventory import Inventory, probe
+from areal.placement.memory import Shape, Workload
+from areal.placement.placement import Placement, place
 from areal.rollout.engines import max_in_flight
 from areal.rollout.rendering import check_template_kwargs
-from areal.rollout.vllm_start import gpu_bytes
 from areal.runtime.agents import make_agent
-from areal.runtime.cards import engine_cards
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
-from areal.runtime.memory import Load, Shape, Split, describe, split
 from areal.runtime.model_checks import check_model
 
 if TYPE_CHECKING:
@@ -33,25 +33,39 @@ _DEFAULT_MAX_MODEL_LEN = 4096
 class Plan:
     """A checked run: nothing is started yet.
 
-    ``cards``: the GPU of each engine; the learner's processes have the first ones. ``memory``: how each of
-    these is divided; nothing on a CPU, or where ``engine.memory`` says it. ``notices``: what the user is to
-    know.
+    Attributes:
+        config: of the run.
+        model: folder or hub id.
+        placement: who runs where.
+        max_model_len: tokens of the longest sequence.
+        agent: which acts.
+        env: one of its environments.
+        notices: what the user is to know.
+        training: whether there is a learner, beside the engines.
     """
 
     config: Config
     model: str
-    device: str
+    placement: Placement
     max_model_len: int
     agent: Any
     env: Any
-    cards: tuple[int, ...] = (0,)
-    memory: tuple[Split, ...] = ()
     notices: tuple[str, ...] = ()
     training: bool = True
 
     @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.placement.device_type
+
+    @property
     def summary(self) -> list[str]:
-        """Lines that tell the user what was decided, and how data was read."""
+        """Lines for the user: what was decided, how data was read, and who runs where."""
+        return [*self.remarks, *summary(self.placement)]
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines for the user: what was decided, and how data was read."""
         lines = list(self.notices)
         config = self.config
         if config.recipe and self.training:
@@ -62,10 +76,7 @@ class Plan:
         if isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):
             lines += made.notices
             lines += [f"warning: {line}" for line in made.warnings if self.training]
-        if len(self.cards) > 1:
-            where = f", on the GPUs {', '.join(map(str, self.cards))}" if self.device == "cuda" else ""
-            lines.append(f"{len(self.cards)} engines{where}")
-        return [*lines, describe(self.memory)] if self.memory else lines
+        return lines
 
     @property
     def dtypes(self) -> set[torch.dtype]:
@@ -77,29 +88,14 @@ class Plan:
         of_learner = compute_dtype(self.config.learner, torch.device(self.device))
         return {engine_dtype(self.config, self.device), of_learner}
 
-    @property
-    def engine_threads(self) -> int:
-        """CPU threads of all engines: half of the cores, so that learner and engines never fight for one."""
-        return self.config.engine.threads or max(1, cores() // 2)
 
-    @property
-    def learner_threads(self) -> int:
-        """CPU threads of each process of the learner: they share the other half."""
-        learner = self.config.learner
-        return max(1, (learner.threads or cores() - self.engine_threads) // learner.processes)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def plan(config: Config, training: bool = True) -> Plan:
+def plan(config: Config, training: bool = True, inventory: Inventory | None = None) -> Plan:
     """Check environment, agent, model, device, lengths and memory.
 
     Args:
         config: of the run.
         training: whether there is a learner, beside the engine.
+        inventory: the hosts and devices there are; None: this machine's.
 
     Raises:
         UserError: one of them cannot be had.
@@ -118,86 +114,56 @@ def plan(config: Config, training: bool = True) -> Plan:
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     notices += check_model(model, training)
-    device, longest = _device(config.device), _max_model_len(config, model)
-    require_compilers(config, device)
-    memory: tuple[Split, ...] = ()
-    cards = _cards(config, device, training)
-    if device == "cuda" and config.engine.memory is None:
+    longest = _max_model_len(config, model)
+    placement = place(inventory or probe(config.device), config, training)
+    require_compilers(config, placement.device_type)
+    if placement.device_type == "cuda" and config.engine.memory is None:
         try:
-            memory = _memory(config, model, longest, training, cards)
+            placement = _with_memory(placement, config, model, longest)
         except UserError:
             if not training or config.learner.activation_checkpointing is not None:
                 raise
             config = override_config(config, ["learner.activation_checkpointing=true"])
-            memory = _memory(config, model, longest, training, cards)
-    return Plan(config, model, device, longest, agent, env, cards, memory, tuple(notices), training)
+            placement = _with_memory(placement, config, model, longest)
+            notices.append("learner.activation_checkpointing=true: without it the learner does not fit")
+    return Plan(config, model, placement, longest, agent, env, tuple(notices), training)
 
 
-def _cards(config: Config, device: str, training: bool) -> tuple[int, ...]:
-    import torch
-
-    engine = config.engine
-    if device == "cpu":
-        return (0,) * (engine.count or 1)
-    count, learners = torch.cuda.device_count(), config.learner.processes if training else 0
-    if learners > max(1, count):
-        raise UserError(
-            f"learner.processes={learners}, but torch sees {count} GPU{'s' * (count > 1)}, and each process "
-            f"needs one: set it to {count} or less"
-        )
-    return engine_cards(engine.count, engine.gpu, count, learners)
-
-
-def _memory(
-    config: Config, model: str, longest: int, training: bool, cards: tuple[int, ...]
-) -> tuple[Split, ...]:
+def _with_memory(placement: Placement, config: Config, model: str, longest: int) -> Placement:
     from transformers import AutoConfig
 
-    return divide(config, Shape.of(AutoConfig.from_pretrained(model)), gpu_bytes(), longest, training, cards)
+    shape = Shape.of(AutoConfig.from_pretrained(model))
+    return placement.with_memory(shape, workload(placement, config, longest))
 
 
-def divide(
-    config: Config, shape: Shape, card: int, longest: int, training: bool, cards: tuple[int, ...]
-) -> tuple[Split, ...]:
-    """Divide the cards of the engines; needs none.
+def workload(placement: Placement, config: Config, longest: int) -> Workload:
+    """Return what a run asks of its GPUs.
 
     Args:
+        placement: of the run.
         config: of the run.
-        shape: of its model.
-        card: bytes of each GPU.
         longest: tokens of the longest sequence.
-        training: whether there is a learner.
-        cards: the number of each engine's GPU; the learner's processes have the first ones.
-
-    Raises:
-        UserError: something does not fit.
     """
     import torch
 
     from areal.learner.parallelize import compute_dtype, micro_batch_tokens
 
-    learner, device = config.learner, torch.device("cuda")
-    load = Load(
-        sequences=max_in_flight(max_concurrent(config), len(cards)),
+    learner, device, ranks = config.learner, torch.device("cuda"), len(placement.ranks)
+    return Workload(
+        sequences=max_in_flight(max_concurrent(config), len(placement.engines)),
         longest=longest,
         engine_bytes=engine_dtype(config, "cuda").itemsize,
         graphs=not config.engine.eager,
-        micro_batch_tokens=micro_batch_tokens(learner, device) if training else None,
+        micro_batch_tokens=micro_batch_tokens(learner, device) if ranks else None,
         critic=learner.choices.advantage == "gae",
         reference=learner.choices.kl > 0,
         learner_bytes=compute_dtype(learner, device).itemsize,
         activation_checkpointing=bool(learner.activation_checkpointing),
         compiled=learner.compile is not False,
         adapted=learner.lora_rank > 0,
-        ranks=learner.processes if training else 1,
+        ranks=max(1, ranks),
+        tensor_parallel=max(1, len(placement.engines[0].devices)),
     )
-    ranks = learner.processes
-    # Whether the learner is elsewhere, and whether a rank that is not the first is on the card.
-    kinds = [(training and engine >= ranks, training and 0 < engine < ranks) for engine in cards]
-    splits = {
-        (apart, sent): split(shape, card, replace(load, apart=apart, sent=sent)) for apart, sent in set(kinds)
-    }
-    return tuple(splits[kind] for kind in kinds)
 
 
 def _max_model_len(config: Config, model: str) -> int:
@@ -215,16 +181,6 @@ def _max_model_len(config: Config, model: str) -> int:
                 "limit, or rollout.max_model_len)"
             )
     return length
-
-
-def _device(wanted: str) -> str:
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU; use device=cpu or install a CUDA build of torch")
-    return wanted
 
 
 def max_concurrent(config: Config) -> int:

@@ -62,6 +62,7 @@ class Recipe:
         device: ``cpu`` or ``cuda``.
         threads: CPU threads of one rank.
         checkpoints: the folder that all write to.
+        gpus: index of each rank's GPU; empty on a CPU.
     """
 
     config: Config
@@ -69,6 +70,7 @@ class Recipe:
     device: str
     threads: int
     checkpoints: Path
+    gpus: tuple[int, ...] = ()
 
     def make(self) -> tuple[Learner, Checkpoints]:
         """Return this rank's learner and its checkpoints; every rank has to ask."""
@@ -330,7 +332,9 @@ class _Rank:
             from areal.learner.ranks import init_process_group
 
             self._store = dist.TCPStore(_HOST, self._port, is_master=False)
-            init_process_group(self._recipe.device, self._store, self._rank, ranks)
+            gpus = self._recipe.gpus
+            device = f"cuda:{gpus[self._rank]}" if gpus else "cpu"
+            init_process_group(device, self._store, self._rank, ranks)
         self._learner, self._checkpoints = self._recipe.make()
         self._learner.warm_up()
         return self._learner.description

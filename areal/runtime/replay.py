@@ -20,6 +20,7 @@ from areal.config import Config, override_config, parse_config
 from areal.errors import UserError
 from areal.learner.learner import Learner
 from areal.models import resolve_model
+from areal.placement.inventory import probe
 from areal.runtime import checkpoint
 from areal.runtime.build import make_learner
 from areal.telemetry.run_directory import RunDirectory, read_metrics
@@ -255,7 +256,7 @@ class _Recording:
         return override_config(parse_config(start["config"]), self._overrides)
 
     def _make(self, step: int, start: dict[str, Any]) -> Learner:
-        if start["device"] == "cuda" and not torch.cuda.is_available():
+        if start["device"] == "cuda" and not probe().devices:
             raise UserError("the run's learner was on a GPU, and torch sees none here")
         config = self.config_at(step)
         model = resolve_model(start["config"]["model"])

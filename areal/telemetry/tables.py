@@ -47,3 +47,14 @@ def fitted(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: 
                 table.add_row(name, cell)
         narrow.append(table)
     return narrow
+
+
+def lines(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[str]:
+    """Return the lines of :func:`fitted`, as plain text that leaves room for two characters before it."""
+    from rich.console import Console
+
+    console = Console(no_color=True, highlight=False)
+    with console.capture() as captured:
+        for part in fitted(columns, rows, console.width - 2):
+            console.print(part)
+    return [line.rstrip() for line in captured.get().splitlines()]

@@ -15,18 +15,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def backends_of(device: str, gpus: Sequence[int] = (0,)) -> list[TransferBackend]:
-    """Return the weight-transfer backend of each engine.
-
-    Args:
-        device: ``cpu`` or ``cuda``, of all.
-        gpus: the GPU of each engine; the learner writes the weights on GPU 0.
-    """
-    if device == "cpu":
-        return ["shared memory" for _ in gpus]
-    return ["broadcast" if gpu else "CUDA IPC" for gpu in gpus]
-
-
 class WeightSender:
     """Sends weights to all engines: from one memory, by one sender for each backend."""
 

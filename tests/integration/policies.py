@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
 from areal.weights.interface import TransferBackend
-from areal.weights.sender import backends_of, open_sender, together
+from areal.weights.sender import open_sender, together
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -46,7 +46,7 @@ class Policies:
         with torch.no_grad():
             self._model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
         self._base = copy.deepcopy(self._model)
-        backends = backends_of(DEVICE) if backend is None else [backend]
+        backends: list[TransferBackend] = [backend or ("CUDA IPC" if ON_GPU else "shared memory")]
         self._sender = open_sender(backends, self._model.named_parameters(), torch.float32, DEVICE)
         self.references: dict[int, torch.nn.Module] = {}
         self.times: dict[str, float] = {}

@@ -17,7 +17,7 @@ from areal.errors import EngineLost
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
 from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import backends_of, open_sender
+from areal.weights.sender import open_sender
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from agreement import mismatches
@@ -49,7 +49,7 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
             (without_norm, "gets nothing for its model.norm.weight"),
             (unknown, "layers.0.mlp.experts"),
         ):
-            sender = open_sender(backends_of(checked.device), sent.items(), torch.float32, checked.device)
+            sender = open_sender(checked.placement.backends, sent.items(), torch.float32, checked.device)
             await worker.engine.connect(sender.init_infos())
             sender.write(sent.items())
             with pytest.raises(EngineLost, match=complaint) as refused:

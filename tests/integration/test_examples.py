@@ -25,7 +25,7 @@ from areal.rollout.worker import RolloutWorker
 from areal.runtime import loop
 from areal.runtime.build import environments
 from areal.runtime.plan import Plan
-from areal.weights.sender import backends_of, open_sender
+from areal.weights.sender import open_sender
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 EXAMPLES = [path for path in FILES if re.search(r"areal[. ]train\b", path.read_text())]
@@ -56,7 +56,7 @@ async def running(worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch) -> Asy
     yield session
     # Other tests expect the engine as it was: version 0, with the starter's own weights.
     starter = load_model(resolve_model("starter"))
-    sender = open_sender(backends_of("cpu"), starter.named_parameters(), torch.float32, "cpu")
+    sender = open_sender(["shared memory"], starter.named_parameters(), torch.float32, "cpu")
     await worker.engine.connect(sender.init_infos())
     sender.write(starter.named_parameters())
     await worker.engine.load(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from policies import DEVICE, DISTINCT, assert_agree
+from policies import DEVICE, DISTINCT, ON_GPU, assert_agree
 
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner
@@ -13,7 +13,8 @@ from areal.models import resolve_model
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.worker import RolloutWorker
 from areal.trajectory import Trajectory
-from areal.weights.sender import backends_of, open_sender
+from areal.weights.interface import TransferBackend
+from areal.weights.sender import open_sender
 
 
 async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutWorker):
@@ -25,7 +26,8 @@ async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutW
         for name, parameter in learner.model.named_parameters():
             if "lora_B" in name:
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
-    sender = open_sender(backends_of(DEVICE), learner.named_parameters(), torch.float32, DEVICE)
+    backend: TransferBackend = "CUDA IPC" if ON_GPU else "shared memory"
+    sender = open_sender([backend], learner.named_parameters(), torch.float32, DEVICE)
     await engine.connect(sender.init_infos())
     sender.write(learner.named_parameters())
     await engine.load(engine.version + 1)

@@ -22,7 +22,7 @@ from areal.runtime.build import environments, make_learner
 from areal.runtime.plan import Plan, plan
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
-from areal.weights.sender import backends_of, open_sender
+from areal.weights.sender import open_sender
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
@@ -48,7 +48,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(
         return RolloutWorker.build(engine, worker.renderer, checked.agent, environments(config), 512)
 
     learner = make_learner(config, checked.model, "cpu", 1)
-    sender = open_sender(backends_of("cpu"), learner.named_parameters(), torch.float32, "cpu")
+    sender = open_sender(["shared memory"], learner.named_parameters(), torch.float32, "cpu")
     await worker.engine.connect(sender.init_infos())
 
     async def publish(version: int) -> None:

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal.errors import EngineLost, UserError
+from areal.errors import EngineLost
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.engines import Engines, choose, max_in_flight
-from areal.runtime.cards import engine_cards
 
 
 class Scripted:
@@ -193,31 +192,3 @@ def test_a_load_that_fails_gives_up_the_others():
         assert engines[0].given_up
 
     run(work())
-
-
-@pytest.mark.parametrize(
-    ("count", "first", "cards", "learners", "expected"),
-    [
-        (None, None, 1, 1, (0,)),
-        (None, None, 2, 1, (1,)),
-        (None, None, 4, 1, (1, 2, 3)),
-        (None, None, 4, 2, (2, 3)),
-        (None, None, 4, 4, (0,)),
-        (None, None, 3, 0, (0, 1, 2)),
-        (None, 0, 4, 1, (0,)),
-        (2, None, 2, 1, (1, 0)),
-        (3, 2, 4, 1, (2, 3, 0)),
-        (1, None, 4, 2, (2,)),
-    ],
-)
-def test_the_engines_have_the_cards_that_the_learner_leaves_first(
-    count: int | None, first: int | None, cards: int, learners: int, expected: tuple[int, ...]
-):
-    assert engine_cards(count, first, cards, learners) == expected
-
-
-def test_more_engines_than_cards_are_refused():
-    with pytest.raises(UserError, match=r"engine\.count=3, but torch sees 2 GPUs.*set it to 2 or less"):
-        engine_cards(3, None, 2, 1)
-    with pytest.raises(UserError, match=r"engine\.gpu=2, but torch sees 2"):
-        engine_cards(1, 2, 2, 1)

@@ -15,17 +15,18 @@ import pytest
 import shards
 import torch
 from dummy_batches import batch
+from inventories import H100, machine
 
 from areal.config import parse_config
 from areal.errors import LearnerLost, UserError
 from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
-from areal.runtime import plan as planning
+from areal.runtime.plan import plan
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import hash_weights
 from areal.weights.layout import WeightLayout
-from areal.weights.sender import backends_of, together
+from areal.weights.sender import together
 from areal.weights.shared_memory import SharedMemoryReceiver
 
 STARTER = resolve_model("starter")
@@ -51,7 +52,7 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
             for name in ours.keys() - TIMES:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
         assert learner.version == 2
-        [info] = await learner.open_sender(backends_of("cpu"))
+        [info] = await learner.open_sender(["shared memory"])
         engine = SharedMemoryReceiver(
             info["address"], WeightLayout.from_dict(info["layout"]), torch.device("cpu")
         )
@@ -201,13 +202,11 @@ def one_of(rank: int) -> Any:
     ("settings", "message"),
     [
         ({"processes": 2, "advantage": "gae"}, r"learner\.processes=2.*gae"),
-        ({"processes": 3}, r"learner\.processes=3, but torch sees 2 GPUs"),
+        ({"processes": 3}, r"learner\.processes=3, but there are 2 GPUs"),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused_before_anything_is_started(
-    settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], message: str
 ):
-    monkeypatch.setattr(planning, "_device", lambda wanted: "cuda")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=message):
-        planning.plan(parse_config({"learner": settings}))
+        plan(parse_config({"learner": settings}), inventory=machine(H100, H100))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from inventories import machine
 from transformers import Qwen2Config
 
 import areal
@@ -19,10 +20,10 @@ from areal.cli import main
 from areal.config import load_config, settings_on
 from areal.errors import UserError
 from areal.models import resolve_model
+from areal.placement.memory import Shape
+from areal.placement.placement import place
 from areal.recipes.choice import recipe_for
-from areal.runtime.cards import engine_cards
-from areal.runtime.memory import GIB, Shape
-from areal.runtime.plan import divide
+from areal.runtime.plan import workload
 
 SIZES = {
     "0.5b": {
@@ -76,10 +77,12 @@ def test_each_recipe_fits_its_gpus(name: str, shapes: dict[str, Shape]):
     size, gpus = name.split("-")
     config = load_config(values={"recipe": name, **recipes.read(name)})
     count, gib = GPUS[gpus]
-    engines = engine_cards(None, None, count, config.learner.processes)
-    found = divide(config, shapes[size], int(gib * GIB), config.rollout.max_model_len, True, engines)
-    assert len(found) == max(1, count - config.learner.processes)
-    assert min(split.free for split in found) > 0
+    placement = place(machine(*[gib] * count), config)
+    longest = config.rollout.max_model_len
+    assert longest is not None
+    found = placement.with_memory(shapes[size], workload(placement, config, longest))
+    assert len(found.engines) == max(1, count - config.learner.processes)
+    assert min(part.free for part in found.memory) > 0
 
 
 def test_what_has_no_recipe_does_not_fit(shapes: dict[str, Shape]):
@@ -89,11 +92,13 @@ def test_what_has_no_recipe_does_not_fit(shapes: dict[str, Shape]):
         "engine": {"eager": True},
         "learner": {"lora_rank": 8, "activation_checkpointing": True, "micro_batch_tokens": 512},
     }
+    config = load_config(values=saving)
     for gpus in ("24gb", "80gb"):
+        placement = place(machine(GPUS[gpus][1]), config)
         with pytest.raises(UserError, match=r"no recipe 7b-.* 7b-8x80gb"):
             recipes.read(f"7b-{gpus}")
         with pytest.raises(UserError, match="are missing"):
-            divide(load_config(values=saving), shapes["7b"], int(GPUS[gpus][1] * GIB), 512, True, (0,))
+            placement.with_memory(shapes["7b"], workload(placement, config, 512))
 
 
 def test_each_recipe_says_what_was_measured():

@@ -9,15 +9,9 @@ import torch
 
 from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.layout import WeightLayout
-from areal.weights.sender import backends_of, open_sender, together
+from areal.weights.sender import open_sender, together
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no GPU with itself")
-
-
-def test_an_engine_on_the_learners_gpu_shares_its_memory_and_the_others_get_a_broadcast():
-    assert backends_of("cuda", (1, 2, 0)) == ["broadcast", "broadcast", "CUDA IPC"]
-    assert backends_of("cuda", (0,)) == ["CUDA IPC"]
-    assert backends_of("cpu", (0, 0)) == ["shared memory", "shared memory"]
 
 
 async def test_one_broadcast_brings_each_version_to_all_engines():

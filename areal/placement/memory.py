@@ -1,4 +1,4 @@
-"""How one GPU's memory is divided between the learner, the engine and its KV cache.
+"""How the memory of a GPU is divided between the learner, an engine and its KV cache.
 
 Each part is estimated from the shape of the model and the settings; the KV cache gets what it can use of what
 is left. In bytes:
@@ -13,18 +13,18 @@ is left. In bytes:
 - engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
 
-An engine that is not on the first rank's card also has a snapshot (areal.weights.broadcast); one without the
-learner on its card has for its cache all that is left. A tenth of a card is left alone: these are estimates,
-and allocators leave gaps.
+An engine that is not on the first rank's GPU also has a snapshot (areal.weights.broadcast). A tensor-parallel
+engine has a part of its weights and of its cache on each of its GPUs. A tenth of a GPU is left alone: these
+are estimates, and allocators leave gaps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from areal.errors import UserError
+from areal.placement.inventory import Device
 from areal.rollout.vllm_start import BATCHED_TOKENS
 
 GIB = 2**30
@@ -83,8 +83,8 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What a run asks of the card.
+class Workload:
+    """What a run asks of its GPUs.
 
     Attributes:
         sequences: in flight at once in one engine.
@@ -98,9 +98,8 @@ class Load:
         activation_checkpointing: whether the learner keeps only each layer's input for its backward pass.
         compiled: whether its layers are.
         adapted: whether it trains an adapter, next to which the weights have neither gradient nor moments.
-        apart: whether learner and engine have a card each.
-        sent: whether weights are sent to the engine although the learner is on its card: another rank.
         ranks: processes of the learner.
+        tensor_parallel: GPUs of one engine.
     """
 
     sequences: int
@@ -114,103 +113,96 @@ class Load:
     activation_checkpointing: bool = False
     compiled: bool = True
     adapted: bool = False
-    apart: bool = False
-    sent: bool = False
     ranks: int = 1
+    tensor_parallel: int = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """Bytes of the parts of a card.
+class DeviceMemory:
+    """How the bytes of a GPU are divided.
 
-    ``cache_tokens``: tokens that the KV cache holds; ``activation_checkpointing``: whether the learner
-    computes its layers twice; ``apart``: whether there are such cards for the learner and for the rest;
-    ``ranks``: the learner's cards, all as this one's.
+    Attributes:
+        device: the GPU.
+        learner: bytes of the learner's rank on it; 0: there is none.
+        engine: bytes of the engine on it, without its KV cache; 0: there is none.
+        cache: bytes of the KV cache.
+        cache_tokens: tokens that the engine's KV cache holds.
     """
 
-    card: int
-    learner: int
-    engine: int
-    cache: int
-    cache_tokens: int
-    activation_checkpointing: bool = False
-    apart: bool = False
-    ranks: int = 1
+    device: Device
+    learner: int = 0
+    engine: int = 0
+    cache: int = 0
+    cache_tokens: int = 0
 
     @property
     def free(self) -> int:
-        """What is left on the engine's card, the reserve included."""
-        return self.card - (0 if self.apart else self.learner) - self.engine - self.cache
+        """Bytes that are left, the reserve included."""
+        return self.device.nbytes - self.learner - self.engine - self.cache
 
     def __str__(self) -> str:
-        """One line for the terminal, sizes in GiB."""
-        twice = " (activation checkpointing)" if self.activation_checkpointing else ""
-        ranks = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
-        learner = f"learner {self.learner / GIB:.1f}{ranks}{twice}, " if self.learner else ""
-        whom = "one GPU of {:.1f} GiB for both" if self.learner else "one GPU of {:.1f} GiB"
-        if self.apart:
-            whom, learner = "a GPU of {:.1f} GiB each", f"{learner.removesuffix(', ')}; "
-        return f"{whom.format(self.card / GIB)}: {learner}{self.engine_told}"
-
-    @property
-    def engine_told(self) -> str:
-        """What the terminal is told of the engine's part, sizes in GiB."""
-        return (
-            f"engine {self.engine / GIB:.1f}, "
-            f"KV cache {self.cache / GIB:.1f} ({self.cache_tokens:,} tokens), free {self.free / GIB:.1f}"
-        )
+        """The parts, for the terminal, in GiB."""
+        learner = f"learner {self.learner / GIB:.1f}, " if self.learner else ""
+        cache = f"KV cache {self.cache / GIB:.1f} ({self.cache_tokens:,} tokens)"
+        engine = f"engine {self.engine / GIB:.1f}, {cache}, " if self.engine else ""
+        return f"{self.device.nbytes / GIB:.1f} GiB: {learner}{engine}free {self.free / GIB:.1f}"
 
 
-def describe(splits: Sequence[Split]) -> str:
-    """One line for the terminal: the cards of several engines, each kind of card once."""
-    kinds = {split.apart: split for split in splits}
-    if len(kinds) == 1:
-        return str(splits[0])
-    return f"{kinds[False]}; each GPU without the learner: {kinds[True].engine_told}"
+def divide(
+    device: Device, shape: Shape, work: Workload, learner: bool, engine: bool, snapshot: bool = False
+) -> DeviceMemory:
+    """Divide a GPU: the KV cache gets what is left, up to what all sequences at their longest fill.
 
-
-def split(shape: Shape, card: int, load: Load) -> Split:
-    """Divide ``card`` bytes: the KV cache gets what is left, up to what all sequences at their longest fill.
+    Args:
+        device: the GPU.
+        shape: of the model.
+        work: what the run asks.
+        learner: whether a rank of the learner is on it.
+        engine: whether an engine is.
+        snapshot: whether the engine keeps a snapshot of the weights.
 
     Raises:
         UserError: not even a few sequences fit.
     """
-    learner, engine = learner_bytes(shape, load), engine_bytes(shape, load)
-    token = 2 * shape.layers * shape.key * load.engine_bytes
-    sequence = -(-load.longest // _BLOCK) * _BLOCK * token
-    left = int(card * (1 - _RESERVE)) - engine - (0 if load.apart else learner)
-    if load.apart and learner > card * (1 - _RESERVE):
-        raise UserError(
-            f"the learner needs {learner / GIB:.1f} of its GPU's {card / GIB:.1f} GiB, a tenth of which is "
-            f"left alone; {_ways(load)}"
-        )
+    ours = learner_bytes(shape, work) if learner else 0
+    usable = int(device.nbytes * (1 - _RESERVE))
+    if not engine:
+        if ours > usable:
+            raise UserError(
+                f"the learner needs {ours / GIB:.1f} of its GPU's {device.nbytes / GIB:.1f} GiB, a tenth of "
+                f"which is left alone; {_remedies(work)}"
+            )
+        return DeviceMemory(device, ours)
+    theirs = engine_bytes(shape, work, snapshot)
+    token = 2 * shape.layers * shape.key * work.engine_bytes // work.tensor_parallel
+    sequence = -(-work.longest // _BLOCK) * _BLOCK * token
+    left = usable - theirs - ours
     # One block more than all sequences fill: vLLM keeps one for itself.
-    useful = load.sequences * sequence + _BLOCK * token
-    least = min(load.sequences, _FEWEST) * sequence + _BLOCK * token
+    useful = work.sequences * sequence + _BLOCK * token
+    least = min(work.sequences, _FEWEST) * sequence + _BLOCK * token
     if left < least:
-        raise UserError(_too_small(card, learner, engine, least, left, load))
+        raise UserError(_too_small(device, ours, theirs, least, left, work))
     cache = min(left, useful)
-    tokens = cache // (_BLOCK * token) * _BLOCK
-    return Split(card, learner, engine, cache, tokens, load.activation_checkpointing, load.apart, load.ranks)
+    return DeviceMemory(device, ours, theirs, cache, cache // (_BLOCK * token) * _BLOCK)
 
 
-def learner_bytes(shape: Shape, load: Load) -> int:
+def learner_bytes(shape: Shape, work: Workload) -> int:
     """Bytes that the learner takes at its most, the snapshot for the engine included."""
     from areal.learner.logits import LOGITS_AT_ONCE  # brings torch with it
 
-    if load.micro_batch_tokens is None:
+    if work.micro_batch_tokens is None:
         return 0
-    reference = load.reference and not load.adapted  # an adapted model is its own reference
-    held = (4 if load.adapted else _STATE) + _STATE * load.critic + 4 * reference
-    computed = (2 if load.adapted else _COMPUTED) + _COMPUTED * load.critic + 2 * reference
-    weights = shape.parameters * (held / load.ranks + load.engine_bytes)
-    if load.ranks == 1:
+    reference = work.reference and not work.adapted  # an adapted model is its own reference
+    held = (4 if work.adapted else _STATE) + _STATE * work.critic + 4 * reference
+    computed = (2 if work.adapted else _COMPUTED) + _COMPUTED * work.critic + 2 * reference
+    weights = shape.parameters * (held / work.ranks + work.engine_bytes)
+    if work.ranks == 1:
         weights += shape.parameters * computed
     else:
-        weights += _gathered(shape) * (computed + (0 if load.adapted else _SUMMED))
+        weights += _gathered(shape) * (computed + (0 if work.adapted else _SUMMED))
     # A sequence that is longer than a micro-batch makes one by itself.
-    tokens = max(load.micro_batch_tokens, load.longest)
-    kept = tokens * _kept_for_backward(shape, load)
+    tokens = max(work.micro_batch_tokens, work.longest)
+    kept = tokens * _kept_for_backward(shape, work)
     head = _LOGITS * min(LOGITS_AT_ONCE, tokens * shape.vocab) + _HEAD * shape.vocab * shape.hidden
     return int(weights + kept + head + _CONTEXT)
 
@@ -222,40 +214,40 @@ def _gathered(shape: Shape) -> int:
     return outside + min(_LAYERS_GATHERED, shape.layers) * layer
 
 
-def _kept_for_backward(shape: Shape, load: Load) -> int:
+def _kept_for_backward(shape: Shape, work: Workload) -> int:
     """Bytes for each token.
 
     In one layer: two norms (input and output; not compiled, also the input in float32 and normalised),
     attention (query and output, key and value), and the gated perceptron (gate, up, their product; not
     compiled, also the gate's activation).
     """
-    norms, perceptron = (4, 3) if load.compiled else (8, 4)
+    norms, perceptron = (4, 3) if work.compiled else (8, 4)
     layer = norms * shape.hidden + 2 * shape.query + 2 * shape.key + perceptron * shape.intermediate
-    numbers = shape.hidden * shape.layers + layer if load.activation_checkpointing else layer * shape.layers
-    return numbers * load.learner_bytes
+    numbers = shape.hidden * shape.layers + layer if work.activation_checkpointing else layer * shape.layers
+    return numbers * work.learner_bytes
 
 
-def engine_bytes(shape: Shape, load: Load) -> int:
-    """Bytes that the engine takes besides its KV cache."""
-    forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * load.engine_bytes
-    sampler = load.sequences * shape.vocab * _SAMPLER
-    weights = shape.parameters * load.engine_bytes * (2 if load.apart or load.sent else 1)
-    return int(weights + forward + sampler + (_GRAPHS if load.graphs else 0) + _CONTEXT)
+def engine_bytes(shape: Shape, work: Workload, snapshot: bool) -> int:
+    """Bytes that the engine takes on a GPU besides its KV cache."""
+    forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * work.engine_bytes
+    sampler = work.sequences * shape.vocab * _SAMPLER
+    weights = shape.parameters * work.engine_bytes * (1 / work.tensor_parallel + snapshot)
+    return int(weights + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
 
 
-def _too_small(card: int, learner: int, engine: int, least: int, left: int, load: Load) -> str:
-    parts = f"learner {learner / GIB:.1f}, " if learner and not load.apart else ""
+def _too_small(device: Device, learner: int, engine: int, least: int, left: int, work: Workload) -> str:
+    parts = f"learner {learner / GIB:.1f}, " if learner else ""
     return (
-        f"{(least - left) / GIB:.1f} GiB of GPU memory are missing: of {card / GIB:.1f} GiB, {parts}"
+        f"{(least - left) / GIB:.1f} GiB of GPU memory are missing: of {device.nbytes / GIB:.1f} GiB, {parts}"
         f"engine {engine / GIB:.1f}, smallest KV cache {least / GIB:.1f}, "
-        f"reserve {card * _RESERVE / GIB:.1f}; {_ways(load)}; if you know better, give the KV cache's share "
-        "of the GPU yourself (engine.memory=0.1)"
+        f"reserve {device.nbytes * _RESERVE / GIB:.1f}; {_remedies(work)}; if you know better, give the KV "
+        "cache's share of the GPU yourself (engine.memory=0.1)"
     )
 
 
-def _ways(load: Load) -> str:
-    ways = "take a smaller model, lower rollout.max_model_len"
-    if load.micro_batch_tokens is not None:
-        ways += f" or learner.micro_batch_tokens={load.micro_batch_tokens}"
-        ways += "" if load.activation_checkpointing else ", set learner.activation_checkpointing=true"
-    return ways
+def _remedies(work: Workload) -> str:
+    remedies = "take a smaller model, lower rollout.max_model_len"
+    if work.micro_batch_tokens is not None:
+        remedies += f" or learner.micro_batch_tokens={work.micro_batch_tokens}"
+        remedies += "" if work.activation_checkpointing else ", set learner.activation_checkpointing=true"
+    return remedies

@@ -1,0 +1,1 @@
+"""Which devices there are, who gets which, and how the memory of each is divided: plain values."""

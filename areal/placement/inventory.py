@@ -1,0 +1,99 @@
+"""The hosts and devices that a run may use.
+
+This file alone asks torch which GPUs there are, and reads CUDA_VISIBLE_DEVICES. Everything else is given an
+:class:`Inventory`, so that tests and other launchers make one up.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from areal.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU.
+
+    Attributes:
+        host: name of its host.
+        index: its number in a process that sees what the run's process on that host sees.
+        uuid: its name in every process.
+        nbytes: its memory.
+        visible: the name by which CUDA_VISIBLE_DEVICES shows it to a process.
+        model: what it is, such as ``NVIDIA H100 80GB HBM3``.
+    """
+
+    host: str
+    index: int
+    uuid: str
+    nbytes: int
+    visible: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine: the CPU cores that a run may use there, and its GPUs by index."""
+
+    name: str
+    cores: int
+    devices: tuple[Device, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All hosts of a run; the first one is where the run's own process is."""
+
+    hosts: tuple[Host, ...]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The GPUs of all hosts."""
+        return tuple(device for host in self.hosts for device in host.devices)
+
+    def device_type(self, wanted: str) -> str:
+        """Return ``cpu`` or ``cuda``: what the setting ``device`` means here.
+
+        Raises:
+            UserError: there is no GPU, but one is wanted.
+        """
+        if wanted == "auto":
+            return "cuda" if self.devices else "cpu"
+        if wanted == "cuda" and not self.devices:
+            raise UserError(
+                "device=cuda, but torch sees no GPU; use device=cpu or install a CUDA build of torch"
+            )
+        return wanted
+
+
+def probe(device: str = "auto") -> Inventory:
+    """Return the inventory of this machine; the setting ``device=cpu`` leaves its GPUs out."""
+    name = socket.gethostname()
+    devices = _devices(name) if device != "cpu" else ()
+    return Inventory((Host(name, len(os.sched_getaffinity(0)), devices),))
+
+
+def _devices(host: str) -> tuple[Device, ...]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return ()
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"), len(found))
+    return tuple(
+        Device(host, index, str(gpu.uuid), gpu.total_memory, name, gpu.name)
+        for index, (gpu, name) in enumerate(zip(found, names, strict=True))
+    )
+
+
+def visible_names(shown: str | None, count: int) -> list[str]:
+    """Return the name by which CUDA_VISIBLE_DEVICES shows each GPU to a process.
+
+    Args:
+        shown: what that variable is in this process; None: it is not set.
+        count: GPUs that this process sees.
+    """
+    return shown.split(",")[:count] if shown else [str(index) for index in range(count)]

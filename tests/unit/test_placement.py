@@ -1,0 +1,299 @@
+"""Who runs where, on machines made up: no GPU and no second host is needed to know."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from inventories import GIB, H100, host, machine
+
+from areal.config import parse_config
+from areal.errors import UserError
+from areal.placement.describe import summary, table
+from areal.placement.inventory import Inventory, probe, visible_names
+from areal.placement.memory import Shape
+from areal.placement.placement import Placement, place
+from areal.runtime.plan import workload
+from areal.telemetry.tables import lines
+
+HALF_A_BILLION = Shape(494_032_768, 24, 896, 4864, 896, 128, 151936)
+TWO_HOSTS = Inventory((host([H100] * 2, "a"), host([H100] * 2, "b")))
+DRIVER_WITHOUT_GPU = Inventory((host([], "head"), host([H100] * 2, "a"), host([H100], "b")))
+
+
+def placed(
+    inventory: Inventory, training: bool = True, tensor_parallel: int = 1, **settings: Any
+) -> Placement:
+    return place(inventory, parse_config(settings), training, tensor_parallel)
+
+
+def engines(placement: Placement) -> list[tuple[int, ...]]:
+    return [tuple(device.index for device in engine.devices) for engine in placement.engines]
+
+
+def divided(inventory: Inventory, tensor_parallel: int = 1, **settings: Any) -> Placement:
+    config = parse_config(settings)
+    found = place(inventory, config, tensor_parallel=tensor_parallel)
+    return found.with_memory(HALF_A_BILLION, workload(found, config, 4096))
+
+
+def test_on_a_cpu_learner_and_engines_share_the_cores():
+    found = placed(machine(cores=8), engine={"count": 2}, learner={"processes": 2})
+    assert found.device_type == "cpu"
+    assert [(rank.device, rank.threads) for rank in found.ranks] == [(None, 2)] * 2
+    assert [(engine.devices, engine.threads) for engine in found.engines] == [((), 2)] * 2
+    assert found.backends == ["shared memory"] * 2
+    assert all(engine.colocated for engine in found.engines)
+    odd = placed(machine(cores=1))
+    assert (odd.ranks[0].threads, odd.engines[0].threads) == (1, 1)
+    given = placed(machine(cores=8), engine={"threads": 6, "count": 2}, learner={"threads": 3})
+    assert (given.ranks[0].threads, given.engines[0].threads) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "gpus", "learners", "expected"),
+    [
+        (None, None, 1, 1, [0]),
+        (None, None, 2, 1, [1]),
+        (None, None, 4, 1, [1, 2, 3]),
+        (None, None, 4, 2, [2, 3]),
+        (None, None, 4, 4, [0]),
+        (None, None, 3, 0, [0, 1, 2]),
+        (None, None, 8, 3, [3, 4, 5, 6, 7]),
+        (None, 0, 4, 1, [0]),
+        (2, None, 2, 1, [1, 0]),
+        (3, 2, 4, 1, [2, 3, 0]),
+        (1, None, 4, 2, [2]),
+    ],
+)
+def test_the_engines_have_the_gpus_that_the_learner_leaves_first(
+    count: int | None, first: int | None, gpus: int, learners: int, expected: list[int]
+):
+    found = placed(
+        machine(*[H100] * gpus),
+        learners > 0,
+        engine={"count": count, "gpu": first},
+        learner={"processes": max(1, learners)},
+    )
+    assert [rank.device and rank.device.index for rank in found.ranks] == list(range(learners))
+    assert engines(found) == [(index,) for index in expected]
+    assert [engine.colocated for engine in found.engines] == [index < learners for index in expected]
+
+
+def test_an_engine_on_the_first_ranks_gpu_maps_its_memory_and_the_others_get_a_broadcast():
+    found = placed(machine(*[H100] * 3), engine={"count": 3}, learner={"processes": 2})
+    assert engines(found) == [(2,), (0,), (1,)]
+    assert found.backends == ["broadcast", "CUDA IPC", "broadcast"]
+    assert placed(machine(H100)).backends == ["CUDA IPC"]
+    assert placed(machine(H100), training=False).backends == []
+
+
+def test_two_hosts_are_filled_one_after_the_other():
+    found = placed(TWO_HOSTS, learner={"processes": 3})
+    assert [(rank.host, rank.device and rank.device.index) for rank in found.ranks] == [
+        ("a", 0),
+        ("a", 1),
+        ("b", 0),
+    ]
+    assert [(engine.host, engine.devices[0].index) for engine in found.engines] == [("b", 1)]
+    cpus = placed(Inventory((host([], "a"), host([], "b"))), engine={"count": 2})
+    assert [rank.host for rank in cpus.ranks] == ["a"]
+    assert [engine.host for engine in cpus.engines] == ["b", "a"]
+    assert cpus.backends == ["broadcast"] * 2, "no memory is shared between hosts"
+
+
+def test_a_driver_without_a_gpu_runs_all_on_the_other_hosts():
+    found = placed(DRIVER_WITHOUT_GPU)
+    assert found.device_type == "cuda"
+    assert [rank.host for rank in found.ranks] == ["a"]
+    assert [(engine.host, engine.devices[0].index) for engine in found.engines] == [("a", 1), ("b", 0)]
+    with pytest.raises(UserError, match="device=cuda, but torch sees no GPU"):
+        placed(machine(), device="cuda")
+    assert placed(machine(H100), device="cpu").device_type == "cpu"
+
+
+def test_devices_of_different_size_are_divided_each_by_its_own():
+    found = divided(machine(H100, 24, 141), rollout={"max_concurrent": 2048})
+    learner, small, large = found.memory
+    assert (learner.engine, small.learner, large.learner) == (0, 0, 0)
+    assert small.cache < large.cache
+    for part in found.memory:
+        assert part.free >= 0.1 * part.device.nbytes - 1
+    with pytest.raises(UserError, match=r"the learner needs .* of its GPU's 24\.0 GiB"):
+        divided(machine(24, H100))
+
+
+def test_tensor_parallel_engines_have_neighbours_of_one_host():
+    assert engines(placed(machine(*[H100] * 8), tensor_parallel=2)) == [(1, 2), (3, 4), (5, 6)]
+    assert engines(placed(machine(*[H100] * 3), tensor_parallel=2)) == [(1, 2)]
+    assert engines(placed(machine(*[H100] * 2), tensor_parallel=2, learner={"processes": 2})) == [(0, 1)]
+    assert engines(placed(TWO_HOSTS, False, tensor_parallel=2)) == [(0, 1), (0, 1)]
+    (one,) = placed(TWO_HOSTS, tensor_parallel=2).engines
+    assert (one.host, one.colocated, one.backend) == ("b", False, "broadcast")
+
+
+def test_tensor_parallel_engines_hold_a_part_of_each_token_on_each_gpu():
+    narrow, wide = divided(machine(*[H100] * 3), 1), divided(machine(*[H100] * 3), 2)
+    assert wide.memory[1].cache_tokens == wide.memory[2].cache_tokens
+    assert wide.memory[1].engine < narrow.memory[1].engine
+    uneven = divided(machine(H100, 141, 24), 2, rollout={"max_concurrent": 4096})
+    assert uneven.memory[1].cache == uneven.memory[2].cache
+
+
+@pytest.mark.parametrize(
+    ("inventory", "tensor_parallel", "settings", "message"),
+    [
+        (
+            machine(*[H100] * 3),
+            2,
+            {"engine": {"count": 2}},
+            r"engine\.count=2, but there are 3 GPUs, and each engine needs 2: set it to 1 or less",
+        ),
+        (
+            machine(*[H100] * 3),
+            2,
+            {"learner": {"processes": 2}},
+            r"of which the learner has 2, .* give an engine 1 or less, or lower learner\.processes",
+        ),
+        (machine(*[H100] * 3), 4, {}, "there are 3 GPUs, of which the learner has 1, .* 2 or less"),
+        (TWO_HOSTS, 3, {}, "must be on one host; give an engine 2 or less"),
+        (
+            machine(*[H100] * 2),
+            1,
+            {"engine": {"count": 3}},
+            r"engine\.count=3, but there are 2 GPUs, and each engine needs one: set it to 2 or less",
+        ),
+        (machine(H100), 1, {"engine": {"gpu": 1}}, r"engine\.gpu=1, but there is 1 GPU, counted from 0"),
+        (
+            machine(*[H100] * 2),
+            1,
+            {"learner": {"processes": 3}},
+            r"learner\.processes=3, but there are 2 GPUs, and each process needs one: set it to 2 or less",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(
+    inventory: Inventory, tensor_parallel: int, settings: dict[str, Any], message: str
+):
+    with pytest.raises(UserError, match=message) as refused:
+        placed(inventory, tensor_parallel=tensor_parallel, **settings)
+    assert "\n" not in str(refused.value)
+
+
+@given(
+    st.lists(st.lists(st.floats(24, 192), max_size=8), min_size=1, max_size=3),
+    st.integers(1, 8),
+    st.none() | st.integers(1, 24),
+    st.none() | st.integers(0, 24),
+    st.booleans(),
+    st.integers(1, 4),
+)
+def test_no_gpu_has_two_engines_or_two_ranks(
+    sizes: list[list[float]],
+    processes: int,
+    count: int | None,
+    first: int | None,
+    training: bool,
+    tensor_parallel: int,
+):
+    inventory = Inventory(tuple(host(each, f"host-{n}") for n, each in enumerate(sizes)))
+    try:
+        found = placed(
+            inventory,
+            training,
+            tensor_parallel,
+            engine={"count": count, "gpu": first},
+            learner={"processes": processes},
+        )
+    except UserError:
+        return
+    assert len(found.ranks) == (processes if training else 0)
+    assert len(found.engines) == count or count is None
+    devices = [device for engine in found.engines for device in engine.devices]
+    ranked = [rank.device for rank in found.ranks if rank.device is not None]
+    assert len(set(devices)) == len(devices)
+    assert len(set(ranked)) == len(ranked)
+    for engine in found.engines if inventory.devices else ():
+        assert len(engine.devices) == tensor_parallel
+        assert {device.host for device in engine.devices} == {engine.host}
+
+
+def test_a_placement_is_shown_as_a_table():
+    rows = table(divided(machine(H100, H100, H100), engine={"count": 1}), None)[1]
+    assert [row[0] for row in rows] == ["0: 79.6 GiB", "1: 79.6 GiB", "2: 79.6 GiB"]
+    assert rows[0][1].startswith("0: ")
+    assert rows[1][2:4] == ("0: 4.6", "broadcast")
+    assert rows[1][4].endswith(" (524,304)")
+    assert rows[2][1:] == ("", "", "", "", "79.6")
+    by_hand = table(placed(machine(H100), engine={"memory": 0.2}), 0.2)
+    assert by_hand[1] == [("0: 79.6 GiB", "0", "0", "CUDA IPC", "20% of the GPU", "")]
+    cpu = "\n".join(lines(*table(placed(machine(cores=4), engine={"count": 2}), None)))
+    assert "learner 0 on one" in cpu
+    assert "engine 1 on one" in cpu
+    assert "shared memory" in cpu
+    hosts = summary(divided(DRIVER_WITHOUT_GPU))
+    assert hosts[0] == "2 engines, on the GPUs a:1, b:0"
+    assert hosts[1].startswith("GPU a:0 of 79.6 GiB: learner ")
+    assert "; GPUs a:1, b:0 of 79.6 GiB: engine " in hosts[1]
+
+
+def test_this_machine_has_cores_and_each_of_its_gpus_a_name_of_its_own():
+    (here,) = probe().hosts
+    assert here.cores >= 1
+    assert len({device.uuid for device in here.devices}) == len(here.devices)
+    assert all(device.nbytes > GIB and device.visible for device in here.devices)
+    assert probe("cpu").devices == ()
+
+
+@pytest.mark.parametrize(
+    ("shown", "names"),
+    [
+        (None, ["0", "1"]),
+        ("4,6", ["4", "6"]),
+        ("GPU-a,GPU-b", ["GPU-a", "GPU-b"]),
+        ("2,1,no-such", ["2", "1"]),
+    ],
+)
+def test_a_gpu_keeps_the_name_by_which_this_process_is_shown_it(shown: str | None, names: list[str]):
+    assert visible_names(shown, 2) == names
+
+
+QUESTIONS = {"is_available", "device_count", "get_device_properties", "get_device_name", "mem_get_info"}
+ALLOWED = {
+    "areal/weights/cuda_ipc.py": "an engine checks that the memory it maps is on the GPU that it really has",
+    "areal/learner/flops.py": "the peak is of the GPU on which the learner really computes",
+}
+
+
+def asks(source: str) -> bool:
+    """Whether a program asks torch or the environment for devices."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in QUESTIONS
+            and ast.unparse(node.value).endswith("cuda")
+        ):
+            return True
+        if isinstance(node, (ast.Subscript, ast.Call)) and all(
+            word in ast.unparse(node) for word in ("environ", "CUDA_VISIBLE_DEVICES")
+        ):
+            return True
+    return False
+
+
+def test_only_the_inventory_asks_which_devices_there_are():
+    assert asks('import os\nos.environ.get("CUDA_VISIBLE_DEVICES")')
+    assert asks("import torch\ntorch.cuda.device_count()")
+    root = Path(__file__).parents[2]
+    product = [
+        path
+        for folder in ("areal", "envs", "agents", "rewards", "sandbox")
+        for path in (root / folder).rglob("*.py")
+        if not any(part.is_symlink() for part in path.relative_to(root).parents if part.name)
+    ]
+    found = {str(path.relative_to(root)) for path in product if asks(path.read_text(encoding="utf-8"))}
+    assert found == {"areal/placement/inventory.py", *ALLOWED}
