@@ -11,7 +11,8 @@ import torch
 
 from areal.config import parse_config
 from areal.rollout.engine import Completion, Engine, Sampling
-from areal.runtime.build import make_learner, start_rollout_worker
+from areal.runtime.build import start_rollout_worker
+from areal.runtime.learner import make_learner
 from areal.runtime.plan import engine_dtype, plan
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.interface import VLLM_BACKEND

@@ -23,7 +23,7 @@ from common import BLUE, ORANGE, parser, picture, save
 
 from areal.config import STARTER, Config, parse_config
 from areal.models import resolve_model
-from areal.runtime.build import make_learner
+from areal.runtime.learner import make_learner
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.trajectory import Batch, Episode, Group, Trajectory
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,14 @@ from areal.learner.learner import Learner
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.build import training_sampling
+from areal.runtime.build import make_trainer, recipe_of
+from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan
+from areal.runtime.processes import LearnerProcesses, Recipe
+from areal.runtime.recording import Records
+from areal.runtime.sampling import training_sampling
+from areal.telemetry.progress import Progress
+from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Episode, Group
 
 Outcome = tuple[list[list[Group]], list[dict[str, float]], Learner]
@@ -34,6 +42,49 @@ class Shared:
 
     async def close(self) -> None:
         """Nothing."""
+
+
+class Watched(Progress):
+    """A display that tells of each line of metrics."""
+
+    recorded: Callable[[], None] = staticmethod(lambda: None)
+
+    def update(self, metrics: dict[str, Any]) -> None:
+        super().update(metrics)
+        self.recorded()
+
+
+@asynccontextmanager
+async def trainer_with(
+    worker: RolloutWorker,
+    checked: Plan,
+    directory: RunDirectory,
+    resume: Path | None = None,
+    recipe: type[Recipe] = Recipe,
+    learner: type[LearnerProcesses] = LearnerProcesses,
+    recorded: Callable[[Trainer], None] = lambda trainer: None,
+) -> AsyncIterator[Trainer]:
+    """A trainer with parts of a test's own; it closes them all.
+
+    Args:
+        worker: on an engine that is started.
+        checked: the run.
+        directory: of the run.
+        resume: a checkpoint to go on from.
+        recipe: what the learner is made from.
+        learner: stands for its processes.
+        recorded: called after each line of metrics.
+    """
+    started = learner(recipe_of(checked, directory.checkpoints, recipe))
+    try:
+        with Watched(checked.config.steps, "", False, sys.stderr) as progress:
+            await started.make()
+            trainer = await make_trainer(checked, started, worker, Records(directory, progress), resume)
+            progress.recorded = lambda: recorded(trainer)
+            yield trainer
+    finally:
+        await worker.close()
+        started.close()
 
 
 async def synchronous(

@@ -116,8 +116,9 @@ async def play_model(config: Config, episodes: int) -> float:
     Returns:
         The sum of all rewards.
     """
-    from areal.runtime.build import evaluation_sampling, start_rollout_worker
+    from areal.runtime.build import start_rollout_worker
     from areal.runtime.plan import plan
+    from areal.runtime.sampling import evaluation_sampling
     from areal.runtime.signals import abandoned_on_signal
     from areal.telemetry.logs import capture
 

@@ -109,6 +109,13 @@ class RolloutController:
         self._admission.advance(version)
         self._room.set()
 
+    def counts(self) -> dict[str, float]:
+        """Return how often something went wrong so far, under the names of a run's metrics."""
+        found = {"retries": self.retries, "failures": self.failures, "punished": self.punished}
+        if self._max_equal is not None:
+            found["equal_groups"] = self.equal_groups
+        return {f"rollout/{name}": float(count) for name, count in found.items()}
+
     def _has_room(self) -> bool:
         return self._in_flight + self._group_size <= self._max_concurrent
 

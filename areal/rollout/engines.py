@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from areal.errors import EngineLost
 from areal.rollout.engine import Completion, Engine, Sampling
-
-T = TypeVar("T")
+from areal.waiting import wait_all
 
 _BEGINNING = 64
 """Tokens by which requests are held to begin alike."""
@@ -90,7 +89,7 @@ class Engines:
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
         """Open the end of each engine."""
         pairs = zip(self._engines, init_infos, strict=True)
-        await _all(*(engine.connect([info]) for engine, info in pairs))
+        await wait_all(*(engine.connect([info]) for engine, info in pairs))
 
     async def load(self, version: int) -> dict[str, float]:
         """Load in all at once: each stops for its own load only.
@@ -99,7 +98,7 @@ class Engines:
             The metrics of :meth:`areal.rollout.engine.Engine.load`, each from the engine where it is worst.
         """
         self._check()
-        found = await _all(*(engine.load(version) for engine in self._engines))
+        found = await wait_all(*(engine.load(version) for engine in self._engines))
         return {name: max(metrics[name] for metrics in found) for name in found[0]}
 
     async def close(self) -> None:
@@ -112,14 +111,3 @@ class Engines:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error.with_traceback(None)  # else it grows with each raise, and so does the log
-
-
-async def _all(*works: Awaitable[T]) -> list[T]:
-    """Wait for all; the first error is raised at once, and the others are given up."""
-    futures = [asyncio.ensure_future(work) for work in works]
-    try:
-        return list(await asyncio.gather(*futures))
-    finally:
-        for future in futures:
-            future.cancel()
-        await asyncio.gather(*futures, return_exceptions=True)

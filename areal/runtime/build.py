@@ -1,9 +1,13 @@
-"""Builds the parts of a run from its plan."""
+"""Builds the parts of a run from its plan, and puts them together."""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from areal import registry
 from areal.agents.program import Program
@@ -11,61 +15,135 @@ from areal.agents.tool_use import ToolUse
 from areal.config import Config
 from areal.models import load_tokenizer
 from areal.placement.placement import EnginePlacement
-from areal.rollout.engine import Engine, Sampling
+from areal.registry import env_label
+from areal.rollout.admission import Admission
+from areal.rollout.controller import EpisodeId, RolloutController
+from areal.rollout.engine import Engine
 from areal.rollout.engines import Engines, max_in_flight
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
 from areal.rollout.rendering import Renderer
 from areal.rollout.seeds import derive
+from areal.rollout.tasks import TaskSource
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
 from areal.rollout.worker import RolloutWorker
+from areal.runtime import checkpoint
+from areal.runtime.checkpoint_writer import CheckpointWriter
+from areal.runtime.held_out import evaluate_held_out
+from areal.runtime.held_out_scores import HeldOutScores
+from areal.runtime.loop import Trainer
+from areal.runtime.mismatch import MismatchWatch
 from areal.runtime.model_checks import eos_ids_of
-
-if TYPE_CHECKING:
-    from areal.learner.learner import Learner
-
 from areal.runtime.plan import Plan, engine_dtype, max_concurrent
+from areal.runtime.processes import LearnerProcesses, Recipe
+from areal.runtime.recording import Records, StepRecorder
+from areal.runtime.replay import describe_start
+from areal.runtime.sampling import seeded, training_sampling
+from areal.runtime.signals import abandoned_on_signal
+from areal.runtime.weight_sync import WeightSync
+from areal.trajectory import Episode, Group
+from areal.waiting import Watch, cancel
+from areal.weights.interface import VLLM_BACKEND
+
+_EQUAL_BATCHES = 20
+"""Batches of groups with equal rewards in a row, after which dynamic sampling gives up."""
 
 
-def make_learner(config: Config, model: str, device: str, threads: int) -> Learner:
-    """Load the learner of a run, or of its replay.
+@asynccontextmanager
+async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> AsyncIterator[Trainer]:
+    """Start the engines and the learner of a run; they end with the block.
 
     Args:
-        config: its settings.
-        model: folder or hub id of the weights to begin with.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads; its arithmetic depends on them.
+        plan: the checked configuration.
+        records: of the run.
+        resume: a checkpoint folder to go on from.
+
+    Raises:
+        UserError, WorkerLost: something does not start.
+        Interrupted: a signal came before everything had started.
     """
-    from areal.learner.learner import Learner
-
-    rollout = config.rollout
-    return Learner(
-        model,
-        config.learner,
-        device,
-        rollout.temperature,
-        threads,
-        rollout.max_new_tokens,
-    )
-
-
-def training_sampling(config: Config) -> Sampling:
-    """How training rollouts are sampled: from the distribution that the learner computes, whole."""
-    rollout = config.rollout
-    return Sampling(rollout.max_new_tokens, rollout.temperature, stop=rollout.stop)
+    async with AsyncExitStack() as started:
+        with abandoned_on_signal(records.progress.message):
+            for line in plan.summary:
+                records.progress.message(line)
+            records.progress.status("starting vLLM and the learner")
+            learner = LearnerProcesses(recipe_of(plan, records.directory.checkpoints))
+            started.callback(learner.close)
+            making = asyncio.ensure_future(learner.make())  # while the engines start
+            started.push_async_callback(cancel, making)
+            worker = await start_rollout_worker(plan, VLLM_BACKEND)
+            started.push_async_callback(worker.close)
+            await making
+            records.progress.message(f"learner: {learner.description}")
+            trainer = await make_trainer(plan, learner, worker, records, resume)
+        yield trainer
 
 
-def evaluation_sampling(config: Config) -> Sampling:
-    """How evaluations are sampled; each response gets a seed of its own besides."""
-    settings = config.evaluation
-    return Sampling(
-        settings.max_new_tokens or config.rollout.max_new_tokens,
-        settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        min_p=settings.min_p,
-        stop=config.rollout.stop,
+def recipe_of(plan: Plan, checkpoints: Path, kind: type[Recipe] = Recipe) -> Recipe:
+    """Return what each rank of a run's learner is made from."""
+    ranks = plan.placement.ranks
+    gpus = tuple(rank.device.index for rank in ranks if rank.device is not None)
+    return kind(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus)
+
+
+async def make_trainer(
+    plan: Plan, learner: LearnerProcesses, worker: RolloutWorker, records: Records, resume: Path | None
+) -> Trainer:
+    """Put a trainer together from parts that are started, and bring them to where the run begins.
+
+    The learner's weights are in the engine afterwards.
+
+    Args:
+        plan: the checked configuration.
+        learner: made, at version 0.
+        worker: its engine takes weights.
+        records: of the run.
+        resume: a checkpoint folder to go on from.
+    """
+    config, watch = plan.config, Watch()
+    state, groups = {"next_group": 0, "in_flight": []}, list[Group]()
+    if resume is not None:
+        await learner.load(resume)
+        state, groups = checkpoint.load_rollouts(resume)
+    weights = await learner.hash_weights()
+    await worker.engine.connect(await learner.open_sender(plan.placement.backends))
+    admission = Admission[Group](config.groups_per_batch, config.rollout.max_staleness, learner.version)
+    checkpoint.recover(admission, state, groups)
+    rollouts = rollouts_of(plan, worker, admission)
+    sync = WeightSync(worker.engine, learner, rollouts.advance, config.rollout.max_staleness == 0, watch)
+    await sync.start()
+    measure = partial(evaluate_held_out, worker, plan) if config.evaluation.problems else None
+    held_out = HeldOutScores(measure, env_label(config.env), records, watch)
+    if resume is not None:  # only now: a resumption that fails leaves the run as it was
+        held_out.go_on(records.go_on(config, learner.version))
+    threads = plan.placement.ranks[0].threads
+    records.directory.log_start(describe_start(config, learner.version, weights, plan.device, threads))
+    checkpoints = CheckpointWriter(learner, admission, held_out.wanted, watch)
+    mismatch = MismatchWatch(config, plan.dtypes, plan.device)
+    recorder = StepRecorder(records, rollouts, worker, mismatch)
+    return Trainer(config, learner, rollouts, sync, checkpoints, held_out, recorder, watch)
+
+
+def rollouts_of(plan: Plan, worker: RolloutWorker, admission: Admission[Group]) -> RolloutController:
+    """Return what keeps generation going."""
+    config, rollout = plan.config, plan.config.rollout
+    sampling = training_sampling(config)
+
+    async def run_episode(task: dict[str, Any], episode_id: EpisodeId) -> Episode:
+        return await worker.run_episode(task, seeded(sampling, plan, episode_id))
+
+    return RolloutController(
+        admission,
+        run_episode,
+        TaskSource(plan.env, config.seed).task,
+        rollout.group_size,
+        max_concurrent(config),
+        rollout.max_retries,
+        rollout.max_failures,
+        max_equal=_EQUAL_BATCHES * config.groups_per_batch
+        if config.learner.choices.dynamic_sampling
+        else None,
     )
 
 

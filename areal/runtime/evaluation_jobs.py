@@ -19,9 +19,9 @@ from areal.models import context_limit, resolve_model
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
 from areal.runtime.agents import make_agent
-from areal.runtime.build import evaluation_sampling
 from areal.runtime.first_look import look_at
 from areal.runtime.plan import Plan, plan
+from areal.runtime.sampling import evaluation_sampling
 from areal.telemetry.run_directory import dated_name, new_folder, slug
 
 _REQUEST = "evaluation.json"

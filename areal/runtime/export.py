@@ -77,7 +77,7 @@ def _copy(model: Path, target: Path) -> None:
 def _merge(directory: RunDirectory, saved: Path, target: Path) -> None:
     """Write the whole model of a checkpoint that has an adapter only."""
     from areal.models import load_tokenizer, resolve_model
-    from areal.runtime.build import make_learner
+    from areal.runtime.learner import make_learner
     from areal.runtime.plan import engine_dtype
 
     config: Config = load_config(directory.path / "config.yaml")

@@ -15,8 +15,8 @@ from areal.evaluation.responses import Response
 from areal.registry import env_label
 from areal.rollout.tasks import held_out
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.build import evaluation_sampling
 from areal.runtime.plan import Plan, max_concurrent
+from areal.runtime.sampling import evaluation_sampling
 
 
 async def evaluate_held_out(

@@ -78,8 +78,8 @@ class Recipe:
 
         from areal.learner.ranks import world_size
         from areal.models import load_tokenizer
-        from areal.runtime.build import make_learner
         from areal.runtime.checkpoint import Checkpoints
+        from areal.runtime.learner import make_learner
         from areal.runtime.plan import engine_dtype
 
         learner = make_learner(self.config, self.model, self.device, self.threads)

@@ -22,7 +22,7 @@ from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.placement.inventory import probe
 from areal.runtime import checkpoint
-from areal.runtime.build import make_learner
+from areal.runtime.learner import make_learner
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 

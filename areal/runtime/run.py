@@ -10,13 +10,14 @@ from areal.evaluation.report import Report
 from areal.registry import env_label
 from areal.results import Run
 from areal.runtime import checkpoint
-from areal.runtime.build import start_rollout_worker
+from areal.runtime.build import open_trainer, start_rollout_worker
 from areal.runtime.drawing import draw_last, drawn_again
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan
-from areal.runtime.signals import abandoned_on_signal
+from areal.runtime.recording import Records
+from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
@@ -54,34 +55,49 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
 async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: bool) -> Run:
     config = plan.config
     title = f"{env_label(config.env)} · {config.model}"
+    trainer: Trainer | None = None
     with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
         progress.message(f"run directory: {directory.path}")
-        trainer = Trainer(plan, directory, progress, start)
+        records = Records(directory, progress)
         try:
-            async with heartbeat(terminal), drawn_again(directory, title):
-                await trainer.run()
+            async with (
+                heartbeat(terminal),
+                drawn_again(directory, title),
+                open_trainer(plan, records, start) as trainer,
+            ):
+                release = on_signals(trainer.stop, trainer.stop_at_once)
+                try:
+                    await trainer.run()
+                finally:
+                    release()
         finally:
-            if trainer.begun and not trainer.hurried:
-                draw_last(directory, title, progress)
-                if summary := _best_summary(trainer):
-                    progress.message(summary)
-                trainer.warn(trainer.alarms.end())
-                if trainer.alarms.summary:
-                    progress.message(f"warnings of this run: {trainer.alarms.summary}")
+            if trainer is not None and not trainer.hurried:
+                _conclude(records, trainer.held_out.scores, title)
         metrics = read_metrics(directory.path)
-    warnings = [alarm.line for alarm in trainer.alarms.seen.values()]
-    return Run(directory.path, config, directory.model, metrics, trainer.before, trainer.after, warnings)
+    warnings = [alarm.line for alarm in records.alarms.seen.values()]
+    before, after = trainer.held_out.before, trainer.held_out.after
+    return Run(directory.path, config, directory.model, metrics, before, after, warnings)
 
 
-def _best_summary(trainer: Trainer) -> str:
+def _conclude(records: Records, scores: dict[int, float], title: str) -> None:
+    """Draw the learning curve, and tell the user what the whole run was like."""
+    draw_last(records.directory, title, records.progress)
+    if summary := _best_summary(records.directory, scores):
+        records.progress.message(summary)
+    records.warn(records.alarms.end())
+    if records.alarms.summary:
+        records.progress.message(f"warnings of this run: {records.alarms.summary}")
+
+
+def _best_summary(directory: RunDirectory, scores: dict[int, float]) -> str:
     """Name the checkpoint with the best held-out score, if that is not the last one."""
-    kept = checkpoint.versions(trainer.directory.checkpoints)
-    best = best_of({step: score for step, score in trainer.scores.items() if step in kept})
+    kept = checkpoint.versions(directory.checkpoints)
+    best = best_of({step: score for step, score in scores.items() if step in kept})
     if best is None or best == max(kept):
         return ""
     return (
-        f"best held-out accuracy of a checkpoint: {trainer.scores[best]:.3f} after update {best}; "
-        f"`areal export {trainer.directory.path} FOLDER --best` gives its model"
+        f"best held-out accuracy of a checkpoint: {scores[best]:.3f} after update {best}; "
+        f"`areal export {directory.path} FOLDER --best` gives its model"
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from areal.waiting import wait_all
 
 if TYPE_CHECKING:
     import torch
@@ -85,10 +86,5 @@ async def together(loading: Awaitable[T], sending: Awaitable[None]) -> T:
     The first failure ends it. An engine that failed takes no part in a broadcast, so that the learner's
     part may wait for it in vain: nobody waits for that.
     """
-    load, send = asyncio.ensure_future(loading), asyncio.ensure_future(sending)
-    try:
-        return (await asyncio.gather(load, send))[0]
-    finally:
-        load.cancel()
-        send.cancel()
-        await asyncio.gather(load, send, return_exceptions=True)
+    works: tuple[Awaitable[Any], ...] = (loading, sending)
+    return (await wait_all(*works))[0]

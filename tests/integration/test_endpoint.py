@@ -19,8 +19,8 @@ from areal.config import parse_config
 from areal.rollout.engine import Sampling
 from areal.rollout.recorder import Recorder
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.build import training_sampling
 from areal.runtime.plan import plan
+from areal.runtime.sampling import training_sampling
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROBLEM: Any = [{"role": "user", "content": "Compute 12 + 30.\nPut the final answer in \\boxed{}."}]

@@ -22,7 +22,7 @@ from areal import cli
 from areal.learner.model import load_model
 from areal.models import resolve_model
 from areal.rollout.worker import RolloutWorker
-from areal.runtime import loop
+from areal.runtime import build
 from areal.runtime.build import environments
 from areal.runtime.plan import Plan
 from areal.weights.sender import open_sender
@@ -50,7 +50,7 @@ async def running(worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch) -> Asy
         envs = environments(checked.config)
         return RolloutWorker.build(engine, worker.renderer, checked.agent, envs, checked.max_model_len)
 
-    monkeypatch.setattr(loop, "start_rollout_worker", start_rollout_worker)
+    monkeypatch.setattr(build, "start_rollout_worker", start_rollout_worker)
     session = asyncio.get_running_loop()
     monkeypatch.setattr(asyncio, "run", session.run_until_complete)
     yield session

@@ -14,7 +14,7 @@ from policies import ON_GPU, Policies, assert_agree, chosen
 from areal.config import parse_config
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.build import evaluation_sampling, training_sampling
+from areal.runtime.sampling import evaluation_sampling, training_sampling
 
 EDGE = 1e-2 if ON_GPU else 0.0
 """On a GPU a token whose probability is so near to what excludes it, relatively, may be sampled after all."""

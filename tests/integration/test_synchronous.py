@@ -6,29 +6,25 @@ generates one group after the other, the run all groups of a batch at once.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from synchronous import Shared, assert_same, synchronous
+from synchronous import Shared, assert_same, synchronous, trainer_with
 
 import areal
 from areal.config import parse_config
 from areal.rollout.worker import RolloutWorker
-from areal.runtime import loop
-from areal.runtime.build import environments, make_learner
-from areal.runtime.plan import Plan, plan
-from areal.telemetry.progress import Progress
+from areal.runtime.build import environments
+from areal.runtime.learner import make_learner
+from areal.runtime.plan import plan
 from areal.telemetry.run_directory import RunDirectory
 from areal.weights.sender import open_sender
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the order of sums on a GPU depends on the batch")
-async def test_eta_zero_is_the_synchronous_algorithm(
-    worker: RolloutWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_eta_zero_is_the_synchronous_algorithm(worker: RolloutWorker, tmp_path: Path):
     rollout = {"batch_size": 32, "group_size": 8, "max_staleness": 0, "max_model_len": 512}
     config = parse_config(
         {
@@ -65,12 +61,8 @@ async def test_eta_zero_is_the_synchronous_algorithm(
     await worker.engine.load(0)
     sender.close()
 
-    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
-        return new_rollout_worker()
-
-    monkeypatch.setattr(loop, "start_rollout_worker", start_rollout_worker)
     directory = RunDirectory.create(config)
-    with Progress(config.steps, "", False, sys.stderr) as progress:
-        await loop.Trainer(checked, directory, progress).run()
+    async with trainer_with(new_rollout_worker(), checked, directory) as trainer:
+        await trainer.run()
     assert_same(directory.path, expected)
     assert areal.replay(directory.path).verdict == "the same to the bit: 3 updates"

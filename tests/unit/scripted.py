@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+from synchronous import trainer_with
 
 from areal.config import Config, parse_config
 from areal.models import load_tokenizer
@@ -17,9 +18,8 @@ from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.rendering import Renderer, eos_ids
 from areal.rollout.worker import RolloutWorker
-from areal.runtime import loop
+from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan, plan
-from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 
 STEPS, GROUPS, MEMBERS = 4, 2, 4
@@ -52,13 +52,6 @@ class ScriptedEngine:
     async def close(self) -> None: ...
 
 
-def make_rollout_worker(checked: Plan, engine: ScriptedEngine) -> RolloutWorker:
-    tokenizer = load_tokenizer(checked.model)
-    renderer = Renderer(tokenizer, eos_ids(tokenizer))
-    pool = EnvironmentPool(lambda: Scored(checked.env), 4)
-    return RolloutWorker.build(engine, renderer, checked.agent, pool, 512)
-
-
 class Scored:
     """The run's environment, with a reward that scripted responses do earn: by their length."""
 
@@ -72,6 +65,15 @@ class Scored:
         return "", float(len(action) % 3), True, False, {}
 
     def close(self) -> None: ...
+
+
+def make_rollout_worker(
+    checked: Plan, engine: ScriptedEngine, env: Callable[[Any], Any] = Scored
+) -> RolloutWorker:
+    tokenizer = load_tokenizer(checked.model)
+    renderer = Renderer(tokenizer, eos_ids(tokenizer))
+    pool = EnvironmentPool(lambda: env(checked.env), 4)
+    return RolloutWorker.build(engine, renderer, checked.agent, pool, 512)
 
 
 def settings(output: Path, name: str, **more: Any) -> Config:
@@ -90,19 +92,23 @@ def settings(output: Path, name: str, **more: Any) -> Config:
     )
 
 
-async def asynchronous(
+@asynccontextmanager
+async def trainer_on(
+    engine: ScriptedEngine,
     directory: RunDirectory,
     config: Config,
-    monkeypatch: pytest.MonkeyPatch,
     resume: Path | None = None,
-    engine: ScriptedEngine | None = None,
-) -> ScriptedEngine:
-    checked, engine = plan(config), engine or ScriptedEngine()
+    env: Callable[[Any], Any] = Scored,
+    **parts: Any,
+) -> AsyncIterator[Trainer]:
+    """A trainer whose engine is scripted, and perhaps other parts; see :func:`synchronous.trainer_with`."""
+    checked = plan(config)
+    worker = make_rollout_worker(checked, engine, env)
+    async with trainer_with(worker, checked, directory, resume, **parts) as trainer:
+        yield trainer
 
-    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
-        return make_rollout_worker(checked, engine)
 
-    monkeypatch.setattr(loop, "start_rollout_worker", start_rollout_worker)
-    with Progress(config.steps, "", False, sys.stderr) as progress:
-        await loop.Trainer(checked, directory, progress, resume).run()
-    return engine
+async def asynchronous(engine: ScriptedEngine, directory: RunDirectory, *args: Any, **parts: Any) -> None:
+    """Train with the parts of :func:`trainer_on`."""
+    async with trainer_on(engine, directory, *args, **parts) as trainer:
+        await trainer.run()

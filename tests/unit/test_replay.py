@@ -17,8 +17,8 @@ from areal.config import Config, parse_config
 from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
-from areal.runtime.build import make_learner
 from areal.runtime.checkpoint import Checkpoints
+from areal.runtime.learner import make_learner
 from areal.runtime.replay import describe_start, hash_weights
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch

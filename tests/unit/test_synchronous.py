@@ -11,24 +11,35 @@ import gc
 import math
 import multiprocessing
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import disks
 import pytest
-from scripted import GROUPS, MEMBERS, STEPS, ScriptedEngine, asynchronous, make_rollout_worker, settings
+from scripted import (
+    GROUPS,
+    MEMBERS,
+    STEPS,
+    ScriptedEngine,
+    asynchronous,
+    make_rollout_worker,
+    settings,
+    trainer_on,
+)
 from synchronous import Outcome, assert_same, synchronous
 
 import areal
 from areal.config import Config
 from areal.errors import Interrupted, LearnerLost
-from areal.rollout.controller import RolloutController
-from areal.runtime import loop
-from areal.runtime.build import make_learner
+from areal.rollout.engine import Completion, Sampling
 from areal.runtime.checkpoint import latest, version_of
+from areal.runtime.learner import make_learner
+from areal.runtime.loop import Trainer
 from areal.runtime.plan import plan
+from areal.runtime.processes import LearnerProcesses
 from areal.telemetry.run_directory import RunDirectory, read_metrics
-from areal.trajectory import Batch, Group
+from areal.trajectory import Batch
 
 
 async def expected_outcome(config: Config) -> Outcome:
@@ -40,11 +51,12 @@ async def expected_outcome(config: Config) -> Outcome:
     return outcome
 
 
-async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path):
     config = settings(tmp_path, "whole")
     expected = await expected_outcome(config)
     directory = RunDirectory.create(config)
-    engine = await asynchronous(directory, config, monkeypatch)
+    engine = ScriptedEngine()
+    await asynchronous(engine, directory, config)
     assert None not in engine.seeds
     assert len(set(engine.seeds)) == len(engine.seeds), "each request has a seed of its own"
     assert_same(directory.path, expected)
@@ -54,13 +66,14 @@ async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path, monkeypatch
     # Stopped after two updates and resumed, it is the same run still.
     short = settings(tmp_path, "parts", steps=2)
     parts = RunDirectory.create(short)
-    await asynchronous(parts, short, monkeypatch)
-    await asynchronous(parts, settings(tmp_path, "parts"), monkeypatch, parts.checkpoints / "step-000002")
+    await asynchronous(ScriptedEngine(), parts, short)
+    last = parts.checkpoints / "step-000002"
+    await asynchronous(ScriptedEngine(), parts, settings(tmp_path, "parts"), last)
     assert_same(parts.path, expected)
     assert areal.replay(parts.path, from_step=3).verdict.startswith("the same to the bit")
 
 
-async def test_a_curriculum_goes_on_over_a_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_curriculum_goes_on_over_a_resumption(tmp_path: Path):
     """Which environment a problem is of follows from its number; each has a held-out accuracy of its own."""
     easy, hard = ({"env": "math-v1", "name": name} for name in ("easy", "hard"))
     more: dict[str, Any] = {
@@ -69,9 +82,9 @@ async def test_a_curriculum_goes_on_over_a_resumption(tmp_path: Path, monkeypatc
         "evaluation": {"problems": 6},
     }
     run = RunDirectory.create(settings(tmp_path, "mixed", **{**more, "steps": 2}))
-    await asynchronous(run, settings(tmp_path, "mixed", **{**more, "steps": 2}), monkeypatch)
+    await asynchronous(ScriptedEngine(), run, settings(tmp_path, "mixed", **{**more, "steps": 2}))
     whole = settings(tmp_path, "mixed", **{**more, "steps": 5})
-    await asynchronous(run, whole, monkeypatch, run.checkpoints / "step-000002")
+    await asynchronous(ScriptedEngine(), run, whole, run.checkpoints / "step-000002")
     envs = [
         [episode["env"] for group in run.read_rollouts(step) for episode in group["episodes"]]
         for step in range(1, 6)
@@ -86,59 +99,75 @@ async def test_a_curriculum_goes_on_over_a_resumption(tmp_path: Path, monkeypatc
         assert line["eval/hard/avg@1/low"] <= line["eval/hard/avg@1"]
 
 
-async def test_asynchronous_requests_use_the_engines_own_random_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    config = settings(tmp_path, "stale", steps=1)
+async def test_asynchronous_requests_use_the_engines_own_random_state(tmp_path: Path):
+    config, engine = settings(tmp_path, "stale", steps=1), ScriptedEngine()
     config.rollout.max_staleness = 1
-    engine = await asynchronous(RunDirectory.create(config), config, monkeypatch)
+    await asynchronous(engine, RunDirectory.create(config), config)
     assert set(engine.seeds) == {None}
 
 
-async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(tmp_path: Path):
     config = settings(tmp_path, "stopped", steps=500)
     config.rollout.max_staleness = math.inf
-    record, stopped = loop.Trainer._record, []
+    stopped = []
 
-    def stop_where_one_waits(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
-        record(trainer, batch, metrics)
-        if trainer.admission.complete >= GROUPS:
+    def stop_where_one_waits(trainer: Trainer) -> None:
+        if trainer.checkpoints.admission.complete >= GROUPS:
             stopped.append(trainer.learner.version)
-            trainer._stop.set()
+            trainer.stop()
 
-    monkeypatch.setattr(loop.Trainer, "_record", stop_where_one_waits)
     with pytest.raises(Interrupted) as error:
-        await asynchronous(RunDirectory.create(config), config, monkeypatch)
+        await asynchronous(
+            ScriptedEngine(), RunDirectory.create(config), config, recorded=stop_where_one_waits
+        )
     assert len(stopped) == 1, "at once"
     assert f"stopped after {stopped[0]} of 500" in str(error.value)
 
 
-async def test_an_update_in_progress_at_a_stop_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+class StopsAtAnUpdate(LearnerProcesses):
+    """Is about to make the second update when the run is asked to stop."""
+
+    stop: Callable[[], None]
+
+    async def update(self, batch: Batch) -> dict[str, float]:
+        if self.version == 1:
+            self.stop()
+        return await super().update(batch)
+
+
+async def test_an_update_in_flight_at_a_stop_is_counted(tmp_path: Path):
     config = settings(tmp_path, "counted", steps=500)
-    check, stopped = loop.Trainer._check_staleness, []
-
-    def stop_before_the_update(trainer: loop.Trainer, batch: Batch) -> None:
-        check(trainer, batch)
-        if trainer.learner.version == 1:
-            stopped.append(1)
-            trainer._stop.set()
-
-    monkeypatch.setattr(loop.Trainer, "_check_staleness", stop_before_the_update)
     directory = RunDirectory.create(config)
-    with pytest.raises(Interrupted) as error:
-        await asynchronous(directory, config, monkeypatch)
+    async with trainer_on(ScriptedEngine(), directory, config, learner=StopsAtAnUpdate) as trainer:
+        assert isinstance(trainer.learner, StopsAtAnUpdate)
+        trainer.learner.stop = trainer.stop
+        with pytest.raises(Interrupted) as error:
+            await trainer.run()
     kept = latest(directory.checkpoints)
-    assert stopped
     assert kept is not None
     assert version_of(kept) == 2
     assert "stopped after 2 of 500" in str(error.value)
 
 
-async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_second_stop_writes_no_checkpoint(tmp_path: Path):
+    config = settings(tmp_path, "hurried", steps=500, checkpoint={"every": 2})
+    config.rollout.max_staleness = 1
+    directory = RunDirectory.create(config)
+
+    def stop_twice(trainer: Trainer) -> None:
+        if trainer.learner.version == 5:
+            trainer.stop()
+            trainer.stop_at_once()
+
+    with pytest.raises(Interrupted, match=r"stopped at once; the last checkpoint is of update [24]; go on"):
+        await asynchronous(ScriptedEngine(), directory, config, recorded=stop_twice)
+    assert multiprocessing.active_children() == []
+    kept = latest(directory.checkpoints)
+    assert kept is not None
+    assert version_of(kept) in (2, 4), "the second was being written, perhaps"
+
+
+async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(tmp_path: Path):
     """As where a cluster's scheduler sends SIGTERM to each process of a job."""
 
     class Ends(ScriptedEngine):
@@ -148,66 +177,58 @@ async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(
             await asyncio.sleep(0.1)
             raise RuntimeError("the engine ended")
 
-    def stop(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
-        record(trainer, batch, metrics)
+    def stop(trainer: Trainer) -> None:
         if trainer.learner.version == 2:
-            trainer._stop.set()
+            trainer.stop()
 
-    record, reported = loop.Trainer._record, list[dict[str, Any]]()
-    monkeypatch.setattr(loop.Trainer, "_record", stop)
+    reported = list[dict[str, Any]]()
     config = settings(tmp_path, "stopped", steps=50)
     config.rollout.max_staleness = 2
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     with pytest.raises(Interrupted):
-        await asynchronous(RunDirectory.create(config), config, monkeypatch, engine=Ends())
+        await asynchronous(Ends(), RunDirectory.create(config), config, recorded=stop)
     gc.collect()
     asyncio.get_running_loop().set_exception_handler(None)
     assert reported == []
 
 
-async def test_training_goes_on_while_a_checkpoint_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path):
     config = settings(tmp_path, "slow", checkpoint={"every": 2})
-    directory, record = RunDirectory.create(config), loop.Trainer._record
+    directory = RunDirectory.create(config)
 
-    def record_and_stop(trainer: loop.Trainer, batch: Batch, metrics: dict[str, float]) -> None:
-        record(trainer, batch, metrics)
+    def note(trainer: Trainer) -> None:
         if trainer.learner.version == 3:
             (directory.path / disks.MOVED).touch()
 
-    monkeypatch.setattr(loop, "Recipe", disks.SlowDisk)
-    monkeypatch.setattr(loop.Trainer, "_record", record_and_stop)
-    await asynchronous(directory, config, monkeypatch)
+    await asynchronous(ScriptedEngine(), directory, config, recipe=disks.SlowDisk, recorded=note)
     assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000002", "step-000004"]
     assert areal.replay(directory.path, from_step=3).verdict.startswith("the same to the bit")
 
 
-async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+class Kills(ScriptedEngine):
+    """Generates nothing with version 2, and kills the second process of the learner."""
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        if self.version < 2:
+            return await super().generate(ids, sampling)
+        for child in multiprocessing.active_children():
+            if child.name == "learner-1":
+                child.kill()
+        return await asyncio.Future()
+
+
+async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(tmp_path: Path):
     """Killed while the learner waits for a batch; then resumed on one process, and replayed."""
     more = {"learner": {"threads": 2, "processes": 2}, "checkpoint": {"every": 1, "keep": 9}}
     config = settings(tmp_path, "shared", **more)
     directory = RunDirectory.create(config)
-
-    async def no_batch(controller: RolloutController, version: int) -> list[Group]:
-        if version < 2:
-            return await next_batch(controller, version)
-        (second,) = (child for child in multiprocessing.active_children() if child.name == "learner-1")
-        second.kill()
-        return await asyncio.Future()
-
-    next_batch = RolloutController.next_batch
-    with monkeypatch.context() as patched:
-        patched.setattr(RolloutController, "next_batch", no_batch)
-        with pytest.raises(LearnerLost, match=r"learner process 1 .*SIGKILL"):
-            await asynchronous(directory, config, monkeypatch)
+    with pytest.raises(LearnerLost, match=r"learner process 1 .*SIGKILL"):
+        await asynchronous(Kills(), directory, config)
     assert multiprocessing.active_children() == []
     names = {path.name for path in directory.checkpoints.glob("step-*")}
     assert names in ({"step-000001"}, {"step-000001", "step-000002"}), "the last was being written"
     last = directory.checkpoints / max(names)
-    await asynchronous(directory, settings(tmp_path, "shared"), monkeypatch, last)
+    await asynchronous(ScriptedEngine(), directory, settings(tmp_path, "shared"), last)
     replayed = areal.replay(directory.path)
     assert not replayed.failed
     assert len(replayed.steps) == STEPS
@@ -216,11 +237,10 @@ async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(
     assert areal.replay(directory.path, from_step=3).verdict == "the same to the bit: 2 updates", "of one"
 
 
-async def test_a_checkpoint_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_checkpoint_that_fails_ends_the_run(tmp_path: Path):
     config = settings(tmp_path, "failed", steps=50, checkpoint={"every": 2})
     directory = RunDirectory.create(config)
-    monkeypatch.setattr(loop, "Recipe", disks.FailsOnce)
     with pytest.raises(PermissionError, match="took the folder away"):
-        await asynchronous(directory, config, monkeypatch)
+        await asynchronous(ScriptedEngine(), directory, config, recipe=disks.FailsOnce)
     (last,) = directory.checkpoints.iterdir()
     assert 2 <= version_of(last) < 10, "at once, and what was trained is kept"

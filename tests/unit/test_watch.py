@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import disks
 import pytest
-from scripted import ScriptedEngine, asynchronous, settings
+from scripted import Scored, ScriptedEngine, asynchronous, settings
 
 from areal.config import Config
 from areal.errors import EngineLost, UserError
-from areal.evaluation.report import Report
 from areal.rollout.engine import Completion, Sampling
-from areal.rollout.worker import RolloutWorker
-from areal.runtime import checkpoint, loop
-from areal.runtime.held_out import evaluate_held_out
-from areal.runtime.plan import Plan
-from areal.runtime.watch import Watch
+from areal.runtime import checkpoint
 from areal.telemetry.run_directory import RunDirectory
+from areal.waiting import Watch, wait_all
 
 LIMIT = 120
 """Seconds in which a run that has failed must have ended, on the slowest machine."""
@@ -63,6 +60,22 @@ async def test_what_was_waited_for_comes_before_a_failure_and_what_is_given_up_i
         await watch.check()
 
 
+async def test_all_are_waited_for_and_the_first_failure_ends_the_others():
+    assert await wait_all(asyncio.sleep(0.02, 1), asyncio.sleep(0.01, 2)) == [1, 2]
+    now, never = asyncio.Event(), asyncio.ensure_future(asyncio.Event().wait())
+    waiting = asyncio.ensure_future(
+        wait_all(never, failing("first", now), failing("second", asyncio.Event()))
+    )
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    now.set()
+    with pytest.raises(UserError, match="first") as raised:
+        await waiting
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+    assert never.cancelled()
+
+
 class Stuck(ScriptedEngine):
     """Answers nothing from a version on, as one that is paused for a load that failed."""
 
@@ -83,45 +96,42 @@ class Stuck(ScriptedEngine):
         return await super().load(version)
 
 
-async def ended(config: Config, monkeypatch: pytest.MonkeyPatch, engine: ScriptedEngine) -> None:
+async def ended(config: Config, engine: ScriptedEngine, **parts: Any) -> None:
     async with asyncio.timeout(LIMIT):
-        await asynchronous(RunDirectory.create(config), config, monkeypatch, engine=engine)
+        await asynchronous(engine, RunDirectory.create(config), config, **parts)
 
 
 @pytest.mark.parametrize("staleness", [0, 2], ids=["waits for the load", "waits for a batch"])
-async def test_a_load_that_fails_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staleness: int
-):
+async def test_a_load_that_fails_ends_the_run(tmp_path: Path, staleness: int):
     config = settings(tmp_path, "run", steps=50)
     config.rollout.max_staleness = staleness
     with pytest.raises(EngineLost, match="no attribute 'lm_head'"):
-        await ended(config, monkeypatch, Stuck(2, fails=True))
+        await ended(config, Stuck(2, fails=True))
     last = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert last is not None
     assert checkpoint.version_of(last) >= 2, "what was trained is kept"
     assert (last / "learner").is_dir()
 
 
-async def test_a_checkpoint_that_cannot_be_written_ends_the_run_while_it_waits_for_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(loop, "Recipe", disks.FailsOnce)
+async def test_a_checkpoint_that_cannot_be_written_ends_the_run_while_it_waits_for_a_batch(tmp_path: Path):
     config = settings(tmp_path, "run", steps=50, checkpoint={"every": 2})
     config.rollout.max_staleness = 1
     with pytest.raises(PermissionError, match="took the folder away"):
-        await ended(config, monkeypatch, Stuck(2))
+        await ended(config, Stuck(2), recipe=disks.FailsOnce)
 
 
-async def test_an_evaluation_that_fails_ends_the_run_while_it_waits_for_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    async def fail(worker: RolloutWorker, plan: Plan, model: str) -> Report:
-        if model == "version 2":
-            raise UserError("the held-out problems are gone")
-        return await evaluate_held_out(worker, plan, model)
+async def test_an_evaluation_that_fails_ends_the_run_while_it_waits_for_a_batch(tmp_path: Path):
+    engine = Stuck(2)
 
-    monkeypatch.setattr(loop, "evaluate_held_out", fail)
+    class Gone(Scored):
+        """Its held-out problems are gone when the second update is made."""
+
+        def reset(self, **task: Any) -> Any:
+            if engine.version == 2 and task["options"]["split"] == "test":
+                raise UserError("the held-out problems are gone")
+            return super().reset(**task)
+
     config = settings(tmp_path, "run", steps=50, evaluation={"problems": 4, "every": 2})
     config.rollout.max_staleness = 1
     with pytest.raises(UserError, match="held-out problems are gone"):
-        await ended(config, monkeypatch, Stuck(2))
+        await ended(config, engine, env=Gone)

@@ -1,0 +1,98 @@
+"""Held-out accuracy over the course of a run: before, during and after training."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from areal.evaluation.report import Report
+from areal.runtime.held_out import evaluation_metrics
+from areal.telemetry.scores import best_of, scores_of
+from areal.waiting import Watch
+
+if TYPE_CHECKING:
+    from areal.runtime.recording import Records
+
+
+class HeldOutScores:
+    """Measures held-out accuracy before, during and after training, and records it.
+
+    Args:
+        measure: evaluates the weights that the engine holds, given their name; None: nothing is measured.
+        env: the environment's name in metrics.
+        records: of the run.
+        watch: of the run; an evaluation that fails ends any of its waits.
+
+    Attributes:
+        before: the report from before the first update, if there is one.
+        after: the report from after the last update, if there is one.
+        scores: the score after each update that was evaluated.
+    """
+
+    def __init__(
+        self, measure: Callable[[str], Awaitable[Report]] | None, env: str, records: Records, watch: Watch
+    ) -> None:
+        self.before: Report | None = None
+        self.after: Report | None = None
+        self.scores: dict[int, float] = {}
+        self._measure = measure
+        self._env = env
+        self._records = records
+        self._watch = watch
+        self._unfinished: set[int] = set()
+        self._in_flight: list[asyncio.Future[Report | None]] = []
+
+    def go_on(self, past: list[dict[str, Any]]) -> None:
+        """Go on with a run that has these metrics."""
+        self.scores = scores_of(past)
+        self.before = self._known(0)
+
+    async def measure_before(self) -> None:
+        """Measure the model that training starts from, unless that was done before the run was resumed."""
+        self.before = self.before or await self._watch.wait(self._evaluate(0, "before training"))
+
+    def begin(self, version: int) -> None:
+        """Measure the weights of an update while training goes on."""
+        self._unfinished.add(version)
+        self._in_flight.append(self._watch.add(self._evaluate(version, "during training")))
+
+    async def finish(self) -> None:
+        """Wait for all evaluations that were begun."""
+        for evaluation in self._in_flight:
+            await self._watch.wait(evaluation)
+
+    async def drop(self) -> None:
+        """Give up the evaluations in flight."""
+        await self._watch.drop(*self._in_flight)
+
+    async def measure_after(self, version: int) -> None:
+        """Measure the final model, unless that was done before the run was resumed."""
+        self.after = self._known(version) or await self._watch.wait(self._evaluate(version, "after training"))
+
+    def wanted(self) -> frozenset[int]:
+        """Return the versions whose checkpoints must stay: the best one, and those that may become it."""
+        best = best_of(self.scores)
+        return frozenset(self._unfinished if best is None else self._unfinished | {best})
+
+    def _known(self, version: int) -> Report | None:
+        found = self._records.directory.read_report(version)
+        return None if found is None else Report.from_json(found)
+
+    async def _evaluate(self, version: int, when: str) -> Report | None:
+        if self._measure is None:
+            return None
+        self._records.progress.status(f"evaluating {when}")
+        report = await self._measure(f"version {version}")
+        metrics = {"step": version, **evaluation_metrics(report, self._env)}
+        self._records.directory.write_report(version, report.to_json())
+        self._records.log(metrics)
+        self._unfinished.discard(version)
+        self.scores |= scores_of([metrics])
+        low, high = report.interval
+        failures = report.failure_summary()
+        self._records.progress.message(
+            f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
+            + (f"; {failures}" if failures else "")
+        )
+        return report
