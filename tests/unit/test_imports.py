@@ -28,7 +28,7 @@ KNOWS: dict[str, set[str]] = {
     "models": {"config"},
     "telemetry": {"config"},
     "evaluation": {"agents", "envs", "rollout", "telemetry"},
-    "placement": {"config"},
+    "placement": {"config", "learner", "rollout", "weights"},
     "recipes": {"config", "models", "placement"},
 }
 """Which packages each package may import, besides itself and :data:`BASE`.
