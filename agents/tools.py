@@ -20,8 +20,6 @@ from areal.threads import CallThread
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
 """Failures of what a tool stands on: the episode is run again. All else is told to the model."""
-_MAX_ABANDONED = 100
-"""Calls of one tool box that have not returned when as much time as their limit has passed again."""
 
 
 class ToolBox:
@@ -33,6 +31,7 @@ class ToolBox:
     Args:
         functions: the tools.
         time_limit: seconds of one call.
+        max_abandoned: calls that may hang for more than twice the time limit.
 
     Attributes:
         schemas: what the model is told of them.
@@ -41,8 +40,11 @@ class ToolBox:
         UserError: a function that cannot be described, or two of one name.
     """
 
-    def __init__(self, functions: list[Callable[..., Any]], time_limit: float = 30.0) -> None:
+    def __init__(
+        self, functions: list[Callable[..., Any]], time_limit: float = 30.0, max_abandoned: int = 100
+    ) -> None:
         self._time_limit = time_limit
+        self._max_abandoned = max_abandoned
         self._functions = {function.__name__: validate_call(function) for function in functions}
         self._blocking = {f.__name__: not inspect.iscoroutinefunction(f) for f in functions}
         self._left: dict[CallThread, float] = {}  # and when its call was given up
@@ -100,7 +102,7 @@ class ToolBox:
     def _check_what_is_left(self, name: str) -> None:
         self._left = {thread: since for thread, since in self._left.items() if thread.alive}
         late = sum(time.monotonic() - since > self._time_limit for since in self._left.values())
-        if late >= _MAX_ABANDONED:
+        if late >= self._max_abandoned:
             raise UserError(
                 f"{late} calls of tools, such as '{name}', have not returned after twice their time limit of "
                 f"{self._time_limit:g} s: give what they do a limit of its own"

@@ -5,7 +5,7 @@ An environment that has ``solution()``, an answer that earns the most, is checke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -49,19 +49,24 @@ class Finding:
         return f"{self.verdict} {self.rule}: {self.message}"
 
 
-def check_env(make: Callable[[], Any], time_limit: float = TIME_LIMIT) -> list[Finding]:
+def check_env(
+    make: Callable[[], Any],
+    time_limit: float = TIME_LIMIT,
+    rules: Mapping[str, Callable[[Subject], str]] = RULES,
+) -> list[Finding]:
     """Check an environment.
 
     Args:
         make: returns a new one; the class will do.
         time_limit: seconds of one call.
+        rules: by their names, in order; the first one makes the environment.
 
     Returns:
         One finding for each rule, and warnings beside them; a call that hangs ends the checks.
     """
     subject = Subject(make, CallWatch(time_limit))
     findings: list[Finding] = []
-    for rule, check in RULES.items():
+    for rule, check in rules.items():
         try:
             message = subject.watch.run(partial(check, subject))
             findings.append(Finding(rule, "passed", message))

@@ -23,12 +23,8 @@ from areal.threads import CallThread, tried
 
 log = logging.getLogger(__name__)
 
-_SLOW = 30.0
-"""Seconds after which a call that is still running is written to the log."""
 _MAX_ABANDONED = 100
 """Threads left behind, of one run."""
-_GRACE = 10.0
-"""Seconds for all environments to close at the end."""
 
 
 class EnvironmentPool:
@@ -41,15 +37,22 @@ class EnvironmentPool:
         workers: calls at once.
         time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced. When
             more than ``workers`` calls hang before an episode comes to its end, that is the end.
-        name: of the environment, for complaints.
+        name: of the environment, for messages.
+        slow: seconds after which a call in flight is logged.
     """
 
     def __init__(
-        self, make: Callable[[], Any], workers: int, time_limit: float = 300.0, name: str = "env"
+        self,
+        make: Callable[[], Any],
+        workers: int,
+        time_limit: float = 300.0,
+        name: str = "env",
+        slow: float = 30.0,
     ) -> None:
         self._make = make
         self._workers = workers
         self._time_limit = time_limit
+        self._slow = min(slow, time_limit)
         self._name = name
         self._room = asyncio.Semaphore(workers)
         self._idle: list[Any] = []
@@ -113,17 +116,21 @@ class EnvironmentPool:
                 raise self._failure(what, f"gave the reward {value!r}, which is no finite number")
         return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))
 
-    def close(self) -> None:
-        """Close every idle environment, and end the threads; what hangs is left to the end of the process."""
+    def close(self, grace: float = 10.0) -> None:
+        """Close every idle environment, and end the threads; a thread that hangs is left behind.
+
+        Args:
+            grace: seconds for all environments to close.
+        """
         for thread in self._resting:
             thread.end()
         while self._idle:
             self._close(self._idle.pop())
-        if wait(self._closing, _GRACE).not_done and self._closer is not None:
+        if wait(self._closing, grace).not_done and self._closer is not None:
             log.warning(
                 "environment '%s': close is not over after %g s; it is at %s",
                 self._name,
-                _GRACE,
+                grace,
                 self._closer.location(__file__),
             )
         if self._closer is not None:
@@ -155,11 +162,11 @@ class EnvironmentPool:
 
     async def _in_time(self, outcome: asyncio.Future[Any], what: str, thread: CallThread) -> None:
         """Wait for a call, but not past the time limit."""
-        await asyncio.wait({outcome}, timeout=min(_SLOW, self._time_limit))
-        if not outcome.done() and self._time_limit > _SLOW:
-            text = f"environment '{self._name}': {what} takes more than {_SLOW:g} s"
+        await asyncio.wait({outcome}, timeout=self._slow)
+        if not outcome.done() and self._time_limit > self._slow:
+            text = f"environment '{self._name}': {what} takes more than {self._slow:g} s"
             log.warning("%s; it is at %s", text, thread.location(__file__))
-            await asyncio.wait({outcome}, timeout=self._time_limit - _SLOW)
+            await asyncio.wait({outcome}, timeout=self._time_limit - self._slow)
 
     def _too_late(self, what: str, location: str) -> Exception:
         self._hung += 1

@@ -82,10 +82,12 @@ def texts(ids: list[int]) -> list[str]:
 
 
 @asynccontextmanager
-async def served(model: Any = None, max_completions: int = 1000) -> AsyncIterator[tuple[Any, Endpoint]]:
+async def served(
+    model: Any = None, max_completions: int = 1000, **limits: int
+) -> AsyncIterator[tuple[Any, Endpoint]]:
     """A model, scripted unless it is given, and its address."""
     model = model or Scripted()
-    server = EndpointServer(texts, 1.0)
+    server = EndpointServer(texts, 1.0, **limits)
     model.server = server
     try:
         async with server.open(model, max_completions) as at:

@@ -49,9 +49,9 @@ def test_what_ships_keeps_the_rules(name: str, tmp_path: Path, monkeypatch: pyte
         (tmp_path / file).write_text(text)
     # These two take long: huge powers have the whole time limit of the verifier.
     left_out = {"throughput", "hostile actions" if name == "math-v1" else ""}
-    monkeypatch.setattr(check, "RULES", {n: rule for n, rule in check.RULES.items() if n not in left_out})
-    findings = check.check_env(lambda: make_env(name))
-    assert len(findings) == len(check.RULES)
+    rules = {name: rule for name, rule in check.RULES.items() if name not in left_out}
+    findings = check.check_env(lambda: make_env(name), rules=rules)
+    assert len(findings) == len(rules)
     missed = [finding for finding in findings if finding.verdict != "passed"]
     # Only math-v1 tells its solutions; of the others that rule says that it knows none.
     unknown = [] if name == "math-v1" else [("solutions", "not checked")]

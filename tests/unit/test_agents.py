@@ -13,7 +13,6 @@ import gymnasium
 import pytest
 from chat import Scripted, renderer, tokenizer
 
-from areal.agents import tools
 from areal.agents.calculator import calculator
 from areal.agents.interface import Agent
 from areal.agents.multi_turn import MultiTurn
@@ -168,7 +167,7 @@ def made(name: str, **arguments: Any) -> dict[str, Any]:
     return {"id": "0", "function": {"name": name, "arguments": json.dumps(arguments)}}
 
 
-async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request):
+async def test_a_tool_that_hangs_keeps_nothing_else_waiting(request):
     gate = threading.Event()
     request.addfinalizer(gate.set)
 
@@ -181,7 +180,7 @@ async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request
         while True:
             pass
 
-    box = ToolBox([hang, spin], time_limit=0.05)
+    box = ToolBox([hang, spin], time_limit=0.05, max_abandoned=41)
     late = await asyncio.gather(*(box.execute(made(name)) for name in ["hang"] * 40 + ["spin"]))
     assert {message["content"] for message in late} == {"Error: the tool took longer than 0.05 s."}
     # The threads that the rest of a run shares are free; a tool that computes was even ended.
@@ -189,7 +188,6 @@ async def test_a_tool_that_hangs_keeps_nothing_else_waiting(monkeypatch, request
     while sum(worker.alive for worker in box._left) > 40:  # noqa: ASYNC110 (a thread tells no loop of its end)
         await asyncio.sleep(0.01)
     # One that is late for the first time does not count.
-    monkeypatch.setattr(tools, "_MAX_ABANDONED", 41)
     assert (await box.execute(made("hang")))["content"] == "Error: the tool took longer than 0.05 s."
     await asyncio.sleep(0.1)
     with pytest.raises(UserError, match=r"41 calls of tools, such as 'hang', have not returned after twice"):

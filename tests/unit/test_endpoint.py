@@ -16,7 +16,6 @@ from endpoints import Scripted, sent_events, served
 
 from areal.agents.interface import BadRequest, ConversationTooLong, Endpoint
 from areal.errors import UserError
-from areal.rollout.endpoint import app, session
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import GenerationAborted
 
@@ -118,13 +117,12 @@ async def test_what_sdks_send_by_default_or_changes_nothing_passes():
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_requests_that_are_none(path: str, monkeypatch: pytest.MonkeyPatch):
-    async with served() as (model, at), client(at) as http:
+async def test_requests_that_are_none(path: str):
+    async with served(max_request_bytes=1000) as (model, at), client(at) as http:
         for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": 5}'):
             response = await http.post(path, content=content)
             assert response.status_code == 400, content
             assert message(path, response)
-        monkeypatch.setattr(app, "MAX_REQUEST_BYTES", 1000)
         body = json.dumps({**BODIES[path], "user": "x" * 1000}).encode()
 
         async def in_pieces() -> Any:
@@ -296,12 +294,10 @@ async def test_a_call_made_again_is_answered_from_the_record_and_one_that_failed
         assert (await http.post("/messages", json=body, headers=again)).json()["type"] == "message"
 
 
-async def test_a_flood_is_held_back_and_hurts_no_other_episode(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(session, "SAMPLED_AT_ONCE", 4)
-    monkeypatch.setattr(session, "WAITING", 20)
+async def test_a_flood_is_held_back_and_hurts_no_other_episode():
     gate = asyncio.Event()
     async with (
-        served(Scripted(gate.wait)) as (model, at),
+        served(Scripted(gate.wait), max_sampling=4, max_in_flight=20) as (model, at),
         model.endpoint(50) as flooded,
         client(flooded) as http,
         client(at) as other,

@@ -211,25 +211,21 @@ async def test_stopped_while_an_environment_hangs(released: threading.Event):
 
 
 async def test_a_close_that_hangs_or_raises_is_written_down(
-    released: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    released: threading.Event, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("areal.rollout.environments._GRACE", 0.1)
     for close, text in (
         (lambda self: released.wait(), "close is not over after 0.1 s; it is at"),
         (lambda self: [][0], "close raised IndexError"),
     ):
         pool = EnvironmentPool(env_that(close=close), 2, name="slow")
         await run_episode(pool)
-        pool.close()
+        pool.close(grace=0.1)
         assert f"environment 'slow': {text}" in caplog.text
 
 
-async def test_slow_calls_are_written_down_before_they_fail(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr("areal.rollout.environments._SLOW", 0.05)
+async def test_slow_calls_are_written_down_before_they_fail(caplog: pytest.LogCaptureFixture):
     step = lambda self, action: time.sleep(0.2) or Echo.step(self, action)  # noqa: E731
-    assert (await run_episode(EnvironmentPool(env_that(step=step), 2, name="slow"))).reward > 0
+    assert (await run_episode(EnvironmentPool(env_that(step=step), 2, name="slow", slow=0.05))).reward > 0
     assert "environment 'slow': step in the task {'seed': 3} takes more than 0.05 s; it is at" in caplog.text
 
 

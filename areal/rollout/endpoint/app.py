@@ -19,8 +19,6 @@ from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Session
 from areal.rollout.endpoint.wire import Refusal, WireFormat, openai_error
 
-MAX_REQUEST_BYTES = 8 * 2**20
-"""Bytes of a request's body: more than any conversation has that fits a model."""
 _WIRE_FORMATS: dict[str, WireFormat] = {
     "/v1/chat/completions": chat,
     "/v1/responses": responses,
@@ -40,7 +38,7 @@ class _Reward(BaseModel):
     reward: float = Field(allow_inf_nan=False)
 
 
-def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
+def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) -> Starlette:
     """Return the application; ``session_of`` finds a key's session, ``refusals`` records what is refused.
 
     Starlette, and not FastAPI on top of it: what that adds (validation, errors, a description of the service)
@@ -50,7 +48,7 @@ def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
     async def reward(request: Request) -> Response:
         try:
             session = _session(request, session_of)
-            given: _Reward = read(_Reward, await _body(request))
+            given: _Reward = read(_Reward, await _body(request, max_request_bytes))
         except Refusal as refusal:
             return refused(request, refusal, openai_error(refusal))
         session.reward = given.reward
@@ -79,7 +77,7 @@ def make_app(session_of: SessionOf, refusals: Refusals) -> Starlette:
             try:
                 session = _session(request, session_of)
                 session.account.asked += 1
-                body = await _body(request)
+                body = await _body(request, max_request_bytes)
                 retried = request.headers.get("x-stainless-retry-count", "0") != "0"
                 content, streamed = await session.serve(wire, body, retried, request.receive)
             except Refusal as refusal:
@@ -115,15 +113,15 @@ def _session(request: Request, session_of: SessionOf) -> Session:
     )
 
 
-async def _body(request: Request) -> bytes:
-    too_large = Refusal(413, f"the request is larger than {MAX_REQUEST_BYTES} bytes")
-    if int(request.headers.get("content-length", "0")) > MAX_REQUEST_BYTES:
+async def _body(request: Request, max_bytes: int) -> bytes:
+    too_large = Refusal(413, f"the request is larger than {max_bytes} bytes")
+    if int(request.headers.get("content-length", "0")) > max_bytes:
         raise too_large
     body = bytearray()
     try:
         async for part in request.stream():
             body += part
-            if len(body) > MAX_REQUEST_BYTES:
+            if len(body) > max_bytes:
                 raise too_large
     except ClientDisconnect:
         raise Refusal(499, "the client is gone") from None

@@ -26,15 +26,21 @@ class EndpointServer:
     Args:
         texts: of tokens, for calls that want log-probabilities.
         temperature: of the run's training.
+        max_request_bytes: of a request's body: more than any conversation has that fits a model.
+        limits: of each episode's calls: ``max_sampling`` and ``max_in_flight`` of :class:`Session`.
 
     Attributes:
         refusals: of the calls of all episodes.
     """
 
-    def __init__(self, texts: Texts, temperature: float) -> None:
+    def __init__(
+        self, texts: Texts, temperature: float, max_request_bytes: int = 8 * 2**20, **limits: int
+    ) -> None:
         self.refusals = Refusals()
         self._texts = texts
         self._temperature = temperature
+        self._max_request_bytes = max_request_bytes
+        self._limits = limits
         self._sessions: dict[str, Session] = {}
         self._starting = asyncio.Lock()
         self._address = ""
@@ -55,7 +61,7 @@ class EndpointServer:
         async with self._starting:
             if self._serving is None:
                 self._start()
-        session = Session(model, self._texts, self._temperature, max_completions)
+        session = Session(model, self._texts, self._temperature, max_completions, **self._limits)
         key = f"sk-areal-{secrets.token_urlsafe(32)}"
         self._sessions[key] = session
         try:
@@ -83,7 +89,7 @@ class EndpointServer:
         # acknowledged the head, 40 ms later. Connections have this from the socket that listens.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self._uvicorn = _make_uvicorn(make_app(self._sessions.get, self.refusals))
+        self._uvicorn = _make_uvicorn(make_app(self._sessions.get, self.refusals, self._max_request_bytes))
         self._serving = asyncio.create_task(self._uvicorn.serve([listening]), name="endpoint")
 
 

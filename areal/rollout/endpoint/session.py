@@ -19,11 +19,6 @@ from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, Wi
 from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
 
-SAMPLED_AT_ONCE = 64
-"""Completions that one episode samples at once; more wait, so that no program takes the engine for itself."""
-WAITING = 1024
-"""Calls of one episode that may be in flight; more are refused, and may come again."""
-
 _TOO_LONG, _SPENT = _EXHAUSTED = "context_length_exceeded", "insufficient_quota"
 """OpenAI's words for what an episode has used up."""
 
@@ -42,6 +37,8 @@ class Session:
         texts: of tokens, for calls that want log-probabilities.
         temperature: of the run.
         max_completions: how many are sampled; then calls are refused for good.
+        max_sampling: how many are sampled at once; more wait, so that no program takes the engine for itself.
+        max_in_flight: calls at once; more are refused, and may come again.
 
     Attributes:
         reward: what the program said that the episode is worth; the last word counts.
@@ -49,7 +46,15 @@ class Session:
         account: what came of its calls.
     """
 
-    def __init__(self, model: Model, texts: Texts, temperature: float, max_completions: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        texts: Texts,
+        temperature: float,
+        max_completions: int,
+        max_sampling: int = 64,
+        max_in_flight: int = 1024,
+    ) -> None:
         self.reward: float | None = None
         self.failure: BaseException | None = None
         self.account = Account()
@@ -58,7 +63,8 @@ class Session:
         self._texts = texts
         self._temperature = temperature
         self._left = max_completions
-        self._slots = asyncio.Semaphore(SAMPLED_AT_ONCE)
+        self._max_in_flight = max_in_flight
+        self._slots = asyncio.Semaphore(max_sampling)
         self._in_flight: set[asyncio.Task[bytes]] = set()
         self._sent: dict[tuple[WireFormat, bytes], bytes] = {}
         self._unanswered: Counter[tuple[WireFormat, bytes]] = Counter()
@@ -118,9 +124,9 @@ class Session:
 
     async def _until(self, work: Any, gone: Callable[[], Awaitable[Any]]) -> bytes:
         """Do the work, unless the client goes or the episode ends; what is given up leaves nothing."""
-        if self._over or len(self._in_flight) >= WAITING:
+        if self._over or len(self._in_flight) >= self._max_in_flight:
             work.close()
-            raise _over() if self._over else _flooded()
+            raise _over() if self._over else self._flooded()
         task = asyncio.create_task(work)
         watch = asyncio.ensure_future(gone())
         self._in_flight.add(task)
@@ -138,6 +144,10 @@ class Session:
         if error is None:
             return task.result()
         raise self._refusal(error)
+
+    def _flooded(self) -> Refusal:
+        text = f"{self._max_in_flight} calls of this episode are in flight; call again"
+        return Refusal(429, text, retry=True)
 
     def _refusal(self, error: BaseException) -> Refusal:
         if isinstance(error, Refusal):
@@ -204,7 +214,3 @@ class Session:
 
 def _over() -> Refusal:
     return Refusal(401, "the episode of this key is over")
-
-
-def _flooded() -> Refusal:
-    return Refusal(429, f"{WAITING} calls of this episode are in flight; call again", retry=True)
