@@ -7,7 +7,7 @@ from typing import Any
 
 from areal.models import resolve_model
 
-QWEN2: dict[str, dict[str, int]] = {
+QWEN2: dict[str, dict[str, Any]] = {
     "0.5b": {
         "hidden_size": 896,
         "intermediate_size": 4864,
@@ -20,9 +20,26 @@ QWEN2: dict[str, dict[str, int]] = {
         "num_hidden_layers": 28,
         "num_attention_heads": 12,
     },
-    "tiny": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "7b": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
+    "tiny": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "vocab_size": 512,
+    },
 }
-"""Sizes of Qwen2.5 (and one for a try on a CPU); all have two key heads and tied embeddings."""
+"""Settings of Qwen2.5's configurations, and of one for a try on a CPU."""
+for sizes in QWEN2.values():
+    for key, value in {"num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151936}.items():
+        sizes.setdefault(key, value)
 
 
 def qwen2(folder: Path, size: str, positions: int = 32768) -> str:
@@ -30,16 +47,8 @@ def qwen2(folder: Path, size: str, positions: int = 32768) -> str:
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    more: dict[str, Any] = {"vocab_size": 512 if size == "tiny" else 151936, "rope_theta": 1e6}
-    config = Qwen2Config(
-        **QWEN2[size],
-        **more,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        max_position_embeddings=positions,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
+    more: dict[str, Any] = {"max_position_embeddings": positions, "rope_theta": 1e6}
+    config = Qwen2Config(**QWEN2[size], **more, bos_token_id=None, eos_token_id=1)
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(folder)

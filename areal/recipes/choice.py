@@ -6,7 +6,8 @@ from typing import Any
 
 from areal import recipes
 from areal.config import STARTER
-from areal.models import model_config, resolve_model
+from areal.models import resolve_model
+from areal.models.loading import model_config
 from areal.placement.inventory import Inventory, probe
 
 _LENGTHS = ("max_new_tokens", "max_model_len")

@@ -15,7 +15,8 @@ from areal.evaluation.benchmark_data import find_data
 from areal.evaluation.endpoint import is_endpoint
 from areal.evaluation.report import sampling_settings
 from areal.evaluation.responses import Header, write_whole
-from areal.models import context_limit, resolve_model
+from areal.models import resolve_model
+from areal.models.loading import context_limit
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
 from areal.runtime.agents import make_agent

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from areal.errors import UserError
-from areal.models import load_tokenizer, unreachable
+from areal.models import load_tokenizer
+from areal.models.loading import unreachable
 from areal.rollout.rendering import eos_ids
 
 _TRIED = [{"role": "user", "content": "What is 1 + 1?"}]

@@ -10,7 +10,9 @@ from areal.config import Config, override_config
 from areal.envs.mixture import MixtureEnv
 from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
-from areal.models import context_limit, last_checkpoint, load_tokenizer, resolve_model
+from areal.models import load_tokenizer, resolve_model
+from areal.models.loading import context_limit
+from areal.models.resolve import last_checkpoint
 from areal.placement.describe import summary
 from areal.placement.inventory import Inventory, probe
 from areal.placement.memory import Shape, Workload

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from areal.errors import UserError
-from areal.models import context_limit, resolve_model
+from areal.models import resolve_model
+from areal.models.loading import context_limit
 from areal.runtime.model_checks import check_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

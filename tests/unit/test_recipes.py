@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,30 +26,10 @@ from areal.placement.placement import place
 from areal.recipes.choice import recipe_for
 from areal.runtime.plan import workload
 
-SIZES = {
-    "0.5b": {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-    },
-    "1.5b": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-    },
-    "7b": {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    },
-}
-for name, sizes in SIZES.items():
-    sizes |= {"vocab_size": 151936, "tie_word_embeddings": name != "7b", "max_position_embeddings": 32768}
-    sizes.setdefault("num_key_value_heads", 2)
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from models import QWEN2
+
+SIZES = {name: {**QWEN2[name], "max_position_embeddings": 32768} for name in ("0.5b", "1.5b", "7b")}
 GPUS = {"24gb": (1, 23.5), "80gb": (1, 79.2), "8x80gb": (8, 79.2)}
 """How many GPUs, and the GiB that each really has."""
 

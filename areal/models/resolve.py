@@ -1,0 +1,91 @@
+"""Which model a name means: the starter, a folder, a run directory or a hub id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from areal.config import STARTER
+from areal.errors import UserError, nearest
+from areal.models.folder import check_folder
+
+_MODEL_FORMS = f"a model is '{STARTER}', a folder, or a hub id such as Org/Model"
+_HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+
+
+def resolve_model(name: str) -> str:
+    """Return what ``transformers`` and vLLM load for ``name``: an absolute folder, or the hub id unchanged.
+
+    ``'starter'`` is the model that ships with areal. A folder is checked to hold a whole model; a run
+    directory stands for the ``model`` folder inside it, or, where the run did not come to its end, for that
+    of its last checkpoint. Nothing is downloaded.
+
+    Raises:
+        UserError: no such folder, a folder that is no model (saying what is missing), or an impossible name.
+    """
+    if name == STARTER:
+        return str(Path(__file__).parent / STARTER)
+    if not name or name != name.strip() or not name.isprintable():
+        raise UserError(f"{name!r} is no model name; {_MODEL_FORMS}")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(check_folder(_model_of_run(path)).resolve())
+    if path.exists():
+        raise UserError(f"model '{name}' is a file; give the folder that holds it: '{path.parent}'")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith("/"):
+        raise UserError(_missing_folder(path))
+    owner, slash, repository = name.partition("/")
+    if not slash:
+        known = [STARTER, *_folders(Path())]
+        raise UserError(f"unknown model '{name}'{nearest(name, known) or '; ' + _MODEL_FORMS}")
+    # 'runs/typo' has the shape of a hub id; an existing folder 'runs' tells that a path was meant.
+    if path.parent.is_dir():
+        raise UserError(
+            f"{_missing_folder(path)} (if you mean the hub's '{name}', start where no folder '{owner}' is)"
+        )
+    if not all(_HUB_PART.fullmatch(part) and "--" not in part for part in (owner, repository)):
+        raise UserError(f"'{name}' is neither a folder nor a hub id; {_MODEL_FORMS}")
+    return name
+
+
+def last_checkpoint(name: str) -> Path | None:
+    """Return the last whole checkpoint of a run directory that has no final model, if ``name`` is one."""
+    path = Path(name).expanduser()
+    if name == STARTER or (path / "config.json").exists() or (path / "model" / "config.json").is_file():
+        return None
+    # Under this name only whole ones are found (areal.runtime.checkpoint).
+    found = {int(c.name[5:]): c for c in path.glob("checkpoints/step-*") if c.name[5:].isdigit()}
+    return found[max(found)] if found else None
+
+
+def _model_of_run(path: Path) -> Path:
+    if (path / "config.json").exists():
+        return path
+    run = path
+    if (checkpoint := last_checkpoint(str(path))) is not None:
+        path = checkpoint
+        if not (path / "model").is_dir():
+            raise UserError(
+                f"'{path}' holds an adapter only, and its run has no final model yet; write one with "
+                f"`areal export {run} FOLDER`, or let the run end with `areal train --resume {run}`"
+            )
+    elif (path / "config.yaml").is_file() and not (path / "model").is_dir():
+        raise UserError(
+            f"the run '{run}' has no model yet: it ended before its first checkpoint; go on with "
+            f"`areal train --resume {run}`"
+        )
+    return path / "model" if (path / "model" / "config.json").is_file() else path
+
+
+def _folders(parent: Path) -> list[str]:
+    try:
+        return sorted(child.name for child in parent.iterdir() if child.is_dir())
+    except OSError:
+        return []
+
+
+def _missing_folder(path: Path) -> str:
+    parent, siblings = path.parent, _folders(path.parent)
+    if not parent.is_dir():
+        return f"no folder '{path}' ('{parent}' does not exist either); check the path"
+    return f"no folder '{path}'{nearest(path.name, siblings) or '; check the path'}"
