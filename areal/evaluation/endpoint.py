@@ -1,47 +1,33 @@
-"""A model behind an OpenAI-compatible endpoint, evaluated in the same environments with the same agents.
+"""The client of a model behind an OpenAI-compatible endpoint.
 
 >>> endpoint = await EndpointClient.connect("http://localhost:8000/v1#my-model")
-
-Nothing is known of its tokens but their number, as the endpoint reports it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
-
-from areal.agents.interface import (
-    Agent,
-    BadRequest,
-    ConversationTooLong,
-    Endpoint,
-    Message,
-    Reply,
-    SamplingLimits,
-    Tool,
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
 )
+
+from areal.agents.interface import BadRequest, ConversationTooLong
 from areal.errors import UserError
-from areal.evaluation.episodes import EpisodeOutcome
-from areal.rollout.engine import Sampling
-from areal.rollout.environments import EnvironmentPool
-from areal.rollout.episode import NothingSampled, RecordedEnv
-from areal.rollout.opening import Opening
-from areal.rollout.seeds import derive
 
 log = logging.getLogger(__name__)
 
 _TRIES = 6
-_AGAIN = (408, 409, 429)
-"""Refusals that are none for good, as those from 500 on."""
-_PAUSE = 1.0
-"""Seconds before the second try; each pause is twice the last: in all, half a minute."""
+"""With pauses of 1, 2, 4, 8 and 16 seconds in between."""
+_MAX_PAUSE = 60.0
+"""Seconds; an endpoint whose Retry-After asks for more is asked again after these."""
 
 
 def is_endpoint(model: str) -> bool:
@@ -50,25 +36,37 @@ def is_endpoint(model: str) -> bool:
 
 
 class EndpointClient:
-    """An OpenAI-compatible chat endpoint and the model asked there.
+    """Asks the model of an OpenAI-compatible chat endpoint.
+
+    A request that may succeed later (no connection, status 408, 409, 429, 500 and above) is sent again, after
+    the pause that the endpoint asks for with ``Retry-After``, or after one that doubles each time.
 
     Args:
         client: whose base URL is the endpoint's (``…/v1/``).
         model: the name that the endpoint knows it by.
+        tries: how often a request is sent at most.
     """
 
-    def __init__(self, client: httpx.AsyncClient, model: str) -> None:
+    def __init__(self, client: httpx.AsyncClient, model: str, tries: int = _TRIES) -> None:
         self._client = client
         self.model = model
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception(_may_pass),
+            wait=_pause,
+            stop=stop_after_attempt(tries),
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        )
 
     @classmethod
-    async def connect(cls, url: str, concurrency: int = 128) -> EndpointClient:
+    async def connect(cls, url: str, concurrency: int = 128, tries: int = _TRIES) -> EndpointClient:
         """Find an endpoint; its key, if it needs one, is in ``OPENAI_API_KEY``.
 
         Args:
             url: of the endpoint, as in ``http://localhost:8000/v1``, with the model's name after a ``#``
                 unless it serves just one.
             concurrency: requests at once.
+            tries: how often a request is sent at most.
 
         Raises:
             UserError: it does not answer, or serves several models and none is named.
@@ -83,6 +81,7 @@ class EndpointClient:
                 limits=httpx.Limits(max_connections=concurrency),
             ),
             model,
+            tries,
         )
         if not model:
             try:
@@ -106,7 +105,7 @@ class EndpointClient:
         Raises:
             ConversationTooLong: the messages leave no room for a response.
             BadRequest: the endpoint refuses them.
-            UserError: there is no such model, or no access to it, or it does not answer for half a minute.
+            UserError: there is no such model or no access to it, or it does not respond after all tries.
         """
         completion = await self._request("POST", "chat/completions", {"model": self.model, **body})
         if not completion.get("choices"):
@@ -117,22 +116,15 @@ class EndpointClient:
         return completion
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        problem = ""
-        for attempt in range(_TRIES):
-            if attempt:
-                await asyncio.sleep(_PAUSE * 2.0 ** (attempt - 1))
-            try:
-                response = await self._client.request(method, path, json=body)
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__} {error}".strip()
-            else:
-                if response.status_code < 300:
-                    return self._read(response)
-                problem = f"status {response.status_code}: {response.text[:300]}"
-                if response.status_code not in _AGAIN and response.status_code < 500:
-                    raise self._refused(response)
-            log.warning("%s %s: %s", method, path, problem)
-        raise UserError(f"the endpoint {self._client.base_url} does not answer ({problem}); is it up?")
+        try:
+            response: httpx.Response = await self._retrying(self._send, method, path, body)
+        except httpx.HTTPError as error:
+            raise self._failure(error) from error
+        return self._read(response)
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        response = await self._client.request(method, path, json=body)
+        return response.raise_for_status()
 
     def _read(self, response: httpx.Response) -> dict[str, Any]:
         try:
@@ -150,159 +142,42 @@ class EndpointClient:
             "it mostly ends with /v1"
         )
 
-    def _refused(self, response: httpx.Response) -> Exception:
-        text = response.text[:300]
+    def _failure(self, error: httpx.HTTPError) -> Exception:
+        if not isinstance(error, httpx.HTTPStatusError):
+            return self._silent(f"{type(error).__name__} {error}".strip())
+        status, text = error.response.status_code, error.response.text[:300]
+        if _may_pass(error):
+            return self._silent(f"status {status}: {text}")
         if "context_length_exceeded" in text or "maximum context length" in text:
             return ConversationTooLong(text)
-        if response.status_code in (401, 403, 404):
+        if status in (401, 403, 404):
             return UserError(
-                f"{self._client.base_url} refuses '{self.model}' (status {response.status_code}: {text}); "
-                "check the URL, the model's name after #, and OPENAI_API_KEY"
+                f"{self._client.base_url} refuses '{self.model}' (status {status}: {text}); check the URL, "
+                "the model's name after #, and OPENAI_API_KEY"
             )
-        return BadRequest(f"status {response.status_code}: {text}")
+        return BadRequest(f"status {status}: {text}")
+
+    def _silent(self, problem: str) -> UserError:
+        return UserError(f"the endpoint {self._client.base_url} does not answer ({problem}); is it up?")
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
 
-class EndpointModel:
-    """An :class:`areal.agents.interface.Model` behind an endpoint, in one episode.
-
-    Attributes:
-        reward, parts: of the episode so far.
-        tokens: sampled so far, as the endpoint counts them.
-        finish: how the last response ended; empty: none was asked for.
-    """
-
-    def __init__(
-        self, endpoint: EndpointClient, sampling: Sampling, template_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        self._endpoint = endpoint
-        self._sampling = sampling
-        self._template_kwargs = dict(template_kwargs or {})
-        self._own: list[Message] = []
-        self._calls = 0
-        self.reward = 0.0
-        self.parts: dict[str, float] = {}
-        self.tokens = 0
-        self.finish = ""
-
-    def set_opening(self, messages: Sequence[Message]) -> None:
-        """Open the conversation of ``generate`` with these messages, before its first observation."""
-        if not self._calls:
-            self._own = list(messages)
-
-    def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
-        """Add a reward and its named parts."""
-        self.reward += reward
-        for name, value in ({"reward": reward} if parts is None else parts).items():
-            self.parts[name] = self.parts.get(name, 0.0) + value
-
-    def set_reward(self, reward: float) -> None:
-        """Say what the episode is worth in all."""
-        self.reward, self.parts = reward, {"reward": reward}
-
-    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
-        """Programs have to be given a model that runs here.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(
-            "a program is evaluated with a model that areal runs: give --model a folder or a hub id, not an "
-            "endpoint"
-        )
-
-    async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user and return the response's text."""
-        messages = [*self._own, {"role": "user", "content": observation}]
-        reply = await self.chat(messages)
-        self._own = [*messages, reply.message]
-        return reply.text
-
-    async def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
-    ) -> Reply:
-        """Respond to a whole history; see :class:`areal.agents.interface.Model`. Tokens are not known."""
-        call, self._calls = self._calls, self._calls + 1
-        body = self._body(call, limits or SamplingLimits())
-        completion = await self._endpoint.ask({"messages": list(messages), **body, **_tools(tools)})
-        choice, used = completion["choices"][0], completion.get("usage") or {}
-        message = choice.get("message") or {}
-        text = message.get("content") or ""
-        calls = message.get("tool_calls") or []
-        ended = "length" if choice.get("finish_reason") == "length" else "stop"
-        self.tokens += used.get("completion_tokens") or 0
-        self.finish = ended
-        said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
-        finish: Any = "tool_calls" if calls else ended
-        return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0)
-
-    def _body(self, call: int, limits: SamplingLimits) -> dict[str, Any]:
-        sampling = self._sampling
-        seed = limits.seed if limits.seed is not None else sampling.seed
-        if seed is not None and limits.seed is None and call:
-            seed = derive(seed, call)
-        stop = [*sampling.stop, *limits.stop]
-        given = {
-            "max_tokens": min(sampling.max_tokens, limits.max_tokens or sampling.max_tokens),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": None if seed is None else seed % 2**31,  # what servers take
-            "stop": stop or None,
-            "top_k": sampling.top_k or None,  # these two are no part of OpenAI's protocol
-            "min_p": sampling.min_p or None,
-            "chat_template_kwargs": self._template_kwargs or None,  # as vLLM and SGLang take them
-        }
-        return {name: value for name, value in given.items() if value is not None}
+def _may_pass(error: BaseException) -> bool:
+    """Say whether a request that failed may succeed later."""
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        return status in (408, 409, 429) or status >= 500
+    return isinstance(error, httpx.HTTPError)
 
 
-def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
-    return {"tools": list(tools)} if tools else {}
+_doubling = wait_exponential()
 
 
-class EndpointWorker:
-    """Runs episodes with a model behind an endpoint."""
-
-    def __init__(
-        self,
-        endpoint: EndpointClient,
-        agent: Agent,
-        pool: EnvironmentPool,
-        opening: Opening = Opening(),  # noqa: B008 (it is frozen)
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._endpoint = endpoint
-        self._opening = opening
-        self._template_kwargs = dict(template_kwargs or {})
-        self._agent = agent
-        self._pool = pool
-
-    async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> EpisodeOutcome:
-        """Run one episode of a task.
-
-        Raises:
-            EnvironmentFailure: the environment raised or hung.
-            NothingSampled: the agent never asked the model.
-        """
-        started = time.monotonic()
-        model = EndpointModel(self._endpoint, sampling, self._template_kwargs)
-        async with self._pool.lend() as env:
-            recorded = RecordedEnv(self._pool, env, task, model, self._opening)
-            await self._agent.run(recorded, model)
-        if not model.finish:
-            raise NothingSampled(f"the agent {type(self._agent).__name__} never asked the model")
-        return EpisodeOutcome(
-            finish=model.finish,
-            actions=recorded.actions,
-            reward=model.reward,
-            parts=model.parts,
-            tokens=model.tokens,
-            seconds=time.monotonic() - started,
-            env=recorded.member,
-        )
-
-    def close(self) -> None:
-        """Close the environments."""
-        self._pool.close()
+def _pause(state: RetryCallState) -> float:
+    """Return the seconds to the next try."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    wanted = error.response.headers.get("retry-after", "") if isinstance(error, httpx.HTTPStatusError) else ""
+    return min(float(wanted), _MAX_PAUSE) if wanted.isdecimal() else _doubling(state)

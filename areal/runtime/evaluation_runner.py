@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError
-from areal.evaluation.endpoint import EndpointClient, EndpointWorker
+from areal.evaluation.endpoint import EndpointClient
+from areal.evaluation.endpoint_worker import EndpointWorker
 from areal.evaluation.episodes import EpisodeOutcome, RunEpisode, engine_runner
 from areal.evaluation.report import Report, markdown, report_of
 from areal.evaluation.responses import Response, ResponseFile, write_whole

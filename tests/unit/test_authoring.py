@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +187,15 @@ def failures(findings: list[Finding]) -> dict[str, str]:
     return {finding.rule: finding.message for finding in findings if finding.verdict == "failed"}
 
 
+def of(*names: str) -> dict[str, Callable[[Any], str]]:
+    """The checks of some rules, and the one that comes first."""
+    return {name: check.RULES[name] for name in (check.FIRST, *names)}
+
+
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_rule_is_named_and_how_to_mend_it(case: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_rule_is_named_and_how_to_mend_it(case: str):
     rule, methods, words = BROKEN[case]
-    monkeypatch.setattr(check, "RULES", {name: check.RULES[name] for name in (check.FIRST, rule)})
-    found = failures(check_env(broken("Broken", **methods), time_limit=0.4 if case == "hangs" else 30))
+    found = failures(check_env(broken("Broken", **methods), 0.4 if case == "hangs" else 30, of(rule)))
     assert list(found) == [rule]
     for word in words:
         assert word in found[rule]
@@ -216,13 +221,12 @@ def test_an_environment_without_text_is_not_blamed_for_more(observation: Any):
     assert [(f.rule, f.verdict) for f in findings] == [(check.FIRST, "passed"), ("honest spaces", "failed")]
 
 
-def test_what_a_check_raises_itself_is_not_the_environments(monkeypatch: pytest.MonkeyPatch):
+def test_what_a_check_raises_itself_is_not_the_environments():
     def odd(subject: Any) -> str:
         subject.reset(subject.env, {"seed": 0})
         raise TypeError("mine")
 
-    monkeypatch.setattr(check, "RULES", {check.FIRST: check.RULES[check.FIRST], "odd": odd})
-    (_, finding) = check_env(Good)
+    (_, finding) = check_env(Good, rules={**of(), "odd": odd})
     assert finding.verdict == "not checked"
     assert "the check itself raised TypeError: mine" in finding.message
 
@@ -252,27 +256,25 @@ class OneTurn(Good):
 
 
 @pytest.mark.parametrize(("env", "verdict"), [(Game, "warning"), (OneTurn, "failed"), (SolvedGame, "passed")])
-def test_a_move_of_a_game_may_earn_a_part(env: type[Good], verdict: str, monkeypatch: pytest.MonkeyPatch):
-    rules = {name: check.RULES[name] for name in (check.FIRST, "hidden answers", "hostile actions")}
-    monkeypatch.setattr(check, "RULES", rules)
-    found = [f for f in check_env(env) if f.rule == "hidden answers"]
+def test_a_move_of_a_game_may_earn_a_part(env: type[Good], verdict: str):
+    rules = of("hidden answers", "hostile actions")
+    found = [f for f in check_env(env, rules=rules) if f.rule == "hidden answers"]
     assert found[-1].verdict == verdict
     if verdict == "warning":
         assert "a move of a game may earn a part" in found[-1].message
 
 
-def test_a_game_whose_answer_is_shown_is_told(monkeypatch: pytest.MonkeyPatch):
-    rules = {name: check.RULES[name] for name in (check.FIRST, "hidden answers")}
-    monkeypatch.setattr(check, "RULES", rules)
-    leaky = {"info": lambda self: {"target": self.expected}}
-    assert "info['target']" in failures(check_env(broken("Leaky", SolvedGame, **leaky)))["hidden answers"]
-    assert "info['target'], handed in" in check_env(broken("Leaky", Game, **leaky))[-1].message
+def test_a_game_whose_answer_is_shown_is_told():
+    rules, leaky = of("hidden answers"), {"info": lambda self: {"target": self.expected}}
+    solved = check_env(broken("Leaky", SolvedGame, **leaky), rules=rules)
+    assert "info['target']" in failures(solved)["hidden answers"]
+    unsolved = check_env(broken("Leaky", Game, **leaky), rules=rules)
+    assert "info['target'], handed in" in unsolved[-1].message
 
 
-def test_unnamed_parts_are_a_warning(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(check, "RULES", {name: check.RULES[name] for name in (check.FIRST, "rewards")})
+def test_unnamed_parts_are_a_warning():
     plain = broken("Plain", step=lambda self, action: ("", Good.score(self, action), True, False, {}))
-    assert [(f.rule, f.verdict) for f in check_env(plain)][-1] == ("rewards", "warning")
+    assert [(f.rule, f.verdict) for f in check_env(plain, rules=of("rewards"))][-1] == ("rewards", "warning")
 
 
 # --- the package -----------------------------------------------------------------------------------------

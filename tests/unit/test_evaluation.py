@@ -19,6 +19,7 @@ import pytest
 
 import areal
 from areal import registry
+from areal.agents.interface import BadRequest
 from areal.api import evaluate_benchmarks, settings_of_run
 from areal.cli import main
 from areal.config import parse_config
@@ -26,6 +27,7 @@ from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.benchmark import Benchmark, HubFile
 from areal.evaluation.benchmark_data import digest_of, find_data
 from areal.evaluation.comparison import compare
+from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.rescore import rescore
 from areal.evaluation.responses import ResponseFile, read_responses
 from areal.telemetry.run_directory import RunDirectory
@@ -65,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         out = json.dumps(data).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(out)))
+        self.send_header("retry-after", "0")  # which counts where the request may be sent again
         self.end_headers()
         self.wfile.write(out)
 
@@ -103,17 +106,15 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a benchmark's data; the benchmark is registered, and forgotten afterwards."""
+    """The folder of a benchmark's data; the benchmark, always the same, looks for it in the current one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("areal.evaluation.endpoint._PAUSE", 0.01)
     rows = [{"problem": f"{i} + {i + 1}?", "answer": str(2 * i + 1)} for i in range(1, PROBLEMS + 1)]
     path = tmp_path / "data" / "sums.jsonl"
     path.parent.mkdir()
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(registry.benchmarks, "_entries", dict(registry.benchmarks._entries))
+    prompt = "Add: {problem} Use \\boxed{{}}."
     areal.register_benchmark(
-        "sums",
-        Benchmark("sums", "math-v1", str(path), PROBLEMS, "Add: {problem} Use \\boxed{{}}.", samples=2),
+        "sums", Benchmark("sums", "math-v1", "data/sums.jsonl", PROBLEMS, prompt, samples=2)
     )
     return path.parent
 
@@ -190,7 +191,7 @@ def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, t
         "import areal, sys\nfrom areal.api import evaluate_benchmarks\n"
         "from areal.evaluation.benchmark import Benchmark\n"
         "prompt = 'Add: {problem} Use \\\\boxed{{}}.'\n"
-        f"mine = Benchmark('sums', 'math-v1', {str(sums / 'sums.jsonl')!r}, {PROBLEMS}, prompt, samples=2)\n"
+        f"mine = Benchmark('sums', 'math-v1', 'data/sums.jsonl', {PROBLEMS}, prompt, samples=2)\n"
         "areal.register_benchmark('sums', mine)\n"
         "evaluate_benchmarks(['sums'], sys.argv[1], name='k', overrides=['rollout.max_concurrent=2'])\n"
     )
@@ -207,7 +208,9 @@ def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, t
     assert 4 <= len(before) < PROBLEMS * 2
     server.seconds, asked = 0.0, len(server.bodies)
     done = evaluate_benchmarks([], resume=folder)
-    assert len(server.bodies) - asked == PROBLEMS * 2 - len(before), "nothing is sampled twice"
+    # A request of the killed process may arrive late; its response was not kept, so that it comes again.
+    again = {(body["messages"][0]["content"], body["seed"]) for body in server.bodies[asked:]}
+    assert len(again) == PROBLEMS * 2 - len(before), "nothing is sampled twice"
     _, responses = read_responses(file)
     assert all(response in responses for response in before)
     whole = evaluated(server, "w").reports[0]
@@ -311,7 +314,9 @@ def test_an_environment_with_an_endpoint_needs_no_name(
     words = ["eval", "--env", "math-v1", "--model", server.url, *(f"env_options.{k}={data}" for k in options)]
     with pytest.raises(SystemExit, match="0"):
         main([*words, "evaluation.problems=3"])
-    [place] = [line for line in capsys.readouterr().out.splitlines() if "responses and reports: " in line]
+    said = capsys.readouterr()
+    [place] = [line for line in said.out.splitlines() if "responses and reports: " in line]
+    assert re.search(r"sums.jsonl: .*12 problems|sums.jsonl: .*read as", said.out + said.err), "its notices"
     assert len(read_responses(Path(place.split(": ")[1]) / "math-v1.jsonl")[1]) == 3
 
 
@@ -355,10 +360,27 @@ def test_a_run_is_evaluated_as_it_was_trained(sums: Path, server: Server):
         compare(run.path / "metrics.jsonl", run.path / "metrics.jsonl")
 
 
-def test_an_endpoint_that_is_not_there(sums: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("areal.evaluation.endpoint._TRIES", 1)
+async def test_an_endpoint_that_is_not_there():
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9/v1/ does not answer \(ConnectError.*is it up"):
-        evaluate_benchmarks(["sums"], "http://127.0.0.1:9/v1", name="a")
+        await EndpointClient.connect("http://127.0.0.1:9/v1", tries=1)
+
+
+async def test_a_request_that_may_succeed_later_is_sent_again(server: Server):
+    endpoint = await EndpointClient.connect(server.url, tries=3)
+    asked = {"messages": [{"role": "user", "content": "1 + 1"}]}
+    for status in (408, 409, 429, 500, 503):
+        server.failures = [(status, "later")] * 2
+        assert (await endpoint.ask(asked))["choices"]
+        assert server.failures == []
+        server.failures = [(status, "later")] * 4
+        with pytest.raises(UserError, match=f"does not answer .status {status}: .*later"):
+            await endpoint.ask(asked)
+        assert len(server.failures) == 1, "three tries, and no more"
+    server.failures = [(400, "never")] * 2
+    with pytest.raises(BadRequest, match=r"status 400: .*never"):
+        await endpoint.ask(asked)
+    assert len(server.failures) == 1
+    await endpoint.close()
 
 
 def test_a_problem_that_is_too_long_earns_nothing(sums: Path, server: Server):
