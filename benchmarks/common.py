@@ -140,9 +140,20 @@ def train(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
 
 
 def train_once(
-    output: Path, name: str, settings: list[str], outcome: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    output: Path,
+    name: str,
+    settings: list[str],
+    outcome: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    train: Callable[[Path, list[str]], list[dict[str, Any]]] = train,
 ) -> dict[str, Any]:
     """Return ``outcome`` of a training run's metrics, from ``output/runs/name.json`` if that is there.
+
+    Args:
+        output: the benchmark's folder.
+        name: of the run.
+        settings: as ``key.sub=value``.
+        outcome: what is kept of the metrics.
+        train: makes the run; see :func:`train`.
 
     Raises:
         subprocess.CalledProcessError: the run failed; nothing is kept of it but its log.

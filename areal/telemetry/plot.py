@@ -13,6 +13,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _EVALUATION = re.compile(r"eval/(?P<env>.+)/avg@(?P<samples>\d+)")
 # Okabe and Ito's colours: told apart with every kind of colour vision.
@@ -21,11 +22,17 @@ _EVALUATION_COLOURS = (_ORANGE, _GREEN, _PURPLE)
 
 
 def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Write :func:`learning_curve` to a PNG file."""
+    partial = path.with_name(f".{path.name}.partial")
+    learning_curve(metrics, title).savefig(partial, format="png")
+    partial.replace(path)
+
+
+def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
     """Draw reward and held-out accuracy, and below them staleness and overlap, by step.
 
     Args:
         metrics: lines of ``metrics.jsonl``; any of them may lack any value.
-        path: the PNG file to write.
         title: what to write above.
     """
     # Figure, not pyplot: no window system, no global state, and it works on any thread.
@@ -59,9 +66,7 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     for axes in (upper, lower):
         axes.grid(alpha=0.25, linewidth=0.6)
     upper.spines["right"].set_visible(False)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    return figure
 
 
 def _series(metrics: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

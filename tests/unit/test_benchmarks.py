@@ -28,11 +28,11 @@ def counting(metrics: list[dict[str, Any]], calls: list[list[str]]) -> Any:
     return train
 
 
-def test_a_finished_run_is_not_made_again(common: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_finished_run_is_not_made_again(common: Any, tmp_path: Path):
     calls: list[list[str]] = []
-    monkeypatch.setattr(common, "train", counting([{"x": 1}], calls))
+    train = counting([{"x": 1}], calls)
     results = [
-        common.train_once(tmp_path, "run", ["seed=0"], lambda metrics: {"sum": metrics[0]["x"]})
+        common.train_once(tmp_path, "run", ["seed=0"], lambda metrics: {"sum": metrics[0]["x"]}, train)
         for _ in range(2)
     ]
     assert results == [{"settings": ["seed=0"], "sum": 1}] * 2
@@ -41,19 +41,17 @@ def test_a_finished_run_is_not_made_again(common: Any, monkeypatch: pytest.Monke
     assert saved["results"] == results[0]
     assert {"command", "date", "commit", "hardware", "versions"} <= saved.keys()
     with pytest.raises(SystemExit, match="other settings"):
-        common.train_once(tmp_path, "run", ["seed=1"], dict)
+        common.train_once(tmp_path, "run", ["seed=1"], dict, train)
 
 
-def test_a_broken_run_is_not_counted(common: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_broken_run_is_not_counted(common: Any, tmp_path: Path):
     def fails(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
         raise subprocess.CalledProcessError(1, "areal")
 
-    monkeypatch.setattr(common, "train", fails)
     with pytest.raises(subprocess.CalledProcessError):
-        common.train_once(tmp_path, "run", [], dict)
+        common.train_once(tmp_path, "run", [], dict, fails)
     calls: list[list[str]] = []
-    monkeypatch.setattr(common, "train", counting([], calls))
-    common.train_once(tmp_path, "run", [], lambda metrics: {})
+    common.train_once(tmp_path, "run", [], lambda metrics: {}, counting([], calls))
     assert len(calls) == 1
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from matplotlib.figure import Figure
 
-from areal.telemetry.plot import plot_curve
+from areal.telemetry.plot import learning_curve, plot_curve
 
 EVALUATION = {
     "step": 0,
@@ -19,14 +19,11 @@ EVALUATION = {
 UPDATE = {"step": 1, "reward/mean": 0.5, "staleness/mean": 1.5, "staleness/max": 4.0, "overlap": 1.7}
 
 
-def drawn(metrics, path, monkeypatch) -> Figure:
+def drawn(metrics, path) -> Figure:
     """Draw for real, and return the figure as well."""
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
     plot_curve(metrics, path, "title")
     assert path.read_bytes().startswith(b"\x89PNG\r\n")
-    return figures[0]
+    return learning_curve(metrics, "title")
 
 
 def labels(figure) -> set[str]:
@@ -48,18 +45,18 @@ def labels(figure) -> set[str]:
         [{"step": 3, "eval/e/avg@4": 0.5, "eval/e/avg@4/low": None, "eval/e/avg@4/high": 0.4}],
     ],
 )
-def test_draws_whatever_there_is(metrics, tmp_path, monkeypatch):
-    drawn(metrics, tmp_path / "curve.png", monkeypatch)
+def test_draws_whatever_there_is(metrics, tmp_path):
+    drawn(metrics, tmp_path / "curve.png")
 
 
-def test_whole_run(tmp_path, monkeypatch):
+def test_whole_run(tmp_path):
     last = {"step": 40, "eval/math-v1/avg@1": 0.6}
     metrics = [
         EVALUATION,
         *({**UPDATE, "step": step, "reward/mean": step / 40} for step in range(1, 41)),
         last,
     ]
-    figure = drawn(metrics, tmp_path / "curve.png", monkeypatch)
+    figure = drawn(metrics, tmp_path / "curve.png")
     upper, lower, right = figure.axes
     assert labels(figure) == {
         "reward",
@@ -85,9 +82,9 @@ def test_whole_run(tmp_path, monkeypatch):
     assert low_high == [pytest.approx([0.1, 0.4]), pytest.approx([0.6, 0.6])]
 
 
-def test_each_evaluation_has_its_own_points(tmp_path, monkeypatch):
+def test_each_evaluation_has_its_own_points(tmp_path):
     metrics = [{"step": 1, "eval/a/avg@1": 0.1, "eval/b/avg@8": 0.2}]
-    assert len(drawn(metrics, tmp_path / "curve.png", monkeypatch).axes[0].containers) == 2
+    assert len(drawn(metrics, tmp_path / "curve.png").axes[0].containers) == 2
 
 
 def test_needs_no_screen_and_imports_matplotlib_late(tmp_path):

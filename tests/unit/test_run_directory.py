@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import pytest
 
 from areal.config import Config, load_config
 from areal.errors import UserError
-from areal.telemetry import run_directory
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 
 
@@ -50,14 +50,18 @@ def test_configuration_reads_back(tmp_path):
     assert load_config(RunDirectory.create(wanted).path / "config.yaml") == wanted
 
 
-def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_directory.time, "strftime", lambda form: "20261124-153012")
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path):
     with ThreadPoolExecutor(16) as pool:
         made = list(
             pool.map(lambda _: RunDirectory.create(config(tmp_path / "new" / "runs")).path, range(32))
         )
-    stem = "math-v1-starter-20261124-153012"
-    assert {path.name for path in made} == {stem, *(f"{stem}-{i}" for i in range(2, 33))}
+    assert len(set(made)) == 32
+    seconds = Counter(re.match(r"math-v1-starter-\d{8}-\d{6}", path.name)[0] for path in made)
+    assert {path.name for path in made} == {
+        stem if number == 1 else f"{stem}-{number}"
+        for stem, count in seconds.items()
+        for number in range(1, count + 1)
+    }
     assert all((path / "config.yaml").is_file() for path in made)
     assert (tmp_path / "new" / "runs" / "latest").resolve() in made
 
