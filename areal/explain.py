@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 
@@ -40,8 +39,8 @@ def explain(key: str | None, width: int) -> Iterator[Any]:
 
     from areal.config.complaints import meant
     from areal.config.describe import describe_group, groups
+    from areal.config.objective import PRESETS, Objective
     from areal.errors import UserError, nearest
-    from areal.learner.presets import PRESETS
 
     inside = groups()
     if key is None:
@@ -50,7 +49,7 @@ def explain(key: str | None, width: int) -> Iterator[Any]:
     elif key in inside and key:
         yield from _group(key, width)
     elif key in PRESETS:
-        yield Text(f"learner.objective={key}: {_summary(PRESETS[key])}")
+        yield Text(f"learner.objective={key}: {_summary(Objective(objective=key))}")
     else:
         alone = {setting.key: setting for name in inside for setting in describe_group(name)}
         if key not in alone:
@@ -76,7 +75,7 @@ def _group(name: str, width: int) -> Iterator[Any]:
 def _one(setting: Any) -> Iterator[Any]:
     from rich.text import Text
 
-    from areal.learner.presets import PRESETS, Objective
+    from areal.config.objective import CHOICES, PRESETS, Objective
 
     yield Text(f"{setting.key}: {_plain(setting.help)}")
     yield Text(f"takes: {_plain(setting.value)}")
@@ -84,29 +83,29 @@ def _one(setting: Any) -> Iterator[Any]:
     section, _, name = setting.key.rpartition(".")
     if section == "learner" and name == "objective":
         yield from _presets()
-    elif section == "learner" and name in {field.name for field in fields(Objective)}:
-        yield Text("null: as the preset of learner.objective has it:")
-        for preset, choices in PRESETS.items():
-            yield Text(f"  {preset}: {_value(choices, name)}")
+    elif section == "learner" and name in CHOICES:
+        yield Text("as the preset of learner.objective has it:")
+        for preset in PRESETS:
+            yield Text(f"  {preset}: {_value(Objective(objective=preset), name)}")
 
 
 def _presets() -> Iterator[Any]:
     """A line for each preset: in what it is not as the first one."""
     from rich.text import Text
 
-    from areal.learner.presets import PRESETS
+    from areal.config.objective import PRESETS, Objective
 
     first, *others = PRESETS
-    yield Text(f"  {first}: {_summary(PRESETS[first])}")
+    yield Text(f"  {first}: {_summary(Objective())}")
     yield Text(f"As {first}, but for:")
     for name in others:
-        yield Text(f"  {name}: {_summary(PRESETS[name], PRESETS[first])}")
+        yield Text(f"  {name}: {_summary(Objective(objective=name), Objective())}")
 
 
 def _summary(choices: Any, but: Any = None) -> str:
-    from areal.learner.presets import Objective
+    from areal.config.objective import CHOICES
 
-    values = {f.name: _value(choices, f.name) for f in fields(Objective)}
+    values = {name: _value(choices, name) for name in CHOICES}
     return ", ".join(f"{n}={v}" for n, v in values.items() if but is None or v != _value(but, n))
 
 

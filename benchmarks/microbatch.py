@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from common import BLUE, GREEN, GREY, ORANGE, interleaved, parser, picture, save
 
+from areal.config.objective import Objective
 from areal.learner.attention import runs
 from areal.learner.microbatches import allocate, best_fit
 from areal.learner.model import Policy, load_model
 from areal.learner.objectives import Tokens, token_loss
 from areal.learner.packed import pack
-from areal.learner.presets import Objective
 from areal.models import resolve_model
 from areal.trajectory import Trajectory
 

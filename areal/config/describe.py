@@ -12,7 +12,8 @@ import annotated_types
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from areal.config.settings import Config
+from areal.config.objective import CHOICES
+from areal.config.settings import Config, LearnerConfig
 
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Path: "path"}
 _BOUNDS = {
@@ -56,7 +57,8 @@ def describe_group(name: str, model: type[BaseModel] = Config) -> Iterator[Descr
     for key, field in inside[name].model_fields.items():
         if name or key not in inside:
             whole = f"{name}.{key}" if name else key
-            yield Described(whole, _kind(field), _default(field), described(whole, field.description))
+            default = "the preset's" if inside[name] is LearnerConfig and key in CHOICES else _default(field)
+            yield Described(whole, _kind(field), default, described(whole, field.description))
 
 
 def described(name: str, text: str | None) -> str:

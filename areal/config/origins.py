@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import yaml
 
 from areal.config.loading import settings_on
+from areal.config.objective import CHOICES
 from areal.config.settings import Config
-from areal.learner.presets import Objective
 
 Layer = tuple[str, dict[str, Any]]
 """Where settings come from, and the settings, nested."""
@@ -50,10 +49,9 @@ def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) 
 
 def _choices(config: Config) -> dict[str, Any]:
     """What the preset decides, and what was given on top of it."""
-    choices = config.learner.choices
-    found = {field.name: getattr(choices, field.name) for field in fields(Objective)}
-    if choices.clip_high is None:
-        found["clip_high"] = choices.clip
+    found: dict[str, Any] = {name: getattr(config.learner, name) for name in CHOICES}
+    if config.learner.clip_high is None:
+        found["clip_high"] = config.learner.clip
     return {name: "inf" if value == math.inf else value for name, value in found.items()}
 
 

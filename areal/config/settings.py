@@ -4,71 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from areal.errors import nearest
-from areal.learner.presets import (
-    PRESETS,
-    Advantage,
-    Aggregation,
-    BehavMode,
-    Objective,
-    Ratio,
-    Surrogate,
-)
+from areal.config.fields import Bound, Moment, Settings, Staleness
+from areal.config.objective import Objective
 
 STARTER = "starter"
 """The name of the model that ships with the package."""
 
 
-def _infinite(value: object) -> object:
-    return math.inf if isinstance(value, str) and value.lower() in ("inf", "infinity", "∞") else value
-
-
-def _a_number(value: float) -> float:
-    if math.isnan(value):
-        raise ValueError("not a number")
-    return value
-
-
-Staleness = Annotated[
-    float,
-    Field(allow_inf_nan=True),
-    BeforeValidator(_infinite),
-    AfterValidator(_a_number),
-    PlainSerializer(lambda v: "inf" if math.isinf(v) else int(v), return_type=int | str),
-]
-Bound = Annotated[
-    float,
-    Field(allow_inf_nan=True),
-    BeforeValidator(_infinite),
-    AfterValidator(_a_number),
-    PlainSerializer(lambda v: "inf" if math.isinf(v) else v, return_type=float | str),
-]
-"""A number or inf, which bounds nothing."""
-Moment = Annotated[float, Field(ge=0, lt=1)]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
-
-
-class RolloutConfig(_Settings):
+class RolloutConfig(Settings):
     """Generation: how many episodes, how stale, sampled how."""
 
     batch_size: int = Field(128, ge=1)
@@ -120,7 +68,7 @@ class RolloutConfig(_Settings):
         return stop
 
 
-class EngineConfig(_Settings):
+class EngineConfig(Settings):
     """The vLLM engine."""
 
     threads: int | None = Field(None, ge=1)
@@ -138,7 +86,7 @@ class EngineConfig(_Settings):
     The others have those that follow, and after the last GPU 0."""
 
 
-class ChatConfig(_Settings):
+class ChatConfig(Settings):
     """How conversations open, in training and evaluation alike. Programs (agent=program) open their own."""
 
     system: str | None = None
@@ -170,46 +118,9 @@ class ChatConfig(_Settings):
         return kwargs
 
 
-class LearnerConfig(_Settings):
+class LearnerConfig(Objective):
     """The update. What is null is as the preset ``objective`` has it: docs/objectives.md."""
 
-    objective: str = "decoupled-ppo"
-    """The preset: decoupled-ppo, ppo, grpo, dr-grpo, dapo, rloo, reinforce++, gspo or cispo."""
-    advantage: Advantage | None = None
-    """What a reward is compared with."""
-    ratio: Ratio | None = None
-    """Importance ratio of each token, or one for a whole sequence."""
-    decoupled: bool | None = None
-    """Trust region around the policy at the start of the step, weighted to who sampled; false: naive."""
-    surrogate: Surrogate | None = None
-    """ppo: clipped ratios lose their gradient; cispo: the clipped ratio is a constant weight."""
-    clip: Bound | None = Field(None, gt=0)
-    """ε of the clipping below 1, and above it too where neither clip_high nor the preset says otherwise."""
-    clip_high: Bound | None = Field(None, gt=0)
-    """ε of the clipping above 1."""
-    dual_clip: Bound | None = Field(None, gt=1)
-    """Largest ratio that counts where the advantage is negative."""
-    behav_clip: Bound | None = Field(None, gt=1)
-    """Cap of the weight π_prox/π_behav of a decoupled objective."""
-    behav_mode: BehavMode | None = None
-    """mask: tokens above behav_clip are left out of the loss; truncate: they count with the cap."""
-    aggregation: Aggregation | None = None
-    """How the losses of tokens make up the loss of a minibatch."""
-    kl: float | None = Field(None, ge=0)
-    """Coefficient of the KL divergence from the model that the run began with."""
-    entropy: float | None = Field(None, ge=0)
-    """Coefficient of the entropy bonus."""
-    dynamic_sampling: bool | None = None
-    """Sample another group in place of one whose rewards are all equal."""
-    overlong: float | None = Field(None, ge=0, le=1)
-    """Last share of max_new_tokens over which a penalty grows from 0 to 1."""
-    turn_discount: float | None = Field(None, ge=0, le=1)
-    """A turn answers for what the episode earns from it on, discounted by this from turn to turn; null: every
-    turn answers for the whole episode's reward."""
-    gamma: float | None = Field(None, gt=0, le=1)
-    """Discount of advantage=gae, per token."""
-    gae_lambda: float | None = Field(None, ge=0, le=1)
-    """λ of advantage=gae: 1 trusts returns only, 0 the critic only."""
     critic_learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of the critic of advantage=gae."""
     learning_rate: float = Field(5e-5, gt=0)
@@ -243,21 +154,8 @@ class LearnerConfig(_Settings):
     compile: bool | None = None
     """Compile the layers (torch.compile), up to a minute while the engine starts; null: on a GPU."""
 
-    @field_validator("objective")
-    @classmethod
-    def _preset(cls, name: str) -> str:
-        if name not in PRESETS:
-            raise ValueError(f"no such objective{nearest(name, PRESETS)} (known: {', '.join(PRESETS)})")
-        return name
 
-    @property
-    def choices(self) -> Objective:
-        """The preset with the settings that were given on top."""
-        given = {f.name: value for f in fields(Objective) if (value := getattr(self, f.name)) is not None}
-        return replace(PRESETS[self.objective], **given)
-
-
-class EvaluationConfig(_Settings):
+class EvaluationConfig(Settings):
     """Held-out accuracy, measured before and after training, and every so often between."""
 
     problems: int = Field(256, ge=0)
@@ -278,7 +176,7 @@ class EvaluationConfig(_Settings):
     """Longest response of one turn, in tokens; null: as in training."""
 
 
-class CheckpointConfig(_Settings):
+class CheckpointConfig(Settings):
     """What is kept to go on from."""
 
     every: int = Field(25, ge=0)
@@ -287,7 +185,7 @@ class CheckpointConfig(_Settings):
     """Checkpoints kept."""
 
 
-class Config(_Settings):
+class Config(Settings):
     """One training run."""
 
     env: str = "math-v1"
@@ -327,14 +225,14 @@ class Config(_Settings):
             raise ValueError(
                 f"rollout.batch_size={r.batch_size} is not a multiple of rollout.group_size={r.group_size}"
             )
-        if r.group_size == 1 and self.learner.choices.compares_groups:
+        if r.group_size == 1 and self.learner.compares_groups:
             raise ValueError(
-                f"rollout.group_size=1 leaves learner.advantage={self.learner.choices.advantage} nothing to "
+                f"rollout.group_size=1 leaves learner.advantage={self.learner.advantage} nothing to "
                 f"compare a reward with; raise it, or use advantage=global-normalised or gae"
             )
-        if self.learner.turn_discount is not None and self.learner.choices.advantage == "gae":
+        if self.learner.turn_discount is not None and self.learner.advantage == "gae":
             raise ValueError("learner.turn_discount is for advantages of whole turns; gae has gamma")
-        if self.learner.processes > 1 and self.learner.choices.advantage == "gae":
+        if self.learner.processes > 1 and self.learner.advantage == "gae":
             raise ValueError(
                 f"learner.processes={self.learner.processes}: the critic of learner.advantage=gae is "
                 "trained by one process; set it to 1, or take another advantage"

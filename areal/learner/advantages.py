@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from areal.learner.presets import Advantage
+from areal.config.objective import Advantage
 
 _EPSILON = 1e-6
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from areal.config.objective import Objective
 from areal.learner.advantages import overlong_penalty
-from areal.learner.presets import Objective
 from areal.trajectory import Episode, Trajectory
 
 

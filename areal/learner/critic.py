@@ -51,7 +51,7 @@ class Critic:
 
     def judge(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
         """Fill in the advantages, normalised over the batch, and the returns; return metrics."""
-        s = self._settings.choices
+        s = self._settings
         values = [self._values(micro.packed).cpu() for micro in micros]
         found = [
             gae(value, micro.rewards, micro.packed.owner.cpu(), s.gamma, s.gae_lambda)

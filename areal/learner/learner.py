@@ -71,12 +71,11 @@ class Learner:
         if threads is not None and device == "cpu":
             torch.set_num_threads(threads)
         self._settings = settings
-        self._objective = objective = settings.choices
         self._device = torch.device(device)
         self._temperature = temperature
-        if max_new_tokens is None and (objective.overlong or objective.aggregation == "fixed-length"):
+        if max_new_tokens is None and (settings.overlong or settings.aggregation == "fixed-length"):
             raise ValueError(f"objective {settings.objective} measures lengths by max_new_tokens: give it")
-        if objective.advantage == "gae" and world_size() > 1:
+        if settings.advantage == "gae" and world_size() > 1:
             raise ValueError("a critic is trained by one process alone")
         self.path = path
         self.model: Any = load_model(path)
@@ -88,7 +87,7 @@ class Learner:
         # Kernels of variable length have plain scores only.
         self._kernel = None if changes_scores(self.model) else kernel
         self._splitter = Splitter(
-            objective,
+            settings,
             settings.minibatches,
             micro_batch_tokens(settings, self._device),
             max_new_tokens or 0,
@@ -97,9 +96,9 @@ class Learner:
             rank(),
             world_size(),
         )
-        self._critic = Critic(path, settings, self._device) if objective.advantage == "gae" else None
+        self._critic = Critic(path, settings, self._device) if settings.advantage == "gae" else None
         self._reference: TrainableModule | None = None
-        if objective.kl > 0:  # an adapted model is its own reference, without the adapter
+        if settings.kl > 0:  # an adapted model is its own reference, without the adapter
             self._reference = self.policy
             if not self.adapted:
                 self._reference = TrainableModule(Policy(load_model(path)), settings, self._device)
@@ -148,7 +147,7 @@ class Learner:
 
     def _score_before(self, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
         """Score the tokens with all models, before the first step, as the objective needs; return metrics."""
-        if self._objective.decoupled:
+        if self._settings.decoupled:
             for micro in itertools.chain(*minibatches[1:]):
                 micro.prox = self.policy(micro.packed, self._temperature).logprobs
         if self._reference is not None:
@@ -162,11 +161,11 @@ class Learner:
         losses: list[TokenLoss] = []
 
         def loss(logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> torch.Tensor:
-            losses.append(token_loss(self._objective, micro.tokens(logprobs, entropy, part)))
+            losses.append(token_loss(self._settings, micro.tokens(logprobs, entropy, part)))
             return losses[-1].loss * micro.share[part]
 
         # A sequence's ratio is made of all its tokens; every other term is of one token.
-        separable = self._objective.ratio == "token"
+        separable = self._settings.ratio == "token"
         scores: Scores = self.policy.accumulate(
             operator.attrgetter("loss"), micro.packed, self._temperature, loss, separable
         )
@@ -192,7 +191,7 @@ class Learner:
         for i, minibatch in enumerate(minibatches):
             # Forward, and backward to the inputs and to the weights, of which adapters are next to nothing.
             passes = 2 if self.adapted else 3
-            passes += (i > 0 and self._objective.decoupled) + (self._reference is not None)
+            passes += (i > 0 and self._settings.decoupled) + (self._reference is not None)
             for packed in (micro.packed for micro in minibatch if micro.counts):
                 predicted = len(packed.targets)
                 work += passes * self._flops.forward(len(packed.tokens), predicted, packed.pairs)

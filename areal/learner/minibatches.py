@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
+from areal.config.objective import Objective
 from areal.learner.advantages import of_returns
 from areal.learner.attention import Kernel
 from areal.learner.credit import assign
 from areal.learner.microbatches import partition
 from areal.learner.objectives import Tokens, shares
 from areal.learner.packed import Packed, pack
-from areal.learner.presets import Objective
 from areal.trajectory import Batch
 
 

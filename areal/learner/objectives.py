@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from areal.learner.presets import Aggregation, Objective
+from areal.config.objective import Aggregation, Objective
 
 _LARGEST_LOG_RATIO = 20.0
 

@@ -141,9 +141,7 @@ def rollouts_of(plan: Plan, worker: RolloutWorker, admission: Admission[Group]) 
         max_concurrent(config),
         rollout.max_retries,
         rollout.max_failures,
-        max_equal=_EQUAL_BATCHES * config.groups_per_batch
-        if config.learner.choices.dynamic_sampling
-        else None,
+        max_equal=_EQUAL_BATCHES * config.groups_per_batch if config.learner.dynamic_sampling else None,
     )
 
 

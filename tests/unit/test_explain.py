@@ -8,8 +8,8 @@ import pytest
 
 from areal.cli import main
 from areal.config.complaints import settings
+from areal.config.objective import PRESETS
 from areal.config.settings import Config
-from areal.learner.presets import PRESETS
 
 
 @pytest.fixture

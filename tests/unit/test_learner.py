@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from areal.config import LearnerConfig
+from areal.config.objective import PRESETS, Objective
 from areal.errors import UserError
 from areal.learner.attention import runs
 from areal.learner.learner import Learner
 from areal.learner.minibatches import Splitter
 from areal.learner.model import Policy, load_model
 from areal.learner.packed import pack
-from areal.learner.presets import PRESETS, Objective
 from areal.models import resolve_model
 from areal.trajectory import Batch, Group, Trajectory
 

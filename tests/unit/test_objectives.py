@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import papers
 import pytest
 import torch
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from areal.config import LearnerConfig, load_config
+from areal.config import LearnerConfig, dump_config, load_config, override_config, parse_config
+from areal.config.objective import CHOICES, PRESETS, Objective
 from areal.errors import UserError
 from areal.learner.advantages import (
     gae,
@@ -30,7 +32,6 @@ from areal.learner.advantages import (
 )
 from areal.learner.credit import assign, turn_lengths
 from areal.learner.objectives import TokenLoss, Tokens, shares, token_loss
-from areal.learner.presets import PRESETS, Objective
 from areal.trajectory import Episode, Trajectory
 
 GROUP = 4
@@ -78,7 +79,7 @@ def areal_loss(objective: Objective, sequences: list[papers.Sequence]) -> torch.
 def test_a_preset_is_its_paper(name: str, seed: int, groups: int, spread: float):
     sequences = responses(seed, groups, spread)
     theta = [s.theta for s in sequences]
-    ours = areal_loss(PRESETS[name], sequences)
+    ours = areal_loss(Objective(objective=name), sequences)
     theirs = papers.loss(name, sequences, LONGEST)
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5, abs=1e-7)
     gradients = zip(
@@ -105,7 +106,7 @@ def test_no_ratio_is_too_extreme(name: str, changed: dict[str, Any], data: st.Da
     theta, advantages = column().requires_grad_(), torch.randn(size) * 3
     owner = torch.tensor(sorted(data.draw(st.integers(0, 2)) for _ in range(size)))
     tokens = Tokens(theta, column(), column(), advantages, owner, None, column())
-    token = token_loss(replace(PRESETS[name], behav_clip=math.inf, **changed), tokens)
+    token = token_loss(Objective(objective=name, behav_clip=math.inf, **changed), tokens)
     assert token.loss.isfinite().all()
     (gradient,) = torch.autograd.grad(token.loss.sum(), theta)
     assert gradient.isfinite().all()
@@ -135,10 +136,11 @@ def test_eq_5_by_hand():
     # Naive: u = 1.2, 1.2, 0.25, 0.25 around the policy that sampled.
     naive = token_loss(Objective(clip=0.1, decoupled=False), tokens)
     torch.testing.assert_close(naive.loss, torch.tensor([-1.1, 1.2, -0.25, 0.9]))
-    masked = token_loss(Objective(behav_clip=0.7), tokens)
+    at_most = Objective().model_copy(update={"behav_clip": 0.7})  # less than a run can set
+    masked = token_loss(at_most, tokens)
     assert masked.loss[:2].tolist() == [0.0, 0.0]
     torch.testing.assert_close(masked.loss[2:], token.loss[2:])
-    truncated = token_loss(Objective(behav_clip=0.7, behav_mode="truncate"), tokens)
+    truncated = token_loss(at_most.model_copy(update={"behav_mode": "truncate"}), tokens)
     torch.testing.assert_close(truncated.loss[:2], token.loss[:2] * 0.7 / 0.8)
     torch.testing.assert_close(truncated.loss[2:], token.loss[2:])
 
@@ -171,13 +173,13 @@ def test_kl_and_entropy_by_hand():
         token_loss(Objective(entropy=0.1), Tokens(theta, theta, theta, zero, zero.long()))
 
 
-@pytest.mark.parametrize("objective", [o for o in PRESETS.values() if not o.kl], ids=str)
-def test_on_policy_every_objective_is_reinforce(objective: Objective):
+@pytest.mark.parametrize("name", [name for name in PRESETS if not Objective(objective=name).kl])
+def test_on_policy_every_objective_is_reinforce(name: str):
     """All policies equal: the gradient of each token is −Â, or its sequence's mean where the ratio is one."""
     logprobs = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
     same, owner = logprobs.detach(), torch.tensor([0, 0, 1])
     advantages = torch.tensor([2.0, 2.0, -3.0])
-    token = token_loss(objective, Tokens(logprobs, same, same, advantages, owner))
+    token = token_loss(Objective(objective=name), Tokens(logprobs, same, same, advantages, owner))
     (gradient,) = torch.autograd.grad(token.loss.sum(), logprobs)
     torch.testing.assert_close(gradient, -advantages)
 
@@ -268,26 +270,40 @@ def test_shares_by_hand():
 # --- presets ---------------------------------------------------------------------------------------------
 
 
+def values(objective: Objective) -> dict[str, Any]:
+    return {name: getattr(objective, name) for name in CHOICES}
+
+
+def test_what_is_null_is_the_presets_also_after_it_was_written_and_read():
+    """So that a run's config.yaml can be given another objective, whose own values then count."""
+    config = load_config(overrides=["learner.objective=grpo", "learner.clip=0.1", "learner.entropy=null"])
+    assert (config.learner.kl, config.learner.clip, config.learner.entropy) == (0.04, 0.1, 0.0)
+    written = yaml.safe_load(dump_config(config))
+    assert {n for n in CHOICES if written["learner"][n] is not None} == {"clip"}
+    assert parse_config(written) == config
+    other = override_config(config, ["learner.objective=dapo"]).learner
+    assert (other.kl, other.clip, other.clip_high) == (0.0, 0.1, 0.28)
+
+
 def test_each_choice_can_be_made_alone():
-    assert LearnerConfig().choices == Objective()
     changed = {
         "advantage": "gae", "ratio": "sequence", "decoupled": False, "surrogate": "cispo", "clip": 0.1,
         "clip_high": 0.3, "dual_clip": 3.0, "behav_clip": 2.0, "behav_mode": "truncate",
         "aggregation": "fixed-length", "kl": 0.1, "entropy": 0.01, "dynamic_sampling": True, "overlong": 0.5,
         "turn_discount": 0.9, "gamma": 0.9, "gae_lambda": 0.5,
     }  # fmt: skip
-    assert set(changed) == {f.name for f in fields(Objective)}
+    assert set(changed) == set(CHOICES)
     for name, value in changed.items():
-        assert LearnerConfig.model_validate({name: value}).choices == replace(Objective(), **{name: value})
+        assert values(LearnerConfig.model_validate({name: value})) == values(Objective()) | {name: value}
     # A value that means "off" counts as given, too.
     off = LearnerConfig(objective="dapo", dynamic_sampling=False, overlong=0.0)
-    assert off.choices == replace(PRESETS["dapo"], dynamic_sampling=False, overlong=0.0)
-    assert load_config(overrides=["learner.behav_clip=inf"]).learner.choices.behav_clip == math.inf
+    assert values(off) == values(Objective(objective="dapo")) | {"dynamic_sampling": False, "overlong": 0.0}
+    assert load_config(overrides=["learner.behav_clip=inf"]).learner.behav_clip == math.inf
 
 
 def test_clipping_is_symmetric_unless_said_otherwise():
-    assert LearnerConfig(clip=0.1).choices.bounds == (0.9, 1.1)
-    assert LearnerConfig(objective="dapo", clip=0.1).choices.bounds == (0.9, 1.28)
+    assert LearnerConfig(clip=0.1).bounds == (0.9, 1.1)
+    assert LearnerConfig(objective="dapo", clip=0.1).bounds == (0.9, 1.28)
 
 
 def test_what_cannot_work_is_refused():
@@ -306,21 +322,19 @@ def test_the_table_in_the_docs_is_the_table_in_the_code():
     text = DOCS.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([^`]+)` \| \[[\d.]+\]\(\S+\) \| (.*) \|$", text, re.M))
     assert set(rows) == set(PRESETS)
-    default = Objective()
-    for name, objective in PRESETS.items():
+    default = values(Objective())
+    for name in PRESETS:
         said = dict(re.findall(r"`(\w+)=([^`]+)`", rows[name]))
-        meant = {
-            f.name: str(value)
-            for f in fields(Objective)
-            if (value := getattr(objective, f.name)) != getattr(default, f.name)
-        }
+        own = values(Objective(objective=name))
+        meant = {choice: str(value) for choice, value in own.items() if value != default[choice]}
         assert {k: v.lower() for k, v in said.items()} == {k: v.lower() for k, v in meant.items()}, name
 
 
 def test_the_choices_in_the_docs_are_those_in_the_code():
     text = DOCS.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \| ", text, re.M))
-    for name, kind in get_type_hints(Objective).items():
+    for name in CHOICES:
+        kind = Objective.model_fields[name].annotation
         default = getattr(Objective(), name)
         shown = "null" if default is None else str(default).lower()
         assert f"**`{shown}`**" in rows[name], name
