@@ -17,6 +17,7 @@ from areal.authoring.scaffold import write_package
 from areal.cli import main
 from areal.config import parse_config
 from areal.errors import UserError
+from areal.registry import environments
 from areal.rewards.parts import Judged, Reward
 from areal.runtime.agents import make_agent
 
@@ -97,13 +98,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setattr(one, "_packages", {})
         monkeypatch.setattr(one, "_refused", {})
         monkeypatch.setattr(one, "_discovered", False)
-    registry._discover_envs.cache_clear()
+    environments._discover_envs.cache_clear()
     yield site
     for name in set(gymnasium.registry) - known:
         del gymnasium.registry[name]
     for name in [name for name in sys.modules if name.startswith("tens_env")]:
         del sys.modules[name]
-    registry._discover_envs.cache_clear()
+    environments._discover_envs.cache_clear()
 
 
 @pytest.fixture

@@ -1,0 +1,203 @@
+"""Environments by their names, in Gymnasium's own registry, so that ``gymnasium.make`` finds them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from areal.errors import EnvironmentFailure, UserError, explained, nearest
+from areal.registry.loading import load_entry, load_object, name_what_is_in
+from areal.registry.tables import entry_name, installed, two_of
+
+
+def register_env(name: str, entry_point: Callable[..., Any] | str, **options: Any) -> None:
+    """Make an environment known to Gymnasium and to areal.
+
+    Args:
+        name: a Gymnasium id, such as ``"my-env-v0"``.
+        entry_point: the environment class, or ``"module:Class"``.
+        options: default keyword arguments of the environment.
+
+    Raises:
+        UserError: the name is taken by something else.
+    """
+    import gymnasium
+
+    taken, wanted = gymnasium.registry.get(name), entry_name(entry_point)
+    if taken is not None and (entry_name(taken.entry_point), taken.kwargs) != (wanted, options):
+        raise UserError(
+            f"the environment '{name}' is already registered, as {entry_name(taken.entry_point)}; choose "
+            f"another name for {wanted}"
+        )
+    try:
+        # Text environments have no rendering and end by themselves: no time limit.
+        gymnasium.register(id=name, entry_point=entry_point, kwargs=options, additional_wrappers=())
+    except gymnasium.error.Error as error:
+        raise UserError(f"'{name}' cannot name an environment: {' '.join(str(error).split())}") from error
+
+
+def env_names() -> list[str]:
+    """Return the ids of all areal environments: built in, from entry points, and registered here."""
+    import gymnasium
+
+    _, refused = _discover_envs()
+    known = {
+        spec.id
+        for spec in gymnasium.registry.values()
+        if not entry_name(spec.entry_point).startswith(("gymnasium.", "shimmy."))
+    }
+    return sorted(known | set(refused))
+
+
+def find_env(name: str) -> Any:
+    """Return the Gymnasium specification of an environment; its ``entry_point`` is ready to be called.
+
+    Args:
+        name: an id; ``path/to/file.py:Class`` or ``module:Class``; a YAML file (areal.envs.files); or the
+            folder of a package that need not be installed (``areal env init`` writes one).
+
+    Raises:
+        UserError: there is none, or what the name means cannot be loaded.
+    """
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+    packages, refused = _discover_envs()
+    if name in refused:
+        raise UserError(refused[name])
+    if name in gymnasium.registry:
+        return _loaded(gymnasium.registry[name], packages.get(name))
+    if name.endswith((".yaml", ".yml")):
+        from areal.envs.files import read_env_file
+
+        base, options = read_env_file(Path(name))
+        found = find_env(base)
+        return EnvSpec(env_label(name), found.entry_point, kwargs={**found.kwargs, **options})
+    if name.endswith(".py"):
+        raise name_what_is_in(
+            name, "environment", lambda v: inspect.isclass(v) and issubclass(v, gymnasium.Env)
+        )
+    if ":" in name:
+        return EnvSpec(env_label(name), _checked_env(name, load_object(name)))
+    if (Path(name) / "pyproject.toml").is_file():
+        return _in_package(Path(name))
+    known = env_names()
+    raise UserError(f"unknown environment '{name}'{nearest(name, known)} (see `areal env list`)")
+
+
+def make_env(name: str, **options: Any) -> Any:
+    """Build one environment; :func:`find_env` says what its name may be.
+
+    Raises:
+        UserError: no such environment, or options that it does not take.
+        EnvironmentFailure: its constructor raised.
+    """
+    import gymnasium
+
+    spec = find_env(name)
+    _check_options(name, spec, options)
+    try:
+        # As a part of the specification: an option may be called as one of make's own arguments.
+        return gymnasium.make(replace(spec, kwargs={**spec.kwargs, **options}), disable_env_checker=True)
+    except (UserError, EnvironmentFailure):
+        raise
+    except Exception as error:
+        if isinstance(error, TypeError) and "inherit from the gymnasium.Env" in str(error):
+            raise UserError(f"'{name}' is no environment: it makes no gymnasium.Env") from error
+        raise EnvironmentFailure(
+            f"environment '{name}' cannot be made: it raised {explained(error, __file__)}"
+        ) from error
+
+
+def env_label(name: str) -> str:
+    """Return what an environment is called in metrics and names: of a file, the class or the file's stem."""
+    place, _, attribute = name.rpartition(":")
+    label = attribute if place else Path(name).stem if name.endswith((".yaml", ".yml")) else Path(name).name
+    return re.sub(r"[^\w.-]", "-", label) or "env"
+
+
+@cache
+def _discover_envs() -> tuple[dict[str, str], dict[str, str]]:
+    """Register the environments of installed packages, once: to find them takes 10 ms and more.
+
+    Returns:
+        The package of each name; and of those that cannot be registered, why.
+    """
+    import gymnasium
+
+    packages: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name, value, package in installed("areal.envs"):
+        taken = gymnasium.registry.get(name)
+        if taken is not None and entry_name(taken.entry_point) != value:
+            old = entry_name(taken.entry_point)
+            refused[name] = two_of("environment", name, old, packages.get(name), value, package)
+            continue
+        try:
+            register_env(name, value)
+            packages[name] = package
+        except UserError as error:
+            refused[name] = f"{error} (of the package {package})"
+    return packages, refused
+
+
+def _loaded(spec: Any, package: str | None) -> Any:
+    """Return a specification whose entry point is imported."""
+    if not isinstance(spec.entry_point, str):
+        return spec
+    found = load_entry(f"environment '{spec.id}'", spec.entry_point, package)
+    return replace(spec, entry_point=_checked_env(spec.entry_point, found))
+
+
+def _checked_env(name: str, found: Any) -> Any:
+    """Return a class that is an environment, or a function that makes one."""
+    import gymnasium
+
+    if not callable(found) or (inspect.isclass(found) and not issubclass(found, gymnasium.Env)):
+        raise UserError(f"'{name}' is no environment; make it a subclass of gymnasium.Env")
+    return found
+
+
+def _in_package(folder: Path) -> Any:
+    """Return the only environment of the package in a folder, which need not be installed."""
+    from gymnasium.envs.registration import EnvSpec
+
+    file = folder / "pyproject.toml"
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid TOML: {error}") from error
+    points = project.get("entry-points", {}).get("areal.envs", {})
+    if len(points) != 1:
+        raise UserError(
+            f'{file} names {len(points)} environments under [project.entry-points."areal.envs"]; install the '
+            "package (pip install -e) and give the id of one"
+        )
+    if (place := str(folder.resolve())) not in sys.path:
+        sys.path.append(place)
+    ((name, entry_point),) = points.items()
+    return _loaded(EnvSpec(name, entry_point), str(folder))
+
+
+def _check_options(name: str, spec: Any, options: dict[str, Any]) -> None:
+    """Raise UserError where a constructor does not take options, or lacks some."""
+    parameters = inspect.signature(spec.entry_point).parameters.values()
+    known = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    given = {**spec.kwargs, **options}
+    see = f"(see `areal env show {name}`)"
+    if len(known) == len(parameters):
+        for option in given:
+            if option not in known:
+                raise UserError(
+                    f"environment '{name}' has no option '{option}'{nearest(option, known)} {see}"
+                )
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in given:
+            raise UserError(f"environment '{name}' needs the option '{option}' {see}")
