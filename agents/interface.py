@@ -35,15 +35,15 @@ class Env(Protocol):
     """One episode of a Gymnasium environment; calls run on a thread, so they may block on a verifier."""
 
     async def reset(self) -> str:
-        """Begin, and return the first observation."""
+        """Reset the environment and return the first observation."""
         ...
 
     async def open(self) -> list[Message]:
-        """Begin, and return the messages that the conversation opens with, in place of the observation.
+        """Reset the environment and return the messages that the conversation opens with.
 
-        The last one is the observation, as the user says it. Before it may be a system message and earlier
-        turns, of the problem itself or of the run's settings (``chat``). ``model.generate`` has them before
-        the first thing that it says, whichever way the episode began.
+        The last one is the observation, as a user message. Before it there may be a system message and
+        earlier turns, which come from the problem itself or from the run's settings (``chat``). Whether an
+        agent calls ``reset`` or ``open``, ``model.generate`` puts them before its first observation.
         """
         ...
 
@@ -54,7 +54,7 @@ class Env(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SamplingLimits:
-    """What one call may narrow of the run's own sampling; it never widens it.
+    """What one call may narrow of the run's own sampling. It never widens it.
 
     Attributes:
         max_tokens: longest response; the run's own limit holds besides.
@@ -91,17 +91,18 @@ class Reply:
 
 @dataclass(slots=True)
 class Account:
-    """What came of the calls that a program made in one episode.
+    """Counts of the calls that a program made in one episode, and what was refused.
 
     Attributes:
         asked: calls that arrived.
         completions: how many were sampled.
         refused: calls that were refused for good.
         refusal: the message of the first of those.
-        unavailable: the message to the first call that asked, of its own accord, for something unavailable.
-        exhausted: what the first call was told whose history was too long, or that came after the last
-            completion.
-        aborted: the error of a completion that the engine gave up half-way.
+        unavailable: the message of the first refusal of something that the endpoint does not offer, which the
+            program asked for by itself.
+        exhausted: the message of the first refusal because the history was too long, or because no completion
+            was left.
+        aborted: completions that the engine gave up half-way.
     """
 
     asked: int = 0
@@ -124,14 +125,14 @@ class Account:
 
 
 class PolicyFailed(Exception):
-    """What the model said made its agent fail: the episode is worth 0, and it is trained on.
+    """The model's response made its agent fail: the episode has the reward 0 and is trained on.
 
-    An agent raises it. Where nothing was sampled there is nothing to train on, and the episode has failed.
+    Agents raise it. If nothing was sampled, there is nothing to train on, and the episode has failed.
     """
 
 
 class BadRequest(ValueError):
-    """What was asked of the model cannot be: messages that its chat template refuses, or that end with it."""
+    """The model cannot respond to the messages: its chat template refuses them, or they end with its own."""
 
 
 class ConversationTooLong(RuntimeError):
@@ -145,8 +146,8 @@ class Endpoint:
     Attributes:
         base_url: as OpenAI's and Anthropic's clients take it.
         api_key: of this episode alone.
-        reward: returns what the program said that the episode is worth (``POST /v1/reward``), if it did.
-        account: what came of its calls; it grows with them.
+        reward: returns the reward that the program set (``POST /v1/reward``); None if it set none.
+        account: of its calls so far.
     """
 
     base_url: str
@@ -159,7 +160,7 @@ class Model(Protocol):
     """The model in one episode; everything it says is recorded and trained on."""
 
     async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user, and return the model's response as text.
+        """Append ``observation`` as a user message, and return the model's response as text.
 
         Raises:
             ConversationTooLong: no room is left for a response.
@@ -175,20 +176,20 @@ class Model(Protocol):
         once; a call that is cancelled leaves nothing behind.
 
         Raises:
-            BadRequest: the messages or tools are none that the model's chat template takes.
+            BadRequest: the model's chat template does not take the messages or the tools.
             ConversationTooLong: no room is left for a response.
         """
         ...
 
     def set_reward(self, reward: float) -> None:
-        """Say what the episode is worth in all, in place of what the environment gave so far."""
+        """Set the reward of the whole episode, in place of what the environment has given so far."""
         ...
 
     def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
         """Give the model an address, for programs that speak OpenAI's or Anthropic's protocol.
 
-        Within, calls there are calls of :meth:`chat`; at the end those in flight are given up, and the key is
-        no longer good.
+        Inside the context, each request to the address is a call of :meth:`chat`. When the context ends, the
+        requests in flight are cancelled and the key becomes invalid.
 
         Args:
             max_completions: how many may be sampled.

@@ -30,19 +30,20 @@ _GRACE = 5.0
 
 
 class ProgramFailed(AgentFailure):
-    """The program crashed or hung, and not for what the model said: the episode is run again."""
+    """The program crashed or hung, for a reason other than the model's response: the episode is run again."""
 
 
 class Program:
-    """Runs a program for each task, anew.
+    """Runs a program once for each task.
 
-    Its answer is given to the environment, whose reward counts; unless the program says itself what the
-    episode is worth: a function by returning a number, any program by ``POST /v1/reward``.
+    The program's answer is the action in the environment, whose reward counts. A program may set the reward
+    itself instead: a function by returning a number, any program by ``POST /v1/reward``.
 
     Args:
         function: an async function, called as ``function(task, base_url=..., api_key=...)``.
-        command: or a command line. It finds the task on its standard input, address and key in the variables
-            that OpenAI's and Anthropic's SDKs read, and writes its answer to standard output.
+        command: a command line, in place of a function. It reads the task from its standard input, takes the
+            address and the key from the variables that OpenAI's and Anthropic's SDKs read, and writes its
+            answer to standard output.
         time_limit: seconds for one episode; then it is killed.
         max_completions: how many completions one episode may sample.
         on_failure: what becomes of an episode whose program crashes, hangs or returns nothing usable
@@ -51,7 +52,7 @@ class Program:
             one whose program was refused what it asked for, or that the engine gave up, is run again.
 
     Raises:
-        UserError: neither or both of the two, or one that cannot be run.
+        UserError: neither or both of ``function`` and ``command`` are given, or it cannot be run.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class Program:
         """Run one episode.
 
         Raises:
-            PolicyFailed: the program did, for what the model said.
-            ConversationTooLong: it did, since the task leaves no room for a response.
-            ProgramFailed: it did for another reason.
+            PolicyFailed: the program failed because of the model's response.
+            ConversationTooLong: it failed because the task leaves no room for a response.
+            ProgramFailed: it failed for another reason.
         """
         task = await env.reset()
         async with model.endpoint(self._max_completions) as at:
@@ -103,7 +104,7 @@ class Program:
 
 
 def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception:
-    """Return what a program's failure is: the model's doing, the program's own, or that of neither."""
+    """Return the error to raise: it depends on whether the model, the program or neither is to blame."""
     if not account.completions:
         if account.exhausted:
             return ConversationTooLong(account.exhausted)
@@ -155,7 +156,7 @@ async def _call(function: Function, task: str, at: Endpoint, time_limit: float) 
     finally:
         late = not running.done()
         await _cancel(running)
-        # Asked for here, so that asyncio does not report it where the episode itself is cancelled.
+        # Read here, so that asyncio does not report it where the episode itself is cancelled.
         error = running.exception() if running.done() and not running.cancelled() else None
     if late:
         raise ProgramFailed(f"the program gave no answer within {time_limit:g} s") from error
@@ -169,7 +170,7 @@ async def _call(function: Function, task: str, at: Endpoint, time_limit: float) 
 
 
 async def _cancel(running: asyncio.Future[Any]) -> None:
-    """Cancel, again where that was caught: a loop that tries and tries is not to outlive its episode."""
+    """Cancel a function, again if it catches that: a loop of retries must not outlive its episode."""
     deadline = asyncio.get_running_loop().time() + _GRACE
     while not running.done() and asyncio.get_running_loop().time() < deadline:
         running.cancel()

@@ -17,8 +17,8 @@ CALCULATOR = "areal.agents.calculator:calculator"
 class ToolUse:
     """Makes the tool calls of the model's responses, all those of one response at once.
 
-    A response without a call is for the environment. What a tool raises is its observation. When the turns
-    are used up, the last response is for the environment, whatever it is.
+    A response without a call is the action in the environment. The model sees what a tool raises as the
+    result of the call. When the turns are used up, the last response is the action, whatever it is.
 
     Args:
         tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``.
@@ -30,7 +30,7 @@ class ToolUse:
         time_limit: seconds of one call.
 
     Raises:
-        UserError: a tool that there is not or that cannot be described, or a limit below 1.
+        UserError: a tool does not exist or cannot be described, or a limit is below 1.
     """
 
     def __init__(

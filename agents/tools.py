@@ -19,7 +19,7 @@ from areal.sandbox.interface import SandboxUnavailable
 from areal.threads import CallThread
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
-"""Failures of what a tool stands on: the episode is run again. All else is told to the model."""
+"""Infrastructure failures: the episode is run again. The model sees all other errors."""
 
 
 class ToolBox:
@@ -34,7 +34,7 @@ class ToolBox:
         max_abandoned: calls that may hang for more than twice the time limit.
 
     Attributes:
-        schemas: what the model is told of them.
+        schemas: how they are described to the model.
 
     Raises:
         UserError: a function that cannot be described, or two of one name.

@@ -202,7 +202,7 @@ def check(config: Config, training: bool = True) -> Plan:
     """Check environment, agent, model, device and memory, with a learner or without.
 
     Raises:
-        UserError: one of them cannot be had.
+        UserError: one of them is not available.
     """
     from areal.runtime.plan import plan
 

@@ -50,7 +50,7 @@ class EnvironmentFailure(RuntimeError):
 
 
 class AgentFailure(RuntimeError):
-    """An agent, or the program that it runs, failed. Its message is one line: what it failed of.
+    """An agent, or the program that it runs, failed. Its message is one line that says why.
 
     Such an episode is run again. Where that does not help, the command line prints the message without a
     traceback and exits with status 2.

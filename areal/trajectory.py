@@ -1,4 +1,4 @@
-"""What flows: trajectories, the episode that they tell of, its group, and the batch that the learner takes.
+"""What flows: trajectories, the episode that they belong to, its group, and the batch of the learner.
 
 Each object is plain data. Lengths are in tokens; times are seconds since the epoch.
 """
@@ -28,7 +28,7 @@ class Trajectory:
         finish: how the last generation ended; never ``abort``: an episode with such a part has failed.
         turns: the index of the first sampled token of each turn.
         calls: of each turn, its number among all turns of the episode, in the order in which they began.
-        rewards: of each turn, what the episode earned between its end and that of the next turn.
+        rewards: of each turn, the reward between its end and the end of the next turn.
     """
 
     tokens: np.ndarray
@@ -80,18 +80,18 @@ _ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "v
 
 @dataclass(slots=True)
 class Episode:
-    """One attempt at a problem: the trajectories that it left, and what they earned together.
+    """One attempt at a problem: its trajectories and the reward that they share.
 
     Attributes:
-        trajectories: at least one; several where sub-agents spoke, or a chat template rewrote history.
+        trajectories: at least one; several if there were sub-agents, or if a chat template rewrote history.
         reward: the sum of all rewards.
         reward_parts: its named components; they sum to ``reward``.
         task: the reset options (and seed) that name the problem.
         started, ended: when it began and ended.
         env: which environment of a mixture it is of; empty if it is of none.
         actions: what the agent did in the environment, in order.
-        unfinished: the agent acted in the environment, and stopped before that had ended the episode.
-        failure: what made its agent fail; then the reward is 0. Empty if nothing did.
+        unfinished: the agent acted in the environment, and stopped before the environment ended the episode.
+        failure: the error of its agent, whose episode then has the reward 0; empty if there was none.
     """
 
     trajectories: list[Trajectory]

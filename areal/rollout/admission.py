@@ -100,12 +100,12 @@ class Admission(Generic[T]):
         self._outstanding[number].result = result
 
     def reject(self, number: int) -> None:
-        """Forget an outstanding group, as if it had not been admitted: failed, or of no use."""
+        """Remove an outstanding group, as if it had not been admitted, because it failed or is of no use."""
         del self._outstanding[number]
         self._counted -= 1
 
     def advance(self, version: int) -> None:
-        """Tell that ``version`` updates are finished and their weights sample now."""
+        """Record that ``version`` updates are finished and that their weights sample now."""
         if version < self.version:
             raise ValueError(f"the version cannot fall from {self.version} to {version}")
         self.version = version

@@ -1,6 +1,6 @@
-"""Keeps generation fed: starts groups when the gate allows, retries what fails, hands out batches.
+"""Keeps generation fed: starts groups when the gate opens, retries episodes that fail, hands out batches.
 
-All of it runs on one event loop; the learner works on a thread of its own, so prompts keep flowing.
+All of it runs on one event loop. The learner does not block it, so generation continues during an update.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RolloutFailure(UserError):
 
 
 class RolloutController:
-    """Runs groups of episodes for as long as it runs.
+    """Runs groups of episodes until it is cancelled.
 
     Args:
         admission: the gate and the buffer; groups in flight there are run from their beginning.
@@ -105,7 +105,7 @@ class RolloutController:
         return groups
 
     def advance(self, version: int) -> None:
-        """Tell that the engine samples with the weights of ``version`` now."""
+        """Record that the engine samples with the weights of ``version`` now."""
         self._admission.advance(version)
         self._room.set()
 
@@ -182,7 +182,7 @@ class RolloutController:
         return results
 
     def _episode_done(self, episode: asyncio.Task[Episode]) -> None:
-        """Make room for another; one that failed keeps its place, and is run again."""
+        """Make room for another episode; one that failed keeps its room, since it is run again."""
         if episode.cancelled() or episode.exception() is not None:
             return
         self._in_flight -= 1
@@ -194,7 +194,7 @@ class RolloutController:
         self._room.set()
 
     def _reject(self, number: int, task: dict[str, Any], error: BaseException) -> None:
-        """A group with a failed member is no group: forget it, within the budget of failures."""
+        """Reject a group with a failed member, within the budget of failures."""
         self._admission.reject(number)
         self.failures += 1
         self._failed_in_row += 1
@@ -210,7 +210,7 @@ class RolloutController:
             raise RolloutFailure(f"{text}; the last with {explained(error, __file__)}") from error
 
     def _reject_equal(self, number: int, reward: float, limit: int) -> None:
-        """Nothing can be learned from a group with equal rewards: forget it, but not for ever."""
+        """Reject a group with equal rewards, from which nothing can be learned, up to a limit in a row."""
         self._admission.reject(number)
         self.equal_groups += 1
         self._equal_in_row += 1

@@ -1,8 +1,8 @@
 """The environments of a run: instances that are used again, and the threads that call them.
 
-An environment is other people's code: it may raise anything, return anything, or never return. What it does
-wrong is an :class:`areal.errors.EnvironmentFailure` that names it, the call and the task. Nothing waits for a
-call longer than the time limit, and the end of a run waits for none.
+An environment is other people's code: it may raise anything, return anything, or never return. Each of these
+becomes an :class:`areal.errors.EnvironmentFailure` that names the environment, the call and the task. Nothing
+waits for a call longer than the time limit, and the end of a run waits for no call.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class EnvironmentPool:
     Args:
         make: returns a new environment.
         workers: calls at once.
-        time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced. When
-            more than ``workers`` calls hang before an episode comes to its end, that is the end.
+        time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced. If
+            more than ``workers`` calls hang before an episode finishes, the run ends.
         name: of the environment, for messages.
         slow: seconds after which a call in flight is logged.
     """
@@ -176,7 +176,7 @@ class EnvironmentPool:
         if self._hung <= self._workers and left < _MAX_ABANDONED:
             return found
         return UserError(
-            f"{found}; {self._hung} calls hung since an episode came to its end, and {left} threads are left "
+            f"{found}; {self._hung} calls hung since an episode last finished, and {left} threads are left "
             "behind: give what they do a time limit"
         )
 

@@ -1,4 +1,4 @@
-"""One episode: an agent, an environment and a model meet, and trajectories with a reward come out."""
+"""One episode: an agent, an environment and a model in, trajectories with a reward out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from areal.trajectory import Episode
 
 
 class EpisodeRecorder(Protocol):
-    """What an environment tells of its episode: the opening and the rewards."""
+    """What receives the opening and the rewards of an episode from its environment."""
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward, and its named parts, to the episode's."""
@@ -27,19 +27,19 @@ class EpisodeRecorder(Protocol):
 
 
 class RecordedEnv:
-    """One episode of a Gymnasium environment as an agent sees it; the recorder learns what it earns.
+    """One episode of a Gymnasium environment as an agent sees it; its rewards go to the recorder.
 
     Args:
         pool: of the environment.
         env: the environment.
         task: keyword arguments of ``env.reset``.
         recorder: of the episode.
-        opening: what the run has conversations open with.
+        opening: the messages that all conversations of the run open with.
 
     Attributes:
-        member: which environment of a mixture it is, once it has begun.
+        member: which environment of a mixture it is; set by the reset.
         actions: of the agent so far.
-        unfinished: whether the last of them has not ended the episode.
+        unfinished: whether the environment had not ended the episode after the last action.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class RecordedEnv:
         self.unfinished = False
 
     async def reset(self) -> str:
-        """Begin the task's episode."""
+        """Reset the environment to the task; return the observation."""
         return (await self._begin())[0]
 
     async def open(self) -> list[Message]:
-        """Begin the task's episode; return the conversation that it opens with."""
+        """Reset the environment to the task; return the messages that the conversation opens with."""
         return (await self._begin())[1]
 
     async def _begin(self) -> tuple[str, list[Message]]:
@@ -84,7 +84,7 @@ class RecordedEnv:
 
 
 class NothingSampled(AgentFailure):
-    """The model said nothing in an episode, so that there is nothing to train on."""
+    """Nothing was sampled in an episode, so there is nothing to train on."""
 
 
 async def run_episode(
@@ -100,8 +100,8 @@ async def run_episode(
         agent: how the model acts.
         pool: where the environment comes from.
         task: keyword arguments of ``env.reset`` (``seed``, ``options``).
-        model: a fresh handle on the engine.
-        opening: what the run has conversations open with.
+        model: a new recorder.
+        opening: the messages that all conversations of the run open with.
 
     Raises:
         EnvironmentFailure: the environment raised or hung.

@@ -1,4 +1,4 @@
-"""How a conversation opens: the problem's own messages, and those of the run's settings."""
+"""How a conversation opens: with messages of the problem and of the run's settings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Opening:
 
     Attributes:
         system: a system message, in place of the problem's own; None: that one, if there is one.
-        examples: what user and assistant say in turn, before all else but the system message.
+        examples: messages of user and assistant in turn, after the system message and before the problem.
     """
 
     system: str | None = None
     examples: tuple[Message, ...] = ()
 
     def messages(self, observation: str, info: Mapping[str, Any]) -> list[Message]:
-        """Return the messages that an episode opens with; the last one is the observation, said by the user.
+        """Return the messages that an episode opens with; the last one is the observation, as a user message.
 
         Args:
             observation: of ``env.reset``.
@@ -37,7 +37,7 @@ class Opening:
 
 
 def wrong_messages(messages: Any) -> str:
-    """Say why an environment's messages are none; an empty string if they are some."""
+    """Return what is wrong with an environment's messages; an empty string if nothing is."""
     if not isinstance(messages, Sequence) or not messages or isinstance(messages, str):
         return "is no list of messages"
     for message in messages:

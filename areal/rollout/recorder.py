@@ -1,7 +1,7 @@
 """The model in one episode: every call becomes tokens of one of the episode's trajectories.
 
 Guarantee: what is trained on are the ids that were sampled, each once. A call goes on with the conversation
-that its history continues; it begins another where none fits, where that one is just answering another call
+that its history continues; it begins another where none fits, where that one is in flight for another call
 (then it is a branch, with the shared tokens as context), or where the chat template rewrites history. A call
 that fails or is cancelled leaves nothing behind.
 """
@@ -46,16 +46,16 @@ class Recorder:
     """An :class:`areal.agents.interface.Model` that records ids, log-probabilities, versions and rewards.
 
     Args:
-        engine: what samples.
-        renderer: what messages become ids by.
+        engine: samples the completions.
+        renderer: turns messages into ids.
         sampling: of each call.
         max_model_len: tokens of the longest conversation.
-        server: where programs find it.
+        server: where programs reach the model.
 
     Attributes:
         reward: of the episode so far.
         parts: its named components.
-        accounts: of the calls at its addresses.
+        accounts: of the calls at each of its endpoints.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Recorder:
             self._messages = list(messages)
 
     async def generate(self, observation: str) -> str:
-        """Say ``observation`` as the user, sample the response and return its text.
+        """Append ``observation`` as a user message, sample the response and return its text.
 
         Raises:
             ConversationTooLong: no room is left for a response.
@@ -103,7 +103,7 @@ class Recorder:
         """Respond to a whole history; see :class:`areal.agents.interface.Model`.
 
         Raises:
-            BadRequest: the template does not take it, or the last message is the assistant's.
+            BadRequest: the template refuses the messages, or the last message is the assistant's.
             ConversationTooLong: no room is left for a response.
             GenerationAborted: the engine gave the response up half-way.
         """
@@ -134,7 +134,7 @@ class Recorder:
             self._latest.credit(reward)
 
     def set_reward(self, reward: float) -> None:
-        """Say what the episode is worth in all, in place of what was credited so far."""
+        """Set the reward of the whole episode, in place of what was credited so far."""
         self.credit(reward - self.reward)
         self.reward, self.parts = reward, {"reward": reward}
 
@@ -216,7 +216,7 @@ class Recorder:
         )
 
     def _message(self, text: str, call: int, tools: Sequence[Tool]) -> Message:
-        """Return a response as a message; its calls have ids that no other of the episode has."""
+        """Return a response as a message; the ids of its calls are unique in the episode."""
         split = self._renderer.calls(text, tools)
         if split is None:
             return {"role": "assistant", "content": text}

@@ -18,7 +18,7 @@ from areal.trajectory import Episode
 
 @dataclass(frozen=True, slots=True)
 class RolloutWorker:
-    """Everything that an episode needs, shared by all episodes of a run."""
+    """Runs episodes with one engine, one agent and a pool of environments, which all episodes share."""
 
     engine: Engine
     renderer: Renderer
@@ -39,13 +39,13 @@ class RolloutWorker:
         temperature: float = 1.0,
         opening: Opening = Opening(),  # noqa: B008 (it is frozen)
     ) -> RolloutWorker:
-        """Put a worker together; the endpoint starts when it is first needed."""
+        """Make a worker; its endpoint starts when a program first needs it."""
         server = EndpointServer(renderer.token_texts, temperature)
         return cls(engine, renderer, agent, pool, max_model_len, server, opening)
 
     @property
     def refused(self) -> int:
-        """Calls of programs that were refused so far."""
+        """Number of programs' calls that were refused so far."""
         return 0 if self.server is None else self.server.refusals.count
 
     async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Episode:

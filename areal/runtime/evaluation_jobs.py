@@ -100,7 +100,7 @@ def make_jobs(request: EvaluationRequest, folder: Path) -> list[EvaluationJob]:
     """Check a request: data, environments, agents, model; nothing is started.
 
     Raises:
-        UserError: one of them cannot be had.
+        UserError: one of them is not available.
     """
     names = request.benchmarks
     if len(set(names)) < len(names):

@@ -100,7 +100,7 @@ def plan(config: Config, training: bool = True, inventory: Inventory | None = No
         inventory: the hosts and devices there are; None: this machine's.
 
     Raises:
-        UserError: one of them cannot be had.
+        UserError: one of them is not available.
     """
     if training and config.learner.lora_rank:
         from areal.learner.lora import require_peft

@@ -264,7 +264,7 @@ def test_a_move_of_a_game_may_earn_a_part(env: type[Good], verdict: str):
         assert "a move of a game may earn a part" in found[-1].message
 
 
-def test_a_game_whose_answer_is_shown_is_told():
+def test_a_game_whose_answer_is_shown_is_found():
     rules, leaky = of("hidden answers"), {"info": lambda self: {"target": self.expected}}
     solved = check_env(broken("Leaky", SolvedGame, **leaky), rules=rules)
     assert "info['target']" in failures(solved)["hidden answers"]

@@ -43,7 +43,7 @@ def message(path: str, response: httpx.Response) -> str:
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("/chat/completions", {"temperature": 0.7}, "temperature=0.7 is not the run's.*rollout.temperature"),
-    ("/chat/completions", {"top_p": 0.9}, "top_p=0.9 cannot be had"),
+    ("/chat/completions", {"top_p": 0.9}, "top_p=0.9 is not available"),
     ("/chat/completions", {"logit_bias": {"5": 1}}, "logit_bias"),
     ("/chat/completions", {"presence_penalty": 0.1}, "presence_penalty"),
     ("/chat/completions", {"logprobs": True, "top_logprobs": 3}, "top_logprobs"),

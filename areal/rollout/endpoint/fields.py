@@ -1,8 +1,8 @@
-"""What becomes of each field of a request: read, known to be harmless, or refused by one policy.
+"""One policy for each field of a request: it is read, known to be harmless, or refused.
 
-A field is harmless if neither the distribution that is sampled from nor what the model is told depends on it.
-Whatever is neither read nor harmless is refused, known to anybody or not: a field that the original would
-obey and this endpoint would ignore is a program trained on something else than it asked for.
+A field is harmless if neither the distribution that is sampled from nor what the model sees depends on it.
+Whatever is neither read nor harmless is refused, even if nobody knows it. If the original service obeyed a
+field and this endpoint ignored it, the program would be trained on something else than it asked for.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ _TEMPERATURE = (
     "it out, or set rollout.temperature for the whole run"
 )
 _REFUSED = (
-    "{name}={value} cannot be had: nothing here obeys it, and the distribution that is sampled from, or what "
-    "the model is told, may depend on it; leave it out"
+    "{name}={value} is not available: this endpoint ignores it, but the distribution that is sampled from, "
+    "or what the model sees, may depend on it; leave it out"
 )
 _JSON = "{name}: forced JSON is no sample of the model; ask for it in the prompt"
 
@@ -100,7 +100,7 @@ def refuse_format(name: str, given: Any) -> None:
 
 
 def refuse_fields(given: Mapping[str, Any] | None, temperature: float) -> None:
-    """Refuse a field that asks for what cannot be had.
+    """Refuse a field that asks for something unavailable.
 
     Args:
         given: the fields of a request that its form does not read.
@@ -122,7 +122,7 @@ def refuse_fields(given: Mapping[str, Any] | None, temperature: float) -> None:
 
 
 def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:
-    """Whether a value is among those; ``true`` is no number."""
+    """Whether a value is among the harmless ones; ``true`` is no number."""
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless)
 
 

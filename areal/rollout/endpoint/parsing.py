@@ -57,7 +57,7 @@ def role_of(message: dict[str, Any], location: str, known: tuple[str, ...] = ROL
     """Return the role of a message.
 
     Raises:
-        Refusal: it is none of those.
+        Refusal: it is none of the known ones.
     """
     role = message.get("role")
     if role not in known:
@@ -112,9 +112,9 @@ def only_free_choice(choice: Any) -> bool:
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in (None, "auto", "none"):
         raise unavailable(
-            f"tool_choice={shown(choice)} cannot be had: a forced call is no sample of the model; use 'auto' "
-            "and ask for the call in the prompt"
+            f"tool_choice={shown(choice)} is not available: a forced call is no sample of the model; use "
+            "'auto' and ask for the call in the prompt"
         )
     if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
-        raise unavailable("disable_parallel_tool_use cannot be had: it forces the model; leave it out")
+        raise unavailable("disable_parallel_tool_use is not available: it forces the model; leave it out")
     return kind != "none"

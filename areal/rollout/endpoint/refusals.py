@@ -1,7 +1,7 @@
-"""What programs are refused: counted, and the first of each kind written to the log.
+"""Refusals of programs' calls: they are counted, and the first of each kind is logged.
 
-Frameworks swallow refusals, or give their text out as a response: a program's author learns of them from the
-run, or not at all.
+Frameworks swallow refusals, or return their text as if the model had said it. A program's author learns of
+them from the run, or not at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Refusals:
     """The refusals of all episodes of a run.
 
     Attributes:
-        count: how many there were; calls that may succeed later are none.
+        count: how many there were; calls that may succeed later do not count.
     """
 
     def __init__(self) -> None:

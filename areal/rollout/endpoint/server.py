@@ -69,11 +69,11 @@ class EndpointServer:
         finally:
             del self._sessions[key]
             await session.close()
-            if session.failure is not None:  # it, and not what the program made of it
+            if session.failure is not None:  # and not what the program made of it
                 raise session.failure
 
     async def close(self) -> None:
-        """Stop serving; every session is over by then."""
+        """Stop serving. Every session has to be closed before."""
         if self._serving is not None:
             self._uvicorn.should_exit = True
             await self._serving
@@ -83,7 +83,7 @@ class EndpointServer:
         require_framework()
         from areal.rollout.endpoint.app import make_app
 
-        # It listens from here on; connections wait until the server takes them.
+        # The socket listens from here on; connections wait until the server accepts them.
         listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
         # Head and body of a response are sent apart, and the body is not to wait for the client to have
         # acknowledged the head, 40 ms later. Connections have this from the socket that listens.
@@ -115,7 +115,7 @@ def _make_uvicorn(app: Any) -> Any:
     class Uvicorn(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """Signals are for the run."""
+            """Leave signals to the run."""
             yield
 
     return Uvicorn(

@@ -1,4 +1,4 @@
-"""One episode on the endpoint: the calls that its key made, those in flight, and their responses."""
+"""One episode on the endpoint: the calls with its key, those in flight, and their responses."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Texts = Callable[[list[int]], list[str]]
 class Session:
     """Answers the calls of one episode until it is closed.
 
-    An SDK that lost a response on the way asks again and says so (``retried``). It gets the response that was
-    recorded: sampled again, the first would be a trajectory that led nowhere and is trained on all the same.
+    An SDK that lost a response on the way calls again and says so (``retried``). It gets the recorded
+    response: if one were sampled again, the first would be trained on although the program never saw it.
 
     Args:
         model: the episode's recorder.
@@ -41,8 +41,8 @@ class Session:
         max_in_flight: calls at once; more are refused, and may come again.
 
     Attributes:
-        reward: what the program said that the episode is worth; the last word counts.
-        failure: the first error that was neither the program's nor passes by: the episode failed of it.
+        reward: that the program set for the episode; the last one counts.
+        failure: the first error that is not the program's own and not temporary; the episode fails with it.
         account: what came of its calls.
     """
 
@@ -93,7 +93,7 @@ class Session:
         if retried:
             if same in self._sent and self._unanswered[same] <= 0:
                 return self._sent[same], request.stream
-            # It may come before we know that the client gave up the first.
+            # The retry may arrive before we know that the client gave up the first call.
             self._unanswered[same] -= 1
         try:
             self._sent[same] = await self._until(self._respond(wire, request), gone)
@@ -115,7 +115,7 @@ class Session:
             account.exhausted = account.exhausted or refusal.message
 
     async def close(self) -> None:
-        """Give up the calls in flight; the recorder is let alone from here on."""
+        """Cancel the calls in flight; nothing is recorded afterwards."""
         self._over = True
         for task in self._in_flight:
             task.cancel()
@@ -123,7 +123,7 @@ class Session:
             await asyncio.wait(self._in_flight)
 
     async def _until(self, work: Any, gone: Callable[[], Awaitable[Any]]) -> bytes:
-        """Do the work, unless the client goes or the episode ends; what is given up leaves nothing."""
+        """Do the work, unless the client disconnects or the episode ends; then nothing of it is recorded."""
         if self._over or len(self._in_flight) >= self._max_in_flight:
             work.close()
             raise _over() if self._over else self._flooded()
@@ -160,11 +160,11 @@ class Session:
             self.account.aborted += 1
             return Refusal(503, f"{error}; call again", retry=True)
         self.failure = self.failure or error
-        return Refusal(500, f"the call failed of {error!r}, and so has the episode")
+        return Refusal(500, f"the call failed with {error!r}, and so has the episode")
 
     async def _respond(self, wire: WireFormat, request: ModelRequest) -> bytes:
         if request.count > self._left:
-            raise Refusal(429, "this episode has had all the completions that it may have", _SPENT)
+            raise Refusal(429, "this episode has used all of its completions", _SPENT)
         messages = self._history(request)
         self._left -= request.count
         try:

@@ -1,4 +1,4 @@
-"""Stop strings of single calls: the program does not see them, the model did say them.
+"""Stop strings of single calls: the model samples them, and the program does not see them.
 
 A response that a stop string ended is given out without it. When the program sends it back, the words that
 were sampled stand in its place: there, and nowhere else, however alike what is said elsewhere may be.

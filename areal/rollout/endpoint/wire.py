@@ -23,7 +23,7 @@ class Refusal(Exception):
         code: OpenAI's word for it, if there is one.
         retry: whether the same call may succeed later; SDKs wait a second then and call again.
         details: Anthropic's, for its SDK to act on.
-        by_program: whether the program asked for it of its own accord, whatever the model said to it.
+        by_program: whether the program asked for it by itself, independently of what the model said.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class WireFormat(Protocol):
 
 
 def unavailable(message: str, details: dict[str, Any] | None = None) -> Refusal:
-    """A refusal of what a program asks for of its own accord, whatever the model said to it."""
+    """Return the refusal of something unavailable that the program asked for by itself."""
     return Refusal(400, message, details=details, by_program=True)
 
 
