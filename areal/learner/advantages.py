@@ -1,4 +1,4 @@
-"""Advantages from returns. Groups are told by their common size, one after the other.
+"""Advantages from returns. All groups have the same size, and follow one another.
 
 A return is what a unit of credit is worth: a whole episode, or each turn of one (areal.learner.credit). All
 are ``[E, K]``: E episodes with up to K units. Weights are 0 behind an episode's last unit and sum to 1 over

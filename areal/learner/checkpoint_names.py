@@ -1,8 +1,8 @@
-"""Weights as the checkpoints of a model have them, which is what engines and files want.
+"""Weights under the names and in the shapes of a model's checkpoints, as engines and files need them.
 
-In memory transformers keeps some of them otherwise: the experts of a layer in one tensor, or other names.
-How, it knows itself, since it writes checkpoints as it found them. Here this is done part by part, so that
-never more than one layer is there a second time.
+In memory, transformers keeps some of them in another form: the experts of a layer in one tensor, or other
+names. It can undo that, since it writes checkpoints as it found them. Here this is done part by part, so
+that at most one layer is held twice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def as_in_checkpoints(
 
 
 def kept_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what a checkpoint has besides the parameters."""
+    """Yield the buffers that a checkpoint holds beside the parameters."""
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:

@@ -36,7 +36,7 @@ class Credit:
 
 
 def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: int) -> Credit:
-    """Return who answers for what.
+    """Assign to each sampled token the return that it answers for.
 
     Without ``turn_discount`` every token answers for its episode's reward. With γ, a token of turn k answers
     for Σ_{j≥k} γ^(j−k)·r_j over the turns j of its episode, in the order in which they began, whichever

@@ -1,7 +1,7 @@
 """The critic of ``advantage: gae``: a copy of the model with one output, the expected return.
 
-A copy, so that the loss of the values never moves the policy. Its head begins at 0: the first advantages are
-returns less nothing.
+It is a copy, so that the loss of the values never moves the policy. Its head begins at 0: the first
+advantages are the returns themselves.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ class Critic:
         self._values.zero_grad()
 
     def state(self, whole: bool = False) -> Tensors:
-        """All that the critic is, as :meth:`areal.learner.learner.Learner.state` has it."""
+        """Return weights and optimizer state by name, as :meth:`TrainableModule.state` does."""
         return self._values.state(whole)
 
     def load_state(self, state: Tensors) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         self._values.load_state(state)

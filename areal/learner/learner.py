@@ -221,7 +221,7 @@ class Learner:
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Return the float32 weights as checkpoints of the model have them, tied ones once, each whole.
 
-        With the few that are never trained but belong to a checkpoint, such as the bias of a router.
+        The few that are never trained but belong to a checkpoint, such as the bias of a router, are included.
         """
         if self.adapted:
             weights = lora.merged_parameters(self.model)
@@ -233,7 +233,7 @@ class Learner:
         """Return all that the next update depends on, by name: the tensors themselves, no copies.
 
         Args:
-            whole: with all that a trained learner has, as a place to load it into.
+            whole: with all that a trained learner has, so that a saved state can be loaded into it.
         """
         found = self.policy.state(whole)
         if self._critic is not None:
@@ -245,7 +245,7 @@ class Learner:
         return found
 
     def load_state(self, state: Tensors) -> None:
-        """Take back what :meth:`state` returned, here or in another process.
+        """Restore what :meth:`state` returned, here or in another process.
 
         Raises:
             UserError: the state has no critic, and the objective needs one.

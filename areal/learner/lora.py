@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): the model stays as it is; each layer has a small product added.
 
-The layers are peft's. Here is what a learner needs besides: whole weights, as if all had been trained, and
-the model without its adapter. Neither ever writes to a weight: nothing drifts.
+The layers are peft's. This file adds what a learner needs: whole weights, as if all had been trained, and
+the model without its adapter. Neither ever writes to a weight, so nothing drifts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME = "default"
 
 
 def require_peft() -> None:
-    """Check that peft is there.
+    """Check that peft is installed.
 
     Raises:
         UserError: it is not.
@@ -37,10 +37,10 @@ def adapt(model: Any, rank: int) -> None:
     The experts of a mixture, which are one tensor for each layer, are no such layers.
 
     Their scale is 2 (``lora_alpha`` is twice the rank), so that the learning rate need not follow the rank.
-    They begin with no effect, and always with the same random part: a run can be had again.
+    They begin with no effect, and always with the same random part, so that a run can be repeated.
 
     Raises:
-        UserError: there is no peft.
+        UserError: peft is not installed.
     """
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
@@ -77,7 +77,7 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """Let the model be, within, what it was before it was adapted."""
+    """Within, the model computes what it did before it was adapted."""
     from peft.tuners.lora import LoraLayer
 
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]

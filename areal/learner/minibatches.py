@@ -41,7 +41,7 @@ class MicroBatch:
     counts: bool = True
 
     def tokens(self, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> Tokens:
-        """Return what the objective wants of a part of the sampled tokens, given what the policy says."""
+        """Return the inputs of the objective for a part of the sampled tokens, given what the policy says."""
         assert self.advantages is not None, "the critic judges first"
         return Tokens(
             logprobs=logprobs,
@@ -56,10 +56,10 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """Splits batches.
+    """Splits a batch into minibatches, and this rank's part of each into micro-batches.
 
     Attributes:
-        objective: what advantages and shares are made by.
+        objective: decides advantages and shares.
         minibatches: optimizer steps for one batch.
         budget: tokens of one micro-batch.
         max_new_tokens: tokens of the longest response allowed.

@@ -1,4 +1,4 @@
-"""Sequences end to end in one row: no padding but inside attention, and a shared prompt is there once.
+"""Sequences laid end to end in one row: only attention pads, and a shared prompt is in the row once.
 
 The trajectories of a group have one prompt. Its hidden states are the same for all of them, so they are
 computed once; each sequence's attention gathers its own tokens, shared ones included, from the row.
@@ -18,12 +18,12 @@ from areal.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Some trajectories as the model and the objective want them: a row of N tokens, K sampled ones.
+    """Some trajectories as the model and the objective need them: a row of N tokens, K of them sampled.
 
     Attributes:
         tokens: ``[N]``.
         positions: ``[N]``, position of each token in its own sequence.
-        layout: which of them make up each sequence, as attention wants to know it.
+        layout: which of them make up each sequence, as attention takes it.
         before: ``[K]``, place of the token that each sampled token follows: its logits predict it.
         targets: ``[K]``, the sampled tokens.
         behav: ``[K]``, their log-probabilities as sampled.

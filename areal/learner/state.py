@@ -1,7 +1,7 @@
-"""What a module and its optimizer are made of, by name: what a checkpoint holds.
+"""The state of a module and its optimizer by name, as a checkpoint holds it.
 
-Names, not positions, and DTensors where the module is sharded: the same lines serve one process and many, and
-what n processes saved, m can load.
+Tensors have names, not positions, and are DTensors where the module is sharded: the same lines serve one
+process and many, and what n processes saved, m can load.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer, whole:
     Args:
         module: whose parameters.
         optimizer: of its parameters.
-        whole: with an optimizer state of zeros where there was no step yet: a place to load one into.
+        whole: before the first step, make the optimizer's state, of zeros, so that one can be loaded into it.
     """
     weights: dict[str, Any] = get_model_state_dict(
         module, options=StateDictOptions(ignore_frozen_params=True)
@@ -45,9 +45,9 @@ def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer, whole:
 
 
 def load_tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer, found: Tensors) -> None:
-    """Take back what :func:`tensors_of` returned: weights are copied, the optimizer's state is taken over.
+    """Restore what :func:`tensors_of` returned: weights are copied, the optimizer's state is taken over.
 
-    The optimizer keeps its own settings (decay, betas): they are the run's, which may have changed.
+    The optimizer keeps its own settings (decay, betas), which may have changed since.
     """
     state: dict[str, Any] = {}
     for path, tensor in below("optimizer.", found).items():

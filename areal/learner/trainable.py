@@ -96,7 +96,7 @@ class TrainableModule:
         return tensors_of(self._named, self._optimizer, whole)
 
     def load_state(self, state: Tensors) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         load_tensors(self._named, self._optimizer, state)
 
     @contextmanager

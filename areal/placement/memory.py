@@ -4,7 +4,7 @@ Each part is estimated from the shape of the model and the settings; the KV cach
 is left. In bytes:
 
 - learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 + 2 (weight and gradient
-  in bfloat16, on one rank of the whole model: areal.learner.parallelize) + the snapshot from which the engine
+  in bfloat16, on one rank of the whole model: areal.learner.trainable) + the snapshot from which the engine
   loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for the frozen reference of
   ``learner.kl`` 4 + 2. On n ranks what is in float32 is divided by n, and of what is gathered in bfloat16,
   layer by layer, there are at once the embeddings and three layers (one is computed with, the next is on its
