@@ -1,4 +1,4 @@
-"""The agent for environments of several turns: it answers what the environment says, to the end."""
+"""The agent for environments of several turns: it responds to each observation until the episode ends."""
 
 from __future__ import annotations
 

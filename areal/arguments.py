@@ -10,7 +10,7 @@ from areal.errors import nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of commands, whose words and options come in any order; what is wrong is told in one line."""
+    """A parser of commands, whose words and options come in any order; an error is one line."""
 
     def error(self, message: str) -> NoReturn:
         """End with status 2, as :class:`areal.errors.UserError` does, and say where help is."""

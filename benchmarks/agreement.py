@@ -16,7 +16,7 @@ from areal.runtime.learner import make_learner
 from areal.runtime.plan import engine_dtype, plan
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import open_sender, together
+from areal.weights.sender import open_sender, transfer
 
 GROUPS, MEMBERS = 4, 4
 PROMPT, RESPONSE = 6, 40
@@ -55,7 +55,7 @@ async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[fl
             if version < updates:
                 sender.write(learner.named_parameters())
                 sending = asyncio.to_thread(sender.send)
-                await together(worker.engine.load(version + 1), sending)
+                await transfer(worker.engine.load(version + 1), sending)
         sender.close()
         return found
     finally:

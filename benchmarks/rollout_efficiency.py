@@ -45,7 +45,7 @@ from areal.runtime.plan import Plan, max_concurrent, plan
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.interface import VLLM_BACKEND
-from areal.weights.sender import together
+from areal.weights.sender import transfer
 
 GROUP = 8
 
@@ -140,7 +140,7 @@ async def rollout(
     seconds: float,
     training: Training | None = None,
 ) -> float:
-    """Return tokens/s of the rollout side; batches are taken as they come, and learned from if told to."""
+    """Return tokens/s of the rollout side; batches are taken as they come, and trained on if asked to."""
     ticker = Ticker(seconds / 4)
     control = controller(
         replace(worker, engine=WithLengths(worker.engine, work, seed)),
@@ -232,7 +232,7 @@ class Training:
                 working = asyncio.ensure_future(self._learner.publish())
                 await asyncio.shield(working)
                 loading = asyncio.ensure_future(
-                    together(engine.load(engine.version + 1), self._learner.send())
+                    transfer(engine.load(engine.version + 1), self._learner.send())
                 )
         finally:
             await asyncio.wait([working, loading])

@@ -86,7 +86,7 @@ def read(run: Path, synchronous: bool) -> dict[str, Any]:
         updates.append({"version": step, "start": began, "end": began + row["time/train"]})
         if synchronous:  # the step ends with the load
             loads.append({"version": step, "end": end, "pause": row["time/pause"]})
-        elif following:  # the load is told of in the next row
+        elif following:  # the next row reports the load
             loads.append(
                 {"version": step, "end": end + following["time/sync"], "pause": following["time/pause"]}
             )

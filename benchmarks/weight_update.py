@@ -45,7 +45,7 @@ from areal.rollout.engine import Completion, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
 from areal.weights.interface import VLLM_BACKEND, TransferBackend
-from areal.weights.sender import WeightSender, open_sender, together
+from areal.weights.sender import WeightSender, open_sender, transfer
 
 POLL = 0.0005
 """Seconds between two looks for a new token."""
@@ -83,7 +83,7 @@ class Watched:
     async def update(self, version: int) -> dict[str, float]:
         """Load new weights; return the parts of the time that it took."""
         begun = time.monotonic()
-        metrics = await together(self.engine.load(version), asyncio.to_thread(self._sender.send))
+        metrics = await transfer(self.engine.load(version), asyncio.to_thread(self._sender.send))
         assert self._watching is not None
         first, everyone = await self._watching
         resumed = begun + metrics["time/pause"]

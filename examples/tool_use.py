@@ -21,7 +21,7 @@ def divide(number: int, by: int) -> dict[str, int]:
         number: What is divided.
         by: What it is divided by; not 0.
     """
-    quotient, remainder = divmod(number, by)  # an error is told to the model
+    quotient, remainder = divmod(number, by)  # the model sees an error as the result
     return {"quotient": quotient, "remainder": remainder}
 
 

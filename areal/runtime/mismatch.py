@@ -51,7 +51,7 @@ class MismatchWatch:
         """Look at the metrics of an update on so many sampled tokens.
 
         Returns:
-            What the user should be told now, in one line, if anything.
+            A warning for the user in one line, if there is one now.
 
         Raises:
             UserError: the mismatch is above its limit.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from areal.waiting import Watch
-from areal.weights.sender import together
+from areal.weights.sender import transfer
 
 if TYPE_CHECKING:
     from areal.rollout.engine import Engine
@@ -75,6 +75,6 @@ class WeightSync:
 
     async def _load(self, version: int) -> dict[str, float]:
         started = time.monotonic()
-        metrics = await together(self.engine.load(version), self._learner.send())
+        metrics = await transfer(self.engine.load(version), self._learner.send())
         self._advance(version)
         return {"time/sync": time.monotonic() - started, **metrics}

@@ -2,7 +2,7 @@
 
 The learner sends its snapshot (areal.weights.snapshot), so that it goes on while the engines load a version.
 Each engine receives it into a snapshot of its own and loads from that: two bytes for each parameter on either
-GPU, in bfloat16. All have to take part at the same time (:func:`areal.weights.sender.together`), the
+GPU, in bfloat16. All have to take part at the same time (:func:`areal.weights.sender.transfer`), the
 learner on a stream of its own, which does not wait for other work of its GPU.
 
 The learner, rank 0, and the engines have one process group for this alone. vLLM's own ``nccl`` engine would

@@ -80,7 +80,7 @@ def open_sender(
     return WeightSender(backends, snapshot, senders)
 
 
-async def together(loading: Awaitable[T], sending: Awaitable[None]) -> T:
+async def transfer(loading: Awaitable[T], sending: Awaitable[None]) -> T:
     """Wait for the engines' part of a load and for the learner's; return the result of the engines' part.
 
     The first failure ends it. An engine that failed takes no part in a broadcast, so that the learner's

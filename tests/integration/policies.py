@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
 from areal.weights.interface import TransferBackend
-from areal.weights.sender import open_sender, together
+from areal.weights.sender import open_sender, transfer
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -72,7 +72,7 @@ class Policies:
         self._sender.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
             sending = asyncio.to_thread(self._sender.send)
-            self.times = await together(self._engine.load(version), sending)
+            self.times = await transfer(self._engine.load(version), sending)
         return version
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from areal.runtime.plan import plan
 from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import hash_weights
 from areal.weights.layout import WeightLayout
-from areal.weights.sender import together
+from areal.weights.sender import transfer
 from areal.weights.shared_memory import SharedMemoryReceiver
 
 STARTER = resolve_model("starter")
@@ -166,7 +166,7 @@ async def test_a_load_that_fails_does_not_wait_for_a_broadcast_that_nobody_joins
         await learner.open_sender(["broadcast"])
         await learner.publish()
         with pytest.raises(RuntimeError, match="the engine died"):
-            await together(failing(), learner.send())
+            await transfer(failing(), learner.send())
         await learner.update(batch(1))
         assert learner.version == 1
     finally:

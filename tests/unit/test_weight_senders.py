@@ -9,7 +9,7 @@ import torch
 
 from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.layout import WeightLayout
-from areal.weights.sender import open_sender, together
+from areal.weights.sender import open_sender, transfer
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no GPU with itself")
 
@@ -26,7 +26,7 @@ async def test_one_broadcast_brings_each_version_to_all_engines():
             tensor.copy_(torch.randn(tensor.shape))
         sender.write(parameters.items())
         receiving = asyncio.gather(*(asyncio.to_thread(receiver.receive) for receiver in receivers))
-        await together(receiving, asyncio.to_thread(sender.send))
+        await transfer(receiving, asyncio.to_thread(sender.send))
         for receiver in receivers:
             for name, tensor in receiver.tensors:
                 assert torch.equal(tensor, parameters[name].bfloat16()), (version, name)
