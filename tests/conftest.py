@@ -21,6 +21,7 @@ ONE_AFTER_THE_OTHER = {
     "tests/end_to_end/": "engine",
     "tests/sandbox/test_naive_graders.py": "naive graders",
     "tests/unit/test_built.py": "built",
+    "tests/unit/test_ray.py": "ray",
 }
 """Tests, by how their ids begin, that one process runs, of the several of scripts/test, and its group."""
 

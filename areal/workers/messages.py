@@ -12,7 +12,7 @@ Kind = Literal["call", "cancel", "end", "answer", "error"]
 
 _KINDS: tuple[Kind, ...] = ("call", "cancel", "end", "answer", "error")
 _HEAD = struct.Struct(">BQQ")
-_READ_AHEAD = 2**22
+READ_AHEAD = 2**22
 """Bytes that are read before anybody asks for them."""
 
 
@@ -24,8 +24,8 @@ class Messages:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Messages:
-        """Use an end of a socket pair."""
-        return cls(*await asyncio.open_unix_connection(sock=end, limit=_READ_AHEAD))
+        """Use an end of a socket pair, or of a connection."""
+        return cls(*await asyncio.open_connection(sock=end, limit=READ_AHEAD))
 
     def send(self, kind: Kind, number: int, body: bytes = b"") -> None:
         """Send a message about a call; whether it arrives, the end of the process says."""

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from areal.workers.handle import CLOSED, WorkerLost
 from areal.workers.messages import Messages, packed, unpacked
@@ -30,42 +30,77 @@ async def launch(
     name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
 ) -> ProcessHandle[Any]:
     """Start a worker in a process of its own (see :class:`areal.workers.handle.Launch`)."""
-    content = packed((factory, args, kwargs))
     ours, theirs = socket.socketpair()
+    process = LocalProcess(await spawn(name, {**os.environ, **environment}, theirs))
+    handle = ProcessHandle[Any](name, process, await Messages.over(ours))
+    await handle.make(factory, *args, **kwargs)
+    return handle
+
+
+async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -> asyncio.subprocess.Process:
+    """Start the process of a worker on this host; it dies with the thread that does this.
+
+    Args:
+        name: of the worker.
+        environment: all variables that it has.
+        end: of the connection to its handle; from here on it is the worker's alone.
+    """
     # Our modules are found where ours were; no script of the user's runs again, as it would with
     # multiprocessing: this __main__ is no file.
     code = (
         f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
         "from areal.workers.process_main import main; "
-        f"main({theirs.fileno()}, {os.getpid()}, {name!r})"
+        f"main({end.fileno()}, {os.getpid()}, {name!r})"
     )
-    with theirs:  # from here on it is the worker's alone
-        # By this thread: the process that it starts dies with it.
-        process = await asyncio.create_subprocess_exec(
+    with end:
+        return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-c", code),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **environment},
-            pass_fds=[theirs.fileno()],
+            env=environment,
+            pass_fds=[end.fileno()],
             start_new_session=True,
         )
-    handle = ProcessHandle[Any](name, process, await Messages.over(ours))
-    try:
-        await handle._answer_to(content)
-    except BaseException:
-        handle.kill()
-        await handle.ended
-        raise
-    return handle
+
+
+class Process(Protocol):
+    """The process of a worker, on this host or another; ``pid`` is its number there."""
+
+    pid: int
+
+    async def wait(self) -> str:
+        """Return how it has ended, in a few words, once it has."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+class LocalProcess:
+    """A process on this host."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.pid, self._process = process.pid, process
+
+    async def wait(self) -> str:
+        """Return how it has ended, in a few words, once it has."""
+        code = await self._process.wait()
+        return f"{signal.Signals(-code).name}, exit code {code}" if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
 
 class ProcessHandle(Generic[W]):
     """A worker in a process of its own; see :class:`areal.workers.handle.Handle`.
 
     Attributes:
-        pid: of its process.
+        pid: of its process, on its host.
     """
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, messages: Messages) -> None:
+    def __init__(self, name: str, process: Process, messages: Messages) -> None:
         self.name, self.pid = name, process.pid
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._process, self._messages = process, messages
@@ -74,6 +109,15 @@ class ProcessHandle(Generic[W]):
         self._closing = False
         self._listening = asyncio.create_task(self._listen(), name=f"answers of {name}")
         self._watching = asyncio.create_task(self._watch(), name=f"end of {name}")
+
+    async def make(self, factory: Any, *args: Any, **kwargs: Any) -> None:
+        """Make the worker: the first call. If it cannot be made, its process ends."""
+        try:
+            await self._answer_to(packed((factory, args, kwargs)))
+        except BaseException:
+            self.kill()
+            await self.ended
+            raise
 
     async def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the worker and return its result."""
@@ -108,11 +152,11 @@ class ProcessHandle(Generic[W]):
                 answer.set_result(content)
 
     async def _watch(self) -> None:
-        code = await self._process.wait()
+        reason = await self._process.wait()
         await asyncio.wait([self._listening], timeout=_DRAIN)
         self._listening.cancel()
         self._messages.close()
-        self.ended.set_result(CLOSED if self._closing else _described(code))
+        self.ended.set_result(CLOSED if self._closing else reason)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self._lost())
@@ -122,8 +166,7 @@ class ProcessHandle(Generic[W]):
 
     def kill(self) -> None:
         """End the process at once."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        self._process.kill()
 
     async def close(self, grace: float = 5.0) -> None:
         """End the process, in order if that takes no longer than ``grace`` seconds."""
@@ -135,7 +178,3 @@ class ProcessHandle(Generic[W]):
         finally:
             self.kill()
         await self._watching
-
-
-def _described(code: int) -> str:
-    return f"{signal.Signals(-code).name}, exit code {code}" if code < 0 else f"exit code {code}"
