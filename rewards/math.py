@@ -1,4 +1,4 @@
-"""Judges mathematics: by the rules of :mod:`areal.rewards.same`, and for the rest by math-verify (sympy).
+"""Judges mathematics: by rules (:mod:`areal.rewards.mathematics.same`), and for the rest by math-verify.
 
 Guarantee: a check ends within its limit, whatever the answer makes sympy do, and harms no other check. What
 cannot be parsed, or not in time, is wrong. Only a verifier that cannot run at all is an error, and it never
@@ -21,8 +21,8 @@ import time
 from itertools import accumulate
 from pathlib import Path
 
-from areal.rewards.notation import plain
-from areal.rewards.same import judge
+from areal.rewards.mathematics.notation import plain
+from areal.rewards.mathematics.same import judge
 
 log = logging.getLogger(__name__)
 

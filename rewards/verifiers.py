@@ -15,7 +15,7 @@ from typing import TypeAlias
 from areal.registry import load_object, verifiers
 from areal.rewards.answers import boxed_answer
 from areal.rewards.math import shared_verifier
-from areal.rewards.notation import in_ascii, read_literal
+from areal.rewards.mathematics.notation import in_ascii, read_literal
 
 Verifier: TypeAlias = Callable[[str, str], float | None]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kinds import cases
 
 from areal.rewards.answers import final_answer, read_reference
-from areal.rewards.decimals import repeating
 from areal.rewards.math import MathVerifier
-from areal.rewards.same import judge
+from areal.rewards.mathematics.decimals import repeating
+from areal.rewards.mathematics.same import judge
 
 KINDS = r"""
 # equations that are not solved

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from areal.rewards.answers import boxed_answer, reference_answer
-from areal.rewards.math import MathVerifier, VerifierError, _Worker
+from areal.rewards.math import MathVerifier, VerifierError, _CheckerProcess
 
 HANGS = r"\sum_{k=1}^{10^{10}} k!"
 """sympy works on this for longer than anyone waits."""
@@ -169,7 +169,7 @@ def test_a_worker_that_stood_still_goes_on():
 
 
 def test_a_verdict_that_came_while_this_process_stood_still_is_read():
-    worker = _Worker(2 << 30)
+    worker = _CheckerProcess(2 << 30)
     assert worker._process.stdin is not None
     assert worker._process.stdout is not None
     worker._process.stdin.write(json.dumps({"answer": "5", "target": "5", "limit": 9}).encode() + b"\n")

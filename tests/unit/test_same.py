@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kinds import cases
 
 from areal.rewards.math import MathVerifier
-from areal.rewards.same import judge
+from areal.rewards.mathematics.same import judge
 
 KINDS = r"""
 # tiny exact values

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import TypeAlias
 
-from areal.rewards import numeric
-from areal.rewards.choices import chosen
-from areal.rewards.forms import Form, InBase, Infinite, Many, Relation, Value, read
-from areal.rewards.notation import plain, read_lakhs, read_literal, unformatted, units_differ
-from areal.rewards.tree import Tree, symbols
-from areal.rewards.words import Words, same_words
+from areal.rewards.mathematics import numeric
+from areal.rewards.mathematics.choices import chosen
+from areal.rewards.mathematics.forms import Form, InBase, Infinite, Many, Relation, Value, read
+from areal.rewards.mathematics.notation import plain, read_lakhs, read_literal, unformatted, units_differ
+from areal.rewards.mathematics.tree import Tree, symbols
+from areal.rewards.mathematics.words import Words, same_words
 
 Verdict: TypeAlias = bool | None
 

@@ -1,7 +1,7 @@
 r"""Notation around an answer: Markdown, dollars, full stops, Unicode, units; and numbers in all their forms.
 
-What a text means is decided elsewhere (areal.rewards.forms). Here ``**42.**``, ``$42$`` and ``\text{42}``
-become ``42``, ``√3`` becomes ``\sqrt{3}``, and ``18 dollars`` becomes 18 with a unit.
+What a text means is decided elsewhere (areal.rewards.mathematics.forms). Here ``**42.**``, ``$42$`` and
+``\text{42}`` become ``42``, ``√3`` becomes ``\sqrt{3}``, and ``18 dollars`` becomes 18 with a unit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,15 @@ from fractions import Fraction
 from typing import Literal as Kind
 from typing import TypeAlias
 
-from areal.rewards.decimals import LARGEST_EXPONENT, NUMBER, number
-from areal.rewards.vocabulary import KNOWN_UNITS, LETTER_UNITS, MULTIPLIERS, NO_UNITS, UNICODE, UNITS
+from areal.rewards.mathematics.decimals import LARGEST_EXPONENT, NUMBER, number
+from areal.rewards.mathematics.vocabulary import (
+    KNOWN_UNITS,
+    LETTER_UNITS,
+    MULTIPLIERS,
+    NO_UNITS,
+    UNICODE,
+    UNITS,
+)
 
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from areal.rewards.vocabulary import UNITS
+from areal.rewards.mathematics.vocabulary import UNITS
 
 
 @dataclass(frozen=True, slots=True)

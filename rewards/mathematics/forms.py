@@ -1,7 +1,7 @@
 r"""Reads answers as what they are: values, lists, sets, tuples, intervals, equations, ratios, times or words.
 
-``1{,}000 cm``, ``\{1, 2\}``, ``1 \le x < 3`` and ``3 \pm \sqrt5`` are read; areal.rewards.same compares.
-What is not understood is not guessed.
+``1{,}000 cm``, ``\{1, 2\}``, ``1 \le x < 3`` and ``3 \pm \sqrt5`` are read;
+areal.rewards.mathematics.same compares. What is not understood is not guessed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Literal as Kind
 from typing import TypeAlias
 
-from areal.rewards.decimals import NotReadError
-from areal.rewards.formula import read_formula
-from areal.rewards.notation import Letters, Literal, plain, read_lakhs, read_literal, split_unit
-from areal.rewards.tree import Tree
-from areal.rewards.words import Words, read_words, spelled
+from areal.rewards.mathematics.decimals import NotReadError
+from areal.rewards.mathematics.formula import read_formula
+from areal.rewards.mathematics.notation import Letters, Literal, plain, read_lakhs, read_literal, split_unit
+from areal.rewards.mathematics.tree import Tree
+from areal.rewards.mathematics.words import Words, read_words, spelled
 
 _MAX_ITEMS = 60
 _DEEPEST = 8
@@ -75,7 +75,8 @@ def read(text: str, letters: Letters = "numbers") -> Form | None:
 
     Args:
         text: the answer.
-        letters: where a letter at the end, as in ``5 m``, is a unit and no variable (areal.rewards.notation).
+        letters: where a letter at the end, as in ``5 m``, is a unit and no variable
+            (areal.rewards.mathematics.notation).
     """
     try:
         return _Reading(letters).read(plain(text), 0)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from areal.rewards.decimals import DECIMAL, NUMBER, NotReadError, number, repeating
-from areal.rewards.tree import Tree
-from areal.rewards.vocabulary import ACCENTS, BEGINNINGS, FONTS, FUNCTIONS, GREEK
+from areal.rewards.mathematics.decimals import DECIMAL, NUMBER, NotReadError, number, repeating
+from areal.rewards.mathematics.tree import Tree
+from areal.rewards.mathematics.vocabulary import ACCENTS, BEGINNINGS, FONTS, FUNCTIONS, GREEK
 
 DEEPEST = 40
 """Formulas within formulas; deeper ones are not read."""
@@ -221,7 +221,7 @@ class _Reader:
             raise NotReadError("no number")
         text = found.group()
         if "," in text and "{,}" not in text:
-            # Within a formula a comma parts things; whole answers are looked at by areal.rewards.notation.
+            # Within a formula a comma parts things; notation.py looks at whole answers.
             text = re.match(DECIMAL, text).group()  # type: ignore[union-attr]
         self.at += len(text)
         value = number(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from areal.rewards.notation import plain, unformatted
+from areal.rewards.mathematics.notation import plain, unformatted
 
 _TARGET_CHOICE = re.compile(r"\(?([A-Z])\)?[.):]?")
 _LABELLED = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[).:])\s*(?:\\ |\\quad|\\;|~)*\s*(\S.*)?", re.DOTALL)

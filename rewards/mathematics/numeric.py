@@ -1,4 +1,4 @@
-"""Evaluates the trees of :mod:`areal.rewards.tree` and says whether two are equal.
+"""Evaluates the trees of :mod:`areal.rewards.mathematics.tree` and says whether two are equal.
 
 Whole numbers and fractions are never rounded. All else is computed to 100 digits and compared to 50,
 relatively: no difference is too small to count. Formulas with symbols are compared at a few points, drawn by
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from areal.rewards.tree import Tree, mentions, symbols
+from areal.rewards.mathematics.tree import Tree, mentions, symbols
 
 MAX_BITS = 1 << 16
 """Of an exact number; larger ones are rounded."""

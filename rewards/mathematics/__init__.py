@@ -1,0 +1,1 @@
+"""How final answers are read and compared: notation, formulas, words, and when two are the same."""
