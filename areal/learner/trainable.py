@@ -88,7 +88,8 @@ class TrainableModule:
         return float(norm)
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
+        """Drop the gradients, and the roundings that are kept from pass to pass."""
+        self._rounded = []
         self._optimizer.zero_grad(set_to_none=True)
 
     def state(self, whole: bool = False) -> Tensors:
