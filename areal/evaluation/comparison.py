@@ -23,7 +23,7 @@ _COLUMNS = ("benchmark", "problems", "A", "B", "B − A (95% interval)", "B bett
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BenchmarkComparison:
     """One benchmark in two evaluations.
 
     Attributes:
@@ -66,7 +66,7 @@ class Comparison:
         )
 
 
-def compare(a: Path, b: Path) -> list[Comparison]:
+def compare(a: Path, b: Path) -> list[BenchmarkComparison]:
     """Compare each benchmark that two evaluations (folders, or files of responses) both have.
 
     Raises:
@@ -84,7 +84,7 @@ def compare(a: Path, b: Path) -> list[Comparison]:
     return [_compared(*pair) for pair in pairs]
 
 
-def _compared(a: Path, b: Path) -> Comparison:
+def _compared(a: Path, b: Path) -> BenchmarkComparison:
     (header, responses), (other, others) = read_whole(a), read_whole(b)
     if (header.name, header.data) != (other.name, other.data):
         raise UserError(f"{a} and {b} are responses to different problems: they cannot be compared")
@@ -95,7 +95,9 @@ def _compared(a: Path, b: Path) -> Comparison:
     first, second = [ours[task] for task in common], [theirs[task] for task in common]
     scores = [(statistics.fmean(x), statistics.fmean(y)) for x, y in zip(first, second, strict=True)]
     means = (statistics.fmean(x for x, _ in scores), statistics.fmean(y for _, y in scores))
-    return Comparison(header.name, (header.model, other.model), means, scores, difference(first, second))
+    return BenchmarkComparison(
+        header.name, (header.model, other.model), means, scores, difference(first, second)
+    )
 
 
 def _by_task(responses: list[Response]) -> dict[str, list[float]]:
@@ -105,11 +107,11 @@ def _by_task(responses: list[Response]) -> dict[str, list[float]]:
     return found
 
 
-def tables(comparisons: list[Comparison], width: int) -> list[Table]:
+def tables(comparisons: list[BenchmarkComparison], width: int) -> list[Table]:
     """The comparisons for a terminal of this width."""
     return fitted(_COLUMNS, [comparison.row() for comparison in comparisons], width)
 
 
-def markdown(comparisons: list[Comparison]) -> str:
+def markdown(comparisons: list[BenchmarkComparison]) -> str:
     """The comparisons as a Markdown table."""
     return markdown_table(_COLUMNS, [comparison.row() for comparison in comparisons])
