@@ -160,13 +160,12 @@ def _engine_devices(
     groups = _groups([*devices[start:], *devices[:start]], size)
     free = [group for group in groups if set(group).isdisjoint(devices[:learners])]
     if not groups or (count is None and first is None and not free and learners < len(devices)):
-        left = f", of which the learner has {learners}" * (learners > 0)
+        taken = f", of which the learner has {learners}" if learners else ""
+        fewer = ", or lower learner.processes" if learners > 1 else ""
         raise UserError(
-            f"an engine of {size} GPUs finds no room: there {_gpus(len(devices))}{left}, and all of an "
+            f"an engine of {size} GPUs finds no room: there {_gpus(len(devices))}{taken}, and all of an "
             "engine's must be on one host; give an engine "
-            f"{_largest(devices[learners:]) or _largest(devices)} or less"
-            + ", or lower learner.processes"
-            * (learners > 1)
+            f"{_largest(devices[learners:]) or _largest(devices)} or less{fewer}"
         )
     if count is None:
         count = max(1, len(free)) if first is None else 1

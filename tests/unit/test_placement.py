@@ -289,11 +289,7 @@ def test_only_the_inventory_asks_which_devices_there_are():
     assert asks('import os\nos.environ.get("CUDA_VISIBLE_DEVICES")')
     assert asks("import torch\ntorch.cuda.device_count()")
     root = Path(__file__).parents[2]
-    product = [
-        path
-        for folder in ("areal", "envs", "agents", "rewards", "sandbox")
-        for path in (root / folder).rglob("*.py")
-        if not any(part.is_symlink() for part in path.relative_to(root).parents if part.name)
-    ]
+    folders = ("areal", "envs", "agents", "rewards", "sandbox")
+    product = [path for folder in folders for path in (root / folder).rglob("*.py")]
     found = {str(path.relative_to(root)) for path in product if asks(path.read_text(encoding="utf-8"))}
     assert found == {"areal/placement/inventory.py", *ALLOWED}
