@@ -53,7 +53,7 @@ def lines(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[
     """Return the lines of :func:`fitted`, as plain text that leaves room for two characters before it."""
     from rich.console import Console
 
-    console = Console(no_color=True, highlight=False)
+    console = Console(color_system=None, highlight=False)
     with console.capture() as captured:
         for part in fitted(columns, rows, console.width - 2):
             console.print(part)
