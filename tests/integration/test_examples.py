@@ -9,6 +9,7 @@ import runpy
 import shlex
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ from sdk import agents_sdk
 from synchronous import Shared
 
 from areal import cli
+from areal.config import parse_config
 from areal.learner.model import load_model
 from areal.models import resolve_model
 from areal.rollout.worker import RolloutWorker
 from areal.runtime import build
 from areal.runtime.build import environments
-from areal.runtime.plan import Plan
+from areal.runtime.plan import Plan, plan
 from areal.weights.sender import open_sender
 
-FILES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+FOLDER = Path(__file__).parents[2] / "examples"
+FILES = sorted(FOLDER.glob("*.py"))
 EXAMPLES = [path for path in FILES if re.search(r"areal[. ]train\b", path.read_text())]
 COMMAND = re.compile(r"^ *((?:areal train|python examples/).*?)(?: \[.*)?$", re.MULTILINE)
 SMALL = [
@@ -42,18 +45,9 @@ Loop = asyncio.AbstractEventLoop
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def running(worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Loop]:
-    """The loop of the shared engine, which runs started by a command take in place of one of their own."""
-
-    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
-        engine: Any = Shared(worker.engine)
-        envs = environments(checked.config)
-        return RolloutWorker.build(engine, worker.renderer, checked.agent, envs, checked.max_model_len)
-
-    monkeypatch.setattr(build, "start_rollout_worker", start_rollout_worker)
-    session = asyncio.get_running_loop()
-    monkeypatch.setattr(asyncio, "run", session.run_until_complete)
-    yield session
+async def engine(worker: RolloutWorker) -> AsyncIterator[Any]:
+    """The shared engine; nobody closes it."""
+    yield Shared(worker.engine)
     # Other tests expect the engine as it was: version 0, with the starter's own weights.
     starter = load_model(resolve_model("starter"))
     sender = open_sender(["shared memory"], starter.named_parameters(), torch.float32, "cpu")
@@ -61,6 +55,32 @@ async def running(worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch) -> Asy
     sender.write(starter.named_parameters())
     await worker.engine.load(0)
     sender.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def running(worker: RolloutWorker, engine: Any, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """The loop of the shared engine, which runs started by a command take in place of one of their own."""
+
+    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
+        envs = environments(checked.config)
+        return RolloutWorker.build(engine, worker.renderer, checked.agent, envs, checked.max_model_len)
+
+    monkeypatch.setattr(build, "start_rollout_worker", start_rollout_worker)
+    session = asyncio.get_running_loop()
+    monkeypatch.setattr(asyncio, "run", session.run_until_complete)
+    return session
+
+
+async def test_the_algorithm_in_one_file_trains(
+    worker: RolloutWorker, engine: Any, capsys: pytest.CaptureFixture[str]
+):
+    example = runpy.run_path(str(FOLDER / "rl_loop.py"))
+    checked = plan(parse_config(example["SETTINGS"]))
+    rewards = await example["train"](replace(worker, engine=engine), checked, updates=3)
+    assert engine.version == 3
+    assert len(rewards) == 3
+    assert all(0 < reward < 1 for reward in rewards), "some are right, and some wrong"
+    assert capsys.readouterr().out.count("reward") == 3
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

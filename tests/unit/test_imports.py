@@ -38,7 +38,7 @@ Those that are not here (runtime, and the commands that use it) may import all.
 
 BUILDS = "areal.runtime.build"
 """The only file that picks how workers are started."""
-LAUNCHERS = ("areal.workers.inline", "areal.workers.process")
+LAUNCHERS = {f"areal.workers.{name}" for name in ("inline", "process", "ray")}
 
 
 def read_imports(root: Path) -> dict[str, set[str]]:
@@ -101,9 +101,7 @@ def test_imports_point_one_way(imports: dict[str, set[str]]):
 
 def test_one_file_picks_how_workers_are_started(imports: dict[str, set[str]]):
     starts = {
-        module
-        for module, others in imports.items()
-        if package(module) != "workers" and others & set(LAUNCHERS)
+        module for module, others in imports.items() if package(module) != "workers" and others & LAUNCHERS
     }
     assert starts <= {BUILDS}
 
