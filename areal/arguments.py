@@ -40,6 +40,10 @@ class Parser(argparse.ArgumentParser):
         inner = (action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
         return next(inner, {})
 
+    def add_overrides(self, help: str, metavar: str = "key=value", dest: str = "overrides") -> None:
+        """Take any number of ``key=value``, between the options and behind them."""
+        self.add_argument(dest, nargs="*", default=[], metavar=metavar, help=help)
+
     def _read_mixed(self, words: Sequence[str]) -> argparse.Namespace:
         given, left = self.parse_known_intermixed_args(list(words))
         for word in left:

@@ -7,7 +7,9 @@ import json
 import shlex
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from areal import __version__
@@ -140,9 +142,7 @@ def _add_rescore(commands: Any) -> None:
     )
     command.add_argument("evaluation", metavar="RUN", help="the folder of an evaluation, or a file of it")
     command.add_argument("--json", action="store_true", help="print JSON in place of the tables")
-    command.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="only env_options.key=value"
-    )
+    command.add_overrides("only env_options.key=value")
     command.set_defaults(run=_rescore)
 
 
@@ -169,12 +169,8 @@ def _add_replay(commands: Any) -> None:
     )
     command.add_argument("replayed", metavar="RUN", help="a run directory")
     command.add_argument("--from-step", type=int, default=1, metavar="N", help="first update to compare")
-    command.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="other learner settings, for a study on fixed data, such as learner.learning_rate=1e-5",
+    command.add_overrides(
+        "other learner settings, for a study on fixed data, such as learner.learning_rate=1e-5"
     )
     command.set_defaults(run=_replay)
 
@@ -216,7 +212,7 @@ def _add_sandbox(commands: Any) -> None:
     check.set_defaults(run=_sandbox_check)
 
 
-def _add_common(command: argparse.ArgumentParser, word: str = "", metavar: str = "key=value") -> None:
+def _add_common(command: Parser, word: str = "", metavar: str = "key=value") -> None:
     command.add_argument(
         "--env",
         metavar="ID",
@@ -229,11 +225,9 @@ def _add_common(command: argparse.ArgumentParser, word: str = "", metavar: str =
     command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     command.add_argument("--seed", type=int, metavar="N", help="of the order of problems and the sampling")
     command.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        help="where (default: the GPU if there is one)",
+        "--device", choices=["auto", "cpu", "cuda"], help="where (default: the GPU if there is one)"
     )
-    command.add_argument("overrides", nargs="*", default=[], metavar=metavar, help=word + _OVERRIDES)
+    command.add_overrides(word + _OVERRIDES, metavar)
 
 
 def _settings(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
@@ -323,11 +317,17 @@ def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
         show=True,
         **settings,
     )
+    _show_reports(given, done, [])
+
+
+def _show_reports(given: argparse.Namespace, done: Any, remarks: Iterable[str]) -> None:
+    """Print what an evaluation that is kept, or was scored again, came to."""
     if given.json:
         print(json.dumps({"run": str(done.path), "reports": [r.to_json() for r in done.reports]}))
         return
     _print(*(report.table() for report in done.reports))
-    print(f"responses and reports: {done.path}")
+    for line in (*remarks, f"responses and reports: {done.path}"):
+        print(line)
 
 
 def _list_recipes() -> None:
@@ -371,13 +371,8 @@ def _rescore(given: argparse.Namespace) -> None:
     if set(options) - {"env_options"}:
         raise UserError("only how answers are judged can change without sampling: give env_options.key=value")
     done = rescore(Path(given.evaluation), options.get("env_options", {}))
-    if given.json:
-        print(json.dumps({"run": str(done.path), "reports": [r.to_json() for r in done.reports]}))
-        return
-    _print(*(report.table() for report in done.reports))
-    for name, pairs in done.changed.items():
-        print(f"{name}: {len(pairs)} responses have another score")
-    print(f"responses and reports: {done.path}")
+    changed = (f"{name}: {len(pairs)} responses have another score" for name, pairs in done.changed.items())
+    _show_reports(given, done, changed)
 
 
 def _compare(given: argparse.Namespace) -> None:
@@ -410,9 +405,7 @@ def _replay(given: argparse.Namespace) -> None:
 
     logging.disable_progress_bar()
 
-    def show(line: str) -> None:
-        print(line, flush=True)
-
+    show = partial(print, flush=True)
     found = api.replay(given.replayed, from_step=given.from_step, overrides=given.overrides, show=show)
     print(found.verdict)
     print(f"metrics: {found.path / 'metrics.jsonl'}")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from areal.arguments import Parser
+
 _WHICH = "an id, path/to/file.py:Class, a YAML file, or the folder of a package"
 
 
@@ -50,15 +52,9 @@ def add_env(commands: Any) -> None:
     play.set_defaults(run=_try)
 
 
-def _add_one(action: argparse.ArgumentParser) -> None:
+def _add_one(action: Parser) -> None:
     action.add_argument("name", metavar="ENV", help=_WHICH)
-    action.add_argument(
-        "options",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="options of the environment, such as difficulty=2",
-    )
+    action.add_overrides("options of the environment, such as difficulty=2", dest="options")
 
 
 def _init(given: argparse.Namespace) -> None:
@@ -115,11 +111,11 @@ def _show(given: argparse.Namespace) -> None:
 
 def _check(given: argparse.Namespace) -> None:
     from areal.authoring.check import TIME_LIMIT, check_env
-    from areal.config import parse_options
+    from areal.config import merged_settings
     from areal.registry import find_env, make_env
 
     find_env(given.name)  # a name that means nothing is no environment that is broken
-    options = parse_options(given.options)
+    options = merged_settings(None, given.options)
     findings = check_env(lambda: make_env(given.name, **options), given.time_limit or TIME_LIMIT)
     for finding in findings:
         print(finding, flush=True)
@@ -131,9 +127,9 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _try(given: argparse.Namespace) -> None:
-    from areal.config import parse_options
+    from areal.config import merged_settings
 
-    options = parse_options(given.options)
+    options = merged_settings(None, given.options)
     earned = _play_model(given, options) if given.model else _play_person(given, options)
     print(f"earned in all: {earned:g}")
 

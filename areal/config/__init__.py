@@ -6,7 +6,6 @@ from areal.config.loading import (
     merged_settings,
     override_config,
     parse_config,
-    parse_options,
     settings_on,
 )
 from areal.config.origins import Layer, dump_with_origins, merged
@@ -24,6 +23,5 @@ __all__ = [
     "merged_settings",
     "override_config",
     "parse_config",
-    "parse_options",
     "settings_on",
 ]

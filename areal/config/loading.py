@@ -67,17 +67,6 @@ def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
         _merge(data, _nest(key, _number(value)))
 
 
-def parse_options(overrides: list[str]) -> dict[str, Any]:
-    """Return ``key.sub=value`` overrides as a nested dict of their own.
-
-    Raises:
-        UserError: one of them is none.
-    """
-    data: dict[str, Any] = {}
-    _merge_overrides(data, overrides)
-    return data
-
-
 def override_config(config: Config, overrides: list[str]) -> Config:
     """Return a configuration with ``key.sub=value`` overrides on top.
 

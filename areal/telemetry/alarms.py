@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from areal.telemetry.scores import finite
+
 Lines = Sequence[dict[str, Any]]
 
 PATIENCE = 5
@@ -61,10 +63,12 @@ def alarms(lines: Lines, over: bool = False) -> list[Alarm]:
         lines: of ``metrics.jsonl``, in order; any of them may lack any value.
         over: the run is at its end: what was wrong in all of few updates counts, too.
     """
-    updates = [line for line in lines if _number(line, "reward/mean") is not None]
+    updates = [line for line in lines if finite(line, "reward/mean") is not None]
     least = max(1, min(PATIENCE, len(updates))) if over else PATIENCE
-    step = int(_number(lines[-1], "step") or 0) if lines else 0
-    found = [(name, rule(updates, least)) for name, rule in _RULES.items()]
+    step = int(finite(lines[-1], "step") or 0) if lines else 0
+    recent = updates[-least:] if len(updates) >= least else []
+    found = [(name, rule(recent)) for name, rule in _RULES.items()] if recent else []
+    found.append(("reward collapsed", _collapsed(updates)))
     found += [(f"constant {part}", line) for part, line in _constant_parts(updates)]
     found.append(("few held-out problems", _few_problems(lines[-1:])))
     return [Alarm(name, step, line) for name, line in found if line]
@@ -101,10 +105,8 @@ class Alarms:
         return "; ".join(f"{alarm.name} (update {alarm.step})" for alarm in self.seen.values())
 
 
-def _nothing_learned(updates: Lines, least: int) -> str:
+def _nothing_learned(recent: Lines) -> str:
     """All advantages are 0, or all rewards are equal, or no gradient is left."""
-    if not (recent := _last(updates, least)):
-        return ""
     when = _when(recent)
     if _all(recent, "response/failed", lambda x: x == 1):  # which says it all
         return ""
@@ -132,9 +134,8 @@ def _nothing_learned(updates: Lines, least: int) -> str:
     return ""
 
 
-def _programs_failed(updates: Lines, least: int) -> str:
-    recent = _last(updates, least)
-    if not recent or not _all(recent, "response/failed", lambda x: x > _FAILED):
+def _programs_failed(recent: Lines) -> str:
+    if not _all(recent, "response/failed", lambda x: x > _FAILED):
         return ""
     share = statistics.fmean(line["response/failed"] for line in recent)
     return (
@@ -143,11 +144,10 @@ def _programs_failed(updates: Lines, least: int) -> str:
     )
 
 
-def _cut_off(updates: Lines, least: int) -> str:
-    recent = _last(updates, least)
-    if not recent or not _all(recent, "response/truncated", lambda x: x >= _CUT):
+def _cut_off(recent: Lines) -> str:
+    if not _all(recent, "response/truncated", lambda x: x >= _CUT):
         return ""
-    length = _number(recent[-1], "response/length_mean")
+    length = finite(recent[-1], "response/length_mean")
     mean = "" if length is None else f" (of {length:,.0f} tokens on average)"
     share = "all" if _all(recent, "response/truncated", lambda x: x == 1) else "nearly all"
     return (
@@ -156,9 +156,8 @@ def _cut_off(updates: Lines, least: int) -> str:
     )
 
 
-def _entropy_gone(updates: Lines, least: int) -> str:
-    recent = _last(updates, least)
-    if not recent or not _all(recent, "policy/entropy", lambda x: x < _NO_ENTROPY):
+def _entropy_gone(recent: Lines) -> str:
+    if not _all(recent, "policy/entropy", lambda x: x < _NO_ENTROPY):
         return ""
     if _all(recent, "reward/std", lambda x: x < _EQUAL):  # then there is nothing left to find out
         return ""
@@ -169,9 +168,8 @@ def _entropy_gone(updates: Lines, least: int) -> str:
     )
 
 
-def _unfinished(updates: Lines, least: int) -> str:
-    recent = _last(updates, least)
-    if not recent or not _all(recent, "response/unfinished", lambda x: x == 1):
+def _unfinished(recent: Lines) -> str:
+    if not _all(recent, "response/unfinished", lambda x: x == 1):
         return ""
     return (
         f"no episode was ended by its environment in {_when(recent)}, as the agent stopped before: "
@@ -180,7 +178,7 @@ def _unfinished(updates: Lines, least: int) -> str:
     )
 
 
-def _collapsed(updates: Lines, least: int) -> str:
+def _collapsed(updates: Lines) -> str:
     """The reward has fallen far below its best; of a window each, so that one bad batch is none."""
     rewards = [line["reward/mean"] for line in updates]
     if len(rewards) < 2 * PATIENCE:
@@ -198,12 +196,12 @@ def _collapsed(updates: Lines, least: int) -> str:
 
 def _constant_parts(updates: Lines) -> Iterator[tuple[str, str]]:
     """Yield each part of the reward, of several, that had one mean in many updates, and what to say of it."""
-    recent = _last(updates, _LONG)
+    recent = updates[-_LONG:] if len(updates) >= _LONG else []
     names = {key for line in recent for key in line if key.startswith("reward/")} - {*_WHOLE}
     if len(names) < 2 or _all(recent, "reward/std", lambda x: x < _EQUAL):
         return
     for name in sorted(names):
-        means = {_number(line, name) for line in recent}
+        means = {finite(line, name) for line in recent}
         if len(means) == 1 and (mean := means.pop()) is not None:
             part = name.removeprefix("reward/")
             yield (
@@ -214,7 +212,8 @@ def _constant_parts(updates: Lines) -> Iterator[tuple[str, str]]:
 
 
 def _few_problems(lines: Lines) -> str:
-    counts = [count for line in lines for key in line if (count := _problems(line, key)) is not None]
+    found = [finite(line, key) for line in lines for key in line if _PROBLEMS.fullmatch(key)]
+    counts = [count for count in found if count is not None]
     if not counts or counts[-1] >= _FEW:
         return ""
     n = int(counts[-1])
@@ -225,23 +224,13 @@ def _few_problems(lines: Lines) -> str:
     )
 
 
-_RULES: dict[str, Callable[[Lines, int], str]] = {
+_RULES: dict[str, Callable[[Lines], str]] = {
     "programs failed": _programs_failed,
     "nothing learned": _nothing_learned,
     "responses cut off": _cut_off,
     "no entropy left": _entropy_gone,
     "no episode ended": _unfinished,
-    "reward collapsed": _collapsed,
 }
-
-
-def _problems(line: dict[str, Any], key: str) -> float | None:
-    return _number(line, key) if _PROBLEMS.fullmatch(key) else None
-
-
-def _last(updates: Lines, least: int) -> Lines:
-    """Return the last ``least`` updates, or none if there are fewer."""
-    return updates[-least:] if len(updates) >= least else []
 
 
 def _when(recent: Lines) -> str:
@@ -249,10 +238,5 @@ def _when(recent: Lines) -> str:
 
 
 def _all(lines: Lines, key: str, condition: Callable[[float], bool]) -> bool:
-    values = [_number(line, key) for line in lines]
+    values = [finite(line, key) for line in lines]
     return all(value is not None and condition(value) for value in values)
-
-
-def _number(line: dict[str, Any], key: str) -> float | None:
-    value = line.get(key)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

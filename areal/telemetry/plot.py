@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from areal.telemetry.scores import SCORE, finite
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_EVALUATION = re.compile(r"eval/(?P<env>.+)/avg@(?P<samples>\d+)")
 # Okabe and Ito's colours: told apart with every kind of colour vision.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 _EVALUATION_COLOURS = (_ORANGE, _GREEN, _PURPLE)
@@ -72,9 +71,9 @@ def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
 def _series(metrics: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the lines that have a finite one."""
     points = [
-        (line["step"], line[key])
+        (line["step"], value)
         for line in metrics
-        if "step" in line and isinstance(line.get(key), int | float) and math.isfinite(line[key])
+        if "step" in line and (value := finite(line, key)) is not None
     ]
     steps, values = np.array(points, dtype=float).reshape(-1, 2).T
     return steps, values
@@ -112,7 +111,7 @@ def _smooth(values: np.ndarray, half: int) -> np.ndarray:
 
 
 def _draw_evaluations(axes: Axes, metrics: list[dict[str, Any]]) -> None:
-    keys = sorted({key for line in metrics for key in line if _EVALUATION.fullmatch(key)})
+    keys = sorted({key for line in metrics for key in line if SCORE.fullmatch(key)})
     for number, key in enumerate(keys):
         lines = [line for line in metrics if len(_series([line], key)[0])]
         if not lines:
@@ -120,7 +119,7 @@ def _draw_evaluations(axes: Axes, metrics: list[dict[str, Any]]) -> None:
         steps, values = _series(lines, key)
         low, high = (np.array([_bound(line, key, side) for line in lines]) for side in ("low", "high"))
         errors = np.maximum(0.0, [values - low, high - values])
-        match = _EVALUATION.fullmatch(key)
+        match = SCORE.fullmatch(key)
         assert match is not None
         axes.errorbar(
             steps,
@@ -137,8 +136,8 @@ def _draw_evaluations(axes: Axes, metrics: list[dict[str, Any]]) -> None:
 
 def _bound(line: dict[str, Any], key: str, side: str) -> float:
     """One end of the error bar; without one the bar has no length."""
-    value = line.get(f"{key}/{side}")
-    return value if isinstance(value, int | float) and math.isfinite(value) else line[key]
+    value = finite(line, f"{key}/{side}")
+    return line[key] if value is None else value
 
 
 def _legend_above(*panels: Axes) -> None:

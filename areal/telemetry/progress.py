@@ -9,8 +9,9 @@ import math
 import os
 import re
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from areal.telemetry.scores import finite, score_key
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,7 +35,6 @@ _TROUBLE = {
     "rollout/refused": "{:,.0f} calls refused",
 }
 """Shown from the first one on."""
-_EVALUATION = re.compile(r"eval/.+/avg@\d+")
 
 
 class Progress:
@@ -69,9 +69,7 @@ class Progress:
             self._write(self._title)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._status = ""
         if self._live is not None:
             self._live.stop()
@@ -98,9 +96,9 @@ class Progress:
         if not metrics or (others == ["step"] and len(metrics) > 1):  # an evaluation is no update
             return False
         self._metrics = dict(metrics)
-        self._step = int(_number(metrics, "step") or self._step)
+        self._step = int(finite(metrics, "step") or self._step)
         for history, key in ((self._rewards, "reward/mean"), (self._seconds, "time/step")):
-            value = _number(metrics, key)
+            value = finite(metrics, key)
             if value is not None:
                 history.append(value)
         return True
@@ -129,14 +127,12 @@ class Progress:
             self._terminal.flush()
 
     def _take_accuracy(self, metrics: dict[str, Any]) -> None:
-        """Take the first one: those of a mixture's members come after the whole."""
-        found = (key for key in metrics if _EVALUATION.fullmatch(key) and _number(metrics, key) is not None)
-        if (key := next(found, None)) is not None:
-            low, high = _number(metrics, f"{key}/low"), _number(metrics, f"{key}/high")
+        key = score_key(metrics)
+        if (score := finite(metrics, key)) is not None:
+            low, high = finite(metrics, f"{key}/low"), finite(metrics, f"{key}/high")
             known = low is not None and high is not None
-            self._accuracy = f"{_number(metrics, key):.3f}" + (
-                f"  (95% interval {low:.3f} to {high:.3f})" if known else ""
-            )
+            interval = f"  (95% interval {low:.3f} to {high:.3f})" if known else ""
+            self._accuracy = f"{score:.3f}{interval}"
 
     def _line(self) -> str:
         forms = {
@@ -147,7 +143,7 @@ class Progress:
             "learner/tokens_per_s": "learned {:,.0f} tokens/s",
             "overlap": "overlap {:.2f}",
         }
-        known = {key: value for key in forms if (value := _number(self._metrics, key)) is not None}
+        known = {key: value for key in forms if (value := finite(self._metrics, key)) is not None}
         left = self._time_left()
         return "  ".join(
             [
@@ -159,7 +155,7 @@ class Progress:
         )
 
     def _trouble(self) -> list[str]:
-        found = {key: _number(self._metrics, key) for key in _TROUBLE}
+        found = {key: finite(self._metrics, key) for key in _TROUBLE}
         return [_TROUBLE[key].format(value) for key, value in found.items() if value]
 
     def _time_left(self) -> str | None:
@@ -170,7 +166,7 @@ class Progress:
 
     def _rows(self) -> list[tuple[str, str]]:
         """Name and value of all that the display shows, in its order."""
-        number = {key: value for key in self._metrics if (value := _number(self._metrics, key)) is not None}
+        number = {key: value for key in self._metrics if (value := finite(self._metrics, key)) is not None}
         rows = []
         if self._rewards:
             rows.append(("reward", f"{self._rewards[-1]:.3f}  {sparkline(self._rewards, _SPARKLINE)}"))
@@ -274,11 +270,6 @@ def sparkline(values: list[float], width: int) -> str:
     low, span = min(means, default=0.0), max(means, default=0.0) - min(means, default=0.0)
     top = len(_BLOCKS) - 1
     return "".join(_BLOCKS[round((mean - low) / span * top) if span > 0 else 0] for mean in means)
-
-
-def _number(metrics: dict[str, Any], key: str) -> float | None:
-    value = metrics.get(key)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _clock(seconds: float) -> str:

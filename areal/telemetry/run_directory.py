@@ -196,8 +196,7 @@ class RunDirectory:
 
     def recorded_steps(self) -> list[int]:
         """Numbers of the updates whose batches are recorded, in order."""
-        names = (file.stem.removeprefix("step-") for file in self._rollouts.glob("step-*.jsonl"))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(_numbered(self._rollouts))
 
     def read_rollouts(self, step: int) -> list[dict[str, Any]]:
         """Read what update number ``step`` consumed, one dict for each group.
@@ -230,8 +229,10 @@ class RunDirectory:
             if (self.path / _METRICS).exists():
                 kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]
                 _write_whole(self.path / _METRICS, map(_line, kept))
-            for file in [*_numbered(self._rollouts, step), *_numbered(self._reports, step)]:
-                file.unlink()
+            for folder in (self._rollouts, self._reports):
+                for number, file in _numbered(folder).items():
+                    if number >= step:
+                        file.unlink()
 
     @property
     def _reports(self) -> Path:
@@ -258,10 +259,10 @@ def _as_given(path: Path) -> Path:
     return found.relative_to(Path.cwd().resolve()) if inside else found
 
 
-def _numbered(folder: Path, first: int) -> list[Path]:
-    """Return the files of a folder that are of step ``first`` and later ones."""
-    found = [(file.stem.removeprefix("step-"), file) for file in folder.glob("step-*.json*")]
-    return [file for number, file in found if number.isdigit() and int(number) >= first]
+def _numbered(folder: Path) -> dict[int, Path]:
+    """Return the files of a folder by the step that each is of."""
+    found = ((file.stem.removeprefix("step-"), file) for file in folder.glob("step-*.json*"))
+    return {int(number): file for number, file in found if number.isdigit()}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

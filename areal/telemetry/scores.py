@@ -7,15 +7,24 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_SCORE = re.compile(r"eval/.+/avg@\d+")
+SCORE = re.compile(r"eval/(?P<env>.+)/avg@(?P<samples>\d+)")
+"""The name of a held-out score among the metrics."""
+
+
+def finite(line: Mapping[str, Any], key: str) -> float | None:
+    """Return what a line of ``metrics.jsonl`` has under a name, if it is a finite number."""
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def score_key(line: Mapping[str, Any]) -> str:
+    """Return the name of a line's score; of a mixture that of the whole; empty: none."""
+    return next(filter(SCORE.fullmatch, line), "")
 
 
 def score_of(line: Mapping[str, Any]) -> float | None:
     """Return the held-out score that a line of ``metrics.jsonl`` has; of a mixture that of the whole."""
-    # Those of a mixture's members come after the whole.
-    found = (value for key, value in line.items() if _SCORE.fullmatch(key))
-    value = next(found, None)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return finite(line, score_key(line))
 
 
 def scores_of(lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
