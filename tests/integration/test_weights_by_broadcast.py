@@ -26,7 +26,7 @@ async def test_one_sender_after_another_brings_each_version_to_the_engine(worker
         policies = Policies(worker.engine, backend="broadcast")
         await policies.connect()
         for _ in range(3):
-            before = asyncio.create_task(worker.engine.generate(PROMPT, Sampling(400, ignore_eos=True)))
+            before = asyncio.create_task(worker.engine.generate(PROMPT, Sampling(900, ignore_eos=True)))
             await asyncio.sleep(0.05)  # it is in flight when the weights come
             version = await policies.update()
             completion = await worker.engine.generate(PROMPT, Sampling(64, ignore_eos=True))
