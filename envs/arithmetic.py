@@ -1,15 +1,12 @@
-"""Procedural arithmetic: the built-in problems of ``math-v1``.
-
-Nothing is downloaded and nothing is stored: problem ``index`` of a split is drawn from a generator seeded
-with (split, difficulty, index). The splits are disjoint by construction: a problem belongs to the test
-split exactly if the hash of its expression says so, whoever draws it and with whatever seed.
-"""
+"""Procedural arithmetic (areal.envs.procedural): the built-in problems of ``math-v1``."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import dataclass
+from operator import attrgetter
+
+from areal.envs.procedural import check_known, drawn
 
 DIFFICULTIES = {
     1: "a ± b, operands up to 20",
@@ -19,8 +16,6 @@ DIFFICULTIES = {
     5: "(a ± b) × c ± d",
 }
 DEFAULT_DIFFICULTY = 3
-TEST_SHARE = 10
-"""One expression in this many belongs to the test split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +33,15 @@ class ArithmeticProblem:
     steps: tuple[str, ...]
 
 
-def is_test(expression: str) -> bool:
-    """Say whether an expression belongs to the test split (about one in ten do)."""
-    digest = hashlib.sha256(expression.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % TEST_SHARE == 0
-
-
 def problem(split: str, difficulty: int, index: int) -> ArithmeticProblem:
     """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
 
     Raises:
         ValueError: unknown split or difficulty.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split is 'train' or 'test', not {split!r}")
-    if difficulty not in DIFFICULTIES:
-        raise ValueError(f"difficulty is one of {sorted(DIFFICULTIES)}, not {difficulty!r}")
-    rng = random.Random(f"arithmetic/{split}/{difficulty}/{index}")
-    while True:
-        drawn = _draw(rng, difficulty)
-        if is_test(drawn.expression) == (split == "test"):
-            return drawn
+    check_known(split, difficulty, DIFFICULTIES)
+    seed = f"arithmetic/{split}/{difficulty}/{index}"
+    return drawn(seed, split, lambda rng: _draw(rng, difficulty), attrgetter("expression"))
 
 
 def _draw(rng: random.Random, difficulty: int) -> ArithmeticProblem:

@@ -15,7 +15,7 @@ from areal.envs import programs
 from areal.envs.code_blocks import program_of
 from areal.envs.code_checks import broken, refuse_unsound, refuse_unusable
 from areal.envs.code_problems import CodeProblem, defines, load_code_problems
-from areal.envs.problems import ProblemEnv, Problems, checked_difficulty, checked_prompt
+from areal.envs.problems import ProblemEnv, checked_difficulty, checked_prompt
 from areal.errors import UserError
 from areal.rewards.cases import CallCase, CallTests
 from areal.rewards.code import CaseVerdict, CodeVerifier
@@ -105,7 +105,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
             raise UserError(f"code-v1: max_turns={max_turns} and time_limit={time_limit} must be positive")
         self._difficulty = checked_difficulty("code-v1", difficulty, programs.DIFFICULTIES)
         listed = None if data is None else load_code_problems(str(data), subset, test_data)
-        super().__init__(Problems("code-v1", self._draw, listed, split), 2**16, render_mode)
+        super().__init__("code-v1", self._draw if listed is None else listed, split, 2**16, render_mode)
         self._prompt = checked_prompt("code-v1", prompt)
         self._max_turns = max_turns
         self._show_expected = show_expected

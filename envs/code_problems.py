@@ -93,16 +93,14 @@ def load_code_problems(data: str, subset: str | None, test_data: str | None) -> 
 def _loaded(
     stamped: tuple[int, ...], data: str, subset: str | None, test_data: str | None
 ) -> Loaded[CodeProblem]:
-    splits = load_problems(code_problem, data, subset, test_data)
-    missing = 0
-    for split, problems in splits.items():
-        splits[split] = [p for p in problems if p.by_value]
-        missing += len(problems) - len(splits[split])
-    if missing:
+    loaded = load_problems(code_problem, data, subset, test_data)
+    usable = Loaded({split: [p for p in problems if p.by_value] for split, problems in loaded.items()})
+    usable.notices, usable.warnings = loaded.notices, loaded.warnings
+    if missing := sum(map(len, loaded.values())) - sum(map(len, usable.values())):
         said = f"{data}: left out {missing:,} problems whose tests need objects of the answer's classes"
         log.warning(said)
-        splits.notices += (said,)
-    return splits
+        usable.notices += (said,)
+    return usable
 
 
 def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
@@ -149,7 +147,7 @@ def _problem(row: dict[str, Any], where: str) -> CodeProblem:
 
 def _with_graded(row: Row) -> Row:
     """Return a row with the cases that verl's rows have as their ground truth under APPS' key."""
-    held = at(row, ("reward_model", "ground_truth"))
+    held = at(row, "reward_model.ground_truth")
     cases = decoded(held, None) if isinstance(held, str) else held
     graded = isinstance(cases, dict) and {"inputs", "outputs"} <= cases.keys()
     return {**row, "input_output": cases} if graded else row

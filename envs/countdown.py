@@ -1,7 +1,6 @@
 r"""``countdown-v1``: reach a target with given numbers; the answer is an expression in ``\boxed{}``.
 
-Problems are procedural: problem ``index`` of a split is drawn from a generator seeded with (split, size,
-index), and belongs to the test split exactly if the hash of its numbers and target says so.
+Problems are procedural (areal.envs.procedural); the sorted numbers and the target are the key of one.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from areal.envs.arithmetic import is_test
-from areal.envs.problems import ProblemEnv, Problems
+from areal.envs.problems import ProblemEnv
+from areal.envs.procedural import drawn
 from areal.errors import UserError
 from areal.rewards.answers import boxed_answer
 from areal.rewards.expressions import LONGEST, numbers, value
@@ -24,16 +23,19 @@ Countdown = tuple[tuple[int, ...], int]
 
 def problem(split: str, size: int, index: int) -> Countdown:
     """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time."""
-    rng = random.Random(f"countdown/{split}/{size}/{index}")
+    seed = f"countdown/{split}/{size}/{index}"
+    return drawn(seed, split, lambda rng: _draw(rng, size), lambda found: f"{sorted(found[0])} {found[1]}")
+
+
+def _draw(rng: random.Random, size: int) -> Countdown:
     while True:
-        drawn = tuple(rng.randint(1, LARGEST) for _ in range(size))
-        target = drawn[0]
-        for number in drawn[1:]:
+        given = tuple(rng.randint(1, LARGEST) for _ in range(size))
+        target = given[0]
+        for number in given[1:]:
             choices = {"+": target + number, "-": target - number, "*": target * number}
             target = choices[rng.choice("+-*")]
-        shown = tuple(rng.sample(drawn, size))
-        key = f"{sorted(drawn)} {target}"
-        if 0 < target <= LARGEST and is_test(key) == (split == "test"):
+        shown = tuple(rng.sample(given, size))
+        if 0 < target <= LARGEST:
             return shown, target
 
 
@@ -51,8 +53,9 @@ class CountdownEnv(ProblemEnv[Countdown]):
     def __init__(self, size: int = 3, split: str = "train", render_mode: str | None = None) -> None:
         if not 2 <= size <= 6:
             raise UserError(f"countdown-v1: size={size} must be from 2 to 6")
-        drawn = Problems("countdown-v1", lambda split, index: problem(split, size, index), None, split)
-        super().__init__(drawn, 1000, render_mode)
+        super().__init__(
+            "countdown-v1", lambda split, index: problem(split, size, index), split, 1000, render_mode
+        )
 
     def asked(self, problem: Countdown) -> str:
         """Return the puzzle in words."""

@@ -69,16 +69,11 @@ class Loaded(dict[str, list[T]]):
 
 def load_pairs(data: str, subset: str | None, test_data: str | None) -> Loaded[Pair]:
     """Return pairs of problem and answer; see ``load_problems``."""
-    return _pairs(stamp(data, test_data), data, subset, test_data)
-
-
-@lru_cache(maxsize=8)
-def _pairs(stamped: tuple[int, ...], data: str, subset: str | None, test_data: str | None) -> Loaded[Pair]:
     return load_problems(_pair, data, subset, test_data)
 
 
 def load_problems(convert: Convert[T], data: str, subset: str | None, test_data: str | None) -> Loaded[T]:
-    """Return the problems of the splits ``train`` and ``test``.
+    """Return the problems of the splits ``train`` and ``test``; they are remembered until a file changes.
 
     Args:
         convert: makes a problem of a row.
@@ -90,6 +85,13 @@ def load_problems(convert: Convert[T], data: str, subset: str | None, test_data:
     Raises:
         UserError: unreadable data; the message names file and line.
     """
+    return _load(stamp(data, test_data), convert, data, subset, test_data)
+
+
+@lru_cache(maxsize=16)
+def _load(
+    stamped: tuple[int, ...], convert: Convert[T], data: str, subset: str | None, test_data: str | None
+) -> Loaded[T]:
     train, test = _read(convert, data, subset)
     if test_data is not None:
         _, rest = given = _read(convert, test_data, subset)

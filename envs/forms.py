@@ -24,37 +24,20 @@ ANSWER_KEYS = ("answer", "solution", "response")
 
 _MORE_PROBLEM_KEYS = ("instruction", "input", "query")
 _SYSTEM_KEYS = ("system", "system_prompt")
-_PROMPTS = (("prompt",), ("responses_create_params", "input"))
+_PROMPTS = ("prompt", "responses_create_params.input")
 """Where the messages of a prompt may be."""
-_TALKS = (("messages",), ("conversations",), ("conversation",), ("input",), ("question",), ("problem",))
+_TALKS = ("messages", "conversations", "conversation", "input", "question", "problem")
 """Where messages may be that are a prompt, if they end with the user, or else a transcript."""
-REFERENCES: tuple[tuple[str, ...], ...] = (
-    ("reward_model", "ground_truth"),
-    ("reward_spec", "ground_truth"),
-    ("verification_info", "ground_truth"),
-    ("answer",),
-    ("expected_answer",),
-    ("ground_truth",),
-    ("final_answer",),
-    ("solution",),
-    ("response",),
-    ("label",),
-    ("target",),
-    ("output",),
-    ("extra_info", "ground_truth"),
-    ("extra_info", "answer"),
+REFERENCES = (
+    *("reward_model.ground_truth", "reward_spec.ground_truth", "verification_info.ground_truth"),
+    *("answer", "expected_answer", "ground_truth", "final_answer", "solution", "response", "label", "target"),
+    *("output", "extra_info.ground_truth", "extra_info.answer"),
 )
 """Where the expected answer may be: what is judged by first, what merely has it in it last."""
 _ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
 }
 _LIKE_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
 _BETWEEN = re.compile(r"\}\s*\{(?=\s*['\"](?:role|content|from|value)['\"]\s*:)")
@@ -129,20 +112,20 @@ def _asked(row: Row, where: str, keys: Sequence[str]) -> Asked:
 
 def _asked_in_text(row: Row, keys: Sequence[str]) -> Asked | None:
     for key in (*keys, *(k for k in _MORE_PROBLEM_KEYS if k not in keys)):
-        if (text := as_text(at(row, (key,)))) is not None and conversation(at(row, (key,))) is None:
+        if (text := as_text(at(row, key))) is not None and conversation(at(row, key)) is None:
             more = as_text(row.get("input")) if key == "instruction" else None
-            if key == "question" and (story := as_text(at(row, ("body",)))) is not None:  # SVAMP, ASDiv
+            if key == "question" and (story := as_text(at(row, "body"))) is not None:  # SVAMP, ASDiv
                 text = f"{story} {text}"
             return Asked(text if more is None else f"{text}\n{more}", (), key)
     return None
 
 
-def _asked_at(row: Row, path: Sequence[str], where: str) -> Asked | None:
+def _asked_at(row: Row, path: str, where: str) -> Asked | None:
     """Return what the messages at a path ask; None: there are none."""
     held = at(row, path)
-    if path[0] != "responses_create_params":
-        return talk(held, _name(path), where)
-    request = at(row, path[:1])
+    if not path.startswith("responses_create_params."):
+        return talk(held, path, where)
+    request = at(row, "responses_create_params")
     if isinstance(held, str) and held.strip():
         held = [{"role": "user", "content": held}]
     if conversation(held) is None:
@@ -151,7 +134,7 @@ def _asked_at(row: Row, path: Sequence[str], where: str) -> Asked | None:
         raise UserError(f"{where}: it asks for tools, which data cannot bring: see the agent tool-use")
     if (text := as_text(request.get("instructions"))) is not None:
         held = [{"role": "system", "content": text}, *held]
-    return talk(held, _name(path), where)
+    return talk(held, path, where)
 
 
 def talk(value: Any, field: str, where: str) -> Asked | None:
@@ -184,10 +167,8 @@ def reference(row: Row, question: Asked, where: str) -> tuple[str, str]:
         UserError: no field does, or one that holds several.
     """
     for path in REFERENCES:
-        held = at(row, path)
-        text = one_text(held, f"{where}: {_name(path)}")
-        if text is not None:
-            return text, _name(path)
+        if (text := one_text(at(row, path), f"{where}: {path}")) is not None:
+            return text, path
     if question.said is not None:
         return question.said, "the assistant's last message"
     raise UserError(
@@ -271,10 +252,10 @@ def _message(message: Row, where: str) -> tuple[str, str]:
     return role, "" if content is None else str(content)
 
 
-def at(row: Row, path: Sequence[str]) -> Any:
-    """Return what a row has at a path; objects may be JSON."""
+def at(row: Row, path: str) -> Any:
+    """Return what a row has at a path, such as ``reward_model.ground_truth``; objects may be JSON."""
     value: Any = row
-    for key in path:
+    for key in path.split("."):
         if isinstance(value, str) and value.lstrip().startswith("{"):
             value = decoded(value, None)
         if not isinstance(value, dict):
@@ -293,10 +274,6 @@ def decoded(text: str, otherwise: Any) -> Any:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return otherwise
-
-
-def _name(path: Sequence[str]) -> str:
-    return ".".join(path)
 
 
 def _found(row: Row) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-from areal.envs.data import Loaded, Pair, found_answer, load_problems
+from areal.envs.data import Convert, Pair, found_answer, load_problems
 from areal.envs.forms import Asked, asked, conversation, form_name, reference, talk
 from areal.envs.math import BOXED_PROMPT
-from areal.envs.places import stamp
-from areal.envs.problems import ProblemEnv, Problems
+from areal.envs.problems import ProblemEnv
 from areal.envs.rows import Row
 from areal.envs.templates import Template, as_answer, in_prompt
 from areal.errors import UserError
@@ -51,9 +50,8 @@ class DataEnv(ProblemEnv[Pair]):
         render_mode: str | None = None,
     ) -> None:
         self._verify = find_verifier(verifier)
-        stamped = stamp(str(data), test_data)
-        listed = _load(stamped, str(data), prompt, answer, verifier, subset, test_data)
-        super().__init__(Problems("data-v1", _never, listed, split), 2**20, render_mode)
+        listed = load_problems(_converter(prompt, answer, verifier), str(data), subset, test_data)
+        super().__init__("data-v1", listed, split, 2**20, render_mode)
         self._reward = Reward(rewards)
 
     def asked(self, problem: Pair) -> str:
@@ -69,24 +67,11 @@ class DataEnv(ProblemEnv[Pair]):
         return "", reward, True, False, {"reward_parts": parts}
 
 
-def _never(split: str, index: int) -> Pair:
-    raise AssertionError("problems of data are listed")
-
-
-@lru_cache(maxsize=8)
-def _load(
-    stamped: tuple[int, ...],
-    data: str,
-    prompt: str,
-    answer: str | None,
-    verifier: str,
-    subset: str | None,
-    test_data: str | None,
-) -> Loaded[Pair]:
-    convert = partial(
-        _pair, Template("prompt", prompt), None if answer is None else Template("answer", answer), verifier
-    )
-    return load_problems(convert, data, subset, test_data)
+@lru_cache(maxsize=16)
+def _converter(prompt: str, answer: str | None, verifier: str) -> Convert[Pair]:
+    """Return what makes a problem of a row; the same object each time, by which load_problems remembers."""
+    expected = None if answer is None else Template("answer", answer)
+    return partial(_pair, Template("prompt", prompt), expected, verifier)
 
 
 def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, where: str) -> Pair:

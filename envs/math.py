@@ -10,7 +10,7 @@ from typing import Any
 
 from areal.envs import arithmetic
 from areal.envs.data import Pair, load_pairs
-from areal.envs.problems import ProblemEnv, Problems, checked_difficulty, checked_prompt
+from areal.envs.problems import ProblemEnv, checked_difficulty, checked_prompt
 from areal.errors import UserError
 from areal.rewards.answers import final_answer
 from areal.rewards.math import shared_verifier
@@ -63,7 +63,7 @@ class MathEnv(ProblemEnv[Pair]):
             raise UserError(f"math-v1: max_turns={max_turns} must be at least 1")
         self._difficulty = checked_difficulty("math-v1", difficulty, arithmetic.DIFFICULTIES)
         listed = None if data is None else load_pairs(str(data), subset, test_data)
-        super().__init__(Problems("math-v1", self._draw, listed, split), 2**16, render_mode)
+        super().__init__("math-v1", self._draw if listed is None else listed, split, 2**16, render_mode)
         self._prompt = checked_prompt("math-v1", prompt)
         self._reward = Reward(rewards)
         self._max_turns = max_turns

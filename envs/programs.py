@@ -1,8 +1,4 @@
-"""Procedural programming problems: the built-in problems of ``code-v1``.
-
-Nothing is downloaded and nothing is stored: problem ``index`` of a split is drawn from a generator seeded
-with (split, difficulty, index). The splits are disjoint by construction: a problem belongs to the test
-split exactly if the hash of its text says so, whoever draws it and with whatever seed.
+"""Procedural programming problems (areal.envs.procedural): the built-in problems of ``code-v1``.
 
 Each problem asks for ``f(x)`` and knows the expression that is right, and *slips*: expressions that people
 write in its place, off by one or the wrong way round. The tests tell the slips from the right expression.
@@ -10,11 +6,13 @@ write in its place, off by one or the wrong way round. The tests tell the slips 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
+
+from areal.envs.procedural import check_known, drawn
 
 DIFFICULTIES = {
     1: "arithmetic on a number",
@@ -23,8 +21,6 @@ DIFFICULTIES = {
     4: "also filtered and mapped lists",
 }
 DEFAULT_DIFFICULTY = 3
-TEST_SHARE = 10
-"""One problem in this many belongs to the test split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +61,16 @@ def values(expression: str, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(map(function, inputs))
 
 
-def is_test(task: str) -> bool:
-    """Say whether a problem belongs to the test split (about one in ten do)."""
-    digest = hashlib.sha256(task.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % TEST_SHARE == 0
-
-
 def problem(split: str, difficulty: int, index: int) -> ProgramProblem:
     """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
 
     Raises:
         ValueError: unknown split or difficulty.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split is 'train' or 'test', not {split!r}")
-    if difficulty not in DIFFICULTIES:
-        raise ValueError(f"difficulty is one of {sorted(DIFFICULTIES)}, not {difficulty!r}")
-    rng = random.Random(f"programs/{split}/{difficulty}/{index}")
+    check_known(split, difficulty, DIFFICULTIES)
     families = [family for level in range(1, difficulty + 1) for family in _FAMILIES[level]]
-    while True:
-        drawn = rng.choice(families)(rng)
-        if is_test(drawn.task) == (split == "test"):
-            return drawn
+    seed = f"programs/{split}/{difficulty}/{index}"
+    return drawn(seed, split, lambda rng: rng.choice(families)(rng), attrgetter("task"))
 
 
 # --- numbers ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, TypeAlias
 
-from areal.envs.problems import ProblemEnv, Problems
+from areal.envs.problems import ProblemEnv
 from areal.errors import UserError, install_hint
 from areal.rewards.answers import boxed_answer
 
@@ -43,7 +43,7 @@ class ReasoningGymEnv(ProblemEnv[Question]):
         load = partial(_load, dataset, size, options=options or {})
         self._scorer = load(0)
         sets = {name: _Questions(load, size, seed) for seed, name in enumerate(("train", "test"))}
-        super().__init__(Problems("reasoning-gym-v1", _undrawn, sets, split), 2**16, render_mode)
+        super().__init__("reasoning-gym-v1", sets, split, 2**16, render_mode)
 
     def asked(self, problem: Question) -> str:
         """Return the question in the prompt."""
@@ -94,7 +94,3 @@ def _load(dataset: str, size: int, seed: int, options: dict[str, Any]) -> Any:
         return reasoning_gym.create_dataset(dataset, seed=seed, size=size, **options)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"reasoning-gym-v1: the data set '{dataset}' cannot be had: {error}") from error
-
-
-def _undrawn(split: str, index: int) -> Any:
-    raise AssertionError("the questions are listed")

@@ -50,6 +50,7 @@ from areal.agents.tools import schema
 from areal.envs import arithmetic, guess, programs
 from areal.envs.code import fenced, program_prompt
 from areal.envs.math import arithmetic_prompt
+from areal.envs.procedural import is_test
 from areal.rewards.answers import boxed_answer
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -286,12 +287,9 @@ def draw(
         difficulty = rng.choices(list(shares), weights=list(shares.values()))[0]
         if env == "code":
             example, key = program_example(difficulty, index, rng)
-            held_out = programs.is_test(key)
         else:
             example, key = arithmetic_example(difficulty, index)
-            held_out = arithmetic.is_test(key)
-        if held_out:
-            raise AssertionError(f"{key} is a test problem")
+        check_trained_on(key)
         yield example, rng.random() < lapses * LAPSES[env]
 
 
@@ -312,9 +310,14 @@ def solved_example(
     """Return a turn in which a problem is solved by Python or a tool, with whether it lapses."""
     difficulty = rng.choices(list(TOOL_PROBLEMS), weights=list(TOOL_PROBLEMS.values()))[0]
     example, key = make(difficulty, index, rng)
-    if arithmetic.is_test(key):
-        raise AssertionError(f"{key} is a test problem")
+    check_trained_on(key)
     return example, rng.random() < lapses * LAPSES[kind]
+
+
+def check_trained_on(key: str) -> None:
+    """Check that a problem, by its key, is none of a test split."""
+    if is_test(key):
+        raise AssertionError(f"{key} is a test problem")
 
 
 def batch(

@@ -107,7 +107,7 @@ def test_a_file_that_was_changed_is_read_again(env: str, place: str, tmp_path: P
         made = make_env(env, data=f"{tmp_path}/{place}").unwrapped
         assert made.count("train") + made.count("test") == count
         again = make_env(env, data=f"{tmp_path}/{place}").unwrapped
-        assert again._problems._listed is made._problems._listed, "what has not changed is read once"
+        assert again._problems is made._problems, "what has not changed is read once"
 
 
 def test_a_folder_or_a_split_as_a_benchmark(tmp_path: Path):

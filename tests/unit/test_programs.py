@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from areal.envs import programs
+from areal.envs.procedural import is_test
 
 INDEX = st.integers(0, 2**31)
 SPLIT = st.sampled_from(["train", "test"])
@@ -25,7 +26,7 @@ def raises(expression: str, inputs: tuple) -> bool:
 def test_the_tests_tell_slips_from_what_is_right(split: str, difficulty: int, index: int):
     drawn = programs.problem(split, difficulty, index)
     assert drawn == programs.problem(split, difficulty, index)
-    assert programs.is_test(drawn.task) is (split == "test")
+    assert is_test(drawn.task) is (split == "test")
     assert len(drawn.slips) == 3
     for slip in drawn.slips:
         assert raises(slip, drawn.inputs) or programs.values(slip, drawn.inputs) != drawn.outputs
