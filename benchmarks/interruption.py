@@ -27,6 +27,7 @@ from typing import Any, get_args
 
 import numpy as np
 from common import BLUE, GREEN, ORANGE, parser, picture, save
+from inside_engine import set_interruption
 from models import QWEN2, qwen2
 
 from areal.config import STARTER, parse_config
@@ -129,7 +130,7 @@ class Workload:
 async def measure(
     engine: Any, mode: Interruption, seed: int, seconds: float, arguments: argparse.Namespace
 ) -> Workload:
-    engine.interruption = mode
+    await engine.worker.call(set_interruption, mode)
     work = Workload(engine, seed, arguments.median)
     running = [asyncio.create_task(work.generate()) for _ in range(arguments.concurrency)]
     await work.publish(arguments.cadence, seconds)

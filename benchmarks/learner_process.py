@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ from common import BLUE, ORANGE, parser, picture, save
 from areal.config import STARTER, Config, parse_config
 from areal.models import resolve_model
 from areal.runtime.learner import make_learner
-from areal.runtime.processes import LearnerProcesses, Recipe
+from areal.runtime.learner_rank import LearnerRank, Recipe
+from areal.runtime.start import start_learner
 from areal.trajectory import Batch, Episode, Group, Trajectory
+from areal.workers.process import launch
 
 BUSY = (0.0, 0.3, 0.6, 0.9)
 """Shares of the time in which the event loop is busy."""
@@ -76,14 +79,13 @@ async def measure(config: Config, repeats: int, folder: Path) -> dict[str, dict[
     """Seconds of an update, each way, for each share, in turn."""
     model, loop, batch = resolve_model(STARTER), asyncio.get_running_loop(), dummy_batch()
     learner, thread = make_learner(config, model, "cpu", 1), ThreadPoolExecutor(1)
-    processes = LearnerProcesses(Recipe(config, model, "cpu", 1, folder))
+    processes = await start_learner(Recipe(config, model, "cpu", 1, folder), launch)
     ways: dict[str, Update] = {
         "a thread of the run's process": lambda b: loop.run_in_executor(thread, learner.update, b),
-        "a process of its own": processes.update,
+        "a process of its own": partial(processes.call, LearnerRank.update),
     }
     found: dict[str, dict[str, list[float]]] = {way: {str(share): [] for share in BUSY} for way in ways}
     try:
-        await processes.make()
         for update in ways.values():
             await update(batch)
         for _ in range(repeats):
@@ -92,7 +94,7 @@ async def measure(config: Config, repeats: int, folder: Path) -> dict[str, dict[
                     found[way][str(share)].append(await seconds(update, batch, share))
                     print(f"loop busy {share:.0%}, {way}: {found[way][str(share)][-1]:.2f} s", flush=True)
     finally:
-        processes.close()
+        await processes.close()
     return found
 
 

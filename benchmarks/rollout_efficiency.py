@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import inside_engine
 import numpy as np
 from common import BLUE, GREY, ORANGE, parser, picture, save
 from models import QWEN2, qwen2
@@ -41,11 +42,14 @@ from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.tasks import TaskSource
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import start_rollout_worker
+from areal.runtime.learner_rank import LearnerRank, Recipe
 from areal.runtime.plan import Plan, max_concurrent, plan
-from areal.runtime.processes import LearnerProcesses, Recipe
+from areal.runtime.start import start_learner
 from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.interface import VLLM_BACKEND
 from areal.weights.sender import transfer
+from areal.workers.group import WorkerGroup
+from areal.workers.process import launch
 
 GROUP = 8
 
@@ -108,28 +112,11 @@ class Ticker:
 async def bare(
     worker: RolloutWorker, work: Work, prompts: list[list[int]], seed: int, seconds: float
 ) -> float:
-    """Return tokens/s of vLLM alone."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    llm: Any = worker.engine._llm  # type: ignore[attr-defined]
-    numbers, drawn, ticker = itertools.count(), work.lengths(seed), Ticker(seconds / 4)
-
-    async def requests() -> None:
-        while True:
-            number = next(numbers)
-            params = SamplingParams(
-                max_tokens=next(drawn),
-                ignore_eos=True,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            prompt = {"prompt_token_ids": prompts[number // GROUP % len(prompts)]}
-            async for output in llm.generate(prompt, params, f"bare {seed} {number}"):
-                final = output
-            ticker.add(len(final.outputs[0].token_ids))
-
-    return await for_a_while(seconds, ticker, *(requests() for _ in range(work.sequences)))
+    """Return tokens/s of vLLM alone, in the engine's own process."""
+    engine: Any = worker.engine
+    lengths = list(itertools.islice(work.lengths(seed), 100_000))
+    repeated = [prompt for prompt in prompts for _ in range(GROUP)]
+    return await engine.worker.call(inside_engine.bare, repeated, lengths, work.sequences, seconds)
 
 
 async def rollout(
@@ -190,14 +177,14 @@ async def for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any,
 class Training:
     """A run's learner; it updates for as long as it is asked to, on one recorded batch or on what comes."""
 
-    def __init__(self, checked: Plan, batch: Batch, learner: LearnerProcesses) -> None:
+    def __init__(self, checked: Plan, batch: Batch, learner: WorkerGroup[LearnerRank]) -> None:
         self._checked, self._batch, self._learner = checked, batch, learner
         self.updates, self.seconds = 0, 0.0
 
     async def prepare(self, engine: Any) -> None:
-        """Make the learner and connect it to the engine."""
-        await self._learner.make()
-        await engine.connect(await self._learner.open_sender(self._checked.placement.backends))
+        """Connect the learner to the engine."""
+        backends = self._checked.placement.backends
+        await engine.connect(await self._learner.call(LearnerRank.open_sender, backends))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -214,7 +201,7 @@ class Training:
 
     async def _run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await self._learner.update(self._batch)
+            await self._learner.call(LearnerRank.update, self._batch)
             self.updates += 1
 
     async def learn(self, control: RolloutController, engine: Any) -> None:
@@ -225,14 +212,15 @@ class Training:
         try:
             for version in itertools.count():
                 groups = with_noise(await control.next_batch(version))
-                working = asyncio.ensure_future(self._learner.update(Batch(self._learner.version, groups)))
+                update = self._learner.call(LearnerRank.update, Batch(version, groups))
+                working = asyncio.ensure_future(update)
                 await asyncio.shield(working)
                 control.advance(version + 1)
                 await asyncio.shield(loading)
-                working = asyncio.ensure_future(self._learner.publish())
+                working = asyncio.ensure_future(self._learner.call(LearnerRank.publish))
                 await asyncio.shield(working)
                 loading = asyncio.ensure_future(
-                    transfer(engine.load(engine.version + 1), self._learner.send())
+                    transfer(engine.load(engine.version + 1), self._learner.call(LearnerRank.send))
                 )
         finally:
             await asyncio.wait([working, loading])
@@ -252,7 +240,7 @@ async def measure_engine(
 
     ranks = checked.placement.ranks
     recipe = Recipe(config, checked.model, checked.device, ranks[0].threads, config.output)
-    learner = LearnerProcesses(recipe)
+    learner = await start_learner(recipe, launch)
     try:
         batch = await record(worker, work, checked)
         prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]
@@ -267,7 +255,7 @@ async def measure_engine(
             await way("training", rollout(worker, work, checked, seed, seconds, training))
     finally:
         await worker.close()
-        learner.close()
+        await learner.close()
     return found, training.updates / training.seconds
 
 

@@ -27,6 +27,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -34,6 +35,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from common import BLUE, GREEN, ORANGE, parser, picture, save
@@ -43,7 +45,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from areal.placement.inventory import probe
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
-from areal.rollout.vllm_start import EngineSettings
+from areal.rollout.vllm_start import EngineSettings, variables
 from areal.weights.interface import VLLM_BACKEND, TransferBackend
 from areal.weights.sender import WeightSender, open_sender, transfer
 
@@ -153,7 +155,9 @@ def randomise(model: torch.nn.Module, version: int) -> None:
 async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     device, scale = arguments.device, SCALES[arguments.device]
     config = AutoConfig.from_pretrained(qwen2(folder, arguments.parameters))
-    engine = await VLLMEngine.start(settings(arguments, scale, folder))
+    given = settings(arguments, scale, folder)
+    with patch.dict(os.environ, variables(given)):  # it is in this process, where its requests can be watched
+        engine = await VLLMEngine.start(given)
     try:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -19,14 +19,17 @@ from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import make_trainer, recipe_of
+from areal.runtime.learner_rank import LearnerRank
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan
-from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.recording import Records
 from areal.runtime.sampling import training_sampling
+from areal.runtime.start import start_learner
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Episode, Group
+from areal.workers import process
+from areal.workers.group import WorkerGroup
 
 Outcome = tuple[list[list[Group]], list[dict[str, float]], Learner]
 
@@ -60,8 +63,8 @@ async def trainer_with(
     checked: Plan,
     directory: RunDirectory,
     resume: Path | None = None,
-    recipe: type[Recipe] = Recipe,
-    learner: type[LearnerProcesses] = LearnerProcesses,
+    rank: type[LearnerRank] = LearnerRank,
+    learner: Callable[[WorkerGroup[LearnerRank]], Any] = lambda started: started,
     recorded: Callable[[Trainer], None] = lambda trainer: None,
 ) -> AsyncIterator[Trainer]:
     """A trainer with parts of a test's own; it closes them all.
@@ -71,20 +74,20 @@ async def trainer_with(
         checked: the run.
         directory: of the run.
         resume: a checkpoint to go on from.
-        recipe: what the learner is made from.
-        learner: stands for its processes.
+        rank: the class of the learner's ranks.
+        learner: returns what stands for the learner in the run.
         recorded: called after each line of metrics.
     """
-    started = learner(recipe_of(checked, directory.checkpoints, recipe))
+    started = await start_learner(recipe_of(checked, directory.checkpoints), process.launch, rank)
     try:
         with Watched(checked.config.steps, "", False, sys.stderr) as progress:
-            await started.make()
-            trainer = await make_trainer(checked, started, worker, Records(directory, progress), resume)
+            records = Records(directory, progress)
+            trainer = await make_trainer(checked, learner(started), worker, records, resume)
             progress.recorded = lambda: recorded(trainer)
             yield trainer
     finally:
         await worker.close()
-        started.close()
+        await started.close()
 
 
 async def synchronous(

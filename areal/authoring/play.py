@@ -126,7 +126,7 @@ async def play_model(config: Config, episodes: int) -> float:
     source, sampling, earned = TaskSource(checked.env, config.seed), evaluation_sampling(config), 0.0
     with capture(None) as terminal:
         shown = replace(checked, agent=ShownAgent(checked.agent, Show(terminal)))
-        with abandoned_on_signal():
+        async with abandoned_on_signal():
             worker = await start_rollout_worker(shown, None)
         try:
             for number in range(episodes):

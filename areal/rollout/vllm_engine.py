@@ -19,22 +19,17 @@ import asyncio
 import gc
 import itertools
 import logging
+import os
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from areal.errors import WITH_ENGINE, EngineLost, UserError
 from areal.rollout.engine import Completion, Interruption, Sampling
-from areal.rollout.vllm_start import (
-    EngineSettings,
-    arguments,
-    environment,
-    main_not_reimported,
-    variables,
-)
+from areal.rollout.vllm_start import EngineSettings, arguments
 from areal.trajectory import Finish
 
 log = logging.getLogger(__name__)
@@ -60,7 +55,7 @@ _LIFE_SIGN = 1.0
 """Seconds after which to look whether a process that owes an answer still lives."""
 _NOT_STARTED = "Engine core initialization failed"
 """What vLLM says when one of its processes has ended while it started."""
-_DIED = "vLLM has died"
+DIED = "vLLM has died"
 _CALL = re.compile(r"Call to \w+ method failed:\s*")
 """What vLLM puts before the message of an error that it raised in its own process."""
 _LONGEST_CAUSE = 500
@@ -97,36 +92,43 @@ class VLLMEngine:
         self._ids = itertools.count()
         self._in_flight: set[_Request] = set()
         self._gate = Gate()
-        self._clock = BusyClock()
 
     @classmethod
     async def start(cls, settings: EngineSettings) -> VLLMEngine:
-        """Start vLLM (20 to 90 s) in processes of its own.
+        """Start vLLM, in processes of its own; this one needs the environment that :func:`variables` returns.
+
+        It takes 10 to 90 s, of which imports and compilation hold up the event loop.
 
         Raises:
-            UserError: vLLM is not installed, or (EngineLost) its process has failed.
+            UserError: vLLM is not installed.
+            EngineLost: vLLM did not start.
         """
-        with environment(variables(settings)), main_not_reimported():
-            try:
-                from vllm.engine.arg_utils import AsyncEngineArgs
-                from vllm.v1.engine.async_llm import AsyncLLM
-            except ModuleNotFoundError as error:
-                if error.name and error.name.split(".")[0] == "vllm":
-                    raise UserError(f"vLLM is not installed: {WITH_ENGINE}") from error
-                raise
-            # In no variable here: an exception that vLLM caught and kept holds on to this frame.
-            try:
-                engine = cls(
-                    AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings))),
-                    settings.eos_ids,
-                    settings.interruption,
-                    _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
-                )
-            except _REFUSALS as error:
-                if _NOT_STARTED in str(error):
-                    raise EngineLost("vLLM did not start") from error
-                log.exception("vLLM did not start")
-                raise EngineLost(f"vLLM did not start: {_reason(error)}") from error
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ModuleNotFoundError as error:
+            if error.name and error.name.split(".")[0] == "vllm":
+                raise UserError(f"vLLM is not installed: {WITH_ENGINE}") from error
+            raise
+        # In no variable here: an exception that vLLM caught and kept holds on to this frame.
+        try:
+            preloaded = os.environ.get("LD_PRELOAD")
+            config = AsyncEngineArgs(**arguments(settings)).create_engine_config()
+            if os.environ.get("LD_PRELOAD") == preloaded:  # else vLLM wants a process that begins with more
+                # A fork has all imports done, which take 10 s. CUDA is not touched here; where it is, vLLM
+                # spawns all the same.
+                os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+            engine = cls(
+                AsyncLLM.from_vllm_config(config, disable_log_stats=True),
+                settings.eos_ids,
+                settings.interruption,
+                _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
+            )
+        except _REFUSALS as error:
+            if _NOT_STARTED in str(error):
+                raise EngineLost("vLLM did not start") from error
+            log.exception("vLLM did not start")
+            raise EngineLost(f"vLLM did not start: {_reason(error)}") from error
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
         await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
@@ -137,21 +139,15 @@ class VLLMEngine:
         """The version of the weights that sample now."""
         return self._version
 
-    @property
-    def busy_seconds(self) -> float:
-        """Seconds so far in which requests were in flight and generation was not paused."""
-        return self._clock.total()
-
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
         """Continue ``ids``; see :class:`areal.rollout.engine.Engine`."""
         params = self._params(sampling)
         async with self._gate.request():
-            with self._clock.request():
-                while True:
-                    request = _Request(str(next(self._ids)), self._version, [(0, self._next_version)])
-                    completion = await self._complete(request, ids, params)
-                    if not self._begins_again(request, completion):
-                        return completion
+            while True:
+                request = _Request(str(next(self._ids)), self._version, [(0, self._next_version)])
+                completion = await self._complete(request, ids, params)
+                if not self._begins_again(request, completion):
+                    return completion
 
     def _params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
@@ -185,7 +181,7 @@ class VLLMEngine:
             async for output in self._llm.generate(prompt, params, request.id):
                 whole = output.outputs[0]
         except self._dead as error:
-            raise EngineLost(_DIED) from error
+            raise EngineLost(DIED) from error
         finally:
             self._in_flight.discard(request)
         return _completion(whole, request.spans)
@@ -234,7 +230,7 @@ class VLLMEngine:
                     raise self._llm.dead_error
             return work.result()
         except self._dead as error:
-            raise EngineLost(_DIED) from error
+            raise EngineLost(DIED) from error
         except Exception as error:
             if type(error) is not Exception:  # by which vLLM tells of those in its own process
                 raise
@@ -250,16 +246,15 @@ class VLLMEngine:
         keep = self.interruption == "keep"
         begun = time.monotonic()
         await self._llm.pause_generation(mode="keep", clear_cache=not keep)
-        with self._clock.pause():
-            await self._note_boundaries(version)
-            still = time.monotonic()
-            await self._llm.start_weight_update()
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
-            if self._reports_versions:
-                await self._llm.finish_weight_update(weight_version=str(version))
-            else:
-                await self._llm.finish_weight_update()
-            loaded = time.monotonic()
+        await self._note_boundaries(version)
+        still = time.monotonic()
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
+        if self._reports_versions:
+            await self._llm.finish_weight_update(weight_version=str(version))
+        else:
+            await self._llm.finish_weight_update()
+        loaded = time.monotonic()
         self._version = version
         if keep:
             for request in [r for r in self._in_flight if not self._tokens(r)]:
@@ -346,48 +341,6 @@ class Gate:
             yield
         finally:
             self._open.set()
-
-
-class BusyClock:
-    """Counts the seconds in which at least one request is in flight and generation is not paused."""
-
-    def __init__(self) -> None:
-        self._requests = 0
-        self._pauses = 0
-        self._since: float | None = None
-        self._total = 0.0
-
-    def total(self) -> float:
-        """Seconds so far."""
-        return self._total + (time.monotonic() - self._since if self._since is not None else 0.0)
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """One request is in flight within."""
-        self._change(1, 0)
-        try:
-            yield
-        finally:
-            self._change(-1, 0)
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Generation is paused within."""
-        self._change(0, 1)
-        try:
-            yield
-        finally:
-            self._change(0, -1)
-
-    def _change(self, requests: int, pauses: int) -> None:
-        self._requests += requests
-        self._pauses += pauses
-        busy = self._requests > 0 and self._pauses == 0
-        if busy and self._since is None:
-            self._since = time.monotonic()
-        elif not busy and self._since is not None:
-            self._total += time.monotonic() - self._since
-            self._since = None
 
 
 def _reason(error: BaseException) -> str:

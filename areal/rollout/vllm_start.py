@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from areal.rollout.engine import Interruption
 
-OWNED = "AREAL_ENGINE_PARENT"
-"""Environment variable by which a vLLM process knows that areal started it, and who."""
+OWNED = "AREAL_ENGINE"
+"""Environment variable by which a process of vLLM knows that areal started it."""
 BATCHED_TOKENS = 8192
 """Tokens of one forward pass, at most."""
 
@@ -101,10 +98,8 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
 def variables(settings: EngineSettings) -> dict[str, str]:
     """Environment variables of vLLM's processes."""
     found = {
-        OWNED: str(os.getpid()),
+        OWNED: "1",
         "VLLM_NO_USAGE_STATS": "1",
-        # A forked child would inherit our threads' locks; a spawned one starts clean.
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
     if settings.device == "cpu":
@@ -120,36 +115,3 @@ def variables(settings: EngineSettings) -> dict[str, str]:
     else:
         found["CUDA_VISIBLE_DEVICES"] = settings.visible_devices
     return found
-
-
-@contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes started within, and put the old values back."""
-    saved = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def main_not_reimported() -> Iterator[None]:
-    """Keep spawned processes from running the user's script again: vLLM's need nothing of it.
-
-    Without this, ``areal.train(...)`` in a script without ``if __name__ == "__main__"`` would start itself.
-    """
-    main = sys.modules["__main__"]
-    saved: dict[str, Any] = {
-        name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__
-    }
-    main.__dict__.pop("__file__", None)
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(saved)

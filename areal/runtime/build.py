@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,33 +17,35 @@ from areal.placement.placement import EnginePlacement
 from areal.registry import env_label
 from areal.rollout.admission import Admission
 from areal.rollout.controller import EpisodeId, RolloutController
-from areal.rollout.engine import Engine
-from areal.rollout.engines import Engines, max_in_flight
+from areal.rollout.engines import max_in_flight
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
 from areal.rollout.rendering import Renderer
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
-from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings
 from areal.rollout.worker import RolloutWorker
 from areal.runtime import checkpoint
 from areal.runtime.checkpoint_writer import CheckpointWriter
 from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.held_out_scores import HeldOutScores
+from areal.runtime.learner_rank import LearnerRank, Recipe
 from areal.runtime.loop import Trainer
 from areal.runtime.mismatch import MismatchWatch
 from areal.runtime.model_checks import eos_ids_of
 from areal.runtime.plan import Plan, engine_dtype, max_concurrent
-from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.recording import Records, StepRecorder
 from areal.runtime.replay import describe_start
 from areal.runtime.sampling import seeded, training_sampling
 from areal.runtime.signals import abandoned_on_signal
+from areal.runtime.start import start_engines, start_learner
 from areal.runtime.weight_sync import WeightSync
 from areal.trajectory import Episode, Group
-from areal.waiting import Watch, cancel
+from areal.waiting import Watch, wait_all
 from areal.weights.interface import VLLM_BACKEND
+from areal.workers import process
+from areal.workers.group import WorkerGroup
+from areal.workers.handle import Launch
 
 _EQUAL_BATCHES = 20
 """Batches of groups with equal rewards in a row, after which dynamic sampling gives up."""
@@ -63,32 +64,42 @@ async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> Asy
         UserError, WorkerLost: something does not start.
         Interrupted: a signal came before everything had started.
     """
-    async with AsyncExitStack() as started:
-        with abandoned_on_signal(records.progress.message):
+    recipe = recipe_of(plan, records.directory.checkpoints)
+    # Engines end before the learner, whose memory they read.
+    async with AsyncExitStack() as learners, AsyncExitStack() as engines:
+        async with abandoned_on_signal(records.progress.message):
             for line in plan.summary:
                 records.progress.message(line)
             records.progress.status("starting vLLM and the learner")
-            learner = LearnerProcesses(recipe_of(plan, records.directory.checkpoints))
-            started.callback(learner.close)
-            making = asyncio.ensure_future(learner.make())  # while the engines start
-            started.push_async_callback(cancel, making)
-            worker = await start_rollout_worker(plan, VLLM_BACKEND)
-            started.push_async_callback(worker.close)
-            await making
-            records.progress.message(f"learner: {learner.description}")
+            learner, worker = await wait_all(
+                _kept(learners, start_learner(recipe, process.launch)),
+                _kept(engines, start_rollout_worker(plan, VLLM_BACKEND)),
+            )
+            records.progress.message(f"learner: {await learner.call(LearnerRank.description)}")
             trainer = await make_trainer(plan, learner, worker, records, resume)
         yield trainer
 
 
-def recipe_of(plan: Plan, checkpoints: Path, kind: type[Recipe] = Recipe) -> Recipe:
+async def _kept(stack: AsyncExitStack, start: Awaitable[Any]) -> Any:
+    """Return a part that is started; the end of the stack closes it."""
+    part = await start
+    stack.push_async_callback(part.close)
+    return part
+
+
+def recipe_of(plan: Plan, checkpoints: Path) -> Recipe:
     """Return what each rank of a run's learner is made from."""
     ranks = plan.placement.ranks
     gpus = tuple(rank.device.index for rank in ranks if rank.device is not None)
-    return kind(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus)
+    return Recipe(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus)
 
 
 async def make_trainer(
-    plan: Plan, learner: LearnerProcesses, worker: RolloutWorker, records: Records, resume: Path | None
+    plan: Plan,
+    learner: WorkerGroup[LearnerRank],
+    worker: RolloutWorker,
+    records: Records,
+    resume: Path | None,
 ) -> Trainer:
     """Put a trainer together from parts that are started, and bring them to where the run begins.
 
@@ -101,28 +112,28 @@ async def make_trainer(
         records: of the run.
         resume: a checkpoint folder to go on from.
     """
-    config, watch = plan.config, Watch()
+    config, watch, version = plan.config, Watch(), 0
     state, groups = {"next_group": 0, "in_flight": []}, list[Group]()
     if resume is not None:
-        await learner.load(resume)
+        version = await learner.call(LearnerRank.load, resume)
         state, groups = checkpoint.load_rollouts(resume)
-    weights = await learner.hash_weights()
-    await worker.engine.connect(await learner.open_sender(plan.placement.backends))
-    admission = Admission[Group](config.groups_per_batch, config.rollout.max_staleness, learner.version)
+    weights = await learner.call(LearnerRank.hash_weights)
+    await worker.engine.connect(await learner.call(LearnerRank.open_sender, plan.placement.backends))
+    admission = Admission[Group](config.groups_per_batch, config.rollout.max_staleness, version)
     checkpoint.recover(admission, state, groups)
     rollouts = rollouts_of(plan, worker, admission)
     sync = WeightSync(worker.engine, learner, rollouts.advance, config.rollout.max_staleness == 0, watch)
-    await sync.start()
+    await sync.start(version)
     measure = partial(evaluate_held_out, worker, plan) if config.evaluation.problems else None
     held_out = HeldOutScores(measure, env_label(config.env), records, watch)
     if resume is not None:  # only now: a resumption that fails leaves the run as it was
-        held_out.go_on(records.go_on(config, learner.version))
+        held_out.go_on(records.go_on(config, version))
     threads = plan.placement.ranks[0].threads
-    records.directory.log_start(describe_start(config, learner.version, weights, plan.device, threads))
+    records.directory.log_start(describe_start(config, version, weights, plan.device, threads))
     checkpoints = CheckpointWriter(learner, admission, held_out.wanted, watch)
     mismatch = MismatchWatch(config, plan.dtypes, plan.device)
     recorder = StepRecorder(records, rollouts, worker, mismatch)
-    return Trainer(config, learner, rollouts, sync, checkpoints, held_out, recorder, watch)
+    return Trainer(config, version, learner, rollouts, sync, checkpoints, held_out, recorder, watch)
 
 
 def rollouts_of(plan: Plan, worker: RolloutWorker, admission: Admission[Group]) -> RolloutController:
@@ -145,11 +156,19 @@ def rollouts_of(plan: Plan, worker: RolloutWorker, admission: Admission[Group]) 
     )
 
 
-async def start_rollout_worker(plan: Plan, weight_backend: str | None) -> RolloutWorker:
+async def start_rollout_worker(
+    plan: Plan, weight_backend: str | None, launch: Launch = process.launch
+) -> RolloutWorker:
     """Start the engines; return the worker on them.
 
+    Args:
+        plan: the checked configuration.
+        weight_backend: the name by which vLLM knows what receives weights; None: they are fixed.
+        launch: starts an engine.
+
     Raises:
-        UserError: the model's files cannot be read.
+        UserError: the model's files cannot be read, or vLLM is not installed.
+        EngineLost: an engine did not start.
     """
     config = plan.config
     tokenizer = load_tokenizer(plan.model)
@@ -158,11 +177,12 @@ async def start_rollout_worker(plan: Plan, weight_backend: str | None) -> Rollou
     if isinstance(plan.agent, ToolUse):
         renderer.check_tools()
     return RolloutWorker.build(
-        await _start_engines(
+        await start_engines(
             [
                 _engine_settings(plan, number, eos, weight_backend)
                 for number in range(len(plan.placement.engines))
-            ]
+            ],
+            launch,
         ),
         renderer,
         plan.agent,
@@ -203,17 +223,6 @@ def _engine_settings(
         # A program may send stop strings with any call.
         stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),
     )
-
-
-async def _start_engines(settings: list[EngineSettings]) -> Engine:
-    """Start them one after another: the environment of this process says what each is to have."""
-    engines: list[VLLMEngine] = []
-    async with AsyncExitStack() as started:
-        for each in settings:
-            engines.append(await VLLMEngine.start(each))
-            started.push_async_callback(engines[-1].close)
-        started.pop_all()  # all of them: who gets them closes them
-    return engines[0] if len(engines) == 1 else Engines(engines)
 
 
 def environments(config: Config) -> EnvironmentPool:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from areal.runtime import checkpoint
+from areal.runtime.learner_rank import LearnerRank
 from areal.waiting import Watch
 
 if TYPE_CHECKING:
     from areal.rollout.admission import Admission
-    from areal.runtime.processes import LearnerProcesses
     from areal.trajectory import Group
+    from areal.workers.group import WorkerGroup
 
 
 class CheckpointWriter:
@@ -28,7 +29,7 @@ class CheckpointWriter:
 
     def __init__(
         self,
-        learner: LearnerProcesses,
+        learner: WorkerGroup[LearnerRank],
         admission: Admission[Group],
         wanted: Callable[[], frozenset[int]],
         watch: Watch,
@@ -45,8 +46,8 @@ class CheckpointWriter:
             await self._watch.wait(self._writing)
         # One moment for all of it: the event loop does nothing else while the next line runs.
         state, groups = checkpoint.snapshot(self.admission)
-        await self._learner.stage(state, groups)
-        self._writing = self._watch.add(self._learner.write(self._wanted()))
+        await self._learner.call(LearnerRank.stage, state, groups)
+        self._writing = self._watch.add(self._learner.call(LearnerRank.write, self._wanted()))
 
     async def finish(self) -> None:
         """Wait until the checkpoint that was begun is written, if there is one, also past other failures."""

@@ -148,7 +148,7 @@ def _runners(jobs: list[EvaluationJob]) -> AbstractAsyncContextManager[Runners]:
 @asynccontextmanager
 async def _engine_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
     plans = [job.plan for job in jobs if job.plan is not None]
-    with abandoned_on_signal():
+    async with abandoned_on_signal():
         worker = await start_rollout_worker(max(plans, key=lambda p: p.max_model_len), None)
     pools = [worker.pool]
 

@@ -26,16 +26,17 @@ from typing import TYPE_CHECKING
 from areal.config import Config
 from areal.errors import Interrupted, LearnerLost, UserError, WorkerLost
 from areal.runtime import checkpoint
+from areal.runtime.learner_rank import LearnerRank
 from areal.trajectory import Batch
 
 if TYPE_CHECKING:
     from areal.rollout.controller import RolloutController
     from areal.runtime.checkpoint_writer import CheckpointWriter
     from areal.runtime.held_out_scores import HeldOutScores
-    from areal.runtime.processes import LearnerProcesses
     from areal.runtime.recording import StepRecorder
     from areal.runtime.weight_sync import WeightSync
     from areal.waiting import Watch
+    from areal.workers.group import WorkerGroup
 
 
 class Trainer:
@@ -43,6 +44,7 @@ class Trainer:
 
     Args:
         config: of the run.
+        version: the number of updates that the learner has made.
         learner: makes the updates.
         rollouts: generates groups of episodes.
         sync: brings new weights to the engine.
@@ -52,13 +54,15 @@ class Trainer:
         watch: what goes on in the background, of all parts.
 
     Attributes:
+        version: the number of finished updates.
         hurried: whether the user asked twice to stop.
     """
 
     def __init__(
         self,
         config: Config,
-        learner: LearnerProcesses,
+        version: int,
+        learner: WorkerGroup[LearnerRank],
         rollouts: RolloutController,
         sync: WeightSync,
         checkpoints: CheckpointWriter,
@@ -67,6 +71,7 @@ class Trainer:
         watch: Watch,
     ) -> None:
         self.config = config
+        self.version = version
         self.learner = learner
         self.rollouts = rollouts
         self.sync = sync
@@ -104,17 +109,17 @@ class Trainer:
         self._watch.add(self._learner_lost())
         self._watch.add(self._stopped())
         try:
-            if self.learner.version < self.config.steps:
+            if self.version < self.config.steps:
                 await self._train()
             # The model is there whatever becomes of its evaluation.
-            await self.learner.export(self.records.directory.path)
+            await self.learner.call(LearnerRank.export, self.records.directory.path)
             self.records.progress.message(f"model: {self.records.directory.model}")
-            await self.held_out.measure_after(self.learner.version)
+            await self.held_out.measure_after(self.version)
         except (Exception, asyncio.CancelledError) as error:
             if self.hurried:  # the error is a consequence of that, whatever it is
                 raise Interrupted(f"stopped at once{self._way_on()}") from error
             if isinstance(error, Interrupted) and self._stop.is_set():
-                done = f"stopped after {self.learner.version} of {self.config.steps} updates"
+                done = f"stopped after {self.version} of {self.config.steps} updates"
                 raise Interrupted(f"{done}; go on with {self._command}") from error
             raise
         finally:
@@ -123,11 +128,11 @@ class Trainer:
     async def _train(self) -> None:
         generating: asyncio.Future[None] | None = None
         try:
-            if self.learner.version == 0:
+            if self.version == 0:
                 await self.held_out.measure_before()
             generating = self._watch.add(self.rollouts.run())
             self.recorder.start()
-            while self.learner.version < self.config.steps:
+            while self.version < self.config.steps:
                 await self._watch.check()  # where batches wait for the learner, no wait of ours would notice
                 await self._step()
             await self.sync.finish()
@@ -139,16 +144,17 @@ class Trainer:
 
     async def _step(self) -> None:
         """Wait for a batch, update on it, and send the new weights on their way."""
-        groups = await self._watch.wait(self.rollouts.next_batch(self.learner.version))
+        groups = await self._watch.wait(self.rollouts.next_batch(self.version))
         self.recorder.batch_arrived()
-        batch = Batch(self.learner.version, groups)
+        batch = Batch(self.version, groups)
         self._check_staleness(batch)
         self._updating = True
-        metrics = await self.learner.update(batch)
+        metrics = await self.learner.call(LearnerRank.update, batch)
+        self.version += 1
         self._updating = False
         sync: dict[str, float] = {}
         try:
-            sync = await self.sync.publish()
+            sync = await self.sync.publish(self.version)
         finally:  # an update that was made is recorded, also when the run is stopped just then
             self.recorder.record(batch, metrics, sync)
         self.recorder.check_mismatch(batch, metrics)
@@ -156,10 +162,10 @@ class Trainer:
         if evaluated or self._is_due(self.config.checkpoint.every):  # the best model must be there afterwards
             await self.checkpoints.begin()
         if evaluated:
-            self.held_out.begin(self.learner.version)
+            self.held_out.begin(self.version)
 
     def _is_due(self, every: int) -> bool:
-        version = self.learner.version
+        version = self.version
         return every > 0 and version % every == 0 and version < self.config.steps
 
     def _check_staleness(self, batch: Batch) -> None:
@@ -200,8 +206,7 @@ class Trainer:
         Raises:
             LearnerLost: one has.
         """
-        ended: asyncio.Future[str] = asyncio.wrap_future(self.learner.ended)
-        raise LearnerLost(await asyncio.shield(ended))
+        raise LearnerLost(await asyncio.shield(self.learner.ended))
 
     async def _stopped(self) -> None:
         """Wait for the wish to stop.

@@ -148,7 +148,7 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
         for line in plan.summary:
             progress.message(line)
         progress.status("starting vLLM")
-        with abandoned_on_signal():
+        async with abandoned_on_signal():
             worker = await start_rollout_worker(plan, None)
 
         def show_done(done: int, total: int) -> None:

@@ -3,66 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from areal.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def _heeded() -> list[signal.Signals]:
-    """Return the signals that end a run; one that is ignored, as under ``nohup``, stays so."""
-    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+@asynccontextmanager
+async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None) -> AsyncIterator[None]:
+    """Let a signal cancel the start of workers within; a start that is cancelled leaves none of them.
 
-
-@contextmanager
-def abandoned_on_signal(notify: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Let a signal end a start of vLLM within, by killing the processes that it started.
-
-    A KeyboardInterrupt would not do: it is raised anywhere inside vLLM's and torch's imports and start-up,
-    where it is at times swallowed and at times leaves a hang. A start whose process died fails by itself.
+    A KeyboardInterrupt would not do: it is raised anywhere, and at times leaves a hang.
 
     Args:
-        notify: called with a line when there is a signal, on a thread.
+        notice: called with a line when there is a signal.
 
     Raises:
         Interrupted: there was a signal.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours = {child.pid for child in multiprocessing.active_children()}
-    signalled, finished = threading.Event(), threading.Event()
+    task, signalled = asyncio.current_task(), False
+    assert task is not None
 
-    def kill_children() -> None:
-        notify("stopping")
-        while not finished.wait(0.1):
-            for child in multiprocessing.active_children():
-                if child.pid not in ours:
-                    child.kill()
+    def cancel() -> None:
+        nonlocal signalled
+        if not signalled:
+            signalled = True
+            notice("stopping")
+            task.cancel()
 
-    def handle(number: int, frame: object) -> None:
-        if not signalled.is_set():
-            signalled.set()
-            threading.Thread(target=kill_children, daemon=True).start()
-
-    saved = {number: signal.signal(number, handle) for number in _heeded()}
+    release = _handled_by(cancel)
     try:
         yield
-    except Exception as error:
-        if signalled.is_set():
+        await asyncio.sleep(0)  # here at the latest, a signal is heeded
+    except BaseException as error:
+        if signalled:
+            task.uncancel()
             raise Interrupted("stopped while starting; nothing was done yet") from error
         raise
     finally:
-        finished.set()
-        for number, handler in saved.items():
-            signal.signal(number, handler)
-    if signalled.is_set():
-        raise Interrupted("stopped while starting; nothing was done yet")
+        release()
 
 
 def on_signals(first: Callable[[], object], again: Callable[[], object]) -> Callable[[], None]:
@@ -71,24 +54,34 @@ def on_signals(first: Callable[[], object], again: Callable[[], object]) -> Call
     Returns:
         A function that puts the old handlers back.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    loop = asyncio.get_running_loop()
-    saved = {number: signal.getsignal(number) for number in _heeded()}
-
-    def release() -> None:
-        for number, handler in saved.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
 
     def second() -> None:
         release()
         again()
 
-    def handle() -> None:
-        for number in saved:
-            loop.add_signal_handler(number, second)
-        first()
+    following = iter((first, second))
+    release = _handled_by(lambda: next(following)())
+    return release
+
+
+def _handled_by(handle: Callable[[], object]) -> Callable[[], None]:
+    """Have the event loop call a function on each signal that ends a run, where Python lets us.
+
+    A signal that is ignored, as under ``nohup``, stays so.
+
+    Returns:
+        A function that puts the old handlers back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    loop = asyncio.get_running_loop()
+    saved = {number: signal.getsignal(number) for number in _SIGNALS}
+    saved = {number: handler for number, handler in saved.items() if handler is not signal.SIG_IGN}
+
+    def release() -> None:
+        for number, handler in saved.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
     for number in saved:
         loop.add_signal_handler(number, handle)

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from areal.runtime.learner_rank import LearnerRank
 from areal.waiting import Watch
 from areal.weights.sender import transfer
 
 if TYPE_CHECKING:
     from areal.rollout.engine import Engine
-    from areal.runtime.processes import LearnerProcesses
+    from areal.workers.group import WorkerGroup
 
 
 class WeightSync:
@@ -30,7 +31,7 @@ class WeightSync:
     def __init__(
         self,
         engine: Engine,
-        learner: LearnerProcesses,
+        learner: WorkerGroup[LearnerRank],
         advance: Callable[[int], None],
         waits: bool,
         watch: Watch,
@@ -42,23 +43,23 @@ class WeightSync:
         self._watch = watch
         self._loading: asyncio.Future[dict[str, float]] | None = None
 
-    async def start(self) -> None:
-        """Load the weights that the run begins with.
+    async def start(self, version: int) -> None:
+        """Load the weights that the run begins with, as ``version``.
 
         The engine may have them already, but a load that does not work shows here, before any training.
         """
-        await self._learner.publish()
-        await self._load(self._learner.version)
+        await self._learner.call(LearnerRank.publish)
+        await self._load(version)
 
-    async def publish(self) -> dict[str, float]:
-        """Hand the weights of the last update to the engine.
+    async def publish(self, version: int) -> dict[str, float]:
+        """Hand the weights of the last update to the engine, as ``version``.
 
         Returns:
             The metrics of the last load that is over, such as ``time/sync``; empty if there is none.
         """
         metrics = await self.finish()  # the memory of a load in flight must not be written
-        await self._learner.publish()
-        self._loading = self._watch.add(self._load(self._learner.version))
+        await self._learner.call(LearnerRank.publish)
+        self._loading = self._watch.add(self._load(version))
         return await self.finish() if self._waits else metrics
 
     async def finish(self) -> dict[str, float]:
@@ -75,6 +76,6 @@ class WeightSync:
 
     async def _load(self, version: int) -> dict[str, float]:
         started = time.monotonic()
-        metrics = await transfer(self.engine.load(version), self._learner.send())
+        metrics = await transfer(self.engine.load(version), self._learner.call(LearnerRank.send))
         self._advance(version)
         return {"time/sync": time.monotonic() - started, **metrics}

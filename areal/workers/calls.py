@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-from areal.errors import UserError
+from areal.errors import UserError, WorkerLost
 
 _TRAVELLING = ("builtins", "areal.errors")
 """Modules whose errors are the same in every process: none of them needs a package that may not be there."""
@@ -67,13 +67,13 @@ def portable(failure: BaseException, name: str) -> Exception:
     """Return an error as another process can have it, with a note of where it came from.
 
     areal's own errors and Python's stay what they are; any other becomes a RuntimeError that names it. A
-    UserError says all that there is to say, and gets no note.
+    UserError or WorkerLost has its one line, and gets no note.
 
     Args:
         failure: what a worker raised.
         name: of the worker.
     """
-    if isinstance(failure, UserError):
+    if isinstance(failure, UserError | WorkerLost):
         return failure
     found: Exception = RuntimeError(f"{type(failure).__qualname__}: {failure}")
     if isinstance(failure, Exception) and _travels(failure):

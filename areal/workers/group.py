@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from areal.errors import UserError
-from areal.workers.handle import Handle, WorkerLost
+from areal.errors import WorkerLost
+from areal.workers.handle import Handle
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,20 +23,23 @@ class WorkerGroup(Generic[W]):
 
     - What all of them raise alike is raised, and the group goes on.
     - When one has ended, or fails alone, the others are ended, too: they may wait for it in a collective.
-      Every call from then on raises UserError with one line that says which worker it was.
+      Every call from then on raises ``lost`` with one line that says which worker it was.
 
     Args:
         workers: rank 0 first; its answers are the group's.
+        lost: the error of a group that has ended.
         advice: what the user can do about a worker that has ended; it ends that line.
 
     Attributes:
         ended: done when the group has ended; the result is that line.
     """
 
-    def __init__(self, workers: Sequence[Handle[W]], advice: str = "") -> None:
+    def __init__(
+        self, workers: Sequence[Handle[W]], lost: type[WorkerLost] = WorkerLost, advice: str = ""
+    ) -> None:
         self.workers = list(workers)
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._advice = advice
+        self._error, self._advice = lost, advice
         self._calls: set[asyncio.Future[Any]] = set()
         self._closing = False
         for worker in self.workers:
@@ -57,11 +60,11 @@ class WorkerGroup(Generic[W]):
         and another had begun, that one would wait for ever.
 
         Raises:
-            UserError: a worker has ended.
+            WorkerLost: a worker has ended.
             Exception: what a worker raised.
         """
         if self.ended.done():
-            raise UserError(self.ended.result())
+            raise self._error(self.ended.result())
         work = asyncio.ensure_future(self._call(method, args, kwargs))
         self._calls.add(work)
         work.add_done_callback(self._over)
@@ -81,7 +84,7 @@ class WorkerGroup(Generic[W]):
         if not any(failures):
             return calls[0].result()
         if any(isinstance(failure, WorkerLost) for failure in failures):
-            raise UserError(self.ended.result())  # it is known before any call fails of it
+            raise self._error(self.ended.result())  # it is known before any call fails of it
         rank, failure = next((rank, failure) for rank, failure in enumerate(failures) if failure is not None)
         if {type(other) for other in failures} != {type(failure)}:
             self._end(f"{self.workers[rank].name} failed: {type(failure).__name__}: {failure}")
@@ -98,7 +101,7 @@ class WorkerGroup(Generic[W]):
             self.kill()
 
     def kill(self) -> None:
-        """End all workers at once; whoever waits for them gets UserError."""
+        """End all workers at once; whoever waits for them gets WorkerLost."""
         for worker in self.workers:
             worker.kill()
 

@@ -20,10 +20,6 @@ CLOSED = "it was closed"
 """The reason for which a worker ended that :meth:`Handle.close` has ended."""
 
 
-class WorkerLost(RuntimeError):
-    """A worker has ended, and with it every call of it. Its message is one line: which worker, and how."""
-
-
 class Handle(Protocol[W_co]):
     """A worker of class ``W_co`` elsewhere.
 
@@ -119,3 +115,17 @@ class Launch(Protocol):
             Exception: what the factory raised.
         """
         ...
+
+
+async def side_by_side(*starts: Awaitable[Handle[W]]) -> list[Handle[W]]:
+    """Start several workers at the same time; if one cannot be started, none is left."""
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        for found in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(found, BaseException):
+                found.kill()
+        raise

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from areal.errors import WorkerLost
 from areal.workers.calls import Dispatcher, portable
-from areal.workers.handle import CLOSED, WorkerLost
+from areal.workers.handle import CLOSED
 
 W = TypeVar("W")
 

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from areal.workers.handle import CLOSED, WorkerLost
+from areal.errors import WorkerLost
+from areal.workers.handle import CLOSED
 from areal.workers.messages import Messages, packed, unpacked
 
 W = TypeVar("W")

@@ -21,7 +21,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from areal.errors import UserError
+from areal.errors import UserError, WorkerLost
 from areal.lifetime import die_with
 from areal.workers.calls import Dispatcher, portable
 from areal.workers.messages import Messages, packed, unpacked
@@ -52,10 +52,14 @@ def main(descriptor: int, parent: int, name: str) -> None:
 
     threading.Thread(target=serve, name="areal-calls", daemon=True).start()
     main_thread.run()
+    # The worker is closed. What an interpreter does besides at its end takes seconds where torch is loaded.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _children_die_with_us() -> None:
-    """Have each forked process die with this one; for others see :mod:`areal.rollout.engine_process`."""
+    """Have each forked process die with this one, as those of vLLM do that it forks."""
     forking: list[int] = []
     os.register_at_fork(
         before=lambda: forking.append(os.getpid()),
@@ -129,7 +133,7 @@ class Server:
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # nobody waits for it
                 raise
-            if not isinstance(failure, UserError):
+            if not isinstance(failure, UserError | WorkerLost):
                 traceback.print_exception(failure, file=sys.stderr)
             self._messages.send("error", number, packed(portable(failure, self._name)))
         else:

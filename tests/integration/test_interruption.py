@@ -12,19 +12,23 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 import torch
+from inside import set_interruption
 from policies import ON_GPU, TOLERANCE, Policies, assert_agree, error
 
 from areal.rollout.engine import Completion, Engine, Interruption, Sampling
 from areal.rollout.worker import RolloutWorker
+from areal.runtime.worker_engine import WorkerEngine
 
 PROMPTS = [[3, 20 + i, 21, 22 + i % 3, 4] for i in range(8)]
 LONG = Sampling(max_tokens=480, temperature=0.8, ignore_eos=True)
 
 
 @pytest_asyncio.fixture
-async def engine(worker: RolloutWorker) -> AsyncIterator[Engine]:
-    yield worker.engine
-    worker.engine.interruption = "recompute"
+async def engine(worker: RolloutWorker) -> AsyncIterator[WorkerEngine]:
+    engine = worker.engine
+    assert isinstance(engine, WorkerEngine)
+    yield engine
+    await engine.worker.call(set_interruption, "recompute")
 
 
 @pytest_asyncio.fixture
@@ -44,8 +48,8 @@ def interrupted(completions: list[Completion]) -> int:
     return sum(len(set(c.versions)) > 1 for c in completions)
 
 
-async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: Engine, policies: Policies):
-    engine.interruption = "keep"
+async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: WorkerEngine, policies: Policies):
+    await engine.worker.call(set_interruption, "keep")
     running: list[asyncio.Task[Completion]] = []
     # On a busy machine a round of sequences may be over before the update that was meant for it arrives.
     while interrupted([r.result() for r in running if r.done()]) < 8 and len(running) < 80:
@@ -73,8 +77,8 @@ async def test_keep_samples_from_the_new_weights_upon_the_old_cache(engine: Engi
         assert torch.stack([errors.max() for errors in recomputed]).median() > 5 * TOLERANCE
 
 
-async def test_drain_gives_no_sequence_two_versions(engine: Engine, policies: Policies):
-    engine.interruption = "drain"
+async def test_drain_gives_no_sequence_two_versions(engine: WorkerEngine, policies: Policies):
+    await engine.worker.call(set_interruption, "drain")
     old = engine.version
     before = begin(engine, PROMPTS, LONG)
     await engine.generate(PROMPTS[0], Sampling(5, ignore_eos=True))
@@ -95,10 +99,10 @@ async def test_drain_gives_no_sequence_two_versions(engine: Engine, policies: Po
 
 @pytest.mark.parametrize("mode", ["recompute", "keep", "drain"])
 async def test_a_new_request_reads_no_cache_of_older_weights(
-    engine: Engine, policies: Policies, mode: Interruption
+    engine: WorkerEngine, policies: Policies, mode: Interruption
 ):
     """Requests with one long prompt come before, at, and after each update, from turn to turn."""
-    engine.interruption = mode
+    await engine.worker.call(set_interruption, mode)
     prompt = [3, *(20 + i * 7 % 60 for i in range(300)), 4]  # some whole blocks of the cache
     few = Sampling(max_tokens=6, ignore_eos=True)
     begun: list[asyncio.Task[Completion]] = []

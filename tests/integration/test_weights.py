@@ -24,9 +24,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from areal.errors import EngineLost
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine, Sampling
-from areal.rollout.vllm_engine import EngineSettings, VLLMEngine
+from areal.rollout.vllm_start import EngineSettings
 from areal.rollout.worker import RolloutWorker
+from areal.runtime.start import start_engines
 from areal.weights.interface import VLLM_BACKEND
+from areal.workers.process import launch
 
 TEMPERATURE = 0.8
 NEIGHBOURHOOD = 8
@@ -53,21 +55,20 @@ async def untied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Unti
     model.config.tie_word_embeddings = False
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(folder)
-    before = set(psutil.Process().children())
-    engine = await VLLMEngine.start(
-        EngineSettings(
-            model=folder,
-            device=DEVICE,
-            dtype="float32",
-            max_model_len=512,
-            max_num_seqs=32,
-            memory=0.1 if ON_GPU else 1.0,
-            eos_ids=(1,),
-            weight_backend=VLLM_BACKEND,
-        )
+    before = set(psutil.Process().children(recursive=True))
+    settings = EngineSettings(
+        model=folder,
+        device=DEVICE,
+        dtype="float32",
+        max_model_len=512,
+        max_num_seqs=32,
+        memory=0.1 if ON_GPU else 1.0,
+        eos_ids=(1,),
+        weight_backend=VLLM_BACKEND,
     )
-    started = set(psutil.Process().children()) - before
-    yield Untied(engine, folder, [p for p in started if "resource_tracker" not in " ".join(p.cmdline())])
+    engine = await start_engines([settings], launch)
+    started = set(psutil.Process().children(recursive=True)) - before
+    yield Untied(engine, folder, [p for p in started if p.name().startswith("VLLM")])
     await engine.close()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import disks
 import pytest
+from children import workers
 from scripted import (
     GROUPS,
     MEMBERS,
@@ -35,11 +35,11 @@ from areal.errors import Interrupted, LearnerLost
 from areal.rollout.engine import Completion, Sampling
 from areal.runtime.checkpoint import latest, version_of
 from areal.runtime.learner import make_learner
+from areal.runtime.learner_rank import LearnerRank
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import plan
-from areal.runtime.processes import LearnerProcesses
 from areal.telemetry.run_directory import RunDirectory, read_metrics
-from areal.trajectory import Batch
+from areal.workers.group import WorkerGroup
 
 
 async def expected_outcome(config: Config) -> Outcome:
@@ -113,7 +113,7 @@ async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(tmp_path: Pat
 
     def stop_where_one_waits(trainer: Trainer) -> None:
         if trainer.checkpoints.admission.complete >= GROUPS:
-            stopped.append(trainer.learner.version)
+            stopped.append(trainer.version)
             trainer.stop()
 
     with pytest.raises(Interrupted) as error:
@@ -124,15 +124,23 @@ async def test_a_stop_is_heeded_while_batches_wait_for_the_learner(tmp_path: Pat
     assert f"stopped after {stopped[0]} of 500" in str(error.value)
 
 
-class StopsAtAnUpdate(LearnerProcesses):
-    """Is about to make the second update when the run is asked to stop."""
+class StopsAtAnUpdate:
+    """A learner that is about to make the second update when the run is asked to stop."""
 
     stop: Callable[[], None]
 
-    async def update(self, batch: Batch) -> dict[str, float]:
-        if self.version == 1:
-            self.stop()
-        return await super().update(batch)
+    def __init__(self, learner: WorkerGroup[LearnerRank]) -> None:
+        self._learner, self._updates = learner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._learner, name)
+
+    async def call(self, method: Any, *args: Any) -> Any:
+        if method is LearnerRank.update:
+            self._updates += 1
+            if self._updates == 2:
+                self.stop()
+        return await self._learner.call(method, *args)
 
 
 async def test_an_update_in_flight_at_a_stop_is_counted(tmp_path: Path):
@@ -155,13 +163,13 @@ async def test_a_second_stop_writes_no_checkpoint(tmp_path: Path):
     directory = RunDirectory.create(config)
 
     def stop_twice(trainer: Trainer) -> None:
-        if trainer.learner.version == 5:
+        if trainer.version == 5:
             trainer.stop()
             trainer.stop_at_once()
 
     with pytest.raises(Interrupted, match=r"stopped at once; the last checkpoint is of update [24]; go on"):
         await asynchronous(ScriptedEngine(), directory, config, recorded=stop_twice)
-    assert multiprocessing.active_children() == []
+    assert workers() == []
     kept = latest(directory.checkpoints)
     assert kept is not None
     assert version_of(kept) in (2, 4), "the second was being written, perhaps"
@@ -178,7 +186,7 @@ async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(tmp_path: 
             raise RuntimeError("the engine ended")
 
     def stop(trainer: Trainer) -> None:
-        if trainer.learner.version == 2:
+        if trainer.version == 2:
             trainer.stop()
 
     reported = list[dict[str, Any]]()
@@ -197,10 +205,10 @@ async def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path):
     directory = RunDirectory.create(config)
 
     def note(trainer: Trainer) -> None:
-        if trainer.learner.version == 3:
+        if trainer.version == 3:
             (directory.path / disks.MOVED).touch()
 
-    await asynchronous(ScriptedEngine(), directory, config, recipe=disks.SlowDisk, recorded=note)
+    await asynchronous(ScriptedEngine(), directory, config, rank=disks.SlowDisk, recorded=note)
     assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000002", "step-000004"]
     assert areal.replay(directory.path, from_step=3).verdict.startswith("the same to the bit")
 
@@ -211,9 +219,8 @@ class Kills(ScriptedEngine):
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
         if self.version < 2:
             return await super().generate(ids, sampling)
-        for child in multiprocessing.active_children():
-            if child.name == "learner-1":
-                child.kill()
+        for child in workers("learner rank 1"):
+            child.kill()
         return await asyncio.Future()
 
 
@@ -222,9 +229,9 @@ async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(tm
     more = {"learner": {"threads": 2, "processes": 2}, "checkpoint": {"every": 1, "keep": 9}}
     config = settings(tmp_path, "shared", **more)
     directory = RunDirectory.create(config)
-    with pytest.raises(LearnerLost, match=r"learner process 1 .*SIGKILL"):
+    with pytest.raises(LearnerLost, match=r"learner rank 1 .*SIGKILL"):
         await asynchronous(Kills(), directory, config)
-    assert multiprocessing.active_children() == []
+    assert workers() == []
     names = {path.name for path in directory.checkpoints.glob("step-*")}
     assert names in ({"step-000001"}, {"step-000001", "step-000002"}), "the last was being written"
     last = directory.checkpoints / max(names)
@@ -241,6 +248,6 @@ async def test_a_checkpoint_that_fails_ends_the_run(tmp_path: Path):
     config = settings(tmp_path, "failed", steps=50, checkpoint={"every": 2})
     directory = RunDirectory.create(config)
     with pytest.raises(PermissionError, match="took the folder away"):
-        await asynchronous(ScriptedEngine(), directory, config, recipe=disks.FailsOnce)
+        await asynchronous(ScriptedEngine(), directory, config, rank=disks.FailsOnce)
     (last,) = directory.checkpoints.iterdir()
     assert 2 <= version_of(last) < 10, "at once, and what was trained is kept"

@@ -117,7 +117,7 @@ async def test_a_checkpoint_that_cannot_be_written_ends_the_run_while_it_waits_f
     config = settings(tmp_path, "run", steps=50, checkpoint={"every": 2})
     config.rollout.max_staleness = 1
     with pytest.raises(PermissionError, match="took the folder away"):
-        await ended(config, Stuck(2), recipe=disks.FailsOnce)
+        await ended(config, Stuck(2), rank=disks.FailsOnce)
 
 
 async def test_an_evaluation_that_fails_ends_the_run_while_it_waits_for_a_batch(tmp_path: Path):

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import workers
 from toys import Closing, LouderToy, Rank, Toy, doubled, made_late
 
-from areal.errors import UserError
+from areal.errors import LearnerLost, UserError, WorkerLost
 from areal.workers import inline, process
 from areal.workers.group import WorkerGroup
-from areal.workers.handle import Launch, WorkerLost
+from areal.workers.handle import Launch
 
 LAUNCHERS: dict[str, Launch] = {"inline": inline.launch, "process": process.launch}
 
@@ -93,7 +94,7 @@ async def test_errors_are_what_they_were_and_say_where_they_came_from(launch: La
 async def test_a_worker_that_cannot_be_made_is_no_worker(launch: Launch):
     with pytest.raises(UserError, match="start below 0"):
         await launch("toy", {}, Toy, -1)
-    assert children() == []
+    assert workers() == []
 
 
 async def test_closed_in_order(launch: Launch, tmp_path: Path):
@@ -110,7 +111,7 @@ async def test_closed_in_order(launch: Launch, tmp_path: Path):
     with pytest.raises(WorkerLost, match=r"^toy ended: it was closed$"):
         await toy.call(Toy.add)
     await toy.close()
-    assert children() == []
+    assert workers() == []
 
 
 async def test_what_waits_for_a_killed_worker_is_told(launch: Launch):
@@ -167,7 +168,7 @@ async def test_a_process_that_reads_nothing_is_ended_when_it_is_closed():
     await toy.close(grace=0.2)
     with pytest.raises(WorkerLost, match="it was closed"):
         await asyncio.wait_for(waiting, 30)
-    assert children() == []
+    assert workers() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -185,11 +186,12 @@ async def test_a_start_that_is_cancelled_leaves_nothing():
         task.cancel()
     await asyncio.wait(starting)
     assert all(task.cancelled() for task in starting)
-    assert children() == []
+    assert workers() == []
 
 
 PARENT = """
 import asyncio
+from children import workers
 from toys import Toy
 from areal.workers import process
 
@@ -215,7 +217,7 @@ def test_no_process_outlives_the_one_that_started_it(number: signal.Signals):
 
 async def group_of_two(folder: Path, launch: Launch = process.launch) -> WorkerGroup[Rank]:
     ranks = await asyncio.gather(*(launch(f"rank {rank}", {}, Rank, rank, folder) for rank in range(2)))
-    return WorkerGroup(ranks, "; look into the log")
+    return WorkerGroup(ranks, LearnerLost, "; look into the log")
 
 
 async def test_a_group_does_the_same_on_all(tmp_path: Path, launch: Launch):
@@ -232,7 +234,7 @@ async def test_a_group_does_the_same_on_all(tmp_path: Path, launch: Launch):
     assert await group.call(Rank.meet, "after it") == 0
     assert count(tmp_path, "given up-*") == 2
     await group.close()
-    assert children() == []
+    assert workers() == []
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -242,13 +244,13 @@ async def test_a_group_ends_with_a_rank_that_is_killed(tmp_path: Path, rank: int
     await until(lambda: count(tmp_path, "never-*") == 2)
     os.kill((await pids(group))[rank], signal.SIGKILL)
     line = f"rank {rank} ended: SIGKILL, exit code -9; look into the log"
-    with pytest.raises(UserError) as error:
+    with pytest.raises(LearnerLost) as error:
         await asyncio.wait_for(waiting, 30)
     assert str(error.value) == line == await group.ended
-    with pytest.raises(UserError, match=f"^rank {rank} ended"):
+    with pytest.raises(LearnerLost, match=f"^rank {rank} ended"):
         await group.call(Rank.meet, "later")
     await group.close()
-    assert children() == []
+    assert workers() == []
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -257,10 +259,10 @@ async def test_a_group_ends_with_a_rank_that_fails_alone(tmp_path: Path, rank: i
     with pytest.raises(ValueError, match="a wrong number"):
         await asyncio.wait_for(group.call(Rank.fail, (rank,), then_wait=True), 60)
     assert await group.ended == f"rank {rank} failed: ValueError: a wrong number"
-    with pytest.raises(UserError, match="failed: ValueError"):
+    with pytest.raises(LearnerLost, match="failed: ValueError"):
         await group.call(Rank.meet, "later")
     await group.close()
-    assert children() == []
+    assert workers() == []
 
 
 async def test_a_group_that_does_something_is_closed_without_waiting(tmp_path: Path):
@@ -270,9 +272,9 @@ async def test_a_group_that_does_something_is_closed_without_waiting(tmp_path: P
     begun = time.monotonic()
     await group.close(grace=1000)
     assert time.monotonic() - begun < 500
-    with pytest.raises(UserError, match="closed"):
+    with pytest.raises(LearnerLost, match="closed"):
         await waiting
-    assert children() == []
+    assert workers() == []
 
 
 def count(folder: Path, pattern: str) -> int:
@@ -287,10 +289,3 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (another process does it)
             await asyncio.sleep(0.01)
-
-
-def children() -> list[str]:
-    """Workers that are children of this process."""
-    return [
-        name for child in psutil.Process().children() if (name := child.cmdline()[:1]) and "areal" in name[0]
-    ]

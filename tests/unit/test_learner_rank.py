@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import shards
 import torch
+from children import worker, workers
 from dummy_batches import batch
 from inventories import H100, machine
 
@@ -22,12 +21,15 @@ from areal.errors import LearnerLost, UserError
 from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
+from areal.runtime.learner_rank import LearnerRank, Recipe
 from areal.runtime.plan import plan
-from areal.runtime.processes import LearnerProcesses, Recipe
 from areal.runtime.replay import hash_weights
+from areal.runtime.start import start_learner
 from areal.weights.layout import WeightLayout
 from areal.weights.sender import transfer
 from areal.weights.shared_memory import SharedMemoryReceiver
+from areal.workers import process
+from areal.workers.group import WorkerGroup
 
 STARTER = resolve_model("starter")
 NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
@@ -42,49 +44,48 @@ def recipe(folder: Path, processes: int = 2, **more: Any) -> Recipe:
 async def test_two_processes_are_one_learner(tmp_path: Path):
     straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
     expected = [straight.update(each) for each in shards.batches()]
-    learner = LearnerProcesses(recipe(tmp_path))
-    child = one_of(1)
+    learner = await start_learner(recipe(tmp_path), process.launch)
+    child = worker("learner rank 1")
     try:
-        await learner.make()
-        assert learner.description.startswith("2 processes, ")
+        assert (await learner.call(LearnerRank.description)).startswith("2 processes, ")
         for each, theirs in zip(shards.batches(), expected, strict=True):
-            ours = await learner.update(each)
+            ours = await learner.call(LearnerRank.update, each)
             for name in ours.keys() - TIMES:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
-        assert learner.version == 2
-        [info] = await learner.open_sender(["shared memory"])
+        [info] = await learner.call(LearnerRank.open_sender, ["shared memory"])
         engine = SharedMemoryReceiver(
             info["address"], WeightLayout.from_dict(info["layout"]), torch.device("cpu")
         )
-        await learner.publish()
-        await learner.send()
+        await learner.call(LearnerRank.publish)
+        await learner.call(LearnerRank.send)
         for name, weight in straight.named_parameters():
             torch.testing.assert_close(dict(engine.tensors)[name], weight, rtol=1e-4, atol=2e-6, msg=name)
         # A checkpoint is written while updates go on, and the next waits for it on all ranks.
-        await learner.stage(NOTHING, [])
-        written, third = await asyncio.gather(learner.write(), learner.update(batch(3)))
+        await learner.call(LearnerRank.stage, NOTHING, [])
+        written, third = await asyncio.gather(
+            learner.call(LearnerRank.write), learner.call(LearnerRank.update, batch(3))
+        )
         assert written == tmp_path / "step-000002"
-        await learner.stage(NOTHING, [])
-        await learner.write()
-        await learner.load(written)
-        assert learner.version == 2
-        assert (await learner.update(batch(3)))["loss"] == third["loss"]
-        await learner.export(tmp_path)
+        await learner.call(LearnerRank.stage, NOTHING, [])
+        await learner.call(LearnerRank.write)
+        assert await learner.call(LearnerRank.load, written) == 2
+        assert (await learner.call(LearnerRank.update, batch(3)))["loss"] == third["loss"]
+        await learner.call(LearnerRank.export, tmp_path)
         assert (tmp_path / "model" / "model.safetensors").is_file()
         # What all raise alike is raised once, and ends none of them.
         with pytest.raises(UserError, match="older version of areal"):
-            await learner.load(tmp_path / "step-000009")
-        assert (await learner.update(batch(4))).keys() == third.keys()
+            await learner.call(LearnerRank.load, tmp_path / "step-000009")
+        assert (await learner.call(LearnerRank.update, batch(4))).keys() == third.keys()
         # When one is killed, nobody waits for it, and it is named.
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(LearnerLost, match=r"learner process 1 .* SIGKILL, exit code -9") as error:
+        with pytest.raises(LearnerLost, match=r"learner rank 1 .* SIGKILL, exit code -9") as error:
             await for_ever(learner)
-        assert learner.ended.result(60) == str(error.value)
-        with pytest.raises(LearnerLost, match="learner process 1 "):
-            await learner.stage(NOTHING, [])
+        assert learner.ended.result() == str(error.value)
+        with pytest.raises(LearnerLost, match="learner rank 1 "):
+            await learner.call(LearnerRank.stage, NOTHING, [])
     finally:
-        learner.close()
-    assert multiprocessing.active_children() == []
+        await learner.close()
+    assert workers() == []
     resumed = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
     checkpoint.load_learner(tmp_path / "step-000003", resumed)
     assert resumed.version == 3
@@ -92,66 +93,60 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
 
 async def test_one_process_is_the_learner_to_the_bit(tmp_path: Path):
     straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
-    learner = LearnerProcesses(recipe(tmp_path, 1))
+    learner = await start_learner(recipe(tmp_path, 1), process.launch)
     try:
-        await learner.make()
         for each in shards.batches():
-            ours, theirs = await learner.update(each), straight.update(each)
+            ours, theirs = await learner.call(LearnerRank.update, each), straight.update(each)
             assert {name: ours[name] for name in ours.keys() - TIMES} == {
                 name: theirs[name] for name in theirs.keys() - TIMES
             }
-        assert await learner.hash_weights() == hash_weights(straight)
+        assert await learner.call(LearnerRank.hash_weights) == hash_weights(straight)
     finally:
-        learner.close()
-    assert multiprocessing.active_children() == []
+        await learner.close()
+    assert workers() == []
 
 
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: bool):
     """Also where it has read nothing for a while, so that what it was to read has filled its pipe."""
-    learner = LearnerProcesses(recipe(tmp_path, 1))
+    learner = await start_learner(recipe(tmp_path, 1), process.launch)
     try:
-        await learner.make()
-        child = one_of(0)
+        child = worker("learner rank 0")
         if stopped:
             os.kill(child.pid, signal.SIGSTOP)
-        waiting = asyncio.ensure_future(learner.update(batch(1, groups=2000)))
+        waiting = asyncio.ensure_future(learner.call(LearnerRank.update, batch(1, groups=2000)))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(LearnerLost, match=r"the learner's process ended: SIGKILL"):
+        with pytest.raises(LearnerLost, match=r"learner rank 0 ended: SIGKILL"):
             await asyncio.wait_for(waiting, 30)
-        assert "SIGKILL" in await asyncio.wait_for(asyncio.wrap_future(learner.ended), 30)
+        assert "SIGKILL" in await asyncio.wait_for(learner.ended, 30)
     finally:
-        learner.close()
-    assert multiprocessing.active_children() == []
+        await learner.close()
+    assert workers() == []
 
 
 async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path: Path):
-    learner = LearnerProcesses(recipe(tmp_path, 1))
-    await learner.make()
-    os.kill(one_of(0).pid, signal.SIGSTOP)
-    waiting = asyncio.ensure_future(learner.update(batch(1, groups=2000)))
+    learner = await start_learner(recipe(tmp_path, 1), process.launch)
+    os.kill(worker("learner rank 0").pid, signal.SIGSTOP)
+    waiting = asyncio.ensure_future(learner.call(LearnerRank.update, batch(1, groups=2000)))
     await asyncio.sleep(0.2)
-    await asyncio.to_thread(learner.close)
+    await learner.close(grace=1)
     with pytest.raises(LearnerLost, match="closed"):
         await asyncio.wait_for(waiting, 30)
-    assert multiprocessing.active_children() == []
+    assert workers() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_to_all_processes_leaves_the_learner_to_the_run(
     tmp_path: Path, number: signal.Signals
 ):
-    learner = LearnerProcesses(recipe(tmp_path, 1))
+    learner = await start_learner(recipe(tmp_path, 1), process.launch)
     try:
-        await learner.make()
-        assert psutil.Process(one_of(0).pid).cmdline()[0] == "areal learner 0", "who looks for it finds it"
-        os.kill(one_of(0).pid, number)
-        await learner.update(batch(1))
-        assert learner.version == 1
+        os.kill(worker("learner rank 0").pid, number)
+        await learner.call(LearnerRank.update, batch(1))
     finally:
-        learner.close()
+        await learner.close()
 
 
 async def test_a_load_that_fails_does_not_wait_for_a_broadcast_that_nobody_joins(tmp_path: Path):
@@ -159,43 +154,35 @@ async def test_a_load_that_fails_does_not_wait_for_a_broadcast_that_nobody_joins
         await asyncio.sleep(0.2)
         raise RuntimeError("the engine died")
 
-    learner = LearnerProcesses(recipe(tmp_path, 1))
+    learner = await start_learner(recipe(tmp_path, 1), process.launch)
     begun = time.monotonic()
     try:
-        await learner.make()
-        await learner.open_sender(["broadcast"])
-        await learner.publish()
+        await learner.call(LearnerRank.open_sender, ["broadcast"])
+        await learner.call(LearnerRank.publish)
         with pytest.raises(RuntimeError, match="the engine died"):
-            await transfer(failing(), learner.send())
-        await learner.update(batch(1))
-        assert learner.version == 1
+            await transfer(failing(), learner.call(LearnerRank.send))
+        await learner.call(LearnerRank.update, batch(1))
     finally:
-        learner.close()
+        await learner.close()
     assert time.monotonic() - begun < 100, "the group's own limit is three minutes"
-    assert multiprocessing.active_children() == []
+    assert workers() == []
 
 
 async def test_an_error_of_the_learner_says_where_it_came_from(tmp_path: Path):
     (tmp_path / "checkpoints").write_text("in the way")
-    learner = LearnerProcesses(recipe(tmp_path / "checkpoints", 1))
+    learner = await start_learner(recipe(tmp_path / "checkpoints", 1), process.launch)
     try:
-        await learner.make()
-        await learner.stage(NOTHING, [])
+        await learner.call(LearnerRank.stage, NOTHING, [])
         with pytest.raises(OSError, match="checkpoints") as error:
-            await learner.write()
+            await learner.call(LearnerRank.write)
         assert any("checkpoint.py" in note for note in error.value.__notes__)
     finally:
-        learner.close()
+        await learner.close()
 
 
-async def for_ever(learner: LearnerProcesses) -> None:
+async def for_ever(learner: WorkerGroup[LearnerRank]) -> None:
     while True:
-        await learner.update(batch(4))
-
-
-def one_of(rank: int) -> Any:
-    (found,) = (child for child in multiprocessing.active_children() if child.name == f"learner-{rank}")
-    return found
+        await learner.call(LearnerRank.update, batch(4))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Starts the workers of a run: the ranks of its learner, and its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from areal.errors import EngineLost, LearnerLost, WorkerLost
+from areal.rollout.engine import Engine
+from areal.rollout.engines import Engines
+from areal.rollout.vllm_engine import VLLMEngine
+from areal.rollout.vllm_start import EngineSettings, variables
+from areal.runtime.learner_rank import LearnerRank, Recipe
+from areal.runtime.worker_engine import WorkerEngine
+from areal.workers.group import WorkerGroup
+from areal.workers.handle import Launch, side_by_side
+
+_ADVICE = "; what it said last is in the run's engine.log, and SIGKILL is mostly a lack of memory"
+
+
+async def start_learner(
+    recipe: Recipe, launch: Launch, rank: type[LearnerRank] = LearnerRank
+) -> WorkerGroup[LearnerRank]:
+    """Start all ranks of a learner, make it, and have it compile what it will need.
+
+    Args:
+        recipe: of the learner.
+        launch: starts each rank.
+        rank: the class of the ranks.
+
+    Raises:
+        LearnerLost: a rank has ended.
+    """
+    count = recipe.config.learner.processes
+    ranks = await side_by_side(*(launch(f"learner rank {i}", {}, rank, recipe, i) for i in range(count)))
+    learner = WorkerGroup(ranks, LearnerLost, _ADVICE)
+    try:
+        port = await ranks[0].call(LearnerRank.open_store) if count > 1 else 0
+        await learner.call(LearnerRank.make, port)
+    except BaseException:
+        await learner.close()
+        raise
+    return learner
+
+
+async def start_engines(settings: Sequence[EngineSettings], launch: Launch) -> Engine:
+    """Start engines side by side; several are one engine to the rest of the run.
+
+    Raises:
+        UserError: vLLM is not installed.
+        EngineLost: an engine did not start.
+    """
+    starts = [
+        launch(f"engine {number}", variables(each), VLLMEngine.start, each)
+        for number, each in enumerate(settings)
+    ]
+    try:
+        workers = await side_by_side(*starts)
+    except EngineLost:
+        raise
+    except WorkerLost as lost:
+        raise EngineLost("vLLM did not start") from lost
+    engines = [WorkerEngine(worker) for worker in workers]
+    return engines[0] if len(engines) == 1 else Engines(engines)

@@ -1,0 +1,57 @@
+"""What benchmarks do in the process of an engine, beside its requests: ``await engine.worker.call(...)``."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+
+from areal.rollout.engine import Interruption
+from areal.rollout.vllm_engine import VLLMEngine
+
+
+def set_interruption(engine: VLLMEngine, mode: Interruption) -> None:
+    """Change what the next loads do to requests in flight."""
+    engine.interruption = mode
+
+
+async def bare(
+    engine: VLLMEngine, prompts: list[list[int]], lengths: list[int], at_once: int, seconds: float
+) -> float:
+    """Return tokens/s of vLLM alone, after a quarter of the time.
+
+    Args:
+        engine: whose vLLM it is.
+        prompts: token ids, one after another.
+        lengths: of completions, one after another.
+        at_once: requests in flight.
+        seconds: how long.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    numbers, begin, count = itertools.count(), time.monotonic() + seconds / 4, 0
+
+    async def requests() -> None:
+        nonlocal count
+        while True:
+            number = next(numbers)
+            params = SamplingParams(
+                max_tokens=lengths[number % len(lengths)],
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            prompt = {"prompt_token_ids": prompts[number % len(prompts)]}
+            async for output in engine._llm.generate(prompt, params, f"bare {begin} {number}"):
+                final = output
+            if time.monotonic() >= begin:
+                count += len(final.outputs[0].token_ids)
+
+    running = [asyncio.create_task(requests()) for _ in range(at_once)]
+    await asyncio.sleep(seconds)
+    rate = count / (time.monotonic() - begin)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    return rate
