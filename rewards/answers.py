@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from areal.rewards.mathematics.notation import whole
+
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
 _WORD = re.compile(r"[^\s$.,\\{}]+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -131,15 +133,9 @@ def _mark(text: str) -> re.Match[str] | None:
 
 
 def _is_readable(answer: str) -> bool:
-    depth = 0
-    for brace in _BRACE.findall(answer):
-        depth += (brace == "{") - (brace == "}")
-        if depth < 0:
-            return False
     prose = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}(?![A-Za-z])", re.sub(r"\$[^$]*\$", "", answer))
-    return (
-        depth == 0 and bool(re.search(r"\w", answer) or answer == "\\emptyset") and len(prose) <= _MAX_PROSE
-    )
+    written = re.search(r"\w", answer) or answer == "\\emptyset"
+    return whole(answer) and bool(written) and len(prose) <= _MAX_PROSE
 
 
 def _boxes(text: str) -> list[str]:

@@ -174,8 +174,9 @@ class CodeVerifier:
         """
         if not isinstance(tests, AssertTests | CheckTests) or tests in _sound:
             return
-        paths = [tests.entry] if isinstance(tests, CheckTests) else []
-        if isinstance(tests, AssertTests):
+        if isinstance(tests, CheckTests):
+            paths = [tests.entry]
+        else:
             split = await self._split(tests)
             # What is compared with a value does not pass with all of several others.
             paths = [] if split.calls else list(split.proxies)
@@ -198,11 +199,9 @@ class CodeVerifier:
         outcome = await self._run(code.job(code.calls(tests.cases), tests.scope))
         verdicts = []
         for number, case in enumerate(tests.cases):
-            answer = outcome.values[number] if number < len(outcome.values) else None
+            answer = _answer(outcome, number)
             passed = answer is not None and self._expected(answer, case.expected)
-            verdicts.append(
-                PASSED if passed else _failed(outcome, answer, _shown_call(case.call), case.expected)
-            )
+            verdicts.append(PASSED if passed else _failed(outcome, answer, case))
         return self._verdict(verdicts, outcome)
 
     async def _streams(self, code: _Code, tests: StreamTests) -> Verdict:
@@ -230,7 +229,10 @@ class CodeVerifier:
             outcome = await self._run(code.job(code.calls(split.calls.values())))
             outcomes.append(outcome)
             for place, (number, case) in enumerate(split.calls.items()):
-                verdicts[number] = self._asserted(case, outcome, place)
+                answer = _answer(outcome, place)
+                # The assertion says ``==``; nothing looser is meant.
+                passed = isinstance(answer, Returned) and bool(answer.value == case.expected)
+                verdicts[number] = PASSED if passed else _failed(outcome, answer, case)
         failure = next((verdict for verdict in verdicts.values() if not verdict.passed), None)
         if failure and not self._partial:
             # The score is 0 already.
@@ -252,13 +254,6 @@ class CodeVerifier:
             setup, statement = tests.prompt, tests.check
         outcome = await self._run(code.job(Check(setup, (statement,), proxies)))
         return self._verdict([_checked(outcome, 0, statement)], outcome)
-
-    def _asserted(self, case: CallCase, outcome: Outcome, place: int) -> CaseVerdict:
-        answer = outcome.values[place] if place < len(outcome.values) else None
-        # The assertion says ``==``; nothing looser is meant.
-        if isinstance(answer, Returned) and answer.value == case.expected:
-            return PASSED
-        return _failed(outcome, answer, _shown_call(case.call), case.expected)
 
     def _expected(self, answer: Result, expected: object) -> bool:
         if isinstance(expected, Raises):
@@ -370,9 +365,13 @@ class _Split:
         self.modules.update(modules)
 
 
-def _failed(outcome: Outcome, answer: Result | None, asked: str, expected: object) -> CaseVerdict:
+def _answer(outcome: Outcome, place: int) -> Result | None:
+    return outcome.values[place] if place < len(outcome.values) else None
+
+
+def _failed(outcome: Outcome, answer: Result | None, case: CallCase) -> CaseVerdict:
     """Return the verdict on an answer that is not the expected one, or did not come."""
-    wanted = _shown(expected)
+    asked, wanted = _shown_call(case.call), _shown(case.expected)
     match answer:
         case None:
             return CaseVerdict(False, _ending(outcome), asked, "", wanted, _cut(outcome.error))
@@ -385,7 +384,7 @@ def _failed(outcome: Outcome, answer: Result | None, asked: str, expected: objec
 
 def _checked(outcome: Outcome, place: int, statement: str) -> CaseVerdict:
     """Return the verdict of a checker on one statement."""
-    answer = outcome.values[place] if place < len(outcome.values) else None
+    answer = _answer(outcome, place)
     if isinstance(answer, Returned):
         return PASSED
     # Only the last call is known, so only the last statement can show its own.
@@ -422,9 +421,7 @@ def _shown(value: object) -> str:
 
 
 def _shown_call(call: Call) -> str:
-    parts = [shown(value) for value in call.args] + [
-        f"{name}={shown(value)}" for name, value in call.kwargs.items()
-    ]
+    parts = [*map(shown, call.args), *(f"{name}={shown(value)}" for name, value in call.kwargs.items())]
     return _cut(f"{call.function}({', '.join(parts)})")
 
 

@@ -20,6 +20,7 @@ import threading
 import time
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from areal.rewards.mathematics.notation import plain
 from areal.rewards.mathematics.same import judge
@@ -124,12 +125,11 @@ class MathVerifier:
             self._idle.pop().kill()
 
 
-class _Ended:
+class _Ended(NamedTuple):
     """Why a worker gave no verdict, and whether that was the answer's doing."""
 
-    def __init__(self, reason: str, by_answer: bool) -> None:
-        self.reason = reason
-        self.by_answer = by_answer
+    reason: str
+    by_answer: bool
 
 
 class _CheckerProcess:

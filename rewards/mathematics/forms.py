@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal as Kind
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from areal.rewards.mathematics.decimals import NotReadError
 from areal.rewards.mathematics.formula import read_formula
@@ -40,7 +40,7 @@ class Many:
 
     kind: Kind["list", "set", "tuple", "[]", "[)", "(]", "union", "ratio", "matrix"]
     items: tuple[Form, ...]
-    width: int = field(default=1)
+    width: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +215,9 @@ def _flat(items: Iterable[Form]) -> tuple[Form, ...]:
 
 def _both_hold(first: Form, second: Form) -> Relation | None:
     """Return the chain ``1 < x < 3`` that ``x > 1`` and ``x < 3`` are; None: they are something else."""
-    above, below = _upward(first), _upward(second)
-    if above is None or below is None:
+    if not (_is_single(first) and _is_single(second)):
         return None
+    above, below = upward(first), upward(second)
     if above.sides[0] == below.sides[1]:
         above, below = below, above
     if above.sides[1] != below.sides[0]:
@@ -225,18 +225,21 @@ def _both_hold(first: Form, second: Form) -> Relation | None:
     return Relation((*above.signs, *below.signs), (*above.sides, below.sides[1]))
 
 
-def _upward(form: Form) -> Relation | None:
-    """Return an inequality so that its sign is ``<`` or ``<=``."""
-    if not isinstance(form, Relation) or len(form.signs) != 1 or form.signs[0][0] not in "<>":
-        return None
-    if form.signs[0].startswith("<"):
-        return form
-    return Relation((form.signs[0].replace(">", "<"),), form.sides[::-1])
+def _is_single(form: Form) -> TypeGuard[Relation]:
+    """Say whether something is an inequality of two sides."""
+    return isinstance(form, Relation) and len(form.signs) == 1 and form.signs[0][0] in "<>"
+
+
+def upward(relation: Relation) -> Relation:
+    """Return a chain of ``>`` as one of ``<``."""
+    if not all(sign.startswith(">") for sign in relation.signs):
+        return relation
+    return Relation(tuple(sign.replace(">", "<") for sign in relation.signs[::-1]), relation.sides[::-1])
 
 
 def _inward(interval: re.Match[str]) -> str:
     opening, inner, closing = interval.groups()
-    return {"]": "("}.get(opening, opening) + inner + {"[": ")"}.get(closing, closing)
+    return opening.replace("]", "(") + inner + closing.replace("[", ")")
 
 
 def _is_one(text: str) -> bool:
@@ -400,8 +403,7 @@ class _Reading:
     def _read_both_signs(self, text: str, depth: int) -> Form:
         if len(_BOTH_SIGNS.findall(text)) > 1 and "\\mp" not in text:
             raise NotReadError("several signs that are both")
-        first = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
-        second = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
-        return Many(
-            "list", (self._read_value(first.strip(), depth + 1), self._read_value(second.strip(), depth + 1))
-        )
+        both = [
+            re.sub(r"\\pm(?![A-Za-z])", pm, re.sub(r"\\mp(?![A-Za-z])", mp, text)) for pm, mp in ("+-", "-+")
+        ]
+        return Many("list", tuple(self._read_value(one.strip(), depth + 1) for one in both))

@@ -147,7 +147,9 @@ class _Reader:
         while True:
             self.skip()
             found = _DEGREES.match(self.text, self.at)
-            self._count()
+            self._factors += 1
+            if self._factors > LONGEST:
+                raise NotReadError("too long")
             if found:
                 self.at = found.end()
                 tree = ("degrees", tree)
@@ -157,11 +159,6 @@ class _Reader:
                 tree = ("^", tree, self._exponent())
             else:
                 return tree
-
-    def _count(self) -> None:
-        self._factors += 1
-        if self._factors > LONGEST:
-            raise NotReadError("too long")
 
     def _exponent(self) -> Tree:
         sign = self.take("-", "+")

@@ -174,15 +174,15 @@ def _trimmed(text: str) -> str:
 def _unwrapped(text: str) -> str:
     for wrapper in _WRAPPERS:
         found = wrapper.fullmatch(text)
-        if found and _whole(found.group(1)):
+        if found and whole(found.group(1)):
             return found.group(1).strip()
     if text.startswith("**") and text.count("**") == 1:
         return text[2:].strip()
     return text
 
 
-def _whole(inner: str) -> bool:
-    """Say whether braces close in what was taken out of its wrapper: ``{1}{2}`` has none around it."""
+def whole(inner: str) -> bool:
+    """Say whether the braces of a text close in it: without its ends ``{1}{2}`` is ``1}{2``."""
     depth = 0
     for brace in re.findall(r"\\.|[{}]", inner):
         depth += (brace == "{") - (brace == "}")
@@ -358,15 +358,7 @@ def _joined(parts: list[str]) -> str:
 
 def _is_quantity(head: str) -> bool:
     head = re.sub(r"(?:\s|\\[,;:! ]|~)+$", "", head)
-    return bool(re.search(r"[0-9]|\\pi|\\infty", head)) and head.strip()[-1:] not in (
-        "",
-        "+",
-        "-",
-        "*",
-        "(",
-        "=",
-        ",",
-    )
+    return bool(re.search(r"[0-9]|\\pi|\\infty", head)) and not head.strip().endswith(tuple("+-*(=,"))
 
 
 def units_differ(a: str | None, b: str | None) -> bool:

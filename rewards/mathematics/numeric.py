@@ -9,6 +9,7 @@ matters. What would take long, such as a tower of powers, is not computed.
 from __future__ import annotations
 
 import math
+import operator
 import os
 import threading
 import zlib
@@ -176,14 +177,14 @@ class _Evaluation:
         if kind == "constant":
             made = _made()
             return {"pi": +made.pi, "e": +made.e, "i": made.mpc(0, 1)}[tree[1]]
-        if kind == "degrees":
-            return self._angle(tree[1])
+        if kind == "degrees":  # they stand for themselves, but as the argument of a function
+            return self.of(tree[1])
         if kind == "call":
             return self._call(tree)
         parts = []
         for part in tree[1:]:  # no comprehension: it would take a frame for each level of the tree
             parts.append(self.of(part))
-        return self._bounded(_ARITHMETIC[kind](self, *parts))
+        return self._bounded(self._power(*parts) if kind == "^" else _calculated(kind, *parts))
 
     def _bounded(self, number: Any) -> Any:
         if isinstance(number, Fraction):
@@ -199,21 +200,7 @@ class _Evaluation:
             raise HugeError("too large")
         return number
 
-    def plus(self, a: Any, b: Any) -> Any:
-        return a + b if isinstance(a, Fraction) and isinstance(b, Fraction) else _inexact(a) + _inexact(b)
-
-    def times(self, a: Any, b: Any) -> Any:
-        return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else _inexact(a) * _inexact(b)
-
-    def over(self, a: Any, b: Any) -> Any:
-        if not b:
-            raise NotComputedError("division by zero")
-        return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else _inexact(a) / _inexact(b)
-
-    def minus(self, a: Any) -> Any:
-        return -a
-
-    def power(self, base: Any, exponent: Any) -> Any:
+    def _power(self, base: Any, exponent: Any) -> Any:
         """A power: exact where it is rational and not too large."""
         if isinstance(base, Fraction) and isinstance(exponent, Fraction):
             exact = _exact_power(base, exponent)
@@ -236,13 +223,9 @@ class _Evaluation:
             else made.power(_inexact(base), exponent)
         )
 
-    def _angle(self, tree: Tree) -> Any:
-        """Degrees stand for themselves, but as the argument of a function; see :meth:`_argument`."""
-        return self.of(tree)
-
     def _argument(self, tree: Tree) -> Any:
         if tree[0] == "degrees":
-            return self.times(self.of(tree[1]), self.over(+_made().pi, Fraction(180)))
+            return _calculated("*", self.of(tree[1]), +_made().pi / 180)
         return self.of(tree)
 
     def _call(self, tree: Tree) -> Any:
@@ -252,13 +235,9 @@ class _Evaluation:
             return self._bounded(exact)
         numbers = [_inexact(part) for part in parts]
         made = _made()
-        for number in numbers:
-            if (
-                number
-                and made.mag(abs(number)) > _LARGEST_LOGARITHM
-                and name not in ("sqrt", "cbrt", "abs", "ln", "log")
-            ):
-                raise HugeError("too large")
+        huge = any(number and made.mag(abs(number)) > _LARGEST_LOGARITHM for number in numbers)
+        if huge and name not in ("sqrt", "cbrt", "abs", "ln", "log"):
+            raise HugeError("too large")
         try:
             return self._bounded(_function(name, self._base)(made, *numbers))
         except (ValueError, ZeroDivisionError, OverflowError, made.NoConvergence) as error:
@@ -266,12 +245,16 @@ class _Evaluation:
 
 
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "+": _Evaluation.plus,
-    "*": _Evaluation.times,
-    "/": _Evaluation.over,
-    "neg": _Evaluation.minus,
-    "^": _Evaluation.power,
-}
+    "+": operator.add, "*": operator.mul, "/": operator.truediv, "neg": operator.neg
+}  # fmt: skip
+
+
+def _calculated(kind: str, *parts: Any) -> Any:
+    """Return the sum, product, quotient or negative of numbers: exact if they are."""
+    if kind == "/" and not parts[1]:
+        raise NotComputedError("division by zero")
+    exact = all(isinstance(part, Fraction) for part in parts)
+    return _ARITHMETIC[kind](*(parts if exact else map(_inexact, parts)))
 
 
 def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
@@ -338,14 +321,12 @@ def _function(name: str, base: int | None) -> Callable[..., Any]:
         "sqrt": _root,
         "cbrt": lambda made, number: _root(made, number, made.mpf(3)),
         "abs": lambda made, number: abs(number),
-        "floor": lambda made, number: made.floor(number),
-        "ceil": lambda made, number: made.ceil(number),
         "binomial": lambda made, n, k: made.binomial(n, k),
         "factorial": _factorial,
     }
     if name in special:
         return special[name]
-    attribute = {"arc": "a"}.get(name[:3], "") + (name[3:] if name.startswith("arc") else name)
+    attribute = f"a{name[3:]}" if name.startswith("arc") else name
     return lambda made, number: getattr(made, attribute)(number)
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from areal.rewards.mathematics import numeric
 from areal.rewards.mathematics.choices import chosen
-from areal.rewards.mathematics.forms import Form, InBase, Infinite, Many, Relation, Value, read
+from areal.rewards.mathematics.forms import Form, InBase, Infinite, Many, Relation, Value, read, upward
 from areal.rewards.mathematics.notation import plain, read_lakhs, read_literal, unformatted, units_differ
 from areal.rewards.mathematics.tree import Tree, symbols
 from areal.rewards.mathematics.words import Words, same_words
@@ -121,8 +121,7 @@ def _same_quantities(target: Value, answer: Value) -> Verdict:
     scales = [Fraction(1)]
     if (target.unit == "%") != (answer.unit == "%"):
         scales.append(Fraction(1, 100) if answer.unit == "%" else Fraction(100))
-    verdicts = [_same_numbers(target, answer, scale) for scale in scales]
-    return True if True in verdicts else None if None in verdicts else False
+    return _any([_same_numbers(target, answer, scale) for scale in scales])
 
 
 def _same_numbers(target: Value, answer: Value, scale: Fraction) -> Verdict:
@@ -272,7 +271,7 @@ def _at(tree: Tree, point: dict[str, Tree]) -> Tree:
 
 
 def _same_inequalities(target: Relation, answer: Relation) -> Verdict:
-    target, answer = _upward(target), _upward(answer)
+    target, answer = upward(target), upward(answer)
     if target.signs == answer.signs and _same_items(target.sides, answer.sides):
         return True
     if target.signs == answer.signs == ("!=",) and _same_items(target.sides, answer.sides[::-1]):
@@ -283,13 +282,6 @@ def _same_inequalities(target: Relation, answer: Relation) -> Verdict:
     return None if first is None or second is None else same(first, second)
 
 
-def _upward(relation: Relation) -> Relation:
-    """Return a chain of ``>`` as one of ``<``."""
-    if not all(sign.startswith(">") for sign in relation.signs):
-        return relation
-    return Relation(tuple(sign.replace(">", "<") for sign in relation.signs[::-1]), relation.sides[::-1])
-
-
 def _variable(relation: Relation) -> str | None:
     names = [s.tree[1] for s in relation.sides if isinstance(s, Value) and s.tree[0] == "symbol"]
     return names[0] if len(names) == 1 else None
@@ -297,15 +289,14 @@ def _variable(relation: Relation) -> str | None:
 
 def _interval_of(relation: Relation) -> Form | None:
     """Return the interval that an inequality of one variable is: ``x < 3``, ``1 \\le x < 3``."""
-    relation = _upward(relation)
+    relation = upward(relation)
     sides, signs = list(relation.sides), list(relation.signs)
     if _variable(relation) is None or not all(sign.startswith("<") for sign in signs) or len(sides) > 3:
         return None
     at = next(i for i, s in enumerate(sides) if isinstance(s, Value) and s.tree[0] == "symbol")
     if len(sides) == 2:
-        sides, signs = (
-            ([Infinite(-1), *sides], ["<", *signs]) if at == 0 else ([*sides, Infinite(1)], [*signs, "<"])
-        )
+        signs.insert(at, "<")
+        sides.insert(2 * at, Infinite(1 if at else -1))
         at = 1
     if at != 1:
         return None
@@ -331,10 +322,10 @@ def _same_many(target: Form, answer: Form) -> Verdict:
     if len(many.items) == 1 and many.kind == "matrix":
         return None
     if many.kind in ("set", "list"):
+        if not many.items:
+            return False
         # One thing in two forms is one thing: \boxed{2\frac12} or \boxed{5/2}.
-        return _all(same(item, one) if many is target else same(one, item) for item in many.items) and bool(
-            many.items
-        )
+        return _all(same(item, one) if many is target else same(one, item) for item in many.items)
     return False if isinstance(one, Value) and not one.ambiguous else None
 
 
@@ -398,6 +389,10 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
     return known
 
 
+def _any(verdicts: Sequence[Verdict]) -> Verdict:
+    return True if True in verdicts else None if None in verdicts else False
+
+
 def _same_items(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:
     if len(target) != len(answer):
         return False
@@ -408,15 +403,10 @@ def _same_sets(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:
     """Compare in any order; what is there twice counts once."""
     if len(target) * len(answer) > 900:
         return None
+    if not target or not answer:
+        return len(target) == len(answer)
     grid = [[same(t, a) for a in answer] for t in target]
-    return (
-        _all(
-            True if True in line else None if None in line else False
-            for line in [*grid, *zip(*grid, strict=True)]
-        )
-        if grid and answer
-        else len(target) == len(answer)
-    )
+    return _all(_any(line) for line in [*grid, *zip(*grid, strict=True)])
 
 
 def _same_ratios(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:

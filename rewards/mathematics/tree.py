@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 Tree: TypeAlias = tuple[Any, ...]
@@ -13,23 +14,17 @@ Tree: TypeAlias = tuple[Any, ...]
 
 def symbols(tree: Tree) -> set[str]:
     """Return the names of a tree's symbols."""
-    found: set[str] = set()
-    left = [tree]
-    while left:
-        node = left.pop()
-        if node[0] == "symbol":
-            found.add(node[1])
-        else:
-            left += [part for part in node[1:] if isinstance(part, tuple)]
-    return found
+    return {node[1] for node in _nodes(tree) if node[0] == "symbol"}
 
 
 def mentions(tree: Tree, kind: str, name: str) -> bool:
     """Say whether a node of that kind and name is in the tree."""
+    return any(node[0] == kind and node[1] == name for node in _nodes(tree))
+
+
+def _nodes(tree: Tree) -> Iterator[Tree]:
     left = [tree]
     while left:
         node = left.pop()
-        if node[0] == kind and node[1] == name:
-            return True
+        yield node
         left += [part for part in node[1:] if isinstance(part, tuple)]
-    return False
