@@ -303,7 +303,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     checked = plan(config)
     renderer = Renderer(load_tokenizer(checked.model), (1,))
     instant: Any = Instant()
-    worker = RolloutWorker.build(instant, renderer, checked.agent, environments(config), 512)
+    worker = RolloutWorker(instant, renderer, checked.agent, environments(config), 512)
     mask = np.array([False, True])
     made = Trajectory(np.zeros(2, np.int32), mask, np.zeros(2, np.float32), mask.astype(np.int32) - 1)
     blank = Episode([made], 1.0)

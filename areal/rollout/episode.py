@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from areal.agents.interface import Agent, ConversationTooLong, Message, PolicyFailed, Step
 from areal.errors import AgentFailure
 from areal.rollout.environments import EnvironmentPool
+from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
 from areal.rollout.recorder import Recorder
 from areal.trajectory import Episode
 
 
-class EpisodeRecorder(Protocol):
-    """What receives the opening and the rewards of an episode from its environment."""
-
-    def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
-        """Add a reward, and its named parts, to the episode's."""
-        ...
-
-    def set_opening(self, messages: Sequence[Message]) -> None:
-        """Open the conversation of ``generate`` with these messages, before its first observation."""
-        ...
-
-
 class RecordedEnv:
-    """One episode of a Gymnasium environment as an agent sees it; its rewards go to the recorder.
+    """One episode of a Gymnasium environment as an agent sees it; its opening and rewards go to the model.
 
     Args:
         pool: of the environment.
         env: the environment.
         task: keyword arguments of ``env.reset``.
-        recorder: of the episode.
+        model: of the episode.
         opening: the messages that all conversations of the run open with.
 
     Attributes:
@@ -47,14 +35,14 @@ class RecordedEnv:
         pool: EnvironmentPool,
         env: Any,
         task: dict[str, Any],
-        recorder: EpisodeRecorder,
+        model: EpisodeModel,
         opening: Opening = Opening(),  # noqa: B008 (it is frozen)
     ) -> None:
         self._opening = opening
         self._pool = pool
         self._env = env
         self._task = task
-        self._recorder = recorder
+        self._model = model
         self.member = ""
         self.actions: list[str] = []
         self.unfinished = False
@@ -71,14 +59,14 @@ class RecordedEnv:
         observation, info = await self._pool.reset(self._env, self._task)
         self.member = str(info.get("env", ""))
         messages = self._opening.messages(observation, info)
-        self._recorder.set_opening(messages[:-1])
+        self._model.set_opening(messages[:-1])
         return observation, messages
 
     async def step(self, action: str) -> Step:
         """Act."""
         self.actions.append(action)
         step = await self._pool.step(self._env, action, self._task)
-        self._recorder.credit(step.reward, step.info.get("reward_parts"))
+        self._model.credit(step.reward, step.info.get("reward_parts"))
         self.unfinished = not step.done
         return step
 

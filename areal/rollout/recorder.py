@@ -28,8 +28,8 @@ from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Engine, GenerationAborted, Sampling
 from areal.rollout.histories import Histories
 from areal.rollout.messages import Key, key, normal
+from areal.rollout.model import EpisodeModel
 from areal.rollout.rendering import Prompt, Renderer
-from areal.rollout.seeds import derive
 from areal.trajectory import Trajectory
 
 
@@ -42,7 +42,7 @@ class _Target:
     messages: list[Message]
 
 
-class Recorder:
+class Recorder(EpisodeModel):
     """An :class:`areal.agents.interface.Model` that records ids, log-probabilities, versions and rewards.
 
     Args:
@@ -53,8 +53,6 @@ class Recorder:
         server: where programs reach the model.
 
     Attributes:
-        reward: of the episode so far.
-        parts: its named components.
         accounts: of the calls at each of its endpoints.
     """
 
@@ -66,36 +64,15 @@ class Recorder:
         max_model_len: int,
         server: EndpointServer | None = None,
     ) -> None:
+        super().__init__(sampling)
         self._server = server
         self._engine = engine
         self._renderer = renderer
-        self._sampling = sampling
         self._max_model_len = max_model_len
         self._conversations: list[Conversation] = []
         self._histories = Histories()
         self._latest: Conversation | None = None
-        self._messages: list[Message] = []
-        self._calls = 0
-        self.reward = 0.0
-        self.parts: dict[str, float] = {}
         self.accounts: list[Account] = []
-
-    def set_opening(self, messages: Sequence[Message]) -> None:
-        """Open the conversation of ``generate`` with these messages, before its first observation."""
-        if not self._calls:
-            self._messages = list(messages)
-
-    async def generate(self, observation: str) -> str:
-        """Append ``observation`` as a user message, sample the response and return its text.
-
-        Raises:
-            ConversationTooLong: no room is left for a response.
-            GenerationAborted: the engine gave the response up half-way.
-        """
-        messages = [*self._messages, {"role": "user", "content": observation}]
-        reply = await self.chat(messages)
-        self._messages = [*messages, reply.message]
-        return reply.text
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
@@ -116,9 +93,8 @@ class Recorder:
         call, self._calls = self._calls, self._calls + 1
         target.conversation.busy = True
         try:
-            completion = await self._engine.generate(
-                ids, self._narrowed(len(ids), call, limits or SamplingLimits())
-            )
+            sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
+            completion = await self._engine.generate(ids, sampling)
         finally:
             target.conversation.busy = False
         if completion.finish == "abort":
@@ -127,16 +103,9 @@ class Recorder:
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward, and its named parts, to those of the episode; the last turn is credited with it."""
-        self.reward += reward
-        for name, value in ({"reward": reward} if parts is None else parts).items():
-            self.parts[name] = self.parts.get(name, 0.0) + value
+        super().credit(reward, parts)
         if self._latest is not None:
             self._latest.credit(reward)
-
-    def set_reward(self, reward: float) -> None:
-        """Set the reward of the whole episode, in place of what was credited so far."""
-        self.credit(reward - self.reward)
-        self.reward, self.parts = reward, {"reward": reward}
 
     @asynccontextmanager
     async def endpoint(self, max_completions: int) -> AsyncIterator[Endpoint]:
@@ -169,25 +138,15 @@ class Recorder:
                 return _Target(conversation, prompt, messages)
         return _Target(Conversation(), self._renderer.opening(history, tools), history)
 
-    def _narrowed(self, length: int, call: int, limits: SamplingLimits) -> Sampling:
+    def _fitting(self, sampling: Sampling, length: int) -> Sampling:
+        """Shorten the response to the room that a conversation of ``length`` tokens leaves."""
         room = self._max_model_len - length
         if room < 1:
             raise ConversationTooLong(
                 f"the conversation has {length} tokens, and rollout.max_model_len is "
                 f"{self._max_model_len}: raise it, or leave out long problems"
             )
-        sampling, seed = self._sampling, self._sampling.seed
-        if limits.seed is not None:
-            seed = limits.seed
-        elif seed is not None and call > 0:  # with the same one, turns would be sampled with the same noise
-            seed = derive(seed, call)
-        wanted = sampling.max_tokens if limits.max_tokens is None else limits.max_tokens
-        return replace(
-            sampling,
-            max_tokens=min(sampling.max_tokens, wanted, room),
-            stop=(*sampling.stop, *limits.stop),
-            seed=seed,
-        )
+        return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
     def _record(
         self, target: _Target, keys: list[Key], completion: Completion, call: int, tools: Sequence[Tool]

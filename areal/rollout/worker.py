@@ -18,7 +18,10 @@ from areal.trajectory import Episode
 
 @dataclass(frozen=True, slots=True)
 class RolloutWorker:
-    """Runs episodes with one engine, one agent and a pool of environments, which all episodes share."""
+    """Runs episodes with one engine, one agent and a pool of environments, which all episodes share.
+
+    Agents that are programs need a ``server``; it starts when a program first asks.
+    """
 
     engine: Engine
     renderer: Renderer
@@ -27,21 +30,6 @@ class RolloutWorker:
     max_model_len: int
     server: EndpointServer | None = None
     opening: Opening = Opening()  # noqa: RUF009 (it is frozen)
-
-    @classmethod
-    def build(
-        cls,
-        engine: Engine,
-        renderer: Renderer,
-        agent: Agent,
-        pool: EnvironmentPool,
-        max_model_len: int,
-        temperature: float = 1.0,
-        opening: Opening = Opening(),  # noqa: B008 (it is frozen)
-    ) -> RolloutWorker:
-        """Make a worker; its endpoint starts when a program first needs it."""
-        server = EndpointServer(renderer.token_texts, temperature)
-        return cls(engine, renderer, agent, pool, max_model_len, server, opening)
 
     @property
     def refused(self) -> int:

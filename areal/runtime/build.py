@@ -17,6 +17,7 @@ from areal.placement.placement import EnginePlacement
 from areal.registry import env_label
 from areal.rollout.admission import Admission
 from areal.rollout.controller import EpisodeId, RolloutController
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engines import max_in_flight
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
@@ -176,7 +177,7 @@ async def start_rollout_worker(
     renderer = Renderer(tokenizer, eos, config.chat.template_kwargs)
     if isinstance(plan.agent, ToolUse):
         renderer.check_tools()
-    return RolloutWorker.build(
+    return RolloutWorker(
         await start_engines(
             [
                 _engine_settings(plan, number, eos, weight_backend)
@@ -188,7 +189,7 @@ async def start_rollout_worker(
         plan.agent,
         environments(config),
         plan.max_model_len,
-        config.rollout.temperature,
+        EndpointServer(renderer.token_texts, config.rollout.temperature),
         opening_of(config),
     )
 

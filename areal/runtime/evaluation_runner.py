@@ -187,4 +187,4 @@ async def _endpoint_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]
     finally:
         await endpoint.close()
         for worker in workers:
-            worker.close()
+            worker.pool.close()

@@ -23,6 +23,7 @@ from areal import cli
 from areal.config import parse_config
 from areal.learner.model import load_model
 from areal.models import resolve_model
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.worker import RolloutWorker
 from areal.runtime import build
 from areal.runtime.build import environments
@@ -63,7 +64,8 @@ async def running(worker: RolloutWorker, engine: Any, monkeypatch: pytest.Monkey
 
     async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
         envs = environments(checked.config)
-        return RolloutWorker.build(engine, worker.renderer, checked.agent, envs, checked.max_model_len)
+        server = EndpointServer(worker.renderer.token_texts, 1.0)
+        return RolloutWorker(engine, worker.renderer, checked.agent, envs, checked.max_model_len, server)
 
     monkeypatch.setattr(build, "start_rollout_worker", start_rollout_worker)
     session = asyncio.get_running_loop()

@@ -41,7 +41,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(worker: RolloutWorker, tmp_
 
     def new_rollout_worker() -> RolloutWorker:
         engine: Any = Shared(worker.engine)
-        return RolloutWorker.build(engine, worker.renderer, checked.agent, environments(config), 512)
+        return RolloutWorker(engine, worker.renderer, checked.agent, environments(config), 512)
 
     learner = make_learner(config, checked.model, "cpu", 1)
     sender = open_sender(["shared memory"], learner.named_parameters(), torch.float32, "cpu")

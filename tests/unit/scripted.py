@@ -73,7 +73,7 @@ def make_rollout_worker(
     tokenizer = load_tokenizer(checked.model)
     renderer = Renderer(tokenizer, eos_ids(tokenizer))
     pool = EnvironmentPool(lambda: env(checked.env), 4)
-    return RolloutWorker.build(engine, renderer, checked.agent, pool, 512)
+    return RolloutWorker(engine, renderer, checked.agent, pool, 512)
 
 
 def settings(output: Path, name: str, **more: Any) -> Config:

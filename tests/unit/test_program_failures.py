@@ -23,6 +23,7 @@ from areal.evaluation.responses import Response
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.rollout.controller import RolloutController, RolloutFailure
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled
@@ -64,7 +65,8 @@ class OneWord(gymnasium.Env[str, str]):
 @pytest_asyncio.fixture
 async def worker() -> AsyncIterator[RolloutWorker]:
     engine: Any = Engine()
-    made = RolloutWorker.build(engine, RENDERER, Program(quiet), EnvironmentPool(OneWord, 2), 100)
+    server = EndpointServer(RENDERER.token_texts, 1.0)
+    made = RolloutWorker(engine, RENDERER, Program(quiet), EnvironmentPool(OneWord, 2), 100, server)
     yield made
     await made.close()
 

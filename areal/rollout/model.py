@@ -1,0 +1,72 @@
+"""What every model in one episode has: the history of ``generate``, the rewards, the sampling of a call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+from areal.agents.interface import Message, Reply, SamplingLimits, Tool
+from areal.rollout.engine import Sampling
+from areal.rollout.seeds import derive
+
+
+class EpisodeModel(ABC):
+    """An :class:`areal.agents.interface.Model` in one episode.
+
+    Attributes:
+        reward: of the episode so far.
+        parts: its named components.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._messages: list[Message] = []
+        self._calls = 0
+        self.reward = 0.0
+        self.parts: dict[str, float] = {}
+
+    def set_opening(self, messages: Sequence[Message]) -> None:
+        """Open the conversation of ``generate`` with these messages, before its first observation."""
+        if not self._calls:
+            self._messages = list(messages)
+
+    async def generate(self, observation: str) -> str:
+        """Append ``observation`` as a user message, sample the response and return its text.
+
+        Raises:
+            ConversationTooLong: no room is left for a response.
+            GenerationAborted: the engine gave the response up half-way.
+        """
+        messages = [*self._messages, {"role": "user", "content": observation}]
+        reply = await self.chat(messages)
+        self._messages = [*messages, reply.message]
+        return reply.text
+
+    @abstractmethod
+    async def chat(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
+    ) -> Reply:
+        """Respond to a whole history; see :class:`areal.agents.interface.Model`."""
+
+    def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
+        """Add a reward, and its named parts, to those of the episode."""
+        self.reward += reward
+        for name, value in ({"reward": reward} if parts is None else parts).items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+
+    def set_reward(self, reward: float) -> None:
+        """Set the reward of the whole episode, in place of what was credited so far."""
+        self.credit(reward - self.reward)
+        self.reward, self.parts = reward, {"reward": reward}
+
+    def _narrowed(self, call: int, limits: SamplingLimits) -> Sampling:
+        """Return the sampling of the episode's ``call``-th call."""
+        sampling, seed = self._sampling, self._sampling.seed
+        if limits.seed is not None:
+            seed = limits.seed
+        elif seed is not None and call > 0:  # with the same one, turns would be sampled with the same noise
+            seed = derive(seed, call)
+        wanted = sampling.max_tokens if limits.max_tokens is None else limits.max_tokens
+        stop = (*sampling.stop, *limits.stop)
+        return replace(sampling, max_tokens=min(sampling.max_tokens, wanted), stop=stop, seed=seed)
