@@ -21,8 +21,7 @@ class Run:
         config: all settings.
         model: folder of the final model, in Hugging Face format.
         metrics: one dict for each line of ``metrics.jsonl``.
-        before: held-out accuracy before training, if it was measured.
-        after: held-out accuracy after training, if it was measured.
+        before, after: held-out accuracy before and after training, if it was measured.
         warnings: one line for each thing that was wrong with the run.
     """
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from areal.weights.interface import TransferBackend
+from areal.weights.interface import Receiver, Sender, TransferBackend
 from areal.weights.layout import WeightLayout
 from areal.weights.snapshot import Snapshot
 
@@ -29,7 +29,7 @@ _TIMEOUT = datetime.timedelta(minutes=3)
 _HOST = "127.0.0.1"
 
 
-class BroadcastSender:
+class BroadcastSender(Sender):
     """The learner's end: sends each new version of the snapshot to all engines at once."""
 
     def __init__(self, snapshot: Snapshot, engines: int) -> None:
@@ -59,7 +59,7 @@ class BroadcastSender:
         self._group.leave()
 
 
-class BroadcastReceiver:
+class BroadcastReceiver(Receiver):
     """The engine's end: receives into a snapshot of its own."""
 
     def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:

@@ -21,14 +21,14 @@ import torch
 import torch.multiprocessing  # teaches ForkingPickler to send a tensor of a GPU as a handle
 
 from areal.errors import UserError
-from areal.weights.interface import TransferBackend
+from areal.weights.interface import Receiver, Sender, TransferBackend
 from areal.weights.layout import WeightLayout
 from areal.weights.snapshot import Snapshot
 
 BACKEND: TransferBackend = "CUDA IPC"
 
 
-class CudaIpcSender:
+class CudaIpcSender(Sender):
     """The learner's end: lets an engine map the snapshot.
 
     Raises:
@@ -51,14 +51,8 @@ class CudaIpcSender:
             },
         }
 
-    def send(self) -> None:
-        """Nothing: the engine reads the snapshot."""
 
-    def close(self) -> None:
-        """Nothing: the snapshot's memory is free when the learner and the engine have released it."""
-
-
-class CudaIpcReceiver:
+class CudaIpcReceiver(Receiver):
     """The engine's end: maps the allocations of the learner's process on the same GPU.
 
     Raises:
@@ -70,12 +64,6 @@ class CudaIpcReceiver:
             raise ValueError(f"the weights are on the GPU {address['gpu']}, not on this engine's {ours}")
         # Pickled by the learner of this run.
         self.tensors = layout.views([pickle.loads(bytes.fromhex(handle)) for handle in address["handles"]])
-
-    def receive(self) -> None:
-        """Nothing: what the learner wrote is there."""
-
-    def close(self) -> None:
-        """Nothing: the mapping goes with this object."""
 
 
 def _uuid(device: torch.device) -> str:

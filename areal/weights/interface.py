@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -26,31 +27,27 @@ class Memory(Protocol):
         ...
 
 
-class Sender(Protocol):
+class Sender(ABC):
     """The learner's end of one backend."""
 
+    @abstractmethod
     def init_info(self) -> dict[str, Any]:
         """Return what an engine needs once, to open its end; each call is for exactly one connection."""
-        ...
 
-    def send(self) -> None:
-        """Do the learner's part of a load, on any thread while the engines load; mostly there is none."""
-        ...
+    def send(self) -> None:  # noqa: B027 (where engines read the memory themselves there is none)
+        """Do the learner's part of a load, on any thread while the engines load."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a snapshot's memory is free when both sides have released it)
         """Release all resources."""
-        ...
 
 
-class Receiver(Protocol):
+class Receiver:
     """An engine's end of one backend."""
 
     tensors: list[tuple[str, torch.Tensor]]
 
     def receive(self) -> None:
-        """Make the tensors hold what the learner wrote."""
-        ...
+        """Make the tensors hold what the learner wrote; where its memory is mapped, they do."""
 
     def close(self) -> None:
-        """Release all resources but the memory of the tensors."""
-        ...
+        """Release all resources but the memory of the tensors, which goes with this object."""

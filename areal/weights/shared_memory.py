@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from areal.weights.interface import VLLM_BACKEND, TransferBackend
+from areal.weights.interface import VLLM_BACKEND, Receiver, Sender, TransferBackend
 from areal.weights.layout import NamedParameters, WeightLayout
 
 BACKEND: TransferBackend = "shared memory"
 
 
-class SharedMemorySender:
+class SharedMemorySender(Sender):
     """The learner's end: holds the memory and writes each new version into it."""
 
     def __init__(self, parameters: NamedParameters, dtype: torch.dtype | None = None) -> None:
@@ -49,9 +49,6 @@ class SharedMemorySender:
         """
         self._layout.write(parameters, [self._bytes])
 
-    def send(self) -> None:
-        """Nothing: a worker reads the memory."""
-
     def close(self) -> None:
         """Release the memory; workers that mapped it keep it until they end."""
         if self._fd >= 0:
@@ -59,18 +56,12 @@ class SharedMemorySender:
             self._fd = -1
 
 
-class SharedMemoryReceiver:
+class SharedMemoryReceiver(Receiver):
     """The engine's end: maps the memory."""
 
     def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:
         memory = torch.from_file(address["path"], shared=True, size=address["nbytes"], dtype=torch.uint8)
         self.tensors = layout.views([memory])
-
-    def receive(self) -> None:
-        """Nothing: what the learner wrote is there."""
-
-    def close(self) -> None:
-        """Nothing: the mapping goes with this object."""
 
 
 def register() -> None:

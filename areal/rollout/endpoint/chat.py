@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
 from areal.rollout.endpoint.fields import refuse_fields, refuse_format
 from areal.rollout.endpoint.parsing import (
     ROLES,
+    RequestForm,
     Seed,
     call_id,
     function_call,
     function_tool,
-    only_free_choice,
     plain_text,
     read,
     role_of,
+    shown_tools,
 )
 from areal.rollout.endpoint.stops import stop_strings
 from areal.rollout.endpoint.wire import (
@@ -35,14 +36,8 @@ MAX_CHOICES = 128
 """Largest ``n``, as OpenAI has it."""
 
 
-class _Request(BaseModel):
-    """What is read of a request; the rest is looked at by :func:`refuse_fields`."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    model: str
+class _Request(RequestForm):
     messages: list[dict[str, Any]] = Field(min_length=1)
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
     response_format: dict[str, Any] | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | list[str] | None = None
@@ -50,7 +45,6 @@ class _Request(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: Seed | None = None
     logprobs: bool | None = None
-    stream: bool | None = None
     stream_options: dict[str, Any] | None = None
 
 
@@ -59,11 +53,10 @@ def parse(body: bytes, temperature: float) -> ModelRequest:
     request: _Request = read(_Request, body)
     refuse_fields(request.model_extra, temperature)
     refuse_format("response_format", request.response_format)
-    tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
     return ModelRequest(
         model=request.model,
         messages=[_message(message, f"messages.{i}") for i, message in enumerate(request.messages)],
-        tools=tools,
+        tools=shown_tools(request, _tool),
         limits=SamplingLimits(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             stop=stop_strings(request.stop),
@@ -117,13 +110,9 @@ def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
         message = {"role": "assistant", "content": _content(reply), "refusal": None}
         if reply.message.get("tool_calls"):
             message["tool_calls"] = reply.message["tool_calls"]
+        logprobs = _logprobs(request, response, number)
         choices.append(
-            {
-                "index": number,
-                "message": message,
-                "logprobs": _logprobs(request, response, number),
-                "finish_reason": reply.finish,
-            }
+            {"index": number, "message": message, "logprobs": logprobs, "finish_reason": reply.finish}
         )
     return {**_head(request, response, "chat.completion"), "choices": choices, "usage": _usage(response)}
 
@@ -133,9 +122,7 @@ def stream(request: ModelRequest, response: ModelResponse) -> bytes:
     return events(_chunks(request, response), named=False) + b"data: [DONE]\n\n"
 
 
-def error(refusal: Refusal) -> dict[str, Any]:
-    """The body of a refusal."""
-    return openai_error(refusal)
+error = openai_error
 
 
 def _chunks(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:

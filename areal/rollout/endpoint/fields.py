@@ -99,6 +99,18 @@ def refuse_format(name: str, given: Any) -> None:
         raise unavailable(_JSON.format(name=name))
 
 
+def refuse_within(name: str, given: dict[str, Any] | None, temperature: float) -> None:
+    """Refuse what the fields within a field ask for, of which ``format`` is a form of the response.
+
+    Raises:
+        Refusal: one of them asks for something unavailable.
+    """
+    inside = {f"{name}.{inner}": value for inner, value in (given or {}).items()}
+    form = f"{name}.format"
+    refuse_format(form, inside.pop(form, None))
+    refuse_fields(inside, temperature)
+
+
 def refuse_fields(given: Mapping[str, Any] | None, temperature: float) -> None:
     """Refuse a field that asks for something unavailable.
 

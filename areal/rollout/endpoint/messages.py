@@ -6,17 +6,18 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
-from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.fields import refuse_fields, refuse_within
 from areal.rollout.endpoint.parsing import (
+    RequestForm,
     call_id,
     function_call,
     function_tool,
-    only_free_choice,
     plain_text,
     read,
+    shown_tools,
 )
 from areal.rollout.endpoint.stops import stop_position, stop_strings
 from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, events, shown, unavailable
@@ -30,25 +31,17 @@ _ERROR_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-
-
 _THREAD = "thread: no history is kept here; send the whole conversation with each call"
 
 
-class _Request(BaseModel):
-    """What is read of a request; the rest is looked at by :func:`refuse_fields`."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    model: str
+class _Request(RequestForm):
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_tokens: int = Field(ge=1)
     system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
     thread: Any = None
     output_config: dict[str, Any] | None = None
-    stream: bool | None = None
 
 
 def parse(body: bytes, temperature: float) -> ModelRequest:
@@ -57,18 +50,15 @@ def parse(body: bytes, temperature: float) -> ModelRequest:
     if request.thread is not None:
         raise unavailable(_THREAD, {"error_code": "thread_unsupported_request", "unsupported": ["thread"]})
     refuse_fields(request.model_extra, temperature)
-    output = dict(request.output_config or {})
-    refuse_format("output_config.format", output.pop("format", None))
-    refuse_fields({f"output_config.{name}": value for name, value in output.items()}, temperature)
+    refuse_within("output_config", request.output_config, temperature)
     messages: list[Message] = []
     for i, given in enumerate(request.messages):
         messages.extend(_messages(given, f"messages.{i}"))
-    shown = only_free_choice(request.tool_choice)
     return ModelRequest(
         model=request.model,
         messages=messages,
         system=None if request.system is None else plain_text(request.system, "system"),
-        tools=[_tool(tool) for tool in request.tools or ()] if shown else [],
+        tools=shown_tools(request, _tool),
         limits=SamplingLimits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
         stream=bool(request.stream),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from areal.rollout.endpoint.wire import Refusal, shown, unavailable
 
@@ -12,6 +13,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What engines take as a seed."""
 ROLES = ("system", "developer", "user", "assistant")
 """Roles of OpenAI's messages; the developer is the system's other name."""
+
+
+class RequestForm(BaseModel):
+    """What is read of a request of any protocol; the rest is looked at by ``fields.refuse_fields``."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    model: str
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    stream: bool | None = None
 
 
 def read(form: type[BaseModel], body: bytes) -> Any:
@@ -103,12 +114,15 @@ def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any
     return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
 
-def only_free_choice(choice: Any) -> bool:
-    """Read ``tool_choice``; return whether tools are to be shown at all.
+def shown_tools(
+    request: RequestForm, read_tool: Callable[[dict[str, Any]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the tools that the model is shown: those of a request, unless it says ``none``.
 
     Raises:
-        Refusal: it forces the model to call a tool, which is no sample of the model.
+        Refusal: it forces the model to call a tool, which is no sample of the model; or a tool is none.
     """
+    choice = request.tool_choice
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in (None, "auto", "none"):
         raise unavailable(
@@ -117,4 +131,4 @@ def only_free_choice(choice: Any) -> bool:
         )
     if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
         raise unavailable("disable_parallel_tool_use is not available: it forces the model; leave it out")
-    return kind != "none"
+    return [] if kind == "none" else [read_tool(tool) for tool in request.tools or ()]

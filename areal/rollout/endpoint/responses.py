@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from areal.agents.interface import Message, SamplingLimits
-from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.fields import refuse_fields, refuse_within
 from areal.rollout.endpoint.parsing import (
+    RequestForm,
     call_id,
     function_call,
     function_tool,
-    only_free_choice,
     plain_text,
     read,
     role_of,
+    shown_tools,
 )
 from areal.rollout.endpoint.wire import (
     ModelRequest,
@@ -31,22 +32,15 @@ from areal.rollout.endpoint.wire import (
 _LOGPROBS = "message.output_text.logprobs"
 
 
-class _Request(BaseModel):
-    """What is read of a request; the rest is looked at by :func:`refuse_fields`."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    model: str
+class _Request(RequestForm):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: Any = None
     prompt: Any = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
     text: dict[str, Any] | None = None
     include: list[str] | None = None
     max_output_tokens: int | None = Field(None, ge=1)
-    stream: bool | None = None
     stream_options: dict[str, Any] | None = None
 
 
@@ -54,20 +48,17 @@ def parse(body: bytes, temperature: float) -> ModelRequest:
     """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
     refuse_fields(request.model_extra, temperature)
-    text = dict(request.text or {})
-    refuse_format("text.format", text.pop("format", None))
-    refuse_fields({f"text.{name}": value for name, value in text.items()}, temperature)
+    refuse_within("text", request.text, temperature)
     if request.conversation is not None or request.prompt is not None:
         raise unavailable(
             "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
         )
-    tools = [_tool(tool) for tool in request.tools or ()] if only_free_choice(request.tool_choice) else []
     return ModelRequest(
         model=request.model,
         messages=_messages(request.input),
         system=request.instructions,
         previous=request.previous_response_id,
-        tools=tools,
+        tools=shown_tools(request, _tool),
         limits=SamplingLimits(max_tokens=request.max_output_tokens),
         logprobs=_LOGPROBS in (request.include or ()),
         stream=bool(request.stream),
@@ -116,9 +107,7 @@ def stream(request: ModelRequest, response: ModelResponse) -> bytes:
     return events(numbered, named=True)
 
 
-def error(refusal: Refusal) -> dict[str, Any]:
-    """The body of a refusal."""
-    return openai_error(refusal)
+error = openai_error
 
 
 def _items(request: ModelRequest, response: ModelResponse) -> list[dict[str, Any]]:

@@ -14,10 +14,11 @@ _MAX_SHOWN = 80
 """Characters of a value in a refusal."""
 
 
+@dataclass(eq=False)
 class Refusal(Exception):
     """A request that is refused; each protocol has its own form for it.
 
-    Args:
+    Attributes:
         status: of HTTP.
         message: for the program's author: what is wrong, and what to do.
         code: OpenAI's word for it, if there is one.
@@ -26,22 +27,15 @@ class Refusal(Exception):
         by_program: whether the program asked for it by itself, independently of what the model said.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str | None = None,
-        retry: bool = False,
-        details: dict[str, Any] | None = None,
-        by_program: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.retry = retry
-        self.details = details
-        self.by_program = by_program
+    status: int
+    message: str
+    code: str | None = None
+    retry: bool = False
+    details: dict[str, Any] | None = None
+    by_program: bool = False
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @dataclass(frozen=True, slots=True)
