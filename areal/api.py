@@ -69,10 +69,7 @@ def evaluate(
         env: Gymnasium id of the environment.
         model: hub id, folder (``RUN/model``), ``"starter"``, or an endpoint's URL: then responses are kept.
         run: a run directory, whose model, environment, agent and settings hold where nothing else is given.
-        config: a YAML file, or a configuration.
-        overrides: ``key.sub=value`` strings.
-        show: draw a progress display.
-        settings: fields of :class:`areal.config.Config`.
+        config, overrides, show, settings: as in :func:`train`.
 
     Raises:
         UserError: bad input.
@@ -119,10 +116,7 @@ def evaluate_benchmarks(
             sources.
         run: a run directory, as in :func:`evaluate`; to a benchmark it gives its model.
         resume: the folder of an evaluation that was stopped, to go on with as it began.
-        config: a YAML file.
-        overrides: ``key.sub=value`` strings.
-        show: draw a progress display.
-        settings: fields of :class:`areal.config.Config`; they go before what a benchmark says.
+        config, overrides, show, settings: as in :func:`train`; settings go before what a benchmark says.
 
     Raises:
         UserError: bad input.
@@ -233,11 +227,7 @@ def layers(
     resume: str | Path | None,
     training: bool = True,
 ) -> list[Layer]:
-    """Return what :func:`resolve` puts together, and where each part comes from; later ones win.
-
-    Raises:
-        UserError: as there.
-    """
+    """Return what :func:`resolve` puts together, where each part is from; raises as it does."""
     given = merged_settings(None, overrides, settings)
     if resume is not None:
         from areal.telemetry.run_directory import RunDirectory

@@ -16,7 +16,6 @@ class Option:
     """A keyword argument of an environment.
 
     Attributes:
-        name: as in ``env_options.NAME``.
         default: as Python writes it; None: it must be given.
         help: from the docstring; empty if that says nothing of it.
     """

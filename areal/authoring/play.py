@@ -30,11 +30,7 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
     """Let a person play training problems.
 
     Args:
-        env: the environment.
-        episodes: how many.
-        seed: of the order of problems.
         ask: returns an answer; None ends the game.
-        show: shows what happens.
 
     Returns:
         The sum of all rewards.

@@ -19,7 +19,6 @@ def write_package(name: str, parent: Path) -> list[Path]:
 
     Args:
         name: the environment's id, such as ``my-env``; module and class are called after it.
-        parent: an existing folder.
 
     Returns:
         The files.

@@ -54,7 +54,6 @@ class Subject:
         env: the instance that most rules look at; the first rule makes it.
         solves: whether it has ``solution()``.
         turns: steps of the longest episode that was run.
-        watch: what calls it.
     """
 
     env: Any

@@ -21,12 +21,9 @@ class Hang(Exception):
 
 
 class CallWatch:
-    """Calls with a time limit.
+    """Calls with a time limit in seconds.
 
     A thread that hangs cannot be ended: it is a daemon, which does not outlive the process.
-
-    Args:
-        limit: seconds of one call.
     """
 
     def __init__(self, limit: float) -> None:

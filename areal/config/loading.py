@@ -1,4 +1,7 @@
-"""How settings are read: from a YAML file, ``key.sub=value`` overrides and values; later ones win."""
+"""How settings are read: from a YAML file, ``key.sub=value`` overrides and values; later ones win.
+
+Whatever cannot be read, or is no setting, raises a UserError.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,7 @@ def load_config(
 def merged_settings(
     path: str | Path | None = None, overrides: list[str] | None = None, values: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what :func:`load_config` would validate, as a nested dict.
-
-    Raises:
-        UserError: an unreadable file, or what is no override.
-    """
+    """Return what :func:`load_config` would validate, as a nested dict."""
     data: dict[str, Any] = {}
     if path is not None:
         _merge(data, _read_yaml(Path(path)))
@@ -68,22 +67,14 @@ def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:
-    """Return a configuration with ``key.sub=value`` overrides on top.
-
-    Raises:
-        UserError: as in :func:`load_config`.
-    """
+    """Return a configuration with ``key.sub=value`` overrides on top."""
     data = config.model_dump(mode="json")
     _merge_overrides(data, overrides)
     return parse_config(data)
 
 
 def parse_config(data: dict[str, Any], source: str | None = None) -> Config:
-    """Validate a nested dict.
-
-    Raises:
-        UserError: as in :func:`load_config`.
-    """
+    """Validate a nested dict."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:

@@ -60,14 +60,11 @@ class Benchmark:
         name: also of the file in a folder of data: ``NAME.jsonl``, ``NAME_test.parquet`` and the like, or a
             folder ``NAME``.
         env: the environment; it takes ``data``, ``test_data`` and ``prompt``.
-        source: the data.
-        problems: how many it has.
         prompt: a template with ``{problem}``.
         max_new_tokens: longest response of one turn.
         samples: responses to each problem.
         temperature, top_p: of the sampling.
         env_options: of the environment, besides.
-        agent: how the model acts.
         keep: which rows of the file are the benchmark's; None: all.
     """
 

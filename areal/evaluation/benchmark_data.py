@@ -34,7 +34,6 @@ def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> B
     """Return the data of a benchmark.
 
     Args:
-        benchmark: of which.
         given: a place (areal.envs.places), or a folder that has one of the benchmark's name; None: its own
             source.
         folder: where a file is written, if the source's own is in another form or has other rows, too.

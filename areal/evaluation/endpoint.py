@@ -43,8 +43,6 @@ class EndpointClient:
 
     Args:
         client: whose base URL is the endpoint's (``…/v1/``).
-        model: the name that the endpoint knows it by.
-        tries: how often a request is sent at most.
     """
 
     def __init__(self, client: httpx.AsyncClient, model: str, tries: int = _TRIES) -> None:
@@ -65,8 +63,6 @@ class EndpointClient:
         Args:
             url: of the endpoint, as in ``http://localhost:8000/v1``, with the model's name after a ``#``
                 unless it serves just one.
-            concurrency: requests at once.
-            tries: how often a request is sent at most.
 
         Raises:
             UserError: it does not answer, or serves several models and none is named.

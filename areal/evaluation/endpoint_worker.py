@@ -40,11 +40,7 @@ class EndpointModel(EpisodeModel):
         self.finish = ""
 
     def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
-        """Programs have to be given a model that runs here.
-
-        Raises:
-            UserError: always.
-        """
+        """Raise UserError: programs have to be given a model that runs here."""
         raise UserError(
             "a program is evaluated with a model that areal runs: give --model a folder or a hub id, not an "
             "endpoint"

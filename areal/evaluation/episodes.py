@@ -81,14 +81,9 @@ async def sample_responses(
     whose agent fails after all retries gets the reward 0 and the finish ``failed``, unless all episodes fail.
 
     Args:
-        run_episode: runs one episode.
-        tasks: the problems.
-        samples: responses to each.
-        concurrency: episodes in flight at once.
         seed: the sampling seed of each response is derived from this one and the response's place.
         retries: how often an episode that fails is run again.
         known: responses that need no episode.
-        keep: called with each new response.
         max_failures: if the first so many episodes and one more all fail, the evaluation ends.
 
     Returns:
@@ -131,7 +126,6 @@ class _Failures:
 
     Args:
         max_failures: more failures than these, and no success, mean that the agent always fails.
-        keep: called with each response that counts.
         sound: whether an episode has succeeded already.
     """
 

@@ -237,13 +237,7 @@ def _mean_parts(responses: list[Response]) -> dict[str, float]:
 
 
 def report(responses: list[Response], samples: int, **known: Any) -> Report:
-    """Put a report together.
-
-    Args:
-        responses: all of them, by problem and sample.
-        samples: responses to each problem.
-        known: what else the report has.
-    """
+    """Put a report together on all responses, by problem and sample; ``known`` is what else it has."""
     rows = [responses[i : i + samples] for i in range(0, len(responses), samples)]
     return Report(
         scores=[[r.reward for r in row] for row in rows],

@@ -79,7 +79,6 @@ def rescore(
     """Score all responses of an evaluation again.
 
     Args:
-        run: its folder, or one file of it.
         options: of the environments, in place of those of the evaluation.
         progress: called with the responses done and their total.
 

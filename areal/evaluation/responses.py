@@ -30,11 +30,9 @@ class Response:
         sample: the response's number among those to the problem, from 0.
         task: keyword arguments of ``env.reset`` that name the problem.
         actions: what the agent did in the environment, in order: the environment can judge it again.
-        reward: what it earned.
         parts: its named components; they sum to the reward.
         finish: how the last generation ended; ``too_long``: the problem left no room for a response;
             ``failed``: the agent, or its program, failed.
-        tokens: how many were sampled.
         seconds: from the reset to the last reward.
         env: which environment of a mixture the problem is of; empty if it is of none.
         failure: what the agent, or its program, failed of; empty if it did not.
@@ -62,8 +60,6 @@ class Header:
         env, env_options, agent, agent_options: what judges the responses, and how the model acted.
         model: as the user named it.
         problems: how many of them were asked; ``of`` how many there are, if that is known.
-        samples: responses to each.
-        seed: of the sampling.
         sampling: temperature, lengths and the rest of it.
         chat: how the conversations opened, where the settings say so.
         source: where the data is from; ``data`` the digest of its rows.
@@ -91,7 +87,6 @@ class ResponseFile:
 
     Args:
         path: of the file; it is begun with the header, or gone on with if it has the same one.
-        header: what its responses are.
 
     Raises:
         UserError: its responses are to something else.

@@ -39,10 +39,7 @@ class RolloutController:
 
     Args:
         admission: the gate and the buffer; groups in flight there are run from their beginning.
-        run_episode: runs one episode of a task.
         task_of: returns the task of a group, given its number.
-        group_size: episodes of one task.
-        max_concurrent: episodes in flight at once.
         max_retries: how often one episode is run again after an error.
         max_failures: groups in a row that may fail before :meth:`run` raises RolloutFailure, or the
             EnvironmentFailure or AgentFailure of the last one.

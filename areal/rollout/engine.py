@@ -78,11 +78,7 @@ class Engine(Protocol):
         ...
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Open the engine's end of the weight transfer, before the first :meth:`load`.
-
-        Args:
-            init_infos: one for each engine, from the learner's sender.
-        """
+        """Open the engine's end of the weight transfer before the first load, with an info for each."""
         ...
 
     async def load(self, version: int) -> dict[str, float]:

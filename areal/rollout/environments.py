@@ -33,11 +33,9 @@ class EnvironmentPool:
     ``step`` may block on a verifier, so it never runs on the event loop.
 
     Args:
-        make: returns a new environment.
         workers: calls at once.
         time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced. If
             more than ``workers`` calls hang before an episode finishes, the run ends.
-        name: of the environment, for messages.
         slow: seconds after which a call in flight is logged.
     """
 
@@ -117,11 +115,7 @@ class EnvironmentPool:
         return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))
 
     def close(self, grace: float = 10.0) -> None:
-        """Close every idle environment, and end the threads; a thread that hangs is left behind.
-
-        Args:
-            grace: seconds for all environments to close.
-        """
+        """Close idle environments within ``grace`` seconds, and end the threads, but for those that hang."""
         for thread in self._resting:
             thread.end()
         while self._idle:

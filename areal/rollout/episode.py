@@ -17,13 +17,6 @@ from areal.trajectory import Episode
 class RecordedEnv:
     """One episode of a Gymnasium environment as an agent sees it; its opening and rewards go to the model.
 
-    Args:
-        pool: of the environment.
-        env: the environment.
-        task: keyword arguments of ``env.reset``.
-        model: of the episode.
-        opening: the messages that all conversations of the run open with.
-
     Attributes:
         member: which environment of a mixture it is; set by the reset.
         actions: of the agent so far.
@@ -83,13 +76,6 @@ async def run_episode(
     opening: Opening = Opening(),  # noqa: B008 (it is frozen)
 ) -> Episode:
     """Run one episode and return what the learner needs of it.
-
-    Args:
-        agent: how the model acts.
-        pool: where the environment comes from.
-        task: keyword arguments of ``env.reset`` (``seed``, ``options``).
-        model: a new recorder.
-        opening: the messages that all conversations of the run open with.
 
     Raises:
         EnvironmentFailure: the environment raised or hung.

@@ -12,12 +12,7 @@ from areal.rollout.seeds import derive
 
 
 class EpisodeModel(ABC):
-    """An :class:`areal.agents.interface.Model` in one episode.
-
-    Attributes:
-        reward: of the episode so far.
-        parts: its named components.
-    """
+    """An :class:`areal.agents.interface.Model` in one episode."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling

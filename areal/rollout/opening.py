@@ -25,7 +25,6 @@ class Opening:
         """Return the messages that an episode opens with; the last one is the observation, as a user message.
 
         Args:
-            observation: of ``env.reset``.
             info: its ``messages``, if it has some, are the problem as a conversation, in place of the text.
         """
         given = list(info.get("messages") or [{"role": "user", "content": observation}])

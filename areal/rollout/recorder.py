@@ -46,9 +46,6 @@ class Recorder(EpisodeModel):
     """An :class:`areal.agents.interface.Model` that records ids, log-probabilities, versions and rewards.
 
     Args:
-        engine: samples the completions.
-        renderer: turns messages into ids.
-        sampling: of each call.
         max_model_len: tokens of the longest conversation.
         server: where programs reach the model.
 

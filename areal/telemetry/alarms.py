@@ -75,11 +75,7 @@ def alarms(lines: Lines, over: bool = False) -> list[Alarm]:
 
 
 class Alarms:
-    """Says each thing that is wrong with a run once.
-
-    Args:
-        lines: of ``metrics.jsonl``, of a run that goes on.
-    """
+    """Says each thing that is wrong with a run once."""
 
     def __init__(self, lines: Lines = ()) -> None:
         self._lines = list(lines[-_MEMORY:])

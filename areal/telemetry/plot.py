@@ -28,12 +28,7 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
-    """Draw reward and held-out accuracy, and below them staleness and overlap, by step.
-
-    Args:
-        metrics: lines of ``metrics.jsonl``; any of them may lack any value.
-        title: what to write above.
-    """
+    """Draw reward and held-out accuracy, and below them staleness and overlap; a line may lack any value."""
     # Figure, not pyplot: no window system, no global state, and it works on any thread.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -42,9 +42,6 @@ class Progress:
 
     Args:
         total_steps: updates of the whole run; 0 if there are none to count.
-        title: the first line.
-        enabled: show anything at all.
-        terminal: where to.
     """
 
     def __init__(self, total_steps: int, title: str, enabled: bool, terminal: TextIO) -> None:

@@ -46,7 +46,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run's folder.
+    """A run's folder. Whatever writes into it raises a UserError where the disk is full.
 
     Attributes:
         path: the folder; :meth:`create` and :meth:`open` make sure that it is there.
@@ -126,11 +126,7 @@ class RunDirectory:
         return self.path / "curve.png"
 
     def go_on(self, config: Config, version: int) -> None:
-        """Begin to write again after update ``version``: forget all later ones, and keep the configuration.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Begin to write again after update ``version``: forget later ones, and keep the configuration."""
         with self._full_disk_explained():
             self.truncate_metrics(version + 1)
             self.save_config(config)
@@ -146,30 +142,18 @@ class RunDirectory:
         return path.stat().st_size if path.exists() else 0
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``; infinities and NaN become null.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Append one line to ``metrics.jsonl``; infinities and NaN become null."""
         with self._full_disk_explained(), (self.path / _METRICS).open("a", encoding="utf-8") as file:
             file.write(_line(metrics))
 
     def log_rollouts(self, step: int, groups: list[dict[str, Any]]) -> None:
-        """Write what update number ``step`` consumed, one line for each group.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Write what update number ``step`` consumed, one line for each group."""
         with self._full_disk_explained():
             self._rollouts.mkdir(exist_ok=True)
             _write_whole(self._rollouts / f"step-{step:06d}.jsonl", map(_line, groups))
 
     def write_report(self, step: int, report: dict[str, Any]) -> None:
-        """Keep the whole report of the evaluation after update ``step``, as plain data.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Keep the whole report of the evaluation after update ``step``, as plain data."""
         with self._full_disk_explained():
             self._reports.mkdir(exist_ok=True)
             _write_whole(self._reports / f"step-{step:06d}.json", [_line(report)])
@@ -182,11 +166,7 @@ class RunDirectory:
             return None
 
     def log_start(self, start: dict[str, Any]) -> None:
-        """Append what the updates from ``start["step"]`` on depend on besides their batches.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Append what the updates from ``start["step"]`` on depend on besides their batches."""
         with self._full_disk_explained(), (self.path / _STARTS).open("a", encoding="utf-8") as file:
             file.write(_line(start))
 
@@ -220,11 +200,7 @@ class RunDirectory:
             return made
 
     def truncate_metrics(self, step: int) -> None:
-        """Forget metrics and rollouts of ``step`` and all later ones: the resumed run writes them anew.
-
-        Raises:
-            UserError: the disk is full; nothing is lost.
-        """
+        """Forget metrics and rollouts of ``step`` and all later ones: the resumed run writes them anew."""
         with self._full_disk_explained():
             if (self.path / _METRICS).exists():
                 kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]

@@ -15,13 +15,7 @@ _LEAST = 12
 
 
 def fitted(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> list[Table]:
-    """Return the tables that show some rows in ``width`` characters; nothing is cut off.
-
-    Args:
-        columns: their names.
-        rows: cells; plain strings are shown as they are.
-        width: of the terminal.
-    """
+    """Return the tables that show some rows in ``width`` characters, text as it is; nothing is cut off."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text

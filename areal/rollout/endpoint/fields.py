@@ -1,8 +1,8 @@
 """One policy for each field of a request: it is read, known to be harmless, or refused.
 
 A field is harmless if neither the distribution that is sampled from nor what the model sees depends on it.
-Whatever is neither read nor harmless is refused, even if nobody knows it. If the original service obeyed a
-field and this endpoint ignored it, the program would be trained on something else than it asked for.
+Whatever is neither read nor harmless is refused (Refusal), even if nobody knows it. If the original service
+obeyed a field and this endpoint ignored it, the program would be trained on something else than it asked for.
 """
 
 from __future__ import annotations
@@ -90,21 +90,13 @@ _JSON = "{name}: forced JSON is no sample of the model; ask for it in the prompt
 
 
 def refuse_format(name: str, given: Any) -> None:
-    """Refuse a form of the response that is none of plain text.
-
-    Raises:
-        Refusal: it is one.
-    """
+    """Refuse a form of the response that is none of plain text."""
     if given is not None and not (isinstance(given, dict) and given.get("type", "text") == "text"):
         raise unavailable(_JSON.format(name=name))
 
 
 def refuse_within(name: str, given: dict[str, Any] | None, temperature: float) -> None:
-    """Refuse what the fields within a field ask for, of which ``format`` is a form of the response.
-
-    Raises:
-        Refusal: one of them asks for something unavailable.
-    """
+    """Refuse what the fields within a field ask for, of which ``format`` is a form of the response."""
     inside = {f"{name}.{inner}": value for inner, value in (given or {}).items()}
     form = f"{name}.format"
     refuse_format(form, inside.pop(form, None))
@@ -113,10 +105,6 @@ def refuse_within(name: str, given: dict[str, Any] | None, temperature: float) -
 
 def refuse_fields(given: Mapping[str, Any] | None, temperature: float) -> None:
     """Refuse a field that asks for something unavailable.
-
-    Args:
-        given: the fields of a request that its form does not read.
-        temperature: of the run.
 
     Raises:
         Refusal: there is one; null and a value that changes nothing pass.

@@ -1,4 +1,4 @@
-"""What the readers of the three protocols share: parts of a request's body, each read or refused."""
+"""What the readers of the three protocols share: parts of a request, each read or refused (Refusal)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,7 @@ def read(form: type[BaseModel], body: bytes) -> Any:
 
 
 def plain_text(content: Any, location: str) -> str:
-    """Join the text parts of a message's content; None is no text.
-
-    Raises:
-        Refusal: a part is no text.
-    """
+    """Join the text parts of a message's content; None is no text."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
@@ -65,11 +61,7 @@ def _part_text(part: Any, location: str) -> str:
 
 
 def role_of(message: dict[str, Any], location: str, known: tuple[str, ...] = ROLES) -> str:
-    """Return the role of a message.
-
-    Raises:
-        Refusal: it is none of the known ones.
-    """
+    """Return the role of a message."""
     role = message.get("role")
     if role not in known:
         raise Refusal(400, f"{location}: role={shown(role)} is none of {', '.join(known)}")
@@ -77,33 +69,21 @@ def role_of(message: dict[str, Any], location: str, known: tuple[str, ...] = ROL
 
 
 def call_id(number: Any, location: str) -> str | None:
-    """Return the id of the call that a message is the result of.
-
-    Raises:
-        Refusal: it is no string.
-    """
+    """Return the id of the call that a message is the result of."""
     if not isinstance(number, str | None):
         raise Refusal(400, f"{location}: the id of a tool's call is a string, not {shown(number)}")
     return number
 
 
 def function_call(number: str, name: Any, arguments: Any, location: str) -> dict[str, Any]:
-    """One call of a tool, in OpenAI's chat form.
-
-    Raises:
-        Refusal: it has no name or no arguments.
-    """
+    """One call of a tool, in OpenAI's chat form."""
     if not (isinstance(name, str) and isinstance(arguments, str) and isinstance(number, str)):
         raise Refusal(400, f"{location}: a call of a tool has an id, a name and arguments, each a string")
     return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any]:
-    """A tool that the model may call, in OpenAI's chat form.
-
-    Raises:
-        Refusal: it has no name, or something else is not of its kind.
-    """
+    """A tool that the model may call, in OpenAI's chat form."""
     if not isinstance(name, str) or not name:
         raise Refusal(400, "tools: a tool has a name")
     if not isinstance(description, str | None) or not isinstance(parameters, dict | None):

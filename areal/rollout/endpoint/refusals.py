@@ -30,13 +30,7 @@ class Refusals:
         self._known: set[tuple[str, int, str]] = set()
 
     def record(self, path: str, agent: str, refusal: Refusal) -> None:
-        """Count a refusal, and log it if it is the first of its kind.
-
-        Args:
-            path: of the call.
-            agent: what the client calls itself.
-            refusal: the refusal.
-        """
+        """Count a refusal, and log it if it is the first of its kind."""
         if refusal.retry or refusal.status == 499:
             return
         self.count += 1

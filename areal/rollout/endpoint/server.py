@@ -28,9 +28,6 @@ class EndpointServer:
         temperature: of the run's training.
         max_request_bytes: of a request's body: more than any conversation has that fits a model.
         limits: of each episode's calls: ``max_sampling`` and ``max_in_flight`` of :class:`Session`.
-
-    Attributes:
-        refusals: of the calls of all episodes.
     """
 
     def __init__(
@@ -50,10 +47,6 @@ class EndpointServer:
     @asynccontextmanager
     async def open(self, model: Model, max_completions: int) -> AsyncIterator[Endpoint]:
         """Give an episode's model an address; its key is good within.
-
-        Args:
-            model: the episode's recorder.
-            max_completions: how many may be sampled.
 
         Raises:
             UserError: the web framework is not installed.

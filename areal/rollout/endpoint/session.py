@@ -33,9 +33,7 @@ class Session:
     response: if one were sampled again, the first would be trained on although the program never saw it.
 
     Args:
-        model: the episode's recorder.
         texts: of tokens, for calls that want log-probabilities.
-        temperature: of the run.
         max_completions: how many are sampled; then calls are refused for good.
         max_sampling: how many are sampled at once; more wait, so that no program takes the engine for itself.
         max_in_flight: calls at once; more are refused, and may come again.
@@ -43,7 +41,6 @@ class Session:
     Attributes:
         reward: that the program set for the episode; the last one counts.
         failure: the first error that is not the program's own and not temporary; the episode fails with it.
-        account: what came of its calls.
     """
 
     def __init__(
@@ -77,8 +74,6 @@ class Session:
         """Serve one request.
 
         Args:
-            wire: its protocol.
-            body: of the request.
             retried: whether the SDK says that it makes the call once more.
             gone: returns when the client is no longer there; the call is then given up.
 

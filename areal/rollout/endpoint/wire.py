@@ -47,11 +47,7 @@ class ModelRequest:
         messages: of the conversation, in the form of ``Model.chat``.
         system: what a protocol says to the model apart from the conversation.
         previous: the response that this one goes on from (Responses), whose messages come before.
-        tools: what the model may call, in OpenAI's chat form.
         limits: what this request narrows.
-        count: how many completions are sampled.
-        logprobs: whether the program wants the tokens' log-probabilities.
-        stream: whether it wants the response as events.
         usage_event: whether the events of a chat end with one on usage.
     """
 
@@ -106,11 +102,7 @@ class WireFormat(Protocol):
     """How a protocol writes requests and responses: the modules ``chat``, ``responses`` and ``messages``."""
 
     def parse(self, body: bytes, temperature: float) -> ModelRequest:
-        """Read a request.
-
-        Raises:
-            Refusal: it asks for something unavailable.
-        """
+        """Read a request."""
         ...
 
     def render(self, request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
@@ -141,7 +133,6 @@ def events(messages: Iterable[dict[str, Any]], named: bool) -> bytes:
     """Server-sent events with a JSON object each.
 
     Args:
-        messages: one for each event.
         named: whether an event bears its object's ``type`` as its name.
     """
     parts = []
