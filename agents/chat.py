@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from areal.agents.interface import ConversationTooLong, Message, Model, Reply, SamplingLimits, Tool
 from areal.errors import UserError
@@ -62,9 +61,9 @@ class Chat:
         self.messages.append(reply.message)
         return reply
 
-    def append(self, content: str, role: str = "user", **fields: Any) -> None:
-        """Append a message for the model to respond to."""
-        self.messages.append({"role": role, "content": content, **fields})
+    def append(self, content: str) -> None:
+        """Append a user's message for the model to respond to."""
+        self.messages.append({"role": "user", "content": content})
 
 
 def checked_limits(agent: str, max_turns: int, max_tokens: int | None) -> None:

@@ -56,12 +56,9 @@ class ReasoningGymEnv(ProblemEnv[Question]):
 
 
 class _Questions(Sequence[Question]):
-    """The questions of a split: drawn with one seed after the other, until one is of the split.
+    """The questions of a split (0 or 1): drawn with one seed after the other, until one is of the split.
 
-    Args:
-        load: returns the data set of a seed.
-        size: how many questions.
-        split: 0 or 1; half of all questions belong to each.
+    ``load`` returns the data set of a seed; half of all questions belong to each split.
     """
 
     def __init__(self, load: Callable[[int], Any], size: int, split: int) -> None:

@@ -109,10 +109,7 @@ def _assertion_complaint(item: str, setup: _Names, number: int) -> str | None:
 
 
 class _Names:
-    """The names of a piece of code.
-
-    Args:
-        text: the code; raises SyntaxError.
+    """The names of a piece of code; raises SyntaxError.
 
     Attributes:
         bound: what its top level defines or imports.

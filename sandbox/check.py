@@ -116,20 +116,16 @@ class HostReport:
 
 def report() -> HostReport:
     """Start the best sandbox that this host gives, weak or not, attack it, and say what came of it."""
-    backend = LocalBackend(1)
-    try:
-        return _report(backend, _MEANINGS[backend.level])
-    except SandboxUnavailable as error:
-        why = str(error)
-    finally:
-        backend.close()
-    backend = LocalBackend(1, allow_weak=True)
-    try:
-        return _report(backend, f"{_MEANINGS[backend.level]}; {why}")
-    except SandboxUnavailable as error:
-        return HostReport(None, str(error))
-    finally:
-        backend.close()
+    why = ""
+    for allow_weak in (False, True):
+        backend = LocalBackend(1, allow_weak=allow_weak)
+        try:
+            return _report(backend, "; ".join(filter(None, (_MEANINGS[backend.level], why))))
+        except SandboxUnavailable as error:
+            why = str(error)
+        finally:
+            backend.close()
+    return HostReport(None, why)
 
 
 def _report(backend: LocalBackend, reason: str) -> HostReport:

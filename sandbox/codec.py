@@ -79,9 +79,7 @@ def decode(text: bytes) -> Any:
 def decode_trusted(text: bytes) -> Any:
     """Return the value that ``text`` stands for; whoever wrote it does not want to harm the reader."""
     try:
-        return json.JSONDecoder(object_pairs_hook=_Reader().tagged, parse_int=_integer).decode(
-            text.decode("ascii")
-        )
+        return json.loads(text.decode("ascii"), object_pairs_hook=_Reader().tagged, parse_int=_integer)
     except (ValueError, TypeError, RecursionError) as error:
         raise BadEncoding(str(error)[:200]) from None
 
@@ -137,11 +135,7 @@ def _number(value: Any) -> int | float:
 
 
 def _check_shape(text: bytes) -> None:
-    """Refuse what would cost the parser its stack or its memory, in time linear in the length.
-
-    Raises:
-        BadEncoding: nested too deeply, or too many elements.
-    """
+    """Raise BadEncoding for what would cost the parser its stack or memory, in time linear in the length."""
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_NODES or text.count(b'"') > 4 * MAX_NODES:
         raise BadEncoding("too many elements")
     # Without escaped backslashes and then escaped quotes, every second piece between quotes is a string. Not
@@ -208,11 +202,7 @@ class _Reader:
         return members if len(members) <= _UNWATCHED else self._watch(members)
 
     def _watch(self, members: list[Any]) -> Iterator[Any]:
-        """Yield the members of a table that is being built.
-
-        Raises:
-            BadEncoding: it takes too long.
-        """
+        """Yield the members of a table that is being built; raises BadEncoding if it takes too long."""
         last = time.thread_time()
         for start in range(0, len(members), _UNWATCHED):
             yield from members[start : start + _UNWATCHED]

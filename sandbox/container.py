@@ -58,7 +58,7 @@ class ContainerBackend:
         info = _ask(self._command, "info", "--format", "{{json .}}")
         if not _ask(self._command, "image", "inspect", "--format", "{{.Id}}", image):
             raise SandboxUnavailable(f"{self._command} does not have the image {image}: pull it first")
-        known = json.loads(info).get("Runtimes") or {}
+        known = json.loads(info or "").get("Runtimes") or {}
         self._runtime = runtime or (_GVISOR if _GVISOR in known else None)
         self._image = image
         self._links: set[_ContainerLink] = set()
@@ -92,15 +92,10 @@ class ContainerBackend:
 
     def _options(self, name: str, limits: SandboxLimits) -> list[str]:
         memory = f"{limits.memory_mb + limits.scratch_mb + _OVERHEAD_MB}m"
+        scratch = f"/tmp:rw,noexec,nosuid,size={limits.scratch_mb}m"
         options = [
             *("--rm", "--interactive", "--name", name, "--pull", "never", "--log-driver", "none"),
-            *(
-                "--network",
-                "none",
-                "--read-only",
-                "--tmpfs",
-                f"/tmp:rw,noexec,nosuid,size={limits.scratch_mb}m",
-            ),
+            *("--network", "none", "--read-only", "--tmpfs", scratch),
             *("--user", f"{_NOBODY}:{_NOBODY}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
             *("--memory", memory, "--memory-swap", memory, "--cpus", "1", "--workdir", "/tmp"),
             *("--pids-limit", str(limits.threads + 4), "--ulimit", "core=0"),
@@ -109,14 +104,7 @@ class ContainerBackend:
 
 
 class _ContainerLink:
-    """The standard streams of a container (remote.Link).
-
-    Args:
-        command: the container engine.
-        name: of the container.
-        arguments: that start it.
-        send_s: seconds that it may take to read what it is sent.
-    """
+    """The standard streams of a container (remote.Link), which has ``send_s`` seconds to read a message."""
 
     def __init__(self, command: str, name: str, arguments: Sequence[str], send_s: float = _SEND_S) -> None:
         self._command = command
@@ -188,12 +176,7 @@ class _ContainerLink:
         """
         if self._ended or self._process.poll() is not None:
             return True
-        try:
-            asked = [self._command, "inspect", "--format", "{{.State.Running}}", self._name]
-            done = subprocess.run(asked, capture_output=True, text=True, timeout=_ASK_S, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return True
-        return done.returncode != 0 or done.stdout.strip() == "false"
+        return _ask(self._command, "inspect", "--format", "{{.State.Running}}", self._name) in (None, "false")
 
     def complaint(self) -> str:
         """Return the last line that the engine wrote for a person; the container has ended."""
@@ -226,11 +209,7 @@ class _ContainerLink:
 
 
 def _find() -> str:
-    """Return the first container engine that answers.
-
-    Raises:
-        SandboxUnavailable: none does.
-    """
+    """Return the first container engine that answers; raises SandboxUnavailable if none does."""
     complaints = []
     for command in _COMMANDS:
         if shutil.which(command) is None:
@@ -242,10 +221,10 @@ def _find() -> str:
     raise SandboxUnavailable(f"there is no container engine: {', '.join(complaints)}")
 
 
-def _ask(*arguments: str) -> str:
-    """Return what a command prints, or nothing if it fails."""
+def _ask(*arguments: str) -> str | None:
+    """Return what a command prints; None if it fails."""
     try:
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=_ASK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

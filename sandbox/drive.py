@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import frames
@@ -29,40 +30,22 @@ from .interface import (
     Script,
     Status,
 )
-from .process import Backend, CapturedOutput, Ended, Process
+from .process import Backend, Ended, Process
 
 _MAX_TYPE_NAMES = 64
 """Classes that an exception may have: more are not the guest's doing."""
 
 
+@dataclass(slots=True)
 class _Run:
-    """What is known of a run so far.
+    """What is known of a run so far; see Outcome."""
 
-    Args:
-        limits: of the run.
-    """
-
-    def __init__(self, limits: SandboxLimits) -> None:
-        self.start = time.monotonic()
-        self.deadline = self.start + limits.wall_s
-        self.values: list[Result] = []
-        self.status: Status = "ok"
-        self.error = ""
-        self.last_call: tuple[Call, Result | None] | None = None
-        self.if_repeated: Status | None = None
-
-    def outcome(self, output: CapturedOutput, seconds: float) -> Outcome:
-        """Return the outcome."""
-        return Outcome(
-            status=self.status,
-            values=tuple(self.values),
-            stdout=output.stdout.decode("utf-8", "replace"),
-            stderr=output.stderr.decode("utf-8", "replace"),
-            error=self.error,
-            seconds=seconds,
-            last_call=self.last_call,
-            if_repeated=self.if_repeated,
-        )
+    deadline: float
+    values: list[Result] = field(default_factory=list)
+    status: Status = "ok"
+    error: str = ""
+    last_call: tuple[Call, Result | None] | None = None
+    if_repeated: Status | None = None
 
 
 def run(backend: Backend, job: Job, limits: SandboxLimits) -> Outcome:
@@ -75,19 +58,16 @@ def run(backend: Backend, job: Job, limits: SandboxLimits) -> Outcome:
     if size > limits.source_bytes:
         return Outcome("runtime_error", error=f"the source has {size} bytes, more than {limits.source_bytes}")
     try:
+        program = [job.source, job.before, job.scope]
         match job.mode:
             case Calls():
-                return _run_calls(backend, _program(job), job.mode, limits)
+                return _run_calls(backend, program, job.mode, limits)
             case Script():
-                return _run_program(backend, _program(job), job.mode, limits)
+                return _run_program(backend, program, job.mode, limits)
             case Check():
-                return _run_check(backend, _program(job), job.mode, limits)
+                return _run_check(backend, program, job.mode, limits)
     except SandboxUnavailable as error:
         return Outcome("infra_error", error=str(error))
-
-
-def _program(job: Job) -> list[str]:
-    return [job.source, job.before, job.scope]
 
 
 def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: SandboxLimits) -> Outcome:
@@ -102,7 +82,7 @@ def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Sandbo
         for number in range(len(calls)):
             if number >= sent:
                 process.send(calls[number])
-            run.values.append(_next_result(run, process))
+            run.values.append(_result(*_next(run, process)))
 
     return _conversation(backend.open(limits, first + b"".join(calls[:sent])), limits, talk)
 
@@ -169,14 +149,23 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
 
 def _conversation(process: Process, limits: SandboxLimits, talk: Callable[[_Run, Process], None]) -> Outcome:
     """Talk to a process that is ready, end it, and say how it went."""
-    run = _Run(limits)
+    start = time.monotonic()
+    run = _Run(start + limits.wall_s)
     try:
         with _ending(run):
             talk(run, process)
     finally:
-        seconds = time.monotonic() - run.start
+        seconds = time.monotonic() - start
         output = process.stop()
-    return run.outcome(output, seconds)
+    return Outcome(
+        run.status,
+        tuple(run.values),
+        **output.texts,
+        error=run.error,
+        seconds=seconds,
+        last_call=run.last_call,
+        if_repeated=run.if_repeated,
+    )
 
 
 @contextmanager
@@ -203,12 +192,8 @@ def _load(run: _Run, process: Process) -> None:
         raise frames.BadFrame("a result before the source was loaded")
 
 
-def _next_result(run: _Run, process: Process) -> Result:
-    """Return the next result; raises Ended if the source could not be executed."""
-    return _result(*_next(run, process))
-
-
 def _result(kind: str, parts: list[Any]) -> Result:
+    """Return what a message says; raises Ended if the source could not be executed."""
     if kind == "failed":
         raise _failure(result("raised", parts))
     return result(kind, parts)

@@ -99,11 +99,7 @@ class E2BBackend:
 
 
 class _MachineLink:
-    """The standard streams of the tender on a machine (remote.Link).
-
-    Args:
-        machine: the SDK's Sandbox; taken over.
-    """
+    """The standard streams of the tender (remote.Link) on a machine: the SDK's Sandbox, taken over."""
 
     def __init__(self, machine: Any) -> None:
         self._machine = machine
@@ -120,11 +116,7 @@ class _MachineLink:
         return not self._closed
 
     def start(self) -> None:
-        """Run the tender.
-
-        Raises:
-            SandboxUnavailable: the machine does not run it.
-        """
+        """Run the tender; raises SandboxUnavailable if the machine does not run it."""
         threading.Thread(target=self._listen, name="e2b-output", daemon=True).start()
         if not self._started.wait(_START_S):
             raise SandboxUnavailable(f"the machine has not run the sandbox in {_START_S:g} s")

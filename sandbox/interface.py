@@ -165,11 +165,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A call returned something that is no value: a generator, an object of a class, a cycle.
-
-    Attributes:
-        type_name: the name of its type.
-    """
+    """A call returned something that is no value: a generator, an object of a class, a cycle."""
 
     type_name: str
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
@@ -44,18 +44,18 @@ class Pool:
 
     async def run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run one job; see interface.Sandbox. Raises SandboxUnavailable when the sandbox is closed."""
-        return await asyncio.wrap_future(self._submit(job, limits))
+        self._check_open()
+        # A waiter that is cancelled leaves it to end by its own limits.
+        return await _on(self._runs, self._run, job, limits)
 
     def run_blocking(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run one job from a thread that has no event loop."""
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is closed")
+        self._check_open()
         return self._run(job, limits)
 
     async def session(self, limits: SandboxLimits | None = None, session_s: float = 600.0) -> PoolSession:
         """Start an interpreter that keeps its state; see interface.Sandbox."""
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is closed")
+        self._check_open()
         limits = replace(limits or SandboxLimits(), cpu_s=session_s)
         interpreter = await _on(self._calls, Interpreter, self.backend, limits, session_s)
         return PoolSession(interpreter, self._calls)
@@ -71,11 +71,9 @@ class Pool:
         self.backend.close()
         self._calls.shutdown()
 
-    def _submit(self, job: Job, limits: SandboxLimits | None) -> Future[Outcome]:
-        """Queue a job; a waiter that is cancelled leaves it to end by its own limits."""
+    def _check_open(self) -> None:
         if self._closed:
             raise SandboxUnavailable("the sandbox is closed")
-        return self._runs.submit(self._run, job, limits)
 
     def _run(self, job: Job, limits: SandboxLimits | None) -> Outcome:
         with self._slots:
@@ -83,12 +81,7 @@ class Pool:
 
 
 class PoolSession:
-    """A session (interface.SandboxSession) whose calls run on a pool's threads, one at a time.
-
-    Args:
-        interpreter: does the work.
-        threads: where.
-    """
+    """A session (interface.SandboxSession) whose calls run on a pool's threads, one at a time."""
 
     def __init__(self, interpreter: Interpreter, threads: ThreadPoolExecutor) -> None:
         self._interpreter = interpreter

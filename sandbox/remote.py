@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Protocol
 
 from . import tender
-from .frames import FrameSplitter, TooLong, unpack
+from .frames import unpack
 from .interface import SandboxLimits, SandboxUnavailable
-from .process import CapturedOutput, Ended, ending
+from .process import CapturedOutput, Ended, Received, ending
 
 START_S = 60.0
 """Seconds until the process must be ready."""
 _OUTPUT_S = 1.0
 """Seconds for taking in what has been written already."""
+_STREAMS = {b"o": "stdout", b"e": "stderr"}
 
 
 class Link(Protocol):
@@ -42,32 +43,19 @@ class Link(Protocol):
 
 
 class RemoteRun:
-    """A process at the other end of a link.
-
-    Args:
-        link: taken over.
-        limits: of the process.
-        stdin: what its standard input holds.
-        cut_output: throw away output beyond the limit, rather than raise Ended.
-    """
+    """A process at the other end of a link, which is taken over; the rest is as in process.Backend.open."""
 
     def __init__(self, link: Link, limits: SandboxLimits, stdin: bytes, cut_output: bool) -> None:
         self._link = link
         self._limits = limits
-        self._cut_output = cut_output
         self._line = bytearray()
-        self._frames = FrameSplitter(limits.result_bytes)
-        self._output = {b"o": bytearray(), b"e": bytearray()}
+        self._received = Received(limits, cut_output)
         self._report: tuple[int, float] | None = None
         self._unsent: Ended | None = None
         self._link.send(_opening(limits, stdin))
 
     def await_ready(self) -> None:
-        """Wait until the process is ready for its first message.
-
-        Raises:
-            SandboxUnavailable: it is not.
-        """
+        """Wait until the process is ready for its first message; raises SandboxUnavailable if it is not."""
         try:
             kind, _ = unpack(self.receive(time.monotonic() + START_S))
         except Ended as end:
@@ -85,9 +73,9 @@ class RemoteRun:
 
     def receive(self, deadline: float) -> bytes:
         """Return the body of the next frame; raise Ended if there will be none."""
-        while (body := self._next()) is None:
+        while (body := self._received.next_frame()) is None:
             if self._report is not None:
-                raise ending(*self._report, self._limits, self._frames.partial)
+                raise ending(*self._report, self._limits, self._received.partial)
             self._pump(deadline)
         return body
 
@@ -106,10 +94,7 @@ class RemoteRun:
         end = time.monotonic() + _OUTPUT_S
         while time.monotonic() < end and (data := self._link.receive(0)):
             self._take(data)
-        output = CapturedOutput(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
-        for kept in self._output.values():
-            kept.clear()
-        return output
+        return self._received.take_output()
 
     def pause(self) -> None:
         """Do nothing: what runs there takes the time of its own machine or container."""
@@ -117,16 +102,7 @@ class RemoteRun:
     def stop(self) -> CapturedOutput:
         """End the process and its machine or container."""
         self._link.close()
-        output = CapturedOutput(bytes(self._output[b"o"]), bytes(self._output[b"e"]))
-        for kept in self._output.values():
-            kept.clear()
-        return output
-
-    def _next(self) -> bytes | None:
-        try:
-            return self._frames.next()
-        except TooLong as error:
-            raise Ended("output_limit", str(error)) from None
+        return self._received.take_output()
 
     def _pump(self, deadline: float) -> None:
         """Wait for something to arrive; raise Ended at the deadline, or if nothing more can arrive."""
@@ -162,20 +138,12 @@ class RemoteRun:
 
     def _take_part(self, letter: bytes, data: bytes) -> None:
         if letter == b"f":
-            try:
-                self._frames.feed(data)
-            except TooLong as error:
-                raise Ended("output_limit", str(error)) from None
+            self._received.add_results(data)
         elif letter == b"x":
             report = json.loads(data[:200])
             self._report = int(report["status"]) & 0xFFFF, float(report["cpu_s"])
         else:
-            kept = self._output[letter]
-            kept += data
-            if len(kept) > self._limits.output_bytes:
-                del kept[self._limits.output_bytes :]
-                if not self._cut_output:
-                    raise Ended("output_limit", f"more than {self._limits.output_bytes} bytes of output")
+            self._received.add_output(_STREAMS[letter], data)
 
 
 def _opening(limits: SandboxLimits, stdin: bytes) -> bytes:

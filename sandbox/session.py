@@ -6,12 +6,11 @@ import contextlib
 import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 from . import drive, frames
 from .drive import result
 from .interface import Calls, Job, Outcome, Raised, SandboxLimits, SandboxUnavailable, Status
-from .process import Backend, CapturedOutput, Ended
+from .process import Backend, Ended
 
 SLACK_S = 1.0
 """Seconds between the moment when a call is told to stop and the moment when it is killed."""
@@ -68,7 +67,7 @@ class Interpreter:
         self._process.send(frames.pack("execute", code, max(allowed, 0.001)))
         reply = result(*frames.unpack(self._process.receive(start + allowed + SLACK_S)))
         seconds = time.monotonic() - start
-        output = _texts(self._process.take_output())
+        output = self._process.take_output().texts
         self._process.pause()
         if not isinstance(reply, Raised):
             return Outcome("ok", (reply,), **output, seconds=seconds)
@@ -97,13 +96,6 @@ class Interpreter:
         """Kill the process; what was written comes with this call, later ones say that it has ended."""
         self._ended = Outcome("no_result", error=f"the session has ended ({status}); its variables are lost")
         self._alarm.cancel()
-        output = _texts(self._process.stop())
+        output = self._process.stop().texts
         error = f"{detail}; the session has ended" if detail else "the session has ended"
         return Outcome(status, (), **output, error=error, seconds=seconds)
-
-
-def _texts(output: CapturedOutput) -> dict[str, Any]:
-    return {
-        "stdout": output.stdout.decode("utf-8", "replace"),
-        "stderr": output.stderr.decode("utf-8", "replace"),
-    }

@@ -29,13 +29,9 @@ _PR_SET_PDEATHSIG = 1
 def main(options: dict[str, Any]) -> NoReturn:
     """Run the guest until it ends, or until the connection does."""
     pipes = [os.pipe() for _ in range(guest.PLACES)]
-    # Those that the guest reads, and those that it writes.
-    theirs = [
-        read if place in (guest.STDIN, guest.INCOMING) else write for place, (read, write) in enumerate(pipes)
-    ]
-    ours = [
-        write if place in (guest.STDIN, guest.INCOMING) else read for place, (read, write) in enumerate(pipes)
-    ]
+    guest_reads = (guest.STDIN, guest.INCOMING)
+    ends = [pipe if place in guest_reads else pipe[::-1] for place, pipe in enumerate(pipes)]
+    theirs, ours = map(list, zip(*ends, strict=True))
     tender, child = os.getpid(), os.fork()
     if child == 0:
         _die_with(tender)
@@ -86,13 +82,7 @@ def _move_up(descriptor: int) -> int:
 
 
 class _Tender:
-    """Carries what comes and goes.
-
-    Args:
-        child: the guest's process.
-        pipes: our ends of its pipes, in the order of their places.
-        stdin: what its standard input holds.
-    """
+    """Carries what comes and goes; ``pipes`` are our ends of the guest's, in the order of their places."""
 
     def __init__(self, child: int, pipes: list[int], stdin: bytes) -> None:
         self._child = child

@@ -20,8 +20,7 @@ class LocalBackend:
 
     Args:
         workers: zygotes; each forks one run at a time, and any number may be running.
-        preload: modules to import in advance, such as ``("numpy",)``: their packages, and what these
-            need, are all that runs see of what is installed here.
+        preload: modules to import in advance: their packages, and what these need, are all that runs see.
         allow_weak: accept a level below the strong ones (see ``level``), rather than refuse.
         landlock: the version of Landlock to use at most, to see what an older kernel gives.
     """
@@ -86,11 +85,7 @@ class LocalBackend:
                     worker.close()
 
     def _worker(self, place: int) -> ZygoteHandle:
-        """Return a living zygote.
-
-        Raises:
-            SandboxUnavailable: it cannot be started.
-        """
+        """Return a living zygote; raises SandboxUnavailable if it cannot be started."""
         if os.getpid() != self._process:
             raise SandboxUnavailable("a forked process must make a sandbox of its own")
         with self._locks[place]:
@@ -108,10 +103,9 @@ class LocalBackend:
             return ZygoteHandle(self._profile)
         except SandboxUnavailable as error:
             strong = str(error)
-        confined = replace(self._profile, level="confined")
         if not self._allow_weak:
             raise SandboxUnavailable(
                 f"this host gives no strong sandbox ({strong}); `areal sandbox check` says what is missing, "
                 "and allow_weak=True accepts less"
             )
-        return ZygoteHandle(confined)
+        return ZygoteHandle(replace(self._profile, level="confined"))

@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Iterable
 
-from . import libc, syscalls
+from . import libc
 
 _VERSION_FLAG = 1
 _RULE_PATH_BENEATH = 1
@@ -33,9 +33,7 @@ def version(max_version: int | None = None) -> int:
         max_version: the version of an older kernel, to be as good as that one.
     """
     try:
-        found = libc.syscall(
-            syscalls.required("landlock_create_ruleset"), None, 0, _VERSION_FLAG, step="landlock"
-        )
+        found = libc.syscall("landlock_create_ruleset", None, 0, _VERSION_FLAG, step="landlock")
         return found if max_version is None else min(found, max_version)
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
@@ -55,13 +53,8 @@ def ruleset(abi: int, readable: Iterable[str], writable: Iterable[str], devices:
     handled = _RIGHTS[min(abi, 5)]
     attributes = struct.pack("<QQQ", handled, _NETWORK, _SCOPES)
     size = 8 if abi < 4 else 16 if abi < 6 else 24
-    descriptor = libc.syscall(
-        syscalls.required("landlock_create_ruleset"),
-        libc.buffer(attributes),
-        size,
-        0,
-        step="landlock ruleset",
-    )
+    given = libc.buffer(attributes)
+    descriptor = libc.syscall("landlock_create_ruleset", given, size, 0, step="landlock ruleset")
     for path in readable:
         _allow(descriptor, path, _READ if os.path.isdir(path) else 1 << 2)
     for path in writable:
@@ -73,20 +66,13 @@ def ruleset(abi: int, readable: Iterable[str], writable: Iterable[str], devices:
 
 def impose(ruleset: int) -> None:
     """Confine this process, for good; it needs no_new_privs."""
-    libc.syscall(syscalls.required("landlock_restrict_self"), ruleset, 0, step="landlock restrict")
+    libc.syscall("landlock_restrict_self", ruleset, 0, step="landlock restrict")
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = struct.pack("<Qi", rights, descriptor)
-        libc.syscall(
-            syscalls.required("landlock_add_rule"),
-            ruleset,
-            _RULE_PATH_BENEATH,
-            libc.buffer(rule),
-            0,
-            step=f"landlock rule for {path}",
-        )
+        rule, step = libc.buffer(struct.pack("<Qi", rights, descriptor)), f"landlock rule for {path}"
+        libc.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0, step=step)
     finally:
         os.close(descriptor)

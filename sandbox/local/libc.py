@@ -44,10 +44,10 @@ def _checked(result: int, step: str) -> int:
     return result
 
 
-def syscall(number: int, *args: int | ctypes.Array[ctypes.c_char] | None, step: str) -> int:
-    """Make a system call; integers are passed as 64 bits, buffers by address."""
+def syscall(name: str, *args: int | ctypes.Array[ctypes.c_char] | None, step: str) -> int:
+    """Make a system call that both machines have; integers are passed as 64 bits, buffers by address."""
     words = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
-    return _checked(_libc.syscall(ctypes.c_long(number), *words), step)
+    return _checked(_libc.syscall(ctypes.c_long(syscalls.required(name)), *words), step)
 
 
 def buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
@@ -87,7 +87,7 @@ def unmount(target: str) -> None:
 
 def prctl(option: int, value: int) -> None:
     """Set one attribute of this process."""
-    syscall(syscalls.required("prctl"), option, value, 0, 0, 0, step="prctl")
+    syscall("prctl", option, value, 0, 0, 0, step="prctl")
 
 
 # Made once: making them costs each run as much as the call.
@@ -97,4 +97,4 @@ _NO_CAPABILITIES = buffer(bytes(24))
 
 def drop_capabilities() -> None:
     """Give up every capability that this process has."""
-    syscall(syscalls.required("capset"), _CAPABILITY_HEADER, _NO_CAPABILITIES, step="capset")
+    syscall("capset", _CAPABILITY_HEADER, _NO_CAPABILITIES, step="capset")

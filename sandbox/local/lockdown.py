@@ -11,7 +11,7 @@ import sys
 from typing import NamedTuple
 
 from ..guest import PLACES
-from . import landlock, libc, namespaces, seccomp, syscalls
+from . import landlock, libc, namespaces, seccomp
 
 _RATIONED = (
     resource.RLIMIT_CPU,
@@ -84,7 +84,7 @@ def confine(host: Host, rations: Rations) -> None:
 
 def close_from(first: int) -> None:
     """Close every descriptor from ``first`` on."""
-    libc.syscall(syscalls.required("close_range"), first, 0x7FFFFFFF, 0, step="close_range")
+    libc.syscall("close_range", first, 0x7FFFFFFF, 0, step="close_range")
 
 
 def _ration(host: Host, rations: Rations) -> None:
@@ -107,7 +107,7 @@ def _limit(name: int, value: int, ceiling: int = sys.maxsize) -> None:
     hard = min(value + 1, ceiling) if name == resource.RLIMIT_CPU else value
     _LIMIT.raw = struct.pack("=qq", value, hard)
     # Not by resource.setrlimit: what a run has used already costs it less than what it has not.
-    libc.syscall(syscalls.required("prlimit64"), 0, name, _LIMIT if value >= 0 else None, None, step="limit")
+    libc.syscall("prlimit64", 0, name, _LIMIT if value >= 0 else None, None, step="limit")
 
 
 def rehearse() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from . import layout, libc, syscalls
+from . import layout, libc
 
 INNER_ID = 1000
 """The user and group number that code sees inside; outside it is a number that owns nothing."""
@@ -44,7 +44,7 @@ def enter_user_namespace(proc: int, outer_uid: int, outer_gid: int, flags: int) 
             os.close(entered_write)
             if os.read(entered_read, 1):
                 # Or a plain user may map no group; namespaces below this one inherit it.
-                _write(proc, f"{process}/setgroups", "deny")
+                write(proc, f"{process}/setgroups", "deny")
                 write_maps(proc, str(process), outer_uid, outer_gid)
                 code = 0
         os._exit(code)
@@ -61,11 +61,12 @@ def enter_user_namespace(proc: int, outer_uid: int, outer_gid: int, flags: int) 
 
 def write_maps(proc: int, process: str, outer_uid: int, outer_gid: int) -> None:
     """Map INNER_ID of a process's user namespace to a user and group of the namespace around it."""
-    _write(proc, f"{process}/uid_map", f"{INNER_ID} {outer_uid} 1")
-    _write(proc, f"{process}/gid_map", f"{INNER_ID} {outer_gid} 1")
+    write(proc, f"{process}/uid_map", f"{INNER_ID} {outer_uid} 1")
+    write(proc, f"{process}/gid_map", f"{INNER_ID} {outer_gid} 1")
 
 
-def _write(proc: int, path: str, text: str) -> None:
+def write(proc: int, path: str, text: str) -> None:
+    """Write a file of /proc, of which ``proc`` is a descriptor."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
     try:
         os.write(descriptor, text.encode())
@@ -89,7 +90,7 @@ def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iter
     libc.mount("tmpfs", layout.SCRATCH, "tmpfs", _PRIVATE_MOUNT, "size=1m,mode=755")
     os.mkdir(layout.SCRATCH + _HOST)
     root, host = layout.SCRATCH.encode() + b"\0", (layout.SCRATCH + _HOST).encode() + b"\0"
-    libc.syscall(syscalls.required("pivot_root"), libc.buffer(root), libc.buffer(host), step="pivot_root")
+    libc.syscall("pivot_root", libc.buffer(root), libc.buffer(host), step="pivot_root")
     os.chdir("/")
     for path in readable:
         _bind(_HOST + path, path)

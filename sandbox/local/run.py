@@ -10,12 +10,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from ..frames import FrameSplitter, TooLong, unpack
+from ..frames import unpack
 from ..interface import SandboxLimits, SandboxUnavailable
-from ..process import CapturedOutput, Ended, ending
+from ..process import CapturedOutput, Ended, Received, ending
 
 GRACE_S = 10.0
 """Seconds for our own part: locking a run down, and hearing that a killed one is gone."""
@@ -48,11 +48,10 @@ class LocalRun:
         self._control = control
         self._stdin, self._stdout, self._stderr, self._incoming, self._outgoing = pipes
         self._limits = limits
-        self._cut_output = cut_output
         self._abandon = abandon
         self._unsent = {self._stdin: bytearray(stdin), self._incoming: bytearray()}
-        self._output = {self._stdout: bytearray(), self._stderr: bytearray()}
-        self._frames = FrameSplitter(limits.result_bytes)
+        self._streams = {self._stdout: "stdout", self._stderr: "stderr"}
+        self._received = Received(limits, cut_output)
         self._report: dict[str, float] | None = None
         self._open = set(pipes)
         self._paused = False
@@ -65,11 +64,7 @@ class LocalRun:
         self._write(self._stdin)
 
     def await_ready(self) -> None:
-        """Wait until the run is locked down.
-
-        Raises:
-            SandboxUnavailable: it could not be.
-        """
+        """Wait until the run is locked down; raises SandboxUnavailable if it could not be."""
         try:
             kind, parts = unpack(self.receive(time.monotonic() + GRACE_S))
         except Ended as end:
@@ -90,18 +85,16 @@ class LocalRun:
 
     def receive(self, deadline: float) -> bytes:
         """Return the body of the next frame; raise Ended if there will be none."""
-        with _limited_results():
-            while (body := self._frames.next()) is None:
-                if self._report is not None:
-                    raise self._end()
-                self._pump(deadline)
+        while (body := self._received.next_frame()) is None:
+            if self._report is not None:
+                raise self._end()
+            self._pump(deadline)
         return body
 
     def wait(self, deadline: float) -> int:
         """Wait for the process to end by itself; return its exit code, or raise Ended."""
-        with _limited_results():
-            while self._report is None:
-                self._pump(deadline)
+        while self._report is None:
+            self._pump(deadline)
         status = int(self._report["status"])
         if os.WIFSIGNALED(status):
             raise self._end()
@@ -109,12 +102,9 @@ class LocalRun:
 
     def take_output(self) -> CapturedOutput:
         """Return what has been written since the last call."""
-        for descriptor in (self._stdout, self._stderr):
+        for descriptor in self._streams:
             self._drain(descriptor, _PIPE_CHUNKS)
-        output = CapturedOutput(bytes(self._output[self._stdout]), bytes(self._output[self._stderr]))
-        for kept in self._output.values():
-            kept.clear()
-        return output
+        return self._received.take_output()
 
     def pause(self) -> None:
         """Stop all threads of the run until the next frame is sent."""
@@ -127,7 +117,7 @@ class LocalRun:
             return CapturedOutput()
         deadline = time.monotonic() + GRACE_S
         # The outcome has been decided: what comes now is thrown away if it is too much.
-        self._cut_output = True
+        self._received.cut_output = True
         self._shut(self._outgoing)
         try:
             if self._report is None:
@@ -158,10 +148,8 @@ class LocalRun:
                 self._take_report()
             elif descriptor in self._unsent:
                 self._write(descriptor)
-            elif descriptor in self._output:
-                self._read_output(descriptor)
             else:
-                self._read_results(descriptor)
+                self._read(descriptor)
 
     def _take_report(self) -> None:
         """Take in how the run ended, and everything that it had written by then."""
@@ -195,35 +183,21 @@ class LocalRun:
             self._poll.unregister(descriptor)
 
     def _drain(self, descriptor: int, max_chunks: int = sys.maxsize) -> None:
-        """Read until nothing is left, which never comes while a writer lives that writes as fast as we read.
-
-        Args:
-            descriptor: of the pipe.
-            max_chunks: chunks to read.
-        """
-        read = self._read_results if descriptor == self._outgoing else self._read_output
+        """Read until nothing is left, which never comes while a writer lives that is as fast as we are."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(max_chunks):
                 if descriptor not in self._open:
                     break
-                read(descriptor)
+                self._read(descriptor)
 
-    def _read_results(self, descriptor: int) -> None:
-        self._frames.feed(self._read(descriptor))
-
-    def _read_output(self, descriptor: int) -> None:
-        kept = self._output[descriptor]
-        kept += self._read(descriptor)
-        if len(kept) > self._limits.output_bytes:
-            del kept[self._limits.output_bytes :]
-            if not self._cut_output:
-                raise Ended("output_limit", f"more than {self._limits.output_bytes} bytes of output")
-
-    def _read(self, descriptor: int) -> bytes:
+    def _read(self, descriptor: int) -> None:
         data = os.read(descriptor, _CHUNK)
         if not data:
             self._shut(descriptor)
-        return data
+        elif descriptor in self._streams:
+            self._received.add_output(self._streams[descriptor], data)
+        else:
+            self._received.add_results(data)
 
     def _shut(self, descriptor: int) -> None:
         if descriptor in self._open:
@@ -236,12 +210,4 @@ class LocalRun:
         """Return why a process that has ended gave no result."""
         assert self._report is not None
         status, cpu_s = int(self._report["status"]), self._report["cpu_s"]
-        return ending(status, cpu_s, self._limits, self._frames.partial)
-
-
-@contextlib.contextmanager
-def _limited_results() -> Iterator[None]:
-    try:
-        yield
-    except TooLong as error:
-        raise Ended("output_limit", str(error)) from None
+        return ending(status, cpu_s, self._limits, self._received.partial)

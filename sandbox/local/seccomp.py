@@ -188,11 +188,7 @@ holds it; huge pages are the machine's own."""
 
 
 class Filter:
-    """A filter in the form that the kernel reads.
-
-    Args:
-        instructions: from ``program``.
-    """
+    """A filter, from ``program`` or ``closing``, in the form that the kernel reads."""
 
     def __init__(self, instructions: list[Instruction]) -> None:
         code = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
@@ -202,4 +198,4 @@ class Filter:
 
     def install(self) -> None:
         """Put this process, for good, under the filter; it needs no_new_privs."""
-        libc.syscall(syscalls.required("seccomp"), _SET_MODE_FILTER, 0, self._header, step="seccomp filter")
+        libc.syscall("seccomp", _SET_MODE_FILTER, 0, self._header, step="seccomp filter")

@@ -35,33 +35,9 @@ from . import landlock, layout, libc, lockdown, namespaces, seccomp
 # more than it saves the runs that want it: large libraries (hashlib, decimal), and what acts in each child of
 # a fork (random, threading).
 PRELOAD = (
-    *(
-        "abc",
-        "ast",
-        "bisect",
-        "collections.abc",
-        "contextlib",
-        "copy",
-        "datetime",
-        "enum",
-        "functools",
-        "heapq",
-    ),
-    *(
-        "io",
-        "itertools",
-        "json",
-        "math",
-        "operator",
-        "os",
-        "re",
-        "string",
-        "struct",
-        "sys",
-        "time",
-        "traceback",
-    ),
-    *("types", "typing"),
+    *("abc", "ast", "bisect", "collections.abc", "contextlib", "copy", "datetime", "enum", "functools"),
+    *("heapq", "io", "itertools", "json", "math", "operator", "os", "re", "string", "struct", "sys", "time"),
+    *("traceback", "types", "typing"),
 )
 _REHEARSALS = 20
 """Often enough for the interpreter to have specialised the bytecode (it does so at the eighth execution)."""
@@ -134,13 +110,10 @@ def _move_up(descriptor: int) -> int:
 
 
 def _isolate(options: dict[str, Any]) -> lockdown.Host:
-    """Build the private view of the machine, as far as the wanted level goes.
-
-    Raises:
-        OSError: a step failed that the level needs.
-    """
+    """Build the private view of the machine; raises OSError if a step fails that the wanted level needs."""
     proc = _move_up(os.open("/proc", os.O_PATH | os.O_DIRECTORY))
-    _make_first_victim(proc)
+    # The kernel ends this process and its runs, before all others, when memory runs out.
+    namespaces.write(proc, "self/oom_score_adj", "1000")
     libraries = layout.standard_library()
     readable = [*libraries, *layout.system_libraries()]
     packages = options["packages"]
@@ -201,8 +174,7 @@ def _unused_uid(proc: int) -> int | None:
     """
     if os.geteuid() != 0:
         return None
-    with open("self/uid_map", opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as lines:
-        ranges = [tuple(map(int, line.split())) for line in lines]
+    ranges = [tuple(map(int, line.split())) for line in _read(proc, "self/uid_map").splitlines()]
     for wanted in (_BASE_UID + os.getpid(), _FALLBACK_UID + os.getpid() % _FALLBACK_COUNT):
         if any(first <= wanted < first + count for first, _, count in ranges):
             return wanted
@@ -211,29 +183,18 @@ def _unused_uid(proc: int) -> int | None:
     raise OSError("root here is the machine's root, and this namespace has no other user to become")
 
 
-def _make_first_victim(proc: int) -> None:
-    """Let the kernel end this process and its runs, before all others, when memory runs out."""
-    descriptor = os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
-    try:
-        os.write(descriptor, b"1000")
-    finally:
-        os.close(descriptor)
-
-
 def _address_space(proc: int) -> int:
     """Return the bytes of address space that this process takes."""
-    with open("self/statm", opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+    return int(_read(proc, "self/statm").split()[0]) * resource.getpagesize()
+
+
+def _read(proc: int, path: str) -> str:
+    with open(path, opener=lambda path, flags: os.open(path, flags, dir_fd=proc)) as file:
+        return file.read()
 
 
 class _Zygote:
-    """The process that forks the runs.
-
-    Args:
-        control: where requests for runs arrive, each with the ends of its pipes.
-        keeper: a descriptor of the keeper's process.
-        host: what the runs need to know.
-    """
+    """The process that forks the runs: requests come to ``control``, each with the ends of a run's pipes."""
 
     def __init__(self, control: socket.socket, keeper: int, host: lockdown.Host) -> None:
         self._control = control

@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,6 @@ class Profile:
 class ZygoteHandle:
     """A running zygote.
 
-    Args:
-        profile: what it prepares.
-
     Raises:
         SandboxUnavailable: it could not be started; the message names the step that failed.
     """
@@ -58,10 +55,7 @@ class ZygoteHandle:
         # A signal at the parent's death would come at the death of the *thread* that starts the keeper,
         # so the keeper watches a descriptor of this process.
         host = os.pidfd_open(os.getpid())
-        options = {
-            **{"control": theirs.fileno(), "host": host, "level": profile.level},
-            **{"preload": profile.preload, "packages": profile.packages, "landlock": profile.landlock},
-        }
+        options = {**asdict(profile), "control": theirs.fileno(), "host": host}
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _COMMAND, json.dumps(options)],
             # Or each thread would reserve 64 MiB, and the limit on memory would bind before that on threads.
@@ -87,12 +81,11 @@ class ZygoteHandle:
         except TimeoutError:
             message = b""
         hello = json.loads(message) if message else {}
+        assert self._process.stderr is not None
         if "level" not in hello:
             self.close()
-            assert self._process.stderr is not None
             lines = self._process.stderr.read().decode(errors="replace").splitlines()
             raise SandboxUnavailable(hello.get("error") or (lines or ["it did not start"])[-1])
-        assert self._process.stderr is not None
         self._process.stderr.close()
         self._control.settimeout(None)
         return hello
