@@ -202,7 +202,7 @@ def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
 
 def _called_first(text: str) -> str | None:
     """Return the first name that an assertion calls and that is no builtin, or any that it calls."""
-    names = [node.func.id for node in ast.walk(ast.parse(text.strip())) if _calls_a_name(node)]  # type: ignore[attr-defined]
+    names = _called(ast.parse(text.strip()))
     return next((name for name in names if name not in vars(builtins)), names[0] if names else None)
 
 
@@ -210,16 +210,17 @@ def _needs_objects(setup: str, asserts: Sequence[str]) -> bool:
     """Say whether tests use what only the answer can define, other than by calling its functions."""
     trees = [ast.parse(setup), *(ast.parse(text.strip()) for text in asserts)]
     defined = set(vars(builtins)) | {name for tree in trees for name in _bound(tree)}
-    calls = [[n.func.id for n in ast.walk(t) if _calls_a_name(n)] for t in trees]  # type: ignore[attr-defined]
-    in_setup, *in_asserts = [set(names) - defined for names in calls]
+    in_setup, *in_asserts = [set(_called(tree)) - defined for tree in trees]
     # A second unknown name with a capital is a class: its objects are arguments.
     return bool(in_setup) or any(
         len(names) > 1 and any(name[0].isupper() for name in names) for names in in_asserts
     )
 
 
-def _calls_a_name(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+def _called(tree: ast.AST) -> list[str]:
+    """Return the names that code calls, in order."""
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [function.id for function in calls if isinstance(function, ast.Name)]
 
 
 def _bound(tree: ast.AST) -> set[str]:

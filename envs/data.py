@@ -192,11 +192,7 @@ def _pair(row: Row, where: str) -> Pair:
 
 
 def found_answer(text: str, where: str, mathematics: bool = True) -> Reference:
-    """Return the final answer of a reference.
-
-    Raises:
-        UserError: there is none that can be read.
-    """
+    """Return the final answer of a reference; raises UserError if there is none that can be read."""
     found = read_reference(text, mathematics)
     if found is None:
         end = text.strip()[-60:]

@@ -104,11 +104,7 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
 
     @property
     def problem(self) -> T:
-        """The problem of this episode.
-
-        Raises:
-            ResetNeeded: there is none yet.
-        """
+        """The problem of this episode; raises ResetNeeded if there is none yet."""
         if self._chosen is None:
             raise ResetNeeded("call reset first")
         return self._chosen

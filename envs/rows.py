@@ -93,11 +93,7 @@ def _zstd(path: Path) -> bytes:
 
 
 def arrow(path: Path, what: str) -> Any:
-    """Return the module pyarrow.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Return the module pyarrow; raises UserError if it is not installed."""
     try:
         import pyarrow
     except ModuleNotFoundError as error:
@@ -169,11 +165,12 @@ def _json(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
         lines = chain([second] if second else [], lines)
     else:
         rest = list(lines)
-        if (value := _value([first, *rest])) is not None:
+        text = "\n".join(line for _, line in [first, *rest])
+        if (value := _value(text)) is not None:
             yield from _items(path, value)
             return
         if rest and not _whole_object(rest[0][1]) and not first[1].startswith("[{"):
-            raise _broken(path, "\n".join(line for _, line in [first, *rest]))
+            raise _broken(path, text)
         lines = iter(rest)
     for number, line in chain([first], lines):
         where = f"{path}, line {number}"
@@ -181,16 +178,13 @@ def _json(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
 
 
 def _whole_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+    return isinstance(_value(line), dict)
 
 
-def _value(lines: list[tuple[int, str]]) -> Any:
-    """Return the one JSON value that lines are together, if they are."""
+def _value(text: str) -> Any:
+    """Return the JSON value that a text is, if it is one."""
     try:
-        return json.loads("\n".join(line for _, line in lines))
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 

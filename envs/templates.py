@@ -88,11 +88,7 @@ class _Formatter(string.Formatter):
 
 
 def in_prompt(value: Any, what: str) -> str:
-    """Return a field as a prompt shows it: of messages the user's last.
-
-    Raises:
-        UserError: it holds nothing.
-    """
+    """Return a field as prompts show it: of messages the user's last; raises UserError for an empty one."""
     if value is None:
         raise UserError(f"{what} is null: give the field a value, or leave the row out")
     messages = talk(value, "it", what)
@@ -100,11 +96,7 @@ def in_prompt(value: Any, what: str) -> str:
 
 
 def as_answer(value: Any, what: str) -> str:
-    """Return a field as an expected answer: a scalar, or a list of one.
-
-    Raises:
-        UserError: it holds nothing, or several.
-    """
+    """Return a scalar, or a list of one, as the expected answer; raises UserError for none or several."""
     text = one_text(value, what)
     if text is None:
         raise UserError(f"{what} holds no answer: give the field a value, or leave the row out")

@@ -45,11 +45,7 @@ class UnicodeText(Text):
         super().__init__(max_length, min_length=0, charset=string.printable, seed=seed)
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """Return a random string of printable ASCII; masks have no meaning for all of Unicode.
-
-        Raises:
-            ValueError: a mask was given.
-        """
+        """Return a random string of printable ASCII; raises ValueError if given a mask."""
         if mask is not None or probability is not None:
             raise ValueError("a space of all Unicode strings takes no mask")
         length = self.np_random.integers(0, min(self.max_length, _SAMPLED) + 1)

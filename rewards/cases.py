@@ -10,12 +10,7 @@ from areal.sandbox.interface import Call
 
 @dataclass(frozen=True, slots=True)
 class CallCase:
-    """One call and the value that it must return.
-
-    Attributes:
-        call: what is called, with which arguments.
-        expected: a value made of builtin types, or compare.Raises or compare.Either.
-    """
+    """One call and what it must return: a value made of builtin types, compare.Raises or compare.Either."""
 
     call: Call
     expected: Any
@@ -23,12 +18,7 @@ class CallCase:
 
 @dataclass(frozen=True, slots=True)
 class CallTests:
-    """Functions with expected values (LiveCodeBench and APPS with a function name).
-
-    Attributes:
-        cases: the calls.
-        scope: what is in scope before the code (sandbox.interface.Job).
-    """
+    """Functions with expected values (LiveCodeBench and APPS with a function name); ``scope`` as in a Job."""
 
     cases: tuple[CallCase, ...]
     scope: Literal["", "contest"] = ""
@@ -48,8 +38,8 @@ class StreamTests:
 
     Attributes:
         cases: what is read and written.
-        scope: what is in scope before the code (sandbox.interface.Job).
-        any_exit: whether a program may end with ``exit(code)``, whatever the code is.
+        scope: as in a Job.
+        any_exit: as in a Script.
     """
 
     cases: tuple[StreamCase, ...]

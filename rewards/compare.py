@@ -26,22 +26,14 @@ _LONGEST_KEY = 10**18
 
 @dataclass(frozen=True, slots=True)
 class Raises:
-    """An expected exception, in place of an expected value.
-
-    Attributes:
-        kind: the name of its class, or of a base class of it.
-    """
+    """An expected exception, in place of an expected value, by the name of its class or of a base class."""
 
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """Several expected values, in place of one: any of them will do.
-
-    Attributes:
-        values: made of builtin types.
-    """
+    """Several expected values, made of builtin types, in place of one: any of them will do."""
 
     values: tuple[Any, ...]
 

@@ -212,14 +212,9 @@ def _depth(text: str) -> int:
     return max(accumulate(steps), default=0)
 
 
-_shared: MathVerifier | None = None
-_shared_lock = threading.Lock()
+_shared = MathVerifier()
 
 
 def shared_verifier() -> MathVerifier:
     """Return this process's verifier: all environments share its workers."""
-    global _shared
-    with _shared_lock:
-        if _shared is None:
-            _shared = MathVerifier()
     return _shared

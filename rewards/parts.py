@@ -79,11 +79,7 @@ class Reward:
         self._parts = {name: (float(weight), _part(name)) for name, weight in weights.items()}
 
     def __call__(self, judged: Judged) -> tuple[float, dict[str, float]]:
-        """Return the reward and its parts, weighted: they sum to it.
-
-        Raises:
-            ValueError: a part is not a finite number.
-        """
+        """Return the reward and its weighted parts, its summands; raises ValueError if one is not finite."""
         parts = {name: weight * float(part(judged)) for name, (weight, part) in self._parts.items()}
         for name, value in parts.items():
             if not math.isfinite(value):

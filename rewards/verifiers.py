@@ -52,9 +52,5 @@ def _last_number(text: str) -> Fraction | None:
 
 
 def find_verifier(name: str) -> Verifier:
-    """Return a verifier by its name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return a verifier by its name; raises UserError if there is none."""
     return load_object(name) if ":" in name else verifiers.get(name)

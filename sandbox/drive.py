@@ -204,11 +204,7 @@ def _next(run: _Run, process: Process) -> tuple[str, list[Any]]:
 
 
 def result(kind: str, parts: list[Any]) -> Result:
-    """Return the result that a message of the guest describes.
-
-    Raises:
-        BadFrame: it describes none.
-    """
+    """Return the result that a message of the guest describes; raises BadFrame if it describes none."""
     match kind, parts:
         case "returned", [value]:
             return Returned(value)

@@ -23,11 +23,7 @@ class TooLong(BadFrame):
 
 
 def pack(kind: str, *parts: Any) -> bytes:
-    """Return one message as a frame.
-
-    Raises:
-        NotAValue: a part is not made of builtin types.
-    """
+    """Return one message as a frame; raises NotAValue if a part is not made of builtin types."""
     body = codec.encode([kind, *parts])
     return HEADER.pack(len(body)) + body
 
@@ -68,22 +64,14 @@ class FrameSplitter:
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take in what was read.
-
-        Raises:
-            TooLong: the stream has passed its limit.
-        """
+        """Take in what was read; raises TooLong if the stream has passed its limit."""
         self._total += len(data)
         if self._total > self._limit:
             raise TooLong(f"more than {self._limit} bytes of results")
         self._pending += data
 
     def next(self) -> bytes | None:
-        """Return the body of the next complete frame, or ``None``.
-
-        Raises:
-            TooLong: a frame announces more than the limit.
-        """
+        """Return the body of the next complete frame, or ``None``; raises TooLong if one is to be that."""
         if len(self._pending) < HEADER.size:
             return None
         (length,) = HEADER.unpack_from(self._pending)

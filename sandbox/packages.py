@@ -22,21 +22,13 @@ def version():
 
 
 def missing_packages(sandbox: Any, names: Iterable[str]) -> list[str]:
-    """Return those of some packages that code in a sandbox cannot import.
-
-    Raises:
-        SandboxUnavailable: the sandbox failed.
-    """
+    """Return which packages code there cannot import; raises SandboxUnavailable if the sandbox failed."""
     (missing,) = _ask(sandbox, Call("missing", (sorted(names),)))
     return list(missing)
 
 
 def interpreter(sandbox: Any) -> tuple[str, tuple[str, ...]]:
-    """Return the version of a sandbox's Python, and its packages beside the standard library.
-
-    Raises:
-        SandboxUnavailable: the sandbox failed.
-    """
+    """Return the version of a sandbox's Python, and its packages; raises SandboxUnavailable if it failed."""
     version, packages = _ask(sandbox, Call("version"), Call("packages"))
     return version, tuple(packages)
 

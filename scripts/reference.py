@@ -34,11 +34,7 @@ Ctrl-C.
 
 
 def configuration_page(model: type[BaseModel] = Config) -> str:
-    """Return the reference of all settings, as Markdown.
-
-    Raises:
-        ValueError: a setting, or a group of them, has no description.
-    """
+    """Return the reference of all settings, as Markdown; raises ValueError if one has no description."""
     parts = [_CONFIGURATION]
     for name, group in groups(model).items():
         parts.append(f"## {name or 'Run'}\n")
@@ -52,11 +48,7 @@ def configuration_page(model: type[BaseModel] = Config) -> str:
 
 
 def commands_page(parser: argparse.ArgumentParser | None = None) -> str:
-    """Return the reference of all commands, as Markdown.
-
-    Raises:
-        ValueError: a command or an option has no description.
-    """
+    """Return the reference of all commands, as Markdown; raises ValueError if one has no description."""
     parts = [_COMMANDS]
     for command, about in _leaves(parser or make_parser(), ""):
         usage = " ".join(command.format_usage().removeprefix("usage: ").split())

@@ -505,27 +505,25 @@ def measure(
     """Measure on the test split: one sample, any of 8 samples, the greedy response, the format, lengths."""
     drawn = [held_out(env, difficulty, index) for index in range(problems)]
     questions = [example for example, _ in drawn]
+
+    def judged(sample: bool) -> list[tuple[bool | None, int]]:
+        ids = generate(model, tokenizer, questions, sample=sample)
+        return [
+            (judge(response_text(tokenizer, row)), len(row))
+            for (_, judge), row in zip(drawn, ids, strict=True)
+        ]
+
     torch.manual_seed(seed)
-    right, formatted, tokens = [], [], []
-    for _ in range(8):
-        for (_, judge), ids in zip(drawn, generate(model, tokenizer, questions, sample=True), strict=True):
-            verdict = judge(response_text(tokenizer, ids))
-            right.append(bool(verdict))
-            formatted.append(verdict is not None)
-            tokens.append(len(ids))
-    greedy = [
-        bool(judge(response_text(tokenizer, ids)))
-        for (_, judge), ids in zip(drawn, generate(model, tokenizer, questions, sample=False), strict=True)
-    ]
-    by_sample = torch.tensor(right, dtype=torch.float).view(8, problems)
+    verdicts, lengths = zip(*(found for _ in range(8) for found in judged(sample=True)), strict=True)
+    by_sample = torch.tensor([*map(bool, verdicts)], dtype=torch.float).view(8, problems)
     prompts = tokenizer([prompt(tokenizer, example) for example in questions])["input_ids"]
     return {
         "avg@1": by_sample.mean().item(),
         "pass@8": by_sample.amax(0).mean().item(),
-        "greedy": sum(greedy) / problems,
-        "format": sum(formatted) / len(formatted),
+        "greedy": sum(bool(verdict) for verdict, _ in judged(sample=False)) / problems,
+        "format": sum(verdict is not None for verdict in verdicts) / len(verdicts),
         "prompt tokens": sum(map(len, prompts)) / problems,
-        "response tokens": sum(tokens) / len(tokens),
+        "response tokens": sum(lengths) / len(lengths),
     }
 
 
@@ -550,9 +548,9 @@ def generate(
     inputs = tokenizer(
         [prompt(tokenizer, p) for p in drawn], return_tensors="pt", padding=True, return_token_type_ids=False
     )
-    options: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
+    options: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     if not sample:
-        options = {"temperature": None, "top_k": None, "top_p": None}
+        options = dict.fromkeys(options)
     output = model.generate(**inputs, do_sample=sample, max_new_tokens=64, **options)
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     end = tokenizer.eos_token_id

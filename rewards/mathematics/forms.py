@@ -379,9 +379,9 @@ class _Reading:
             return Many("set", ()) if kind == "set" else None
         if kind == "set":
             return Many("set", _flat([self.read(inner, depth + 1)]))
-        if kind == "tuple" and _Parts(inner).relations:
+        if kind == "tuple" and (_Parts(inner).relations or re.fullmatch(r"[A-Za-z ]+", inner)):
             return self.read(inner, depth + 1)
-        return self.read(inner, depth + 1) if kind == "tuple" and re.fullmatch(r"[A-Za-z ]+", inner) else None
+        return None
 
     def _read_value(self, text: str, depth: int) -> Form:
         if depth > _DEEPEST or not text:

@@ -18,6 +18,8 @@ DEEPEST = 40
 LONGEST = 200
 """Factors of a formula; longer ones are not read."""
 _NUMBER = re.compile(NUMBER)
+_DECIMAL = re.compile(DECIMAL)
+_BRACED = re.compile(r"\{([^{}]*)\}|(\\?[A-Za-z]+)")
 
 _SKIPPED = re.compile(
     r"(?:\s|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![A-Za-z])"
@@ -43,16 +45,11 @@ _PLAIN = re.compile(
 
 
 def read_formula(text: str) -> tuple[Tree, bool]:
-    """Return the tree of a formula, and whether it could be meant otherwise.
-
-    Raises:
-        NotReadError: it is not understood.
-    """
+    """Return a formula's tree, and whether it could be meant otherwise; raises NotReadError if it is none."""
     reader = _Reader(text)
     tree = reader.sum()
-    reader.skip()
-    if reader.at < len(text):
-        raise NotReadError(f"nothing is known of {text[reader.at :]!r}")
+    if reader.here():
+        raise reader.unknown()
     return tree, reader.ambiguous
 
 
@@ -66,10 +63,23 @@ class _Reader:
         self._depth = 0
         self._factors = 0
 
-    def skip(self) -> None:
-        found = _SKIPPED.match(self.text, self.at)
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Move behind what a pattern finds here, if it does."""
+        found = pattern.match(self.text, self.at)
         if found:
             self.at = found.end()
+        return found
+
+    def skip(self) -> None:
+        self.match(_SKIPPED)
+
+    def here(self) -> str:
+        """Return the next character that is no space; empty at the end."""
+        self.skip()
+        return self.text[self.at : self.at + 1]
+
+    def unknown(self) -> NotReadError:
+        return NotReadError(f"nothing is known of {self.text[self.at :]!r}")
 
     def take(self, *choices: str) -> str | None:
         """Move behind the first of the choices that stands here, if any."""
@@ -130,12 +140,10 @@ class _Reader:
         return ("neg", tree) if sign == "-" else tree
 
     def _digit(self) -> bool:
-        self.skip()
-        return self.text[self.at : self.at + 1].isdigit()
+        return self.here().isdigit()
 
     def _begins_factor(self) -> bool:
-        self.skip()
-        here = self.text[self.at : self.at + 1]
+        here = self.here()
         if here == "\\":
             found = _COMMAND.match(self.text, self.at)
             return found is not None and found.group()[1:] in BEGINNINGS
@@ -146,12 +154,10 @@ class _Reader:
         tree = self._primary()
         while True:
             self.skip()
-            found = _DEGREES.match(self.text, self.at)
             self._factors += 1
             if self._factors > LONGEST:
                 raise NotReadError("too long")
-            if found:
-                self.at = found.end()
+            if self.match(_DEGREES):
                 tree = ("degrees", tree)
             elif self.take("!"):
                 tree = ("call", "factorial", tree)
@@ -181,19 +187,18 @@ class _Reader:
             raise NotReadError("nested too deeply")
 
     def _bare(self) -> Tree:
-        self.skip()
-        here = self.text[self.at : self.at + 1]
+        here = self.here()
         if here.isdigit() or here == ".":
             return self._number()
         if here in ("(", "{", "["):
             return self._group()
-        if here == "|":
-            return self._bars("|", "|")
+        if self.take("|"):
+            return self._bars("|")
         if here == "\\":
             return self._command()
         if here.isalpha() and here.isascii():
             return self._letters()
-        raise NotReadError(f"nothing is known of {self.text[self.at :]!r}")
+        raise self.unknown()
 
     def _group(self) -> Tree:
         opening = self.text[self.at]
@@ -202,8 +207,8 @@ class _Reader:
         self.expect({"(": ")", "{": "}", "[": "]"}[opening])
         return tree
 
-    def _bars(self, opening: str, closing: str) -> Tree:
-        self.expect(opening)
+    def _bars(self, closing: str) -> Tree:
+        """Read what stands within bars, behind the opening one."""
         tree = self.sum()
         self.expect(closing)
         return ("call", {"|": "abs", "\\rvert": "abs", "\\rfloor": "floor", "\\rceil": "ceil"}[closing], tree)
@@ -240,19 +245,16 @@ class _Reader:
         return ("number", whole + Fraction(above, below))
 
     def _command(self) -> Tree:
-        derivative = _DERIVATIVE.match(self.text, self.at)
-        if derivative:
-            self.at = derivative.end()
+        if derivative := self.match(_DERIVATIVE):
             nth, of, by, _ = (re.sub(r"[\\{}]", "", group or "") for group in derivative.groups())
             return self._symbol(f"d{nth}{of}/d{by}{nth}")
-        found = _COMMAND.match(self.text, self.at)
+        found = self.match(_COMMAND)
         if not found:
-            raise NotReadError(f"nothing is known of {self.text[self.at :]!r}")
+            raise self.unknown()
         name = found.group()[1:]
         bars = {"lfloor": "\\rfloor", "lceil": "\\rceil", "lvert": "\\rvert"}
         if name in bars:
-            return self._bars(found.group(), bars[name])
-        self.at = found.end()
+            return self._bars(bars[name])
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
             return ("/", self._argument(), self._argument())
         if name in ("binom", "dbinom", "tbinom"):
@@ -288,16 +290,14 @@ class _Reader:
     def _braced(self) -> str:
         r"""Return the text of ``{x}``, or of the one letter or command that stands there."""
         self.skip()
-        found = re.compile(r"\{([^{}]*)\}|(\\?[A-Za-z]+)").match(self.text, self.at)
+        found = self.match(_BRACED)
         if not found:
             raise NotReadError("an argument is missing")
-        self.at = found.end()
         return (found.group(1) if found.group(1) is not None else found.group(2)).strip().lstrip("\\")
 
     def _argument(self) -> Tree:
         r"""An argument of a command: in braces, or one token; ``\frac12`` has two of one digit."""
-        self.skip()
-        here = self.text[self.at : self.at + 1]
+        here = self.here()
         if here == "{":
             return self._group()
         if here.isdigit():
@@ -314,14 +314,11 @@ class _Reader:
         raise NotReadError("an argument is missing")
 
     def _letters(self) -> Tree:
-        module = _MODULE.match(self.text, self.at)
-        if module:
-            self.at = module.end()
+        self.match(_MODULE)
         found = _LETTERS.match(self.text, self.at)
         assert found is not None
         word = found.group()
-        if word == "log" and (based := _LOG_OF.match(self.text, self.at)):
-            self.at = based.end()
+        if word == "log" and (based := self.match(_LOG_OF)):
             return self._call(based.group())
         known = _PLAIN.match(word)
         if known and (
@@ -341,9 +338,7 @@ class _Reader:
         return self._letter(word[0])
 
     def _letter(self, letter: str) -> Tree:
-        self.skip()
-        behind = self.text[self.at : self.at + 1]
-        if behind not in ("_", "'") and not _PRIMES.match(self.text, self.at):
+        if self.here() not in ("_", "'") and not _PRIMES.match(self.text, self.at):
             if letter == "e":
                 return ("constant", "e")
             if letter == "i":
@@ -354,15 +349,11 @@ class _Reader:
         """A name with its subscript, its primes, and the one thing that it is a function of, as in x(t)."""
         for _ in range(2):
             self.skip()
-            found = _SUBSCRIPT.match(self.text, self.at)
-            if found:
+            if found := self.match(_SUBSCRIPT):
                 inner = next(part for part in found.groups() if part is not None)
                 name += "_" + re.sub(r"\\(?:text|mathrm|rm)(?![A-Za-z])|[\s{}~\\]", "", inner)
-                self.at = found.end()
-            primes = _PRIMES.match(self.text, self.at)
-            if primes:
+            if primes := self.match(_PRIMES):
                 name += "'" * (primes.group(0).count("\\prime") + primes.group(0).count("'"))
-                self.at = primes.end()
         found = _APPLIED.match(self.text, self.at)
         if found and (
             found.group(1).isdigit() or len(found.group(1).strip("\\")) == 1 or "\\" in found.group(1)
@@ -390,7 +381,6 @@ class _Reader:
         return tree if power is None else ("^", tree, power)
 
     def _argument_of_index(self) -> Tree:
-        self.skip()
         if self._digit():
             found = re.compile(r"[0-9]+").match(self.text, self.at)
             assert found is not None
@@ -400,12 +390,10 @@ class _Reader:
         return self._argument()
 
     def _applied_to(self, function: str) -> Tree:
-        self.skip()
-        here = self.text[self.at : self.at + 1]
-        if here in ("(", "{", "["):
+        if self.here() in ("(", "{", "["):
             return self._group()
-        if here == "|":
-            return self._bars("|", "|")
+        if self.take("|"):
+            return self._bars("|")
         if function in ("sqrt", "cbrt", "abs"):
             return self._number_or_argument()
         tree = self._factor()
@@ -417,9 +405,8 @@ class _Reader:
 
     def _number_or_argument(self) -> Tree:
         if self._digit():
-            found = re.compile(DECIMAL).match(self.text, self.at)
+            found = self.match(_DECIMAL)
             assert found is not None
-            self.at = found.end()
             return ("number", number(found.group()))
         return self._argument()
 
