@@ -24,7 +24,6 @@ def as_in_checkpoints(
     """Yield weights under the names and in the shapes that checkpoints of the model have.
 
     Args:
-        model: a Hugging Face model, as it was loaded.
         weights: all of its weights, under the model's own names and in its order; whole, not sharded.
     """
     from transformers.core_model_loading import revert_weight_conversion

@@ -43,8 +43,6 @@ def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: in
     trajectory they are in. Overlong responses lose in the reward of the episode, or of their turn.
 
     Args:
-        episodes: of one batch.
-        objective: whose discount and penalty.
         max_new_tokens: tokens of the longest response allowed.
     """
     if objective.turn_discount is None:

@@ -41,7 +41,6 @@ class Critic:
 
     Args:
         path: the model to copy.
-        settings: of the learner.
         device: where it computes.
     """
 

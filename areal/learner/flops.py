@@ -38,9 +38,6 @@ class FlopCounter:
     Two for each weight of a matrix and token, and 4·d for each pair of tokens that attention compares in each
     layer; a backward pass has twice those of the forward pass. What is computed a second time to save memory
     is not counted, nor are logits that nothing asks for.
-
-    Args:
-        model: a Hugging Face model.
     """
 
     def __init__(self, model: Any) -> None:

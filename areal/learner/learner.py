@@ -44,18 +44,14 @@ class Learner:
 
     Args:
         path: the model that the run begins with; with ``kl`` it is also the reference.
-        settings: of the learner.
-        device: ``cpu`` or ``cuda``.
         temperature: of the distribution that was sampled from.
         threads: CPU threads, without a GPU; None: as torch has it.
         max_new_tokens: tokens of the longest response allowed, which some objectives measure lengths by.
         kernel: of attention; None: the device's own.
 
     Attributes:
-        path: as above.
         model: the Hugging Face model; its parameters are float32, and may be sharded.
         policy: the model as it is trained.
-        version: the number of finished updates.
     """
 
     def __init__(

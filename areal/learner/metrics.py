@@ -37,7 +37,6 @@ class Sums:
         """Add how far learner and engine are apart, on the tokens that this version has sampled.
 
         Args:
-            packed: the tokens.
             prox: ``[K]``, their log-probabilities under the learner's weights of that version.
             version: of the weights that the update begins with.
         """

@@ -21,7 +21,6 @@ class MicroBatch:
     """One forward and backward pass: S sequences with K sampled tokens.
 
     Attributes:
-        packed: the tokens.
         share: ``[K]``, share of each sampled token in the loss of the minibatch.
         rewards: ``[S]``, on the CPU.
         advantages: ``[K]``; None until the critic has judged, if there is one.
@@ -59,11 +58,8 @@ class Splitter:
     """Splits a batch into minibatches, and this rank's part of each into micro-batches.
 
     Attributes:
-        objective: decides advantages and shares.
         minibatches: optimizer steps for one batch.
         budget: tokens of one micro-batch.
-        max_new_tokens: tokens of the longest response allowed.
-        device: where the tokens go.
         kernel: of attention; None: PyTorch's plain one, padded.
         rank: which of the learner's processes this is.
         world_size: how many there are.

@@ -36,7 +36,6 @@ class StepAccount:
         """End the step and return its metrics other than the learner's own.
 
         Args:
-            batch: what was consumed.
             train: the learner's busy seconds in it.
             sync: metrics of the last weight update, if there was one.
             engine_busy: the engine's busy seconds so far.

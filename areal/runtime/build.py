@@ -57,8 +57,6 @@ async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> Asy
     """Start the engines and the learner of a run; they end with the block.
 
     Args:
-        plan: the checked configuration.
-        records: of the run.
         resume: a checkpoint folder to go on from.
 
     Raises:
@@ -107,10 +105,8 @@ async def make_trainer(
     The learner's weights are in the engine afterwards.
 
     Args:
-        plan: the checked configuration.
         learner: made, at version 0.
         worker: its engine takes weights.
-        records: of the run.
         resume: a checkpoint folder to go on from.
     """
     config, watch, version = plan.config, Watch(), 0

@@ -82,9 +82,6 @@ class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        folder: where they are.
-        learner: whose.
-        tokenizer: of its model.
         keep: how many; older ones are dropped.
         dtype: of the exported weights.
         group: gloo group of the processes that hold the learner's shards, all of which call everything
@@ -118,7 +115,6 @@ class Checkpoints:
         """Write a checkpoint and drop all but the newest few; training may go on meanwhile.
 
         Args:
-            staged: what :meth:`stage` has copied.
             wanted: versions of older ones that stay, too.
 
         Raises:

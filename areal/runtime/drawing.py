@@ -22,8 +22,6 @@ async def drawn_again(
     """Draw the curve every so often, in a process that gets what time the run leaves.
 
     Args:
-        directory: of the run.
-        title: of the picture.
         every: seconds between two drawings, at least.
         share: of the time, that a process may be drawing.
     """

@@ -78,11 +78,7 @@ async def timed_responses(
     """Run the episodes of an evaluation, as the configuration says, and measure the speed.
 
     Args:
-        run_episode: runs one episode.
-        tasks: the problems.
-        config: of the run, or of the evaluation.
         busy_seconds: the seconds in which the engine has generated so far; None if it is not ours.
-        keep: called with each new response.
         known: responses that need no episode.
 
     Returns:

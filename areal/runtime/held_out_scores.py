@@ -21,7 +21,6 @@ class HeldOutScores:
     Args:
         measure: evaluates the weights that the engine holds, given their name; None: nothing is measured.
         env: the environment's name in metrics.
-        records: of the run.
         watch: of the run; an evaluation that fails ends any of its waits.
 
     Attributes:

@@ -14,7 +14,6 @@ def make_learner(config: Config, model: str, device: str, threads: int) -> Learn
     """Load the learner of a run, or of its replay.
 
     Args:
-        config: of the run.
         model: folder or hub id of the weights to begin with.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads; the learner's arithmetic depends on them.

@@ -37,9 +37,7 @@ class Recipe:
     """What each rank makes its learner from.
 
     Attributes:
-        config: of the run.
         model: folder or hub id of the weights to begin with.
-        device: ``cpu`` or ``cuda``.
         threads: CPU threads of one rank.
         checkpoints: the folder that all write to.
         gpus: index of each rank's GPU; empty on a CPU.
@@ -57,7 +55,6 @@ class LearnerRank:
     """A rank: its shards of the learner, its part of checkpoints, and, of rank 0, the weight sender.
 
     Args:
-        recipe: of the learner.
         rank: its number; the first is 0.
     """
 

@@ -43,14 +43,7 @@ class Trainer:
     """Trains a model with parts that somebody else has started (:mod:`areal.runtime.build`), and closes.
 
     Args:
-        config: of the run.
         version: the number of updates that the learner has made.
-        learner: makes the updates.
-        rollouts: generates groups of episodes.
-        sync: brings new weights to the engine.
-        checkpoints: writes checkpoints.
-        held_out: measures held-out accuracy.
-        recorder: writes down each update.
         watch: what goes on in the background, of all parts.
 
     Attributes:

@@ -19,7 +19,6 @@ def check_model(path: str, training: bool) -> list[str]:
     """Check configuration, tokenizer and chat template of what :func:`areal.models.resolve_model` returned.
 
     Args:
-        path: folder or hub id.
         training: whether it is to be trained, not only to be sampled from.
 
     Returns:

@@ -36,11 +36,9 @@ class Plan:
     """A checked run: nothing is started yet.
 
     Attributes:
-        config: of the run.
         model: folder or hub id.
         placement: who runs where.
         max_model_len: tokens of the longest sequence.
-        agent: which acts.
         env: one of its environments.
         notices: what the user is to know.
         training: whether there is a learner, beside the engines.
@@ -95,7 +93,6 @@ def plan(config: Config, training: bool = True, inventory: Inventory | None = No
     """Check environment, agent, model, device, lengths and memory.
 
     Args:
-        config: of the run.
         training: whether there is a learner, beside the engine.
         inventory: the hosts and devices there are; None: this machine's.
 
@@ -142,8 +139,6 @@ def workload(placement: Placement, config: Config, longest: int) -> Workload:
     """Return what a run asks of its GPUs.
 
     Args:
-        placement: of the run.
-        config: of the run.
         longest: tokens of the longest sequence.
     """
     import torch

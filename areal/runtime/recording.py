@@ -22,13 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Records:
-    """The run directory, the display and the alarms of a run: each gets every line of metrics.
-
-    Attributes:
-        directory: where everything is written.
-        progress: where everything is shown.
-        alarms: what is wrong with the run.
-    """
+    """The run directory, the display and the alarms of a run: each gets every line of metrics."""
 
     def __init__(self, directory: RunDirectory, progress: Progress) -> None:
         self.directory = directory
@@ -60,7 +54,6 @@ class StepRecorder:
     """Records each update: where its time went, the batch that it consumed, and what came of it.
 
     Args:
-        records: of the run.
         rollouts: for the counts of tokens and failures.
         worker: likewise.
         mismatch: compares the log-probabilities of engine and learner.
@@ -86,8 +79,6 @@ class StepRecorder:
         """Record an update.
 
         Args:
-            batch: what it consumed.
-            metrics: the learner's.
             sync: of the last weight update that is over.
         """
         step = batch.version + 1

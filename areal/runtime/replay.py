@@ -96,10 +96,7 @@ def describe_start(config: Config, version: int, weights: str, device: str, thre
     """Return what the learner's arithmetic depends on from its next update on: a line of ``starts.jsonl``.
 
     Args:
-        config: of the run.
-        version: the number of finished updates.
         weights: their hash (:func:`hash_weights`).
-        device: the learner's.
         threads: of a CPU, of each process.
     """
     return {
