@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from areal.agents.interface import Agent, Env, Message, Model, Step
@@ -13,17 +13,16 @@ from areal.rollout.tasks import TaskSource
 _MARKS = {"observation": "", "action": "> ", "reward": "reward: "}
 
 
+@dataclass(frozen=True, slots=True)
 class Show:
     """Writes what happens in an episode to a stream: observations, actions, rewards."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    stream: TextIO
 
     def __call__(self, kind: str, text: str) -> None:
         """Write a text; ``kind`` is ``observation``, ``action`` or ``reward``."""
         mark = _MARKS[kind]
-        self._stream.write(mark + text.replace("\n", "\n" + " " * len(mark)) + "\n")
-        self._stream.flush()
+        print(mark + text.replace("\n", "\n" + " " * len(mark)), file=self.stream, flush=True)
 
 
 def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None], show: Show) -> float:
@@ -66,41 +65,41 @@ def said_by(message: Message) -> str:
     return f"[{message['role']}] {message['content']}"
 
 
+@dataclass(frozen=True, slots=True)
 class ShownAgent:
     """An agent whose environment shows what is said."""
 
-    def __init__(self, agent: Agent, show: Show) -> None:
-        self._agent = agent
-        self._show = show
+    agent: Agent
+    show: Show
 
     async def run(self, env: Env, model: Model) -> None:
         """Play one episode."""
-        await self._agent.run(_ShownEnv(env, self._show), model)
+        await self.agent.run(_ShownEnv(env, self.show), model)
 
 
+@dataclass(frozen=True, slots=True)
 class _ShownEnv:
-    def __init__(self, env: Env, show: Show) -> None:
-        self._env = env
-        self._show = show
+    env: Env
+    show: Show
 
     async def reset(self) -> str:
-        observation = await self._env.reset()
-        self._show("observation", observation)
+        observation = await self.env.reset()
+        self.show("observation", observation)
         return observation
 
     async def open(self) -> list[Message]:
-        messages = await self._env.open()
+        messages = await self.env.open()
         for message in messages[:-1]:
-            self._show("observation", said_by(message))
-        self._show("observation", messages[-1]["content"])
+            self.show("observation", said_by(message))
+        self.show("observation", messages[-1]["content"])
         return messages
 
     async def step(self, action: str) -> Step:
-        self._show("action", action)
-        step = await self._env.step(action)
-        self._show("reward", describe_reward(step.reward, step.info))
+        self.show("action", action)
+        step = await self.env.step(action)
+        self.show("reward", describe_reward(step.reward, step.info))
         if step.observation:
-            self._show("observation", step.observation)
+            self.show("observation", step.observation)
         return step
 
 

@@ -12,7 +12,7 @@ from areal.envs.places import absolute, is_saved, looks_remote
 from areal.envs.rows import FORMS, PACKED, form_of, read_rows
 from areal.errors import UserError
 from areal.evaluation.benchmark import Benchmark, HubFile, Row
-from areal.evaluation.responses import write_whole
+from areal.telemetry.run_directory import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> B
         raise UserError(f"benchmark '{benchmark.name}': {place} has none of its problems")
     path = folder / f"{benchmark.name}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(lines))
+    write_whole(path, lines)
     return BenchmarkData(path, str(source), digest_of(path))
 
 

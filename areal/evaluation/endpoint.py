@@ -128,15 +128,12 @@ class EndpointClient:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise self._strange(response)
+            text = " ".join(response.text[:100].split())
+            raise UserError(
+                f"{response.url} answers what no OpenAI-compatible endpoint does ({text!r}); check the URL: "
+                "it mostly ends with /v1"
+            )
         return found
-
-    def _strange(self, response: httpx.Response) -> UserError:
-        text = " ".join(response.text[:100].split())
-        return UserError(
-            f"{response.url} answers what no OpenAI-compatible endpoint does ({text!r}); check the URL: "
-            "it mostly ends with /v1"
-        )
 
     def _failure(self, error: httpx.HTTPError) -> Exception:
         if not isinstance(error, httpx.HTTPStatusError):

@@ -18,7 +18,8 @@ from areal import registry
 from areal.errors import UserError
 from areal.evaluation.benchmark_data import digest_of
 from areal.evaluation.report import Report, markdown, report_of
-from areal.evaluation.responses import FAILED, Header, Response, read_responses, write_responses, write_whole
+from areal.evaluation.responses import FAILED, Header, Response, read_responses, write_responses
+from areal.telemetry.run_directory import write_whole
 
 _WORKERS = 8
 
@@ -98,8 +99,8 @@ def rescore(
         changed[header.name] = [
             pair for pair in zip(responses, scored, strict=True) if pair[0].reward != pair[1].reward
         ]
-    write_whole(folder / "report.json", json.dumps([r.to_json() for r in reports], indent=1))
-    write_whole(folder / "report.md", markdown(reports))
+    write_whole(folder / "report.json", [json.dumps([r.to_json() for r in reports], indent=1)])
+    write_whole(folder / "report.md", [markdown(reports)])
     return Rescored(folder, reports, changed)
 
 

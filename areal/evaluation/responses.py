@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from areal.errors import UserError
+from areal.telemetry.run_directory import write_whole
 
 FORMAT = 1
 """Of the file; a reader refuses others."""
@@ -144,14 +145,7 @@ def read_responses(path: Path) -> tuple[Header, list[Response]]:
 
 def write_responses(path: Path, header: Header, responses: Iterable[Response]) -> None:
     """Write a whole file in place of what was there."""
-    write_whole(path, "".join([_line(header), *map(_line, responses)]))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears under its name only when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, [_line(header), *map(_line, responses)])
 
 
 def _line(row: Header | Response) -> str:

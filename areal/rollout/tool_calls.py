@@ -15,7 +15,7 @@ from typing import Any
 
 from areal.agents.interface import Message, Tool
 from areal.rollout import arguments as json_text
-from areal.rollout.tool_xml import parse_functions
+from areal.rollout.tool_xml import parse_xml
 
 ToolCall = tuple[str, dict[str, Any]]
 """Name and arguments."""
@@ -72,11 +72,6 @@ def parse_json(text: str, tools: Sequence[Tool] = ()) -> Split | None:
     """Read a text that is one call as JSON, or several, separated by ``;`` or in a list."""
     found = _calls(text, 0)
     return ("", found[0]) if found is not None and found[0] and found[1] == len(text) else None
-
-
-def parse_xml(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Read ``<function=NAME><parameter=NAME>…`` in ``<tool_call>`` blocks: :mod:`areal.rollout.tool_xml`."""
-    return parse_functions(text, tools)
 
 
 _XML = ("<function=", "<parameter=")

@@ -43,7 +43,7 @@ _ORDER = ("null", "integer", "number", "boolean", "object", "array")
 _DEEPEST = 16
 
 
-def parse_functions(text: str, tools: Sequence[Tool]) -> tuple[str, list[tuple[str, dict[str, Any]]]] | None:
+def parse_xml(text: str, tools: Sequence[Tool] = ()) -> tuple[str, list[tuple[str, dict[str, Any]]]] | None:
     """Split a text into the words beside its calls, and the calls: name and arguments.
 
     The ends of the last call may be missing, and so may ``<tool_call>``, but of all calls.

@@ -24,6 +24,7 @@ import shutil
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,20 +140,25 @@ class Checkpoints:
                 if version_of(outdated) not in wanted:
                     _drop(outdated)
 
-        try:
+        with self._removed_on_failure(partial, f"a checkpoint in {self._folder}"):
             self._first_does(begin)
             alone = self._group is None
             dcp.save(
                 staged.learner, checkpoint_id=partial / "learner", process_group=self._group, no_dist=alone
             )
             self._first_does(finish)
+        return final
+
+    @contextmanager
+    def _removed_on_failure(self, partial: Path, what: str) -> Iterator[None]:
+        try:
+            yield
         except (Exception, CheckpointException) as error:
             if self._first:
                 shutil.rmtree(partial, ignore_errors=True)
             if any(_is_full_disk(cause) for cause in _causes(error)):
-                raise UserError(f"no space left for a checkpoint in {self._folder}; free some") from error
+                raise UserError(f"no space left for {what}; free some") from error
             raise
-        return final
 
     def _first_does(self, work: Callable[[], None]) -> None:
         """Let the first process do something; all raise an error of it."""
@@ -183,17 +189,12 @@ class Checkpoints:
         if not self._first:
             return
         partial = folder / f"{_PARTIAL}export"
-        try:
+        with self._removed_on_failure(partial, f"the model in {folder}"):
             shutil.rmtree(partial, ignore_errors=True)
             self._write(partial, weights, adapter)
             for made in list(partial.iterdir()):
                 _put_in_place(made, folder / made.name)
             partial.rmdir()
-        except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if any(_is_full_disk(cause) for cause in _causes(error)):
-                raise UserError(f"no space left for the model in {folder}; free some") from error
-            raise
 
     def _write(self, folder: Path, weights: Tensors | None, adapter: Tensors | None) -> None:
         if weights is not None:

@@ -14,7 +14,7 @@ from areal.evaluation.benchmark import Benchmark
 from areal.evaluation.benchmark_data import find_data
 from areal.evaluation.endpoint import is_endpoint
 from areal.evaluation.report import sampling_settings
-from areal.evaluation.responses import Header, write_whole
+from areal.evaluation.responses import Header
 from areal.models import resolve_model
 from areal.models.loading import context_limit
 from areal.rollout.engine import Sampling
@@ -23,7 +23,7 @@ from areal.runtime.agents import make_agent
 from areal.runtime.first_look import look_at
 from areal.runtime.plan import Plan, plan
 from areal.runtime.sampling import evaluation_sampling
-from areal.telemetry.run_directory import dated_name, new_folder, slug
+from areal.telemetry.run_directory import dated_name, new_folder, slug, write_whole
 
 _REQUEST = "evaluation.json"
 _PROMPT_ROOM = 4096
@@ -92,7 +92,7 @@ def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[Ev
         path = new_folder(root, config.name, dated_name(*names, model), "eval")
     except OSError as error:
         raise UserError(f"cannot write in {root}: {error.strerror}; give another output=FOLDER") from error
-    write_whole(path / _REQUEST, json.dumps(asdict(request), indent=1))
+    write_whole(path / _REQUEST, [json.dumps(asdict(request), indent=1)])
     return request, path.resolve()
 
 

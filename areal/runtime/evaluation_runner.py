@@ -22,7 +22,7 @@ from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.endpoint_worker import EndpointWorker
 from areal.evaluation.episodes import EpisodeOutcome, RunEpisode, engine_runner
 from areal.evaluation.report import Report, markdown, report_of
-from areal.evaluation.responses import Response, ResponseFile, write_whole
+from areal.evaluation.responses import Response, ResponseFile
 from areal.runtime.build import environments, opening_of, start_rollout_worker
 from areal.runtime.evaluation_jobs import EvaluationJob
 from areal.runtime.heartbeat import heartbeat
@@ -31,7 +31,8 @@ from areal.runtime.plan import max_concurrent
 from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
-from areal.telemetry.run_directory import RunDirectory
+from areal.telemetry.run_directory import RunDirectory, write_whole
+from areal.waiting import Watch
 
 T = TypeVar("T")
 
@@ -61,8 +62,8 @@ async def run_jobs(jobs: list[EvaluationJob], folder: Path, show: bool) -> list[
                 reports = await _run(opened, folder, progress)
             except asyncio.CancelledError as error:  # a second signal
                 raise _interrupted(folder) from error
-        write_whole(folder / "report.json", json.dumps([report.to_json() for report in reports], indent=1))
-        write_whole(folder / "report.md", markdown(reports))
+        write_whole(folder / "report.json", [json.dumps([report.to_json() for report in reports], indent=1)])
+        write_whole(folder / "report.md", [markdown(reports)])
     return reports
 
 
@@ -76,25 +77,24 @@ def _interrupted(folder: Path) -> Interrupted:
 
 async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -> T:
     """Wait, but not past a signal."""
-    running, stop, main = asyncio.ensure_future(work), asyncio.Event(), asyncio.current_task()
-    signalled = asyncio.ensure_future(stop.wait())
+    watch, stop, main = Watch(), asyncio.Event(), asyncio.current_task()
     assert main is not None
+
+    async def stopped() -> None:
+        await stop.wait()
+        raise _interrupted(folder)
 
     def wind_up() -> None:
         progress.message("stopping: every response so far is kept")
         stop.set()
 
+    watch.add(stopped())
     release = on_signals(wind_up, main.cancel)
     try:
-        await asyncio.wait({running, signalled}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            return running.result()
-        raise _interrupted(folder)
+        return await watch.wait(work)
     finally:
         release()
-        for task in (running, signalled):
-            task.cancel()
-        await asyncio.gather(running, signalled, return_exceptions=True)
+        await watch.close()
 
 
 async def _run(

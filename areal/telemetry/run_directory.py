@@ -133,7 +133,7 @@ class RunDirectory:
 
     def save_config(self, config: Config) -> None:
         """Keep the configuration that a resumed run goes on with."""
-        _write_whole(self.path / _CONFIG, [dump_config(config)])
+        write_whole(self.path / _CONFIG, [dump_config(config)])
 
     @property
     def metrics_size(self) -> int:
@@ -150,13 +150,13 @@ class RunDirectory:
         """Write what update number ``step`` consumed, one line for each group."""
         with self._full_disk_explained():
             self._rollouts.mkdir(exist_ok=True)
-            _write_whole(self._rollouts / f"step-{step:06d}.jsonl", map(_line, groups))
+            write_whole(self._rollouts / f"step-{step:06d}.jsonl", map(_line, groups))
 
     def write_report(self, step: int, report: dict[str, Any]) -> None:
         """Keep the whole report of the evaluation after update ``step``, as plain data."""
         with self._full_disk_explained():
             self._reports.mkdir(exist_ok=True)
-            _write_whole(self._reports / f"step-{step:06d}.json", [_line(report)])
+            write_whole(self._reports / f"step-{step:06d}.json", [_line(report)])
 
     def read_report(self, step: int) -> dict[str, Any] | None:
         """Return what :meth:`write_report` wrote, if it did."""
@@ -204,7 +204,7 @@ class RunDirectory:
         with self._full_disk_explained():
             if (self.path / _METRICS).exists():
                 kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]
-                _write_whole(self.path / _METRICS, map(_line, kept))
+                write_whole(self.path / _METRICS, map(_line, kept))
             for folder in (self._rollouts, self._reports):
                 for number, file in _numbered(folder).items():
                     if number >= step:
@@ -284,7 +284,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_whole(path: Path, lines: Iterable[str]) -> None:
+def write_whole(path: Path, lines: Iterable[str]) -> None:
     """Write a file that is there entirely or not at all, also when the machine goes down meanwhile."""
     partial = path.with_name(f".{path.name}.partial")
     try:

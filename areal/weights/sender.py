@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from areal.waiting import wait_all
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
 class WeightSender:
-    """Sends weights to all engines: from one memory, by one sender for each backend."""
+    """Sends weights to all engines: from one memory, by one sender for each backend (:func:`open_sender`)."""
 
-    def __init__(
-        self, backends: Sequence[TransferBackend], memory: Memory, senders: dict[TransferBackend, Sender]
-    ) -> None:
-        """Put the parts together; :func:`open_sender` makes them."""
-        self._backends, self._memory, self._senders = backends, memory, senders
+    _backends: Sequence[TransferBackend]
+    _memory: Memory
+    _senders: dict[TransferBackend, Sender]
 
     def init_infos(self) -> list[dict[str, Any]]:
         """Return what each engine needs to open its end; each call is for one connection of them all."""
