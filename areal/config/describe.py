@@ -26,14 +26,7 @@ _BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A setting in words.
-
-    Attributes:
-        key: such as ``learner.clip``.
-        value: what it takes.
-        default: what it is if nothing is given.
-        help: what it is for.
-    """
+    """A setting in words."""
 
     key: str
     value: str

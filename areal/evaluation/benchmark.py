@@ -62,9 +62,7 @@ class Benchmark:
         env: the environment; it takes ``data``, ``test_data`` and ``prompt``.
         prompt: a template with ``{problem}``.
         max_new_tokens: longest response of one turn.
-        samples: responses to each problem.
         temperature, top_p: of the sampling.
-        env_options: of the environment, besides.
         keep: which rows of the file are the benchmark's; None: all.
     """
 

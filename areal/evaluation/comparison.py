@@ -27,11 +27,9 @@ class BenchmarkComparison:
     """One benchmark in two evaluations.
 
     Attributes:
-        name: of the benchmark.
         models: A's and B's.
         means: mean scores of A and B, on the problems that both have.
         scores: of each problem, A's mean and B's.
-        found: how they differ.
     """
 
     name: str

@@ -22,8 +22,6 @@ class Report:
     """Scores of a model on the problems of a benchmark, or the held-out ones of an environment.
 
     Attributes:
-        env: name of the environment.
-        model: name of the model.
         scores: the reward of each response, by problem and sample.
         finishes: how each response ended.
         lengths: tokens of each response.
@@ -31,7 +29,6 @@ class Report:
         settings: what else the figures depend on.
         parts: mean of each named part of the reward.
         members: of a mixture, which problems, from 0, are of each of its environments.
-        benchmark: its name, if it is one.
         source: where its problems come from.
         of: how many problems there are, if not all were asked, or could be judged.
         busy: share of ``seconds`` in which the engine was generating, if it is ours.

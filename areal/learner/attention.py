@@ -151,8 +151,6 @@ def packed_attention(
     Args:
         module: the attention layer (unused).
         query: ``[1, heads, N, d]``; ``key`` and ``value`` may have fewer heads.
-        key: see ``query``.
-        value: see ``query``.
         attention_mask: unused: ``layout`` says all.
         scaling: of the scores; None: 1/√d.
         sliding_window: tokens that each token sees, itself included; None: all before it.

@@ -41,7 +41,6 @@ class Critic:
 
     Args:
         path: the model to copy.
-        device: where it computes.
     """
 
     def __init__(self, path: str, settings: LearnerConfig, device: torch.device) -> None:

@@ -103,7 +103,6 @@ def write_adapter(folder: Path, model: Any, base: str, weights: dict[str, torch.
     """Write an adapter in peft's format.
 
     Args:
-        model: the adapted model.
         base: folder or hub id of the model without it.
         weights: as :func:`adapter_of` gives them, on the CPU.
     """

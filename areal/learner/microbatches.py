@@ -48,7 +48,6 @@ def partition(lengths: list[int], budget: int, world_size: int) -> list[list[lis
     Args:
         lengths: tokens of each sequence.
         budget: largest sum of lengths in one micro-batch.
-        world_size: number of ranks.
 
     Raises:
         UserError: a sequence is longer than the budget.

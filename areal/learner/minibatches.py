@@ -58,11 +58,9 @@ class Splitter:
     """Splits a batch into minibatches, and this rank's part of each into micro-batches.
 
     Attributes:
-        minibatches: optimizer steps for one batch.
         budget: tokens of one micro-batch.
         kernel: of attention; None: PyTorch's plain one, padded.
         rank: which of the learner's processes this is.
-        world_size: how many there are.
     """
 
     objective: Objective

@@ -48,7 +48,6 @@ def pack(trajectories: Sequence[Trajectory], device: torch.device, kernel: Kerne
 
     Args:
         trajectories: at least one.
-        device: where the tensors go.
         kernel: of attention; None: PyTorch's plain one, padded.
 
     Raises:

@@ -51,7 +51,6 @@ def parallelize(module: torch.nn.Module, settings: LearnerConfig, device: torch.
     Args:
         module: a Hugging Face model, or a module around one.
         settings: only dtype, activation_checkpointing and compile are used.
-        device: the device to move it to.
     """
     module.to(device)
     layers = decoder_layers(module)

@@ -32,8 +32,6 @@ def init_process_group(device: str, store: dist.Store, rank: int, world_size: in
     Args:
         device: of this rank, such as ``cpu`` or ``cuda:1``.
         store: where the ranks find each other.
-        rank: of this process.
-        world_size: how many ranks there are.
     """
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -27,8 +27,6 @@ def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer, whole:
     ``optimizer.NAME.KEY``.
 
     Args:
-        module: whose parameters.
-        optimizer: of its parameters.
         whole: before the first step, make the optimizer's state, of zeros, so that one can be loaded into it.
     """
     weights: dict[str, Any] = get_model_state_dict(

@@ -28,8 +28,6 @@ class TrainableModule:
 
     Args:
         module: around a Hugging Face model, in float32; it is moved to the device.
-        settings: of the learner.
-        device: where it computes.
         named: the part of the module whose names of parameters :meth:`state` uses; None: the whole.
     """
 
@@ -69,7 +67,6 @@ class TrainableModule:
         """Clip the gradients, make one optimizer step, and drop them; return their norm before clipping.
 
         Args:
-            learning_rate: of this step.
             version: number of finished updates, for the message of an error.
 
         Raises:

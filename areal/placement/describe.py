@@ -31,7 +31,6 @@ def table(placement: Placement, cache: float | None) -> Table:
     """Return a row for each GPU or, on CPUs, for each process.
 
     Args:
-        placement: of a run.
         cache: the setting ``engine.memory``.
     """
     return _of_processes(placement, cache) if placement.device_type == "cpu" else _of_gpus(placement, cache)

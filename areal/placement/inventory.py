@@ -18,10 +18,8 @@ class Device:
     """A GPU.
 
     Attributes:
-        host: name of its host.
         index: its number in a process that sees what the run's process on that host sees.
         uuid: its name in every process.
-        nbytes: its memory.
         visible: the name by which CUDA_VISIBLE_DEVICES shows it to a process.
         model: what it is, such as ``NVIDIA H100 80GB HBM3``.
     """

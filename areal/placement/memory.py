@@ -122,7 +122,6 @@ class DeviceMemory:
     """How the bytes of a GPU are divided.
 
     Attributes:
-        device: the GPU.
         learner: bytes of the learner's rank on it; 0: there is none.
         engine: bytes of the engine on it, without its KV cache; 0: there is none.
         cache: bytes of the KV cache.
@@ -154,9 +153,6 @@ def divide(
     """Divide a GPU: the KV cache gets what is left, up to what all sequences at their longest fill.
 
     Args:
-        device: the GPU.
-        shape: of the model.
-        work: what the run asks.
         learner: whether a rank of the learner is on it.
         engine: whether an engine is.
         snapshot: whether the engine keeps a snapshot of the weights.

@@ -32,9 +32,7 @@ class EnginePlacement:
     """Where an engine is.
 
     Attributes:
-        host: name of its host.
         devices: its GPUs, several of one host for tensor parallelism; none on a CPU.
-        threads: its CPU threads.
         colocated: whether a rank of the learner has one of its GPUs or, on a CPU, its host.
         backend: how the learner's weights reach it; None: there is no learner.
     """
@@ -52,9 +50,7 @@ class Placement:
 
     Attributes:
         device_type: ``cpu`` or ``cuda``.
-        inventory: what there is.
         ranks: of the learner, in order; none: there is no learner.
-        engines: in order.
         memory: how each GPU in use is divided; empty on a CPU, and where the user gave ``engine.memory``.
     """
 
@@ -104,7 +100,6 @@ def place(inventory: Inventory, config: Config, training: bool = True, tensor_pa
     """Decide who runs where.
 
     Args:
-        inventory: what there is.
         config: of the run, whose device, engine.count, engine.gpu, engine.threads, learner.processes and
             learner.threads count.
         training: whether there is a learner, beside the engines.

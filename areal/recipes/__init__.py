@@ -62,7 +62,6 @@ def choose(parameters: float, gpus: list[float]) -> str | None:
     """Return the name of the recipe for a model on a machine; None: areal's own defaults are right.
 
     Args:
-        parameters: of the model.
         gpus: GiB of each GPU; none: a CPU, where memory is no question of the recipe.
 
     Raises:

@@ -19,7 +19,6 @@ class RecordedEnv:
 
     Attributes:
         member: which environment of a mixture it is; set by the reset.
-        actions: of the agent so far.
         unfinished: whether the environment had not ended the episode after the last action.
     """
 

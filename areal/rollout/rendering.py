@@ -90,7 +90,6 @@ class Renderer:
             said: its response as text.
             last: its last sampled token; where that ends the turn, the end is not repeated.
             messages: the history, the responses in it as they were said, word for word, and what is new.
-            tools: as before.
 
         Returns:
             None if the template rewrites history: it no longer has the prompt and the response as they were

@@ -16,7 +16,6 @@ class TaskSource:
         env: an environment. If ``env.unwrapped`` has ``count(split) -> int | None``, problems are chosen
             with ``options={"index": i, "split": split}``: in a new seeded order each epoch, or, where the
             count is None (unbounded), one after the other. Else each task is a new reset seed.
-        seed: of the order.
 
     Raises:
         UserError: it has no problem to train on, or cannot say how many.

@@ -36,7 +36,6 @@ class Format:
         name: of the format, and of models that write it.
         signs: a template of such a model has all strings of one of these tuples,
         without: and none of these.
-        parse: reads a response.
         marked: whether calls stand between marks, with words beside them.
     """
 

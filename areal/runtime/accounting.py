@@ -38,8 +38,6 @@ class StepAccount:
         Args:
             train: the learner's busy seconds in it.
             sync: metrics of the last weight update, if there was one.
-            engine_busy: the engine's busy seconds so far.
-            tokens: tokens generated so far.
         """
         elapsed = time.monotonic() - self._started
         wait = self._wait

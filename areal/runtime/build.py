@@ -159,9 +159,7 @@ async def start_rollout_worker(
     """Start the engines; return the worker on them.
 
     Args:
-        plan: the checked configuration.
         weight_backend: the name by which vLLM knows what receives weights; None: they are fixed.
-        launch: starts an engine.
 
     Raises:
         UserError: the model's files cannot be read, or vLLM is not installed.

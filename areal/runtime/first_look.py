@@ -20,7 +20,6 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
     Args:
         env: a new one.
         problems: so many are to be held out; 0: none.
-        training: whether it is trained in.
         time_limit: seconds of a reset.
 
     Raises:

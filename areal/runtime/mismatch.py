@@ -27,9 +27,7 @@ class MismatchWatch:
     ``learner.max_mismatch`` is set.
 
     Args:
-        config: of the run.
         dtypes: what engine and learner compute in.
-        device: of both.
     """
 
     def __init__(self, config: Config, dtypes: set[torch.dtype], device: str) -> None:

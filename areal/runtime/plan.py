@@ -37,10 +37,8 @@ class Plan:
 
     Attributes:
         model: folder or hub id.
-        placement: who runs where.
         max_model_len: tokens of the longest sequence.
         env: one of its environments.
-        notices: what the user is to know.
         training: whether there is a learner, beside the engines.
     """
 

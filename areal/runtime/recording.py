@@ -55,7 +55,6 @@ class StepRecorder:
 
     Args:
         rollouts: for the counts of tokens and failures.
-        worker: likewise.
         mismatch: compares the log-probabilities of engine and learner.
     """
 

@@ -22,11 +22,6 @@ async def start_learner(
 ) -> WorkerGroup[LearnerRank]:
     """Start all ranks of a learner, make it, and have it compile what it will need.
 
-    Args:
-        recipe: of the learner.
-        launch: starts each rank.
-        rank: the class of the ranks.
-
     Raises:
         LearnerLost: a rank has ended.
     """

@@ -21,7 +21,6 @@ class WeightSync:
 
     Args:
         engine: connected to the learner's weight sender.
-        learner: whose weights.
         advance: called with each version once the engine samples with it.
         waits: whether :meth:`publish` waits for its own load (η=0). If not, the load is in flight while the
             learner makes its next update, and the next call waits for it.

@@ -327,7 +327,6 @@ def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Pa
     """Make a folder below ``root`` that was not there.
 
     Args:
-        root: the folder of runs.
         name: the wanted one; None: ``otherwise``, or with the first free number after it.
         otherwise: the name where none is wanted.
         command: of areal, that goes on with a folder of its.

@@ -25,7 +25,6 @@ class EndpointServer:
 
     Args:
         texts: of tokens, for calls that want log-probabilities.
-        temperature: of the run's training.
         max_request_bytes: of a request's body: more than any conversation has that fits a model.
         limits: of each episode's calls: ``max_sampling`` and ``max_in_flight`` of :class:`Session`.
     """

@@ -19,7 +19,6 @@ class Refusal(Exception):
     """A request that is refused; each protocol has its own form for it.
 
     Attributes:
-        status: of HTTP.
         message: for the program's author: what is wrong, and what to do.
         code: OpenAI's word for it, if there is one.
         retry: whether the same call may succeed later; SDKs wait a second then and call again.
@@ -47,7 +46,6 @@ class ModelRequest:
         messages: of the conversation, in the form of ``Model.chat``.
         system: what a protocol says to the model apart from the conversation.
         previous: the response that this one goes on from (Responses), whose messages come before.
-        limits: what this request narrows.
         usage_event: whether the events of a chat end with one on usage.
     """
 
