@@ -118,11 +118,7 @@ def hostile_actions_fail(subject: Subject) -> str:
     """What is no answer neither raises nor earns."""
     env, earned = subject.env, list[str]()
     for task in subject.tasks(3):
-        top = (
-            min(_least(subject, task, form) for form in _FORMS)
-            if subject.solves
-            else max(_least(subject, task, form) for form in _FORMS)
-        )
+        top = (min if subject.solves else max)(_least(subject, task, form) for form in _FORMS)
         for name, action in HOSTILE.items():
             episode = subject.run_episode(env, task, action)
             for observation, reward, _, _, info in episode.steps:

@@ -16,7 +16,6 @@ from areal.learner.advantages import gae, whiten
 from areal.learner.minibatches import MicroBatch
 from areal.learner.model import hidden_states, load_model
 from areal.learner.packed import Packed
-from areal.learner.state import Tensors
 from areal.learner.trainable import TrainableModule
 
 
@@ -41,16 +40,19 @@ class Critic:
 
     Args:
         path: the model to copy.
+
+    Attributes:
+        values: the copy, as it is trained.
     """
 
     def __init__(self, path: str, settings: LearnerConfig, device: torch.device) -> None:
         self._settings = settings
-        self._values = TrainableModule(ValueModel(load_model(path)), settings, device)
+        self.values = TrainableModule(ValueModel(load_model(path)), settings, device)
 
     def judge(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
         """Fill in the advantages, normalised over the batch, and the returns; return metrics."""
         s = self._settings
-        values = [self._values(micro.packed).cpu() for micro in micros]
+        values = [self.values(micro.packed).cpu() for micro in micros]
         found = [
             gae(value, micro.rewards, micro.packed.owner.cpu(), s.gamma, s.gae_lambda)
             for value, micro in zip(values, micros, strict=True)
@@ -70,7 +72,7 @@ class Critic:
         """Add a micro-batch's gradient of the squared error, in the shares of the policy's loss."""
         returns = micro.returns
         assert returns is not None, "judge first"
-        self._values.accumulate(
+        self.values.accumulate(
             lambda values: ((values - returns).square() / 2 * micro.share).sum(), micro.packed
         )
 
@@ -80,16 +82,4 @@ class Critic:
         Raises:
             FloatingPointError: a gradient is not finite.
         """
-        self._values.step(self._settings.critic_learning_rate * lr_scale, version)
-
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
-        self._values.zero_grad()
-
-    def state(self, whole: bool = False) -> Tensors:
-        """Return weights and optimizer state by name, as :meth:`TrainableModule.state` does."""
-        return self._values.state(whole)
-
-    def load_state(self, state: Tensors) -> None:
-        """Restore what :meth:`state` returned."""
-        self._values.load_state(state)
+        self.values.step(self._settings.critic_learning_rate * lr_scale, version)

@@ -212,7 +212,7 @@ class Learner:
                 self._accumulate(micro, Sums(), first=True)
         self.policy.zero_grad()
         if self._critic is not None:
-            self._critic.zero_grad()
+            self._critic.values.zero_grad()
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Return the float32 weights as checkpoints of the model have them, tied ones once, each whole.
@@ -233,7 +233,7 @@ class Learner:
         """
         found = self.policy.state(whole)
         if self._critic is not None:
-            found |= {f"critic.{name}": tensor for name, tensor in self._critic.state(whole).items()}
+            found |= {f"critic.{name}": tensor for name, tensor in self._critic.values.state(whole).items()}
         found["version"] = torch.tensor(self.version)
         found["random.cpu"] = torch.get_rng_state()
         if self._device.type == "cuda":
@@ -253,7 +253,7 @@ class Learner:
                     "the checkpoint has no critic for learner.advantage=gae: go on with the objective that "
                     "the run began with"
                 )
-            self._critic.load_state(critic)
+            self._critic.values.load_state(critic)
         self.policy.load_state(state)
         self.version = int(state["version"])
         torch.set_rng_state(state["random.cpu"])

@@ -25,7 +25,7 @@ from typing import Any
 from areal.agents.interface import Tool
 from areal.rollout.arguments import loads
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_OPEN = "<tool_call>"
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
 _FUNCTION_END = re.compile(r"\s*(?:</function>|\Z|(?=</tool_call>))")
 _PARAMETER = re.compile(

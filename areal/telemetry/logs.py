@@ -118,19 +118,16 @@ def _log_file(directory: RunDirectory) -> Iterator[IO[bytes]]:
 @contextmanager
 def _kept_aside(terminal: TextIO) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile("a+b") as file:
-        failed = True
         try:
             yield file
-            failed = False
         except _EXPECTED:
-            failed = False
             raise
-        finally:
-            if failed:
-                file.seek(0)
-                for line in file.read().decode(errors="replace").splitlines()[-_TAIL:]:
-                    terminal.write(line + "\n")
-                terminal.flush()
+        except BaseException:
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines()[-_TAIL:]:
+                terminal.write(line + "\n")
+            terminal.flush()
+            raise
 
 
 @contextmanager
