@@ -20,13 +20,7 @@ DEFAULT_DIFFICULTY = 3
 
 @dataclass(frozen=True, slots=True)
 class ArithmeticProblem:
-    """An expression, its value, and the steps of working it out from left to right.
-
-    Attributes:
-        expression: such as ``"47 + 38 - 21"``.
-        answer: its integer value.
-        steps: such as ``("47 + 38 = 85", "85 - 21 = 64")``.
-    """
+    """An expression, its value, and the steps to it: ``("47 + 38 = 85", "85 - 21 = 64")``."""
 
     expression: str
     answer: int
@@ -34,11 +28,7 @@ class ArithmeticProblem:
 
 
 def problem(split: str, difficulty: int, index: int) -> ArithmeticProblem:
-    """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
-
-    Raises:
-        ValueError: unknown split or difficulty.
-    """
+    """Return problem ``index`` (≥ 0) of a split; raises ValueError for an unknown split or difficulty."""
     check_known(split, difficulty, DIFFICULTIES)
     seed = f"arithmetic/{split}/{difficulty}/{index}"
     return drawn(seed, split, lambda rng: _draw(rng, difficulty), attrgetter("expression"))

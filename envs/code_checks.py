@@ -25,13 +25,7 @@ _checked: set[tuple[Any, ...]] = set()
 def refuse_unusable(
     key: Sequence[Any], problems: Iterable[CodeProblem], sandbox: Any, verifier: CodeVerifier
 ) -> None:
-    """Look at the problems of a data set, once in this process.
-
-    Args:
-        key: says which data and which sandbox.
-        problems: all of them.
-        sandbox: where their tests run.
-        verifier: judges in it.
+    """Look at all problems of a data set, once in this process; ``key`` says which data and which sandbox.
 
     Raises:
         UserError: a test cannot be run, or passes anything; the message names the file and the line.

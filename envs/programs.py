@@ -62,11 +62,7 @@ def values(expression: str, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def problem(split: str, difficulty: int, index: int) -> ProgramProblem:
-    """Return problem number ``index`` (any integer ≥ 0) of a split; the same one every time.
-
-    Raises:
-        ValueError: unknown split or difficulty.
-    """
+    """Return problem ``index`` (≥ 0) of a split; raises ValueError for an unknown split or difficulty."""
     check_known(split, difficulty, DIFFICULTIES)
     families = [family for level in range(1, difficulty + 1) for family in _FAMILIES[level]]
     seed = f"programs/{split}/{difficulty}/{index}"

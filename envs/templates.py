@@ -38,10 +38,7 @@ class Template:
     def filled(self, row: Row, where: str, shown: Callable[[Any, str], str]) -> str:
         """Fill in a row's fields.
 
-        Args:
-            row: its fields.
-            where: it stands, for complaints.
-            shown: makes text of what a field holds; its second argument begins complaints.
+        ``shown`` makes text of what a field holds; its second argument begins complaints, as ``where`` does.
 
         Raises:
             UserError: the row lacks a field, or the template is none.

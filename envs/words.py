@@ -21,10 +21,7 @@ _NO_TEXT = (
 def not_in_words(env: Any, observation: Any, name: str) -> str:
     """Say why a model cannot play an environment, and how it can; an empty string if it can.
 
-    Args:
-        env: the environment.
-        observation: one of its own.
-        name: the environment's id, if it has one.
+    ``observation`` is one of its own, and ``name`` its id, if it has one.
     """
     actions = getattr(env, "action_space", None)
     if not isinstance(observation, str):

@@ -54,13 +54,7 @@ _ATTACKS = {
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """One attack on the sandbox.
-
-    Attributes:
-        attack: what it tried.
-        held: whether it failed, in time, and the next run went well.
-        detail: how it ended.
-    """
+    """One attack on the sandbox: it ``held`` if that failed, in time, and the next run went well."""
 
     attack: str
     held: bool

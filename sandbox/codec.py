@@ -214,12 +214,9 @@ class _Reader:
 
 
 def _check_hashes(items: list[Any]) -> None:
-    """Refuse what no hash table holds in linear time.
+    """Raise BadEncoding for what no hash table holds in linear time, TypeError for what cannot be hashed.
 
-    Raises:
-        BadEncoding: too many share a hash; the hashes of integers and tuples are not secret, so a set of
-            multiples of 2**61 - 1 would take quadratic time.
-        TypeError: one cannot be hashed.
+    Hashes of integers and tuples are no secret: a set of multiples of 2**61 - 1 would take quadratic time.
     """
     hashes = sorted(map(hash, items))
     for first, later in zip(hashes, hashes[MAX_EQUAL_HASHES:], strict=False):

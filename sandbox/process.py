@@ -5,14 +5,11 @@ These calls block; a pool (pool.py) makes them on threads, which keeps them free
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .frames import FrameSplitter, TooLong
 from .interface import SandboxLimits, Status
 
 
@@ -44,60 +41,6 @@ class CapturedOutput:
     def texts(self) -> dict[str, Any]:
         """Return both as an Outcome has them."""
         return {name: getattr(self, name).decode("utf-8", "replace") for name in ("stdout", "stderr")}
-
-
-class Received:
-    """What has come from a process: frames of results, and output, each up to its limit.
-
-    Args:
-        limits: of results and output.
-        cut_output: throw away output beyond the limit, rather than raise Ended.
-    """
-
-    def __init__(self, limits: SandboxLimits, cut_output: bool) -> None:
-        self.cut_output = cut_output
-        self._max_output = limits.output_bytes
-        self._frames = FrameSplitter(limits.result_bytes)
-        self._output = {"stdout": bytearray(), "stderr": bytearray()}
-
-    @property
-    def partial(self) -> bool:
-        """Say whether the last frame is not whole."""
-        return self._frames.partial
-
-    def add_results(self, data: bytes) -> None:
-        """Take in a piece of the stream of frames; raises Ended if there is too much."""
-        with _limited():
-            self._frames.feed(data)
-
-    def next_frame(self) -> bytes | None:
-        """Return the body of the next frame, if it is there; raises Ended if it is to be too long."""
-        with _limited():
-            return self._frames.next()
-
-    def add_output(self, stream: str, data: bytes) -> None:
-        """Take in a piece of ``stdout`` or ``stderr``; raises Ended if there is too much."""
-        kept = self._output[stream]
-        kept += data
-        if len(kept) > self._max_output:
-            del kept[self._max_output :]
-            if not self.cut_output:
-                raise Ended("output_limit", f"more than {self._max_output} bytes of output")
-
-    def take_output(self) -> CapturedOutput:
-        """Return the output since the last call."""
-        output = CapturedOutput(*map(bytes, self._output.values()))
-        for kept in self._output.values():
-            kept.clear()
-        return output
-
-
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    try:
-        yield
-    except TooLong as error:
-        raise Ended("output_limit", str(error)) from None
 
 
 def ending(status: int, cpu_s: float, limits: SandboxLimits, partial: bool) -> Ended:

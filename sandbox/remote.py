@@ -13,7 +13,8 @@ from typing import Protocol
 from . import tender
 from .frames import unpack
 from .interface import SandboxLimits, SandboxUnavailable
-from .process import CapturedOutput, Ended, Received, ending
+from .process import CapturedOutput, Ended, ending
+from .received import Received
 
 START_S = 60.0
 """Seconds until the process must be ready."""

@@ -41,12 +41,7 @@ _SLOW = {
 
 
 def bind_contest(code: CodeType, names: dict[str, Any]) -> None:
-    """Bind what a contest's program mentions, and let it recurse as deep as it may there.
-
-    Args:
-        code: the compiled program.
-        names: the namespace in which it will be executed.
-    """
+    """Bind what a contest's program mentions in its namespace, and let it recurse as deep as it may there."""
     sys.setrecursionlimit(RECURSION_LIMIT)
     mentioned = _mentioned(code)
     if "open" in mentioned:

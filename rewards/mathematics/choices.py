@@ -17,10 +17,7 @@ _BARE_CHOICE = re.compile(r"(?:option|choice|answer)?\s*\(?([A-Za-z])\)?", re.IG
 def chosen(answer: str, target: str, judge: Callable[[str, str], bool | None]) -> bool | None:
     """Judge the letter of a choice, with or without the text behind it; None: this is no choice.
 
-    Args:
-        answer: what is judged.
-        target: the reference.
-        judge: says whether the texts behind two letters are the same.
+    ``judge`` says whether the texts behind two letters are the same.
     """
     if len(target) > 1 and not (target[0] in "(\\*$" or target[1] in ").:, "):
         return None

@@ -18,6 +18,7 @@ from areal.rewards.mathematics.decimals import NotReadError
 from areal.rewards.mathematics.formula import read_formula
 from areal.rewards.mathematics.notation import Letters, Literal, plain, read_lakhs, read_literal, split_unit
 from areal.rewards.mathematics.tree import Tree
+from areal.rewards.mathematics.vocabulary import same_names
 from areal.rewards.mathematics.words import Words, read_words, spelled
 
 _MAX_ITEMS = 60
@@ -73,10 +74,7 @@ Form: TypeAlias = Value | Many | Relation | Infinite | InBase | Words
 def read(text: str, letters: Letters = "numbers") -> Form | None:
     """Return what an answer is; None: it is not understood.
 
-    Args:
-        text: the answer.
-        letters: where a letter at the end, as in ``5 m``, is a unit and no variable
-            (areal.rewards.mathematics.notation).
+    ``letters`` says where a letter at the end, as in ``5 m``, is a unit, no variable (notation.split_unit).
     """
     try:
         return _Reading(letters).read(plain(text), 0)
@@ -119,12 +117,7 @@ _SUCH_THAT = re.compile(
     r"([a-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\||:|\\mid(?![a-z]))\s*([^|:]*\1[^|:]*)"
 )
 _AND_OR = re.compile(r"(?<![a-z])(?:and|or)\s*\}?$|^\\l(?:and|or)$")
-_SIGNS = {
-    "=": "=", "==": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=",
-    "<=": "<=",
-    "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", ">=": ">=", "\\geqslant": ">=", "\\in": "in",
-    "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\equiv": "=",
-}  # fmt: skip
+_SIGNS = same_names(r"= == \equiv|< \lt|> \gt|<= \le \leq \leqslant|>= \ge \geq \geqslant|!= \ne \neq|in \in")
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lbrace", "\\lbrack", "\\lparen"])
 _CLOSING = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rbrace", "\\rbrack", "\\rparen"])
 _BRACKETS = {

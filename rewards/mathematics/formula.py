@@ -7,6 +7,7 @@ Reading takes time linear in the text and nests to a bounded depth: the text is 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from areal.rewards.mathematics.decimals import DECIMAL, NUMBER, NotReadError, number, repeating
@@ -98,15 +99,16 @@ class _Reader:
             raise NotReadError(f"{choice!r} is missing")
 
     def sum(self) -> Tree:
-        tree = self._signed()
+        tree = self._signed(self._product)
         while sign := self.take("+", "-"):
             term = self._product()
             tree = ("+", tree, term if sign == "+" else ("neg", term))
         return tree
 
-    def _signed(self) -> Tree:
+    def _signed(self, read: Callable[[], Tree]) -> Tree:
+        """Read something that may have a sign before it."""
         sign = self.take("+", "-")
-        tree = self._product()
+        tree = read()
         return ("neg", tree) if sign == "-" else tree
 
     def _product(self) -> Tree:
@@ -115,11 +117,9 @@ class _Reader:
             if self.take("**"):
                 raise NotReadError("a power without a base")
             if self.take("*", *_TIMES):
-                sign = self.take("-", "+")
-                factor = self._factor()
-                tree = ("*", tree, ("neg", factor) if sign == "-" else factor)
+                tree = ("*", tree, self._signed(self._factor))
             elif self.take("/", "\\div"):
-                tree = ("/", tree, self._divisor())
+                tree = ("/", tree, self._signed(self._divisor))
             elif self._begins_factor():
                 if self._digit():
                     raise NotReadError("two numbers side by side")
@@ -129,7 +129,6 @@ class _Reader:
 
     def _divisor(self) -> Tree:
         """``t/RC`` divides by all of ``RC``, ``1/2x`` by 2 alone; either could be meant otherwise."""
-        sign = self.take("-", "+")
         by_number = self._digit()
         tree = self._factor()
         while self._begins_factor() and not self._digit():
@@ -137,7 +136,7 @@ class _Reader:
             if by_number:
                 break
             tree = ("*", tree, self._factor())
-        return ("neg", tree) if sign == "-" else tree
+        return tree
 
     def _digit(self) -> bool:
         return self.here().isdigit()

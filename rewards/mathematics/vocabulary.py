@@ -7,13 +7,13 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _same_names(text: str) -> dict[str, str]:
+def same_names(text: str) -> dict[str, str]:
     """Return for each name the first of its group; groups are parted by bars."""
     groups = [group.split() for group in text.split("|")]
     return {name: group[0] for group in groups for name in group}
 
 
-FUNCTIONS = _same_names(
+FUNCTIONS = same_names(
     "sin|cos|tan|cot|sec|csc|arcsin asin|arccos acos|arctan "
     "atan|arccot|arcsec|arccsc|sinh|cosh|tanh|coth|sech|csch|arcsinh asinh arsinh|arccosh acosh "
     "arcosh|arctanh atanh artanh|ln|log|lg|log2|log10|exp|sqrt|cbrt|abs|floor|ceil"
@@ -35,7 +35,7 @@ BEGINNINGS = (
 )
 """The commands of LaTeX that a factor can begin with."""
 
-UNITS = _same_names(
+UNITS = same_names(
     "$ dollar dollars usd bucks|c cent cents ¢|€ euro euros eur|£ gbp|% percent|° degree degrees deg|rad "
     "radian radians|km kilometer kilometers kilometre kilometres|m meter meters metre metres|cm "
     "centimeter centimeters centimetre centimetres|mm millimeter millimeters millimetre millimetres|nm "

@@ -14,10 +14,7 @@ _NAME = re.compile(r"[\w.-]+")
 
 
 def package_paths(modules: Sequence[str]) -> tuple[str, ...]:
-    """Return the folders and files of packages, of their shared libraries, and of all that they need.
-
-    Args:
-        modules: names as they are imported.
+    """Return the folders and files of packages, by their import names, and of all that they need.
 
     Raises:
         SandboxUnavailable: one is not installed.

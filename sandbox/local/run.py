@@ -15,7 +15,8 @@ from typing import Any
 
 from ..frames import unpack
 from ..interface import SandboxLimits, SandboxUnavailable
-from ..process import CapturedOutput, Ended, Received, ending
+from ..process import CapturedOutput, Ended, ending
+from ..received import Received
 
 GRACE_S = 10.0
 """Seconds for our own part: locking a run down, and hearing that a killed one is gone."""

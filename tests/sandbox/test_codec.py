@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 
 from areal.rewards.shown import shown
 from areal.sandbox import codec, frames
+from areal.sandbox.interface import SandboxLimits
+from areal.sandbox.process import Ended
+from areal.sandbox.received import Received
 
 ATOMS = (
     st.none()
@@ -184,23 +187,23 @@ def test_a_set_has_a_largest_size():
 def test_a_stream_is_cut_into_frames_whatever_its_pieces():
     whole = b"".join(frames.pack("returned", n) for n in range(5))
     for size in (1, 3, 7, len(whole)):
-        splitter = frames.FrameSplitter(1000)
+        received = Received(SandboxLimits(result_bytes=1000), False)
         found = []
         for start in range(0, len(whole), size):
-            splitter.feed(whole[start : start + size])
-            while (body := splitter.next()) is not None:
+            received.add_results(whole[start : start + size])
+            while (body := received.next_frame()) is not None:
                 found.append(frames.unpack(body))
         assert found == [("returned", [n]) for n in range(5)]
-        assert not splitter.partial
+        assert not received.partial
 
 
 def test_a_stream_beyond_its_limit_is_refused_before_it_is_kept():
-    splitter = frames.FrameSplitter(100)
-    splitter.feed(b"\xff\xff\xff\xff")
-    with pytest.raises(frames.TooLong):
-        splitter.next()
-    with pytest.raises(frames.TooLong):
-        splitter.feed(bytes(100))
+    received = Received(SandboxLimits(result_bytes=100), False)
+    received.add_results(b"\xff\xff\xff\xff")
+    with pytest.raises(Ended, match="output_limit"):
+        received.next_frame()
+    with pytest.raises(Ended, match="output_limit"):
+        received.add_results(bytes(100))
 
 
 @pytest.mark.parametrize("body", [b"1", b"[]", b"[1]", b'{"t":["returned",1]}', b'[["returned"]]', b"null"])
