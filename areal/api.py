@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from areal.evaluation.report import Report
     from areal.runtime.plan import Plan
     from areal.runtime.replay import Replay
+    from areal.workers.cluster import Cluster
 
 
 def train(
@@ -46,11 +47,14 @@ def train(
     """
     if env is not None:
         settings["env"] = env
-    checked = check(resolve(config, overrides, settings, resume))
+    resolved = resolve(config, overrides, settings, resume)
 
+    from areal.runtime.build import held_cluster
     from areal.runtime.run import run_training
 
-    return _run(run_training(checked, Path(resume) if resume is not None else None, show))
+    with held_cluster(resolved) as cluster:
+        checked = check(resolved, cluster=cluster)
+        return _run(run_training(checked, Path(resume) if resume is not None else None, show))
 
 
 def evaluate(
@@ -192,15 +196,20 @@ def export(run: str | Path, folder: str | Path, *, step: int | Literal["best"] |
     return Path(folder)
 
 
-def check(config: Config, training: bool = True) -> Plan:
-    """Check environment, agent, model, device and memory, with a learner or without.
+def check(config: Config, training: bool = True, cluster: Cluster | None = None) -> Plan:
+    """Check environment, agent, model, device and memory.
+
+    Args:
+        config: of the run.
+        training: whether there is a learner.
+        cluster: the hosts that the run holds; None: this machine.
 
     Raises:
         UserError: one of them is not available.
     """
     from areal.runtime.plan import plan
 
-    return plan(config, training)
+    return plan(config, training, cluster=cluster)
 
 
 def resolve(

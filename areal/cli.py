@@ -103,6 +103,11 @@ def _add_train(commands: Any) -> None:
         help="settings to begin with (`list` lists them; default: by the model's size and the GPUs)",
     )
     command.add_argument("--steps", type=int, metavar="N", help="updates")
+    command.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="train on a Ray cluster: its head as host:port, or auto",
+    )
     command.add_argument("--output", metavar="FOLDER", help="folder of the run directories (default: runs)")
     command.add_argument("--name", help="name of the run directory (default: environment, model and time)")
     command.add_argument("--resume", metavar="RUN", help="go on with a stopped run, from its last checkpoint")
@@ -238,6 +243,8 @@ def _settings(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any
 
 def _train(given: argparse.Namespace) -> None:
     settings = _settings(given, {n: n for n in ("steps", "output", "name", "recipe")})
+    if given.ray is not None:
+        settings |= {"placement": "ray", "ray.address": given.ray}
     if given.recipe == "list":
         _list_recipes()
         return
@@ -246,11 +253,13 @@ def _train(given: argparse.Namespace) -> None:
     if given.dry_run:
         from areal.config import dump_with_origins, merged, parse_config
         from areal.placement.describe import table
+        from areal.runtime.build import held_cluster
         from areal.telemetry.tables import lines
 
         layers = api.layers(given.config, given.overrides, settings, given.resume)
         config = parse_config(merged(layers), given.config)
-        plan = api.check(config)
+        with held_cluster(config) as cluster:
+            plan = api.check(config, cluster=cluster)
         print(dump_with_origins(config, layers, plan.config), end="")
         rows = table(plan.placement, plan.config.engine.memory)
         for line in [*plan.remarks, *lines(*rows)]:

@@ -240,7 +240,7 @@ async def measure_engine(
 
     ranks = checked.placement.ranks
     recipe = Recipe(config, checked.model, checked.device, ranks[0].threads, config.output)
-    learner = await start_learner(recipe, launch)
+    learner = await start_learner(recipe, [launch])
     try:
         batch = await record(worker, work, checked)
         prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]

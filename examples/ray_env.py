@@ -3,8 +3,9 @@
 pip install 'areal-gym[ray]'
 python examples/ray_env.py math-v1 my_env.py:MyEnv
 
-areal itself trains on one machine, without Ray. A worker on another machine needs what the name means: the
-package installed there, or the file at the same place (Ray's runtime_env has working_dir and pip for that).
+A worker on another machine needs what the name means: the package installed there, or the file at the same
+place (Ray's runtime_env has working_dir and pip for that). How areal itself trains on a cluster is another
+matter: docs/cluster.md.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ async def trainer_with(
         learner: returns what stands for the learner in the run.
         recorded: called after each line of metrics.
     """
-    started = await start_learner(recipe_of(checked, directory.checkpoints), process.launch, rank)
+    launches = [process.launch] * checked.config.learner.processes
+    started = await start_learner(recipe_of(checked, directory.checkpoints), launches, rank)
     try:
         with Watched(checked.config.steps, "", False, sys.stderr) as progress:
             records = Records(directory, progress)

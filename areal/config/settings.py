@@ -185,6 +185,17 @@ class CheckpointConfig(Settings):
     """Checkpoints kept."""
 
 
+class RayConfig(Settings):
+    """The hosts of a Ray cluster, with placement=ray (docs/cluster.md)."""
+
+    address: str = "auto"
+    """host:port of the cluster's head; auto: the cluster that this host belongs to."""
+    hosts: int | None = Field(None, ge=1)
+    """How many hosts the run holds, each as a whole; null: all with a GPU, or on CPUs all."""
+    interface: str | None = None
+    """Network interface, such as eth1, by which they reach each other; null: the one that Ray uses."""
+
+
 class Config(Settings):
     """One training run."""
 
@@ -207,6 +218,8 @@ class Config(Settings):
     """Seeds the order of problems and the sampling; with max_staleness=0 each request (docs/staleness.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
+    placement: Literal["local", "ray"] = "local"
+    """Where learner and engines are: on this machine, or on the hosts of a Ray cluster (docs/cluster.md)."""
     output: Path = Path("runs")
     """Folder of the run directories."""
     name: str | None = None
@@ -217,6 +230,7 @@ class Config(Settings):
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    ray: RayConfig = Field(default_factory=RayConfig)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:

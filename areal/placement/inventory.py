@@ -34,16 +34,24 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine: the CPU cores that a run may use there, and its GPUs by index."""
+    """A machine.
+
+    Attributes:
+        name: in messages.
+        cores: CPU cores that a run may use there.
+        devices: its GPUs, by index.
+        address: by which the run's other hosts reach it.
+    """
 
     name: str
     cores: int
     devices: tuple[Device, ...] = ()
+    address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All hosts of a run; the first one is where the run's own process is."""
+    """All hosts of a run; of several the first one is that of the run's own process, if it is among them."""
 
     hosts: tuple[Host, ...]
 
@@ -69,9 +77,19 @@ class Inventory:
 
 def probe(device: str = "auto") -> Inventory:
     """Return the inventory of this machine; the setting ``device=cpu`` leaves its GPUs out."""
-    name = socket.gethostname()
-    devices = _devices(name) if device != "cpu" else ()
-    return Inventory((Host(name, len(os.sched_getaffinity(0)), devices),))
+    return Inventory((probe_host(device, socket.gethostname(), len(os.sched_getaffinity(0))),))
+
+
+def probe_host(device: str, name: str, cores: int, address: str = "127.0.0.1") -> Host:
+    """Return what this machine is to a run.
+
+    Args:
+        device: the setting; ``cpu`` leaves its GPUs out.
+        name: in messages.
+        cores: CPU cores that the run may use.
+        address: by which the run's other hosts reach it.
+    """
+    return Host(name, cores, _devices(name) if device != "cpu" else (), address)
 
 
 def _devices(host: str) -> tuple[Device, ...]:

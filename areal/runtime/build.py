@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from areal import registry
 from areal.agents.program import Program
 from areal.agents.tool_use import ToolUse
 from areal.config import Config
+from areal.errors import UserError, install_hint
 from areal.models import load_tokenizer
 from areal.placement.placement import EnginePlacement
 from areal.registry import env_label
@@ -30,6 +32,7 @@ from areal.runtime import checkpoint
 from areal.runtime.checkpoint_writer import CheckpointWriter
 from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.held_out_scores import HeldOutScores
+from areal.runtime.host_checks import check_hosts
 from areal.runtime.learner_rank import LearnerRank, Recipe
 from areal.runtime.loop import Trainer
 from areal.runtime.mismatch import MismatchWatch
@@ -45,11 +48,37 @@ from areal.trajectory import Episode, Group
 from areal.waiting import Watch, wait_all
 from areal.weights.interface import VLLM_BACKEND
 from areal.workers import process
+from areal.workers.cluster import Cluster
 from areal.workers.group import WorkerGroup
 from areal.workers.handle import Launch
 
 _EQUAL_BATCHES = 20
 """Batches of groups with equal rewards in a row, after which dynamic sampling gives up."""
+
+
+@contextmanager
+def held_cluster(config: Config) -> Iterator[Cluster | None]:
+    """Hold the hosts of a run beyond this machine, if its configuration asks for them, within the block.
+
+    Raises:
+        UserError: Ray is not installed, or there is no such cluster, or it has no room.
+    """
+    if config.placement == "local":
+        yield None
+        return
+    try:
+        from areal.workers.ray import RayCluster
+        from areal.workers.ray_hosts import reserve
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError(f"placement=ray needs Ray: {install_hint('ray')}") from error
+    gpus = None if config.device == "auto" else config.device == "cuda"
+    cluster = RayCluster(reserve(config.ray.address, gpus, config.ray.hosts), config.ray.interface)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
 
 
 @asynccontextmanager
@@ -64,6 +93,8 @@ async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> Asy
         Interrupted: a signal came before everything had started.
     """
     recipe = recipe_of(plan, records.directory.checkpoints)
+    launches = [_launch_on(plan, rank.host) for rank in plan.placement.ranks]
+    await asyncio.to_thread(check_hosts, plan, records.directory.path)
     # Engines end before the learner, whose memory they read.
     async with AsyncExitStack() as learners, AsyncExitStack() as engines:
         async with abandoned_on_signal(records.progress.message):
@@ -71,7 +102,7 @@ async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> Asy
                 records.progress.message(line)
             records.progress.status("starting vLLM and the learner")
             learner, worker = await wait_all(
-                _kept(learners, start_learner(recipe, process.launch)),
+                _kept(learners, start_learner(recipe, launches)),
                 _kept(engines, start_rollout_worker(plan, VLLM_BACKEND)),
             )
             records.progress.message(f"learner: {await learner.call(LearnerRank.description)}")
@@ -90,7 +121,13 @@ def recipe_of(plan: Plan, checkpoints: Path) -> Recipe:
     """Return what each rank of a run's learner is made from."""
     ranks = plan.placement.ranks
     gpus = tuple(rank.device.index for rank in ranks if rank.device is not None)
-    return Recipe(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus)
+    address = next(host.address for host in plan.placement.inventory.hosts if host.name == ranks[0].host)
+    return Recipe(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus, address)
+
+
+def _launch_on(plan: Plan, host: str) -> Launch:
+    """Return what starts workers on a host of a run."""
+    return process.launch if plan.cluster is None else plan.cluster.launch_on(host)
 
 
 async def make_trainer(
@@ -153,9 +190,7 @@ def rollouts_of(plan: Plan, worker: RolloutWorker, admission: Admission[Group]) 
     )
 
 
-async def start_rollout_worker(
-    plan: Plan, weight_backend: str | None, launch: Launch = process.launch
-) -> RolloutWorker:
+async def start_rollout_worker(plan: Plan, weight_backend: str | None) -> RolloutWorker:
     """Start the engines; return the worker on them.
 
     Args:
@@ -177,7 +212,7 @@ async def start_rollout_worker(
                 _engine_settings(plan, number, eos, weight_backend)
                 for number in range(len(plan.placement.engines))
             ],
-            launch,
+            [_launch_on(plan, engine.host) for engine in plan.placement.engines],
         ),
         renderer,
         plan.agent,

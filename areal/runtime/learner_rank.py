@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_HOST = "127.0.0.1"
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -41,6 +39,7 @@ class Recipe:
         threads: CPU threads of one rank.
         checkpoints: the folder that all write to.
         gpus: index of each rank's GPU; empty on a CPU.
+        address: by which other hosts reach that of rank 0.
     """
 
     config: Config
@@ -49,6 +48,7 @@ class Recipe:
     threads: int
     checkpoints: Path
     gpus: tuple[int, ...] = ()
+    address: str = "127.0.0.1"
 
 
 class LearnerRank:
@@ -74,7 +74,7 @@ class LearnerRank:
         """Open the store at which the ranks meet, as rank 0 does; return its port."""
         import torch.distributed as dist
 
-        self._store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+        self._store = dist.TCPStore(self._recipe.address, 0, is_master=True, wait_for_workers=False)
         return self._store.port
 
     def make(self, port: int = 0) -> None:
@@ -94,7 +94,7 @@ class LearnerRank:
         recipe, config = self._recipe, self._recipe.config
         group = None
         if config.learner.processes > 1:
-            store = self._store if self._rank == 0 else dist.TCPStore(_HOST, port, is_master=False)
+            store = self._store if self._rank == 0 else dist.TCPStore(recipe.address, port, is_master=False)
             device = f"cuda:{recipe.gpus[self._rank]}" if recipe.gpus else "cpu"
             init_process_group(device, store, self._rank, config.learner.processes)
             # Of its own: checkpoints are written on a thread, while updates go on.
@@ -137,7 +137,8 @@ class LearnerRank:
             return []
         device = self._recipe.device
         dtype = engine_dtype(self._recipe.config, device)
-        self._sender = open_sender(backends, self._learner.named_parameters(), dtype, device)
+        parameters = self._learner.named_parameters()
+        self._sender = open_sender(backends, parameters, dtype, device, self._recipe.address)
         return self._sender.init_infos()
 
     def publish(self) -> None:

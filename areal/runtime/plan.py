@@ -14,7 +14,7 @@ from areal.models import load_tokenizer, resolve_model
 from areal.models.loading import context_limit
 from areal.models.resolve import last_checkpoint
 from areal.placement.describe import summary
-from areal.placement.inventory import Inventory, probe
+from areal.placement.inventory import Inventory, probe, probe_host
 from areal.placement.memory import Shape, Workload
 from areal.placement.placement import Placement, place
 from areal.rollout.engines import max_in_flight
@@ -23,6 +23,7 @@ from areal.runtime.agents import make_agent
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.model_checks import check_model
+from areal.workers.cluster import Cluster
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,7 @@ class Plan:
         max_model_len: tokens of the longest sequence.
         env: one of its environments.
         training: whether there is a learner, beside the engines.
+        cluster: the hosts of the placement, where they are not this machine.
     """
 
     config: Config
@@ -50,6 +52,7 @@ class Plan:
     env: Any
     notices: tuple[str, ...] = ()
     training: bool = True
+    cluster: Cluster | None = None
 
     @property
     def device(self) -> str:
@@ -87,16 +90,24 @@ class Plan:
         return {engine_dtype(self.config, self.device), of_learner}
 
 
-def plan(config: Config, training: bool = True, inventory: Inventory | None = None) -> Plan:
+def plan(
+    config: Config,
+    training: bool = True,
+    inventory: Inventory | None = None,
+    cluster: Cluster | None = None,
+) -> Plan:
     """Check environment, agent, model, device, lengths and memory.
 
     Args:
         training: whether there is a learner, beside the engine.
-        inventory: the hosts and devices there are; None: this machine's.
+        inventory: the hosts and devices there are; None: those of the cluster.
+        cluster: the hosts that the run holds; None: this machine.
 
     Raises:
         UserError: one of them is not available.
     """
+    if config.placement != "local" and cluster is None:
+        raise UserError(f"placement={config.placement} is for training; evaluations run on this machine")
     if training and config.learner.lora_rank:
         from areal.learner.lora import require_peft
 
@@ -112,7 +123,7 @@ def plan(config: Config, training: bool = True, inventory: Inventory | None = No
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     notices += check_model(model, training)
     longest = _max_model_len(config, model)
-    placement = place(inventory or probe(config.device), config, training)
+    placement = place(inventory or _inventory(config.device, cluster), config, training)
     require_compilers(config, placement.device_type)
     if placement.device_type == "cuda" and config.engine.memory is None:
         try:
@@ -123,7 +134,18 @@ def plan(config: Config, training: bool = True, inventory: Inventory | None = No
             config = override_config(config, ["learner.activation_checkpointing=true"])
             placement = _with_memory(placement, config, model, longest)
             notices.append("learner.activation_checkpointing=true: without it the learner does not fit")
-    return Plan(config, model, placement, longest, agent, env, tuple(notices), training)
+    return Plan(config, model, placement, longest, agent, env, tuple(notices), training, cluster)
+
+
+def _inventory(device: str, cluster: Cluster | None) -> Inventory:
+    if cluster is None:
+        return probe(device)
+    return Inventory(
+        tuple(
+            cluster.run(host.name, probe_host, device, host.name, host.cores, host.address)
+            for host in cluster.hosts
+        )
+    )
 
 
 def _with_memory(placement: Placement, config: Config, model: str, longest: int) -> Placement:

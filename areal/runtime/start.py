@@ -18,18 +18,24 @@ _ADVICE = "; what it said last is in the run's engine.log, and SIGKILL is mostly
 
 
 async def start_learner(
-    recipe: Recipe, launch: Launch, rank: type[LearnerRank] = LearnerRank
+    recipe: Recipe, launches: Sequence[Launch], rank: type[LearnerRank] = LearnerRank
 ) -> WorkerGroup[LearnerRank]:
     """Start all ranks of a learner, make it, and have it compile what it will need.
+
+    Args:
+        recipe: of the learner.
+        launches: what starts each rank, in order.
+        rank: the class of the ranks.
 
     Raises:
         LearnerLost: a rank has ended.
     """
-    count = recipe.config.learner.processes
-    ranks = await side_by_side(*(launch(f"learner rank {i}", {}, rank, recipe, i) for i in range(count)))
+    ranks = await side_by_side(
+        *(launch(f"learner rank {i}", {}, rank, recipe, i) for i, launch in enumerate(launches))
+    )
     learner = WorkerGroup(ranks, LearnerLost, _ADVICE)
     try:
-        port = await ranks[0].call(LearnerRank.open_store) if count > 1 else 0
+        port = await ranks[0].call(LearnerRank.open_store) if len(ranks) > 1 else 0
         await learner.call(LearnerRank.make, port)
     except BaseException:
         await learner.close()
@@ -37,8 +43,12 @@ async def start_learner(
     return learner
 
 
-async def start_engines(settings: Sequence[EngineSettings], launch: Launch) -> Engine:
+async def start_engines(settings: Sequence[EngineSettings], launches: Sequence[Launch]) -> Engine:
     """Start engines side by side; several are one engine to the rest of the run.
+
+    Args:
+        settings: of each engine.
+        launches: what starts each, in the same order.
 
     Raises:
         UserError: vLLM is not installed.
@@ -46,7 +56,7 @@ async def start_engines(settings: Sequence[EngineSettings], launch: Launch) -> E
     """
     starts = [
         launch(f"engine {number}", variables(each), VLLMEngine.start, each)
-        for number, each in enumerate(settings)
+        for number, (each, launch) in enumerate(zip(settings, launches, strict=True))
     ]
     try:
         workers = await side_by_side(*starts)

@@ -66,4 +66,4 @@ class WorkerEngine:
         except EngineLost:
             raise
         except WorkerLost as lost:
-            raise EngineLost(DIED) from lost
+            raise EngineLost(f"{DIED}: {lost}" if self.worker.host else DIED) from lost

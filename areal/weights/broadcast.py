@@ -26,19 +26,24 @@ BACKEND: TransferBackend = "broadcast"
 _LEARNER = 0
 _TIMEOUT = datetime.timedelta(minutes=3)
 """Longest wait for the others: one that died takes no part in anything."""
-_HOST = "127.0.0.1"
 
 
 class BroadcastSender(Sender):
     """The learner's end: sends each new version of the snapshot to all engines at once."""
 
-    def __init__(self, snapshot: Snapshot, engines: int) -> None:
-        """Prepare a group with so many ``engines``; it comes about when all of them take part."""
+    def __init__(self, snapshot: Snapshot, engines: int, address: str = "127.0.0.1") -> None:
+        """Prepare a group with so many ``engines``; it comes about when all of them take part.
+
+        Args:
+            snapshot: what is sent.
+            engines: how many.
+            address: by which they reach this host.
+        """
         self._snapshot = snapshot
         on_gpu = snapshot.device.type == "cuda"
         self._stream = torch.cuda.Stream(snapshot.device, priority=-1) if on_gpu else None
-        store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
-        self._port, self._size = store.port, 1 + engines
+        store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
+        self._address, self._port, self._size = address, store.port, 1 + engines
         self._group = _Group(store, _LEARNER, self._size, snapshot.device)
         self._connected = 0
 
@@ -46,7 +51,7 @@ class BroadcastSender(Sender):
         """Return what the next engine needs once, to join; each call is for exactly one connection."""
         self._connected += 1
         assert self._connected < self._size, "all engines have joined"
-        address = {"host": _HOST, "port": self._port, "rank": self._connected, "size": self._size}
+        address = {"host": self._address, "port": self._port, "rank": self._connected, "size": self._size}
         return {"backend": BACKEND, "layout": self._snapshot.layout.to_dict(), "address": address}
 
     def send(self) -> None:

@@ -54,6 +54,7 @@ def open_sender(
     parameters: NamedParameters,
     dtype: torch.dtype,
     device: str | torch.device,
+    address: str = "127.0.0.1",
 ) -> WeightSender:
     """Open the learner's end.
 
@@ -62,6 +63,7 @@ def open_sender(
         parameters: pairs of name and whole tensor, whose shapes stay as they are.
         dtype: of the engines' weights.
         device: where the weights lie while engines load them, unless that is memory shared with them.
+        address: by which engines on other hosts reach this one.
     """
     from areal.weights.broadcast import BroadcastSender
     from areal.weights.cuda_ipc import CudaIpcSender
@@ -76,7 +78,7 @@ def open_sender(
     if "CUDA IPC" in backends:
         senders["CUDA IPC"] = CudaIpcSender(snapshot)
     if "broadcast" in backends:
-        senders["broadcast"] = BroadcastSender(snapshot, list(backends).count("broadcast"))
+        senders["broadcast"] = BroadcastSender(snapshot, list(backends).count("broadcast"), address)
     return WeightSender(backends, snapshot, senders)
 
 

@@ -25,10 +25,12 @@ class Handle(Protocol[W_co]):
 
     Attributes:
         name: how the worker is called in messages.
+        host: the one where it is; empty: this one.
         ended: done when the worker has ended; the result says how, in a few words.
     """
 
     name: str
+    host: str
     ended: asyncio.Future[str]
 
     @overload

@@ -31,7 +31,7 @@ class InlineHandle(Generic[W]):
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.host = name, ""
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"areal-{name}")
         self._calls = Dispatcher(self._thread)

@@ -64,9 +64,10 @@ async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -
 
 
 class Process(Protocol):
-    """The process of a worker, on this host or another; ``pid`` is its number there."""
+    """The process of a worker: its number, and its host, which is empty if it is this one."""
 
     pid: int
+    host: str
 
     async def wait(self) -> str:
         """Return how it has ended, in a few words, once it has."""
@@ -79,6 +80,8 @@ class Process(Protocol):
 
 class LocalProcess:
     """A process on this host."""
+
+    host = ""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.pid, self._process = process.pid, process
@@ -102,7 +105,7 @@ class ProcessHandle(Generic[W]):
     """
 
     def __init__(self, name: str, process: Process, messages: Messages) -> None:
-        self.name, self.pid = name, process.pid
+        self.name, self.host, self.pid = name, process.host, process.pid
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._process, self._messages = process, messages
         self._numbers = itertools.count()

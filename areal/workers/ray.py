@@ -15,6 +15,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from areal.errors import UserError, WorkerLost
+from areal.workers.cluster import ClusterHost
+from areal.workers.handle import Launch
 from areal.workers.messages import READ_AHEAD, Messages
 from areal.workers.network import join_network
 from areal.workers.process import LocalProcess, ProcessHandle, spawn
@@ -54,6 +57,7 @@ class Agent:
         name: str,
         environment: Mapping[str, str],
         paths: Sequence[str],
+        folder: str,
     ) -> int:
         """Start a worker.
 
@@ -63,11 +67,14 @@ class Agent:
             name: of the worker.
             environment: variables that it has besides those of this host.
             paths: where it looks for modules, after the places of this host.
+            folder: the current one of the run's process, in which it is, too, if this host has it.
 
         Returns:
             The number of its process.
         """
         sys.path += [path for path in paths if path not in sys.path]
+        with suppress(FileNotFoundError):
+            os.chdir(folder)
         end = await asyncio.to_thread(socket.create_connection, run, _SOON)
         end.settimeout(None)
         end.sendall(token)
@@ -92,14 +99,14 @@ class RemoteProcess:
     """The process of a worker on another host; see :class:`areal.workers.process.Process`."""
 
     def __init__(self, agent: Any, host: str, pid: int) -> None:
-        self.pid, self._agent, self._host = pid, agent, host
+        self.pid, self.host, self._agent = pid, host, agent
 
     async def wait(self) -> str:
         """Return how it ended, in a few words."""
         try:
-            return f"{await self._agent.wait.remote(self.pid)}, on host {self._host}"
+            return f"{await self._agent.wait.remote(self.pid)}, on host {self.host}"
         except RayError:  # of several kinds, by what Ray finds first
-            return f"host {self._host} is gone: it left the cluster, or Ray's actor on it has ended"
+            return f"host {self.host} is gone: it left the cluster, or Ray's actor on it has ended"
 
     def kill(self) -> None:
         """End it at once."""
@@ -114,7 +121,7 @@ class RayCluster:
         interface: the network interface by which hosts reach each other; None: that of Ray.
 
     Attributes:
-        addresses: how the others reach each host, by the name of the host.
+        hosts: that are held.
 
     Raises:
         UserError: areal does not start on one of them.
@@ -124,14 +131,20 @@ class RayCluster:
         self._reservation = reservation
         self._expected: dict[bytes, asyncio.Future[Messages]] = {}
         self._serving: asyncio.Task[asyncio.Server] | None = None
-        names = [host.address for host in reservation.hosts]
-        own = join_network(interface, ray.util.get_node_ip_address())
-        self._listening = socket.create_server((own, 0), backlog=1024)
+        self._agents: dict[str, Any] = {}
+        self.hosts = list[ClusterHost]()
+        self._listening = socket.socket()
         try:
-            self._agents = {name: self._agent(number) for number, name in enumerate(names)}
-            self.addresses = {name: self.run(name, join_network, interface, name) for name in names}
+            own = join_network(interface, ray.util.get_node_ip_address())
+            self._listening = socket.create_server((own, 0), backlog=1024)
+            for bundle, host in enumerate(reservation.hosts):
+                self._agents[host.address] = self._agent(bundle)
+            for name, host in zip(self._agents, reservation.hosts, strict=True):
+                self.hosts.append(
+                    ClusterHost(name, host.cores, self.run(name, join_network, interface, name))
+                )
         except BaseException:
-            self._leave()
+            self.close()
             raise
 
     def _agent(self, bundle: int) -> Any:
@@ -143,7 +156,7 @@ class RayCluster:
         return options.remote()
 
     def run(self, host: str, function: Callable[..., T], *args: Any) -> T:
-        """Call a function of a module on a host, with the GPUs that this run holds there.
+        """Call a function of a module on a host, by its name, where the run's devices are visible.
 
         Raises:
             UserError: what the function raised, or areal does not start there.
@@ -161,8 +174,8 @@ class RayCluster:
                 "or bring it by Ray's runtime_env"
             ) from failure
 
-    def launch_on(self, host: str) -> Any:
-        """Return what starts workers on a host: a :class:`areal.workers.handle.Launch`."""
+    def launch_on(self, host: str) -> Launch:
+        """Return what starts workers on a host."""
         return partial(self._launch, host)
 
     async def _launch(
@@ -182,9 +195,9 @@ class RayCluster:
         token, address = secrets.token_bytes(_TOKEN), self._listening.getsockname()[:2]
         connected = self._expected[token] = asyncio.get_running_loop().create_future()
         try:
-            pid = await self._agents[host].spawn.remote(
-                address, token, name, variables | dict(environment), [path for path in sys.path if path]
-            )
+            variables, paths = variables | dict(environment), [path for path in sys.path if path]
+            agent = self._agents[host]
+            pid = await agent.spawn.remote(address, token, name, variables, paths, os.getcwd())
             return pid, await asyncio.wait_for(connected, _SOON)
         except (RayTaskError, TimeoutError) as failure:
             raise UserError(
@@ -212,13 +225,10 @@ class RayCluster:
             return
         self._expected[token].set_result(Messages(reader, writer))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the agents, and with them what is left of the workers, and release the hosts."""
-        if self._serving is not None:
-            (await self._serving).close()
-        self._leave()
-
-    def _leave(self) -> None:
+        if self._serving is not None and not self._serving.get_loop().is_closed():
+            self._serving.result().close()
         self._listening.close()
         for agent in self._agents.values():
             ray.kill(agent)

@@ -66,7 +66,7 @@ async def untied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Unti
         eos_ids=(1,),
         weight_backend=VLLM_BACKEND,
     )
-    engine = await start_engines([settings], launch)
+    engine = await start_engines([settings], [launch])
     started = set(psutil.Process().children(recursive=True)) - before
     yield Untied(engine, folder, [p for p in started if p.name().startswith("VLLM")])
     await engine.close()

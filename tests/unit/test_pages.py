@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
 
 from areal import api, cli, registry
@@ -23,7 +24,11 @@ from areal.models import resolve_model
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-CHECKED = [b for b in BLOCKS if b.language == "sh" and (b.page not in RUN_PAGES or b.directive == "check")]
+CHECKED = [
+    b
+    for b in BLOCKS
+    if b.language == "sh" and not b.title and (b.page not in RUN_PAGES or b.directive == "check")
+]
 INLINE = re.compile(r"(?<!`)`(python\s+(?:benchmarks|scripts)/[a-z][^`]*|areal\s+(?!error)[a-z][^`]*)`(?!`)")
 
 SUMS = "\n".join(json.dumps({"problem": f"1 + {n}?", "answer": str(1 + n)}) for n in range(20))
@@ -133,6 +138,18 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             pass
         case ["pip", "install", what] if extra := re.fullmatch(rf"{DISTRIBUTION}\[(.+)\]", what):
             assert set(extra[1].split(",")) <= set(EXTRAS)
+        case ["ray", command, *rest]:
+            ray = pytest.importorskip("ray.scripts.scripts", reason="needs ray, of areal-gym[ray]")
+            ray.cli.commands[command].make_context(command, rest)
+        case ["sbatch", script]:
+            assert subprocess.run(["bash", "-n", script]).returncode == 0
+            for line in re.findall(r"^(?:areal|ray start) .*", Path(script).read_text(), re.MULTILINE):
+                line = line.replace("$SLURM_NNODES", "2").replace("$head", "host")
+                check_command(shlex.split(line), monkeypatch)
+        case ["kubectl", "apply", "-f", file]:
+            manifest = yaml.safe_load(Path(file).read_text())
+            assert (manifest["kind"], manifest["apiVersion"]) == ("RayJob", "ray.io/v1")
+            check_command(shlex.split(manifest["spec"]["entrypoint"]), monkeypatch)
         case [script, *_] if script.startswith("scripts/"):
             assert (ROOT / script).stat().st_mode & 0o100, f"{script} cannot be run"
         case _:
@@ -143,6 +160,9 @@ def check_areal(words: list[str]) -> None:
     """Parse a command, and do of it what needs no engine."""
     given = cli.parse(words)
     match words:
+        case ["train", *_] if given.ray:
+            at = words.index("--ray")  # the cluster is not here
+            finished([*words[:at], *words[at + 2 :], "--dry-run"])
         case ["train", *_]:
             finished([*words, "--dry-run"])
         case ["eval", "rescore" | "compare", *_] | ["replay" | "export", *_] | ["sandbox", *_]:

@@ -19,6 +19,7 @@ import test_workers
 from toys import Toy
 
 from areal.errors import UserError, WorkerLost
+from areal.workers.cluster import ClusterHost
 from areal.workers.handle import Launch
 
 pytest.importorskip("ray", reason="needs ray, of areal-gym[ray]")
@@ -57,7 +58,7 @@ def hosts() -> Iterator[Cluster]:
 async def cluster(hosts: Cluster) -> AsyncIterator[RayCluster]:
     cluster = RayCluster(reserve(hosts.address))
     yield cluster
-    await cluster.close()
+    cluster.close()
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def launch(cluster: RayCluster) -> Launch:
 
 
 async def test_each_host_has_its_workers_with_an_environment_of_their_own(cluster: RayCluster):
-    assert cluster.addresses == {FIRST: FIRST, SECOND: SECOND}
+    assert cluster.hosts == [ClusterHost(FIRST, 2, FIRST), ClusterHost(SECOND, 2, SECOND)]
     toys = await asyncio.gather(
         *(cluster.launch_on(host)(f"toy {host}", {"AREAL_TOY": host}, Toy) for host in (FIRST, SECOND, FIRST))
     )
@@ -83,14 +84,12 @@ async def test_each_host_has_its_workers_with_an_environment_of_their_own(cluste
 
 async def test_a_worker_that_ends_says_on_which_host(cluster: RayCluster):
     toy = await cluster.launch_on(SECOND)("toy", {}, Toy)
-    with pytest.raises(test_workers.WorkerLost, match=rf"^toy ended: exit code 7, on host {SECOND}$"):
+    with pytest.raises(WorkerLost, match=rf"^toy ended: exit code 7, on host {SECOND}$"):
         await asyncio.wait_for(toy.call(Toy.fail, "end"), 30)
     killed = await cluster.launch_on(FIRST)("toy", {}, Toy)
     waiting = asyncio.ensure_future(killed.call(Toy.wait, ""))
     os.kill(killed.pid, signal.SIGKILL)
-    with pytest.raises(
-        test_workers.WorkerLost, match=rf"^toy ended: SIGKILL, exit code -9, on host {FIRST}$"
-    ):
+    with pytest.raises(WorkerLost, match=rf"^toy ended: SIGKILL, exit code -9, on host {FIRST}$"):
         await asyncio.wait_for(waiting, 30)
 
 
@@ -147,20 +146,20 @@ async def test_a_host_that_leaves_ends_its_workers_alone(hosts: Cluster, cluster
     third = "127.0.0.4"
     node = hosts.add_node(num_cpus=3, node_ip_address=third)
     more = RayCluster(reserve("auto", count=1))
-    assert [*more.addresses] == [third], "the largest one, and the only one that is free"
+    assert [host.name for host in more.hosts] == [third], "the largest one, and the only one that is free"
     lost = await more.launch_on(third)("lost", {}, Toy)
     kept = await cluster.launch_on(FIRST)("kept", {}, Toy)
     waiting = asyncio.ensure_future(lost.call(Toy.wait, ""))
     await lost.call(Toy.seen)
     hosts.remove_node(node, allow_graceful=False)
-    with pytest.raises(test_workers.WorkerLost, match=rf"^lost ended: host {third} is gone"):
+    with pytest.raises(WorkerLost, match=rf"^lost ended: host {third} is gone"):
         await asyncio.wait_for(waiting, 30)
     with pytest.raises(WorkerLost, match=f"^late did not start: host {third} is gone"):
         await more.launch_on(third)("late", {}, Toy)
     assert await kept.call(Toy.add) == 1
     await until_gone("areal lost")
     await kept.close()
-    await more.close()
+    more.close()
 
 
 RUN = """
@@ -171,7 +170,7 @@ from areal.workers.ray import RayCluster
 
 async def main():
     cluster = RayCluster(reserve(sys.argv[1], count=1))
-    toys = [await launch("orphan", {}, Toy) for launch in map(cluster.launch_on, cluster.addresses)]
+    toys = [await launch("orphan", {}, Toy) for launch in [cluster.launch_on(cluster.hosts[0].name)]]
     print("\\nworkers", toys[0].pid, await toys[0].call(Toy.fork), flush=True)
     await toys[0].call(Toy.work, 1000, "")
 
