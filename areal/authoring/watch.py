@@ -58,18 +58,14 @@ class CallWatch:
             try:
                 outcome.set_result(work())
             except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is asked for)
-                self._name(error)
+                if (call := self._calls.get(threading.get_ident())) and not hasattr(error, "call"):
+                    error.call = call[0]  # type: ignore[attr-defined]
                 outcome.set_exception(error)
             finally:
                 self._calls.pop(threading.get_ident(), None)
 
         threading.Thread(target=main, daemon=True).start()
         return outcome
-
-    def _name(self, error: BaseException) -> None:
-        call = self._calls.get(threading.get_ident())
-        if call is not None and not hasattr(error, "call"):
-            error.call = call[0]  # type: ignore[attr-defined]
 
     def _look_for_hangs(self) -> None:
         now = time.monotonic()

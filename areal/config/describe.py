@@ -41,11 +41,7 @@ def groups(model: type[BaseModel] = Config) -> dict[str, type[BaseModel]]:
 
 
 def describe_group(name: str, model: type[BaseModel] = Config) -> Iterator[Described]:
-    """Describe the settings of a group.
-
-    Raises:
-        ValueError: one has no description.
-    """
+    """Describe the settings of a group; raises ValueError if one has no description."""
     inside = groups(model)
     for key, field in inside[name].model_fields.items():
         if name or key not in inside:
@@ -55,11 +51,7 @@ def describe_group(name: str, model: type[BaseModel] = Config) -> Iterator[Descr
 
 
 def described(name: str, text: str | None) -> str:
-    """Return a description on one line.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return a description on one line; raises ValueError if there is none."""
     if not text or not text.strip():
         raise ValueError(f"{name} has no description: write one where it is defined")
     return " ".join(text.replace("``", "`").split())

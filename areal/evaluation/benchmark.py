@@ -32,11 +32,7 @@ class HubFile:
         return f"hf://datasets/{self.repo}@{self.revision}/{self.path}"
 
     def fetch(self) -> Path:
-        """Return the file in the hub's cache, downloaded if it is not there.
-
-        Raises:
-            UserError: it cannot be had.
-        """
+        """Return the file in the hub's cache, downloaded if need be; raises UserError if that fails."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError
 

@@ -40,11 +40,7 @@ class Rescored:
 
 
 def response_files(run: Path) -> list[Path]:
-    """Return the files of responses of an evaluation's folder, or the one that is named itself.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Return the files of responses of an evaluation's folder, or the one named; raises UserError without."""
     if run.is_file():
         return [run]
     if (run / "config.yaml").is_file():
@@ -59,11 +55,7 @@ def response_files(run: Path) -> list[Path]:
 
 
 def read_whole(path: Path) -> tuple[Header, list[Response]]:
-    """Return the header and all responses of a finished evaluation.
-
-    Raises:
-        UserError: it is not finished.
-    """
+    """Return the header and all responses of an evaluation; raises UserError if it is not finished."""
     header, responses = read_responses(path)
     wanted = [(p, s) for p in range(header.problems) for s in range(header.samples)]
     if [(r.problem, r.sample) for r in responses] != wanted:

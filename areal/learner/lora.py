@@ -22,11 +22,7 @@ _NAME = "default"
 
 
 def require_peft() -> None:
-    """Check that peft is installed.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Check that peft is installed; raises UserError if it is not."""
     if importlib.util.find_spec("peft") is None:
         raise UserError(f"learner.lora_rank needs peft: {install_hint('lora')}")
 

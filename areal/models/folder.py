@@ -76,11 +76,7 @@ def _check_safetensors(file: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        UserError: the file cannot be read, or holds something else.
-    """
+    """Return the object in a JSON file; raises UserError if that cannot be read, or is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -70,11 +70,7 @@ class Placement:
         return next((part for part in self.memory if part.device in engine.devices), None)
 
     def with_memory(self, shape: Shape, work: Workload) -> Placement:
-        """Return this placement with the memory of its GPUs divided.
-
-        Raises:
-            UserError: something does not fit.
-        """
+        """Return this with the memory of its GPUs divided; raises UserError if something does not fit."""
         ranked = {rank.device for rank in self.ranks}
         engine_of = {device: engine for engine in self.engines for device in engine.devices}
         parts = {

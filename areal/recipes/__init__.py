@@ -40,11 +40,7 @@ def about(name: str) -> str:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return the settings of a recipe.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """Return the settings of a recipe; raises UserError if there is none of that name."""
     return yaml.safe_load(_file(name).read_text(encoding="utf-8"))
 
 

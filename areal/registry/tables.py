@@ -28,11 +28,7 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str, value: T | str) -> None:
-        """Add an entry.
-
-        Raises:
-            UserError: the name is taken by something else.
-        """
+        """Add an entry; raises UserError if the name is taken by something else."""
         if name in self._entries and self._entries[name] != value:
             raise UserError(f"the {self.kind} '{name}' is already registered; choose another name")
         self._entries[name] = value

@@ -194,19 +194,11 @@ class Trainer:
                 raise type(error)(f"{error}; besides, {second}") from error
 
     async def _learner_lost(self) -> None:
-        """Wait for a process of the learner to end unasked.
-
-        Raises:
-            LearnerLost: one has.
-        """
+        """Wait for a process of the learner to end unasked; raises LearnerLost then."""
         raise LearnerLost(await asyncio.shield(self.learner.ended))
 
     async def _stopped(self) -> None:
-        """Wait for the wish to stop.
-
-        Raises:
-            Interrupted: it has come.
-        """
+        """Wait for the wish to stop; raises Interrupted then."""
         await self._stop.wait()
         raise Interrupted("stopped")
 

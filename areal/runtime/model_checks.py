@@ -41,11 +41,7 @@ def check_model(path: str, training: bool) -> list[str]:
 
 
 def eos_ids_of(path: str, tokenizer: Any) -> tuple[int, ...]:
-    """Return every token that ends a turn; see :func:`areal.rollout.rendering.eos_ids`.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return every token that ends a turn (rendering.eos_ids); raises UserError if there is none."""
     from transformers import GenerationConfig
 
     try:

@@ -87,11 +87,7 @@ class StepRecorder:
         self.records.directory.log_rollouts(step, [group.to_json() for group in batch.groups])
 
     def check_mismatch(self, batch: Batch, metrics: dict[str, float]) -> None:
-        """Check that the engine samples from the policy that is trained.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Check that the engine samples from the policy that is trained; raises UserError if it does not."""
         sampled = sum(int(trajectory.loss_mask.sum()) for trajectory in batch.trajectories)
         if warning := self._mismatch.look(metrics, sampled):
             self.records.progress.message(warning)

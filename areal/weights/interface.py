@@ -19,7 +19,11 @@ class Memory(Protocol):
     """Where a version lies while engines load it."""
 
     def write(self, parameters: NamedParameters) -> None:
-        """Make the current values ready to load; no engine may be loading meanwhile."""
+        """Make the current values ready to load; no engine may be loading meanwhile.
+
+        Raises:
+            ValueError: the parameters are not the ones that the memory was laid out for.
+        """
         ...
 
     def close(self) -> None:

@@ -88,23 +88,20 @@ class WeightLayout:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values from which :meth:`from_dict` makes the same layout in another process."""
-        slots = self.slots.values()
         return {
-            "names": list(self.slots),
-            "buckets": [slot.bucket for slot in slots],
-            "offsets": [slot.offset for slot in slots],
-            "dtypes": [str(slot.dtype).removeprefix("torch.") for slot in slots],
-            "shapes": [list(slot.shape) for slot in slots],
+            name: [slot.bucket, slot.offset, str(slot.dtype).removeprefix("torch."), list(slot.shape)]
+            for name, slot in self.slots.items()
         }
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> WeightLayout:
         """Make a layout of what :meth:`to_dict` returned."""
-        columns = zip(found["buckets"], found["offsets"], found["dtypes"], found["shapes"], strict=True)
-        slots = [
-            Slot(bucket, at, getattr(torch, dtype), tuple(shape)) for bucket, at, dtype, shape in columns
-        ]
-        return cls(dict(zip(found["names"], slots, strict=True)))
+        return cls(
+            {
+                name: Slot(bucket, offset, getattr(torch, dtype), tuple(shape))
+                for name, (bucket, offset, dtype, shape) in found.items()
+            }
+        )
 
 
 def _padded(nbytes: int) -> int:

@@ -30,11 +30,7 @@ class WeightSender:
         return [self._senders[backend].init_info() for backend in self._backends]
 
     def write(self, parameters: NamedParameters) -> None:
-        """Make the current values ready to load; no engine may be loading meanwhile.
-
-        Raises:
-            ValueError: the parameters are not the ones that the sender was opened for.
-        """
+        """Make the current values ready to load, as :meth:`Memory.write` does."""
         self._memory.write(parameters)
 
     def send(self) -> None:

@@ -42,11 +42,7 @@ class SharedMemorySender(Sender):
         }
 
     def write(self, parameters: NamedParameters) -> None:
-        """Copy the current values in; no engine may be loading meanwhile.
-
-        Raises:
-            ValueError: the parameters are not the ones that the memory was laid out for.
-        """
+        """Copy the current values in, as :meth:`Memory.write` does."""
         self._layout.write(parameters, [self._bytes])
 
     def close(self) -> None:

@@ -27,11 +27,7 @@ class Snapshot:
         ]
 
     def write(self, parameters: NamedParameters) -> None:
-        """Copy the current values in, and return when they are there; no engine may be loading meanwhile.
-
-        Raises:
-            ValueError: the parameters are not the ones that were laid out.
-        """
+        """Copy the current values in, and return when they are there, as :meth:`Memory.write` does."""
         self._synchronize()  # of what was sent last, all has gone
         self.layout.write(parameters, self.buckets)
         self._synchronize()  # whoever reads it does so on another stream

@@ -86,11 +86,7 @@ class EndpointServer:
 
 
 def require_framework() -> None:
-    """Make sure that a server can start.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Make sure that a server can start; raises UserError if it cannot."""
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
