@@ -23,7 +23,6 @@ from areal.errors import (
     WorkerLost,
     missing_requirement,
 )
-from areal.explain import add_config
 from areal.output import watched_output
 
 _OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
@@ -81,7 +80,7 @@ def make_parser() -> Parser:
     _add_rescore(commands)
     _add_compare(commands)
     _add_replay(commands)
-    add_config(commands)
+    _add_config(commands)
     _add_export(commands)
     add_env(commands)
     _add_sandbox(commands)
@@ -178,6 +177,19 @@ def _add_replay(commands: Any) -> None:
         "other learner settings, for a study on fixed data, such as learner.learning_rate=1e-5"
     )
     command.set_defaults(run=_replay)
+
+
+def _add_config(commands: Any) -> None:
+    command = commands.add_parser(
+        "config",
+        help="explain the settings and the presets of the objective",
+        description="Explain the settings: what they take, their defaults, what they are for.",
+        epilog="`areal train --dry-run` prints what they are in a run, and where each comes from.",
+    )
+    command.add_argument(
+        "key", nargs="?", metavar="KEY", help="a setting, a group of them (learner), or a preset (grpo)"
+    )
+    command.set_defaults(run=_config)
 
 
 def _add_export(commands: Any) -> None:
@@ -398,6 +410,14 @@ def _compare(given: argparse.Namespace) -> None:
         from rich.console import Console
 
         _print(*comparison.tables(found, Console().width))
+
+
+def _config(given: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from areal.explain import explain
+
+    _print(*explain(given.key, Console().width))
 
 
 def _print(*tables: Any) -> None:

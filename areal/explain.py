@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from rich.text import Text
 
-def add_config(commands: Any) -> None:
-    """Add the command to the parser."""
-    command = commands.add_parser(
-        "config",
-        help="explain the settings and the presets of the objective",
-        description="Explain the settings: what they take, their defaults, what they are for.",
-        epilog="`areal train --dry-run` prints what they are in a run, and where each comes from.",
-    )
-    command.add_argument(
-        "key", nargs="?", metavar="KEY", help="a setting, a group of them (learner), or a preset (grpo)"
-    )
-    command.set_defaults(run=_config)
-
-
-def _config(given: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    console = Console()
-    for part in explain(given.key, console.width):
-        console.print(part)
+from areal.config.complaints import meant
+from areal.config.describe import Described, describe_group, described, groups
+from areal.config.objective import CHOICES, PRESETS, Objective
+from areal.errors import UserError, nearest
+from areal.telemetry.tables import fitted
 
 
 def explain(key: str | None, width: int) -> Iterator[Any]:
@@ -35,13 +20,6 @@ def explain(key: str | None, width: int) -> Iterator[Any]:
     Raises:
         UserError: there is none of that name.
     """
-    from rich.text import Text
-
-    from areal.config.complaints import meant
-    from areal.config.describe import describe_group, groups
-    from areal.config.objective import PRESETS, Objective
-    from areal.errors import UserError, nearest
-
     inside = groups()
     if key is None:
         for name in inside:
@@ -58,11 +36,6 @@ def explain(key: str | None, width: int) -> Iterator[Any]:
 
 
 def _group(name: str, width: int) -> Iterator[Any]:
-    from rich.text import Text
-
-    from areal.config.describe import describe_group, described, groups
-    from areal.telemetry.tables import fitted
-
     if name:
         yield Text(f"\n{name}: {described(name, groups()[name].__doc__)}")
     rows = [
@@ -72,11 +45,7 @@ def _group(name: str, width: int) -> Iterator[Any]:
     yield from fitted(("setting", "default", "what it is"), rows, width)
 
 
-def _one(setting: Any) -> Iterator[Any]:
-    from rich.text import Text
-
-    from areal.config.objective import CHOICES, PRESETS, Objective
-
+def _one(setting: Described) -> Iterator[Any]:
     yield Text(f"{setting.key}: {_plain(setting.help)}")
     yield Text(f"takes: {_plain(setting.value)}")
     yield Text(f"default: {_plain(setting.default)}")
@@ -91,10 +60,6 @@ def _one(setting: Any) -> Iterator[Any]:
 
 def _presets() -> Iterator[Any]:
     """A line for each preset: in what it is not as the first one."""
-    from rich.text import Text
-
-    from areal.config.objective import PRESETS, Objective
-
     first, *others = PRESETS
     yield Text(f"  {first}: {_summary(Objective())}")
     yield Text(f"As {first}, but for:")
@@ -102,14 +67,12 @@ def _presets() -> Iterator[Any]:
         yield Text(f"  {name}: {_summary(Objective(objective=name), Objective())}")
 
 
-def _summary(choices: Any, but: Any = None) -> str:
-    from areal.config.objective import CHOICES
-
+def _summary(choices: Objective, but: Objective | None = None) -> str:
     values = {name: _value(choices, name) for name in CHOICES}
     return ", ".join(f"{n}={v}" for n, v in values.items() if but is None or v != _value(but, n))
 
 
-def _value(choices: Any, name: str) -> str:
+def _value(choices: Objective, name: str) -> str:
     value = getattr(choices, name)
     if value is None:
         return {"clip_high": f"{choices.clip:g}"}.get(name, "none")

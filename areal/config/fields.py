@@ -18,20 +18,11 @@ def _a_number(value: float) -> float:
     return value
 
 
+_Read = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_infinite), AfterValidator(_a_number)]
 Staleness = Annotated[
-    float,
-    Field(allow_inf_nan=True),
-    BeforeValidator(_infinite),
-    AfterValidator(_a_number),
-    PlainSerializer(lambda v: "inf" if math.isinf(v) else int(v), return_type=int | str),
+    _Read, PlainSerializer(lambda v: "inf" if math.isinf(v) else int(v), return_type=int | str)
 ]
-Bound = Annotated[
-    float,
-    Field(allow_inf_nan=True),
-    BeforeValidator(_infinite),
-    AfterValidator(_a_number),
-    PlainSerializer(lambda v: "inf" if math.isinf(v) else v, return_type=float | str),
-]
+Bound = Annotated[_Read, PlainSerializer(lambda v: "inf" if math.isinf(v) else v, return_type=float | str)]
 """A number or inf, which bounds nothing."""
 Moment = Annotated[float, Field(ge=0, lt=1)]
 
