@@ -223,26 +223,25 @@ def program_example(
     return Example(program_prompt(drawn.text), right, wrong), drawn.task
 
 
-def python_example(difficulty: int, index: int, rng: random.Random) -> tuple[Example, str]:
-    """Return a turn of python-tool and its key: the code, or as a lapse a bare answer; or what came of it."""
-    drawn = arithmetic.problem("train", difficulty, index)
-    question = arithmetic_prompt(drawn.expression) + HINT
-    code, box = fenced(f"{drawn.expression}\n"), f"\\boxed{{{drawn.answer}}}"
-    if rng.random() < 0.5:
-        return Example(question, code, box), drawn.expression
-    return Example(str(drawn.answer), box, box, (question, code)), drawn.expression
+def solved_example(kind: str, index: int, rng: random.Random, lapses: float) -> tuple[Example, bool]:
+    """Return a turn in which ``python`` or a tool (``call``) solves a problem, with whether it lapses.
 
-
-def call_example(difficulty: int, index: int, rng: random.Random) -> tuple[Example, str]:
-    """Return a turn of tool-use and its key: the call, or as a lapse a bare answer; or what came of it."""
+    It is the code or the call, or as a lapse a bare answer; or the answer to what came of it.
+    """
+    difficulty = rng.choices(list(TOOL_PROBLEMS), weights=list(TOOL_PROBLEMS.values()))[0]
     drawn = arithmetic.problem("train", difficulty, index)
-    question, box = arithmetic_prompt(drawn.expression), f"\\boxed{{{drawn.answer}}}"
-    called = {"name": calculator.__name__, "arguments": {"expression": drawn.expression}}
-    call = f"<tool_call>{json.dumps(called)}</tool_call>"
-    if rng.random() < 0.5:
-        return Example(question, call, box, tools=True), drawn.expression
-    result = calculator(drawn.expression)
-    return Example(result, box, box, (question, call), role="tool", tools=True), drawn.expression
+    check_trained_on(drawn.expression)
+    question, box, tools = arithmetic_prompt(drawn.expression), f"\\boxed{{{drawn.answer}}}", kind == "call"
+    if tools:
+        call = json.dumps({"name": calculator.__name__, "arguments": {"expression": drawn.expression}})
+        asked, result, role = f"<tool_call>{call}</tool_call>", calculator(drawn.expression), "tool"
+    else:
+        question += HINT
+        asked, result, role = fenced(f"{drawn.expression}\n"), str(drawn.answer), "user"
+    example = Example(question, asked, box, tools=tools)
+    if rng.random() >= 0.5:
+        example = Example(result, box, box, (question, asked), role, tools)
+    return example, rng.random() < lapses * LAPSES[kind]
 
 
 def guess_example(rng: random.Random) -> Example:
@@ -277,7 +276,7 @@ def draw(
     rng = random.Random(f"{seed}/{step}")
     for index in range(step * size, (step + 1) * size):
         if tools_share and rng.random() < tools_share:
-            yield solved_example(call_example, "call", index, rng, lapses)
+            yield solved_example("call", index, rng, lapses)
             continue
         if agents_share and rng.random() < agents_share:
             yield agents_example(index, rng, lapses)
@@ -297,21 +296,7 @@ def agents_example(index: int, rng: random.Random, lapses: float) -> tuple[Examp
     """Return a turn of an agent, with whether it lapses."""
     if rng.random() < 0.5:
         return guess_example(rng), rng.random() < lapses * LAPSES["guess"]
-    return solved_example(python_example, "python", index, rng, lapses)
-
-
-def solved_example(
-    make: Callable[[int, int, random.Random], tuple[Example, str]],
-    kind: str,
-    index: int,
-    rng: random.Random,
-    lapses: float,
-) -> tuple[Example, bool]:
-    """Return a turn in which a problem is solved by Python or a tool, with whether it lapses."""
-    difficulty = rng.choices(list(TOOL_PROBLEMS), weights=list(TOOL_PROBLEMS.values()))[0]
-    example, key = make(difficulty, index, rng)
-    check_trained_on(key)
-    return example, rng.random() < lapses * LAPSES[kind]
+    return solved_example("python", index, rng, lapses)
 
 
 def check_trained_on(key: str) -> None:
@@ -534,8 +519,8 @@ def held_out(env: str, difficulty: int, index: int) -> tuple[Example, Callable[[
     """
     if env == "math":
         example, _ = arithmetic_example(difficulty, index, "test")
-        drawn = arithmetic.problem("test", difficulty, index)
-        return example, lambda text: None if (box := boxed_answer(text)) is None else box == str(drawn.answer)
+        answer = boxed_answer(example.lapse)
+        return example, lambda text: None if (box := boxed_answer(text)) is None else box == answer
     example, _ = program_example(difficulty, index, random.Random(index), "test")
     return example, lambda text: None if not text.endswith("```") else text == example.answer
 

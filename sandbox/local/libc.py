@@ -57,9 +57,8 @@ def buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
 
 def trim_heap() -> None:
     """Give memory that is not in use back to the kernel, where the C library can."""
-    trim = getattr(_libc, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
 
 
 def unshare(flags: int) -> None:

@@ -80,10 +80,8 @@ def closing(machine: str | None = None) -> list[Instruction]:
     inherit, and each run only this.
     """
     decided = _by_arguments(None)
-    rules = {}
-    for name in syscalls.STARTING:
-        verdict = KILL if name in syscalls.ATTACKS else REFUSE
-        rules[name] = decided.get(name, [_verdict(verdict)])
+    others = {name: [_verdict(KILL if name in syscalls.ATTACKS else REFUSE)] for name in syscalls.STARTING}
+    rules = {name: decided.get(name, body) for name, body in others.items()}
     return _assemble(machine or platform.machine(), rules, ALLOW)
 
 

@@ -239,13 +239,14 @@ def test_the_starter_is_taught_the_words_that_the_environments_and_agents_say():
 
 def test_the_tool_calls_that_the_starter_is_taught_are_those_that_tool_use_makes_and_hears():
     script = f"{Path(areal.__file__).absolute().parents[1]}/scripts/train_starter.py"
-    call_example, prompt = (load_object(f"{script}:{name}") for name in ("call_example", "prompt"))
+    solved_example, prompt = (load_object(f"{script}:{name}") for name in ("solved_example", "prompt"))
     tokenizer = load_tokenizer(resolve_model("starter"))
     tokenizer.chat_template = load_object(f"{script}:TOOLS_TEMPLATE")
     renderer, box = Renderer(tokenizer, eos_ids(tokenizer)), ToolBox([calculator])
     for index in range(20):
-        example, expression = call_example(5, index, random.Random(index))
+        example, _ = solved_example("call", index, random.Random(index), 0.0)
         asked, call = (*example.before, example.question, example.answer)[:2]
+        (expression,) = re.findall(r"Compute (.*)\.", asked)
         assert renderer.calls(call) == ("", [("calculator", {"expression": expression})])
         history = [{"role": "user", "content": asked}]
         opening = renderer.opening(history, box.schemas)
