@@ -25,7 +25,7 @@ async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutW
     with torch.no_grad():  # as far as a long training would take it
         for name, parameter in learner.model.named_parameters():
             if "lora_B" in name:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
     backend: TransferBackend = "CUDA IPC" if ON_GPU else "shared memory"
     sender = open_sender([backend], learner.named_parameters(), torch.float32, DEVICE)
     await engine.connect(sender.init_infos())

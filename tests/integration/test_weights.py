@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.errors import EngineLost
 from areal.models import resolve_model
+from areal.placement.inventory import probe
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.rollout.vllm_start import EngineSettings
 from areal.rollout.worker import RolloutWorker
@@ -56,6 +57,7 @@ async def untied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Unti
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(folder)
     before = set(psutil.Process().children(recursive=True))
+    devices = probe(DEVICE).devices
     settings = EngineSettings(
         model=folder,
         device=DEVICE,
@@ -65,6 +67,8 @@ async def untied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Unti
         memory=0.1 if ON_GPU else 1.0,
         eos_ids=(1,),
         weight_backend=VLLM_BACKEND,
+        device_bytes=devices[0].nbytes if devices else 0,
+        visible_devices=devices[0].visible if devices else "",
     )
     engine = await start_engines([settings], [launch])
     started = set(psutil.Process().children(recursive=True)) - before
