@@ -28,7 +28,7 @@ class UserError(Exception):
 class WorkerLost(Exception):
     """A process that a run needs did not start, has died, or cannot do what it is asked to do.
 
-    It is not the user's error, and playing an episode again does not help: the process has to be replaced.
+    It is not the user's error, and running an episode again does not help: the process has to be replaced.
     The message is one line. The command line prints it without a traceback and exits with status 2.
     """
 

@@ -63,7 +63,7 @@ async def mismatches(folder: Path, updates: int = 3, **settings: Any) -> list[fl
 
 
 async def sampled(engine: Engine, version: int) -> Batch:
-    """Sample made-up prompts; half of the responses to each count as right."""
+    """Sample random prompts; half of the responses to each count as right."""
     rng = np.random.default_rng(version)
     prompts = [rng.integers(6, 300, PROMPT).tolist() for _ in range(GROUPS)]
     sampling = Sampling(RESPONSE, ignore_eos=True)

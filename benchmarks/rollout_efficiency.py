@@ -42,7 +42,7 @@ from areal.rollout.engine import Completion, Interruption, Sampling
 from areal.rollout.tasks import TaskSource
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import start_rollout_worker
-from areal.runtime.learner_rank import LearnerRank, Recipe
+from areal.runtime.learner_rank import LearnerRank, LearnerSetup
 from areal.runtime.plan import Plan, max_concurrent, plan
 from areal.runtime.start import start_learner
 from areal.trajectory import Batch, Episode, Group, Trajectory
@@ -239,8 +239,8 @@ async def measure_engine(
         print(f"{name:18} {found[name][-1]:7.0f} tokens/s", flush=True)
 
     ranks = checked.placement.ranks
-    recipe = Recipe(config, checked.model, checked.device, ranks[0].threads, config.output)
-    learner = await start_learner(recipe, [launch])
+    setup = LearnerSetup(config, checked.model, checked.device, ranks[0].threads, config.output)
+    learner = await start_learner(setup, [launch])
     try:
         batch = await record(worker, work, checked)
         prompts = [t.tokens[: t.turns[0]].tolist() for t in batch.trajectories[::GROUP]]

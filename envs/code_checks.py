@@ -1,4 +1,4 @@
-"""Refuses programming problems that cannot be judged here, before one is played.
+"""Refuses programming problems that cannot be judged here, before one is used.
 
 That is: tests that import what the sandbox does not have, and tests that pass whatever an answer does.
 """
@@ -17,7 +17,7 @@ from areal.sandbox.interface import SandboxUnavailable
 from areal.sandbox.packages import missing_packages
 
 _PROVING_S = 1.0
-"""Seconds for running tests when data are loaded; the rest are run when their problem is played first."""
+"""Seconds for running tests when data are loaded; the rest are run when their problem is first used."""
 _checked: set[tuple[Any, ...]] = set()
 """Data that have been looked at, with the sandbox."""
 

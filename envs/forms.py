@@ -26,7 +26,7 @@ _MORE_PROBLEM_KEYS = ("instruction", "input", "query")
 _SYSTEM_KEYS = ("system", "system_prompt")
 _PROMPTS = ("prompt", "responses_create_params.input")
 """Where the messages of a prompt may be."""
-_TALKS = ("messages", "conversations", "conversation", "input", "question", "problem")
+_CONVERSATIONS = ("messages", "conversations", "conversation", "input", "question", "problem")
 """Where messages may be that are a prompt, if they end with the user, or else a transcript."""
 REFERENCES = (
     *("reward_model.ground_truth", "reward_spec.ground_truth", "verification_info.ground_truth"),
@@ -96,7 +96,7 @@ def _asked(row: Row, where: str, keys: Sequence[str]) -> Asked:
         if (found := _asked_at(row, path, where)) is not None:
             return found
     text = _asked_in_text(row, keys)
-    for path in _TALKS:
+    for path in _CONVERSATIONS:
         try:
             found = _asked_at(row, path, where)
         except UserError:  # what is beside the text need not be readable
@@ -124,7 +124,7 @@ def _asked_at(row: Row, path: str, where: str) -> Asked | None:
     """Return what the messages at a path ask; None: there are none."""
     held = at(row, path)
     if not path.startswith("responses_create_params."):
-        return talk(held, path, where)
+        return asked_by(held, path, where)
     request = at(row, "responses_create_params")
     if isinstance(held, str) and held.strip():
         held = [{"role": "user", "content": held}]
@@ -134,10 +134,10 @@ def _asked_at(row: Row, path: str, where: str) -> Asked | None:
         raise UserError(f"{where}: it asks for tools, which data cannot bring: see the agent tool-use")
     if (text := as_text(request.get("instructions"))) is not None:
         held = [{"role": "system", "content": text}, *held]
-    return talk(held, path, where)
+    return asked_by(held, path, where)
 
 
-def talk(value: Any, field: str, where: str) -> Asked | None:
+def asked_by(value: Any, field: str, where: str) -> Asked | None:
     """Return what messages ask, in OpenAI's form or ShareGPT's, also as JSON; None: a value is none.
 
     Raises:

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from areal.envs.data import Convert, Pair, found_answer, load_problems
-from areal.envs.forms import Asked, asked, conversation, form_name, reference, talk
+from areal.envs.forms import Asked, asked, asked_by, conversation, form_name, reference
 from areal.envs.math import BOXED_PROMPT
 from areal.envs.problems import ProblemEnv
 from areal.envs.rows import Row
@@ -78,7 +78,7 @@ def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, wh
     """Make a problem of a row; of its fields only those that a template names have to be readable."""
     named, question = prompt.whole, None
     if name := next((name for name in row if name in named and conversation(row[name])), None):
-        question = talk(row[name], name, where)
+        question = asked_by(row[name], name, where)
     elif "problem" in named and "problem" not in row:
         question = asked(row, where)
     opening = () if question is None else question.opening

@@ -22,13 +22,14 @@ class GymTextEnv(gymnasium.Env[str, str]):
     r"""Plays another environment in words: its observations as text, actions by name in ``\boxed{}``.
 
     An observation is what the environment renders as ``ansi``, if it can, else the observation as Python
-    writes it. A response that names no action costs the turn, and is told so. Its agent is ``multi-turn``.
+    writes it. A response that names no action costs the turn, and the observation says so. Its agent is
+    ``multi-turn``.
 
     Args:
         env: id of the other environment; its actions are ``Discrete`` or ``Text``.
         options: its keyword arguments.
         actions: names of its discrete actions, in order; None: their numbers.
-        task: what the model is told first.
+        task: what the first observation begins with.
         max_turns: responses of an episode.
 
     Raises:

@@ -1,6 +1,6 @@
 """The rows of one data file, whatever its form: JSON, CSV, Parquet or Arrow, packed or not.
 
-The form is seen in the first bytes; only CSV is told from JSON by its name.
+The form is seen in the first bytes; only CSV is distinguished from JSON by its name.
 """
 
 from __future__ import annotations

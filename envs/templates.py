@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from areal.envs.forms import decoded, one_text, talk
+from areal.envs.forms import asked_by, decoded, one_text
 from areal.envs.rows import Row
 from areal.errors import UserError
 
@@ -88,7 +88,7 @@ def in_prompt(value: Any, what: str) -> str:
     """Return a field as prompts show it: of messages the user's last; raises UserError for an empty one."""
     if value is None:
         raise UserError(f"{what} is null: give the field a value, or leave the row out")
-    messages = talk(value, "it", what)
+    messages = asked_by(value, "it", what)
     return str(value) if messages is None else messages.problem
 
 

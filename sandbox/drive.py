@@ -76,7 +76,7 @@ def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Sandbo
     calls = [_pack_call(call) for call in mode.calls]
     sent = len(calls) if mode.ahead else min(1, len(calls))
 
-    def talk(run: _Run, process: Process) -> None:
+    def exchange(run: _Run, process: Process) -> None:
         if not calls:
             _load(run, process)
         for number in range(len(calls)):
@@ -84,11 +84,11 @@ def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: Sandbo
                 process.send(calls[number])
             run.values.append(_result(*_next(run, process)))
 
-    return _conversation(backend.open(limits, first + b"".join(calls[:sent])), limits, talk)
+    return _conversation(backend.open(limits, first + b"".join(calls[:sent])), limits, exchange)
 
 
 def _run_program(backend: Backend, program: list[str], mode: Script, limits: SandboxLimits) -> Outcome:
-    def talk(run: _Run, process: Process) -> None:
+    def exchange(run: _Run, process: Process) -> None:
         code = process.wait(run.deadline)
         if code == 0:
             return
@@ -105,7 +105,7 @@ def _run_program(backend: Backend, program: list[str], mode: Script, limits: San
                 raise _failure(raised)
 
     stdin = mode.stdin.encode("utf-8", "replace")
-    return _conversation(backend.open(limits, frames.pack("program", program), stdin), limits, talk)
+    return _conversation(backend.open(limits, frames.pack("program", program), stdin), limits, exchange)
 
 
 def _run_check(backend: Backend, program: list[str], mode: Check, limits: SandboxLimits) -> Outcome:
@@ -113,7 +113,7 @@ def _run_check(backend: Backend, program: list[str], mode: Check, limits: Sandbo
     checker = backend.open(limits, check)
     try:
 
-        def talk(run: _Run, candidate: Process) -> None:
+        def exchange(run: _Run, candidate: Process) -> None:
             _load(run, candidate)
             for expected in ("loaded", *mode.statements):
                 kind, parts = _relay(run, checker, candidate)
@@ -122,7 +122,7 @@ def _run_check(backend: Backend, program: list[str], mode: Check, limits: Sandbo
                 if expected != "loaded":
                     run.values.append(result(kind, parts))
 
-        return _conversation(backend.open(limits, frames.pack("calls", program, True)), limits, talk)
+        return _conversation(backend.open(limits, frames.pack("calls", program, True)), limits, exchange)
     finally:
         checker.stop()
 
@@ -147,13 +147,15 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
         checker.send(_pack_result(returned))
 
 
-def _conversation(process: Process, limits: SandboxLimits, talk: Callable[[_Run, Process], None]) -> Outcome:
-    """Talk to a process that is ready, end it, and say how it went."""
+def _conversation(
+    process: Process, limits: SandboxLimits, exchange: Callable[[_Run, Process], None]
+) -> Outcome:
+    """Exchange messages with a process that is ready, end it, and return its outcome."""
     start = time.monotonic()
     run = _Run(start + limits.wall_s)
     try:
         with _ending(run):
-            talk(run, process)
+            exchange(run, process)
     finally:
         seconds = time.monotonic() - start
         output = process.stop()

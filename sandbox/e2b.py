@@ -128,7 +128,7 @@ class _MachineLink:
         command = f"exec python3 -I -c {shlex.quote(tender.LOADER)}"
         try:
             with _border("the machine does not run the sandbox"):
-                # Without a limit of the SDK's, which could not be told from other failures.
+                # Without a limit of the SDK's, which could not be distinguished from other failures.
                 self._handle = self._machine.commands.run(
                     command, background=True, stdin=True, timeout=0, retain_output=False
                 )
@@ -197,7 +197,7 @@ def _sdk() -> Any:
 def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Make a request by the SDK, and wait for the reply no longer than some seconds.
 
-    The SDK's own limit, too, is told to it; but that holds for each piece of a reply, and whoever replies
+    The SDK gets the same limit; but its limit holds for each piece of a reply, and whoever replies
     may send one after the other.
 
     Raises:

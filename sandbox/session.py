@@ -13,7 +13,7 @@ from .interface import Calls, Job, Outcome, Raised, SandboxLimits, SandboxUnavai
 from .process import Backend, Ended
 
 SLACK_S = 1.0
-"""Seconds between the moment when a call is told to stop and the moment when it is killed."""
+"""Seconds between the moment when a call is asked to stop and the moment when it is killed."""
 _TRIAL_S = 30.0
 """Seconds in which an interpreter that does nothing has to end."""
 

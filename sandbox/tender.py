@@ -1,7 +1,7 @@
 """The part that runs on another machine or in a container: it starts the guest and carries its messages.
 
-There is one connection to there, with a standard input and a standard output. In comes what the guest is
-told, as it is. Out goes, in lines, a letter and the data in base64: ``f`` from the guest's pipe of frames,
+There is one connection to there, with a standard input and a standard output. In comes, as it is, what the
+guest is sent. Out goes, in lines, a letter and the data in base64: ``f`` from the guest's pipe of frames,
 ``o`` and ``e`` from its standard output and error, and at its end ``x`` with how it ended, as JSON.
 
 It shares its user with the code under test, which may kill it or write lines of its own. Nothing depends on
@@ -181,7 +181,7 @@ def _say(letter: bytes, data: bytes) -> None:
         line = line[os.write(1, line) :]
 
 
-# What a machine that has nothing but Python is told to run; it reads the rest from its input.
+# What a machine that has nothing but Python is given to run; it reads the rest from its input.
 LOADER = """
 import json, os, sys, types
 def read(n):

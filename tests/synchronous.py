@@ -18,7 +18,7 @@ from areal.learner.learner import Learner
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.build import make_trainer, recipe_of
+from areal.runtime.build import learner_setup, make_trainer
 from areal.runtime.learner_rank import LearnerRank
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan
@@ -79,7 +79,7 @@ async def trainer_with(
         recorded: called after each line of metrics.
     """
     launches = [process.launch] * checked.config.learner.processes
-    started = await start_learner(recipe_of(checked, directory.checkpoints), launches, rank)
+    started = await start_learner(learner_setup(checked, directory.checkpoints), launches, rank)
     try:
         with Watched(checked.config.steps, "", False, sys.stderr) as progress:
             records = Records(directory, progress)

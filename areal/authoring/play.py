@@ -1,4 +1,4 @@
-"""Plays episodes of an environment so that one sees them: a person answers, or a model does."""
+"""Runs episodes of an environment and shows them: a person answers, or a model does."""
 
 from __future__ import annotations
 

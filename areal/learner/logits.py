@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-LOGITS_AT_ONCE = 2**29
+from areal.step_sizes import LOGITS_AT_ONCE
+
 _BLOCK = 1024
 """Logits of a row that a GPU keeps in registers, so that they are read once for maximum and sums."""
 

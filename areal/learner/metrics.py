@@ -34,7 +34,7 @@ class Sums:
             self._add(reference_kl=token.reference_kl)
 
     def add_mismatch(self, packed: Packed, prox: torch.Tensor, version: int) -> None:
-        """Add how far learner and engine are apart, on the tokens that this version has sampled.
+        """Add how far learner and engine differ, on the tokens that this version has sampled.
 
         Args:
             prox: ``[K]``, their log-probabilities under the learner's weights of that version.

@@ -25,7 +25,7 @@ from typing import Any
 
 from areal.errors import UserError
 from areal.placement.inventory import Device
-from areal.rollout.vllm_start import BATCHED_TOKENS
+from areal.step_sizes import BATCHED_TOKENS, LOGITS_AT_ONCE
 
 GIB = 2**30
 _RESERVE = 0.1
@@ -184,8 +184,6 @@ def divide(
 
 def learner_bytes(shape: Shape, work: Workload) -> int:
     """Bytes that the learner takes at its most, the snapshot for the engine included."""
-    from areal.learner.logits import LOGITS_AT_ONCE  # brings torch with it
-
     if work.micro_batch_tokens is None:
         return 0
     reference = work.reference and not work.adapted  # an adapted model is its own reference

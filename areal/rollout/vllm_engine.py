@@ -59,9 +59,9 @@ DIED = "vLLM has died"
 _CALL = re.compile(r"Call to \w+ method failed:\s*")
 """What vLLM puts before the message of an error that it raised in its own process."""
 _LONGEST_CAUSE = 500
-"""Characters of such a message that are told."""
+"""Characters of such a message that are shown, at most."""
 _GRACE = 5.0
-"""Seconds for the engine to let go of our memory on a GPU, at its end; else torch complains at ours."""
+"""Seconds for the engine to release our memory on a GPU, at its end; else torch complains at ours."""
 
 
 class VLLMEngine:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.rollout.engine import Interruption
+from areal.step_sizes import BATCHED_TOKENS
 
 OWNED = "AREAL_ENGINE"
 """Environment variable by which a process of vLLM knows that areal started it."""
-BATCHED_TOKENS = 8192
-"""Tokens of one forward pass, at most."""
 
 
 @dataclass(frozen=True, slots=True)

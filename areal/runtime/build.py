@@ -33,7 +33,7 @@ from areal.runtime.checkpoint_writer import CheckpointWriter
 from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.held_out_scores import HeldOutScores
 from areal.runtime.host_checks import check_hosts
-from areal.runtime.learner_rank import LearnerRank, Recipe
+from areal.runtime.learner_rank import LearnerRank, LearnerSetup
 from areal.runtime.loop import Trainer
 from areal.runtime.mismatch import MismatchWatch
 from areal.runtime.model_checks import eos_ids_of
@@ -92,7 +92,7 @@ async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> Asy
         UserError, WorkerLost: something does not start.
         Interrupted: a signal came before everything had started.
     """
-    recipe = recipe_of(plan, records.directory.checkpoints)
+    setup = learner_setup(plan, records.directory.checkpoints)
     launches = [_launch_on(plan, rank.host) for rank in plan.placement.ranks]
     await asyncio.to_thread(check_hosts, plan, records.directory.path)
     # Engines end before the learner, whose memory they read.
@@ -102,7 +102,7 @@ async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> Asy
                 records.progress.message(line)
             records.progress.status("starting vLLM and the learner")
             learner, worker = await wait_all(
-                _kept(learners, start_learner(recipe, launches)),
+                _kept(learners, start_learner(setup, launches)),
                 _kept(engines, start_rollout_worker(plan, VLLM_BACKEND)),
             )
             records.progress.message(f"learner: {await learner.call(LearnerRank.description)}")
@@ -117,12 +117,12 @@ async def _kept(stack: AsyncExitStack, start: Awaitable[Any]) -> Any:
     return part
 
 
-def recipe_of(plan: Plan, checkpoints: Path) -> Recipe:
+def learner_setup(plan: Plan, checkpoints: Path) -> LearnerSetup:
     """Return what each rank of a run's learner is made from."""
     ranks = plan.placement.ranks
     gpus = tuple(rank.device.index for rank in ranks if rank.device is not None)
     address = next(host.address for host in plan.placement.inventory.hosts if host.name == ranks[0].host)
-    return Recipe(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus, address)
+    return LearnerSetup(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus, address)
 
 
 def _launch_on(plan: Plan, host: str) -> Launch:

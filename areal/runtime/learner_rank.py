@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class LearnerSetup:
     """What each rank makes its learner from.
 
     Attributes:
@@ -63,10 +63,10 @@ class LearnerRank:
     _staged: Staged
     _store: Any
 
-    def __init__(self, recipe: Recipe, rank: int = 0) -> None:
+    def __init__(self, setup: LearnerSetup, rank: int = 0) -> None:
         import areal.runtime.replay  # noqa: F401 (what a learner needs, while the engine starts)
 
-        self._recipe, self._rank = recipe, rank
+        self._setup, self._rank = setup, rank
         self._sender: WeightSender | None = None
         self._sending, self._writing = CallThread("areal-send"), CallThread("areal-write")
 
@@ -74,7 +74,7 @@ class LearnerRank:
         """Open the store at which the ranks meet, as rank 0 does; return its port."""
         import torch.distributed as dist
 
-        self._store = dist.TCPStore(self._recipe.address, 0, is_master=True, wait_for_workers=False)
+        self._store = dist.TCPStore(self._setup.address, 0, is_master=True, wait_for_workers=False)
         return self._store.port
 
     def make(self, port: int = 0) -> None:
@@ -91,21 +91,21 @@ class LearnerRank:
         from areal.runtime.learner import make_learner
         from areal.runtime.plan import engine_dtype
 
-        recipe, config = self._recipe, self._recipe.config
+        setup, config = self._setup, self._setup.config
         group = None
         if config.learner.processes > 1:
-            store = self._store if self._rank == 0 else dist.TCPStore(recipe.address, port, is_master=False)
-            device = f"cuda:{recipe.gpus[self._rank]}" if recipe.gpus else "cpu"
+            store = self._store if self._rank == 0 else dist.TCPStore(setup.address, port, is_master=False)
+            device = f"cuda:{setup.gpus[self._rank]}" if setup.gpus else "cpu"
             init_process_group(device, store, self._rank, config.learner.processes)
             # Of its own: checkpoints are written on a thread, while updates go on.
             group = dist.new_group(backend="gloo")
-        self._learner = make_learner(config, recipe.model, recipe.device, recipe.threads)
+        self._learner = make_learner(config, setup.model, setup.device, setup.threads)
         self._checkpoints = Checkpoints(
-            recipe.checkpoints,
+            setup.checkpoints,
             self._learner,
-            load_tokenizer(recipe.model),
+            load_tokenizer(setup.model),
             config.checkpoint.keep,
-            engine_dtype(config, recipe.device),
+            engine_dtype(config, setup.device),
             group,
         )
         self._learner.warm_up()
@@ -135,10 +135,10 @@ class LearnerRank:
         if self._rank > 0:
             self._gather()
             return []
-        device = self._recipe.device
-        dtype = engine_dtype(self._recipe.config, device)
+        device = self._setup.device
+        dtype = engine_dtype(self._setup.config, device)
         parameters = self._learner.named_parameters()
-        self._sender = open_sender(backends, parameters, dtype, device, self._recipe.address)
+        self._sender = open_sender(backends, parameters, dtype, device, self._setup.address)
         return self._sender.init_infos()
 
     def publish(self) -> None:
@@ -170,7 +170,7 @@ class LearnerRank:
         self._checkpoints.export(folder)
 
     def close(self) -> None:
-        """Let go of the weight sender and leave the group of ranks."""
+        """Close the weight sender and leave the group of ranks."""
         import torch.distributed as dist
 
         if self._sender is not None:

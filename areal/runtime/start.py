@@ -9,7 +9,7 @@ from areal.rollout.engine import Engine
 from areal.rollout.engines import Engines
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, variables
-from areal.runtime.learner_rank import LearnerRank, Recipe
+from areal.runtime.learner_rank import LearnerRank, LearnerSetup
 from areal.runtime.worker_engine import WorkerEngine
 from areal.workers.group import WorkerGroup
 from areal.workers.handle import Launch, side_by_side
@@ -18,12 +18,12 @@ _ADVICE = "; what it said last is in the run's engine.log, and SIGKILL is mostly
 
 
 async def start_learner(
-    recipe: Recipe, launches: Sequence[Launch], rank: type[LearnerRank] = LearnerRank
+    setup: LearnerSetup, launches: Sequence[Launch], rank: type[LearnerRank] = LearnerRank
 ) -> WorkerGroup[LearnerRank]:
     """Start all ranks of a learner, make it, and have it compile what it will need.
 
     Args:
-        recipe: of the learner.
+        setup: what each rank makes its learner from.
         launches: what starts each rank, in order.
         rank: the class of the ranks.
 
@@ -31,7 +31,7 @@ async def start_learner(
         LearnerLost: a rank has ended.
     """
     ranks = await side_by_side(
-        *(launch(f"learner rank {i}", {}, rank, recipe, i) for i, launch in enumerate(launches))
+        *(launch(f"learner rank {i}", {}, rank, setup, i) for i, launch in enumerate(launches))
     )
     learner = WorkerGroup(ranks, LearnerLost, _ADVICE)
     try:

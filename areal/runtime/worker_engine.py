@@ -11,7 +11,7 @@ from areal.rollout.vllm_engine import DIED, VLLMEngine
 from areal.workers.handle import Handle
 
 _GRACE = 15.0
-"""Seconds for vLLM to stop in order: it lets go of the learner's memory on a GPU."""
+"""Seconds for vLLM to stop in order: it releases the learner's memory on a GPU."""
 
 
 class WorkerEngine:

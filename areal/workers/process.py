@@ -63,7 +63,7 @@ async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -
         )
 
 
-class Process(Protocol):
+class WorkerProcess(Protocol):
     """The process of a worker: its number, and its host, which is empty if it is this one."""
 
     pid: int
@@ -104,7 +104,7 @@ class ProcessHandle(Generic[W]):
         pid: of its process, on its host.
     """
 
-    def __init__(self, name: str, process: Process, messages: Messages) -> None:
+    def __init__(self, name: str, process: WorkerProcess, messages: Messages) -> None:
         self.name, self.host, self.pid = name, process.host, process.pid
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._process, self._messages = process, messages

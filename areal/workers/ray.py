@@ -1,6 +1,6 @@
 """Workers on the hosts of a Ray cluster.
 
-On each host one actor of Ray's, the host's *agent*, holds the devices. It starts each worker in a process of
+On each host one actor of Ray's (:class:`HostActor`) holds the devices. It starts each worker in a process of
 its own, by the same code as :mod:`areal.workers.process` does here; calls, answers and cancellation cross a
 TCP connection between that process and this one. So a worker on another host differs from one on this host by
 its socket alone. Ray finds the hosts, keeps others off them, brings the package there, and says when one is
@@ -36,18 +36,18 @@ T = TypeVar("T")
 _SOON = 30.0
 """Seconds for a connection to come about."""
 _START = 300.0
-"""Seconds for Ray to start an agent, for which it may install what its runtime_env names."""
+"""Seconds for Ray to start an actor, for which it may have to install what its runtime_env names."""
 _TOKEN = 32
 _FORWARDED = ("AREAL_", "GLOO_", "HF_", "NCCL_", "TORCH", "VLLM_")
 """How variables begin that workers have from this process, besides those of their host."""
 
 
-class Agent:
+class HostActor:
     """Starts workers on its host; an actor of Ray's, with whose end they end."""
 
     def __init__(self) -> None:
         self._processes: dict[int, LocalProcess] = {}
-        # Ray sets it by the cores that an actor asks for; each worker is told its threads.
+        # Ray sets it by the cores that an actor asks for; each worker gets its number of threads.
         os.environ.pop("OMP_NUM_THREADS", None)
 
     async def spawn(
@@ -96,21 +96,21 @@ class Agent:
 
 
 class RemoteProcess:
-    """The process of a worker on another host; see :class:`areal.workers.process.Process`."""
+    """The process of a worker on another host; see :class:`areal.workers.process.WorkerProcess`."""
 
-    def __init__(self, agent: Any, host: str, pid: int) -> None:
-        self.pid, self.host, self._agent = pid, host, agent
+    def __init__(self, actor: Any, host: str, pid: int) -> None:
+        self.pid, self.host, self._actor = pid, host, actor
 
     async def wait(self) -> str:
         """Return how it ended, in a few words."""
         try:
-            return f"{await self._agent.wait.remote(self.pid)}, on host {self.host}"
+            return f"{await self._actor.wait.remote(self.pid)}, on host {self.host}"
         except RayError:  # of several kinds, by what Ray finds first
             return f"host {self.host} is gone: it left the cluster, or Ray's actor on it has ended"
 
     def kill(self) -> None:
         """End it at once."""
-        self._agent.kill.remote(self.pid)
+        self._actor.kill.remote(self.pid)
 
 
 class RayCluster:
@@ -131,15 +131,15 @@ class RayCluster:
         self._reservation = reservation
         self._expected: dict[bytes, asyncio.Future[Messages]] = {}
         self._serving: asyncio.Task[asyncio.Server] | None = None
-        self._agents: dict[str, Any] = {}
+        self._actors: dict[str, Any] = {}
         self.hosts = list[ClusterHost]()
         self._listening = socket.socket()
         try:
             own = join_network(interface, ray.util.get_node_ip_address())
             self._listening = socket.create_server((own, 0), backlog=1024)
             for bundle, host in enumerate(reservation.hosts):
-                self._agents[host.address] = self._agent(bundle)
-            for name, host in zip(self._agents, reservation.hosts, strict=True):
+                self._actors[host.address] = self._actor(bundle)
+            for name, host in zip(self._actors, reservation.hosts, strict=True):
                 self.hosts.append(
                     ClusterHost(name, host.cores, self.run(name, join_network, interface, name))
                 )
@@ -147,10 +147,10 @@ class RayCluster:
             self.close()
             raise
 
-    def _agent(self, bundle: int) -> Any:
+    def _actor(self, bundle: int) -> Any:
         host = self._reservation.hosts[bundle]
         strategy = PlacementGroupSchedulingStrategy(self._reservation.group, bundle)
-        options = ray.remote(Agent).options(
+        options = ray.remote(HostActor).options(
             num_cpus=host.bundle.get("CPU", 0), num_gpus=host.gpus, scheduling_strategy=strategy
         )
         return options.remote()
@@ -162,7 +162,7 @@ class RayCluster:
             UserError: what the function raised, or areal does not start there.
         """
         try:
-            return ray.get(self._agents[host].run.remote(function, *args), timeout=_START)
+            return ray.get(self._actors[host].run.remote(function, *args), timeout=_START)
         except RayTaskError as failure:
             if isinstance(failure.cause, UserError):
                 raise failure.cause from None
@@ -182,7 +182,7 @@ class RayCluster:
         self, host: str, name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
     ) -> ProcessHandle[Any]:
         pid, messages = await self._start(host, name, environment)
-        handle = ProcessHandle[Any](name, RemoteProcess(self._agents[host], host, pid), messages)
+        handle = ProcessHandle[Any](name, RemoteProcess(self._actors[host], host, pid), messages)
         await handle.make(factory, *args, **kwargs)
         return handle
 
@@ -196,8 +196,8 @@ class RayCluster:
         connected = self._expected[token] = asyncio.get_running_loop().create_future()
         try:
             variables, paths = variables | dict(environment), [path for path in sys.path if path]
-            agent = self._agents[host]
-            pid = await agent.spawn.remote(address, token, name, variables, paths, os.getcwd())
+            actor = self._actors[host]
+            pid = await actor.spawn.remote(address, token, name, variables, paths, os.getcwd())
             return pid, await asyncio.wait_for(connected, _SOON)
         except (RayTaskError, TimeoutError) as failure:
             raise UserError(
@@ -226,10 +226,10 @@ class RayCluster:
         self._expected[token].set_result(Messages(reader, writer))
 
     def close(self) -> None:
-        """End the agents, and with them what is left of the workers, and release the hosts."""
+        """End the actors, and with them what is left of the workers, and release the hosts."""
         if self._serving is not None and not self._serving.get_loop().is_closed():
             self._serving.result().close()
         self._listening.close()
-        for agent in self._agents.values():
-            ray.kill(agent)
+        for actor in self._actors.values():
+            ray.kill(actor)
         self._reservation.release()

@@ -204,7 +204,7 @@ class _Zygote:
         self._poll = select.poll()
 
     def serve(self, preload: Sequence[str]) -> NoReturn:
-        """Fork runs until the host lets go of the control socket."""
+        """Fork runs until the host closes the control socket."""
         libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         self._exit_if_alone()
         processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))

@@ -1,4 +1,4 @@
-"""Inventories made up: hosts with GPUs of given sizes."""
+"""Inventories for tests: hosts with GPUs of given sizes."""
 
 from __future__ import annotations
 

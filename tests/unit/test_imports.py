@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[2]
 EXTENDED = ("agents", "envs", "rewards", "sandbox")
 """What stands at the top of the repository, and is imported as a part of areal, by links."""
 
-BASE = {"errors", "lifetime", "registry", "threads", "trajectory", "waiting"}
+BASE = {"errors", "lifetime", "registry", "step_sizes", "threads", "trajectory", "waiting"}
 """What everything may import."""
 
 KNOWS: dict[str, set[str]] = {
+    **{name: set() for name in BASE},
+    "registry": {"envs", "evaluation"},
     "sandbox": set(),
     "rewards": {"sandbox"},
     "envs": {"rewards", "sandbox"},
@@ -24,12 +26,15 @@ KNOWS: dict[str, set[str]] = {
     "learner": {"config"},
     "weights": set(),
     "workers": set(),
-    "config": {"learner"},
+    "config": set(),
     "models": {"config"},
     "telemetry": {"config"},
     "evaluation": {"agents", "envs", "rollout", "telemetry"},
-    "placement": {"config", "learner", "rollout", "weights"},
+    "placement": {"config", "weights"},
     "recipes": {"config", "models", "placement"},
+    "results": {"config", "evaluation"},
+    "arguments": {"config"},
+    "explain": {"config", "telemetry"},
 }
 """Which packages each package may import, besides itself and :data:`BASE`.
 
@@ -97,6 +102,23 @@ def test_imports_point_one_way(imports: dict[str, set[str]]):
         if package(other) not in {of} | KNOWS[of] | BASE
     ]
     assert wrong == []
+
+
+def test_what_a_package_may_import_it_does(imports: dict[str, set[str]]):
+    used = {
+        of: {package(other) for m, others in imports.items() if package(m) == of for other in others}
+        for of in KNOWS
+    }
+    assert {of: may - used[of] for of, may in KNOWS.items() if may - used[of]} == {}, (
+        "a rule that nothing needs"
+    )
+
+
+def test_the_placement_knows_the_names_of_backends_alone(imports: dict[str, set[str]]):
+    known = {
+        other for module, others in imports.items() if package(module) == "placement" for other in others
+    }
+    assert {other for other in known if package(other) == "weights"} == {"areal.weights.interface"}
 
 
 def test_one_file_picks_how_workers_are_started(imports: dict[str, set[str]]):

@@ -21,7 +21,7 @@ from areal.errors import LearnerLost, UserError
 from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
-from areal.runtime.learner_rank import LearnerRank, Recipe
+from areal.runtime.learner_rank import LearnerRank, LearnerSetup
 from areal.runtime.plan import plan
 from areal.runtime.replay import hash_weights
 from areal.runtime.start import start_learner
@@ -36,15 +36,15 @@ NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
 TIMES = {"time/train", "learner/tokens_per_s"}
 
 
-def recipe(folder: Path, processes: int = 2, **more: Any) -> Recipe:
+def setup(folder: Path, processes: int = 2, **more: Any) -> LearnerSetup:
     settings = {**shards.SETTINGS.model_dump(exclude_unset=True), "processes": processes, **more}
-    return Recipe(parse_config({"learner": settings}), STARTER, "cpu", 1, folder)
+    return LearnerSetup(parse_config({"learner": settings}), STARTER, "cpu", 1, folder)
 
 
 async def test_two_processes_are_one_learner(tmp_path: Path):
     straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
     expected = [straight.update(each) for each in shards.batches()]
-    learner = await start_learner(recipe(tmp_path), [process.launch] * 2)
+    learner = await start_learner(setup(tmp_path), [process.launch] * 2)
     child = worker("learner rank 1")
     try:
         assert (await learner.call(LearnerRank.description)).startswith("2 processes, ")
@@ -93,7 +93,7 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
 
 async def test_one_process_is_the_learner_to_the_bit(tmp_path: Path):
     straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
-    learner = await start_learner(recipe(tmp_path, 1), [process.launch])
+    learner = await start_learner(setup(tmp_path, 1), [process.launch])
     try:
         for each in shards.batches():
             ours, theirs = await learner.call(LearnerRank.update, each), straight.update(each)
@@ -109,7 +109,7 @@ async def test_one_process_is_the_learner_to_the_bit(tmp_path: Path):
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: bool):
     """Also where it has read nothing for a while, so that what it was to read has filled its pipe."""
-    learner = await start_learner(recipe(tmp_path, 1), [process.launch])
+    learner = await start_learner(setup(tmp_path, 1), [process.launch])
     try:
         child = worker("learner rank 0")
         if stopped:
@@ -127,7 +127,7 @@ async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: 
 
 
 async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path: Path):
-    learner = await start_learner(recipe(tmp_path, 1), [process.launch])
+    learner = await start_learner(setup(tmp_path, 1), [process.launch])
     os.kill(worker("learner rank 0").pid, signal.SIGSTOP)
     waiting = asyncio.ensure_future(learner.call(LearnerRank.update, batch(1, groups=2000)))
     await asyncio.sleep(0.2)
@@ -141,7 +141,7 @@ async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path:
 async def test_a_signal_to_all_processes_leaves_the_learner_to_the_run(
     tmp_path: Path, number: signal.Signals
 ):
-    learner = await start_learner(recipe(tmp_path, 1), [process.launch])
+    learner = await start_learner(setup(tmp_path, 1), [process.launch])
     try:
         os.kill(worker("learner rank 0").pid, number)
         await learner.call(LearnerRank.update, batch(1))
@@ -154,7 +154,7 @@ async def test_a_load_that_fails_does_not_wait_for_a_broadcast_that_nobody_joins
         await asyncio.sleep(0.2)
         raise RuntimeError("the engine died")
 
-    learner = await start_learner(recipe(tmp_path, 1), [process.launch])
+    learner = await start_learner(setup(tmp_path, 1), [process.launch])
     begun = time.monotonic()
     try:
         await learner.call(LearnerRank.open_sender, ["broadcast"])
@@ -170,7 +170,7 @@ async def test_a_load_that_fails_does_not_wait_for_a_broadcast_that_nobody_joins
 
 async def test_an_error_of_the_learner_says_where_it_came_from(tmp_path: Path):
     (tmp_path / "checkpoints").write_text("in the way")
-    learner = await start_learner(recipe(tmp_path / "checkpoints", 1), [process.launch])
+    learner = await start_learner(setup(tmp_path / "checkpoints", 1), [process.launch])
     try:
         await learner.call(LearnerRank.stage, NOTHING, [])
         with pytest.raises(OSError, match="checkpoints") as error:

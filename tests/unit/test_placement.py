@@ -1,4 +1,4 @@
-"""Who runs where, on machines made up: no GPU and no second host is needed to know."""
+"""Who runs where, on invented machines: no GPU and no second host is needed to know."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ async def test_each_host_has_its_workers_with_an_environment_of_their_own(cluste
     assert {found["main"] for found in about} == {None}
     assert [found["heavy"] for found in about] == [[], [], []]
     assert "AREAL_TOY" not in os.environ
-    agents = [psutil.Process(toy.pid).ppid() for toy in toys]
-    assert agents[0] == agents[2] != agents[1]
+    actors = [psutil.Process(toy.pid).ppid() for toy in toys]
+    assert actors[0] == actors[2] != actors[1]
     await asyncio.gather(*(toy.close() for toy in toys))
 
 
