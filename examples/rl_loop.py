@@ -10,13 +10,11 @@ A run of areal has more around this: groups that overtake a slow one, agents wit
 evaluations, metrics.
 """
 
-from __future__ import annotations
-
-import argparse
 import asyncio
 import os
 from collections import deque
 from operator import attrgetter
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -37,7 +35,6 @@ from areal.weights.interface import VLLM_BACKEND
 from areal.weights.sender import open_sender, transfer
 
 ENV = "math-v1"
-UPDATES = 20
 GROUPS = 16  # B: problems of a batch
 MEMBERS = 8  # responses to each problem, which are compared with each other
 STALENESS = 2  # η: a sample is at most so many updates old when it is trained on
@@ -47,7 +44,11 @@ MAX_WEIGHT = 5.0  # tokens that the policy would sample so many times as often a
 LEARNING_RATE = 1e-4
 SETTINGS = {"env": ENV, "rollout": {"batch_size": GROUPS * MEMBERS, "group_size": MEMBERS}}
 
-Group = list[tuple[Trajectory, float]]  # the responses to one problem, and their rewards
+
+class Sample(NamedTuple):
+    trajectory: Trajectory
+    reward: float
+    advantage: float
 
 
 class Rollouts:
@@ -55,7 +56,7 @@ class Rollouts:
 
     def __init__(self, worker: RolloutWorker) -> None:
         self.engine, self.renderer = worker.engine, worker.renderer
-        self.groups = deque[asyncio.Task[Group]]()
+        self.groups = deque[asyncio.Task[list[Sample]]]()
         self.admitted = 0
 
     def admit(self, version: int) -> None:
@@ -68,16 +69,19 @@ class Rollouts:
             self.groups.append(asyncio.create_task(self.group(self.admitted)))
             self.admitted += 1
 
-    async def batch(self) -> list[Group]:
+    async def batch(self) -> list[Sample]:
         """Wait for the oldest groups, while all others go on."""
-        return [await self.groups.popleft() for _ in range(GROUPS)]
+        return [sample for _ in range(GROUPS) for sample in await self.groups.popleft()]
 
-    async def group(self, problem: int) -> Group:
-        """Have the model respond to one problem several times."""
-        return list(await asyncio.gather(*(self.episode(problem) for _ in range(MEMBERS))))
+    async def group(self, problem: int) -> list[Sample]:
+        """Run several episodes of one problem, and compare their rewards (GRPO, arXiv 2402.03300)."""
+        episodes = await asyncio.gather(*(self.episode(problem) for _ in range(MEMBERS)))
+        rewards = np.array([reward for _, reward in episodes])
+        advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
+        return [Sample(*episode, float(a)) for episode, a in zip(episodes, advantages, strict=True)]
 
     async def episode(self, problem: int) -> tuple[Trajectory, float]:
-        """Play one episode: an observation, a response, a reward."""
+        """Run one episode: an observation, a response, a reward."""
         env = gymnasium.make(ENV)
         observation, _ = env.reset(options={"index": problem, "split": "train"})
         prompt = self.renderer.opening([{"role": "user", "content": observation}]).ids
@@ -94,25 +98,20 @@ class Rollouts:
         )
         return sampled, float(reward)
 
-    async def close(self) -> None:
-        """Give up what is in flight."""
-        for group in self.groups:
-            group.cancel()
-        await asyncio.gather(*self.groups, return_exceptions=True)
 
+def update(policy: TrainableModule, samples: list[Sample], device: torch.device, version: int) -> None:
+    """Make the optimizer steps of one update.
 
-def prepare(
-    policy: TrainableModule, groups: list[Group], device: torch.device
-) -> tuple[Packed, Tensor, Tensor]:
-    """Return the samples of a minibatch, and the advantage and log π_prox of each sampled token."""
-    scored: list[tuple[Trajectory, float]] = []
-    for group in groups:  # each reward is compared with the others of its group (GRPO, arXiv 2402.03300)
-        rewards = np.array([reward for _, reward in group])
-        advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
-        scored += zip([sample for sample, _ in group], advantages, strict=True)
-    packed = pack([sample for sample, _ in scored], device)
-    advantage = torch.tensor([each for _, each in scored], dtype=torch.float32, device=device)
-    return packed, advantage[packed.owner], policy(packed, 1.0).logprobs
+    π_prox is the policy at its start, for every step: not the policies that sampled, which may be old, and of
+    which one response may have seen two.
+    """
+    minibatches, size = [], len(samples) // MINIBATCHES
+    for part in (samples[i : i + size] for i in range(0, len(samples), size)):
+        packed = pack([sample.trajectory for sample in part], device)
+        advantage = torch.tensor([sample.advantage for sample in part], device=device)[packed.owner]
+        minibatches.append((packed, advantage, policy(packed, 1.0).logprobs))
+    for packed, advantage, prox in minibatches:
+        step(policy, packed, advantage, prox, version)
 
 
 def step(policy: TrainableModule, packed: Packed, advantage: Tensor, prox: Tensor, version: int) -> None:
@@ -129,67 +128,48 @@ def step(policy: TrainableModule, packed: Packed, advantage: Tensor, prox: Tenso
     policy.step(LEARNING_RATE, version)
 
 
-def update(policy: TrainableModule, groups: list[Group], device: torch.device, version: int) -> None:
-    """Make one update of several steps.
-
-    π_prox is the policy at its start, for every step: not the policies that sampled, which may be old, and of
-    which one response may have seen two.
-    """
-    size = GROUPS // MINIBATCHES
-    for minibatch in [prepare(policy, groups[i : i + size], device) for i in range(0, GROUPS, size)]:
-        step(policy, *minibatch, version)
-
-
-async def train(worker: RolloutWorker, checked: Plan, updates: int = UPDATES) -> list[float]:
+async def train(worker: RolloutWorker, checked: Plan, updates: int = 20) -> list[float]:
     """Train; return the mean reward of each batch."""
-    engine, config, device = worker.engine, checked.config, checked.device
-    learner = make_learner(config, checked.model, device, checked.placement.ranks[0].threads)
-    dtype = engine_dtype(config, device)
+    config, device = checked.config, torch.device(checked.device)
+    learner = make_learner(config, checked.model, checked.device, checked.placement.ranks[0].threads)
+    dtype = engine_dtype(config, checked.device)
     sender = open_sender(checked.placement.backends, learner.named_parameters(), dtype, device)
-    await engine.connect(sender.init_infos())
+    await worker.engine.connect(sender.init_infos())
     rollouts, rewards = Rollouts(worker), []
-
-    async def publish(version: int) -> None:
-        """Give the learner's weights to the engine.
-
-        The engine stops between two tokens, loads, computes its cache anew, and goes on: nothing that was
-        sampled is thrown away.
-        """
-        sender.write(learner.named_parameters())
-        await transfer(engine.load(version), asyncio.to_thread(sender.send))
-        rollouts.admit(version)
-
     try:
-        await publish(0)
-        for version in range(updates):
-            groups = await rollouts.batch()
-            samples = [sample for group in groups for sample, _ in group]
-            stale = max(version - sample.oldest_version for sample in samples)
+        for version in range(updates + 1):
+            # The engine stops between two tokens, loads the weights, computes its cache anew, and goes on:
+            # nothing that was sampled is thrown away.
+            sender.write(learner.named_parameters())
+            await transfer(worker.engine.load(version), asyncio.to_thread(sender.send))
+            if version == updates:
+                break
+            rollouts.admit(version)
+            samples = await rollouts.batch()
+            stale = max(version - sample.trajectory.oldest_version for sample in samples)
             assert stale <= STALENESS
             # On a thread: episodes go on meanwhile.
-            await asyncio.to_thread(update, learner.policy, groups, torch.device(device), version)
-            await publish(version + 1)
-            rewards.append(float(np.mean([reward for group in groups for _, reward in group])))
-            mixed = sum(len({*s.versions[s.loss_mask]}) > 1 for s in samples) / len(samples)
-            print(f"{version + 1:3}  reward {rewards[-1]:.3f}  stalest {stale}  of two policies {mixed:4.0%}")
+            await asyncio.to_thread(update, learner.policy, samples, device, version)
+            rewards.append(float(np.mean([sample.reward for sample in samples])))
+            print(f"update {version + 1:3}  reward {rewards[-1]:.3f}  oldest sample {stale}")
     finally:
-        await rollouts.close()
+        for group in rollouts.groups:
+            group.cancel()
+        await asyncio.gather(*rollouts.groups, return_exceptions=True)
         sender.close()
     return rewards
 
 
-async def main(updates: int) -> None:
+async def main() -> None:
     """Start an engine with the starter model, and train."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it has much to say
     checked = plan(parse_config(SETTINGS))
     worker = await start_rollout_worker(checked, VLLM_BACKEND)
     try:
-        await train(worker, checked, updates)
+        await train(worker, checked)
     finally:
         await worker.close()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Asynchronous, decoupled PPO in one file.")
-    parser.add_argument("--updates", type=int, default=UPDATES)
-    asyncio.run(main(parser.parse_args().updates))
+    asyncio.run(main())
