@@ -30,9 +30,11 @@ async def start_learner(
     Raises:
         LearnerLost: a rank has ended.
     """
-    ranks = await side_by_side(
-        *(launch(f"learner rank {i}", {}, rank, setup, i) for i, launch in enumerate(launches))
-    )
+    starts = (launch(f"learner rank {i}", {}, rank, setup, i) for i, launch in enumerate(launches))
+    try:
+        ranks = await side_by_side(*starts)
+    except WorkerLost as lost:
+        raise LearnerLost(f"{lost}{_ADVICE}") from lost
     learner = WorkerGroup(ranks, LearnerLost, _ADVICE)
     try:
         port = await ranks[0].call(LearnerRank.open_store) if len(ranks) > 1 else 0

@@ -126,6 +126,16 @@ async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: 
     assert workers() == []
 
 
+async def test_a_process_that_is_killed_before_its_learner_is_made_says_what_to_look_for(tmp_path: Path):
+    starting = asyncio.ensure_future(start_learner(setup(tmp_path), [process.launch] * 2))
+    while not workers("learner rank 1"):  # noqa: ASYNC110 (another process does it)
+        await asyncio.sleep(0.01)
+    worker("learner rank 1").kill()
+    with pytest.raises(LearnerLost, match=r"learner rank 1 ended: SIGKILL.*engine\.log"):
+        await asyncio.wait_for(starting, 60)
+    assert workers() == []
+
+
 async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path: Path):
     learner = await start_learner(setup(tmp_path, 1), [process.launch])
     os.kill(worker("learner rank 0").pid, signal.SIGSTOP)
