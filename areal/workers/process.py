@@ -120,7 +120,7 @@ class ProcessHandle(Generic[W]):
             await self._answer_to(packed((factory, args, kwargs)))
         except BaseException:
             self.kill()
-            await self.ended
+            await asyncio.wait([self.ended])  # to be cancelled here, too, leaves it
             raise
 
     async def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:

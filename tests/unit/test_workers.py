@@ -73,6 +73,19 @@ async def test_a_cancelled_call_is_cancelled_on_the_other_side(launch: Launch):
     await toy.close()
 
 
+async def test_a_start_that_is_cancelled_twice_ends_in_order():
+    starting = asyncio.ensure_future(process.launch("toy", {}, Toy))
+    while not (ends := [each for each in asyncio.all_tasks() if each.get_name() == "end of toy"]):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    for _ in range(2):  # as where several start side by side: by what stops them, and by each other
+        starting.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await asyncio.wait_for(asyncio.gather(*ends), 30)
+    assert workers() == []
+
+
 async def test_errors_are_what_they_were_and_say_where_they_came_from(launch: Launch):
     toy = await launch("the toy", {}, Toy)
     with pytest.raises(UserError, match=r"^give another number$"):
