@@ -9,9 +9,6 @@ from typing import Any
 from areal.rollout.engine import Interruption
 from areal.step_sizes import BATCHED_TOKENS
 
-OWNED = "AREAL_ENGINE"
-"""Environment variable by which a process of vLLM knows that areal started it."""
-
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -97,7 +94,6 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
 def variables(settings: EngineSettings) -> dict[str, str]:
     """Environment variables of vLLM's processes."""
     found = {
-        OWNED: "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }

@@ -7,6 +7,7 @@ thread, which libraries such as torch expect.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import signal
 import socket
@@ -59,7 +60,8 @@ def main(descriptor: int, parent: int, name: str) -> None:
 
 
 def _children_die_with_us() -> None:
-    """Have each forked process die with this one, as those of vLLM do that it forks."""
+    """Have each process die with this one that it forks or, by multiprocessing, spawns; vLLM does both."""
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("areal.workers.spawned")
     forking: list[int] = []
     os.register_at_fork(
         before=lambda: forking.append(os.getpid()),

@@ -210,7 +210,7 @@ from areal.workers import process
 
 async def main():
     toy = await process.launch("toy", {}, Toy)
-    print(toy.pid, await toy.call(Toy.fork), flush=True)
+    print(toy.pid, await toy.call(Toy.fork), await toy.call(Toy.spawn), flush=True)
     await toy.call(Toy.work, 1000, "")
 
 asyncio.run(main())
@@ -223,7 +223,9 @@ def test_no_process_outlives_the_one_that_started_it(number: signal.Signals):
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
         ours = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
-        assert len(ours) == 2, "a worker, and its own child"
+        assert len(ours) == 3, "a worker, and its own children"
+        if number == signal.SIGTERM:
+            time.sleep(1)  # the spawned child is well on its way; else it has only begun
         parent.send_signal(number)
     assert psutil.wait_procs(ours, timeout=10)[1] == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import sys
 import time
@@ -78,6 +79,12 @@ class Toy:
         if child == 0:
             time.sleep(1000)
         return child
+
+    def spawn(self) -> int:
+        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(1000,))
+        child.start()
+        assert child.pid is not None
+        return child.pid
 
 
 class LouderToy(Toy):

@@ -1,0 +1,15 @@
+"""What a process runs first that a worker's process spawns by multiprocessing, as vLLM does: it ends with it.
+
+Such a process begins with the ``__main__`` of the one that spawned it. A worker's process names this file as
+its own (:mod:`areal.workers.process_main`), and so does each process below it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from areal.lifetime import die_with
+
+if os.getppid() == 1:  # no worker's process is that: it has ended already
+    os._exit(1)
+die_with(os.getppid())
