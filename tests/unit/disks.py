@@ -16,7 +16,7 @@ class SlowDisk(LearnerRank):
     """The checkpoint of update 2 is not written before the learner has gone on."""
 
     async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
-        moved = self._recipe.checkpoints.parent / MOVED
+        moved = self._setup.checkpoints.parent / MOVED
         deadline = time.monotonic() + 60
         while self._staged.version == 2 and not moved.exists():
             assert time.monotonic() < deadline, "the learner waited for the disk"
