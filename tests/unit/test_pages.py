@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
 
-from areal import api, cli, registry
+from areal import api, cli, commands, registry
 from areal.config import merged_settings, parse_config
 from areal.errors import DISTRIBUTION
 from areal.models import resolve_model
@@ -184,9 +184,9 @@ def finished(words: list[str]) -> None:
 
 
 def check_eval(given: argparse.Namespace) -> None:
-    cli.take_run(given)
+    commands.take_run(given)
     names = {n: f"evaluation.{n}" for n in ("problems", "samples", "temperature")}
-    settings = cli._settings(given, names)
+    settings = commands.settings_of(given, names)
     config = parse_config(merged_settings(given.config, given.overrides, settings))
     for name in (given.benchmark or "").split(","):
         if name not in ("", "list"):
