@@ -15,6 +15,7 @@ from typing import IO, Any, Literal
 
 from areal.agents.interface import Account, ConversationTooLong, Endpoint, Env, Model, PolicyFailed
 from areal.errors import AgentFailure, UserError, explained
+from areal.host_limits import HostLimits
 
 Function = Callable[..., Awaitable[str | float]]
 """``await function(task, base_url=..., api_key=...)``; returns its answer, or a number: the reward."""
@@ -27,10 +28,16 @@ _LOOK = 0.5
 """Seconds between two looks at what a command writes."""
 _GRACE = 5.0
 """Seconds for a function that was cancelled to end."""
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""How a command ends that was killed, or a shell whose last command was."""
 
 
 class ProgramFailed(AgentFailure):
     """The program crashed or hung, for a reason other than the model's response: the episode is run again."""
+
+
+class ProgramKilled(ProgramFailed):
+    """The host had no memory left, and the kernel ended the program: the episode is run again."""
 
 
 class Program:
@@ -49,7 +56,9 @@ class Program:
         on_failure: what becomes of an episode whose program crashes, hangs or returns nothing usable
             after the model has said something: ``punish`` gives it the reward 0, ``retry`` runs it again.
             One whose history outgrew the model, or that had all its completions, has the reward 0 either way;
-            one whose program was refused what it asked for, or that the engine gave up, is run again.
+            one whose program was refused what it asked for, that the engine gave up, or that the kernel's
+            out-of-memory killer ended, is run again.
+        host: counts what the kernel kills; None: this host.
 
     Raises:
         UserError: neither or both of ``function`` and ``command`` are given, or it cannot be run.
@@ -62,6 +71,7 @@ class Program:
         time_limit: float = 600.0,
         max_completions: int = _MAX_COMPLETIONS,
         on_failure: Literal["punish", "retry"] = "punish",
+        host: HostLimits | None = None,
     ) -> None:
         if (function is None) == (command is None):
             raise UserError(
@@ -78,8 +88,8 @@ class Program:
             check_function(function)
             self._run = lambda task, at: _call(function, task, at, time_limit)
         elif command is not None:
-            words = _words(command)
-            self._run = lambda task, at: _execute(words, task, at, time_limit)
+            words, limits = _words(command), host or HostLimits()
+            self._run = lambda task, at: _execute(words, task, at, time_limit, limits)
 
     async def run(self, env: Env, model: Model) -> None:
         """Run one episode.
@@ -105,6 +115,8 @@ class Program:
 
 def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception:
     """Return the error to raise: it depends on whether the model, the program or neither is to blame."""
+    if isinstance(error, ProgramKilled):
+        return error
     if not account.completions:
         if account.exhausted:
             return ConversationTooLong(account.exhausted)
@@ -177,7 +189,8 @@ async def _cancel(running: asyncio.Future[Any]) -> None:
         await asyncio.wait({running}, timeout=_GRACE / 10)
 
 
-async def _execute(words: list[str], task: str, at: Endpoint, time_limit: float) -> str:
+async def _execute(words: list[str], task: str, at: Endpoint, time_limit: float, host: HostLimits) -> str:
+    before = host.read()
     # Files, not pipes: a child that it leaves behind and that holds one open keeps nobody waiting.
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         said.write(task.encode())
@@ -193,6 +206,8 @@ async def _execute(words: list[str], task: str, at: Endpoint, time_limit: float)
         finally:
             _kill_group(process.pid)
             await process.wait()
+        if process.returncode in _KILLED and host.read().oom_kills > before.oom_kills:
+            raise ProgramKilled(f"the kernel's out-of-memory killer ended the program{_last(err)}")
         if process.returncode != 0:
             raise ProgramFailed(f"the program ended with code {process.returncode}{_last(err)}")
         out.seek(0)

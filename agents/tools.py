@@ -74,7 +74,7 @@ class ToolBox:
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             return shortened(f"Error: {wrong}")
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # a tool may raise anything; the model reads what
             if limit.expired():
                 self._check_what_is_left(name)
                 return f"Error: the tool took longer than {self._time_limit:g} s."

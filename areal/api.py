@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,11 +92,11 @@ def evaluate(
     if not resolved.evaluation.problems:
         raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
 
-    checked = check(resolved, training=False)
-
+    from areal.runtime.build import held_cluster
     from areal.runtime.run import run_evaluation
 
-    return _run(run_evaluation(checked, show))
+    with held_cluster(resolved) as cluster:
+        return _run(run_evaluation(check(resolved, training=False, cluster=cluster), show))
 
 
 def evaluate_benchmarks(
@@ -119,7 +120,8 @@ def evaluate_benchmarks(
         data: a folder with a file for each benchmark, or where the data of the only one is; None: their own
             sources.
         run: a run directory, as in :func:`evaluate`; to a benchmark it gives its model.
-        resume: the folder of an evaluation that was stopped, to go on with as it began.
+        resume: the folder of an evaluation that was stopped, to go on with as it began; ``settings`` may then
+            say where (``placement``, ``ray``).
         config, overrides, show, settings: as in :func:`train`; settings go before what a benchmark says.
 
     Raises:
@@ -128,6 +130,7 @@ def evaluate_benchmarks(
     """
     from areal.envs.places import absolute
     from areal.recipes.choice import recipe_for
+    from areal.runtime.build import held_cluster
     from areal.runtime.evaluation_jobs import EvaluationRequest, make_jobs, open_evaluation
     from areal.runtime.evaluation_runner import run_jobs
 
@@ -143,13 +146,15 @@ def evaluate_benchmarks(
     request, path = open_evaluation(
         EvaluationRequest(list(benchmarks), found, given), None if resume is None else Path(resume)
     )
-    try:
-        jobs = make_jobs(request, path)
-    except UserError:
-        if resume is None:  # nothing is left behind by what could not begin
-            shutil.rmtree(path)
-        raise
-    return Evaluation(path, _run(run_jobs(jobs, path, show)))
+    with ExitStack() as held:
+        try:
+            cluster = held.enter_context(held_cluster(parse_config(request.settings)))
+            jobs = make_jobs(request, path, cluster)
+        except UserError:
+            if resume is None:  # nothing is left behind by what could not begin
+                shutil.rmtree(path)
+            raise
+        return Evaluation(path, _run(run_jobs(jobs, path, show)))
 
 
 def replay(

@@ -11,7 +11,23 @@ from typing import Any, NoReturn
 from areal import __version__
 from areal.arguments import Parser
 from areal.authoring.commands import add_env
-from areal.commands import compare, config, evaluate, export, replay, rescore, sandbox_check, train
+from areal.commands import (
+    compare,
+    config,
+    evaluate,
+    export,
+    replay,
+    rescore,
+    runs,
+    sandbox_check,
+    show,
+    status,
+    train,
+    view,
+    workers_add,
+    workers_list,
+    workers_remove,
+)
 from areal.errors import (
     AgentFailure,
     EnvironmentFailure,
@@ -77,8 +93,13 @@ def make_parser() -> Parser:
     _add_rescore(commands)
     _add_compare(commands)
     _add_replay(commands)
+    _add_status(commands)
+    _add_runs(commands)
+    _add_show(commands)
+    _add_view(commands)
     _add_config(commands)
     _add_export(commands)
+    _add_workers(commands)
     add_env(commands)
     _add_sandbox(commands)
     return parser
@@ -99,11 +120,6 @@ def _add_train(commands: Any) -> None:
         help="settings to begin with (`list` lists them; default: by the model's size and the GPUs)",
     )
     command.add_argument("--steps", type=int, metavar="N", help="updates")
-    command.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="train on a Ray cluster: its head as host:port, or auto",
-    )
     command.add_argument("--output", metavar="FOLDER", help="folder of the run directories (default: runs)")
     command.add_argument("--name", help="name of the run directory (default: environment, model and time)")
     command.add_argument("--resume", metavar="RUN", help="go on with a stopped run, from its last checkpoint")
@@ -120,7 +136,6 @@ def _add_eval(commands: Any) -> None:
         epilog="With --benchmark or --name every response is kept in FOLDER/eval/NAME (docs/evaluation.md).",
     )
     _add_common(command, "RUN, or ", "RUN | key=value")
-    command.add_argument("--run", metavar="RUN", dest="trained", help="the same as RUN")
     command.add_argument("--benchmark", metavar="NAMES", help="such as gsm8k,math500 (`list` lists them)")
     command.add_argument(
         "--data", metavar="PLACE", help="a folder with NAME.jsonl for each benchmark, or a file"
@@ -176,6 +191,76 @@ def _add_replay(commands: Any) -> None:
     command.set_defaults(run=replay)
 
 
+def _add_status(commands: Any) -> None:
+    command = commands.add_parser(
+        "status",
+        help="show what a run does now, also from another terminal or host",
+        description="Show what a run does now: who waits for what, what is in flight, how each worker is.",
+        epilog="Exits with 1 if the run ended without a word, such as by SIGKILL.",
+    )
+    command.add_argument(
+        "run_folder", metavar="RUN", nargs="?", default="runs/latest", help="a run directory (runs/latest)"
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("-w", "--watch", action="store_true", help="go on showing it until the run has ended")
+    form.add_argument("--json", action="store_true", help="print JSON in place of text")
+    command.set_defaults(run=status)
+
+
+def _add_runs(commands: Any) -> None:
+    command = commands.add_parser(
+        "runs",
+        help="list runs with their state, reward and accuracy",
+        description="List the runs in a folder, the newest last.",
+    )
+    command.add_argument("runs_folder", metavar="FOLDER", nargs="?", default="runs", help="of runs (runs)")
+    command.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    command.set_defaults(run=runs)
+
+
+def _add_show(commands: Any) -> None:
+    command = commands.add_parser(
+        "show",
+        help="print rollouts that a run has learned from",
+        description="Print what an update consumed: each response, what it earned, and before each stretch "
+        "of it, as [v12], the weights that sampled it.",
+    )
+    command.add_argument(
+        "run_folder", metavar="RUN", nargs="?", default="runs/latest", help="a run directory (runs/latest)"
+    )
+    command.add_argument("--step", type=int, metavar="N", help="number of the update (default: the last)")
+    order = command.add_mutually_exclusive_group()
+    order.add_argument("--worst", action="store_true", help="those that earned least first")
+    order.add_argument("--best", action="store_true", help="those that earned most first")
+    command.add_argument("-n", "--count", type=int, default=4, metavar="K", help="how many (4)")
+    command.add_argument("--json", action="store_true", help="print JSON in place of text")
+    command.set_defaults(run=show)
+
+
+def _add_view(commands: Any) -> None:
+    command = commands.add_parser(
+        "view",
+        help="show runs in the browser: curves, and every rollout, token by token",
+        description="Show runs in the browser, also while they go on: curves, what is wrong, and every "
+        "rollout with the weights that sampled each token.",
+        epilog="The page is read-only. Without --host this machine alone reaches it; otherwise whoever has "
+        "its address, which has a random token in it.",
+    )
+    command.add_argument(
+        "run_folders",
+        metavar="RUN",
+        nargs="*",
+        default=[],
+        help="run directories (default: the newest in runs)",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="an address of this machine (127.0.0.1)")
+    command.add_argument("--port", type=int, default=0, metavar="N", help="where to listen (0: a free one)")
+    command.add_argument(
+        "--export", metavar="FILE", help="write one file that opens from the disk, and serve nothing"
+    )
+    command.set_defaults(run=view)
+
+
 def _add_config(commands: Any) -> None:
     command = commands.add_parser(
         "config",
@@ -204,6 +289,45 @@ def _add_export(commands: Any) -> None:
     command.set_defaults(run=export)
 
 
+def _add_workers(commands: Any) -> None:
+    workers = commands.add_parser(
+        "workers",
+        help="list, add and remove the engines of a run that is going on",
+        description="Change the engines of a run that is going on, on this host, from another terminal.",
+    )
+    actions = workers.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listed = actions.add_parser(
+        "list",
+        help="list the engines of a run",
+        description="List the engines of a run: where they are, their weights' version, their requests.",
+    )
+    added = actions.add_parser(
+        "add",
+        help="start engines for a run",
+        description="Start engines for a run, on free GPUs or on the host with the fewest processes.",
+        epilog="It returns when they have joined, with the weights of now.",
+    )
+    removed = actions.add_parser(
+        "remove",
+        help="let an engine leave a run",
+        description="Let an engine leave a run. Its requests in flight finish first; it gets no new ones.",
+    )
+    for command in (listed, added, removed):
+        command.add_argument("controlled", metavar="RUN", help="a run directory, such as runs/latest")
+    listed.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    listed.set_defaults(run=workers_list)
+    added.add_argument("--count", type=int, default=1, metavar="N", help="how many (default: 1)")
+    added.set_defaults(run=workers_add)
+    removed.add_argument("engine", metavar="ENGINE", help="its number in `areal workers list`")
+    removed.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="then let the requests go on on other engines (default: wait for them)",
+    )
+    removed.set_defaults(run=workers_remove)
+
+
 def _add_sandbox(commands: Any) -> None:
     sandbox = commands.add_parser(
         "sandbox", help="check where untrusted code runs", description="Work with the local sandbox."
@@ -230,6 +354,9 @@ def _add_common(command: Parser, word: str = "", metavar: str = "key=value") -> 
         "--agent", metavar="NAME", help="how the model acts: a name, or file.py:Name (default: single-turn)"
     )
     command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help="run on a Ray cluster: its head as host:port, or auto"
+    )
     command.add_argument("--seed", type=int, metavar="N", help="of the order of problems and the sampling")
     command.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], help="where (default: the GPU if there is one)"

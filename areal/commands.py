@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from areal.errors import UserError
@@ -27,14 +28,13 @@ def export(given: argparse.Namespace) -> None:
 def settings_of(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
     """Return the settings that were given as flags, under their configuration keys."""
     names = {**{n: n for n in ("env", "model", "agent", "seed", "device")}, **names}
-    return {key: value for flag, key in names.items() if (value := getattr(given, flag)) is not None}
+    found = {key: value for flag, key in names.items() if (value := getattr(given, flag)) is not None}
+    return found if given.ray is None else {**found, "placement": "ray", "ray.address": given.ray}
 
 
 def train(given: argparse.Namespace) -> None:
     """Train, or say what would be trained; list the recipes."""
     settings = settings_of(given, {n: n for n in ("steps", "output", "name", "recipe")})
-    if given.ray is not None:
-        settings |= {"placement": "ray", "ray.address": given.ray}
     if given.recipe == "list":
         _list_recipes()
         return
@@ -86,11 +86,11 @@ def evaluate(given: argparse.Namespace) -> None:
 
 
 def take_run(given: argparse.Namespace) -> None:
-    """Tell the run that is evaluated, as ``given.trained``, from the overrides among which it stands."""
-    runs = [word for word in (given.trained, *given.overrides) if word and "=" not in word]
+    """Set ``given.trained`` to the run that is evaluated, which is given among the overrides."""
+    runs = [word for word in given.overrides if "=" not in word]
     if len(runs) > 1:
         raise UserError(f"one run at a time is evaluated, not {' and '.join(runs)}")
-    given.trained = given.trained or next(iter(runs), None)
+    given.trained = next(iter(runs), None)
     given.overrides = [word for word in given.overrides if "=" in word]
 
 
@@ -102,9 +102,10 @@ def _asks_endpoint(given: argparse.Namespace, settings: dict[str, Any]) -> bool:
 
 
 def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
-    others = (given.benchmark, given.data, given.config, given.overrides, given.trained, settings)
+    others = [given.benchmark, given.data, given.config, given.overrides, given.trained]
+    others += [value for key, value in settings.items() if key not in ("placement", "ray.address")]
     if given.resume and any(others):
-        raise UserError("an evaluation goes on as it began: give nothing but --resume RUN")
+        raise UserError("an evaluation goes on as it began: give nothing but --resume RUN, and --ray ADDRESS")
     from areal import api
 
     done = api.evaluate_benchmarks(
@@ -163,7 +164,6 @@ def _list_benchmarks() -> None:
 
 def rescore(given: argparse.Namespace) -> None:
     """Score the responses of an evaluation again."""
-    from pathlib import Path
 
     from areal.config import merged_settings
     from areal.evaluation import rescore as scoring
@@ -178,7 +178,6 @@ def rescore(given: argparse.Namespace) -> None:
 
 def compare(given: argparse.Namespace) -> None:
     """Compare two evaluations."""
-    from pathlib import Path
 
     from areal.evaluation import comparison
 
@@ -191,6 +190,122 @@ def compare(given: argparse.Namespace) -> None:
         from rich.console import Console
 
         _print(*comparison.tables(found, Console().width))
+
+
+def status(given: argparse.Namespace) -> None:
+    """Show what a run does now; exit with 1 if it is lost."""
+    from areal.telemetry.run_directory import RunDirectory
+    from areal.telemetry.status import read_status
+
+    folder = RunDirectory.open(given.run_folder).path
+    found = read_status(folder)
+    if given.json:
+        print(json.dumps(found))
+    elif given.watch:
+        found = _show_status(folder)
+    else:
+        _print(_status_table(found))
+    if found["state"] == "lost":
+        sys.exit(1)
+
+
+def _show_status(folder: Path) -> dict[str, Any]:
+    """Show the status of a run until it has ended; return the last one."""
+    import time
+
+    from rich.live import Live
+
+    from areal.telemetry.status import read_status
+
+    found = read_status(folder)
+    with Live(_status_table(found), auto_refresh=False) as live:
+        while found["state"] not in ("ended", "lost"):
+            time.sleep(1)
+            found = read_status(folder)
+            live.update(_status_table(found), refresh=True)
+    return found
+
+
+def _status_table(found: dict[str, Any]) -> Any:
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from areal.telemetry.status import rows, worker_rows
+    from areal.telemetry.tables import fitted
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows(found):
+        table.add_row(name, Text(value))
+    return Group(table, *(fitted(*worker_rows(found), Console().width) if found["workers"] else ()))
+
+
+def runs(given: argparse.Namespace) -> None:
+    """List runs."""
+    from areal.viewer.runs import find_runs
+
+    found = find_runs(Path(given.runs_folder))
+    if given.json:
+        print(json.dumps([run.to_json() for run in found]))
+        return
+    if not found:
+        raise UserError(f"there are no runs in {given.runs_folder}; `areal train` starts one")
+    from rich.console import Console
+
+    from areal.viewer.terminal import list_of
+
+    _print(*list_of(found, Console().width))
+
+
+def show(given: argparse.Namespace) -> None:
+    """Print rollouts of a run."""
+    if given.count < 1:
+        raise UserError(f"--count {given.count}: give 1 or more")
+    from areal.telemetry.run_directory import RunDirectory
+    from areal.viewer.rollouts import Order, decoder_of, read_rollouts
+    from areal.viewer.terminal import shown
+
+    run = RunDirectory.open(given.run_folder)
+    order: Order = "worst" if given.worst else "best" if given.best else "recorded"
+    found = read_rollouts(run, given.step, order)
+    decode = decoder_of(run)
+    if given.json:
+        print(json.dumps([rollout.to_json(decode) for rollout in found[: given.count]]))
+        return
+    _print(*(shown(rollout, decode) for rollout in found[: given.count]))
+    left = len(found) - given.count
+    if left > 0:
+        print(f"{left} more of update {found[0].step}: --count {len(found)}")
+
+
+_VIEWED = 4
+"""Runs that are shown where none is named."""
+
+
+def view(given: argparse.Namespace) -> None:
+    """Show runs in the browser, or write them to a file."""
+    from areal.viewer.index import cache_folder
+    from areal.viewer.runs import find_runs
+    from areal.viewer.server import require_framework, serve
+    from areal.viewer.watched import watch
+
+    folders = given.run_folders
+    if not folders:
+        newest = [run for run in find_runs(Path("runs")) if not run.error][-_VIEWED:]
+        if not newest:
+            raise UserError("there are no runs in runs; `areal train` starts one")
+        folders = [str(run.path) for run in newest]
+    runs = watch(folders, cache_folder())
+    if given.export is None:
+        require_framework()
+        serve(runs, given.host, given.port)
+        return
+    from areal.viewer.report import write_report
+
+    said = write_report(runs, Path(given.export))
+    print(f"{given.export}: all metrics, and {said}")
 
 
 def config(given: argparse.Namespace) -> None:
@@ -223,6 +338,39 @@ def replay(given: argparse.Namespace) -> None:
     print(f"metrics: {found.path / 'metrics.jsonl'}")
     if found.failed:
         sys.exit(1)
+
+
+def workers_list(given: argparse.Namespace) -> None:
+    """Show the engines of a run that is going on."""
+    from rich.console import Console
+
+    from areal.runtime.control import ask
+    from areal.telemetry.tables import fitted
+
+    found = ask(given.controlled, "list")
+    if given.json:
+        print(json.dumps(found))
+        return
+    columns = ("engine", "where", "weights", "state", "version", "in_flight", "requests")
+    rows = [[str(row.get(name, "")) for name in columns] for row in found]
+    names = [name.replace("_", " ") for name in columns]
+    _print(*fitted(names, rows, Console().width))
+
+
+def workers_add(given: argparse.Namespace) -> None:
+    """Start engines for a run that is going on, one after another."""
+    from areal.runtime.control import ask
+
+    for _ in range(given.count):
+        print(f"{ask(given.controlled, 'add')} has joined", flush=True)
+
+
+def workers_remove(given: argparse.Namespace) -> None:
+    """Let an engine leave a run that is going on."""
+    from areal.runtime.control import ask
+
+    ask(given.controlled, "remove", engine=given.engine, patience=given.patience)
+    print(f"engine {given.engine} has left")
 
 
 def sandbox_check(given: argparse.Namespace) -> None:

@@ -25,6 +25,10 @@ class UserError(Exception):
     """
 
 
+class DiskFull(UserError):
+    """There is no space left on a disk. What was there before is untouched."""
+
+
 class WorkerLost(Exception):
     """A process that a run needs did not start, has died, or cannot do what it is asked to do.
 
@@ -33,8 +37,23 @@ class WorkerLost(Exception):
     """
 
 
+class WorkerFrozen(WorkerLost):
+    """A process that a run needs was frozen, and has been killed; the message says by what it was found."""
+
+
+class RunStalled(WorkerLost):
+    """Nothing in a run moved any more; the message says who waited for what, and where the report is."""
+
+
 class EngineLost(WorkerLost):
     """An engine was lost. Where the message states no cause, areal.telemetry.logs adds vLLM's last error."""
+
+
+class TransferFailed(WorkerLost):
+    """Weights did not reach an engine, because something else was lost that took part in their transfer.
+
+    The engine lives. Its generation is paused until it has connected again and loaded a version.
+    """
 
 
 class LearnerLost(WorkerLost):
@@ -55,6 +74,14 @@ class AgentFailure(RuntimeError):
     Such an episode is run again. Where that does not help, the command line prints the message without a
     traceback and exits with status 2.
     """
+
+
+class ForeignFailure(RuntimeError):
+    """Code that is not ours raised in another process; the message is what :func:`explained` said there."""
+
+
+class RolloutWorkerLost(ForeignFailure):
+    """The process that ran an episode has ended; the episode is run again."""
 
 
 class Interrupted(Exception):
@@ -94,6 +121,8 @@ def explained(error: BaseException, caller: str) -> str:
         caller: the file that called that code.
     """
     text = " ".join(str(error).split())[:300]
+    if isinstance(error, ForeignFailure):
+        return str(error)
     if isinstance(error, SyntaxError):  # its place is in its text
         return f"{type(error).__name__}: {text}"
     place = place_of(traceback.extract_tb(error.__traceback__), caller)

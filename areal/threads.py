@@ -6,18 +6,20 @@ is left behind: it is a daemon, which keeps neither the run nor the end of the p
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from areal.errors import place_of
 
+T = TypeVar("T")
 Outcome = tuple[Any, BaseException | None]
 """The result of a call, or what it raised: anything, also what would end an event loop."""
 
@@ -39,6 +41,10 @@ class CallThread:
         outcome: Future[Outcome] = Future()
         self._calls.put((outcome, call))
         return outcome
+
+    def run(self, call: Callable[[], T]) -> Coroutine[Any, Any, T]:
+        """Make a call, after those before it; awaiting that returns the result, or raises the error."""
+        return _result_of(self.start(call))
 
     def end(self) -> None:
         """Make no call after those that were started; the thread then ends."""
@@ -73,6 +79,13 @@ class CallThread:
             if outcome.set_running_or_notify_cancel():
                 outcome.set_result(tried(call))
             del given, outcome, call  # what they hold is not to wait for the next call
+
+
+async def _result_of(outcome: Future[Outcome]) -> Any:
+    result, error = await asyncio.wrap_future(outcome)
+    if error is not None:
+        raise error
+    return result
 
 
 def tried(call: Callable[[], Any]) -> Outcome:

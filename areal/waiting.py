@@ -1,16 +1,42 @@
-"""Waits that end with the first failure of what goes on at the same time.
+"""Waits that end with the first failure of anything that goes on at the same time.
 
-Nobody waits for what can no longer come: an engine that died answers nothing, and a batch does not grow where
-generation has failed.
+A run does not wait for what can no longer come: an engine that has died does not answer, and a batch does not
+grow if generation has failed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+
+class Work(NamedTuple):
+    """The work that a worker has done, and the work that it has begun.
+
+    Attributes:
+        done: a count that rises with the work.
+        unit: the unit of that count, such as tokens.
+        open: how many pieces of work are begun and not finished, such as requests; 0: nothing is expected of
+            the worker.
+        version: the version of the weights that the worker has.
+        elsewhere: how many things the worker waits for that have limits of their own, such as calls of
+            environments.
+    """
+
+    done: int
+    unit: str
+    open: int
+    version: int
+    elsewhere: int = 0
+
+    def __str__(self) -> str:
+        """Return the work in a few words."""
+        return f"{self.done:,} {self.unit}, {self.open} begun"
 
 
 async def wait_all(*works: Awaitable[T]) -> list[T]:
@@ -39,52 +65,95 @@ async def cancel(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Watch:
-    """Work in the background, any failure of which ends any wait."""
+class Wait(NamedTuple):
+    """A wait: who waits for what, and since when, in seconds of the monotonic clock."""
+
+    who: str
+    what: str
+    since: float
+
+
+class Waits:
+    """The present waits of a run. Each wait has a name here, so that none is silent."""
 
     def __init__(self) -> None:
+        self.now: list[Wait] = []
+
+    @contextmanager
+    def named(self, who: str, what: str) -> Iterator[None]:
+        """Register a wait for as long as the block lasts."""
+        wait = Wait(who, what, time.monotonic())
+        self.now.append(wait)
+        try:
+            yield
+        finally:
+            self.now.remove(wait)
+
+
+class Watch:
+    """Work in the background. If any of it fails, every wait ends with its error.
+
+    Args:
+        waits: where waits are registered; None: nobody reads them.
+    """
+
+    def __init__(self, waits: Waits | None = None) -> None:
+        self.waits = waits or Waits()
         self._watched: list[asyncio.Future[Any]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def add(self, work: Awaitable[T]) -> asyncio.Future[T]:
-        """Start work, unless it has begun already, and watch it from now on."""
+        """Start some work, unless it has begun already, and watch it from now on."""
         task = asyncio.ensure_future(work)
         self._watched.append(task)
+        for more in self._waiting:
+            if not more.done():
+                more.set_result(None)
         return task
 
-    async def wait(self, awaited: Awaitable[T]) -> T:
-        """Wait for something, but not past a failure of anything that is watched.
+    async def wait(self, awaited: Awaitable[T], who: str, what: str) -> T:
+        """Wait for something, until it is done or anything that is watched fails.
 
-        Something that is no longer waited for is cancelled, unless it is watched itself.
+        If the wait ends early, what is awaited is cancelled, unless it is watched itself.
+
+        Args:
+            awaited: what to wait for.
+            who: who waits, for messages.
+            what: what is awaited, for messages.
 
         Raises:
             BaseException: the error of the work that failed first, or of ``awaited`` itself.
         """
         wanted = asyncio.ensure_future(awaited)
         try:
-            while not wanted.done():
-                self._raise()
-                await asyncio.wait({wanted, *self._watched}, return_when=asyncio.FIRST_COMPLETED)
+            with self.waits.named(who, what):
+                while not wanted.done():
+                    self._raise()
+                    more = asyncio.get_running_loop().create_future()  # done when more is watched
+                    self._waiting.add(more)
+                    await asyncio.wait({wanted, more, *self._watched}, return_when=asyncio.FIRST_COMPLETED)
+                    self._waiting.discard(more)
             return wanted.result()
         finally:
             if not wanted.done() and wanted not in self._watched:
                 await cancel(wanted)
 
     async def check(self) -> None:
-        """Raise the error of work that has failed by now; of several the one that was added first."""
+        """Raise the error of work that has failed by now: of several, that of the work added first."""
         await asyncio.sleep(0)  # work that was just set off may be about to end
         self._raise()
 
     def _raise(self) -> None:
-        """Raise the first error once, and forget the work that has ended well."""
+        """Raise the first error once, and drop the work that has ended well."""
         for task in [task for task in self._watched if task.done()]:
             self._watched.remove(task)
             task.result()
 
     async def drop(self, *tasks: asyncio.Future[Any]) -> None:
-        """Cancel tasks and watch them no longer."""
+        """Cancel tasks, and watch them no longer."""
         self._watched = [task for task in self._watched if task not in tasks]
         await cancel(*tasks)
 
     async def close(self) -> None:
-        """Cancel all work that still goes on."""
+        """Cancel all work that has not ended."""
         await self.drop(*self._watched)

@@ -255,8 +255,12 @@ def on_gpu(gpu: int, gpus: int, measure: Measure, settings: list[str], steps: in
 
 def run_steps(settings: list[str], count: int) -> dict[str, float]:
     """Run the real loop; measure its last ``count`` steps."""
-    run = areal.train(config=noise_config(settings))
-    steps = [row for row in run.metrics if "time/step" in row][-count:]
+    return steps_summary(areal.train(config=noise_config(settings)).metrics, count)
+
+
+def steps_summary(metrics: list[dict[str, Any]], count: int) -> dict[str, float]:
+    """Return what the last ``count`` steps of a run were like, from its metrics."""
+    steps = [row for row in metrics if "time/step" in row][-count:]
 
     def mean(name: str) -> float:
         return statistics.fmean(row[name] for row in steps)

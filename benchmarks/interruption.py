@@ -130,7 +130,8 @@ class Workload:
 async def measure(
     engine: Any, mode: Interruption, seed: int, seconds: float, arguments: argparse.Namespace
 ) -> Workload:
-    await engine.worker.call(set_interruption, mode)
+    [only] = engine.engines.values()
+    await only.worker.call(set_interruption, mode)
     work = Workload(engine, seed, arguments.median)
     running = [asyncio.create_task(work.generate()) for _ in range(arguments.concurrency)]
     await work.publish(arguments.cadence, seconds)

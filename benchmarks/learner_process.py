@@ -79,7 +79,7 @@ async def measure(config: Config, repeats: int, folder: Path) -> dict[str, dict[
     """Seconds of an update, each way, for each share, in turn."""
     model, loop, batch = resolve_model(STARTER), asyncio.get_running_loop(), dummy_batch()
     learner, thread = make_learner(config, model, "cpu", 1), ThreadPoolExecutor(1)
-    processes = await start_learner(LearnerSetup(config, model, "cpu", 1, folder), [launch])
+    processes = await start_learner(LearnerSetup(config, model, "cpu", (1,), folder), [launch])
     ways: dict[str, Update] = {
         "a thread of the run's process": lambda b: loop.run_in_executor(thread, learner.update, b),
         "a process of its own": partial(processes.call, LearnerRank.update),

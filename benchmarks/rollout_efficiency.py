@@ -113,7 +113,8 @@ async def bare(
     worker: RolloutWorker, work: Work, prompts: list[list[int]], seed: int, seconds: float
 ) -> float:
     """Return tokens/s of vLLM alone, in the engine's own process."""
-    engine: Any = worker.engine
+    several: Any = worker.engine
+    [engine] = several.engines.values()
     lengths = list(itertools.islice(work.lengths(seed), 100_000))
     repeated = [prompt for prompt in prompts for _ in range(GROUP)]
     return await engine.worker.call(inside_engine.bare, repeated, lengths, work.sequences, seconds)
@@ -239,7 +240,7 @@ async def measure_engine(
         print(f"{name:18} {found[name][-1]:7.0f} tokens/s", flush=True)
 
     ranks = checked.placement.ranks
-    setup = LearnerSetup(config, checked.model, checked.device, ranks[0].threads, config.output)
+    setup = LearnerSetup(config, checked.model, checked.device, (ranks[0].threads,), config.output)
     learner = await start_learner(setup, [launch])
     try:
         batch = await record(worker, work, checked)
@@ -297,7 +298,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
     """Trajectories/s of the controller alone, at batch size 64, and of whole scripted episodes."""
     from areal.models import load_tokenizer
     from areal.rollout.rendering import Renderer
-    from areal.runtime.build import environments
+    from areal.runtime.rollouts import environments
 
     batch = 64
     checked = plan(config)
@@ -338,7 +339,7 @@ async def measure_controller(config: Config, repeats: int, seconds: float) -> di
                     control.advance(version + 1)
 
             found[name].append(await for_a_while(seconds, ticker, control.run(), counted()))
-    worker.pool.close()
+    await worker.pool.close()
     return found
 
 

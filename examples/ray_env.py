@@ -32,7 +32,8 @@ class EnvWorker:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    # "local": else Ray joins a cluster that somebody has started on this machine.
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     for name in sys.argv[1:]:
         asked, reward = ray.get(EnvWorker.remote(name).run_episode.remote("\\boxed{42}", seed=0))
         print(f"{name}: {asked!r} earned {reward:g}")

@@ -269,31 +269,31 @@ class CodeVerifier:
     async def _run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run a job, within the verifier's limits or others, again if the sandbox failed.
 
-        Code that brings its own process or machine down each time, where other code runs well, is to blame.
+        Where the sandbox cannot say who did it, code that brings its own process or machine down each time,
+        while other code runs well in between, is to blame.
 
         Raises:
             SandboxUnavailable: the sandbox failed each time.
         """
         limits = limits or self._limits
-        failed: list[Outcome] = []
+        blamed = self._retries > 0
         for attempt in range(self._retries + 1):
             if attempt:
                 await asyncio.sleep(0.2 * 2**attempt)
             outcome = await self._sandbox.run(job, limits)
             if outcome.status != "infra_error":
                 return outcome
-            failed.append(outcome)
             self.infra_failures += 1
             log.warning("a run failed for the sandbox's reasons: %s", outcome.error)
-        repeated = len(failed) > 1 and all(run.if_repeated is not None for run in failed)
-        if repeated and outcome.if_repeated is not None and await self._sound(failed, limits):
+            blamed = blamed and outcome.if_repeated is not None and await self._sound(outcome, limits)
+        if blamed and outcome.if_repeated is not None:
             return replace(outcome, status=outcome.if_repeated)
-        raise SandboxUnavailable(f"{len(failed)} runs failed: {outcome.error}")
+        raise SandboxUnavailable(f"{self._retries + 1} runs failed: {outcome.error}")
 
-    async def _sound(self, failed: list[Outcome], limits: SandboxLimits) -> bool:
-        """Say whether code that only waits lives longer than the runs that failed."""
+    async def _sound(self, failed: Outcome, limits: SandboxLimits) -> bool:
+        """Say whether code that only waits lives longer than the run that failed."""
         # For as long alone, what ends all runs now and then might let it live by chance.
-        seconds = min(2 * max(run.seconds for run in failed) + _SPARE_S, limits.wall_s)
+        seconds = min(2 * failed.seconds + _SPARE_S, limits.wall_s)
         wait = Job(_WAIT, Calls((Call("wait", (seconds,)),)))
         return (await self._sandbox.run(wait, replace(limits, wall_s=seconds + _SPLIT_S))).status == "ok"
 

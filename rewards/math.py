@@ -20,15 +20,21 @@ import threading
 import time
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from areal import faults
+from areal.rewards.math_worker import TROUBLE
 from areal.rewards.mathematics.notation import plain
 from areal.rewards.mathematics.same import judge
+from areal.sandbox.process import FROM_OUTSIDE
+from areal.starting import main_of, start_process
 
 log = logging.getLogger(__name__)
 
-_WORKER = Path(__file__).with_name("math_worker.py")
+_WORKER = main_of("areal.rewards.math_worker")
 _STARTUP_LIMIT = 120.0
+_LOOK, _LOOKS = 1.0, 5
+"""Seconds between two looks at whether a worker that owes an answer is stopped, and looks that suffice."""
 _PATIENCE = 20.0
 """A worker may take this many times its limit by the clock: a slow machine says nothing of an answer."""
 _ATTEMPTS = 3
@@ -36,8 +42,8 @@ _DEEPEST = 50
 """Parentheses within each other of an answer, at most: deeper ones take math-verify all of its time."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}|-?[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5}")
 """Whole numbers, plain or with commas between thousands, are compared at once."""
-_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-"""No computation ends by one of these: someone else ended the worker."""
+_KNOWN = (r"\max(1, 3)", "3")
+"""A pair that each sound worker finds equal."""
 
 
 class VerifierError(RuntimeError):
@@ -92,24 +98,50 @@ class MathVerifier:
             return self._checked(plain(answer), plain(target))
 
     def _checked(self, answer: str, target: str) -> bool:
-        """Ask workers until one comes to an end that is the answer's doing."""
-        reason = ""
-        for _ in range(_ATTEMPTS):
-            worker = self._take()
-            verdict = worker.ask(answer, target, self.time_limit)
-            if isinstance(verdict, bool):
-                self._idle.append(worker)
-                return verdict
-            worker.kill()
+        """Ask workers until one comes to an end that is the answer's doing.
+
+        Where that cannot be told, as of a crash, an answer that takes down each worker, while other workers
+        judge another pair well, is to blame.
+        """
+        end = _Ended("", "outside")
+        blamed = True
+        for attempt in range(_ATTEMPTS):
+            try:
+                worker = self._take()
+                blamed = blamed and (attempt == 0 or worker.ask(*_KNOWN, self.time_limit) is True)
+                verdict = worker.ask(answer, target, self.time_limit)
+            except _NotStarted as failed:
+                verdict = _Ended(str(failed), "outside")
+            else:
+                if isinstance(verdict, bool):
+                    self._idle.append(worker)
+                    return verdict
+                worker.kill()
             self.killed += 1
             log.warning("a math check ended by %s: %.100r for %.100r", verdict.reason, answer, target)
-            if verdict.by_answer:
+            if verdict.cause == "answer":
                 return False
-            reason = verdict.reason
+            faults.count("verifier_faults")
+            blamed = blamed and verdict.cause == "unclear"
+            end = verdict
+        if blamed and self._works():
+            return False
         raise VerifierError(
-            f"the math verifier's workers were ended {_ATTEMPTS} times in a check ({reason}); is the "
-            "machine out of memory?"
+            f"the math verifier's workers failed {_ATTEMPTS} times in a check, the last by {end.reason}; is "
+            "the machine out of memory?"
         )
+
+    def _works(self) -> bool:
+        """Say whether a worker judges a known pair rightly."""
+        try:
+            worker = self._take()
+        except _NotStarted:
+            return False
+        if worker.ask(*_KNOWN, self.time_limit) is True:
+            self._idle.append(worker)
+            return True
+        worker.kill()
+        return False
 
     def _take(self) -> _CheckerProcess:
         while self._idle:
@@ -125,31 +157,42 @@ class MathVerifier:
             self._idle.pop().kill()
 
 
+class _NotStarted(Exception):
+    """A worker could not be started; the message says by what."""
+
+
 class _Ended(NamedTuple):
-    """Why a worker gave no verdict, and whether that was the answer's doing."""
+    """Why a worker gave no verdict, and whose doing that was."""
 
     reason: str
-    by_answer: bool
+    cause: Literal["answer", "outside", "unclear"]
+
+
+def _start(memory: int) -> subprocess.Popen[bytes]:
+    return start_process(
+        [sys.executable, "-I", "-c", _WORKER, str(memory), str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+        # Ctrl-C is for the run, which ends its workers in order.
+        start_new_session=True,
+    )
 
 
 class _CheckerProcess:
     """One process of :mod:`areal.rewards.math_worker`."""
 
     def __init__(self, memory: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER), str(memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
-            # Ctrl-C is for the run, which ends its workers in order.
-            start_new_session=True,
-        )
+        try:
+            self._process = _start(memory)
+        except OSError as error:  # this host has no more processes, descriptors or memory
+            raise _NotStarted(f"a worker that does not start ({error})") from error
         if self._line(_STARTUP_LIMIT) != b"ready\n":
             self.kill()
-            raise VerifierError(
-                f"the math verifier does not start (exit code {self._process.returncode}); is math-verify "
-                f"installed? Try `{sys.executable} -c 'import math_verify'`"
+            raise _NotStarted(
+                f"a worker that does not start (exit code {self._process.returncode}: is math-verify "
+                f"installed? Try `{sys.executable} -c 'import math_verify'`)"
             )
 
     def alive(self) -> bool:
@@ -163,31 +206,37 @@ class _CheckerProcess:
             self._process.stdin.write(job.encode())
             self._process.stdin.flush()
         except BrokenPipeError:
-            return _Ended("the death of its worker", by_answer=False)
+            return _Ended("the death of its worker", "outside")
         line = self._line(time_limit * _PATIENCE)
         if line in (b"true\n", b"false\n"):
             return line == b"true\n"
         if self.alive():
-            return _Ended("a machine that stood still", by_answer=False)
+            return _Ended("a machine that stood still, or a stop", "outside")
         return self._how_it_died()
 
     def _how_it_died(self) -> _Ended:
         code = self._process.returncode
         if code == -signal.SIGPROF:
-            return _Ended("its time limit", by_answer=True)
-        killed = code < 0 and -code in _FROM_OUTSIDE
-        return _Ended(f"the death of its worker (exit code {code})", by_answer=not killed)
+            return _Ended("its time limit", "answer")
+        reason = f"the death of its worker (exit code {code})"
+        if -code in FROM_OUTSIDE:
+            return _Ended(reason, "outside")
+        # A crash, or an error of the system, may be the answer's doing as well as that of a host in trouble.
+        return _Ended(reason, "unclear" if code < 0 or code == TROUBLE else "answer")
 
     def _line(self, seconds: float) -> bytes:
         """Return one line, or what there is of it when the time is over or the output ends."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + seconds
-        line = b""
+        line, stopped = b"", 0
         while not line.endswith(b"\n"):
             # Looks at least once when the time is over: this process may have been stopped meanwhile.
             left = max(0.0, deadline - time.monotonic())
-            if not select.select([descriptor], [], [], left)[0]:
+            if not select.select([descriptor], [], [], min(left, _LOOK))[0]:
+                stopped = stopped + 1 if self._is_stopped() else 0
+                if left > 0 and stopped < _LOOKS:
+                    continue
                 return line
             read = os.read(descriptor, 4096)
             if not read:
@@ -196,6 +245,14 @@ class _CheckerProcess:
                 return line
             line += read
         return line
+
+    def _is_stopped(self) -> bool:
+        """Whether somebody has stopped it by a signal, so that it will never answer."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:  # another system than Linux, or it has just ended
+            return False
+        return stat.rpartition(")")[2].split()[0] == "T"
 
     def kill(self) -> None:
         self._process.kill()

@@ -1,8 +1,9 @@
 """The process that judges mathematics: reads pairs as JSON lines, answers with verdicts as JSON lines.
 
-Run as a script by :mod:`areal.rewards.math`, so that it imports math-verify and nothing of areal. Whatever
-happens to the process that started it, it ends: at the end of its input, or, in a check that hangs, by the
-kernel's clock of its processor time, which no computation can hold off.
+Run by :mod:`areal.rewards.math` so that it imports math-verify, and of areal only this. Whatever
+happens to the process that started it, it ends: by the kernel, also when it is stopped; at the end of its
+input; or, in a check that hangs, by the kernel's clock of its processor time, which no computation can hold
+off.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ import signal
 import sys
 from typing import Any
 
+from areal.lifetime import kill_with_parent
+
 _DIGITS = 60
+TROUBLE = 75
+"""Exit code after an error of the system, such as a library that cannot be read."""
 
 
 def equivalent(parse: Any, verify: Any, answer: str, target: str) -> bool:
@@ -64,8 +69,11 @@ def _apart(a: Any, b: Any) -> bool:
 
 
 def main() -> None:
-    """Answer until the input ends. Argument: bytes of memory."""
-    memory = int(sys.argv[1])
+    """Answer until the input ends. Arguments: bytes of memory, and the process that has started this one."""
+    memory, parent = map(int, sys.argv[1:])
+    kill_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Verdicts have a descriptor of their own: what a library prints must not look like one.
@@ -83,9 +91,7 @@ def main() -> None:
             equal = equivalent(parse, verify, job["answer"], job["target"])
         except (MemoryError, RecursionError):  # too big to understand: not an answer
             equal = False
+        except (OSError, ImportError):
+            os._exit(TROUBLE)
         signal.setitimer(signal.ITIMER_PROF, 0)
         verdicts.write(json.dumps(equal) + "\n")
-
-
-if __name__ == "__main__":
-    main()

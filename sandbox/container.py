@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from . import tender
 from .interface import SandboxLimits, SandboxUnavailable
 from .pool import Pool
-from .remote import RemoteRun
+from .process import FROM_OUTSIDE
+from .remote import LinkState, RemoteRun
 
 DEFAULT_IMAGE = "python:3.11-slim"
 _COMMANDS = ("docker", "podman")
@@ -23,6 +24,7 @@ _GVISOR = "runsc"
 _NOBODY = 65534
 _ASK_S = 20.0
 _SEND_S = 20.0
+_END_S = 2.0
 _CHUNK = 1 << 16
 _MAX_ARRIVED = 64 << 20
 """Bytes that are taken in while something is being sent."""
@@ -110,14 +112,17 @@ class _ContainerLink:
         self._command = command
         self._send_s = send_s
         self._name = name
-        self._process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:  # this host has no more processes, descriptors or memory
+            raise SandboxUnavailable(f"{command} could not be started: {error}") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -168,15 +173,19 @@ class _ContainerLink:
         self._arrived += data
         self._ended = not data
 
-    def lost(self) -> bool:
-        """Say whether it is not certain that the container runs.
+    def state(self) -> LinkState:
+        """Say how the container is; it is lost if somebody at this host has killed the engine's client.
 
         Its end without a report may be the engine's doing, whatever the code with which the client ended: 125
-        to 127 are the engine's, 137 and 143 anyone's, and the client itself may have been killed.
+        to 127 are the engine's, 137 and 143 anyone's.
         """
-        if self._ended or self._process.poll() is not None:
-            return True
-        return _ask(self._command, "inspect", "--format", "{{.State.Running}}", self._name) in (None, "false")
+        if self._ended:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it closes its output just before it ends
+                self._process.wait(_END_S)
+        if (code := self._process.poll()) is not None:
+            return "lost" if -code in FROM_OUTSIDE else "unclear"
+        running = _ask(self._command, "inspect", "--format", "{{.State.Running}}", self._name)
+        return "unclear" if self._ended or running in (None, "false") else "well"
 
     def complaint(self) -> str:
         """Return the last line that the engine wrote for a person; the container has ended."""

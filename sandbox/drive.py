@@ -66,7 +66,8 @@ def run(backend: Backend, job: Job, limits: SandboxLimits) -> Outcome:
                 return _run_program(backend, program, job.mode, limits)
             case Check():
                 return _run_check(backend, program, job.mode, limits)
-    except SandboxUnavailable as error:
+    except (SandboxUnavailable, OSError) as error:
+        # What the code does comes as a message; an OSError is of our own end: no descriptors, no processes.
         return Outcome("infra_error", error=str(error))
 
 
@@ -159,6 +160,8 @@ def _conversation(
     finally:
         seconds = time.monotonic() - start
         output = process.stop()
+    if run.status != "infra_error" and _failed(run) and (strain := process.strained()):
+        _doubt(run, strain)
     return Outcome(
         run.status,
         tuple(run.values),
@@ -183,6 +186,16 @@ def _ending(run: _Run) -> Iterator[None]:
             run.status, run.if_repeated = "infra_error", end.status
     except frames.BadFrame as error:
         run.status, run.error = "protocol_error", str(error)
+
+
+def _failed(run: _Run) -> bool:
+    return run.status != "ok" or any(isinstance(value, Raised) for value in run.values)
+
+
+def _doubt(run: _Run, strain: str) -> None:
+    """Hold the failure of a run for one that may be the host's, which was at a limit of its own."""
+    run.if_repeated = "runtime_error" if run.status == "ok" else run.status
+    run.status, run.error = "infra_error", f"{strain} ({run.error or 'a call raised'})"
 
 
 def _load(run: _Run, process: Process) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from . import tender
 from .interface import SandboxLimits, SandboxUnavailable
 from .pool import Pool
-from .remote import RemoteRun
+from .remote import LinkState, RemoteRun
 
 _SPARE_S = 60
 """Seconds that a machine lives beyond the limits of its run."""
@@ -169,14 +169,15 @@ class _MachineLink:
         self._ended = not data
         return data
 
-    def lost(self) -> bool:
-        """Say whether the connection has broken or the machine has gone."""
+    def state(self) -> LinkState:
+        """Say whether the connection holds and the machine runs; the code there may end both, being root."""
         if self._ended and self._broken:
-            return True
+            return "unclear"
         try:
-            return not _ask("the machine does not answer", _ASK_S, self._machine.is_running)
+            running = _ask("the machine does not answer", _ASK_S, self._machine.is_running)
         except SandboxUnavailable:
-            return True
+            return "unclear"
+        return "well" if running else "unclear"
 
     def close(self) -> None:
         """Give the machine back. One that cannot be reached ends by itself, at the time set at its start."""
@@ -213,7 +214,10 @@ def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **k
             reply.set_exception(error)
 
     # Not a pool's: the interpreter waits for its threads at the end.
-    threading.Thread(target=ask, name="e2b-request", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name="e2b-request", daemon=True).start()
+    except RuntimeError as error:
+        raise SandboxUnavailable(f"{complaint}: {error}") from error
     try:
         return reply.result(seconds + _LATE_S)
     except TimeoutError:

@@ -26,7 +26,7 @@ Status: TypeAlias = Literal[
 """How a run ended. ``infra_error`` alone is our failure: it is retried and never becomes a reward."""
 
 
-class SandboxUnavailable(Exception):
+class SandboxUnavailable(RuntimeError):
     """The sandbox cannot be used here, or failed for its own reasons; the code under test is not to blame."""
 
 

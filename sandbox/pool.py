@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
+from areal import faults
+
 from . import drive
 from .interface import Job, Outcome, SandboxLimits, SandboxUnavailable
 from .process import Backend
@@ -77,7 +79,10 @@ class Pool:
 
     def _run(self, job: Job, limits: SandboxLimits | None) -> Outcome:
         with self._slots:
-            return drive.run(self.backend, job, limits or SandboxLimits())
+            outcome = drive.run(self.backend, job, limits or SandboxLimits())
+        if outcome.status == "infra_error":
+            faults.count("sandbox_faults")
+        return outcome
 
 
 class PoolSession:
@@ -91,7 +96,11 @@ class PoolSession:
     async def run(self, code: str, wall_s: float | None = None) -> Outcome:
         """Execute code; see interface.SandboxSession."""
         async with self._turn:
-            return await _on(self._threads, self._interpreter.run, code, wall_s)
+            try:
+                return await _on(self._threads, self._interpreter.run, code, wall_s)
+            except SandboxUnavailable:
+                faults.count("sandbox_faults")
+                raise
 
     async def close(self) -> None:
         """End the interpreter."""
@@ -101,4 +110,8 @@ class PoolSession:
 
 async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking function on a thread."""
-    return await asyncio.wrap_future(threads.submit(function, *args, **kwargs))
+    try:
+        running = threads.submit(function, *args, **kwargs)
+    except RuntimeError as error:  # the pool has just been closed, or this host starts no more threads
+        raise SandboxUnavailable(f"the sandbox takes no more runs: {error}") from error
+    return await asyncio.wrap_future(running)

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from .interface import SandboxLimits, Status
 
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""No computation ends a process by one of these: somebody sends them."""
+
 
 class Ended(Exception):
     """The process gave no further result.
@@ -43,7 +46,7 @@ class CapturedOutput:
         return {name: getattr(self, name).decode("utf-8", "replace") for name in ("stdout", "stderr")}
 
 
-def ending(status: int, cpu_s: float, limits: SandboxLimits, partial: bool) -> Ended:
+def ending(status: int, cpu_s: float, limits: SandboxLimits, partial: bool, outside: str = "") -> Ended:
     """Return why a process that has ended gave no result.
 
     Args:
@@ -51,6 +54,7 @@ def ending(status: int, cpu_s: float, limits: SandboxLimits, partial: bool) -> E
         cpu_s: processor time that it took, in seconds.
         limits: its limits.
         partial: whether it ended within a result.
+        outside: who has sent a SIGKILL, where it is known that the code itself has not.
     """
     if not os.WIFSIGNALED(status):
         if partial:
@@ -61,7 +65,9 @@ def ending(status: int, cpu_s: float, limits: SandboxLimits, partial: bool) -> E
         return Ended("violation", "a forbidden system call")
     # The kernel counts the time of a limit by ticks: on a busy machine what was really used may be less.
     if number == signal.SIGXCPU or (number == signal.SIGKILL and cpu_s >= 0.9 * limits.processor_s):
-        return Ended("timeout", f"{cpu_s:.1f} s of processor time")
+        return Ended("timeout", f"{cpu_s:.1f} s of processor time", doubtful=bool(outside))
+    if number == signal.SIGKILL and outside:
+        return Ended("infra_error", f"killed by {outside}")
     if number == signal.SIGKILL:
         # Code cannot pass its limit on memory: it was the host that had none left, or somebody at the host.
         return Ended("memory", "killed, perhaps because the host had no memory left", doubtful=True)
@@ -98,6 +104,10 @@ class Process(Protocol):
 
     def take_output(self) -> CapturedOutput:
         """Return what has been written since the last call, without waiting."""
+        ...
+
+    def strained(self) -> str:
+        """Return which limit of the host the process may have met, in place of its own; empty: none."""
         ...
 
     def pause(self) -> None:

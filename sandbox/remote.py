@@ -8,7 +8,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from . import tender
 from .frames import unpack
@@ -23,6 +23,11 @@ _OUTPUT_S = 1.0
 _STREAMS = {b"o": "stdout", b"e": "stderr"}
 
 
+LinkState = Literal["well", "unclear", "lost"]
+"""``lost``: it has failed for a reason that no code at the other end can bring about; ``unclear``: it has
+failed, or may have, and perhaps the code did it."""
+
+
 class Link(Protocol):
     """A connection to a tender (tender.py) that is being started."""
 
@@ -34,8 +39,8 @@ class Link(Protocol):
         """Return what its standard output has: ``b""`` at its end, ``None`` if nothing came in time."""
         ...
 
-    def lost(self) -> bool:
-        """Say whether the connection, or the machine at its other end, has failed."""
+    def state(self) -> LinkState:
+        """Return how the connection, and the machine at its other end, are."""
         ...
 
     def close(self) -> None:
@@ -97,6 +102,10 @@ class RemoteRun:
             self._take(data)
         return self._received.take_output()
 
+    def strained(self) -> str:
+        """Return an empty text: what its own machine or container has is not known."""
+        return ""
+
     def pause(self) -> None:
         """Do nothing: what runs there takes the time of its own machine or container."""
 
@@ -108,19 +117,23 @@ class RemoteRun:
     def _pump(self, deadline: float) -> None:
         """Wait for something to arrive; raise Ended at the deadline, or if nothing more can arrive."""
         if self._unsent is not None:
-            raise self._unsent
+            raise self._lost() if self._link.state() == "lost" else self._unsent
         left = deadline - time.monotonic()
         data = self._link.receive(left) if left > 0 else None
         if data:
             self._take(data)
-        elif self._link.lost():
+        elif (state := self._link.state()) != "well":
             # Silence, and ends, are the code's fault only where the connection and the machine are well. But
             # the code may have taken its machine down.
-            raise Ended("crashed", "the connection to the sandbox was lost", doubtful=True)
+            lost = self._lost()
+            raise lost if state == "lost" else Ended("crashed", lost.detail, doubtful=True)
         elif data is None:
             raise Ended("timeout", "no result in time")
         else:
             raise Ended("crashed", "the process and its tender ended")
+
+    def _lost(self) -> Ended:
+        return Ended("infra_error", "the connection to the sandbox was lost")
 
     def _take(self, data: bytes) -> None:
         """Take in a piece of the stream of lines."""

@@ -19,9 +19,11 @@ settings.load_profile("areal")
 ONE_AFTER_THE_OTHER = {
     "tests/integration/": "engine",
     "tests/end_to_end/": "engine",
+    "tests/soak/": "engine",
     "tests/sandbox/test_naive_graders.py": "naive graders",
     "tests/unit/test_built.py": "built",
     "tests/unit/test_ray.py": "ray",
+    "tests/unit/test_view_browser.py": "browser",
 }
 """Tests, by how their ids begin, that one process runs, of the several of scripts/test, and its group."""
 
@@ -41,7 +43,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run tests, too, that take minutes each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if {"integration", "end_to_end"} & set(item.path.parts):
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: scripts/test --long runs it"))
+        if {"integration", "end_to_end", "soak"} & set(item.path.parts):
             item.add_marker(pytest.mark.engine)

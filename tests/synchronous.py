@@ -21,8 +21,10 @@ from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import learner_setup, make_trainer
 from areal.runtime.learner_rank import LearnerRank
 from areal.runtime.loop import Trainer
+from areal.runtime.monitor import Monitor
 from areal.runtime.plan import Plan
 from areal.runtime.recording import Records
+from areal.runtime.resuming import ResumePoint
 from areal.runtime.sampling import training_sampling
 from areal.runtime.start import start_learner
 from areal.telemetry.progress import Progress
@@ -30,6 +32,7 @@ from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Batch, Episode, Group
 from areal.workers import process
 from areal.workers.group import WorkerGroup
+from areal.workers.handle import Launch
 
 Outcome = tuple[list[list[Group]], list[dict[str, float]], Learner]
 
@@ -62,10 +65,11 @@ async def trainer_with(
     worker: RolloutWorker,
     checked: Plan,
     directory: RunDirectory,
-    resume: Path | None = None,
+    resume: ResumePoint | None = None,
     rank: type[LearnerRank] = LearnerRank,
     learner: Callable[[WorkerGroup[LearnerRank]], Any] = lambda started: started,
     recorded: Callable[[Trainer], None] = lambda trainer: None,
+    launch: Launch | None = None,
 ) -> AsyncIterator[Trainer]:
     """A trainer with parts of a test's own; it closes them all.
 
@@ -73,22 +77,27 @@ async def trainer_with(
         worker: on an engine that is started.
         checked: the run.
         directory: of the run.
-        resume: a checkpoint to go on from.
+        resume: where to go on.
         rank: the class of the learner's ranks.
         learner: returns what stands for the learner in the run.
         recorded: called after each line of metrics.
+        launch: starts the learner's ranks; None: in processes of their own.
     """
-    launches = [process.launch] * checked.config.learner.processes
-    started = await start_learner(learner_setup(checked, directory.checkpoints), launches, rank)
-    try:
-        with Watched(checked.config.steps, "", False, sys.stderr) as progress:
-            records = Records(directory, progress)
-            trainer = await make_trainer(checked, learner(started), worker, records, resume)
-            progress.recorded = lambda: recorded(trainer)
-            yield trainer
-    finally:
-        await worker.close()
-        await started.close()
+    with Watched(checked.config.steps, "", False, sys.stderr) as progress:
+        records = Records(directory, progress)
+        monitor = Monitor(checked.config, records)
+        launches = [launch or process.launch_guarded(monitor.guard)] * checked.config.learner.processes
+        async with monitor.watching():
+            with monitor.waits.named("the run", "the learner to start"):
+                started = await start_learner(learner_setup(checked, directory.checkpoints), launches, rank)
+            try:
+                trainer = await make_trainer(checked, learner(started), worker, records, monitor, resume)
+                monitor.watch_over(trainer, worker.pool.calls)
+                progress.recorded = lambda: recorded(trainer)
+                yield trainer
+            finally:
+                await worker.close()
+                await started.close()
 
 
 async def synchronous(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from areal.authoring import leaks, rules, watch
 from areal.authoring.subject import Broken, NoText, Subject, Unknown
-from areal.authoring.watch import CallWatch, Hang
+from areal.authoring.watch import LOCK, CallWatch, Hang
 from areal.errors import EnvironmentFailure, UserError, explained
 
 TIME_LIMIT = 30.0
@@ -62,9 +62,16 @@ def check_env(
         rules: by their names, in order; the first one makes the environment.
 
     Returns:
-        One finding for each rule, and warnings beside them; a call that hangs ends the checks.
+        One finding for each rule, and warnings beside them; a call that hangs ends the checks. One that
+        keeps Python's lock for good ends this process, by SIGKILL, with a line that says so.
     """
     subject = Subject(make, CallWatch(time_limit))
+    with subject.watch.guarded():
+        findings = _findings(subject, rules)
+    return findings + _of_locks(subject)
+
+
+def _findings(subject: Subject, rules: Mapping[str, Callable[[Subject], str]]) -> list[Finding]:
     findings: list[Finding] = []
     for rule, check in rules.items():
         try:
@@ -85,6 +92,15 @@ def check_env(
                 return [*findings, *(Finding(rule, "warning", text) for text in subject.warned())]
         findings += [Finding(rule, "warning", message) for message in subject.warned()]
     return findings
+
+
+def _of_locks(subject: Subject) -> list[Finding]:
+    """Warn of calls that kept Python's lock for long, unless nothing else is in their process."""
+    metadata = getattr(getattr(subject, "env", None), "metadata", None) or {}
+    if metadata.get("isolation") == "process":
+        return []
+    found = sorted(subject.watch.locked.items(), key=lambda call: -call[1])
+    return [Finding("isolation", "warning", f"{what}: for {s:.1f} s it {LOCK}") for what, s in found[:1]]
 
 
 def _finding(rule: str, error: Exception) -> Finding:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from areal.agents.interface import Agent, Env, Message, Model, Step
 from areal.config import Config, override_config
 from areal.rollout.tasks import TaskSource
+from areal.telemetry.plain import plain
 
 _MARKS = {"observation": "", "action": "> ", "reward": "reward: "}
 
@@ -22,7 +23,7 @@ class Show:
     def __call__(self, kind: str, text: str) -> None:
         """Write a text; ``kind`` is ``observation``, ``action`` or ``reward``."""
         mark = _MARKS[kind]
-        print(mark + text.replace("\n", "\n" + " " * len(mark)), file=self.stream, flush=True)
+        print(mark + plain(text).replace("\n", "\n" + " " * len(mark)), file=self.stream, flush=True)
 
 
 def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None], show: Show) -> float:

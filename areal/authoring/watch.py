@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from areal.errors import place_of
 
 T = TypeVar("T")
 _TICK = 0.05
+_LONG = 1.0
+"""Seconds for which a call may keep the interpreter's lock unnoticed."""
+_MORE = 5
+"""Seconds beyond the limit after which a lock is taken for lost."""
+LOCK = (
+    "keeps Python's lock, so that nothing else in its process goes on, and nothing there can end it. Give "
+    'each environment a process of its own: metadata = {"isolation": "process"} in its class, or '
+    "rollout.env_isolation=process"
+)
+_GUARD = """
+import os, select, signal, sys
+process, limit, advice = sys.argv[1:]
+silent, call = 0, ""
+while silent < int(limit):
+    silent += 1
+    if select.select([0], [], [], 1)[0]:
+        said = os.read(0, 65536)
+        if not said:
+            sys.exit()
+        silent, begun = 0, said.decode(errors="replace").split("\\n")
+        call = next((name for name in reversed(begun) if name), call)
+print(f"areal: error: {call} has not returned after {limit} s, and {advice}", file=sys.stderr)
+os.kill(int(process), signal.SIGKILL)
+"""
+"""Ends a process that does not say once in a second what it does, as only another process can."""
+
+
+class _Clocks(NamedTuple):
+    """Seconds: of the clock, of this thread in the queue for a processor, and of this process on one."""
+
+    time: float
+    queued: float
+    computed: float
+
+
+def _clocks() -> _Clocks:
+    try:
+        queued = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:  # a kernel that does not count it: there a busy machine may look like a kept lock
+        queued = 0.0
+    return _Clocks(time.monotonic(), queued, time.process_time())
 
 
 class Hang(Exception):
@@ -23,18 +68,41 @@ class Hang(Exception):
 class CallWatch:
     """Calls with a time limit in seconds.
 
-    A thread that hangs cannot be ended: it is a daemon, which does not outlive the process.
+    A thread that hangs cannot be ended: it is a daemon, which does not outlive the process. If it keeps
+    Python's lock meanwhile, no code of ours runs any more: within :meth:`guarded`, another process then says
+    so, and ends this one.
+
+    Attributes:
+        locked: calls that kept Python's lock, and for how many seconds.
     """
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._calls: dict[int, tuple[str, float]] = {}
+        self._guard: subprocess.Popen[bytes] | None = None
+        self.locked: dict[str, float] = {}
+        self._long: list[str] = []
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Have another process look after this one."""
+        arguments = [str(os.getpid()), str(round(self._limit + _MORE)), LOCK]
+        command = [sys.executable, "-I", "-S", "-c", _GUARD, *arguments]
+        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE)
+        try:
+            yield
+        finally:
+            self._guard.communicate()
+            self._guard = None
 
     def call(self, what: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function; ``what`` names the call if it raises or hangs."""
-        me = threading.get_ident()
-        self._calls[me] = (what, time.monotonic())
+        me, began = threading.get_ident(), time.monotonic()
+        self._calls[me] = (what, began)
+        self._tell(what)
         result = function(*args, **kwargs)
+        if time.monotonic() - began > _LONG:
+            self._long.append(what)
         del self._calls[me]  # what raised stays, to be named
         return result
 
@@ -45,10 +113,32 @@ class CallWatch:
             Hang: a call of it, or of a thread that it started, took too long.
             BaseException: whatever the work raised.
         """
+        before = _clocks()  # the work may keep the lock before its thread counts as started
         outcome = self.start(work)
         while not wait([outcome], _TICK).done:
             self._look_for_hangs()
+            before = self._look_for_locks(before)
+        self._look_for_locks(before)
         return outcome.result()
+
+    def _look_for_locks(self, before: _Clocks) -> _Clocks:
+        """Note which calls have kept this thread from its look since the last one."""
+        calls = [*self._long, *(what for what, _ in list(self._calls.values()))]
+        self._long.clear()
+        now = _clocks()
+        # A busy machine keeps us from it as well: then we wait for a processor, not for the lock, or whoever
+        # has the lock does. On one that stands still nobody computes.
+        waited = now.time - before.time - (now.queued - before.queued)
+        if (seconds := min(waited, now.computed - before.computed)) > _LONG:
+            for what in calls:
+                self.locked[what] = max(seconds, self.locked.get(what, 0.0))
+        self._tell("")
+        return now
+
+    def _tell(self, what: str) -> None:
+        """Tell the guard that this process is alive, and which call begins."""
+        if self._guard is not None and self._guard.stdin is not None:
+            os.write(self._guard.stdin.fileno(), f"{what}\n".encode())
 
     def start(self, work: Callable[[], T]) -> Future[T]:
         """Run on a new thread, beside the caller."""

@@ -39,7 +39,13 @@ class RolloutConfig(Settings):
     stop: tuple[str, ...] = ()
     """Strings that end a response, in evaluation too; the tokens that spell them belong to the response."""
     env_workers: int = Field(8, ge=1)
-    """Threads that run the environments' reset and step."""
+    """Calls of the environments' reset and step at once."""
+    env_isolation: Literal["auto", "thread", "process"] = "auto"
+    """Where they run: on threads of one process, or each environment in a process of its own, which can be
+    ended where native code hangs or crashes; auto: on threads, unless the environment asks for a process."""
+    workers: int = Field(0, ge=0)
+    """Processes of their own, each with a pool of environments, in which a training run's episodes run; 0:
+    they run in the run's process."""
     env_time_limit: float = Field(300.0, gt=0)
     """Seconds of one reset or step; what takes longer has failed."""
     max_retries: int = Field(2, ge=0)
@@ -81,9 +87,15 @@ class EngineConfig(Settings):
     """No compilation and no CUDA graphs; null: eager on a CPU."""
     count: int | None = Field(None, ge=1)
     """Engines; null: one for each GPU that the learner leaves; one if it leaves none or engine.gpu is set."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that share the weights and the KV cache of one engine, on a CPU processes; it divides the model's
+    attention heads (docs/gpu.md)."""
     gpu: int | None = Field(None, ge=0)
     """The first engine's GPU, counted from 0, which is the learner's; null: one of its own if there is one.
     The others have those that follow, and after the last GPU 0."""
+    swap: Literal["together", "in_turn"] = "together"
+    """How several engines load new weights: at the same time, or one after the other while the rest generate
+    (docs/cluster.md)."""
 
 
 class ChatConfig(Settings):
@@ -139,6 +151,9 @@ class LearnerConfig(Objective):
     """Largest number of tokens of one forward and backward pass; null: 16384 on a GPU, 4096 on a CPU."""
     processes: int = Field(1, ge=1)
     """Processes that share the learner's work and memory, a GPU each, from the first on (docs/gpu.md)."""
+    replicas: int = Field(1, ge=1)
+    """Copies of weights and optimizer, each sharded over processes / replicas (HSDP), so that only gradients
+    cross hosts where a copy is within one; 1: one copy, sharded over all processes (FSDP)."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of all the learner's processes on a machine without GPU; null: half of the cores."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -192,8 +207,23 @@ class RayConfig(Settings):
     """host:port of the cluster's head; auto: the cluster that this host belongs to."""
     hosts: int | None = Field(None, ge=1)
     """How many hosts the run holds, each as a whole; null: all with a GPU, or on CPUs all."""
+    grow: int = Field(0, ge=0)
+    """How many hosts that join the cluster later it takes besides, for engines. One in place of a lost one is
+    taken anyway."""
+    cpu_hosts: int = Field(0, ge=0)
+    """How many hosts without GPU it holds besides, for the processes of rollout.workers."""
     interface: str | None = None
     """Network interface, such as eth1, by which they reach each other; null: the one that Ray uses."""
+
+
+class RunConfig(Settings):
+    """What keeps a run from standing still: docs/standstill.md."""
+
+    stall_limit: float = Field(300.0, ge=0)
+    """Seconds without any progress after which a run, or a part of it, is taken for frozen and ended, with a
+    report; a tenth of them without a sign of life of a worker; 0: never."""
+    max_restarts: int = Field(3, ge=0)
+    """How often within an hour an engine, or the learner, that was lost is started again; 0: never."""
 
 
 class Config(Settings):
@@ -231,6 +261,7 @@ class Config(Settings):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
@@ -250,6 +281,12 @@ class Config(Settings):
             raise ValueError(
                 f"learner.processes={self.learner.processes}: the critic of learner.advantage=gae is "
                 "trained by one process; set it to 1, or take another advantage"
+            )
+        if self.learner.processes % self.learner.replicas:
+            raise ValueError(
+                f"learner.replicas={self.learner.replicas} does not divide learner.processes="
+                f"{self.learner.processes}, and each is sharded over as many processes; set it to 1 or to "
+                "another divisor"
             )
         groups = r.batch_size // r.group_size
         if groups % self.learner.minibatches:

@@ -54,6 +54,7 @@ _NAMES = {
     "ppo_micro_batch_size_per_gpu micro_train_batch_size micro_batch_size ppo_max_token_len_per_gpu "
     "max_tokens_per_mb per_device_batch_size",
     "learner.processes": "n_gpus_per_node num_gpus nproc_per_node world_size num_processes",
+    "learner.replicas": "data_parallel_replicate_degree dp_replicate hsdp replicate_degree",
     "learner.dtype": "bf16 fp16 torch_dtype precision mixed_precision",
     "learner.lora_rank": "lora_r lora use_lora peft_rank",
     "learner.activation_checkpointing": "gradient_checkpointing enable_gradient_checkpointing recompute",

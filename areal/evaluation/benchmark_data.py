@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from areal.disk import write_whole
 from areal.envs.data import held_out_rows
 from areal.envs.places import absolute, is_saved, looks_remote
 from areal.envs.rows import FORMS, PACKED, form_of, read_rows
 from areal.errors import UserError
 from areal.evaluation.benchmark import Benchmark, HubFile, Row
-from areal.telemetry.run_directory import write_whole
 
 
 @dataclass(frozen=True, slots=True)

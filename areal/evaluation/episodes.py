@@ -13,7 +13,7 @@ from areal.errors import AgentFailure, EnvironmentFailure, UserError, WorkerLost
 from areal.evaluation.responses import FAILED, Response
 from areal.rollout.engine import Sampling
 from areal.rollout.seeds import derive
-from areal.rollout.worker import RolloutWorker
+from areal.rollout.worker import EpisodeRunner
 from areal.trajectory import Episode
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ RunEpisode = Callable[[dict[str, Any], int], Awaitable[EpisodeOutcome]]
 """Runs one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
 
 
-def engine_runner(worker: RolloutWorker, sampling: Sampling) -> RunEpisode:
+def engine_runner(worker: EpisodeRunner, sampling: Sampling) -> RunEpisode:
     """Return how an episode is run with an engine of ours."""
 
     async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from areal.disk import one_line, write_whole
 from areal.evaluation.estimators import mean_interval, pass_at_k
 from areal.evaluation.responses import FAILED, Header, Response
 from areal.rollout.engine import Sampling
@@ -287,6 +290,13 @@ def report_of(header: Header, responses: list[Response], **known: Any) -> Report
         of=header.of,
         **known,
     )
+
+
+def write_reports(folder: Path, reports: list[Report]) -> None:
+    """Write reports as ``report.json`` and ``report.md``."""
+    with one_line(folder):
+        write_whole(folder / "report.json", [json.dumps([report.to_json() for report in reports], indent=1)])
+        write_whole(folder / "report.md", [markdown(reports)])
 
 
 def markdown(reports: list[Report]) -> str:

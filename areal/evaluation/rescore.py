@@ -6,20 +6,17 @@ score. The old files stay as they are.
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from areal import registry
 from areal.errors import UserError
 from areal.evaluation.benchmark_data import digest_of
-from areal.evaluation.report import Report, markdown, report_of
+from areal.evaluation.report import Report, report_of, write_reports
 from areal.evaluation.responses import FAILED, Header, Response, read_responses, write_responses
-from areal.telemetry.run_directory import write_whole
 
 _WORKERS = 8
 
@@ -66,17 +63,15 @@ def read_whole(path: Path) -> tuple[Header, list[Response]]:
     return header, responses
 
 
-def rescore(
-    run: Path, options: dict[str, Any], progress: Callable[[int, int], None] = lambda done, total: None
-) -> Rescored:
+def rescore(run: Path, options: dict[str, Any]) -> Rescored:
     """Score all responses of an evaluation again.
 
     Args:
-        options: of the environments, in place of those of the evaluation.
-        progress: called with the responses done and their total.
+        run: the folder of the evaluation, or a file of it.
+        options: options of the environments, in place of those of the evaluation.
 
     Raises:
-        UserError: it is none, is not finished, or its problems have changed.
+        UserError: there is no such evaluation, it is not finished, or its problems have changed.
     """
     folder = _new_folder(run)
     evaluations = [(path, *read_whole(path)) for path in response_files(run)]
@@ -84,15 +79,14 @@ def rescore(
     for path, header, responses in evaluations:
         header = replace(header, env_options={**header.env_options, **options})
         _check_data(header)
-        scored = _scored(header, responses, progress)
+        scored = _scored(header, responses)
         folder.mkdir(exist_ok=True)
         write_responses(folder / path.name, header, scored)
         reports.append(report_of(header, scored, seconds=0.0))
         changed[header.name] = [
             pair for pair in zip(responses, scored, strict=True) if pair[0].reward != pair[1].reward
         ]
-    write_whole(folder / "report.json", [json.dumps([r.to_json() for r in reports], indent=1)])
-    write_whole(folder / "report.md", [markdown(reports)])
+    write_reports(folder, reports)
     return Rescored(folder, reports, changed)
 
 
@@ -112,28 +106,22 @@ def _check_data(header: Header) -> None:
         )
 
 
-def _scored(
-    header: Header, responses: list[Response], progress: Callable[[int, int], None]
-) -> list[Response]:
-    idle: list[Any] = []
-    lock, done = threading.Lock(), 0
+def _scored(header: Header, responses: list[Response]) -> list[Response]:
+    idle: SimpleQueue[Any] = SimpleQueue()
 
     def score(response: Response) -> Response:
-        nonlocal done
-        with lock:
-            env = idle.pop() if idle else None
-        env = env or registry.make_env(header.env, **header.env_options)
+        try:
+            env = idle.get_nowait()
+        except Empty:
+            env = registry.make_env(header.env, **header.env_options)
         judged = replay_actions(env, response)
-        with lock:
-            idle.append(env)
-            done += 1
-            progress(done, len(responses))
+        idle.put(env)
         return judged
 
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="areal-rescore") as threads:
         scored = list(threads.map(score, responses))
-    for env in idle:
-        env.close()
+    while not idle.empty():
+        idle.get().close()
     return scored
 
 

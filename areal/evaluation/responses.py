@@ -13,8 +13,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from areal.disk import one_line, write_whole
 from areal.errors import UserError
-from areal.telemetry.run_directory import write_whole
 
 FORMAT = 1
 """Of the file; a reader refuses others."""
@@ -84,7 +84,7 @@ class Header:
 
 
 class ResponseFile:
-    """A file of responses that is being written; a context manager.
+    """A file of responses that is being written.
 
     Args:
         path: of the file; it is begun with the header, or gone on with if it has the same one.
@@ -103,23 +103,21 @@ class ResponseFile:
                     f"{path} {_what_differs(found, header)}; choose another name for this evaluation"
                 )
         write_responses(path, header, self.responses)  # without a last line that was cut off
-        self._file = path.open("a", encoding="utf-8")
 
     def write(self, response: Response) -> None:
-        """Add a response; it is in the file when this returns."""
-        self._file.write(_line(response))
-        self._file.flush()
+        """Add a response; it is in the file when this returns.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        # An open file would take it also where the folder is gone.
+        with one_line(self.path.parent), self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(response))
         self.responses.append(response)
 
     def sorted(self) -> list[Response]:
         """Return all responses, by problem and sample."""
         return sorted(self.responses, key=lambda r: (r.problem, r.sample))
-
-    def __enter__(self) -> ResponseFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def read_responses(path: Path) -> tuple[Header, list[Response]]:
@@ -145,7 +143,8 @@ def read_responses(path: Path) -> tuple[Header, list[Response]]:
 
 def write_responses(path: Path, header: Header, responses: Iterable[Response]) -> None:
     """Write a whole file in place of what was there."""
-    write_whole(path, [_line(header), *map(_line, responses)])
+    with one_line(path.parent):
+        write_whole(path, [_line(header), *map(_line, responses)])
 
 
 def _line(row: Header | Response) -> str:

@@ -52,6 +52,7 @@ class Learner:
     Attributes:
         model: the Hugging Face model; its parameters are float32, and may be sharded.
         policy: the model as it is trained.
+        passes: micro-batches that went through a model so far.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Learner:
                 self._reference = TrainableModule(Policy(load_model(path)), settings, self._device)
         self._flops = FlopCounter(self.model)
         self._peak = peak_flops(self._device)
-        self.version = 0
+        self.version = self.passes = 0
 
     @property
     def adapted(self) -> bool:
@@ -146,14 +147,17 @@ class Learner:
         if self._settings.decoupled:
             for micro in itertools.chain(*minibatches[1:]):
                 micro.prox = self.policy(micro.packed, self._temperature).logprobs
+                self.passes += 1
         if self._reference is not None:
             with lora.without_adapter(self.model) if self.adapted else nullcontext():
                 for micro in itertools.chain(*minibatches):
                     micro.reference = self._reference(micro.packed, self._temperature).logprobs
+                    self.passes += 1
         return {} if self._critic is None else self._critic.judge(list(itertools.chain(*minibatches)))
 
     def _accumulate(self, micro: MicroBatch, sums: Sums, first: bool) -> None:
         """Add a micro-batch's gradients, and what it says; ``first``: no step was made in this update yet."""
+        self.passes += 1
         losses: list[TokenLoss] = []
 
         def loss(logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> torch.Tensor:

@@ -3,6 +3,9 @@
 One rank has the whole module. Several ranks shard it by FSDP2: each keeps its part of the float32 weights,
 which the optimizer moves, and of the optimizer's float32 state. Layer by layer, the weights are gathered in
 the type that is computed in (bfloat16 on a GPU), used, and dropped. Gradients are summed in float32.
+
+With R replicas (HSDP) there are R copies of the module, each sharded over consecutive ranks: weights are
+gathered within a replica, and each rank's part of the gradients is summed with those of the other replicas.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import functools
 from typing import Any
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
@@ -50,7 +53,7 @@ def parallelize(module: torch.nn.Module, settings: LearnerConfig, device: torch.
 
     Args:
         module: a Hugging Face model, or a module around one.
-        settings: only dtype, activation_checkpointing and compile are used.
+        settings: only dtype, replicas, activation_checkpointing and compile are used.
     """
     module.to(device)
     layers = decoder_layers(module)
@@ -61,18 +64,25 @@ def parallelize(module: torch.nn.Module, settings: LearnerConfig, device: torch.
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     if world_size() > 1:
-        _shard(module, layers, compute_dtype(settings, device), device)
+        _shard(module, layers, compute_dtype(settings, device), _mesh(settings.replicas, device))
+
+
+def _mesh(replicas: int, device: torch.device) -> DeviceMesh:
+    """Return the ranks as FSDP2 takes them: those of each replica follow each other."""
+    if replicas == 1:
+        return init_device_mesh(device.type, (world_size(),), mesh_dim_names=("shard",))
+    shape = (replicas, world_size() // replicas)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
 def _shard(
-    module: torch.nn.Module, layers: list[torch.nn.Module], dtype: torch.dtype, device: torch.device
+    module: torch.nn.Module, layers: list[torch.nn.Module], dtype: torch.dtype, mesh: DeviceMesh
 ) -> None:
-    mesh = init_device_mesh(device.type, (world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     root: FSDPModule = fully_shard(module, mesh=mesh, mp_policy=policy)
-    # Shares of the loss are of the whole minibatch: gradients are summed, not averaged.
+    # Shares of the loss are of the whole minibatch: gradients are summed, not averaged, over all ranks.
     for part in root.modules():  # type: ignore[attr-defined]
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)

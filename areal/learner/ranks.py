@@ -6,12 +6,21 @@ ranks in step: all make as many micro-batches, and their gradients are summed.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from areal.errors import UserError
+
 T = TypeVar("T")
+
+_MEETING = 300.0
+"""Seconds for all ranks to reach each other."""
+_APART = timedelta(minutes=10)
+"""How much later than another a rank may come to a collective: it may read the model from a slow disk. One
+that has ended, or is frozen, is found before that, and the others are not left waiting."""
 
 
 def rank() -> int:
@@ -24,7 +33,28 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def init_process_group(device: str, store: dist.Store, rank: int, world_size: int) -> None:
+def open_store(address: str) -> dist.TCPStore:
+    """Open the store at which the ranks meet, on a free port of this host."""
+    return dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=_APART)
+
+
+def join_store(address: str, port: int, patience: float = _MEETING) -> dist.TCPStore:
+    """Connect to the store of rank 0.
+
+    Raises:
+        UserError: it is not reached within ``patience`` seconds.
+    """
+    try:
+        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=patience))
+    except dist.DistError as error:
+        raise _unreachable(f"the learner's rank 0 at {address}:{port} is not", patience, error) from error
+    store.set_timeout(_APART)
+    return store
+
+
+def init_process_group(
+    device: str, store: dist.Store, rank: int, world_size: int, patience: float = _MEETING
+) -> None:
     """Become a rank of the default process group, on a GPU of its own or a CPU.
 
     A group that an earlier learner of this process left behind is destroyed first.
@@ -32,6 +62,9 @@ def init_process_group(device: str, store: dist.Store, rank: int, world_size: in
     Args:
         device: of this rank, such as ``cpu`` or ``cuda:1``.
         store: where the ranks find each other.
+
+    Raises:
+        UserError: the ranks do not reach each other within ``patience`` seconds.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -39,7 +72,31 @@ def init_process_group(device: str, store: dist.Store, rank: int, world_size: in
     if on_gpu:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    limit = timedelta(seconds=patience)
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
+    except RuntimeError as error:  # of several kinds, by what was waited for
+        raise _unreachable("not all of the learner's ranks are", patience, error) from error
+    dist.distributed_c10d._set_pg_timeout(_APART)
+
+
+def _unreachable(what: str, patience: float, error: RuntimeError) -> UserError:
+    reason = str(error).strip().partition("\n")[0]
+    return UserError(
+        f"{what} reached within {patience:.0f} s ({reason}): let the hosts reach each other on all ports, or "
+        "give the network interface by which they do as ray.interface"
+    )
+
+
+def broken(error: RuntimeError) -> str:
+    """Return what an error says of a GPU, or of a connection to other ranks, that has failed; else nothing.
+
+    Processes that are started anew may have better ones. Lack of memory is not of this kind.
+    """
+    # Gloo has no error of its own.
+    if not isinstance(error, torch.AcceleratorError | dist.DistError) and "/gloo/" not in str(error):
+        return ""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
 def all_gather_objects(value: T) -> list[T]:

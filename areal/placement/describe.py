@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from areal.placement.inventory import Device
 from areal.placement.memory import GIB, DeviceMemory
 from areal.placement.placement import Placement
@@ -11,20 +15,31 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def summary(placement: Placement) -> list[str]:
-    """Return a few lines: where several engines are, and how memory is divided, equal GPUs together."""
+    """Return a few lines: where replicas and engines are, and how memory is divided, equal GPUs together."""
     lines = []
-    if len(placement.engines) > 1:
-        devices = [_name(placement, device) for engine in placement.engines for device in engine.devices]
-        where = f", on the GPUs {', '.join(devices)}" if devices else ""
-        lines.append(f"{len(placement.engines)} engines{where}")
-    alike: dict[str, list[str]] = {}
+    if placement.replicas > 1:
+        lines.append(f"learner: {'; '.join(_replicas(placement))}")
+    engines, size = placement.engines, placement.tensor_parallel
+    if len(engines) > 1 or size > 1:
+        devices = [device for engine in engines for device in engine.devices]
+        each = "" if size == 1 else f" of {size} {'GPUs' if devices else 'processes'}"
+        where = f", on the {_names(placement, devices)}" if devices else ""
+        lines.append(f"{len(engines)} engine{'s' * (len(engines) > 1)}{each}{where}")
+    alike: dict[str, list[Device]] = {}
     for part in placement.memory:
-        alike.setdefault(str(part), []).append(_name(placement, part.device))
-    parts = [
-        f"GPU {names[0]} of {part}" if len(names) == 1 else f"GPUs {', '.join(names)} of {part}"
-        for part, names in alike.items()
-    ]
+        alike.setdefault(str(part), []).append(part.device)
+    parts = [f"{_names(placement, devices)} of {part}" for part, devices in alike.items()]
     return [*lines, "; ".join(parts)] if parts else lines
+
+
+def _replicas(placement: Placement) -> list[str]:
+    """Say where each replica of the learner is: on several hosts, every layer waits for the network."""
+    ranks, found = placement.ranks, []
+    size = len(ranks) // placement.replicas
+    for number in range(placement.replicas):
+        hosts = dict.fromkeys(rank.host for rank in ranks[number * size : (number + 1) * size])
+        found.append(f"replica {number} on {' and '.join(hosts)}")
+    return found
 
 
 def table(placement: Placement, cache: float | None) -> Table:
@@ -41,9 +56,10 @@ def _of_processes(placement: Placement, cache: float | None) -> Table:
         (f"learner {number} on {rank.host}", str(rank.threads), "", "")
         for number, rank in enumerate(placement.ranks)
     ]
+    parts = f", {placement.tensor_parallel} processes" if placement.tensor_parallel > 1 else ""
     engines = [
         (
-            f"engine {number} on {engine.host}",
+            f"engine {number} on {' and '.join(engine.hosts)}{parts}",
             str(engine.threads),
             engine.backend or "",
             f"{cache or 1:g} GiB",
@@ -55,26 +71,82 @@ def _of_processes(placement: Placement, cache: float | None) -> Table:
 
 def _of_gpus(placement: Placement, cache: float | None) -> Table:
     memory = {part.device: part for part in placement.memory}
-    rows = [_row(placement, device, memory.get(device), cache) for device in placement.inventory.devices]
+    uses = [
+        _use(placement, device, memory.get(device), cache, position)
+        for position, device in enumerate(placement.inventory.devices)
+    ]
+    runs = [list(run) for _, run in itertools.groupby(uses, key=lambda use: use.alike)]
+    rows = [_row(placement, run[0], run[-1]) for run in runs]
     return ("GPU", "learner", "engine", "weights by", "KV cache (tokens)", "free"), rows
 
 
-def _row(
-    placement: Placement, device: Device, part: DeviceMemory | None, cache: float | None
-) -> tuple[str, ...]:
-    gpu = f"{_name(placement, device)}: {device.nbytes / GIB:.1f} GiB"
-    rank = next((str(n) for n, rank in enumerate(placement.ranks) if rank.device == device), "")
-    engine = next((str(n) for n, engine in enumerate(placement.engines) if device in engine.devices), "")
-    backend = placement.engines[int(engine)].backend or "" if engine else ""
-    if part is None:
-        share = f"{cache:.0%} of the GPU" if engine and cache is not None else ""
-        return gpu, rank, engine, backend, share, "" if rank or engine else f"{device.nbytes / GIB:.1f}"
-    rank += f": {part.learner / GIB:.1f}" if rank else ""
-    engine += f": {part.engine / GIB:.1f}" if engine else ""
-    kept = f"{part.cache / GIB:.1f} ({part.cache_tokens:,})" if engine else ""
-    return gpu, rank, engine, backend, kept, f"{part.free / GIB:.1f}"
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What a GPU is used for.
+
+    Attributes:
+        rank: of the learner on it.
+        engine: on it.
+        cells: what the table says besides, of the rank, the engine and the rest.
+        alike: equal for GPUs that follow each other and can share a row.
+    """
+
+    device: Device
+    rank: int | None
+    engine: int | None
+    cells: tuple[str, ...]
+    alike: tuple[object, ...]
 
 
-def _name(placement: Placement, device: Device) -> str:
-    several = len(placement.inventory.hosts) > 1
-    return f"{device.host}:{device.index}" if several else str(device.index)
+def _use(
+    placement: Placement, device: Device, part: DeviceMemory | None, cache: float | None, position: int
+) -> _Use:
+    rank = next((n for n, rank in enumerate(placement.ranks) if rank.device == device), None)
+    found = next((pair for pair in enumerate(placement.engines) if device in pair[1].devices), None)
+    engine, backend, slot = None, "", None
+    if found is not None:
+        engine, devices, backend = found[0], found[1].devices, found[1].backend or ""
+        slot = engine * len(devices) + devices.index(device) - position
+    if part is not None:
+        kept = f"{part.cache / GIB:.1f} ({part.cache_tokens:,})" if found is not None else ""
+        sizes = f": {part.learner / GIB:.1f}", f": {part.engine / GIB:.1f}"
+        cells = (*sizes, backend, kept, f"{part.free / GIB:.1f}")
+    else:
+        share = f"{cache:.0%} of the GPU" if found is not None and cache is not None else ""
+        free = f"{device.nbytes / GIB:.1f}" if rank is None and found is None else ""
+        cells = ("", "", backend, share, free)
+    number = None if rank is None else rank - position
+    where = (device.host, device.index - position, device.nbytes, number, slot)
+    return _Use(device, rank, engine, cells, (*where, *cells))
+
+
+def _row(placement: Placement, first: _Use, last: _Use) -> tuple[str, ...]:
+    """Return the row of GPUs that follow each other and are alike."""
+    gpu = f"{_name(placement, first.device, last.device)}: {first.device.nbytes / GIB:.1f} GiB"
+    rank = "" if first.rank is None else _span(first.rank, last.rank) + first.cells[0]
+    engine = "" if first.engine is None else _span(first.engine, last.engine) + first.cells[1]
+    return gpu, rank, engine, *first.cells[2:]
+
+
+def _names(placement: Placement, devices: Sequence[Device]) -> str:
+    """Name GPUs in their order, three or more that follow each other by the first and the last."""
+    runs: list[list[Device]] = []
+    for device in devices:
+        if runs and (device.host, device.index) == (runs[-1][-1].host, runs[-1][-1].index + 1):
+            runs[-1].append(device)
+        else:
+            runs.append([device])
+    names: list[str] = []
+    for run in runs:
+        alone = [_name(placement, device, device) for device in run]
+        names += alone if len(run) < 3 else [_name(placement, run[0], run[-1])]
+    return f"{'GPU' if len(devices) == 1 else 'GPUs'} {', '.join(names)}"
+
+
+def _name(placement: Placement, first: Device, last: Device) -> str:
+    numbers = _span(first.index, last.index)
+    return f"{first.host}:{numbers}" if len(placement.inventory.hosts) > 1 else numbers
+
+
+def _span(first: int | None, last: int | None) -> str:
+    return f"{first}" if first == last else f"{first}-{last}"

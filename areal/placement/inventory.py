@@ -60,6 +60,10 @@ class Inventory:
         """The GPUs of all hosts."""
         return tuple(device for host in self.hosts for device in host.devices)
 
+    def address(self, host: str) -> str:
+        """Return the address of a host, by its name."""
+        return next(each.address for each in self.hosts if each.name == host)
+
     def device_type(self, wanted: str) -> str:
         """Return ``cpu`` or ``cuda``: what the setting ``device`` means here.
 

@@ -6,16 +6,18 @@ is left. In bytes:
 - learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 + 2 (weight and gradient
   in bfloat16, on one rank of the whole model: areal.learner.trainable) + the snapshot from which the engine
   loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for the frozen reference of
-  ``learner.kl`` 4 + 2. On n ranks what is in float32 is divided by n, and of what is gathered in bfloat16,
-  layer by layer, there are at once the embeddings and three layers (one is computed with, the next is on its
-  way, the gradients of the last are): 2 + 2 + 4 bytes (weight, gradient, its float32 sum). Then what one
-  micro-batch keeps for its backward pass, a chunk of logits, and the gradient of the output layer;
+  ``learner.kl`` 4 + 2. Several ranks divide what is in float32 by how many they are in each replica. Of what
+  they gather in bfloat16, layer by layer, there are at once the embeddings and three layers (one is computed
+  with, the next is on its way, the gradients of the last are): 2 + 2 + 4 bytes (weight, gradient, its float32
+  sum). Then what one micro-batch keeps for its backward pass, a chunk of logits, and the gradient of the
+  output layer;
 - engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
 
 An engine that is not on the first rank's GPU also has a snapshot (areal.weights.broadcast). A tensor-parallel
-engine has a part of its weights and of its cache on each of its GPUs. A tenth of a GPU is left alone: these
-are estimates, and allocators leave gaps.
+engine has a part of its weights and of its cache on each of its GPUs, but a whole snapshot; one that has the
+first rank's GPU maps its memory in each of its processes. A tenth of a GPU is left alone: these are
+estimates, and allocators leave gaps.
 """
 
 from __future__ import annotations
@@ -99,6 +101,7 @@ class Workload:
         compiled: whether its layers are.
         adapted: whether it trains an adapter, next to which the weights have neither gradient nor moments.
         ranks: processes of the learner.
+        replicas: copies of its state, each sharded over ``ranks / replicas`` of them.
         tensor_parallel: GPUs of one engine.
     """
 
@@ -114,6 +117,7 @@ class Workload:
     compiled: bool = True
     adapted: bool = False
     ranks: int = 1
+    replicas: int = 1
     tensor_parallel: int = 1
 
 
@@ -148,7 +152,13 @@ class DeviceMemory:
 
 
 def divide(
-    device: Device, shape: Shape, work: Workload, learner: bool, engine: bool, snapshot: bool = False
+    device: Device,
+    shape: Shape,
+    work: Workload,
+    learner: bool,
+    engine: bool,
+    snapshot: bool = False,
+    mapped: bool = False,
 ) -> DeviceMemory:
     """Divide a GPU: the KV cache gets what is left, up to what all sequences at their longest fill.
 
@@ -156,6 +166,7 @@ def divide(
         learner: whether a rank of the learner is on it.
         engine: whether an engine is.
         snapshot: whether the engine keeps a snapshot of the weights.
+        mapped: whether all processes of the engine map the learner's memory on it.
 
     Raises:
         UserError: not even a few sequences fit.
@@ -169,7 +180,7 @@ def divide(
                 f"which is left alone; {_remedies(work)}"
             )
         return DeviceMemory(device, ours)
-    theirs = engine_bytes(shape, work, snapshot)
+    theirs = engine_bytes(shape, work, snapshot) + int(mapped * (work.tensor_parallel - 1) * _CONTEXT)
     token = 2 * shape.layers * shape.key * work.engine_bytes // work.tensor_parallel
     sequence = -(-work.longest // _BLOCK) * _BLOCK * token
     left = usable - theirs - ours
@@ -189,7 +200,7 @@ def learner_bytes(shape: Shape, work: Workload) -> int:
     reference = work.reference and not work.adapted  # an adapted model is its own reference
     held = (4 if work.adapted else _STATE) + _STATE * work.critic + 4 * reference
     computed = (2 if work.adapted else _COMPUTED) + _COMPUTED * work.critic + 2 * reference
-    weights = shape.parameters * (held / work.ranks + work.engine_bytes)
+    weights = shape.parameters * (held * work.replicas / work.ranks + work.engine_bytes)
     if work.ranks == 1:
         weights += shape.parameters * computed
     else:

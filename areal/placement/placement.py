@@ -1,20 +1,23 @@
 """Who runs where: the devices and CPU threads of each rank of the learner and of each engine.
 
-The learner has the first GPUs, one for each rank. Engines have those that follow, in a circle: first those
-that the learner leaves, then its own. On CPUs hosts take the place of GPUs, and any number of processes share
-one: the engines get half of its cores and the learner the other half, so that they never fight for one.
+The learner has the first GPUs, one for each rank; a replica of it has GPUs of one host, where hosts have as
+many. Engines have those that follow, in a circle: first those that the learner leaves, then its own. On CPUs
+hosts take the place of GPUs, and any number of processes share one: the engines get half of its cores and the
+learner the other half, so that they never fight for one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from areal.config import Config
+from areal.config.settings import EngineConfig
 from areal.errors import UserError
 from areal.placement.inventory import Device, Inventory
 from areal.placement.memory import DeviceMemory, Shape, Workload, divide
+from areal.placement.spread import next_hosts, spread_groups
 from areal.weights.interface import TransferBackend
 
 
@@ -32,9 +35,12 @@ class EnginePlacement:
     """Where an engine is.
 
     Attributes:
-        devices: its GPUs, several of one host for tensor parallelism; none on a CPU.
+        host: of its scheduler, and of its first workers.
+        devices: its GPUs, several for tensor parallelism, those of one host after each other; none on a CPU.
+        threads: of it on one host.
         colocated: whether a rank of the learner has one of its GPUs or, on a CPU, its host.
         backend: how the learner's weights reach it; None: there is no learner.
+        others: the hosts of its other workers, if it is too large for one; as many on each.
     """
 
     host: str
@@ -42,6 +48,16 @@ class EnginePlacement:
     threads: int
     colocated: bool
     backend: TransferBackend | None
+    others: tuple[str, ...] = ()
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All its hosts, that of its scheduler first."""
+        return self.host, *self.others
+
+    def visible_on(self, host: str) -> str:
+        """Return what CUDA_VISIBLE_DEVICES shows its workers on one of its hosts."""
+        return ",".join(device.visible for device in self.devices if device.host == host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,8 @@ class Placement:
     Attributes:
         device_type: ``cpu`` or ``cuda``.
         ranks: of the learner, in order; none: there is no learner.
+        replicas: of the learner's state, each on as many ranks that follow each other.
+        tensor_parallel: worker processes of each engine, with a GPU each if there are any.
         memory: how each GPU in use is divided; empty on a CPU, and where the user gave ``engine.memory``.
     """
 
@@ -58,12 +76,20 @@ class Placement:
     inventory: Inventory
     ranks: tuple[RankPlacement, ...]
     engines: tuple[EnginePlacement, ...]
+    replicas: int = 1
+    tensor_parallel: int = 1
     memory: tuple[DeviceMemory, ...] = ()
 
     @property
     def backends(self) -> list[TransferBackend]:
         """The weight-transfer backend of each engine; there must be a learner."""
         return [engine.backend for engine in self.engines if engine.backend is not None]
+
+    @property
+    def rollout_hosts(self) -> list[str]:
+        """Hosts for rollout workers that have processes of their own: those without GPU, if there are any."""
+        without = [host.name for host in self.inventory.hosts if not host.devices]
+        return without or [host.name for host in self.inventory.hosts]
 
     def memory_of(self, engine: EnginePlacement) -> DeviceMemory | None:
         """Return how the first GPU of an engine is divided, if that was planned."""
@@ -72,6 +98,7 @@ class Placement:
     def with_memory(self, shape: Shape, work: Workload) -> Placement:
         """Return this with the memory of its GPUs divided; raises UserError if something does not fit."""
         ranked = {rank.device for rank in self.ranks}
+        first = self.ranks[0].device if self.ranks else None
         engine_of = {device: engine for engine in self.engines for device in engine.devices}
         parts = {
             device: divide(
@@ -81,6 +108,7 @@ class Placement:
                 learner=device in ranked,
                 engine=device in engine_of,
                 snapshot=device in engine_of and engine_of[device].backend == "broadcast",
+                mapped=device == first,
             )
             for device in self.inventory.devices
             if device in ranked or device in engine_of
@@ -92,70 +120,167 @@ class Placement:
         return replace(self, memory=tuple(parts.values()))
 
 
-def place(inventory: Inventory, config: Config, training: bool = True, tensor_parallel: int = 1) -> Placement:
+def place(inventory: Inventory, config: Config, training: bool = True) -> Placement:
     """Decide who runs where.
 
     Args:
-        config: of the run, whose device, engine.count, engine.gpu, engine.threads, learner.processes and
-            learner.threads count.
+        config: of the run, whose device, engine.count, engine.tensor_parallel, engine.gpu, engine.threads,
+            learner.processes and learner.threads count.
         training: whether there is a learner, beside the engines.
-        tensor_parallel: GPUs of each engine, all on one host.
 
     Raises:
         UserError: there are not as many devices; the message says what would fit.
     """
-    device_type, devices = inventory.device_type(config.device), inventory.devices
+    device_type, devices = inventory.device_type(config.device), list(inventory.devices)
     processes = config.learner.processes if training else 0
     of_ranks: list[tuple[str, Device | None]]
-    of_engines: list[tuple[str, tuple[Device, ...]]]
+    of_engines: list[tuple[tuple[str, ...], tuple[Device, ...]]]
     if device_type == "cpu":
         hosts = itertools.cycle(host.name for host in inventory.hosts)
         of_ranks = [(next(hosts), None) for _ in range(processes)]
-        of_engines = [(next(hosts), ()) for _ in range(config.engine.count or 1)]
+        order = [host.name for host in inventory.hosts]  # ranks of one host follow each other
+        of_ranks.sort(key=lambda rank: order.index(rank[0]))
+        workers = config.engine.tensor_parallel
+        of_engines = [
+            (next_hosts(inventory.hosts, hosts, workers), ()) for _ in range(config.engine.count or 1)
+        ]
     else:
         if processes > len(devices):
             raise UserError(
                 f"learner.processes={processes}, but there {_gpus(len(devices))}, and each process needs "
                 f"one: set it to {len(devices)} or less"
             )
-        groups = _engine_devices(devices, config.engine.count, config.engine.gpu, processes, tensor_parallel)
+        devices = _learner_first(devices, processes, config.learner.replicas)
+        groups = _engine_devices(devices, config.engine, processes)
         of_ranks = [(device.host, device) for device in devices[:processes]]
-        of_engines = [(group[0].host, group) for group in groups]
-    threads = _threads(inventory, config, [host for host, _ in of_ranks], [host for host, _ in of_engines])
+        of_engines = [(tuple(dict.fromkeys(device.host for device in group)), group) for group in groups]
+    taken = [host for hosts, _ in of_engines for host in hosts]
+    threads = _threads(inventory, config, [host for host, _ in of_ranks], taken)
     ranks = tuple(RankPlacement(host, device, threads[host][0]) for host, device in of_ranks)
     engines = tuple(
-        EnginePlacement(host, group, threads[host][1], _colocated(ranks, host, group), backend)
-        for (host, group), backend in zip(of_engines, _backends(ranks, of_engines), strict=True)
+        _reached(ranks, hosts, group, min(threads[host][1] for host in hosts)) for hosts, group in of_engines
     )
-    return Placement(device_type, inventory, ranks, engines)
+    replicas = config.learner.replicas if training else 1
+    return Placement(device_type, inventory, ranks, engines, replicas, config.engine.tensor_parallel)
+
+
+def _learner_first(devices: Sequence[Device], processes: int, replicas: int) -> list[Device]:
+    """Return all GPUs, those of the learner's ranks first: each replica on one host, if that is possible."""
+    on_one_host = _groups(devices, processes // replicas)[:replicas] if replicas > 1 and processes else []
+    if len(on_one_host) < replicas:
+        return list(devices)
+    ranked = list(itertools.chain(*on_one_host))
+    return [*ranked, *(device for device in devices if device not in ranked)]
+
+
+def place_another(
+    placement: Placement, config: Config, host: str | None = None, without: Collection[str] = ()
+) -> EnginePlacement:
+    """Decide where one more engine of a run is: on free GPUs, or on the CPU host with the fewest processes.
+
+    Args:
+        placement: of what there is now.
+        config: of the run.
+        host: on which it has to be; None: any.
+        without: hosts on which it cannot be.
+
+    Raises:
+        UserError: no GPU is free, or not as many on one host as an engine needs; or no host is left.
+    """
+    inventory, ranks, engines = placement.inventory, placement.ranks, placement.engines
+    usable = [each for each in inventory.hosts if each.name not in without and host in (None, each.name)]
+    if not usable:
+        where = host or "each host"
+        raise UserError(f"no room for another engine: {where} is gone, or about to go")
+    group: tuple[Device, ...] = ()
+    if placement.device_type == "cpu":
+        taken = [rank.host for rank in ranks] + [engine.host for engine in engines]
+        where = min((each.name for each in usable), key=taken.count)
+    else:
+        used = {rank.device for rank in ranks} | {device for engine in engines for device in engine.devices}
+        free = [device for each in usable for device in each.devices if device not in used]
+        groups = _groups(free, placement.tensor_parallel)
+        if not groups:
+            raise UserError(
+                f"no room for another engine: of {len(inventory.devices)} GPUs {len(free)} are free, and it "
+                f"needs {placement.tensor_parallel} of one host; remove an engine first"
+            )
+        group = groups[0]
+        where = group[0].host
+    hosts = [engine.host for engine in engines] + [where]
+    threads = _threads(inventory, config, [rank.host for rank in ranks], hosts)[where][1]
+    return _reached(ranks, (where,), group, threads)
+
+
+def place_learner(placement: Placement, config: Config, without: Collection[str]) -> Placement:
+    """Decide where the ranks of a learner are that is started again; engines stay where they are.
+
+    Ranks on other hosts keep their places. The others get GPUs that no engine has or, on CPUs, the hosts with
+    the fewest processes.
+
+    Args:
+        placement: of what there is now.
+        config: of the run.
+        without: hosts on which no rank can be.
+
+    Raises:
+        UserError: there is no room.
+    """
+    inventory, ranks, engines = placement.inventory, placement.ranks, placement.engines
+    kept = [(rank.host, rank.device) for rank in ranks if rank.host not in without]
+    usable = {host.name: host for host in inventory.hosts if host.name not in without}
+    names = list(dict.fromkeys([*(host for host, _ in kept), *usable]))  # rank 0 stays where it is, if it can
+    taken = [host for engine in engines for host in engine.hosts]
+    if placement.device_type == "cpu":
+        while usable and len(kept) < len(ranks):
+            kept.append((min(names, key=(taken + [host for host, _ in kept]).count), None))
+        kept.sort(key=lambda rank: names.index(rank[0]))
+    else:
+        mine = {device for _, device in kept}
+        used = {device for engine in engines for device in engine.devices} - mine
+        order = [d for name in names for d in sorted(usable[name].devices, key=lambda d: d not in mine)]
+        free = [device for device in order if device not in used]
+        kept = [(d.host, d) for d in _learner_first(free, len(ranks), placement.replicas)[: len(ranks)]]
+    if len(kept) < len(ranks):
+        room = "no other host is left"
+        if usable and placement.device_type == "cuda":
+            room = f"without engine there {_gpus(len(kept))} on {' and '.join(usable)}"
+        raise UserError(f"learner.processes={len(ranks)}, and {room}; add a host")
+    threads = _threads(inventory, config, [host for host, _ in kept], taken)
+    moved = tuple(RankPlacement(host, device, threads[host][0]) for host, device in kept)
+    reached = (_reached(moved, engine.hosts, engine.devices, engine.threads) for engine in engines)
+    return replace(placement, ranks=moved, engines=tuple(reached))
 
 
 def _engine_devices(
-    devices: Sequence[Device], count: int | None, first: int | None, learners: int, size: int
+    devices: Sequence[Device], wanted: EngineConfig, learners: int
 ) -> list[tuple[Device, ...]]:
     """Return the GPUs of each engine.
 
     Args:
         devices: all there are, the learner's first.
-        count: ``engine.count``.
-        first: ``engine.gpu``.
+        wanted: the settings.
         learners: how many are the learner's.
-        size: GPUs of each engine.
     """
+    count, first, size = wanted.count, wanted.gpu, wanted.tensor_parallel
     if first is not None and first >= len(devices):
         raise UserError(
             f"engine.gpu={first}, but there {_gpus(len(devices))}, counted from 0; give another or leave it "
             "out"
         )
     start = first if first is not None else learners % len(devices)
-    groups = _groups([*devices[start:], *devices[:start]], size)
+    order = [*devices[start:], *devices[:start]]
+    if _largest(devices) >= size:
+        groups = _groups(order, size)
+    else:  # its workers on other hosts could not map the memory of the learner's first GPU
+        groups = spread_groups([each for each in order if each not in devices[: min(1, learners)]], size)
     free = [group for group in groups if set(group).isdisjoint(devices[:learners])]
     if not groups or (count is None and first is None and not free and learners < len(devices)):
         taken = f", of which the learner has {learners}" if learners else ""
         fewer = ", or lower learner.processes" if learners > 1 else ""
         raise UserError(
-            f"an engine of {size} GPUs finds no room: there {_gpus(len(devices))}{taken}, and all of an "
-            "engine's must be on one host; give an engine "
+            f"engine.tensor_parallel={size} finds no room: there {_gpus(len(devices))}{taken}, and those of "
+            "an engine are on one host or, if none has as many, as many on each of several; set it to "
             f"{_largest(devices[learners:]) or _largest(devices)} or less{fewer}"
         )
     if count is None:
@@ -196,21 +321,22 @@ def _threads(
     return found
 
 
-def _colocated(ranks: Sequence[RankPlacement], host: str, group: tuple[Device, ...]) -> bool:
-    return any(rank.device in group if rank.device else rank.host == host for rank in ranks)
+def _reached(
+    ranks: Sequence[RankPlacement], hosts: tuple[str, ...], devices: tuple[Device, ...], threads: int
+) -> EnginePlacement:
+    """Return the placement of an engine, which says how the weights of the first rank reach it.
 
-
-def _backends(
-    ranks: Sequence[RankPlacement], engines: Sequence[tuple[str, tuple[Device, ...]]]
-) -> list[TransferBackend | None]:
-    """Return how the weights of the first rank reach each engine."""
-    if not ranks:
-        return [None for _ in engines]
-    first = ranks[0]
-    if first.device is not None:
-        return ["CUDA IPC" if group == (first.device,) else "broadcast" for _, group in engines]
-    shared = all(host == first.host for host, _ in engines)
-    return ["shared memory" if shared else "broadcast" for _ in engines]
+    NCCL has no two ranks on one GPU: an engine that has the learner's maps its memory, in all of its workers.
+    No memory is shared by hosts.
+    """
+    colocated = any(rank.device in devices if rank.device else rank.host in hosts for rank in ranks)
+    backend: TransferBackend | None = "broadcast" if ranks else None
+    if ranks and len(hosts) == 1:
+        if ranks[0].device is None:
+            backend = "shared memory" if hosts[0] == ranks[0].host else "broadcast"
+        elif ranks[0].device in devices:
+            backend = "CUDA IPC"
+    return EnginePlacement(hosts[0], devices, threads, colocated, backend, hosts[1:])
 
 
 def _gpus(count: int) -> str:

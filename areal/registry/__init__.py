@@ -16,6 +16,7 @@ from areal.registry.tables import (
     sandboxes,
     verifiers,
 )
+from areal.registry.travel import maker_elsewhere, registered, restore
 
 __all__ = [
     "agents",
@@ -26,9 +27,12 @@ __all__ = [
     "find_env",
     "load_object",
     "make_env",
+    "maker_elsewhere",
     "register_agent",
     "register_benchmark",
     "register_env",
+    "registered",
+    "restore",
     "rewards",
     "sandboxes",
     "verifiers",

@@ -108,7 +108,7 @@ def make_env(name: str, **options: Any) -> Any:
         return gymnasium.make(replace(spec, kwargs={**spec.kwargs, **options}), disable_env_checker=True)
     except (UserError, EnvironmentFailure):
         raise
-    except Exception as error:
+    except Exception as error:  # an environment may raise anything
         if isinstance(error, TypeError) and "inherit from the gymnasium.Env" in str(error):
             raise UserError(f"'{name}' is no environment: it makes no gymnasium.Env") from error
         raise EnvironmentFailure(

@@ -59,7 +59,7 @@ def _module(place: str, name: str) -> Any:
         return _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # other people's modules may raise anything
         raise UserError(f"'{name}': {place} raised {explained(error, __file__)}") from error
 
 

@@ -33,6 +33,16 @@ class Registry(Generic[T]):
             raise UserError(f"the {self.kind} '{name}' is already registered; choose another name")
         self._entries[name] = value
 
+    def entries(self) -> dict[str, T | str]:
+        """Return every known name with its entry."""
+        self._discover()
+        return dict(self._entries)
+
+    def restore(self, name: str, value: T | str) -> None:
+        """Add an entry that another process had, unless the name is known."""
+        self._discover()
+        self._entries.setdefault(name, value)
+
     def names(self) -> list[str]:
         """Return every known name, sorted."""
         self._discover()

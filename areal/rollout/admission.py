@@ -13,6 +13,7 @@ maximum staleness, and N the groups admitted and not rejected:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -35,7 +36,14 @@ class Admission(Generic[T]):
         max_staleness: η; ``math.inf`` never waits for a straggler and never closes the gate.
         version: the version to start from; that many batches are consumed already.
         next_id: the first admission number to give out.
+
+    Attributes:
+        log: called when a group was ``admitted``, has ``finished``, or was ``rejected``: with that word, its
+            number, its version at admission, and its result. It hears nothing of :meth:`take` and
+            :meth:`restore`.
     """
+
+    log: Callable[[str, int, int, T | None], None] | None = None
 
     def __init__(self, batch: int, max_staleness: float, version: int = 0, next_id: int = 0) -> None:
         if batch < 1 or max_staleness < 0:
@@ -78,6 +86,8 @@ class Admission(Generic[T]):
         self.next_id += 1
         self._outstanding[number] = _Outstanding(self.version)
         self._counted += 1
+        if self.log is not None:
+            self.log("admitted", number, self.version, None)
         return number
 
     def restore(self, number: int, version: int, result: T | None) -> None:
@@ -98,11 +108,15 @@ class Admission(Generic[T]):
         if self._outstanding[number].result is not None:
             raise RuntimeError(f"group {number} is finished already")
         self._outstanding[number].result = result
+        if self.log is not None:
+            self.log("finished", number, self._outstanding[number].version, result)
 
     def reject(self, number: int) -> None:
         """Remove an outstanding group, as if it had not been admitted, because it failed or is of no use."""
-        del self._outstanding[number]
+        version = self._outstanding.pop(number).version
         self._counted -= 1
+        if self.log is not None:
+            self.log("rejected", number, version, None)
 
     def advance(self, version: int) -> None:
         """Record that ``version`` updates are finished and that their weights sample now."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from areal.agents.interface import ConversationTooLong
@@ -34,12 +35,16 @@ class RolloutFailure(UserError):
     """More groups in a row failed than the budget allows; the last one's error is the cause."""
 
 
+@dataclass(eq=False)
 class RolloutController:
     """Runs groups of episodes until it is cancelled.
 
-    Args:
-        admission: the gate and the buffer; groups in flight there are run from their beginning.
+    Attributes:
+        admission: the gate and the buffer; groups in flight there are generated from their beginning.
+        run_episode: runs one episode of a task.
         task_of: returns the task of a group, given its number.
+        group_size: episodes of one group.
+        max_concurrent: episodes at once; at least one group.
         max_retries: how often one episode is run again after an error.
         max_failures: groups in a row that may fail before :meth:`run` raises RolloutFailure, or the
             EnvironmentFailure or AgentFailure of the last one.
@@ -47,26 +52,18 @@ class RolloutController:
             arXiv 2503.14476, section 3.2); None: keep them.
     """
 
-    def __init__(
-        self,
-        admission: Admission[Group],
-        run_episode: RunEpisode,
-        task_of: Callable[[int], dict[str, Any]],
-        group_size: int,
-        max_concurrent: int,
-        max_retries: int,
-        max_failures: int,
-        max_equal: int | None = None,
-    ) -> None:
-        self._admission = admission
-        self._run_episode = run_episode
-        self._task_of = task_of
-        self._lost = deque(n for n, _, result in admission.outstanding() if result is None)
-        self._group_size = group_size
-        self._max_concurrent = max(max_concurrent, group_size)
-        self._max_retries = max_retries
-        self._max_failures = max_failures
-        self._max_equal = max_equal
+    admission: Admission[Group]
+    run_episode: RunEpisode
+    task_of: Callable[[int], dict[str, Any]]
+    group_size: int
+    max_concurrent: int
+    max_retries: int
+    max_failures: int
+    max_equal: int | None = None
+
+    def __post_init__(self) -> None:
+        self._lost = deque(n for n, _, result in self.admission.outstanding() if result is None)
+        self._regenerated = len(self._lost)
         self._in_flight = 0
         self._failed_in_row = 0
         self._equal_in_row = 0
@@ -85,8 +82,8 @@ class RolloutController:
         """Start groups until cancelled; raises what a group raised that cannot be retried."""
         try:
             while self._failed is None:
-                while self._has_room() and (self._lost or self._admission.may_admit()):
-                    self._start_group(self._lost.popleft() if self._lost else self._admission.admit())
+                while self._has_room() and (self._lost or self.admission.may_admit()):
+                    self._start_group(self._lost.popleft() if self._lost else self.admission.admit())
                 await _next(self._room)
             self._failed.result()
         finally:
@@ -96,29 +93,35 @@ class RolloutController:
 
     async def next_batch(self, version: int) -> list[Group]:
         """Wait for the groups of the update at ``version``."""
-        while (groups := self._admission.take(version)) is None:
+        while (groups := self.admission.take(version)) is None:
             await _next(self._grown)
         self._room.set()
         return groups
 
     def advance(self, version: int) -> None:
         """Record that the engine samples with the weights of ``version`` now."""
-        self._admission.advance(version)
+        self.admission.advance(version)
         self._room.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Episodes that have begun and not ended."""
+        return self._in_flight
 
     def counts(self) -> dict[str, float]:
         """Return how often something went wrong so far, under the names of a run's metrics."""
         found = {"retries": self.retries, "failures": self.failures, "punished": self.punished}
-        if self._max_equal is not None:
+        found["regenerated"] = self._regenerated
+        if self.max_equal is not None:
             found["equal_groups"] = self.equal_groups
         return {f"rollout/{name}": float(count) for name, count in found.items()}
 
     def _has_room(self) -> bool:
-        return self._in_flight + self._group_size <= self._max_concurrent
+        return self._in_flight + self.group_size <= max(self.max_concurrent, self.group_size)
 
     def _start_group(self, number: int) -> None:
-        self._in_flight += self._group_size
-        task = self._task_of(number)
+        self._in_flight += self.group_size
+        task = self.task_of(number)
         running = asyncio.create_task(self._run_group(number, task), name=f"group {number}")
         running.add_done_callback(self._group_done)
         self._groups.add(running)
@@ -138,23 +141,23 @@ class RolloutController:
             return
         self._failed_in_row = 0
         episodes = [r for r in results if isinstance(r, Episode)]
-        if self._max_equal is not None and len({e.reward for e in episodes}) == 1:
-            self._reject_equal(number, episodes[0].reward, self._max_equal)
+        if self.max_equal is not None and len({e.reward for e in episodes}) == 1:
+            self._reject_equal(number, episodes[0].reward, self.max_equal)
             return
         self._equal_in_row = 0
-        self._admission.finish(number, Group(number, self._admission.admitted_at(number), episodes))
+        self.admission.finish(number, Group(number, self.admission.admitted_at(number), episodes))
 
     async def _run_members(self, number: int, task: dict[str, Any]) -> list[Episode | BaseException]:
         """Run each member of a group, again where it fails; return their episodes, or their last errors."""
-        results: list[Any] = [None] * self._group_size
+        results: list[Any] = [None] * self.group_size
         running: dict[asyncio.Task[Episode], EpisodeId] = {}
 
         def start(episode_id: EpisodeId) -> None:
-            episode = asyncio.create_task(self._run_episode(task, episode_id))
+            episode = asyncio.create_task(self.run_episode(task, episode_id))
             episode.add_done_callback(self._episode_done)
             running[episode] = episode_id
 
-        for member in range(self._group_size):
+        for member in range(self.group_size):
             start(EpisodeId(number, member, attempt=0))
         try:
             while running:
@@ -166,7 +169,7 @@ class RolloutController:
                     results[episode_id.member] = episode.result() if error is None else error
                     if error is None:
                         continue
-                    if isinstance(error, UserError | WorkerLost) or episode_id.attempt == self._max_retries:
+                    if isinstance(error, UserError | WorkerLost) or episode_id.attempt == self.max_retries:
                         self._in_flight -= 1
                         continue
                     self.retries += 1
@@ -192,14 +195,14 @@ class RolloutController:
 
     def _reject(self, number: int, task: dict[str, Any], error: BaseException) -> None:
         """Reject a group with a failed member, within the budget of failures."""
-        self._admission.reject(number)
+        self.admission.reject(number)
         self.failures += 1
         self._failed_in_row += 1
         if isinstance(error, UserError | WorkerLost | asyncio.CancelledError):
             raise error
         log.error("the group of %s failed for good", task, exc_info=error)
-        if self._failed_in_row > self._max_failures:
-            text = f"{self._failed_in_row} groups in a row failed (rollout.max_failures={self._max_failures})"
+        if self._failed_in_row > self.max_failures:
+            text = f"{self._failed_in_row} groups in a row failed (rollout.max_failures={self.max_failures})"
             if isinstance(error, EnvironmentFailure | AgentFailure):
                 raise type(error)(f"{error}; {text}") from error
             if isinstance(error, ConversationTooLong):
@@ -208,7 +211,7 @@ class RolloutController:
 
     def _reject_equal(self, number: int, reward: float, limit: int) -> None:
         """Reject a group with equal rewards, from which nothing can be learned, up to a limit in a row."""
-        self._admission.reject(number)
+        self.admission.reject(number)
         self.equal_groups += 1
         self._equal_in_row += 1
         if self._equal_in_row > limit:

@@ -1,10 +1,12 @@
-"""What the rest of areal knows of a generation engine: tokens in; tokens, log-probabilities, versions out."""
+"""The interface of generation engines: tokens in; tokens, log-probabilities and versions out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from areal.errors import EngineLost
 from areal.trajectory import Finish
 
 Interruption = Literal["recompute", "keep", "drain"]
@@ -56,11 +58,38 @@ class Completion:
     finish: Finish
 
 
+@dataclass(slots=True)
+class Partial:
+    """The part of a continuation that was sampled so far, with the fields of :class:`Completion`."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+
+    def extend(self, more: Partial | Completion) -> None:
+        """Append the tokens that were sampled next."""
+        self.ids += more.ids
+        self.logprobs += more.logprobs
+        self.versions += more.versions
+
+    def clear(self) -> None:
+        """Remove all tokens."""
+        self.ids, self.logprobs, self.versions = [], [], []
+
+
 class GenerationAborted(RuntimeError):
-    """A response is not whole: the episode failed, and is run again; none of it is trained on."""
+    """A response is not whole. Its episode fails and is run again; nothing of it is trained on."""
 
 
-class Engine(Protocol):
+class Sampler(Protocol):
+    """Samples continuations."""
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        """Continue ``ids``. If the call is cancelled, the request is given up."""
+        ...
+
+
+class Engine(Sampler, Protocol):
     """A generation engine whose weights can change while it generates."""
 
     @property
@@ -70,25 +99,68 @@ class Engine(Protocol):
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which it was generating."""
-        ...
-
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
-        """Continue ``ids``; cancelling the call gives the request up."""
+        """Seconds so far in which the engine was generating."""
         ...
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Open the engine's end of the weight transfer before the first load, with an info for each."""
+        """Open the engine's end of the weight transfer before the first load.
+
+        Args:
+            init_infos: one info for each engine. If there are none, the end is closed: the learner was lost,
+                and its memory, which the engine maps, is freed by that.
+        """
         ...
 
-    async def load(self, version: int) -> dict[str, float]:
-        """Load the weights that the learner has written; whatever begins after this samples with them.
+    async def load(self, version: int, digest: str = "") -> dict[str, float]:
+        """Load the weights that the learner has written. Requests that begin afterwards sample with them.
+
+        Args:
+            version: of these weights.
+            digest: that they must have before anything is sampled with them (areal.weights.digest); empty:
+                any.
 
         Returns:
-            Metrics of the update: seconds that parts of it took, under their names in a run's metrics.
+            Metrics of the load: seconds that parts of it took, under their names in a run's metrics.
+
+        Raises:
+            EngineLost: the engine has died, or cannot load the weights, or what came are others.
+            TransferFailed: the weights did not arrive. Generation is paused until the engine has connected
+                again and loaded a version.
         """
         ...
 
     async def close(self) -> None:
-        """Stop the engine and every process of it."""
+        """Stop the engine and all of its processes."""
+        ...
+
+
+class SingleEngine(Engine, Protocol):
+    """One of several engines, any of which may be lost while the others go on."""
+
+    async def generate(
+        self, ids: list[int], sampling: Sampling, partial: Partial | None = None
+    ) -> Completion:
+        """Continue ``ids``. If the call is cancelled, the request is given up.
+
+        Args:
+            ids: the tokens of the prompt.
+            sampling: how to sample.
+            partial: an empty one, to which the engine adds about once a second what it has sampled meanwhile,
+                so that another engine can go on from there if this one is lost.
+
+        Raises:
+            EngineLost: the engine is lost.
+        """
+        ...
+
+    def watch(self, lost: Callable[[EngineLost], None]) -> None:
+        """Call ``lost`` once the engine is lost, even if it has no requests."""
+        ...
+
+    async def lives(self) -> None:
+        """Return once the engine has shown that it is not frozen.
+
+        Raises:
+            EngineLost: the engine is lost.
+        """
         ...

@@ -1,109 +1,329 @@
-"""Several engines as one :class:`areal.rollout.engine.Engine`.
+"""The engines of a run as one :class:`areal.rollout.engine.Engine`. Engines may join, leave, and be lost.
 
-Requests that begin alike (members of a group, turns of a conversation) go to one engine, whose prefix cache
-knows their beginning, unless it has clearly more than its share in flight: consistent hashing with bounded
-loads (Mirrokni, Thorup, Zadimoghaddam 2016, arXiv:1608.01350), with the least busy engine in place of the
-next one on the ring. So no engine is ever given more than :func:`max_in_flight`, even if all requests begin
-alike.
+Requests of one task (members of a group, turns of their conversations) go to an engine whose prefix cache
+knows how they begin; see :mod:`areal.rollout.router`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+from zlib import crc32
 
-from areal.errors import EngineLost
-from areal.rollout.engine import Completion, Engine, Sampling
-from areal.waiting import wait_all
+from areal.errors import EngineLost, TransferFailed
+from areal.rollout.engine import Completion, Partial, Sampling, SingleEngine
+from areal.rollout.router import Router
+from areal.waiting import cancel
+
+T = TypeVar("T")
 
 _BEGINNING = 64
-"""Tokens by which requests are held to begin alike."""
-_SLACK = 1.25
-"""How many times its share an engine may have in flight."""
-
-
-def max_in_flight(requests: int, engines: int) -> int:
-    """Return how many of so many requests in flight one engine has at most."""
-    return min(requests, math.ceil(_SLACK * requests / engines))
-
-
-def choose(ids: Sequence[int], in_flight: Sequence[int]) -> int:
-    """Return which engine gets a request.
-
-    Args:
-        ids: its tokens.
-        in_flight: requests of each engine.
-    """
-    count = len(in_flight)
-    home = hash(tuple(ids[:_BEGINNING])) % count  # of integers: the same in every process
-    if in_flight[home] < max_in_flight(sum(in_flight) + 1, count):
-        return home
-    return min(range(count), key=lambda engine: in_flight[engine])
+"""Tokens by which requests count as beginning alike, if their task is not known."""
+_SILENCE = 3.0
+"""Seconds without a sign of life after which an engine has stood still: a long prompt takes no longer."""
 
 
 class Engines:
-    """Spreads requests over several engines, which all have the same model.
+    """Spreads requests over several engines with the same model.
 
-    One that has died ends the run as a lone one does: its error comes from every call from then on.
+    If an engine is lost, its requests go on elsewhere from the tokens that are known of them. If there is no
+    other engine, they wait for one.
 
     Args:
-        engines: two or more.
+        engines: the engines by their names.
+        in_turn: whether they load new weights one after the other, in this order; otherwise all at once.
 
     Attributes:
-        in_flight: requests of each engine.
-        requests: how many each has been given so far.
+        engines: the present engines by their names.
+        requests: how many requests each engine has been given so far.
+        on_lost: called with name, engine and error when an engine is lost and has been left out. None: the
+            loss of an engine ends everything, and every later call raises its error.
+        on_loaded: called with name, version and digest when an engine has loaded these weights.
+        continued: how many requests went on elsewhere from the tokens that they had.
+        restarted: how many requests began again elsewhere: none of their tokens were known, or they have stop
+            strings, which may have begun in those tokens, or a seed, with which they sample the same again.
+        outages: how often so far requests may have begun to wait for long, or ceased to: an engine was lost,
+            stood still, or joined, a load failed, or engines were connected anew.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        self._engines = list(engines)
+    on_lost: Callable[[str, SingleEngine, EngineLost], None] | None = None
+    on_loaded: Callable[[str, int, str], None] = staticmethod(lambda name, version, digest: None)
+
+    def __init__(self, engines: Mapping[str, SingleEngine], in_turn: bool = False) -> None:
+        self.engines = dict(engines)
+        self._in_turn = in_turn
+        self._router = Router(engines)
         self._error: EngineLost | None = None
-        self.in_flight = [0] * len(self._engines)
-        self.requests = [0] * len(self._engines)
+        self._running: dict[str, set[asyncio.Timeout]] = {name: set() for name in engines}
+        self._finished = asyncio.Event()
+        self._joined = asyncio.Event()
+        self.requests = dict.fromkeys(engines, 0)
+        self.continued = self.restarted = self.outages = 0
+        self._version = 0  # of the weights, where there is no engine
+        self._busy, self._busy_before = 0.0, dict.fromkeys(engines, 0.0)
+        for name, engine in engines.items():
+            engine.watch(partial(self._lose, name, engine))
+
+    @property
+    def in_flight(self) -> Mapping[str, int]:
+        """The number of requests in flight on each engine."""
+        return {name: len(running) for name, running in self._running.items()}
+
+    @property
+    def leaving(self) -> set[str]:
+        """The names of the engines that get no new requests."""
+        return self.engines.keys() - self._router.in_flight.keys()
 
     @property
     def version(self) -> int:
-        """The version of the weights that all of them have."""
-        return min(engine.version for engine in self._engines)
+        """The version of the weights that all engines have, or a later one."""
+        return min((engine.version for engine in self.engines.values()), default=self._version)
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which they were generating, in the mean."""
-        return sum(engine.busy_seconds for engine in self._engines) / len(self._engines)
+        """Seconds so far in which the engines were generating, on average."""
+        since = (busy - self._busy_before[name] for name, busy in self._busy_now().items())
+        return self._busy + sum(since) / max(1, len(self.engines))
+
+    def counts(self) -> dict[str, float]:
+        """Return how many requests went on elsewhere so far, under the names of a run's metrics."""
+        return {"rollout/continued": float(self.continued), "rollout/restarted": float(self.restarted)}
+
+    def add(self, name: str, engine: SingleEngine) -> None:
+        """Give requests to one more engine.
+
+        Raises:
+            ValueError: the engine has older weights than the others, or its name is taken.
+        """
+        if name in self.engines or (self.engines and engine.version < self.version):
+            raise ValueError(f"{name} of version {engine.version} cannot join version {self.version}")
+        busy = self.busy_seconds
+        self.engines[name], self._running[name] = engine, set()
+        self.requests.setdefault(name, 0)
+        self._router.add(name)
+        self._busy, self._busy_before = busy, self._busy_now()
+        self.outages += 1
+        engine.watch(partial(self._lose, name, engine))
+        self._joined.set()
+
+    def retire(self, name: str) -> None:
+        """Give an engine no new requests from now on."""
+        self._router.remove(name)
+
+    async def drain(self, name: str, patience: float | None = None) -> None:
+        """Wait until an engine that is retired has no requests in flight. It still loads new weights.
+
+        Args:
+            name: the name of the engine.
+            patience: seconds after which its requests go on on other engines; None: never.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._until_idle(name)
+        for limit in self._running.get(name, ()):
+            limit.reschedule(0)
+        await self._until_idle(name)
+
+    async def _until_idle(self, name: str) -> None:
+        while self._running.get(name):
+            self._finished.clear()
+            await self._finished.wait()
+
+    def remove(self, name: str) -> SingleEngine:
+        """Leave out an engine that is drained, and return it. No load may be in flight."""
+        assert name in self.leaving, f"{name} still gets requests"
+        assert not self._running[name], f"{name} has requests in flight"
+        return self._take_out(name)
+
+    def _take_out(self, name: str) -> SingleEngine:
+        busy = self.busy_seconds
+        engine = self.engines.pop(name)
+        del self._running[name]
+        self._busy, self._busy_before = busy, self._busy_now()
+        return engine
+
+    def lose(self, name: str, error: EngineLost) -> None:
+        """Leave out an engine that is lost. Its requests in flight have failed, or are about to fail."""
+        if (engine := self.engines.get(name)) is not None:
+            self._lose(name, engine, error)
+
+    def _lose(self, name: str, engine: SingleEngine, error: EngineLost) -> None:
+        """Leave out an engine that is lost, unless that has been done already."""
+        if self.engines.get(name) is not engine:
+            return
+        self.outages += 1
+        if self.on_lost is None:
+            self._error = self._error or error
+            self._joined.set()  # no other engine will join
+            return
+        if name in self._router.in_flight:
+            self._router.remove(name)
+        self._take_out(name)
+        self._finished.set()
+        self.on_lost(name, engine, error)
+
+    def _busy_now(self) -> dict[str, float]:
+        return {name: engine.busy_seconds for name, engine in self.engines.items()}
 
     async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
-        """Continue ``ids`` on one of them; see :class:`areal.rollout.engine.Engine`."""
-        self._check()
-        which = choose(ids, self.in_flight)
-        self.in_flight[which] += 1
+        """Continue ``ids`` on one of the engines; see :class:`areal.rollout.engine.Engine`."""
+        # The hash of integers is the same in every process.
+        return (await self.generate_near(hash(tuple(ids[:_BEGINNING])), "", ids, sampling))[0]
+
+    async def generate_near(
+        self, key: int, last: str, ids: list[int], sampling: Sampling
+    ) -> tuple[Completion, str]:
+        """Continue ``ids`` where the prefix cache knows them; see :meth:`areal.rollout.router.Router.start`.
+
+        If the engine is lost or leaves meanwhile, the request goes on on another one. The tokens that are
+        known belong to the prompt there, and each keeps its version and its log-probability.
+
+        Returns:
+            The completion, and the name of the engine that it is from.
+        """
+        sampled = Partial()
+        while True:
+            which = await self._start(key, last)
+            more = Partial()
+            rest = replace(sampling, max_tokens=sampling.max_tokens - len(sampled.ids))
+            completion = await self._try(which, ids + sampled.ids, rest, more)
+            if completion is not None:
+                sampled.extend(completion)
+                return Completion(sampled.ids, sampled.logprobs, sampled.versions, completion.finish), which
+            if sampling.stop or sampling.seed is not None:
+                more.clear()
+            sampled.extend(more)
+            self.continued += bool(sampled.ids)
+            self.restarted += not sampled.ids
+            if len(sampled.ids) == sampling.max_tokens:
+                return Completion(sampled.ids, sampled.logprobs, sampled.versions, "length"), which
+
+    async def _start(self, key: int, last: str) -> str:
+        """Choose an engine, and wait for one if there is none."""
+        await self.until_there()
+        which = self._router.start(key, last)
         self.requests[which] += 1
+        return which
+
+    async def until_there(self) -> None:
+        """Wait until there is an engine that gets requests."""
+        self._check()
+        while not self._router.in_flight:
+            self._joined.clear()
+            await self._joined.wait()
+            self._check()
+
+    async def _try(self, which: str, ids: list[int], sampling: Sampling, more: Partial) -> Completion | None:
+        """Return what an engine samples; None: the engine is lost or leaves, and has sampled ``more``."""
+        engine, running = self.engines[which], self._running[which]
+        limit = asyncio.timeout(None)
+        running.add(limit)
         try:
-            return await self._engines[which].generate(ids, sampling)
+            async with limit:
+                return await engine.generate(ids, sampling, more)
+        except TimeoutError:
+            if not limit.expired():
+                raise
         except EngineLost as error:
-            self._error = error
-            raise
+            leaving = which in self.leaving
+            self._lose(which, engine, error)
+            if self._error is not None and not leaving:
+                raise
         finally:
-            self.in_flight[which] -= 1
+            running.discard(limit)
+            if self.engines.get(which) is engine:  # otherwise another engine may have the name now
+                self._router.finish(which)
+            self._finished.set()
+        return None
+
+    def of_task(self, task: dict[str, Any]) -> EpisodeEngines:
+        """Return the engines as an episode of a task sees them."""
+        return EpisodeEngines(self, crc32(repr(task).encode()))
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Open the end of each engine."""
-        pairs = zip(self._engines, init_infos, strict=True)
-        await wait_all(*(engine.connect([info]) for engine, info in pairs))
+        """Open each engine's end of the weight transfer; without infos, close all of them."""
+        if not init_infos:
+            closing = (engine.connect([]) for engine in self.engines.values())
+            await asyncio.gather(*closing, return_exceptions=True)  # a lost engine is noticed elsewhere
+            return
+        await self.connect_some(dict(zip(self.engines, init_infos, strict=True)))
 
-    async def load(self, version: int) -> dict[str, float]:
-        """Load in all at once: each stops for its own load only.
+    async def connect_some(self, init_infos: Mapping[str, dict[str, Any]]) -> None:
+        """Open the ends of some engines, with an info for each.
+
+        Raises:
+            TransferFailed: the other end is gone.
+        """
+        self.outages += 1
+        engines = [(name, self.engines[name], [info]) for name, info in init_infos.items()]
+        await _all_of(self._doing(name, engine, engine.connect(info)) for name, engine, info in engines)
+
+    async def load(self, version: int, digest: str = "") -> dict[str, float]:
+        """Load new weights in all engines, at once or in turn. Each engine stops for its own load only.
+
+        An engine that is lost meanwhile is left out. If another one fails, those that have begun end their
+        loads.
 
         Returns:
             The metrics of :meth:`areal.rollout.engine.Engine.load`, each from the engine where it is worst.
+
+        Raises:
+            TransferFailed: not all engines have the version.
         """
         self._check()
-        found = await wait_all(*(engine.load(version) for engine in self._engines))
-        return {name: max(metrics[name] for metrics in found) for name in found[0]}
+        there = dict(self.engines)
+        loads = (
+            self._doing(name, engine, self._load(name, engine, version, digest))
+            for name, engine in there.items()
+        )
+        if self._in_turn:
+            done = list[dict[str, float] | None]()
+            while len(done) < len(there) and self.engines == there:
+                done.append(await next(loads))
+            if len(done) < len(there):
+                raise TransferFailed(f"version {version} of the weights has come to some engines only")
+        else:
+            done = await _all_of(loads)
+        self._version = version
+        found = [metrics for metrics in done if metrics is not None]
+        return {name: max(metrics[name] for metrics in found) for name in found[0]} if found else {}
+
+    async def _load(self, name: str, engine: SingleEngine, version: int, digest: str) -> dict[str, float]:
+        try:
+            metrics = await engine.load(version, digest)
+        except TransferFailed:
+            self.outages += 1
+            raise
+        self.on_loaded(name, version, digest)
+        return metrics
+
+    async def _doing(self, name: str, engine: SingleEngine, work: Coroutine[Any, Any, T]) -> T | None:
+        """Wait for some work of an engine; None: the engine is lost."""
+        try:
+            return await work
+        except EngineLost as error:
+            if self.on_lost is None:
+                raise
+            self._lose(name, engine, error)
+            return None
+
+    async def show_life(self) -> None:
+        """Wait until each engine has shown that it lives, or is lost. One that takes long has stood still."""
+        begun = time.monotonic()
+        engines = self.engines.items()
+        await _all_of(self._doing(name, engine, engine.lives()) for name, engine in engines)
+        self.outages += time.monotonic() - begun > _SILENCE
 
     async def close(self) -> None:
-        """Stop all, also if one fails to; raises what the first failed of."""
-        results = await asyncio.gather(*(e.close() for e in self._engines), return_exceptions=True)
+        """Stop all engines, even if one of them fails to stop, and raise the first error."""
+        self.on_lost = None
+        closing = (engine.close() for engine in self.engines.values())
+        results = await asyncio.gather(*closing, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -111,3 +331,40 @@ class Engines:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error.with_traceback(None)  # else it grows with each raise, and so does the log
+
+
+async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Wait until all works have ended. Then raise an error, of a loss rather than of what the loss led to."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+    finally:
+        await cancel(*tasks)
+    for task in sorted(tasks, key=lambda task: isinstance(task.exception(), TransferFailed)):
+        task.result()
+    return [task.result() for task in tasks]
+
+
+class EpisodeEngines:
+    """Several engines as an episode sees them: it stays with the engine that it was on last.
+
+    Args:
+        engines: all engines.
+        key: the same for all episodes of a task.
+    """
+
+    def __init__(self, engines: Engines, key: int) -> None:
+        self._engines, self._key, self._last = engines, key, ""
+        self._outages = engines.outages
+
+    async def disturbed(self) -> bool:
+        """Whether the episode may have waited for long because of an outage, which may still go on."""
+        if self._engines.outages == self._outages:
+            await self._engines.show_life()
+        return self._engines.outages > self._outages
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        """Continue ``ids``; see :class:`areal.rollout.engine.Engine`."""
+        completion, self._last = await self._engines.generate_near(self._key, self._last, ids, sampling)
+        return completion

@@ -1,4 +1,4 @@
-"""The environments of a run: instances that are used again, and the threads that call them.
+"""The environments of a run: instances that are used again, and the calls of them.
 
 An environment is other people's code: it may raise anything, return anything, or never return. Each of these
 becomes an :class:`areal.errors.EnvironmentFailure` that names the environment, the call and the task. Nothing
@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Future, wait
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
+from areal import faults
 from areal.agents.interface import Step
-from areal.errors import EnvironmentFailure, UserError, explained
+from areal.errors import EnvironmentFailure, UserError
+from areal.rollout.env_calls import CallFailed, EnvCall, Make
+from areal.rollout.env_processes import ProcessEnvs, StartEnv
+from areal.rollout.env_threads import ThreadEnvs
 from areal.rollout.opening import wrong_messages
-from areal.threads import CallThread, tried
 
 log = logging.getLogger(__name__)
 
@@ -27,52 +29,83 @@ _MAX_ABANDONED = 100
 """Threads left behind, of one run."""
 
 
-class EnvironmentPool:
-    """Environment instances that are reused from episode to episode, and the threads that call them.
+class EnvCalls(asyncio.Semaphore):
+    """Lets so many calls of environments go on at once, and knows them.
 
-    ``step`` may block on a verifier, so it never runs on the event loop.
+    Attributes:
+        since: when each call in flight began, by the task that waits for it: monotonic seconds.
+        done: calls that are over.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.since: dict[Any, float] = {}
+        self.done = 0
+
+    async def __aenter__(self) -> None:
+        """Wait until there is room for a call."""
+        await super().__aenter__()
+        self.since[asyncio.current_task()] = time.monotonic()
+
+    async def __aexit__(self, *failure: Any) -> None:
+        """The call is over."""
+        del self.since[asyncio.current_task()]
+        self.done += 1
+        await super().__aexit__(*failure)
+
+
+class EnvironmentPool:
+    """Environment instances that are reused from episode to episode.
+
+    ``step`` may block on a verifier, so it never runs on the event loop, but on a thread; or, where ``start``
+    is given, in a process, one for each instance.
 
     Args:
+        make: makes an environment; for a process it must be possible to pickle it.
         workers: calls at once.
         time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced. If
-            more than ``workers`` calls hang before an episode finishes, the run ends.
+            more than ``workers`` calls hang before an episode finishes, the run ends. A process whose call
+            takes longer is killed.
         slow: seconds after which a call in flight is logged.
+        start: starts a process for an environment; None: environments are called on threads.
+
+    Attributes:
+        calls: in flight.
     """
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        make: Make,
         workers: int,
         time_limit: float = 300.0,
         name: str = "env",
         slow: float = 30.0,
+        start: StartEnv | None = None,
     ) -> None:
-        self._make = make
         self._workers = workers
         self._time_limit = time_limit
         self._slow = min(slow, time_limit)
         self._name = name
-        self._room = asyncio.Semaphore(workers)
+        self._envs: ThreadEnvs | ProcessEnvs
+        self._envs = ThreadEnvs(make, name) if start is None else ProcessEnvs(start, make, name)
+        self.calls = EnvCalls(workers)
         self._idle: list[Any] = []
-        self._resting: list[CallThread] = []
-        self._left: list[tuple[CallThread, Any]] = []
         self._hung = 0
-        self._closer: CallThread | None = None
-        self._closing: list[Future[Any]] = []
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Any]:
-        """Lend an environment for one episode: an idle one, or a new one; after an error it is closed.
+        """Lend an environment for one episode: an idle one, or a new one.
+
+        After an error, or when the episode is cancelled, it is closed.
 
         Raises:
             EnvironmentFailure: it cannot be made.
         """
-        env = self._idle.pop() if self._idle else await self._call(None, "making it", self._make)
+        env = self._idle.pop() if self._idle else await self._call("making it", self._envs.make)
         try:
             yield env
-        except Exception:
-            if all(env is not held for _, held in self._left):
-                self._close(env)
+        except (Exception, asyncio.CancelledError):
+            self._envs.drop(env)
             raise
         self._hung = 0
         self._idle.append(env)
@@ -85,7 +118,7 @@ class EnvironmentPool:
             UserError: there is no such task, or too many calls hang.
         """
         what = f"reset in the task {task}"
-        given = await self._call(env, what, partial(env.reset, **task))
+        given = await self._call(what, lambda: self._envs.call(env, "reset", **task))
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
             raise self._failure(what, "did not return (observation, info)")
         self._check_text(what, given[0])
@@ -101,7 +134,7 @@ class EnvironmentPool:
             UserError: too many calls hang.
         """
         what = f"step in the task {task}"
-        given = await self._call(env, what, partial(env.step, action))
+        given = await self._call(what, lambda: self._envs.call(env, "step", action))
         if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], Mapping):
             raise self._failure(what, "did not return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = given
@@ -114,59 +147,49 @@ class EnvironmentPool:
                 raise self._failure(what, f"gave the reward {value!r}, which is no finite number")
         return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))
 
-    def close(self, grace: float = 10.0) -> None:
-        """Close idle environments within ``grace`` seconds, and end the threads, but for those that hang."""
-        for thread in self._resting:
-            thread.end()
-        while self._idle:
-            self._close(self._idle.pop())
-        if wait(self._closing, grace).not_done and self._closer is not None:
-            log.warning(
-                "environment '%s': close is not over after %g s; it is at %s",
-                self._name,
-                grace,
-                self._closer.location(__file__),
-            )
-        if self._closer is not None:
-            self._closer.end()
+    def counts(self) -> dict[str, int]:
+        """Return how often the infrastructure of environments failed so far, by kind (areal/faults.py)."""
+        elsewhere = self._envs.counts()
+        return {kind: count + elsewhere.get(kind, 0) for kind, count in faults.counts().items()}
 
-    async def _call(self, env: Any, what: str, call: Callable[[], Any]) -> Any:
-        async with self._room:
-            thread = self._resting.pop() if self._resting else CallThread("areal-env")
-            outcome = asyncio.wrap_future(thread.start(call))
+    async def close(self, grace: float = 10.0) -> None:
+        """Close idle environments within ``grace`` seconds; end processes, and threads that do not hang."""
+        while self._idle:
+            self._envs.drop(self._idle.pop())
+        await self._envs.close(grace)
+
+    async def _call(self, what: str, start: Callable[[], EnvCall]) -> Any:
+        async with self.calls:
+            call = start()
             location = ""
             try:
-                await self._in_time(outcome, what, thread)
-                location = "" if outcome.done() else thread.location(__file__)
+                await self._in_time(call, what)
+                location = "" if call.outcome.done() else call.location()
             finally:
-                if outcome.done():
-                    self._resting.append(thread)
-                else:
-                    outcome.cancel()
-                    thread.give_up()
-                    self._left = [(w, e) for w, e in self._left if w.alive] + [(thread, env)]
-        if outcome.cancelled():
+                call.end()
+        if location:
             raise self._too_late(what, location)
-        result, error = outcome.result()
-        if isinstance(error, UserError | EnvironmentFailure):
-            raise error
+        result, error = call.outcome.result()
+        if isinstance(error, CallFailed):
+            raise self._failure(what, str(error)) from error.__cause__ or error
         if error is not None:
-            raise self._failure(what, f"raised {explained(error, __file__)}") from error
+            raise error
         return result
 
-    async def _in_time(self, outcome: asyncio.Future[Any], what: str, thread: CallThread) -> None:
+    async def _in_time(self, call: EnvCall, what: str) -> None:
         """Wait for a call, but not past the time limit."""
-        await asyncio.wait({outcome}, timeout=self._slow)
-        if not outcome.done() and self._time_limit > self._slow:
+        await asyncio.wait({call.outcome}, timeout=self._slow)
+        if not call.outcome.done() and self._time_limit > self._slow:
             text = f"environment '{self._name}': {what} takes more than {self._slow:g} s"
-            log.warning("%s; it is at %s", text, thread.location(__file__))
-            await asyncio.wait({outcome}, timeout=self._time_limit - self._slow)
+            log.warning("%s; %s", text, call.location())
+            await asyncio.wait({call.outcome}, timeout=self._time_limit - self._slow)
 
     def _too_late(self, what: str, location: str) -> Exception:
-        self._hung += 1
+        faults.count("env_faults")
         limit = f"{self._time_limit:g} s (rollout.env_time_limit)"
-        found = self._failure(what, f"has not returned after {limit}; it is at {location}")
-        left = len(self._left)
+        found = self._failure(what, f"has not returned after {limit}; {location}")
+        left = self._envs.left_behind
+        self._hung += left > 0
         if self._hung <= self._workers and left < _MAX_ABANDONED:
             return found
         return UserError(
@@ -182,17 +205,6 @@ class EnvironmentPool:
             raise self._failure(
                 what, f"gave a {type(observation).__name__} as observation, but a model reads text: a str"
             )
-
-    def _close(self, env: Any) -> None:
-        """Close an environment on a thread; what it raises is written to the log."""
-
-        def close() -> None:
-            _, error = tried(env.close)
-            if error is not None:
-                log.warning("environment '%s': close raised %s", self._name, explained(error, __file__))
-
-        self._closer = self._closer or CallThread("areal-env-close")
-        self._closing = [c for c in self._closing if not c.done()] + [self._closer.start(close)]
 
 
 def _is_number(value: Any) -> bool:

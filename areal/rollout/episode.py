@@ -79,6 +79,7 @@ async def run_episode(
     Raises:
         EnvironmentFailure: the environment raised or hung.
         ConversationTooLong: the task leaves no room for a response.
+        AgentFailure: the agent blames the response, but an engine was lost or stood still meanwhile.
         NothingSampled: the agent never asked the model, or each of its calls was refused.
     """
     started, failure = time.time(), ""
@@ -89,6 +90,8 @@ async def run_episode(
         except (PolicyFailed, ConversationTooLong) as error:
             if not model.trajectories():
                 raise
+            if isinstance(error, PolicyFailed) and await model.disturbed():  # as by a short time limit
+                raise AgentFailure(f"{error}; an engine was lost or stood still meanwhile") from error
             failure = str(error)
             model.set_reward(0.0)
     trajectories = model.trajectories()

@@ -25,7 +25,8 @@ from areal.agents.interface import (
 )
 from areal.rollout.conversation import Conversation
 from areal.rollout.endpoint.server import EndpointServer
-from areal.rollout.engine import Completion, Engine, GenerationAborted, Sampling
+from areal.rollout.engine import Completion, GenerationAborted, Sampler, Sampling
+from areal.rollout.engines import EpisodeEngines
 from areal.rollout.histories import Histories
 from areal.rollout.messages import Key, key, normal
 from areal.rollout.model import EpisodeModel
@@ -55,7 +56,7 @@ class Recorder(EpisodeModel):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Sampler,
         renderer: Renderer,
         sampling: Sampling,
         max_model_len: int,
@@ -103,6 +104,10 @@ class Recorder(EpisodeModel):
         super().credit(reward, parts)
         if self._latest is not None:
             self._latest.credit(reward)
+
+    async def disturbed(self) -> bool:
+        """Whether the episode may have waited for long because an engine was lost, or is frozen."""
+        return isinstance(self._engine, EpisodeEngines) and await self._engine.disturbed()
 
     @asynccontextmanager
     async def endpoint(self, max_completions: int) -> AsyncIterator[Endpoint]:

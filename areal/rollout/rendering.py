@@ -57,7 +57,7 @@ class Renderer:
     ) -> None:
         self._template_kwargs = dict(template_kwargs or {})
         self._tokenizer = tokenizer
-        self._eos = eos
+        self.eos_ids = eos
         self._template: str | None = tokenizer.chat_template
         self._format = format_of(self._template)
         self._shows_tools = shows_tools(self._template)
@@ -108,7 +108,7 @@ class Renderer:
                     "another trajectory, with its beginning as the template has it then"
                 )
             return None
-        end = self._tokenizer.decode([last]) if last in self._eos and self._template is not None else ""
+        end = self._tokenizer.decode([last]) if last in self.eos_ids and self._template is not None else ""
         return Prompt(text, self._encode(behind.removeprefix(end) if end else behind, first=False))
 
     def decode(self, ids: list[int]) -> str:

@@ -71,7 +71,7 @@ def _count(env: Any, split: str) -> int | None:
         count = env.unwrapped.count(split)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # an environment may raise anything
         raise UserError(f"{what} raised {explained(error, __file__)}") from error
     if count is not None and (not isinstance(count, int) or count < 0):
         raise UserError(f"{what} gave {count!r}; it is a number of problems, or None where there is no end")

@@ -19,47 +19,31 @@ import asyncio
 import gc
 import itertools
 import logging
-import os
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from areal.errors import WITH_ENGINE, EngineLost, UserError
-from areal.rollout.engine import Completion, Interruption, Sampling
-from areal.rollout.vllm_start import EngineSettings, arguments
+from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError
+from areal.rollout.engine import Completion, Interruption, Partial, Sampling
+from areal.rollout.gate import Gate
+from areal.rollout.vllm_start import LONGEST_CAUSE, EngineSettings, engine_config, starting
 from areal.trajectory import Finish
+from areal.waiting import Work
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OUTPUT_SLICES = 64
 """vLLM hands on the tokens of a step in slices of 128 requests: more slices than any step has."""
-_REFUSALS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""How vLLM says, before it starts a process, that a model or a setting will not do."""
 _LIFE_SIGN = 1.0
 """Seconds after which to look whether a process that owes an answer still lives."""
-_NOT_STARTED = "Engine core initialization failed"
-"""What vLLM says when one of its processes has ended while it started."""
 DIED = "vLLM has died"
-_CALL = re.compile(r"Call to \w+ method failed:\s*")
-"""What vLLM puts before the message of an error that it raised in its own process."""
-_LONGEST_CAUSE = 500
-"""Characters of such a message that are shown, at most."""
+_CALL = re.compile(
+    r"Call to \w+ method failed:\s*|Worker failed with error '|', please check the stack trace above.*"
+)
+"""What vLLM puts around the message of an error that was raised in a process of its own."""
 _GRACE = 5.0
 """Seconds for the engine to release our memory on a GPU, at its end; else torch complains at ours."""
 
@@ -91,6 +75,9 @@ class VLLMEngine:
         self._next_version = 0
         self._ids = itertools.count()
         self._in_flight: set[_Request] = set()
+        self._named: dict[str, _Request] = {}
+        self._finished_tokens = 0
+        self._paused = False
         self._gate = Gate()
 
     @classmethod
@@ -104,31 +91,19 @@ class VLLMEngine:
             EngineLost: vLLM did not start.
         """
         try:
-            from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
         except ModuleNotFoundError as error:
             if error.name and error.name.split(".")[0] == "vllm":
                 raise UserError(f"vLLM is not installed: {WITH_ENGINE}") from error
             raise
         # In no variable here: an exception that vLLM caught and kept holds on to this frame.
-        try:
-            preloaded = os.environ.get("LD_PRELOAD")
-            config = AsyncEngineArgs(**arguments(settings)).create_engine_config()
-            if os.environ.get("LD_PRELOAD") == preloaded:  # else vLLM wants a process that begins with more
-                # A fork has all imports done, which take 10 s. CUDA is not touched here; where it is, vLLM
-                # spawns all the same.
-                os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        with starting():
             engine = cls(
-                AsyncLLM.from_vllm_config(config, disable_log_stats=True),
+                AsyncLLM.from_vllm_config(engine_config(settings), disable_log_stats=True),
                 settings.eos_ids,
                 settings.interruption,
                 _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
             )
-        except _REFUSALS as error:
-            if _NOT_STARTED in str(error):
-                raise EngineLost("vLLM did not start") from error
-            log.exception("vLLM did not start")
-            raise EngineLost(f"vLLM did not start: {_reason(error)}") from error
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
         await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
@@ -139,15 +114,67 @@ class VLLMEngine:
         """The version of the weights that sample now."""
         return self._version
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
-        """Continue ``ids``; see :class:`areal.rollout.engine.Engine`."""
+    def progress(self) -> Work:
+        """Return how many tokens came from vLLM, and how many requests it owes some now."""
+        tokens = self._finished_tokens + sum(self._tokens(request) or 0 for request in self._in_flight)
+        return Work(tokens, "tokens", 0 if self._paused else len(self._in_flight), self._version)
+
+    async def generate(self, ids: list[int], sampling: Sampling, name: str = "") -> Completion:
+        """Continue ``ids``; see :class:`areal.rollout.engine.Engine`.
+
+        Args:
+            name: by which :meth:`sampled` knows the request, in whichever process it was made.
+        """
         params = self._params(sampling)
         async with self._gate.request():
-            while True:
-                request = _Request(str(next(self._ids)), self._version, [(0, self._next_version)])
-                completion = await self._complete(request, ids, params)
-                if not self._begins_again(request, completion):
-                    return completion
+            try:
+                while True:
+                    request = _Request(str(next(self._ids)), self._version, [(0, self._next_version)])
+                    self._named[name] = request
+                    completion = await self._complete(request, ids, params)
+                    if not self._begins_again(request, completion.versions):
+                        return completion
+            finally:
+                self._named.pop(name, None)
+
+    async def sampled(self, known: Mapping[str, tuple[str, int]]) -> list[tuple[str, str, Partial]]:
+        """Return what was sampled of requests since this was asked last, about once a second.
+
+        Args:
+            known: of each request by its name, the id that was returned last, and how many of its tokens the
+                caller has; the id is empty at first.
+
+        Returns:
+            Name and id of each request that has new tokens, and those tokens. The id changes if the request
+            begins again.
+
+        Raises:
+            EngineLost: vLLM's process has died.
+        """
+        if self._llm.errored:
+            raise EngineLost(DIED)
+        found = []
+        for name, (last, count) in known.items():
+            if (request := self._named.get(name)) is not None:
+                since = count if last == request.id else 0
+                new = self._sampled(request, since)
+                if new.ids and not (since == 0 and self._begins_again(request, new.versions)):
+                    found.append((name, request.id, new))
+        return found
+
+    def _sampled(self, request: _Request, since: int) -> Partial:
+        """Return what has come of a request from vLLM's process, from one of its tokens on."""
+        if (state := self._state(request)) is None:
+            return Partial()
+        ids = state.detokenizer.output_token_ids
+        flat, spans = state.logprobs_processor.logprobs, request.spans
+        if self._reports_versions:
+            spans = [(start, int(version)) for version, start in state.weight_version_starts]
+        if len(flat.logprobs) == len(flat.start_indices):  # of each token only its own
+            logprobs = flat.logprobs[since:]
+        else:
+            logprobs = [flat.logprobs[start] for start in flat.start_indices[since:]]
+        return Partial(list(ids[since:]), logprobs, _versions(spans, len(ids), since))
 
     def _params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
@@ -180,41 +207,70 @@ class VLLMEngine:
         try:
             async for output in self._llm.generate(prompt, params, request.id):
                 whole = output.outputs[0]
+            self._finished_tokens += len(whole.token_ids)
         except self._dead as error:
             raise EngineLost(DIED) from error
         finally:
             self._in_flight.discard(request)
         return _completion(whole, request.spans)
 
-    def _begins_again(self, request: _Request, completion: Completion) -> bool:
+    def _begins_again(self, request: _Request, versions: list[int]) -> bool:
         """Whether new weights came before its first token, so that it may have read the cache of old ones."""
         if self.interruption != "keep":
             return False
-        return request.given_up or (completion.versions != [] and completion.versions[0] != request.version)
+        return request.given_up or (versions != [] and versions[0] != request.version)
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Let the worker open its weight receiver."""
+        """Let the workers open their weight receivers; none: close them, as their other end is gone.
+
+        Raises:
+            EngineLost: vLLM's process has died, or cannot do it.
+            TransferFailed: the other end of the connection is gone.
+        """
+        if not init_infos:
+            release = self._llm.collective_rpc("release_weights")
+            await self._answer(release, "cannot close its weight receiver")
+            return
+        [init_info] = init_infos
+        await self._answer(self._connect(init_info), "cannot open its weight receiver")
+
+    async def _connect(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        [init_info] = init_infos
-        request = WeightTransferInitRequest(init_info=init_info)
-        await self._answer(self._llm.init_weight_transfer_engine(request), "cannot open its weight receiver")
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+        await self._check_transfer("an engine cannot connect to the learner's weights")
 
-    async def load(self, version: int) -> dict[str, float]:
+    async def _check_transfer(self, failed: str) -> set[str]:
+        """Return the digests of what came to the workers.
+
+        Raises:
+            TransferFailed: it did not come to all.
+        """
+        reports = await self._llm.collective_rpc("report_weight_transfer")
+        if failure := next((failure for failure, _ in reports if failure), ""):
+            raise TransferFailed(f"{failed}: {' '.join(failure.split())[:LONGEST_CAUSE]}")
+        return {digest for _, digest in reports}
+
+    async def load(self, version: int, digest: str = "") -> dict[str, float]:
         """Load what the learner wrote as ``version``, between two tokens or, draining, two requests.
+
+        Args:
+            digest: that the weights must have in each worker, or the engine stays paused; empty: any.
 
         Returns:
             ``time/pause``: seconds from the call that pauses generation to the one that resumes it, and
             ``time/load``: of them, those in which the weights were loaded.
 
         Raises:
-            EngineLost: vLLM's process has died, or could not load them: generation is paused then.
+            EngineLost: vLLM's process has died, could not load them, or loaded others.
+            TransferFailed: they did not come, because something else was lost. Generation is paused until
+                this is called again, after :meth:`connect`, for the same version or a later one.
         """
         failed = f"cannot load version {version} of the weights"
         if self.interruption != "drain":
-            return await self._answer(self._swap(version), failed)
+            return await self._answer(self._swap(version, digest), failed)
         async with self._gate.drained():
-            return await self._answer(self._swap(version), failed)
+            return await self._answer(self._swap(version, digest), failed)
 
     async def _answer(self, calls: Coroutine[Any, Any, T], failed: str) -> T:
         """Wait for calls of the engine's process; those that it dies in vLLM leaves unanswered for ever.
@@ -235,25 +291,31 @@ class VLLMEngine:
             if type(error) is not Exception:  # by which vLLM tells of those in its own process
                 raise
             cause = " ".join(_CALL.sub("", str(error)).split())
-            raise EngineLost(f"vLLM {failed}{': ' if cause else ''}{cause[:_LONGEST_CAUSE]}") from error
+            raise EngineLost(f"vLLM {failed}{': ' if cause else ''}{cause[:LONGEST_CAUSE]}") from error
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    async def _swap(self, version: int) -> dict[str, float]:
+    async def _swap(self, version: int, digest: str) -> dict[str, float]:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         keep = self.interruption == "keep"
         begun = time.monotonic()
+        self._paused = True
         await self._llm.pause_generation(mode="keep", clear_cache=not keep)
         await self._note_boundaries(version)
         still = time.monotonic()
         await self._llm.start_weight_update()
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
+        await self._llm.finish_weight_update()
+        came = await self._check_transfer(f"version {version} of the weights did not come")
+        if digest and came != {digest}:  # each worker is sent all weights
+            raise EngineLost(
+                f"what came as version {version} of the weights is not what the learner sent: the digest is "
+                f"{' and '.join(sorted(came))}, not {digest}"
+            )
         if self._reports_versions:
-            await self._llm.finish_weight_update(weight_version=str(version))
-        else:
-            await self._llm.finish_weight_update()
+            await self._llm.update_weight_version(str(version))
         loaded = time.monotonic()
         self._version = version
         if keep:
@@ -262,6 +324,7 @@ class VLLMEngine:
                 await self._llm.abort(request.id)
         resuming = time.monotonic()
         await self._llm.resume_generation()
+        self._paused = False
         return {"time/pause": resuming - begun, "time/load": loaded - still}
 
     async def _note_boundaries(self, version: int) -> None:
@@ -283,9 +346,14 @@ class VLLMEngine:
 
     def _tokens(self, request: _Request) -> int | None:
         """Tokens of a request that have come from vLLM's process; None: vLLM does not know it, or no more."""
+        state = self._state(request)
+        return None if state is None else state.detokenizer.num_output_tokens()
+
+    def _state(self, request: _Request) -> Any:
+        """Return what vLLM's front end has of a request; None: nothing yet, or no more."""
         processor = self._llm.output_processor
         known = processor.external_req_ids.get(request.id)
-        return processor.request_states[known[0]].detokenizer.num_output_tokens() if known else None
+        return processor.request_states[known[0]] if known else None
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
@@ -308,50 +376,6 @@ class _Request:
     given_up: bool = False
 
 
-class Gate:
-    """Lets requests in unless it is closed, and knows when the last one has left."""
-
-    def __init__(self) -> None:
-        self._inside = 0
-        self._open = asyncio.Event()
-        self._open.set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    @asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
-        """One request is inside within."""
-        while not self._open.is_set():
-            await self._open.wait()
-        self._inside += 1
-        self._empty.clear()
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-
-    @asynccontextmanager
-    async def drained(self) -> AsyncIterator[None]:
-        """Close, wait for those inside to leave, and open again at the end."""
-        self._open.clear()
-        try:
-            await self._empty.wait()
-            yield
-        finally:
-            self._open.set()
-
-
-def _reason(error: BaseException) -> str:
-    """Return in one line why vLLM refuses to start; pydantic's messages without their ornaments."""
-    text = str(error)
-    if hasattr(error, "errors"):
-        text = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
-    text = " ".join(text.split())[:_LONGEST_CAUSE]
-    return text or type(error).__name__
-
-
 def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
     """Take over a continuation as vLLM has it; ``spans`` if it does not know the versions."""
     ids = list(whole.token_ids)
@@ -363,13 +387,20 @@ def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
         for span in whole.weight_versions or ():
             versions.extend([int(span.version)] * (span.end - span.start))
     else:
-        for (start, version), (end, _) in itertools.pairwise([*spans, (len(ids), -1)]):
-            versions.extend([version] * (end - start))
+        versions = _versions(spans, len(ids))
     if not len(ids) == len(logprobs) == len(versions):
         raise RuntimeError(
             f"vLLM returned {len(ids)} tokens, {len(logprobs)} log-probabilities, {len(versions)} versions"
         )
     return Completion(ids, logprobs, versions, _finish(whole))
+
+
+def _versions(spans: list[tuple[int, int]], count: int, since: int = 0) -> list[int]:
+    """Return the version of each token up to ``count``, given from which token on which sampled them."""
+    versions: list[int] = []
+    for (start, version), (end, _) in itertools.pairwise([*spans, (count, -1)]):
+        versions.extend([version] * (end - max(start, since)))
+    return versions
 
 
 def _finish(output: Any) -> Finish:

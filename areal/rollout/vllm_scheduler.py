@@ -1,8 +1,8 @@
-"""vLLM's scheduler, but a continuation leaves the engine's process once, whole.
+"""vLLM's scheduler, but tokens leave the engine's process when their continuation ends, or once a second.
 
 vLLM sends each token of each request to the process that asked for it: thousands of small messages a second,
-handled by Python code, on the core that the learner needs. Who asks for a final result only, gets it in one
-message here.
+handled by Python code, on the core that the learner needs. Who asks for a final result only, gets few
+messages here. What comes every second shows that the engine goes on.
 
 Guarantee: the version of the weights that goes with each token stays exact. vLLM stamps a message with the
 version at the moment when it is sent, and changes weights only while generation is paused: so what is held
@@ -11,6 +11,7 @@ back is sent when a pause begins, before it is complete.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,12 +22,16 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import LogprobsLists
 
+_OFTEN = 1.0
+"""Seconds for which outputs are held back at most."""
+
 
 class WholeOutputScheduler(Scheduler):
-    """Holds the outputs of a request back until it ends or generation is paused."""
+    """Holds the outputs of a request back until it ends or generation is paused, or a second is over."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self._sent = time.monotonic()
         self._held: dict[str, list[EngineCoreOutput]] = {}
 
     def has_finished_requests(self) -> bool:
@@ -38,7 +43,8 @@ class WholeOutputScheduler(Scheduler):
         outputs = super().update_from_output(*arguments, **keywords)
         for of_client in outputs.values():
             of_client.outputs = [whole for part in of_client.outputs if (whole := self._collect(part))]
-        if self._paused and self._held:
+        if self._held and (self._paused or time.monotonic() - self._sent > _OFTEN):
+            self._sent = time.monotonic()
             # One front end: client 0.
             of_client = outputs.setdefault(0, EngineCoreOutputs())
             of_client.outputs = [*of_client.outputs, *map(joined, self._held.values())]

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from areal.errors import EngineLost
 from areal.rollout.engine import Interruption
 from areal.step_sizes import BATCHED_TOKENS
+
+log = logging.getLogger(__name__)
+
+
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""How vLLM says, before it starts a process, that a model or a setting will not do."""
+_NOT_STARTED = "Engine core initialization failed"
+"""What vLLM says when one of its processes has ended while it started."""
+LONGEST_CAUSE = 500
+"""Characters of such a message that are shown, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +48,20 @@ class EngineSettings:
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         max_model_len: longest sequence, in tokens.
         max_num_seqs: sequences decoded together.
-        memory: the KV cache, in GiB on a CPU, or as a share of the GPU's memory.
+        memory: the KV cache, in GiB on a CPU, or as a share of each GPU's memory.
         eos_ids: tokens that end a continuation.
-        threads: CPU threads (CPU only).
+        threads: CPU threads on each of its hosts (CPU only).
         eager: no compilation, no CUDA graphs.
         seed: of the sampler.
         weight_backend: name of a registered vLLM weight-transfer engine, or None for fixed weights.
         interruption: what new weights do to requests in flight (areal.rollout.vllm_engine).
-        device_bytes: memory of its GPU; 0 on a CPU.
-        visible_devices: what CUDA_VISIBLE_DEVICES shows its processes; empty on a CPU.
+        tensor_parallel: its worker processes, each with a part of all weights and of the KV cache, and with
+            a GPU or, on a CPU, a part of the threads.
+        device_bytes: memory of one of its GPUs; 0 on a CPU.
+        visible_devices: what CUDA_VISIBLE_DEVICES shows its processes on this host; empty on a CPU.
+        hosts: addresses of its hosts, as many workers on each; the first has the scheduler. Empty: one host.
+        host: number of this host among them.
+        port: of the first host, free, at which the workers of all hosts meet.
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
     """
 
@@ -44,8 +77,12 @@ class EngineSettings:
     seed: int = 0
     weight_backend: str | None = None
     interruption: Interruption = "recompute"
+    tensor_parallel: int = 1
     device_bytes: int = 0
     visible_devices: str = ""
+    hosts: tuple[str, ...] = ()
+    host: int = 0
+    port: int = 0
     stop_strings: bool = False
 
 
@@ -71,11 +108,19 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     }
     if settings.weight_backend is not None:
         found["weight_transfer_config"] = WeightTransferConfig(backend=settings.weight_backend)
-    if settings.device == "cpu":
+        found["worker_extension_cls"] = "areal.rollout.vllm_worker.WorkerExtension"
+    if settings.tensor_parallel > 1:
+        found["tensor_parallel_size"] = settings.tensor_parallel
+        found["distributed_executor_backend"] = "mp"  # see engine_config
+    elif settings.device == "cpu":
         # Scheduler and worker in one process. vLLM turns the name "uni" into two processes on a CPU, for the
         # sake of OpenMP settings that it makes late; ours are made before it starts (see variables). Those
         # two wait for each other by spinning, which takes the learner's core away.
         found["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    if len(settings.hosts) > 1:
+        found |= {"nnodes": len(settings.hosts), "node_rank": settings.host}
+        found |= {"master_addr": settings.hosts[0], "master_port": settings.port}
+    if settings.device == "cpu":
         found["scheduler_cls"] = "areal.rollout.vllm_scheduler.WholeOutputScheduler"
         # A prompt in pieces makes vLLM rewind the random state of a request that has a seed of its own, which
         # a CPU's generator cannot: evaluations would fail where many or long prompts come at once.
@@ -91,17 +136,65 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     return found
 
 
+def engine_config(settings: EngineSettings) -> Any:
+    """Return vLLM's whole configuration; raises what vLLM refuses arguments with."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    config = AsyncEngineArgs(**arguments(settings)).create_engine_config(headless=settings.host > 0)
+    if are_loaded(os.environ.get("LD_PRELOAD", "")):  # else vLLM wants a process that begins with more
+        # A fork has all imports done, which take 10 s. CUDA is not touched here; where it is, vLLM spawns all
+        # the same.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    if settings.tensor_parallel > 1:
+        # Only now: vLLM lets no executor but its own have several hosts, of which this one is.
+        config.parallel_config.distributed_executor_backend = "areal.rollout.vllm_executor.WorkersExecutor"
+    return config
+
+
+def are_loaded(libraries: str) -> bool:
+    """Return whether this process has all libraries of an LD_PRELOAD, as it has torch's own OpenMP."""
+    paths = [os.path.realpath(path) for path in re.split("[: ]+", libraries) if path]
+    maps = Path("/proc/self/maps")
+    return not paths or (maps.exists() and set(paths) <= {line.split()[-1] for line in maps.open()})
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Say in one line why vLLM does not start within; raises EngineLost."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception or _NOT_STARTED in str(error):  # it was raised in a process of vLLM's own
+            raise EngineLost("vLLM did not start") from error
+        if not isinstance(error, _REFUSALS):
+            raise
+        log.exception("vLLM did not start")
+        raise EngineLost(f"vLLM did not start: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return in one line why vLLM refuses to start; pydantic's messages without their ornaments."""
+    text = str(error)
+    if hasattr(error, "errors"):
+        text = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+    text = " ".join(text.split())[:LONGEST_CAUSE]
+    return text or type(error).__name__
+
+
 def variables(settings: EngineSettings) -> dict[str, str]:
     """Environment variables of vLLM's processes."""
+    workers = settings.tensor_parallel // max(1, len(settings.hosts))
     found = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
+    if len(settings.hosts) > 1:
+        found["VLLM_HOST_IP"] = settings.hosts[settings.host]
     if settings.device == "cpu":
         found |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.memory))),
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.memory / settings.tensor_parallel))),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(settings.threads),
+            "OMP_NUM_THREADS": str(max(1, settings.threads // workers)),
         }
         if settings.eager:
             # vLLM has some lines of its sampler compiled all the same, which needs a C++ compiler and takes

@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from areal.agents.interface import Agent
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Engine, Sampling
+from areal.rollout.engines import Engines
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import run_episode
 from areal.rollout.opening import Opening
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
 from areal.trajectory import Episode
+
+
+class EpisodeRunner(Protocol):
+    """Runs the episodes of a run: a rollout worker in this process, or several in processes of their own."""
+
+    @property
+    def engine(self) -> Engine:
+        """All engines, through which the run's process loads weights."""
+        ...
+
+    def counts(self) -> dict[str, float]:
+        """Return what failed so far and was refused or repeated, under the names of a run's metrics."""
+        ...
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds so far in which there was work for the engines."""
+        ...
+
+    async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Episode:
+        """Run one episode of a task (keyword arguments of ``env.reset``)."""
+        ...
+
+    async def close(self) -> None:
+        """Stop the engines and everything else."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +63,21 @@ class RolloutWorker:
         """Number of programs' calls that were refused so far."""
         return 0 if self.server is None else self.server.refusals.count
 
+    def counts(self) -> dict[str, float]:
+        """Return what failed so far and was refused or repeated, under the names of a run's metrics."""
+        found = {"refused": self.refused, **self.pool.counts()}
+        of_engines = self.engine.counts() if isinstance(self.engine, Engines) else {}
+        return {f"rollout/{name}": float(count) for name, count in found.items()} | of_engines
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds so far in which the engine was generating."""
+        return self.engine.busy_seconds
+
     async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Episode:
         """Run one episode of a task (keyword arguments of ``env.reset``)."""
-        model = Recorder(self.engine, self.renderer, sampling, self.max_model_len, self.server)
+        engine = self.engine.of_task(task) if isinstance(self.engine, Engines) else self.engine
+        model = Recorder(engine, self.renderer, sampling, self.max_model_len, self.server)
         return await run_episode(self.agent, self.pool, task, model, self.opening)
 
     async def close(self) -> None:
@@ -46,4 +85,4 @@ class RolloutWorker:
         if self.server is not None:
             await self.server.close()
         await self.engine.close()
-        self.pool.close()
+        await self.pool.close()

@@ -39,7 +39,7 @@ def make_agent(config: Config) -> Any:
         agent = found(**options)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # other people's agents may raise anything
         raise UserError(f"agent '{config.agent}' raised {explained(error, __file__)}") from error
     _check(config.agent, agent)
     if isinstance(agent, Program):

@@ -3,54 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from areal import registry
-from areal.agents.program import Program
-from areal.agents.tool_use import ToolUse
 from areal.config import Config
-from areal.errors import UserError, install_hint
+from areal.errors import EngineLost, UserError, install_hint
+from areal.evaluation.endpoint import is_endpoint
 from areal.models import load_tokenizer
-from areal.placement.placement import EnginePlacement
+from areal.placement.placement import EnginePlacement, Placement
 from areal.registry import env_label
 from areal.rollout.admission import Admission
 from areal.rollout.controller import EpisodeId, RolloutController
-from areal.rollout.endpoint.server import EndpointServer
-from areal.rollout.engines import max_in_flight
-from areal.rollout.environments import EnvironmentPool
-from areal.rollout.opening import Opening
-from areal.rollout.rendering import Renderer
+from areal.rollout.engine import SingleEngine
+from areal.rollout.engines import Engines
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
-from areal.rollout.vllm_start import EngineSettings
-from areal.rollout.worker import RolloutWorker
+from areal.rollout.worker import EpisodeRunner, RolloutWorker
 from areal.runtime import checkpoint
+from areal.runtime.changing_hosts import ChangingHosts
 from areal.runtime.checkpoint_writer import CheckpointWriter
+from areal.runtime.control import control_socket
+from areal.runtime.engine_setup import engine_settings
+from areal.runtime.gathering import Gathering, gathering_of
 from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.held_out_scores import HeldOutScores
-from areal.runtime.host_checks import check_hosts
+from areal.runtime.journal import Journal
 from areal.runtime.learner_rank import LearnerRank, LearnerSetup
 from areal.runtime.loop import Trainer
+from areal.runtime.membership import Membership
 from areal.runtime.mismatch import MismatchWatch
 from areal.runtime.model_checks import eos_ids_of
-from areal.runtime.plan import Plan, engine_dtype, max_concurrent
+from areal.runtime.monitor import Monitor
+from areal.runtime.plan import Plan, max_concurrent, placed_anew
 from areal.runtime.recording import Records, StepRecorder
+from areal.runtime.recovery import LearnerRecovery
 from areal.runtime.replay import describe_start
+from areal.runtime.resuming import ResumePoint, announce, restore
+from areal.runtime.rollout_process import RolloutProcess, RolloutSetup
+from areal.runtime.rollout_state import RolloutState, recover
+from areal.runtime.rollout_workers import RolloutWorkers, Start, first_that_starts
+from areal.runtime.rollouts import env_isolation, renderer_of, rollout_worker_of
 from areal.runtime.sampling import seeded, training_sampling
 from areal.runtime.signals import abandoned_on_signal
-from areal.runtime.start import start_engines, start_learner
+from areal.runtime.spread_engine import over_hosts
+from areal.runtime.start import start_engines, start_learner, start_ranks
 from areal.runtime.weight_sync import WeightSync
+from areal.runtime.worker_engine import WorkerEngine
 from areal.trajectory import Episode, Group
 from areal.waiting import Watch, wait_all
 from areal.weights.interface import VLLM_BACKEND
 from areal.workers import process
+from areal.workers.attach import Address
 from areal.workers.cluster import Cluster
 from areal.workers.group import WorkerGroup
-from areal.workers.handle import Launch
+from areal.workers.guard import Guard
+from areal.workers.handle import Handle, Launch
+from areal.workers.network import is_free
 
 _EQUAL_BATCHES = 20
 """Batches of groups with equal rewards in a row, after which dynamic sampling gives up."""
@@ -63,7 +77,7 @@ def held_cluster(config: Config) -> Iterator[Cluster | None]:
     Raises:
         UserError: Ray is not installed, or there is no such cluster, or it has no room.
     """
-    if config.placement == "local":
+    if config.placement == "local" or is_endpoint(config.model):
         yield None
         return
     try:
@@ -74,7 +88,9 @@ def held_cluster(config: Config) -> Iterator[Cluster | None]:
             raise
         raise UserError(f"placement=ray needs Ray: {install_hint('ray')}") from error
     gpus = None if config.device == "auto" else config.device == "cuda"
-    cluster = RayCluster(reserve(config.ray.address, gpus, config.ray.hosts), config.ray.interface)
+    ray = config.ray
+    held = reserve(ray.address, gpus, ray.hosts, cpu_hosts=ray.cpu_hosts)
+    cluster = RayCluster(held, ray.interface)
     try:
         yield cluster
     finally:
@@ -82,32 +98,95 @@ def held_cluster(config: Config) -> Iterator[Cluster | None]:
 
 
 @asynccontextmanager
-async def open_trainer(plan: Plan, records: Records, resume: Path | None) -> AsyncIterator[Trainer]:
+async def open_trainer(
+    plan: Plan,
+    records: Records,
+    resume: ResumePoint | None,
+    monitor: Monitor | None = None,
+    start: Callable[[Plan, Guard], Awaitable[EpisodeRunner]] | None = None,
+) -> AsyncIterator[Trainer]:
     """Start the engines and the learner of a run; they end with the block.
 
     Args:
-        resume: a checkpoint folder to go on from.
+        resume: where the run goes on; None: it is a new one.
+        monitor: watches over all of it; None: over its workers alone.
+        start: starts the engines and what runs episodes on them; None: :func:`start_rollouts`.
 
     Raises:
         UserError, WorkerLost: something does not start.
         Interrupted: a signal came before everything had started.
     """
-    setup = learner_setup(plan, records.directory.checkpoints)
-    launches = [_launch_on(plan, rank.host) for rank in plan.placement.ranks]
-    await asyncio.to_thread(check_hosts, plan, records.directory.path)
+    monitor = monitor or Monitor(plan.config, records)
+    guard, waits = monitor.guard, monitor.waits
+    with waits.named("the run", "the hosts of the cluster"):
+        gathering, setup, launches = await _learner_parts(plan, records, guard)
     # Engines end before the learner, whose memory they read.
     async with AsyncExitStack() as learners, AsyncExitStack() as engines:
         async with abandoned_on_signal(records.progress.message):
-            for line in plan.summary:
+            for line in [*plan.summary, *([gathering.notice] if gathering is not None else [])]:
                 records.progress.message(line)
             records.progress.status("starting vLLM and the learner")
-            learner, worker = await wait_all(
-                _kept(learners, start_learner(setup, launches)),
-                _kept(engines, start_rollout_worker(plan, VLLM_BACKEND)),
-            )
+            with waits.named("the run", "vLLM and the learner to start"):
+                learner, worker = await wait_all(
+                    _kept(learners, start_learner(setup, launches)),
+                    _kept(engines, (start or start_rollouts)(plan, guard)),
+                )
             records.progress.message(f"learner: {await learner.call(LearnerRank.description)}")
-            trainer = await make_trainer(plan, learner, worker, records, resume)
-        yield trainer
+            with waits.named("the run", "the first load of weights"):
+                trainer = await make_trainer(plan, learner, worker, records, monitor, resume, gathering)
+            monitor.watch_over(trainer, worker.pool.calls if isinstance(worker, RolloutWorker) else None)
+        members = membership(plan, trainer, worker, monitor)
+        trainer.sync.connect = members.connect_all
+        notice = records.progress.message
+        if plan.cluster is not None:
+            hosts = ChangingHosts(plan.config, plan.model, plan.cluster, members, notice)
+
+            async def start_again(placement: Placement) -> list[Handle[LearnerRank]]:
+                moved = placed_anew(plan, placement)
+                copying, setup, launches = await _learner_parts(moved, records, guard)
+                trainer.checkpoints.gathering = copying
+                return await start_ranks(setup, launches)
+
+            learner.start_workers = partial(hosts.start_learner, start_again)
+            trainer.watch.add(hosts.run())
+            trainer.watch.add(plan.cluster.watch())
+        async with control_socket(records.directory, members.commands, notice):
+            yield trainer
+
+
+def membership(plan: Plan, trainer: Trainer, worker: EpisodeRunner, monitor: Monitor) -> Membership:
+    """Return what lets engines join a run that has started, leave it, and be replaced."""
+    guard, starts = monitor.guard, Counter[int]()
+    eos = eos_ids_of(plan.model, load_tokenizer(plan.model))
+
+    async def start(placement: Placement, number: int) -> tuple[str, SingleEngine]:
+        grown, engine = placed_anew(plan, placement), placement.engines[-1]
+        starts[number] += 1
+        # One that takes another's place does not sample what that one did.
+        settings = engine_settings(grown, number, engine, eos, VLLM_BACKEND)
+        settings = replace(settings, seed=derive(settings.seed, starts[number]) % 2**32)
+        [started] = (await start_engines([settings], [_launch_engine(grown, engine, guard)], number)).items()
+        return started
+
+    async def announce(requested: Mapping[str, SingleEngine], patience: float | None) -> None:
+        if isinstance(worker, RolloutWorkers):
+            found = list[Address]()
+            for name, engine in requested.items():
+                with suppress(EngineLost):  # the change that follows from that is announced, too
+                    found += await _addresses(members.placement, {name: engine})
+            await worker.use_engines(found, patience)
+
+    members = Membership(
+        plan.config,
+        plan.placement,
+        trainer.sync,
+        start,
+        trainer.records.progress.message,
+        announce,
+        monitor.restarts,
+        trainer.records.directory.log_event,
+    )
+    return members
 
 
 async def _kept(stack: AsyncExitStack, start: Awaitable[Any]) -> Any:
@@ -117,60 +196,102 @@ async def _kept(stack: AsyncExitStack, start: Awaitable[Any]) -> Any:
     return part
 
 
-def learner_setup(plan: Plan, checkpoints: Path) -> LearnerSetup:
-    """Return what each rank of a run's learner is made from."""
+async def _learner_parts(
+    plan: Plan, records: Records, guard: Guard
+) -> tuple[Gathering | None, LearnerSetup, list[Launch]]:
+    """Return what copies a learner's checkpoints, and what its ranks are made from and started by."""
+    gathering, placement = None, plan.placement
+    if plan.cluster is not None:
+        path = records.directory.path
+        gathering = await asyncio.to_thread(gathering_of, plan.cluster, placement, path)
+    setup = learner_setup(plan, records.directory.checkpoints, gathering is None)
+    return gathering, setup, [_launch_on(plan, rank.host, guard) for rank in placement.ranks]
+
+
+def learner_setup(plan: Plan, checkpoints: Path, shared: bool = True) -> LearnerSetup:
+    """Return what each rank of a run's learner is made from; ``shared``: whether all see its checkpoints."""
     ranks = plan.placement.ranks
     gpus = tuple(rank.device.index for rank in ranks if rank.device is not None)
-    address = next(host.address for host in plan.placement.inventory.hosts if host.name == ranks[0].host)
-    return LearnerSetup(plan.config, plan.model, plan.device, ranks[0].threads, checkpoints, gpus, address)
+    address = plan.placement.inventory.address(ranks[0].host)
+    threads = tuple(rank.threads for rank in ranks)
+    folder = checkpoints.absolute()  # workers elsewhere may be in another folder
+    return LearnerSetup(plan.config, plan.model, plan.device, threads, folder, gpus, address, shared)
 
 
-def _launch_on(plan: Plan, host: str) -> Launch:
+def _launch_on(plan: Plan, host: str, guard: Guard) -> Launch:
     """Return what starts workers on a host of a run."""
-    return process.launch if plan.cluster is None else plan.cluster.launch_on(host)
+    return process.launch_guarded(guard) if plan.cluster is None else plan.cluster.launch_on(host, guard)
+
+
+def _launch_engine(plan: Plan, engine: EnginePlacement, guard: Guard) -> Launch:
+    """Return what starts an engine on its hosts."""
+    launches = [_launch_on(plan, host, guard) for host in engine.hosts]
+    if plan.cluster is None or not engine.others:
+        return launches[0]
+    address = plan.placement.inventory.address(engine.host)
+    free = partial(plan.cluster.run, engine.host, is_free, address)
+    return over_hosts(launches, [engine.visible_on(host) for host in engine.hosts], free)
 
 
 async def make_trainer(
     plan: Plan,
     learner: WorkerGroup[LearnerRank],
-    worker: RolloutWorker,
+    worker: EpisodeRunner,
     records: Records,
-    resume: Path | None,
+    monitor: Monitor,
+    resume: ResumePoint | None = None,
+    gathering: Gathering | None = None,
 ) -> Trainer:
     """Put a trainer together from parts that are started, and bring them to where the run begins.
 
     The learner's weights are in the engine afterwards.
 
     Args:
-        learner: made, at version 0.
-        worker: its engine takes weights.
-        resume: a checkpoint folder to go on from.
+        plan: of the run.
+        learner: a new learner, at version 0.
+        worker: runs the episodes; its engine takes weights.
+        records: the run directory and the display.
+        monitor: has the run's named waits and its budget of restarts.
+        resume: where the run goes on; None: it is a new one.
+        gathering: copies checkpoints from and to hosts that do not share the run directory; None: all do.
     """
-    config, watch, version = plan.config, Watch(), 0
-    state, groups = {"next_group": 0, "in_flight": []}, list[Group]()
+    config, watch, state = plan.config, Watch(monitor.waits), RolloutState()
     if resume is not None:
-        version = await learner.call(LearnerRank.load, resume)
-        state, groups = checkpoint.load_rollouts(resume)
+        state = await restore(resume, config, learner, records, gathering)
+    version = state.version
     weights = await learner.call(LearnerRank.hash_weights)
-    await worker.engine.connect(await learner.call(LearnerRank.open_sender, plan.placement.backends))
+    placed = plan.placement
+
+    async def connect() -> None:
+        ends = await learner.call(LearnerRank.open_sender, placed.backends, placed.tensor_parallel)
+        await worker.engine.connect(ends)
+
     admission = Admission[Group](config.groups_per_batch, config.rollout.max_staleness, version)
-    checkpoint.recover(admission, state, groups)
+    recover(admission, state)
     rollouts = rollouts_of(plan, worker, admission)
-    sync = WeightSync(worker.engine, learner, rollouts.advance, config.rollout.max_staleness == 0, watch)
+    waits_for_load, log_event = config.rollout.max_staleness == 0, records.directory.log_event
+    sync = WeightSync(worker.engine, learner, rollouts.advance, waits_for_load, watch, connect, log_event)
     await sync.start(version)
     measure = partial(evaluate_held_out, worker, plan) if config.evaluation.problems else None
     held_out = HeldOutScores(measure, env_label(config.env), records, watch)
     if resume is not None:  # only now: a resumption that fails leaves the run as it was
+        for path in resume.damaged:
+            checkpoint.set_aside(path)
         held_out.go_on(records.go_on(config, version))
+        announce(resume, state, records)
+    journal = Journal(records.directory, admission, records.warn_of)
+    await journal.start()
     threads = plan.placement.ranks[0].threads
     records.directory.log_start(describe_start(config, version, weights, plan.device, threads))
-    checkpoints = CheckpointWriter(learner, admission, held_out.wanted, watch)
+    keep, warn = config.checkpoint.keep, records.warn_of
+    checkpoints = CheckpointWriter(learner, admission, held_out.wanted, watch, warn, keep, gathering)
     mismatch = MismatchWatch(config, plan.dtypes, plan.device)
-    recorder = StepRecorder(records, rollouts, worker, mismatch)
-    return Trainer(config, version, learner, rollouts, sync, checkpoints, held_out, recorder, watch)
+    recorder = StepRecorder(records, rollouts, worker, mismatch, journal)
+    recovery = LearnerRecovery(sync, checkpoints, records, monitor.restarts)
+    return Trainer(config, version, rollouts, sync, checkpoints, held_out, recorder, recovery)
 
 
-def rollouts_of(plan: Plan, worker: RolloutWorker, admission: Admission[Group]) -> RolloutController:
+def rollouts_of(plan: Plan, worker: EpisodeRunner, admission: Admission[Group]) -> RolloutController:
     """Return what keeps generation going."""
     config, rollout = plan.config, plan.config.rollout
     sampling = training_sampling(config)
@@ -190,83 +311,77 @@ def rollouts_of(plan: Plan, worker: RolloutWorker, admission: Admission[Group]) 
     )
 
 
-async def start_rollout_worker(plan: Plan, weight_backend: str | None) -> RolloutWorker:
+async def start_rollouts(plan: Plan, guard: Guard) -> EpisodeRunner:
+    """Start the engines of a training run, and the rollout workers, if they have processes of their own.
+
+    Args:
+        guard: watches over them all.
+
+    Raises:
+        UserError: the model's files cannot be read, or vLLM is not installed.
+        WorkerLost: an engine or a rollout worker did not start.
+    """
+    rollout = plan.config.rollout
+    if not rollout.workers:
+        return await start_rollout_worker(plan, VLLM_BACKEND, guard)
+    launch_env = env_launcher(plan.config, plan.env)
+    setup = RolloutSetup(plan.config, plan.model, plan.max_model_len, registry.registered(), launch_env)
+    hosts = plan.placement.rollout_hosts
+
+    def starts(number: int) -> list[Start]:
+        first, name = number % len(hosts), f"rollout worker {number}"
+        launches = [_launch_on(plan, host, guard) for host in [*hosts[first:], *hosts[:first]]]
+        return [partial(launch, name, {}, RolloutProcess, setup) for launch in launches]
+
+    workers = RolloutWorkers([partial(first_that_starts, starts(n)) for n in range(rollout.workers)])
+    async with AsyncExitStack() as started:
+        started.push_async_callback(workers.close)
+        starting = _kept(started, _start_engines(plan, VLLM_BACKEND, guard))
+        engine, _ = await wait_all(starting, workers.start())
+        await workers.connect(engine, await _addresses(plan.placement, engine.engines))
+        started.pop_all()
+    return workers
+
+
+async def start_rollout_worker(
+    plan: Plan, weight_backend: str | None, guard: Guard | None = None
+) -> RolloutWorker:
     """Start the engines; return the worker on them.
 
     Args:
         weight_backend: the name by which vLLM knows what receives weights; None: they are fixed.
+        guard: watches over the engines; None: one of their own.
 
     Raises:
         UserError: the model's files cannot be read, or vLLM is not installed.
         EngineLost: an engine did not start.
     """
-    config = plan.config
-    tokenizer = load_tokenizer(plan.model)
-    eos = eos_ids_of(plan.model, tokenizer)
-    renderer = Renderer(tokenizer, eos, config.chat.template_kwargs)
-    if isinstance(plan.agent, ToolUse):
-        renderer.check_tools()
-    return RolloutWorker(
-        await start_engines(
-            [
-                _engine_settings(plan, number, eos, weight_backend)
-                for number in range(len(plan.placement.engines))
-            ],
-            [_launch_on(plan, engine.host) for engine in plan.placement.engines],
-        ),
-        renderer,
-        plan.agent,
-        environments(config),
-        plan.max_model_len,
-        EndpointServer(renderer.token_texts, config.rollout.temperature),
-        opening_of(config),
+    renderer = renderer_of(plan.config, plan.model, plan.agent)
+    engine = await _start_engines(plan, weight_backend, guard or Guard(plan.config.run.stall_limit))
+    launch_env = env_launcher(plan.config, plan.env)
+    return rollout_worker_of(plan.config, renderer, plan.agent, plan.max_model_len, engine, launch_env)
+
+
+def env_launcher(config: Config, env: Any) -> Launch | None:
+    """Return what starts the processes of environments; None where they are called on threads."""
+    return process.launch if env_isolation(config, env) == "process" else None
+
+
+async def _start_engines(plan: Plan, weight_backend: str | None, guard: Guard) -> Engines:
+    eos, placed = eos_ids_of(plan.model, load_tokenizer(plan.model)), plan.placement.engines
+    started = await start_engines(
+        [engine_settings(plan, number, each, eos, weight_backend) for number, each in enumerate(placed)],
+        [_launch_engine(plan, engine, guard) for engine in placed],
     )
+    return Engines(started, in_turn=plan.config.engine.swap == "in_turn")
 
 
-def opening_of(config: Config) -> Opening:
-    """Return what conversations of a run open with."""
-    return Opening(config.chat.system, tuple(dict(message) for message in config.chat.examples))
-
-
-def _engine_settings(
-    plan: Plan, number: int, eos: tuple[int, ...], weight_backend: str | None
-) -> EngineSettings:
-    """What the ``number``-th engine is built from."""
-    config, placement = plan.config, plan.placement
-    engine = placement.engines[number]
-    return EngineSettings(
-        model=plan.model,
-        device=plan.device,
-        dtype=str(engine_dtype(config, plan.device)).removeprefix("torch."),
-        max_model_len=plan.max_model_len,
-        max_num_seqs=max_in_flight(max_concurrent(config), len(placement.engines)),
-        memory=_cache_size(plan, engine),
-        eos_ids=eos,
-        threads=engine.threads,
-        eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
-        # Of their own: else they would sample the same at the same step.
-        seed=derive(config.seed, number) % 2**32 if number else config.seed,
-        weight_backend=weight_backend,
-        device_bytes=engine.devices[0].nbytes if engine.devices else 0,
-        visible_devices=",".join(device.visible for device in engine.devices),
-        interruption=config.rollout.interruption,
-        # A program may send stop strings with any call.
-        stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),
-    )
-
-
-def environments(config: Config) -> EnvironmentPool:
-    """Return what makes and calls the environments of a run; none is made yet."""
-    return EnvironmentPool(
-        lambda: registry.make_env(config.env, **config.env_options),
-        config.rollout.env_workers,
-        config.rollout.env_time_limit,
-        config.env,
-    )
-
-
-def _cache_size(plan: Plan, engine: EnginePlacement) -> float:
-    """KV cache of an engine, in GiB on a CPU, or as a share of the GPU."""
-    if (memory := plan.placement.memory_of(engine)) is not None:
-        return memory.cache / memory.device.nbytes
-    return plan.config.engine.memory or 1.0
+async def _addresses(placement: Placement, engines: Mapping[str, SingleEngine]) -> list[Address]:
+    """Have engines of a run listen for rollout workers; return where."""
+    hosts = {host.name: host.address for host in placement.inventory.hosts}
+    own = placement.inventory.hosts[0].address
+    return [
+        await each.listen(hosts.get(each.worker.host, own))
+        for each in engines.values()
+        if isinstance(each, WorkerEngine)
+    ]

@@ -2,29 +2,28 @@
 
 A checkpoint is a folder ``step-000050`` that appears under its name only when it is whole:
 
-- ``learner/``: all that the next update depends on, in the format of torch.distributed.checkpoint: weights
-  and optimizer state by name, random states, version. What n processes saved, m can load;
-- ``model/``: weights and tokenizer in Hugging Face format, in the type that the engine computes in; or
-  ``adapter/``, in peft's format, where an adapter is trained: it is small, and so is then all of it;
-- ``state.json``: the next group's number, and number and version of each group in flight: a run that goes
-  on runs those again from their beginning;
-- ``groups.jsonl``: the complete groups that were waiting to be consumed.
+- ``learner/``: everything that the next update depends on, in the format of torch.distributed.checkpoint:
+  weights and optimizer state by name, random states, version. What n processes saved, m can load;
+- ``model/``: weights and tokenizer in Hugging Face format, in the type that the engine computes in. If an
+  adapter is trained, there is ``adapter/`` instead, in peft's format, and the whole checkpoint is small;
+- ``state.json``: the number of the next group, and number and version of each group in flight. A run that is
+  resumed generates those again from their beginning;
+- ``groups.jsonl``: the finished groups that were waiting to be consumed;
+- ``SHA256SUMS``: the digests of all these files, by which damage is found.
 
-The learner holds still while its tensors are copied to the host (:meth:`Checkpoints.stage`); any other thread
+The learner holds still while its tensors are copied to the host (:meth:`Checkpoints.stage`). Another thread
 then writes the copy (:meth:`Checkpoints.write`). A process that is killed leaves the last whole checkpoint.
 """
 
 from __future__ import annotations
 
 import copy
-import errno
 import json
-import os
 import shutil
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,184 +33,192 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
+from areal import disk
 from areal.config import load_config
 from areal.errors import UserError
 from areal.learner import lora
 from areal.learner.learner import Learner
 from areal.learner.state import Tensors
-from areal.rollout.admission import Admission
+from areal.runtime import digests
+from areal.runtime.rollout_state import RolloutState
 from areal.trajectory import Group
 
 # One process is what most runs have, and nothing to warn of.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
-def snapshot(admission: Admission[Group]) -> tuple[dict[str, Any], list[Group]]:
-    """Return the rollout side's state and the complete groups, as :meth:`Checkpoints.stage` wants them."""
-    outstanding = admission.outstanding()
-    in_flight = [[number, version] for number, version, group in outstanding if group is None]
-    state = {"next_group": admission.next_id, "in_flight": in_flight}
-    return state, [group for _, _, group in outstanding if group is not None]
-
-
-def recover(admission: Admission[Group], state: dict[str, Any], groups: list[Group]) -> None:
-    """Put every group back that :func:`snapshot` saw, at its place and with its version.
-
-    A group in flight keeps its admission version although it is run anew, by newer weights: its tokens
-    are no older than that, and its deadline stays the one that its peers made room for.
-    """
-    admission.next_id = state["next_group"]
-    complete = [(group.id, group.version, group) for group in groups]
-    in_flight = [(number, version, None) for number, version in state["in_flight"]]
-    for number, version, group in sorted([*complete, *in_flight], key=lambda found: found[0]):
-        admission.restore(number, version, group)
-
-
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A moment of a run, copied: nothing that happens later changes it."""
+    """A copy of a run's state at one moment, which later updates do not change."""
 
     version: int
     learner: Tensors
     weights: Tensors | None
     adapter: Tensors | None
-    state: dict[str, Any]
-    groups: list[Group]
+    rollouts: RolloutState
 
 
+@dataclass(eq=False)
 class Checkpoints:
     """The checkpoints of a run.
 
-    Args:
-        keep: how many; older ones are dropped.
-        dtype: of the exported weights.
-        group: gloo group of the processes that hold the learner's shards, all of which call everything
-            here, and see one file system; None: there is one process.
+    Attributes:
+        folder: where they are written.
+        learner: what is saved.
+        tokenizer: saved with the model.
+        keep: how many checkpoints are kept; older ones are removed.
+        dtype: the type of the exported weights.
+        group: gloo group of the processes that hold the learner's shards, each of which makes every call;
+            None: there is one process.
+        shared: whether all processes see the run directory; if not, the run's process puts together what each
+            has written (areal.runtime.gathering).
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        learner: Learner,
-        tokenizer: Any,
-        keep: int,
-        dtype: torch.dtype,
-        group: dist.ProcessGroup | None = None,
-    ) -> None:
-        self._folder = folder
-        self._learner = learner
-        self._tokenizer = tokenizer
-        self._keep = keep
-        self._dtype = dtype
-        self._group = group
-        self._first = group is None or dist.get_rank(group) == 0
+    folder: Path
+    learner: Learner
+    tokenizer: Any
+    keep: int
+    dtype: torch.dtype
+    group: dist.ProcessGroup | None = None
+    shared: bool = True
 
-    def stage(self, state: dict[str, Any], groups: list[Group]) -> Staged:
-        """Copy what :meth:`write` needs; no update may go on meanwhile."""
-        learner = to_host(self._learner.state().items())
-        weights = None if self._learner.adapted else self._weights()
-        return Staged(self._learner.version, learner, weights, self._adapter(), state, groups)
+    def __post_init__(self) -> None:
+        self._rank = 0 if self.group is None else dist.get_rank(self.group)
+        self._first = self._rank == 0
+
+    def stage(self, rollouts: RolloutState) -> Staged:
+        """Copy what :meth:`write` needs. No update may be in progress meanwhile."""
+        learner = to_host(self.learner.state().items())
+        weights = None if self.learner.adapted else self._weights()
+        return Staged(self.learner.version, learner, weights, self._adapter(), rollouts)
 
     def write(self, staged: Staged, wanted: frozenset[int] = frozenset()) -> Path:
-        """Write a checkpoint and drop all but the newest few; training may go on meanwhile.
+        """Write a checkpoint and remove all but the newest few. Training may go on meanwhile.
+
+        If the folder is not shared, each process writes its part, and :func:`settle` finishes the checkpoint.
 
         Args:
-            wanted: versions of older ones that stay, too.
+            staged: what to write.
+            wanted: versions of older checkpoints that are kept, too.
 
         Raises:
-            UserError: the disk is full; older checkpoints are untouched.
+            DiskFull: the disk is full. Older checkpoints are untouched, and this can be called again.
+            UserError: the checkpoint cannot be written for another reason.
         """
-        final = self._folder / f"step-{staged.version:06d}"
-        partial = self._folder / f"{_PARTIAL}{final.name}"
+        run = self.folder.parent
+        final = self.folder / f"step-{staged.version:06d}"
+        partial = self.folder / f"{_PARTIAL}{final.name}"
 
         def begin() -> None:
-            for left_over in self._folder.glob(f"{_PARTIAL}*"):  # by a run that was killed
+            for left_over in self.folder.glob(f"{_PARTIAL}*"):  # by a run that was killed
                 shutil.rmtree(left_over)
-            partial.mkdir(parents=True)
+            self.folder.mkdir(exist_ok=True)  # but not the run's folder, where somebody has removed that
+            partial.mkdir()
 
         def finish() -> None:
             self._write(partial, staged.weights, staged.adapter)
-            (partial / "state.json").write_text(json.dumps(staged.state))
-            with (partial / "groups.jsonl").open("w") as file:
-                file.writelines(json.dumps(group.to_json()) + "\n" for group in staged.groups)
-            _sync_tree(partial)
-            _put_in_place(partial, final)
-            for outdated in _complete(self._folder)[: -self._keep]:
-                if version_of(outdated) not in wanted:
-                    _drop(outdated)
+            _write_rollouts(partial, staged.rollouts)
+            digests.write_sums(partial, _STATE, known)
+            disk.sync_tree(partial)
+            there.check()
+            if self.shared:
+                settle(partial, self.keep, wanted)
 
-        with self._removed_on_failure(partial, f"a checkpoint in {self._folder}"):
+        with self._removed_on_failure(partial, run, "a checkpoint") as there:
             self._first_does(begin)
-            alone = self._group is None
+            alone = self.group is None
             dcp.save(
-                staged.learner, checkpoint_id=partial / "learner", process_group=self._group, no_dist=alone
+                staged.learner, checkpoint_id=partial / "learner", process_group=self.group, no_dist=alone
             )
+            known = self._digests(partial)
             self._first_does(finish)
-        return final
+        return final if self.shared else partial
+
+    def _digests(self, partial: Path) -> dict[str, str]:
+        """Return the digests of all files, to the first process: each process computes those of its own."""
+        if self.group is None:
+            return {}
+        own = [path.relative_to(partial).as_posix() for path in partial.glob(f"learner/__{self._rank}_*")]
+        found: list[Any] | None = [None] * dist.get_world_size(self.group) if self._first else None
+        dist.gather_object(digests.digests_of(partial, own), found, group=self.group, group_dst=0)
+        return {name: digest for each in found or [] for name, digest in each.items()}
 
     @contextmanager
-    def _removed_on_failure(self, partial: Path, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (Exception, CheckpointException) as error:
-            if self._first:
-                shutil.rmtree(partial, ignore_errors=True)
-            if any(_is_full_disk(cause) for cause in _causes(error)):
-                raise UserError(f"no space left for {what}; free some") from error
-            raise
+    def _removed_on_failure(self, partial: Path, run: Path, what: str) -> Iterator[disk.Held]:
+        with disk.Held(run) as there:
+            try:
+                yield there
+            except (Exception, CheckpointException) as error:
+                if self._first:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    if not there:
+                        _remove_empty(partial.parent, run)
+                lines = (disk.explained(cause, partial.parent, what) for cause in _causes(error))
+                line = next(filter(None, lines), None) if there else disk.gone(run)
+                if line is not None:
+                    raise line from error
+                raise
 
     def _first_does(self, work: Callable[[], None]) -> None:
-        """Let the first process do something; all raise an error of it."""
+        """Let the first process do some work. If it fails there, all processes raise the error."""
         if not self._first:
             failure: list[Exception | None] = [None]
-            dist.broadcast_object_list(failure, group=self._group, group_src=0)
+            dist.broadcast_object_list(failure, group=self.group, group_src=0)
             if failure[0] is not None:
                 raise failure[0]
             return
         try:
             work()
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other processes wait for it
             self._tell(error)
             raise
         self._tell(None)
 
     def _tell(self, error: Exception | None) -> None:
-        if self._group is not None:
-            dist.broadcast_object_list([error], group=self._group, group_src=0)
+        if self.group is not None:
+            dist.broadcast_object_list([error], group=self.group, group_src=0)
 
     def export(self, folder: Path) -> None:
         """Write ``model/``, which ``transformers`` and vLLM load without areal, and the adapter, if any.
 
         Raises:
-            UserError: the disk is full; what was there is untouched.
+            UserError: the model cannot be written. What was there is untouched.
         """
         weights, adapter = self._weights(), self._adapter()
         if not self._first:
             return
         partial = folder / f"{_PARTIAL}export"
-        with self._removed_on_failure(partial, f"the model in {folder}"):
+        with self._removed_on_failure(partial, folder, "the model") as there:
             shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
             self._write(partial, weights, adapter)
-            for made in list(partial.iterdir()):
-                _put_in_place(made, folder / made.name)
-            partial.rmdir()
+            there.check()
+            settle_export(partial)
 
     def _write(self, folder: Path, weights: Tensors | None, adapter: Tensors | None) -> None:
         if weights is not None:
-            write_model(folder / "model", self._learner.model, self._tokenizer, weights)
+            write_model(folder / "model", self.learner.model, self.tokenizer, weights)
         if adapter is not None:
-            lora.write_adapter(folder / "adapter", self._learner.model, self._learner.path, adapter)
+            lora.write_adapter(folder / "adapter", self.learner.model, self.learner.path, adapter)
         _give_usual_modes(folder)
 
     def _weights(self) -> Tensors:
-        """Whole weights: all processes gather them, the first copies them."""
-        whole = self._learner.named_parameters()
+        """Return whole weights: all processes gather them, and the first one copies them."""
+        whole = self.learner.named_parameters()
         if self._first:
-            return to_host(whole, self._dtype)
+            return to_host(whole, self.dtype)
         return {name: weight for name, weight in whole if not name}  # gathered, and dropped
 
     def _adapter(self) -> Tensors | None:
-        return to_host(lora.adapter_of(self._learner.model).items()) if self._learner.adapted else None
+        return to_host(lora.adapter_of(self.learner.model).items()) if self.learner.adapted else None
+
+
+def _remove_empty(folder: Path, run: Path) -> None:
+    """Remove a folder and those above it up to the run directory, which a library has made anew."""
+    with suppress(OSError):  # what is not empty stays
+        for each in (folder, *folder.parents):
+            if each.is_relative_to(run):
+                each.rmdir()
 
 
 def to_host(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None = None) -> Tensors:
@@ -234,10 +241,32 @@ def write_model(folder: Path, model: Any, tokenizer: Any, weights: Tensors) -> N
     tokenizer.save_pretrained(folder)
 
 
+def settle(partial: Path, keep: int, wanted: frozenset[int] = frozenset()) -> Path:
+    """Give a checkpoint that is written its name, and remove older ones.
+
+    Args:
+        partial: the checkpoint under the name that it has while it is written.
+        keep: how many checkpoints are kept.
+        wanted: versions of older checkpoints that are kept, too.
+    """
+    final = partial.with_name(partial.name.removeprefix(_PARTIAL))
+    _put_in_place(partial, final)
+    for outdated in _complete(final.parent)[:-keep]:
+        if version_of(outdated) not in wanted:
+            _drop(outdated)
+    return final
+
+
+def settle_export(partial: Path) -> None:
+    """Move the contents of a temporary folder into its parent, and remove the folder."""
+    for made in list(partial.iterdir()):
+        _put_in_place(made, partial.parent / made.name)
+    partial.rmdir()
+
+
 def latest(folder: Path) -> Path | None:
     """Return the newest whole checkpoint below ``folder``, if any."""
-    found = _complete(folder)
-    return found[-1] if found else None
+    return next(reversed(_complete(folder)), None)
 
 
 def versions(folder: Path) -> dict[int, Path]:
@@ -246,12 +275,26 @@ def versions(folder: Path) -> dict[int, Path]:
 
 
 def before(folder: Path, step: int) -> Path | None:
-    """Return the newest whole checkpoint below ``folder`` from which update ``step`` is still to come."""
-    found = [c for c in _complete(folder) if version_of(c) < step]
-    return found[-1] if found else None
+    """Return the newest checkpoint from before update ``step`` that is not damaged."""
+    found = reversed(_complete(folder))
+    return next((c for c in found if version_of(c) < step and not damage(c)), None)
+
+
+def damage(checkpoint: Path) -> str:
+    """Return in a few words how a checkpoint is damaged; empty: no damage can be found."""
+    for name in (_STATE, _GROUPS, "learner"):
+        if not (checkpoint / name).exists():
+            return f"{name} is missing"
+    try:
+        has_sums = _HAS_SUMS in json.loads((checkpoint / _STATE).read_bytes())
+    except (ValueError, OSError):
+        return f"{_STATE} cannot be read"
+    # Older versions of areal wrote none.
+    return digests.damage(checkpoint, _STATE) if has_sums or (checkpoint / digests.SUMS).exists() else ""
 
 
 _PARTIAL, _OLD = ".partial-", ".old"
+_STATE, _GROUPS, _HAS_SUMS = "state.json", "groups.jsonl", "has_digests"
 
 
 def version_of(checkpoint: Path) -> int:
@@ -260,10 +303,10 @@ def version_of(checkpoint: Path) -> int:
 
 
 def load_learner(checkpoint: Path, learner: Learner) -> None:
-    """Make the learner what it was, on whatever number of processes.
+    """Restore the learner's state from a checkpoint, on any number of processes.
 
     Raises:
-        UserError: it is of another model, of other settings, or of an old version of areal.
+        UserError: the checkpoint is of another model, of other settings, or of an old version of areal.
     """
     if not (checkpoint / "learner").is_dir():
         raise UserError(
@@ -286,21 +329,38 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
 
 
 def _own(checkpoint: Path) -> str:
-    """Name what a checkpoint's weights are of."""
-    config = load_config(checkpoint.parents[1] / "config.yaml")
+    """Return in a few words which model a checkpoint's weights are of."""
+    if not (path := checkpoint.parents[1] / "config.yaml").exists():  # of a copy on another host
+        return "the run's own"
+    config = load_config(path)
     return f"the run's own: model={config.model} learner.lora_rank={config.learner.lora_rank}"
 
 
-def load_rollouts(checkpoint: Path) -> tuple[dict[str, Any], list[Group]]:
-    """Return the rollout side's state and the waiting groups."""
-    state = json.loads((checkpoint / "state.json").read_text())
-    with (checkpoint / "groups.jsonl").open() as file:
-        groups = [Group.from_json(json.loads(line)) for line in file]
-    return state, groups
+def _write_rollouts(folder: Path, rollouts: RolloutState) -> None:
+    """Write the rollout side's state, with the waiting groups."""
+    outstanding = rollouts.outstanding
+    in_flight = [[number, version] for number, (version, group) in outstanding.items() if group is None]
+    state = {"next_group": rollouts.next_group, "in_flight": in_flight, _HAS_SUMS: True}
+    (folder / _STATE).write_text(json.dumps(state))
+    groups = [group for _, group in outstanding.values() if group is not None]
+    with (folder / _GROUPS).open("w") as file:
+        file.writelines(json.dumps(group.to_json()) + "\n" for group in groups)
+
+
+def load_rollouts(checkpoint: Path) -> RolloutState:
+    """Return the rollout side's state, with the waiting groups."""
+    state = json.loads((checkpoint / _STATE).read_text())
+    outstanding: dict[int, tuple[int, Group | None]] = {
+        n: (version, None) for n, version in state["in_flight"]
+    }
+    with (checkpoint / _GROUPS).open() as file:
+        for group in (Group.from_json(json.loads(line)) for line in file):
+            outstanding[group.id] = (group.version, group)
+    return RolloutState(version_of(checkpoint), state["next_group"], dict(sorted(outstanding.items())))
 
 
 def _complete(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first; one that was being replaced counts where the new one is not there."""
+    """Return whole checkpoints, oldest first; one that is being replaced counts if it has no successor."""
     if not folder.is_dir():
         return []
     found = {version_of(path): path for path in sorted(folder.glob("step-*"), reverse=True)}
@@ -308,27 +368,34 @@ def _complete(folder: Path) -> list[Path]:
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Give a checkpoint its name, which one of the run that this one resumed may have."""
+    """Give a checkpoint its name, which one from before the run was resumed may have."""
     old = final.with_name(final.name + _OLD)
     if final.exists():
         if old.exists():
             _drop(old)
         final.rename(old)
     partial.rename(final)
-    _sync(final.parent)
+    disk.sync(final.parent)
     if old.exists():
         _drop(old)
 
 
 def _drop(checkpoint: Path) -> None:
-    """Remove a checkpoint; half of one never has its name."""
+    """Remove a checkpoint under another name, so that no half of one ever has its name."""
     going = checkpoint.with_name(f"{_PARTIAL}{checkpoint.name}")
     checkpoint.rename(going)
     shutil.rmtree(going)
 
 
+def set_aside(checkpoint: Path) -> None:
+    """Give a damaged checkpoint another name, so that it is neither loaded nor counted."""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+
+
 def _give_usual_modes(folder: Path) -> None:
-    """Let whoever may read a new file read these: safetensors makes its own for their owner alone."""
+    """Give files the mode of a new file: those of safetensors can be read by their owner alone."""
     usual = folder / ".mode"
     usual.touch()
     mode = stat.S_IMODE(usual.stat().st_mode)
@@ -338,32 +405,11 @@ def _give_usual_modes(folder: Path) -> None:
             path.chmod(mode)
 
 
-def _sync_tree(folder: Path) -> None:
-    """Force a folder to the disk, so that the rename never shows a name without its contents."""
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that led to it, in other processes too."""
+    """Yield an error and all errors that led to it, in other processes, too."""
     while error is not None:
         yield error
         if isinstance(error, CheckpointException):
             for failure, _ in error.failures.values():
                 yield from _causes(failure)
         error = error.__cause__ or error.__context__
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    """Whether there is no space left; safetensors says so in its message only."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"os error {errno.ENOSPC}" in str(error) or "No space left" in str(error)

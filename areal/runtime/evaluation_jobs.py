@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from areal import registry
 from areal.config import Config, parse_config, settings_on
+from areal.disk import write_whole
 from areal.errors import UserError
 from areal.evaluation.benchmark import Benchmark
 from areal.evaluation.benchmark_data import find_data
@@ -23,7 +24,8 @@ from areal.runtime.agents import make_agent
 from areal.runtime.first_look import look_at
 from areal.runtime.plan import Plan, plan
 from areal.runtime.sampling import evaluation_sampling
-from areal.telemetry.run_directory import dated_name, new_folder, slug, write_whole
+from areal.telemetry.run_directory import dated_name, new_folder, slug
+from areal.workers.cluster import Cluster
 
 _REQUEST = "evaluation.json"
 _PROMPT_ROOM = 4096
@@ -79,8 +81,8 @@ def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[Ev
     """
     if resume is not None:
         try:
-            found = json.loads((resume / _REQUEST).read_text(encoding="utf-8"))
-            return EvaluationRequest(**found), resume.resolve()
+            found = EvaluationRequest(**json.loads((resume / _REQUEST).read_text(encoding="utf-8")))
+            return replace(found, settings=settings_on(found.settings, request.settings)), resume.resolve()
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{resume} is no evaluation to go on with: no sound {_REQUEST} in it") from error
     config = parse_config(request.settings)
@@ -96,8 +98,13 @@ def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[Ev
     return request, path.resolve()
 
 
-def make_jobs(request: EvaluationRequest, folder: Path) -> list[EvaluationJob]:
+def make_jobs(
+    request: EvaluationRequest, folder: Path, cluster: Cluster | None = None
+) -> list[EvaluationJob]:
     """Check a request: data, environments, agents, model; nothing is started.
+
+    Args:
+        cluster: the hosts that the evaluation holds; None: this machine.
 
     Raises:
         UserError: one of them is not available.
@@ -106,7 +113,7 @@ def make_jobs(request: EvaluationRequest, folder: Path) -> list[EvaluationJob]:
     if len(set(names)) < len(names):
         raise UserError(f"a benchmark is named twice: {', '.join(names)}")
     if not names:
-        return [_job(parse_config(request.settings), None, "", "")]
+        return [_job(parse_config(request.settings), cluster)]
     if "env" in request.settings:
         raise UserError("a benchmark has its own environment: give --benchmark or --env, not both")
     if "max_new_tokens" in request.settings.get("rollout", {}):
@@ -118,19 +125,27 @@ def make_jobs(request: EvaluationRequest, folder: Path) -> list[EvaluationJob]:
         benchmark = registry.benchmarks.get(name)
         data = find_data(benchmark, request.data, folder / "data")
         config = parse_config(settings_on(benchmark.settings(data.path), request.settings))
-        jobs.append(_job(config, benchmark, data.source, data.digest))
+        jobs.append(_job(config, cluster, benchmark, data.source, data.digest))
     return jobs
 
 
-def _job(config: Config, benchmark: Benchmark | None, source: str, digest: str) -> EvaluationJob:
+def _job(
+    config: Config,
+    cluster: Cluster | None,
+    benchmark: Benchmark | None = None,
+    source: str = "",
+    digest: str = "",
+) -> EvaluationJob:
     if not config.evaluation.problems:
         raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
     checked = None
     if is_endpoint(config.model):
+        if config.placement != "local":
+            raise UserError(f"model={config.model} is served already: leave placement={config.placement} out")
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
         look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit)
     else:
-        checked = plan(config if benchmark is None else _fitted(config), training=False)
+        checked = plan(config if benchmark is None else _fitted(config), training=False, cluster=cluster)
         config, env, agent = checked.config, checked.env, checked.agent
     asked = len(held_out(env, config.evaluation.problems))
     header = Header(

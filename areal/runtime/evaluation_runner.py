@@ -10,29 +10,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError
+from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError, WorkerLost
 from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.endpoint_worker import EndpointWorker
 from areal.evaluation.episodes import EpisodeOutcome, RunEpisode, engine_runner
-from areal.evaluation.report import Report, markdown, report_of
+from areal.evaluation.report import Report, report_of, write_reports
 from areal.evaluation.responses import Response, ResponseFile
-from areal.runtime.build import environments, opening_of, start_rollout_worker
+from areal.runtime.build import env_launcher, start_rollout_worker
 from areal.runtime.evaluation_jobs import EvaluationJob
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.held_out import timed_responses
 from areal.runtime.plan import max_concurrent
+from areal.runtime.rollouts import environments, opening_of
 from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
-from areal.telemetry.run_directory import RunDirectory, write_whole
+from areal.telemetry.run_directory import RunDirectory
 from areal.waiting import Watch
+from areal.workers.cluster import released
 
 T = TypeVar("T")
 
@@ -43,27 +44,27 @@ async def run_jobs(jobs: list[EvaluationJob], folder: Path, show: bool) -> list[
     Raises:
         UserError: the folder has responses to something else.
         EnvironmentFailure: an episode failed for good; the responses so far are kept.
+        WorkerLost: an engine has died; likewise.
         Interrupted: Ctrl-C or SIGTERM; the responses so far are kept.
     """
     title = f"{', '.join(job.header.name for job in jobs)} · {jobs[0].config.model}"
     with (
         capture(RunDirectory(folder)) as terminal,
+        released(None if jobs[0].plan is None else jobs[0].plan.cluster),
         Progress(0, title, show, terminal) as progress,
-        ExitStack() as files,
     ):
         progress.message(f"evaluation: {folder}")
         for line in jobs[0].plan.notices if jobs[0].plan is not None else ():
             progress.message(line)
         for line in dict.fromkeys(line for job in jobs for line in getattr(job.env.unwrapped, "notices", ())):
             progress.message(line)
-        opened = [(job, files.enter_context(ResponseFile(folder / job.file, job.header))) for job in jobs]
+        opened = [(job, ResponseFile(folder / job.file, job.header)) for job in jobs]
         async with heartbeat(terminal):
             try:
                 reports = await _run(opened, folder, progress)
             except asyncio.CancelledError as error:  # a second signal
                 raise _interrupted(folder) from error
-        write_whole(folder / "report.json", [json.dumps([report.to_json() for report in reports], indent=1)])
-        write_whole(folder / "report.md", [markdown(reports)])
+        write_reports(folder, reports)
     return reports
 
 
@@ -91,7 +92,7 @@ async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -
     watch.add(stopped())
     release = on_signals(wind_up, main.cancel)
     try:
-        return await watch.wait(work)
+        return await watch.wait(work, "the run", "the evaluation")
     finally:
         release()
         await watch.close()
@@ -110,8 +111,8 @@ async def _run(
                     work = _respond(job, file, runner_of(job), busy, progress)
                     try:
                         speeds[job.header.name] = await _interruptible(work, folder, progress)
-                    except (EnvironmentFailure, AgentFailure, UserError) as error:
-                        if not file.responses:
+                    except (EnvironmentFailure, AgentFailure, UserError, WorkerLost) as error:
+                        if not (file.responses and file.path.exists()):
                             raise
                         raise type(error)(
                             f"{error}; the responses so far are kept: `areal eval --resume {folder}`"
@@ -154,7 +155,7 @@ async def _engine_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
 
     def runner_of(job: EvaluationJob) -> RunEpisode:
         assert job.plan is not None
-        pool = environments(job.config)
+        pool = environments(job.config, env_launcher(job.config, job.env))
         pools.append(pool)
         own = replace(worker, agent=job.agent, pool=pool, max_model_len=job.plan.max_model_len)
         return engine_runner(own, job.sampling)
@@ -164,7 +165,7 @@ async def _engine_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
     finally:
         await worker.engine.close()
         for pool in pools:
-            pool.close()
+            await pool.close()
 
 
 @asynccontextmanager
@@ -174,7 +175,8 @@ async def _endpoint_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]
 
     def runner_of(job: EvaluationJob) -> RunEpisode:
         chat = job.config.chat.template_kwargs
-        worker = EndpointWorker(endpoint, job.agent, environments(job.config), opening_of(job.config), chat)
+        pool = environments(job.config, env_launcher(job.config, job.env))
+        worker = EndpointWorker(endpoint, job.agent, pool, opening_of(job.config), chat)
         workers.append(worker)
 
         async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:
@@ -187,4 +189,4 @@ async def _endpoint_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]
     finally:
         await endpoint.close()
         for worker in workers:
-            worker.pool.close()
+            await worker.pool.close()

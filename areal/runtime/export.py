@@ -29,6 +29,10 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
         _copy(directory.model, target)
         return None
     chosen = _chosen(directory, list(kept), step)
+    if what := checkpoint.damage(kept[chosen]):
+        others = ", ".join(str(version) for version in kept if version != chosen)
+        way_out = f"with --step there is another of {others}" if others else "there is no other"
+        raise UserError(f"the checkpoint of update {chosen} is damaged ({what}); {way_out}")
     if (kept[chosen] / "model").is_dir():
         _copy(kept[chosen] / "model", target)
     else:

@@ -14,13 +14,13 @@ from areal.evaluation.report import Report, conditions, report, sampling_setting
 from areal.evaluation.responses import Response
 from areal.registry import env_label
 from areal.rollout.tasks import held_out
-from areal.rollout.worker import RolloutWorker
+from areal.rollout.worker import EpisodeRunner
 from areal.runtime.plan import Plan, max_concurrent
 from areal.runtime.sampling import evaluation_sampling
 
 
 async def evaluate_held_out(
-    worker: RolloutWorker,
+    worker: EpisodeRunner,
     plan: Plan,
     model: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -35,7 +35,7 @@ async def evaluate_held_out(
         engine_runner(worker, evaluation_sampling(config)),
         tasks,
         config,
-        lambda: worker.engine.busy_seconds,
+        lambda: worker.busy_seconds,
         lambda response: progress(next(done), len(tasks) * settings.samples),
     )
     return report(

@@ -1,43 +1,84 @@
-"""What each host of a run has to have before anything heavy starts: areal, the model, the run directory."""
+"""What each host of a run has to have before anything heavy starts."""
 
 from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+from areal import registry
+from areal.config import Config
 from areal.errors import UserError
-from areal.runtime.plan import Plan
+from areal.placement.inventory import Host, Inventory, probe_host
+from areal.runtime.agents import make_agent
+from areal.workers.cluster import Cluster, ClusterHost
 
 _DELAY = 15.0
 """Seconds after which all hosts of a shared folder see a new file."""
 
 
-def check_hosts(plan: Plan, run_directory: Path) -> None:
-    """Check that the hosts of a cluster have what this one has.
+def probe_hosts(cluster: Cluster, device: str) -> Inventory:
+    """Return the inventory of a cluster's hosts, each as it is seen there.
 
     Args:
-        plan: of the run.
-        run_directory: has a configuration in it; all ranks of the learner write checkpoints there.
+        device: the setting; ``cpu`` leaves GPUs out.
 
     Raises:
-        UserError: a host has not; the message says which one and what.
+        UserError: a host has another areal, or does not see the GPUs that it has.
     """
-    if plan.cluster is None:
-        return
-    own, ranks = _version(), {rank.host for rank in plan.placement.ranks}
-    for host in sorted(ranks | {engine.host for engine in plan.placement.engines}):
-        if (version := plan.cluster.run(host, _version)) != own:
-            raise UserError(f"host {host} has areal {version}, this one has {own}: install the same on all")
-        wanted = [run_directory / "config.yaml"] if host in ranks else []
-        if (folder := Path(plan.model)).is_dir():  # else it is a name on the hub
-            wanted.append(folder)
-        for path in wanted:
-            if not plan.cluster.run(host, _appears, str(path.absolute())):
-                raise UserError(
-                    f"host {host} does not have {path.absolute()}: put it on a folder that all hosts share, "
-                    "under the same name (output=FOLDER for runs)"
-                )
+    return Inventory(tuple(probe_host_of(cluster, host, device) for host in cluster.hosts))
+
+
+def probe_host_of(cluster: Cluster, host: ClusterHost, device: str) -> Host:
+    """Return a host of a cluster as it is seen there; see :func:`probe_hosts`."""
+    if (version := cluster.run(host.name, _version)) != (own := _version()):
+        raise UserError(f"host {host.name} has areal {version}, this one has {own}: install the same on all")
+    found = cluster.run(host.name, probe_host, device, host.name, host.cores, host.address)
+    if host.gpus and device != "cpu" and not found.devices:
+        raise UserError(
+            f"host {host.name} has GPUs in Ray ({host.gpus}), but torch sees none there: install a CUDA "
+            "build of torch and the driver, or use device=cpu"
+        )
+    return found
+
+
+def check_model_on_hosts(cluster: Cluster, hosts: Iterable[str], model: str) -> None:
+    """Check that hosts find the model, unless that is a name on the hub.
+
+    Raises:
+        UserError: a host does not; the message says which one.
+    """
+    folder = Path(model).absolute()
+    for host in sorted(set(hosts)) if folder.is_dir() else ():
+        if not cluster.run(host, _appears, str(folder)):
+            raise UserError(
+                f"host {host} does not have {folder}: put it on a folder that all hosts share, under the "
+                "same name"
+            )
+
+
+def check_code_on_hosts(cluster: Cluster, hosts: Iterable[str], config: Config) -> None:
+    """Check that hosts that run episodes find environment, agent, and what the user's code has registered.
+
+    Raises:
+        UserError: a host does not; the message says which one, and what it lacks.
+    """
+    registered = registry.registered()
+    for host in hosts:
+        try:
+            cluster.run(host, _find_code, config, registered)
+        except UserError as error:
+            raise UserError(
+                f"host {host} lacks code of this run: {error}; put it on a folder that all hosts share, "
+                "under the same name, or bring it by Ray's runtime_env (py_modules, working_dir)"
+            ) from error
+
+
+def _find_code(config: Config, registered: bytes) -> None:
+    registry.restore(registered)
+    registry.find_env(config.env)
+    make_agent(config)
 
 
 def _version() -> str:

@@ -10,24 +10,26 @@ each other.
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from areal.config import Config
+from areal.errors import WorkerLost
 from areal.threads import CallThread
+from areal.waiting import Work
 
 if TYPE_CHECKING:
     from areal.learner.learner import Learner
     from areal.runtime.checkpoint import Checkpoints, Staged
-    from areal.trajectory import Batch, Group
+    from areal.runtime.rollout_state import RolloutState
+    from areal.trajectory import Batch
     from areal.weights.interface import TransferBackend
     from areal.weights.sender import WeightSender
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,9 @@ class LearnerSetup:
 
     Attributes:
         model: folder or hub id of the weights to begin with.
-        threads: CPU threads of one rank.
+        threads: CPU threads of each rank.
         checkpoints: the folder that all write to.
+        shared: whether it is the same folder on the hosts of all ranks and of the run's process.
         gpus: index of each rank's GPU; empty on a CPU.
         address: by which other hosts reach that of rank 0.
     """
@@ -45,10 +48,11 @@ class LearnerSetup:
     config: Config
     model: str
     device: str
-    threads: int
+    threads: tuple[int, ...]
     checkpoints: Path
     gpus: tuple[int, ...] = ()
     address: str = "127.0.0.1"
+    shared: bool = True
 
 
 class LearnerRank:
@@ -68,13 +72,15 @@ class LearnerRank:
 
         self._setup, self._rank = setup, rank
         self._sender: WeightSender | None = None
+        self._updating = False
+        # A broadcast waits for engines that may be dead: its thread may be left behind.
         self._sending, self._writing = CallThread("areal-send"), CallThread("areal-write")
 
     def open_store(self) -> int:
         """Open the store at which the ranks meet, as rank 0 does; return its port."""
-        import torch.distributed as dist
+        from areal.learner.ranks import open_store
 
-        self._store = dist.TCPStore(self._setup.address, 0, is_master=True, wait_for_workers=False)
+        self._store = open_store(self._setup.address)
         return self._store.port
 
     def make(self, port: int = 0) -> None:
@@ -85,7 +91,7 @@ class LearnerRank:
         """
         import torch.distributed as dist
 
-        from areal.learner.ranks import init_process_group
+        from areal.learner.ranks import init_process_group, join_store
         from areal.models import load_tokenizer
         from areal.runtime.checkpoint import Checkpoints
         from areal.runtime.learner import make_learner
@@ -94,12 +100,12 @@ class LearnerRank:
         setup, config = self._setup, self._setup.config
         group = None
         if config.learner.processes > 1:
-            store = self._store if self._rank == 0 else dist.TCPStore(setup.address, port, is_master=False)
+            store = self._store if self._rank == 0 else join_store(setup.address, port)
             device = f"cuda:{setup.gpus[self._rank]}" if setup.gpus else "cpu"
             init_process_group(device, store, self._rank, config.learner.processes)
             # Of its own: checkpoints are written on a thread, while updates go on.
             group = dist.new_group(backend="gloo")
-        self._learner = make_learner(config, setup.model, setup.device, setup.threads)
+        self._learner = make_learner(config, setup.model, setup.device, setup.threads[self._rank])
         self._checkpoints = Checkpoints(
             setup.checkpoints,
             self._learner,
@@ -107,6 +113,7 @@ class LearnerRank:
             config.checkpoint.keep,
             engine_dtype(config, setup.device),
             group,
+            setup.shared,
         )
         self._learner.warm_up()
 
@@ -114,11 +121,15 @@ class LearnerRank:
         """Return how the learner computes, in a few words."""
         return self._learner.description
 
-    def load(self, saved: Path) -> int:
-        """Take back what a checkpoint holds, of any number of ranks; return its number of updates."""
+    def load(self, saved: Path, copy: Path | None = None) -> int:
+        """Take back what a checkpoint holds, of any number of ranks; return its number of updates.
+
+        Args:
+            copy: where a host that does not have ``saved`` has what a learner needs of it.
+        """
         from areal.runtime.checkpoint import load_learner
 
-        load_learner(saved, self._learner)
+        load_learner(copy if copy is not None and copy.exists() else saved, self._learner)
         return self._learner.version
 
     def hash_weights(self) -> str:
@@ -127,8 +138,13 @@ class LearnerRank:
 
         return hash_weights(self._learner)
 
-    def open_sender(self, backends: list[TransferBackend]) -> list[dict[str, Any]]:
-        """Open the weight sender to the engines; return what each of them needs once, to open its end."""
+    def open_sender(self, backends: list[TransferBackend], workers: int = 1) -> list[dict[str, Any]]:
+        """Open the weight sender to the engines; return what each of them needs once, to open its end.
+
+        Args:
+            backends: the backend of each engine.
+            workers: processes of each engine.
+        """
         from areal.runtime.plan import engine_dtype
         from areal.weights.sender import open_sender
 
@@ -138,32 +154,77 @@ class LearnerRank:
         device = self._setup.device
         dtype = engine_dtype(self._setup.config, device)
         parameters = self._learner.named_parameters()
-        self._sender = open_sender(backends, parameters, dtype, device, self._setup.address)
+        in_turn, address = self._setup.config.engine.swap == "in_turn", self._setup.address
+        self._sender = open_sender(backends, parameters, dtype, device, address, workers, in_turn)
         return self._sender.init_infos()
 
-    def publish(self) -> None:
-        """Make the weights ready to load; no engine may be loading meanwhile."""
-        if self._sender is None:
-            self._gather()
-        else:
-            self._sender.write(self._learner.named_parameters())
+    async def reopen_sender(self, backends: list[TransferBackend]) -> list[dict[str, Any]]:
+        """Begin an epoch of the weight sender with other engines, beside an update; see :meth:`open_sender`.
 
-    async def send(self) -> None:
-        """Do the learner's part of a load, while the engines load."""
-        if self._sender is not None:
-            await _on(self._sending, self._sender.send)
+        No load may be in flight, but for one that has failed.
+        """
+        if self._sender is None:
+            return []
+        self._sender.open(backends)
+        return self._sender.init_infos()
+
+    def publish(self) -> str:
+        """Make the weights ready to load, and return their digest; no engine may be loading meanwhile."""
+        digest = ""
+        with _lost_if_broken():
+            if self._sender is None:
+                self._gather()
+            else:
+                digest = self._sender.write(self._learner.named_parameters())
+        return digest
+
+    async def send(self) -> str:
+        """Do the learner's part of a load, while the engines load.
+
+        Returns:
+            Why that failed; empty if it did not. It is no failure of this rank: an engine has failed.
+        """
+        if self._sender is None:
+            return ""
+        try:
+            await self._sending.run(self._sender.send)
+        except (RuntimeError, TimeoutError) as error:
+            return str(error)
+        return ""
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """Make one update and return its metrics."""
-        return self._learner.update(batch)
+        """Make one update and return its metrics.
 
-    def stage(self, state: dict[str, Any], groups: list[Group]) -> None:
+        Raises:
+            WorkerLost: the GPU, or a connection to another rank, is of no use any more.
+        """
+        self._updating = True
+        try:
+            with _lost_if_broken():
+                return self._learner.update(batch)
+        finally:
+            self._updating = False
+
+    def progress(self) -> Work | None:
+        """Return how many micro-batches went through the model.
+
+        On a CPU one of them may take many minutes, so that seconds of computing count, too.
+        """
+        if not hasattr(self, "_learner"):
+            return None
+        done, unit = self._learner.passes, "micro-batches"
+        if self._setup.device == "cpu":
+            done, unit = done + int(time.process_time()), "micro-batches or CPU seconds"
+        return Work(done, unit, int(self._updating), self._learner.version)
+
+    def stage(self, rollouts: RolloutState) -> None:
         """Copy what :meth:`write` needs, which has to follow, and to be over before this is called again."""
-        self._staged = self._checkpoints.stage(state, groups)
+        with _lost_if_broken():
+            self._staged = self._checkpoints.stage(rollouts)
 
     async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
         """Write a checkpoint of what was staged; older ones stay if they are ``wanted``."""
-        return await _on(self._writing, lambda: self._checkpoints.write(self._staged, wanted))
+        return await self._writing.run(lambda: self._checkpoints.write(self._staged, wanted))
 
     def export(self, folder: Path) -> None:
         """Write the final model."""
@@ -183,9 +244,14 @@ class LearnerRank:
         deque(self._learner.named_parameters(), maxlen=0)
 
 
-async def _on(thread: CallThread, work: Callable[[], T]) -> T:
-    """Do some work on a thread that may be left behind: a broadcast waits for engines that may be dead."""
-    result, error = await asyncio.wrap_future(thread.start(work))
-    if error is not None:
-        raise error
-    return result
+@contextmanager
+def _lost_if_broken() -> Iterator[None]:
+    """Tell a GPU, or a connection to another rank, that fails within from other errors; raises WorkerLost."""
+    from areal.learner.ranks import broken
+
+    try:
+        yield
+    except RuntimeError as error:
+        if what := broken(error):
+            raise WorkerLost(what) from error
+        raise

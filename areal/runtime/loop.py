@@ -14,14 +14,20 @@ A step (:meth:`Trainer._step`) waits for four things, in this order:
    η=0 the step waits for its own load, too.
 4. *The checkpoint before*, where a new one is due: the disk.
 
-Whatever fails in the background (generation, a load, a checkpoint, an evaluation, a process of the learner)
-ends each of these waits but the second, and so does the user's wish to stop.
+Whatever fails in the background (generation, a load, a checkpoint, an evaluation) ends each of these waits
+but the second, and so does the user's wish to stop.
+
+A process of the learner that is lost ends none of it, while the budget of restarts lasts: whatever waited for
+the learner waits until it is back (:mod:`areal.runtime.recovery`), and is then done again. What was done
+before is not: a batch in hand stays in hand, and an update that is finished is recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from areal.config import Config
 from areal.errors import Interrupted, LearnerLost, UserError, WorkerLost
@@ -34,55 +40,55 @@ if TYPE_CHECKING:
     from areal.runtime.checkpoint_writer import CheckpointWriter
     from areal.runtime.held_out_scores import HeldOutScores
     from areal.runtime.recording import StepRecorder
+    from areal.runtime.recovery import LearnerRecovery
     from areal.runtime.weight_sync import WeightSync
-    from areal.waiting import Watch
-    from areal.workers.group import WorkerGroup
+
+T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains a model with parts that somebody else has started (:mod:`areal.runtime.build`), and closes.
 
-    Args:
-        version: the number of updates that the learner has made.
-        watch: what goes on in the background, of all parts.
-
     Attributes:
-        version: the number of finished updates.
-        hurried: whether the user asked twice to stop.
+        config: the run's configuration.
+        version: the number of updates that the learner has made.
+        rollouts: keeps episodes going and hands out batches.
+        sync: brings the learner's weights to the engines.
+        checkpoints: writes the run's checkpoints.
+        held_out: measures held-out accuracy.
+        recorder: records each update.
+        recovery: starts a lost learner again.
+        recovering: whether the learner is being started again now.
+        hurried: whether the user has asked twice to stop.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        version: int,
-        learner: WorkerGroup[LearnerRank],
-        rollouts: RolloutController,
-        sync: WeightSync,
-        checkpoints: CheckpointWriter,
-        held_out: HeldOutScores,
-        recorder: StepRecorder,
-        watch: Watch,
-    ) -> None:
-        self.config = config
-        self.version = version
-        self.learner = learner
-        self.rollouts = rollouts
-        self.sync = sync
-        self.checkpoints = checkpoints
-        self.held_out = held_out
-        self.recorder = recorder
-        self.records = recorder.records
-        self.hurried = False
-        self._watch = watch
+    config: Config
+    version: int
+    rollouts: RolloutController
+    sync: WeightSync
+    checkpoints: CheckpointWriter
+    held_out: HeldOutScores
+    recorder: StepRecorder
+    recovery: LearnerRecovery
+    recovering: bool = False
+    hurried: bool = False
+
+    def __post_init__(self) -> None:
+        self.records, self.learner, self.watch = self.recorder.records, self.sync.learner, self.sync.watch
         self._stop = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
-        self._updating = False
+        self._lost: asyncio.Future[None] | None = None
+        self._batch: Batch | None = None  # the learner's next one, once it is complete
+        self._whole = True  # whether the learner has made self.version updates, and is not lost or in another
 
     def stop(self) -> None:
-        """Stop in order: :meth:`run` ends the update that it makes, and writes a checkpoint."""
-        self.records.progress.message(
-            "stopping: a checkpoint is written first; a second Ctrl-C stops at once"
-        )
+        """Stop in order: :meth:`run` ends the update that it makes, and writes a checkpoint.
+
+        While the learner is started again there is none to write: the recorded batches are enough to go on.
+        """
+        first = "the learner is not waited for" if self.recovering else "a checkpoint is written first"
+        self.records.progress.message(f"stopping: {first}; a second Ctrl-C stops at once")
         self._stop.set()
 
     def stop_at_once(self) -> None:
@@ -99,67 +105,87 @@ class Trainer:
             Interrupted: somebody called :meth:`stop` or :meth:`stop_at_once`. The message says how to go on.
         """
         self._main = asyncio.current_task()
-        self._watch.add(self._learner_lost())
-        self._watch.add(self._stopped())
+        self._lost = self.watch.add(self._learner_lost())
+        self.watch.add(self._stopped())
         try:
             if self.version < self.config.steps:
                 await self._train()
-            # The model is there whatever becomes of its evaluation.
-            await self.learner.call(LearnerRank.export, self.records.directory.path)
+            # The model is there whatever becomes of its evaluation, and of the learner.
+            await self._surviving(self._export)
+            await self.watch.drop(self._lost)
             self.records.progress.message(f"model: {self.records.directory.model}")
             await self.held_out.measure_after(self.version)
-        except (Exception, asyncio.CancelledError) as error:
-            if self.hurried:  # the error is a consequence of that, whatever it is
-                raise Interrupted(f"stopped at once{self._way_on()}") from error
+        except (Exception, asyncio.CancelledError) as error:  # it is raised, perhaps in other words
+            if self.hurried:  # whatever it is, it is a consequence of that
+                raise Interrupted(self._way_on("stopped at once")) from error
             if isinstance(error, Interrupted) and self._stop.is_set():
-                done = f"stopped after {self.version} of {self.config.steps} updates"
-                raise Interrupted(f"{done}; go on with {self._command}") from error
+                raise Interrupted(self._way_on("stopped")) from error
             raise
         finally:
-            await self._watch.close()
+            await self.watch.close()
+            with self.watch.waits.named("the end of the run", "the disk to take the journal"):
+                await self.recorder.close()
 
     async def _train(self) -> None:
         generating: asyncio.Future[None] | None = None
         try:
             if self.version == 0:
-                await self.held_out.measure_before()
-            generating = self._watch.add(self.rollouts.run())
+                await self._surviving(self.held_out.measure_before)
+            generating = self.watch.add(self.rollouts.run())
             self.recorder.start()
-            while self.version < self.config.steps:
-                await self._watch.check()  # where batches wait for the learner, no wait of ours would notice
-                await self._step()
-            await self.sync.finish()
-            await self.held_out.finish()
+            await self._surviving(self._make_updates)
         except BaseException as error:
             await self._close_after(error, generating)
             raise
-        await self._close(generating)
+        await self._settle(generating)
+        await self._surviving(self._save)
+
+    async def _make_updates(self) -> None:
+        """Make all updates that are left; wait for the loads and the evaluations of the last ones."""
+        await self._begin_what_is_due()  # perhaps the run, or the learner, was lost before it was done
+        while self.version < self.config.steps:
+            await self.watch.check()  # where batches wait for the learner, no wait of ours would notice
+            await self._step()
+        await self.sync.finish()
+        await self.held_out.finish()
 
     async def _step(self) -> None:
         """Wait for a batch, update on it, and send the new weights on their way."""
-        groups = await self._watch.wait(self.rollouts.next_batch(self.version))
-        self.recorder.batch_arrived()
-        batch = Batch(self.version, groups)
-        self._check_staleness(batch)
-        self._updating = True
-        metrics = await self.learner.call(LearnerRank.update, batch)
+        if self._batch is None:
+            batch_of = self.rollouts.next_batch(self.version)
+            groups = await self.watch.wait(batch_of, "the learner", "a batch")
+            self.recorder.batch_arrived()
+            self._batch = Batch(self.version, groups)
+            self._check_staleness(self._batch)
+        self._whole = False
+        with self.watch.waits.named("the run", "the learner's update"):
+            metrics = await self.learner.call(LearnerRank.update, self._batch)
+        batch, self._batch = self._batch, None
         self.version += 1
-        self._updating = False
+        self._whole = True
         sync: dict[str, float] = {}
         try:
             sync = await self.sync.publish(self.version)
         finally:  # an update that was made is recorded, also when the run is stopped just then
-            self.recorder.record(batch, metrics, sync)
+            with self.watch.waits.named("the run", "the disk to take the batch"):
+                await self.recorder.record(batch, metrics, sync)
         self.recorder.check_mismatch(batch, metrics)
-        evaluated = self._is_due(self.config.evaluation.every)
-        if evaluated or self._is_due(self.config.checkpoint.every):  # the best model must be there afterwards
-            await self.checkpoints.begin()
+        await self._begin_what_is_due()
+
+    async def _begin_what_is_due(self) -> None:
+        """Begin the evaluation and the checkpoint that are due after this update."""
+        evaluated = self._is_due(self.config.evaluation.every) and not self.held_out.has_begun(self.version)
+        # What is evaluated may become the best model, which must be there afterwards.
+        saved = evaluated or self._is_due(self.config.checkpoint.every)
+        begun = {self.checkpoints.owed, *checkpoint.versions(self.records.directory.checkpoints)}
+        if saved and self.version not in begun and self._batch is None:
+            await self.checkpoints.begin(self.version)
         if evaluated:
             self.held_out.begin(self.version)
 
     def _is_due(self, every: int) -> bool:
         version = self.version
-        return every > 0 and version % every == 0 and version < self.config.steps
+        return every > 0 and version % every == 0 and 0 < version < self.config.steps
 
     def _check_staleness(self, batch: Batch) -> None:
         worst = max(batch.staleness)
@@ -169,25 +195,75 @@ class Trainer:
                 f"rollout.max_staleness={self.config.rollout.max_staleness}: a bug in areal, please report it"
             )
 
-    async def _close(self, generating: asyncio.Future[None] | None) -> None:
-        """End what goes on in the background, and write a last checkpoint."""
-        if generating is not None:
-            await self._watch.drop(generating)
-        await self.held_out.drop()
-        await self.sync.settle()
+    async def _surviving(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do some work; where the learner is lost meanwhile, bring it back and do the work again.
+
+        Raises:
+            LearnerLost: the learner was lost too often.
+        """
+        lost = False
+        while True:
+            try:
+                if lost:
+                    await self._recover()
+                return await work()
+            except LearnerLost as loss:
+                self._whole, lost = False, True
+                if self.hurried:  # it was killed by us
+                    raise
+                await self._end_what_was_begun()
+                self.recovery.accept(loss, self.version)
+
+    async def _recover(self) -> None:
+        """Bring the learner back to where it was."""
+        self.recovering = True
         try:
-            await self.checkpoints.finish()
+            back = self.recovery.bring_back(self.version)
+            await self.watch.wait(back, "the run", "the learner: restarting")
         finally:
-            if not self._updating and not self.hurried:  # half an update is nothing to go on from
-                await self.checkpoints.begin()
+            self.recovering = False
+        self._lost = self.watch.add(self._learner_lost())
+        self._whole = True
+
+    async def _end_what_was_begun(self) -> None:
+        """Wait for the load and the checkpoint that a lost learner has begun: they fail, or just end."""
+        if self._lost is not None:
+            await self.watch.drop(self._lost)
+        with self.watch.waits.named("the run", "what the learner had begun"):
+            await self.sync.settle()
+            await self.checkpoints.settle()
+
+    async def _export(self) -> None:
+        with self.watch.waits.named("the run", "the learner to write the model"):
+            await self.checkpoints.export(self.records.directory.path)
+
+    async def _settle(self, generating: asyncio.Future[None] | None) -> None:
+        """End what goes on in the background, but for a checkpoint."""
+        with self.watch.waits.named("the end of the run", "episodes and the load of weights"):
+            if generating is not None:
+                await self.watch.drop(generating)
+            await self.held_out.drop()
+            await self.sync.settle()
+
+    async def _save(self) -> None:
+        """Write a last checkpoint, once the one before is written."""
+        with self.watch.waits.named("the end of the run", "the checkpoint"):
+            try:
                 await self.checkpoints.finish()
+            finally:
+                # Half an update is nothing to go on from, and a batch in hand would be in no checkpoint.
+                if self._whole and self._batch is None and not self.hurried:
+                    await self.checkpoints.write_last(self.version)
 
     async def _close_after(self, error: BaseException, generating: asyncio.Future[None] | None) -> None:
-        """Do so after an error, which is the one to report; a second error is added to its line."""
+        """Do both after an error, which is the one to report; a second error is added to its line."""
         one_line = (UserError, WorkerLost)
         try:
-            await self._close(generating)
+            await self._settle(generating)
+            await self._save()
         except one_line as second:
+            if isinstance(error, Interrupted) and isinstance(second, LearnerLost):
+                return  # the recorded batches are enough to go on
             if not isinstance(error, one_line):
                 raise
             if str(second) != str(error):
@@ -202,12 +278,6 @@ class Trainer:
         await self._stop.wait()
         raise Interrupted("stopped")
 
-    @property
-    def _command(self) -> str:
-        return f"`areal train --resume {self.records.directory.path}`"
-
-    def _way_on(self) -> str:
-        kept = checkpoint.latest(self.records.directory.checkpoints)
-        if kept is None:
-            return ", before the first checkpoint"
-        return f"; the last checkpoint is of update {checkpoint.version_of(kept)}; go on with {self._command}"
+    def _way_on(self, stopped: str) -> str:
+        done = f"{stopped} after {self.version} of {self.config.steps} updates"
+        return f"{done}; go on with `areal train --resume {self.records.directory.path}`"

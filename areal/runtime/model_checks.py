@@ -40,6 +40,36 @@ def check_model(path: str, training: bool) -> list[str]:
     return []
 
 
+def check_tensor_parallel(path: str, workers: int) -> None:
+    """Check that the workers of an engine can share what vLLM divides evenly among them.
+
+    That is attention heads and the width of the perceptrons; heads of keys and values are repeated where
+    there are fewer of them than workers, and the vocabulary is padded.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if workers == 1:
+        return
+    text = _configuration(path).get_text_config()
+    heads = getattr(text, "num_attention_heads", None) or 1
+    keys = getattr(text, "num_key_value_heads", None) or heads
+    widths = [getattr(text, name, None) for name in ("intermediate_size", "moe_intermediate_size")]
+
+    def fits(n: int) -> bool:
+        even = heads % n == 0 and (keys % n == 0 or n % keys == 0)
+        return even and all(width % n == 0 for width in widths if isinstance(width, int))
+
+    if not fits(workers):
+        possible = ", ".join(str(n) for n in range(1, heads + 1) if fits(n))
+        parts = [f"{heads} attention heads", f"{keys} of keys and values"]
+        parts += [f"perceptrons of width {width}" for width in widths if isinstance(width, int)]
+        raise UserError(
+            f"engine.tensor_parallel={workers}: the model {path} has {', '.join(parts)}, which do not divide "
+            f"evenly; it can be {possible}"
+        )
+
+
 def eos_ids_of(path: str, tokenizer: Any) -> tuple[int, ...]:
     """Return every token that ends a turn (rendering.eos_ids); raises UserError if there is none."""
     from transformers import GenerationConfig

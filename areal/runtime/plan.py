@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from areal import registry
@@ -14,15 +14,16 @@ from areal.models import load_tokenizer, resolve_model
 from areal.models.loading import context_limit
 from areal.models.resolve import last_checkpoint
 from areal.placement.describe import summary
-from areal.placement.inventory import Inventory, probe, probe_host
+from areal.placement.inventory import Inventory, probe
 from areal.placement.memory import Shape, Workload
 from areal.placement.placement import Placement, place
-from areal.rollout.engines import max_in_flight
 from areal.rollout.rendering import check_template_kwargs
+from areal.rollout.router import max_in_flight
 from areal.runtime.agents import make_agent
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
-from areal.runtime.model_checks import check_model
+from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
+from areal.runtime.model_checks import check_model, check_tensor_parallel
 from areal.workers.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -62,7 +63,11 @@ class Plan:
     @property
     def summary(self) -> list[str]:
         """Lines for the user: what was decided, how data was read, and who runs where."""
-        return [*self.remarks, *summary(self.placement)]
+        lines = [*self.remarks, *summary(self.placement)]
+        if self.training and (count := self.config.rollout.workers):
+            hosts = dict.fromkeys(self.placement.rollout_hosts[:count])
+            lines.append(f"rollout workers: {count}, on {' and '.join(hosts)}")
+        return lines
 
     @property
     def remarks(self) -> list[str]:
@@ -106,8 +111,6 @@ def plan(
     Raises:
         UserError: one of them is not available.
     """
-    if config.placement != "local" and cluster is None:
-        raise UserError(f"placement={config.placement} is for training; evaluations run on this machine")
     if training and config.learner.lora_rank:
         from areal.learner.lora import require_peft
 
@@ -122,8 +125,18 @@ def plan(
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     notices += check_model(model, training)
+    check_tensor_parallel(model, config.engine.tensor_parallel)
     longest = _max_model_len(config, model)
-    placement = place(inventory or _inventory(config.device, cluster), config, training)
+    if inventory is None:
+        inventory = probe(config.device) if cluster is None else probe_hosts(cluster, config.device)
+    placement = place(inventory, config, training)
+    if cluster is not None:
+        used = {rank.host for rank in placement.ranks}
+        used |= {host for engine in placement.engines for host in engine.hosts}
+        if config.rollout.workers:
+            check_code_on_hosts(cluster, placement.rollout_hosts, config)
+            used |= {*placement.rollout_hosts}
+        check_model_on_hosts(cluster, used, model)
     require_compilers(config, placement.device_type)
     if placement.device_type == "cuda" and config.engine.memory is None:
         try:
@@ -137,22 +150,22 @@ def plan(
     return Plan(config, model, placement, longest, agent, env, tuple(notices), training, cluster)
 
 
-def _inventory(device: str, cluster: Cluster | None) -> Inventory:
-    if cluster is None:
-        return probe(device)
-    return Inventory(
-        tuple(
-            cluster.run(host.name, probe_host, device, host.name, host.cores, host.address)
-            for host in cluster.hosts
-        )
-    )
-
-
 def _with_memory(placement: Placement, config: Config, model: str, longest: int) -> Placement:
     from transformers import AutoConfig
 
     shape = Shape.of(AutoConfig.from_pretrained(model))
     return placement.with_memory(shape, workload(placement, config, longest))
+
+
+def placed_anew(plan: Plan, placement: Placement) -> Plan:
+    """Return the plan of a run whose engines have changed, with the memory of its GPUs divided.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    if plan.placement.memory:
+        placement = _with_memory(placement, plan.config, plan.model, plan.max_model_len)
+    return replace(plan, placement=placement)
 
 
 def workload(placement: Placement, config: Config, longest: int) -> Workload:
@@ -179,7 +192,8 @@ def workload(placement: Placement, config: Config, longest: int) -> Workload:
         compiled=learner.compile is not False,
         adapted=learner.lora_rank > 0,
         ranks=max(1, ranks),
-        tensor_parallel=max(1, len(placement.engines[0].devices)),
+        replicas=placement.replicas,
+        tensor_parallel=placement.tensor_parallel,
     )
 
 

@@ -1,18 +1,21 @@
-"""What a run writes down and shows: its metrics, the batches that it consumed, and warnings."""
+"""Records and shows what happens in a run: its metrics, the batches that it consumed, and warnings."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from areal.config import Config
+from areal.rollout.engines import Engines
 from areal.runtime.accounting import StepAccount
 from areal.telemetry.alarms import Alarm, Alarms
 from areal.telemetry.run_directory import read_metrics
 
 if TYPE_CHECKING:
     from areal.rollout.controller import RolloutController
-    from areal.rollout.worker import RolloutWorker
+    from areal.rollout.worker import EpisodeRunner
+    from areal.runtime.journal import Journal
     from areal.runtime.mismatch import MismatchWatch
     from areal.telemetry.progress import Progress
     from areal.telemetry.run_directory import RunDirectory
@@ -22,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Records:
-    """The run directory, the display and the alarms of a run: each gets every line of metrics."""
+    """The run directory, the display and the alarms of a run, each of which gets every line of metrics."""
 
     def __init__(self, directory: RunDirectory, progress: Progress) -> None:
         self.directory = directory
@@ -30,7 +33,7 @@ class Records:
         self.alarms = Alarms()
 
     def go_on(self, config: Config, version: int) -> list[dict[str, Any]]:
-        """Go on with a run after update ``version``; return the metrics of the run until then."""
+        """Go on with a run after update ``version``; return the run's metrics until then."""
         self.directory.go_on(config, version)
         past = read_metrics(self.directory.path)
         self.progress.remember(past)
@@ -38,7 +41,7 @@ class Records:
         return past
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Write and show one line of metrics, and warn of what is wrong with the run now."""
+        """Write and show one line of metrics, and warn of what it shows to be wrong."""
         self.directory.log_metrics(metrics)
         self.progress.update(metrics)
         self.warn(self.alarms.look(metrics))
@@ -46,52 +49,66 @@ class Records:
     def warn(self, alarms: list[Alarm]) -> None:
         """Show alarms to the user, and write them to the log."""
         for alarm in alarms:
-            self.progress.message(f"warning: {alarm.line}")
-            log.warning("%s", alarm.line)
+            self.warn_of(alarm.line)
+
+    def warn_of(self, line: str) -> None:
+        """Show a warning to the user, and write it to the log."""
+        self.progress.message(f"warning: {line}")
+        log.warning("%s", line)
 
 
+@dataclass(eq=False)
 class StepRecorder:
-    """Records each update: where its time went, the batch that it consumed, and what came of it.
+    """Records each update: its metrics, where its time went, and the batch that it consumed.
 
-    Args:
-        rollouts: for the counts of tokens and failures.
+    Attributes:
+        records: the run directory, the display and the alarms.
+        rollouts: counts tokens and failures.
+        worker: runs the episodes, and knows how long the engines were busy.
         mismatch: compares the log-probabilities of engine and learner.
+        journal: writes the batches.
     """
 
-    def __init__(
-        self, records: Records, rollouts: RolloutController, worker: RolloutWorker, mismatch: MismatchWatch
-    ) -> None:
-        self.records = records
-        self._rollouts = rollouts
-        self._worker = worker
-        self._mismatch = mismatch
+    records: Records
+    rollouts: RolloutController
+    worker: EpisodeRunner
+    mismatch: MismatchWatch
+    journal: Journal
 
     def start(self) -> None:
-        """Start the clock of the first step; each later one starts at the end of the one before it."""
+        """Start the clock of the first step. Each later step starts when the one before it ends."""
         self._account = StepAccount(*self._generated())
 
     def batch_arrived(self) -> None:
-        """The step has waited for its batch until now."""
+        """Count the time of the step until now as waiting for its batch."""
         self._account.waited()
 
-    def record(self, batch: Batch, metrics: dict[str, float], sync: dict[str, float]) -> None:
-        """Record an update.
+    async def record(self, batch: Batch, metrics: dict[str, float], sync: dict[str, float]) -> None:
+        """Record an update. Its batch counts as consumed once this returns.
 
         Args:
-            sync: of the last weight update that is over.
+            batch: what the update was made on.
+            metrics: the learner's metrics.
+            sync: the metrics of the last weight update that is over.
         """
         step = batch.version + 1
         account = self._account.close(batch, metrics["time/train"], sync, *self._generated())
-        counts = {**self._rollouts.counts(), "rollout/refused": float(self._worker.refused)}
+        counts = {**self.rollouts.counts(), **self.worker.counts()}
+        if isinstance(engines := self.worker.engine, Engines):
+            counts["engine/count"] = float(len(engines.engines))
         self.records.log({"step": step, **metrics, **account, **counts})
-        self.records.directory.log_rollouts(step, [group.to_json() for group in batch.groups])
+        await self.journal.consume(step, batch.groups)
+
+    async def close(self) -> None:
+        """Wait until everything is written."""
+        await self.journal.close()
 
     def check_mismatch(self, batch: Batch, metrics: dict[str, float]) -> None:
-        """Check that the engine samples from the policy that is trained; raises UserError if it does not."""
+        """Check that the engine samples from the policy that is trained; raise UserError if it does not."""
         sampled = sum(int(trajectory.loss_mask.sum()) for trajectory in batch.trajectories)
-        if warning := self._mismatch.look(metrics, sampled):
+        if warning := self.mismatch.look(metrics, sampled):
             self.records.progress.message(warning)
 
     def _generated(self) -> tuple[float, int]:
-        """Busy seconds of the engine, and tokens of finished episodes, so far."""
-        return self._worker.engine.busy_seconds, self._rollouts.finished_tokens
+        """Return the engine's busy seconds and the tokens of finished episodes so far."""
+        return self.worker.busy_seconds, self.rollouts.finished_tokens

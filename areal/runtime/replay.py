@@ -9,7 +9,8 @@ settings it is a study on fixed data: no engine, no environment, no new samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from areal.trajectory import Batch, Group
 COMPARED = ("loss", "grad_norm")
 """The metrics that must come out the same."""
 
-_TOLERANCE = 0.05
+TOLERANCE = 0.05
 """Largest relative difference where sums are made in another order, after which differences grow."""
 
 
@@ -44,14 +45,7 @@ class ReplayedStep:
     @property
     def difference(self) -> float:
         """The largest relative difference; 0 is the same to the bit."""
-        worst = 0.0
-        for name in COMPARED:
-            old, new = self.recorded[name], self.replayed[name]
-            if old is None or new is None:
-                worst = max(worst, 0.0 if old is new else float("inf"))
-            elif old != new:
-                worst = max(worst, abs(new - old) / max(abs(old), abs(new)))
-        return worst
+        return difference(self.recorded, self.replayed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +86,40 @@ class Replay:
         return f"the same within {worst:.1e}: sums of a GPU or of several processes have no fixed order{why}"
 
 
+def read_groups(directory: RunDirectory, step: int) -> list[Group]:
+    """Return the groups that update ``step`` consumed, in their order.
+
+    Raises:
+        UserError: its batch is not recorded, or the file is damaged.
+    """
+    try:
+        return [Group.from_json(line) for line in directory.read_rollouts(step)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the recorded batch of update {step} is damaged ({error})") from error
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
+    """Return the largest relative difference between two updates' metrics; 0: the same to the bit."""
+    worst = 0.0
+    for a, b in ((_finite(old.get(name)), _finite(new.get(name))) for name in COMPARED):
+        if a is None or b is None:
+            worst = max(worst, 0.0 if a is b else math.inf)
+        elif a != b:
+            worst = max(worst, abs(b - a) / max(abs(a), abs(b)))
+    return worst
+
+
+def _finite(value: float | None) -> float | None:
+    """Infinities and NaN are null in a file."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def describe_start(config: Config, version: int, weights: str, device: str, threads: int) -> dict[str, Any]:
     """Return what the learner's arithmetic depends on from its next update on: a line of ``starts.jsonl``.
 
     Args:
         weights: their hash (:func:`hash_weights`).
-        threads: of a CPU, of each process.
+        threads: of a CPU, of the first process.
     """
     return {
         "step": version + 1,
@@ -134,7 +156,7 @@ def replay_run(run: str | Path, from_step: int, overrides: list[str], show: Call
     for step in range(learner.version + 1, recording.last + 1):
         learner = recording.continue_as_the_run_did(learner, start, step)
         start = recording.start_of(step)
-        metrics = learner.update(Batch(step - 1, recording.groups(step)))
+        metrics = learner.update(Batch(step - 1, read_groups(directory, step)))
         output.log_metrics({"step": step, **metrics})
         if step < from_step:
             show(f"{step:>6}  (on the way to update {from_step})")
@@ -143,7 +165,7 @@ def replay_run(run: str | Path, from_step: int, overrides: list[str], show: Call
         made = ReplayedStep(step, {n: old.get(n) for n in COMPARED}, {n: metrics.get(n) for n in COMPARED})
         steps.append(made)
         show(_row(made))
-    tolerance = 0.0 if start["device"] == "cpu" and not recording.shared(from_step) else _TOLERANCE
+    tolerance = 0.0 if start["device"] == "cpu" and not recording.shared(from_step) else TOLERANCE
     return Replay(output.path, steps, changed, environment, tolerance)
 
 
@@ -196,10 +218,6 @@ class _Recording:
     def config_at(self, step: int) -> Config:
         """The run's configuration at ``step`` with the overrides on top."""
         return self._with_overrides(self.start_of(step))
-
-    def groups(self, step: int) -> list[Group]:
-        """The groups that update ``step`` consumed, in their order."""
-        return [Group.from_json(line) for line in self._directory.read_rollouts(step)]
 
     def begin(self, from_step: int, show: Callable[[str], None]) -> tuple[Learner, dict[str, Any]]:
         """The learner as it was at the last checkpoint before ``from_step``, or else at the start."""

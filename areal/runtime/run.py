@@ -15,13 +15,16 @@ from areal.runtime.drawing import draw_last, drawn_again
 from areal.runtime.heartbeat import heartbeat
 from areal.runtime.held_out import evaluate_held_out
 from areal.runtime.loop import Trainer
+from areal.runtime.monitor import Monitor
 from areal.runtime.plan import Plan
 from areal.runtime.recording import Records
+from areal.runtime.resuming import ResumePoint, find_resume_point, last_update
 from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.telemetry.scores import best_of
+from areal.workers.cluster import released
 
 
 async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
@@ -37,7 +40,7 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         directory, start = RunDirectory.create(config), None
     else:
         directory = RunDirectory.open(resume)
-        start = _resume_point(directory, config)
+        start = find_resume_point(directory, config)
     starts = len(directory.starts())
     try:
         return await _train(plan, directory, start, show)
@@ -52,18 +55,26 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         raise kind(f"{error}{way_on}") from error
 
 
-async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: bool) -> Run:
+async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None, show: bool) -> Run:
     config = plan.config
     title = f"{env_label(config.env)} · {config.model}"
     trainer: Trainer | None = None
-    with capture(directory) as terminal, Progress(config.steps, title, show, terminal) as progress:
+    with (
+        capture(directory) as terminal,
+        released(plan.cluster),
+        Progress(config.steps, title, show, terminal) as progress,
+    ):
         progress.message(f"run directory: {directory.path}")
         records = Records(directory, progress)
+        monitor = Monitor(config, records)
+        for line in start.notices if start is not None else ():
+            records.warn_of(line)
         try:
             async with (
                 heartbeat(terminal),
+                monitor.watching(),
                 drawn_again(directory, title),
-                open_trainer(plan, records, start) as trainer,
+                open_trainer(plan, records, start, monitor) as trainer,
             ):
                 release = on_signals(trainer.stop, trainer.stop_at_once)
                 try:
@@ -73,6 +84,7 @@ async def _train(plan: Plan, directory: RunDirectory, start: Path | None, show: 
         finally:
             if trainer is not None and not trainer.hurried:
                 _conclude(records, trainer.held_out.scores, title)
+        directory.check()  # it may be gone with the model, once nothing more is written
         metrics = read_metrics(directory.path)
     warnings = [alarm.line for alarm in records.alarms.seen.values()]
     before, after = trainer.held_out.before, trainer.held_out.after
@@ -101,41 +113,15 @@ def _best_summary(directory: RunDirectory, scores: dict[int, float]) -> str:
     )
 
 
-def _resume_point(directory: RunDirectory, config: Config) -> Path:
-    found = checkpoint.latest(directory.checkpoints)
-    if found is None:
-        raise UserError(f"{directory.path} has no checkpoint to go on from; start a new run")
-    done = checkpoint.version_of(found)
-    if done > config.steps:
-        raise UserError(
-            f"{directory.path} has made {done} updates already, more than steps={config.steps}; give more "
-            f"with steps={2 * done} to go on"
-        )
-    if done == config.steps and _finished(directory, config):
-        raise UserError(
-            f"{directory.path} has finished its {done} updates; give more with steps={2 * done} to go on"
-        )
-    return found
-
-
-def _finished(directory: RunDirectory, config: Config) -> bool:
-    """Whether a run that has made all its updates has a model, and its last evaluation, too."""
-    measured = any(
-        line.get("step") == config.steps and any(key.startswith("eval/") for key in line)
-        for line in read_metrics(directory.path)
-    )
-    return directory.model.is_dir() and (measured or not config.evaluation.problems)
-
-
 def _way_on(directory: RunDirectory, config: Config) -> str:
-    """Say how to go on with a run that failed, if it has a checkpoint."""
-    found = checkpoint.latest(directory.checkpoints)
-    if found is None:
+    """Say how to go on with a run that failed, if it can."""
+    done = last_update(directory)
+    if done is None:
         return ""
     command = f"`areal train --resume {directory.path}`"
-    if checkpoint.version_of(found) == config.steps and directory.model.is_dir():
+    if done == config.steps and directory.model.is_dir():
         return f"; the model is in {directory.model}, and {command} measures it"
-    return f"; go on after update {checkpoint.version_of(found)} with {command}"
+    return f"; go on after update {done} with {command}"
 
 
 async def run_evaluation(plan: Plan, show: bool) -> Report:
@@ -143,6 +129,7 @@ async def run_evaluation(plan: Plan, show: bool) -> Report:
     model = plan.config.model
     with (
         capture(None) as terminal,
+        released(plan.cluster),
         Progress(0, f"{env_label(plan.config.env)} · {model}", show, terminal) as progress,
     ):
         for line in plan.summary:

@@ -31,12 +31,16 @@ def evaluation_sampling(config: Config) -> Sampling:
 
 
 def seeded(sampling: Sampling, plan: Plan, episode_id: EpisodeId) -> Sampling:
-    """Give an episode of a synchronous run on a CPU a seed of its own, so that the run can be had again.
+    """Give an episode of a synchronous run on a CPU a seed of its own, so that the run can be reproduced.
 
-    Where weights change while sequences are sampled, what is sampled depends on time, whatever the seed; on a
-    GPU it depends on what is computed together. There the engine's own random state will do: it needs no
-    generator for each request, which a GPU fills one by one.
+    If weights change while sequences are sampled, the samples depend on time, whatever the seed. On a GPU
+    they depend on which requests are computed together. In both cases the engine's own random state will do,
+    and the GPU need not fill a generator for each request.
+
+    An episode that is run again has the same seed the first time: unless its responses made it fail, the run
+    is as if it had not. Then it gets others.
     """
     if plan.config.rollout.max_staleness > 0 or plan.device == "cuda":
         return sampling
-    return replace(sampling, seed=derive(plan.config.seed, *episode_id))
+    attempt = max(0, episode_id.attempt - 1)
+    return replace(sampling, seed=derive(plan.config.seed, episode_id.group, episode_id.member, attempt))

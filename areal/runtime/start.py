@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from areal.errors import EngineLost, LearnerLost, WorkerLost
-from areal.rollout.engine import Engine
-from areal.rollout.engines import Engines
+from areal.errors import EngineLost, LearnerLost, WorkerFrozen, WorkerLost
+from areal.rollout.engine import SingleEngine
 from areal.rollout.vllm_engine import VLLMEngine
 from areal.rollout.vllm_start import EngineSettings, variables
 from areal.runtime.learner_rank import LearnerRank, LearnerSetup
 from areal.runtime.worker_engine import WorkerEngine
 from areal.workers.group import WorkerGroup
-from areal.workers.handle import Launch, side_by_side
-
-_ADVICE = "; what it said last is in the run's engine.log, and SIGKILL is mostly a lack of memory"
+from areal.workers.handle import Handle, Launch, side_by_side
 
 
 async def start_learner(
@@ -30,27 +28,53 @@ async def start_learner(
     Raises:
         LearnerLost: a rank has ended.
     """
-    starts = (launch(f"learner rank {i}", {}, rank, setup, i) for i, launch in enumerate(launches))
+    learner = WorkerGroup(partial(start_ranks, setup, launches, rank), LearnerLost, _advice)
     try:
-        ranks = await side_by_side(*starts)
-    except WorkerLost as lost:
-        raise LearnerLost(f"{lost}{_ADVICE}") from lost
-    learner = WorkerGroup(ranks, LearnerLost, _ADVICE)
-    try:
-        port = await ranks[0].call(LearnerRank.open_store) if len(ranks) > 1 else 0
-        await learner.call(LearnerRank.make, port)
+        await make_anew(learner)
     except BaseException:
         await learner.close()
         raise
     return learner
 
 
-async def start_engines(settings: Sequence[EngineSettings], launches: Sequence[Launch]) -> Engine:
-    """Start engines side by side; several are one engine to the rest of the run.
+async def start_ranks(
+    setup: LearnerSetup, launches: Sequence[Launch], rank: type[LearnerRank] = LearnerRank
+) -> list[Handle[LearnerRank]]:
+    """Start all ranks of a learner, which they have still to make; see :func:`start_learner`."""
+    each = enumerate(launches)
+    return await side_by_side(*(launch(f"learner rank {i}", {}, rank, setup, i) for i, launch in each))
+
+
+async def make_anew(learner: WorkerGroup[LearnerRank]) -> None:
+    """Start the ranks of a learner that has none, or that was lost, and make it: it is at version 0 then.
+
+    Raises:
+        LearnerLost: a rank has ended.
+    """
+    await learner.start()
+    first = learner.workers[0]
+    try:
+        port = await first.call(LearnerRank.open_store) if len(learner.workers) > 1 else 0
+    except WorkerLost as lost:
+        raise LearnerLost(f"{lost}{_advice(str(lost))}") from lost
+    await learner.call(LearnerRank.make, port)
+
+
+def _advice(reason: str) -> str:
+    """Return what to do about a rank that ended for a reason."""
+    memory = ", and SIGKILL is mostly a lack of memory" if "SIGKILL" in reason else ""
+    return f"; what it said last is in the run's engine.log{memory}"
+
+
+async def start_engines(
+    settings: Sequence[EngineSettings], launches: Sequence[Launch], first: int = 0
+) -> dict[str, SingleEngine]:
+    """Start engines side by side; return them by their names.
 
     Args:
         settings: of each engine.
         launches: what starts each, in the same order.
+        first: number of the first of them in its run.
 
     Raises:
         UserError: vLLM is not installed.
@@ -58,13 +82,14 @@ async def start_engines(settings: Sequence[EngineSettings], launches: Sequence[L
     """
     starts = [
         launch(f"engine {number}", variables(each), VLLMEngine.start, each)
-        for number, (each, launch) in enumerate(zip(settings, launches, strict=True))
+        for number, (each, launch) in enumerate(zip(settings, launches, strict=True), first)
     ]
     try:
         workers = await side_by_side(*starts)
     except EngineLost:
         raise
+    except WorkerFrozen as frozen:
+        raise EngineLost(str(frozen)) from frozen
     except WorkerLost as lost:
         raise EngineLost("vLLM did not start") from lost
-    engines = [WorkerEngine(worker) for worker in workers]
-    return engines[0] if len(engines) == 1 else Engines(engines)
+    return {worker.name: WorkerEngine(worker) for worker in workers}

@@ -1,53 +1,86 @@
-"""Brings the weights of each update to the engine, while the learner and generation go on."""
+"""Brings the weights of each update to the engines, while the learner and generation go on.
+
+If an engine is lost in the middle of a load, the learner and the other engines go on. Engines that did not
+get the version load it again, over new connections among those that are left.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from areal.errors import TransferFailed
+from areal.rollout.engines import Engines
 from areal.runtime.learner_rank import LearnerRank
-from areal.waiting import Watch
+from areal.waiting import Watch, cancel
 from areal.weights.sender import transfer
 
 if TYPE_CHECKING:
-    from areal.rollout.engine import Engine
+    from areal.rollout.engine import Engine, SingleEngine
     from areal.workers.group import WorkerGroup
 
+log = logging.getLogger(__name__)
 
+_GRACE = 5.0
+"""Seconds to wait for an engine to be found lost after a transfer has failed."""
+_TRIES = 3
+"""Transfers that may fail in a row, although no engine is found lost, before the run ends."""
+
+
+async def _nothing() -> None: ...
+
+
+@dataclass(eq=False)
 class WeightSync:
-    """Publishes the learner's weights and has the engine load them, one version at a time.
+    """Publishes the learner's weights and lets the engine load them, one version at a time.
 
-    Args:
-        engine: connected to the learner's weight sender.
+    Attributes:
+        engine: takes the weights.
+        learner: sends the weights.
         advance: called with each version once the engine samples with it.
         waits: whether :meth:`publish` waits for its own load (η=0). If not, the load is in flight while the
             learner makes its next update, and the next call waits for it.
-        watch: of the run; a load that fails ends any of its waits.
+        watch: the run's waits; a load that fails ends any of them.
+        connect: opens the weight sender of a learner that has none, and connects the engine to it; by default
+            they are connected already. Whoever lets engines join and leave sets another one.
+        log_event: records what the learner has sent, and which engine has loaded what.
+        reconnect: connects the present engines to the learner anew, if their connections have to change with
+            them; None: the loss of an engine ends the run.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        learner: WorkerGroup[LearnerRank],
-        advance: Callable[[int], None],
-        waits: bool,
-        watch: Watch,
-    ) -> None:
-        self.engine = engine
-        self._learner = learner
-        self._advance = advance
-        self._waits = waits
-        self._watch = watch
+    engine: Engine
+    learner: WorkerGroup[LearnerRank]
+    advance: Callable[[int], None]
+    waits: bool
+    watch: Watch
+    connect: Callable[[], Awaitable[None]] = _nothing
+    log_event: Callable[..., None] = lambda event, **fields: None
+    reconnect: Callable[[], Awaitable[None]] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.engine, Engines):
+            self.engine.on_loaded = self._loaded
+        self._digest = ""
+        self._lost = asyncio.Event()  # an engine that takes part in transfers
+        self._version = 0  # of what is ready to load
+        self._changing = asyncio.Lock()
         self._loading: asyncio.Future[dict[str, float]] | None = None
 
     async def start(self, version: int) -> None:
-        """Load the weights that the run begins with, as ``version``.
+        """Connect the engine to a learner that was just made, and load its weights, as ``version``.
 
-        The engine may have them already, but a load that does not work shows here, before any training.
+        The engine may have these weights already, but a load that does not work shows here, before any
+        training. In a run that goes on, this is called between loads.
         """
-        await self._learner.call(LearnerRank.publish)
+        self._loading = None
+        self._lost.clear()
+        await self.connect()
+        await self._publish(version, of_new_learner=True)
         await self._load(version)
 
     async def publish(self, version: int) -> dict[str, float]:
@@ -56,25 +89,105 @@ class WeightSync:
         Returns:
             The metrics of the last load that is over, such as ``time/sync``; empty if there is none.
         """
-        metrics = await self.finish()  # the memory of a load in flight must not be written
-        await self._learner.call(LearnerRank.publish)
-        self._loading = self._watch.add(self._load(version))
-        return await self.finish() if self._waits else metrics
+        await self.watch.wait(self._changing.acquire(), "the learner", "an engine that joins or leaves")
+        try:
+            metrics = await self.finish()  # the memory of a load in flight must not be written
+            await self._publish(version)
+            self._loading = self.watch.add(self._load(version))
+        finally:
+            self._changing.release()
+        return await self.finish() if self.waits else metrics
+
+    @asynccontextmanager
+    async def between_loads(self) -> AsyncIterator[int]:
+        """Within, no load is in flight, and :meth:`publish` waits; yields the version that is ready."""
+        async with self._changing:
+            if self._loading is not None:
+                await asyncio.wait([self._loading])
+            yield self._version
+
+    def _loaded(self, name: str, version: int, digest: str) -> None:
+        self.log_event("loaded", engine=name, version=version, digest=digest)
+
+    async def load_in(self, name: str, engine: SingleEngine, version: int) -> None:
+        """Load the version that is ready in one engine, the only one that is connected, between loads.
+
+        Raises:
+            EngineLost, TransferFailed: the version was not loaded.
+        """
+        await transfer(engine.load(version, self._digest), self.learner.call(LearnerRank.send))
+        self._loaded(name, version, self._digest)
 
     async def finish(self) -> dict[str, float]:
         """Wait for the load in flight, if there is one, and return its metrics."""
-        return {} if self._loading is None else await self._watch.wait(self._loading)
+        if self._loading is None:
+            return {}
+        return await self.watch.wait(self._loading, "the learner", "the engines to load weights")
 
     async def settle(self) -> None:
-        """Wait for the load in flight at the end of a run, whatever becomes of it.
-
-        The engine is about to close, and what ends the run is known.
-        """
+        """Wait for the load in flight, whatever becomes of it: the run ends, or the learner was lost."""
         if self._loading is not None:
-            await asyncio.gather(self._loading, return_exceptions=True)
+            await asyncio.wait([self._loading])
+            await self.watch.drop(self._loading)
+
+    async def _publish(self, version: int, of_new_learner: bool = False) -> None:
+        self._digest = await self.learner.call(LearnerRank.publish)
+        self._version = version
+        # Another learner may have other bits of a version: sums of several processes have another order.
+        fields = {"of_new_learner": True} if of_new_learner else {}
+        self.log_event("published", version=version, digest=self._digest, **fields)
+
+    def lose(self) -> None:
+        """Note that an engine was lost. It is no longer waited for, and takes no part in later transfers."""
+        self._lost.set()
+
+    async def renew(self) -> None:
+        """Connect the present engines anew. No load may be in flight, except one that has failed."""
+        assert self.reconnect is not None
+        self._lost.clear()
+        await self.reconnect()
 
     async def _load(self, version: int) -> dict[str, float]:
-        started = time.monotonic()
-        metrics = await transfer(self.engine.load(version), self._learner.call(LearnerRank.send))
-        self._advance(version)
+        started, tries = time.monotonic(), 0
+        while True:
+            try:
+                while self._lost.is_set():
+                    await self.renew()
+                metrics = await self._transfer(version)
+                break
+            except TransferFailed:
+                tries += not self._lost.is_set()
+                if self.reconnect is None or tries == _TRIES:
+                    raise
+                self.lose()
+        self.advance(version)
         return {"time/sync": time.monotonic() - started, **metrics}
+
+    async def _transfer(self, version: int) -> dict[str, float]:
+        """Let the engine load.
+
+        Raises:
+            TransferFailed: only some engines have the version, or none.
+            LearnerLost: the learner is lost.
+        """
+        loading = asyncio.ensure_future(self.engine.load(version, self._digest))
+        sending = asyncio.ensure_future(self.learner.call(LearnerRank.send))
+        helping = asyncio.ensure_future(self._end_when_lost())
+        try:
+            metrics = await transfer(loading, sending)
+            if (failed := sending.result()) and not self._lost.is_set():
+                # All have it, but what they are connected by is broken.
+                log.warning("the learner's part of a load failed: %s", failed)
+                self._lost.set()
+            return metrics
+        except TransferFailed:
+            if self.reconnect is not None and not self._lost.is_set():
+                await asyncio.wait([helping], timeout=_GRACE)
+            raise
+        finally:
+            await cancel(helping)
+
+    async def _end_when_lost(self) -> None:
+        """When an engine is lost, end the transfers on the present connections: others would wait for it."""
+        await self._lost.wait()
+        await self.learner.call(LearnerRank.reopen_sender, [])

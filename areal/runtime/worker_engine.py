@@ -1,69 +1,159 @@
-"""An engine that is a worker (:mod:`areal.workers`), as the rollout side knows engines."""
+"""An engine in a worker (:mod:`areal.workers`), in the form that the rollout side knows."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from areal.errors import EngineLost, WorkerLost
+from areal.errors import EngineLost, TransferFailed, WorkerFrozen, WorkerLost
 from areal.rollout.busy_clock import BusyClock
-from areal.rollout.engine import Completion, Sampling
+from areal.rollout.engine import Completion, Partial, Sampling
 from areal.rollout.vllm_engine import DIED, VLLMEngine
+from areal.workers.attach import Address, listen
+from areal.workers.guard import beat
 from areal.workers.handle import Handle
 
+_OFTEN = 1.0
+"""Seconds after which an engine is asked again for what it has sampled, which also shows that it lives."""
+_LOOK = 0.05
+"""Seconds after which an engine that owes a token looks again whether one has come."""
 _GRACE = 15.0
 """Seconds for vLLM to stop in order: it releases the learner's memory on a GPU."""
 
 
 class WorkerEngine:
-    """A :class:`areal.rollout.engine.Engine` over the handle of a vLLM engine.
+    """A :class:`areal.rollout.engine.SingleEngine` that calls a vLLM engine through its handle.
 
     A request is one message each way.
 
     Attributes:
-        worker: the handle; whatever else is asked of the engine goes by it.
-        version: of the weights that sample now.
+        worker: the handle of the engine.
+        version: the version of the weights that sample now.
     """
 
     def __init__(self, worker: Handle[VLLMEngine]) -> None:
         self.worker = worker
         self.version = 0
         self._clock = BusyClock()
+        self._address: Address | None = None
+        # Several processes may send requests to one engine, each under names of its own.
+        self._names = (f"{prefix}/{n}" for prefix in [secrets.token_hex(8)] for n in itertools.count())
+        self._open: dict[str, _Open] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._lost = False
 
     @property
     def busy_seconds(self) -> float:
         """Seconds so far in which requests were in flight and generation was not paused."""
         return self._clock.total()
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
-        """Continue ``ids``; cancelling the call aborts the request."""
-        with self._clock.request():
-            return await self._call(VLLMEngine.generate, ids, sampling)
+    async def generate(
+        self, ids: list[int], sampling: Sampling, partial: Partial | None = None
+    ) -> Completion:
+        """Continue ``ids``. If the call is cancelled, the request is aborted."""
+        name = next(self._names)
+        if partial is not None:
+            self._open[name] = _Open(partial)
+        try:
+            with self._clock.request():
+                return await self._call(VLLMEngine.generate, ids, sampling, name)
+        finally:
+            self._open.pop(name, None)
+
+    def watch(self, lost: Callable[[EngineLost], None]) -> None:
+        """Ask the engine every second for what it has sampled, and call ``lost`` once it is lost."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._watching = asyncio.create_task(self._watch(lost), name=f"watch over {self.worker.name}")
+
+    async def _watch(self, lost: Callable[[EngineLost], None]) -> None:
+        try:
+            while True:
+                await asyncio.wait([self.worker.ended], timeout=_OFTEN)
+                known = {name: (each.request, len(each.partial.ids)) for name, each in self._open.items()}
+                for name, request, new in await self._call(VLLMEngine.sampled, known):
+                    if (each := self._open.get(name)) is not None:
+                        each.take(request, new)
+        except EngineLost as error:
+            lost(error)
+
+    async def lives(self) -> None:
+        """Wait for a token where one is owed, else for an answer, and for processes that are stopped."""
+        await self._call(_lives)
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
         """Open the engine's end of the weight transfer."""
         await self._call(VLLMEngine.connect, init_infos)
 
-    async def load(self, version: int) -> dict[str, float]:
+    async def load(self, version: int, digest: str = "") -> dict[str, float]:
         """Load weights; see :meth:`areal.rollout.vllm_engine.VLLMEngine.load`."""
         begun = self._clock.total()
-        metrics = await self._call(VLLMEngine.load, version)
+        metrics = await self._call(VLLMEngine.load, version, digest)
         self._clock.paused(metrics["time/pause"], begun)
         self.version = version
         return metrics
 
+    async def listen(self, host: str) -> Address:
+        """Let the engine listen for rollout workers in other processes, at an address of its host."""
+        if self._address is None:
+            self._address = await self._call(listen, self.worker.name, host)
+        return self._address
+
     async def close(self) -> None:
         """Stop the engine and every process of it."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._lost:
+            self.worker.kill()
         await self.worker.close(_GRACE)
 
     async def _call(self, method: Any, *args: Any) -> Any:
         """Call a method of the engine.
 
         Raises:
-            EngineLost: the engine has died, or cannot do it.
+            EngineLost: the engine has died, or cannot do what it is asked.
+            TransferFailed: something else has died that the engine needs for that.
         """
         try:
             return await self.worker.call(method, *args)
-        except EngineLost:
+        except TransferFailed:
             raise
+        except EngineLost:
+            self._lost = True
+            raise
+        except WorkerFrozen as frozen:
+            self._lost = True
+            raise EngineLost(str(frozen)) from frozen
         except WorkerLost as lost:
+            self._lost = True
             raise EngineLost(f"{DIED}: {lost}" if self.worker.host else DIED) from lost
+
+
+async def _lives(engine: VLLMEngine) -> None:
+    """Return once a token has come, if one is owed, and no process of the engine is stopped."""
+    before = engine.progress()
+    while True:
+        runs, now = beat(None).stopped is None, engine.progress()
+        if runs and (not now.open or now.done > before.done):
+            return
+        before = now  # a request that is given up takes its tokens away
+        await asyncio.sleep(_LOOK)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request in flight: the tokens that are known, and the id by which vLLM knows the request."""
+
+    partial: Partial
+    request: str = ""
+
+    def take(self, request: str, new: Partial) -> None:
+        """Add what was sampled. A request with another id has begun again."""
+        if request != self.request:
+            self.request = request
+            self.partial.clear()
+        self.partial.extend(new)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _TAIL = 40
 _LOOKED_AT = 2**20
 """Bytes at the end of the output in which the cause of a failure is looked for."""
-_ERROR = re.compile(r"^(?:.*[\s\]])?([\w.]*(?:Error|Exception): .+)$", re.MULTILINE)
+_ERROR = re.compile(r"^(?:.*[\s\]])?((?:[\w.]*(?:Error|Exception)|Fatal Python error): .+)$", re.MULTILINE)
 # Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
 _EXPECTED = (
     UserError,

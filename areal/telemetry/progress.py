@@ -33,6 +33,9 @@ _TROUBLE = {
     "rollout/failures": "{:,.0f} groups lost",
     "rollout/punished": "{:,.0f} punished",
     "rollout/refused": "{:,.0f} calls refused",
+    "rollout/sandbox_faults": "{:,.0f} sandbox faults",
+    "rollout/verifier_faults": "{:,.0f} verifier faults",
+    "rollout/env_faults": "{:,.0f} environment faults",
 }
 """Shown from the first one on."""
 

@@ -3,10 +3,15 @@
 - ``config.yaml``: the whole configuration;
 - ``metrics.jsonl``: one line for each update and for each evaluation;
 - ``starts.jsonl``: one line for each start or resumption: configuration, weights, threads, version of torch;
+- ``events.jsonl``: one line for each moment that matters besides metrics: a part was lost, or was started
+  again; the learner published a version of the weights, or an engine loaded one;
 - ``replays/replay``, ``replay-2``, …: metrics of a replay;
 - ``evaluations/step-000000.json``: the whole report of the evaluation after that update;
 - ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;
+- ``journal``: the groups that are in flight or wait to be consumed, should the run be killed;
 - ``areal.log``, ``engine.log``: our log, and whatever vLLM and the environments print;
+- ``status.json``: what the run does now (areal.telemetry.status);
+- ``stall.txt``, ``stall-2.txt``, …: who waited for what, and all stacks, when something stood still;
 - ``checkpoints/``: what a stopped run goes on from;
 - ``model/``: the final model; ``adapter/`` beside it, where one was trained;
 - ``curve.png``: the learning curve.
@@ -17,31 +22,31 @@ Files other than logs and metrics appear under their names only when they are wh
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import math
 import numbers
-import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from areal import disk
 from areal.config import Config, dump_config
+from areal.disk import write_whole
 from areal.errors import UserError
 from areal.registry import env_label
 
 LATEST = "latest"
 """The name of the link to the newest run, beside the runs."""
 
-_CONFIG = "config.yaml"
-_METRICS = "metrics.jsonl"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
 _STARTS = "starts.jsonl"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_EVENTS = "events.jsonl"
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,9 @@ class RunDirectory:
             root.mkdir(parents=True, exist_ok=True)
             path = new_folder(root, config.name, _name(config), "train")
             try:
-                (path / _CONFIG).write_text(dump_config(config), encoding="utf-8")
+                (path / CONFIG).write_text(dump_config(config), encoding="utf-8")
             except OSError:
-                (path / _CONFIG).unlink(missing_ok=True)
+                (path / CONFIG).unlink(missing_ok=True)
                 path.rmdir()
                 raise
         except (FileExistsError, NotADirectoryError) as error:
@@ -93,11 +98,11 @@ class RunDirectory:
             UserError: there is no run.
         """
         try:
-            found = (Path(path) / _CONFIG).is_file()
+            found = (Path(path) / CONFIG).is_file()
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         if not found:
-            raise UserError(f"{path} is no run directory: there is no {_CONFIG} in it")
+            raise UserError(f"{path} is no run directory: there is no {CONFIG} in it")
         return cls(_as_given(Path(path)))
 
     @property
@@ -109,6 +114,11 @@ class RunDirectory:
     def engine_log(self) -> Path:
         """What vLLM, its processes and the environments print."""
         return self.path / "engine.log"
+
+    @property
+    def journal(self) -> Path:
+        """What has become of each group since it was admitted."""
+        return self.path / "journal"
 
     @property
     def checkpoints(self) -> Path:
@@ -125,54 +135,87 @@ class RunDirectory:
         """The learning curve, a picture."""
         return self.path / "curve.png"
 
+    def check(self) -> None:
+        """Check that the folder is still there; raise a UserError if it is not.
+
+        A library that writes below it may have made it anew, without what was in it.
+        """
+        with self._one_line():
+            if not (self.path / CONFIG).exists():
+                raise disk.gone(self.path)
+
     def go_on(self, config: Config, version: int) -> None:
-        """Begin to write again after update ``version``: forget later ones, and keep the configuration."""
-        with self._full_disk_explained():
+        """Go on after update ``version``: remove the records of later updates, and save the configuration."""
+        with self._one_line():
             self.truncate_metrics(version + 1)
             self.save_config(config)
 
+    def new_report(self) -> Path:
+        """Return the file for a report of what stood still: ``stall.txt``, or the next free one."""
+        names = itertools.chain(["stall.txt"], (f"stall-{number}.txt" for number in itertools.count(2)))
+        return next(path for name in names if not (path := self.path / name).exists())
+
     def save_config(self, config: Config) -> None:
         """Keep the configuration that a resumed run goes on with."""
-        write_whole(self.path / _CONFIG, [dump_config(config)])
+        write_whole(self.path / CONFIG, [dump_config(config)])
 
     @property
     def metrics_size(self) -> int:
         """Bytes of ``metrics.jsonl``."""
-        path = self.path / _METRICS
+        path = self.path / METRICS
         return path.stat().st_size if path.exists() else 0
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; infinities and NaN become null."""
-        with self._full_disk_explained(), (self.path / _METRICS).open("a", encoding="utf-8") as file:
-            file.write(_line(metrics))
+        self._append(METRICS, metrics)
 
-    def log_rollouts(self, step: int, groups: list[dict[str, Any]]) -> None:
-        """Write what update number ``step`` consumed, one line for each group."""
-        with self._full_disk_explained():
+    def log_rollouts(self, step: int, lines: Iterable[str]) -> None:
+        """Write what update number ``step`` consumed; the metrics until then are on the disk before it.
+
+        Args:
+            lines: of JSON, one for each group.
+        """
+        self.check()
+        with self._one_line():
+            if (self.path / METRICS).exists():
+                disk.sync(self.path / METRICS)
             self._rollouts.mkdir(exist_ok=True)
-            write_whole(self._rollouts / f"step-{step:06d}.jsonl", map(_line, groups))
+            write_whole(self._rollouts / f"step-{step:06d}.jsonl", lines)
 
     def write_report(self, step: int, report: dict[str, Any]) -> None:
         """Keep the whole report of the evaluation after update ``step``, as plain data."""
-        with self._full_disk_explained():
+        with self._one_line():
             self._reports.mkdir(exist_ok=True)
-            write_whole(self._reports / f"step-{step:06d}.json", [_line(report)])
+            write_whole(self._reports / f"step-{step:06d}.json", [json_line(report)])
 
     def read_report(self, step: int) -> dict[str, Any] | None:
-        """Return what :meth:`write_report` wrote, if it did."""
+        """Return the report that :meth:`write_report` has written, if there is one."""
         try:
             return json.loads((self._reports / f"step-{step:06d}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 
     def log_start(self, start: dict[str, Any]) -> None:
-        """Append what the updates from ``start["step"]`` on depend on besides their batches."""
-        with self._full_disk_explained(), (self.path / _STARTS).open("a", encoding="utf-8") as file:
-            file.write(_line(start))
+        """Append a start: what the updates from ``start["step"]`` on depend on besides their batches."""
+        self._append(_STARTS, start)
 
     def starts(self) -> list[dict[str, Any]]:
-        """What :meth:`log_start` wrote, in order: a later line overrides earlier ones from its step on."""
+        """Return the starts in order; each one overrides those before it, from its step on."""
+        self.check()  # a folder that is gone is no run without starts
         return _read_lines(self.path / _STARTS)
+
+    def log_event(self, event: str, **fields: Any) -> None:
+        """Append one line to ``events.jsonl``.
+
+        Args:
+            event: what happened, such as ``lost`` or ``loaded``.
+            fields: the details of the event.
+        """
+        self._append(_EVENTS, {"time": time.time(), "event": event, **fields})
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events in order."""
+        return _read_lines(self.path / _EVENTS)
 
     def recorded_steps(self) -> list[int]:
         """Numbers of the updates whose batches are recorded, in order."""
@@ -188,23 +231,29 @@ class RunDirectory:
         try:
             return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError as error:
-            raise UserError(f"the batch of update {step} is missing: there is no {file}") from error
+            missing = UserError(f"the batch of update {step} is missing: there is no {file}")
+            raise disk.explained(error, self.path) or missing from error
 
     def new_replay(self, config: Config) -> RunDirectory:
         """Make the next free folder below ``replays``, with the configuration in it."""
-        with self._full_disk_explained():
+        with self._one_line():
             root = self.path / "replays"
             root.mkdir(exist_ok=True)
             made = RunDirectory(_make(root, "replay"))
             made.save_config(config)
             return made
 
+    def _append(self, name: str, data: dict[str, Any]) -> None:
+        self.check()
+        with self._one_line(), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json_line(data))
+
     def truncate_metrics(self, step: int) -> None:
-        """Forget metrics and rollouts of ``step`` and all later ones: the resumed run writes them anew."""
-        with self._full_disk_explained():
-            if (self.path / _METRICS).exists():
+        """Remove the metrics and the rollouts from ``step`` on: the resumed run writes them anew."""
+        with self._one_line():
+            if (self.path / METRICS).exists():
                 kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]
-                write_whole(self.path / _METRICS, map(_line, kept))
+                write_whole(self.path / METRICS, map(json_line, kept))
             for folder in (self._rollouts, self._reports):
                 for number, file in _numbered(folder).items():
                     if number >= step:
@@ -218,14 +267,8 @@ class RunDirectory:
     def _rollouts(self) -> Path:
         return self.path / "rollouts"
 
-    @contextmanager
-    def _full_disk_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise UserError(f"no space left in {self.path}; free some") from error
+    def _one_line(self) -> AbstractContextManager[None]:
+        return disk.one_line(self.path)
 
 
 def _as_given(path: Path) -> Path:
@@ -243,7 +286,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read ``metrics.jsonl`` of a run directory; a line that was cut off is left out."""
-    return _read_lines(path / _METRICS)
+    return _read_lines(path / METRICS)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -251,18 +294,20 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:  # stopped before its first update
         return []
-    return [data for line in lines if (data := _parse(line)) is not None]
+    return [data for line in lines if (data := parsed(line)) is not None]
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def parsed(line: str | bytes) -> dict[str, Any] | None:
+    """Return a line of a file of JSON lines; None: it was cut off."""
     try:
         metrics = json.loads(line)
-    except json.JSONDecodeError:
+    except ValueError:
         return None
     return metrics if isinstance(metrics, dict) else None
 
 
-def _line(data: dict[str, Any]) -> str:
+def json_line(data: dict[str, Any]) -> str:
+    """Return data as a line of JSON; infinities and NaN become null."""
     try:
         return json.dumps(data, allow_nan=False) + "\n"
     except (ValueError, TypeError):  # rare, so the usual case is not slowed by looking at every number
@@ -282,20 +327,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file that is there entirely or not at all, also when the machine goes down meanwhile."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _name(config: Config) -> str:

@@ -5,76 +5,130 @@ Each engine receives it into a snapshot of its own and loads from that: two byte
 GPU, in bfloat16. All have to take part at the same time (:func:`areal.weights.sender.transfer`), the
 learner on a stream of its own, which does not wait for other work of its GPU.
 
-The learner, rank 0, and the engines have one process group for this alone. vLLM's own ``nccl`` engine would
-need its trainer's side too, which differs from release to release.
+The learner, rank 0, and all workers of the engines have a process group for this alone. Its members cannot
+change, so each change of the engines begins a new *epoch*: a group under a new name, with the engines that
+are there then. A member that is dead or frozen would keep the others waiting. Therefore whoever sees a
+broadcast fail says so in the store that all members share, and the others stop waiting for it. Nobody waits
+longer than :data:`LIMIT`. The epoch is over then, and the next one is not affected.
+
+Where engines load in turn, each has a group of its own with the learner, which sends to one after the other.
+
+vLLM's own ``nccl`` engine would need its trainer's side too, which differs from release to release.
 """
 
 from __future__ import annotations
 
 import datetime
-from contextlib import nullcontext
-from typing import Any
+import threading
+import time
+from concurrent import futures
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from areal.threads import CallThread
 from areal.weights.interface import Receiver, Sender, TransferBackend
 from areal.weights.layout import WeightLayout
-from areal.weights.snapshot import Snapshot
 
 BACKEND: TransferBackend = "broadcast"
+LIMIT = 180.0
+"""Seconds that a member waits at most for the others, the transfer included."""
 _LEARNER = 0
-_TIMEOUT = datetime.timedelta(minutes=3)
-"""Longest wait for the others: one that died takes no part in anything."""
+_LOOK = 0.1
+"""Seconds after which a member that waits looks whether another one has given up."""
+_TIMEOUT = datetime.timedelta(seconds=2 * LIMIT)
+"""torch's own limit: what runs into it, nobody waits for any more. NCCL's ends the process."""
+
+
+class Buckets(Protocol):
+    """Memory of the learner that is sent whole."""
+
+    device: torch.device
+    layout: WeightLayout
+    buckets: list[torch.Tensor]
 
 
 class BroadcastSender(Sender):
-    """The learner's end: sends each new version of the snapshot to all engines at once."""
+    """The learner's end: sends each new version to all engines of the epoch.
 
-    def __init__(self, snapshot: Snapshot, engines: int, address: str = "127.0.0.1") -> None:
-        """Prepare a group with so many ``engines``; it comes about when all of them take part.
+    Args:
+        memory: what is sent.
+        address: by which other hosts reach this one.
+        in_turn: whether to send to one engine after the other, in the order in which they connect.
+    """
 
-        Args:
-            snapshot: what is sent.
-            engines: how many.
-            address: by which they reach this host.
-        """
-        self._snapshot = snapshot
-        on_gpu = snapshot.device.type == "cuda"
-        self._stream = torch.cuda.Stream(snapshot.device, priority=-1) if on_gpu else None
-        store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
-        self._address, self._port, self._size = address, store.port, 1 + engines
-        self._group = _Group(store, _LEARNER, self._size, snapshot.device)
-        self._connected = 0
+    def __init__(self, memory: Buckets, address: str = "127.0.0.1", in_turn: bool = False) -> None:
+        self._memory, self._address, self._in_turn = memory, address, in_turn
+        on_gpu = memory.device.type == "cuda"
+        self._stream = torch.cuda.Stream(memory.device, priority=-1) if on_gpu else None
+        self._store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
+        self._epoch = self._size = self._connected = 0
+        self._groups: list[_Group] = []
 
-    def init_info(self) -> dict[str, Any]:
-        """Return what the next engine needs once, to join; each call is for exactly one connection."""
-        self._connected += 1
-        assert self._connected < self._size, "all engines have joined"
-        address = {"host": self._address, "port": self._port, "rank": self._connected, "size": self._size}
-        return {"backend": BACKEND, "layout": self._snapshot.layout.to_dict(), "address": address}
+    def open(self, engines: int, workers: int = 1) -> None:
+        """Begin the next epoch; its groups come about with the first broadcast."""
+        self.close()
+        count, together = (engines, 1) if self._in_turn else (min(1, engines), engines)
+        self._epoch, self._size, self._connected = self._epoch + 1, 1 + together * workers, 0
+        server, device = (self._address, self._store.port), self._memory.device
+        self._groups = [
+            _Group(*server, self._name(number), _LEARNER, self._size, device, self._stream)
+            for number in range(count)
+        ]
+
+    def _name(self, group: int) -> str:
+        return f"{self._epoch}/{group}"
+
+    def init_info(self, workers: int = 1) -> dict[str, Any]:
+        """Return what the next engine needs once to join; ``rank`` is that of the first of its workers."""
+        group, rank = divmod(self._connected, self._size - 1)
+        assert group < len(self._groups), "all workers have joined"
+        address = {
+            "host": self._address,
+            "port": self._store.port,
+            "group": self._name(group),
+            "rank": 1 + rank,
+            "size": self._size,
+        }
+        self._connected += workers
+        return {"backend": BACKEND, "layout": self._memory.layout.to_dict(), "address": address}
 
     def send(self) -> None:
-        """Send the snapshot; all engines must be loading."""
-        with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
-            self._group.broadcast(self._snapshot.buckets)
+        """Send the memory; all engines must be loading, or load in turn.
+
+        Raises:
+            RuntimeError, TimeoutError: a member of the epoch failed, or did not take part in time.
+        """
+        for group in self._groups:
+            group.broadcast(self._memory.buckets)
 
     def close(self) -> None:
-        """Leave the group."""
-        self._group.leave()
+        """End the epoch."""
+        groups, self._groups = self._groups, []
+        for group in groups:
+            group.leave()
 
 
 class BroadcastReceiver(Receiver):
-    """The engine's end: receives into a snapshot of its own."""
+    """The end of one worker of an engine: receives into a snapshot of its own."""
 
-    def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:
-        store = dist.TCPStore(address["host"], address["port"], is_master=False, timeout=_TIMEOUT)
-        self._group = _Group(store, address["rank"], address["size"], device)
+    def __init__(
+        self, address: dict[str, Any], layout: WeightLayout, device: torch.device, worker: int = 0
+    ) -> None:
+        rank, size = address["rank"] + worker, address["size"]
+        self._group = _Group(address["host"], address["port"], address["group"], rank, size, device)
         self._buckets = [torch.empty(size, dtype=torch.uint8, device=device) for size in layout.sizes]
         self.tensors = layout.views(self._buckets)
 
     def receive(self) -> None:
-        """Take part in what the learner sends."""
+        """Take part in what the learner sends.
+
+        Raises:
+            RuntimeError, TimeoutError: a member of the epoch failed, or did not take part in time.
+        """
         self._group.broadcast(self._buckets)
 
     def close(self) -> None:
@@ -83,38 +137,93 @@ class BroadcastReceiver(Receiver):
 
 
 class _Group:
-    """A process group of the learner and its engines; it comes about with the first broadcast."""
+    """A process group of one epoch; it comes about with the first broadcast.
 
-    def __init__(self, store: dist.Store, rank: int, size: int, device: torch.device) -> None:
-        self._store = store  # the learner's serves all
-        self._rank, self._size, self._device = rank, size, device
+    Torch's calls are made on a thread of its own, which may be left behind: some of them cannot be ended.
+
+    Args:
+        host: of the learner's store, which serves all.
+        port: of that.
+        name: of the group, which no other has.
+        stream: of a GPU, for the broadcasts; None: the default one.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        name: str,
+        rank: int,
+        size: int,
+        device: torch.device,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        # Two connections: one on which a call waits serves no other.
+        self._store = dist.PrefixStore(f"areal-weights/{name}", _client(host, port))
+        self._looking = _client(host, port)
+        self._over = f"areal-weights/{name}/over"
+        self._rank, self._size, self._device, self._stream = rank, size, device, stream
         self._group: Any = None
         self._sound = True
+        self._thread = CallThread("areal-weights")
 
     def broadcast(self, buckets: list[torch.Tensor]) -> None:
-        """From the learner to the engines, on the current stream; without a GPU, wait for it."""
+        """From the learner to the engines; when this returns, they are there."""
         self._sound = False
-        if self._group is None:
-            self._group = self._join()
-        works = [self._group.broadcast(bucket, _LEARNER) for bucket in buckets]
-        for work in works:
-            work.wait()
+        broadcasting = self._thread.start(partial(self._broadcast, buckets))
+        begun = time.monotonic()
+        while not futures.wait([broadcasting], _LOOK).done:
+            if self._looking.check([self._over]):
+                raise RuntimeError("another member of the weights' broadcast has failed")
+            if time.monotonic() - begun > LIMIT:
+                self._give_up()
+                raise TimeoutError(f"the weights' broadcast was not over within {LIMIT:g} s")
+        if (error := broadcasting.result()[1]) is not None:
+            self._give_up()
+            raise error
         self._sound = True
 
     def leave(self) -> None:
-        """Destroy the group on this side, which needs no other.
-
-        One that failed, or in which a broadcast still waits for somebody, ends with its process: to destroy
-        it might wait as well.
-        """
+        """End the group: on all sides, if this is the learner's."""
+        if self._rank == _LEARNER:
+            self._give_up()
+        self._thread.end()
         group, self._group = self._group, None
-        if group is not None and self._sound:
+        if group is None:
+            return
+        if self._sound:
             group.abort()
+        # Gloo's abort ends no call: its thread keeps the group until torch's own limit.
+        elif self._device.type == "cuda":
+            threading.Thread(target=group.abort, name="areal-abort", daemon=True).start()
+
+    def _give_up(self) -> None:
+        """Let the others wait no longer."""
+        with suppress(dist.DistError):  # without the learner, whose store it is, they have given up
+            self._looking.set(self._over, "")
+
+    def _broadcast(self, buckets: list[torch.Tensor]) -> None:
+        if self._device.type == "cpu":
+            self._take_part(buckets)
+            return
+        with torch.cuda.device(buckets[0].device), torch.cuda.stream(self._stream):
+            self._take_part(buckets)
+            torch.cuda.current_stream().synchronize()
+
+    def _take_part(self, buckets: list[torch.Tensor]) -> None:
+        if self._group is None:
+            self._group = self._join()
+        group = self._group  # which would wait for its calls where it is forgotten last: here, not in leave()
+        for work in [group.broadcast(bucket, _LEARNER) for bucket in buckets]:
+            work.wait()
 
     def _join(self) -> Any:
-        store = dist.PrefixStore("areal-weights", self._store)
         if self._device.type == "cpu":
-            return dist.ProcessGroupGloo(store, self._rank, self._size, _TIMEOUT)
+            return dist.ProcessGroupGloo(self._store, self._rank, self._size, _TIMEOUT)
         options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
         options._timeout = _TIMEOUT
-        return dist.ProcessGroupNCCL(store, self._rank, self._size, options)
+        return dist.ProcessGroupNCCL(self._store, self._rank, self._size, options)
+
+
+def _client(host: str, port: int) -> dist.Store:
+    return dist.TCPStore(host, port, is_master=False, timeout=_TIMEOUT)

@@ -4,9 +4,10 @@ The engine loads from the learner's snapshot (areal.weights.snapshot). One small
 would save the memory of a whole one, but hold the learner still during each load, and the engine paused for
 as long as the learner takes to fill it.
 
-The snapshot lies in a few large allocations, which the engine's process maps once, when it is connected.
-Torch counts who maps an allocation, to know when its memory may be freed: one export
-(:meth:`CudaIpcSender.init_info`) must meet one mapping. vLLM's own ``ipc`` engine maps its handles at each
+The snapshot lies in a few large allocations, which each worker of the engine maps once, when it is connected:
+a tensor-parallel worker on another GPU, too, which copies its part from there to its own. Torch counts who
+maps an allocation, to know when its memory may be freed: one export (:meth:`CudaIpcSender.init_info`) must
+meet one mapping. vLLM's own ``ipc`` engine maps its handles at each
 update; with handles that are made once, as here, the count in vLLM 0.26 would run below zero.
 """
 
@@ -14,11 +15,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
-import torch.multiprocessing  # teaches ForkingPickler to send a tensor of a GPU as a handle
+from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
 from areal.errors import UserError
 from areal.weights.interface import Receiver, Sender, TransferBackend
@@ -26,6 +26,8 @@ from areal.weights.layout import WeightLayout
 from areal.weights.snapshot import Snapshot
 
 BACKEND: TransferBackend = "CUDA IPC"
+_DEVICE = 6
+"""Where :func:`rebuild_cuda_tensor` takes the number of the GPU, which differs between processes."""
 
 
 class CudaIpcSender(Sender):
@@ -39,34 +41,44 @@ class CudaIpcSender(Sender):
         _refuse_expandable_segments()
         self._snapshot = snapshot
 
-    def init_info(self) -> dict[str, Any]:
-        """Return what an engine needs once, to map the snapshot; each call is for exactly one connection."""
+    def init_info(self, workers: int = 1) -> dict[str, Any]:
+        """Return what an engine needs once to map the snapshot in each of its workers."""
         return {
             "backend": BACKEND,
             "layout": self._snapshot.layout.to_dict(),
             "address": {
                 "gpu": _uuid(self._snapshot.device),
-                # A pickle, as torch sends tensors between processes; in hexadecimal, for vLLM's messages.
-                "handles": [bytes(ForkingPickler.dumps(bucket)).hex() for bucket in self._snapshot.buckets],
+                # Pickles, as torch sends tensors between processes; in hexadecimal, for vLLM's messages.
+                "handles": [
+                    [pickle.dumps(reduce_tensor(bucket)[1]).hex() for bucket in self._snapshot.buckets]
+                    for _ in range(workers)
+                ],
             },
         }
 
 
 class CudaIpcReceiver(Receiver):
-    """The engine's end: maps the allocations of the learner's process on the same GPU.
+    """A worker's end: maps the allocations of the learner's process, on the GPU where they are.
 
     Raises:
-        ValueError: they lie on another GPU.
+        ValueError: this process does not see that GPU.
     """
 
-    def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:
-        if (ours := _uuid(device)) != address["gpu"]:
-            raise ValueError(f"the weights are on the GPU {address['gpu']}, not on this engine's {ours}")
-        # Pickled by the learner of this run.
-        self.tensors = layout.views([pickle.loads(bytes.fromhex(handle)) for handle in address["handles"]])
+    def __init__(
+        self, address: dict[str, Any], layout: WeightLayout, device: torch.device, worker: int = 0
+    ) -> None:
+        seen = [_uuid(index) for index in range(torch.cuda.device_count())]
+        if address["gpu"] not in seen:
+            raise ValueError(f"the weights are on the GPU {address['gpu']}, the engine has {', '.join(seen)}")
+        gpu, buckets = seen.index(address["gpu"]), []
+        for handle in address["handles"][worker]:
+            arguments = list(pickle.loads(bytes.fromhex(handle)))  # pickled by the learner of this run
+            arguments[_DEVICE] = gpu
+            buckets.append(rebuild_cuda_tensor(*arguments))
+        self.tensors = layout.views(buckets)
 
 
-def _uuid(device: torch.device) -> str:
+def _uuid(device: torch.device | int) -> str:
     """Return the name that a GPU has in every process."""
     return str(torch.cuda.get_device_properties(device).uuid)
 

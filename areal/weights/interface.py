@@ -26,6 +26,10 @@ class Memory(Protocol):
         """
         ...
 
+    def digest(self) -> str:
+        """Return the digest of what was written, as :func:`areal.weights.digest.digest` makes it."""
+        ...
+
     def close(self) -> None:
         """Release it."""
         ...
@@ -34,9 +38,16 @@ class Memory(Protocol):
 class Sender(ABC):
     """The learner's end of one backend."""
 
+    def open(self, engines: int, workers: int = 1) -> None:  # noqa: B027 (only a group has members)
+        """Begin an epoch in which so many engines connect, each by so many workers, and no others."""
+
     @abstractmethod
-    def init_info(self) -> dict[str, Any]:
-        """Return what an engine needs once, to open its end; each call is for exactly one connection."""
+    def init_info(self, workers: int = 1) -> dict[str, Any]:
+        """Return what an engine needs once to open its end; each call is for exactly one connection.
+
+        Args:
+            workers: processes of the engine, each of which opens an end of its own with this same value.
+        """
 
     def send(self) -> None:  # noqa: B027 (where engines read the memory themselves there is none)
         """Do the learner's part of a load, on any thread while the engines load."""

@@ -1,13 +1,23 @@
-"""The weight receiver in a vLLM worker: a ``WeightTransferEngine`` of vLLM's own interface."""
+"""The weight receiver in a vLLM worker: a ``WeightTransferEngine`` of vLLM's own interface.
+
+A transfer fails when something else that takes part in it is lost. The engine lives then, and loads the same
+version, or a later one, over a new connection. So nothing is raised for that. Where one of several workers
+raises, vLLM leaves the answers of the others unread, and takes them for those of the next call; and a worker
+that has begun an update, and not finished it, refuses to begin another. Each worker therefore finishes the
+update with the weights that it had, and says what went wrong when it is asked (areal.rollout.vllm_worker).
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedParameter
+from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -26,14 +36,17 @@ from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tens
 from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.completeness import Reads, complaint
 from areal.weights.cuda_ipc import CudaIpcReceiver
+from areal.weights.digest import digest
 from areal.weights.interface import Receiver, TransferBackend
 from areal.weights.layout import WeightLayout
 from areal.weights.shared_memory import SharedMemoryReceiver
 
+log = logging.getLogger(__name__)
+
 Own = tuple[list[str], torch.nn.Parameter]
 """A parameter of the engine's and its names, of which a tied one has several."""
 
-_RECEIVERS: dict[TransferBackend, Callable[[dict[str, Any], WeightLayout, torch.device], Receiver]] = {
+_RECEIVERS: dict[TransferBackend, Callable[[dict[str, Any], WeightLayout, torch.device, int], Receiver]] = {
     "shared memory": SharedMemoryReceiver,
     "CUDA IPC": CudaIpcReceiver,
     "broadcast": BroadcastReceiver,
@@ -49,6 +62,10 @@ class Init(WeightTransferInitInfo):
     address: dict[str, Any]
 
 
+_OF_THIS_GPU = torch.OutOfMemoryError, torch.AcceleratorError
+"""Errors that are this engine's own."""
+
+
 @dataclass
 class Update(WeightTransferUpdateInfo):
     """Nothing: what is loaded is what the learner wrote last."""
@@ -59,6 +76,10 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
 
     init_info_cls = Init
     update_info_cls = Update
+    failure = ""
+    """Why the last connection or transfer failed; empty: it did not."""
+    digest = ""
+    """Of the weights that came last (areal.weights.digest)."""
     _receiver: Receiver | None = None
     _checked = False
     _own: list[Own]
@@ -68,7 +89,9 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         self.shutdown()
         self._checked = False  # it may bring other weights
         layout = WeightLayout.from_dict(init_info.layout)
-        self._receiver = _RECEIVERS[init_info.backend](init_info.address, layout, self.device)
+        worker = get_tensor_model_parallel_rank()
+        with self._noting_failure():
+            self._receiver = _RECEIVERS[init_info.backend](init_info.address, layout, self.device, worker)
 
     def start_weight_update(self) -> None:
         """Make the layers take checkpoint tensors again, where their own were made into something else."""
@@ -88,7 +111,12 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
             ValueError: the first time, if that was not all that the engine has, or more than it knows.
         """
         assert self._receiver is not None, "init_transfer_engine first"
-        self._receiver.receive()
+        with self._noting_failure():
+            self._receiver.receive()
+        if self.failure:
+            self.shutdown()  # vLLM waits for the GPU next, on which the broadcast goes on until it is ended
+            return
+        self.digest = digest(self._receiver.tensors)
         model: Any = self.model
         if self._checked:
             model.load_weights(iter(self._receiver.tensors))
@@ -110,10 +138,25 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         """Make of the checkpoint tensors what the kernels want, the tied output layer included."""
         if self._in_place:
             return
+        if self.failure:
+            give_up(self.model)
+            return
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
             repack_tied(self.model)
         torch.accelerator.synchronize()  # some of it is read from the learner's memory only now
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Take note of what fails within for a reason that lies elsewhere."""
+        self.failure = ""
+        try:
+            yield
+        except _OF_THIS_GPU:
+            raise
+        except (RuntimeError, TimeoutError) as error:  # torch's errors of a group and of a store are these
+            log.warning("a transfer of weights failed", exc_info=True)
+            self.failure = str(error) or type(error).__name__
 
     def shutdown(self) -> None:
         """Close the receiver."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from areal.waiting import wait_all
+from areal.waiting import cancel
 
 if TYPE_CHECKING:
     import torch
@@ -16,22 +16,47 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_GRACE = 5.0
+"""Seconds in which the learner may be found lost, after the engines' part has failed."""
 
-@dataclass(frozen=True, slots=True)
+
 class WeightSender:
-    """Sends weights to all engines: from one memory, by one sender for each backend (:func:`open_sender`)."""
+    """Sends weights to all engines: from one memory, by one sender for each backend (:func:`open_sender`).
 
-    _backends: Sequence[TransferBackend]
-    _memory: Memory
-    _senders: dict[TransferBackend, Sender]
+    Args:
+        memory: where a version lies while engines load it.
+        make: makes the sender of a backend, when an engine first needs it.
+        workers: processes of each engine.
+    """
+
+    def __init__(self, memory: Memory, make: Callable[[TransferBackend], Sender], workers: int) -> None:
+        self._memory, self._make, self._workers = memory, make, workers
+        self._backends: Sequence[TransferBackend] = ()
+        self._senders: dict[TransferBackend, Sender] = {}
+
+    def open(self, backends: Sequence[TransferBackend]) -> None:
+        """Begin an epoch with the engines that there are now; no load may be in flight, but for a broken one.
+
+        Those of a broadcast have to connect anew; a connection by another backend stays.
+
+        Args:
+            backends: the backend of each engine.
+        """
+        self._backends = backends
+        for backend in backends:
+            if backend not in self._senders:
+                self._senders[backend] = self._make(backend)
+        for backend, sender in self._senders.items():
+            sender.open(list(backends).count(backend), self._workers)
 
     def init_infos(self) -> list[dict[str, Any]]:
         """Return what each engine needs to open its end; each call is for one connection of them all."""
-        return [self._senders[backend].init_info() for backend in self._backends]
+        return [self._senders[backend].init_info(self._workers) for backend in self._backends]
 
-    def write(self, parameters: NamedParameters) -> None:
-        """Make the current values ready to load, as :meth:`Memory.write` does."""
+    def write(self, parameters: NamedParameters) -> str:
+        """Make the current values ready to load, as :meth:`Memory.write` does; return their digest."""
         self._memory.write(parameters)
+        return self._memory.digest()
 
     def send(self) -> None:
         """Do the learner's part of a load, while the engines load."""
@@ -51,38 +76,52 @@ def open_sender(
     dtype: torch.dtype,
     device: str | torch.device,
     address: str = "127.0.0.1",
+    workers: int = 1,
+    in_turn: bool = False,
 ) -> WeightSender:
-    """Open the learner's end.
+    """Open the learner's end, and begin its first epoch.
 
     Args:
         backends: the backend of each engine.
         parameters: pairs of name and whole tensor, whose shapes stay as they are.
         dtype: of the engines' weights.
-        device: where the weights lie while engines load them, unless that is memory shared with them.
+        device: where the weights lie while engines load them; memory of the CPU can be shared with engines.
         address: by which engines on other hosts reach this one.
+        workers: processes of each engine, one for each part of its weights.
+        in_turn: whether engines load one after the other, in this order; else all at the same time.
     """
     from areal.weights.broadcast import BroadcastSender
     from areal.weights.cuda_ipc import CudaIpcSender
     from areal.weights.shared_memory import SharedMemorySender
     from areal.weights.snapshot import Snapshot
 
-    if "shared memory" in backends:
-        memory = SharedMemorySender(parameters, dtype)
-        return WeightSender(backends, memory, {"shared memory": memory})
-    snapshot = Snapshot(parameters, dtype, device)
-    senders: dict[TransferBackend, Sender] = {}
-    if "CUDA IPC" in backends:
-        senders["CUDA IPC"] = CudaIpcSender(snapshot)
-    if "broadcast" in backends:
-        senders["broadcast"] = BroadcastSender(snapshot, list(backends).count("broadcast"), address)
-    return WeightSender(backends, snapshot, senders)
+    shared = str(device) == "cpu" or "shared memory" in backends
+    memory: Any = SharedMemorySender(parameters, dtype) if shared else Snapshot(parameters, dtype, device)
+
+    def make(backend: TransferBackend) -> Sender:
+        if backend == "shared memory":
+            return memory
+        return CudaIpcSender(memory) if backend == "CUDA IPC" else BroadcastSender(memory, address, in_turn)
+
+    sender = WeightSender(memory, make, workers)
+    sender.open(backends)
+    return sender
 
 
-async def transfer(loading: Awaitable[T], sending: Awaitable[None]) -> T:
+async def transfer(loading: Awaitable[T], sending: Awaitable[Any]) -> T:
     """Wait for the engines' part of a load and for the learner's; return the result of the engines' part.
 
-    The first failure ends it. An engine that failed takes no part in a broadcast, so that the learner's
-    part may wait for it in vain: nobody waits for that.
+    Where the learner's part fails, its error is raised, but not before the engines have seen that: a load
+    that is given up in the middle would leave an engine of which nobody knows what it has. An engine that
+    failed takes no part in a broadcast, so that the learner's part may wait for it in vain: nobody waits for
+    that longer than :data:`_GRACE`.
     """
-    works: tuple[Awaitable[Any], ...] = (loading, sending)
-    return (await wait_all(*works))[0]
+    works = [asyncio.ensure_future(loading), asyncio.ensure_future(sending)]
+    try:
+        await asyncio.wait(works[:1])
+        await asyncio.wait(works, timeout=_GRACE if works[0].exception() else None)
+        if works[1].done():
+            works[1].result()
+        return works[0].result()
+    finally:
+        await cancel(*works)

@@ -7,11 +7,14 @@ An anonymous file has no name: it is gone when its last user is, however that on
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from typing import Any
 
 import torch
 
+from areal.lifetime import end_of_crashes
+from areal.weights.digest import digest
 from areal.weights.interface import VLLM_BACKEND, Receiver, Sender, TransferBackend
 from areal.weights.layout import NamedParameters, WeightLayout
 
@@ -23,27 +26,32 @@ class SharedMemorySender(Sender):
 
     def __init__(self, parameters: NamedParameters, dtype: torch.dtype | None = None) -> None:
         """Lay out memory for ``(name, tensor)`` pairs, in ``dtype`` or each in its own; shapes stay."""
-        self._layout = WeightLayout.of(parameters, dtype=dtype)
-        (self.nbytes,) = self._layout.sizes
+        self.device = torch.device("cpu")
+        self.layout = WeightLayout.of(parameters, dtype=dtype)
+        (self.nbytes,) = self.layout.sizes
         self._fd = os.memfd_create("areal-weights")
         os.ftruncate(self._fd, self.nbytes)
-        self._bytes = torch.from_file(self._path, shared=True, size=self.nbytes, dtype=torch.uint8)
+        self.buckets = [torch.from_file(self._path, shared=True, size=self.nbytes, dtype=torch.uint8)]
 
     @property
     def _path(self) -> str:
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
-    def init_info(self) -> dict[str, Any]:
-        """Return what a worker needs once, to map the memory."""
+    def init_info(self, workers: int = 1) -> dict[str, Any]:
+        """Return what an engine needs once to map the memory in each of its workers."""
         return {
             "backend": BACKEND,
-            "layout": self._layout.to_dict(),
+            "layout": self.layout.to_dict(),
             "address": {"path": self._path, "nbytes": self.nbytes},
         }
 
     def write(self, parameters: NamedParameters) -> None:
         """Copy the current values in, as :meth:`Memory.write` does."""
-        self._layout.write(parameters, [self._bytes])
+        self.layout.write(parameters, self.buckets)
+
+    def digest(self) -> str:
+        """Return the digest of what was written, as :meth:`Memory.digest` does."""
+        return digest(self.layout.views(self.buckets))
 
     def close(self) -> None:
         """Release the memory; workers that mapped it keep it until they end."""
@@ -55,14 +63,18 @@ class SharedMemorySender(Sender):
 class SharedMemoryReceiver(Receiver):
     """The engine's end: maps the memory."""
 
-    def __init__(self, address: dict[str, Any], layout: WeightLayout, device: torch.device) -> None:
+    def __init__(
+        self, address: dict[str, Any], layout: WeightLayout, device: torch.device, worker: int = 0
+    ) -> None:
         memory = torch.from_file(address["path"], shared=True, size=address["nbytes"], dtype=torch.uint8)
         self.tensors = layout.views([memory])
 
 
 def register() -> None:
-    """Make areal's weight receiver known to vLLM in this process (entry point ``vllm.general_plugins``)."""
+    """Prepare a process of vLLM's, which then knows areal's weight receiver (``vllm.general_plugins``)."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+    if faulthandler.is_enabled():  # a process of areal's, which has imported vLLM by now
+        end_of_crashes()
     if VLLM_BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(VLLM_BACKEND, "areal.weights.receiver", "WeightReceiver")

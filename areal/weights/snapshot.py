@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from areal.weights.digest import digest
 from areal.weights.layout import BUCKET, NamedParameters, WeightLayout
 
 
@@ -31,6 +32,10 @@ class Snapshot:
         self._synchronize()  # of what was sent last, all has gone
         self.layout.write(parameters, self.buckets)
         self._synchronize()  # whoever reads it does so on another stream
+
+    def digest(self) -> str:
+        """Return the digest of what was written, as :meth:`Memory.digest` does."""
+        return digest(self.layout.views(self.buckets))
 
     def close(self) -> None:
         """Release the memory; what an engine has mapped is free when that has released it, too."""

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from areal.errors import UserError, WorkerLost
+from areal.waiting import Work
 
-_TRAVELLING = ("builtins", "areal.errors")
-"""Modules whose errors are the same in every process: none of them needs a package that may not be there."""
+_TRAVELLING = ("builtins", "areal")
+"""Packages whose errors are the same in every process."""
 
 
 class Dispatcher:
@@ -41,6 +42,10 @@ class Dispatcher:
         inherited = any(vars(kind).get(name) is method for kind in type(self._worker).__mro__)
         bound = getattr(self._worker, name) if inherited else partial(method, self._worker)
         return await self._run(bound, *args, **kwargs)
+
+    def work(self) -> Work | None:
+        """Return what the worker has done and has still to do, if its class has a method ``progress``."""
+        return self._worker.progress() if hasattr(self._worker, "progress") else None
 
     async def close(self) -> None:
         """Cancel async calls; after all plain ones, call the worker's own ``close``, if it has one."""
@@ -83,7 +88,7 @@ def portable(failure: BaseException, name: str) -> Exception:
 
 
 def _travels(failure: Exception) -> bool:
-    if type(failure).__module__ not in _TRAVELLING or isinstance(failure, ExceptionGroup):
+    if type(failure).__module__.partition(".")[0] not in _TRAVELLING or isinstance(failure, ExceptionGroup):
         return False
     try:  # what it holds besides its message may be anything
         return type(pickle.loads(pickle.dumps(failure))) is type(failure)

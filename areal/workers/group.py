@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -22,26 +22,51 @@ class WorkerGroup(Generic[W]):
     """Workers that get the same calls in the same order, as their collectives need.
 
     - What all of them raise alike is raised, and the group goes on.
-    - When one has ended, or fails alone, the others are ended, too: they may wait for it in a collective.
-      Every call from then on raises ``lost`` with one line that says which worker it was.
+    - When one has ended, or fails alone, the others are ended, too: they may wait for it in a collective. One
+      that raises WorkerLost counts as ended: it says that it is of no use any more.
+      Every call from then on raises ``lost`` with one line that says which worker it was, until the group is
+      started again. It stays the same object, so that whoever has it goes on with the new workers.
 
     Args:
-        workers: rank 0 first; its answers are the group's.
+        start_workers: starts all workers; returns them, rank 0 first.
         lost: the error of a group that has ended.
-        advice: what the user can do about a worker that has ended; it ends that line.
+        advice: returns what the user can do about a worker that ended for a reason; it ends that line.
 
     Attributes:
-        ended: done when the group has ended; the result is that line.
+        start_workers: as given; whoever lets them start elsewhere sets another.
+        workers: rank 0 first; its answers are the group's.
+        ended: done when the group has ended; the result is that line. A group that is started again has a
+            new one.
+        error: of a worker that failed alone, if that is how it ended.
     """
 
     def __init__(
-        self, workers: Sequence[Handle[W]], lost: type[WorkerLost] = WorkerLost, advice: str = ""
+        self,
+        start_workers: Callable[[], Awaitable[Sequence[Handle[W]]]],
+        lost: type[WorkerLost] = WorkerLost,
+        advice: Callable[[str], str] = lambda reason: "",
     ) -> None:
-        self.workers = list(workers)
+        self.start_workers = start_workers
+        self.workers: list[Handle[W]] = []
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.error: BaseException | None = None
         self._error, self._advice = lost, advice
         self._calls: set[asyncio.Future[Any]] = set()
         self._closing = False
+
+    async def start(self) -> None:
+        """Start the workers, also where those before were lost: these have ended then, and hold nothing.
+
+        Raises:
+            WorkerLost: one of them did not start.
+        """
+        self.kill()
+        await asyncio.gather(*(asyncio.shield(worker.ended) for worker in self.workers))
+        try:
+            started = await self.start_workers()
+        except WorkerLost as lost:
+            raise self._error(f"{lost}{self._advice(str(lost))}") from lost
+        self.workers, self.ended = list(started), asyncio.get_running_loop().create_future()
         for worker in self.workers:
             worker.ended.add_done_callback(partial(self._lost, worker))
 
@@ -83,16 +108,21 @@ class WorkerGroup(Generic[W]):
         failures = [call.exception() if call.done() else None for call in calls]
         if not any(failures):
             return calls[0].result()
-        if any(isinstance(failure, WorkerLost) for failure in failures):
-            raise self._error(self.ended.result())  # it is known before any call fails of it
+        for worker, failure in zip(self.workers, failures, strict=True):
+            if isinstance(failure, WorkerLost):
+                self._end(f"{worker.name} ended: {failure}{self._advice(str(failure))}")  # unless it is known
+                await asyncio.gather(*calls, return_exceptions=True)
+                raise self._error(self.ended.result())
         rank, failure = next((rank, failure) for rank, failure in enumerate(failures) if failure is not None)
         if {type(other) for other in failures} != {type(failure)}:
+            self.error = failure
             self._end(f"{self.workers[rank].name} failed: {type(failure).__name__}: {failure}")
             await asyncio.gather(*calls, return_exceptions=True)
         raise failure
 
     def _lost(self, worker: Handle[W], ended: asyncio.Future[str]) -> None:
-        self._end(f"{worker.name} ended: {ended.result()}{self._advice}")
+        reason = ended.result()
+        self._end(f"{worker.name} ended: {reason}{self._advice(reason)}")
 
     def _end(self, line: str) -> None:
         if not self.ended.done():

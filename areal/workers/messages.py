@@ -8,9 +8,9 @@ import socket
 import struct
 from typing import Any, Literal
 
-Kind = Literal["call", "cancel", "end", "answer", "error"]
+Kind = Literal["call", "cancel", "end", "answer", "error", "beat"]
 
-_KINDS: tuple[Kind, ...] = ("call", "cancel", "end", "answer", "error")
+_KINDS: tuple[Kind, ...] = ("call", "cancel", "end", "answer", "error", "beat")
 _HEAD = struct.Struct(">BQQ")
 READ_AHEAD = 2**22
 """Bytes that are read before anybody asks for them."""

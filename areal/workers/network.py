@@ -19,10 +19,10 @@ def join_network(interface: str | None, address: str) -> str:
 
     Args:
         interface: its name; None: the one that has ``address``.
-        address: of this host, if no interface is named.
+        address: of this host, or its name, if no interface is named.
 
     Raises:
-        UserError: this host has no such interface.
+        UserError: this host has no such interface, or its name has no address.
     """
     found = {name: own for _, name in socket.if_nameindex() if (own := _address(name)) is not None}
     if interface is not None:
@@ -33,6 +33,13 @@ def join_network(interface: str | None, address: str) -> str:
             )
         os.environ |= dict.fromkeys(_COLLECTIVES, interface)
         return found[interface]
+    try:
+        address = socket.gethostbyname(address)
+    except OSError as error:
+        raise UserError(
+            f"host {address} does not find its own name ({error.strerror}): give its IPv4 address to "
+            "`ray start` as --node-ip-address"
+        ) from error
     # By themselves they look up the host's name, for which /etc/hosts may give an address of this host alone.
     for name in [name for name, own in found.items() if own == address]:
         for variable in _COLLECTIVES:
@@ -47,3 +54,13 @@ def _address(interface: str) -> str | None:
             return socket.inet_ntoa(fcntl.ioctl(any_socket.fileno(), _SIOCGIFADDR, request)[20:24])
         except OSError:  # it has none
             return None
+
+
+def is_free(address: str, port: int) -> bool:
+    """Whether a port of this host can be listened at."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True

@@ -8,37 +8,61 @@ socket pair. A worker dies with the process that started it.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import socket
 import sys
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from areal.errors import WorkerLost
-from areal.workers.handle import CLOSED
-from areal.workers.messages import Messages, packed, unpacked
+from areal.errors import WorkerFrozen, WorkerLost
+from areal.workers.answers import Caller
+from areal.workers.guard import BEAT, Guard
+from areal.workers.handle import CLOSED, Launch
+from areal.workers.messages import Messages, unpacked
+from areal.workers.vitals import Vitals, read_family, stacks_file, take_stacks
 
 W = TypeVar("W")
 
+_FIRST = "AREAL_WORKER"
 _DRAIN = 1.0
 """Seconds for the last answers of a process that has ended; a child of it may hold the socket open."""
+_END = 20.0
+"""Seconds for a process to end that was killed: its host may be gone, or the disk that it waits for."""
 
 
 async def launch(
     name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
 ) -> ProcessHandle[Any]:
     """Start a worker in a process of its own (see :class:`areal.workers.handle.Launch`)."""
+    return await _launch(Guard(), name, environment, factory, *args, **kwargs)
+
+
+def launch_guarded(guard: Guard) -> Launch:
+    """Return what starts workers over which a guard watches."""
+    return partial(_launch, guard)
+
+
+async def _launch(
+    guard: Guard, name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
+) -> ProcessHandle[Any]:
     ours, theirs = socket.socketpair()
-    process = LocalProcess(await spawn(name, {**os.environ, **environment}, theirs))
-    handle = ProcessHandle[Any](name, process, await Messages.over(ours))
+    # First: once there is a process, nothing may be cancelled before its handle is there, which ends it.
+    messages = await Messages.over(ours)
+    try:
+        process = await spawn(name, {**os.environ, **environment}, theirs)
+    except BaseException:
+        messages.close()
+        raise
+    handle = ProcessHandle[Any](name, process, messages, guard)
     await handle.make(factory, *args, **kwargs)
     return handle
 
 
-async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -> asyncio.subprocess.Process:
+async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -> LocalProcess:
     """Start the process of a worker on this host; it dies with the thread that does this.
 
     Args:
@@ -48,19 +72,26 @@ async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -
     """
     # Our modules are found where ours were; no script of the user's runs again, as it would with
     # multiprocessing: this __main__ is no file.
+    stacks = stacks_file()
     code = (
         f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
         "from areal.workers.process_main import main; "
-        f"main({end.fileno()}, {os.getpid()}, {name!r})"
+        f"main({end.fileno()}, {os.getpid()}, {name!r}, {stacks})"
     )
-    with end:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-c", code),
-            stdin=asyncio.subprocess.DEVNULL,
-            env=environment,
-            pass_fds=[end.fileno()],
-            start_new_session=True,
-        )
+    try:
+        with end:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-c", code),
+                stdin=asyncio.subprocess.DEVNULL,
+                # The first variable, as long as nothing changes it, tells where the name of a process is.
+                env={_FIRST: ""} | dict(environment) | {_FIRST: name},
+                pass_fds=[end.fileno(), stacks],
+                start_new_session=True,
+            )
+    except BaseException:
+        os.close(stacks)
+        raise
+    return LocalProcess(process, stacks)
 
 
 class WorkerProcess(Protocol):
@@ -73,51 +104,80 @@ class WorkerProcess(Protocol):
         """Return how it has ended, in a few words, once it has."""
         ...
 
+    async def look(self) -> list[Vitals]:
+        """Return what the kernel knows of it and of those below it; empty: nothing."""
+        ...
+
+    async def stacks(self, forced: bool) -> str:
+        """Return where it and the processes below it are; see :func:`areal.workers.vitals.take_stacks`."""
+        ...
+
     def kill(self) -> None:
         """End it at once."""
         ...
 
 
 class LocalProcess:
-    """A process on this host."""
+    """A process on this host.
+
+    Args:
+        stacks: the file to which it writes its stacks.
+    """
 
     host = ""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.pid, self._process = process.pid, process
+    def __init__(self, process: asyncio.subprocess.Process, stacks: int) -> None:
+        self.pid, self._process, self._stacks = process.pid, process, stacks
+        weakref.finalize(self, os.close, stacks)
 
     async def wait(self) -> str:
         """Return how it has ended, in a few words, once it has."""
         code = await self._process.wait()
         return f"{signal.Signals(-code).name}, exit code {code}" if code < 0 else f"exit code {code}"
 
+    async def look(self) -> list[Vitals]:
+        """Return what the kernel knows of it and of those below it; empty: nothing."""
+        return read_family(self.pid)
+
+    async def stacks(self, forced: bool) -> str:
+        """Return where it and the processes below it are; see :func:`areal.workers.vitals.take_stacks`."""
+        return await take_stacks(self.pid, self._stacks, forced)
+
     def kill(self) -> None:
         """End it at once."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        # asyncio's own kill() may take the exit code from its thread that waits for it.
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class ProcessHandle(Generic[W]):
     """A worker in a process of its own; see :class:`areal.workers.handle.Handle`.
 
+    Args:
+        guard: watches over it.
+
     Attributes:
         pid: of its process, on its host.
+        pulse: its signs of life.
     """
 
-    def __init__(self, name: str, process: WorkerProcess, messages: Messages) -> None:
+    def __init__(self, name: str, process: WorkerProcess, messages: Messages, guard: Guard) -> None:
         self.name, self.host, self.pid = name, process.host, process.pid
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._process, self._messages = process, messages
-        self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._closing = False
+        self.pulse = guard.pulse()
+        self._process, self._messages, self._guard = process, messages, guard
+        self._calls = Caller(messages)
+        self._closing = self._frozen = False
         self._listening = asyncio.create_task(self._listen(), name=f"answers of {name}")
         self._watching = asyncio.create_task(self._watch(), name=f"end of {name}")
+        guard.workers.append(self)
 
     async def make(self, factory: Any, *args: Any, **kwargs: Any) -> None:
         """Make the worker: the first call. If it cannot be made, its process ends."""
         try:
-            await self._answer_to(packed((factory, args, kwargs)))
+            await self.call(factory, *args, **kwargs)
+            self.pulse.starting = False
         except BaseException:
             self.kill()
             await asyncio.wait([self.ended])  # to be cancelled here, too, leaves it
@@ -125,48 +185,66 @@ class ProcessHandle(Generic[W]):
 
     async def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the worker and return its result."""
-        return await self._answer_to(packed((method, args, kwargs)))
-
-    async def _answer_to(self, content: bytes) -> Any:
         if self.ended.done():
             raise self._lost()
-        number = next(self._numbers)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        self._messages.send("call", number, content)
-        try:
-            return await answer
-        finally:
-            del self._answers[number]
-            if answer.cancelled():
-                self._messages.send("cancel", number)
+        return await self._calls.call(method, *args, **kwargs)
+
+    @property
+    def owes(self) -> int:
+        """Answers to calls that it has not given yet."""
+        return self._calls.waiting
 
     async def _listen(self) -> None:
         while (message := await self._messages.receive()) is not None:
             kind, number, body = message
-            answer = self._answers.get(number)
-            if answer is None or answer.done():  # nobody waits for it any more
-                continue
-            try:
-                content = unpacked(body)
-            except (ImportError, AttributeError) as unknown:  # a class that is not found here
-                kind, content = "error", unknown
-            if kind == "error":
-                answer.set_exception(content)
+            if kind == "beat":
+                self.pulse.hear(unpacked(body))
             else:
-                answer.set_result(content)
+                self.pulse.hear()
+                self._calls.take(kind, number, body)
 
     async def _watch(self) -> None:
-        reason = await self._process.wait()
+        reason = await self._end()
         await asyncio.wait([self._listening], timeout=_DRAIN)
         self._listening.cancel()
         self._messages.close()
+        self._guard.workers.remove(self)
         self.ended.set_result(CLOSED if self._closing else reason)
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(self._lost())
+        self._calls.fail(self._lost)
+
+    async def _end(self) -> str:
+        """Wait for the end of the process, and bring it about where it is frozen; return the reason."""
+        end = asyncio.ensure_future(self._process.wait())
+        frozen = ""
+        while not frozen and not (await asyncio.wait([end], timeout=BEAT))[0]:
+            if not self._closing:
+                frozen = await self.pulse.look(self._process)
+        if not frozen:
+            return end.result()
+        self._frozen = True
+        self._listening.cancel()  # it may run once more when its stacks are taken; nobody waits for that
+        report = asyncio.ensure_future(self._guard.report(self, frozen))
+        await asyncio.wait([end, report], return_when=asyncio.FIRST_COMPLETED)
+        self.kill()
+        frozen += await report
+        await asyncio.wait([end], timeout=_END)
+        end.cancel()
+        return frozen
+
+    async def stacks(self, forced: bool) -> str:
+        """Return where the process and those below it are, line by line; empty if nobody says.
+
+        Args:
+            forced: whether one of them that still runs may crash of it.
+        """
+        try:
+            return await asyncio.wait_for(self._process.stacks(forced), _END)
+        except TimeoutError:
+            return ""
 
     def _lost(self) -> WorkerLost:
-        return WorkerLost(f"{self.name} ended: {self.ended.result()}")
+        kind = WorkerFrozen if self._frozen else WorkerLost
+        return kind(f"{self.name} ended: {self.ended.result()}")
 
     def kill(self) -> None:
         """End the process at once."""
@@ -181,4 +259,4 @@ class ProcessHandle(Generic[W]):
             await asyncio.wait([self.ended], timeout=grace)
         finally:
             self.kill()
-        await self._watching
+        await asyncio.wait([self._watching], timeout=_END)

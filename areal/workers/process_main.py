@@ -16,26 +16,30 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
 from setproctitle import setproctitle
 
-from areal.errors import UserError, WorkerLost
-from areal.lifetime import die_with
-from areal.workers.calls import Dispatcher, portable
-from areal.workers.messages import Messages, packed, unpacked
+from areal.lifetime import die_with, end_of_crashes, forks_die_with_us
+from areal.workers.answers import Callee
+from areal.workers.calls import Dispatcher
+from areal.workers.guard import BEAT, beat
+from areal.workers.messages import Messages, packed
+from areal.workers.vitals import write_stacks_to
 
 
-def main(descriptor: int, parent: int, name: str) -> None:
+def main(descriptor: int, parent: int, name: str, stacks: int) -> None:
     """Serve calls until the other end says to end.
 
     Args:
         descriptor: of this end of the socket pair.
         parent: the process that started this one, and with which it ends.
         name: of the worker.
+        stacks: descriptor of the file for them.
     """
+    write_stacks_to(stacks)
+    end_of_crashes()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the run's process decides what becomes of them
     die_with(parent)
@@ -62,12 +66,7 @@ def main(descriptor: int, parent: int, name: str) -> None:
 def _children_die_with_us() -> None:
     """Have each process die with this one that it forks or, by multiprocessing, spawns; vLLM does both."""
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("areal.workers.spawned")
-    forking: list[int] = []
-    os.register_at_fork(
-        before=lambda: forking.append(os.getpid()),
-        after_in_parent=forking.clear,
-        after_in_child=lambda: die_with(forking.pop()),
-    )
+    forks_die_with_us()
 
 
 class MainThread(Executor):
@@ -104,39 +103,27 @@ class Server:
     def __init__(self, name: str, plain: Executor) -> None:
         self._name = name
         self._dispatcher = Dispatcher(plain)
-        self._running: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self, end: socket.socket) -> None:
         """Serve until the end; without a word from the other end, there is nobody left to serve."""
         self._messages = await Messages.over(end)
+        callee = Callee(self._name, self._messages, self._run)
+        beating = asyncio.create_task(self._beat(), name="beat")
         while (message := await self._messages.receive()) is not None:
             kind, number, body = message
             if kind == "end":
+                beating.cancel()
                 await self._dispatcher.close()
                 await self._messages.flush()
                 return
-            if kind == "cancel":
-                if (task := self._running.get(number)) is not None:
-                    task.cancel()
-                continue
-            task = self._running[number] = asyncio.create_task(self._answer(number, body))
-            task.add_done_callback(partial(self._forget, number))
+            callee.take(kind, number, body)
         os._exit(1)
 
-    def _forget(self, number: int, task: asyncio.Task[None]) -> None:
-        del self._running[number]
+    async def _beat(self) -> None:
+        while True:
+            self._messages.send("beat", 0, packed(beat(self._dispatcher.work())))
+            await asyncio.sleep(BEAT)
 
-    async def _answer(self, number: int, body: bytes) -> None:
-        try:
-            function, args, kwargs = unpacked(body)
-            run = self._dispatcher.call if number else self._dispatcher.make
-            answer = packed(await run(function, *args, **kwargs))
-        except BaseException as failure:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # nobody waits for it
-                raise
-            if not isinstance(failure, UserError | WorkerLost):
-                traceback.print_exception(failure, file=sys.stderr)
-            self._messages.send("error", number, packed(portable(failure, self._name)))
-        else:
-            self._messages.send("answer", number, answer)
+    async def _run(self, number: int, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        run = self._dispatcher.call if number else self._dispatcher.make
+        return await run(function, *args, **kwargs)

@@ -1,10 +1,10 @@
 """Workers on the hosts of a Ray cluster.
 
-On each host one actor of Ray's (:class:`HostActor`) holds the devices. It starts each worker in a process of
-its own, by the same code as :mod:`areal.workers.process` does here; calls, answers and cancellation cross a
-TCP connection between that process and this one. So a worker on another host differs from one on this host by
-its socket alone. Ray finds the hosts, keeps others off them, brings the package there, and says when one is
-gone.
+On each host one actor of Ray's (:mod:`areal.workers.ray_actor`) holds the devices. It starts each worker in a
+process of its own, by the same code as :mod:`areal.workers.process` does here; calls, answers and
+cancellation cross a TCP connection between that process and this one. So a worker on another host differs
+from one on this host by its socket alone. Ray finds the hosts, keeps others off them, brings the package
+there, and says when one is gone.
 """
 
 from __future__ import annotations
@@ -14,103 +14,43 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from areal.errors import UserError, WorkerLost
-from areal.workers.cluster import ClusterHost
+from areal.workers.cluster import ClusterHost, Survey
+from areal.workers.guard import Guard
 from areal.workers.handle import Launch
 from areal.workers.messages import READ_AHEAD, Messages
 from areal.workers.network import join_network
-from areal.workers.process import LocalProcess, ProcessHandle, spawn
-from areal.workers.ray_hosts import Reservation
+from areal.workers.process import ProcessHandle
+from areal.workers.ray_actor import END, SOON, HostActor, RemoteProcess
+from areal.workers.ray_hosts import HeldHost, Reservation, find, hold_another, survey, within
 
 T = TypeVar("T")
 
-_SOON = 30.0
-"""Seconds for a connection to come about."""
 _START = 300.0
 """Seconds for Ray to start an actor, for which it may have to install what its runtime_env names."""
+_HEAD = 30.0
+"""Seconds without an answer of the cluster's head; after 60 Ray ends this process, without a word of ours."""
+_LOOK = 5.0
+"""Seconds after which to look at it again."""
+_REPORTED = 60.0
+"""Seconds within which Ray reports that a host is gone: its own looks take some 15."""
+_NOTICED = 5.0
+"""Seconds in which all that look at the hosts see that one is gone."""
 _TOKEN = 32
 _FORWARDED = ("AREAL_", "GLOO_", "HF_", "NCCL_", "TORCH", "VLLM_")
 """How variables begin that workers have from this process, besides those of their host."""
-
-
-class HostActor:
-    """Starts workers on its host; an actor of Ray's, with whose end they end."""
-
-    def __init__(self) -> None:
-        self._processes: dict[int, LocalProcess] = {}
-        # Ray sets it by the cores that an actor asks for; each worker gets its number of threads.
-        os.environ.pop("OMP_NUM_THREADS", None)
-
-    async def spawn(
-        self,
-        run: tuple[str, int],
-        token: bytes,
-        name: str,
-        environment: Mapping[str, str],
-        paths: Sequence[str],
-        folder: str,
-    ) -> int:
-        """Start a worker.
-
-        Args:
-            run: address of the run's process, to which it connects.
-            token: by which that process knows it.
-            name: of the worker.
-            environment: variables that it has besides those of this host.
-            paths: where it looks for modules, after the places of this host.
-            folder: the current one of the run's process, in which it is, too, if this host has it.
-
-        Returns:
-            The number of its process.
-        """
-        sys.path += [path for path in paths if path not in sys.path]
-        with suppress(FileNotFoundError):
-            os.chdir(folder)
-        end = await asyncio.to_thread(socket.create_connection, run, _SOON)
-        end.settimeout(None)
-        end.sendall(token)
-        process = LocalProcess(await spawn(name, {**os.environ, **environment}, end))
-        self._processes[process.pid] = process
-        return process.pid
-
-    async def wait(self, pid: int) -> str:
-        """Return how a worker's process has ended, once it has."""
-        return await self._processes[pid].wait()
-
-    async def kill(self, pid: int) -> None:
-        """End a worker's process at once."""
-        self._processes[pid].kill()
-
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on this host."""
-        return await asyncio.to_thread(function, *args)
-
-
-class RemoteProcess:
-    """The process of a worker on another host; see :class:`areal.workers.process.WorkerProcess`."""
-
-    def __init__(self, actor: Any, host: str, pid: int) -> None:
-        self.pid, self.host, self._actor = pid, host, actor
-
-    async def wait(self) -> str:
-        """Return how it ended, in a few words."""
-        try:
-            return f"{await self._actor.wait.remote(self.pid)}, on host {self.host}"
-        except RayError:  # of several kinds, by what Ray finds first
-            return f"host {self.host} is gone: it left the cluster, or Ray's actor on it has ended"
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._actor.kill.remote(self.pid)
 
 
 class RayCluster:
@@ -131,35 +71,86 @@ class RayCluster:
         self._reservation = reservation
         self._expected: dict[bytes, asyncio.Future[Messages]] = {}
         self._serving: asyncio.Task[asyncio.Server] | None = None
+        self._lost: asyncio.Task[str] | None = None
+        group = reservation.group
+        self._held = {host.address: HeldHost(host, group, n) for n, host in enumerate(reservation.hosts)}
         self._actors: dict[str, Any] = {}
+        self._interface = interface
+        self._seen = set[str]()  # hosts on which areal has started
+        self._gone = dict[str, float]()  # when nodes did not answer any more, by Ray's names for them
         self.hosts = list[ClusterHost]()
-        self._listening = socket.socket()
+        self._listening, self._closed = socket.socket(), False
         try:
             own = join_network(interface, ray.util.get_node_ip_address())
             self._listening = socket.create_server((own, 0), backlog=1024)
-            for bundle, host in enumerate(reservation.hosts):
-                self._actors[host.address] = self._actor(bundle)
-            for name, host in zip(self._actors, reservation.hosts, strict=True):
-                self.hosts.append(
-                    ClusterHost(name, host.cores, self.run(name, join_network, interface, name))
-                )
+            for held in self._held.values():
+                self._actors[held.host.address] = _actor(held)
+            self.hosts += [self._found(held) for held in self._held.values()]
         except BaseException:
             self.close()
             raise
 
-    def _actor(self, bundle: int) -> Any:
-        host = self._reservation.hosts[bundle]
-        strategy = PlacementGroupSchedulingStrategy(self._reservation.group, bundle)
-        options = ray.remote(HostActor).options(
-            num_cpus=host.bundle.get("CPU", 0), num_gpus=host.gpus, scheduling_strategy=strategy
-        )
-        return options.remote()
+    def _found(self, held: HeldHost) -> ClusterHost:
+        """Return what a host is to others: the first that its actor is asked."""
+        name = held.host.address
+        try:
+            address = self.run(name, join_network, self._interface, name)
+        except UserError as failure:
+            if not isinstance(died := failure.__cause__, ActorDiedError) or "never ran" not in str(died):
+                raise
+            # Where the head is busy, Ray at times gives up an actor that it has just been asked for.
+            self._actors[name] = _actor(held)
+            address = self.run(name, join_network, self._interface, name)
+        self._seen.add(name)
+        return ClusterHost(name, held.host.cores, address, held.host.gpus)
+
+    def survey(self) -> Survey:
+        """Look which hosts the cluster has now."""
+        gpus = any(host.gpus for host in self._reservation.hosts)
+        gone = [node for node, since in self._gone.items() if time.monotonic() - since < _REPORTED]
+        return survey(gpus, [self._held[host.name].host for host in self.hosts], self._held, gone)
+
+    def _lose(self, name: str) -> None:
+        """Take note that the actor of a host does not answer: all that was there counts as ended."""
+        if (held := self._held.get(name)) is not None:
+            self._gone.setdefault(held.host.node, time.monotonic())
+
+    def hold(self, name: str) -> ClusterHost | None:
+        """Hold one more host of the cluster; None: others hold it.
+
+        Raises:
+            UserError: areal does not start there.
+        """
+        if (host := find(name)) is None:
+            return None
+        known = self._held.get(name)
+        held = hold_another(host) if known is None else replace(known, host=host)
+        if held is None:
+            return None
+        self._held[name], self._actors[name] = held, _actor(held)
+        self._seen.discard(name)  # as it was: it may have left since, and come back
+        try:
+            found = self._found(held)
+        except BaseException:
+            self.release(name)
+            raise
+        self.hosts.append(found)
+        return found
+
+    def release(self, name: str) -> None:
+        """End what is left of the workers of a host, and leave it to others."""
+        self.hosts = [host for host in self.hosts if host.name != name]
+        ray.kill(self._actors[name])
+        if self._held[name].group != self._reservation.group:
+            # A part of the reservation cannot be given back: the host is taken again when it returns.
+            remove_placement_group(self._held.pop(name).group)
 
     def run(self, host: str, function: Callable[..., T], *args: Any) -> T:
         """Call a function of a module on a host, by its name, where the run's devices are visible.
 
         Raises:
             UserError: what the function raised, or areal does not start there.
+            WorkerLost: the host is gone.
         """
         try:
             return ray.get(self._actors[host].run.remote(function, *args), timeout=_START)
@@ -168,21 +159,32 @@ class RayCluster:
                 raise failure.cause from None
             raise
         except (RayError, GetTimeoutError) as failure:
+            if host in self._seen:
+                self._lose(host)
+                raise WorkerLost(f"host {host} is gone, or does not answer") from failure
             reason = str(failure).strip().splitlines()[-1][:300]
             raise UserError(
                 f"areal does not start on host {host}: {reason}; install areal in Ray's Python there, "
                 "or bring it by Ray's runtime_env"
             ) from failure
 
-    def launch_on(self, host: str) -> Launch:
-        """Return what starts workers on a host."""
-        return partial(self._launch, host)
+    def launch_on(self, host: str, guard: Guard | None = None) -> Launch:
+        """Return what starts workers on a host, over which a guard watches."""
+        return partial(self._launch, host, guard or Guard())
 
     async def _launch(
-        self, host: str, name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
+        self,
+        host: str,
+        guard: Guard,
+        name: str,
+        environment: Mapping[str, str],
+        factory: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> ProcessHandle[Any]:
         pid, messages = await self._start(host, name, environment)
-        handle = ProcessHandle[Any](name, RemoteProcess(self._actors[host], host, pid), messages)
+        process = RemoteProcess(self._actors[host], host, pid, self._head(), partial(self._lose, host))
+        handle = ProcessHandle[Any](name, process, messages, guard)
         await handle.make(factory, *args, **kwargs)
         return handle
 
@@ -195,10 +197,10 @@ class RayCluster:
         token, address = secrets.token_bytes(_TOKEN), self._listening.getsockname()[:2]
         connected = self._expected[token] = asyncio.get_running_loop().create_future()
         try:
-            variables, paths = variables | dict(environment), [path for path in sys.path if path]
-            actor = self._actors[host]
-            pid = await actor.spawn.remote(address, token, name, variables, paths, os.getcwd())
-            return pid, await asyncio.wait_for(connected, _SOON)
+            spawn = self._actors[host].spawn.remote(address, token, name, variables | dict(environment))
+            pid = await _answer(spawn, name, host)
+            async with asyncio.timeout(SOON):
+                return pid, await connected
         except (RayTaskError, TimeoutError) as failure:
             raise UserError(
                 f"{name} on host {host} cannot reach this process at {':'.join(map(str, address))}: "
@@ -206,6 +208,8 @@ class RayCluster:
                 "interface, give it as ray.interface"
             ) from failure
         except RayError as failure:
+            self._lose(host)
+            await asyncio.sleep(_NOTICED)  # whoever starts it again then has another host
             raise WorkerLost(f"{name} did not start: host {host} is gone") from failure
         except asyncio.CancelledError:
             if connected.done() and not connected.cancelled():
@@ -214,10 +218,37 @@ class RayCluster:
         finally:
             del self._expected[token]  # a process that comes too late is shut out, and ends
 
+    async def watch(self) -> None:
+        """Wait until the head of the cluster is lost; raises WorkerLost then."""
+        raise WorkerLost(await asyncio.shield(self._head()))
+
+    def _head(self) -> asyncio.Task[str]:
+        if self._lost is None:
+            self._lost = asyncio.create_task(self._watch_head(), name="head of the Ray cluster")
+        return self._lost
+
+    async def _watch_head(self) -> str:
+        """Return, in a few words, that the head does not answer any more, or that this is closed."""
+        address = ray.get_runtime_context().gcs_address
+        host, _, port = address.rpartition(":")
+        silent, looked = 0.0, time.monotonic()
+        while not self._closed and silent < _HEAD:
+            await asyncio.sleep(_LOOK)
+            now = time.monotonic()
+            # A look takes no longer, unless this process was held up itself.
+            silent, looked = silent + min(now - looked, 2 * _LOOK), now
+            with suppress(OSError):
+                _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), _LOOK)
+                writer.close()
+                silent = 0.0
+        if self._closed:
+            return "its host was released"
+        return f"the head of the Ray cluster, {address}, has not answered for {_HEAD:g} s"
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take a connection for the worker that it is, and nothing before it has shown that it is one."""
         try:
-            token = await asyncio.wait_for(reader.readexactly(_TOKEN), _SOON)
+            token = await asyncio.wait_for(reader.readexactly(_TOKEN), SOON)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             token = b""
         if token not in self._expected:
@@ -226,10 +257,42 @@ class RayCluster:
         self._expected[token].set_result(Messages(reader, writer))
 
     def close(self) -> None:
-        """End the actors, and with them what is left of the workers, and release the hosts."""
+        """End the actors, and with them what is left of the workers, and release the hosts, once."""
+        if self._closed:
+            return
+        self._closed = True
         if self._serving is not None and not self._serving.get_loop().is_closed():
             self._serving.result().close()
         self._listening.close()
+        # A cluster that has lost its head does not answer; what it knows of this process ends with it.
+        with suppress(TimeoutError):
+            within(END, self._release)
+
+    def _release(self) -> None:
         for actor in self._actors.values():
             ray.kill(actor)
+        for held in self._held.values():
+            if held.group != self._reservation.group:
+                remove_placement_group(held.group)
         self._reservation.release()
+
+
+def _actor(held: HeldHost) -> Any:
+    """Start the actor of a host, as soon as Ray has it."""
+    strategy = PlacementGroupSchedulingStrategy(held.group, held.bundle)
+    options = ray.remote(HostActor).options(
+        num_cpus=held.host.bundle.get("CPU", 0), num_gpus=held.host.gpus, scheduling_strategy=strategy
+    )
+    return options.remote([path for path in sys.path if path], os.getcwd())
+
+
+async def _answer(call: Any, name: str, host: str) -> Any:
+    """Return what an actor answers about a worker; raise WorkerLost if it does not."""
+    try:
+        async with asyncio.timeout(SOON + END):
+            return await call
+    except RayTaskError:  # which may be a TimeoutError, too
+        raise
+    except TimeoutError as late:
+        line = f"{name} did not start: host {host} has not answered for {SOON + END:g} s"
+        raise WorkerLost(line) from late

@@ -1,15 +1,20 @@
 """What a process runs first that a worker's process spawns by multiprocessing, as vLLM does: it ends with it.
 
 Such a process begins with the ``__main__`` of the one that spawned it. A worker's process names this file as
-its own (:mod:`areal.workers.process_main`), and so does each process below it.
+its own (:mod:`areal.workers.process_main`), and so does each process below it. What such a process forks ends
+with it, too.
 """
 
 from __future__ import annotations
 
 import os
 
-from areal.lifetime import die_with
+from areal.lifetime import die_with, end_of_crashes, forks_die_with_us
+from areal.workers.vitals import write_stacks_to_parents
 
 if os.getppid() == 1:  # no worker's process is that: it has ended already
     os._exit(1)
 die_with(os.getppid())
+forks_die_with_us()
+write_stacks_to_parents()
+end_of_crashes()

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from areal.host_limits import HostLimits
+
 from ..interface import SandboxLimits, SandboxUnavailable
 from .packages import package_paths
 from .run import LocalRun
@@ -23,6 +25,7 @@ class LocalBackend:
         preload: modules to import in advance: their packages, and what these need, are all that runs see.
         allow_weak: accept a level below the strong ones (see ``level``), rather than refuse.
         landlock: the version of Landlock to use at most, to see what an older kernel gives.
+        host: counts what the host's own limits do to runs; this host's, by default.
     """
 
     def __init__(
@@ -31,16 +34,18 @@ class LocalBackend:
         preload: Sequence[str] = (),
         allow_weak: bool = False,
         landlock: int | None = None,
+        host: HostLimits | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise SandboxUnavailable("the local sandbox needs Linux; the container and E2B sandboxes do not")
         self._profile = Profile("private", tuple(preload), package_paths(preload), landlock)
         self._allow_weak = allow_weak
+        self._host = host or HostLimits()
         self._workers: list[ZygoteHandle | None] = [None] * workers
         self._locks = [threading.Lock() for _ in range(workers)]
         self._turns = itertools.count()
         self._process = os.getpid()
-        self._closed = False
+        self._closed = self._was_strong = False
 
     @property
     def level(self) -> str:
@@ -68,9 +73,12 @@ class LocalBackend:
         self, limits: SandboxLimits, first: bytes, stdin: bytes = b"", *, cut_output: bool = False
     ) -> LocalRun:
         """Start a run on the next zygote; see process.Backend."""
-        turn = next(self._turns) % len(self._workers)
+        worker = self._worker(next(self._turns) % len(self._workers))
         try:
-            return self._worker(turn).open(limits, first, stdin, cut_output)
+            return worker.open(limits, first, stdin, cut_output, self._host)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            worker.kill()  # its zygote is gone, and its keeper does not see that: it is stopped
+            raise SandboxUnavailable(f"a run could not be started: {error}") from error
         except OSError as error:
             # Ours to mend: no descriptors left, for example.
             raise SandboxUnavailable(f"a run could not be started: {error}") from error
@@ -100,9 +108,14 @@ class LocalBackend:
 
     def _start(self) -> ZygoteHandle:
         try:
-            return ZygoteHandle(self._profile)
+            started = ZygoteHandle(self._profile)
         except SandboxUnavailable as error:
+            if self._was_strong:  # so this host can do it, and something has kept this one from it
+                raise
             strong = str(error)
+        else:
+            self._was_strong = True
+            return started
         if not self._allow_weak:
             raise SandboxUnavailable(
                 f"this host gives no strong sandbox ({strong}); `areal sandbox check` says what is missing, "

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import resource
-import signal
 import struct
 import sys
 from typing import NamedTuple
+
+from areal.lifetime import kill_with_parent
 
 from ..guest import PLACES
 from . import landlock, libc, namespaces, seccomp
@@ -72,7 +73,7 @@ def confine(host: Host, rations: Rations) -> None:
         namespaces.mount_scratch(rations.scratch_mb)
     else:
         # Without a process namespace that ends with the zygote.
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        kill_with_parent()
         os.chdir("/")
     _ration(host, rations)
     if host.rules is not None:

@@ -17,10 +17,15 @@ from ..frames import unpack
 from ..interface import SandboxLimits, SandboxUnavailable
 from ..process import CapturedOutput, Ended, ending
 from ..received import Received
+from .evidence import Evidence
 
 GRACE_S = 10.0
 """Seconds for our own part: locking a run down, and hearing that a killed one is gone."""
 _CHUNK = 1 << 16
+_LOOK_S = 1.0
+"""Seconds at most between two looks at the clock; if they are many more, this process was held up itself."""
+_QUEUE_S = 1.0
+"""Seconds for which a run may well wait for a processor on a host in order; limits may be as short."""
 _PIPE_CHUNKS = 2
 """Reads that take all that a pipe can hold at one moment."""
 
@@ -35,6 +40,7 @@ class LocalRun:
         limits: of which output, results and processor time matter here.
         cut_output: throw away output beyond the limit, rather than raise Ended.
         abandon: ends the zygote, if it does not end this run when it is asked to.
+        evidence: of what the host does to the run.
     """
 
     def __init__(
@@ -45,7 +51,9 @@ class LocalRun:
         limits: SandboxLimits,
         cut_output: bool,
         abandon: Callable[[], None],
+        evidence: Evidence,
     ) -> None:
+        self._evidence = evidence
         self._control = control
         self._stdin, self._stdout, self._stderr, self._incoming, self._outgoing = pipes
         self._limits = limits
@@ -56,6 +64,8 @@ class LocalRun:
         self._report: dict[str, float] | None = None
         self._open = set(pipes)
         self._paused = False
+        self._held_s = 0.0
+        self._late = self._timed_out = False
         self._poll = select.poll()
         for descriptor in pipes:
             os.set_blocking(descriptor, False)
@@ -134,17 +144,42 @@ class LocalRun:
                 self._shut(descriptor)
             self._control.close()
 
+    def strained(self) -> str:
+        """Say which limit of the host the run may have met, in place of its own."""
+        return self._evidence.strain() or (self._held_up() if self._timed_out else "")
+
+    def _held_up(self) -> str:
+        """Say what kept a run from its time: another process that stopped it, or all others of the host."""
+        report = self._report or {}
+        if report.get("stopped"):
+            return "another process of this host has stopped the run"
+        delayed, cpu_s = report.get("delayed_s", 0.0), report.get("cpu_s", 0.0)
+        if delayed >= max(_QUEUE_S, self._limits.wall_s / 2) and cpu_s < self._limits.wall_s / 4:
+            return f"this host is busy: a run waited {delayed:.1f} s for the {cpu_s:.1f} s that it computed"
+        return ""
+
     def _tell(self, order: bytes) -> None:
         """Tell the zygote to stop, continue or kill the run; if it cannot hear, it has reported the end."""
         with contextlib.suppress(OSError):
             self._control.send(order)
 
     def _pump(self, deadline: float) -> None:
-        """Wait for something to happen and deal with it; raise Ended at the deadline."""
-        left = deadline - time.monotonic()
-        if left <= 0:
+        """Wait for something to happen and deal with it; raise Ended at the deadline.
+
+        Time in which this process itself was stopped does not count.
+        """
+        began = time.monotonic()
+        left = deadline + self._held_s - began
+        if left <= 0 and self._late:
+            self._timed_out = True
             raise Ended("timeout", "no result in time")
-        for descriptor, _ in self._poll.poll(left * 1000):
+        # Once more after the deadline: what has come in time may not have been read in time.
+        self._late = left <= 0
+        wait_s = min(max(left, 0.0), _LOOK_S)
+        ready = self._poll.poll(wait_s * 1000)
+        if (held_s := time.monotonic() - began - wait_s) > _LOOK_S:
+            self._held_s += held_s
+        for descriptor, _ in ready:
             if descriptor == self._control.fileno():
                 self._take_report()
             elif descriptor in self._unsent:
@@ -211,4 +246,4 @@ class LocalRun:
         """Return why a process that has ended gave no result."""
         assert self._report is not None
         status, cpu_s = int(self._report["status"]), self._report["cpu_s"]
-        return ending(status, cpu_s, self._limits, self._received.partial)
+        return ending(status, cpu_s, self._limits, self._received.partial, self._evidence.killer())

@@ -22,6 +22,7 @@ KILL = 0x80000000
 _ERRNO = 0x00050000
 REFUSE = _ERRNO | 1  # EPERM
 ABSENT = _ERRNO | 38  # ENOSYS: the C library then uses the older call
+IGNORE = _ERRNO  # success, though nothing is done
 
 # Instructions of the classic Berkeley Packet Filter.
 _LOAD = 0x20
@@ -48,6 +49,7 @@ _PRCTLS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
 # open the same file of the standard library sees them.
 _FCNTLS = (0, 1, 2, 3, 4, 1030, 1032)
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_HUGETLB = 0x1, 0x20, 0x40000
+_RLIMIT_CPU = 0
 
 _SET_MODE_FILTER = 1
 
@@ -69,7 +71,7 @@ def program(
     rules |= {name: [_verdict(KILL)] for name in syscalls.ATTACKS}
     rules |= _by_arguments(own_pid)
     if building:
-        rules |= {name: [_verdict(ALLOW)] for name in syscalls.STARTING}
+        rules |= {name: [_verdict(ALLOW)] for name in (*syscalls.STARTING, "prlimit64")}
     return _assemble(machine or platform.machine(), rules, REFUSE)
 
 
@@ -82,6 +84,7 @@ def closing(machine: str | None = None) -> list[Instruction]:
     decided = _by_arguments(None)
     others = {name: [_verdict(KILL if name in syscalls.ATTACKS else REFUSE)] for name in syscalls.STARTING}
     rules = {name: decided.get(name, body) for name, body in others.items()}
+    rules["prlimit64"] = decided["prlimit64"]
     return _assemble(machine or platform.machine(), rules, ALLOW)
 
 
@@ -133,7 +136,13 @@ def _by_arguments(own_pid: int | None) -> dict[str, list[Instruction]]:
         "sendto": _if_null(4),
         "ioctl": _one_of(1, _IOCTLS),
         "prctl": _one_of(0, _PRCTLS),
-        "prlimit64": _one_of(0, (0,)),
+        # The kernel kills at the limit on processor time, as the host does: code that could lower it could
+        # choose to look like a run that the host has killed.
+        "prlimit64": [
+            *(*_load_low(0), (_JUMP_EQUAL, 1, 0, 0), _verdict(REFUSE)),
+            *(*_load_low(1), (_JUMP_EQUAL, 1, 0, _RLIMIT_CPU), _verdict(ALLOW)),
+            *_if_null(2, IGNORE),
+        ],
         "fcntl": _one_of(1, _FCNTLS),
         "close_range": _one_of(2, _CLOSE_KINDS),
         "mmap": _MAPPING,
@@ -158,9 +167,9 @@ def _one_of(argument: int, values: Iterable[int]) -> list[Instruction]:
     return [*body, _verdict(REFUSE)]
 
 
-def _if_null(argument: int) -> list[Instruction]:
+def _if_null(argument: int, otherwise: int = REFUSE) -> list[Instruction]:
     """Allow the call if an argument, a pointer, is null."""
-    halves = (*_load_low(argument), (_JUMP_EQUAL, 1, 0, 0), _verdict(REFUSE))
+    halves = (*_load_low(argument), (_JUMP_EQUAL, 1, 0, 0), _verdict(otherwise))
     above = ((_LOAD, 0, 0, _ARGUMENTS + 8 * argument + 4), *halves[1:])
     return [*halves, *above, _verdict(ALLOW)]
 

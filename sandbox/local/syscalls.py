@@ -55,7 +55,7 @@ IDENTITY: Table = {
     "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getresuid": (118, 148),
     "getresgid": (120, 150), "getgroups": (115, 158), "getpgid": (121, 155), "getpgrp": (111, None),
     "getsid": (124, 156), "uname": (63, 160), "sysinfo": (99, 179), "getrlimit": (97, 163),
-    "setrlimit": (160, 164), "getrusage": (98, 165), "getrandom": (318, 278),
+    "getrusage": (98, 165), "getrandom": (318, 278),
 }
 WAITING: Table = {
     "pipe": (22, None), "pipe2": (293, 59), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24),

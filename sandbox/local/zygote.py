@@ -27,6 +27,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from areal.lifetime import kill_with_parent
 from areal.sandbox import frames, guest
 
 from . import landlock, layout, libc, lockdown, namespaces, seccomp
@@ -80,6 +81,8 @@ def main() -> NoReturn:
     except OSError as error:
         control.send(json.dumps({"error": error.strerror or str(error)}).encode())
         os._exit(1)
+    # Not before: to become another user ends it. Who has stopped this process has stopped its watch, too.
+    kill_with_parent()
     keeper = os.pidfd_open(os.getpid())
     zygote = os.fork()
     if zygote == 0:
@@ -201,11 +204,13 @@ class _Zygote:
         self._keeper = keeper
         self._host = host
         self._runs: dict[int, _Run] = {}
+        self._paused: set[int] = set()
+        self._held_up: dict[int, dict[str, float]] = {}
         self._poll = select.poll()
 
     def serve(self, preload: Sequence[str]) -> NoReturn:
         """Fork runs until the host closes the control socket."""
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        kill_with_parent()
         self._exit_if_alone()
         processes = _move_up(os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._host.proc))
         for name in preload:
@@ -283,12 +288,17 @@ class _Zygote:
         run = self._runs[descriptor]
         if descriptor != run.process:
             sign = _ORDERS.get(os.read(descriptor, 1), signal.SIGKILL)
-            os.kill(run.pid, sign)
             if sign == signal.SIGKILL:
+                self._held_up[run.pid] = self._held(run)
                 self._poll.unregister(descriptor)
+            else:
+                self._paused.add(run.pid)
+            os.kill(run.pid, sign)
             return
         _, status, usage = os.wait4(run.pid, 0)
         report = {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime}
+        report |= self._held_up.pop(run.pid, {})
+        self._paused.discard(run.pid)
         with contextlib.suppress(OSError):
             os.write(run.control, json.dumps(report).encode())
         for descriptor in (run.process, run.control):
@@ -296,6 +306,24 @@ class _Zygote:
             with contextlib.suppress(KeyError):
                 self._poll.unregister(descriptor)
             os.close(descriptor)
+
+    def _held(self, run: _Run) -> dict[str, float]:
+        """Return what has held a run up: others that stopped it, and seconds of waiting for a processor."""
+        found = {"stopped": 0.0, "delayed_s": 0.0}
+        with contextlib.suppress(OSError):
+            # Also one that has been continued since. Whom we paused ourselves is not asked.
+            moments = os.WSTOPPED | os.WCONTINUED | os.WNOHANG
+            if run.pid not in self._paused:
+                found["stopped"] = float(os.waitid(os.P_PID, run.pid, moments) is not None)
+            # The number by which the host's procfs knows it.
+            info = _read(self._host.proc, f"self/fdinfo/{run.process}").splitlines()
+            [number] = [line.split()[1] for line in info if line.startswith("Pid:")]
+            # One with threads or children may have waited for these.
+            alone = "\nThreads:\t1\n" in _read(self._host.proc, f"{number}/status")
+            if alone and not _read(self._host.proc, f"{number}/task/{number}/children"):
+                waited_ns = _read(self._host.proc, f"{number}/schedstat").split()[1]
+                found["delayed_s"] = int(waited_ns) / 1e9
+        return found
 
 
 def _rehearse() -> guest.Channel:

@@ -9,21 +9,17 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from areal.host_limits import HostLimits
+from areal.starting import main_of, start_process
+
 from ..interface import SandboxLimits, SandboxUnavailable
+from .evidence import Evidence
 from .run import LocalRun
 
 _START_S = 60.0
-_ROOT = Path(__file__).absolute().parents[3]
-"""The folder from which this code is imported as ``areal.sandbox``; the package itself may be a link."""
-_COMMAND = (
-    # The package without its __init__, which imports what the interpreter of a run need not have.
-    "import sys, types; package = sys.modules['areal'] = types.ModuleType('areal'); "
-    f"package.__path__ = [{str(_ROOT / 'areal')!r}]; sys.path.append({str(_ROOT)!r}); "
-    "from areal.sandbox.local.zygote import main; main()"
-)
+_COMMAND = main_of("areal.sandbox.local.zygote")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +48,11 @@ class ZygoteHandle:
 
     def __init__(self, profile: Profile) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # A signal at the parent's death would come at the death of the *thread* that starts the keeper,
-        # so the keeper watches a descriptor of this process.
+        # The kernel kills the keeper with this process, though only once the keeper has become another user;
+        # it also watches this descriptor.
         host = os.pidfd_open(os.getpid())
         options = {**asdict(profile), "control": theirs.fileno(), "host": host}
-        self._process = subprocess.Popen(
+        self._process = start_process(
             [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _COMMAND, json.dumps(options)],
             # Or each thread would reserve 64 MiB, and the limit on memory would bind before that on threads.
             env={"MALLOC_ARENA_MAX": "2"},
@@ -100,7 +96,9 @@ class ZygoteHandle:
         """Return the process number of the keeper."""
         return self._process.pid
 
-    def open(self, limits: SandboxLimits, first: bytes, stdin: bytes, cut_output: bool) -> LocalRun:
+    def open(
+        self, limits: SandboxLimits, first: bytes, stdin: bytes, cut_output: bool, host: HostLimits
+    ) -> LocalRun:
         """Start a run.
 
         Raises:
@@ -124,7 +122,8 @@ class ZygoteHandle:
             theirs.enter_context(other)
             socket.send_fds(self._control, [json.dumps(rations).encode()], [*ends, other.fileno()])
             kept.pop_all()
-        run = LocalRun(control, ours, stdin, limits, cut_output, self.kill)
+        evidence = Evidence(host, limits, isolated=self.level != "confined")
+        run = LocalRun(control, ours, stdin, limits, cut_output, self.kill, evidence)
         run.send(first)
         try:
             run.await_ready()

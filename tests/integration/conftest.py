@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def worker() -> AsyncIterator[RolloutWorker]:
     """The starter model on an engine that takes new weights and may be given stop strings."""
     torch.set_num_threads(1)

@@ -1,11 +1,22 @@
-"""Functions that tests call in the engine's own process: ``await engine.worker.call(function, ...)``."""
+"""Functions that tests call in an engine's own process: ``await only(worker).worker.call(function, ...)``."""
 
 from __future__ import annotations
 
 import asyncio
 
 from areal.rollout.engine import Interruption
+from areal.rollout.engines import Engines
 from areal.rollout.vllm_engine import VLLMEngine
+from areal.rollout.worker import RolloutWorker
+from areal.runtime.worker_engine import WorkerEngine
+
+
+def only(worker: RolloutWorker) -> WorkerEngine:
+    """Return the one engine of a worker."""
+    assert isinstance(worker.engine, Engines)
+    [engine] = worker.engine.engines.values()
+    assert isinstance(engine, WorkerEngine)
+    return engine
 
 
 def set_interruption(engine: VLLMEngine, mode: Interruption) -> None:

@@ -7,11 +7,14 @@ import copy
 import itertools
 from collections.abc import Iterator
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from areal.errors import TransferFailed
 from areal.models import resolve_model
 from areal.rollout.engine import Completion, Engine
+from areal.threads import CallThread
 from areal.weights.interface import TransferBackend
 from areal.weights.sender import open_sender, transfer
 
@@ -37,17 +40,23 @@ class Policies:
     """Versions of a model, each as far from the last as several large updates would take it."""
 
     def __init__(
-        self, engine: Engine, folder: str | None = None, backend: TransferBackend | None = None
+        self,
+        engine: Engine,
+        folder: str | None = None,
+        backend: TransferBackend | None = None,
+        workers: int = 1,
     ) -> None:
-        """Of the model that the engine serves: in ``folder``, or the starter model."""
-        self._engine = engine
+        """Of the model that the engine, of so many workers, serves: in ``folder``, or the starter model."""
+        self.engine = engine
         path = folder or resolve_model("starter")
         self._model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         with torch.no_grad():
             self._model.model.norm.weight.mul_(0.3)  # uncertain everywhere: any change of any weight shows
         self._base = copy.deepcopy(self._model)
         backends: list[TransferBackend] = [backend or ("CUDA IPC" if ON_GPU else "shared memory")]
-        self._sender = open_sender(backends, self._model.named_parameters(), torch.float32, DEVICE)
+        self.sender = open_sender(
+            backends, self._model.named_parameters(), torch.float32, DEVICE, workers=workers
+        )
         self.references: dict[int, torch.nn.Module] = {}
         self.times: dict[str, float] = {}
         self._prompts: dict[tuple[int, tuple[int, ...]], DynamicCache] = {}
@@ -58,26 +67,48 @@ class Policies:
 
     async def connect(self) -> None:
         """Let the engine take this object's weights."""
-        await self._engine.connect(self._sender.init_infos())
+        await self.engine.connect(self.sender.init_infos())
+
+    async def lose(self, version: int) -> None:
+        """Load a version whose transfer fails, since somebody else does not take part in it."""
+        backends: list[TransferBackend] = ["broadcast", "broadcast"]
+        self.sender.open(backends)
+        await self.engine.connect(self.sender.init_infos()[:1])
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def send() -> None:
+            loop.call_soon_threadsafe(begun.set)
+            self.sender.send()
+
+        sending = asyncio.ensure_future(CallThread("lost sending").run(send))
+        loading = asyncio.ensure_future(self.engine.load(version))
+        await begun.wait()
+        assert not (await asyncio.wait([sending, loading], timeout=0.3))[0]
+        self.sender.open(backends[:1])
+        async with asyncio.timeout(_LOAD_LIMIT):
+            with pytest.raises(TransferFailed, match=f"version {version} of the weights did not come: "):
+                await loading
+            await asyncio.gather(sending, return_exceptions=True)
 
     async def update(self) -> int:
         """Make a new version, load it, and return its number."""
-        version = self._engine.version + 1
+        version = self.engine.version + 1
         generator = torch.Generator().manual_seed(version)
         with torch.no_grad():
             for parameter, base in zip(self._model.parameters(), self._base.parameters(), strict=True):
                 noise = torch.randn(base.shape, generator=generator)
                 parameter.copy_(base + 0.05 * base.std().clamp(min=0.02) * noise)
         self.references[version] = copy.deepcopy(self._model).double()
-        self._sender.write(self._model.named_parameters())
+        digest = self.sender.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
-            sending = asyncio.to_thread(self._sender.send)
-            self.times = await transfer(self._engine.load(version), sending)
+            sending = asyncio.to_thread(self.sender.send)
+            self.times = await transfer(self.engine.load(version, digest), sending)
         return version
 
     def close(self) -> None:
         """Close the sender."""
-        self._sender.close()
+        self.sender.close()
 
     def logits(self, version: int, prompt: list[int], ids: list[int]) -> torch.Tensor:
         """Logits before each of ``ids`` under one version: ``[len(ids), V]``."""

@@ -13,7 +13,7 @@ import anthropic
 import numpy as np
 import openai
 import pytest
-from inside import left_over
+from inside import left_over, only
 
 from areal.agents.program import Program, ProgramFailed
 from areal.config import parse_config
@@ -22,7 +22,6 @@ from areal.rollout.recorder import Recorder
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.plan import plan
 from areal.runtime.sampling import training_sampling
-from areal.runtime.worker_engine import WorkerEngine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROBLEM: Any = [{"role": "user", "content": "Compute 12 + 30.\nPut the final answer in \\boxed{}."}]
@@ -85,9 +84,7 @@ async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine
             await asyncio.gather(*(calls() for _ in range(80)))
         return ""
 
-    engine = worker.engine
-    assert isinstance(engine, WorkerEngine)
     agent = Program(floods, time_limit=1, max_completions=10**6, on_failure="retry")
     with pytest.raises(ProgramFailed, match="no answer within 1 s"):
         await replace(worker, agent=agent).run_episode({"seed": 0}, Sampling(400))
-    assert await engine.worker.call(left_over) == 0
+    assert await only(worker).worker.call(left_over) == 0

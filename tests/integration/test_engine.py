@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import psutil
 import torch
 from policies import assert_agree
 
@@ -24,15 +25,24 @@ PROMPT = [3, 20, 21, 4]
 
 
 async def test_length_and_end_are_told_apart(worker: RolloutWorker):
-    end = worker.renderer._eos[0]
+    end = worker.renderer.eos_ids[0]
     opening = worker.renderer.opening([{"role": "user", "content": "Compute 2 + 3."}]).ids
     stopped = await worker.engine.generate(opening, Sampling(400))
     assert stopped.finish == "eos"
     assert stopped.ids[-1] == end
     assert end not in stopped.ids[:-1]
-    cut = await worker.engine.generate(opening, Sampling(2))
+    cut = await worker.engine.generate(opening, Sampling(2, ignore_eos=True))
     assert (cut.finish, len(cut.ids)) == ("length", 2)
     assert len(stopped.ids) == len(stopped.logprobs) == len(stopped.versions)
+
+
+async def test_nothing_is_imported_twice(worker: RolloutWorker):
+    """vLLM's processes are forks: what it spawns imports all again, and comes with a tracker of resources."""
+    below = psutil.Process().children(recursive=True)
+    engines = [process for process in below if "".join(process.cmdline()[:1]).startswith("areal engine")]
+    for engine in engines:
+        assert len(engine.children()) == 1, [process.cmdline() for process in engine.children()]
+    assert engines
 
 
 async def test_a_seed_reproduces_a_sample(worker: RolloutWorker):
@@ -97,7 +107,7 @@ async def test_several_turns_are_recorded_as_the_learner_sees_them(worker: Rollo
     episodes = await asyncio.gather(
         *(running.run_episode({"seed": i}, Sampling(24, seed=i)) for i in range(4))
     )
-    pool.close()
+    await pool.close()
     policy = Policy(load_model(resolve_model("starter")))
     for episode in episodes:
         assert sorted(call for t in episode.trajectories for call in t.calls) == list(range(5))

@@ -24,10 +24,11 @@ from areal.config import parse_config
 from areal.learner.model import load_model
 from areal.models import resolve_model
 from areal.rollout.endpoint.server import EndpointServer
+from areal.rollout.engines import Engines
 from areal.rollout.worker import RolloutWorker
 from areal.runtime import build
-from areal.runtime.build import environments
 from areal.runtime.plan import Plan, plan
+from areal.runtime.rollouts import environments
 from areal.weights.sender import open_sender
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -62,10 +63,11 @@ async def engine(worker: RolloutWorker) -> AsyncIterator[Any]:
 async def running(worker: RolloutWorker, engine: Any, monkeypatch: pytest.MonkeyPatch) -> Loop:
     """The loop of the shared engine, which runs started by a command take in place of one of their own."""
 
-    async def start_rollout_worker(checked: Plan, backend: str | None) -> RolloutWorker:
+    async def start_rollout_worker(checked: Plan, backend: str | None, guard: Any = None) -> RolloutWorker:
         envs = environments(checked.config)
         server = EndpointServer(worker.renderer.token_texts, 1.0)
-        return RolloutWorker(engine, worker.renderer, checked.agent, envs, checked.max_model_len, server)
+        engines = Engines({name: Shared(each) for name, each in engine.engines.items()})
+        return RolloutWorker(engines, worker.renderer, checked.agent, envs, checked.max_model_len, server)
 
     monkeypatch.setattr(build, "start_rollout_worker", start_rollout_worker)
     session = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 import torch
-from inside import set_interruption
+from inside import only, set_interruption
 from policies import ON_GPU, TOLERANCE, Policies, assert_agree, error
 
 from areal.rollout.engine import Completion, Engine, Interruption, Sampling
@@ -25,8 +25,7 @@ LONG = Sampling(max_tokens=480, temperature=0.8, ignore_eos=True)
 
 @pytest_asyncio.fixture
 async def engine(worker: RolloutWorker) -> AsyncIterator[WorkerEngine]:
-    engine = worker.engine
-    assert isinstance(engine, WorkerEngine)
+    engine = only(worker)
     yield engine
     await engine.worker.call(set_interruption, "recompute")
 
@@ -83,7 +82,7 @@ async def test_drain_gives_no_sequence_two_versions(engine: WorkerEngine, polici
     before = begin(engine, PROMPTS, LONG)
     await engine.generate(PROMPTS[0], Sampling(5, ignore_eos=True))
     loading = asyncio.create_task(policies.update())
-    await asyncio.sleep(0)  # now it waits for them
+    await asyncio.sleep(0.1)  # now it waits for them
     during = begin(engine, PROMPTS[:4], Sampling(40, temperature=0.8, ignore_eos=True))
     await asyncio.wait(before)
     assert not loading.done()

@@ -16,9 +16,9 @@ from synchronous import Shared, assert_same, synchronous, trainer_with
 import areal
 from areal.config import parse_config
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.build import environments
 from areal.runtime.learner import make_learner
 from areal.runtime.plan import plan
+from areal.runtime.rollouts import environments
 from areal.telemetry.run_directory import RunDirectory
 from areal.weights.sender import open_sender
 

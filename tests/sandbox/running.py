@@ -8,15 +8,16 @@ import psutil
 
 from areal.sandbox.interface import Call, Calls, Job, SandboxLimits
 
-WALL_S = 0.6
-LIMITS = SandboxLimits(wall_s=WALL_S)
+SHORT = SandboxLimits(wall_s=0.6)
+"""For code that takes its time to the end; any other has so much that no machine is too busy for it."""
+LONG = SandboxLimits(wall_s=60)
 
 
-def call(sandbox, source: str, *args, limits: SandboxLimits = LIMITS):
+def call(sandbox, source: str, *args, limits: SandboxLimits = LONG):
     return sandbox.run_blocking(Job(source, Calls((Call("f", args),))), limits)
 
 
-def gone(pids: list[int], patience_s: float = 10) -> bool:
+def gone(pids: list[int], patience_s: float = 60) -> bool:
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         if not any(map(_lives, pids)):
@@ -32,7 +33,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def descendants(pid: int, at_least: int = 0, patience_s: float = 30) -> list[int]:
+def descendants(pid: int, at_least: int = 0, patience_s: float = 60) -> list[int]:
     """The processes below one, once there are as many, or when patience is over."""
     end = time.monotonic() + patience_s
     while True:
@@ -44,7 +45,7 @@ def descendants(pid: int, at_least: int = 0, patience_s: float = 30) -> list[int
 
 STATUSES = {
     "runtime_error": "1/0",
-    "timeout": "while True: pass",
+    "timeout": "import time; time.sleep(1000)",
     "memory": "x = bytearray(4 << 30)",
     "output_limit": "while True: print('x' * 100000)",
     "crashed": "import ctypes; ctypes.string_at(0)",

@@ -128,7 +128,7 @@ def test_feedback_shows_the_failing_case_but_not_what_it_expects():
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("def f(x):\n    while True: pass", "too long"),
+        ("import time\ndef f(x): time.sleep(1000)", "too long"),
         ("def f(x): import os; os._exit(0)", "ended before"),
         ("def f(x): return bytearray(4 << 30)", "too much memory"),
         ("def f(x): return f", "an object of type function"),
@@ -137,7 +137,7 @@ def test_feedback_shows_the_failing_case_but_not_what_it_expects():
     ],
 )
 def test_feedback_on_every_end(source: str, said: str):
-    env = gymnasium.make("code-v1", max_turns=2, time_limit=0.5)
+    env = gymnasium.make("code-v1", max_turns=2, time_limit=0.5 if said == "too long" else 60)
     env.reset(seed=0)
     assert said in env.step(answer(source))[0]
 

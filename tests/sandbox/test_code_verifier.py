@@ -20,7 +20,7 @@ from areal.sandbox.interface import Call, Job, Outcome, SandboxLimits, SandboxUn
 
 @pytest.fixture
 def verifier(sandbox):
-    return CodeVerifier(sandbox, SandboxLimits(wall_s=3))
+    return CodeVerifier(sandbox, SandboxLimits(wall_s=10))
 
 
 def calls(*cases) -> CallTests:
@@ -189,11 +189,11 @@ def test_tolerance_of_text(actual, expected, alike):
 
 
 def test_a_bomb_for_the_tolerance_of_text():
-    start = time.monotonic()
+    start = time.process_time()
     loose = Comparison(relative=1e-6)
     assert not loose.texts("1" * 1_000_000 + "x", "1")
     assert not loose.texts("1" * 1_000_000, "1")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 async def test_an_exception_that_ends_loops_does_not_end_a_check(verifier):
@@ -228,11 +228,13 @@ async def test_parsing_assertions_has_a_limit_of_its_own(sandbox):
 
 
 async def test_with_partial_credit_a_program_that_hangs_is_not_run_for_each_case(sandbox):
-    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=0.5), partial=True)
+    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=2), partial=True)
     tests = StreamTests(tuple(StreamCase(f"{n}", f"{n}") for n in range(20)))
-    verdict = await verifier.verify("n = input()\nwhile n != '0': pass\nprint(n)", tests)
+    verdict = await verifier.verify(
+        "import time\nn = input()\nwhile n != '0': time.sleep(1)\nprint(n)", tests
+    )
     assert verdict.score == 1 / 20
-    assert verdict.seconds < 3
+    assert verdict.seconds < 20
     assert {case.status for case in verdict.cases[1:]} == {"timeout"}
 
 
@@ -317,7 +319,8 @@ async def test_the_solutions_of_mbpp_pass(sandbox):
     assert failed == UNVERIFIABLE
 
 
-async def test_the_solutions_of_humaneval_pass(verifier):
+async def test_the_solutions_of_humaneval_pass(sandbox):
+    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=20))
     lines = gzip.decompress(data_file("HumanEval.jsonl.gz").read_bytes()).splitlines()
     rows = [json.loads(line) for line in lines]
     failed, passed_empty = [], []

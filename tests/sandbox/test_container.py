@@ -16,7 +16,7 @@ from areal.rewards.code import CodeVerifier
 from areal.sandbox.container import _ContainerLink, container_sandbox
 from areal.sandbox.interface import Call, Calls, Job, Returned, SandboxLimits, SandboxUnavailable, Script
 
-LIMITS = SandboxLimits(wall_s=2.0)
+LIMITS = SandboxLimits(wall_s=60)
 
 # Does what the engine would, without a container; it writes down what it was asked.
 STAND_IN = """#!{python}
@@ -107,7 +107,7 @@ def test_a_run_that_is_too_long_is_killed(pool, engine):
     assert (
         pool.run_blocking(Job("while True: pass", Calls(())), SandboxLimits(wall_s=0.5)).status == "timeout"
     )
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert '["kill"' in (engine / "asked").read_text()
 
 
@@ -136,15 +136,16 @@ def test_an_engine_that_fails_is_our_failure(pool, engine):
     assert "Cannot connect to the daemon" in outcome.error
 
 
-@pytest.mark.parametrize("code", [125, 127, 137, 143, 0, -9])
+@pytest.mark.parametrize("code", [125, 127, 137, 143, 0, -9, -15])
 def test_an_engine_that_fails_during_the_run_is_not_the_code(pool, engine, code):
     (engine / "ends-with").write_text(str(code))
     begun, pid = engine / "begun", engine / "pid"
     source = (
         f"import os\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\nopen({str(begun)!r}, 'w').close()\n"
     )
-    outcome = pool.run_blocking(Job(source + "while True: pass", Calls(())), SandboxLimits(wall_s=20))
-    assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
+    outcome = pool.run_blocking(Job(source + "while True: pass", Calls(())), LIMITS)
+    # Nothing in a container can kill the engine's client, which runs on the host.
+    assert (outcome.status, outcome.if_repeated) == ("infra_error", None if code < 0 else "crashed")
     # What it ran does not outlive it.
     assert gone([int(pid.read_text())])
 
@@ -155,13 +156,13 @@ def test_silence_of_a_container_that_has_stopped_is_no_timeout(pool, engine):
     assert (outcome.status, outcome.if_repeated) == ("infra_error", "crashed")
 
 
-@pytest.mark.parametrize("command", ["sleep 30", "while :; do echo x; done"])
+@pytest.mark.parametrize("command", ["exec sleep 300", "while :; do echo x; done"])
 def test_a_container_that_does_not_read_is_given_up(engine, command):
     link = _ContainerLink("docker", "none", ["sh", "-c", command], send_s=0.5)
     start = time.monotonic()
     with pytest.raises(SandboxUnavailable, match="has not taken its input"):
         link.send(bytes(1 << 22))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     link._process.kill()
     link.close()
 

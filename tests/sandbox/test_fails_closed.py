@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from areal.host_limits import HostLimits
 from areal.sandbox.interface import (
     Call,
     Calls,
@@ -63,8 +64,8 @@ def test_a_lock_that_fails_ends_the_run_before_the_code(sandbox, level):
     try:
         # No limit that the kernel would take.
         with pytest.raises(SandboxUnavailable, match="locked down"):
-            worker.open(SandboxLimits(files=-5), b"", b"", False)
-        run = worker.open(SandboxLimits(), b"", b"", False)
+            worker.open(SandboxLimits(files=-5), b"", b"", False, HostLimits())
+        run = worker.open(SandboxLimits(), b"", b"", False, HostLimits())
         run.stop()
     finally:
         worker.close()

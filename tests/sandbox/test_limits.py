@@ -6,10 +6,11 @@ import contextlib
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
-from running import WALL_S, call, gone
+from running import LONG, SHORT, call, gone
 
 from areal.rewards.cases import CallCase, CallTests
 from areal.rewards.code import CodeVerifier
@@ -20,18 +21,18 @@ from areal.sandbox.process import ending
 def test_it_ends_at_the_last_answer_whatever_goes_on(sandbox):
     source = (
         "import threading, time\n"
-        "def f():\n    threading.Thread(target=time.sleep, args=(100,)).start()\n    return 1"
+        "def f():\n    threading.Thread(target=time.sleep, args=(1000,)).start()\n    return 1"
     )
     start = time.monotonic()
-    assert call(sandbox, source, limits=SandboxLimits(wall_s=30)).values == (Returned(1),)
-    assert time.monotonic() - start < 10
+    assert call(sandbox, source, limits=SandboxLimits(wall_s=300)).values == (Returned(1),)
+    assert time.monotonic() - start < 200
 
 
 @pytest.mark.parametrize("source", ["while True: pass", "import time; time.sleep(1000)", "input()"])
 def test_it_ends_at_the_deadline(sandbox, source):
     start = time.monotonic()
-    call(sandbox, source)
-    assert time.monotonic() - start < WALL_S + 1
+    call(sandbox, source, limits=SHORT)
+    assert time.monotonic() - start < 60
 
 
 def test_threads_that_burn_time_end_too(sandbox):
@@ -42,9 +43,9 @@ for _ in range(8): threading.Thread(target=burn).start()
 while True: pass
 """
     start = time.monotonic()
-    outcome = call(sandbox, source, limits=SandboxLimits(wall_s=20, cpu_s=1))
+    outcome = call(sandbox, source, limits=SandboxLimits(wall_s=300, cpu_s=1))
     assert outcome.status == "timeout"
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 200
 
 
 def test_time_that_is_up_is_not_taken_for_memory():
@@ -59,10 +60,10 @@ def test_threads_are_limited_for_each_run_alone(sandbox):
     source = (
         "import threading, time\n"
         "def f():\n    n = 1\n    try:\n        for _ in range(100):\n"
-        "            threading.Thread(target=time.sleep, args=(1,), daemon=True).start(); n += 1\n"
+        "            threading.Thread(target=time.sleep, args=(1000,), daemon=True).start(); n += 1\n"
         "    except RuntimeError: pass\n    return n"
     )
-    limits = SandboxLimits(wall_s=5, threads=12)
+    limits = replace(LONG, threads=12)
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(sandbox.backend.open(limits, b""))) for _ in range(3)
@@ -92,15 +93,15 @@ def f():
             with open(f'/tmp/{total}', 'wb', buffering=0) as file: total += file.write(bytes(1 << 20))
     except OSError: return n, total >> 20
 """
-    limits = SandboxLimits(files=20, scratch_mb=4, wall_s=5)
+    limits = replace(LONG, files=20, scratch_mb=4)
     ((descriptors, written),) = [answer.value for answer in call(sandbox, source, limits=limits).values]
     assert descriptors == 15
     assert 3 <= written <= 5
 
 
-@pytest.mark.parametrize(("kills", "expected"), [(1, 1.0), (2, 0.0), (99, None)])
-async def test_a_run_that_the_host_kills_is_no_score_unless_it_is_the_codes_doing(sandbox, kills, expected):
-    """Killed once it runs again; killed each time where other code lives, it is to blame."""
+@pytest.mark.parametrize(("kills", "expected"), [(1, 1.0), (2, None), (99, None)])
+async def test_a_run_that_the_host_kills_is_no_score(sandbox, kills, expected):
+    """Killed once it runs again; killed each time it is an error: it cannot have killed itself."""
     (keeper,) = sandbox.backend.workers()
     (zygote,) = psutil.Process(keeper).children()
     over = threading.Event()
@@ -116,15 +117,14 @@ async def test_a_run_that_the_host_kills_is_no_score_unless_it_is_the_codes_doin
 
     killer = threading.Thread(target=kill)
     killer.start()
-    verifier = CodeVerifier(sandbox, SandboxLimits(wall_s=10), retries=1)
+    verifier = CodeVerifier(sandbox, LONG, retries=1)
     tests = CallTests((CallCase(Call("f", (3,)), 9),))
     try:
-        verdict = await verifier.verify("import time\ntime.sleep(1)\ndef f(x): return x * x", tests)
+        verdict = await verifier.verify("import time\ntime.sleep(3)\ndef f(x): return x * x", tests)
     except SandboxUnavailable:
         assert expected is None
     else:
         assert verdict.score == expected
-        assert expected or verdict.failure.status == "memory"
     finally:
         over.set()
         killer.join()

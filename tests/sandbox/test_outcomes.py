@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from running import LIMITS, STATUSES, call
+from running import LONG, SHORT, STATUSES, call
 
 from areal.sandbox.interface import (
     Call,
@@ -75,7 +75,7 @@ def test_a_program_may_use_threads_and_a_deep_stack(sandbox):
         "def deep(n): return 0 if n == 0 else 1 + deep(n - 1)\n"
         "t = threading.Thread(target=lambda: print(deep(50_000)))\nt.start()\nt.join()"
     )
-    outcome = sandbox.run_blocking(Job(source, Script()), SandboxLimits(wall_s=5))
+    outcome = sandbox.run_blocking(Job(source, Script()), LONG)
     assert (outcome.status, outcome.stdout) == ("ok", "50000\n")
 
 
@@ -116,7 +116,7 @@ def test_a_broken_check_is_the_callers_mistake(sandbox):
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_status(sandbox, status):
-    outcome = call(sandbox, STATUSES[status])
+    outcome = call(sandbox, STATUSES[status], limits=SHORT if status == "timeout" else LONG)
     assert outcome.status == status
     assert outcome.error
     assert not outcome.values
@@ -128,10 +128,9 @@ def test_a_source_too_long_is_not_run(sandbox):
 
 
 def test_answers_before_the_end_are_kept(sandbox):
-    source = "def f(x):\n    while x: pass\n    return x"
-    outcome = sandbox.run_blocking(
-        Job(source, Calls((Call("f", (0,)), Call("f", (1,)), Call("f", (0,))))), LIMITS
-    )
+    source = "import time\ndef f(x):\n    while x: time.sleep(1)\n    return x"
+    calls = Calls((Call("f", (0,)), Call("f", (1,)), Call("f", (0,))))
+    outcome = sandbox.run_blocking(Job(source, calls), SandboxLimits(wall_s=4))
     assert (outcome.status, outcome.values) == ("timeout", (Returned(0),))
 
 
@@ -184,4 +183,4 @@ NAMES = ("loop", "pool", "streams", "mapped", "memory", "database", "alarm", "de
 @pytest.mark.parametrize("name", NAMES)
 def test_what_honest_programs_use_works(sandbox, name):
     job = Job(HONEST, Calls((Call(name),)))
-    assert sandbox.run_blocking(job, SandboxLimits(wall_s=10)).values == (Returned(1),)
+    assert sandbox.run_blocking(job, LONG).values == (Returned(1),)

@@ -94,7 +94,9 @@ def test_arguments_decide(ask):
     for lock in (6, 7, 37, 38, 1024):
         assert ask("fcntl", 3, lock) == seccomp.REFUSE
     assert ask("fcntl", 3, 1) == seccomp.ALLOW
-    assert ask("prlimit64", 0) == seccomp.ALLOW
+    cpu, stack = 0, 3
+    assert ask("prlimit64", 0, stack, 4096) == ask("prlimit64", 0, cpu, 0, 4096) == seccomp.ALLOW
+    assert ask("prlimit64", 0, cpu, 4096) == ask("prlimit64", 0, cpu, 1 << 40) == seccomp.IGNORE
     assert ask("prlimit64", 1) == seccomp.REFUSE
     # The kernel reads 32 bits of these: set bits above them change nothing.
     assert ask("socketpair", (1 << 32) | 2, 1) == seccomp.REFUSE
@@ -107,7 +109,7 @@ def test_the_rest_is_refused(machine, number):
     assert decide(seccomp.program(machine), ARCHITECTURES[machine], number) == seccomp.REFUSE
 
 
-SEVERITY = (seccomp.ALLOW, seccomp.ABSENT, seccomp.REFUSE, seccomp.KILL)
+SEVERITY = (seccomp.ALLOW, seccomp.IGNORE, seccomp.ABSENT, seccomp.REFUSE, seccomp.KILL)
 
 
 @pytest.mark.parametrize("machine", sorted(ARCHITECTURES))

@@ -6,6 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
+from areal.errors import DiskFull
 from areal.runtime.learner_rank import LearnerRank
 
 MOVED = "moved"
@@ -22,6 +23,22 @@ class SlowDisk(LearnerRank):
             assert time.monotonic() < deadline, "the learner waited for the disk"
             await asyncio.sleep(0.01)
         return await super().write(wanted)
+
+
+class FullOnce(LearnerRank):
+    """The checkpoint of update 2 finds the disk full; the next ones find room."""
+
+    async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
+        if self._staged.version == 2:
+            raise DiskFull("no space left for a checkpoint in checkpoints; free some")
+        return await super().write(wanted)
+
+
+class AlwaysFull(LearnerRank):
+    """No checkpoint can be written."""
+
+    async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
+        raise DiskFull("no space left for a checkpoint in checkpoints; free some")
 
 
 class FailsOnce(LearnerRank):

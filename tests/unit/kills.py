@@ -1,6 +1,7 @@
-"""Kills the process that writes a checkpoint, at each moment, and looks at what is left.
+"""Kills the process that writes a checkpoint, or removes its run directory, at each moment.
 
-Run by test_checkpoint.py: ``python kills.py AGAIN STRIDE FOLDER``; prints how many calls a checkpoint takes.
+It looks at what is left. Run by test_checkpoint.py: ``python kills.py WAY STRIDE FOLDER``; prints how many
+calls there were.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,67 +21,100 @@ import torch
 from dummy_batches import batch, group
 
 from areal.config import LearnerConfig
+from areal.errors import UserError
 from areal.learner.learner import Learner
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
 from areal.runtime.checkpoint import Checkpoints
+from areal.runtime.rollout_state import RolloutState
 
 STARTER = resolve_model("starter")
-NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
+UNSEEN = 3
 
 
 def of(folder: Path, learner: Learner) -> Checkpoints:
     return Checkpoints(folder, learner, load_tokenizer(STARTER), 1, torch.float32)
 
 
-def main(again: bool, stride: int, folder: Path) -> None:
+def killed(again: bool, stride: int, folder: Path) -> None:
     learner, resumed = (Learner(STARTER, LearnerConfig(), "cpu", 1.0, 1) for _ in range(2))
     learner.update(batch(0))
     kept = of(folder / "original", learner)
-    kept.write(kept.stage(NOTHING, []))
+    kept.write(kept.stage(RolloutState()))
     learner.update(batch(1))
     kept = of(folder / "run", learner)
-    staged = kept.stage(NOTHING, [group(np.random.default_rng(0), 3)])
+    finished = group(np.random.default_rng(0), 3)
+    staged = kept.stage(RolloutState(outstanding={finished.id: (finished.version, finished)}))
     if again:
-        kept.write(kept.stage(NOTHING, []))
+        kept.write(kept.stage(RolloutState()))
         shutil.copytree(folder / "run", folder / "original", dirs_exist_ok=True)
         shutil.rmtree(folder / "original" / "step-000001")
     for calls in range(0, 1000, stride):
         shutil.rmtree(folder / "run", ignore_errors=True)
         shutil.copytree(folder / "original", folder / "run", copy_function=os.link)
-        ended = in_a_fork(lambda calls=calls: kept.write(staged), calls)
+        ended = in_a_fork(lambda: kept.write(staged), partial(killed_after, calls))
         found = checkpoint.latest(folder / "run")
         assert found is not None, calls
-        checkpoint.load_learner(found, resumed)
-        assert resumed.version == checkpoint.version_of(found)
-        assert {p.name for p in found.iterdir()} == {"learner", "model", "state.json", "groups.jsonl"}
+        assert checkpoint.damage(found) == "", calls
+        if ended == 0 or calls % 8 == 0:  # it takes most of the time
+            checkpoint.load_learner(found, resumed)
+            assert resumed.version == checkpoint.version_of(found)
+        assert {p.name for p in found.iterdir()} == {
+            *("learner", "model", "state.json", "groups.jsonl", "SHA256SUMS")
+        }
         if ended == 0:
             break
         assert os.WIFSIGNALED(ended), calls
-    assert checkpoint.load_rollouts(found)[1][0].id == 3
+    assert list(checkpoint.load_rollouts(found).outstanding) == [3]
     kept.write(staged)
     assert [p.name for p in (folder / "run").iterdir()] == ["step-000002"], "nothing is left over"
     print(calls)
 
 
-def in_a_fork(work: Callable[[], object], calls: int) -> int:
-    """Do it in a fork that dies after so many calls that change the disk; return how it ended.
+def removed(export: bool, stride: int, folder: Path) -> None:
+    run = folder / "runs" / "run"
+    kept = of(run / "checkpoints", Learner(STARTER, LearnerConfig(), "cpu", 1.0, 1))
+    staged = kept.stage(RolloutState())
 
-    As ``os.waitpid`` has it.
-    """
+    def write() -> None:
+        try:
+            kept.export(run) if export else kept.write(staged)
+        except UserError as error:
+            assert str(error) == f"{run} is gone: it was removed or moved while the run wrote to it"  # noqa: PT017
+        else:
+            os._exit(UNSEEN)
+
+    codes = []
+    for calls in range(0, 10_000, stride):
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        codes.append(os.waitstatus_to_exitcode(in_a_fork(write, partial(removed_after, calls, run))))
+        if run.exists():
+            break
+        assert list(run.parent.iterdir()) == [], calls
+    late = len(codes) * 9 // 10  # about when all is in place
+    assert set(codes[:late]) == {0}, codes
+    assert set(codes[late:]) <= {0, UNSEEN}, codes
+    print(calls)
+
+
+def in_a_fork(work: Callable[[], object], hook: Callable[[], object]) -> int:
+    """Do it in a fork, which the hook is set in; return how the fork ended, as ``os.waitpid`` has it."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            sys.addaudithook(dying_after(calls))
+            hook()
             work()
             code = 0
         finally:
+            traceback.print_exc()
             os._exit(code)
     return os.waitpid(child, 0)[1]
 
 
-def dying_after(calls: int) -> Callable[[str, tuple[Any, ...]], None]:
+def killed_after(calls: int) -> None:
+    """Die before call number ``calls`` that changes the disk."""
     left = calls
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -89,8 +125,28 @@ def dying_after(calls: int) -> Callable[[str, tuple[Any, ...]], None]:
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    return watch
+    sys.addaudithook(watch)
+
+
+def removed_after(calls: int, folder: Path) -> None:
+    """Remove a folder before call number ``calls`` of the system, also of one that only looks at the disk."""
+    left = calls
+
+    def watch(frame: Any, event: str, function: Any) -> None:
+        nonlocal left
+        if event == "c_call" and getattr(function, "__module__", "") in ("posix", "_io"):
+            left -= 1
+            if left == -1:
+                shutil.rmtree(folder)
+
+    sys.setprofile(watch)
 
 
 if __name__ == "__main__":
-    main(bool(int(sys.argv[1])), int(sys.argv[2]), Path(sys.argv[3]))
+    ways = {
+        "kill": partial(killed, False),
+        "kill-again": partial(killed, True),
+        "remove": partial(removed, False),
+        "remove-export": partial(removed, True),
+    }
+    ways[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))

@@ -20,6 +20,7 @@ from areal.rollout.rendering import Renderer, eos_ids
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import Plan, plan
+from areal.runtime.resuming import ResumePoint
 from areal.telemetry.run_directory import RunDirectory
 
 STEPS, GROUPS, MEMBERS = 4, 2, 4
@@ -44,7 +45,7 @@ class ScriptedEngine:
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None: ...
 
-    async def load(self, version: int) -> dict[str, float]:
+    async def load(self, version: int, digest: str = "") -> dict[str, float]:
         await asyncio.sleep(random.random() / 100)
         self.version = version
         return {}
@@ -97,7 +98,7 @@ async def trainer_on(
     engine: ScriptedEngine,
     directory: RunDirectory,
     config: Config,
-    resume: Path | None = None,
+    resume: ResumePoint | None = None,
     env: Callable[[Any], Any] = Scored,
     **parts: Any,
 ) -> AsyncIterator[Trainer]:

@@ -1,6 +1,6 @@
-"""One of two processes that hold a learner's shards: it loads a checkpoint, makes updates, and saves.
+"""One of several processes that hold a learner's shards: it loads a checkpoint, makes updates, and saves.
 
-Run by test_checkpoint.py: ``python shards.py RANK CHECKPOINT FOLDER``.
+Run by test_checkpoint.py: ``python shards.py RANK RANKS REPLICAS CHECKPOINT FOLDER``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from dummy_batches import batch, episode
 from areal.config import LearnerConfig
 from areal.learner.learner import Learner
 from areal.learner.packed import pack
+from areal.learner.parallelize import full
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime import checkpoint
+from areal.runtime.rollout_state import RolloutState
 from areal.trajectory import Batch, Group
 
 STARTER = resolve_model("starter")
 SETTINGS = LearnerConfig(minibatches=2, micro_batch_tokens=40)
-NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
 
 
 def batches() -> list[Batch]:
@@ -46,22 +47,45 @@ def updates(learner: Learner) -> list[dict[str, float]]:
     return [learner.update(each) for each in batches()]
 
 
-def main(rank: int, saved: Path, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    learner = Learner(STARTER, SETTINGS, "cpu", 1.0, 1)
+def adapted() -> LearnerConfig:
+    """Return settings that train an adapter, held to the model that it began with."""
+    return SETTINGS.model_copy(update={"lora_rank": 4, "kl": 0.1})
+
+
+def threads(_: Any) -> int:
+    """Return how many CPU threads this process computes with."""
+    return torch.get_num_threads()
+
+
+def main(rank: int, ranks: int, replicas: int, saved: Path, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    settings = SETTINGS.model_copy(update={"processes": ranks, "replicas": replicas})
+    learner = Learner(STARTER, settings, "cpu", 1.0, 1)
     checkpoint.load_learner(saved, learner)
     metrics = updates(learner)
     group = dist.new_group(backend="gloo")
     kept = checkpoint.Checkpoints(folder, learner, load_tokenizer(STARTER), 2, torch.float32, group)
-    kept.write(kept.stage(NOTHING, []))
+    written = kept.write(kept.stage(RolloutState()))
     learner.policy(pack(batches()[0].trajectories, torch.device("cpu")), 1.0)  # leaves nothing gathered
     held = sum(p.to_local().numel() for p in learner.model.parameters())
-    assert held < 0.6 * sum(p.numel() for p in learner.model.parameters()), "each holds a part"
+    share = held / sum(p.numel() for p in learner.model.parameters())
+    assert 0.9 < share * ranks / replicas < 1.1, "each holds a part"
+    # Another layout makes the same updates, and takes a state over to the bit.
+    another = SETTINGS.model_copy(update={"replicas": ranks if replicas == 1 else 1})
+    other = Learner(STARTER, another, "cpu", 1.0, 1)
+    checkpoint.load_learner(saved, other)
+    metrics += updates(other)
+    checkpoint.load_learner(written, other)
+    ours, theirs = learner.state(), other.state()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(full(ours[name]), full(theirs[name]))] == []
+    small = adapted().model_copy(update={"replicas": replicas})
+    metrics += updates(Learner(STARTER, small, "cpu", 1.0, 1))
     # An error of the first is an error of all: none waits for ever.
     if rank == 0:
-        kept._tokenizer = None
+        kept.tokenizer = None
     try:
-        kept.write(kept.stage(NOTHING, []))
+        kept.write(kept.stage(RolloutState()))
     except AttributeError:
         print("the error is known")
     (folder / f"metrics-{rank}.json").write_text(json.dumps(metrics))
@@ -69,4 +93,4 @@ def main(rank: int, saved: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    main(*map(int, sys.argv[1:4]), *map(Path, sys.argv[4:]))

@@ -56,7 +56,7 @@ async def run_episode(
     episode = await RolloutWorker(engine, RENDERER, agent, pool, longest).run_episode(
         {"seed": 0}, Sampling(100)
     )
-    pool.close()
+    await pool.close()
     return episode, envs[0].said, [TOKENIZER.decode(ids) for ids in engine.asked]
 
 

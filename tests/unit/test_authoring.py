@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -209,6 +210,49 @@ def test_a_good_environment_breaks_no_rule(env: type[Good]):
     assert [f.rule for f in findings if f.verdict == "not checked"] == unknown
     assert [str(f) for f in findings if f.verdict not in ("passed", "not checked")] == []
     assert [f.rule for f in findings] == list(check.RULES)
+
+
+def sums(self: Good, action: str) -> float:
+    return float(sum(range(2 * 10**8)) == 1)  # in native code that lets nobody else compute
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_call_that_keeps_pythons_lock_belongs_in_a_process(isolation: str):
+    locks = broken("Locks", score=sums, metadata={"isolation": isolation})
+    findings = check_env(locks, rules={**of(), "one step": one_step})
+    found = [finding.message for finding in findings if finding.rule == "isolation"]
+    assert len(found) == (isolation == "thread")
+    if found:
+        assert found[0].startswith("step('?'): for ")
+        assert 'metadata = {"isolation": "process"}' in found[0]
+
+
+def one_step(subject: Any) -> str:
+    subject.reset(subject.env, {"seed": 0})
+    subject.step(subject.env, "?")
+    return ""
+
+
+LOCKED = """
+import ctypes
+from areal.authoring.check import RULES, check_env
+from areal.envs.guess import GuessEnv
+
+class Locks(GuessEnv):
+    def step(self, action):
+        ctypes.PyDLL(None).sleep(1000)  # a call that keeps the lock
+
+check_env(Locks, time_limit=2, rules={name: RULES[name] for name in ("it can be made", "rewards")})
+print("never")
+"""
+
+
+def test_a_call_that_keeps_pythons_lock_for_good_ends_the_check_with_a_line():
+    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("areal: error: step(")
+    assert "rollout.env_isolation=process" in done.stderr
 
 
 def test_what_is_no_environment():

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from areal.config import Config, parse_config
 from areal.errors import UserError
-from areal.rollout.vllm_start import EngineSettings, variables
+from areal.rollout.vllm_start import EngineSettings, are_loaded, variables
 from areal.runtime.compilers import require_compilers
 
 COMPILED = {"learner": {"compile": True}, "engine": {"eager": False}}
@@ -62,3 +63,11 @@ def test_on_a_gpu(path: Path, tmp_path: Path):
     program(path, "clang")
     (tmp_path / "Python.h").touch()
     require_compilers(Config(), "cuda", names, headers)
+
+
+def test_a_fork_serves_where_this_process_has_what_vllm_would_preload(tmp_path: Path):
+    ours = torch._C.__file__
+    (tmp_path / "link.so").symlink_to(ours)
+    assert are_loaded("")
+    assert are_loaded(f"{tmp_path}/link.so:{ours}")
+    assert not are_loaded(f"{ours} {tmp_path}/libtcmalloc.so")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from until import until
 
 from areal.errors import UserError
 from areal.rollout.admission import Admission
@@ -72,6 +73,7 @@ async def test_concurrency_and_gate_hold_it_back():
 
     _, control = controller(run_episode, max_concurrent=9, eta=2)
     running = asyncio.create_task(control.run())
+    await until(lambda: control.finished_episodes == (0 + 2 + 1) * 2 * GROUP)
     await asyncio.sleep(0.2)
     assert peak == 8, "two groups of four fit in nine"
     assert started == (0 + 2 + 1) * 2 * GROUP, "the gate: (i + η + 1) · B groups"
@@ -119,7 +121,7 @@ async def test_an_environment_that_always_raises_ends_the_run_with_its_error():
 
     _, control = controller(run_episode)
     with pytest.raises(RolloutFailure, match="no such thing") as caught:
-        await asyncio.wait_for(control.run(), 10)
+        await asyncio.wait_for(control.run(), 60)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
@@ -139,7 +141,7 @@ async def test_dynamic_sampling_takes_other_groups(eta: int):
     admission, control = controller(run_episode, eta=eta, max_equal=3)
     running = asyncio.create_task(control.run())
     for version in range(6):
-        for group in await asyncio.wait_for(control.next_batch(version), 10):
+        for group in await asyncio.wait_for(control.next_batch(version), 60):
             assert len({e.reward for e in group.episodes}) == GROUP
             assert group.version >= version - eta
         control.advance(version + 1)
@@ -155,7 +157,7 @@ async def test_groups_that_are_always_equal_end_the_run():
 
     _, control = controller(run_episode, max_equal=5)
     with pytest.raises(UserError, match=r"[6-8] groups in a row with equal rewards.*dynamic_sampling=false"):
-        await asyncio.wait_for(control.run(), 10)
+        await asyncio.wait_for(control.run(), 60)
     _, control = controller(run_episode)
     running = asyncio.create_task(control.run())
     assert len(await control.next_batch(0)) == 2, "without dynamic sampling they are as good as any"
@@ -172,15 +174,16 @@ async def test_bad_input_is_not_retried():
 
     _, control = controller(run_episode, max_concurrent=4)
     with pytest.raises(UserError, match="give it a file"):
-        await asyncio.wait_for(control.run(), 10)
+        await asyncio.wait_for(control.run(), 60)
     assert calls <= 2 * GROUP, "no retries; one more group may have begun"
 
 
 async def test_cancelling_cancels_what_is_in_flight():
-    cancelled = 0
+    begun = cancelled = 0
 
     async def run_episode(task: dict[str, Any]) -> Episode:
-        nonlocal cancelled
+        nonlocal begun, cancelled
+        begun += 1
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -190,7 +193,7 @@ async def test_cancelling_cancels_what_is_in_flight():
 
     _, control = controller(run_episode)
     running = asyncio.create_task(control.run())
-    await asyncio.sleep(0.05)
+    await until(lambda: begun == 16)
     await stop(running)
     assert cancelled == 16
 

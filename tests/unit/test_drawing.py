@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+from until import until
+
+from areal.config import parse_config
 from areal.runtime.drawing import drawn_again
 from areal.telemetry.run_directory import RunDirectory
 from areal.telemetry.scores import best_of, scores_of
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while True:
-        if condition():
-            return
-        await asyncio.sleep(0.05)
-
-
 async def test_it_is_drawn_again_when_there_is_something_new(tmp_path: Path):
-    run = RunDirectory(tmp_path)
+    run = RunDirectory.create(parse_config({"output": tmp_path}))
     async with drawn_again(run, "title", every=0.05, share=1.0):
         await asyncio.sleep(0.2)
         assert not run.curve.exists(), "there is nothing to draw"
@@ -31,11 +28,22 @@ async def test_it_is_drawn_again_when_there_is_something_new(tmp_path: Path):
 
 
 async def test_a_run_that_ends_waits_for_no_drawing(tmp_path: Path):
-    run = RunDirectory(tmp_path)
+    run = RunDirectory.create(parse_config({"output": tmp_path}))
     run.log_metrics({"step": 1, "reward/mean": 0.5})
     async with drawn_again(run, "title", every=0.01):
-        await asyncio.sleep(0.1)  # it has begun
+        await until(drawing)
+        [process] = drawing()
+        process.suspend()
+    assert not process.is_running()
     assert not run.curve.exists()
+
+
+def drawing() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            found += [child] if "areal.telemetry.plot" in child.cmdline() else []
+    return found
 
 
 def test_the_best_score_is_the_last_of_equal_ones():

@@ -181,7 +181,7 @@ async def test_metrics_of_each_environment(folder: Path):
 
     tasks = [{"options": {"index": i, "split": "train"}} for i in range(8)]
     members = [await run_episode(Echo(), pool, task, Judge()) for task in tasks]
-    pool.close()
+    await pool.close()
     made = Batch(0, [Group(0, 0, members)])
     metrics = StepAccount(0.0, 0).close(made, 1.0, {}, 1.0, 10)
     assert {name: metrics[f"env/{name}/share"] for name in ("math-v1", "my")} == {"math-v1": 0.75, "my": 0.25}

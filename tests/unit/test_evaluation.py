@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,8 @@ class Handler(BaseHTTPRequestHandler):
         if failing and failing[0]:
             self._say({"error": {"message": failing[1]}}, failing[0])
             return
-        time.sleep(self.server.seconds)
+        if len(self.server.bodies) > self.server.answered:
+            self.server.going_on.wait()
         a, b = map(int, re.findall(r"\d+", body["messages"][-1]["content"])[:2])
         text = f"\\boxed{{{a + b + (a % 3 == 0)}}}"
         message = {"role": "assistant", "content": text}
@@ -83,7 +85,7 @@ class Server(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.failures: list[tuple[int, str]] = []
         self.models = ["only"]
-        self.seconds = 0.0
+        self.answered, self.going_on = 10**9, threading.Event()
         self.lock = threading.Lock()
 
     def handle_error(self, *_: Any) -> None:
@@ -100,6 +102,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield made
+    made.going_on.set()
     made.shutdown()
     made.server_close()
 
@@ -185,7 +188,7 @@ def test_data_that_cannot_be_asked_ends_an_evaluation_before_it_begins(
 
 
 def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, tmp_path: Path):
-    server.seconds = 0.3
+    server.answered = PROBLEMS
     folder = tmp_path / "runs" / "eval" / "k"
     (tmp_path / "mine.py").write_text(
         "import areal, sys\nfrom areal.api import evaluate_benchmarks\n"
@@ -206,7 +209,8 @@ def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, t
         end.write('{"problem": 3, "sam')  # a line that the kill cut off
     _, before = read_responses(file)
     assert 4 <= len(before) < PROBLEMS * 2
-    server.seconds, asked = 0.0, len(server.bodies)
+    server.going_on.set()
+    asked = len(server.bodies)
     done = evaluate_benchmarks([], resume=folder)
     # A request of the killed process may arrive late; its response was not kept, so that it comes again.
     again = {(body["messages"][0]["content"], body["seed"]) for body in server.bodies[asked:]}
@@ -241,6 +245,22 @@ def test_scored_again_without_sampling_and_compared(
     with pytest.raises(SystemExit):
         main(["eval", "compare", str(done.path), str(done.path), "--markdown"])
     assert "| sums | 12 | 0.667 | 0.667 |" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_removed_ends_the_evaluation_in_one_line(sums: Path, server: Server):
+    server.seconds, folder = 0.05, Path("runs/eval/a").absolute()
+
+    def take_away() -> None:
+        while len(server.bodies) < 4:
+            time.sleep(0.01)
+        shutil.rmtree(folder.rename("elsewhere"))  # at once: what is removed bit by bit may get a new file
+
+    threading.Thread(target=take_away).start()
+    with pytest.raises(UserError) as raised:
+        evaluated(server, "a", rollout={"max_concurrent": 1})
+    assert str(raised.value) == f"{folder} is gone: it was removed or moved while the run wrote to it"
+    assert len(server.bodies) < PROBLEMS * 2, "it does not go on for nothing"
+    assert not folder.exists()
 
 
 def test_what_does_not_belong_together_is_refused(sums: Path, server: Server, tmp_path: Path):

@@ -73,8 +73,8 @@ def test_near_misses_pass():
 def test_a_reset_that_hangs():
     freed = threading.Event()
     env = begins(("go", {}), reset=lambda self, **given: freed.wait())
-    with pytest.raises(EnvironmentFailure, match=r"has not returned after 0.1 s .*test_first_look.py"):
-        looked(env, time_limit=0.1)
+    with pytest.raises(EnvironmentFailure, match=r"has not returned after 2 s .*test_first_look.py"):
+        looked(env, time_limit=2)
     freed.set()
 
 

@@ -12,7 +12,19 @@ ROOT = Path(__file__).parents[2]
 EXTENDED = ("agents", "envs", "rewards", "sandbox")
 """What stands at the top of the repository, and is imported as a part of areal, by links."""
 
-BASE = {"errors", "lifetime", "registry", "step_sizes", "threads", "trajectory", "waiting"}
+BASE = {
+    "disk",
+    "errors",
+    "faults",
+    "host_limits",
+    "lifetime",
+    "registry",
+    "starting",
+    "step_sizes",
+    "threads",
+    "trajectory",
+    "waiting",
+}
 """What everything may import."""
 
 KNOWS: dict[str, set[str]] = {
@@ -35,6 +47,7 @@ KNOWS: dict[str, set[str]] = {
     "results": {"config", "evaluation"},
     "arguments": {"config"},
     "explain": {"config", "telemetry"},
+    "viewer": {"config", "models", "telemetry"},
 }
 """Which packages each package may import, besides itself and :data:`BASE`.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import freezing
 import pytest
 import shards
 import torch
@@ -18,12 +21,14 @@ from inventories import H100, machine
 
 from areal.config import parse_config
 from areal.errors import LearnerLost, UserError
+from areal.learner import ranks
 from areal.learner.learner import Learner
 from areal.models import resolve_model
 from areal.runtime import checkpoint
 from areal.runtime.learner_rank import LearnerRank, LearnerSetup
 from areal.runtime.plan import plan
 from areal.runtime.replay import hash_weights
+from areal.runtime.rollout_state import RolloutState
 from areal.runtime.start import start_learner
 from areal.weights.layout import WeightLayout
 from areal.weights.sender import transfer
@@ -32,21 +37,22 @@ from areal.workers import process
 from areal.workers.group import WorkerGroup
 
 STARTER = resolve_model("starter")
-NOTHING: dict[str, Any] = {"next_group": 0, "in_flight": []}
 TIMES = {"time/train", "learner/tokens_per_s"}
 
 
 def setup(folder: Path, processes: int = 2, **more: Any) -> LearnerSetup:
     settings = {**shards.SETTINGS.model_dump(exclude_unset=True), "processes": processes, **more}
-    return LearnerSetup(parse_config({"learner": settings}), STARTER, "cpu", 1, folder)
+    return LearnerSetup(parse_config({"learner": settings}), STARTER, "cpu", (1,) * processes, folder)
 
 
 async def test_two_processes_are_one_learner(tmp_path: Path):
     straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)
     expected = [straight.update(each) for each in shards.batches()]
-    learner = await start_learner(setup(tmp_path), [process.launch] * 2)
+    # On hosts of different size they have different numbers of threads.
+    learner = await start_learner(replace(setup(tmp_path), threads=(1, 2)), [process.launch] * 2)
     child = worker("learner rank 1")
     try:
+        assert [await each.call(shards.threads) for each in learner.workers] == [1, 2]
         assert (await learner.call(LearnerRank.description)).startswith("2 processes, ")
         for each, theirs in zip(shards.batches(), expected, strict=True):
             ours = await learner.call(LearnerRank.update, each)
@@ -61,12 +67,12 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
         for name, weight in straight.named_parameters():
             torch.testing.assert_close(dict(engine.tensors)[name], weight, rtol=1e-4, atol=2e-6, msg=name)
         # A checkpoint is written while updates go on, and the next waits for it on all ranks.
-        await learner.call(LearnerRank.stage, NOTHING, [])
+        await learner.call(LearnerRank.stage, RolloutState())
         written, third = await asyncio.gather(
             learner.call(LearnerRank.write), learner.call(LearnerRank.update, batch(3))
         )
         assert written == tmp_path / "step-000002"
-        await learner.call(LearnerRank.stage, NOTHING, [])
+        await learner.call(LearnerRank.stage, RolloutState())
         await learner.call(LearnerRank.write)
         assert await learner.call(LearnerRank.load, written) == 2
         assert (await learner.call(LearnerRank.update, batch(3)))["loss"] == third["loss"]
@@ -82,7 +88,7 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
             await for_ever(learner)
         assert learner.ended.result() == str(error.value)
         with pytest.raises(LearnerLost, match="learner rank 1 "):
-            await learner.call(LearnerRank.stage, NOTHING, [])
+            await learner.call(LearnerRank.stage, RolloutState())
     finally:
         await learner.close()
     assert workers() == []
@@ -114,13 +120,14 @@ async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: 
         child = worker("learner rank 0")
         if stopped:
             os.kill(child.pid, signal.SIGSTOP)
-        waiting = asyncio.ensure_future(learner.call(LearnerRank.update, batch(1, groups=2000)))
+        work: tuple[Any, ...] = (LearnerRank.update, batch(1, groups=2000)) if stopped else (freezing.hang,)
+        waiting = asyncio.ensure_future(learner.call(*work))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(LearnerLost, match=r"learner rank 0 ended: SIGKILL"):
-            await asyncio.wait_for(waiting, 30)
-        assert "SIGKILL" in await asyncio.wait_for(learner.ended, 30)
+            await asyncio.wait_for(waiting, 60)
+        assert "SIGKILL" in await asyncio.wait_for(learner.ended, 60)
     finally:
         await learner.close()
     assert workers() == []
@@ -143,7 +150,7 @@ async def test_a_learner_that_reads_nothing_is_ended_when_it_is_closed(tmp_path:
     await asyncio.sleep(0.2)
     await learner.close(grace=1)
     with pytest.raises(LearnerLost, match="closed"):
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 60)
     assert workers() == []
 
 
@@ -182,12 +189,38 @@ async def test_an_error_of_the_learner_says_where_it_came_from(tmp_path: Path):
     (tmp_path / "checkpoints").write_text("in the way")
     learner = await start_learner(setup(tmp_path / "checkpoints", 1), [process.launch])
     try:
-        await learner.call(LearnerRank.stage, NOTHING, [])
+        await learner.call(LearnerRank.stage, RolloutState())
         with pytest.raises(OSError, match="checkpoints") as error:
             await learner.call(LearnerRank.write)
         assert any("checkpoint.py" in note for note in error.value.__notes__)
     finally:
         await learner.close()
+
+
+def test_ranks_that_do_not_reach_each_other_say_so_in_a_line():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(
+        UserError, match=rf"^the learner's rank 0 at 127\.0\.0\.1:{port} is not reached "
+    ) as one:
+        ranks.join_store("127.0.0.1", port, 1)
+    store = ranks.open_store("127.0.0.1")
+    with pytest.raises(UserError, match=r"^not all of the learner's ranks are reached within 1 s ") as other:
+        ranks.init_process_group("cpu", store, 0, 2, 1)
+    for error in (one, other):
+        assert "ray.interface" in str(error.value)
+        assert "\n" not in str(error.value)
+    assert ranks.world_size() == 1
+
+
+def test_a_broken_connection_or_gpu_is_told_from_other_errors():
+    gloo = RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:534] Connection closed by peer\nmore")
+    assert ranks.broken(gloo).endswith("Connection closed by peer")
+    unreached = torch.distributed.DistNetworkError("no route")
+    assert ranks.broken(unreached) == "DistNetworkError: no route"
+    assert ranks.broken(torch.AcceleratorError("CUDA error: unspecified launch failure"))
+    assert ranks.broken(torch.OutOfMemoryError("CUDA out of memory")) == ""
+    assert ranks.broken(RuntimeError("shapes differ")) == ""
 
 
 async def for_ever(learner: WorkerGroup[LearnerRank]) -> None:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,9 @@ def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
         fail()
     last = "; the last error that was printed: torch.OutOfMemoryError: CUDA out of memory."
     assert str(raised.value) == "vLLM did not start" + last + place
+    printed.append("\nFatal Python error: Segmentation fault\n\nThread 0x01 (most recent call first):")
+    with pytest.raises(EngineLost, match=r"printed: Fatal Python error: Segmentation fault$"), capture(None):
+        fail()
     failure = "vLLM cannot load version 3 of the weights: no attribute 'lm_head'"
     with pytest.raises(EngineLost) as known, capture(run if kept else None):
         fail(failure)
@@ -198,10 +202,16 @@ def test_leaves_the_process_as_it_was(tmp_path, error, kept):
     def state():
         logger = logging.getLogger("areal")
         descriptors = {fd: os.fstat(fd).st_ino for fd in (1, 2)}
-        opened = len(os.listdir("/proc/self/fd"))
-        return logger.level, logger.propagate, list(logger.handlers), descriptors, opened
+        return logger.level, logger.propagate, list(logger.handlers), descriptors
 
-    before = state()
+    def opened() -> set[tuple[str, int]]:
+        found = set()
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(OSError):  # the folder's own
+                found.add((fd, os.fstat(int(fd)).st_ino))
+        return found
+
+    before, opened_before = state(), opened()
     try:
         with capture(RunDirectory(tmp_path) if kept else None):
             assert state() != before
@@ -210,6 +220,7 @@ def test_leaves_the_process_as_it_was(tmp_path, error, kept):
     except type(error or ValueError()):
         pass
     assert state() == before
+    assert opened() <= opened_before  # what tests before this one have left open may be closed meanwhile
 
 
 def test_package_log_takes_ours_and_nothing_else(tmp_path, caplog):

@@ -24,6 +24,7 @@ from areal.runtime import checkpoint
 from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.export import export_model
 from areal.runtime.plan import plan
+from areal.runtime.rollout_state import RolloutState
 from areal.telemetry.run_directory import RunDirectory
 
 STARTER, CPU, RANK = resolve_model("starter"), torch.device("cpu"), 4
@@ -124,8 +125,9 @@ def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Pa
     straight = make_learner()
     straight.update(batch(0))
     kept = Checkpoints(tmp_path / "checkpoints", straight, load_tokenizer(STARTER), 1, torch.float32)
-    saved = kept.write(kept.stage({}, []))
-    assert {p.name for p in saved.iterdir()} == {"learner", "adapter", "state.json", "groups.jsonl"}
+    saved = kept.write(kept.stage(RolloutState()))
+    names = {"learner", "adapter", "state.json", "groups.jsonl", "SHA256SUMS"}
+    assert {p.name for p in saved.iterdir()} == names
     adapter = sum(p.numel() for p in straight.model.parameters() if p.requires_grad)
     size = sum(p.stat().st_size for p in saved.rglob("*") if p.is_file())
     assert size < 4 * (4 * adapter) + 600_000, "weights, two moments and the export; the rest is constant"

@@ -21,7 +21,7 @@ from areal.models import resolve_model
 from areal.placement.inventory import Device
 from areal.placement.memory import GIB, DeviceMemory, Shape, Workload, divide
 from areal.rollout.vllm_start import EngineSettings, variables
-from areal.runtime import build
+from areal.runtime.engine_setup import engine_settings
 from areal.runtime.plan import plan
 
 CONFIGS = {
@@ -220,7 +220,8 @@ def test_a_run_on_a_gpu_gets_its_share_and_an_evaluation_one_without_learner():
 
 def cache_share(config: dict[str, Any], *sizes: float) -> float:
     """The KV cache of the first engine, as a share of its GPU."""
-    return build._engine_settings(plan(parse_config(config), inventory=machine(*sizes)), 0, (1,), None).memory
+    made = plan(parse_config(config), inventory=machine(*sizes))
+    return engine_settings(made, 0, made.placement.engines[0], (1,), None).memory
 
 
 def test_disaggregation_leaves_the_engine_all_of_its_own_gpu(model: Model):
@@ -250,14 +251,17 @@ def test_each_engine_has_what_its_gpu_leaves_and_the_summary_names_equal_gpus_on
     assert engines == "3 engines, on the GPUs 1, 2, 0"
     assert line.startswith("GPU 0 of 79.6 GiB: learner ")
     assert "; GPUs 1, 2 of 79.6 GiB: engine " in line
-    made = [build._engine_settings(every, number, (1,), None) for number in range(3)]
+    made = [
+        engine_settings(every, number, engine, (1,), None)
+        for number, engine in enumerate(every.placement.engines)
+    ]
     assert [settings.max_num_seqs for settings in made] == [40] * 3
     assert [settings.visible_devices for settings in made] == ["1", "2", "0"]
     assert {settings.device_bytes for settings in made} == {gpu().nbytes}
     assert len({settings.seed for settings in made}) == 3
     alone = plan(parse_config(rollout | {"engine": {"count": 1}}), inventory=three)
     assert not any("engines" in line for line in alone.summary)
-    settings = build._engine_settings(alone, 0, (1,), None)
+    settings = engine_settings(alone, 0, alone.placement.engines[0], (1,), None)
     assert (settings.seed, settings.max_num_seqs, settings.visible_devices) == (0, 96, "1")
 
 

@@ -14,7 +14,7 @@ import pytest
 from areal.errors import UserError
 from areal.models import resolve_model
 from areal.models.loading import context_limit
-from areal.runtime.model_checks import check_model
+from areal.runtime.model_checks import check_model, check_tensor_parallel
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from families import make
@@ -85,6 +85,27 @@ def test_what_will_do_is_let_through(model: Path):
     assert check_model(str(model), training=True) == []
     settings("config.json", quantization_config={"quant_method": "gptq"})(model)
     assert check_model(str(model), training=False) == [], "quantised models answer"
+
+
+@pytest.mark.parametrize(
+    ("shape", "workers", "possible"),
+    [
+        ((384, 12, 2, 64), [1, 2, 4], "1, 2, 4"),
+        ((128, 8, 8, 12), [1, 2, 4], "1, 2, 4"),
+        ((896, 14, 2, 4864), [1, 2], "1, 2"),
+    ],
+)
+def test_the_workers_of_an_engine_share_heads_and_widths_evenly(
+    model: Path, shape: tuple[int, ...], workers: list[int], possible: str
+):
+    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    settings("config.json", **dict(zip(names, shape, strict=True)))(model)
+    for count in range(1, 16):
+        if count in workers:
+            check_tensor_parallel(str(model), count)
+            continue
+        with pytest.raises(UserError, match=rf"engine\.tensor_parallel={count}: .* it can be {possible}$"):
+            check_tensor_parallel(str(model), count)
 
 
 def test_a_model_without_a_template_is_noticed(model: Path):

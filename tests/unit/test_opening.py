@@ -26,7 +26,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import Opening
 from areal.rollout.rendering import Renderer, check_template_kwargs
 from areal.rollout.worker import RolloutWorker
-from areal.runtime.build import opening_of
+from areal.runtime.rollouts import opening_of
 from areal.trajectory import Episode
 
 PROBLEM = [
@@ -63,7 +63,7 @@ async def run_episode(
         worker = RolloutWorker(engine, rendered, agent, pool, 10_000, None, opening)
         episode = await worker.run_episode({"seed": 0, "options": {"index": 0}}, Sampling(100))
     finally:
-        pool.close()
+        await pool.close()
     (trajectory,) = episode.trajectories
     prompt = made.decode(engine.asked[0])
     # What was asked and what was sampled is what is trained on, id for id.

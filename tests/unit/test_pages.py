@@ -10,9 +10,11 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
@@ -34,6 +36,69 @@ INLINE = re.compile(r"(?<!`)`(python\s+(?:benchmarks|scripts)/[a-z][^`]*|areal\s
 SUMS = "\n".join(json.dumps({"problem": f"1 + {n}?", "answer": str(1 + n)}) for n in range(20))
 PROGRAM = {"code": "def f(a):\n    return a", "test_list": ["assert f(1) == 1"], "task_id": 11}
 PROGRAMS = "\n".join(json.dumps({"text": f"Return it, version {n}.", **PROGRAM}) for n in range(20))
+COUNT = {"type": "integer", "minimum": 0}
+GROUP: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["rayStartParams", "template"],
+    "properties": {
+        "rayStartParams": {"type": "object", "additionalProperties": {"type": "string"}},
+        "template": {"type": "object", "required": ["spec"]},
+    },
+}
+WORKERS = dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), COUNT) | {"groupName": {"type": "string"}}
+RAY_JOB: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "ray.io/v1"},
+        "kind": {"const": "RayJob"},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["entrypoint", "rayClusterSpec"],
+            "properties": {
+                "entrypoint": {"type": "string"},
+                "shutdownAfterJobFinishes": {"type": "boolean"},
+                "rayClusterSpec": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["headGroupSpec", "workerGroupSpecs"],
+                    "properties": {
+                        "headGroupSpec": GROUP,
+                        "workerGroupSpecs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {
+                                **GROUP,
+                                "required": [*GROUP["required"], *WORKERS],
+                                "properties": GROUP["properties"] | WORKERS,
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+"""What a RayJob of ours may have: of KubeRay's fields those that the page uses, with their types."""
+SKY_TASK: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["num_nodes", "resources", "setup", "run"],
+    "properties": {
+        **{name: {"type": "string"} for name in ("name", "setup", "run")},
+        "num_nodes": {"type": "integer", "minimum": 1},
+        "resources": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"accelerators": {"type": "string", "pattern": "^[A-Z0-9]+:[0-9]+$"}},
+        },
+    },
+}
+"""Likewise, a task of SkyPilot's."""
 STAGE = {
     "problems.jsonl": SUMS,
     "openai/gsm8k": SUMS,
@@ -142,13 +207,16 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             ray = pytest.importorskip("ray.scripts.scripts", reason="needs ray, of areal-gym[ray]")
             ray.cli.commands[command].make_context(command, rest)
         case ["sbatch", script]:
-            assert subprocess.run(["bash", "-n", script]).returncode == 0
-            for line in re.findall(r"^(?:areal|ray start) .*", Path(script).read_text(), re.MULTILINE):
-                line = line.replace("$SLURM_NNODES", "2").replace("$head", "host")
-                check_command(shlex.split(line), monkeypatch)
+            check_shell(Path(script).read_text(), monkeypatch)
+        case ["sky", "launch", "-c", _, file]:
+            check_sky(yaml.safe_load(Path(file).read_text()), monkeypatch)
         case ["kubectl", "apply", "-f", file]:
             manifest = yaml.safe_load(Path(file).read_text())
-            assert (manifest["kind"], manifest["apiVersion"]) == ("RayJob", "ray.io/v1")
+            jsonschema.validate(manifest, RAY_JOB)
+            for group in (cluster := manifest["spec"]["rayClusterSpec"])["workerGroupSpecs"]:
+                assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+            for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+                check_pod(group["template"]["spec"])
             check_command(shlex.split(manifest["spec"]["entrypoint"]), monkeypatch)
         case [script, *_] if script.startswith("scripts/"):
             assert (ROOT / script).stat().st_mode & 0o100, f"{script} cannot be run"
@@ -156,16 +224,53 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             pytest.fail(f"no test knows how to check the command {words}: run its page, or teach this test")
 
 
+def check_shell(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check a script by its shell and by shellcheck, and each command of Ray's or ours in it."""
+    body = script if script.startswith("#!") else f"#!/bin/bash\n{script}"
+    assert subprocess.run(["bash", "-n"], input=body, text=True).returncode == 0
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    # SC2086: numbers and addresses need no quotes.
+    found = subprocess.run([shellcheck, "-e", "SC2086", "-"], input=body, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    joined = script.replace("\\\n", " ")
+    for line in re.findall(r"(?:areal|ray start) [^;&|\n]*", joined):
+        for name, value in (("SLURM_NNODES", "2"), ("SKYPILOT_NUM_NODES", "2"), ("head", "host")):
+            line = line.replace(f"${name}", value)
+        check_command(shlex.split(line), monkeypatch)
+
+
+def check_sky(task: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonschema.validate(task, SKY_TASK)
+    check_command(shlex.split(task["setup"]), monkeypatch)
+    check_shell(task["run"], monkeypatch)
+
+
+def check_pod(spec: dict[str, Any]) -> None:
+    """Check a pod by Kubernetes' own schema, where that is installed, and that its mounts are its volumes."""
+    mounts = {mount["name"] for container in spec["containers"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in spec["volumes"]}
+    with suppress(ModuleNotFoundError):  # 100 MB: pip install kubernetes-validate
+        import kubernetes_validate
+
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+        kubernetes_validate.validate(pod, "1.30", strict=True)
+
+
 def check_areal(words: list[str]) -> None:
     """Parse a command, and do of it what needs no engine."""
     given = cli.parse(words)
     match words:
-        case ["train", *_] if given.ray:
+        case ["train" | "eval", *_] if given.ray:
             at = words.index("--ray")  # the cluster is not here
-            finished([*words[:at], *words[at + 2 :], "--dry-run"])
+            check_areal([*words[:at], *words[at + 2 :]])
         case ["train", *_]:
             finished([*words, "--dry-run"])
-        case ["eval", "rescore" | "compare", *_] | ["replay" | "export", *_] | ["sandbox", *_]:
+        case ["eval", "rescore" | "compare", *_] | [
+            "replay" | "export" | "status" | "show" | "runs" | "view",
+            *_,
+        ]:
+            pass  # parsed, which is all that can be said without the run that they need
+        case ["sandbox" | "workers", *_]:
             pass  # parsed, which is all that can be said without the run that they need
         case ["eval", *_]:
             check_eval(given)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inventories import GIB, H100, host, machine
 
-from areal.config import parse_config
+from areal.config import Config, parse_config
 from areal.errors import UserError
 from areal.placement.describe import summary, table
-from areal.placement.inventory import Inventory, probe, visible_names
+from areal.placement.inventory import Device, Inventory, probe, visible_names
 from areal.placement.memory import Shape
-from areal.placement.placement import Placement, place
+from areal.placement.placement import Placement, place, place_learner
 from areal.runtime.plan import workload
 from areal.telemetry.tables import lines
 
@@ -28,7 +28,12 @@ DRIVER_WITHOUT_GPU = Inventory((host([], "head"), host([H100] * 2, "a"), host([H
 def placed(
     inventory: Inventory, training: bool = True, tensor_parallel: int = 1, **settings: Any
 ) -> Placement:
-    return place(inventory, parse_config(settings), training, tensor_parallel)
+    return place(inventory, configured(tensor_parallel, settings), training)
+
+
+def configured(tensor_parallel: int, settings: dict[str, Any]) -> Config:
+    engine = {**settings.get("engine", {}), "tensor_parallel": tensor_parallel}
+    return parse_config({**settings, "engine": engine})
 
 
 def engines(placement: Placement) -> list[tuple[int, ...]]:
@@ -36,8 +41,8 @@ def engines(placement: Placement) -> list[tuple[int, ...]]:
 
 
 def divided(inventory: Inventory, tensor_parallel: int = 1, **settings: Any) -> Placement:
-    config = parse_config(settings)
-    found = place(inventory, config, tensor_parallel=tensor_parallel)
+    config = configured(tensor_parallel, settings)
+    found = place(inventory, config)
     return found.with_memory(HALF_A_BILLION, workload(found, config, 4096))
 
 
@@ -103,7 +108,66 @@ def test_two_hosts_are_filled_one_after_the_other():
     cpus = placed(Inventory((host([], "a"), host([], "b"))), engine={"count": 2})
     assert [rank.host for rank in cpus.ranks] == ["a"]
     assert [engine.host for engine in cpus.engines] == ["b", "a"]
-    assert cpus.backends == ["broadcast"] * 2, "no memory is shared between hosts"
+    assert cpus.backends == ["broadcast", "shared memory"], "no memory is shared between hosts"
+
+
+EIGHT, FOUR = [H100] * 8, [H100] * 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "processes", "replicas", "expected", "line"),
+    [
+        ((EIGHT, EIGHT), 16, 2, ["a"] * 8 + ["b"] * 8, "replica 0 on a; replica 1 on b"),
+        ((EIGHT, EIGHT), 12, 2, ["a"] * 6 + ["b"] * 6, "replica 0 on a; replica 1 on b"),
+        ((EIGHT, EIGHT), 12, 1, ["a"] * 8 + ["b"] * 4, None),
+        ((EIGHT, EIGHT), 8, 2, ["a"] * 8, "replica 0 on a; replica 1 on a"),
+        ((EIGHT, EIGHT), 2, 2, ["a"] * 2, "replica 0 on a; replica 1 on a"),
+        ((FOUR, EIGHT), 12, 3, ["a"] * 4 + ["b"] * 8, "replica 0 on a; replica 1 on b; replica 2 on b"),
+        ((FOUR, EIGHT), 6, 1, ["a"] * 4 + ["b"] * 2, None),
+        ((FOUR, EIGHT), 6, 2, ["a"] * 3 + ["b"] * 3, "replica 0 on a; replica 1 on b"),
+        ((FOUR, EIGHT), 12, 2, ["a"] * 4 + ["b"] * 8, "replica 0 on a and b; replica 1 on b"),
+        (([], []), 4, 2, ["a", "a", "b", "b"], "replica 0 on a; replica 1 on b"),
+        (([], []), 3, 1, ["a", "a", "b"], None),
+    ],
+)
+def test_a_replica_is_on_one_host_where_it_can_be(
+    sizes: tuple[list[float], ...], processes: int, replicas: int, expected: list[str], line: str | None
+):
+    inventory = Inventory(tuple(host(each, name) for each, name in zip(sizes, "ab", strict=True)))
+    learner = {"processes": processes, "replicas": replicas}
+    found = placed(inventory, learner=learner)
+    assert [rank.host for rank in found.ranks] == expected
+    devices = [rank.device for rank in found.ranks if rank.device is not None]
+    assert len(set(devices)) == (processes if inventory.devices else 0)
+    left = [device for device in inventory.devices if device not in devices]
+    assert [engine.devices[0] for engine in found.engines if engine.devices] == (left or devices[:1])
+    assert f"learner: {line}" in summary(found) or line is None
+    if inventory.devices:  # the state is divided by the ranks of a replica
+        whole, alone = (divided(inventory, learner=each).memory[0] for each in (learner, {"processes": 1}))
+        assert whole.learner < alone.learner
+
+
+def test_state_is_divided_by_the_ranks_of_a_replica():
+    def learner(processes: int, replicas: int) -> int:
+        settings = {"processes": processes, "replicas": replicas}
+        inventory = Inventory((host(EIGHT, "a"), host(EIGHT, "b")))
+        return divided(inventory, learner=settings).memory[-1].learner
+
+    assert learner(16, 2) - learner(16, 1) == pytest.approx(
+        16 * HALF_A_BILLION.parameters * (1 / 8 - 1 / 16), abs=2
+    )
+    assert learner(16, 16) > learner(16, 8) > learner(16, 4)
+    with pytest.raises(
+        UserError, match=r"learner\.replicas=3 does not divide learner\.processes=16, .* set it to 1"
+    ):
+        learner(16, 3)
+
+
+def test_each_rank_has_its_part_of_the_cores_of_its_own_host():
+    inventory = Inventory((host([], "a", 4), host([], "b", 16)))
+    found = placed(inventory, learner={"processes": 4}, engine={"count": 2})
+    assert [(rank.host, rank.threads) for rank in found.ranks] == [("a", 1), ("a", 1), ("b", 4), ("b", 4)]
+    assert [(engine.host, engine.threads) for engine in found.engines] == [("a", 2), ("b", 8)]
 
 
 def test_a_driver_without_a_gpu_runs_all_on_the_other_hosts():
@@ -114,6 +178,42 @@ def test_a_driver_without_a_gpu_runs_all_on_the_other_hosts():
     with pytest.raises(UserError, match="device=cuda, but torch sees no GPU"):
         placed(machine(), device="cuda")
     assert placed(machine(H100), device="cpu").device_type == "cpu"
+
+
+def moved(inventory: Inventory, gone: str, **settings: Any) -> tuple[Placement, list[tuple[str, int]]]:
+    """Place a run, and its learner again without a host; return where ranks are then."""
+    config = configured(1, settings)
+    found = place_learner(place(inventory, config), config, [gone])
+    return found, [(rank.host, -1 if rank.device is None else rank.device.index) for rank in found.ranks]
+
+
+def test_a_learner_without_a_host_gets_gpus_that_no_engine_has():
+    three = Inventory((host([H100] * 2, "a"), host([H100] * 2, "b"), host([H100] * 2, "c")))
+    learner = {"processes": 3}
+    found, ranks = moved(three, "b", learner=learner, engine={"count": 1})
+    assert engines(found) == [(1,)]
+    assert ranks == [("a", 0), ("a", 1), ("c", 0)], "of b it had one, and the engine the other"
+    found, ranks = moved(three, "a", learner=learner, engine={"count": 1})
+    assert ranks == [("b", 0), ("c", 0), ("c", 1)]
+    assert found.backends == ["broadcast"]
+    found, ranks = moved(three, "a", learner={"processes": 1}, engine={"count": 1, "gpu": 0})
+    assert (ranks, found.backends) == ([("b", 0)], ["broadcast"]), "it had mapped the memory of a rank on a"
+    found, ranks = moved(three, "c", learner={"processes": 4, "replicas": 2}, engine={"count": 1})
+    assert ranks == [("a", 0), ("a", 1), ("b", 0), ("b", 1)], "nothing of it was there"
+    with pytest.raises(
+        UserError, match=r"^learner.processes=3, and without engine there are 2 GPUs on a and"
+    ):
+        moved(three, "b", learner=learner, engine={"count": 3})
+
+
+def test_a_learner_without_a_host_gets_the_cpus_of_those_that_have_the_least_to_do():
+    hosts = Inventory(tuple(host([], name, cores=4) for name in "abcd"))
+    found, ranks = moved(hosts, "b", learner={"processes": 3}, engine={"count": 1})
+    assert engines(found) == [()]
+    assert ranks == [("a", -1), ("a", -1), ("c", -1)]
+    assert [rank.threads for rank in found.ranks] == [1, 1, 2]
+    with pytest.raises(UserError, match=r"^learner.processes=1, and no other host is left; add a host$"):
+        moved(Inventory((host([], "a"),)), "a")
 
 
 def test_devices_of_different_size_are_divided_each_by_its_own():
@@ -134,6 +234,52 @@ def test_tensor_parallel_engines_have_neighbours_of_one_host():
     assert engines(placed(TWO_HOSTS, False, tensor_parallel=2)) == [(0, 1), (0, 1)]
     (one,) = placed(TWO_HOSTS, tensor_parallel=2).engines
     assert (one.host, one.colocated, one.backend) == ("b", False, "broadcast")
+
+
+def test_an_engine_that_is_too_large_for_one_host_has_as_many_gpus_on_each_of_several():
+    def names(devices: tuple[Device, ...]) -> list[str]:
+        return [f"{device.host}{device.index}" for device in devices]
+
+    three = Inventory((*TWO_HOSTS.hosts, host([H100] * 2, "c")))
+    [spread] = placed(three, tensor_parallel=4).engines
+    assert spread.hosts == ("b", "c")
+    assert names(spread.devices) == ["b0", "b1", "c0", "c1"]
+    assert spread.visible_on("c") == "0,1"
+    assert (spread.backend, spread.colocated) == ("broadcast", False)
+    assert [engine.hosts for engine in placed(three, False, tensor_parallel=6).engines] == [("a", "b", "c")]
+    assert [engine.hosts for engine in placed(three, tensor_parallel=3).engines] == [("a", "b", "c")]
+    assert [engine.hosts for engine in placed(three, tensor_parallel=2).engines] == [("b",), ("c",)]
+    with pytest.raises(UserError, match="finds no room"):  # its workers would need the learner's first GPU
+        placed(TWO_HOSTS, tensor_parallel=4)
+
+
+def test_an_engine_on_cpus_has_a_core_for_each_process_of_a_host():
+    small = Inventory(tuple(host([], name, cores=1) for name in ("a", "b", "c")))
+    [spread] = placed(small, tensor_parallel=2).engines
+    assert (spread.hosts, spread.backend) == (("b", "c"), "broadcast")
+    assert table(placed(small, tensor_parallel=2), None)[1][1][0] == "engine 0 on b and c, 2 processes"
+    large = Inventory(tuple(host([], name, cores=2) for name in ("a", "b", "c")))
+    assert [engine.hosts for engine in placed(large, tensor_parallel=2).engines] == [("b",)]
+    assert [engine.hosts for engine in placed(machine(cores=1), tensor_parallel=2).engines] == [("one",)]
+
+
+def test_all_workers_of_an_engine_that_has_the_learners_gpu_map_its_memory():
+    alone = placed(machine(*[H100] * 2), tensor_parallel=2, learner={"processes": 2})
+    assert alone.backends == ["CUDA IPC"]
+    found = placed(machine(*[H100] * 4), tensor_parallel=2, engine={"count": 2})
+    assert engines(found) == [(1, 2), (3, 0)]
+    assert found.backends == ["broadcast", "CUDA IPC"]
+    memory = divided(machine(*[H100] * 2), 2, learner={"processes": 2}).memory
+    assert memory[0].engine > memory[1].engine, "the second worker uses the first GPU, too"
+
+
+def test_on_a_cpu_an_engine_has_several_processes_on_its_host():
+    found = placed(machine(cores=8), tensor_parallel=2, engine={"count": 2})
+    assert found.tensor_parallel == 2
+    assert [(engine.devices, engine.threads) for engine in found.engines] == [((), 2)] * 2
+    assert found.backends == ["shared memory"] * 2
+    assert summary(found)[0] == "2 engines of 2 processes"
+    assert table(found, None)[1][1][0] == "engine 0 on one, 2 processes"
 
 
 def test_tensor_parallel_engines_hold_a_part_of_each_token_on_each_gpu():
@@ -157,10 +303,10 @@ def test_tensor_parallel_engines_hold_a_part_of_each_token_on_each_gpu():
             machine(*[H100] * 3),
             2,
             {"learner": {"processes": 2}},
-            r"of which the learner has 2, .* give an engine 1 or less, or lower learner\.processes",
+            r"of which the learner has 2, .* set it to 1 or less, or lower learner\.processes",
         ),
         (machine(*[H100] * 3), 4, {}, "there are 3 GPUs, of which the learner has 1, .* 2 or less"),
-        (TWO_HOSTS, 3, {}, "must be on one host; give an engine 2 or less"),
+        (TWO_HOSTS, 3, {}, r"engine\.tensor_parallel=3 .* on one host or, .* set it to 2 or less"),
         (
             machine(*[H100] * 2),
             1,
@@ -219,7 +365,10 @@ def test_no_gpu_has_two_engines_or_two_ranks(
     assert len(set(ranked)) == len(ranked)
     for engine in found.engines if inventory.devices else ():
         assert len(engine.devices) == tensor_parallel
-        assert {device.host for device in engine.devices} == {engine.host}
+        of_hosts = [device.host for device in engine.devices]
+        assert tuple(dict.fromkeys(of_hosts)) == engine.hosts
+        assert len({of_hosts.count(name) for name in engine.hosts}) == 1
+        assert not engine.others or max(len(each) for each in sizes) < tensor_parallel
 
 
 def test_a_placement_is_shown_as_a_table():
@@ -231,10 +380,23 @@ def test_a_placement_is_shown_as_a_table():
     assert rows[2][1:] == ("", "", "", "", "79.6")
     by_hand = table(placed(machine(H100), engine={"memory": 0.2}), 0.2)
     assert by_hand[1] == [("0: 79.6 GiB", "0", "0", "CUDA IPC", "20% of the GPU", "")]
+    sixteen = Inventory((host(EIGHT, "a"), host(EIGHT, "b")))
+    rows = table(divided(sixteen, learner={"processes": 16, "replicas": 2}, engine={"gpu": 7}), None)[1]
+    names = ["a:0-6", "a:7", "b:0-7"]
+    assert [row[0] for row in rows] == [f"{name}: 79.6 GiB" for name in names], "equal ones share a row"
+    assert [row[1].split(":")[0] for row in rows] == ["0-6", "7", "8-15"]
+    assert [row[2].split(":")[0] for row in rows] == ["", "0", ""]
+    rows = table(placed(sixteen, tensor_parallel=2, learner={"processes": 8}), None)[1]
+    assert rows == [
+        ("a:0-7: 79.6 GiB", "0-7", "", "", "", ""),
+        ("b:0-7: 79.6 GiB", "", "0-3", "broadcast", "", ""),
+    ]
     cpu = "\n".join(lines(*table(placed(machine(cores=4), engine={"count": 2}), None)))
     assert "learner 0 on one" in cpu
     assert "engine 1 on one" in cpu
     assert "shared memory" in cpu
+    wide = summary(placed(machine(*[H100] * 5), tensor_parallel=2))
+    assert wide == ["2 engines of 2 GPUs, on the GPUs 1-4"]
     hosts = summary(divided(DRIVER_WITHOUT_GPU))
     assert hosts[0] == "2 engines, on the GPUs a:1, b:0"
     assert hosts[1].startswith("GPU a:0 of 79.6 GiB: learner ")
@@ -265,6 +427,7 @@ def test_a_gpu_keeps_the_name_by_which_this_process_is_shown_it(shown: str | Non
 QUESTIONS = {"is_available", "device_count", "get_device_properties", "get_device_name", "mem_get_info"}
 ALLOWED = {
     "areal/weights/cuda_ipc.py": "an engine checks that the memory it maps is on the GPU that it really has",
+    "areal/workers/ray_actor.py": "workers on a host see the GPUs that Ray gave there, in order of number",
     "areal/learner/flops.py": "the peak is of the GPU on which the learner really computes",
 }
 

@@ -7,6 +7,8 @@ import logging
 import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -16,15 +18,17 @@ import pytest_asyncio
 
 from areal.agents.interface import ConversationTooLong, Env, Model, PolicyFailed
 from areal.agents.program import Program, ProgramFailed
-from areal.errors import AgentFailure, EnvironmentFailure, UserError
+from areal.errors import AgentFailure, EngineLost, EnvironmentFailure, TransferFailed, UserError
 from areal.evaluation.episodes import EpisodeOutcome, EvaluationFailure, sample_responses
 from areal.evaluation.report import report
 from areal.evaluation.responses import Response
+from areal.host_limits import HostLimits
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.admission import Admission
 from areal.rollout.controller import RolloutController, RolloutFailure
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Sampling
+from areal.rollout.engines import Engines
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled
 from areal.rollout.rendering import Renderer, eos_ids
@@ -211,7 +215,7 @@ async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing
     )
     with pytest.raises(EnvironmentFailure, match="no judge today"):
         await broken.run_episode({}, Sampling(8))
-    broken.pool.close()
+    await broken.pool.close()
 
 
 async def test_a_program_that_works_is_not_punished(worker: RolloutWorker):
@@ -253,11 +257,89 @@ async def test_an_agent_may_say_that_the_model_failed(worker: RolloutWorker):
         await run_episode(worker, Strict(True, KeyError("a defect")))
 
 
+@pytest.mark.parametrize(("wrapped", "oom"), [(False, True), (True, True), (False, False)])
+async def test_a_command_that_the_kernel_s_out_of_memory_killer_ends_is_no_reward(
+    worker: RolloutWorker, tmp_path: Path, wrapped: bool, oom: bool
+):
+    """It asks the model, and is killed; the kernel's counter says why. Else it may have killed itself."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("0::/\n")
+    kills = tmp_path / "memory.events"
+    kills.write_text("oom_kill 0\n")
+    code = (
+        "import json, os, signal, sys, urllib.request as r\n"
+        "body = json.dumps({'model': 'm', 'messages': [{'role': 'user', 'content': 'Hello?'}]}).encode()\n"
+        "key = {'x-api-key': os.environ['OPENAI_API_KEY'], 'content-type': 'application/json'}\n"
+        "r.urlopen(r.Request(os.environ['OPENAI_BASE_URL'] + '/chat/completions', body, key)).read()\n"
+        f"open({str(kills)!r}, 'w').write('oom_kill {int(oom)}\\n')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    if wrapped:
+        command = f"sh -c {shlex.quote(command + '; exit $?')}"
+    program = Program(command=command, host=HostLimits(tmp_path, tmp_path))
+    if oom:
+        with pytest.raises(ProgramFailed, match="out-of-memory killer ended the program"):
+            await run_episode(worker, program)
+    else:
+        assert (await run_episode(worker, program)).reward == 0
+
+
 async def test_a_command_s_last_line_is_what_it_failed_of(worker: RolloutWorker):
     code = "import sys; print('one'); print('Traceback', file=sys.stderr); sys.exit('no key in KEY')"
     command = shlex.join([sys.executable, "-S", "-c", code])
     with pytest.raises(ProgramFailed, match=r"^the program ended with code 1: no key in KEY$"):
         await run_episode(worker, Program(command=command))
+
+
+class OneOfSeveral(Engine):
+    """It gets no more weights: the learner is gone."""
+
+    frozen = False
+
+    def watch(self, lost: Callable[[EngineLost], None]) -> None: ...
+
+    async def lives(self) -> None:
+        """Its processes are stopped, for so long that it is found and killed."""
+        if self.frozen:
+            await asyncio.sleep(0.1)
+            raise EngineLost("no sign of life for 30 s")
+
+    async def generate(self, ids: list[int], sampling: Sampling, partial: Any = None) -> Completion:
+        return await super().generate(ids, sampling)
+
+    async def connect(self, init_infos: list[dict[str, Any]]) -> None: ...
+
+    async def load(self, version: int, digest: str = "") -> dict[str, float]:
+        raise TransferFailed("the learner is gone")
+
+
+@pytest.mark.parametrize("outage", ["none", "lost", "load", "frozen", "over"])
+async def test_what_fails_while_an_engine_is_lost_is_no_reward(worker: RolloutWorker, outage: str):
+    """A time limit of the program's own, for example, may be too short for a request that waits for long."""
+    engine = OneOfSeveral()
+    engines = Engines({"engine 0": engine})
+    engines.on_lost = lambda name, engine, error: None
+
+    async def late(task: str, **at: str) -> str:
+        await ask(at)
+        if outage == "lost":
+            engines.lose("engine 0", EngineLost("vLLM has died"))
+        elif outage == "load":
+            with pytest.raises(TransferFailed):
+                await engines.load(1)
+        elif outage == "frozen":
+            engine.frozen = True
+        elif outage == "over":  # it began before the episode did
+            engines.add("engine 1", OneOfSeveral())
+        raise TimeoutError("no response within 30 s")
+
+    episode = run_episode(replace(worker, engine=engines), Program(late))
+    if outage == "none":
+        assert (await episode).reward == 0
+    else:
+        with pytest.raises(AgentFailure, match=r"no response within 30 s.*; an engine was lost or stood"):
+            await episode
 
 
 def test_what_on_failure_may_be():

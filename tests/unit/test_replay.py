@@ -20,7 +20,8 @@ from areal.runtime import checkpoint
 from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.learner import make_learner
 from areal.runtime.replay import describe_start, hash_weights
-from areal.telemetry.run_directory import RunDirectory
+from areal.runtime.rollout_state import RolloutState
+from areal.telemetry.run_directory import RunDirectory, json_line
 from areal.trajectory import Batch
 
 
@@ -42,11 +43,11 @@ def train(directory: RunDirectory, settings: Config, steps: range, save: int | N
         groups = [group(rng, 2 * step + i, step - 1) for i in range(2)]
         metrics = learner.update(Batch(step - 1, groups))
         directory.log_metrics({"step": step, **metrics})
-        directory.log_rollouts(step, [g.to_json() for g in groups])
+        directory.log_rollouts(step, map(json_line, [g.to_json() for g in groups]))
         if step == save:
             tokenizer = load_tokenizer(resolve_model("starter"))
             kept = Checkpoints(directory.checkpoints, learner, tokenizer, 1, torch.float32)
-            kept.write(kept.stage({"next_group": 2 * step, "in_flight": []}, []))
+            kept.write(kept.stage(RolloutState(next_group=2 * step)))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from areal.config import Config, load_config
 from areal.errors import UserError
-from areal.telemetry.run_directory import RunDirectory, read_metrics
+from areal.telemetry.run_directory import RunDirectory, json_line, read_metrics
 
 
 def config(output: Path, **settings) -> Config:
@@ -121,6 +122,21 @@ def test_a_path_stays_as_relative_as_it_was_given(tmp_path, monkeypatch):
     assert RunDirectory.open("../latest").path == tmp_path / "runs" / "b"
 
 
+def test_a_folder_that_others_have_made_anew_is_not_the_runs(run):
+    """As a library does that writes a file below one that was removed."""
+    shutil.rmtree(run.path)
+    (run.path / "checkpoints").mkdir(parents=True)
+    writes = (
+        lambda: run.log_metrics({"step": 1}),
+        lambda: run.log_event("lost"),
+        lambda: run.log_rollouts(1, []),
+        run.starts,
+    )
+    for write in writes:
+        assert refused(write) == f"{run.path} is gone: it was removed or moved while the run wrote to it"
+    assert [path.name for path in run.path.iterdir()] == ["checkpoints"]
+
+
 def test_open_refuses_what_is_no_run(tmp_path):
     assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path))
     assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path / "missing"))
@@ -184,7 +200,7 @@ def test_torn_last_line_is_left_out(run):
 
 def test_rollouts_one_line_a_group(run):
     groups = [{"id": 0, "trajectories": [{"reward": math.nan}]}, {"id": 1, "trajectories": []}]
-    run.log_rollouts(3, groups)
+    run.log_rollouts(3, map(json_line, groups))
     [file] = (run.path / "rollouts").iterdir()
     assert file.name == "step-000003.jsonl"
     assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [0, 1]
@@ -193,7 +209,7 @@ def test_rollouts_one_line_a_group(run):
 def test_truncation_keeps_the_checkpoint_and_its_evaluation(run):
     for step in range(1, 7):
         run.log_metrics({"step": step, "reward/mean": step / 10})
-        run.log_rollouts(step, [{"id": step}])
+        run.log_rollouts(step, map(json_line, [{"id": step}]))
         if step % 2 == 0:
             run.log_metrics({"step": step, "eval/e/avg@1": 0.5})
     run.truncate_metrics(4 + 1)
@@ -216,7 +232,7 @@ def test_a_run_that_goes_on_forgets_what_comes_later_and_keeps_its_past(run):
 def test_a_run_that_cannot_go_on_stays_as_it_was(run):
     for step in (1, 2, 3):
         run.log_metrics({"step": step})
-        run.log_rollouts(step, [{"id": step}])
+        run.log_rollouts(step, map(json_line, [{"id": step}]))
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     (run.path / ".metrics.jsonl.partial").symlink_to("/dev/full")
     assert "no space left" in refused(lambda: run.go_on(config(run.path.parent, steps=7), 1))
@@ -237,7 +253,7 @@ def test_full_disk_while_logging_metrics(run):
 def test_full_disk_while_logging_rollouts_leaves_no_part(run):
     (run.path / "rollouts").mkdir()
     (run.path / "rollouts" / ".step-000001.jsonl.partial").symlink_to("/dev/full")
-    assert "no space left" in refused(lambda: run.log_rollouts(1, [{"id": 0}]))
+    assert "no space left" in refused(lambda: run.log_rollouts(1, map(json_line, [{"id": 0}])))
     assert list((run.path / "rollouts").iterdir()) == []
 
 
@@ -253,3 +269,17 @@ def test_other_errors_are_not_called_a_full_disk(run):
     (run.path / "metrics.jsonl").mkdir()
     with pytest.raises(IsADirectoryError):
         run.log_metrics({"step": 1})
+
+
+def test_a_run_directory_that_vanishes_is_one_line(run):
+    shutil.rmtree(run.path)
+    for write in (
+        lambda: run.log_metrics({"step": 1}),
+        lambda: run.log_rollouts(1, map(json_line, [{"id": 0}])),
+        lambda: run.write_report(1, {}),
+        lambda: run.log_start({"step": 1}),
+        lambda: run.read_rollouts(1),
+        run.starts,
+    ):
+        assert refused(write) == f"{run.path} is gone: it was removed or moved while the run wrote to it"
+    assert not run.path.exists(), "nothing makes half of it anew"

@@ -25,7 +25,9 @@ asyncio.run(main())
 
 
 def waiting(*before: str, hangup_ignored: bool = False) -> subprocess.Popen[str]:
-    process = subprocess.Popen([*before, sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True)
+    # Whoever runs the tests may ignore signals, as nohup does.
+    command = ["env", "--default-signal=INT,HUP", *before, sys.executable, "-c", WAITING]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == f"{hangup_ignored}\n"
     return process

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import disks
 import pytest
@@ -21,6 +21,7 @@ from scripted import (
     GROUPS,
     MEMBERS,
     STEPS,
+    Scored,
     ScriptedEngine,
     asynchronous,
     make_rollout_worker,
@@ -31,13 +32,14 @@ from synchronous import Outcome, assert_same, synchronous
 
 import areal
 from areal.config import Config
-from areal.errors import Interrupted, LearnerLost
+from areal.errors import DiskFull, Interrupted, LearnerLost
 from areal.rollout.engine import Completion, Sampling
 from areal.runtime.checkpoint import latest, version_of
 from areal.runtime.learner import make_learner
 from areal.runtime.learner_rank import LearnerRank
 from areal.runtime.loop import Trainer
 from areal.runtime.plan import plan
+from areal.runtime.resuming import find_resume_point
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.workers.group import WorkerGroup
 
@@ -49,6 +51,22 @@ async def expected_outcome(config: Config) -> Outcome:
     outcome = await synchronous(checked, worker, learner, engine.load)
     await worker.close()
     return outcome
+
+
+class FailsOnce(Scored):
+    """Raises in the first step of each task: one member of each group fails once."""
+
+    failed: ClassVar[set[int]] = set()
+
+    def reset(self, **task: Any) -> Any:
+        self._task = task["options"]["index"]
+        return super().reset(**task)
+
+    def step(self, action: str) -> Any:
+        if self._task not in self.failed:
+            self.failed.add(self._task)
+            raise ConnectionError("the sandbox is gone")
+        return super().step(action)
 
 
 async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path):
@@ -63,12 +81,13 @@ async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path):
     replayed = areal.replay(directory.path)
     assert replayed.verdict.startswith("the same to the bit")
 
-    # Stopped after two updates and resumed, it is the same run still.
+    # Stopped after two updates and resumed, it is the same run still, also where episodes are run again.
     short = settings(tmp_path, "parts", steps=2)
     parts = RunDirectory.create(short)
-    await asynchronous(ScriptedEngine(), parts, short)
-    last = parts.checkpoints / "step-000002"
-    await asynchronous(ScriptedEngine(), parts, settings(tmp_path, "parts"), last)
+    await asynchronous(ScriptedEngine(), parts, short, env=FailsOnce)
+    assert list(read_metrics(parts.path))[-1]["rollout/retries"] >= 2 * GROUPS
+    whole = settings(tmp_path, "parts")
+    await asynchronous(ScriptedEngine(), parts, whole, find_resume_point(parts, whole))
     assert_same(parts.path, expected)
     assert areal.replay(parts.path, from_step=3).verdict.startswith("the same to the bit")
 
@@ -84,7 +103,7 @@ async def test_a_curriculum_goes_on_over_a_resumption(tmp_path: Path):
     run = RunDirectory.create(settings(tmp_path, "mixed", **{**more, "steps": 2}))
     await asynchronous(ScriptedEngine(), run, settings(tmp_path, "mixed", **{**more, "steps": 2}))
     whole = settings(tmp_path, "mixed", **{**more, "steps": 5})
-    await asynchronous(ScriptedEngine(), run, whole, run.checkpoints / "step-000002")
+    await asynchronous(ScriptedEngine(), run, whole, find_resume_point(run, whole))
     envs = [
         [episode["env"] for group in run.read_rollouts(step) for episode in group["episodes"]]
         for step in range(1, 6)
@@ -167,7 +186,7 @@ async def test_a_second_stop_writes_no_checkpoint(tmp_path: Path):
             trainer.stop()
             trainer.stop_at_once()
 
-    with pytest.raises(Interrupted, match=r"stopped at once; the last checkpoint is of update [24]; go on"):
+    with pytest.raises(Interrupted, match=r"stopped at once after 5 of 500 updates; go on"):
         await asynchronous(ScriptedEngine(), directory, config, recorded=stop_twice)
     assert workers() == []
     kept = latest(directory.checkpoints)
@@ -179,9 +198,9 @@ async def test_an_engine_that_ends_as_the_run_is_stopped_adds_nothing(tmp_path: 
     """As where a cluster's scheduler sends SIGTERM to each process of a job."""
 
     class Ends(ScriptedEngine):
-        async def load(self, version: int) -> dict[str, float]:
+        async def load(self, version: int, digest: str = "") -> dict[str, float]:
             if version < 2:
-                return await super().load(version)
+                return await super().load(version, digest)
             await asyncio.sleep(0.1)
             raise RuntimeError("the engine ended")
 
@@ -227,21 +246,37 @@ class Kills(ScriptedEngine):
 async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(tmp_path: Path):
     """Killed while the learner waits for a batch; then resumed on one process, and replayed."""
     more = {"learner": {"threads": 2, "processes": 2}, "checkpoint": {"every": 1, "keep": 9}}
-    config = settings(tmp_path, "shared", **more)
+    config = settings(tmp_path, "shared", run={"max_restarts": 0}, **more)
     directory = RunDirectory.create(config)
     with pytest.raises(LearnerLost, match=r"learner rank 1 .*SIGKILL"):
         await asynchronous(Kills(), directory, config)
     assert workers() == []
     names = {path.name for path in directory.checkpoints.glob("step-*")}
     assert names in ({"step-000001"}, {"step-000001", "step-000002"}), "the last was being written"
-    last = directory.checkpoints / max(names)
-    await asynchronous(ScriptedEngine(), directory, settings(tmp_path, "shared"), last)
+    alone = settings(tmp_path, "shared")
+    await asynchronous(ScriptedEngine(), directory, alone, find_resume_point(directory, alone))
     replayed = areal.replay(directory.path)
     assert not replayed.failed
     assert len(replayed.steps) == STEPS
     assert max(step.difference for step in replayed.steps) < 1e-3
     assert replayed.environment == ["processes of the learner: 2 → 1"]
     assert areal.replay(directory.path, from_step=3).verdict == "the same to the bit: 2 updates", "of one"
+
+
+async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    config = settings(tmp_path, "once", steps=6, checkpoint={"every": 2, "keep": 9})
+    directory = RunDirectory.create(config)
+    await asynchronous(ScriptedEngine(), directory, config, rank=disks.FullOnce)
+    assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000004", "step-000006"]
+    assert "free some; the run goes on, and tries again" in caplog.text
+
+    config = settings(tmp_path, "always", steps=4, checkpoint={"every": 2})
+    directory = RunDirectory.create(config)
+    with pytest.raises(DiskFull, match="no space left for a checkpoint"):
+        await asynchronous(ScriptedEngine(), directory, config, rank=disks.AlwaysFull)
+    assert len(read_metrics(directory.path)) == 4, "the last one is not optional"
 
 
 async def test_a_checkpoint_that_fails_ends_the_run(tmp_path: Path):

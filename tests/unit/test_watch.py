@@ -31,7 +31,7 @@ async def test_a_failure_ends_each_wait_for_something_else():
         watch, now = Watch(), [asyncio.Event() for _ in range(3)]
         tasks = [watch.add(failing(str(i), event)) for i, event in enumerate(now)]
         for wanted in [*(t for t in tasks if t is not tasks[number]), asyncio.Event().wait()]:
-            waiting = asyncio.create_task(watch.wait(wanted))
+            waiting = asyncio.create_task(watch.wait(wanted, "we", "it"))
             await asyncio.sleep(0)
             assert not waiting.done()
             now[number].set()
@@ -48,10 +48,10 @@ async def test_what_was_waited_for_comes_before_a_failure_and_what_is_given_up_i
     watch, now = Watch(), asyncio.Event()
     watch.add(failing("too late", now))
     now.set()
-    assert await watch.wait(asyncio.sleep(0, "a batch")) == "a batch"
+    assert await watch.wait(asyncio.sleep(0, "a batch"), "we", "a batch") == "a batch"
     never = asyncio.ensure_future(asyncio.Event().wait())
     with pytest.raises(UserError, match="too late"):
-        await watch.wait(never)
+        await watch.wait(never, "we", "what never comes")
     assert never.cancelled()
     watch.add(asyncio.sleep(0))
     await watch.check()
@@ -88,12 +88,12 @@ class Stuck(ScriptedEngine):
             await asyncio.Future()
         return await super().generate(ids, sampling)
 
-    async def load(self, version: int) -> dict[str, float]:
+    async def load(self, version: int, digest: str = "") -> dict[str, float]:
         if version == self._last:
             self._stuck = True
             if self._fails:
                 raise EngineLost("vLLM cannot load version 2 of the weights: no attribute 'lm_head'")
-        return await super().load(version)
+        return await super().load(version, digest)
 
 
 async def ended(config: Config, engine: ScriptedEngine, **parts: Any) -> None:

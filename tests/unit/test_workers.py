@@ -6,21 +6,22 @@ import asyncio
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from children import workers
-from toys import Closing, LouderToy, Rank, Toy, doubled, made_late
+from toys import Closing, LouderToy, Rank, Toy, crash, doubled, made_late, never_made
+from until import until
 
 from areal.errors import LearnerLost, UserError, WorkerLost
 from areal.workers import inline, process
 from areal.workers.group import WorkerGroup
-from areal.workers.handle import Launch
+from areal.workers.handle import Handle, Launch, side_by_side
 
 LAUNCHERS: dict[str, Launch] = {"inline": inline.launch, "process": process.launch}
 
@@ -28,6 +29,12 @@ LAUNCHERS: dict[str, Launch] = {"inline": inline.launch, "process": process.laun
 @pytest.fixture(params=LAUNCHERS)
 def launch(request: pytest.FixtureRequest) -> Launch:
     return LAUNCHERS[request.param]
+
+
+async def all_begun(toy: Handle[Toy]) -> None:
+    """Wait until what tasks call is there, and has begun where it is asynchronous."""
+    await asyncio.sleep(0)  # the tasks send their calls first: a call of our own goes out at once
+    await toy.call(Toy.seen)
 
 
 async def test_calls_answers_and_arguments(launch: Launch):
@@ -49,40 +56,43 @@ async def test_calls_answers_and_arguments(launch: Launch):
 
 async def test_async_methods_run_beside_plain_ones(launch: Launch):
     toy = await launch("toy", {}, Toy)
-    working = asyncio.ensure_future(toy.call(Toy.work, 0.5, "plain"))
+    working = asyncio.ensure_future(toy.call(Toy.await_note, "async", then="plain"))
+    await all_begun(toy)
     assert await toy.call(Toy.seen) == []
-    assert not working.done()
+    await toy.call(Toy.take, "async")
     await working
-    assert await toy.call(Toy.seen) == ["plain"]
+    assert await toy.call(Toy.seen) == ["async", "plain"]
     await toy.close()
 
 
 async def test_a_cancelled_call_is_cancelled_on_the_other_side(launch: Launch):
     toy = await launch("toy", {}, Toy)
-    begun = asyncio.ensure_future(toy.call(Toy.work, 0.3, "begun"))
+    begun = asyncio.ensure_future(toy.call(Toy.await_note, "cancelled", then="begun"))
     waiting = asyncio.ensure_future(toy.call(Toy.wait, "waiting"))
     queued = [asyncio.ensure_future(toy.call(Toy.work, 0.0, f"{number}")) for number in range(2)]
-    await toy.call(Toy.seen)  # all are there by now
+    await all_begun(toy)
     waiting.cancel()
     queued[0].cancel()
     for task in (waiting, queued[0]):
         with pytest.raises(asyncio.CancelledError):
             await task
+    await toy.call(Toy.take, "cancelled")
     await asyncio.gather(begun, queued[1])
-    assert await toy.call(Toy.seen) == ["waiting cancelled", "begun", "1"], "what had not begun is dropped"
+    expected = ["waiting cancelled", "cancelled", "begun", "1"]
+    assert await toy.call(Toy.seen) == expected, "what had not begun is dropped"
     await toy.close()
 
 
 async def test_a_start_that_is_cancelled_twice_ends_in_order():
-    starting = asyncio.ensure_future(process.launch("toy", {}, Toy))
-    while not (ends := [each for each in asyncio.all_tasks() if each.get_name() == "end of toy"]):  # noqa: ASYNC110
+    starting = asyncio.ensure_future(process.launch("cancelled", {}, never_made))
+    while not (ends := [it for it in asyncio.all_tasks() if it.get_name() == "end of cancelled"]):  # noqa: ASYNC110
         await asyncio.sleep(0)
     for _ in range(2):  # as where several start side by side: by what stops them, and by each other
         starting.cancel()
         await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await starting
-    await asyncio.wait_for(asyncio.gather(*ends), 30)
+    await asyncio.wait_for(asyncio.gather(*ends), 60)
     assert workers() == []
 
 
@@ -112,10 +122,10 @@ async def test_a_worker_that_cannot_be_made_is_no_worker(launch: Launch):
 
 async def test_closed_in_order(launch: Launch, tmp_path: Path):
     toy = await launch("toy", {}, Closing, tmp_path / "closed")
-    working = asyncio.ensure_future(toy.call(Toy.work, 0.2, "finished"))
+    working = asyncio.ensure_future(toy.call(Toy.await_note, "waiting cancelled", then="finished"))
     waiting = asyncio.ensure_future(toy.call(Toy.wait, "waiting"))
-    await toy.call(Toy.seen)
-    await toy.close()
+    await all_begun(toy)
+    await toy.close(grace=60)
     assert (tmp_path / "closed").read_text() == "waiting cancelled finished"
     assert await toy.ended == "it was closed"
     with pytest.raises(WorkerLost, match=r"^toy ended: it was closed$"):
@@ -130,11 +140,11 @@ async def test_closed_in_order(launch: Launch, tmp_path: Path):
 async def test_what_waits_for_a_killed_worker_is_told(launch: Launch):
     toy = await launch("toy", {}, Toy)
     waiting = asyncio.ensure_future(toy.call(Toy.wait, "waiting"))
-    await toy.call(Toy.seen)
+    await all_begun(toy)
     toy.kill()
     with pytest.raises(WorkerLost, match=r"^toy ended: "):
-        await asyncio.wait_for(waiting, 30)
-    assert "kill" in (await asyncio.wait_for(toy.ended, 30)).lower()
+        await asyncio.wait_for(waiting, 60)
+    assert "kill" in (await asyncio.wait_for(toy.ended, 60)).lower()
     await toy.close()
 
 
@@ -159,18 +169,38 @@ async def test_a_process_of_its_own():
     await toy.close()
 
 
+@pytest.mark.parametrize("first", ["PYGAME_HIDE_SUPPORT_PROMPT", "LC_CTYPE"])
+async def test_a_process_has_its_name_whatever_is_first_in_its_environment(first: str):
+    """Gymnasium changes one when it is imported, and Python the other."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        started = await process.spawn("toy 4", {first: ""} | dict(os.environ) | {first: "C"}, theirs)
+        await until(lambda: psutil.Process(started.pid).cmdline()[:1] == ["areal toy 4"])
+        started.kill()
+        assert await started.wait() == "SIGKILL, exit code -9"
+
+
 async def test_how_a_process_ended_is_told():
     toy = await process.launch("toy", {}, Toy)
     with pytest.raises(WorkerLost, match=r"^toy ended: exit code 7$"):
-        await asyncio.wait_for(toy.call(Toy.fail, "end"), 30)
+        await asyncio.wait_for(toy.call(Toy.fail, "end"), 60)
     stopped = await process.launch("toy", {}, Toy)
     os.kill(stopped.pid, signal.SIGSTOP)
     waiting = asyncio.ensure_future(stopped.call(Toy.echo, bytes(30_000_000)))  # more than a socket holds
     assert not (await asyncio.wait([waiting], timeout=0.2))[0]
     os.kill(stopped.pid, signal.SIGKILL)
     with pytest.raises(WorkerLost, match=r"^toy ended: SIGKILL, exit code -9$"):
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 60)
     assert await stopped.ended == "SIGKILL, exit code -9"
+
+
+async def test_a_crash_ends_a_process_whatever_handlers_libraries_have(capfd: pytest.CaptureFixture[str]):
+    toy = await process.launch("toy", {}, Toy)
+    with pytest.raises(WorkerLost, match=r"^toy ended: SIGSEGV, exit code -11$"):
+        await asyncio.wait_for(toy.call(crash), 60)
+    said = capfd.readouterr().err
+    assert "Fatal Python error: Segmentation fault" in said
+    assert "in crash\n" in said, "where it was"
 
 
 async def test_a_process_that_reads_nothing_is_ended_when_it_is_closed():
@@ -180,7 +210,7 @@ async def test_a_process_that_reads_nothing_is_ended_when_it_is_closed():
     await asyncio.sleep(0.1)
     await toy.close(grace=0.2)
     with pytest.raises(WorkerLost, match="it was closed"):
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 60)
     assert workers() == []
 
 
@@ -193,7 +223,7 @@ async def test_a_signal_to_all_processes_leaves_the_worker_to_the_run(number: si
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing():
-    starting = [asyncio.ensure_future(process.launch("toy", {}, Toy)) for _ in range(3)]
+    starting = [asyncio.ensure_future(process.launch("toy", {}, never_made)) for _ in range(3)]
     await asyncio.sleep(0.05)
     for task in starting:
         task.cancel()
@@ -227,12 +257,16 @@ def test_no_process_outlives_the_one_that_started_it(number: signal.Signals):
         if number == signal.SIGTERM:
             time.sleep(1)  # the spawned child is well on its way; else it has only begun
         parent.send_signal(number)
-    assert psutil.wait_procs(ours, timeout=10)[1] == []
+    assert psutil.wait_procs(ours, timeout=60)[1] == []
 
 
 async def group_of_two(folder: Path, launch: Launch = process.launch) -> WorkerGroup[Rank]:
-    ranks = await asyncio.gather(*(launch(f"rank {rank}", {}, Rank, rank, folder) for rank in range(2)))
-    return WorkerGroup(ranks, LearnerLost, "; look into the log")
+    async def start() -> list[Handle[Rank]]:
+        return await side_by_side(*(launch(f"rank {rank}", {}, Rank, rank, folder) for rank in range(2)))
+
+    group = WorkerGroup(start, LearnerLost, lambda reason: "; look into the log")
+    await group.start()
+    return group
 
 
 async def test_a_group_does_the_same_on_all(tmp_path: Path, launch: Launch):
@@ -260,10 +294,35 @@ async def test_a_group_ends_with_a_rank_that_is_killed(tmp_path: Path, rank: int
     os.kill((await pids(group))[rank], signal.SIGKILL)
     line = f"rank {rank} ended: SIGKILL, exit code -9; look into the log"
     with pytest.raises(LearnerLost) as error:
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 60)
     assert str(error.value) == line == await group.ended
     with pytest.raises(LearnerLost, match=f"^rank {rank} ended"):
         await group.call(Rank.meet, "later")
+    await group.close()
+    assert workers() == []
+
+
+async def test_a_group_that_was_lost_is_started_again(tmp_path: Path):
+    group = await group_of_two(tmp_path)
+    before = await pids(group)
+    waiting = asyncio.ensure_future(group.call(Rank.meet, "never", 3))
+    await until(lambda: count(tmp_path, "never-*") == 2)
+    os.kill(before[0], signal.SIGSTOP)
+    os.kill(before[1], signal.SIGKILL)
+    with pytest.raises(LearnerLost):
+        await asyncio.wait_for(waiting, 60)
+    first = group.ended
+    starting = asyncio.ensure_future(group.start())
+    with pytest.raises(LearnerLost, match="rank 1 ended"):
+        await group.call(Rank.meet, "meanwhile")
+    await starting
+    assert not [pid for pid in before if psutil.pid_exists(pid)], "what they had is free"
+    assert not group.ended.done()
+    assert await group.call(Rank.meet, "again") == 0
+    # It is lost as it was before, and closed.
+    os.kill((await pids(group))[0], signal.SIGKILL)
+    assert (await asyncio.wait_for(group.ended, 60)).startswith("rank 0 ended: SIGKILL")
+    assert first.result().startswith("rank 1 ended: SIGKILL")
     await group.close()
     assert workers() == []
 
@@ -274,8 +333,22 @@ async def test_a_group_ends_with_a_rank_that_fails_alone(tmp_path: Path, rank: i
     with pytest.raises(ValueError, match="a wrong number"):
         await asyncio.wait_for(group.call(Rank.fail, (rank,), then_wait=True), 60)
     assert await group.ended == f"rank {rank} failed: ValueError: a wrong number"
+    assert isinstance(group.error, ValueError), "which is no loss"
     with pytest.raises(LearnerLost, match="failed: ValueError"):
         await group.call(Rank.meet, "later")
+    await group.close()
+    assert workers() == []
+
+
+async def test_a_rank_that_says_that_it_is_of_no_use_counts_as_ended(tmp_path: Path):
+    group = await group_of_two(tmp_path)
+    with pytest.raises(LearnerLost, match=r"^rank 1 ended: its GPU fell off the bus; look into the log$"):
+        await asyncio.wait_for(
+            group.call(Rank.fail, (1,), then_wait=True, lost="its GPU fell off the bus"), 60
+        )
+    assert group.error is None
+    await group.start()
+    assert await group.call(Rank.meet, "again") == 0
     await group.close()
     assert workers() == []
 
@@ -298,9 +371,3 @@ def count(folder: Path, pattern: str) -> int:
 
 async def pids(group: WorkerGroup[Rank]) -> list[int]:
     return [worker.pid for worker in group.workers if isinstance(worker, process.ProcessHandle)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 (another process does it)
-            await asyncio.sleep(0.01)

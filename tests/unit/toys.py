@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
-from areal.errors import UserError
+from areal.errors import UserError, WorkerLost
+from areal.lifetime import end_of_crashes
+from areal.waiting import Work
+from areal.workers import process
+from areal.workers.attach import Address, attach
 
 
 class Foreign(Exception):
@@ -35,6 +42,33 @@ class Toy:
     def work(self, seconds: float, note: str) -> None:
         time.sleep(seconds)
         self.notes.append(note)
+
+    async def take(self, note: str) -> None:
+        self.notes.append(note)
+
+    def recurse(self, seconds: float) -> None:
+        """Have threads whose stacks change all the time."""
+        end = time.monotonic() + seconds
+
+        def deeper(depth: int) -> None:
+            if depth and time.monotonic() < end:
+                [deeper(depth - 1) for _ in range(2)]
+
+        def again() -> None:
+            while time.monotonic() < end:
+                deeper(8)
+
+        others = [threading.Thread(target=again) for _ in range(3)]
+        for each in others:
+            each.start()
+        again()
+        for each in others:
+            each.join()
+
+    def await_note(self, note: str, then: str) -> None:
+        while note not in self.notes:
+            time.sleep(0.001)
+        self.notes.append(then)
 
     async def wait(self, note: str) -> None:
         try:
@@ -86,6 +120,34 @@ class Toy:
         assert child.pid is not None
         return child.pid
 
+    def stop(self, pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+
+    def hold(self) -> None:
+        """Wait in native code that keeps Python's lock."""
+        ctypes.PyDLL(None).sleep(1000)
+
+    def compute(self, seconds: float) -> int:
+        """Compute for about so long in native code that keeps Python's lock."""
+        begun = time.monotonic()
+        sum(range(1_000_000))
+        return sum(range(int(1_000_000 * seconds / (time.monotonic() - begun))))
+
+
+class Counting(Toy):
+    """Has one piece of work, whose progress is what it has counted."""
+
+    def progress(self) -> Work:
+        return Work(self.count, "numbers", 1, 0)
+
+
+class Owner(Toy):
+    """Has workers of its own."""
+
+    async def own(self, count: int) -> list[int]:
+        self.workers = [await process.launch(f"toy {number}", {}, Toy) for number in range(count)]
+        return [worker.pid for worker in self.workers]
+
 
 class LouderToy(Toy):
     """Overrides a method that callers name by the class that they know."""
@@ -103,6 +165,11 @@ class Closing(Toy):
 
     def close(self) -> None:
         self.path.write_text(" ".join(self.notes))
+
+
+async def never_made() -> Toy:
+    await asyncio.Event().wait()
+    return Toy()
 
 
 async def made_late(start: int) -> Toy:
@@ -126,7 +193,9 @@ class Rank:
             time.sleep(0.01)
         return self.rank
 
-    def fail(self, which: tuple[int, ...], then_wait: bool = False) -> int:
+    def fail(self, which: tuple[int, ...], then_wait: bool = False, lost: str = "") -> int:
+        if self.rank in which and lost:
+            raise WorkerLost(lost)
         if self.rank in which:
             raise ValueError("a wrong number")
         while then_wait:
@@ -135,3 +204,24 @@ class Rank:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+def crash(toy: Toy) -> None:
+    """Crash, after a library has put a handler there that never ends."""
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGSEGV, ctypes.cast(libc.pause, ctypes.c_void_p))
+    end_of_crashes()
+    ctypes.string_at(0)
+
+
+async def fails_later(toy: Toy, kind: str) -> None:
+    toy.fail(kind)
+
+
+async def noted(toy: Toy, note: str) -> None:
+    toy.notes.append(note)
+    await toy.wait(note)
+
+
+async def waits_elsewhere(toy: Toy, address: Address, note: str) -> None:
+    await (await attach(address)).call(noted, note)

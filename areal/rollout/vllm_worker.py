@@ -1,0 +1,22 @@
+"""What areal asks a worker of vLLM's besides what vLLM itself does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class WorkerExtension:
+    """A base class that vLLM's worker is given (``worker_extension_cls``): the engine calls its methods."""
+
+    def report_weight_transfer(self) -> tuple[str, str]:
+        """Return why the last connection or transfer of weights failed, and the digest of what came last.
+
+        The first is empty if it did not fail.
+        """
+        worker: Any = self
+        return worker.weight_transfer_engine.failure, worker.weight_transfer_engine.digest
+
+    def release_weights(self) -> None:
+        """Close the weight receiver, and with it what it maps of the learner's memory."""
+        worker: Any = self
+        worker.weight_transfer_engine.shutdown()

@@ -1,0 +1,365 @@
+"""Engines that join and leave a run that goes on, or are lost and replaced.
+
+An engine joins between two loads of weights: it is connected to the learner alone, loads the version that the
+others have, and only then gets requests. One that leaves gets no new requests, and those in flight finish or,
+after a limit, go on on other engines. It loads new weights until then, and is closed between two loads.
+So at every moment all engines that get requests have the version that the gate counts with, or a newer one.
+
+A broadcast's members cannot change: after each change those that are there begin a new epoch of it
+(:mod:`areal.weights.broadcast`). Shared memory and CUDA IPC connect each engine by itself.
+
+An engine that is lost gets no requests from then on, what it had in flight goes on elsewhere
+(:mod:`areal.rollout.engines`), and another one starts in its place, with its name and its devices, within the
+budget of the run. It joins like any other. With no engine left, requests wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from areal.config import Config
+from areal.errors import EngineLost, LearnerLost, TransferFailed, UserError
+from areal.placement.inventory import Host, Inventory
+from areal.placement.placement import EnginePlacement, Placement, place_another, place_learner
+from areal.rollout.engine import SingleEngine
+from areal.rollout.engines import Engines
+from areal.runtime.control import Commands
+from areal.runtime.learner_rank import LearnerRank
+from areal.runtime.restarts import Restarts
+from areal.runtime.weight_sync import WeightSync
+
+log = logging.getLogger(__name__)
+
+LIMIT = 180.0
+"""Seconds for an engine that has started to connect and load its first weights; an update waits as long."""
+
+_LOOK = 1.0
+"""Seconds after which to look whether a learner that was lost is back."""
+
+StartEngine = Callable[[Placement, int], Awaitable[tuple[str, SingleEngine]]]
+"""Starts the last engine of a placement under a number; returns its name, and the engine."""
+Announce = Callable[[Mapping[str, SingleEngine], float | None], Awaitable[None]]
+"""Has rollout workers elsewhere use these engines from now on, and leave others within so many seconds."""
+
+
+class Membership:
+    """Starts engines for a run that goes on, and ends them.
+
+    Args:
+        config: the run's configuration.
+        placement: the placement of the run at its start.
+        sync: loads the learner's weights in the engines of the run.
+        start: starts an engine.
+        notice: called with a line for the user.
+        announce: called with the engines that get requests, when they have changed.
+        restarts: counts restarts, within the budget.
+        log_event: records what happens.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        placement: Placement,
+        sync: WeightSync,
+        start: StartEngine,
+        notice: Callable[[str], None],
+        announce: Announce,
+        restarts: Restarts,
+        log_event: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        assert isinstance(sync.engine, Engines)
+        self._config, self._placement = config, placement
+        self._engines, self._learner, self._sync = sync.engine, sync.learner, sync
+        self._start, self._notice, self._announce = start, notice, announce
+        self._placed = dict(zip(self._engines.engines, placement.engines, strict=True))
+        self._next = len(self._placed)
+        self._closed, self._gone = set[str](), set[str]()
+        self._restarts, self._log_event = restarts, log_event
+        self._leaving = set[str]()
+        self._engines.on_lost, sync.reconnect = self._lose, self._reconnect
+
+    @property
+    def placement(self) -> Placement:
+        """The placement of the learner, of the present engines, and of those that start."""
+        return replace(self._placement, engines=tuple(self._placed.values()))
+
+    def open_host(self, host: Host) -> None:
+        """Let engines start on a host that has joined, or is back."""
+        hosts = {each.name: each for each in self._placement.inventory.hosts} | {host.name: host}
+        self._placement = replace(self._placement, inventory=Inventory(tuple(hosts.values())))
+        self._closed.discard(host.name)
+        self._gone.discard(host.name)
+
+    def close_host(self, name: str, gone: bool = False) -> None:
+        """Let nothing start on a host that is gone, or about to go."""
+        self._closed.add(name)
+        if gone:
+            self._gone.add(name)
+
+    @property
+    def stranded(self) -> list[int]:
+        """The ranks of the learner whose host is gone."""
+        return [number for number, rank in enumerate(self._placement.ranks) if rank.host in self._gone]
+
+    def place_learner(self) -> None:
+        """Give the ranks of the learner whose host is gone a place on others.
+
+        Raises:
+            UserError: there is no room.
+        """
+        hosts = dict.fromkeys(self._placement.ranks[number].host for number in self.stranded)
+        line = f"host {' and '.join(hosts)} is gone with learner rank {', '.join(map(str, self.stranded))}"
+        try:
+            found = place_learner(self.placement, self._config, self._closed)
+        except UserError as full:
+            raise UserError(f"{line}, and no other has room: {full}") from full
+        self._placement, self._placed = found, dict(zip(self._placed, found.engines, strict=True))
+        self._notice(
+            f"{line}: the learner starts on {' and '.join(dict.fromkeys(r.host for r in found.ranks))}"
+        )
+
+    async def until_learner_is_placed(self) -> None:
+        """Wait while the learner has to move: it chooses first among the devices that are free."""
+        while self.stranded:  # noqa: ASYNC110 (place_learner, or open_host, ends that)
+            await asyncio.sleep(_LOOK)
+
+    def by_host(self, name: str) -> tuple[list[str], list[str]]:
+        """Return the engines that get requests: those with a part on a host, and the others."""
+        there = [engine for engine in self._requested if name in self._placed[engine].hosts]
+        return there, [engine for engine in self._requested if engine not in there]
+
+    async def add(self, host: str | None = None) -> str:
+        """Start one more engine and let it join; return its name.
+
+        Args:
+            host: on which it has to be; None: any with a free device.
+
+        Raises:
+            UserError: there is no free device.
+            EngineLost: it did not start, or did not load the weights in time; the run is as before.
+        """
+        number, self._next = self._next, self._next + 1
+        placed = place_another(self.placement, self._config, host, self._closed)
+        name = f"engine {number}"
+        self._placed[name] = placed  # from now on its devices are taken
+        self._notice(f"{name} starts on {_where(placed)}")
+        try:
+            await self._start_in(name)
+        except BaseException:
+            del self._placed[name]
+            raise
+        await self._announce(self._requested, None)
+        self._notice(f"{name} has joined: {_count(self._engines)}")
+        return name
+
+    async def _start_in(self, name: str) -> None:
+        """Start an engine in a place, and let it join.
+
+        Raises:
+            EngineLost: it did not start, or did not load the weights in time.
+        """
+        self._placed[name] = self._placed.pop(name)  # the last one is started
+        _, engine = await self._start(self.placement, int(name.removeprefix("engine ")))
+        try:
+            await self._join(name, engine)
+        except BaseException:
+            await engine.close()
+            raise
+
+    async def _join(self, name: str, engine: SingleEngine) -> None:
+        """Connect an engine that has started, load the weights, and give it requests.
+
+        Where the learner is lost meanwhile, the engine waits until that is back.
+
+        Raises:
+            EngineLost: it did not load the weights in time.
+        """
+        while not await self._joins(name, engine):
+            await engine.connect([])  # else it keeps memory of the learner that is gone
+            await asyncio.sleep(_LOOK)
+
+    async def _joins(self, name: str, engine: SingleEngine) -> bool:
+        """Do so, unless the learner is lost meanwhile; return whether it has requests from now on."""
+        joined = False
+        try:
+            async with self._sync.between_loads() as version:
+                try:
+                    async with asyncio.timeout(LIMIT):
+                        [info] = await self._infos([self._placed[name]])
+                        await engine.connect([info])
+                        await self._sync.load_in(name, engine, version)
+                    self._engines.add(name, engine)
+                    joined = True
+                except TimeoutError as error:
+                    raise EngineLost(f"{name} has not loaded the weights within {LIMIT:g} s") from error
+                except TransferFailed as error:
+                    raise EngineLost(f"{name} did not get the weights: {error}") from error
+                finally:
+                    await self._sync.renew()
+        except LearnerLost as lost:
+            log.warning("%s was to join: %s", name, lost)
+        return joined
+
+    def _lose(self, name: str, engine: SingleEngine, error: EngineLost) -> None:
+        """Go on without an engine, and start another one in its place."""
+        self._sync.lose()
+        self._log_event("lost", part=name, cause=str(error))
+        self._sync.watch.add(self._replace(name, engine, error, name in self._leaving))
+
+    async def _replace(self, name: str, engine: SingleEngine, error: EngineLost, leaves: bool) -> None:
+        """Close an engine that is lost, and start others in its place until one has joined, unless it leaves.
+
+        Raises:
+            EngineLost: that happened too often.
+        """
+        begun = time.monotonic()
+        await engine.close()
+        if leaves:
+            return
+        self._restarts.allow(name, error)
+        left = f"{_count(self._engines)} left" if self._engines.engines else "until then requests wait"
+        self._notice(f"{name} was lost: {error}; another one starts in its place, {left}")
+        await self._announce(self._requested, None)
+        with self._sync.watch.waits.named("the run", f"{name} to start again"):
+            if not await self._replaced(name):
+                return
+        await self._announce(self._requested, None)
+        seconds = time.monotonic() - begun
+        self._log_event("restarted", part=name, seconds=seconds)
+        self._notice(f"{name} is back after {seconds:.0f} s: {_count(self._engines)}")
+
+    async def _replaced(self, name: str) -> bool:
+        """Start engines in a place, or in another if its host is gone, until one has joined.
+
+        Returns:
+            Whether it has; else there is no place for it, and the run has other engines.
+        """
+        while True:
+            if not self._closed.isdisjoint(self._placed[name].hosts):
+                await self.until_learner_is_placed()
+                del self._placed[name]
+                try:
+                    self._placed[name] = place_another(self.placement, self._config, None, self._closed)
+                except UserError as full:
+                    self._notice(f"{name} has no place: its host is gone, and there is {full}")
+                    await self._engines.until_there()  # another host may bring one
+                    return False
+            try:
+                await self._start_in(name)
+            except EngineLost as error:
+                self._restarts.allow(name, error)
+                self._notice(f"{name} did not start again: {error}; it is tried once more")
+            else:
+                return True
+
+    async def remove(self, name: str, patience: float | None = None) -> None:
+        """Let an engine leave, and close it.
+
+        Args:
+            name: of the engine.
+            patience: seconds after which what it has in flight begins again on others; None: that finishes.
+
+        Raises:
+            UserError: there is no such engine, or it is the last one.
+        """
+        if name not in self._engines.engines:
+            raise UserError(f"the run has no {name}; it has {', '.join(self._engines.engines)}")
+        if name in self._engines.leaving:
+            raise UserError(f"{name} is leaving already")
+        if len(self._requested) == 1:
+            raise UserError(f"{name} is the last one, and a run needs an engine; add another one first")
+        self._engines.retire(name)
+        self._leaving.add(name)
+        self._notice(f"{name} leaves")
+        try:
+            await self._announce(self._requested, patience)
+            await self._engines.drain(name, patience)
+            async with self._sync.between_loads():
+                if name in self._engines.engines:  # else it was lost
+                    engine = self._engines.remove(name)
+                    if self._placed[name].backend == "broadcast":
+                        await self._sync.renew()
+                    await engine.close()
+        finally:
+            self._leaving.discard(name)
+        del self._placed[name]
+        self._notice(f"{name} has left: {_count(self._engines)}")
+
+    @property
+    def _requested(self) -> dict[str, SingleEngine]:
+        """The engines that get requests."""
+        leaving = self._engines.leaving
+        return {name: engine for name, engine in self._engines.engines.items() if name not in leaving}
+
+    @property
+    def commands(self) -> Commands:
+        """What the run's control socket answers."""
+
+        async def rows() -> list[dict[str, Any]]:
+            return self.rows()
+
+        async def remove(engine: str, patience: float | None = None) -> None:
+            await self.remove(f"engine {engine}", patience)
+
+        return {"list": rows, "add": self.add, "remove": remove}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what there is to know of each engine."""
+        engines, leaving = self._engines, self._engines.leaving
+        found = []
+        for name, placed in self._placed.items():
+            engine = engines.engines.get(name)
+            state = "starts" if engine is None else "leaves" if name in leaving else "runs"
+            row: dict[str, Any] = {"engine": name.removeprefix("engine "), "where": _where(placed)}
+            row |= {"weights": placed.backend, "state": state}
+            if engine is not None:
+                row |= {
+                    "version": engine.version,
+                    "in_flight": engines.in_flight[name],
+                    "requests": engines.requests[name],
+                }
+            found.append(row)
+        return found
+
+    async def connect_all(self) -> None:
+        """Connect all engines to a learner that was started again, between loads."""
+        await self._open(self._there(), LearnerRank.open_sender, self._placement.tensor_parallel)
+
+    async def _reconnect(self) -> None:
+        """Begin an epoch of the broadcast with the engines that there are."""
+        await self._open(self._there("broadcast"), LearnerRank.reopen_sender)
+
+    def _there(self, *only: str) -> dict[str, EnginePlacement]:
+        """Return where engines are that weights reach by one of these backends, or by any."""
+        there = {name: self._placed[name] for name in self._engines.engines}
+        return {name: placed for name, placed in there.items() if not only or placed.backend in only}
+
+    async def _open(self, there: Mapping[str, EnginePlacement], method: Any, *args: Any) -> None:
+        """Have the learner open its weight sender to engines by a method, and connect those that are left."""
+        infos = await self._infos(there.values(), method, *args)
+        left = [
+            (name, info) for name, info in zip(there, infos, strict=True) if name in self._engines.engines
+        ]
+        await self._engines.connect_some(dict(left))
+
+    async def _infos(
+        self, placed: Iterable[EnginePlacement], method: Any = LearnerRank.reopen_sender, *args: Any
+    ) -> list[dict[str, Any]]:
+        """Have the learner open its weight sender to engines; return what each needs to connect."""
+        backends = [each.backend for each in placed if each.backend is not None]
+        return await self._learner.call(method, backends, *args)
+
+
+def _where(placed: EnginePlacement) -> str:
+    gpus = ", ".join(str(device.index) for device in placed.devices)
+    return f"{placed.host}, GPU {gpus}" if gpus else placed.host
+
+
+def _count(engines: Engines) -> str:
+    count = len(engines.engines)
+    return f"{count} engine{'s' * (count != 1)}"

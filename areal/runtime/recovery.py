@@ -1,0 +1,125 @@
+"""Brings the learner back when one of its processes was lost, while engines and episodes go on.
+
+All ranks are started again, on their devices, or on others if a host is gone. They load the last checkpoint
+that is whole, or begin with the model of the run, and make the updates since then again from their recorded
+batches (:mod:`areal.runtime.redo`). The engines connect anew and load the version that they had, or the one
+that they were to load next. On a GPU the sums of an update that is made again differ in their last digits: so
+engines sample what is trained.
+
+So the learner is after the same update as before. Admission, buffer and episodes in flight are left alone:
+their versions keep their meaning, no group is trained twice, and staleness ≤ η holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from areal.errors import LearnerLost, UserError
+from areal.runtime import checkpoint
+from areal.runtime.checkpoint_writer import CheckpointWriter, load_checkpoint
+from areal.runtime.learner_rank import LearnerRank
+from areal.runtime.redo import redo
+from areal.runtime.replay import TOLERANCE
+from areal.runtime.start import make_anew
+
+if TYPE_CHECKING:
+    from areal.runtime.recording import Records
+    from areal.runtime.restarts import Restarts
+    from areal.runtime.weight_sync import WeightSync
+
+PART = "learner"
+
+
+@dataclass(eq=False)
+class LearnerRecovery:
+    """Restarts the learner of a run.
+
+    Attributes:
+        sync: connects the engines and loads their weights. Its learner stays the same object when the ranks
+            are started again.
+        checkpoints: begins the checkpoint that is owed again, at its update, and knows how one is copied.
+        records: the run directory and the display.
+        restarts: counts restarts, within the budget.
+    """
+
+    sync: WeightSync
+    checkpoints: CheckpointWriter
+    records: Records
+    restarts: Restarts
+
+    def accept(self, loss: LearnerLost, version: int) -> None:
+        """Take note of a loss, and tell the user what is done about it.
+
+        Args:
+            version: of the last update that is finished.
+
+        Raises:
+            LearnerLost: the budget of restarts is spent; it says how it came to the first loss.
+            Exception: an error of one rank, which is no loss, ended the learner.
+        """
+        if self.sync.learner.error is not None:
+            raise self.sync.learner.error
+        self.records.directory.log_event("lost", part=PART, cause=str(loss))
+        self.restarts.allow("the learner", loss)
+        self.records.warn_of(f"{loss}; the learner restarts, and goes on after update {version}")
+
+    async def bring_back(self, version: int) -> None:
+        """Start the learner again, bring it to where it was, and have the engines load that.
+
+        Args:
+            version: of the last update that is finished; its batch is recorded.
+
+        Raises:
+            LearnerLost: it was lost again.
+            UserError: a recorded batch is damaged, or the model has changed.
+        """
+        begun = time.monotonic()
+        async with self.sync.between_loads():  # engines that join or leave wait
+            await self.sync.engine.connect([])  # else engines keep memory of the learner that is gone
+            await make_anew(self.sync.learner)
+            loaded = await self._load()
+            owed = self.checkpoints.owed
+            if owed is not None and loaded < owed:
+                await self._redo(loaded, owed)
+                await self.checkpoints.begin_again()
+            await self._redo(loaded if owed is None else max(loaded, owed), version)
+            again, seconds = version - loaded, time.monotonic() - begun
+            # Before the loads: on a GPU this version has other bits from now on.
+            self.records.directory.log_event(
+                "restarted", part=PART, seconds=seconds, version=version, redone=again
+            )
+            await self.sync.start(version)
+        self.records.progress.message(
+            f"the learner is back at update {version} after {time.monotonic() - begun:.0f} s; "
+            f"{again} update{'s' * (again != 1)} made again from recorded batches"
+        )
+
+    async def _redo(self, loaded: int, version: int) -> None:
+        """Make the updates after ``loaded`` again, until ``version``."""
+        show = self.records.progress.status
+        redone = await redo(self.sync.learner, self.records.directory, loaded + 1, version, show)
+        if redone.version < version:
+            raise UserError(f"the learner cannot be brought back to update {version}: {redone.damage}")
+        if redone.difference > TOLERANCE:
+            self.records.warn_of(f"updates made again have other losses, by up to {redone.difference:.1e}")
+
+    async def _load(self) -> int:
+        """Load the newest checkpoint that is not damaged, if there is one; return its number of updates."""
+        directory = self.records.directory
+        for saved in reversed(checkpoint.versions(directory.checkpoints).values()):
+            if not (what := await asyncio.to_thread(checkpoint.damage, saved)):
+                return await load_checkpoint(self.sync.learner, saved, self.checkpoints.gathering)
+            update = checkpoint.version_of(saved)
+            self.records.warn_of(
+                f"the checkpoint of update {update} is damaged ({what}): the learner takes the one before"
+            )
+            checkpoint.set_aside(saved)
+        if await self.sync.learner.call(LearnerRank.hash_weights) != directory.starts()[0]["weights"]:
+            raise UserError(
+                "the learner cannot be brought back: there is no checkpoint yet, and the model that the run "
+                "began with has other weights now"
+            )
+        return 0

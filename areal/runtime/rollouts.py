@@ -1,0 +1,90 @@
+"""Makes the rollout side's parts from a configuration, in whatever process they are to be."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from areal import registry
+from areal.agents.tool_use import ToolUse
+from areal.config import Config
+from areal.errors import UserError
+from areal.models import load_tokenizer
+from areal.rollout.endpoint.server import EndpointServer
+from areal.rollout.engine import Engine
+from areal.rollout.env_calls import Make
+from areal.rollout.environments import EnvironmentPool
+from areal.rollout.opening import Opening
+from areal.rollout.rendering import Renderer
+from areal.rollout.worker import RolloutWorker
+from areal.runtime.model_checks import eos_ids_of
+from areal.workers.handle import Launch
+
+
+def renderer_of(config: Config, model: str, agent: Any) -> Renderer:
+    """Return what renders the conversations of a run.
+
+    Raises:
+        UserError: the model's files cannot be read, or the agent's tools cannot be shown to it.
+    """
+    tokenizer = load_tokenizer(model)
+    renderer = Renderer(tokenizer, eos_ids_of(model, tokenizer), config.chat.template_kwargs)
+    if isinstance(agent, ToolUse):
+        renderer.check_tools()
+    return renderer
+
+
+def rollout_worker_of(
+    config: Config,
+    renderer: Renderer,
+    agent: Any,
+    max_model_len: int,
+    engine: Engine,
+    launch_env: Launch | None = None,
+) -> RolloutWorker:
+    """Return a rollout worker on an engine; its environments are made when they are needed."""
+    return RolloutWorker(
+        engine,
+        renderer,
+        agent,
+        environments(config, launch_env),
+        max_model_len,
+        EndpointServer(renderer.token_texts, config.rollout.temperature),
+        opening_of(config),
+    )
+
+
+def environments(config: Config, launch_env: Launch | None = None) -> EnvironmentPool:
+    """Return what makes and calls the environments of a run; none is made yet.
+
+    Args:
+        launch_env: starts a process for each of them; None: they are called on threads of this one.
+    """
+    if launch_env is None:
+        make: Make = partial(registry.make_env, config.env, **config.env_options)
+    else:
+        make = registry.maker_elsewhere(config.env, config.env_options)
+    rollout = config.rollout
+    return EnvironmentPool(make, rollout.env_workers, rollout.env_time_limit, config.env, start=launch_env)
+
+
+def env_isolation(config: Config, env: Any) -> str:
+    """Return where environments are called, thread or process: as the setting says, or as ``env`` asks.
+
+    Raises:
+        UserError: it asks for something else.
+    """
+    if config.rollout.env_isolation != "auto":
+        return config.rollout.env_isolation
+    members = getattr(env.unwrapped, "environments", None) or {"": env}  # of a mixture
+    asked = {str((member.metadata or {}).get("isolation", "thread")) for member in members.values()}
+    if unknown := asked - {"thread", "process"}:
+        raise UserError(
+            f"environment '{config.env}': metadata['isolation'] is {unknown.pop()!r}; it is thread or process"
+        )
+    return "process" if "process" in asked else "thread"
+
+
+def opening_of(config: Config) -> Opening:
+    """Return what conversations of a run open with."""
+    return Opening(config.chat.system, tuple(dict(message) for message in config.chat.examples))

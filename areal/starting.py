@@ -1,0 +1,63 @@
+"""Starts processes that end with this one; what they do for it themselves is in :mod:`areal.lifetime`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from areal.threads import CallThread
+
+_ROOT = Path(__file__).absolute().parents[1]
+"""The folder from which areal is imported."""
+
+
+def main_of(module: str) -> str:
+    """Return Python code that runs ``main()`` of a module of areal.
+
+    It imports the package without its ``__init__``, which needs more than such a process may have.
+    """
+    return (
+        "import sys, types; package = sys.modules['areal'] = types.ModuleType('areal'); "
+        f"package.__path__ = [{str(_ROOT / 'areal')!r}]; sys.path.append({str(_ROOT)!r}); "
+        f"from {module} import main; main()"
+    )
+
+
+class _Starter:
+    """A thread that lasts as long as this process; a forked one has another."""
+
+    def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: CallThread | None = None
+
+    def thread(self) -> CallThread:
+        with self._lock:
+            self._thread = self._thread or CallThread("areal-starts")
+            return self._thread
+
+
+_starter = _Starter()
+
+
+def start_process(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process that may ask the kernel to be killed with its parent, which is a thread.
+
+    Args:
+        arguments: the command.
+        options: of :class:`subprocess.Popen`.
+
+    Raises:
+        OSError: this host has no more processes, descriptors or memory.
+    """
+    process, error = _starter.thread().start(partial(subprocess.Popen, arguments, **options)).result()
+    if error is not None:
+        raise error
+    return cast("subprocess.Popen[bytes]", process)

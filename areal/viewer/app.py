@@ -1,0 +1,117 @@
+"""The page's HTTP interface: its own files, and runs as JSON. Nothing that a client says becomes a path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from areal.errors import UserError
+from areal.viewer.assets import TYPES, read_assets
+from areal.viewer.index import Query, Sort
+from areal.viewer.watched import WatchedRun
+
+_LIMIT = 200
+"""Rollouts of one answer at most."""
+_LARGEST = 2**53
+"""Of numbers, as JavaScript has them."""
+_SORTS: tuple[Sort, ...] = ("step", "reward", "tokens", "staleness")
+
+
+def make_app(runs: Sequence[WatchedRun]) -> Starlette:
+    """Return the application that shows some runs."""
+    assets = read_assets()
+    named = {run.name: run for run in runs}
+
+    def run_of(request: Request) -> WatchedRun:
+        name = request.query_params.get("run", "")
+        if name not in named:
+            raise UserError(f"no such run: {name}")
+        return named[name]
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in assets:
+            raise HTTPException(404, "there is no such file")
+        return Response(assets[name], media_type=TYPES[Path(name).suffix])
+
+    def answer(make: Callable[[Request], Any]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            try:
+                found = await run_in_threadpool(make, request)
+            except UserError as error:
+                return _json({"error": str(error)}, 404)
+            return _json(found)
+
+        return Route(f"/api/{make.__name__}", endpoint, name=make.__name__)
+
+    def states(request: Request) -> Any:
+        return {"runs": [run.state() for run in runs]}
+
+    def settings(request: Request) -> Any:
+        return {run.name: run.settings() for run in runs}
+
+    def metrics(request: Request) -> Any:
+        return run_of(request).metrics(request.query_params.get("mark", ""))
+
+    def rollouts(request: Request) -> Any:
+        given = request.query_params
+        limit = int(_number(request, "limit", 50))
+        skip = int(_number(request, "skip", 0))
+        if not (1 <= limit <= _LIMIT and skip >= 0):
+            raise HTTPException(400, f"limit is 1 to {_LIMIT}, skip is 0 or more")
+        return run_of(request).find(query_of(request), limit, skip, given.get("text", ""))
+
+    def group(request: Request) -> Any:
+        step, number = int(_number(request, "step", 0)), request.query_params.get("number")
+        one = None if number is None else int(_number(request, "number", 0))
+        return run_of(request).group(step, int(_number(request, "group", 0)), one)
+
+    routes = [Route("/", asset), Route("/assets/{name:path}", asset)]
+    routes += [answer(make) for make in (states, settings, metrics, rollouts, group)]
+    return Starlette(routes=routes)
+
+
+def query_of(request: Request) -> Query:
+    """Read which rollouts are asked for; raises HTTPException if that is none."""
+    given = request.query_params
+    whole = Query()
+    sort = next((name for name in _SORTS if name == given.get("sort", "step")), None)
+    if sort is None:
+        raise HTTPException(400, f"sort is one of {', '.join(_SORTS)}")
+    return Query(
+        (
+            int(_number(request, "from", whole.steps[0])),
+            int(_number(request, "to", whole.steps[1])),
+        ),
+        (_number(request, "least", whole.rewards[0]), _number(request, "most", whole.rewards[1])),
+        given.get("env", ""),
+        given.get("finish", ""),
+        sort,
+        given.get("descending") == "1",
+    )
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    text = request.query_params.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise HTTPException(400, f"{name} is a number") from error
+    if not abs(value) <= _LARGEST:
+        raise HTTPException(400, f"{name} is a number of up to {_LARGEST}")
+    return value
+
+
+def _json(data: Any, status: int = 200) -> Response:
+    return Response(json.dumps(data, allow_nan=False), status, media_type="application/json")

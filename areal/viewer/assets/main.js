@@ -1,0 +1,91 @@
+// Which page is shown, light or dark, and what is new, every two seconds.
+
+import { el } from "./dom.js";
+import { list } from "./list.js";
+import { overview } from "./overview.js";
+import { group, rollout } from "./rollout.js";
+import { report, Run, source } from "./source.js";
+
+const PAGES = { "": overview, rollouts: list, rollout, group };
+const PERIOD = 2000;
+const store = { runs: [] };
+const root = document.documentElement;
+const statusLine = document.getElementById("status");
+let page = null;
+
+async function showPage() {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  page?.close?.();
+  const main = document.getElementById("main");
+  const fresh = el("main", { id: "main", tabindex: -1, "aria-busy": "true" });
+  main.replaceWith(fresh);
+  for (const each of document.querySelectorAll("[data-page]")) {
+    const here = each.dataset.page === path || (each.dataset.page === "rollouts" && ["group", "rollout"].includes(path));
+    if (here) each.setAttribute("aria-current", "page");
+    else each.removeAttribute("aria-current");
+  }
+  scrollTo(0, 0);
+  const make = Object.hasOwn(PAGES, path) ? PAGES[path] : null;
+  try {
+    if (!make) throw new Error(`there is no page ${path}`);
+    page = make(fresh, store, new URLSearchParams(query));
+    await page.ready;
+  } catch (error) {
+    fresh.append(el("p", { class: "failure", role: "alert" }, error.message));
+  }
+  fresh.removeAttribute("aria-busy");
+}
+
+async function refresh() {
+  const { runs } = await source.states();
+  const before = JSON.stringify(store.runs.map((run) => run.state));
+  if (!store.runs.length) store.runs = runs.map((state, i) => new Run(state, i));
+  runs.forEach((state, i) => (store.runs[i].state = state));
+  const states = before !== JSON.stringify(runs);
+  let metrics = false;
+  for (const run of store.runs) metrics = (await run.read()) || metrics;
+  return { states, metrics };
+}
+
+function sayHow() {
+  const alive = store.runs.filter((run) => ["running", "suspended"].includes(run.state.state)).length;
+  statusLine.textContent = report ? `report of ${report.when}` : alive ? `live, ${alive} running` : "live";
+}
+
+async function poll() {
+  if (!document.hidden) {
+    try {
+      const changed = await refresh();
+      sayHow();
+      page?.update?.(changed);
+    } catch (error) {
+      // The server has ended, or a run was removed: what is shown stays, and the line says so.
+      statusLine.textContent = error instanceof TypeError ? "not connected; trying again" : error.message;
+    }
+  }
+  setTimeout(poll, PERIOD);
+}
+
+const system = matchMedia("(prefers-color-scheme: dark)");
+function showTheme() {
+  const theme = localStorage.getItem("areal-theme") ?? (system.matches ? "dark" : "light");
+  root.dataset.theme = theme;
+  document.getElementById("theme").textContent = theme === "dark" ? "Light" : "Dark";
+  page?.theme?.();
+}
+system.addEventListener("change", showTheme);
+document.getElementById("theme").addEventListener("click", () => {
+  localStorage.setItem("areal-theme", root.dataset.theme === "dark" ? "light" : "dark");
+  showTheme();
+});
+
+showTheme();
+addEventListener("hashchange", showPage);
+try {
+  await refresh();
+  sayHow();
+} catch (error) {
+  statusLine.textContent = error.message;
+}
+await showPage();
+if (!report) setTimeout(poll, PERIOD);

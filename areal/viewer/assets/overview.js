@@ -1,0 +1,205 @@
+// The first page: runs, what is wrong with them, their curves, and what differs in their settings.
+
+import { Chart } from "./charts.js";
+import { el, format, link } from "./dom.js";
+import { report, source } from "./source.js";
+
+const SCORE = /^eval\/(.+)\/avg@(\d+)$/;
+const WHOLE = ["reward/mean", "reward/std"];
+
+// Which charts there are: [section, [[title, keys, help], …]]; metrics that no run has make none.
+function sections(keys) {
+  const scores = keys.filter((key) => SCORE.test(key));
+  const parts = keys.filter((key) => key.startsWith("reward/") && !WHOLE.includes(key));
+  const members = keys.filter((key) => /^env\/.+\/reward$/.test(key));
+  const known = [
+    ["Learning", [
+      ["Reward", ["reward/mean"], "mean reward of the batch"],
+      ...scores.map((key) => [`Held-out accuracy (${SCORE.exec(key)[1]})`, [key], "mean reward on held-out problems"]),
+      ...(parts.length > 1 ? parts.map((key) => [`Reward: ${key.slice(7)}`, [key], "mean of this part of the reward"]) : []),
+      ...members.map((key) => [`Reward in ${key.slice(4, -7)}`, [key], "mean reward of this environment's episodes"]),
+      ["Reward, standard deviation", ["reward/std"], "0 teaches nothing"],
+      ["Advantage 0", ["advantage/zero"], "share of the trajectories that teach nothing"],
+    ]],
+    ["Policy", [
+      ["Entropy", ["policy/entropy"], "in nats"],
+      ["KL to the policies that sampled", ["policy/kl"], "how far the policy is from those that sampled"],
+      ["KL to the reference", ["policy/reference_kl"], "where the objective has one"],
+      ["Clip ratio", ["policy/clip_ratio"], "share of the tokens whose gradient clipping changed"],
+      ["Behaviour ratio", ["policy/behav_ratio"], "mean of the proximal policy over the one that sampled"],
+      ["Gradient norm", ["grad_norm"], "before clipping"],
+      ["Log-probabilities, engine against learner", ["mismatch/logprob"], "mean difference under the same weights"],
+    ]],
+    ["Responses", [
+      ["Length", ["response/length_mean"], "sampled tokens of an episode"],
+      ["Cut off", ["response/truncated"], "share of the episodes that ended at a length limit"],
+      ["Failed", ["response/failed"], "share of the episodes whose program failed"],
+    ]],
+    ["Asynchrony and speed", [
+      ["Staleness", ["staleness/mean", "staleness/max"], "updates between the oldest token and the update"],
+      ["Generated tokens/s", ["throughput/tokens_per_s"], "sampled tokens of finished episodes"],
+      ["Learned tokens/s", ["learner/tokens_per_s"], "in the learner's working time"],
+      ["Seconds per step", ["time/step"], ""],
+      ["Share of the step: learner waits", [["time/wait", "time/step"]], "for a batch"],
+      ["Share of the step: learner works", [["time/train", "time/step"]], ""],
+      ["Share of the step: engine generates", [["time/generate", "time/step"]], ""],
+      ["Seconds of a weight update", ["time/sync"], "beside everything else"],
+      ["Overlap", ["overlap"], "above 1, learner and engine worked at once"],
+      ["Engines", ["engine/count"], ""],
+    ]],
+  ];
+  const used = new Set(known.flatMap(([, charts]) => charts.flatMap(([, names]) => names.flat())));
+  const others = keys.filter((key) => !used.has(key) && key !== "step").sort();
+  return [...known, ["All other metrics", others.map((key) => [key, [key], ""])]];
+}
+
+const hiddenRuns = new Set();
+let smoothing = 0;
+
+export function overview(main, store) {
+  const charts = new Map();
+  const control = {
+    smoothing,
+    range: null,
+    zoom(low, high) {
+      control.range = low === null ? null : [low, high];
+      for (const chart of charts.values()) chart.scale();
+      showRange();
+    },
+    open: (run, step) => {
+      location.hash = link("rollouts", { run: run.name, from: step, to: step, sort: "reward" });
+    },
+  };
+  const runsBox = el("div", { class: "scroll" });
+  const alarmsBox = el("ul", { class: "alarms", "aria-label": "What is wrong" });
+  const chartsBox = el("div");
+  const settingsBox = el("section", { class: "settings" });
+  const rangeBox = el("span", { class: "range" });
+  const slider = el("input", {
+    type: "range", min: 0, max: 50, value: smoothing, id: "smoothing",
+    oninput: () => {
+      smoothing = control.smoothing = Number(slider.value);
+      amount.textContent = smoothing ? `mean of ${2 * smoothing + 1}` : "off";
+      showCharts();
+    },
+  });
+  const amount = el("output", { for: "smoothing" }, smoothing ? `mean of ${2 * smoothing + 1}` : "off");
+  main.append(
+    el("h1", {}, store.runs.length === 1 ? store.runs[0].name : `${store.runs.length} runs`),
+    runsBox,
+    alarmsBox,
+    el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
+      el("span", { class: "hint" }, "drag to zoom, click for the rollouts of a step")),
+    chartsBox,
+    settingsBox,
+  );
+
+  const visible = () => store.runs.filter((run) => !hiddenRuns.has(run.name));
+
+  function showRange() {
+    rangeBox.replaceChildren();
+    if (!control.range) return;
+    const [low, high] = [Math.ceil(control.range[0]), Math.floor(control.range[1])];
+    const run = visible()[0];
+    rangeBox.append(
+      el("button", { type: "button", onclick: () => control.zoom(null) }, "Whole run"),
+      run ? el("a", { href: link("rollouts", { run: run.name, from: low, to: high, sort: "reward" }) },
+        `rollouts of steps ${low} to ${high}`) : "",
+    );
+  }
+
+  function showRuns() {
+    const names = ["run", "state", "updates", "reward", "accuracy", "environment", "model"];
+    const rows = store.runs.map((run) => {
+      const { state } = run;
+      const box = el("input", {
+        type: "checkbox", id: `run-${run.index}`, checked: !hiddenRuns.has(run.name),
+        onchange: () => {
+          if (box.checked) hiddenRuns.delete(run.name);
+          else hiddenRuns.add(run.name);
+          showCharts();
+        },
+      });
+      const label = el("label", { for: `run-${run.index}` }, el("i", { class: `swatch run-${run.index % 8}` }), run.name);
+      const cells = state.error
+        ? [el("td", { colspan: 6 }, state.error)]
+        : [state.state || "unknown", `${format(state.step)} of ${format(state.steps)}`, format(state.reward),
+            format(state.accuracy), state.env, state.model].map((text, i) =>
+            el("td", { class: i > 0 && i < 4 ? "number" : "", title: i ? "" : state.ended }, text));
+      return el("tr", {}, el("th", { scope: "row" }, box, label), cells);
+    });
+    const head = el("tr", {}, names.map((name, i) => el("th", { scope: "col", class: i > 1 && i < 5 ? "number" : "" }, name)));
+    runsBox.replaceChildren(el("table", { class: "runs" }, el("thead", {}, head), el("tbody", {}, rows)));
+  }
+
+  function showAlarms() {
+    const several = store.runs.length > 1;
+    const found = store.runs.flatMap((run) => run.state.alarms.map((alarm) => ({ run, alarm })));
+    alarmsBox.hidden = !found.length;
+    alarmsBox.replaceChildren(...found.map(({ run, alarm }) =>
+      el("li", {}, el("strong", {}, alarm.name), ` (${several ? `${run.name}, ` : ""}update ${alarm.step}): ${alarm.line}`)));
+  }
+
+  let drawn = "";
+  function showCharts() {
+    const keys = [...new Set(store.runs.flatMap((run) => Object.keys(run.columns)))].sort();
+    if (drawn !== JSON.stringify(keys)) {
+      drawn = JSON.stringify(keys);
+      for (const chart of charts.values()) chart.close();
+      charts.clear();
+      chartsBox.replaceChildren(...sections(keys).map(section).filter((each) => each));
+      if (!keys.length) chartsBox.append(el("p", { class: "empty" }, "No update has been made yet; the page waits for the first."));
+    }
+    for (const chart of charts.values()) if (chart.wanted()) chart.show(visible());
+  }
+
+  function section([title, abouts], index, all) {
+    const there = abouts.filter(([, keys]) => store.runs.some((run) => keys.some((key) => run.columns[[key].flat()[0]])));
+    if (!there.length) return null;
+    const folded = index === all.length - 1;
+    const grid = el("div", { class: "charts" });
+    const outer = folded
+      ? el("details", { class: "section", ontoggle: () => showCharts() }, el("summary", {}, title), grid)
+      : el("section", { class: "section" }, el("h2", {}, title), grid);
+    for (const [name, keys, help] of there) {
+      const chart = new Chart({ title: name, keys, help, points: SCORE.test(String(keys[0])) }, control);
+      chart.wanted = () => !folded || outer.open;
+      charts.set(name, chart);
+      grid.append(chart.element);
+    }
+    return outer;
+  }
+
+  async function showSettings() {
+    const found = await source.settings();
+    const names = store.runs.map((run) => run.name);
+    const keys = [...new Set(names.flatMap((name) => Object.keys(found[name])))].sort();
+    const differ = keys.filter((key) => new Set(names.map((name) => found[name][key])).size > 1);
+    const table = (rows) =>
+      el("div", { class: "scroll" }, el("table", {},
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "setting"),
+          store.runs.map((run) => el("th", { scope: "col" }, el("i", { class: `swatch run-${run.index % 8}` }), run.name)))),
+        el("tbody", {}, rows.map((key) =>
+          el("tr", {}, el("th", { scope: "row" }, key), names.map((name) => el("td", {}, found[name][key] ?? "–")))))));
+    const whole = el("details", {}, el("summary", {}, "All settings"), table(keys));
+    if (names.length === 1) settingsBox.replaceChildren(el("h2", {}, "Settings"), whole);
+    else
+      settingsBox.replaceChildren(el("h2", {}, "Settings that differ"),
+        differ.length ? table(differ) : el("p", { class: "empty" }, "None: the runs have the same settings."), whole);
+  }
+
+  showRuns();
+  showAlarms();
+  showCharts();
+  if (report) main.append(el("p", { class: "empty" }, report.note));
+  return {
+    ready: showSettings(),
+    update(changed) {
+      if (changed.states) showRuns();
+      if (changed.states) showAlarms();
+      if (changed.metrics) showCharts();
+    },
+    theme: () => charts.forEach((chart) => chart.redraw()),
+    close: () => charts.forEach((chart) => chart.close()),
+  };
+}

@@ -1,0 +1,112 @@
+// Where data is from: the server, or, in a report, the file itself. Both answer the same questions.
+
+const element = document.getElementById("report");
+export const report = element ? JSON.parse(element.textContent) : null;
+
+async function ask(what, params = {}) {
+  const given = Object.entries(params).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const response = await fetch(`api/${what}?${new URLSearchParams(given)}`);
+  const text = await response.text();
+  let found;
+  try {
+    found = JSON.parse(text);
+  } catch {
+    throw new Error(text);
+  }
+  if (!response.ok) throw new Error(found.error);
+  return found;
+}
+
+const server = {
+  states: () => ask("states"),
+  settings: () => ask("settings"),
+  metrics: (run, mark) => ask("metrics", { run, mark }),
+  rollouts: (run, params) => ask("rollouts", { ...params, run }),
+  group: (run, step, group, number) => ask("group", { run, step, group, number }),
+};
+
+function contains(rollouts, row, text) {
+  const whole = rollouts.find((each) => each.number === row.number);
+  const said = whole.conversations.map((each) => each.texts.join("")).join("\n");
+  return said.toLowerCase().includes(text.toLowerCase());
+}
+
+function listed(run, params) {
+  const { rows, groups, ...facts } = report.rollouts[run];
+  const limit = Number(params.limit || 50);
+  const skip = Number(params.skip || 0);
+  const least = params.least ? Number(params.least) : -Infinity;
+  const most = params.most ? Number(params.most) : Infinity;
+  const found = rows.filter(
+    (row) =>
+      row.step >= Number(params.from || 0) &&
+      row.step <= Number(params.to || Infinity) &&
+      row.reward >= least &&
+      row.reward <= most &&
+      (!params.env || row.env === params.env) &&
+      (!params.finish || row.finish === params.finish) &&
+      (!params.text || contains(groups[`${row.step}/${row.group}`], row, params.text)),
+  );
+  const sort = params.sort || "step";
+  const sign = params.descending === "1" ? -1 : 1;
+  found.sort((a, b) => sign * (a[sort] - b[sort]) || sign * (a.group - b.group) || sign * (a.number - b.number));
+  const next = skip + limit < found.length ? skip + limit : null;
+  return { ...facts, rows: found.slice(skip, skip + limit), count: found.length, next, left: 0 };
+}
+
+function groupOf(run, step, group, number) {
+  const found = report.rollouts[run]?.groups[`${step}/${group}`];
+  const wanted = found?.filter((each) => number === undefined || each.number === Number(number));
+  if (!wanted?.length) throw new Error(`this report has no group ${group} of update ${step}`);
+  return { rollouts: wanted };
+}
+
+const file = {
+  states: async () => ({ runs: report.runs }),
+  settings: async () => report.settings,
+  metrics: async (run, mark) =>
+    mark ? { mark, again: false, more: false, length: 0, columns: {} } : report.metrics[run],
+  rollouts: async (run, params) => listed(run, params),
+  group: async (run, step, group, number) => groupOf(run, step, group, number),
+};
+
+export const source = report ? file : server;
+
+// A run: its state, and its metrics as columns, which grow.
+export class Run {
+  constructor(state, index) {
+    this.name = state.name;
+    this.index = index;
+    this.state = state;
+    this.mark = "";
+    this.length = 0;
+    this.columns = Object.create(null); // a metric may have any name
+  }
+
+  // Take what is new; says whether there was anything.
+  async read() {
+    let changed = false;
+    for (let more = true; more; ) {
+      const found = await source.metrics(this.name, this.mark);
+      if (found.again && this.length) {
+        this.length = 0;
+        this.columns = Object.create(null);
+        changed = true;
+      }
+      this.mark = found.mark;
+      this.append(found);
+      changed ||= found.length > 0;
+      more = found.more;
+    }
+    return changed;
+  }
+
+  append({ length, columns }) {
+    for (const [key, values] of Object.entries(columns)) {
+      const before = (this.columns[key] ??= []);
+      while (before.length < this.length) before.push(null);
+      for (const value of values) before.push(value);
+    }
+    this.length += length;
+  }
+}

@@ -1,0 +1,136 @@
+// Every token, coloured by what is known of it, with its values under the pointer or the arrow keys.
+
+import { el, format } from "./dom.js";
+
+const CHANCES = [0.9, 0.5, 0.2, 0.05, 0.01];
+const CHANCE_NAMES = ["p ≥ 0.9", "0.5 to 0.9", "0.2 to 0.5", "0.05 to 0.2", "0.01 to 0.05", "p < 0.01"];
+const MANY = 20000;
+
+// Kinds of colours: what class a token has, and the legend, as [class, text].
+function kinds(conversation, row) {
+  const seen = [...new Set(conversation.versions.filter((version) => version >= 0))].sort((a, b) => a - b);
+  const turnOf = (i) => conversation.turns.filter((begin) => begin <= i).length - 1;
+  const found = {
+    version: {
+      name: "version",
+      of: (i) => `kind-${seen.indexOf(conversation.versions[i]) % 8}`,
+      legend: seen.map((version, i) => [`kind-${i % 8}`,
+        `v${version}${row.step - 1 > version ? `, ${row.step - 1 - version} older than the learner` : ""}`]),
+    },
+    logprob: {
+      name: "log-probability",
+      of: (i) => {
+        const chance = Math.exp(conversation.logprobs[i]);
+        const at = CHANCES.findIndex((least) => chance >= least);
+        return `scale-${at < 0 ? CHANCES.length : at}`;
+      },
+      legend: CHANCE_NAMES.map((text, i) => [`scale-${i}`, text]),
+    },
+  };
+  if (conversation.turns.length > 1) {
+    found.turn = {
+      name: "turn",
+      of: (i) => `kind-${turnOf(i) % 8}`,
+      legend: conversation.turns.map((_, i) => [`kind-${i % 8}`, `turn ${i + 1}`]),
+    };
+  }
+  return found;
+}
+
+export function showTokens(conversation, row, chosen, onchoose) {
+  const all = kinds(conversation, row);
+  let kind = Object.hasOwn(all, chosen) ? chosen : "version";
+  let at = -1;
+  const count = conversation.texts.length;
+  const spans = [];
+  const legend = el("div", { class: "legend" });
+  const values = el("div", { class: "values", role: "status" }, "Point at a token, or use the arrow keys.");
+  const box = el("div", {
+    class: "tokens", tabindex: 0, role: "group", "aria-label": "Tokens; arrow keys read their values",
+    onmouseover: (event) => read(Number(event.target.dataset?.at ?? -1)),
+    onclick: (event) => read(Number(event.target.dataset?.at ?? -1)),
+    onkeydown: (event) => {
+      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!move) return;
+      event.preventDefault();
+      read(Math.min(spans.length - 1, Math.max(0, at + move)));
+      spans[at]?.scrollIntoView({ block: "nearest" });
+    },
+  });
+
+  function changes(i) {
+    return conversation.sampled[i] && i > 0 && conversation.sampled[i - 1] &&
+      conversation.versions[i] !== conversation.versions[i - 1];
+  }
+
+  function add(begin, end) {
+    const fragment = document.createDocumentFragment();
+    for (let i = begin; i < end; i++) {
+      const text = conversation.texts[i];
+      if (changes(i)) fragment.append(el("b", { class: "version", id: `change-${i}` }, `v${conversation.versions[i]}`));
+      const span = el("span", { "data-at": i }, text === "" ? "·" : text.replaceAll("\n", "↵\n"));
+      spans.push(span);
+      fragment.append(span);
+    }
+    box.append(fragment);
+    if (end < count) {
+      const more = el("button", { type: "button", onclick: () => (more.remove(), add(end, count)) },
+        `${format(count - end)} more tokens`);
+      box.append(more);
+    }
+    paint();
+  }
+
+  function paint() {
+    spans.forEach((span, i) => {
+      span.className = conversation.sampled[i] ? `token ${all[kind].of(i)}` : "token given";
+    });
+    spans[at]?.classList.add("at");
+    legend.replaceChildren(...all[kind].legend.map(([name, text]) =>
+      el("span", {}, el("i", { class: `swatch token ${name}` }), text)),
+      el("span", {}, el("i", { class: "swatch token given" }), "not sampled"));
+  }
+
+  function read(i) {
+    if (!(i >= 0)) return;
+    spans[at]?.classList.remove("at");
+    at = i;
+    spans[at].classList.add("at");
+    const facts = [`token ${i + 1} of ${count}`, JSON.stringify(conversation.texts[i]), `id ${conversation.ids[i]}`];
+    if (conversation.sampled[i]) {
+      const older = row.step - 1 - conversation.versions[i];
+      const logprob = conversation.logprobs[i];
+      facts.push(`version ${conversation.versions[i]}${older ? ` (${older} older than the learner)` : ""}`,
+        `log-probability ${format(logprob)} (p ${format(Math.exp(logprob), 3)})`);
+    } else facts.push("not sampled");
+    values.textContent = facts.join(" · ");
+  }
+
+  const buttons = el("div", { class: "controls" }, "Colour by",
+    Object.entries(all).map(([key, { name }]) =>
+      el("button", {
+        type: "button", "aria-pressed": String(key === kind), "data-colour": key,
+        onclick: (event) => {
+          kind = key;
+          for (const each of buttons.querySelectorAll("[data-colour]"))
+            each.setAttribute("aria-pressed", String(each === event.currentTarget));
+          paint();
+          onchoose(kind);
+        },
+      }, name)));
+  const places = [...conversation.texts.keys()].filter(changes);
+  if (places.length) {
+    let next = 0;
+    buttons.append(el("button", {
+      type: "button",
+      onclick: () => {
+        const place = places[next++ % places.length];
+        if (place >= spans.length) return;
+        read(place);
+        spans[place].scrollIntoView({ block: "center" });
+      },
+    }, `Next change of weights (${places.length})`));
+  }
+  add(0, Math.min(MANY, count));
+  return el("div", { class: "tokenview" }, buttons, legend, box, values);
+}

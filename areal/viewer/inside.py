@@ -1,0 +1,19 @@
+"""Files of a run, and nothing else: no link is followed out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from areal.errors import UserError
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """Return the path of a file of a run, which need not exist.
+
+    Raises:
+        UserError: it is a link that leads out of the run, or lies in a folder that is one.
+    """
+    path = folder.joinpath(*names)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path} leads out of the run, and is not followed")
+    return path

@@ -1,0 +1,167 @@
+"""What an update consumed, as text: each response with what it earned and which weights sampled it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from areal.config import load_config
+from areal.errors import UserError
+from areal.models import load_tokenizer, resolve_model
+from areal.models.folder import read_json
+from areal.telemetry.run_directory import CONFIG, RunDirectory
+from areal.trajectory import Episode, Group, Trajectory
+
+Decode = Callable[[list[int]], str]
+Order = Literal["recorded", "worst", "best"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """An episode that was learned from.
+
+    Attributes:
+        step: number of the update that consumed it.
+        group: number of its group.
+        number: its place among the episodes of its group, from 1.
+        size: how many they are.
+        mean: mean reward of its group.
+        episode: what happened.
+    """
+
+    step: int
+    group: int
+    number: int
+    size: int
+    mean: float
+    episode: Episode
+
+    @property
+    def versions(self) -> tuple[int, int]:
+        """The oldest and the newest weights that sampled in it."""
+        sampled = [t.versions[t.loss_mask] for t in self.episode.trajectories]
+        return int(min(v.min() for v in sampled)), int(max(v.max() for v in sampled))
+
+    @property
+    def staleness(self) -> int:
+        """How many updates older than the learner its oldest token was."""
+        return self.step - 1 - self.versions[0]
+
+    def to_json(self, decode: Decode) -> dict[str, Any]:
+        """Return plain data, with the text of each conversation in parts."""
+        episode = self.episode
+        return {
+            "step": self.step,
+            "group": self.group,
+            "number": self.number,
+            "reward": episode.reward,
+            "reward_parts": episode.reward_parts,
+            "env": episode.env,
+            "task": episode.task,
+            "finish": episode.finish,
+            "failure": episode.failure,
+            "staleness": self.staleness,
+            "conversations": [
+                [part.to_json() for part in parts_of(trajectory, decode)]
+                for trajectory in episode.trajectories
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a conversation, all of which came from one side.
+
+    Attributes:
+        text: what it says.
+        version: the weights that sampled it; None: the model did not write it.
+        tokens: how many tokens it has.
+    """
+
+    text: str
+    version: int | None
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"text": self.text, "version": self.version, "tokens": self.tokens}
+
+
+def read_rollouts(run: RunDirectory, step: int | None = None, order: Order = "recorded") -> list[Rollout]:
+    """Return what an update consumed.
+
+    Args:
+        run: of which.
+        step: number of the update; None: the last one.
+        order: as they were consumed, or by their rewards.
+
+    Raises:
+        UserError: there is no such update, or its record is damaged.
+    """
+    recorded = run.recorded_steps()
+    if not recorded:
+        raise UserError(f"{run.path} has learned from nothing yet")
+    if step is None:
+        step = recorded[-1]
+    if step not in recorded:
+        raise UserError(
+            f"update {step} of {run.path} is not recorded; there are {recorded[0]} to {recorded[-1]}"
+        )
+    try:
+        groups = [Group.from_json(line) for line in run.read_rollouts(step)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the record of update {step} of {run.path} is damaged") from error
+    found = [rollout for group in groups for rollout in rollouts_of(group, step)]
+    if order == "recorded":
+        return found
+    return sorted(found, key=lambda rollout: rollout.episode.reward, reverse=order == "best")
+
+
+def rollouts_of(group: Group, step: int) -> Iterator[Rollout]:
+    """Yield the episodes of a group, which update number ``step`` consumed."""
+    mean = statistics.fmean(episode.reward for episode in group.episodes)
+    for number, episode in enumerate(group.episodes, 1):
+        yield Rollout(step, group.id, number, len(group.episodes), mean, episode)
+
+
+def decoder_of(run: RunDirectory) -> Decode:
+    """Return what makes text of a run's tokens, special ones included.
+
+    Raises:
+        UserError: there is no tokenizer: neither in the run nor where its model came from.
+    """
+    kept = [run.model, *sorted(run.checkpoints.glob("step-*/model"), reverse=True)]
+    own = next((str(path) for path in kept if (path / "tokenizer_config.json").is_file()), "")
+    folder = own or resolve_model(load_config(run.path / CONFIG).model)
+    if (file := Path(folder) / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        read_json(file)  # a damaged one, which that library raises a bare Exception for
+        fast = Tokenizer.from_file(str(file))  # transformers would take seconds to import
+        return lambda ids: str(fast.decode(ids, skip_special_tokens=False))
+    tokenizer = load_tokenizer(folder)
+    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def parts_of(trajectory: Trajectory, decode: Decode) -> list[Part]:
+    """Cut a conversation where the side that writes changes, or the weights do.
+
+    A letter of several tokens goes to the part in which it ends.
+    """
+    found = []
+    marks = list(zip(trajectory.loss_mask.tolist(), trajectory.versions.tolist(), strict=True))
+    for sampled, stretch in itertools.groupby(range(len(marks)), key=lambda i: marks[i][0]):
+        indices = list(stretch)
+        ids, done = trajectory.tokens[indices].tolist(), 0
+        text = decode(ids)
+        for version, same in itertools.groupby(indices, key=lambda i: marks[i][1]):
+            part = list(same)
+            upto = part[-1] + 1 - indices[0]
+            end = len(text) if upto == len(ids) else len(decode(ids[:upto]).rstrip("\ufffd"))
+            found.append(Part(text[done:end], version if sampled else None, len(part)))
+            done = end
+    return found

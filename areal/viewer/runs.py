@@ -1,0 +1,108 @@
+"""The runs below a folder, each with what it is and how far it has come."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from areal.config import load_config
+from areal.errors import UserError
+from areal.telemetry.run_directory import CONFIG, METRICS, parsed
+from areal.telemetry.scores import finite, score_of
+from areal.telemetry.status import read_status
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run.
+
+    Attributes:
+        path: its folder.
+        started: when it was started or resumed last, in seconds since the epoch.
+        state: ``running``, ``suspended``, ``finished``, ``stopped``, ``failed``, ``killed``; empty: unknown.
+        ended: how it ended, in its own words.
+        step: finished updates.
+        steps: updates that it is to make.
+        reward: mean reward of the last update; None: there is none yet.
+        accuracy: the last held-out score; None: there is none.
+        env, model: what learns where.
+        error: why there is nothing else; empty: nothing is wrong.
+    """
+
+    path: Path
+    started: float
+    state: str = ""
+    ended: str = ""
+    step: int = 0
+    steps: int = 0
+    reward: float | None = None
+    accuracy: float | None = None
+    env: str = ""
+    model: str = ""
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def find_runs(folder: Path) -> list[RunSummary]:
+    """Return the runs in a folder, the one that was started last at the end.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        found = [path for path in folder.iterdir() if not path.is_symlink() and (path / CONFIG).is_file()]
+    except OSError as error:
+        raise UserError(f"there are no runs in {folder}: {error.strerror}") from error
+    return sorted(map(summary_of, found), key=lambda run: run.started)
+
+
+def summary_of(path: Path) -> RunSummary:
+    """Return what a run directory says of its run."""
+    started = (path / CONFIG).stat().st_mtime
+    try:
+        config = load_config(path / CONFIG)
+    except UserError as error:
+        return RunSummary(path, started, error=str(error))
+    last = last_lines(path / METRICS)
+    return RunSummary(
+        path,
+        started,
+        *_state(path),
+        int(finite(last[0], "step") or 0),
+        config.steps,
+        finite(last[0], "reward/mean"),
+        score_of(last[1]),
+        config.env,
+        config.model,
+    )
+
+
+def last_lines(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the last line of an update, and the last one with a held-out score; empty: there is none."""
+    update: dict[str, Any] = {}
+    scored: dict[str, Any] = {}
+    lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+    for line in reversed(lines):  # most need not be parsed
+        if not update and b'"reward/mean"' in line:
+            update = parsed(line) or {}
+        if not scored and b'"eval/' in line and score_of(found := parsed(line) or {}) is not None:
+            scored = found
+        if update and scored:
+            break
+    return update, scored
+
+
+def _state(path: Path) -> tuple[str, str]:
+    """Return a run's state and how it ended."""
+    try:
+        status = read_status(path)
+    except UserError:  # it has only begun, or is of an old version of areal
+        return "", ""
+    state, ended = str(status["state"]), str(status["ended"])
+    if state == "ended":
+        state = next((word for word in ("finished", "stopped") if ended.startswith(word)), "failed")
+    return "killed" if state == "lost" else state, ended

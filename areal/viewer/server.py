@@ -1,0 +1,106 @@
+"""Serves the page, on this machine alone or for whoever has its address."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from areal.errors import UserError, install_hint
+
+if TYPE_CHECKING:
+    from areal.viewer.watched import WatchedRun
+
+_GRACE = 1
+"""Seconds that answers have to finish at the end."""
+_ROUND = 0.2
+"""Seconds of indexing in one go; whoever asks waits no longer."""
+_IDLE = 2.0
+"""Seconds between two looks when all is indexed."""
+
+
+def serve(runs: Sequence[WatchedRun], host: str = "127.0.0.1", port: int = 0) -> None:
+    """Show runs until Ctrl-C.
+
+    Args:
+        runs: which ones.
+        host: an address of this machine. If others reach it, the page has a random token in its address.
+        port: 0 is a free one.
+
+    Raises:
+        UserError: nothing can be served there.
+        KeyboardInterrupt: at the end.
+    """
+    import uvicorn
+
+    from areal.viewer.app import make_app
+    from areal.viewer.guard import Guard
+
+    listening = _listen(host, port)
+    address, number = listening.getsockname()[:2]
+    alone = ipaddress.ip_address(address).is_loopback
+    token = "" if alone else secrets.token_urlsafe(24)
+    hosts = {"127.0.0.1", "localhost", "[::1]", _shown(host), _shown(address)} if alone else ()
+    app = Guard(make_app(runs), hosts, token)
+    ended = threading.Event()
+    for run in runs:
+        threading.Thread(target=_index, args=(run, ended), name=f"index of {run.name}", daemon=True).start()
+    name = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else _shown(host)
+    shown = f"http://{name}:{number}/" + (f"{token}/" if token else "")
+    print(f"{', '.join(run.name for run in runs)}: {shown} (Ctrl-C ends it)", flush=True)
+    try:
+        uvicorn.Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=_GRACE,
+            )
+        ).run([listening])
+    finally:
+        ended.set()
+
+
+def _index(run: WatchedRun, ended: threading.Event) -> None:
+    """Keep a run's index up to date, so that whoever asks need not wait."""
+    while not ended.is_set():
+        try:
+            left = run.index.update(_ROUND)
+        except UserError:  # the page, which needs the index, too, says it
+            return
+        ended.wait(0.01 if left else _IDLE)
+
+
+def require_framework() -> None:
+    """Make sure that a server can start; raises UserError if it cannot."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the page needs {error.name}, which is not installed: {install_hint('view')}"
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port {port}: give 0 (any free one) to 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), int(address[1])), family=family)
+    except OSError as error:
+        # The socket module adds what the line already says; names that are none have numbers of their own.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise UserError(f"cannot serve on {host}, port {port}: {why}") from error
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

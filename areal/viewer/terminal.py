@@ -1,0 +1,75 @@
+"""Rollouts and runs for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from areal.telemetry.plain import plain
+from areal.telemetry.tables import fitted
+from areal.viewer.rollouts import Decode, Rollout, parts_of
+from areal.viewer.runs import RunSummary
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+_ENDS = {"eos": "ended by itself", "stop": "ended by a stop string", "length": "cut off", "abort": "given up"}
+
+
+def shown(rollout: Rollout, decode: Decode) -> Text:
+    """Return a rollout: what it earned, and its conversations, with the weights before what each sampled."""
+    from rich.text import Text
+
+    episode = rollout.episode
+    text = Text()
+    text.append(
+        f"update {rollout.step}, group {rollout.group}, response {rollout.number} of {rollout.size}", "bold"
+    )
+    text.append("".join(f" · {fact}" for fact in _facts(rollout)) + "\n")
+    if episode.failure:
+        text.append(f"failed: {plain(episode.failure)}\n", "red")
+    for number, trajectory in enumerate(episode.trajectories, 1):
+        if len(episode.trajectories) > 1:
+            text.append(f"conversation {number} of {len(episode.trajectories)}\n", "bold")
+        for part in parts_of(trajectory, decode):
+            if part.version is not None:
+                text.append(f"[v{part.version}]", "cyan")
+            text.append(plain(part.text), "dim" if part.version is None else "")
+        text.append("\n")
+    return text
+
+
+def _facts(rollout: Rollout) -> Iterator[str]:
+    episode, (oldest, newest) = rollout.episode, rollout.versions
+    parts = ", ".join(f"{plain(name)} {value:g}" for name, value in episode.reward_parts.items())
+    yield f"reward {episode.reward:g}" + (f" ({parts})" if len(episode.reward_parts) > 1 else "")
+    yield f"mean of its group {rollout.mean:g}"
+    if episode.env:
+        yield plain(episode.env)
+    yield f"{episode.sampled:,} tokens"
+    yield f"weights {oldest}" if oldest == newest else f"weights {oldest} to {newest}"
+    yield f"staleness {rollout.staleness}"
+    yield "the agent stopped before its end" if episode.unfinished else _ENDS[episode.finish]
+
+
+_COLUMNS = ("run", "state", "updates", "reward", "accuracy", "environment", "model")
+_LEAST = 5
+"""Columns without which a table is no list any more."""
+
+
+def list_of(runs: Sequence[RunSummary], width: int) -> list[Table]:
+    """Return tables that list runs in ``width`` characters; columns on the right are left out if need be."""
+    rows = [[plain(cell) for cell in _row(run)] for run in runs]
+    for count in range(len(_COLUMNS), _LEAST - 1, -1):
+        found = fitted(_COLUMNS[:count], [row[:count] for row in rows], width)
+        if len(found) == 1:
+            return found
+    return fitted(_COLUMNS, rows, width)
+
+
+def _row(run: RunSummary) -> list[str]:
+    if run.error:
+        return [run.path.name, "unknown", "", "", "", run.error, ""]
+    reward, accuracy = ("" if x is None else f"{x:.3f}" for x in (run.reward, run.accuracy))
+    return [run.path.name, run.state, f"{run.step} of {run.steps}", reward, accuracy, run.env, run.model]

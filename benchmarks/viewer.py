@@ -1,0 +1,182 @@
+"""How fast the page of `areal view` opens and filters a large run, and what memory its server takes.
+
+A run of STEPS updates with 100 rollouts each is generated once, in OUTPUT. A server is started on it, and the
+answers that the page waits for are timed: those of opening it (page, states, settings, all metrics, the first
+list), before and after the index is whole, and lists with filters, sorts and search. Times are medians.
+
+    python benchmarks/viewer.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from common import parser, save
+
+from areal.config import parse_config
+from areal.telemetry.run_directory import METRICS, RunDirectory, json_line
+
+GROUPS, SIZE, TOKENS = 10, 10, 100
+DISTINCT = 1000
+"""Records that are made; those of later updates are links to them, which are read all the same."""
+REPEATS = 5
+KEYS = (
+    "loss", "grad_norm", "lr", "policy/entropy", "policy/kl", "policy/clip_ratio", "policy/behav_ratio",
+    "mismatch/logprob", "mismatch/logprob_max", "mismatch/kl", "mismatch/tokens", "advantage/zero",
+    "time/train", "learner/tokens_per_s", "learner/mfu", "reward/mean", "reward/std", "reward/correct",
+    "reward/format", "staleness/mean", "staleness/max", "response/length_mean", "response/truncated",
+    "response/turns_mean", "response/trajectories_mean", "time/step", "time/wait", "time/sync",
+    "time/generate", "overlap", "throughput/tokens_per_s", "throughput/trajectories_per_s",
+)  # fmt: skip
+"""A usual line of metrics."""
+LOGPROBS = [-(random.Random(n).random() ** 4) * 5 for n in range(1000)]
+
+
+def make(folder: Path, steps: int) -> RunDirectory:
+    """Return the run, which is made if it is not there."""
+    name = f"run-{steps}"
+    if (folder / name / "whole").is_file():
+        return RunDirectory.open(folder / name)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    run = RunDirectory.create(parse_config({"output": folder, "name": name, "steps": steps}))
+    chance = random.Random(0)
+    (run.path / "rollouts").mkdir()
+    with (run.path / METRICS).open("w") as file:
+        for step in range(1, steps + 1):
+            file.write(json_line({"step": step, **{key: chance.random() for key in KEYS}}))
+            record = run.path / "rollouts" / f"step-{step:06d}.jsonl"
+            if step > DISTINCT:
+                record.hardlink_to(record.with_name(f"step-{(step - 1) % DISTINCT + 1:06d}.jsonl"))
+                continue
+            lines = [group(step, GROUPS * step + number, chance) for number in range(GROUPS)]
+            record.write_text("".join(lines))
+    (run.path / "whole").touch()
+    return run
+
+
+def group(step: int, number: int, chance: random.Random) -> str:
+    return json_line(
+        {"id": number, "version": step - 1, "episodes": [episode(step, chance) for _ in range(SIZE)]}
+    )
+
+
+def episode(step: int, chance: random.Random) -> dict[str, Any]:
+    length, given = chance.randrange(TOKENS // 2, TOKENS * 3 // 2), 20
+    reward = float(chance.random() < 0.5)
+    oldest = max(0, step - chance.randrange(1, 5))
+    trajectory = {
+        "tokens": [3, *chance.choices(range(10, 300), k=given - 1 + length)],
+        "loss_mask": [False] * given + [True] * length,
+        "logprobs": [0.0] * given + chance.choices(LOGPROBS, k=length),
+        "versions": [-1] * given + [oldest] * (length // 2) + [step - 1] * (length - length // 2),
+        "finish": "eos" if chance.random() < 0.9 else "length",
+        "turns": [given],
+        "calls": [0],
+        "rewards": [reward],
+    }
+    return {
+        "trajectories": [trajectory],
+        "reward": reward,
+        "reward_parts": {"correct": reward},
+        "env": chance.choice("abc"),
+    }
+
+
+def timed(ask: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    ask()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    arguments = parser(__doc__, "viewer")
+    arguments.add_argument(
+        "--steps", type=int, default=10_000, help="updates of the run, of 100 rollouts each (10000)"
+    )
+    given = arguments.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    run = make(given.output, given.steps)
+    cache = given.output / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    begun = time.perf_counter()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "areal", "view", run.path],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = server.stdout.readline().split(": ", 1)[1].split()[0]
+        results: dict[str, Any] = {
+            "rollouts": given.steps * GROUPS * SIZE,
+            "start_s": time.perf_counter() - begun,
+        }
+        with httpx.Client(base_url=address, timeout=600) as client:
+            results |= measured(client, run.path.name, given.steps)
+        results["server_mb"] = psutil.Process(server.pid).memory_info().rss / 1e6
+        results["index_mb"] = sum(path.stat().st_size for path in cache.rglob("*.sqlite")) / 1e6
+    finally:
+        server.terminate()
+        server.wait()
+    print(json.dumps(results, indent=2))
+    print(save(given.output, "viewer", results))
+
+
+def measured(client: httpx.Client, name: str, steps: int) -> dict[str, Any]:
+    def get(path: str, **query: Any) -> dict[str, Any]:
+        response = client.get(path, params=query)
+        response.raise_for_status()
+        return response.json() if path.startswith("api") else {}
+
+    def open_page() -> None:
+        get("")
+        get("api/states")
+        mark, more = "", True
+        while more:
+            found = get("api/metrics", run=name, mark=mark)
+            mark, more = found["mark"], found["more"]
+        get("api/settings")
+
+    def find(**query: Any) -> dict[str, Any]:
+        return get("api/rollouts", run=name, limit=50, **query)
+
+    results: dict[str, Any] = {"open_before_index_s": timed(open_page), "first_list_s": timed(find)}
+    start = time.perf_counter()
+    while find()["left"]:
+        time.sleep(1)
+    results["index_s"] = time.perf_counter() - start
+    row = find(**{"from": steps // 3, "to": steps // 3})["rows"][0]
+    some = {"step": row["step"], "group": row["group"]}
+    ways = {
+        "open": open_page,
+        "newest": lambda: find(sort="step", descending=1),
+        "worst": lambda: find(sort="reward"),
+        "longest": lambda: find(sort="tokens", descending=1),
+        "stalest of one environment": lambda: find(sort="staleness", descending=1, env="b"),
+        "one step": lambda: find(sort="reward", **{"from": steps // 2, "to": steps // 2}),
+        "half of the run, cut off, worst first": lambda: find(
+            sort="reward", finish="length", **{"from": steps // 4, "to": steps * 3 // 4}
+        ),
+        "by reward, far down": lambda: find(sort="reward", least=0.5, skip=steps * GROUPS),
+        "text that is nowhere": lambda: find(text="nowhere to be found"),
+        "one group, whole": lambda: get("api/group", run=name, **some),
+    }
+    return results | {
+        f"{way}_s": statistics.median(timed(ask) for _ in range(REPEATS)) for way, ask in ways.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Take the pictures of docs/viewing.md, in chromium: python scripts/screenshots.py RUN [RUN ...]."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+COLOURS = 128
+"""Of a picture, which keeps the files small."""
+
+
+def shoot(
+    driver: webdriver.Chrome, address: str, name: str, size: tuple[int, int], theme: str, act: str
+) -> None:
+    """Take one picture.
+
+    Args:
+        driver: the browser.
+        address: of the page.
+        name: of the picture.
+        size: width and height of the window.
+        theme: ``light`` or ``dark``.
+        act: JavaScript that is run before.
+    """
+    metric = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metric)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    driver.get("about:blank")
+    driver.get(address)
+    time.sleep(2)
+    driver.execute_script(act)
+    time.sleep(1)
+    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(FIGURES / f"{name}.png", optimize=True)
+
+
+def main(runs: list[str]) -> None:
+    """Serve the runs, and look at them."""
+    command = [sys.executable, "-m", "areal", "view", *runs]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    with tempfile.TemporaryDirectory() as profile:
+        for flag in ("headless", "no-sandbox", "disable-gpu", "hide-scrollbars", f"user-data-dir={profile}"):
+            options.add_argument(f"--{flag}")
+        driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        try:
+            found = re.search(r"http://\S+", server.stdout.readline() if server.stdout else "")
+            assert found is not None
+            take_all(driver, f"{found[0]}#/", Path(runs[0]).resolve().name)
+        finally:
+            driver.quit()
+            server.terminate()
+            server.wait()
+
+
+def take_all(driver: webdriver.Chrome, base: str, run: str) -> None:
+    """Take all pictures, those of rollouts of one run."""
+    hover = (
+        "const over = document.querySelectorAll('.u-over')[0]; const box = over.getBoundingClientRect();"
+        "over.dispatchEvent(new MouseEvent('mousemove', {clientX: box.left + box.width * 0.6,"
+        " clientY: box.top + 60, bubbles: true}));"
+    )
+    shoot(driver, base, "view_overview", (1280, 1000), "light", hover)
+    worst = "document.getElementById('worst').click()"
+    shoot(driver, f"{base}rollouts?run={run}", "view_rollouts", (1280, 620), "light", worst)
+    opened = "document.querySelector('td.excerpt a').click()"
+    listed = f"{base}rollouts?run={run}&sort=tokens&descending=1"
+    shoot(driver, listed, "view_conversation", (1280, 620), "light", opened)
+    address = driver.current_url
+    change = (
+        "for (const b of document.querySelectorAll('.tokenview button'))"
+        " if (b.textContent.startsWith('Next change')) b.click();"
+    )
+    shoot(driver, f"{address}&view=tokens", "view_tokens", (1280, 620), "dark", change)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,393 @@
+"""The page in a real browser, on runs as they are written: what it shows, and that no text becomes code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from viewed_runs import PAYLOADS, SHOWN, add_hostile_step, add_step, make_run, metrics
+
+from areal.telemetry.run_directory import RunDirectory
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs a browser (Debian: apt install chromium chromium-driver)"
+)
+PATIENCE = 90
+"""Seconds that anything may take on a machine that others use."""
+
+
+class Page:
+    """The browser, with one page."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+        self.address = ""
+
+    def open(self, path: str) -> None:
+        """Go to a page of the current address, and wait until it is there."""
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.address}#/{path}")
+        self.until(lambda: self.script("return !document.querySelector('main').hasAttribute('aria-busy')"))
+
+    def go(self, path: str) -> None:
+        """Go on to another page, as a link does."""
+        self.script(
+            "document.querySelector('main').dataset.old = ''; location.hash = arguments[0]", f"#/{path}"
+        )
+        self.until(lambda: self.all("main:not([aria-busy], [data-old])"))
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        wait = WebDriverWait(self.driver, PATIENCE, 0.1, [StaleElementReferenceException])
+        return wait.until(lambda _: condition())
+
+    def script(self, body: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(body, *arguments)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str) -> WebElement:
+        return self.until(lambda: next(iter(self.all(selector)), None))
+
+    def text(self, selector: str = "main") -> str:
+        """What is written, also where it is clipped."""
+        return self.script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+
+    def button(self, name: str) -> WebElement:
+        return self.until(lambda: next((b for b in self.all("button") if b.text.startswith(name)), None))
+
+    @property
+    def query(self) -> dict[str, str]:
+        fragment = self.driver.current_url.partition("#/")[2]
+        return {"page": fragment.partition("?")[0]} | {
+            name: values[0] for name, values in parse_qs(fragment.partition("?")[2]).items()
+        }
+
+    def complaints(self) -> list[str]:
+        """What the browser has refused, or failed at, since the last time."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    flags = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+        "disable-component-update disable-sync disable-dev-shm-usage window-size=1280,900"
+    )
+    for flag in (*flags.split(), f"user-data-dir={profile}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(PATIENCE)
+    driver.set_script_timeout(PATIENCE)
+    try:
+        yield Page(driver)
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
+    folder = tmp_path_factory.mktemp("runs")
+    found = {
+        "first": make_run(folder, "first"),
+        "second": make_run(folder, "second", steps=9, learner={"learning_rate": 1e-4}),
+        "hostile": make_run(folder, "hostile", steps=2),
+    }
+    add_hostile_step(found["hostile"], 3)
+    return found
+
+
+@pytest.fixture(scope="module")
+def address(runs: dict[str, RunDirectory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "areal", "view", *(str(run.path) for run in runs.values())],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))},
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield re.search(r"http://\S+", server.stdout.readline())[0]
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+@pytest.fixture
+def page(browser: Page, address: str) -> Iterator[Page]:
+    browser.address = address
+    browser.complaints()
+    yield browser
+    assert browser.complaints() == []
+    assert browser.script("return window.hit") is None
+
+
+def test_curves_of_several_runs(page: Page, runs: dict[str, RunDirectory]):
+    page.open("")
+    names = [each.text for each in page.all(".runs tbody th")]
+    assert names == ["first", "second", "hostile"]
+    titles = [each.text for each in page.all("figcaption")]
+    for title in (
+        "Reward", "Held-out accuracy (math-v1)", "Entropy", "Clip ratio", "Behaviour ratio", "Staleness",
+        "Generated tokens/s", "Share of the step: learner waits", "Overlap",
+    ):  # fmt: skip
+        assert title in titles
+    assert len(page.all(".section:not(details) .chart canvas")) > 15
+    reward = page.one(".chart")
+    assert "last" in reward.text
+    rows = {
+        each.find_element(By.TAG_NAME, "th").text: each.text
+        for each in page.all(".settings table:first-of-type tr")
+    }
+    assert "0.0001" in rows["learner.learning_rate"]
+    boxes = page.all(".runs input")
+    shown = len(reward.find_elements(By.CSS_SELECTOR, ".readout span"))
+    boxes[1].click()
+    page.until(lambda: len(reward.find_elements(By.CSS_SELECTOR, ".readout span")) == shown - 1)
+    boxes[1].click()
+
+
+def test_values_under_the_pointer_and_the_way_to_the_rollouts(page: Page):
+    page.open("")
+    plot = page.one(".chart .u-over")
+    ActionChains(page.driver).move_to_element(plot).perform()
+    page.until(lambda: "step" in page.all(".chart .readout")[0].text)
+    step = re.search(r"step (\d+)", page.all(".chart .readout")[0].text)[1]
+    others = [re.search(r"step (\d+)", each.text) for each in page.all(".chart .readout")]
+    assert sum(found is not None and found[1] == step for found in others) > 9, "of all charts"
+    ActionChains(page.driver).click(plot).perform()
+    page.until(lambda: page.query["page"] == "rollouts")
+    assert (page.query["from"], page.query["to"], page.query["sort"]) == (step, step, "reward")
+    page.until(lambda: page.all(".rollouts tbody tr"))
+    assert {row.find_element(By.TAG_NAME, "td").text for row in page.all(".rollouts tbody tr")} == {step}
+
+
+def test_the_keyboard_does_it_too(page: Page):
+    page.open("")
+    plot = page.one(".plot")
+    page.script("arguments[0].focus()", plot)
+    ActionChains(page.driver).send_keys(Keys.HOME).perform()
+    page.until(lambda: "step 1" in page.all(".chart .readout")[0].text)
+    ActionChains(page.driver).send_keys(Keys.ARROW_RIGHT, Keys.ENTER).perform()
+    page.until(lambda: page.query["page"] == "rollouts")
+    assert page.query["from"] == "2"
+
+
+def test_zoom_and_smoothing(page: Page):
+    page.open("")
+    plot = page.one(".chart .u-over")
+    ActionChains(page.driver).move_to_element_with_offset(plot, -80, 0).click_and_hold().move_by_offset(
+        120, 0
+    ).release().perform()
+    whole = page.button("Whole run")
+    assert re.fullmatch(r"rollouts of steps \d to \d", page.one(".range a").text)
+    assert page.query["page"] == ""
+    whole.click()
+    page.until(lambda: not page.all(".range button"))
+    slider = page.one("#smoothing")
+    slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    page.until(lambda: page.one("output").text == "mean of 5")
+    slider.send_keys(Keys.HOME)
+
+
+def test_light_and_dark(page: Page):
+    page.open("")
+    colours = set()
+    for _ in range(2):
+        page.one("#theme").click()
+        colours.add(page.script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(colours) == 2
+    page.script("localStorage.clear()")
+    for scheme in ("dark", "light"):
+        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+        page.until(
+            lambda scheme=scheme: page.script("return document.documentElement.dataset.theme") == scheme
+        )
+
+
+def test_it_follows_a_run(page: Page, runs: dict[str, RunDirectory]):
+    run = runs["first"]
+    page.open("")
+    last = run.recorded_steps()[-1]
+    page.until(lambda: f"{last} of 12" in page.text(".runs"))
+    for step in range(last + 1, last + 3):
+        add_step(run, step)
+    page.until(lambda: f"{last + 2} of 12" in page.text(".runs"))
+    page.open("rollouts?run=first")
+    assert page.one(".rollouts tbody td").text == str(last + 2)
+    add_step(run, last + 3)
+    page.until(lambda: page.one(".rollouts tbody td").text == str(last + 3))
+    for step in range(last + 4, last + 10):
+        run.log_metrics({**metrics(step), "reward/mean": 0.0, "reward/std": 0.0, "advantage/zero": 1.0})
+    page.open("")
+    page.until(lambda: "nothing learned" in page.text(".alarms"))
+    assert "so nothing was learned" in page.text(".alarms")
+
+
+def rewards(page: Page) -> list[float]:
+    return [float(each.text) for each in page.all(".rollouts .reward")]
+
+
+def test_the_worst_of_the_last_step_in_one_click(page: Page, runs: dict[str, RunDirectory]):
+    page.open("rollouts?run=second")
+    page.until(lambda: page.all(".rollouts tbody tr"))
+    page.button("Worst of the last step").click()
+    page.until(lambda: page.query.get("from") == "9" and len(rewards(page)) == 8)
+    assert rewards(page) == sorted(rewards(page))
+    page.button("All").click()
+    page.until(lambda: len(rewards(page)) == 50)
+    page.button("More").click()
+    page.until(lambda: len(rewards(page)) == 72)
+
+
+def test_filters_order_and_search(page: Page):
+    page.open("rollouts?run=second&from=2&to=5")
+    page.until(lambda: len(rewards(page)) == 32)
+    page.one("[name=least]").send_keys("0.5")
+    page.until(lambda: set(rewards(page)) == {1.0})
+    page.one("[name=least]").send_keys(*[Keys.BACKSPACE] * 3)
+    page.until(lambda: len(rewards(page)) == 32)
+    Select(page.one("[name=finish]")).select_by_visible_text("cut off")
+    page.until(lambda: set(rewards(page)) == {0.0})
+    Select(page.one("[name=finish]")).select_by_visible_text("any")
+    page.button("reward").click()
+    page.until(lambda: page.query["sort"] == "reward" and rewards(page) == sorted(rewards(page)))
+    page.one("[name=text]").send_keys("compute 14 + 6.")
+    page.until(lambda: "4 found in 32 of 32 rollouts" in page.text(".count"))
+    assert page.query["text"] == "compute 14 + 6."
+    address = page.driver.current_url.partition("#/")[2]
+    page.open(address)  # which has it all
+    page.until(lambda: len(rewards(page)) == 4)
+
+
+def test_where_the_weights_changed(page: Page):
+    page.open("rollout?run=second&step=5&group=10&number=1")
+    said = page.one(".message.said")
+    assert [each.text for each in said.find_elements(By.CLASS_NAME, "version")] == ["v2", "v4"]
+    assert [each.text for each in page.all(".message.given h3")] == ["user"]
+    assert "Compute 20 + 15." in page.text(".message.given")
+    assert "weights" in page.text(".facts")
+    page.button("Tokens").click()
+    page.button("Next change of weights (1)").click()
+    page.until(lambda: "version 4" in page.text(".values"))
+    assert "log-probability" in page.text(".values")
+    assert [each.text for each in page.all(".legend span")] == [
+        "v2, 2 older than the learner",
+        "v4",
+        "not sampled",
+    ]
+    page.one(".tokens").send_keys(Keys.ARROW_LEFT)
+    page.until(lambda: "version 2 (2 older than the learner)" in page.text(".values"))
+    page.button("log-probability").click()
+    assert page.all(".tokens .scale-0")
+    assert page.query["colour"] == "logprob"
+    ActionChains(page.driver).move_to_element(page.all(".tokens .token")[0]).perform()
+    page.until(lambda: "token 1 of" in page.text(".values") and "not sampled" in page.text(".values"))
+    page.one(".controls a").click()
+    page.until(lambda: page.query["number"] == "2")
+
+
+def test_a_group_side_by_side(page: Page):
+    page.open("group?run=second&step=2&group=4")
+    assert len(page.all("article")) == 4
+    found = [float(each.text) for each in page.all("article .facts > div:first-child dd")]
+    assert found == sorted(found)
+    assert page.text("main").count("Compute 14 + 6.") == 1, "the prompt once for all"
+    page.one("article h2 a").click()
+    page.until(lambda: page.query["page"] == "rollout")
+
+
+def see_all(page: Page, each: int) -> None:
+    """Look at what a hostile run has, of each so many payloads, and see that it is text and nothing else."""
+    page.open("")
+    page.script("document.querySelector('details.section').open = true")
+    page.until(lambda: all(payload in page.text() for payload in PAYLOADS))  # names of metrics
+    page.until(lambda: page.all("details .chart canvas"))
+    page.open("rollouts?run=hostile&from=3&to=3")
+    page.until(lambda: len(page.all(".rollouts tbody tr")) == len(PAYLOADS))
+    text = page.text(".rollouts")
+    assert all(payload in text for payload in PAYLOADS), "names of environments"
+    assert SHOWN in text
+    Select(page.one("[name=env]")).select_by_visible_text(PAYLOADS[0])
+    page.until(lambda: len(page.all(".rollouts tbody tr")) == 1)
+    for number, payload in list(enumerate(PAYLOADS))[::each]:
+        page.go(f"rollout?run=hostile&step=3&group={1000 + number}&number=1&view=conversation")
+        text = page.text()
+        assert text.count(payload) >= 5, "prompt, response, tool call, observation, environment"
+        assert text.count(SHOWN) == 2
+        assert ("failed: " in text) == bool(number % 2)
+        page.button("Tokens").click()
+        page.until(lambda payload=payload: payload in page.text(".tokens"))
+    page.go(f"group?run=hostile&step=3&group={1000 + number}")
+    assert payload in page.text("article")
+    assert not page.all("main :is(script, img, iframe, svg, style, math, object, embed)")
+    assert not page.all(
+        "main [onerror], main [onload], main [onfocus], main [ontoggle], main a:not([href^='#/'])"
+    )
+
+
+def test_what_others_wrote_is_text(page: Page):
+    see_all(page, each=1)
+
+
+def test_a_report_opens_from_the_disk(page: Page, runs: dict[str, RunDirectory], tmp_path: Path):
+    path = tmp_path / "report.html"
+    subprocess.run(
+        [sys.executable, "-m", "areal", "view", *(str(run.path) for run in runs.values()), "--export", path],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+    )
+    page.address = path.as_uri()
+    page.open("")
+    assert len(page.all(".runs tbody tr")) == 3
+    assert "report of" in page.text("#status")
+    assert "the rollouts of steps 1 to 9 of second" in page.text()
+    page.open("rollouts?run=second")
+    page.until(lambda: len(rewards(page)) == 50)
+    page.button("Worst of the last step").click()
+    page.until(lambda: len(rewards(page)) == 8)
+    page.one("td.excerpt a").click()
+    page.until(lambda: page.query["page"] == "rollout" and page.all(".message.said .version"))
+    see_all(page, each=4)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(page: Page, width: int):
+    metric = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metric)
+    page.open("rollouts?run=first")
+    for path in (
+        "", "rollouts?run=hostile", "rollouts?run=second", "rollout?run=second&step=5&group=10&number=1",
+        "rollout?run=hostile&step=3&group=1007&number=1&view=tokens", "group?run=second&step=5&group=10",
+    ):  # fmt: skip
+        page.go(path)
+        assert page.script("return document.documentElement.scrollWidth") <= width, path
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_what_is_not_there_is_said(page: Page):
+    page.open("rollout?run=first&step=1&group=999&number=1")
+    assert "there is no rollout 1 of group 999" in page.text(".failure")
+    assert any("404" in line for line in page.complaints())
+    page.open("constructor")
+    assert "there is no page constructor" in page.text(".failure")

@@ -1,0 +1,176 @@
+"""The page over HTTP: who may ask, what is answered, and how `areal view` begins and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+from viewed_runs import make_run
+
+from areal import cli
+from areal.viewer.app import make_app
+from areal.viewer.assets import read_assets
+from areal.viewer.guard import Guard
+from areal.viewer.watched import watch
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs"), steps=3).path
+
+
+@pytest.fixture(scope="module")
+def app(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_app(watch([str(run)], tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def client(app: Any) -> TestClient:
+    return TestClient(Guard(app, LOOPBACK), "http://127.0.0.1:8000")
+
+
+def test_the_page_and_its_files(client: TestClient):
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for name in read_assets():
+        assert client.get(f"/assets/{name}").status_code == 200
+    assert client.get("/assets/main.js").headers["content-type"] == "text/javascript; charset=utf-8"
+    assert client.get("/api/states").json()["runs"][0]["step"] == 3
+    assert client.get("/api/rollouts?run=run&from=2&to=2&sort=reward&limit=5").json()["count"] == 8
+    assert client.get("/api/settings").json()["run"]["env"] == "math-v1"
+
+
+def test_browsers_are_told_to_be_strict(client: TestClient):
+    for path in ("/", "/assets/main.js", "/api/states", "/nothing", "/api/group?run=none"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"].split("; ")
+        assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert not [name for name in headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/assets/../index.py",
+        "/assets/%2e%2e/server.py",
+        "/assets/..%2f..%2fcli.py",
+        "/assets//etc/passwd",
+        "/assets/uplot/LICENSE",
+        "/config.yaml",
+        "/api/states/../../config.yaml",
+        "/api/metrics?run=../run",
+        "/api/metrics?run=/etc",
+        "/api/group?run=run&step=1&group=77",
+    ],
+)
+def test_what_is_not_there(client: TestClient, path: str):
+    assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "query", ["step=x", "from=nan", "to=1e400", "least=a", "limit=0", "limit=100000", "skip=-1", "sort=env"]
+)
+def test_what_is_no_question(client: TestClient, query: str):
+    path = "group" if query.startswith("step") else "rollouts"
+    assert client.get(f"/api/{path}?run=run&{query}").status_code == 400
+
+
+def test_it_is_read_only(client: TestClient):
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert client.request(method, "/api/states").status_code == 405
+    assert client.head("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::2]:80"]
+)
+def test_another_name_that_leads_here_is_refused(client: TestClient, host: str):
+    assert client.get("/api/states", headers={"host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]", "[::1]:8000"])
+def test_names_of_this_machine_are_served(client: TestClient, host: str):
+    assert client.get("/api/states", headers={"host": host}).status_code == 200
+
+
+def test_others_need_the_token(app: Any):
+    client = TestClient(Guard(app, (), "s3cret"), "http://10.0.0.1:8000")
+    assert client.get("/s3cret/").status_code == 200
+    assert client.get("/s3cret/api/states").status_code == 200
+    for path in ("/", "/api/states", "/s3cret", "/s3cre/", "/s3crets/", "/S3CRET/", "//s3cret/", "/%ff/"):
+        found = client.get(path)
+        assert (found.status_code, "s3cret" in found.text) == (404, False), path
+
+
+def start(*words: str | Path, cwd: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "areal", "view", *map(str, words)]
+    env = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    return subprocess.Popen(
+        command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_from_its_line_to_ctrl_c(tmp_path: Path):
+    make_run(tmp_path / "runs", "a", steps=2)
+    make_run(tmp_path / "runs", "b", steps=2)
+    for host in ("127.0.0.1", "0.0.0.0"):
+        server = start("--host", host, cwd=tmp_path, cache=tmp_path / "cache")
+        try:
+            line = server.stdout.readline()
+            names, address, *_ = line.replace(": ", " ").replace("a, b", "a,b").split()
+            assert names == "a,b"
+            url = httpx.URL(address).copy_with(host="127.0.0.1")
+            token = url.path.strip("/")
+            assert (len(token) > 20) == (host == "0.0.0.0")
+            assert [each["name"] for each in httpx.get(url.join("api/states")).json()["runs"]] == ["a", "b"]
+            bare = httpx.get(url.copy_with(path="/api/states"))
+            assert bare.status_code == (404 if token else 200)
+            server.send_signal(signal.SIGINT)
+            out, error = server.communicate(timeout=60)
+            assert (server.returncode, out, error) == (130, "", "areal: stopped\n")
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def test_what_cannot_be_shown_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for words, line in (
+            ((str(tmp_path),), "is no run directory"),
+            ((str(run), "none"), "none is no run directory"),
+            ((), "there are no runs in runs"),
+            ((str(run), "--port", port), f"cannot serve on 127.0.0.1, port {port}: Address already in use"),
+            ((str(run), "--port", "70000"), "--port 70000: give 0"),
+            ((str(run), "--host", "192.0.2.1"), "cannot serve on 192.0.2.1"),
+            ((str(run), "--export", "none/report.html"), "give a file in a folder that is there"),
+        ):
+            with pytest.raises(SystemExit) as ended:
+                cli.main(["view", *words])
+            error = capsys.readouterr().err
+            assert (ended.value.code, error.count("\n")) == (2, 1), error
+            assert line in error
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["view", str(run)])
+    error = capsys.readouterr().err
+    assert "set XDG_CACHE_HOME to a folder" in error
+    assert (ended.value.code, error.count("\n")) == (2, 1), error

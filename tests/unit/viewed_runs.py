@@ -1,0 +1,159 @@
+"""Runs for the page, made by the writers that real ones are made by, without training."""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from areal.config import parse_config
+from areal.models import load_tokenizer, resolve_model
+from areal.telemetry.run_directory import RunDirectory, json_line
+from areal.trajectory import Episode, Group, Trajectory
+
+PAYLOADS = (
+    "<script>window.hit=1</script>",
+    "</script><script>window.hit=1</script>",
+    "<img src=x onerror=window.hit=1>",
+    '"><svg onload=window.hit=1>',
+    "' autofocus onfocus=window.hit=1 '",
+    '<a href="javascript:window.hit=1">here</a>',
+    "<details open ontoggle=window.hit=1>",
+    '<iframe srcdoc="<script>parent.hit=1</script>"></iframe>',
+    "<style>@import 'javascript:window.hit=1'</style>",
+    "<math><mtext><img src=x onerror=window.hit=1></mtext></math>",
+    "<!--<script>window.hit=1//--></script>",
+    "{{constructor.constructor('window.hit=1')()}}${window.hit=1}",
+    "javascript:window.hit=1",
+    "__proto__",
+    "constructor",
+)
+"""Each sets ``window.hit`` in a page that takes text for more, or breaks one that takes it for a name."""
+INVISIBLE = "\x1b[31mred\x1b[0m \u202egnp.exe\u202c zero\u200bwidth"
+"""Control characters of terminals, and marks that turn the direction of writing or hide."""
+SHOWN = r"\x1b[31mred\x1b[0m \u202egnp.exe\u202c zero\u200bwidth"
+
+
+@cache
+def tokenizer() -> Any:
+    return load_tokenizer(resolve_model("starter"))
+
+
+def ids_of(text: str) -> list[int]:
+    return tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+
+def episode(
+    prompt: str, turns: list[str], versions: list[int], reward: float, later: str = "Again.", **more: Any
+) -> Episode:
+    """A conversation of one or several turns; the last half of each response is by the last version."""
+    tokens: list[int] = []
+    mask: list[bool] = []
+    by: list[int] = []
+    begins: list[int] = []
+    for number, said in enumerate(turns):
+        given = ids_of(f"<|user|>{prompt if number == 0 else later}<|end|>\n<|assistant|>")
+        sampled = [*ids_of(said), *ids_of("<|end|>")]
+        begins.append(len(tokens) + len(given))
+        half = (len(sampled) + 1) // 2
+        tokens += given + sampled
+        mask += [False] * len(given) + [True] * len(sampled)
+        by += [-1] * len(given) + [versions[0]] * half + [versions[-1]] * (len(sampled) - half)
+    chance = random.Random(len(tokens))
+    logprobs = [-(chance.random() ** 6) * 6 if sampled else 0.0 for sampled in mask]
+    trajectory = Trajectory(
+        np.array(tokens, np.int32),
+        np.array(mask),
+        np.array(logprobs, np.float32),
+        np.array(by, np.int32),
+        "eos" if reward else "length",
+        begins,
+        list(range(len(begins))),
+        [0.0] * (len(begins) - 1) + [reward],
+    )
+    return Episode([trajectory], reward, **{"reward_parts": {"correct": reward}, **more})
+
+
+def make_run(
+    folder: Path, name: str = "run", steps: int = 6, groups: int = 2, **settings: Any
+) -> RunDirectory:
+    """A run of some updates."""
+    config = {"output": folder, "name": name, "steps": 2 * steps, **settings}
+    made = RunDirectory.create(parse_config(config))
+    for step in range(1, steps + 1):
+        add_step(made, step, groups)
+    return made
+
+
+def add_step(run: RunDirectory, step: int, groups: int = 2) -> None:
+    """Add an update with groups of four, of which one more is right as the run goes on."""
+    made = [arithmetic(step, groups * step + number) for number in range(groups)]
+    run.log_rollouts(step, (json_line(group.to_json()) for group in made))
+    run.log_metrics(metrics(step))
+    if step % 3 == 0:
+        score = 0.4 + 0.5 * (1 - math.exp(-step / 4))
+        run.log_metrics({"step": step, "eval/math-v1/avg@1": score, "eval/math-v1/problems": 256})
+
+
+def arithmetic(step: int, number: int) -> Group:
+    a, b = 10 + number, 3 * step
+    right = [(number + i) % 4 < 1 + step // 3 for i in range(4)]
+    versions = [max(0, step - 3), step - 1]
+    said = [
+        f"{a} + {b} = {a + b if good else a - b + i}\n\\boxed{{{a + b if good else a - b + i}}}"
+        for i, good in enumerate(right)
+    ]
+    made = [
+        episode(f"Compute {a} + {b}.", [text], versions, float(good), task={"index": number})
+        for text, good in zip(said, right, strict=True)
+    ]
+    return Group(number, max(0, step - 3), made)
+
+
+def metrics(step: int) -> dict[str, Any]:
+    wave = math.sin(step * 1.7) * 0.04
+    return {
+        "step": step,
+        "reward/mean": 0.9 - 0.5 * math.exp(-step / 5) + wave,
+        "reward/std": 0.3,
+        "policy/entropy": 0.8 * math.exp(-step / 9) + 0.1,
+        "policy/kl": 0.001 * step,
+        "policy/clip_ratio": 0.01,
+        "policy/behav_ratio": 1.0 + wave / 10,
+        "staleness/mean": 1.0 + wave,
+        "staleness/max": 2.0,
+        "throughput/tokens_per_s": 1500 + 2000 * wave,
+        "learner/tokens_per_s": 2600 + 900 * wave,
+        "time/step": 2.0,
+        "time/wait": 0.5 + wave,
+        "time/train": 1.4,
+        "time/generate": 1.8,
+        "overlap": 1.6,
+        "lr": 1e-3,
+    }
+
+
+def add_hostile_step(run: RunDirectory, step: int) -> None:
+    """Add an update in which everything that others name or write is a payload."""
+    made = []
+    for number, payload in enumerate(PAYLOADS):
+        hostile = episode(
+            payload,
+            [payload, f"<tool_call>{{'name': '{payload}'}}</tool_call> {INVISIBLE}"],
+            [step - 1],
+            0.0,
+            later=f"{payload} {INVISIBLE}",
+            env=payload,
+            reward_parts={payload: 0.0, "other": 0.0},
+            task={payload: payload},
+            failure=payload if number % 2 else "",
+        )
+        made.append(Group(1000 + number, step - 1, [hostile]))
+    run.log_rollouts(step, (json_line(group.to_json()) for group in made))
+    named = {f"env/{payload}/reward": 0.5 for payload in PAYLOADS}
+    parts = {f"reward/{payload}": 0.5 for payload in PAYLOADS}
+    run.log_metrics({**metrics(step), **named, **parts, **dict.fromkeys(PAYLOADS, 1.0)})
