@@ -8,6 +8,7 @@ import time
 
 from areal.rollout.engine import Interruption
 from areal.rollout.vllm_engine import VLLMEngine
+from areal.rollout.vllm_start import EngineSettings, arguments
 
 
 def set_interruption(engine: VLLMEngine, mode: Interruption) -> None:
@@ -15,8 +16,23 @@ def set_interruption(engine: VLLMEngine, mode: Interruption) -> None:
     engine.interruption = mode
 
 
+async def start_plain(settings: EngineSettings) -> VLLMEngine:
+    """Start vLLM with its own scheduler and its own choice of CUDA graphs."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    given = arguments(settings)
+    given.pop("compilation_config", None)
+    return VLLMEngine(AsyncLLM.from_engine_args(AsyncEngineArgs(**given)), settings.eos_ids)
+
+
 async def bare(
-    engine: VLLMEngine, prompts: list[list[int]], lengths: list[int], at_once: int, seconds: float
+    engine: VLLMEngine,
+    prompts: list[list[int]],
+    lengths: list[int],
+    at_once: int,
+    seconds: float,
+    with_logprobs: bool = False,
 ) -> float:
     """Return tokens/s of vLLM alone, after a quarter of the time.
 
@@ -26,6 +42,7 @@ async def bare(
         lengths: of completions, one after another.
         at_once: requests in flight.
         seconds: how long.
+        with_logprobs: whether vLLM returns the log-probability of each token.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -41,6 +58,8 @@ async def bare(
                 ignore_eos=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                logprobs=0 if with_logprobs else None,
+                flat_logprobs=with_logprobs,
             )
             prompt = {"prompt_token_ids": prompts[number % len(prompts)]}
             async for output in engine._llm.generate(prompt, params, f"bare {begin} {number}"):

@@ -21,7 +21,7 @@ def summary(placement: Placement) -> list[str]:
         lines.append(f"learner: {'; '.join(_replicas(placement))}")
     engines, size = placement.engines, placement.tensor_parallel
     if len(engines) > 1 or size > 1:
-        devices = [device for engine in engines for device in engine.devices]
+        devices = list(dict.fromkeys(device for engine in engines for device in engine.devices))
         each = "" if size == 1 else f" of {size} {'GPUs' if devices else 'processes'}"
         where = f", on the {_names(placement, devices)}" if devices else ""
         lines.append(f"{len(engines)} engine{'s' * (len(engines) > 1)}{each}{where}")
@@ -86,14 +86,14 @@ class _Use:
 
     Attributes:
         rank: of the learner on it.
-        engine: on it.
+        engines: on it, first and last; they follow each other.
         cells: what the table says besides, of the rank, the engine and the rest.
         alike: equal for GPUs that follow each other and can share a row.
     """
 
     device: Device
     rank: int | None
-    engine: int | None
+    engines: tuple[int, int] | None
     cells: tuple[str, ...]
     alike: tuple[object, ...]
 
@@ -102,29 +102,32 @@ def _use(
     placement: Placement, device: Device, part: DeviceMemory | None, cache: float | None, position: int
 ) -> _Use:
     rank = next((n for n, rank in enumerate(placement.ranks) if rank.device == device), None)
-    found = next((pair for pair in enumerate(placement.engines) if device in pair[1].devices), None)
-    engine, backend, slot = None, "", None
-    if found is not None:
-        engine, devices, backend = found[0], found[1].devices, found[1].backend or ""
-        slot = engine * len(devices) + devices.index(device) - position
+    numbers = [number for number, engine in enumerate(placement.engines) if device in engine.devices]
+    engines, backend, slot, times = None, "", None, ""
+    if numbers:
+        devices, backend = placement.engines[numbers[0]].devices, placement.engines[numbers[0]].backend or ""
+        engines, times = (numbers[0], numbers[-1]), f"{len(numbers)} × " if len(numbers) > 1 else ""
+        slot = numbers[0] * len(devices) + devices.index(device) - position * len(numbers)
     if part is not None:
-        kept = f"{part.cache / GIB:.1f} ({part.cache_tokens:,})" if found is not None else ""
-        sizes = f": {part.learner / GIB:.1f}", f": {part.engine / GIB:.1f}"
+        kept = f"{times}{part.cache / GIB:.1f} ({part.cache_tokens:,})" if numbers else ""
+        sizes = f": {part.learner / GIB:.1f}", f": {times}{part.engine / GIB:.1f}"
         cells = (*sizes, backend, kept, f"{part.free / GIB:.1f}")
     else:
-        share = f"{cache:.0%} of the GPU" if found is not None and cache is not None else ""
-        free = f"{device.nbytes / GIB:.1f}" if rank is None and found is None else ""
+        share = f"{cache:.0%} of the GPU" if numbers and cache is not None else ""
+        free = f"{device.nbytes / GIB:.1f}" if rank is None and not numbers else ""
         cells = ("", "", backend, share, free)
     number = None if rank is None else rank - position
     where = (device.host, device.index - position, device.nbytes, number, slot)
-    return _Use(device, rank, engine, cells, (*where, *cells))
+    return _Use(device, rank, engines, cells, (*where, *cells))
 
 
 def _row(placement: Placement, first: _Use, last: _Use) -> tuple[str, ...]:
     """Return the row of GPUs that follow each other and are alike."""
     gpu = f"{_name(placement, first.device, last.device)}: {first.device.nbytes / GIB:.1f} GiB"
     rank = "" if first.rank is None else _span(first.rank, last.rank) + first.cells[0]
-    engine = "" if first.engine is None else _span(first.engine, last.engine) + first.cells[1]
+    engine = ""
+    if first.engines is not None and last.engines is not None:
+        engine = _span(first.engines[0], last.engines[1]) + first.cells[1]
     return gpu, rank, engine, *first.cells[2:]
 
 

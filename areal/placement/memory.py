@@ -15,9 +15,10 @@ is left. In bytes:
 - what CUDA itself takes in each of the two processes.
 
 An engine that is not on the first rank's GPU also has a snapshot (areal.weights.broadcast). A tensor-parallel
-engine has a part of its weights and of its cache on each of its GPUs, but a whole snapshot; one that has the
-first rank's GPU maps its memory in each of its processes. A tenth of a GPU is left alone: these are
-estimates, and allocators leave gaps.
+engine has a part of its weights and of its cache on each of its GPUs, but a whole snapshot. Engines that
+share a GPU have each all of this, and what is left is divided among their caches. A process that maps memory
+of the first rank's GPU has a context there. A tenth of a GPU is left alone: these are estimates, and
+allocators leave gaps.
 """
 
 from __future__ import annotations
@@ -127,9 +128,10 @@ class DeviceMemory:
 
     Attributes:
         learner: bytes of the learner's rank on it; 0: there is none.
-        engine: bytes of the engine on it, without its KV cache; 0: there is none.
-        cache: bytes of the KV cache.
-        cache_tokens: tokens that the engine's KV cache holds.
+        engine: bytes of an engine on it, without its KV cache; 0: there is none.
+        cache: bytes of the KV cache of an engine.
+        cache_tokens: tokens that this KV cache holds.
+        engines: that share the GPU.
     """
 
     device: Device
@@ -137,17 +139,19 @@ class DeviceMemory:
     engine: int = 0
     cache: int = 0
     cache_tokens: int = 0
+    engines: int = 1
 
     @property
     def free(self) -> int:
         """Bytes that are left, the reserve included."""
-        return self.device.nbytes - self.learner - self.engine - self.cache
+        return self.device.nbytes - self.learner - self.engines * (self.engine + self.cache)
 
     def __str__(self) -> str:
         """The parts, for the terminal, in GiB."""
         learner = f"learner {self.learner / GIB:.1f}, " if self.learner else ""
-        cache = f"KV cache {self.cache / GIB:.1f} ({self.cache_tokens:,} tokens)"
-        engine = f"engine {self.engine / GIB:.1f}, {cache}, " if self.engine else ""
+        times = f"{self.engines} × " if self.engines > 1 else ""
+        cache = f"KV cache {times}{self.cache / GIB:.1f} ({self.cache_tokens:,} tokens)"
+        engine = f"engine {times}{self.engine / GIB:.1f}, {cache}, " if self.engine else ""
         return f"{self.device.nbytes / GIB:.1f} GiB: {learner}{engine}free {self.free / GIB:.1f}"
 
 
@@ -156,41 +160,42 @@ def divide(
     shape: Shape,
     work: Workload,
     learner: bool,
-    engine: bool,
+    engines: int,
     snapshot: bool = False,
-    mapped: bool = False,
+    mapping: int = 0,
 ) -> DeviceMemory:
-    """Divide a GPU: the KV cache gets what is left, up to what all sequences at their longest fill.
+    """Divide a GPU: KV caches get what is left, up to what all sequences at their longest fill.
 
     Args:
         learner: whether a rank of the learner is on it.
-        engine: whether an engine is.
-        snapshot: whether the engine keeps a snapshot of the weights.
-        mapped: whether all processes of the engine map the learner's memory on it.
+        engines: how many are.
+        snapshot: whether an engine keeps a snapshot of the weights.
+        mapping: processes of engines that map the learner's memory on it, beside those that have the GPU.
 
     Raises:
         UserError: not even a few sequences fit.
     """
-    ours = learner_bytes(shape, work) if learner else 0
+    ours = (learner_bytes(shape, work) if learner else 0) + int(mapping * _CONTEXT)
     usable = int(device.nbytes * (1 - _RESERVE))
-    if not engine:
+    if not engines:
         if ours > usable:
             raise UserError(
                 f"the learner needs {ours / GIB:.1f} of its GPU's {device.nbytes / GIB:.1f} GiB, a tenth of "
                 f"which is left alone; {_remedies(work)}"
             )
         return DeviceMemory(device, ours)
-    theirs = engine_bytes(shape, work, snapshot) + int(mapped * (work.tensor_parallel - 1) * _CONTEXT)
+    theirs = engine_bytes(shape, work, snapshot)
     token = 2 * shape.layers * shape.key * work.engine_bytes // work.tensor_parallel
     sequence = -(-work.longest // _BLOCK) * _BLOCK * token
-    left = usable - theirs - ours
+    left = (usable - ours) // engines - theirs
     # One block more than all sequences fill: vLLM keeps one for itself.
     useful = work.sequences * sequence + _BLOCK * token
     least = min(work.sequences, _FEWEST) * sequence + _BLOCK * token
     if left < least:
-        raise UserError(_too_small(device, ours, theirs, least, left, work))
+        missing = engines * (least - left)
+        raise UserError(_too_small(device, ours, engines * theirs, engines * least, missing, work))
     cache = min(left, useful)
-    return DeviceMemory(device, ours, theirs, cache, cache // (_BLOCK * token) * _BLOCK)
+    return DeviceMemory(device, ours, theirs, cache, cache // (_BLOCK * token) * _BLOCK, engines)
 
 
 def learner_bytes(shape: Shape, work: Workload) -> int:
@@ -240,10 +245,10 @@ def engine_bytes(shape: Shape, work: Workload, snapshot: bool) -> int:
     return int(weights + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
 
 
-def _too_small(device: Device, learner: int, engine: int, least: int, left: int, work: Workload) -> str:
+def _too_small(device: Device, learner: int, engine: int, least: int, missing: int, work: Workload) -> str:
     parts = f"learner {learner / GIB:.1f}, " if learner else ""
     return (
-        f"{(least - left) / GIB:.1f} GiB of GPU memory are missing: of {device.nbytes / GIB:.1f} GiB, {parts}"
+        f"{missing / GIB:.1f} GiB of GPU memory are missing: of {device.nbytes / GIB:.1f} GiB, {parts}"
         f"engine {engine / GIB:.1f}, smallest KV cache {least / GIB:.1f}, "
         f"reserve {device.nbytes * _RESERVE / GIB:.1f}; {_remedies(work)}; if you know better, give the KV "
         "cache's share of the GPU yourself (engine.memory=0.1)"

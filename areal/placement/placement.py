@@ -1,14 +1,16 @@
 """Who runs where: the devices and CPU threads of each rank of the learner and of each engine.
 
 The learner has the first GPUs, one for each rank; a replica of it has GPUs of one host, where hosts have as
-many. Engines have those that follow, in a circle: first those that the learner leaves, then its own. On CPUs
-hosts take the place of GPUs, and any number of processes share one: the engines get half of its cores and the
-learner the other half, so that they never fight for one.
+many. Engines have those that follow, in a circle: first those that the learner leaves, then its own; engines
+share a GPU where that is faster (areal.placement.sharing). On CPUs hosts take the place of GPUs, and any
+number of processes share one: the engines get half of its cores and the learner the other half, so that they
+never fight for one.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +19,7 @@ from areal.config.settings import EngineConfig
 from areal.errors import UserError
 from areal.placement.inventory import Device, Inventory
 from areal.placement.memory import DeviceMemory, Shape, Workload, divide
+from areal.placement.sharing import EngineLoad, engines_per_gpu
 from areal.placement.spread import next_hosts, spread_groups
 from areal.weights.interface import TransferBackend
 
@@ -41,6 +44,7 @@ class EnginePlacement:
         colocated: whether a rank of the learner has one of its GPUs or, on a CPU, its host.
         backend: how the learner's weights reach it; None: there is no learner.
         others: the hosts of its other workers, if it is too large for one; as many on each.
+        mapped: the GPU of the learner's first rank, if the engine maps the weights there and has others.
     """
 
     host: str
@@ -49,6 +53,7 @@ class EnginePlacement:
     colocated: bool
     backend: TransferBackend | None
     others: tuple[str, ...] = ()
+    mapped: Device | None = None
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -56,8 +61,9 @@ class EnginePlacement:
         return self.host, *self.others
 
     def visible_on(self, host: str) -> str:
-        """Return what CUDA_VISIBLE_DEVICES shows its workers on one of its hosts."""
-        return ",".join(device.visible for device in self.devices if device.host == host)
+        """Return what CUDA_VISIBLE_DEVICES shows its workers on one of its hosts, their own GPUs first."""
+        seen = [*self.devices, *([self.mapped] if self.mapped else [])]
+        return ",".join(device.visible for device in seen if device.host == host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,10 @@ class Placement:
         without = [host.name for host in self.inventory.hosts if not host.devices]
         return without or [host.name for host in self.inventory.hosts]
 
+    def engines_on(self, device: Device) -> list[EnginePlacement]:
+        """Return the engines of a GPU, which may share it."""
+        return [engine for engine in self.engines if device in engine.devices]
+
     def memory_of(self, engine: EnginePlacement) -> DeviceMemory | None:
         """Return how the first GPU of an engine is divided, if that was planned."""
         return next((part for part in self.memory if part.device in engine.devices), None)
@@ -99,19 +109,21 @@ class Placement:
         """Return this with the memory of its GPUs divided; raises UserError if something does not fit."""
         ranked = {rank.device for rank in self.ranks}
         first = self.ranks[0].device if self.ranks else None
-        engine_of = {device: engine for engine in self.engines for device in engine.devices}
+        on = {device: self.engines_on(device) for device in self.inventory.devices}
+        mapping = sum(engine.mapped == first for engine in self.engines) if first else 0
         parts = {
             device: divide(
                 device,
                 shape,
                 work,
                 learner=device in ranked,
-                engine=device in engine_of,
-                snapshot=device in engine_of and engine_of[device].backend == "broadcast",
-                mapped=device == first,
+                engines=len(on[device]),
+                snapshot=any(engine.backend == "broadcast" for engine in on[device]),
+                # Each process that maps memory of this GPU has a context there.
+                mapping=mapping + len(on[device]) * (work.tensor_parallel - 1) if device == first else 0,
             )
             for device in self.inventory.devices
-            if device in ranked or device in engine_of
+            if device in ranked or on[device]
         }
         for engine in self.engines:  # each of its GPUs has a part of every token
             least = min((parts[device] for device in engine.devices), key=lambda part: part.cache)
@@ -120,13 +132,17 @@ class Placement:
         return replace(self, memory=tuple(parts.values()))
 
 
-def place(inventory: Inventory, config: Config, training: bool = True) -> Placement:
+def place(
+    inventory: Inventory, config: Config, training: bool = True, load: EngineLoad | None = None
+) -> Placement:
     """Decide who runs where.
 
     Args:
         config: of the run, whose device, engine.count, engine.tensor_parallel, engine.gpu, engine.threads,
             learner.processes and learner.threads count.
         training: whether there is a learner, beside the engines.
+        load: of the engines, by which it is decided how many share a GPU; None: none do unless
+            ``engine.count`` asks for it.
 
     Raises:
         UserError: there are not as many devices; the message says what would fit.
@@ -151,14 +167,17 @@ def place(inventory: Inventory, config: Config, training: bool = True) -> Placem
                 f"one: set it to {len(devices)} or less"
             )
         devices = _learner_first(devices, processes, config.learner.replicas)
-        groups = _engine_devices(devices, config.engine, processes)
+        groups = _engine_devices(inventory, devices, config.engine, processes, load)
         of_ranks = [(device.host, device) for device in devices[:processes]]
         of_engines = [(tuple(dict.fromkeys(device.host for device in group)), group) for group in groups]
     taken = [host for hosts, _ in of_engines for host in hosts]
     threads = _threads(inventory, config, [host for host, _ in of_ranks], taken)
     ranks = tuple(RankPlacement(host, device, threads[host][0]) for host, device in of_ranks)
     engines = tuple(
-        _reached(ranks, hosts, group, min(threads[host][1] for host in hosts)) for hosts, group in of_engines
+        _reached(
+            ranks, hosts, group, min(threads[host][1] for host in hosts), of_engines.count((hosts, group))
+        )
+        for hosts, group in of_engines
     )
     replicas = config.learner.replicas if training else 1
     return Placement(device_type, inventory, ranks, engines, replicas, config.engine.tensor_parallel)
@@ -248,19 +267,28 @@ def place_learner(placement: Placement, config: Config, without: Collection[str]
         raise UserError(f"learner.processes={len(ranks)}, and {room}; add a host")
     threads = _threads(inventory, config, [host for host, _ in kept], taken)
     moved = tuple(RankPlacement(host, device, threads[host][0]) for host, device in kept)
-    reached = (_reached(moved, engine.hosts, engine.devices, engine.threads) for engine in engines)
+    taken_gpus = [engine.devices for engine in engines]
+    reached = (
+        _reached(moved, engine.hosts, engine.devices, engine.threads, taken_gpus.count(engine.devices))
+        for engine in engines
+    )
     return replace(placement, ranks=moved, engines=tuple(reached))
 
 
 def _engine_devices(
-    devices: Sequence[Device], wanted: EngineConfig, learners: int
+    inventory: Inventory,
+    devices: Sequence[Device],
+    wanted: EngineConfig,
+    learners: int,
+    load: EngineLoad | None,
 ) -> list[tuple[Device, ...]]:
-    """Return the GPUs of each engine.
+    """Return the GPUs of each engine; engines that share one follow each other.
 
     Args:
         devices: all there are, the learner's first.
         wanted: the settings.
         learners: how many are the learner's.
+        load: of the engines; None: they share no GPU unless there are more of them than GPUs.
     """
     count, first, size = wanted.count, wanted.gpu, wanted.tensor_parallel
     if first is not None and first >= len(devices):
@@ -283,14 +311,29 @@ def _engine_devices(
             "an engine are on one host or, if none has as many, as many on each of several; set it to "
             f"{_largest(devices[learners:]) or _largest(devices)} or less{fewer}"
         )
+    # Those of another host could not map the memory of the learner's first GPU.
+    near = [group for group in groups if not learners or group[0].host == devices[0].host]
+    sharable = near if size == 1 else []
     if count is None:
-        count = max(1, len(free)) if first is None else 1
-    if count > len(groups):
+        chosen = groups[: max(1, len(free))] if first is None else groups[:1]
+        shares = _sharing(inventory, devices[0].host, load, len(chosen))
+        return [group for group in chosen for _ in range(shares if group in sharable else 1)]
+    chosen = groups[:count]
+    if count > len(groups) and not sharable:
         raise UserError(
-            f"engine.count={count}, but there {_gpus(len(devices))}, and each engine needs "
-            f"{'one' if size == 1 else size}: set it to {len(groups)} or less"
+            f"engine.count={count}, but there {_gpus(len(devices))}, and each engine needs {size}: set it to "
+            f"{len(groups)} or less"
         )
-    return groups[:count]
+    counts = Counter([*chosen, *itertools.islice(itertools.cycle(sharable), count - len(chosen))])
+    return [group for group in chosen for _ in range(counts[group])]
+
+
+def _sharing(inventory: Inventory, host: str, load: EngineLoad | None, gpus: int) -> int:
+    """Return how many engines share each of so many GPUs."""
+    if load is None:
+        return 1
+    [found] = [each for each in inventory.hosts if each.name == host]
+    return engines_per_gpu(load, gpus, found.cores / len(found.devices))
 
 
 def _groups(devices: Sequence[Device], size: int) -> list[tuple[Device, ...]]:
@@ -322,21 +365,28 @@ def _threads(
 
 
 def _reached(
-    ranks: Sequence[RankPlacement], hosts: tuple[str, ...], devices: tuple[Device, ...], threads: int
+    ranks: Sequence[RankPlacement],
+    hosts: tuple[str, ...],
+    devices: tuple[Device, ...],
+    threads: int,
+    sharing: int = 1,
 ) -> EnginePlacement:
     """Return the placement of an engine, which says how the weights of the first rank reach it.
 
-    NCCL has no two ranks on one GPU: an engine that has the learner's maps its memory, in all of its workers.
-    No memory is shared by hosts.
+    NCCL has no two ranks on one GPU: an engine that shares its GPU, with the first rank or with other
+    engines, maps that rank's memory, in all of its workers. No memory is shared by hosts.
     """
     colocated = any(rank.device in devices if rank.device else rank.host in hosts for rank in ranks)
     backend: TransferBackend | None = "broadcast" if ranks else None
+    mapped = None
     if ranks and len(hosts) == 1:
-        if ranks[0].device is None:
+        if (first := ranks[0].device) is None:
             backend = "shared memory" if hosts[0] == ranks[0].host else "broadcast"
-        elif ranks[0].device in devices:
+        elif first in devices:
             backend = "CUDA IPC"
-    return EnginePlacement(hosts[0], devices, threads, colocated, backend, hosts[1:])
+        elif sharing > 1 and hosts[0] == first.host:
+            backend, mapped = "CUDA IPC", first
+    return EnginePlacement(hosts[0], devices, threads, colocated, backend, hosts[1:], mapped)
 
 
 def _gpus(count: int) -> str:

@@ -1,8 +1,9 @@
 """vLLM's scheduler, but tokens leave the engine's process when their continuation ends, or once a second.
 
 vLLM sends each token of each request to the process that asked for it: thousands of small messages a second,
-handled by Python code, on the core that the learner needs. Who asks for a final result only, gets few
-messages here. What comes every second shows that the engine goes on.
+handled by Python code, on the core that a CPU's learner needs, and for longer than a GPU takes for a step.
+Who asks for a final result only, gets few messages here. What comes every second shows that the engine goes
+on.
 
 Guarantee: the version of the weights that goes with each token stays exact. vLLM stamps a message with the
 version at the moment when it is sent, and changes weights only while generation is paused: so what is held
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
@@ -72,6 +74,10 @@ class WholeOutputScheduler(Scheduler):
         params = self.requests[request_id].sampling_params
         # Stop strings are looked for where the text is, in the front end, token by token.
         return params is not None and params.output_kind == RequestOutputKind.FINAL_ONLY and not params.stop
+
+
+class AsyncWholeOutputScheduler(WholeOutputScheduler, AsyncScheduler):
+    """The same where vLLM schedules a step before it has the tokens of the last."""
 
 
 def joined(parts: Sequence[EngineCoreOutput]) -> EngineCoreOutput:

@@ -121,7 +121,6 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         found |= {"nnodes": len(settings.hosts), "node_rank": settings.host}
         found |= {"master_addr": settings.hosts[0], "master_port": settings.port}
     if settings.device == "cpu":
-        found["scheduler_cls"] = "areal.rollout.vllm_scheduler.WholeOutputScheduler"
         # A prompt in pieces makes vLLM rewind the random state of a request that has a seed of its own, which
         # a CPU's generator cannot: evaluations would fail where many or long prompts come at once.
         found |= {
@@ -133,6 +132,10 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
         found["kv_cache_memory_bytes"] = round(settings.memory * settings.device_bytes)
         found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
+        if not settings.eager:
+            # One launch a step, also where requests begin in it, as they do in most: graphs in pieces keep
+            # the host busy for longer than the GPU. vLLM takes pieces where the attention needs it.
+            found["compilation_config"] = {"cudagraph_mode": "FULL"}
     return found
 
 
@@ -141,6 +144,8 @@ def engine_config(settings: EngineSettings) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     config = AsyncEngineArgs(**arguments(settings)).create_engine_config(headless=settings.host > 0)
+    kind = "AsyncWholeOutputScheduler" if config.scheduler_config.async_scheduling else "WholeOutputScheduler"
+    config.scheduler_config.scheduler_cls = f"areal.rollout.vllm_scheduler.{kind}"
     if are_loaded(os.environ.get("LD_PRELOAD", "")):  # else vLLM wants a process that begins with more
         # A fork has all imports done, which take 10 s. CUDA is not touched here; where it is, vLLM spawns all
         # the same.

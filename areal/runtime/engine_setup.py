@@ -42,4 +42,5 @@ def _cache_size(plan: Plan, engine: EnginePlacement) -> float:
     """KV cache of an engine, in GiB on a CPU, or as a share of the GPU."""
     if (memory := plan.placement.memory_of(engine)) is not None:
         return memory.cache / memory.device.nbytes
-    return plan.config.engine.memory or 1.0
+    sharing = len(plan.placement.engines_on(engine.devices[0])) if engine.devices else 1
+    return (plan.config.engine.memory or 1.0) / sharing

@@ -17,6 +17,7 @@ from areal.placement.describe import summary
 from areal.placement.inventory import Inventory, probe
 from areal.placement.memory import Shape, Workload
 from areal.placement.placement import Placement, place
+from areal.placement.sharing import EngineLoad
 from areal.rollout.rendering import check_template_kwargs
 from areal.rollout.router import max_in_flight
 from areal.runtime.agents import make_agent
@@ -129,7 +130,13 @@ def plan(
     longest = _max_model_len(config, model)
     if inventory is None:
         inventory = probe(config.device) if cluster is None else probe_hosts(cluster, config.device)
-    placement = place(inventory, config, training)
+    wanted = config
+    if inventory.device_type(config.device) == "cuda" and config.engine.memory is None:
+        placement, config = _fitting(inventory, config, training, model, longest)
+    else:
+        placement = place(inventory, config, training)
+    if config is not wanted:
+        notices.append("learner.activation_checkpointing=true: without it the learner does not fit")
     if cluster is not None:
         used = {rank.host for rank in placement.ranks}
         used |= {host for engine in placement.engines for host in engine.hosts}
@@ -138,23 +145,38 @@ def plan(
             used |= {*placement.rollout_hosts}
         check_model_on_hosts(cluster, used, model)
     require_compilers(config, placement.device_type)
-    if placement.device_type == "cuda" and config.engine.memory is None:
-        try:
-            placement = _with_memory(placement, config, model, longest)
-        except UserError:
-            if not training or config.learner.activation_checkpointing is not None:
-                raise
-            config = override_config(config, ["learner.activation_checkpointing=true"])
-            placement = _with_memory(placement, config, model, longest)
-            notices.append("learner.activation_checkpointing=true: without it the learner does not fit")
     return Plan(config, model, placement, longest, agent, env, tuple(notices), training, cluster)
 
 
-def _with_memory(placement: Placement, config: Config, model: str, longest: int) -> Placement:
+def _fitting(
+    inventory: Inventory, config: Config, training: bool, model: str, longest: int
+) -> tuple[Placement, Config]:
+    """Return a placement with the memory of its GPUs divided, and the configuration with which all fits.
+
+    Where it does not fit otherwise, engines share no GPU, and the learner keeps less for its backward pass.
+
+    Raises:
+        UserError: it does not fit all the same, or there are not as many devices.
+    """
+    shape = _shape(model)
+    load = EngineLoad(shape.parameters * engine_dtype(config, "cuda").itemsize, max_concurrent(config))
+    ways: list[tuple[Config, EngineLoad | None]] = [(config, load), (config, None)]
+    if training and config.learner.activation_checkpointing is None:
+        ways.append((override_config(config, ["learner.activation_checkpointing=true"]), None))
+    for number, (tried, shared) in enumerate(ways, 1):
+        placement = place(inventory, tried, training, shared)
+        try:
+            return placement.with_memory(shape, workload(placement, tried, longest)), tried
+        except UserError:
+            if number == len(ways):
+                raise
+    raise AssertionError("a way fits, or the last one says why not")
+
+
+def _shape(model: str) -> Shape:
     from transformers import AutoConfig
 
-    shape = Shape.of(AutoConfig.from_pretrained(model))
-    return placement.with_memory(shape, workload(placement, config, longest))
+    return Shape.of(AutoConfig.from_pretrained(model))
 
 
 def placed_anew(plan: Plan, placement: Placement) -> Plan:
@@ -164,7 +186,8 @@ def placed_anew(plan: Plan, placement: Placement) -> Plan:
         UserError: something does not fit.
     """
     if plan.placement.memory:
-        placement = _with_memory(placement, plan.config, plan.model, plan.max_model_len)
+        work = workload(placement, plan.config, plan.max_model_len)
+        placement = placement.with_memory(_shape(plan.model), work)
     return replace(plan, placement=placement)
 
 

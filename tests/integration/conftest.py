@@ -31,7 +31,7 @@ async def worker() -> AsyncIterator[RolloutWorker]:
     """The starter model on an engine that takes new weights and may be given stop strings."""
     torch.set_num_threads(1)
     on_gpu = torch.cuda.is_available()
-    engine = {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1.0, "gpu": 0}
+    engine = {"dtype": "float32", "memory": 0.1 if on_gpu else 1.0, "gpu": 0}
     config = parse_config({"rollout": {"max_model_len": 1024, "stop": ["boxed"]}, "engine": engine})
     checked = plan(config)
     made = await start_rollout_worker(checked, VLLM_BACKEND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("vllm", minversion="0.32", reason="the scheduler is that of a CPU's vLLM")
+pytest.importorskip("vllm")
 
 from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.outputs import LogprobsLists

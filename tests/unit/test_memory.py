@@ -77,7 +77,7 @@ gpus = st.builds(gpu, st.floats(4, 192))
 
 
 def split(device: Device, shape: Shape, work: Workload) -> DeviceMemory:
-    return divide(device, shape, work, learner=True, engine=True)
+    return divide(device, shape, work, learner=True, engines=1)
 
 
 def divided(device: Device, shape: Shape, work: Workload) -> DeviceMemory | None:
@@ -226,7 +226,8 @@ def cache_share(config: dict[str, Any], *sizes: float) -> float:
 
 def test_disaggregation_leaves_the_engine_all_of_its_own_gpu(model: Model):
     long = model("Qwen2.5-1.5B") | {"rollout": {"max_concurrent": 2048}}
-    chosen = plan(parse_config(long), inventory=machine(H100, H100))
+    one = {"engine": {"count": 1}}
+    chosen = plan(parse_config(long | one), inventory=machine(H100, H100))
     assert not chosen.config.learner.activation_checkpointing, "on a GPU of its own it has room"
     learner, engine = chosen.placement.memory
     assert (learner.engine, engine.learner) == (0, 0)
@@ -236,6 +237,50 @@ def test_disaggregation_leaves_the_engine_all_of_its_own_gpu(model: Model):
     assert engine.engine > both.engine, "it has a snapshot of its own"
     with pytest.raises(UserError, match="the learner needs"):
         plan(parse_config(long), inventory=machine(8, 8))
+
+
+@settings(deadline=None)
+@given(gpus, shapes, workloads, st.integers(2, 4), st.integers(0, 4))
+def test_engines_that_share_a_gpu_fit_on_it_and_have_caches_of_one_size(
+    device: Device, shape: Shape, work: Workload, engines: int, mapping: int
+):
+    one = divided(device, shape, work)
+    try:
+        found = divide(device, shape, work, True, engines, mapping=mapping)
+    except UserError:
+        return
+    assert one is not None
+    assert found.free >= 0.1 * device.nbytes - engines
+    assert found.cache <= one.cache
+    assert found.cache_tokens >= min(work.sequences, 8) * work.longest
+    assert found.learner - one.learner == pytest.approx(0.6 * mapping * GIB, abs=1)
+
+
+def test_engines_share_a_gpu_where_the_model_is_small_and_has_much_to_do(model: Model):
+    def counts(name: str, *sizes: float, **settings: Any) -> list[int]:
+        inventory = machine(*sizes, cores=16 * len(sizes))
+        made = plan(parse_config(model(name) | settings), inventory=inventory).placement
+        return [len(made.engines_on(device)) for device in made.inventory.devices]
+
+    busy: dict[str, Any] = {"rollout": {"max_concurrent": 256}}
+    assert counts("Qwen2.5-0.5B", H100, **busy) == [2]
+    assert counts("Qwen2.5-0.5B", H100, H100, **busy) == [0, 2]
+    assert counts("Qwen2.5-0.5B", H100, H100, H100, H100, **busy) == [0, 1, 1, 1], "each has few requests"
+    assert counts("Qwen2.5-0.5B", H100, rollout={"max_concurrent": 64}) == [1]
+    assert counts("Qwen2.5-0.5B", H100, **busy, engine={"count": 1}) == [1]
+    assert counts("Qwen2.5-0.5B", H100, **busy, engine={"count": 3}) == [3]
+    assert counts("Qwen2.5-1.5B", 96, **busy) == [2]
+    assert counts("Qwen2.5-1.5B", 62, **busy) == [1], "two of them do not fit"
+    two = plan(parse_config(model("Qwen2.5-0.5B") | busy), inventory=machine(H100, cores=16))
+    made = [engine_settings(two, n, each, (1,), None) for n, each in enumerate(two.placement.engines)]
+    assert [each.max_num_seqs for each in made] == [160, 160], "a share of 128 and some more"
+    assert made[0].seed != made[1].seed
+    [part] = two.placement.memory
+    assert [each.memory * H100 * GIB for each in made] == [pytest.approx(part.cache)] * 2
+    by_hand = parse_config(model("Qwen2.5-0.5B") | {"engine": {"count": 2, "memory": 0.3}})
+    given = plan(by_hand, inventory=machine(H100))
+    made = [engine_settings(given, n, each, (1,), None) for n, each in enumerate(given.placement.engines)]
+    assert [each.memory for each in made] == [0.15, 0.15], "their caches share the given memory"
 
 
 def test_each_engine_has_what_its_gpu_leaves_and_the_summary_names_equal_gpus_once(model: Model):

@@ -270,7 +270,35 @@ def test_all_workers_of_an_engine_that_has_the_learners_gpu_map_its_memory():
     assert engines(found) == [(1, 2), (3, 0)]
     assert found.backends == ["broadcast", "CUDA IPC"]
     memory = divided(machine(*[H100] * 2), 2, learner={"processes": 2}).memory
-    assert memory[0].engine > memory[1].engine, "the second worker uses the first GPU, too"
+    assert memory[0].learner > memory[1].learner, "the second worker uses the first GPU, too"
+
+
+def test_engines_that_share_a_gpu_map_the_first_ranks_memory_wherever_it_is():
+    found = placed(machine(H100), engine={"count": 2})
+    assert (engines(found), found.backends) == ([(0,), (0,)], ["CUDA IPC"] * 2)
+    assert [engine.visible_on("one") for engine in found.engines] == ["0", "0"]
+    found = placed(machine(H100, H100), engine={"count": 3, "gpu": 1})
+    assert engines(found) == [(1,), (1,), (0,)]
+    assert found.backends == ["CUDA IPC"] * 3
+    assert [engine.visible_on("one") for engine in found.engines] == ["1,0", "1,0", "0"]
+    eight = divided(machine(*[H100] * 3), engine={"count": 4, "gpu": 1})
+    assert engines(eight) == [(1,), (1,), (2,), (0,)], "GPU 2 has one, which gets a broadcast"
+    assert eight.backends == ["CUDA IPC", "CUDA IPC", "broadcast", "CUDA IPC"]
+    alone = divided(machine(*[H100] * 3), engine={"count": 2, "gpu": 1})
+    assert eight.memory[0].learner - alone.memory[0].learner == pytest.approx(2 * 0.6 * GIB, abs=2)
+    assert placed(machine(H100), training=False, engine={"count": 2}).backends == []
+
+
+def test_a_gpu_of_another_host_is_not_shared():
+    found = placed(TWO_HOSTS, engine={"count": 6})
+    assert [(engine.host, engine.devices[0].index, engine.backend) for engine in found.engines] == [
+        ("a", 1, "CUDA IPC"),
+        ("a", 1, "CUDA IPC"),
+        ("b", 0, "broadcast"),
+        ("b", 1, "broadcast"),
+        ("a", 0, "CUDA IPC"),
+        ("a", 0, "CUDA IPC"),
+    ]
 
 
 def test_on_a_cpu_an_engine_has_several_processes_on_its_host():
@@ -307,12 +335,6 @@ def test_tensor_parallel_engines_hold_a_part_of_each_token_on_each_gpu():
         ),
         (machine(*[H100] * 3), 4, {}, "there are 3 GPUs, of which the learner has 1, .* 2 or less"),
         (TWO_HOSTS, 3, {}, r"engine\.tensor_parallel=3 .* on one host or, .* set it to 2 or less"),
-        (
-            machine(*[H100] * 2),
-            1,
-            {"engine": {"count": 3}},
-            r"engine\.count=3, but there are 2 GPUs, and each engine needs one: set it to 2 or less",
-        ),
         (machine(H100), 1, {"engine": {"gpu": 1}}, r"engine\.gpu=1, but there is 1 GPU, counted from 0"),
         (
             machine(*[H100] * 2),
@@ -338,7 +360,7 @@ def test_what_does_not_fit_is_refused_with_what_would(
     st.booleans(),
     st.integers(1, 4),
 )
-def test_no_gpu_has_two_engines_or_two_ranks(
+def test_no_gpu_has_two_ranks_of_the_learner_or_of_a_broadcast(
     sizes: list[list[float]],
     processes: int,
     count: int | None,
@@ -359,10 +381,16 @@ def test_no_gpu_has_two_engines_or_two_ranks(
         return
     assert len(found.ranks) == (processes if training else 0)
     assert len(found.engines) == count or count is None
-    devices = [device for engine in found.engines for device in engine.devices]
     ranked = [rank.device for rank in found.ranks if rank.device is not None]
-    assert len(set(devices)) == len(devices)
     assert len(set(ranked)) == len(ranked)
+    for engine in found.engines if inventory.devices and training else ():
+        shared = [found.engines_on(device) for device in engine.devices]
+        if engine.backend == "broadcast":  # NCCL has no two ranks on one GPU
+            assert ranked[0] not in engine.devices
+            assert shared == [[engine]] * tensor_parallel
+        else:
+            assert ranked[0] in (engine.mapped, *engine.devices)
+            assert tensor_parallel == 1 or shared == [[engine]] * tensor_parallel
     for engine in found.engines if inventory.devices else ():
         assert len(engine.devices) == tensor_parallel
         of_hosts = [device.host for device in engine.devices]
