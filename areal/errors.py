@@ -49,6 +49,10 @@ class EngineLost(WorkerLost):
     """An engine was lost. Where the message states no cause, areal.telemetry.logs adds vLLM's last error."""
 
 
+class WrongNumbers(EngineLost):
+    """An engine is given up because it computes wrongly: nothing of its requests in flight counts."""
+
+
 class TransferFailed(WorkerLost):
     """Weights did not reach an engine, because something else was lost that took part in their transfer.
 

@@ -70,13 +70,14 @@ SCALES = {"cuda": Scale(512, 1024, torch.bfloat16), "cpu": Scale(64, 256, torch.
 class Watched:
     """An engine, and when its requests have their next tokens after each resumption.
 
-    The front end knows how many tokens each request has. On a CPU outputs are sent whole, but not those of
-    requests with stop strings, which are looked for in the front end: these have one that never comes.
+    The front end knows how many tokens each request has. Outputs are sent whole, but not those of requests
+    with stop strings, which are looked for in the front end: these have one that never comes.
     """
 
-    def __init__(self, engine: VLLMEngine, sender: WeightSender, device: str) -> None:
+    stop = ("never said",)
+
+    def __init__(self, engine: VLLMEngine, sender: WeightSender) -> None:
         self.engine, self._sender = engine, sender
-        self.stop = ("never said",) if device == "cpu" else ()
         self._llm: Any = engine._llm
         self._resume = self._llm.resume_generation
         self._llm.resume_generation = self._resume_and_watch
@@ -165,7 +166,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
         backend: TransferBackend = "broadcast" if arguments.disaggregated else colocated
         sender = open_sender([backend], model.named_parameters(), scale.dtype, device)
         await engine.connect(sender.init_infos())
-        watched = Watched(engine, sender, device)
+        watched = Watched(engine, sender)
         work = Workload(watched, scale, config.vocab_size)
         updates = await run(arguments, watched, work, model, sender)
         sender.close()
@@ -198,7 +199,7 @@ def settings(arguments: argparse.Namespace, scale: Scale, folder: Path) -> Engin
         weight_backend=VLLM_BACKEND,
         device_bytes=device.nbytes if device else 0,
         visible_devices=device.visible if device else "",
-        stop_strings=not on_gpu,
+        stop_strings=True,
     )
 
 

@@ -86,7 +86,8 @@ class EngineConfig(Settings):
     eager: bool | None = None
     """No compilation and no CUDA graphs; null: eager on a CPU."""
     count: int | None = Field(None, ge=1)
-    """Engines; null: one for each GPU that the learner leaves; one if it leaves none or engine.gpu is set."""
+    """Engines; null: one for each GPU that the learner leaves; one GPU's if it leaves none or engine.gpu is
+    set, of which there are two where one cannot keep it busy (docs/gpu.md)."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that share the weights and the KV cache of one engine, on a CPU processes; it divides the model's
     attention heads (docs/gpu.md)."""

@@ -317,7 +317,10 @@ def _engine_devices(
     if count is None:
         chosen = groups[: max(1, len(free))] if first is None else groups[:1]
         shares = _sharing(inventory, devices[0].host, load, len(chosen))
-        return [group for group in chosen for _ in range(shares if group in sharable else 1)]
+        # Not every machine lets a process map memory of a GPU that is not its own: only who asks for more
+        # engines than GPUs gets that.
+        own = [group for group in sharable if not learners or group == (devices[0],)]
+        return [group for group in chosen for _ in range(shares if group in own else 1)]
     chosen = groups[:count]
     if count > len(groups) and not sharable:
         raise UserError(

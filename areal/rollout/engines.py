@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 from zlib import crc32
 
-from areal.errors import EngineLost, TransferFailed
+from areal.errors import EngineLost, TransferFailed, WrongNumbers
 from areal.rollout.engine import Completion, Partial, Sampling, SingleEngine
 from areal.rollout.router import Router
 from areal.waiting import cancel
@@ -45,8 +46,9 @@ class Engines:
             loss of an engine ends everything, and every later call raises its error.
         on_loaded: called with name, version and digest when an engine has loaded these weights.
         continued: how many requests went on elsewhere from the tokens that they had.
-        restarted: how many requests began again elsewhere: none of their tokens were known, or they have stop
-            strings, which may have begun in those tokens, or a seed, with which they sample the same again.
+        restarted: how many requests began again elsewhere: none of their tokens were known or, of an engine
+            that computes wrongly, to be trusted, or they have stop strings, which may have begun in those
+            tokens, or a seed, with which they sample the same again.
         outages: how often so far requests may have begun to wait for long, or ceased to: an engine was lost,
             stood still, or joined, a load failed, or engines were connected anew.
     """
@@ -65,6 +67,7 @@ class Engines:
         self.requests = dict.fromkeys(engines, 0)
         self.continued = self.restarted = self.outages = 0
         self._version = 0  # of the weights, where there is no engine
+        self._distrusted = WeakSet[Any]()  # engines that were lost because they compute wrongly
         self._busy, self._busy_before = 0.0, dict.fromkeys(engines, 0.0)
         for name, engine in engines.items():
             engine.watch(partial(self._lose, name, engine))
@@ -156,6 +159,8 @@ class Engines:
         """Leave out an engine that is lost, unless that has been done already."""
         if self.engines.get(name) is not engine:
             return
+        if isinstance(error, WrongNumbers):
+            self._distrusted.add(engine)
         self.outages += 1
         if self.on_lost is None:
             self._error = self._error or error
@@ -234,6 +239,8 @@ class Engines:
             self._lose(which, engine, error)
             if self._error is not None and not leaving:
                 raise
+            if engine in self._distrusted:
+                more.clear()
         finally:
             running.discard(limit)
             if self.engines.get(which) is engine:  # otherwise another engine may have the name now

@@ -19,13 +19,14 @@ import asyncio
 import gc
 import itertools
 import logging
+import math
 import re
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError
+from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError, WrongNumbers
 from areal.rollout.engine import Completion, Interruption, Partial, Sampling
 from areal.rollout.gate import Gate
 from areal.rollout.vllm_start import LONGEST_CAUSE, EngineSettings, engine_config, starting
@@ -174,6 +175,7 @@ class VLLMEngine:
             logprobs = flat.logprobs[since:]
         else:
             logprobs = [flat.logprobs[start] for start in flat.start_indices[since:]]
+        _require_numbers(logprobs)
         return Partial(list(ids[since:]), logprobs, _versions(spans, len(ids), since))
 
     def _params(self, sampling: Sampling) -> Any:
@@ -392,7 +394,17 @@ def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
         raise RuntimeError(
             f"vLLM returned {len(ids)} tokens, {len(logprobs)} log-probabilities, {len(versions)} versions"
         )
+    _require_numbers(logprobs)
     return Completion(ids, logprobs, versions, _finish(whole))
+
+
+def _require_numbers(logprobs: list[float]) -> None:
+    """Raise WrongNumbers if vLLM has computed what is no number: the tokens mean nothing then, either."""
+    if not all(map(math.isfinite, logprobs)):
+        raise WrongNumbers(
+            "vLLM sampled a token whose log-probability is not a finite number: it computes wrongly, or its "
+            "weights are not numbers; engine.eager=true does without compilation and CUDA graphs"
+        )
 
 
 def _versions(spans: list[tuple[int, int]], count: int, since: int = 0) -> list[int]:

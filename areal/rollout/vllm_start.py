@@ -128,14 +128,12 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
             "max_num_batched_tokens": max(BATCHED_TOKENS, settings.max_model_len),
         }
     else:
+        # CUDA graphs as vLLM chooses: without attention where requests begin in a step. With attention there
+        # (cudagraph_mode FULL), vLLM 0.26 with FlashAttention 3 samples NaN now and then.
         found["gpu_memory_utilization"] = settings.memory
         # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
         found["kv_cache_memory_bytes"] = round(settings.memory * settings.device_bytes)
         found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
-        if not settings.eager:
-            # One launch a step, also where requests begin in it, as they do in most: graphs in pieces keep
-            # the host busy for longer than the GPU. vLLM takes pieces where the attention needs it.
-            found["compilation_config"] = {"cudagraph_mode": "FULL"}
     return found
 
 

@@ -91,14 +91,15 @@ class Policies:
                 await loading
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def update(self) -> int:
-        """Make a new version, load it, and return its number."""
+    async def update(self, scale: float = 1.0) -> int:
+        """Make a new version, load it, and return its number; ``scale``: of the output's norm."""
         version = self.engine.version + 1
         generator = torch.Generator().manual_seed(version)
         with torch.no_grad():
             for parameter, base in zip(self._model.parameters(), self._base.parameters(), strict=True):
                 noise = torch.randn(base.shape, generator=generator)
                 parameter.copy_(base + 0.05 * base.std().clamp(min=0.02) * noise)
+            self._model.model.norm.weight.mul_(scale)
         self.references[version] = copy.deepcopy(self._model).double()
         digest = self.sender.write(self._model.named_parameters())
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs

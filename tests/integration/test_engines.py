@@ -1,4 +1,7 @@
-"""Two engines in a run: both work, both have each version, and together they are one engine."""
+"""Two engines in a run: both work, both have each version, and together they are one engine.
+
+On a GPU they share it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import sys
 from pathlib import Path
 
 import psutil
-import pytest
 import torch
 
 from areal.config import parse_config
@@ -17,7 +19,8 @@ from areal.runtime.recording import Records
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="each engine needs a GPU of its own")
+MISMATCH = 0.3 if torch.cuda.is_available() else 1e-3
+"""In bfloat16, or in float32."""
 
 
 async def test_a_run_with_two_engines(tmp_path: Path):
@@ -48,6 +51,6 @@ async def test_a_run_with_two_engines(tmp_path: Path):
     assert max(row["staleness/max"] for row in rows) == 0, "no token of an old version"
     # The learner computes what either engine did: one that kept old weights would be far off.
     assert min(row["mismatch/tokens"] for row in rows) == 1
-    assert max(row["mismatch/logprob_max"] for row in rows) < 1e-3
+    assert max(row["mismatch/logprob_max"] for row in rows) < MISMATCH
     assert len(processes) >= 3
     assert psutil.wait_procs(processes, timeout=10)[1] == []

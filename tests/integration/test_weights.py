@@ -75,3 +75,14 @@ async def test_a_load_ends_when_the_engine_dies_in_it(untied: Started):
     with pytest.raises(EngineLost, match="vLLM has died"):
         async with asyncio.timeout(60):
             await loading
+
+
+async def test_what_is_sampled_where_nothing_is_a_number_is_not_handed_on(worker: RolloutWorker):
+    engine, policies = only(worker), Policies(worker.engine)
+    await policies.connect()
+    await policies.update(float("nan"))
+    with pytest.raises(EngineLost, match="log-probability is not a finite number"):
+        await engine.worker.call(VLLMEngine.generate, [3, 20, 21, 4], Sampling(8, ignore_eos=True))
+    await policies.update()
+    assert len((await engine.generate([3, 20, 21, 4], Sampling(8, ignore_eos=True))).ids) == 8
+    policies.close()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from toys import Counting, Toy
 from until import stopped, until
 
-from areal.errors import EngineLost, TransferFailed
+from areal.errors import EngineLost, TransferFailed, WrongNumbers
 from areal.rollout.engine import Completion, Partial, Sampling
 from areal.rollout.engines import Engines
 from areal.runtime.worker_engine import WorkerEngine
@@ -224,6 +224,31 @@ def test_a_request_of_one_that_is_lost_goes_on_elsewhere_from_the_tokens_it_had(
         assert second.asked == [[1, 2, *completion.ids[:had]]]
         assert second.sampling[0].max_tokens == 8 - had
         assert second.sampling[0].seed == seed
+
+    run(work())
+
+
+def test_requests_of_one_that_computes_wrongly_begin_again():
+    """Also those that find it dead only after another request has found out why."""
+
+    async def work() -> None:
+        engines = [Scripted(), Scripted()]
+        several = named(engines)
+        names = lost(several)
+        first, second = engines
+        first.known = Partial([10, 11], [-0.5] * 2, [3] * 2)
+        asking = [asyncio.create_task(several.generate_near(1, "engine 0", [n], Sampling(8))) for n in (1, 2)]
+        await asyncio.sleep(0)
+        assert first.asked == [[1], [2]]
+        first.lost(WrongNumbers("nan"))
+        first.error = EngineLost("it is closed now")
+        first.gate.set()
+        second.gate.set()
+        for completion, which in await asyncio.gather(*asking):
+            assert (which, len(completion.ids)) == ("engine 1", 1)
+        assert names == ["engine 0"]
+        assert (several.continued, several.restarted) == (0, 2)
+        assert second.asked == [[1], [2]]
 
     run(work())
 
