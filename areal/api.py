@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,12 +51,15 @@ def train(
         settings["env"] = env
     resolved = resolve(config, overrides, settings, resume)
 
-    from areal.runtime.build import held_cluster
-    from areal.runtime.run import run_training
+    from areal.runtime.early import started_early
 
-    with held_cluster(resolved) as cluster:
-        checked = check(resolved, cluster=cluster)
-        return _run(run_training(checked, Path(resume) if resume is not None else None, show))
+    with started_early(resolved) as early:
+        from areal.runtime.build import held_cluster  # seconds, in which those processes import, too
+        from areal.runtime.run import run_training
+
+        with held_cluster(resolved) as cluster:
+            checked = replace(check(resolved, cluster=cluster), early=early)
+            return _run(run_training(checked, Path(resume) if resume is not None else None, show))
 
 
 def evaluate(
@@ -92,11 +96,15 @@ def evaluate(
     if not resolved.evaluation.problems:
         raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
 
-    from areal.runtime.build import held_cluster
-    from areal.runtime.run import run_evaluation
+    from areal.runtime.early import started_early
 
-    with held_cluster(resolved) as cluster:
-        return _run(run_evaluation(check(resolved, training=False, cluster=cluster), show))
+    with started_early(resolved, training=False) as early:
+        from areal.runtime.build import held_cluster
+        from areal.runtime.run import run_evaluation
+
+        with held_cluster(resolved) as cluster:
+            checked = replace(check(resolved, training=False, cluster=cluster), early=early)
+            return _run(run_evaluation(checked, show))
 
 
 def evaluate_benchmarks(

@@ -86,6 +86,11 @@ class EngineSettings:
     stop_strings: bool = False
 
 
+def is_eager(wanted: bool | None, device: str) -> bool:
+    """Return whether vLLM does without compilation and CUDA graphs; ``wanted``: the setting engine.eager."""
+    return device == "cpu" if wanted is None else wanted
+
+
 def arguments(settings: EngineSettings) -> dict[str, Any]:
     """vLLM's engine arguments."""
     from vllm.config import WeightTransferConfig

@@ -220,7 +220,9 @@ def learner_setup(plan: Plan, checkpoints: Path, shared: bool = True) -> Learner
 
 def _launch_on(plan: Plan, host: str, guard: Guard) -> Launch:
     """Return what starts workers on a host of a run."""
-    return process.launch_guarded(guard) if plan.cluster is None else plan.cluster.launch_on(host, guard)
+    if plan.cluster is None:
+        return process.launch_guarded(guard, plan.early)
+    return plan.cluster.launch_on(host, guard)
 
 
 def _launch_engine(plan: Plan, engine: EnginePlacement, guard: Guard) -> Launch:

@@ -6,7 +6,7 @@ from areal.agents.program import Program
 from areal.placement.placement import EnginePlacement
 from areal.rollout.router import max_in_flight
 from areal.rollout.seeds import derive
-from areal.rollout.vllm_start import EngineSettings
+from areal.rollout.vllm_start import EngineSettings, is_eager
 from areal.runtime.plan import Plan, engine_dtype, max_concurrent
 
 
@@ -24,7 +24,7 @@ def engine_settings(
         memory=_cache_size(plan, engine),
         eos_ids=eos,
         threads=engine.threads,
-        eager=plan.device == "cpu" if config.engine.eager is None else config.engine.eager,
+        eager=is_eager(config.engine.eager, plan.device),
         # Of their own: else they would sample the same at the same step.
         seed=derive(config.seed, number) % 2**32 if number else config.seed,
         weight_backend=weight_backend,

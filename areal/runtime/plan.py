@@ -26,6 +26,7 @@ from areal.runtime.first_look import look_at
 from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
 from areal.runtime.model_checks import check_model, check_tensor_parallel
 from areal.workers.cluster import Cluster
+from areal.workers.early import EarlyProcesses
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,7 @@ class Plan:
         env: one of its environments.
         training: whether there is a learner, beside the engines.
         cluster: the hosts of the placement, where they are not this machine.
+        early: processes that workers of the run take over.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class Plan:
     notices: tuple[str, ...] = ()
     training: bool = True
     cluster: Cluster | None = None
+    early: EarlyProcesses | None = None
 
     @property
     def device(self) -> str:

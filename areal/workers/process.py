@@ -11,15 +11,17 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from areal.errors import WorkerFrozen, WorkerLost
 from areal.workers.answers import Caller
+from areal.workers.early import EarlyProcess, EarlyProcesses
 from areal.workers.guard import BEAT, Guard
 from areal.workers.handle import CLOSED, Launch
 from areal.workers.messages import Messages, unpacked
@@ -41,19 +43,62 @@ async def launch(
     return await _launch(Guard(), name, environment, factory, *args, **kwargs)
 
 
-def launch_guarded(guard: Guard) -> Launch:
-    """Return what starts workers over which a guard watches."""
-    return partial(_launch, guard)
+def launch_guarded(guard: Guard, early: EarlyProcesses | None = None) -> Launch:
+    """Return what starts workers over which a guard watches, each in the process that is ready for it."""
+    return partial(_launch, guard, early=early)
+
+
+def start_early(
+    early: EarlyProcesses, name: str, environment: Mapping[str, str], modules: Sequence[str]
+) -> None:
+    """Start the process of a worker before the worker, if it can be started; it imports modules meanwhile.
+
+    Args:
+        early: takes it in.
+        name: of the worker.
+        environment: variables that it has besides our own.
+        modules: what it imports; what is not installed it leaves out.
+    """
+    ours, theirs = socket.socketpair()
+    output = os.memfd_create("early output")  # where the worker prints is not known yet
+    stacks = stacks_file()
+    try:
+        with theirs:
+            options = _options(name, {**os.environ, **environment}, theirs, stacks, modules)
+            process = subprocess.Popen(**options, stdout=output, stderr=output)
+    except OSError:  # no memory, or no more processes: then there is none when the worker starts, either
+        ours.close()
+        os.close(stacks)
+        return
+    finally:
+        os.close(output)
+    early.add(name, environment, EarlyProcess(process, ours, stacks))
 
 
 async def _launch(
-    guard: Guard, name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
+    guard: Guard,
+    name: str,
+    environment: Mapping[str, str],
+    factory: Any,
+    *args: Any,
+    early: EarlyProcesses | None = None,
+    **kwargs: Any,
 ) -> ProcessHandle[Any]:
-    ours, theirs = socket.socketpair()
+    ready = None if early is None else early.take(name, environment)
+    ours, theirs = (ready.end, None) if ready is not None else socket.socketpair()
     # First: once there is a process, nothing may be cancelled before its handle is there, which ends it.
-    messages = await Messages.over(ours)
     try:
-        process = await spawn(name, {**os.environ, **environment}, theirs)
+        messages = await Messages.over(ours)
+    except BaseException:
+        if ready is not None:
+            ready.close()
+        raise
+    try:
+        if ready is not None:
+            process = LocalProcess(ready, ready.stacks)
+        else:
+            assert theirs is not None
+            process = await spawn(name, {**os.environ, **environment}, theirs)
     except BaseException:
         messages.close()
         raise
@@ -70,28 +115,41 @@ async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -
         environment: all variables that it has.
         end: of the connection to its handle; from here on it is the worker's alone.
     """
-    # Our modules are found where ours were; no script of the user's runs again, as it would with
-    # multiprocessing: this __main__ is no file.
     stacks = stacks_file()
-    code = (
-        f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
-        "from areal.workers.process_main import main; "
-        f"main({end.fileno()}, {os.getpid()}, {name!r}, {stacks})"
-    )
     try:
         with end:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-c", code),
-                stdin=asyncio.subprocess.DEVNULL,
-                # The first variable, as long as nothing changes it, tells where the name of a process is.
-                env={_FIRST: ""} | dict(environment) | {_FIRST: name},
-                pass_fds=[end.fileno(), stacks],
-                start_new_session=True,
-            )
+            options = _options(name, environment, end, stacks)
+            arguments = options.pop("args")
+            process = await asyncio.create_subprocess_exec(*arguments, **options)
     except BaseException:
         os.close(stacks)
         raise
     return LocalProcess(process, stacks)
+
+
+def _options(
+    name: str,
+    environment: Mapping[str, str],
+    end: socket.socket,
+    stacks: int,
+    modules: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return how the process of a worker is started, as arguments of :class:`subprocess.Popen`."""
+    # Our modules are found where ours were; no script of the user's runs again, as it would with
+    # multiprocessing: this __main__ is no file.
+    code = (
+        f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
+        "from areal.workers.process_main import main; "
+        f"main({end.fileno()}, {os.getpid()}, {name!r}, {stacks}, {tuple(modules)!r})"
+    )
+    return {
+        "args": (sys.executable, "-P", "-c", code),
+        "stdin": subprocess.DEVNULL,
+        # The first variable, as long as nothing changes it, tells where the name of a process is.
+        "env": {_FIRST: ""} | dict(environment) | {_FIRST: name},
+        "pass_fds": [end.fileno(), stacks],
+        "start_new_session": True,
+    }
 
 
 class WorkerProcess(Protocol):
@@ -126,7 +184,7 @@ class LocalProcess:
 
     host = ""
 
-    def __init__(self, process: asyncio.subprocess.Process, stacks: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | EarlyProcess, stacks: int) -> None:
         self.pid, self._process, self._stacks = process.pid, process, stacks
         weakref.finalize(self, os.close, stacks)
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from queue import SimpleQueue
 from typing import Any
@@ -24,12 +24,13 @@ from setproctitle import setproctitle
 from areal.lifetime import die_with, end_of_crashes, forks_die_with_us
 from areal.workers.answers import Callee
 from areal.workers.calls import Dispatcher
+from areal.workers.early import import_and_wait
 from areal.workers.guard import BEAT, beat
 from areal.workers.messages import Messages, packed
 from areal.workers.vitals import write_stacks_to
 
 
-def main(descriptor: int, parent: int, name: str, stacks: int) -> None:
+def main(descriptor: int, parent: int, name: str, stacks: int, modules: Sequence[str] = ()) -> None:
     """Serve calls until the other end says to end.
 
     Args:
@@ -37,6 +38,7 @@ def main(descriptor: int, parent: int, name: str, stacks: int) -> None:
         parent: the process that started this one, and with which it ends.
         name: of the worker.
         stacks: descriptor of the file for them.
+        modules: what is imported before this process is taken over; none: it is already.
     """
     write_stacks_to(stacks)
     end_of_crashes()
@@ -45,11 +47,15 @@ def main(descriptor: int, parent: int, name: str, stacks: int) -> None:
     die_with(parent)
     _children_die_with_us()
     setproctitle(f"areal {name}")
+    end = socket.socket(fileno=descriptor)
+    if modules:
+        import_and_wait(end, modules)
+        end_of_crashes()
     main_thread = MainThread()
 
     def serve() -> None:
         try:
-            asyncio.run(Server(name, main_thread).serve(socket.socket(fileno=descriptor)))
+            asyncio.run(Server(name, main_thread).serve(end))
         except BaseException:  # noqa: BLE001 (a defect: it is printed, and the process ends)
             traceback.print_exc()
             os._exit(1)

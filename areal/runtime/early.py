@@ -1,0 +1,53 @@
+"""Starts the processes of a run's workers before the run is planned: they import what they need meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from areal.config import Config
+from areal.evaluation.endpoint import is_endpoint
+from areal.placement.inventory import probe
+from areal.placement.placement import place
+from areal.rollout.vllm_start import EngineSettings, is_eager, variables
+from areal.workers.early import EarlyProcesses
+from areal.workers.process import start_early
+
+_OF_ENGINES = ("vllm.v1.engine.async_llm", "areal.rollout.vllm_engine")
+_OF_LEARNERS = ("areal.runtime.replay", "transformers.models.auto.modeling_auto")
+
+
+@contextmanager
+def started_early(config: Config, training: bool = True) -> Iterator[EarlyProcesses | None]:
+    """Start processes on this machine; those that no worker of the run takes over end with the block.
+
+    Args:
+        training: whether there is a learner, beside the engines.
+
+    Raises:
+        UserError: there are not as many devices.
+    """
+    if config.placement != "local" or is_endpoint(config.model):
+        yield None
+        return
+    placement = place(probe(config.device), config, training)
+    with EarlyProcesses() as early:
+        for number, engine in enumerate(placement.engines):
+            # What does not show in the environment comes with the plan.
+            settings = EngineSettings(
+                model="",
+                device=placement.device_type,
+                dtype="",
+                max_model_len=0,
+                max_num_seqs=0,
+                memory=config.engine.memory or 1.0,
+                eos_ids=(),
+                threads=engine.threads,
+                eager=is_eager(config.engine.eager, placement.device_type),
+                tensor_parallel=placement.tensor_parallel,
+                visible_devices=engine.visible_on(engine.host),
+            )
+            start_early(early, f"engine {number}", variables(settings), _OF_ENGINES)
+        for number in range(len(placement.ranks)):
+            start_early(early, f"learner rank {number}", {}, _OF_LEARNERS)
+        yield early
