@@ -24,6 +24,7 @@ _MODULES = (
     "charts.js",
     "overview.js",
     "list.js",
+    "mathematics.js",
     "conversation.js",
     "tokenview.js",
     "rollout.js",
@@ -113,12 +114,12 @@ def _page(data: dict[str, Any]) -> str:
     """Return the page with everything in it. A policy lets it run these scripts alone, and load nothing."""
     assets = {name: content.decode() for name, content in read_assets().items()}
     program = "\n".join(_IMPORT.sub("", assets[name]).replace("\nexport ", "\n") for name in _MODULES)
-    chart = assets["uplot/uPlot.iife.min.js"]
+    libraries = [assets["uplot/uPlot.iife.min.js"], assets["temml/temml.min.js"]]
     style = assets["uplot/uPlot.min.css"] + assets["style.css"]
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"script-src {_digest(chart)} {_digest(program)}",
+            f"script-src {' '.join(map(_digest, [*libraries, program]))}",
             f"style-src {_digest(style)}",
             "base-uri 'none'",
             "form-action 'none'",
@@ -127,12 +128,12 @@ def _page(data: dict[str, Any]) -> str:
         )
     )
     values = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    scripts = "".join(f"<script>{library}</script>\n" for library in libraries)
     head = (
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<style>{style}</style>\n"
         f'<script type="application/json" id="report">{values}</script>\n'
-        f"<script>{chart}</script>\n"
-        f'<script type="module">{program}</script>\n'
+        f'{scripts}<script type="module">{program}</script>\n'
     )
     return _LINKS.sub("", assets["index.html"]).replace("</head>\n", head + "</head>\n", 1)
 

@@ -20,13 +20,30 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
-from viewed_runs import PAYLOADS, SHOWN, add_hostile_step, add_step, make_run, metrics
+from viewed_runs import PAYLOADS, SHOWN, add_formulas, add_hostile_step, add_step, make_run, metrics
 
 from areal.telemetry.run_directory import RunDirectory
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs a browser (Debian: apt install chromium chromium-driver)"
+)
+FORMULAS = {  # what is written: the text of each formula in it
+    r"So \(\frac{1}{2}\) of $x^2$ is \[\sqrt{y}\] and $$z$$, or \boxed{\frac{3}{4}}.": [
+        "12",
+        "x2",
+        "y",
+        "z",
+        "34",
+    ],
+    r"It costs $5 and $10, and a \$ is no end.": [],
+    r"A brace that nobody closes: \boxed{1 and $no end": [],
+    r"What TeX does not know: $\nosuchthing$ and \(\frac{1\).": [],
+}
+HOSTILE_FORMULAS = (
+    r"$\href{javascript:window.hit=1}{here}$ $\url{javascript:window.hit=1}$ \(\includegraphics{x}\)",
+    r"$\text{<img src=x onerror=window.hit=1>}$ \[\class{x}{\id{main}{y}}\] $\data{onclick=window.hit=1}{y}$",
+    r"$\def\a{\a\a}\a$ \[\rule{99999em}{99999em}\] $\color{white}{\mathrm{hidden}}$",
 )
 PATIENCE = 90
 """Seconds that anything may take on a machine that others use."""
@@ -114,6 +131,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
         "hostile": make_run(folder, "hostile", steps=2),
     }
     add_hostile_step(found["hostile"], 3)
+    add_formulas(found["hostile"], 4, [*FORMULAS, *HOSTILE_FORMULAS])
     return found
 
 
@@ -348,6 +366,19 @@ def see_all(page: Page, each: int) -> None:
 
 def test_what_others_wrote_is_text(page: Page):
     see_all(page, each=1)
+
+
+def test_formulas_are_typeset_and_nothing_else_comes_of_them(page: Page):
+    for number, text in enumerate((*FORMULAS, *HOSTILE_FORMULAS)):
+        page.open(f"rollout?run=hostile&step=4&group={500 + number}&number=1")
+        page.one(".message.said")
+        found = [each.get_attribute("textContent") for each in page.all(".said .formula math")]
+        assert found == FORMULAS.get(text, found)
+        assert not page.all("main .text :is(a, img, [onclick], [style*=color], #main)")
+        assert page.script("return document.documentElement.scrollWidth") <= 1280
+        page.one(".controls input[type=checkbox]").click()
+        assert not page.all(".formula")
+        assert text in page.text(".said .text"), "as it is written"
 
 
 def test_a_report_opens_from_the_disk(page: Page, runs: dict[str, RunDirectory], tmp_path: Path):

@@ -114,6 +114,16 @@ def arithmetic(step: int, number: int) -> Group:
     return Group(number, max(0, step - 3), made)
 
 
+def add_formulas(run: RunDirectory, step: int, said: list[str]) -> None:
+    """Add an update with a group for each response."""
+    made = [
+        Group(500 + number, step - 1, [episode("Say it in TeX.", [text], [step - 1], 1.0)])
+        for number, text in enumerate(said)
+    ]
+    run.log_rollouts(step, (json_line(group.to_json()) for group in made))
+    run.log_metrics(metrics(step))
+
+
 def metrics(step: int) -> dict[str, Any]:
     wave = math.sin(step * 1.7) * 0.04
     return {

@@ -1,6 +1,7 @@
 """The page's own files. They are used as they are: there is no build step.
 
-The charts are drawn by uPlot (MIT), in ``uplot/``; its README says where it is from.
+The charts are drawn by uPlot, in ``uplot/``, and TeX is read by Temml, in ``temml/`` (both MIT). Their
+READMEs say where they are from.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 // A conversation from its tokens: who wrote what, and which weights sampled it.
 
 import { el } from "./dom.js";
+import { withMathematics } from "./mathematics.js";
 
 const NAMED = /^<\|(system|user|assistant|tool)\|>$/; // templates with a token for each role
 const OPENS = new Set(["<|im_start|>", "<|start_header_id|>"]); // and those that write its name between tokens
@@ -49,9 +50,14 @@ export function messages({ texts }, { begin, end }) {
   return found.map(({ role, text }) => ({ role, text: text.trim() })).filter(({ text }) => text);
 }
 
-function given(message, first) {
+// What somebody wrote, with its formulas typeset or as it is written.
+export function written(text, typeset) {
+  return el("div", { class: "text", dir: "auto" }, typeset ? withMathematics(text) : text);
+}
+
+function given(message, first, typeset) {
   const role = message.role || (first ? "prompt" : "environment");
-  const text = el("div", { class: "text", dir: "auto" }, message.text);
+  const text = written(message.text, typeset);
   const lines = message.text.split("\n").length;
   const folds = !first && (message.role === "tool" || message.text.length > LONG);
   if (!folds) return el("section", { class: "message given" }, el("h3", {}, role), text);
@@ -59,20 +65,21 @@ function given(message, first) {
     el("summary", {}, `${role}: ${lines.toLocaleString("en")} line${lines > 1 ? "s" : ""}`), text);
 }
 
-export function showConversation(conversation, { prompt = true } = {}) {
+export function showConversation(conversation, { prompt = true, typeset = true } = {}) {
   let turn = 0;
   const shown = stretches(conversation).flatMap((stretch, number) => {
     if (!stretch.sampled) {
       if (number === 0 && !prompt) return [];
-      return messages(conversation, stretch).map((message) => given(message, number === 0));
+      return messages(conversation, stretch).map((message) => given(message, number === 0, typeset));
     }
     const reward = conversation.rewards[turn++];
     const several = conversation.turns.length > 1;
     const title = several ? `response ${turn}${reward ? `, reward ${reward}` : ""}` : "response";
-    const text = el("div", { class: "text", dir: "auto" }, parts(conversation, stretch).flatMap((part) => [
-      el("span", { class: "version", title: `sampled by the weights of version ${part.version}` }, `v${part.version}`),
-      conversation.texts.slice(part.begin, part.end).join(""),
-    ]));
+    const text = el("div", { class: "text", dir: "auto" }, parts(conversation, stretch).flatMap((part) => {
+      const said = conversation.texts.slice(part.begin, part.end).join("");
+      const title = `sampled by the weights of version ${part.version}`;
+      return [el("span", { class: "version", title }, `v${part.version}`), ...(typeset ? withMathematics(said) : [said])];
+    }));
     return [el("section", { class: "message said" }, el("h3", {}, title), text)];
   });
   return el("div", { class: "conversation" }, shown);

@@ -1,6 +1,6 @@
 // One rollout, as a conversation or token by token; and a group, side by side.
 
-import { showConversation, messages, stretches } from "./conversation.js";
+import { showConversation, messages, stretches, written } from "./conversation.js";
 import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom.js";
 import { source } from "./source.js";
 import { showTokens } from "./tokenview.js";
@@ -29,6 +29,7 @@ function failure(row) {
 export function rollout(main, store, params) {
   const run = params.get("run") ?? "";
   let [view, kind] = [params.get("view") ?? "conversation", params.get("colour") ?? "version"];
+  let typeset = true;
 
   async function show() {
     const { rollouts: [row] } = await source.group(run, params.get("step"), params.get("group"), params.get("number"));
@@ -38,6 +39,10 @@ export function rollout(main, store, params) {
       const there = number >= 1 && number <= row.size;
       return there ? el("a", { href: rolloutLink(run, { ...row, number }, { view, colour: kind }) }, name) : null;
     };
+    const formulas = mathematics((wanted) => {
+      typeset = wanted;
+      draw();
+    });
     const tabs = el("div", { class: "tabs", role: "group", "aria-label": "View" },
       [["conversation", "Conversation"], ["tokens", "Tokens"]].map(([key, name]) =>
         el("button", { type: "button", "data-view": key, onclick: () => choose(key, kind) }, name)));
@@ -49,6 +54,7 @@ export function rollout(main, store, params) {
     }
 
     function draw() {
+      formulas.hidden = view === "tokens";
       for (const tab of tabs.children) tab.setAttribute("aria-pressed", String(tab.dataset.view === view));
       const several = row.conversations.length > 1;
       body.replaceChildren(...row.conversations.flatMap((each, i) => [
@@ -58,7 +64,7 @@ export function rollout(main, store, params) {
               kind = chosen;
               history.replaceState(null, "", rolloutLink(run, row, { view, colour: kind }));
             })
-          : showConversation(each),
+          : showConversation(each, { typeset }),
       ]));
     }
 
@@ -68,12 +74,18 @@ export function rollout(main, store, params) {
         el("a", { href: groupLink(run, row) }, `group ${row.group}, side by side`)),
       el("h1", {}, `Rollout ${row.number} of ${row.size}`),
       facts(row), failure(row) ?? "",
-      el("div", { class: "controls" }, tabs, beside(-1, "← previous") ?? "", beside(1, "next →") ?? ""),
+      el("div", { class: "controls" }, tabs, beside(-1, "← previous") ?? "", beside(1, "next →") ?? "", formulas),
       body);
     draw();
   }
 
   return { ready: show() };
+}
+
+// A box that says whether formulas are typeset; `change` is told so.
+function mathematics(change) {
+  const box = el("input", { type: "checkbox", checked: true, onchange: () => change(box.checked) });
+  return el("label", {}, box, " Typeset formulas");
 }
 
 function promptOf(row) {
@@ -90,18 +102,26 @@ export function group(main, store, params) {
     const prompts = new Set(rollouts.map(promptOf));
     const shared = prompts.size === 1 ? [...prompts][0] : "";
     const [first] = rollouts;
+    const body = el("div");
     const sorted = [...rollouts].sort((a, b) => a.reward - b.reward || a.number - b.number);
     main.append(
       el("p", { class: "crumbs" },
         el("a", { href: link("rollouts", { run, from: first.step, to: first.step, sort: "reward" }) }, `Step ${first.step}`)),
       el("h1", {}, `Group ${first.group}`),
       el("p", {}, `${rollouts.length} rollouts of one problem, mean reward ${format(first.mean)}; the worst first.`),
-      shared ? el("section", { class: "message given" }, el("h3", {}, "prompt"), el("div", { class: "text", dir: "auto" }, shared)) : "",
-      el("div", { class: "side-by-side" }, sorted.map((row) =>
-        el("article", {},
-          el("h2", {}, el("a", { href: rolloutLink(run, row) }, `Rollout ${row.number}`)),
-          facts(row, true), failure(row),
-          row.conversations.map((each) => showConversation(each, { prompt: !shared }))))));
+      el("div", { class: "controls" }, mathematics(draw)),
+      body);
+    draw(true);
+
+    function draw(typeset) {
+      body.replaceChildren(
+        shared ? el("section", { class: "message given" }, el("h3", {}, "prompt"), written(shared, typeset)) : "",
+        el("div", { class: "side-by-side" }, sorted.map((row) =>
+          el("article", {},
+            el("h2", {}, el("a", { href: rolloutLink(run, row) }, `Rollout ${row.number}`)),
+            facts(row, true), failure(row),
+            row.conversations.map((each) => showConversation(each, { prompt: !shared, typeset }))))));
+    }
   }
 
   return { ready: show() };
