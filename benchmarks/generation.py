@@ -11,8 +11,7 @@ and the requests:
 - bare: AsyncLLM alone in the same processes, started by the same settings, with log-probabilities, each with
   its share of the requests.
 
-*plain* is one engine as vLLM starts it by itself: its own scheduler, which sends each token as it is sampled,
-and its own choice of CUDA graphs.
+*plain* is one engine with vLLM's own scheduler, which sends each token as it is sampled.
 """
 
 from __future__ import annotations

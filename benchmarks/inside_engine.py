@@ -17,13 +17,12 @@ def set_interruption(engine: VLLMEngine, mode: Interruption) -> None:
 
 
 async def start_plain(settings: EngineSettings) -> VLLMEngine:
-    """Start vLLM with its own scheduler and its own choice of CUDA graphs."""
+    """Start vLLM with its own scheduler."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    given = arguments(settings)
-    given.pop("compilation_config", None)
-    return VLLMEngine(AsyncLLM.from_engine_args(AsyncEngineArgs(**given)), settings.eos_ids)
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments(settings)))
+    return VLLMEngine(llm, settings.eos_ids)
 
 
 async def bare(
