@@ -6,8 +6,9 @@ Who asks for a final result only, gets few messages here. What comes every secon
 on.
 
 Guarantee: the version of the weights that goes with each token stays exact. vLLM stamps a message with the
-version at the moment when it is sent, and changes weights only while generation is paused: so what is held
-back is sent when a pause begins, before it is complete.
+version at the moment when it is sent (before 0.32, areal counts what has come when a pause is complete), and
+changes weights only while generation is paused: so what is held back is sent when a pause begins, before it
+is complete.
 """
 
 from __future__ import annotations
