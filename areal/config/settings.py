@@ -12,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from areal.config.fields import Bound, Moment, Settings, Staleness
 from areal.config.objective import Objective
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
+
 STARTER = "starter"
 """The name of the model that ships with the package."""
 
@@ -255,6 +257,8 @@ class Config(Settings):
     """Folder of the run directories."""
     name: str | None = None
     """Name of the run directory; null: environment, model and time."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Experiment trackers that get the run, too, such as [wandb, tensorboard] (docs/trackers.md)."""
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     chat: ChatConfig = Field(default_factory=ChatConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
@@ -263,6 +267,11 @@ class Config(Settings):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
     run: RunConfig = Field(default_factory=RunConfig)
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_tracker(cls, trackers: Any) -> Any:
+        return (trackers,) if isinstance(trackers, str) else trackers
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:

@@ -284,6 +284,7 @@ async def make_trainer(
     journal = Journal(records.directory, admission, records.warn_of)
     await journal.start()
     threads = plan.placement.ranks[0].threads
+    records.trackers.start(config, version)
     records.directory.log_start(describe_start(config, version, weights, plan.device, threads))
     keep, warn = config.checkpoint.keep, records.warn_of
     checkpoints = CheckpointWriter(learner, admission, held_out.wanted, watch, warn, keep, gathering)

@@ -25,6 +25,7 @@ from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
 from areal.runtime.model_checks import check_model, check_tensor_parallel
+from areal.telemetry.trackers.tracking import require_trackers
 from areal.workers.cluster import Cluster
 from areal.workers.early import EarlyProcesses
 
@@ -115,6 +116,8 @@ def plan(
     Raises:
         UserError: one of them is not available.
     """
+    if training:
+        require_trackers(config.trackers)
     if training and config.learner.lora_rank:
         from areal.learner.lora import require_peft
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from areal.config import Config
@@ -11,6 +12,8 @@ from areal.rollout.engines import Engines
 from areal.runtime.accounting import StepAccount
 from areal.telemetry.alarms import Alarm, Alarms
 from areal.telemetry.run_directory import read_metrics
+from areal.telemetry.trackers.tracking import Rows, Trackers
+from areal.viewer.rollouts import Decode, decoder_of
 
 if TYPE_CHECKING:
     from areal.rollout.controller import RolloutController
@@ -19,18 +22,24 @@ if TYPE_CHECKING:
     from areal.runtime.mismatch import MismatchWatch
     from areal.telemetry.progress import Progress
     from areal.telemetry.run_directory import RunDirectory
-    from areal.trajectory import Batch
+    from areal.trajectory import Batch, Group
 
 log = logging.getLogger(__name__)
 
+_SAMPLED = 4
+"""Groups of which trackers get an episode."""
+_LONGEST = 4000
+"""Characters of an episode that they get."""
+
 
 class Records:
-    """The run directory, the display and the alarms of a run, each of which gets every line of metrics."""
+    """The run directory, display, alarms and trackers of a run, each of which gets every line of metrics."""
 
     def __init__(self, directory: RunDirectory, progress: Progress) -> None:
         self.directory = directory
         self.progress = progress
         self.alarms = Alarms()
+        self.trackers = Trackers(directory.path, progress.message, self.warn_of)
 
     def go_on(self, config: Config, version: int) -> list[dict[str, Any]]:
         """Go on with a run after update ``version``; return the run's metrics until then."""
@@ -44,6 +53,7 @@ class Records:
         """Write and show one line of metrics, and warn of what it shows to be wrong."""
         self.directory.log_metrics(metrics)
         self.progress.update(metrics)
+        self.trackers.log(metrics)
         self.warn(self.alarms.look(metrics))
 
     def warn(self, alarms: list[Alarm]) -> None:
@@ -98,6 +108,7 @@ class StepRecorder:
             counts["engine/count"] = float(len(engines.engines))
         self.records.log({"step": step, **metrics, **account, **counts})
         await self.journal.consume(step, batch.groups)
+        self.records.trackers.rollouts(step, partial(self._sample, step, batch.groups))
 
     async def close(self) -> None:
         """Wait until everything is written."""
@@ -108,6 +119,20 @@ class StepRecorder:
         sampled = sum(int(trajectory.loss_mask.sum()) for trajectory in batch.trajectories)
         if warning := self.mismatch.look(metrics, sampled):
             self.records.progress.message(warning)
+
+    def _sample(self, step: int, groups: list[Group]) -> Rows:
+        """Return an episode each of the first groups that update ``step`` consumed, for trackers."""
+        rows = []
+        for group in groups[:_SAMPLED]:
+            episode = group.episodes[0]
+            text = "\n\n".join(self._decode(part.tokens.tolist()) for part in episode.trajectories)
+            known = {"update": step, "group": group.id, "reward": episode.reward}
+            rows.append({**known, "text": text[:_LONGEST]})
+        return rows
+
+    @cached_property
+    def _decode(self) -> Decode:
+        return decoder_of(self.records.directory)
 
     def _generated(self) -> tuple[float, int]:
         """Return the engine's busy seconds and the tokens of finished episodes so far."""

@@ -24,6 +24,7 @@ from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.telemetry.scores import best_of
+from areal.telemetry.trackers.tracking import PATIENCE
 from areal.workers.cluster import released
 
 
@@ -59,6 +60,7 @@ async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None,
     config = plan.config
     title = f"{env_label(config.env)} · {config.model}"
     trainer: Trainer | None = None
+    succeeded = False
     with (
         capture(directory) as terminal,
         released(plan.cluster),
@@ -79,10 +81,13 @@ async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None,
                 release = on_signals(trainer.stop, trainer.stop_at_once)
                 try:
                     await trainer.run()
+                    succeeded = True
                 finally:
                     release()
         finally:
-            if trainer is not None and not trainer.hurried:
+            hurried = trainer is not None and trainer.hurried
+            await records.trackers.close(succeeded, 0 if hurried else PATIENCE)
+            if trainer is not None and not hurried:
                 _conclude(records, trainer.held_out.scores, title)
         directory.check()  # it may be gone with the model, once nothing more is written
         metrics = read_metrics(directory.path)

@@ -14,7 +14,9 @@
 - ``stall.txt``, ``stall-2.txt``, …: who waited for what, and all stacks, when something stood still;
 - ``checkpoints/``: what a stopped run goes on from;
 - ``model/``: the final model; ``adapter/`` beside it, where one was trained;
-- ``curve.png``: the learning curve.
+- ``curve.png``: the learning curve;
+- ``trackers/``: the names that experiment trackers have for the run, and beside it the folders
+  ``tensorboard``, ``wandb`` and ``swanlab`` of those that write files.
 
 Files other than logs and metrics appear under their names only when they are whole; the lines of
 ``metrics.jsonl`` are valid JSON, but for the last one if the machine went down while it was written.

@@ -1,0 +1,1 @@
+"""Sends a run to experiment trackers, beside the files of its run directory."""

@@ -1,0 +1,234 @@
+"""Keeps trackers going beside a run, which none of them stops, blocks or slows.
+
+Each tracker has a thread of its own and a bounded queue before it. What a tracker raises leaves it out from
+then on; what no longer fits into its queue is dropped; the end of the run waits for some seconds. Each of
+these is said once, in a line. What a tracker lacks is in the run directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from areal.config import Config
+from areal.disk import write_whole
+from areal.errors import UserError, explained, install_hint
+from areal.telemetry.scores import finite
+from areal.telemetry.trackers.interface import Tracker
+from areal.threads import CallThread
+
+PATIENCE = 10.0
+"""Seconds that the end of a run waits for its trackers."""
+_QUEUE = 256
+"""Calls that may wait for a tracker."""
+_EVERY = 10
+"""Updates from one sample of rollouts to the next."""
+_IDS = "trackers"
+"""The folder in the run directory that has the trackers' names for the run, a file each."""
+
+Rows = list[dict[str, Any]]
+
+
+def require_trackers(names: Sequence[str], find: Callable[[str], Any] = find_spec) -> None:
+    """Check that trackers are installed, without importing them.
+
+    Args:
+        names: of trackers, which are those of their modules and of our extras, too.
+        find: returns a module's spec.
+
+    Raises:
+        UserError: one of them is not.
+    """
+    for name in names:
+        spec = find(name)
+        if spec is None or spec.origin is None:  # a folder of that name, as W&B makes, is found, but is none
+            raise UserError(f"trackers={name} needs {name}, which is not installed: {install_hint(name)}")
+
+
+def make_tracker(name: str, directory: Path) -> Tracker:
+    """Return a tracker that has not started.
+
+    Args:
+        name: as in the setting ``trackers``.
+        directory: of the run.
+    """
+    from areal.telemetry.trackers import mlflow, swanlab, tensorboard, trackio, wandb
+
+    classes: dict[str, Callable[[Path], Tracker]] = {
+        "tensorboard": tensorboard.TensorBoard,
+        "wandb": wandb.Wandb,
+        "mlflow": mlflow.Mlflow,
+        "trackio": trackio.Trackio,
+        "swanlab": swanlab.Swanlab,
+    }
+    return classes[name](directory)
+
+
+class Trackers:
+    """All trackers of a run; none until :meth:`start`.
+
+    Args:
+        directory: of the run.
+        say: called on the event loop with a line for the user.
+        warn: called on the event loop with a warning.
+        make: makes a tracker, given its name and the directory.
+        queue: calls that may wait for a tracker.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+        make: Callable[[str, Path], Tracker] = make_tracker,
+        queue: int = _QUEUE,
+    ) -> None:
+        self._directory, self._say, self._warn, self._make, self._queue = directory, say, warn, make, queue
+        self._running: list[_Running] = []
+
+    def start(self, config: Config, version: int) -> None:
+        """Start the trackers of the configuration, each on its thread, after update ``version``."""
+        loop = asyncio.get_running_loop()
+
+        def on_loop(tell: Callable[[str], None]) -> Callable[[str], object]:
+            return lambda line: loop.call_soon_threadsafe(tell, _without_passwords(line))
+
+        say, warn = on_loop(self._say), on_loop(self._warn)
+        plain = config.model_dump(mode="json")
+        for name in dict.fromkeys(config.trackers):
+            tracker = self._make(name, self._directory)
+            running = _Running(name, tracker, self._directory / _IDS / name, say, warn, self._queue)
+            running.start(plain, version)
+            self._running.append(running)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Pass on a line of ``metrics.jsonl``: what is a finite number in it."""
+        numbers = {key: value for key in metrics if (value := finite(metrics, key)) is not None}
+        step = int(numbers.pop("step", 0))
+        for running in self._running:
+            running.do(lambda tracker: tracker.log(step, numbers))
+
+    def rollouts(self, step: int, rows: Callable[[], Rows]) -> None:
+        """Pass on a sample of what update ``step`` consumed, every so many updates.
+
+        Args:
+            rows: makes it; called on the threads of the trackers.
+        """
+        if step % _EVERY == 1:
+            for running in self._running:
+                running.do(lambda tracker: tracker.rollouts(step, rows()))
+
+    async def close(self, succeeded: bool, patience: float = PATIENCE) -> None:
+        """End the run in all trackers; those that take longer than ``patience`` seconds are left behind."""
+        running, self._running = self._running, []
+        try:
+            if running:
+                ends = [asyncio.wrap_future(each.finish(succeeded)) for each in running]
+                await asyncio.wait(ends, timeout=patience)
+        finally:
+            for each in running:
+                if not each.finished:
+                    each.leave()
+
+
+class _Running:
+    """A tracker, its thread and its queue.
+
+    Args:
+        name: of the tracker.
+        tracker: called from the thread alone.
+        id_file: keeps its name for the run.
+        say, warn: take a line from any thread.
+        queue: calls that may wait.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tracker: Tracker,
+        id_file: Path,
+        say: Callable[[str], object],
+        warn: Callable[[str], object],
+        queue: int,
+    ) -> None:
+        self._name, self._tracker, self._id_file, self._say, self._warn = name, tracker, id_file, say, warn
+        self._thread = CallThread(f"areal-{name}")
+        self._room = threading.Semaphore(queue)
+        self._full = self._left_out = self.finished = False
+
+    def start(self, config: dict[str, Any], version: int) -> None:
+        """Start the tracker."""
+        self.do(lambda tracker: self._start(tracker, config, version))
+
+    def do(self, work: Callable[[Tracker], None]) -> None:
+        """Do some work on the thread, after all before it; drop it if too much waits."""
+        if self._room.acquire(blocking=False):
+            self._thread.start(partial(self._do, work, self._room.release))
+        elif not (self._full or self._left_out):
+            self._full = True
+            self._warn(f"{self._name} is too slow to be given all of the run; metrics.jsonl has it")
+
+    def finish(self, succeeded: bool) -> Any:
+        """Begin to end the run in the tracker; return a future of when it has ended, or failed to."""
+
+        def finish(tracker: Tracker) -> None:
+            tracker.finish(succeeded)
+            self.finished = True
+
+        done = self._thread.start(partial(self._do, finish))
+        self._thread.end()
+        return done
+
+    def leave(self) -> None:
+        """Give up a tracker that has not ended; what its package would do at the end of the process, too."""
+        if not self._left_out:
+            self._left_out = True
+            self._warn(
+                f"{self._name} has not taken all of the run in time, and is left behind; metrics.jsonl has it"
+            )
+        atexit.unregister(_Of(self._name))  # type: ignore[arg-type]
+
+    # The methods below run on the thread.
+
+    def _do(self, work: Callable[[Tracker], None], done: Callable[[], None] = lambda: None) -> None:
+        try:
+            if not self._left_out:
+                work(self._tracker)
+        # Of other people's packages anything may come, and nothing of it is worth a run. The thread is the
+        # tracker's alone, so that no Ctrl-C or end of the process is lost here.
+        except BaseException as error:  # noqa: BLE001
+            self._left_out = True
+            self._warn(f"{self._name} has failed, and is left out: {explained(error, __file__)}")
+        finally:
+            done()
+
+    def _start(self, tracker: Tracker, config: dict[str, Any], version: int) -> None:
+        known = self._id_file.read_text(encoding="utf-8") if self._id_file.exists() else None
+        run_id = tracker.start(config, known, version)
+        self._id_file.parent.mkdir(exist_ok=True)
+        write_whole(self._id_file, [run_id])
+        self._say(f"{self._name}: {tracker.link}")
+
+
+def _without_passwords(line: str) -> str:
+    """Return a line without what URLs in it say between ``//`` and ``@``."""
+    return re.sub(r"//[^/\s@]+@", "//", line)
+
+
+class _Of:
+    """Equals each function of a package, for ``atexit.unregister``: some wait there for their servers."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def __eq__(self, other: object) -> bool:
+        return (getattr(other, "__module__", None) or "").partition(".")[0] == self._package
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,54 @@
+"""Weights & Biases: online, or with ``WANDB_MODE=offline`` in the run directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from areal.telemetry.trackers.interface import PROJECT
+
+
+class Wandb:
+    """See :class:`areal.telemetry.trackers.interface.Tracker`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.link = ""
+        self._directory = directory
+
+    def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
+        """Begin a run, or go on with it; ``step`` is the axis of all its charts."""
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            name=self._directory.name,
+            id=run_id,
+            resume=None if run_id is None else "allow",
+            dir=self._directory,
+            config=config,
+            allow_val_change=True,  # a resumed run may have other settings
+            reinit="create_new",  # a run of this process that was left out has not ended for W&B
+            # Where output goes is for areal.telemetry.logs to say.
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        # W&B's own steps never go back, as updates do that are made again, or evaluations that take long.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        self.link = self._run.url or str(self._directory / "wandb")
+        return self._run.id
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics as a row."""
+        self._run.log({**metrics, "step": step})
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Log the episodes as a table."""
+        import wandb
+
+        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+        self._run.log({"rollouts": table, "step": step})
+
+    def finish(self, succeeded: bool) -> None:
+        """Wait for the upload."""
+        self._run.finish(exit_code=0 if succeeded else 1)
