@@ -95,10 +95,17 @@ class Trackers:
 
     def start(self, config: Config, version: int) -> None:
         """Start the trackers of the configuration, each on its thread, after update ``version``."""
-        loop = asyncio.get_running_loop()
+        loop, here = asyncio.get_running_loop(), threading.current_thread()
 
         def on_loop(tell: Callable[[str], None]) -> Callable[[str], object]:
-            return lambda line: loop.call_soon_threadsafe(tell, _without_passwords(line))
+            def tell_there(line: str) -> None:
+                line = _without_passwords(line)
+                if threading.current_thread() is here:
+                    tell(line)
+                else:
+                    loop.call_soon_threadsafe(tell, line)
+
+            return tell_there
 
         say, warn = on_loop(self._say), on_loop(self._warn)
         plain = config.model_dump(mode="json")
