@@ -52,6 +52,9 @@ def train(
     resolved = resolve(config, overrides, settings, resume)
 
     from areal.runtime.early import started_early
+    from areal.telemetry.trackers.tracking import require_trackers
+
+    require_trackers(resolved.trackers)  # :func:`check` does, too, but only once processes have started
 
     with started_early(resolved) as early:
         from areal.runtime.build import held_cluster  # seconds, in which those processes import, too

@@ -64,8 +64,8 @@ def test_tensorboard(tmp_path: Path):
     assert said == [f"tensorboard: {run}/tensorboard"] * 2
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"reward/mean", "eval/math-v1/avg@8"}
-    found = {event.step: event.value for event in events.Scalars("reward/mean")}
-    assert found == BEFORE | AFTER, "what was made again takes the place of what was there"
+    found = [(event.step, event.value) for event in events.Scalars("reward/mean")]
+    assert found == [*BEFORE.items(), *AFTER.items()], "what is made again takes the place of what was there"
     assert {(e.step, e.value) for e in events.Scalars("eval/math-v1/avg@8")} == {(2, 0.25)}
     [first, _] = (e.tensor_proto.string_val[0].decode() for e in events.Tensors("config/text_summary"))
     assert json.loads(first)["steps"] == 1234
@@ -382,12 +382,13 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path):
         require_trackers(["wandb"], lambda name: PathFinder.find_spec(name, [str(tmp_path)]))
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
 def test_it_is_refused_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
 ):
     monkeypatch.setitem(sys.modules, "swanlab", None)
     with pytest.raises(SystemExit) as ended:
-        main(["train", "--dry-run", "trackers=swanlab"])
+        main(["train", "trackers=swanlab", *options])
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("pip install 'areal-gym[swanlab]'")
