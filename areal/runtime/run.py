@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from areal.config import Config
@@ -24,7 +26,7 @@ from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.telemetry.scores import best_of
-from areal.telemetry.trackers.tracking import PATIENCE
+from areal.telemetry.trackers.tracking import PATIENCE, PATIENCE_AFTER_FAILURE
 from areal.workers.cluster import released
 
 
@@ -86,7 +88,7 @@ async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None,
                     release()
         finally:
             hurried = trainer is not None and trainer.hurried
-            await records.trackers.close(succeeded, 0 if hurried else PATIENCE)
+            await _close_trackers(records, succeeded, hurried)
             if trainer is not None and not hurried:
                 _conclude(records, trainer.held_out.scores, title)
         directory.check()  # it may be gone with the model, once nothing more is written
@@ -94,6 +96,15 @@ async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None,
     warnings = [alarm.line for alarm in records.alarms.seen.values()]
     before, after = trainer.held_out.before, trainer.held_out.after
     return Run(directory.path, config, directory.model, metrics, before, after, warnings)
+
+
+async def _close_trackers(records: Records, succeeded: bool, hurried: bool) -> None:
+    """Wait for the trackers; not for long where the run was stopped or has failed, nor after Ctrl-C."""
+    task = asyncio.current_task()
+    cancelled = task is not None and task.cancelling() > 0
+    patience = 0.0 if hurried or cancelled else PATIENCE if succeeded else PATIENCE_AFTER_FAILURE
+    with suppress(asyncio.CancelledError):  # Ctrl-C: the wait ends, and the run as it would have
+        await records.trackers.close(succeeded, patience)
 
 
 def _conclude(records: Records, scores: dict[int, float], title: str) -> None:

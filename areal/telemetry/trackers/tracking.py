@@ -26,6 +26,8 @@ from areal.threads import CallThread
 
 PATIENCE = 10.0
 """Seconds that the end of a run waits for its trackers."""
+PATIENCE_AFTER_FAILURE = 3.0
+"""Seconds that it does where the run was stopped, or has failed."""
 _QUEUE = 256
 """Calls that may wait for a tracker."""
 _EVERY = 10
