@@ -92,6 +92,8 @@ class Episode:
         actions: what the agent did in the environment, in order.
         unfinished: the agent acted in the environment, and stopped before the environment ended the episode.
         failure: the error of its agent, whose episode then has the reward 0; empty if there was none.
+        seconds: where its time went: in calls of the ``model`` and of the environment (``env``), and
+            waiting for a worker of the environment (``env_queue``). Calls at once count each.
     """
 
     trajectories: list[Trajectory]
@@ -104,6 +106,7 @@ class Episode:
     actions: list[str] = field(default_factory=list)
     unfinished: bool = False
     failure: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def sampled(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class RolloutController:
         self.equal_groups = 0
         self.finished_episodes = 0
         self.finished_tokens = 0
+        self.held_seconds = 0.0
 
     async def run(self) -> None:
         """Start groups until cancelled; raises what a group raised that cannot be retried."""
@@ -92,9 +94,17 @@ class RolloutController:
             await asyncio.gather(*self._groups, return_exceptions=True)
 
     async def next_batch(self, version: int) -> list[Group]:
-        """Wait for the groups of the update at ``version``."""
+        """Wait for the groups of the update at ``version``.
+
+        ``held_seconds`` says afterwards for how long enough groups were complete, while older ones had to be
+        waited for: they would have exceeded the maximum staleness.
+        """
+        held: float | None = None
         while (groups := self.admission.take(version)) is None:
+            if held is None and self.admission.complete >= self.admission.batch:
+                held = time.monotonic()
             await _next(self._grown)
+        self.held_seconds = 0.0 if held is None else time.monotonic() - held
         self._room.set()
         return groups
 

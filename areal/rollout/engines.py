@@ -44,7 +44,8 @@ class Engines:
         requests: how many requests each engine has been given so far.
         on_lost: called with name, engine and error when an engine is lost and has been left out. None: the
             loss of an engine ends everything, and every later call raises its error.
-        on_loaded: called with name, version and digest when an engine has loaded these weights.
+        on_loaded: called with name, version, digest and the seconds of the pause when an engine has loaded
+            these weights.
         continued: how many requests went on elsewhere from the tokens that they had.
         restarted: how many requests began again elsewhere: none of their tokens were known or, of an engine
             that computes wrongly, to be trusted, or they have stop strings, which may have begun in those
@@ -54,7 +55,7 @@ class Engines:
     """
 
     on_lost: Callable[[str, SingleEngine, EngineLost], None] | None = None
-    on_loaded: Callable[[str, int, str], None] = staticmethod(lambda name, version, digest: None)
+    on_loaded: Callable[[str, int, str, float], None] = staticmethod(lambda *loaded: None)
 
     def __init__(self, engines: Mapping[str, SingleEngine], in_turn: bool = False) -> None:
         self.engines = dict(engines)
@@ -306,7 +307,7 @@ class Engines:
         except TransferFailed:
             self.outages += 1
             raise
-        self.on_loaded(name, version, digest)
+        self.on_loaded(name, version, digest, metrics["time/pause"])
         return metrics
 
     async def _doing(self, name: str, engine: SingleEngine, work: Coroutine[Any, Any, T]) -> T | None:

@@ -20,6 +20,7 @@ class RecordedEnv:
     Attributes:
         member: which environment of a mixture it is; set by the reset.
         unfinished: whether the environment had not ended the episode after the last action.
+        spent: seconds so far, by what took them; see :class:`areal.trajectory.Episode`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RecordedEnv:
         self.member = ""
         self.actions: list[str] = []
         self.unfinished = False
+        self.spent = dict[str, float]()
 
     async def reset(self) -> str:
         """Reset the environment to the task; return the observation."""
@@ -48,7 +50,7 @@ class RecordedEnv:
         return (await self._begin())[1]
 
     async def _begin(self) -> tuple[str, list[Message]]:
-        observation, info = await self._pool.reset(self._env, self._task)
+        observation, info = await self._pool.reset(self._env, self._task, self.spent)
         self.member = str(info.get("env", ""))
         messages = self._opening.messages(observation, info)
         self._model.set_opening(messages[:-1])
@@ -57,7 +59,7 @@ class RecordedEnv:
     async def step(self, action: str) -> Step:
         """Act."""
         self.actions.append(action)
-        step = await self._pool.step(self._env, action, self._task)
+        step = await self._pool.step(self._env, action, self._task, self.spent)
         self._model.credit(step.reward, step.info.get("reward_parts"))
         self.unfinished = not step.done
         return step
@@ -108,6 +110,7 @@ async def run_episode(
         actions=recorded.actions,
         unfinished=recorded.unfinished,
         failure=failure,
+        seconds={name: round(s, 4) for name, s in {"model": model.seconds, **recorded.spent}.items()},
     )
 
 

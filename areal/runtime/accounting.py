@@ -8,6 +8,9 @@ import numpy as np
 
 from areal.trajectory import Batch, Episode
 
+_PARTS = ("model", "env", "env_queue")
+"""Of an episode's seconds."""
+
 
 class StepAccount:
     """Splits a run's time into steps: each lasts from the end of the one before it.
@@ -24,11 +27,11 @@ class StepAccount:
         self._started = time.monotonic()
         self._engine_busy = engine_busy
         self._tokens = tokens
-        self._wait = 0.0
+        self._wait, self._taken = 0.0, time.time()
 
     def waited(self) -> None:
         """The batch has come: all of the step until now was waiting for it."""
-        self._wait = time.monotonic() - self._started
+        self._wait, self._taken = time.monotonic() - self._started, time.time()
 
     def close(
         self, batch: Batch, train: float, sync: dict[str, float], engine_busy: float, tokens: int
@@ -40,12 +43,13 @@ class StepAccount:
             sync: metrics of the last weight update, if there was one.
         """
         elapsed = time.monotonic() - self._started
-        wait = self._wait
+        wait, taken = self._wait, self._taken
         generate = engine_busy - self._engine_busy
         generated = tokens - self._tokens
         self._begin(engine_busy, tokens)
         return {
             **_of_batch(batch),
+            **_latencies(batch.episodes, taken),
             "time/step": elapsed,
             "time/wait": wait,
             "time/sync": 0.0,
@@ -79,6 +83,18 @@ def _of_batch(batch: Batch) -> dict[str, float]:
         "response/turns_mean": float(np.mean([sum(len(t.turns) for t in e.trajectories) for e in episodes])),
         "response/trajectories_mean": len(batch.trajectories) / len(episodes),
     }
+
+
+def _latencies(episodes: list[Episode], taken: float) -> dict[str, float]:
+    """Return where the episodes' seconds went, on average, and how long they waited for their batch."""
+    known = [e for e in episodes if e.seconds]
+    if not known:
+        return {}
+    parts = {name: float(np.mean([e.seconds.get(name, 0.0) for e in known])) for name in _PARTS}
+    parts["episode"] = float(np.mean([e.ended - e.started for e in known]))
+    # Workers on other hosts have clocks of their own.
+    parts["buffer"] = float(np.mean([max(0.0, taken - e.ended) for e in known]))
+    return {f"latency/{name}": round(seconds, 4) for name, seconds in parts.items()}
 
 
 def _of_members(episodes: list[Episode]) -> dict[str, float]:

@@ -288,6 +288,7 @@ class Membership:
         finally:
             self._leaving.discard(name)
         del self._placed[name]
+        self._log_event("left", part=name)
         self._notice(f"{name} has left: {_count(self._engines)}")
 
     @property

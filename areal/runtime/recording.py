@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from areal.config import Config
 from areal.rollout.engines import Engines
 from areal.runtime.accounting import StepAccount
-from areal.telemetry.alarms import Alarm, Alarms
+from areal.telemetry.alarms import MISMATCH, Alarm, Alarms
 from areal.telemetry.run_directory import read_metrics
 from areal.telemetry.trackers.tracking import Rows, Trackers
 from areal.viewer.rollouts import Decode, decoder_of
@@ -106,7 +107,8 @@ class StepRecorder:
         counts = {**self.rollouts.counts(), **self.worker.counts()}
         if isinstance(engines := self.worker.engine, Engines):
             counts["engine/count"] = float(len(engines.engines))
-        self.records.log({"step": step, **metrics, **account, **counts})
+        now, held = round(time.time(), 3), {"time/held": self.rollouts.held_seconds}
+        self.records.log({"step": step, "time": now, **metrics, **account, **held, **counts})
         await self.journal.consume(step, batch.groups)
         self.records.trackers.rollouts(step, partial(self._sample, step, batch.groups))
 
@@ -119,6 +121,8 @@ class StepRecorder:
         sampled = sum(int(trajectory.loss_mask.sum()) for trajectory in batch.trajectories)
         if warning := self.mismatch.look(metrics, sampled):
             self.records.progress.message(warning)
+            said = Alarm(MISMATCH, batch.version + 1, warning.removeprefix("warning: "))
+            self.records.alarms.note(said)
 
     def _sample(self, step: int, groups: list[Group]) -> Rows:
         """Return an episode each of the first groups that update ``step`` consumed, for trackers."""

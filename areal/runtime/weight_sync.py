@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from areal.errors import TransferFailed
 from areal.rollout.engines import Engines
@@ -80,7 +80,7 @@ class WeightSync:
         self._loading = None
         self._lost.clear()
         await self.connect()
-        await self._publish(version, of_new_learner=True)
+        await self._publish(version)
         await self._load(version)
 
     async def publish(self, version: int) -> dict[str, float]:
@@ -89,10 +89,11 @@ class WeightSync:
         Returns:
             The metrics of the last load that is over, such as ``time/sync``; empty if there is none.
         """
+        begun = time.monotonic()
         await self.watch.wait(self._changing.acquire(), "the learner", "an engine that joins or leaves")
         try:
             metrics = await self.finish()  # the memory of a load in flight must not be written
-            await self._publish(version)
+            await self._publish(version, begun)
             self._loading = self.watch.add(self._load(version))
         finally:
             self._changing.release()
@@ -106,8 +107,8 @@ class WeightSync:
                 await asyncio.wait([self._loading])
             yield self._version
 
-    def _loaded(self, name: str, version: int, digest: str) -> None:
-        self.log_event("loaded", engine=name, version=version, digest=digest)
+    def _loaded(self, name: str, version: int, digest: str, pause: float) -> None:
+        self.log_event("loaded", engine=name, version=version, digest=digest, pause=round(pause, 4))
 
     async def load_in(self, name: str, engine: SingleEngine, version: int) -> None:
         """Load the version that is ready in one engine, the only one that is connected, between loads.
@@ -115,8 +116,8 @@ class WeightSync:
         Raises:
             EngineLost, TransferFailed: the version was not loaded.
         """
-        await transfer(engine.load(version, self._digest), self.learner.call(LearnerRank.send))
-        self._loaded(name, version, self._digest)
+        metrics = await transfer(engine.load(version, self._digest), self.learner.call(LearnerRank.send))
+        self._loaded(name, version, self._digest, metrics["time/pause"])
 
     async def finish(self) -> dict[str, float]:
         """Wait for the load in flight, if there is one, and return its metrics."""
@@ -130,11 +131,18 @@ class WeightSync:
             await asyncio.wait([self._loading])
             await self.watch.drop(self._loading)
 
-    async def _publish(self, version: int, of_new_learner: bool = False) -> None:
+    async def _publish(self, version: int, begun: float | None = None) -> None:
+        """Make a version ready to load.
+
+        Args:
+            begun: when its update was over, in monotonic seconds; None: the learner is a new one.
+        """
         self._digest = await self.learner.call(LearnerRank.publish)
         self._version = version
         # Another learner may have other bits of a version: sums of several processes have another order.
-        fields = {"of_new_learner": True} if of_new_learner else {}
+        fields: dict[str, Any] = {"of_new_learner": True}
+        if begun is not None:
+            fields = {"seconds": round(time.monotonic() - begun, 4)}
         self.log_event("published", version=version, digest=self._digest, **fields)
 
     def lose(self) -> None:

@@ -19,6 +19,9 @@ from areal.telemetry.scores import finite
 
 Lines = Sequence[dict[str, Any]]
 
+MISMATCH = "log-probability mismatch"
+"""The name of the rule that a run looks at more closely, as it knows its precision."""
+
 PATIENCE = 5
 """Updates in a row that something has to be wrong in."""
 _MEMORY = 1000
@@ -39,6 +42,16 @@ _PROBLEMS = re.compile(r"eval/.+/problems")
 _WHOLE = ("reward/mean", "reward/std")
 _EQUAL = 1e-9
 """Standard deviation of equal rewards at most: their mean is rounded."""
+_MISMATCH = 0.1
+"""Nats between the log-probabilities of engine and learner, in the mean; in 16 bits as many are usual."""
+_HELD = 0.1
+"""Share of the time in which the learner waits for groups that are near their bound."""
+_IDLE = 0.3
+"""Share of the time in which the learner waits and no engine generates."""
+_MOST = 0.5
+"""Share of an episode's time that is most of it."""
+_WAITS = 0.1
+"""Share of the time from which on it matters that the learner waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,8 @@ def alarms(lines: Lines, over: bool = False) -> list[Alarm]:
     step = int(finite(lines[-1], "step") or 0) if lines else 0
     recent = updates[-least:] if len(updates) >= least else []
     found = [(name, rule(recent)) for name, rule in _RULES.items()] if recent else []
+    if len(updates) >= _LONG:
+        found += [(name, rule(updates[-_LONG:])) for name, rule in _SLOW.items()]
     found.append(("reward collapsed", _collapsed(updates)))
     found += [(f"constant {part}", line) for part, line in _constant_parts(updates)]
     found.append(("few held-out problems", _few_problems(lines[-1:])))
@@ -94,6 +109,10 @@ class Alarms:
         new = [alarm for alarm in found if alarm.name not in self.seen]
         self.seen |= {alarm.name: alarm for alarm in new}
         return new
+
+    def note(self, alarm: Alarm) -> None:
+        """Count something as said that was found elsewhere, and said."""
+        self.seen.setdefault(alarm.name, alarm)
 
     @property
     def summary(self) -> str:
@@ -174,6 +193,55 @@ def _unfinished(recent: Lines) -> str:
     )
 
 
+def _mismatch(recent: Lines) -> str:
+    if not _all(recent, "mismatch/logprob", lambda x: x > _MISMATCH):
+        return ""
+    return (
+        f"engine and learner give a token other log-probabilities (by {recent[-1]['mismatch/logprob']:.2g} "
+        f"in the mean) in {_when(recent)}: set engine.dtype=float32 and learner.dtype=float32 if there is "
+        "room, and leave rollout.interruption=keep; if it stays, please report it with the model's name"
+    )
+
+
+def _staleness_at_bound(recent: Lines) -> str:
+    """Enough groups were finished, but the learner had to wait for older ones, which are near their bound."""
+    held = _share(recent, "time/held")
+    if held is None or held <= _HELD:
+        return ""
+    return (
+        f"the learner waited in {held:.0%} of the time of {_when(recent)} for its oldest groups, which would "
+        "have been too stale one update later, while others were finished: raise rollout.max_staleness, or "
+        "lower rollout.max_new_tokens or rollout.env_time_limit, which bound what a straggler takes"
+    )
+
+
+def _engines_idle(recent: Lines) -> str:
+    """The learner waits for longer than the engines generate: what is above that, both did nothing."""
+    wait, busy = _share(recent, "time/wait"), _share(recent, "time/generate")
+    if wait is None or busy is None or wait - busy <= _IDLE:
+        return ""
+    return (
+        f"the learner waited in {wait:.0%} of the time of {_when(recent)}, and the engines generated in "
+        f"{busy:.0%} only: raise rollout.max_concurrent or rollout.max_staleness, so that more episodes go "
+        "on at once, or find what the episodes wait for (latency/… in the metrics)"
+    )
+
+
+def _environment_slow(recent: Lines) -> str:
+    wait, whole = _share(recent, "time/wait"), _mean(recent, "latency/episode")
+    calls, queue = _mean(recent, "latency/env"), _mean(recent, "latency/env_queue")
+    if wait is None or whole is None or calls is None or queue is None:
+        return ""
+    if wait <= _WAITS or calls + queue <= _MOST * whole:
+        return ""
+    what = "raise rollout.env_workers" if queue > calls else "make reset, step or the verifier faster"
+    return (
+        f"episodes spent {(calls + queue) / whole:.0%} of their time in the environment in {_when(recent)} "
+        f"({calls:.3g} s in calls, {queue:.3g} s until a worker was free), and the learner waits for them: "
+        f"{what}, or raise rollout.max_concurrent, so that others go on meanwhile"
+    )
+
+
 def _collapsed(updates: Lines) -> str:
     """The reward has fallen far below its best; of a window each, so that one bad batch is none."""
     rewards = [line["reward/mean"] for line in updates]
@@ -226,11 +294,31 @@ _RULES: dict[str, Callable[[Lines], str]] = {
     "responses cut off": _cut_off,
     "no entropy left": _entropy_gone,
     "no episode ended": _unfinished,
+    MISMATCH: _mismatch,
 }
+_SLOW: dict[str, Callable[[Lines], str]] = {
+    "staleness at its bound": _staleness_at_bound,
+    "engines idle": _engines_idle,
+    "environment slow": _environment_slow,
+}
+"""What costs time: shares of many updates, since single ones say little."""
 
 
 def _when(recent: Lines) -> str:
     return f"the last {len(recent)} updates" if len(recent) > 1 else "the only update"
+
+
+def _mean(lines: Lines, key: str) -> float | None:
+    values = [finite(line, key) for line in lines]
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _share(lines: Lines, key: str) -> float | None:
+    """Return the mean share of a step that something took; None: it is not known of all."""
+    pairs = [(finite(line, key), finite(line, "time/step")) for line in lines]
+    known = [part / step for part, step in pairs if part is not None and step]
+    return statistics.fmean(known) if len(known) == len(pairs) else None
 
 
 def _all(lines: Lines, key: str, condition: Callable[[float], bool]) -> bool:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from areal.telemetry.alarms import PATIENCE, Alarms, alarms
+from areal.telemetry.alarms import PATIENCE, Alarm, Alarms, alarms
 
+LONG = 20
+"""Updates that what costs time is looked for in."""
 WELL = {
     "reward/mean": 0.5,
     "reward/std": 0.5,
@@ -21,6 +23,14 @@ WELL = {
     "policy/entropy": 0.7,
     "grad_norm": 0.3,
     "learner/tokens_per_s": 900.0,
+    "mismatch/logprob": 0.03,
+    "time/step": 2.0,
+    "time/wait": 1.0,
+    "time/generate": 1.6,
+    "time/held": 0.1,
+    "latency/episode": 1.0,
+    "latency/env": 0.3,
+    "latency/env_queue": 0.1,
 }
 NOTHING = {"reward/mean": 0.0, "reward/std": 0.0, "advantage/zero": 1.0}
 
@@ -63,6 +73,11 @@ def test_a_run_that_is_well_is_left_alone():
         ({"response/truncated": 0.96}, "responses cut off", "of 12 tokens on average"),
         ({"policy/entropy": 0.001}, "no entropy left", "learner.learning_rate"),
         ({"response/unfinished": 1.0}, "no episode ended", "--agent multi-turn"),
+        (
+            {"mismatch/logprob": 0.11},
+            "log-probability mismatch",
+            "other log-probabilities (by 0.11 in the mean)",
+        ),
     ],
 )
 def test_what_is_wrong_long_enough_is_said(wrong: dict[str, Any], name: str, says: str):
@@ -82,11 +97,61 @@ def test_what_is_wrong_long_enough_is_said(wrong: dict[str, Any], name: str, say
         {"policy/entropy": 0.02},
         {"response/unfinished": 0.9},
         {"reward/mean": 0.0},  # as where rewards below 0 make up for those above
+        {"mismatch/logprob": 0.09},
         {"policy/entropy": None, "response/truncated": None, "advantage/zero": None, "grad_norm": None},
     ],
 )
 def test_what_is_nearly_wrong_is_not(well: dict[str, Any]):
     assert names(run((30, well))) == []
+
+
+SLOW = [
+    ({"time/held": 0.21}, "staleness at its bound", "raise rollout.max_staleness"),
+    ({"time/wait": 1.9, "time/generate": 1.2}, "engines idle", "raise rollout.max_concurrent"),
+    ({"latency/env": 0.41}, "environment slow", "make reset, step or the verifier faster"),
+    ({"latency/env_queue": 0.31}, "environment slow", "raise rollout.env_workers"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "name", "says"), SLOW)
+def test_what_costs_time_in_many_updates_is_said(wrong: dict[str, Any], name: str, says: str):
+    assert names(run((LONG - 1, wrong))) == []
+    [alarm] = alarms(run((LONG, wrong)))
+    assert (alarm.name, alarm.step) == (name, LONG)
+    assert says in alarm.line
+    assert "\n" not in alarm.line
+    assert names(run((LONG, wrong), (LONG, {}))) == [], "it is over"
+    for key in wrong:
+        assert names(run((LONG - 1, wrong), (1, {**wrong, key: None}))) == [], "it is not known of all"
+
+
+@pytest.mark.parametrize(
+    "well",
+    [
+        {"time/held": 0.19},
+        {"time/wait": 1.9, "time/generate": 1.4},
+        {"time/wait": 1.9, "time/generate": 1.9},  # as at η=0, where the learner waits while engines generate
+        {"time/wait": 0.01, "time/generate": 0.1},  # the learner has enough: it is what the run waits for
+        {"latency/env": 0.39},
+        {"latency/env": 0.9, "time/wait": 0.19},  # slow, but nobody waits for it
+        {"time/step": 0.0},
+    ],
+)
+def test_what_costs_little_time_is_not(well: dict[str, Any]):
+    assert names(run((2 * LONG, well))) == []
+
+
+def test_stragglers_need_not_come_in_each_update():
+    now_and_then = [(1, {"time/held": 0.9}), (2, {"time/held": 0.0})] * 7
+    assert names(run(*now_and_then)) == ["staleness at its bound"]
+    assert names(run((1, {"time/held": 2.0}), (LONG - 1, {"time/held": 0.0}))) == [], "as at the start"
+
+
+def test_what_was_found_elsewhere_is_not_said_again():
+    watched = Alarms()
+    watched.note(Alarm("log-probability mismatch", 2, "found by others"))
+    assert [alarm for line in run((9, {"mismatch/logprob": 0.5})) for alarm in watched.look(line)] == []
+    assert watched.summary == "log-probability mismatch (update 2)"
 
 
 def test_entropy_that_went_with_the_task_is_no_fault_of_its_own():

@@ -249,3 +249,28 @@ async def test_a_group_lost_in_a_crash_is_run_again_with_its_own_task_and_places
     expected = [*((3, member, 0) for member in range(GROUP)), (3, 1, 1)]
     assert places[: GROUP + 1] == [(3, place) for place in expected]
     assert {seed for seed, _ in places} <= {3, 12, 13}, "new groups go on where numbers ended"
+
+
+async def test_the_learner_is_held_by_a_group_at_its_bound():
+    straggles = asyncio.Event()
+
+    async def run_episode(task: dict[str, Any]) -> Episode:
+        if task["seed"] == 0:
+            await straggles.wait()
+        return episode()
+
+    admission, control = controller(run_episode)
+    running = asyncio.create_task(control.run())
+    assert {group.id for group in await control.next_batch(0)} == {1, 2}
+    assert control.held_seconds == 0, "others overtake it"
+    control.advance(1)
+    waiting = asyncio.create_task(control.next_batch(1))
+    await until(lambda: admission.complete >= 2)
+    assert not waiting.done(), "at version 2 the first group would be too stale"
+    straggles.set()
+    assert {group.id for group in await waiting} >= {0}
+    assert control.held_seconds > 0
+    control.advance(2)
+    await control.next_batch(2)
+    assert control.held_seconds == 0, "of this batch alone"
+    await stop(running)

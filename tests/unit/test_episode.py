@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled
 from areal.rollout.rendering import Renderer
 from areal.rollout.worker import RolloutWorker
-from areal.trajectory import Finish
+from areal.trajectory import Episode, Finish
 
 RENDERER = Renderer(load_tokenizer(resolve_model("starter")), (1,))
 
@@ -76,3 +77,23 @@ async def test_an_agent_that_never_asks_the_model_has_failed():
 
     with pytest.raises(NothingSampled, match="Silent"):
         await replace(worker("eos"), agent=Silent()).run_episode({"seed": 0}, Sampling(10))
+
+
+class Slow(Echo):
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        time.sleep(0.2)
+        return super().step(action)
+
+
+async def test_where_the_time_of_an_episode_went():
+    """With one worker for two environments, one episode waits for the other."""
+    made = replace(worker("eos"), pool=EnvironmentPool(Slow, 1))
+    both = await asyncio.gather(*(made.run_episode({"seed": n}, Sampling(10)) for n in range(2)))
+    for episode in both:
+        assert episode.seconds.keys() == {"model", "env", "env_queue"}
+        assert episode.seconds["env"] > episode.seconds["model"] >= 0
+        assert sum(episode.seconds.values()) <= episode.ended - episode.started + 0.01
+        assert Episode.from_json(episode.to_json()).seconds == episode.seconds
+    assert max(e.seconds["env_queue"] for e in both) > min(e.seconds["env"] for e in both) / 2
+    old = {key: value for key, value in episode.to_json().items() if key != "seconds"}
+    assert Episode.from_json(old).seconds == {}
