@@ -73,6 +73,12 @@ def take_all(driver: webdriver.Chrome, base: str, run: str) -> None:
         " clientY: box.top + 60, bubbles: true}));"
     )
     shoot(driver, base, "view_overview", (1280, 1000), "light", hover)
+    point = (
+        "const box = document.querySelector('.lanes'); const place = box.getBoundingClientRect();"
+        "box.dispatchEvent(new PointerEvent('pointermove', {clientX: place.left + place.width * 0.44,"
+        " clientY: place.top + 10, bubbles: true}));"
+    )
+    shoot(driver, f"{base}timeline?run={run}&last=", "view_timeline", (1280, 800), "light", point)
     worst = "document.getElementById('worst').click()"
     shoot(driver, f"{base}rollouts?run={run}", "view_rollouts", (1280, 620), "light", worst)
     opened = "document.querySelector('td.excerpt a').click()"

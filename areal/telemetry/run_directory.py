@@ -48,7 +48,7 @@ LATEST = "latest"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 _STARTS = "starts.jsonl"
-_EVENTS = "events.jsonl"
+EVENTS = "events.jsonl"
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,11 @@ class RunDirectory:
             event: what happened, such as ``lost`` or ``loaded``.
             fields: the details of the event.
         """
-        self._append(_EVENTS, {"time": time.time(), "event": event, **fields})
+        self._append(EVENTS, {"time": time.time(), "event": event, **fields})
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events in order."""
-        return _read_lines(self.path / _EVENTS)
+        return _read_lines(self.path / EVENTS)
 
     def recorded_steps(self) -> list[int]:
         """Numbers of the updates whose batches are recorded, in order."""

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from areal.errors import UserError
 from areal.viewer.assets import TYPES, read_assets
 from areal.viewer.index import Query, Sort
+from areal.viewer.timeline import Window
 from areal.viewer.watched import WatchedRun
 
 _LIMIT = 200
@@ -70,13 +71,22 @@ def make_app(runs: Sequence[WatchedRun]) -> Starlette:
             raise HTTPException(400, f"limit is 1 to {_LIMIT}, skip is 0 or more")
         return run_of(request).find(query_of(request), limit, skip, given.get("text", ""))
 
+    def timeline(request: Request) -> Any:
+        given = request.query_params
+        wanted: Window = "all"
+        if given.get("from") or given.get("to"):
+            wanted = int(_number(request, "from", 0)), int(_number(request, "to", _LARGEST))
+        elif given.get("last"):
+            wanted = _number(request, "last", 0)
+        return run_of(request).timeline(wanted)
+
     def group(request: Request) -> Any:
         step, number = int(_number(request, "step", 0)), request.query_params.get("number")
         one = None if number is None else int(_number(request, "number", 0))
         return run_of(request).group(step, int(_number(request, "group", 0)), one)
 
     routes = [Route("/", asset), Route("/assets/{name:path}", asset)]
-    routes += [answer(make) for make in (states, settings, metrics, rollouts, group)]
+    routes += [answer(make) for make in (states, settings, metrics, rollouts, group, timeline)]
     return Starlette(routes=routes)
 
 

@@ -234,6 +234,15 @@ class Index:
             ).fetchall()
         return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
 
+    def staleness(self, first: int, last: int) -> list[tuple[int, int, int]]:
+        """Return the update, the number and the largest staleness of each group of some updates, in order."""
+        with self._open() as database:
+            return database.execute(
+                'SELECT step, "group", max(staleness) FROM rollouts WHERE step BETWEEN ? AND ? '
+                'GROUP BY step, "group" ORDER BY step, "group"',
+                (first, last),
+            ).fetchall()
+
     def facts(self) -> dict[str, Any]:
         """Return what there is: the range of updates, names to filter by, records that are damaged."""
         with self._open() as database:

@@ -28,6 +28,7 @@ _MODULES = (
     "conversation.js",
     "tokenview.js",
     "rollout.js",
+    "timeline.js",
     "main.js",
 )
 """Each after those that it imports."""
@@ -58,6 +59,7 @@ def write_report(runs: Sequence[WatchedRun], path: Path, limit: int = BYTES) -> 
         "settings": {run.name: run.settings() for run in runs},
         "metrics": {run.name: _metrics(run) for run in runs},
         "rollouts": rollouts,
+        "timeline": {run.name: run.timeline("all") for run in runs},
     }
     with one_line(path.parent):
         write_whole(path, [_page(data)])

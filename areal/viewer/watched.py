@@ -17,13 +17,15 @@ import yaml
 from areal.errors import UserError
 from areal.telemetry.alarms import alarms
 from areal.telemetry.plain import plain
-from areal.telemetry.run_directory import CONFIG, METRICS, RunDirectory, parsed
+from areal.telemetry.run_directory import CONFIG, EVENTS, METRICS, RunDirectory, parsed
 from areal.telemetry.scores import finite
+from areal.telemetry.status import read_status
 from areal.trajectory import Group, Trajectory
 from areal.viewer.index import DAMAGE, Index, Query, finish_of
 from areal.viewer.inside import inside
 from areal.viewer.rollouts import Decode, Rollout, decoder_of, rollouts_of
 from areal.viewer.runs import summary_of
+from areal.viewer.timeline import Tail, Timeline, Window, events_of, marks_of, tail_of_metrics
 from areal.viewer.tokens import pieces
 
 _CHUNK = 4 * 2**20
@@ -34,6 +36,8 @@ _EXCERPT = 200
 """Letters of a response in a list."""
 _SEARCHED = 1000
 """Rollouts whose texts are looked through for one answer."""
+_MARKS = 200
+"""Restarts and resumptions that are told with the state of a run."""
 _LIVES = ("running", "suspended")
 
 
@@ -51,11 +55,13 @@ class WatchedRun:
         self.run = run
         self._check()
         self.index = Index(run, cache)
+        self._rows, self._events = tail_of_metrics(), Tail()
+        self._tails = threading.Lock()
         self._decode: Decode | None = None
         self._decoding = threading.Lock()
 
     def _check(self) -> None:
-        for file in (CONFIG, METRICS, "status.json", "rollouts"):
+        for file in (CONFIG, METRICS, EVENTS, "status.json", "rollouts"):
             inside(self.run.path, file)
 
     def state(self) -> dict[str, Any]:
@@ -69,6 +75,45 @@ class WatchedRun:
                 **found.to_json(),
                 "name": self.name,
                 "alarms": [{"name": a.name, "step": a.step, "line": a.line} for a in wrong],
+                "marks": self.marks(),
+            }
+        )
+
+    def marks(self) -> list[dict[str, Any]]:
+        """Return the last restarts and resumptions."""
+        with self._tails:
+            self._events.read(inside(self.run.path, EVENTS))
+            return marks_of(events_of(self._events.lines))[-_MARKS:]
+
+    def timeline(self, wanted: Window) -> dict[str, Any]:
+        """Return who did what when; see :meth:`areal.viewer.timeline.Timeline.view`.
+
+        Returns:
+            Besides that, ``groups``: when each was consumed, by which update, its number, and its staleness;
+            the ``bound`` of the staleness, null if there is none; ``left``, updates whose groups are not in
+            the index yet; whether the run is ``live``.
+        """
+        self._check()
+        try:
+            status = read_status(self.run.path)
+        except UserError:  # of an old version, or only begun
+            status = {}
+        live = status.get("state") == "running"
+        with self._tails:
+            self._rows.read(inside(self.run.path, METRICS))
+            self._events.read(inside(self.run.path, EVENTS))
+            shown = Timeline(self._rows.lines, self._events.lines, status if live else None).view(wanted)
+        taken = shown.pop("taken")
+        left = self.index.update(0.1)
+        found = self.index.staleness(min(taken), max(taken)) if taken else []
+        bound = float(self.settings().get("rollout.max_staleness", "inf"))
+        return plain_data(
+            {
+                **shown,
+                "groups": [(taken[step], step, group, n) for step, group, n in found if step in taken],
+                "bound": bound,
+                "left": left,
+                "live": live,
             }
         )
 
@@ -218,6 +263,7 @@ class WatchedRun:
             "finish": finish_of(rollout),
             "failure": episode.failure,
             "seconds": round(episode.ended - episode.started, 3),
+            "latency": episode.seconds,
         }
         return {**plain_data(facts), "conversations": [self._conversation(t) for t in episode.trajectories]}
 

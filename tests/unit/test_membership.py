@@ -132,6 +132,7 @@ def test_what_leaves_finishes_or_after_its_limit_begins_again_elsewhere():
         assert this.engines.requests["engine 1"] == 8
         with pytest.raises(UserError, match="the run has no engine 0; it has engine 1"):
             await this.members.remove("engine 0")
+        assert this.of("left") == [{"part": "engine 0"}]
 
     run(work())
 

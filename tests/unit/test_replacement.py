@@ -67,6 +67,9 @@ def test_engines_die_at_random(seed: int, eta: int, engines: int, changes: list[
         loaded = this.of("loaded")
         assert {fields["version"] for fields in loaded} >= {engine.version for engine in this.made} - {-1}
         assert all(fields["digest"] == f"digest of {fields['version']}" for fields in loaded)
+        assert all("pause" in fields for fields in loaded)
+        published = this.of("published")
+        assert all("seconds" in fields for fields in published if "of_new_learner" not in fields)
 
     run(work())
 

@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -16,11 +17,24 @@ import pytest
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
-from viewed_runs import PAYLOADS, SHOWN, add_formulas, add_hostile_step, add_step, make_run, metrics
+from viewed_runs import (
+    PAYLOADS,
+    SHOWN,
+    START,
+    add_events,
+    add_formulas,
+    add_hostile_step,
+    add_step,
+    end_of,
+    make_run,
+    metrics,
+    times,
+)
 
 from areal.telemetry.run_directory import RunDirectory
 
@@ -137,9 +151,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
 
 @pytest.fixture(scope="module")
 def address(runs: dict[str, RunDirectory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(list(runs.values()), tmp_path_factory.mktemp("cache")) as found:
+        yield found
+
+
+@contextmanager
+def served(runs: Sequence[RunDirectory], cache: Path) -> Iterator[str]:
     server = subprocess.Popen(
-        [sys.executable, "-m", "areal", "view", *(str(run.path) for run in runs.values())],
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))},
+        [sys.executable, "-m", "areal", "view", *(str(run.path) for run in runs)],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         text=True,
         stdout=subprocess.PIPE,
     )
@@ -262,6 +282,121 @@ def test_it_follows_a_run(page: Page, runs: dict[str, RunDirectory]):
     assert "so nothing was learned" in page.text(".alarms")
 
 
+def point(page: Page, share: float, lane: int = 0) -> None:
+    """Point at a lane, at some share of its width."""
+    box = page.script("return document.querySelector('.lanes').getBoundingClientRect()")
+    x = box["left"] + 100 + share * (box["width"] - 108)
+    actions = ActionBuilder(page.driver)
+    actions.pointer_action.move_to_location(x, box["top"] + 28 * lane + 11)
+    actions.perform()
+
+
+def pixel(page: Page, share: float, lane: int) -> str:
+    """The colour that is drawn there."""
+    return page.script(
+        "const c = document.querySelector('.lanes canvas'); const r = devicePixelRatio;"
+        "const w = document.querySelector('.lanes').clientWidth;"
+        "const at = [(100 + arguments[0] * (w - 108)) * r, (28 * arguments[1] + 11) * r].map(Math.round);"
+        "return '#' + [...c.getContext('2d').getImageData(...at, 1, 1).data].slice(0, 3)"
+        ".map((x) => x.toString(16).padStart(2, '0')).join('')",
+        share,
+        lane,
+    )
+
+
+def variable(page: Page, name: str) -> str:
+    script = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
+    return page.script(script, name)
+
+
+def test_a_timeline_of_lanes(page: Page):
+    page.open("timeline?run=second")
+    page.until(lambda: "9 updates" in page.text(".readout"))
+    # The run is 18.9 s long: it begins 0.5 s before the first step; the fifth one is from 8.5 to 10.5 s.
+    assert pixel(page, 10 / 18.9, 0) == variable(page, "--run-0"), "the learner trains"
+    assert pixel(page, 8.7 / 18.9, 0) == variable(page, "--line"), "it waits for its batch"
+    assert pixel(page, 10 / 18.9, 1) == variable(page, "--run-2"), "an engine generates"
+    assert pixel(page, 10.75 / 18.9, 1) == variable(page, "--run-1"), "it is paused"
+    point(page, 10 / 18.9)
+    page.until(lambda: "update 5" in page.text(".readout"))
+    said = page.text(".readout")
+    for words in (
+        "learner: trains, 1.4 s", "engine 0: up; engines generate in 90% of this step", "engine 1: up",
+        "staleness of 2 groups: 2 (η=4)", "model 600 ms, environment and verifier 200 ms",
+    ):  # fmt: skip
+        assert words in said
+    ActionChains(page.driver).click().perform()
+    page.until(lambda: page.query["page"] == "rollouts")
+    assert (page.query["run"], page.query["from"], page.query["to"]) == ("second", "5", "5")
+    page.until(lambda: len(page.all(".rollouts tbody tr")) == 8)
+
+
+def test_a_timeline_by_keys_and_by_dragging(page: Page):
+    page.open("timeline?run=second")
+    page.until(lambda: "9 updates" in page.text(".readout"))
+    page.script("arguments[0].focus()", page.one(".lanes"))
+    ActionChains(page.driver).send_keys(Keys.HOME).perform()
+    page.until(lambda: "update 1" in page.text(".readout"))
+    ActionChains(page.driver).send_keys(
+        Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ENTER
+    ).perform()
+    page.until(lambda: page.query.get("from") == "2")
+    page.open("timeline?run=second")
+    page.until(lambda: "9 updates" in page.text(".readout"))
+    point(page, 8.8 / 18.9)
+    ActionChains(page.driver).click_and_hold().move_by_offset(300, 0).release().perform()
+    page.until(lambda: "rollouts of steps 5 to 7" in page.text(".range"))
+    assert page.query["page"] == "timeline"
+    assert pixel(page, 0.5, 0) in {variable(page, name) for name in ("--run-0", "--run-2", "--line")}
+    page.button("Whole range").click()
+    page.until(lambda: not page.all(".range button"))
+    page.one("[name=from]").send_keys("3")
+    page.one("[name=to]").send_keys("4")
+    page.until(lambda: "2 updates" in page.text(".readout"))
+    point(page, 0.1)
+    page.until(lambda: "update 3" in page.text(".readout"))
+    assert (page.query["from"], page.query["to"]) == ("3", "4")
+
+
+def test_a_timeline_follows_the_run_and_marks_its_restarts(page: Page, runs: dict[str, RunDirectory]):
+    run = runs["first"]
+    page.open("timeline?run=first")
+    before = run.recorded_steps()[-1]
+    page.until(lambda: f"{before} updates" in page.text(".readout"))
+    add_step(run, before + 1)
+    page.until(lambda: f"{before + 1} updates" in page.text(".readout"))
+    assert not page.all(".marks table")
+    at = end_of(before + 1)
+    run.log_event("lost", part="engine 1", cause="SIGKILL", time=at + 0.5)
+    page.until(lambda: "SIGKILL" in page.text(".marks"))
+    run.log_event("loaded", engine="engine 1", version=before + 1, time=at + 5.0, pause=0.1)
+    run.log_event("restarted", part="engine 1", seconds=4.4, time=at + 5.1)
+    page.until(lambda: "after 4.4 s" in page.text(".marks"))
+    whole = at + 5.1 - (START - 0.5)
+    assert pixel(page, (whole - 3) / whole, 2) == variable(page, "--run-7"), "it was lost"
+    point(page, (whole - 3) / whole, 2)
+    page.until(lambda: "engine 1: lost, until it has loaded again, 4.5 s" in page.text(".readout"))
+    page.open("")
+    page.until(lambda: "2 in first" in page.text("main > .hint"))
+    page.one("main > .hint a").click()
+    page.until(lambda: page.query == {"page": "timeline", "run": "first"})
+
+
+def test_thousands_of_updates_are_a_colour_for_each_pixel(page: Page, tmp_path: Path):
+    run = make_run(tmp_path, "long", steps=1)
+    for step in range(2, 3201):
+        run.log_metrics({**metrics(step), **times(step)})
+        add_events(run, step)
+    with served([run], tmp_path / "cache") as page.address:
+        page.open("timeline")
+        page.until(lambda: "3,000 updates" in page.text(".readout"))
+        assert "The first 200 updates of this range are left out" in page.text(".notes")
+        most = variable(page, "--run-0")
+        assert {pixel(page, share / 10, 0) for share in range(1, 10)} == {most}, "it trains most of the time"
+        point(page, 0.5)
+        page.until(lambda: re.search(r"update 1[67]\d\d", page.text(".readout")))
+
+
 def rewards(page: Page) -> list[float]:
     return [float(each.text) for each in page.all(".rollouts .reward")]
 
@@ -346,6 +481,17 @@ def see_all(page: Page, each: int) -> None:
     text = page.text(".rollouts")
     assert all(payload in text for payload in PAYLOADS), "names of environments"
     assert SHOWN in text
+    page.go("timeline?run=hostile")
+    page.until(lambda: page.all(".marks table"))
+    text = page.text(".marks")
+    assert all(text.count(payload) >= 2 for payload in PAYLOADS), "names of engines, and causes"
+    assert SHOWN in text
+    # All engines have loaded by then, and none is lost yet: each one is named.
+    point(page, 6.55 / 6.6, 5)
+    page.until(lambda: all(payload in page.text(".readout") for payload in PAYLOADS))
+    assert not page.all("main :is(script, img, iframe, svg, style, math, object, embed)")
+    page.go("rollouts?run=hostile&from=3&to=3")
+    page.until(lambda: len(page.all(".rollouts tbody tr")) == len(PAYLOADS))
     Select(page.one("[name=env]")).select_by_visible_text(PAYLOADS[0])
     page.until(lambda: len(page.all(".rollouts tbody tr")) == 1)
     for number, payload in list(enumerate(PAYLOADS))[::each]:
@@ -393,6 +539,10 @@ def test_a_report_opens_from_the_disk(page: Page, runs: dict[str, RunDirectory],
     assert len(page.all(".runs tbody tr")) == 3
     assert "report of" in page.text("#status")
     assert "the rollouts of steps 1 to 9 of second" in page.text()
+    page.open("timeline?run=second")
+    point(page, 10 / 18.9)
+    page.until(lambda: "update 5" in page.text(".readout"))
+    assert "learner: trains, 1.4 s" in page.text(".readout")
     page.open("rollouts?run=second")
     page.until(lambda: len(rewards(page)) == 50)
     page.button("Worst of the last step").click()
@@ -408,7 +558,8 @@ def test_nothing_is_wider_than_the_window(page: Page, width: int):
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metric)
     page.open("rollouts?run=first")
     for path in (
-        "", "rollouts?run=hostile", "rollouts?run=second", "rollout?run=second&step=5&group=10&number=1",
+        "", "timeline?run=second", "timeline?run=hostile", "rollouts?run=hostile",
+        "rollouts?run=second", "rollout?run=second&step=5&group=10&number=1",
         "rollout?run=hostile&step=3&group=1007&number=1&view=tokens", "group?run=second&step=5&group=10",
     ):  # fmt: skip
         page.go(path)

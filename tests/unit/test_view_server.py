@@ -47,6 +47,10 @@ def test_the_page_and_its_files(client: TestClient):
     assert client.get("/assets/main.js").headers["content-type"] == "text/javascript; charset=utf-8"
     assert client.get("/api/states").json()["runs"][0]["step"] == 3
     assert client.get("/api/rollouts?run=run&from=2&to=2&sort=reward&limit=5").json()["count"] == 8
+    assert client.get("/api/timeline?run=run").json()["updates"]["step"] == [1, 2, 3]
+    assert client.get("/api/timeline?run=run&last=1").json()["updates"]["step"] == [3]
+    part = client.get("/api/timeline?run=run&from=2&to=2").json()
+    assert {step for _, step, _, _ in part["groups"]} == {2}
     assert client.get("/api/settings").json()["run"]["env"] == "math-v1"
 
 
@@ -73,6 +77,8 @@ def test_browsers_are_told_to_be_strict(client: TestClient):
         "/api/states/../../config.yaml",
         "/api/metrics?run=../run",
         "/api/metrics?run=/etc",
+        "/api/timeline?run=../run",
+        "/api/timeline?run=/etc&from=1&to=2",
         "/api/group?run=run&step=1&group=77",
     ],
 )
@@ -88,9 +94,15 @@ def test_what_is_no_question(client: TestClient, query: str):
     assert client.get(f"/api/{path}?run=run&{query}").status_code == 400
 
 
+@pytest.mark.parametrize("query", ["from=x", "to=nan", "last=1e400", "last=soon"])
+def test_what_is_no_part_of_a_timeline(client: TestClient, query: str):
+    assert client.get(f"/api/timeline?run=run&{query}").status_code == 400
+
+
 def test_it_is_read_only(client: TestClient):
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        assert client.request(method, "/api/states").status_code == 405
+        for path in ("/api/states", "/api/timeline?run=run"):
+            assert client.request(method, path).status_code == 405
     assert client.head("/").status_code == 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ def episode(
     return Episode([trajectory], reward, **{"reward_parts": {"correct": reward}, **more})
 
 
+START = 1_790_000_000.0
+"""When runs begin, in seconds since the epoch."""
+
+
 def make_run(
     folder: Path, name: str = "run", steps: int = 6, groups: int = 2, **settings: Any
 ) -> RunDirectory:
@@ -93,10 +98,33 @@ def add_step(run: RunDirectory, step: int, groups: int = 2) -> None:
     """Add an update with groups of four, of which one more is right as the run goes on."""
     made = [arithmetic(step, groups * step + number) for number in range(groups)]
     run.log_rollouts(step, (json_line(group.to_json()) for group in made))
-    run.log_metrics(metrics(step))
+    run.log_metrics({**metrics(step), **times(step)})
+    add_events(run, step)
     if step % 3 == 0:
         score = 0.4 + 0.5 * (1 - math.exp(-step / 4))
         run.log_metrics({"step": step, "eval/math-v1/avg@1": score, "eval/math-v1/problems": 256})
+
+
+def end_of(step: int) -> float:
+    """When an update was recorded, in seconds since the epoch."""
+    return START + 2.0 * step
+
+
+def times(step: int) -> dict[str, float]:
+    """What says when an update was made, and where the time of its rollouts went."""
+    parts = {"episode": 1.0, "model": 0.6, "env": 0.2, "env_queue": 0.1, "buffer": 0.5}
+    return {"time": end_of(step), **{f"latency/{name}": seconds for name, seconds in parts.items()}}
+
+
+def add_events(run: RunDirectory, step: int, engines: Sequence[str] = ("engine 0", "engine 1")) -> None:
+    """Add the events of an update: of the first one also those of the start."""
+    if step == 1:
+        run.log_event("published", version=0, time=START - 0.5, of_new_learner=True)
+        for name in engines:
+            run.log_event("loaded", engine=name, version=0, time=START - 0.4, pause=0.05)
+    run.log_event("published", version=step, time=end_of(step) - 0.01, seconds=0.04)
+    for number, name in enumerate(engines):
+        run.log_event("loaded", engine=name, version=step, time=end_of(step) + 0.3 + number / 10, pause=0.1)
 
 
 def arithmetic(step: int, number: int) -> Group:
@@ -148,7 +176,7 @@ def metrics(step: int) -> dict[str, Any]:
 
 
 def add_hostile_step(run: RunDirectory, step: int) -> None:
-    """Add an update in which everything that others name or write is a payload."""
+    """Add an update in which everything that others name or write is a payload, and so do events."""
     made = []
     for number, payload in enumerate(PAYLOADS):
         hostile = episode(
@@ -164,6 +192,9 @@ def add_hostile_step(run: RunDirectory, step: int) -> None:
         )
         made.append(Group(1000 + number, step - 1, [hostile]))
     run.log_rollouts(step, (json_line(group.to_json()) for group in made))
+    for payload in PAYLOADS:
+        run.log_event("loaded", engine=payload, version=step, time=end_of(step), pause=0.1)
+        run.log_event("lost", part=payload, cause=f"{payload} {INVISIBLE}", time=end_of(step) + 0.1)
     named = {f"env/{payload}/reward": 0.5 for payload in PAYLOADS}
     parts = {f"reward/{payload}": 0.5 for payload in PAYLOADS}
     run.log_metrics({**metrics(step), **named, **parts, **dict.fromkeys(PAYLOADS, 1.0)})

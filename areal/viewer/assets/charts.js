@@ -155,9 +155,23 @@ export class Chart {
       hooks: {
         setCursor: [() => this.read()],
         setSelect: [(plot) => this.selected(plot)],
+        draw: [(plot) => this.drawMarks(plot)],
         ready: [(plot) => plot.over.addEventListener("click", () => this.enter())],
       },
     };
+  }
+
+  // Thin lines where a run was resumed or a part of it restarted.
+  drawMarks(plot) {
+    const { left, top, width, height } = plot.bbox;
+    for (const run of new Set(this.lines.map((line) => line.run))) {
+      plot.ctx.fillStyle = runColour(run);
+      for (const step of new Set((run.state.marks ?? []).map((mark) => mark.step))) {
+        const x = Math.round(plot.valToPos(step, "x", true));
+        if (x < left || x > left + width) continue;
+        for (let y = top; y < top + height; y += 6) plot.ctx.fillRect(x, y, 1, 3);
+      }
+    }
   }
 
   selected(plot) {

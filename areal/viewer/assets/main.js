@@ -5,8 +5,9 @@ import { list } from "./list.js";
 import { overview } from "./overview.js";
 import { group, rollout } from "./rollout.js";
 import { report, Run, source } from "./source.js";
+import { timeline } from "./timeline.js";
 
-const PAGES = { "": overview, rollouts: list, rollout, group };
+const PAGES = { "": overview, rollouts: list, rollout, group, timeline };
 const PERIOD = 2000;
 const store = { runs: [] };
 const root = document.documentElement;

@@ -49,7 +49,7 @@ function sections(keys) {
     ]],
   ];
   const used = new Set(known.flatMap(([, charts]) => charts.flatMap(([, names]) => names.flat())));
-  const others = keys.filter((key) => !used.has(key) && key !== "step").sort();
+  const others = keys.filter((key) => !used.has(key) && key !== "step" && key !== "time").sort();
   return [...known, ["All other metrics", others.map((key) => [key, [key], ""])]];
 }
 
@@ -72,6 +72,7 @@ export function overview(main, store) {
   };
   const runsBox = el("div", { class: "scroll" });
   const alarmsBox = el("ul", { class: "alarms", "aria-label": "What is wrong" });
+  const marksBox = el("p", { class: "hint" });
   const chartsBox = el("div");
   const settingsBox = el("section", { class: "settings" });
   const rangeBox = el("span", { class: "range" });
@@ -90,6 +91,7 @@ export function overview(main, store) {
     alarmsBox,
     el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
       el("span", { class: "hint" }, "drag to zoom, click for the rollouts of a step")),
+    marksBox,
     chartsBox,
     settingsBox,
   );
@@ -138,6 +140,14 @@ export function overview(main, store) {
     alarmsBox.hidden = !found.length;
     alarmsBox.replaceChildren(...found.map(({ run, alarm }) =>
       el("li", {}, el("strong", {}, alarm.name), ` (${several ? `${run.name}, ` : ""}update ${alarm.step}): ${alarm.line}`)));
+  }
+
+  function showMarks() {
+    const found = store.runs.filter((run) => run.state.marks?.length);
+    marksBox.hidden = !found.length;
+    marksBox.replaceChildren("Dotted lines: a part was lost, came back or left, or the run was resumed (",
+      ...found.flatMap((run, i) => [i ? ", " : "", el("a", { href: link("timeline", { run: run.name, last: "" }) },
+        `${run.state.marks.length} in ${run.name}`)]), ").");
   }
 
   let drawn = "";
@@ -190,6 +200,7 @@ export function overview(main, store) {
 
   showRuns();
   showAlarms();
+  showMarks();
   showCharts();
   if (report) main.append(el("p", { class: "empty" }, report.note));
   return {
@@ -197,7 +208,8 @@ export function overview(main, store) {
     update(changed) {
       if (changed.states) showRuns();
       if (changed.states) showAlarms();
-      if (changed.metrics) showCharts();
+      if (changed.states) showMarks();
+      if (changed.metrics || changed.states) showCharts();
     },
     theme: () => charts.forEach((chart) => chart.redraw()),
     close: () => charts.forEach((chart) => chart.close()),

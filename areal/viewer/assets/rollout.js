@@ -15,11 +15,18 @@ function facts(row, short = false) {
     ["weights", weights(row)],
     ["staleness", format(row.staleness)],
     ["finish", ending(row.finish)],
-    ["seconds", row.seconds > 0 ? format(row.seconds) : null],
+    ["seconds", row.seconds > 0 ? format(row.seconds) + latencyText(row.latency) : null],
     ["task", short || !Object.keys(row.task).length ? null : JSON.stringify(row.task)],
   ];
   return el("dl", { class: "facts" }, found.filter(([, value]) => value).map(([name, value]) =>
     el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+}
+
+// Where the seconds of a rollout went, as far as that was recorded.
+function latencyText(latency) {
+  const names = [["model", "model"], ["env", "environment"], ["env_queue", "queue for it"]];
+  const parts = names.filter(([key]) => typeof latency[key] === "number").map(([key, name]) => `${name} ${format(latency[key], 3)}`);
+  return parts.length ? ` (${parts.join(", ")})` : "";
 }
 
 function failure(row) {

@@ -23,6 +23,7 @@ const server = {
   metrics: (run, mark) => ask("metrics", { run, mark }),
   rollouts: (run, params) => ask("rollouts", { ...params, run }),
   group: (run, step, group, number) => ask("group", { run, step, group, number }),
+  timeline: (run, params) => ask("timeline", { ...params, run }),
 };
 
 function contains(rollouts, row, text) {
@@ -68,6 +69,7 @@ const file = {
     mark ? { mark, again: false, more: false, length: 0, columns: {} } : report.metrics[run],
   rollouts: async (run, params) => listed(run, params),
   group: async (run, step, group, number) => groupOf(run, step, group, number),
+  timeline: async (run) => report.timeline[run],
 };
 
 export const source = report ? file : server;
