@@ -17,6 +17,7 @@ from starlette.routing import Route
 from areal.errors import UserError
 from areal.viewer.assets import TYPES, read_assets
 from areal.viewer.index import Query, Sort
+from areal.viewer.prometheus import CONTENT_TYPE, exposition
 from areal.viewer.timeline import Window
 from areal.viewer.watched import WatchedRun
 
@@ -85,7 +86,10 @@ def make_app(runs: Sequence[WatchedRun]) -> Starlette:
         one = None if number is None else int(_number(request, "number", 0))
         return run_of(request).group(step, int(_number(request, "group", 0)), one)
 
-    routes = [Route("/", asset), Route("/assets/{name:path}", asset)]
+    async def prometheus(request: Request) -> Response:
+        return Response(await run_in_threadpool(exposition, runs), media_type=CONTENT_TYPE)
+
+    routes = [Route("/", asset), Route("/assets/{name:path}", asset), Route("/metrics", prometheus)]
     routes += [answer(make) for make in (states, settings, metrics, rollouts, group, timeline)]
     return Starlette(routes=routes)
 

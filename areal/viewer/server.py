@@ -82,6 +82,7 @@ def _index(run: WatchedRun, ended: threading.Event) -> None:
 def require_framework() -> None:
     """Make sure that a server can start; raises UserError if it cannot."""
     try:
+        import prometheus_client  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:

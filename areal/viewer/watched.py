@@ -117,6 +117,15 @@ class WatchedRun:
             }
         )
 
+    def latest(self) -> dict[str, float]:
+        """Return the last value of each metric, and whether the run goes on: ``running``, 1 or 0."""
+        self._check()
+        values = {"running": float(summary_of(self.run.path).state == "running")}
+        for line in self._last_lines():
+            found = {key: value for key in line if (value := finite(line, key)) is not None}
+            values |= {plain(key): value for key, value in found.items()}
+        return values
+
     def _last_lines(self) -> list[dict[str, Any]]:
         try:
             with inside(self.run.path, METRICS).open("rb") as file:

@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
-from viewed_runs import make_run
+from viewed_runs import make_run, metrics
 
 from areal import cli
+from areal.telemetry.status import identity, write_status
 from areal.viewer.app import make_app
 from areal.viewer.assets import read_assets
 from areal.viewer.guard import Guard
@@ -52,6 +55,30 @@ def test_the_page_and_its_files(client: TestClient):
     part = client.get("/api/timeline?run=run&from=2&to=2").json()
     assert {step for _, step, _, _ in part["groups"]} == {2}
     assert client.get("/api/settings").json()["run"]["env"] == "math-v1"
+
+
+def test_prometheus_gets_the_last_value_of_each_metric(tmp_path: Path):
+    runs = {name: make_run(tmp_path, name, steps=3) for name in ("one", 'two "2"')}
+    write_status(runs["one"].path, {**identity(), "time": time.time(), "ended": ""})
+    runs["one"].log_metrics(
+        {"step": 4, "reward/mean": 0.25, "eval/avg@1": 0.5, "eval/avg.1": 0.75, "x": "no"}
+    )
+    runs["one"].log_metrics({"step": 5, "lr": float("nan"), "\x1b]\n# HELP": 1.0})
+    made = make_app(watch([str(run.path) for run in runs.values()], tmp_path / "cache"))
+    answer = TestClient(Guard(made, LOOPBACK), "http://127.0.0.1:8000").get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found = {
+        family.name: {sample.labels["run"]: sample.value for sample in family.samples}
+        for family in text_string_to_metric_families(answer.text)
+    }
+    assert found["areal_reward_mean"]["one"] == 0.25
+    assert found["areal_reward_mean"]['two "2"'] == pytest.approx(metrics(3)["reward/mean"])
+    assert found["areal_step"] == {"one": 5.0, 'two "2"': 3.0}
+    assert found["areal_running"] == {"one": 1.0, 'two "2"': 0.0}
+    assert found["areal_eval_avg_1"]["one"] == 0.5, "two metrics would have this name"
+    assert found["areal_lr"]["one"] == metrics(3)["lr"], "the last that is a number"
+    assert "areal_x" not in found
+    assert any("HELP" in name for name in found), "a name with a line break is one name"
 
 
 def test_browsers_are_told_to_be_strict(client: TestClient):
