@@ -164,7 +164,7 @@ async def test_metrics_of_each_environment(folder: Path):
     pool = EnvironmentPool(lambda: make_env(write(folder, MIXTURE, "both.yaml")), 1)
 
     class Judge:
-        reward, parts = 0.0, {}
+        reward, parts, seconds = 0.0, {}, 0.0
 
         def set_opening(self, messages: list[object]) -> None:
             assert messages == []
