@@ -160,8 +160,12 @@ def register_benchmark(name: str, benchmark: Benchmark | str) -> None:
 
 
 def installed(group: str) -> list[tuple[str, str, str]]:
-    """Return what installed packages give to a group of entry points: name, value and package of each."""
-    return [(p.name, p.value, p.dist.name if p.dist else "?") for p in entry_points(group=group)]
+    """Return what installed packages give to a group of entry points: name, value and package of each.
+
+    They are in the order of names and packages; in that of the files, it would hang on the file system.
+    """
+    found = [(p.name, p.value, p.dist.name if p.dist else "?") for p in entry_points(group=group)]
+    return sorted(found, key=lambda each: (each[0], each[2]))
 
 
 def two_of(kind: str, name: str, old: str, old_package: str | None, new: str, new_package: str) -> str:

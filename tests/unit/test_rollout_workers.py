@@ -76,7 +76,8 @@ def here(config: Config, workers: RolloutWorkers, longest: int = 512) -> Any:
 
 
 def without_times(episode: Episode) -> dict[str, Any]:
-    return {name: value for name, value in episode.to_json().items() if name not in ("started", "ended")}
+    times = ("started", "ended", "seconds")
+    return {name: value for name, value in episode.to_json().items() if name not in times}
 
 
 def task(index: int) -> dict[str, Any]:
