@@ -85,26 +85,29 @@ async def _launch(
     **kwargs: Any,
 ) -> ProcessHandle[Any]:
     ready = None if early is None else early.take(name, environment)
-    ours, theirs = (ready.end, None) if ready is not None else socket.socketpair()
-    # First: once there is a process, nothing may be cancelled before its handle is there, which ends it.
-    try:
-        messages = await Messages.over(ours)
-    except BaseException:
-        if ready is not None:
-            ready.close()
-        raise
-    try:
-        if ready is not None:
-            process = LocalProcess(ready, ready.stacks)
-        else:
-            assert theirs is not None
-            process = await spawn(name, {**os.environ, **environment}, theirs)
-    except BaseException:
-        messages.close()
-        raise
+    messages, process = await (_start(name, environment) if ready is None else _take_over(ready))
     handle = ProcessHandle[Any](name, process, messages, guard)
     await handle.make(factory, *args, **kwargs)
     return handle
+
+
+async def _start(name: str, environment: Mapping[str, str]) -> tuple[Messages, LocalProcess]:
+    ours, theirs = socket.socketpair()
+    # First: once there is a process, nothing may be cancelled before its handle is there, which ends it.
+    messages = await Messages.over(ours)
+    try:
+        return messages, await spawn(name, {**os.environ, **environment}, theirs)
+    except BaseException:
+        messages.close()
+        raise
+
+
+async def _take_over(ready: EarlyProcess) -> tuple[Messages, LocalProcess]:
+    try:
+        return await Messages.over(ready.end), LocalProcess(ready, ready.stacks)
+    except BaseException:
+        ready.close()
+        raise
 
 
 async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -> LocalProcess:
