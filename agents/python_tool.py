@@ -20,6 +20,7 @@ from areal.sandbox.interface import (
     SandboxUnavailable,
 )
 from areal.sandbox.shared import shared_sandbox
+from areal.spans import span
 
 HINT = "\nTo run Python first, put the code in a ```python block."
 
@@ -74,8 +75,10 @@ class PythonTool:
                         return
                     chat.append(step.observation)
                     continue
-                session = session or await self._sandbox.session(self._run_limits)
-                chat.append(seen(await session.run(code)))
+                with span("tool", "python"):
+                    session = session or await self._sandbox.session(self._run_limits)
+                    outcome = await session.run(code)
+                chat.append(seen(outcome))
         finally:
             if session is not None:
                 await session.close()

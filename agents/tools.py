@@ -16,6 +16,7 @@ from areal.agents.interface import Message, Tool
 from areal.envs.code import shortened
 from areal.errors import UserError
 from areal.sandbox.interface import SandboxUnavailable
+from areal.spans import span
 from areal.threads import CallThread
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
@@ -60,7 +61,8 @@ class ToolBox:
             UserError: too many calls have not returned.
         """
         function = call["function"]
-        result = await self._call(function["name"], json.loads(function["arguments"]))
+        with span("tool", function["name"]):
+            result = await self._call(function["name"], json.loads(function["arguments"]))
         return {"role": "tool", "tool_call_id": call["id"], "name": function["name"], "content": result}
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> str:

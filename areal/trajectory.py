@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from areal.spans import Span
+
 Finish = Literal["eos", "stop", "length", "abort"]
 """How a generation ended: by the model's end of sequence, a stop string, a length limit, or given up."""
 
@@ -94,6 +96,7 @@ class Episode:
         failure: the error of its agent, whose episode then has the reward 0; empty if there was none.
         seconds: where its time went: in calls of the ``model`` and of the environment (``env``), and
             waiting for a worker of the environment (``env_queue``). Calls at once count each.
+        spans: what it did when, in the order in which it ended.
     """
 
     trajectories: list[Trajectory]
@@ -107,6 +110,7 @@ class Episode:
     unfinished: bool = False
     failure: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
 
     @property
     def sampled(self) -> int:
@@ -126,7 +130,9 @@ class Episode:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Episode:
         """Read what :meth:`to_json` wrote."""
-        return cls(**{**data, "trajectories": [Trajectory.from_json(t) for t in data["trajectories"]]})
+        trajectories = [Trajectory.from_json(t) for t in data["trajectories"]]
+        spans = [Span(*values) for values in data.get("spans", ())]
+        return cls(**{**data, "trajectories": trajectories, "spans": spans})
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from areal.rewards.compare import Comparison
 from areal.rewards.parts import Judged, Reward
 from areal.sandbox.interface import Call, SandboxLimits
 from areal.sandbox.shared import shared_sandbox
+from areal.spans import span
 
 CODE_PROMPT = "{problem}\nPut the code in a ```python block."
 MAX_FEEDBACK = 2000
@@ -139,7 +140,8 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         # What a verdict says after the last turn nobody sees.
         ahead = self._turn >= self._max_turns
         try:
-            verdict = verifier.verify_blocking(source, problem.tests, before=before, ahead=ahead)
+            with span("verifier", "code"):
+                verdict = verifier.verify_blocking(source, problem.tests, before=before, ahead=ahead)
         except ValueError as error:
             raise broken(problem, error) from error
         failure = verdict.failure

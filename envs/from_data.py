@@ -15,6 +15,7 @@ from areal.envs.templates import Template, as_answer, in_prompt
 from areal.errors import UserError
 from areal.rewards.parts import Judged, Reward
 from areal.rewards.verifiers import find_verifier
+from areal.spans import span
 
 
 class DataEnv(ProblemEnv[Pair]):
@@ -49,7 +50,7 @@ class DataEnv(ProblemEnv[Pair]):
         rewards: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self._verify = find_verifier(verifier)
+        self._verifier, self._verify = verifier, find_verifier(verifier)
         listed = load_problems(_converter(prompt, answer, verifier), str(data), subset, test_data)
         super().__init__("data-v1", listed, split, 2**20, render_mode)
         self._reward = Reward(rewards)
@@ -61,7 +62,8 @@ class DataEnv(ProblemEnv[Pair]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge an answer; the episode is over."""
         problem = self.problem
-        score = self._verify(action, problem.answer)
+        with span("verifier", self._verifier):
+            score = self._verify(action, problem.answer)
         judged = Judged(problem.problem, action, score is not None, float(score or 0.0))
         reward, parts = self._reward(judged)
         return "", reward, True, False, {"reward_parts": parts}

@@ -15,6 +15,7 @@ from areal.errors import UserError
 from areal.rewards.answers import final_answer
 from areal.rewards.math import shared_verifier
 from areal.rewards.parts import Judged, Reward
+from areal.spans import span
 
 BOXED_PROMPT = "{problem}\nPut the final answer in \\boxed{{}}."
 WRONG = "The answer is not correct. Try again.\n"
@@ -79,7 +80,8 @@ class MathEnv(ProblemEnv[Pair]):
             VerifierError: the verifier could not run; no reward was given.
         """
         problem, answer = self.problem, final_answer(action)
-        right = answer is not None and shared_verifier().equivalent(answer, problem.answer)
+        with span("verifier", "math"):
+            right = answer is not None and shared_verifier().equivalent(answer, problem.answer)
         self._turn += 1
         if not right and self._turn < self._max_turns:
             return WRONG + self.asked(problem), 0.0, False, False, {"reward_parts": self._reward.nothing()}

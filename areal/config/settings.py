@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from areal.config.fields import Bound, Moment, Settings, Staleness
 from areal.config.objective import Objective
 
-TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab", "opentelemetry"]
 
 STARTER = "starter"
 """The name of the model that ships with the package."""

@@ -8,7 +8,7 @@ _NAMES = {
     "total_epochs total_train_epochs num_episodes updates",
     "output": "output_dir save_path default_local_dir ckpt_path",
     "name": "run_name experiment_name trial_name",
-    "trackers": "tracker report_to log_with logger loggers use_wandb wandb tensorboard",
+    "trackers": "tracker report_to log_with logger loggers use_wandb wandb tensorboard tracing otlp_endpoint",
     "env": "environment env_id env_name task",
     "env_options": "env_args env_kwargs",
     "env_options.data": "dataset dataset_name dataset_path train_files prompt_data data_path train_dataset",

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from areal import faults
+from areal import faults, spans
 from areal.errors import EnvironmentFailure, UserError, WorkerLost
 from areal.rollout.env_calls import CallFailed, EnvCall, Make
 from areal.rollout.env_worker import Answer, EnvWorker
@@ -117,6 +117,7 @@ class ProcessEnvs:
             self._processes.discard(process)
             raise CallFailed(f"ended its process: {process.ended.result()}") from None
         self._faults[process.name] = answer.faults
+        spans.add(answer.spans)
         if not answer.wrong:
             try:
                 return pickle.loads(answer.result)

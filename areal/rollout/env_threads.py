@@ -7,6 +7,7 @@ behind and replaced.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -50,8 +51,9 @@ class ThreadEnvs:
 
     def _start(self, env: Any, call: Callable[[], Any]) -> EnvCall:
         thread = self._resting.pop() if self._resting else CallThread("areal-env")
+        context = contextvars.copy_context()  # spans of the call belong to the episode, too
         return EnvCall(
-            asyncio.wrap_future(thread.start(lambda: _made(call))),
+            asyncio.wrap_future(thread.start(lambda: context.run(_made, call))),
             location=lambda: f"it is at {thread.location(__file__)}",
             abandon=lambda: self._leave(thread, env),
             rest=lambda: self._resting.append(thread),

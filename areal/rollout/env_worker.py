@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from areal import faults
 from areal.errors import EnvironmentFailure, UserError, explained
 from areal.rollout.env_calls import Make
+from areal.spans import Span, collect
 from areal.threads import tried
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,14 @@ class Answer(NamedTuple):
         wrong: what went wrong, in words that go on after the name of the call; empty: nothing.
         trace: the traceback of the error, if there is one.
         faults: failures of the infrastructure in this process so far (areal/faults.py).
+        spans: what the call did when.
     """
 
     result: bytes
     wrong: str
     trace: str
     faults: dict[str, int]
+    spans: Sequence[Span] = ()
 
 
 class EnvWorker:
@@ -60,7 +63,9 @@ class EnvWorker:
 
 def _answer(call: Callable[[], Any]) -> Answer:
     """Make a call. A UserError or an EnvironmentFailure is raised as it is."""
-    result, error = tried(call)
+    spans: list[Span] = []
+    with collect(spans):
+        result, error = tried(call)
     if isinstance(error, UserError | EnvironmentFailure):
         raise error
     if error is not None:
@@ -70,7 +75,7 @@ def _answer(call: Callable[[], Any]) -> Answer:
         return Answer(
             b"", f"gave {_culprit(result)}, which cannot leave its process: {error}", "", faults.counts()
         )
-    return Answer(pickle.dumps(result), "", "", faults.counts())
+    return Answer(pickle.dumps(result), "", "", faults.counts(), spans)
 
 
 def _refusal(value: Any) -> Exception | None:

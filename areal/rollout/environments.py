@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from areal import faults
@@ -22,6 +22,7 @@ from areal.rollout.env_calls import CallFailed, EnvCall, Make
 from areal.rollout.env_processes import ProcessEnvs, StartEnv
 from areal.rollout.env_threads import ThreadEnvs
 from areal.rollout.opening import wrong_messages
+from areal.spans import span
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class EnvironmentPool:
         Raises:
             EnvironmentFailure: it cannot be made.
         """
-        env = self._idle.pop() if self._idle else await self._call("making it", self._envs.make)
+        env = self._idle.pop() if self._idle else await self._call("making it", self._envs.make, "make")
         try:
             yield env
         except (Exception, asyncio.CancelledError):
@@ -110,20 +111,15 @@ class EnvironmentPool:
         self._hung = 0
         self._idle.append(env)
 
-    async def reset(
-        self, env: Any, task: dict[str, Any], spent: dict[str, float] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    async def reset(self, env: Any, task: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Begin a task's episode; return observation and info.
-
-        Args:
-            spent: gets the seconds of the call (``env``), and of the wait for a worker (``env_queue``).
 
         Raises:
             EnvironmentFailure: it raised, did not return in time, or gave something else.
             UserError: there is no such task, or too many calls hang.
         """
         what = f"reset in the task {task}"
-        given = await self._call(what, lambda: self._envs.call(env, "reset", **task), spent)
+        given = await self._call(what, lambda: self._envs.call(env, "reset", **task), "reset")
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
             raise self._failure(what, "did not return (observation, info)")
         self._check_text(what, given[0])
@@ -131,17 +127,15 @@ class EnvironmentPool:
             raise self._failure(what, f"gave info['messages'], which {wrong}")
         return given[0], dict(given[1])
 
-    async def step(
-        self, env: Any, action: str, task: dict[str, Any], spent: dict[str, float] | None = None
-    ) -> Step:
-        """Act in a task's episode; ``spent`` as in :meth:`reset`.
+    async def step(self, env: Any, action: str, task: dict[str, Any]) -> Step:
+        """Act in a task's episode.
 
         Raises:
             EnvironmentFailure: it raised, did not return in time, or gave something else.
             UserError: too many calls hang.
         """
         what = f"step in the task {task}"
-        given = await self._call(what, lambda: self._envs.call(env, "step", action), spent)
+        given = await self._call(what, lambda: self._envs.call(env, "step", action), "step")
         if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], Mapping):
             raise self._failure(what, "did not return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = given
@@ -165,22 +159,18 @@ class EnvironmentPool:
             self._envs.drop(self._idle.pop())
         await self._envs.close(grace)
 
-    async def _call(
-        self, what: str, start: Callable[[], EnvCall], spent: dict[str, float] | None = None
-    ) -> Any:
-        asked = time.monotonic()
-        async with self.calls:
-            begun = time.monotonic()
-            call = start()
-            location = ""
-            try:
-                await self._in_time(call, what)
-                location = "" if call.outcome.done() else call.location()
-            finally:
-                call.end()
-        if spent is not None:
-            spent["env_queue"] = spent.get("env_queue", 0.0) + begun - asked
-            spent["env"] = spent.get("env", 0.0) + time.monotonic() - begun
+    async def _call(self, what: str, start: Callable[[], EnvCall], method: str) -> Any:
+        async with AsyncExitStack() as room:
+            with span("env_queue", method):
+                await room.enter_async_context(self.calls)
+            with span("env", method):
+                call = start()
+                location = ""
+                try:
+                    await self._in_time(call, what)
+                    location = "" if call.outcome.done() else call.location()
+                finally:
+                    call.end()
         if location:
             raise self._too_late(what, location)
         result, error = call.outcome.result()

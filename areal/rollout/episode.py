@@ -11,6 +11,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
 from areal.rollout.recorder import Recorder
+from areal.spans import collect, total
 from areal.trajectory import Episode
 
 
@@ -20,7 +21,6 @@ class RecordedEnv:
     Attributes:
         member: which environment of a mixture it is; set by the reset.
         unfinished: whether the environment had not ended the episode after the last action.
-        spent: seconds so far, by what took them; see :class:`areal.trajectory.Episode`.
     """
 
     def __init__(
@@ -39,7 +39,6 @@ class RecordedEnv:
         self.member = ""
         self.actions: list[str] = []
         self.unfinished = False
-        self.spent = dict[str, float]()
 
     async def reset(self) -> str:
         """Reset the environment to the task; return the observation."""
@@ -50,7 +49,7 @@ class RecordedEnv:
         return (await self._begin())[1]
 
     async def _begin(self) -> tuple[str, list[Message]]:
-        observation, info = await self._pool.reset(self._env, self._task, self.spent)
+        observation, info = await self._pool.reset(self._env, self._task)
         self.member = str(info.get("env", ""))
         messages = self._opening.messages(observation, info)
         self._model.set_opening(messages[:-1])
@@ -59,7 +58,7 @@ class RecordedEnv:
     async def step(self, action: str) -> Step:
         """Act."""
         self.actions.append(action)
-        step = await self._pool.step(self._env, action, self._task, self.spent)
+        step = await self._pool.step(self._env, action, self._task)
         self._model.credit(step.reward, step.info.get("reward_parts"))
         self.unfinished = not step.done
         return step
@@ -88,7 +87,8 @@ async def run_episode(
     async with pool.lend() as env:
         recorded = RecordedEnv(pool, env, task, model, opening)
         try:
-            await agent.run(recorded, model)
+            with collect(model.spans):
+                await agent.run(recorded, model)
         except (PolicyFailed, ConversationTooLong) as error:
             if not model.trajectories():
                 raise
@@ -110,7 +110,8 @@ async def run_episode(
         actions=recorded.actions,
         unfinished=recorded.unfinished,
         failure=failure,
-        seconds={name: round(s, 4) for name, s in {"model": model.seconds, **recorded.spent}.items()},
+        seconds={kind: total(model.spans, kind) for kind in ("model", "env", "env_queue")},
+        spans=model.spans,
     )
 
 

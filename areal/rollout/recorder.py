@@ -9,7 +9,6 @@ that fails or is cancelled leaves nothing behind.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from areal.rollout.histories import Histories
 from areal.rollout.messages import Key, key, normal
 from areal.rollout.model import EpisodeModel
 from areal.rollout.rendering import Prompt, Renderer
+from areal.spans import Span, span
 from areal.trajectory import Trajectory
 
 
@@ -53,7 +53,7 @@ class Recorder(EpisodeModel):
 
     Attributes:
         accounts: of the calls at each of its endpoints.
-        seconds: that the engine took for its responses so far.
+        spans: what the episode did so far.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Recorder(EpisodeModel):
         self._histories = Histories()
         self._latest: Conversation | None = None
         self.accounts: list[Account] = []
-        self.seconds = 0.0
+        self.spans: list[Span] = []
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
@@ -93,13 +93,13 @@ class Recorder(EpisodeModel):
         ids = [*target.conversation.ids, *target.prompt.ids]
         call, self._calls = self._calls, self._calls + 1
         target.conversation.busy = True
-        begun = time.monotonic()
         try:
             sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
-            completion = await self._engine.generate(ids, sampling)
+            # The call may come from a program, through a server that knows of no episode.
+            with span("model", str(call), self.spans):
+                completion = await self._engine.generate(ids, sampling)
         finally:
             target.conversation.busy = False
-            self.seconds += time.monotonic() - begun
         if completion.finish == "abort":
             raise GenerationAborted(f"the engine gave up a response after {len(completion.ids)} tokens")
         return self._record(target, keys, completion, call, tools)

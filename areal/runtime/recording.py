@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from areal.config import Config
@@ -13,7 +13,8 @@ from areal.rollout.engines import Engines
 from areal.runtime.accounting import StepAccount
 from areal.telemetry.alarms import MISMATCH, Alarm, Alarms
 from areal.telemetry.run_directory import read_metrics
-from areal.telemetry.trackers.tracking import Rows, Trackers
+from areal.telemetry.trackers.interface import Consumed
+from areal.telemetry.trackers.tracking import Trackers
 from areal.viewer.rollouts import Decode, decoder_of
 
 if TYPE_CHECKING:
@@ -23,14 +24,9 @@ if TYPE_CHECKING:
     from areal.runtime.mismatch import MismatchWatch
     from areal.telemetry.progress import Progress
     from areal.telemetry.run_directory import RunDirectory
-    from areal.trajectory import Batch, Group
+    from areal.trajectory import Batch
 
 log = logging.getLogger(__name__)
-
-_SAMPLED = 4
-"""Groups of which trackers get an episode."""
-_LONGEST = 4000
-"""Characters of an episode that they get."""
 
 
 class Records:
@@ -110,7 +106,7 @@ class StepRecorder:
         now, held = round(time.time(), 3), {"time/held": self.rollouts.held_seconds}
         self.records.log({"step": step, "time": now, **metrics, **account, **held, **counts})
         await self.journal.consume(step, batch.groups)
-        self.records.trackers.rollouts(step, partial(self._sample, step, batch.groups))
+        self.records.trackers.rollouts(Consumed(step, batch.groups, lambda ids: self._decode(ids)))
 
     async def close(self) -> None:
         """Wait until everything is written."""
@@ -124,18 +120,9 @@ class StepRecorder:
             said = Alarm(MISMATCH, batch.version + 1, warning.removeprefix("warning: "))
             self.records.alarms.note(said)
 
-    def _sample(self, step: int, groups: list[Group]) -> Rows:
-        """Return an episode each of the first groups that update ``step`` consumed, for trackers."""
-        rows = []
-        for group in groups[:_SAMPLED]:
-            episode = group.episodes[0]
-            text = "\n\n".join(self._decode(part.tokens.tolist()) for part in episode.trajectories)
-            known = {"update": step, "group": group.id, "reward": episode.reward}
-            rows.append({**known, "text": text[:_LONGEST]})
-        return rows
-
     @cached_property
     def _decode(self) -> Decode:
+        """What makes text of tokens; it is read on the thread of the tracker that first asks."""
         return decoder_of(self.records.directory)
 
     def _generated(self) -> tuple[float, int]:

@@ -22,6 +22,7 @@ from until import until
 from areal import faults
 from areal.agents.single_turn import SingleTurn
 from areal.config import load_config
+from areal.envs.math import MathEnv
 from areal.errors import EnvironmentFailure, UserError
 from areal.registry import make_env, maker_elsewhere, register_env
 from areal.rollout.admission import Admission
@@ -31,6 +32,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.build import env_launcher
 from areal.runtime.rollouts import environments
+from areal.spans import Span, collect
 from areal.trajectory import Group
 from areal.workers import process
 
@@ -74,6 +76,19 @@ async def test_an_environment_stays_in_its_process_and_is_used_again(tmp_path: P
     await pool.close()
     assert notes.read_text() == "closed\nclosed\n"
     assert not psutil.pid_exists(first["pid"])
+
+
+async def test_when_a_verifier_worked_is_known_outside_its_process():
+    pool, spans = pool_of(MathEnv), list[Span]()
+    with collect(spans):
+        async with pool.lend() as env:
+            await pool.reset(env, {"seed": 0})
+            await pool.step(env, r"\boxed{1}", {"seed": 0})
+    await pool.close()
+    step, verifier = spans[-1], spans[-2]
+    assert [(s.kind, s.name) for s in (verifier, step)] == [("verifier", "math"), ("env", "step")]
+    assert step.begun <= verifier.begun
+    assert verifier.begun + verifier.seconds <= step.begun + step.seconds
 
 
 async def test_an_episode_that_is_cancelled_between_two_calls_leaves_no_process():

@@ -19,6 +19,7 @@ BASE = {
     "host_limits",
     "lifetime",
     "registry",
+    "spans",
     "starting",
     "step_sizes",
     "threads",

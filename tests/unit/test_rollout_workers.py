@@ -76,7 +76,7 @@ def here(config: Config, workers: RolloutWorkers, longest: int = 512) -> Any:
 
 
 def without_times(episode: Episode) -> dict[str, Any]:
-    times = ("started", "ended", "seconds")
+    times = ("started", "ended", "seconds", "spans")
     return {name: value for name, value in episode.to_json().items() if name not in times}
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tracked import ROLLOUT, reward
+from tracked import ROLLOUT, consumed, reward
 
 from areal.cli import main
 from areal.config import Config, parse_config
 from areal.errors import UserError
+from areal.telemetry.trackers.interface import Consumed
 from areal.telemetry.trackers.tracking import Trackers, require_trackers
 
 HERE = Path(__file__).parent
@@ -192,7 +193,7 @@ def test_swanlab(tmp_path: Path):
 class Fake:
     """A tracker that a test takes calls from; ``work`` is done first in each, given its name."""
 
-    link = "somewhere"
+    link, every = "somewhere", 10
 
     def __init__(self, work: Callable[[str], Any] = lambda call: None) -> None:
         self.work = work
@@ -205,8 +206,8 @@ class Fake:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self.take("log", step, metrics)
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        self.take("rollouts", step, rows)
+    def rollouts(self, consumed: Consumed) -> None:
+        self.take("rollouts", consumed.step, consumed.sample())
 
     def finish(self, succeeded: bool) -> None:
         self.take("finish", succeeded)
@@ -240,7 +241,7 @@ async def test_what_a_tracker_is_given(tmp_path: Path):
     run = Tracked(tmp_path, wandb=fake)
     for step in range(1, 12):
         run.trackers.log({"step": step, "reward/mean": 0.5, "none": None, "word": "x"})
-        run.trackers.rollouts(step, lambda: [ROLLOUT])
+        run.trackers.rollouts(consumed(step))
     await run.end()
     assert (run.said, run.warned) == (["wandb: somewhere"], [])
     assert fake.calls[0] == ("start", None, 0)
@@ -249,7 +250,7 @@ async def test_what_a_tracker_is_given(tmp_path: Path):
     assert logs == [("log", step, {"reward/mean": 0.5}) for step in range(1, 12)]
     assert [call for call in fake.calls if call[0] == "rollouts"] == [
         ("rollouts", 1, [ROLLOUT]),
-        ("rollouts", 11, [ROLLOUT]),
+        ("rollouts", 11, [{**ROLLOUT, "update": 11}]),
     ]
 
 
@@ -307,6 +308,22 @@ async def test_what_a_tracker_is_too_slow_for_is_dropped(tmp_path: Path):
         ("start", None), ("log", 1), ("log", 2), ("log", 3), ("finish", True)
     ]  # fmt: skip
     assert len(run.warned) == 1
+
+
+async def test_few_batches_wait_for_a_tracker(tmp_path: Path):
+    """A batch has millions of tokens, and a queue of calls would keep hundreds of them."""
+    going_on = threading.Event()
+    fake = Fake(lambda call: going_on.wait(SOON))
+    fake.every = 1
+    run = Tracked(tmp_path, wandb=fake)
+    for step in range(1, 50):
+        run.trackers.rollouts(consumed(step))
+    run.trackers.log({"step": 49})
+    assert run.warned == ["wandb is too slow to be given all of the run; metrics.jsonl has it"]
+    going_on.set()
+    await run.end()
+    assert [call[1] for call in fake.calls if call[0] == "rollouts"] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert fake.calls[-2][:2] == ("log", 49)
 
 
 @pytest.mark.parametrize("hanging", ["start", "log", "finish"])
@@ -382,6 +399,17 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path):
         require_trackers(["wandb"], lambda name: PathFinder.find_spec(name, [str(tmp_path)]))
 
 
+def test_opentelemetry_without_its_exporter_is_refused():
+    """Others bring the package along, without what sends."""
+
+    def find(name: str) -> None:
+        assert name == "opentelemetry.exporter.otlp.proto.http"
+        raise ModuleNotFoundError("No module named 'opentelemetry.exporter'", name="opentelemetry.exporter")
+
+    with pytest.raises(UserError, match=r"pip install 'areal-gym\[opentelemetry\]'"):
+        require_trackers(["opentelemetry"], find)
+
+
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
 def test_it_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
@@ -402,6 +430,6 @@ def test_names_of_trackers():
 
 def test_no_tracker_is_imported_unasked():
     code = "import sys, areal.runtime.run; print([m for m in sys.argv[1:] if m in sys.modules])"
-    names = ["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
+    names = ["tensorboard", "wandb", "mlflow", "trackio", "swanlab", "opentelemetry"]
     ran = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

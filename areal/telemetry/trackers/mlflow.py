@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from areal.telemetry.trackers.interface import PROJECT
+from areal.telemetry.trackers.interface import PROJECT, Consumed, Tracker
 
 _PARAMETERS = 100
 """How many settings the server takes at once."""
@@ -18,7 +18,7 @@ _LONGEST = 6000
 """Characters of a setting that it takes."""
 
 
-class Mlflow:
+class Mlflow(Tracker):
     """See :class:`areal.telemetry.trackers.interface.Tracker`."""
 
     def __init__(self, directory: Path) -> None:
@@ -59,10 +59,10 @@ class Mlflow:
         ]
         self._client.log_batch(self._run_id, metrics=values)
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def rollouts(self, consumed: Consumed) -> None:
         """Keep the episodes as an artifact."""
-        text = json.dumps(rows, indent=2, ensure_ascii=False)
-        self._client.log_text(self._run_id, text, f"rollouts/step-{step:06d}.json")
+        text = json.dumps(consumed.sample(), indent=2, ensure_ascii=False)
+        self._client.log_text(self._run_id, text, f"rollouts/step-{consumed.step:06d}.json")
 
     def finish(self, succeeded: bool) -> None:
         """Mark the run as finished, or failed."""

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from areal.telemetry.trackers.interface import PROJECT, markdown
+from areal.telemetry.trackers.interface import PROJECT, Consumed, Tracker, markdown
 
 
-class Swanlab:
+class Swanlab(Tracker):
     """See :class:`areal.telemetry.trackers.interface.Tracker`."""
 
     def __init__(self, directory: Path) -> None:
@@ -41,11 +41,11 @@ class Swanlab:
         """Log the metrics."""
         self._run.log(metrics, step=step)
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def rollouts(self, consumed: Consumed) -> None:
         """Log the episodes as text."""
         import swanlab
 
-        self._run.log({"rollouts": swanlab.Text(markdown(rows))}, step=step)
+        self._run.log({"rollouts": swanlab.Text(markdown(consumed.sample()))}, step=consumed.step)
 
     def finish(self, succeeded: bool) -> None:
         """Wait for the upload."""

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from areal.telemetry.trackers.interface import markdown
+from areal.telemetry.trackers.interface import Consumed, Tracker, markdown
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Writes ``RUN/tensorboard``; see :class:`areal.telemetry.trackers.interface.Tracker`."""
 
     def __init__(self, directory: Path) -> None:
@@ -31,9 +31,9 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def rollouts(self, consumed: Consumed) -> None:
         """Write the episodes as text."""
-        self._writer.add_text("rollouts", markdown(rows), step)
+        self._writer.add_text("rollouts", markdown(consumed.sample()), consumed.step)
 
     def finish(self, succeeded: bool) -> None:
         """Close the file."""

@@ -21,7 +21,7 @@ from areal.config import Config
 from areal.disk import write_whole
 from areal.errors import UserError, explained, install_hint
 from areal.telemetry.scores import finite
-from areal.telemetry.trackers.interface import Tracker
+from areal.telemetry.trackers.interface import Consumed, Tracker
 from areal.threads import CallThread
 
 PATIENCE = 10.0
@@ -30,26 +30,30 @@ PATIENCE_AFTER_FAILURE = 3.0
 """Seconds that it does where the run was stopped, or has failed."""
 _QUEUE = 256
 """Calls that may wait for a tracker."""
-_EVERY = 10
-"""Updates from one sample of rollouts to the next."""
+_BATCHES = 8
+"""Updates whose rollouts may wait for it: they are what takes memory."""
 _IDS = "trackers"
 """The folder in the run directory that has the trackers' names for the run, a file each."""
 
-Rows = list[dict[str, Any]]
+_MODULES = {"opentelemetry": "opentelemetry.exporter.otlp.proto.http"}
+"""What is imported of trackers whose module is not of their name."""
 
 
 def require_trackers(names: Sequence[str], find: Callable[[str], Any] = find_spec) -> None:
     """Check that trackers are installed, without importing them.
 
     Args:
-        names: of trackers, which are those of their modules and of our extras, too.
+        names: of trackers, which are those of our extras, too.
         find: returns a module's spec.
 
     Raises:
         UserError: one of them is not.
     """
     for name in names:
-        spec = find(name)
+        try:
+            spec = find(_MODULES.get(name, name))
+        except ModuleNotFoundError:  # nor is what the module is a part of
+            spec = None
         if spec is None or spec.origin is None:  # a folder of that name, as W&B makes, is found, but is none
             raise UserError(f"trackers={name} needs {name}, which is not installed: {install_hint(name)}")
 
@@ -61,7 +65,7 @@ def make_tracker(name: str, directory: Path) -> Tracker:
         name: as in the setting ``trackers``.
         directory: of the run.
     """
-    from areal.telemetry.trackers import mlflow, swanlab, tensorboard, trackio, wandb
+    from areal.telemetry.trackers import mlflow, opentelemetry, swanlab, tensorboard, trackio, wandb
 
     classes: dict[str, Callable[[Path], Tracker]] = {
         "tensorboard": tensorboard.TensorBoard,
@@ -69,6 +73,7 @@ def make_tracker(name: str, directory: Path) -> Tracker:
         "mlflow": mlflow.Mlflow,
         "trackio": trackio.Trackio,
         "swanlab": swanlab.Swanlab,
+        "opentelemetry": opentelemetry.OpenTelemetry,
     }
     return classes[name](directory)
 
@@ -124,15 +129,10 @@ class Trackers:
         for running in self._running:
             running.do(lambda tracker: tracker.log(step, numbers))
 
-    def rollouts(self, step: int, rows: Callable[[], Rows]) -> None:
-        """Pass on a sample of what update ``step`` consumed, every so many updates.
-
-        Args:
-            rows: makes it; called on the threads of the trackers.
-        """
-        if step % _EVERY == 1:
-            for running in self._running:
-                running.do(lambda tracker: tracker.rollouts(step, rows()))
+    def rollouts(self, consumed: Consumed) -> None:
+        """Pass on what an update learned from, to each tracker every so many updates."""
+        for running in self._running:
+            running.rollouts(consumed)
 
     async def close(self, succeeded: bool, patience: float = PATIENCE) -> None:
         """End the run in all trackers; those that take longer than ``patience`` seconds are left behind."""
@@ -169,17 +169,23 @@ class _Running:
     ) -> None:
         self._name, self._tracker, self._id_file, self._say, self._warn = name, tracker, id_file, say, warn
         self._thread = CallThread(f"areal-{name}")
-        self._room = threading.Semaphore(queue)
+        self._room, self._room_of_batches = threading.Semaphore(queue), threading.Semaphore(_BATCHES)
         self._full = self._left_out = self.finished = False
 
     def start(self, config: dict[str, Any], version: int) -> None:
         """Start the tracker."""
         self.do(lambda tracker: self._start(tracker, config, version))
 
-    def do(self, work: Callable[[Tracker], None]) -> None:
-        """Do some work on the thread, after all before it; drop it if too much waits."""
-        if self._room.acquire(blocking=False):
-            self._thread.start(partial(self._do, work, self._room.release))
+    def rollouts(self, consumed: Consumed) -> None:
+        """Give the tracker what an update learned from, if it is one of those that it wants."""
+        if (consumed.step - 1) % self._tracker.every == 0:
+            self.do(lambda tracker: tracker.rollouts(consumed), self._room_of_batches)
+
+    def do(self, work: Callable[[Tracker], None], room: threading.Semaphore | None = None) -> None:
+        """Do some work on the thread, after all before it; drop it if there is no room for it."""
+        room = room or self._room
+        if room.acquire(blocking=False):
+            self._thread.start(partial(self._do, work, room.release))
         elif not (self._full or self._left_out):
             self._full = True
             self._warn(f"{self._name} is too slow to be given all of the run; metrics.jsonl has it")

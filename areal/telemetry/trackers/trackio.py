@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from areal.telemetry.trackers.interface import PROJECT
+from areal.telemetry.trackers.interface import PROJECT, Consumed, Tracker
 
 
-class Trackio:
+class Trackio(Tracker):
     """See :class:`areal.telemetry.trackers.interface.Tracker`."""
 
     def __init__(self, directory: Path) -> None:
@@ -34,12 +34,13 @@ class Trackio:
         """Log the metrics."""
         self._run.log(metrics, step=step)
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def rollouts(self, consumed: Consumed) -> None:
         """Log the episodes as a table."""
         import trackio
 
+        rows = consumed.sample()
         table = trackio.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-        self._run.log({"rollouts": table}, step=step)
+        self._run.log({"rollouts": table}, step=consumed.step)
 
     def finish(self, succeeded: bool) -> None:
         """Wait until all is written or sent."""

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from areal.telemetry.trackers.interface import PROJECT
+from areal.telemetry.trackers.interface import PROJECT, Consumed, Tracker
 
 
-class Wandb:
+class Wandb(Tracker):
     """See :class:`areal.telemetry.trackers.interface.Tracker`."""
 
     def __init__(self, directory: Path) -> None:
@@ -42,12 +42,13 @@ class Wandb:
         """Log the metrics as a row."""
         self._run.log({**metrics, "step": step})
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def rollouts(self, consumed: Consumed) -> None:
         """Log the episodes as a table."""
         import wandb
 
+        rows = consumed.sample()
         table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-        self._run.log({"rollouts": table, "step": step})
+        self._run.log({"rollouts": table, "step": consumed.step})
 
     def finish(self, succeeded: bool) -> None:
         """Wait for the upload."""
