@@ -13,6 +13,7 @@ is complete.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +22,15 @@ import numpy as np
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import LogprobsLists
 
 _OFTEN = 1.0
 """Seconds for which outputs are held back at most."""
+_BEGIN_EVERY = 4
+"""Steps."""
 
 
 class WholeOutputScheduler(Scheduler):
@@ -78,7 +82,21 @@ class WholeOutputScheduler(Scheduler):
 
 
 class AsyncWholeOutputScheduler(WholeOutputScheduler, AsyncScheduler):
-    """The same where vLLM schedules a step before it has the tokens of the last."""
+    """The same where vLLM schedules a step before it has the tokens of the last.
+
+    Requests begin together, in one of a few steps. The steps between only decode: vLLM has one CUDA graph for
+    the whole of such a step, where it launches each layer's attention by itself if a request begins.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        whole_graphs = self.vllm_config.compilation_config.cudagraph_mode.separate_routine()
+        self._begin_every = _BEGIN_EVERY if whole_graphs else 1
+        self._steps = itertools.count()
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """Choose what the next step computes; ``throttle_prefills``: nothing but decoding, where some can."""
+        return super().schedule(throttle_prefills or next(self._steps) % self._begin_every > 0)
 
 
 def joined(parts: Sequence[EngineCoreOutput]) -> EngineCoreOutput:
