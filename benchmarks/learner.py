@@ -118,13 +118,14 @@ def same_cut(parts: list[list[int]]) -> Callable[[list[int], int], list[list[int
 class Bench:
     """Updates of one model, the same work in each way."""
 
-    def __init__(self, path: str, device: str, budget: int, micro_batches: int, repeats: int) -> None:
+    def __init__(
+        self, path: str, device: str, budget: int, micro_batches: int, repeats: int, longest: int
+    ) -> None:
         self._path, self._device, self._budget, self._repeats = path, device, budget, repeats
         from transformers import AutoConfig
 
         vocabulary = AutoConfig.from_pretrained(path).vocab_size
         rng = np.random.default_rng(0)
-        longest = budget // 2
         count = GROUP * max(1, round(micro_batches * budget / (longest / 16 * 1.5) / GROUP))
         self._batches = [trajectories(rng, count, vocabulary, longest) for _ in range(repeats + 1)]
 
@@ -223,6 +224,7 @@ def main() -> None:
     options.add_argument("--sizes", default="0.5b,1.5b", help="shapes (0.5b,1.5b)")
     options.add_argument("--budget", type=int, default=16384, help="tokens of one micro-batch (16384)")
     options.add_argument("--micro-batches", type=int, default=6, help="of one update, about (6)")
+    options.add_argument("--longest", type=int, default=8192, help="tokens of a trajectory (8192)")
     options.add_argument("--repeats", type=int, default=3, help="updates of each way (3)")
     options.add_argument("--ways", nargs="+", choices=COLOURS, default=list(COLOURS), help="which of them")
     options.add_argument("--profile", action="store_true", help="also write the kernels of one update")
@@ -232,13 +234,15 @@ def main() -> None:
         print(f"{size} parameters")
         with tempfile.TemporaryDirectory() as folder:
             path = qwen2(Path(folder), size)
-            bench = Bench(path, given.device, given.budget, given.micro_batches, given.repeats)
+            bench = Bench(path, given.device, given.budget, given.micro_batches, given.repeats, given.longest)
             results[size] = {}
             for way in given.ways:
                 results[size][way] = bench.measure(way, **TURNED.get(way, {}))
             if given.profile:
                 bench.profile(given.output / f"profile-{size}.txt")
-    settings = {key: getattr(given, key) for key in ("device", "budget", "micro_batches", "repeats")}
+    settings = {
+        key: getattr(given, key) for key in ("device", "budget", "micro_batches", "repeats", "longest")
+    }
     print(save(given.output, "learner", {"settings": settings, "sizes": results}))
     draw(given.output, results)
 

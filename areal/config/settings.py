@@ -151,7 +151,8 @@ class LearnerConfig(Objective):
     minibatches: int = Field(2, ge=1)
     """Optimizer steps for one batch."""
     micro_batch_tokens: int | None = Field(None, ge=1)
-    """Largest number of tokens of one forward and backward pass; null: 16384 on a GPU, 4096 on a CPU."""
+    """Largest number of tokens of one forward and backward pass; null: 32768 on a GPU with memory to spare,
+    16384 on others, 4096 on a CPU."""
     processes: int = Field(1, ge=1)
     """Processes that share the learner's work and memory, a GPU each, from the first on (docs/gpu.md)."""
     replicas: int = Field(1, ge=1)

@@ -266,11 +266,17 @@ def _varlen(
 
 def varlen_kernel() -> Kernel:
     """Return the kernel for 16 bits on a GPU: flash-attn's where it is installed, PyTorch's elsewhere."""
-    return _flash_attn() if importlib.util.find_spec("flash_attn") is not None else torch_kernel()
+    try:
+        # Of flash-attn itself: FlashAttention 4, another package, makes a folder of that name, too.
+        installed = importlib.util.find_spec("flash_attn.flash_attn_interface") is not None
+    except ModuleNotFoundError:
+        installed = False
+    return flash_kernel() if installed else torch_kernel()
 
 
 @functools.cache
-def _flash_attn() -> Kernel:
+def flash_kernel() -> Kernel:
+    """Return the kernel of flash-attn."""
     from flash_attn import flash_attn_varlen_func
 
     def attend(q: Any, k: Any, v: Any, eq: Any, ek: Any, nq: int, nk: int, scale: Any, window: Any) -> Any:

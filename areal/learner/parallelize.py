@@ -20,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from areal.config import LearnerConfig
 from areal.learner.ranks import world_size
+from areal.step_sizes import MICRO_BATCH
 
-_GPU_MICRO_BATCH, _CPU_MICRO_BATCH = 16384, 4096
+_CPU_MICRO_BATCH = 4096
 
 
 def compute_dtype(settings: LearnerConfig, device: torch.device) -> torch.dtype:
@@ -45,7 +46,7 @@ def micro_batch_tokens(settings: LearnerConfig, device: torch.device) -> int:
     """Return the token budget of a micro-batch: enough to keep the device busy."""
     if settings.micro_batch_tokens is not None:
         return settings.micro_batch_tokens
-    return _GPU_MICRO_BATCH if device.type == "cuda" else _CPU_MICRO_BATCH
+    return MICRO_BATCH if device.type == "cuda" else _CPU_MICRO_BATCH
 
 
 def parallelize(module: torch.nn.Module, settings: LearnerConfig, device: torch.device) -> None:

@@ -132,6 +132,7 @@ class DeviceMemory:
         cache: bytes of the KV cache of an engine.
         cache_tokens: tokens that this KV cache holds.
         engines: that share the GPU.
+        whole: whether their caches hold all sequences at their longest.
     """
 
     device: Device
@@ -140,6 +141,7 @@ class DeviceMemory:
     cache: int = 0
     cache_tokens: int = 0
     engines: int = 1
+    whole: bool = True
 
     @property
     def free(self) -> int:
@@ -195,7 +197,8 @@ def divide(
         missing = engines * (least - left)
         raise UserError(_too_small(device, ours, engines * theirs, engines * least, missing, work))
     cache = min(left, useful)
-    return DeviceMemory(device, ours, theirs, cache, cache // (_BLOCK * token) * _BLOCK, engines)
+    tokens = cache // (_BLOCK * token) * _BLOCK
+    return DeviceMemory(device, ours, theirs, cache, tokens, engines, whole=left >= useful)
 
 
 def learner_bytes(shape: Shape, work: Workload) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
 from areal.runtime.model_checks import check_model, check_tensor_parallel
+from areal.step_sizes import LARGE_MICRO_BATCH
 from areal.telemetry.trackers.tracking import require_trackers
 from areal.workers.cluster import Cluster
 from areal.workers.early import EarlyProcesses
@@ -141,7 +143,7 @@ def plan(
         placement, config = _fitting(inventory, config, training, model, longest)
     else:
         placement = place(inventory, config, training)
-    if config is not wanted:
+    if config.learner.activation_checkpointing != wanted.learner.activation_checkpointing:
         notices.append("learner.activation_checkpointing=true: without it the learner does not fit")
     if cluster is not None:
         used = {rank.host for rank in placement.ranks}
@@ -159,7 +161,8 @@ def _fitting(
 ) -> tuple[Placement, Config]:
     """Return a placement with the memory of its GPUs divided, and the configuration with which all fits.
 
-    Where it does not fit otherwise, engines share no GPU, and the learner keeps less for its backward pass.
+    The learner's micro-batches are large where no KV cache gets smaller for it. Where it does not fit
+    otherwise, engines share no GPU, and the learner keeps less for its backward pass.
 
     Raises:
         UserError: it does not fit all the same, or there are not as many devices.
@@ -169,6 +172,13 @@ def _fitting(
     ways: list[tuple[Config, EngineLoad | None]] = [(config, load), (config, None)]
     if training and config.learner.activation_checkpointing is None:
         ways.append((override_config(config, ["learner.activation_checkpointing=true"]), None))
+    if training and config.learner.micro_batch_tokens is None:
+        large = override_config(config, [f"learner.micro_batch_tokens={LARGE_MICRO_BATCH}"])
+        placement = place(inventory, large, training, load)
+        with suppress(UserError):
+            found = placement.with_memory(shape, workload(placement, large, longest))
+            if all(part.whole for part in found.memory):
+                return found, large
     for number, (tried, shared) in enumerate(ways, 1):
         placement = place(inventory, tried, training, shared)
         try:

@@ -22,7 +22,8 @@ from areal.placement.inventory import Device
 from areal.placement.memory import GIB, DeviceMemory, Shape, Workload, divide
 from areal.rollout.vllm_start import EngineSettings, variables
 from areal.runtime.engine_setup import engine_settings
-from areal.runtime.plan import plan
+from areal.runtime.plan import Plan, plan
+from areal.step_sizes import LARGE_MICRO_BATCH
 
 CONFIGS = {
     "Qwen2.5-0.5B": Qwen2Config(
@@ -205,6 +206,24 @@ def test_a_model_that_fits_only_with_activation_checkpointing_gets_it(model: Mod
         plan(parse_config(large | {"learner": {"activation_checkpointing": False}}), inventory=machine(H100))
     smaller = plan(parse_config(model("Qwen2.5-0.5B")), inventory=machine(H100))
     assert smaller.config.learner.activation_checkpointing is None
+
+
+def test_micro_batches_are_large_where_no_cache_pays_for_it(model: Model):
+    small = model("Qwen2.5-0.5B")
+
+    def chosen(settings: dict[str, Any], *sizes: float) -> Plan:
+        return plan(parse_config(small | settings), inventory=machine(*sizes))
+
+    roomy = chosen({}, H100)
+    assert roomy.config.learner.micro_batch_tokens == LARGE_MICRO_BATCH
+    assert all(part.whole for part in roomy.placement.memory)
+    many = {"rollout": {"max_concurrent": 2048, "max_model_len": 8192}}
+    assert chosen(many, H100).config.learner.micro_batch_tokens is None
+    assert chosen({}, 24).config.learner.micro_batch_tokens is None
+    assert chosen({"learner": {"micro_batch_tokens": 5000}}, H100).config.learner.micro_batch_tokens == 5000
+    by_hand = chosen({"engine": {"memory": 0.2}}, H100)
+    assert by_hand.config.learner.micro_batch_tokens is None
+    assert plan(parse_config(small), False, machine(H100)).config.learner.micro_batch_tokens is None
 
 
 def test_a_run_on_a_gpu_gets_its_share_and_an_evaluation_one_without_learner():

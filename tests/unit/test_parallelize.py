@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dummy_batches import batch
@@ -12,12 +16,18 @@ from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
-from areal.learner.attention import Kernel, torch_kernel, varlen_kernel
+from areal.learner.attention import (
+    Kernel,
+    flash_kernel,
+    packed_attention,
+    torch_kernel,
+    varlen_kernel,
+)
 from areal.learner.learner import Learner
 from areal.learner.model import load_model
 from areal.learner.packed import pack
 from areal.models import resolve_model
-from areal.trajectory import Batch
+from areal.trajectory import Batch, Trajectory
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -140,9 +150,57 @@ def test_on_a_gpu_in_16_bits_it_is_the_same_update(settings: dict[str, Any], pla
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=0.15)
 
 
+KERNELS = {"torch": torch_kernel, "flash_attn.flash_attn_interface": flash_kernel}
+
+
+def test_another_package_in_the_folder_flash_attn_is_not_taken_for_flash_attn(tmp_path: Path):
+    """As FlashAttention 4 is installed, which has no such functions."""
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
+    code = "from areal.learner.attention import varlen_kernel; print(varlen_kernel().name)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == torch_kernel().name, found.stderr
+
+
 @pytest.mark.gpu
 @needs_gpu
-def test_variable_length_attention_is_the_padded_one():
+@pytest.mark.parametrize("module", KERNELS)
+@pytest.mark.parametrize("heads", [(14, 2, 64), (4, 4, 128)])
+@pytest.mark.parametrize("window", [None, 40])
+def test_variable_length_attention_is_the_padded_one(
+    module: str, heads: tuple[int, int, int], window: int | None
+):
+    """Forward and backward, with prompts that are shared: on 16 bits as in float32."""
+    pytest.importorskip(module)
+    rng, device, (queries, keys, size) = np.random.default_rng(0), torch.device("cuda"), heads
+    members = []
+    for prompt, lengths in [(7, [1, 300, 33]), (150, [64, 129]), (1, [500])]:
+        for length in lengths:
+            mask = np.arange(prompt + length) >= prompt
+            tokens = np.where(mask, rng.integers(5, 100, len(mask)), prompt).astype(np.int32)
+            logprobs, versions = np.zeros(len(mask), np.float32), np.where(mask, 0, -1).astype(np.int32)
+            members.append(Trajectory(tokens, mask, logprobs, versions))
+    row = len(pack(members, device).tokens)
+    generator = torch.Generator(device).manual_seed(0)
+    drawn = [
+        torch.randn(1, count, row, size, generator=generator, device=device).bfloat16()
+        for count in (queries, keys, keys, queries)
+    ]
+    found = []
+    for way, dtype in [(KERNELS[module](), torch.bfloat16), (None, torch.float32)]:
+        *inputs, of_output = (x.to(dtype, copy=True).requires_grad_() for x in drawn)
+        layout = pack(members, device, way).layout
+        output, _ = packed_attention(None, *inputs, None, sliding_window=window, layout=layout)
+        output.backward(of_output.transpose(1, 2))
+        found.append([output.detach(), *(x.grad for x in inputs)])
+    for ours, exact in zip(*found, strict=True):
+        assert (ours.float() - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_model_says_the_same_with_each_attention():
     members, device = batch(3, groups=4).trajectories, torch.device("cuda")
     learner = Learner(resolve_model("starter"), LearnerConfig(compile=False), "cuda", 1.0)
     ours = varlen_kernel()
