@@ -30,12 +30,14 @@ class BenchmarkComparison:
         models: A's and B's.
         means: mean scores of A and B, on the problems that both have.
         scores: of each problem, A's mean and B's.
+        problems: the number of each problem in A and in B.
     """
 
     name: str
     models: tuple[str, str]
     means: tuple[float, float]
     scores: list[tuple[float, float]]
+    problems: list[tuple[int, int]]
     found: Difference
 
     @property
@@ -79,10 +81,11 @@ def compare(a: Path, b: Path) -> list[BenchmarkComparison]:
             f"{a} and {b} have no benchmark in common ({', '.join(ours)}; {', '.join(theirs)}): there is "
             "nothing to compare"
         )
-    return [_compared(*pair) for pair in pairs]
+    return [compare_files(*pair) for pair in pairs]
 
 
-def _compared(a: Path, b: Path) -> BenchmarkComparison:
+def compare_files(a: Path, b: Path) -> BenchmarkComparison:
+    """Compare two files of responses to the same problems; raises UserError as :func:`compare` does."""
     (header, responses), (other, others) = read_whole(a), read_whole(b)
     if (header.name, header.data) != (other.name, other.data):
         raise UserError(f"{a} and {b} are responses to different problems: they cannot be compared")
@@ -90,18 +93,20 @@ def _compared(a: Path, b: Path) -> BenchmarkComparison:
     common = [task for task in ours if task in theirs]
     if not common:
         raise UserError(f"{a} and {b} have no problem in common")
-    first, second = [ours[task] for task in common], [theirs[task] for task in common]
+    first, second = [ours[task][1] for task in common], [theirs[task][1] for task in common]
+    problems = [(ours[task][0], theirs[task][0]) for task in common]
     scores = [(statistics.fmean(x), statistics.fmean(y)) for x, y in zip(first, second, strict=True)]
     means = (statistics.fmean(x for x, _ in scores), statistics.fmean(y for _, y in scores))
     return BenchmarkComparison(
-        header.name, (header.model, other.model), means, scores, difference(first, second)
+        header.name, (header.model, other.model), means, scores, problems, difference(first, second)
     )
 
 
-def _by_task(responses: list[Response]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+def _by_task(responses: list[Response]) -> dict[str, tuple[int, list[float]]]:
+    """Return of each problem its number and the scores of its responses, by its task."""
+    found: dict[str, tuple[int, list[float]]] = {}
     for response in responses:
-        found.setdefault(repr(response.task), []).append(response.reward)
+        found.setdefault(repr(response.task), (response.problem, []))[1].append(response.reward)
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from areal.agents.interface import Agent, Endpoint, Message, Reply, SamplingLimits, Tool
 from areal.errors import UserError
+from areal.evaluation.conversations import Chat
 from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.episodes import EpisodeOutcome
 from areal.rollout.engine import Sampling
@@ -28,6 +29,7 @@ class EndpointModel(EpisodeModel):
     Attributes:
         tokens: sampled so far, as the endpoint counts them.
         finish: how the last response ended; empty: none was asked for.
+        conversations: all so far.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class EndpointModel(EpisodeModel):
         self._template_kwargs = template_kwargs
         self.tokens = 0
         self.finish = ""
+        self.conversations: list[Chat] = []
 
     def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
         """Raise UserError: programs have to be given a model that runs here."""
@@ -62,8 +65,17 @@ class EndpointModel(EpisodeModel):
         self.tokens += used.get("completion_tokens") or 0
         self.finish = ended
         said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
+        self._record(list(messages), said)
         finish: Any = "tool_calls" if calls else ended
         return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0)
+
+    def _record(self, messages: list[Message], said: Message) -> None:
+        """Keep what was asked and said, in place of the conversation that it goes on with."""
+        for number, before in enumerate(self.conversations):
+            if messages[: len(before.messages)] == before.messages:
+                self.conversations[number] = Chat([*messages, said], before.given)
+                return
+        self.conversations.append(Chat([*messages, said], len(messages)))
 
     def _body(self, sampling: Sampling) -> dict[str, Any]:
         given = {
@@ -111,4 +123,5 @@ class EndpointWorker:
             tokens=model.tokens,
             seconds=time.monotonic() - started,
             env=recorded.member,
+            conversations=model.conversations,
         )

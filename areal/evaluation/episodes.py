@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from areal.agents.interface import BadRequest, ConversationTooLong
 from areal.errors import AgentFailure, EnvironmentFailure, UserError, WorkerLost, explained
+from areal.evaluation.conversations import Conversation
 from areal.evaluation.responses import FAILED, Response
 from areal.rollout.engine import Sampling
 from areal.rollout.seeds import derive
@@ -21,7 +22,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EpisodeOutcome:
-    """What an evaluation keeps of an episode; the attributes are those of :class:`Response`."""
+    """What an evaluation keeps of an episode; the attributes are those of :class:`Response`.
+
+    Attributes:
+        conversations: what was said.
+    """
 
     finish: str
     actions: list[str] = field(default_factory=list)
@@ -31,6 +36,7 @@ class EpisodeOutcome:
     seconds: float = 0.0
     env: str = ""
     failure: str = ""
+    conversations: Sequence[Conversation] = ()
 
     @classmethod
     def of(cls, episode: Episode) -> EpisodeOutcome:
@@ -44,13 +50,21 @@ class EpisodeOutcome:
             seconds=episode.ended - episode.started,
             env=episode.env,
             failure=episode.failure,
+            conversations=episode.trajectories,
         )
+
+    def response(self, problem: int, sample: int, task: dict[str, Any]) -> Response:
+        """Return what is kept as the response to a problem: all but the conversations."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "conversations"}
+        return Response(problem, sample, task, **facts)
 
 
 class EvaluationFailure(UserError):
     """An episode failed for good, and not for its agent; what it failed of is the cause."""
 
 
+Keep = Callable[[Response, Sequence[Conversation]], None]
+"""Takes a response, and what was said in its episode."""
 RunEpisode = Callable[[dict[str, Any], int], Awaitable[EpisodeOutcome]]
 """Runs one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
 
@@ -72,7 +86,7 @@ async def sample_responses(
     seed: int,
     retries: int = 0,
     known: Sequence[Response] = (),
-    keep: Callable[[Response], None] = lambda response: None,
+    keep: Keep = lambda response, said: None,
     max_failures: int = 8,
 ) -> list[Response]:
     """Run ``samples`` episodes of every task.
@@ -84,6 +98,7 @@ async def sample_responses(
         seed: the sampling seed of each response is derived from this one and the response's place.
         retries: how often an episode that fails is run again.
         known: responses that need no episode.
+        keep: called with each response as soon as it is there.
         max_failures: if the first so many episodes and one more all fail, the evaluation ends.
 
     Returns:
@@ -104,9 +119,8 @@ async def sample_responses(
             outcome, error = await _outcome(
                 run_episode, tasks[problem], derive(seed, problem, sample), retries
             )
-        response = Response(problem=problem, sample=sample, task=tasks[problem], **asdict(outcome))
-        responses[problem, sample] = response
-        failures.add(response, error)
+        response = responses[problem, sample] = outcome.response(problem, sample, tasks[problem])
+        failures.add(response, outcome.conversations, error)
 
     places = [(problem, sample) for problem in range(len(tasks)) for sample in range(samples)]
     running = [asyncio.create_task(add(*place)) for place in places if place not in responses]
@@ -129,22 +143,22 @@ class _Failures:
         sound: whether an episode has succeeded already.
     """
 
-    def __init__(self, max_failures: int, keep: Callable[[Response], None], sound: bool) -> None:
+    def __init__(self, max_failures: int, keep: Keep, sound: bool) -> None:
         self._max_failures = max_failures
         self._keep = keep
         self._sound = sound
-        self._held: list[Response] = []
+        self._held: list[tuple[Response, Sequence[Conversation]]] = []
         self._first: AgentFailure | None = None
 
-    def add(self, response: Response, error: AgentFailure | None) -> None:
-        """Take a response; ``error`` is the failure of its agent."""
+    def add(self, response: Response, said: Sequence[Conversation], error: AgentFailure | None) -> None:
+        """Take a response and what was said; ``error`` is the failure of its agent."""
         self._first = self._first or error
-        self._held.append(response)
+        self._held.append((response, said))
         self._sound |= error is None
         if not self._sound and len(self._held) > self._max_failures:
             self.check()
         while self._sound and self._held:
-            self._keep(self._held.pop(0))
+            self._keep(*self._held.pop(0))
 
     def check(self) -> None:
         """Raise the agent's first failure if no episode has succeeded."""

@@ -8,13 +8,14 @@ line that is not whole is forgotten.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from areal.disk import one_line, write_whole
 from areal.errors import UserError
+from areal.evaluation.conversations import Conversation, conversations_path, write_conversations
 
 FORMAT = 1
 """Of the file; a reader refuses others."""
@@ -104,12 +105,14 @@ class ResponseFile:
                 )
         write_responses(path, header, self.responses)  # without a last line that was cut off
 
-    def write(self, response: Response) -> None:
-        """Add a response; it is in the file when this returns.
+    def write(self, response: Response, said: Sequence[Conversation] = ()) -> None:
+        """Add a response, and what was said in its episode; both are in their files when this returns.
 
         Raises:
             UserError: it cannot be written.
         """
+        if said:  # before the response, which without it would stay without it
+            write_conversations(conversations_path(self.path), response.problem, response.sample, said)
         # An open file would take it also where the folder is gone.
         with one_line(self.path.parent), self.path.open("a", encoding="utf-8") as file:
             file.write(_line(response))
@@ -134,11 +137,23 @@ def read_responses(path: Path) -> tuple[Header, list[Response]]:
         raise UserError(f"cannot read {path}: {error}") from error
     if not lines:
         raise UserError(f"{path} has no whole line; it should begin with the header of an evaluation")
-    header = _parse(Header, lines[0], f"{path}, line 1")
-    if header.format != FORMAT:
-        raise UserError(f"{path} has format {header.format}; this version of areal reads format {FORMAT}")
-    responses = [_parse(Response, line, f"{path}, line {n}") for n, line in enumerate(lines[1:], start=2)]
+    header = read_header(lines[0], f"{path}, line 1")
+    responses = [read_response(line, f"{path}, line {n}") for n, line in enumerate(lines[1:], start=2)]
     return header, sorted(responses, key=lambda r: (r.problem, r.sample))
+
+
+def read_response(line: str, where: str) -> Response:
+    """Return the response of a line; raises UserError, which names ``where`` it is, if it has none."""
+    found: Response = _parse(Response, line, where)
+    return found
+
+
+def read_header(line: str, where: str) -> Header:
+    """Return the header of a first line; raises UserError, which names ``where`` it is, if it is none."""
+    found: Header = _parse(Header, line, where)
+    if found.format != FORMAT:
+        raise UserError(f"{where}: format {found.format}; this version of areal reads format {FORMAT}")
+    return found
 
 
 def write_responses(path: Path, header: Header, responses: Iterable[Response]) -> None:

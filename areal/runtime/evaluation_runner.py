@@ -2,6 +2,7 @@
 
 - ``evaluation.json``: what was asked for, to go on with it;
 - ``NAME.jsonl``: the responses to each benchmark, as they come (:mod:`areal.evaluation.responses`);
+- ``conversations/NAME.jsonl``: what was said (:mod:`areal.evaluation.conversations`);
 - ``data/NAME.jsonl``: its problems, where they did not come as such a file;
 - ``report.json``, ``report.md``: what they amount to;
 - ``areal.log``, ``engine.log``.
@@ -10,13 +11,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError, WorkerLost
+from areal.evaluation.conversations import Conversation
 from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.endpoint_worker import EndpointWorker
 from areal.evaluation.episodes import EpisodeOutcome, RunEpisode, engine_runner
@@ -133,8 +135,8 @@ async def _respond(
     """Sample the responses that a job lacks; return the speed, if it lacked all of them."""
     known, total = list(file.responses), job.header.problems * job.header.samples
 
-    def keep(response: Response) -> None:
-        file.write(response)
+    def keep(response: Response, said: Sequence[Conversation]) -> None:
+        file.write(response, said)
         progress.status(f"{job.header.name}: {len(file.responses)}/{total}")
 
     _, speed = await timed_responses(run_episode, job.tasks, job.config, busy, keep, known)

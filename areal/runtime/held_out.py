@@ -9,7 +9,7 @@ from typing import Any
 
 from areal.config import Config
 from areal.errors import UserError
-from areal.evaluation.episodes import RunEpisode, engine_runner, sample_responses
+from areal.evaluation.episodes import Keep, RunEpisode, engine_runner, sample_responses
 from areal.evaluation.report import Report, conditions, report, sampling_settings
 from areal.evaluation.responses import Response
 from areal.registry import env_label
@@ -36,7 +36,7 @@ async def evaluate_held_out(
         tasks,
         config,
         lambda: worker.busy_seconds,
-        lambda response: progress(next(done), len(tasks) * settings.samples),
+        lambda response, said: progress(next(done), len(tasks) * settings.samples),
     )
     return report(
         responses,
@@ -72,7 +72,7 @@ async def timed_responses(
     tasks: Sequence[dict[str, Any]],
     config: Config,
     busy_seconds: Callable[[], float | None],
-    keep: Callable[[Response], None],
+    keep: Keep,
     known: Sequence[Response] = (),
 ) -> tuple[list[Response], dict[str, float | None]]:
     """Run the episodes of an evaluation, as the configuration says, and measure the speed.

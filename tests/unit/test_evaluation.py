@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import areal
@@ -28,10 +29,18 @@ from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.benchmark import Benchmark, HubFile
 from areal.evaluation.benchmark_data import digest_of, find_data
 from areal.evaluation.comparison import compare
+from areal.evaluation.conversations import (
+    Chat,
+    conversations_path,
+    places,
+    read_conversations,
+    write_conversations,
+)
 from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.rescore import rescore
 from areal.evaluation.responses import ResponseFile, read_responses
 from areal.telemetry.run_directory import RunDirectory
+from areal.trajectory import Trajectory
 
 PROBLEMS = 12
 
@@ -161,8 +170,16 @@ def test_settings_of_conversations_reach_an_endpoint(sums: Path, server: Server)
         assert body["messages"][:-1] == [{"role": "system", "content": "Be brief."}, *shot]
         assert body["messages"][-1]["content"].startswith("Add: ")
         assert body["chat_template_kwargs"] == {"enable_thinking": False}
-    header, _ = read_responses(done.path / "sums.jsonl")
+    header, responses = read_responses(done.path / "sums.jsonl")
     assert header.chat == chat
+    for line in conversations_path(done.path / "sums.jsonl").read_bytes().splitlines():
+        [said] = read_conversations(line)
+        assert isinstance(said, Chat)
+        assert said.given == 4, "the examples are no responses"
+        assert said.messages[-1] == {
+            "role": "assistant",
+            "content": responses[json.loads(line)["problem"]].actions[0],
+        }
     evaluated(server, "d", **{"evaluation.samples": 1})
     assert "chat_template_kwargs" not in server.bodies[-1]
     assert len(server.bodies[-1]["messages"]) == 1
@@ -217,6 +234,8 @@ def test_an_evaluation_killed_goes_on_where_it_was(sums: Path, server: Server, t
     assert len(again) == PROBLEMS * 2 - len(before), "nothing is sampled twice"
     _, responses = read_responses(file)
     assert all(response in responses for response in before)
+    known = [(problem, sample) for problem, sample, _, _ in places(conversations_path(file))]
+    assert set(known) == {(problem, sample) for problem in range(PROBLEMS) for sample in range(2)}
     whole = evaluated(server, "w").reports[0]
     assert done.reports[0].scores == whole.scores
     assert done.reports[0].seconds == 0.0, "the speed of a part says nothing"
@@ -245,6 +264,30 @@ def test_scored_again_without_sampling_and_compared(
     with pytest.raises(SystemExit):
         main(["eval", "compare", str(done.path), str(done.path), "--markdown"])
     assert "| sums | 12 | 0.667 | 0.667 |" in capsys.readouterr().out
+
+
+def test_conversations_are_read_as_they_were_written(tmp_path: Path):
+    tokens = np.arange(6, dtype=np.int32)
+    mask = np.array([False, True, True, False, True, False])
+    logprobs = np.where(mask, -0.123456, 0.0).astype(np.float32)
+    versions = np.where(mask, 0, -1).astype(np.int32)
+    said = Trajectory(tokens, mask, logprobs, versions, turns=[1, 4], rewards=[0.0, 1.0])
+    chat = Chat([{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": None}], 1)
+    path = tmp_path / "conversations" / "sums.jsonl"
+    write_conversations(path, 7, 1, [said, chat])
+    write_conversations(path, 8, 0, [])
+    first, second = places(path)
+    assert (first[:2], second[:2]) == ((7, 1), (8, 0))
+    one, other = read_conversations(path.read_bytes()[first[2] : first[2] + first[3]])
+    assert isinstance(one, Trajectory)
+    assert (one.tokens.tolist(), one.loss_mask.tolist()) == (tokens.tolist(), mask.tolist())
+    assert one.logprobs == pytest.approx(logprobs, abs=1e-4)
+    assert (one.versions.tolist(), one.turns, one.rewards) == (versions.tolist(), [1, 4], [0.0, 1.0])
+    assert other == chat
+    assert list(places(path, second[2])) == [second]
+    for line in (b"{}", b"[]", b"no JSON", b'{"conversations": [{"tokens": [1]}]}', b"[" * 100_000):
+        with pytest.raises(ValueError, match=r"conversations|JSON|Expecting"):
+            read_conversations(line)
 
 
 def test_a_folder_that_is_removed_ends_the_evaluation_in_one_line(sums: Path, server: Server):

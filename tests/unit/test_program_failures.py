@@ -436,7 +436,9 @@ async def test_in_an_evaluation_an_episode_that_fails_is_wrong_and_counted():
         return outcome("unparseable" if task["index"] == 1 else "")
 
     kept: list[Response] = []
-    responses = await sample_responses(some, TASKS, 1, 4, 0, retries=1, keep=kept.append, max_failures=2)
+    responses = await sample_responses(
+        some, TASKS, 1, 4, 0, retries=1, keep=lambda response, said: kept.append(response), max_failures=2
+    )
     assert [a.finish for a in responses] == ["failed", "failed", "eos", *["failed", "eos", "eos"] * 3]
     assert [a.failure for a in responses[:3]] == ["the program crashed", "unparseable", ""]
     summary = report(responses, 1, env="e", model="m", seconds=0.0).failure_summary()
@@ -459,7 +461,9 @@ async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(co
     with pytest.raises(
         ProgramFailed, match=r"^the program ended with code 1: no key; none of [1-4] episodes came"
     ):
-        await sample_responses(fails, TASKS[:count], 1, 2, 0, keep=kept.append, max_failures=2)
+        await sample_responses(
+            fails, TASKS[:count], 1, 2, 0, keep=lambda response, said: kept.append(response), max_failures=2
+        )
     assert kept == [], "nothing to go on from that would count as wrong"
     assert len(calls) <= 6
 

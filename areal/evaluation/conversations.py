@@ -1,0 +1,107 @@
+"""What was said in the episodes of an evaluation: ``conversations/NAME.jsonl`` beside ``NAME.jsonl``.
+
+Each line has the ``problem`` and the ``sample`` of a response, and its ``conversations``. One that an engine
+of ours generated has its tokens; of one with a model behind an endpoint there are only the ``messages``. The
+last line of a response counts. The file is for reading: nothing is judged by it, and it may be deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from areal.agents.interface import Message
+from areal.disk import one_line
+from areal.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation of which the tokens are not known.
+
+    Attributes:
+        messages: all of them, with the last response.
+        given: how many of them there were before the model first spoke; there may be examples among them.
+    """
+
+    messages: list[Message]
+    given: int
+
+
+Conversation: TypeAlias = Trajectory | Chat
+CONVERSATIONS = "conversations"
+"""The folder of these files."""
+_PLACE = re.compile(rb'\{"problem":(\d{1,15}),"sample":(\d{1,15}),')
+
+
+def conversations_path(responses: Path) -> Path:
+    """Return where the conversations of a file of responses are."""
+    return responses.parent / CONVERSATIONS / responses.name
+
+
+def write_conversations(path: Path, problem: int, sample: int, said: Sequence[Conversation]) -> None:
+    """Add the conversations of a response to a file.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    data = {"problem": problem, "sample": sample, "conversations": list(map(_plain, said))}
+    with one_line(path.parent.parent):
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(data, separators=(",", ":")) + "\n")
+
+
+def _plain(said: Conversation) -> dict[str, Any]:
+    if isinstance(said, Chat):
+        return {"messages": said.messages, "given": said.given}
+    spans = [list(span) for value, span in groupby(range(len(said)), said.loss_mask.__getitem__) if value]
+    return {
+        "tokens": said.tokens.tolist(),
+        "sampled": [[span[0], span[-1] + 1] for span in spans],
+        "logprobs": [round(value, 4) for value in said.logprobs[said.loss_mask].tolist()],
+        "turns": said.turns,
+        "rewards": said.rewards,
+    }
+
+
+def read_conversations(line: bytes) -> list[Conversation]:
+    """Return the conversations in a line of a file; all weights are of version 0.
+
+    Raises:
+        ValueError: the line is damaged.
+    """
+    try:
+        return [_read(data) for data in json.loads(line)["conversations"]]
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(f"no conversations: {line[:80]!r}") from error
+
+
+def _read(data: dict[str, Any]) -> Conversation:
+    if "messages" in data:
+        return Chat([dict(message) for message in data["messages"]], int(data["given"]))
+    tokens = np.asarray(data["tokens"], np.int32)
+    mask = np.zeros(len(tokens), bool)
+    for begin, end in data["sampled"]:
+        mask[begin:end] = True
+    logprobs = np.zeros(len(tokens), np.float32)
+    logprobs[mask] = data["logprobs"]
+    versions = np.where(mask, 0, -1).astype(np.int32)
+    return Trajectory(tokens, mask, logprobs, versions, turns=data["turns"], rewards=data["rewards"])
+
+
+def places(path: Path, begin: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the problem, the sample, the begin and the length of each whole line of a file, in bytes."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        for line in file:
+            if (found := _PLACE.match(line)) and line.endswith(b"\n"):
+                yield int(found[1]), int(found[2]), begin, len(line)
+            begin += len(line)
