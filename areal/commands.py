@@ -127,7 +127,11 @@ def _show_reports(given: argparse.Namespace, done: Any, remarks: Iterable[str]) 
         print(json.dumps({"run": str(done.path), "reports": [r.to_json() for r in done.reports]}))
         return
     _print(*(report.table() for report in done.reports))
-    for line in (*remarks, f"responses and reports: {done.path}"):
+    places = (
+        f"responses and reports: {done.path}",
+        f"look at them: areal view {shlex.quote(str(done.path))}",
+    )
+    for line in (*remarks, *places):
         print(line)
 
 
@@ -285,7 +289,8 @@ _VIEWED = 4
 
 
 def view(given: argparse.Namespace) -> None:
-    """Show runs in the browser, or write them to a file."""
+    """Show runs and evaluations in the browser, or write them to a file."""
+    from areal.viewer.evaluations import find_evaluations
     from areal.viewer.index import cache_folder
     from areal.viewer.runs import find_runs
     from areal.viewer.server import require_framework, serve
@@ -293,19 +298,20 @@ def view(given: argparse.Namespace) -> None:
 
     folders = given.run_folders
     if not folders:
-        newest = [run for run in find_runs(Path("runs")) if not run.error][-_VIEWED:]
+        newest = [run.path for run in find_runs(Path("runs")) if not run.error][-_VIEWED:]
+        newest += find_evaluations(Path("runs"))[-_VIEWED:]
         if not newest:
             raise UserError("there are no runs in runs; `areal train` starts one")
-        folders = [str(run.path) for run in newest]
-    runs = watch(folders, cache_folder())
+        folders = list(map(str, newest))
+    watched = watch(folders, cache_folder())
     if given.export is None:
         require_framework()
-        serve(runs, given.host, given.port)
+        serve(watched, given.host, given.port)
         return
     from areal.viewer.report import write_report
 
-    said = write_report(runs, Path(given.export))
-    print(f"{given.export}: all metrics, and {said}")
+    said = write_report(watched, Path(given.export))
+    print(f"{given.export}: {said}")
 
 
 def config(given: argparse.Namespace) -> None:

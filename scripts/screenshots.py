@@ -1,4 +1,7 @@
-"""Take the pictures of docs/viewing.md, in chromium: python scripts/screenshots.py RUN [RUN ...]."""
+"""Take the pictures of docs/viewing.md, in chromium: python scripts/screenshots.py RUN|EVALUATION [...].
+
+Runs and evaluations are in pictures of their own; of evaluations give two of the same problems.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -45,9 +49,17 @@ def shoot(
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(FIGURES / f"{name}.png", optimize=True)
 
 
-def main(runs: list[str]) -> None:
-    """Serve the runs, and look at them."""
-    command = [sys.executable, "-m", "areal", "view", *runs]
+def main(paths: list[str]) -> None:
+    """Serve the runs, then the evaluations, and look at them."""
+    runs = [path for path in paths if (Path(path) / "config.yaml").is_file()]
+    for given, take in ((runs, take_runs), ([path for path in paths if path not in runs], take_evaluations)):
+        if given:
+            look(given, take)
+
+
+def look(paths: list[str], take: Callable[[webdriver.Chrome, str, list[str]], None]) -> None:
+    """Serve some paths, and take pictures of them."""
+    command = [sys.executable, "-m", "areal", "view", *paths]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
@@ -58,15 +70,23 @@ def main(runs: list[str]) -> None:
         try:
             found = re.search(r"http://\S+", server.stdout.readline() if server.stdout else "")
             assert found is not None
-            take_all(driver, f"{found[0]}#/", Path(runs[0]).resolve().name)
+            take(driver, f"{found[0]}#/", [Path(path).resolve().name for path in paths])
         finally:
             driver.quit()
             server.terminate()
             server.wait()
 
 
-def take_all(driver: webdriver.Chrome, base: str, run: str) -> None:
-    """Take all pictures, those of rollouts of one run."""
+def take_evaluations(driver: webdriver.Chrome, base: str, names: list[str]) -> None:
+    """Take the pictures of two evaluations."""
+    shoot(driver, base, "view_evaluations", (1280, 380), "light", "")
+    listed = f"{base}comparison?a={names[0]}&b={names[1]}"
+    shoot(driver, listed, "view_comparison", (1280, 620), "light", "")
+
+
+def take_runs(driver: webdriver.Chrome, base: str, names: list[str]) -> None:
+    """Take all pictures of runs, those of rollouts of the first one."""
+    run = names[0]
     hover = (
         "const over = document.querySelectorAll('.u-over')[0]; const box = over.getBoundingClientRect();"
         "over.dispatchEvent(new MouseEvent('mousemove', {clientX: box.left + box.width * 0.6,"

@@ -1,4 +1,4 @@
-"""The page's HTTP interface: its own files, and runs as JSON. Nothing that a client says becomes a path."""
+"""The page over HTTP: its own files; runs and evaluations as JSON. Nothing a client says becomes a path."""
 
 from __future__ import annotations
 
@@ -16,28 +16,41 @@ from starlette.routing import Route
 
 from areal.errors import UserError
 from areal.viewer.assets import TYPES, read_assets
+from areal.viewer.evaluations import Comparisons, WatchedEvaluation
 from areal.viewer.index import Query, Sort
 from areal.viewer.prometheus import CONTENT_TYPE, exposition
 from areal.viewer.timeline import Window
-from areal.viewer.watched import WatchedRun
+from areal.viewer.watched import Watched, WatchedRun
 
 _LIMIT = 200
 """Rollouts of one answer at most."""
 _LARGEST = 2**53
 """Of numbers, as JavaScript has them."""
-_SORTS: tuple[Sort, ...] = ("step", "reward", "tokens", "staleness")
+_SORTS: tuple[Sort, ...] = ("step", "reward", "tokens", "staleness", "part")
 
 
-def make_app(runs: Sequence[WatchedRun]) -> Starlette:
-    """Return the application that shows some runs."""
+def make_app(watched: Sequence[Watched]) -> Starlette:
+    """Return the application that shows some runs and evaluations."""
     assets = read_assets()
-    named = {run.name: run for run in runs}
+    runs = {each.name: each for each in watched if isinstance(each, WatchedRun)}
+    evaluations = {each.name: each for each in watched if isinstance(each, WatchedEvaluation)}
+    comparisons = Comparisons()
 
     def run_of(request: Request) -> WatchedRun:
         name = request.query_params.get("run", "")
-        if name not in named:
+        if name not in runs:
             raise UserError(f"no such run: {name}")
-        return named[name]
+        return runs[name]
+
+    def evaluation_of(request: Request, parameter: str) -> WatchedEvaluation:
+        name = request.query_params.get(parameter, "")
+        if name not in evaluations:
+            raise UserError(f"no such evaluation: {name}")
+        return evaluations[name]
+
+    def listing_of(request: Request) -> Watched:
+        is_run = request.query_params.get("run", "") in runs
+        return run_of(request) if is_run else evaluation_of(request, "run")
 
     async def asset(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -56,10 +69,13 @@ def make_app(runs: Sequence[WatchedRun]) -> Starlette:
         return Route(f"/api/{make.__name__}", endpoint, name=make.__name__)
 
     def states(request: Request) -> Any:
-        return {"runs": [run.state() for run in runs]}
+        return {
+            "runs": [run.state() for run in runs.values()],
+            "evaluations": [each.state() for each in evaluations.values()],
+        }
 
     def settings(request: Request) -> Any:
-        return {run.name: run.settings() for run in runs}
+        return {each.name: each.settings() for each in watched}
 
     def metrics(request: Request) -> Any:
         return run_of(request).metrics(request.query_params.get("mark", ""))
@@ -70,7 +86,7 @@ def make_app(runs: Sequence[WatchedRun]) -> Starlette:
         skip = int(_number(request, "skip", 0))
         if not (1 <= limit <= _LIMIT and skip >= 0):
             raise HTTPException(400, f"limit is 1 to {_LIMIT}, skip is 0 or more")
-        return run_of(request).find(query_of(request), limit, skip, given.get("text", ""))
+        return listing_of(request).find(query_of(request), limit, skip, given.get("text", ""))
 
     def timeline(request: Request) -> Any:
         given = request.query_params
@@ -84,13 +100,26 @@ def make_app(runs: Sequence[WatchedRun]) -> Starlette:
     def group(request: Request) -> Any:
         step, number = int(_number(request, "step", 0)), request.query_params.get("number")
         one = None if number is None else int(_number(request, "number", 0))
-        return run_of(request).group(step, int(_number(request, "group", 0)), one)
+        return listing_of(request).group(step, int(_number(request, "group", 0)), one)
+
+    def comparison(request: Request) -> Any:
+        a, b = evaluation_of(request, "a"), evaluation_of(request, "b")
+        return comparisons.compare(a, b, request.query_params.get("benchmark", ""))
+
+    def prompts(request: Request) -> Any:
+        problems = request.query_params.get("problems", "").split(",")
+        if len(problems) > _LIMIT or not all(text.isdecimal() and len(text) < 16 for text in problems):
+            raise HTTPException(400, f"problems are up to {_LIMIT} numbers with commas between them")
+        step = int(_number(request, "step", 1))
+        return evaluation_of(request, "run").prompts(step, list(map(int, problems)))
 
     async def prometheus(request: Request) -> Response:
-        return Response(await run_in_threadpool(exposition, runs), media_type=CONTENT_TYPE)
+        return Response(await run_in_threadpool(exposition, list(runs.values())), media_type=CONTENT_TYPE)
 
     routes = [Route("/", asset), Route("/assets/{name:path}", asset), Route("/metrics", prometheus)]
-    routes += [answer(make) for make in (states, settings, metrics, rollouts, group, timeline)]
+    routes += [
+        answer(make) for make in (states, settings, metrics, rollouts, group, timeline, comparison, prompts)
+    ]
     return Starlette(routes=routes)
 
 
@@ -107,6 +136,8 @@ def query_of(request: Request) -> Query:
             int(_number(request, "to", whole.steps[1])),
         ),
         (_number(request, "least", whole.rewards[0]), _number(request, "most", whole.rewards[1])),
+        given.get("part", ""),
+        (_number(request, "part_least", whole.values[0]), _number(request, "part_most", whole.values[1])),
         given.get("env", ""),
         given.get("finish", ""),
         sort,

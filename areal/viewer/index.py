@@ -1,15 +1,12 @@
-"""An index of a run's rollouts, in a cache file: what a list of them filters and sorts by.
+"""An index of the rollouts of a run, or the responses of an evaluation, in a cache file, for lists.
 
-The file may be deleted at any time; it is made anew. Nothing is written to the run directory. A record of an
-update appears whole and is replaced as a whole, so that a file is read again exactly if its mark (size, time,
-inode) is another one.
+The file may be deleted at any time; it is made anew. Nothing is written to the run directory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -20,29 +17,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from areal.errors import UserError
-from areal.telemetry.plain import plain
-from areal.telemetry.run_directory import RunDirectory, parsed
-from areal.trajectory import Group
-from areal.viewer.inside import inside
-from areal.viewer.rollouts import Rollout, rollouts_of
+from areal.viewer.records import Records
 
-Sort = Literal["step", "reward", "tokens", "staleness"]
+Sort = Literal["step", "reward", "tokens", "staleness", "part"]
 Span = tuple[int, int]
 
 _ALL_STEPS = (0, 2**62)
 _ALL_REWARDS = (float("-inf"), float("inf"))
 
-_FORM = 1
+_FORM = 2
 """Of the tables; an index of another form is another file."""
-_SETTLED = 2.0
-"""Seconds after which the time of a folder tells whether it has changed: such clocks are coarse."""
-_RECORD = re.compile(r"step-([0-9]{6,15})\.jsonl")
+_PARTS = 16
+"""Named parts of the reward that have a column, the first ones."""
 _WAIT = 60.0
 """Seconds that one process waits for another one that writes to the same index."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (step INTEGER PRIMARY KEY, mark TEXT NOT NULL, damaged INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS names (kind TEXT, name TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (name TEXT UNIQUE, "column" TEXT);
 CREATE TABLE IF NOT EXISTS rollouts (
     step INTEGER, "group" INTEGER, number INTEGER, size INTEGER, mean REAL, reward REAL, env TEXT,
     tokens INTEGER, staleness INTEGER, oldest INTEGER, newest INTEGER, finish TEXT,
@@ -53,8 +46,6 @@ CREATE INDEX IF NOT EXISTS by_reward ON rollouts (reward, step DESC, "group", nu
 CREATE INDEX IF NOT EXISTS by_tokens ON rollouts (tokens, step DESC, "group", number);
 CREATE INDEX IF NOT EXISTS by_staleness ON rollouts (staleness, step DESC, "group", number);
 """
-DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What a record raises whose values are not of the kinds that they should be."""
 _COLUMNS = (
     "step", "group", "number", "size", "mean", "reward", "env", "tokens", "staleness", "oldest", "newest",
     "finish", "start", "length",
@@ -68,6 +59,8 @@ class Query:
     Attributes:
         steps: first and last update.
         rewards: least and largest reward.
+        part: a named part of the reward, which ``values`` and the order ``part`` are about; empty: none.
+        values: least and largest value of that part.
         env: of this environment of a mixture; empty: of any.
         finish: that ended so; empty: in any way.
         sort: by what; equal ones by update, the newest first.
@@ -76,54 +69,60 @@ class Query:
 
     steps: Span = _ALL_STEPS
     rewards: tuple[float, float] = _ALL_REWARDS
+    part: str = ""
+    values: tuple[float, float] = _ALL_REWARDS
     env: str = ""
     finish: str = ""
     sort: Sort = "step"
     descending: bool = False
 
-    def where(self) -> tuple[str, list[Any]]:
-        """Return the condition in SQL and its values."""
+    def where(self, column: str) -> tuple[str, list[Any]]:
+        """Return the condition in SQL and its values; ``column`` is that of the part."""
         conditions: list[str] = []
         values: list[Any] = []
         for name, (low, high), whole in (
             ("step", self.steps, _ALL_STEPS),
             ("reward", self.rewards, _ALL_REWARDS),
+            (column, self.values, _ALL_REWARDS),
         ):
             if (low, high) != whole:
                 conditions.append(f"{name} BETWEEN ? AND ?")
                 values += [low, high]
+        if self.part and (self.sort == "part" or self.values != _ALL_REWARDS):
+            conditions.append(f"{column} IS NOT NULL")
         for name, wanted in (("env", self.env), ("finish", self.finish)):
             if wanted:
                 conditions.append(f"{name} = ?")
                 values.append(wanted)
         return " AND ".join(conditions) or "1", values
 
-    def order(self) -> str:
+    def order(self, column: str) -> str:
         """Return the order in SQL; each one is that of an index, forwards or backwards."""
         if self.sort == "step":
             return ", ".join(f"{name}{' DESC' * self.descending}" for name in ("step", '"group"', "number"))
+        by = column if self.sort == "part" else self.sort
         if self.descending:
-            return f'{self.sort} DESC, step, "group" DESC, number DESC'
-        return f'{self.sort}, step DESC, "group", number'
+            return f'{by} DESC, step, "group" DESC, number DESC'
+        return f'{by}, step DESC, "group", number'
 
 
 class Index:
-    """The rollouts of one run.
+    """The rollouts of one run, or the responses of one evaluation.
 
     Args:
-        run: of which.
+        records: of which.
         folder: of the cache file.
 
     Raises:
         UserError: the file cannot be written.
     """
 
-    def __init__(self, run: RunDirectory, folder: Path) -> None:
-        self.run = run
-        digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:16]
-        self.path = folder / f"{run.path.resolve().name}-{digest}-{_FORM}.sqlite"
+    def __init__(self, records: Records, folder: Path) -> None:
+        self.records = records
+        path = records.path.resolve()
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        self.path = folder / f"{path.name}-{digest}-{_FORM}.sqlite"
         self._writing = threading.Lock()
-        self._seen: tuple[int, dict[int, str]] = (-1, {})
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -144,7 +143,7 @@ class Index:
         end = time.monotonic() + seconds
         with self._writing, self._open() as database:
             known = dict(database.execute("SELECT step, mark FROM files"))
-            found = self._marks()
+            found = self.records.marks()
             with database:
                 gone = [(step,) for step in known.keys() - found.keys()]
                 database.executemany("DELETE FROM rollouts WHERE step = ?", gone)
@@ -161,78 +160,54 @@ class Index:
                     self._read(database, step, found[step])
         return 0
 
-    def _marks(self) -> dict[int, str]:
-        """Return the mark of each record that there is."""
-        folder = inside(self.run.path, "rollouts")
-        try:
-            changed = folder.stat().st_mtime_ns
-        except FileNotFoundError:
-            return {}
-        if self._seen[0] == changed:
-            return self._seen[1]
-        found = {}
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = _RECORD.fullmatch(entry.name)
-                if name and entry.is_file(follow_symlinks=False):
-                    stat = entry.stat(follow_symlinks=False)
-                    found[int(name[1])] = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-        if time.time() - changed / 1e9 > _SETTLED:
-            self._seen = changed, found
-        return found
-
     def _read(self, database: sqlite3.Connection, step: int, mark: str) -> None:
-        rows: list[tuple[Any, ...]] = []
-        damaged = False
-        start = 0
-        for line in self._lines(step):
-            try:
-                found = rollouts_of(Group.from_json(parsed(line) or {}), step)
-                rows += [_row(rollout, start, len(line)) for rollout in found]
-            except DAMAGE:
-                damaged = True
-            start += len(line)
+        rows, damaged = self.records.rows(step)
+        database.execute("BEGIN IMMEDIATE")  # before what other processes have added is looked at
+        columns = _part_columns(database)
+        names = dict.fromkeys(name for row in rows for name in row.parts)
+        for name in [name for name in names if name not in columns][: _PARTS - len(columns)]:
+            columns[name] = column = f"part_{len(columns)}"
+            database.execute("INSERT INTO parts VALUES (?, ?)", (name, column))
+            database.execute(f"ALTER TABLE rollouts ADD COLUMN {column} REAL")
+            database.execute(
+                f'CREATE INDEX by_{column} ON rollouts ({column}, step DESC, "group", number) '
+                f"WHERE {column} IS NOT NULL"
+            )
         database.execute("DELETE FROM rollouts WHERE step = ?", (step,))
-        holes = ", ".join("?" * len(_COLUMNS))
-        database.executemany(f"INSERT INTO rollouts VALUES ({holes})", rows)
-        for kind, column in (("env", 6), ("finish", 11)):
-            names = {(kind, row[column]) for row in rows if row[column]}
-            database.executemany("INSERT OR IGNORE INTO names VALUES (?, ?)", names)
+        every = [*_COLUMNS, *columns.values()]
+        holes = ", ".join("?" * len(every))
+        listed = ", ".join(f'"{name}"' for name in every)
+        database.executemany(
+            f"INSERT OR REPLACE INTO rollouts ({listed}) VALUES ({holes})",
+            ([*(getattr(row, name) for name in _COLUMNS), *map(row.parts.get, columns)] for row in rows),
+        )
+        found = {(kind, name) for row in rows for kind, name in (("env", row.env), ("finish", row.finish))}
+        if names.keys() - columns.keys():
+            found.add(("left out", "parts"))
+        database.executemany("INSERT OR IGNORE INTO names VALUES (?, ?)", [each for each in found if each[1]])
         database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (step, mark, damaged))
 
-    def _lines(self, step: int) -> Iterator[bytes]:
-        try:
-            with self.record(step).open("rb") as file:
-                yield from file
-        except FileNotFoundError:  # the run was set back in this moment
-            return
-
-    def record(self, step: int) -> Path:
-        """Return the file of what an update consumed."""
-        return inside(self.run.path, "rollouts", f"step-{step:06d}.jsonl")
-
     def find(self, query: Query, limit: int, skip: int = 0) -> list[dict[str, Any]]:
-        """Return rollouts that are asked for."""
-        where, values = query.where()
-        order = f"SELECT * FROM rollouts WHERE {where} ORDER BY {query.order()} LIMIT ? OFFSET ?"
+        """Return rollouts that are asked for, each with the ``parts`` of its reward."""
         with self._open() as database:
-            rows = database.execute(order, [*values, limit, skip]).fetchall()
-        return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+            columns = _part_columns(database)
+            column = columns.get(query.part, "NULL")  # of a part that nothing has there is nothing
+            where, values = query.where(column)
+            rest = f"WHERE {where} ORDER BY {query.order(column)} LIMIT ? OFFSET ?"
+            return _rows(database, columns, rest, [*values, limit, skip])
 
     def count(self, query: Query) -> int:
         """Return how many rollouts are asked for."""
-        where, values = query.where()
         with self._open() as database:
+            where, values = query.where(_part_columns(database).get(query.part, "NULL"))
             (found,) = database.execute(f"SELECT count(*) FROM rollouts WHERE {where}", values).fetchone()
         return int(found)
 
     def group(self, step: int, group: int) -> list[dict[str, Any]]:
         """Return the rollouts of a group."""
         with self._open() as database:
-            rows = database.execute(
-                'SELECT * FROM rollouts WHERE step = ? AND "group" = ? ORDER BY number', (step, group)
-            ).fetchall()
-        return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+            rest = 'WHERE step = ? AND "group" = ? ORDER BY number'
+            return _rows(database, _part_columns(database), rest, [step, group])
 
     def staleness(self, first: int, last: int) -> list[tuple[int, int, int]]:
         """Return the update, the number and the largest staleness of each group of some updates, in order."""
@@ -249,12 +224,15 @@ class Index:
             low, high, count = database.execute("SELECT min(step), max(step), count(*) FROM files").fetchone()
             names = database.execute("SELECT kind, name FROM names ORDER BY name").fetchall()
             damaged = database.execute("SELECT step FROM files WHERE damaged LIMIT 10").fetchall()
+            parts = list(_part_columns(database))
         return {
             "first": low,
             "last": high,
             "updates": count,
             "envs": [name for kind, name in names if kind == "env"],
             "finishes": [name for kind, name in names if kind == "finish"],
+            "parts": parts,
+            "parts_left_out": any(kind == "left out" for kind, _ in names),
             "damaged": [step for (step,) in damaged],
         }
 
@@ -268,19 +246,21 @@ class Index:
             raise UserError(f"the index {self.path} cannot be used ({error}); delete it") from error
 
 
-def _row(rollout: Rollout, start: int, length: int) -> tuple[Any, ...]:
-    episode = rollout.episode
-    return (
-        rollout.step, rollout.group, rollout.number, rollout.size, rollout.mean, float(episode.reward),
-        plain(episode.env), episode.sampled, rollout.staleness, *rollout.versions, finish_of(rollout),
-        start, length,
-    )  # fmt: skip
+def _rows(
+    database: sqlite3.Connection, columns: dict[str, str], rest: str, values: list[Any]
+) -> list[dict[str, Any]]:
+    listed = ", ".join(f'"{name}"' for name in (*_COLUMNS, *columns.values()))
+    found = []
+    for row in database.execute(f"SELECT {listed} FROM rollouts {rest}", values):
+        own = dict(zip(_COLUMNS, row, strict=False))
+        parts = zip(columns, row[len(_COLUMNS) :], strict=True)
+        found.append({**own, "parts": {name: value for name, value in parts if value is not None}})
+    return found
 
 
-def finish_of(rollout: Rollout) -> str:
-    """Return how an episode ended: as its last generation, or ``failed`` or ``unfinished``."""
-    episode = rollout.episode
-    return "failed" if episode.failure else "unfinished" if episode.unfinished else episode.finish
+def _part_columns(database: sqlite3.Connection) -> dict[str, str]:
+    """Return the column of each named part of the reward, in their order."""
+    return dict(database.execute('SELECT name, "column" FROM parts ORDER BY rowid'))
 
 
 def cache_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The page as one file that opens from the disk: curves of runs, and the rollouts of their last updates."""
+"""The page as one file that opens from the disk: curves of runs, scores of evaluations, rollouts of both."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from areal.disk import one_line, write_whole
 from areal.errors import UserError
 from areal.viewer.assets import read_assets
-from areal.viewer.watched import WatchedRun
+from areal.viewer.evaluations import Comparisons, WatchedEvaluation
+from areal.viewer.watched import Watched, WatchedRun
 
 BYTES = 20 * 10**6
 """Of rollouts in a report; what is larger is slow to send and to open."""
@@ -22,12 +24,14 @@ _MODULES = (
     "dom.js",
     "source.js",
     "charts.js",
+    "scores.js",
     "overview.js",
     "list.js",
     "mathematics.js",
     "conversation.js",
     "tokenview.js",
     "rollout.js",
+    "comparison.js",
     "timeline.js",
     "main.js",
 )
@@ -36,30 +40,36 @@ _IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z]+\.js\";\n", re.MULTILIN
 _LINKS = re.compile(r"^<(?:link|script) .*\n", re.MULTILINE)
 
 
-def write_report(runs: Sequence[WatchedRun], path: Path, limit: int = BYTES) -> str:
+def write_report(watched: Sequence[Watched], path: Path, limit: int = BYTES) -> str:
     """Write a report and return a line that says what is in it.
 
     Args:
-        runs: which ones.
+        watched: which runs and evaluations.
         path: of the file; one that is there is replaced.
-        limit: bytes of rollouts, which the runs share.
+        limit: bytes of rollouts, which they share.
 
     Raises:
         UserError: a record is damaged, or nothing can be written there.
     """
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path} cannot be written: give a file in a folder that is there")
-    rollouts = {run.name: _rollouts(run, limit // len(runs)) for run in runs}
-    parts = [_said(name, found, len(runs) > 1) for name, found in rollouts.items()]
-    note = "; ".join(parts)
+    runs = [each for each in watched if isinstance(each, WatchedRun)]
+    evaluations = [each for each in watched if isinstance(each, WatchedEvaluation)]
+    share = limit // len(watched)
+    rollouts = {run.name: _rollouts(run, share) for run in runs}
+    rollouts |= {each.name: _responses(each, share) for each in evaluations}
+    parts = [_said(name, found, len(watched) > 1) for name, found in rollouts.items()]
+    note = "; ".join([*(["all metrics"] if runs else []), *(["all scores"] if evaluations else []), *parts])
     data = {
         "when": time.strftime("%Y-%m-%d %H:%M"),
-        "note": f"In this file: all metrics, and {note}.",
+        "note": f"In this file: {note}.",
         "runs": [run.state() for run in runs],
-        "settings": {run.name: run.settings() for run in runs},
+        "evaluations": [each.state() for each in evaluations],
+        "settings": {each.name: each.settings() for each in watched},
         "metrics": {run.name: _metrics(run) for run in runs},
         "rollouts": rollouts,
         "timeline": {run.name: run.timeline("all") for run in runs},
+        "comparisons": _comparisons(evaluations),
     }
     with one_line(path.parent):
         write_whole(path, [_page(data)])
@@ -87,14 +97,57 @@ def _rollouts(run: WatchedRun, limit: int) -> dict[str, Any]:
         "groups": groups,
         "first": first,
         "last": last,
+        **_names(rows),
+    }
+
+
+def _responses(evaluation: WatchedEvaluation, limit: int) -> dict[str, Any]:
+    """Return as many responses of an evaluation as fit, in the order of its problems."""
+    rows: list[dict[str, Any]] = []
+    groups: dict[str, list[dict[str, Any]]] = {}
+    used = count = 0
+    for number in evaluation.files.values():
+        for row, whole in evaluation.step(number):
+            count += 1
+            used += len(json.dumps([row, whole]))
+            if used <= limit:
+                rows.append(row)
+                groups.setdefault(f"{number}/{row['group']}", []).append(whole)
+    return {"rows": rows, "groups": groups, "responses": count, **_names(rows)}
+
+
+def _names(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what there is to filter some rows by."""
+    return {
         "envs": sorted({row["env"] for row in rows} - {""}),
         "finishes": sorted({row["finish"] for row in rows}),
+        "parts": list(dict.fromkeys(name for row in rows for name in row["parts"])),
+        "parts_left_out": False,
         "damaged": [],
     }
 
 
+def _comparisons(evaluations: Sequence[WatchedEvaluation]) -> dict[str, Any]:
+    """Return how each two evaluations differ on each benchmark, or why they cannot be compared."""
+    comparisons = Comparisons()
+    found: dict[str, Any] = {}
+    for a, b in permutations(evaluations, 2):
+        for benchmark in a.files.keys() & b.files.keys():
+            try:
+                compared = comparisons.compare(a, b, benchmark)
+            except UserError as error:
+                compared = {"error": str(error)}
+            found[json.dumps([a.name, b.name, benchmark], separators=(",", ":"), ensure_ascii=False)] = (
+                compared
+            )
+    return found
+
+
 def _said(name: str, found: dict[str, Any], several: bool) -> str:
     which = f" of {name}" if several else ""
+    if "responses" in found:
+        whole = len(found["rows"]) == found["responses"]
+        return f"{'all' if whole else len(found['rows'])} of {found['responses']} responses{which}"
     if found["first"] is None:
         return f"no rollouts{which}"
     return f"the rollouts of steps {found['first']} to {found['last']}{which}"

@@ -136,7 +136,15 @@ def decoder_of(run: RunDirectory) -> Decode:
     """
     kept = [run.model, *sorted(run.checkpoints.glob("step-*/model"), reverse=True)]
     own = next((str(path) for path in kept if (path / "tokenizer_config.json").is_file()), "")
-    folder = own or resolve_model(load_config(run.path / CONFIG).model)
+    return decoder_in(own or resolve_model(load_config(run.path / CONFIG).model))
+
+
+def decoder_in(folder: str) -> Decode:
+    """Return what makes text of the tokens of a model, given by its folder or hub id, special ones included.
+
+    Raises:
+        UserError: it has no tokenizer.
+    """
     if (file := Path(folder) / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 

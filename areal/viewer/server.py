@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from areal.errors import UserError, install_hint
 
 if TYPE_CHECKING:
-    from areal.viewer.watched import WatchedRun
+    from areal.viewer.watched import Watched
 
 _GRACE = 1
 """Seconds that answers have to finish at the end."""
@@ -23,11 +23,11 @@ _IDLE = 2.0
 """Seconds between two looks when all is indexed."""
 
 
-def serve(runs: Sequence[WatchedRun], host: str = "127.0.0.1", port: int = 0) -> None:
-    """Show runs until Ctrl-C.
+def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) -> None:
+    """Show runs and evaluations until Ctrl-C.
 
     Args:
-        runs: which ones.
+        watched: which ones.
         host: an address of this machine. If others reach it, the page has a random token in its address.
         port: 0 is a free one.
 
@@ -45,13 +45,13 @@ def serve(runs: Sequence[WatchedRun], host: str = "127.0.0.1", port: int = 0) ->
     alone = ipaddress.ip_address(address).is_loopback
     token = "" if alone else secrets.token_urlsafe(24)
     hosts = {"127.0.0.1", "localhost", "[::1]", _shown(host), _shown(address)} if alone else ()
-    app = Guard(make_app(runs), hosts, token)
+    app = Guard(make_app(watched), hosts, token)
     ended = threading.Event()
-    for run in runs:
-        threading.Thread(target=_index, args=(run, ended), name=f"index of {run.name}", daemon=True).start()
+    for each in watched:
+        threading.Thread(target=_index, args=(each, ended), name=f"index of {each.name}", daemon=True).start()
     name = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else _shown(host)
     shown = f"http://{name}:{number}/" + (f"{token}/" if token else "")
-    print(f"{', '.join(run.name for run in runs)}: {shown} (Ctrl-C ends it)", flush=True)
+    print(f"{', '.join(each.name for each in watched)}: {shown} (Ctrl-C ends it)", flush=True)
     try:
         uvicorn.Server(
             uvicorn.Config(
@@ -69,11 +69,11 @@ def serve(runs: Sequence[WatchedRun], host: str = "127.0.0.1", port: int = 0) ->
         ended.set()
 
 
-def _index(run: WatchedRun, ended: threading.Event) -> None:
-    """Keep a run's index up to date, so that whoever asks need not wait."""
+def _index(watched: Watched, ended: threading.Event) -> None:
+    """Keep an index up to date, so that whoever asks need not wait."""
     while not ended.is_set():
         try:
-            left = run.index.update(_ROUND)
+            left = watched.index.update(_ROUND)
         except UserError:  # the page, which needs the index, too, says it
             return
         ended.wait(0.01 if left else _IDLE)

@@ -1,14 +1,11 @@
-"""A run as the page sees it: plain data of what it is, what it measured and what it learned from.
-
-All text of others goes through :func:`areal.telemetry.plain.plain` here, on its way out.
-"""
+"""A run as the page sees it: plain data of what it is, what it measured and what it learned from."""
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +17,26 @@ from areal.telemetry.plain import plain
 from areal.telemetry.run_directory import CONFIG, EVENTS, METRICS, RunDirectory, parsed
 from areal.telemetry.scores import finite
 from areal.telemetry.status import read_status
-from areal.trajectory import Group, Trajectory
-from areal.viewer.index import DAMAGE, Index, Query, finish_of
+from areal.trajectory import Group
+from areal.viewer.evaluations import WatchedEvaluation, is_evaluation
+from areal.viewer.index import Index
 from areal.viewer.inside import inside
+from areal.viewer.listing import EXCERPT, Listing, Read, flat_settings, plain_conversation, plain_data
+from areal.viewer.records import DAMAGE, RunRecords, finish_of
 from areal.viewer.rollouts import Decode, Rollout, decoder_of, rollouts_of
 from areal.viewer.runs import summary_of
 from areal.viewer.timeline import Tail, Timeline, Window, events_of, marks_of, tail_of_metrics
-from areal.viewer.tokens import pieces
 
 _CHUNK = 4 * 2**20
 """Bytes of metrics in one answer."""
 _TAIL = 2 * 2**20
 """Bytes of the last metrics, which alarms are looked for in."""
-_EXCERPT = 200
-"""Letters of a response in a list."""
-_SEARCHED = 1000
-"""Rollouts whose texts are looked through for one answer."""
 _MARKS = 200
 """Restarts and resumptions that are told with the state of a run."""
 _LIVES = ("running", "suspended")
 
 
-class WatchedRun:
+class WatchedRun(Listing):
     """One run.
 
     Args:
@@ -51,14 +46,11 @@ class WatchedRun:
     """
 
     def __init__(self, name: str, run: RunDirectory, cache: Path) -> None:
-        self.name = name
         self.run = run
         self._check()
-        self.index = Index(run, cache)
+        super().__init__(name, Index(RunRecords(run.path), cache))
         self._rows, self._events = tail_of_metrics(), Tail()
         self._tails = threading.Lock()
-        self._decode: Decode | None = None
-        self._decoding = threading.Lock()
 
     def _check(self) -> None:
         for file in (CONFIG, METRICS, EVENTS, "status.json", "rollouts"):
@@ -142,7 +134,7 @@ class WatchedRun:
             )
         except yaml.YAMLError as error:
             raise UserError(f"{self.run.path / CONFIG} is damaged") from error
-        return {plain(key): plain(value) for key, value in _flat(config)}
+        return flat_settings(config)
 
     def metrics(self, mark: str, chunk: int = _CHUNK) -> dict[str, Any]:
         """Return the metrics that are new.
@@ -176,84 +168,42 @@ class WatchedRun:
             "columns": _columns(lines),
         }
 
-    def find(
-        self, query: Query, limit: int, skip: int = 0, text: str = "", searched: int = _SEARCHED
-    ) -> dict[str, Any]:
-        """Return rollouts for a list.
+    def reader(self) -> Read:
+        """Return what reads rollouts for one answer."""
+        return _Reader(self)
 
-        Args:
-            query: which ones.
-            limit: how many at most.
-            skip: how many before them are left out.
-            text: what their conversations must contain, in letters of either case.
-            searched: rollouts whose texts are looked through at most.
+    def make_decoder(self) -> Decode:
+        """Return what makes text of tokens; raises UserError if there is no tokenizer."""
+        return decoder_of(self.run)
 
-        Returns:
-            ``rows``; ``count`` of all that the query finds; ``next``, how many to skip the next time, null
-            at the end; ``left``, updates that are not in the index yet; what there is to filter by.
-        """
-        few = query.steps[1] - query.steps[0] < 8
-        left = self.index.update(0.3, query.steps if few else None)
-        count = self.index.count(query)
-        looked_at = self.index.find(query, searched if text else limit, skip)
-        rows: list[dict[str, Any]] = []
-        done = 0
-        read = _Reader(self)
-        wanted = text.casefold()
-        while done < len(looked_at) and len(rows) < limit:
-            row = looked_at[done]
-            done += 1
-            found = read(row)
-            if not text or wanted in self.text_of(found).casefold():
-                rows.append({**plain_data(row), "excerpt": self.excerpt(found)})
-        return {
-            "rows": rows,
-            "count": count,
-            "next": skip + done if looked_at and skip + done < count else None,
-            "left": left,
-            **self.index.facts(),
-        }
+    def called(self, step: int, group: int, number: int | None) -> str:
+        """Return what a group, or one rollout of it, is called."""
+        which = f"group {group}" if number is None else f"rollout {number} of group {group}"
+        return f"{which} of update {step}"
 
-    def step(self, step: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Return each rollout of an update, as in a list and whole."""
-        self.index.update(0, (step, step))
-        read = _Reader(self)
-        found = []
-        for row in self.index.find(Query((step, step)), -1):
-            rollout = read(row)
-            found.append(({**plain_data(row), "excerpt": self.excerpt(rollout)}, self._whole(rollout)))
-        return found
 
-    def text_of(self, rollout: Rollout) -> str:
-        """Return all that is in a rollout's conversations, as one text."""
-        decode = self.decode
-        return "\n".join(plain(decode(t.tokens.tolist())) for t in rollout.episode.trajectories)
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A rollout, read whole."""
 
-    def excerpt(self, rollout: Rollout) -> str:
-        """Return how the last response of a rollout begins."""
-        last = rollout.episode.trajectories[-1]
+    rollout: Rollout
+    watched: WatchedRun
+
+    def text(self) -> str:
+        """Return all that is in its conversations, as one text."""
+        decode = self.watched.decode
+        return "\n".join(plain(decode(t.tokens.tolist())) for t in self.rollout.episode.trajectories)
+
+    def excerpt(self) -> str:
+        """Return how its last response begins."""
+        last = self.rollout.episode.trajectories[-1]
         begin = last.turns[-1] if last.turns else int(last.loss_mask.argmax())
-        said = last.tokens[begin:][last.loss_mask[begin:]][: _EXCERPT * 2]
-        return plain(self.decode(said.tolist()))[:_EXCERPT]
+        said = last.tokens[begin:][last.loss_mask[begin:]][: EXCERPT * 2]
+        return plain(self.watched.decode(said.tolist()))[:EXCERPT]
 
-    def group(self, step: int, group: int, number: int | None = None) -> dict[str, Any]:
-        """Return the rollouts of a group with all their tokens; or one of them.
-
-        Raises:
-            UserError: there are none.
-        """
-        self.index.update(0, (step, step))
-        rows = self.index.group(step, group)
-        if number is not None:
-            rows = [row for row in rows if row["number"] == number]
-        if not rows:
-            what = f"group {group}" if number is None else f"rollout {number} of group {group}"
-            raise UserError(f"there is no {what} of update {step} in {self.name}")
-        read = _Reader(self)
-        return {"rollouts": [self._whole(read(row)) for row in rows]}
-
-    def _whole(self, rollout: Rollout) -> dict[str, Any]:
-        episode = rollout.episode
+    def whole(self) -> dict[str, Any]:
+        """Return plain data of all of it."""
+        rollout, episode = self.rollout, self.rollout.episode
         oldest, newest = rollout.versions
         facts = {
             "step": rollout.step,
@@ -274,31 +224,8 @@ class WatchedRun:
             "seconds": round(episode.ended - episode.started, 3),
             "latency": episode.seconds,
         }
-        return {**plain_data(facts), "conversations": [self._conversation(t) for t in episode.trajectories]}
-
-    def _conversation(self, trajectory: Trajectory) -> dict[str, Any]:
-        ids = trajectory.tokens.tolist()
-        return {
-            "texts": list(map(plain, pieces(ids, self.decode))),
-            "ids": ids,
-            "versions": trajectory.versions.tolist(),
-            "logprobs": plain_data([round(x, 5) for x in trajectory.logprobs.tolist()]),
-            "sampled": trajectory.loss_mask.astype(int).tolist(),
-            "turns": trajectory.turns,
-            "rewards": plain_data(trajectory.rewards),
-        }
-
-    @property
-    def decode(self) -> Decode:
-        """What makes text of tokens.
-
-        Raises:
-            UserError: there is no tokenizer.
-        """
-        with self._decoding:
-            if self._decode is None:
-                self._decode = decoder_of(self.run)
-            return self._decode
+        said = [plain_conversation(t, self.watched.decode) for t in episode.trajectories]
+        return {**plain_data(facts), "conversations": said}
 
 
 class _Reader:
@@ -308,20 +235,20 @@ class _Reader:
         self._watched = watched
         self._groups: dict[tuple[int, int], list[Rollout]] = {}
 
-    def __call__(self, row: dict[str, Any]) -> Rollout:
+    def __call__(self, row: dict[str, Any]) -> _Entry:
         key = row["step"], row["start"]
         if key not in self._groups:
             if len(self._groups) > 64:
                 self._groups.clear()
             self._groups[key] = list(self._read(row))
-        return self._groups[key][row["number"] - 1]
+        return _Entry(self._groups[key][row["number"] - 1], self._watched)
 
     def _read(self, row: dict[str, Any]) -> Iterator[Rollout]:
         damaged = UserError(
             f"the record of update {row['step']} of {self._watched.name} has changed; try again"
         )
         try:
-            with self._watched.index.record(row["step"]).open("rb") as file:
+            with self._watched.index.records.file(row["step"]).open("rb") as file:
                 file.seek(row["start"])
                 group = Group.from_json(parsed(file.read(row["length"])) or {})
         except (FileNotFoundError, *DAMAGE) as error:
@@ -329,19 +256,6 @@ class _Reader:
         if len(group.episodes) != row["size"]:
             raise damaged
         return rollouts_of(group, row["step"])
-
-
-def plain_data(value: Any) -> Any:
-    """Return plain data whose texts are all shown as they are; infinities and NaN become null."""
-    if isinstance(value, str):
-        return plain(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {plain(str(key)): plain_data(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_data(item) for item in value]
-    return value
 
 
 def _columns(lines: list[dict[str, Any]]) -> dict[str, list[float | None]]:
@@ -356,23 +270,29 @@ def _columns(lines: list[dict[str, Any]]) -> dict[str, list[float | None]]:
     return {plain(key): values for key, values in columns.items()}
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, "" if value is None else str(value)
+Watched = WatchedRun | WatchedEvaluation
 
 
-def watch(paths: list[str], cache: Path) -> list[WatchedRun]:
-    """Return some runs, each under a name of its own.
+def watch(paths: list[str], cache: Path) -> list[Watched]:
+    """Return some runs and evaluations, each under a name of its own.
 
     Raises:
-        UserError: one of them is none.
+        UserError: one of them is neither.
     """
-    runs = {run.path.resolve(): run for run in map(RunDirectory.open, paths)}
-    names = [run.path.resolve().name for run in runs.values()]
-    return [
-        WatchedRun(plain(name if names.count(name) == 1 else str(run.path)), run, cache)
-        for name, run in zip(names, runs.values(), strict=True)
-    ]
+    folders = {Path(path).resolve(): path for path in paths}
+    names = [folder.name for folder in folders]
+    found: list[Watched] = []
+    for folder, path in folders.items():
+        name = plain(folder.name if names.count(folder.name) == 1 else str(path))
+        if is_evaluation(folder):
+            found.append(WatchedEvaluation(name, folder, cache))
+        else:
+            found.append(WatchedRun(name, _run_in(path), cache))
+    return found
+
+
+def _run_in(path: str) -> RunDirectory:
+    try:
+        return RunDirectory.open(path)
+    except UserError as error:
+        raise UserError(f"{error}; nor is it an evaluation: it has no NAME.jsonl") from error

@@ -48,7 +48,7 @@ KNOWS: dict[str, set[str]] = {
     "results": {"config", "evaluation"},
     "arguments": {"config"},
     "explain": {"config", "telemetry"},
-    "viewer": {"config", "models", "telemetry"},
+    "viewer": {"config", "evaluation", "models", "telemetry"},
 }
 """Which packages each package may import, besides itself and :data:`BASE`.
 

@@ -31,6 +31,7 @@ from viewed_runs import (
     add_hostile_step,
     add_step,
     end_of,
+    make_evaluation,
     make_run,
     metrics,
     times,
@@ -151,14 +152,39 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
 
 @pytest.fixture(scope="module")
 def address(runs: dict[str, RunDirectory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(list(runs.values()), tmp_path_factory.mktemp("cache")) as found:
+    with served([run.path for run in runs.values()], tmp_path_factory.mktemp("cache")) as found:
         yield found
 
 
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("evaluated")
+    return [
+        make_evaluation(folder, "before", problems=60, samples=2, right=0.4),
+        make_evaluation(folder, "after", problems=60, samples=2, right=0.7, temperature=0.0),
+        make_evaluation(folder, "endpoint", problems=60, messages=True, long=0.001),
+        make_evaluation(folder, "before", problems=len(PAYLOADS), benchmark="hostile", hostile=True),
+        make_evaluation(
+            folder, "after", problems=len(PAYLOADS), benchmark="hostile", hostile=True, messages=True
+        ),
+    ][:3]
+
+
+@pytest.fixture
+def evaluated(browser: Page, evaluations: list[Path], tmp_path: Path) -> Iterator[Page]:
+    """The page of evaluations, without a run."""
+    browser.complaints()
+    with served(evaluations, tmp_path) as browser.address:
+        yield browser
+        assert browser.complaints() == []
+        assert browser.script("return window.hit") is None
+        browser.driver.get("about:blank")  # which asks the server nothing any more
+
+
 @contextmanager
-def served(runs: Sequence[RunDirectory], cache: Path) -> Iterator[str]:
+def served(paths: Sequence[Path], cache: Path) -> Iterator[str]:
     server = subprocess.Popen(
-        [sys.executable, "-m", "areal", "view", *(str(run.path) for run in runs)],
+        [sys.executable, "-m", "areal", "view", *map(str, paths)],
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         text=True,
         stdout=subprocess.PIPE,
@@ -387,7 +413,7 @@ def test_thousands_of_updates_are_a_colour_for_each_pixel(page: Page, tmp_path: 
     for step in range(2, 3201):
         run.log_metrics({**metrics(step), **times(step)})
         add_events(run, step)
-    with served([run], tmp_path / "cache") as page.address:
+    with served([run.path], tmp_path / "cache") as page.address:
         page.open("timeline")
         page.until(lambda: "3,000 updates" in page.text(".readout"))
         assert "The first 200 updates of this range are left out" in page.text(".notes")
@@ -527,6 +553,121 @@ def test_formulas_are_typeset_and_nothing_else_comes_of_them(page: Page):
         assert text in page.text(".said .text"), "as it is written"
 
 
+def test_two_evaluations_from_their_scores_to_a_response(evaluated: Page):
+    page = evaluated
+    page.open("")
+    assert page.text("h1") == "3 evaluations"
+    scores = [float(each.text) for each in page.all(".scores:first-of-type .score") if each.text[0] in "01"]
+    assert len(scores) == 5
+    row = page.until(lambda: next(r for r in page.all(".scores tr") if "B is better" in r.text))
+    assert "after" in row.text
+    row.find_elements(By.CSS_SELECTOR, "a")[2].click()  # the problems on which A is better
+    page.until(lambda: page.query["page"] == "comparison" and page.all(".problems tbody tr"))
+    assert page.query["which"] == "worse"
+    assert "B is better" in page.text(".headline")
+    differences = [each.text for each in page.all(".problems .reward")]
+    assert set(differences) <= {"−0.500", "−1.000"}
+    page.until(lambda: "Compute" in page.text(".problems tbody .excerpt"))
+    page.button("B is better").click()
+    page.until(lambda: page.query["which"] == "better")
+    page.until(lambda: all(each.text[0] == "+" for each in page.all(".problems .reward")))
+    page.button("All").click()
+    page.until(lambda: len(page.all(".problems tbody tr")) == 50)
+    page.button("More").click()
+    page.until(lambda: len(page.all(".problems tbody tr")) == 60)
+    page.until(lambda: "Compute 59" in page.text(".problems") and "the responses of both" not in page.text())
+    assert "sampling.temperature" in page.text(".settings")
+    page.script("scrollTo(0, 0)")
+    page.one(".problems .excerpt a").click()
+    page.until(lambda: page.query["page"] == "group" and len(page.all("article")) == 4)
+    assert page.text("main").count("Compute ") == 1, "the prompt once for all"
+    page.one("article h2 a").click()
+    page.until(lambda: page.query["page"] == "rollout" and page.text("h1") == "Response 1 of 2")
+    page.button("Tokens").click()
+    page.one(".tokens").send_keys(Keys.END, Keys.ARROW_LEFT)
+    page.until(lambda: "log-probability" in page.text(".controls + div") or page.all(".tokens .scale-0"))
+    assert not page.all(".version")
+    page.one(".crumbs a").click()
+    page.until(lambda: page.query["page"] == "rollouts" and page.query["run"] == "before")
+
+
+def test_responses_of_an_evaluation_by_parts_of_the_reward(evaluated: Page):
+    page = evaluated
+    page.open("rollouts?run=endpoint")
+    page.until(lambda: len(rewards(page)) == 50)
+    page.button("length").click()
+    page.until(lambda: page.query.get("part") == "length" and page.query["sort"] == "part")
+    lengths = [float(each.text) for each in page.all(".rollouts tbody .part:not(.extra)")]
+    assert lengths == sorted(lengths)
+    page.one("[name=part_least]").send_keys("-0.018")
+    page.until(lambda: "10 responses" in page.text(".count") or len(rewards(page)) < 50)
+    Select(page.one("[name=part]")).select_by_visible_text("correct")
+    page.one("[name=part_least]").send_keys("1")
+    page.until(lambda: len(rewards(page)) and min(rewards(page)) > 0.5)
+    page.one("td.excerpt a").click()
+    page.until(lambda: page.query["page"] == "rollout" and page.all(".message.said"))
+    assert [each.text for each in page.all(".message h3")] == ["user", "response"]
+    assert not [each for each in page.all(".tabs button") if each.is_displayed()], "tokens are not known"
+
+
+def test_a_run_and_evaluations_together(
+    page: Page, runs: dict[str, RunDirectory], evaluations: list[Path], tmp_path: Path
+):
+    with served([runs["second"].path, *evaluations], tmp_path) as page.address:
+        page.open("")
+        assert page.text("h1") == "1 run, 3 evaluations"
+        assert page.all(".scores .score")
+        assert page.all(".chart canvas")
+        page.open("rollouts?run=second")
+        Select(page.one("[name=run]")).select_by_visible_text("after")
+        page.until(lambda: page.query.get("run") == "after" and page.text("h1") == "Responses of after")
+        page.driver.get("about:blank")
+
+
+def see_all_of_evaluations(page: Page) -> None:
+    """Look at what hostile evaluations have, of each payload, and see that it is text and nothing else."""
+    for name in ("before", "after"):
+        page.open(f"rollouts?run={name}&from=1&to=1")
+        page.until(lambda: len(page.all(".rollouts tbody tr")) == 2 * len(PAYLOADS))
+        assert all(payload in page.text(".rollouts") for payload in PAYLOADS)
+        for number, payload in enumerate(PAYLOADS):
+            page.go(f"rollout?run={name}&step=1&group={number}&number=2")
+            page.until(lambda payload=payload: payload in page.text(".message.said"))
+            for place in (".facts", ".failure", ".message.given .text"):
+                assert payload in page.text(place), place
+            assert SHOWN in page.text(".message.said")
+    page.open("comparison?benchmark=hostile&a=before&b=after&which=all")
+    page.until(lambda: all(payload in page.text(".problems") for payload in PAYLOADS))
+    page.one(".problems .excerpt a").click()
+    page.until(lambda: page.query["page"] == "group" and len(page.all("article")) == 4)
+    assert not page.all("main :is(script, style, img, iframe, svg, details[ontoggle])")
+
+
+def test_what_others_wrote_in_an_evaluation_is_text(evaluated: Page):
+    see_all_of_evaluations(evaluated)
+
+
+def test_a_report_of_evaluations_opens_from_the_disk(browser: Page, evaluations: list[Path], tmp_path: Path):
+    path = tmp_path / "report.html"
+    subprocess.run(
+        [sys.executable, "-m", "areal", "view", *map(str, evaluations), "--export", path],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+    )
+    page = browser
+    page.complaints()
+    page.address = path.as_uri()
+    page.open("")
+    page.until(lambda: "B is better" in page.text(".evaluations"))
+    see_all_of_evaluations(page)
+    page.open("rollouts?run=endpoint&sort=part&part=length")
+    page.until(lambda: len(rewards(page)) == 50)
+    lengths = [float(each.text) for each in page.all(".rollouts tbody .part:not(.extra)")]
+    assert lengths == sorted(lengths)
+    assert page.complaints() == []
+    assert page.script("return window.hit") is None
+
+
 def test_a_report_opens_from_the_disk(page: Page, runs: dict[str, RunDirectory], tmp_path: Path):
     path = tmp_path / "report.html"
     subprocess.run(
@@ -561,6 +702,23 @@ def test_nothing_is_wider_than_the_window(page: Page, width: int):
         "", "timeline?run=second", "timeline?run=hostile", "rollouts?run=hostile",
         "rollouts?run=second", "rollout?run=second&step=5&group=10&number=1",
         "rollout?run=hostile&step=3&group=1007&number=1&view=tokens", "group?run=second&step=5&group=10",
+    ):  # fmt: skip
+        page.go(path)
+        assert page.script("return document.documentElement.scrollWidth") <= width, path
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_of_evaluations_is_wider_than_the_window(evaluated: Page, width: int):
+    page = evaluated
+    metric = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metric)
+    page.open("rollouts?run=after")
+    for path in (
+        "", "comparison?benchmark=sums&a=before&b=after", "comparison?benchmark=hostile",
+        "rollouts?run=before", "rollouts?run=endpoint&part=length&sort=part",
+        "rollout?run=before&step=1&group=5&number=1&view=tokens",
+        "group?run=before&step=2&group=5&against=endpoint&against_step=1&against_group=5",
     ):  # fmt: skip
         page.go(path)
         assert page.script("return document.documentElement.scrollWidth") <= width, path

@@ -17,6 +17,7 @@ from viewed_runs import (
     SHOWN,
     add_hostile_step,
     add_step,
+    episode,
     ids_of,
     make_run,
     metrics,
@@ -25,7 +26,8 @@ from viewed_runs import (
 
 from areal.disk import write_whole
 from areal.errors import UserError
-from areal.telemetry.run_directory import METRICS, RunDirectory
+from areal.telemetry.run_directory import METRICS, RunDirectory, json_line
+from areal.trajectory import Group
 from areal.viewer.index import Query
 from areal.viewer.report import write_report
 from areal.viewer.tokens import pieces
@@ -137,6 +139,45 @@ def test_filters_and_orders(watched: WatchedRun):
     pages = [look(watched, Query(), 10, skip) for skip in (0, 10, 20, 30)]
     assert [page["next"] for page in pages] == [10, 20, 30, None]
     assert [row for page in pages for row in page["rows"]] == whole["rows"]
+
+
+def add_parts(run: RunDirectory, step: int, parts: list[dict[str, float]]) -> None:
+    """Add an update with a group whose episodes have these parts of the reward."""
+    said = [
+        episode("How many?", [f"{number}"], [step - 1], sum(each.values()), reward_parts=each)
+        for number, each in enumerate(parts)
+    ]
+    run.log_rollouts(step, [json_line(Group(100 * step, step - 1, said).to_json())])
+
+
+def test_parts_of_the_reward_filter_and_order(watched: WatchedRun):
+    add_parts(watched.run, 5, [{"correct": 1.0, "length": -x / 8} for x in (3, 1, 2)])
+    add_parts(watched.run, 6, [{"correct": 0.0, "length": -1.0}, {"style": 0.25}])
+    whole = look(watched)
+    assert sorted(whole["parts"]) == ["correct", "length", "style"]
+
+    def lengths(query: Query) -> list[float]:
+        return [row["parts"]["length"] for row in look(watched, query)["rows"]]
+
+    assert lengths(Query(part="length", sort="part")) == [-1.0, -0.375, -0.25, -0.125]
+    assert lengths(Query(part="length", sort="part", descending=True)) == [-0.125, -0.25, -0.375, -1.0]
+    assert lengths(Query(part="length", values=(-0.375, -0.2), sort="reward")) == [-0.375, -0.25]
+    right_but_long = Query(rewards=(0.5, 1), part="length", values=(-1, -0.2), sort="part")
+    assert lengths(right_but_long) == [-0.375, -0.25]
+    assert look(watched, Query(part="style", sort="part"))["count"] == 1, "of those that have it"
+    assert look(watched, Query(part="none", sort="part"))["count"] == 0
+    assert look(watched, Query(part="style"))["count"] == whole["count"], "neither a range nor an order"
+    add_parts(watched.run, 6, [{"correct": 0.0, "length": -0.5}])
+    assert lengths(Query((6, 6), part="length", sort="part")) == [-0.5]
+
+
+def test_of_very_many_parts_the_first_have_a_column_and_the_others_are_said(watched: WatchedRun):
+    add_parts(watched.run, 5, [{f"part {n}": 0.0 for n in range(40)}])
+    found = look(watched, Query((5, 5)))
+    assert len(found["parts"]) == 16
+    assert found["parts_left_out"]
+    assert len(found["rows"][0]["parts"]) == 16
+    assert len(watched.group(5, 500)["rollouts"][0]["parts"]) == 40
 
 
 def test_search_goes_on_where_it_stopped(watched: WatchedRun):
@@ -262,14 +303,14 @@ def embedded(path: Path) -> dict:
 
 def test_the_report_has_all_metrics_and_the_last_rollouts(watched: WatchedRun, tmp_path: Path):
     path = tmp_path / "report.html"
-    assert write_report([watched], path) == "the rollouts of steps 1 to 4"
+    assert write_report([watched], path) == "all metrics; the rollouts of steps 1 to 4"
     data = embedded(path)
     assert data["metrics"]["run"]["columns"]["step"] == [1, 2, 3, 3, 4]
     assert len(data["rollouts"]["run"]["rows"]) == 32
     size = len(json.dumps(watched.step(4)))
-    assert write_report([watched], path, size) == "the rollouts of steps 4 to 4"
+    assert write_report([watched], path, size) == "all metrics; the rollouts of steps 4 to 4"
     assert {row["step"] for row in embedded(path)["rollouts"]["run"]["rows"]} == {4}
-    assert write_report([watched], path, size - 1) == "no rollouts"
+    assert write_report([watched], path, size - 1) == "all metrics; no rollouts"
     with pytest.raises(UserError, match="give a file in a folder that is there"):
         write_report([watched], tmp_path / "none" / "report.html")
 

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from areal.config import parse_config
+from areal.evaluation.conversations import Chat, Conversation
+from areal.evaluation.episodes import EpisodeOutcome
+from areal.evaluation.responses import Header, ResponseFile
 from areal.models import load_tokenizer, resolve_model
 from areal.telemetry.run_directory import RunDirectory, json_line
 from areal.trajectory import Episode, Group, Trajectory
@@ -198,3 +201,44 @@ def add_hostile_step(run: RunDirectory, step: int) -> None:
     named = {f"env/{payload}/reward": 0.5 for payload in PAYLOADS}
     parts = {f"reward/{payload}": 0.5 for payload in PAYLOADS}
     run.log_metrics({**metrics(step), **named, **parts, **dict.fromkeys(PAYLOADS, 1.0)})
+
+
+def make_evaluation(
+    folder: Path, name: str, problems: int = 8, samples: int = 2, benchmark: str = "sums", **known: Any
+) -> Path:
+    """An evaluation of the starter in ``folder/eval/name``, with what was said.
+
+    Args:
+        known: ``right``, the chance of each response; ``long``, what a letter costs; ``done``, how many
+            responses there are; ``model``, ``temperature``; ``messages``: the model is behind an endpoint;
+            ``hostile``: what others name or write is a payload.
+    """
+    path = folder / "eval" / name
+    path.mkdir(parents=True, exist_ok=True)
+    model = str(known.get("model", "starter"))
+    header = Header(
+        benchmark, "math-v1", {"prompt": "{problem}"}, "single-turn", {}, model, problems, samples, 0,
+        {"temperature": known.get("temperature", 0.6)}, "problems.jsonl", "digest", of=problems,
+    )  # fmt: skip
+    file = ResponseFile(path / f"{benchmark}.jsonl", header)
+    chance = random.Random(name)
+    for number in range(min(problems * samples, known.get("done", problems * samples))):
+        problem, sample = divmod(number, samples)
+        right = float(chance.random() < known.get("right", 0.5))
+        asked = f"Compute {problem} + {problem * 3}."
+        answer = f"{problem} + {problem * 3} = \\boxed{{{problem * 4 + int(not right)}}}"
+        parts = {"correct": right, "length": 0.0 - len(answer) * known.get("long", 0.0)}
+        outcome = EpisodeOutcome("eos" if right else "length", [answer], sum(parts.values()), parts, 9, 0.25)
+        if known.get("hostile"):
+            payload = PAYLOADS[problem % len(PAYLOADS)]
+            asked, answer = f"{payload} {INVISIBLE}", f"{payload} {INVISIBLE}"
+            parts = {payload: right}
+            failure = payload if number % 2 else ""
+            outcome = EpisodeOutcome(payload, [answer], right, parts, 9, 0.25, payload, failure)
+        said: list[Conversation] = [
+            Chat([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}], 1)
+            if known.get("messages")
+            else episode(asked, [answer], [0], right).trajectories[0]
+        ]
+        file.write(outcome.response(problem, sample, {"seed": problem}), said)
+    return path

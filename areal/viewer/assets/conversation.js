@@ -22,6 +22,7 @@ export function stretches({ sampled }) {
 
 // Parts of a stretch that the same weights sampled: {version, begin, end}.
 export function parts({ versions }, { begin, end }) {
+  if (!versions) return [{ version: null, begin, end }]; // of an evaluation
   const found = [];
   for (let i = begin; i < end; i++) {
     const last = found[found.length - 1];
@@ -65,7 +66,35 @@ function given(message, first, typeset) {
     el("summary", {}, `${role}: ${lines.toLocaleString("en")} line${lines > 1 ? "s" : ""}`), text);
 }
 
+// What a conversation begins with, before the model spoke; also where only messages are known, or nothing.
+export function promptText(conversation) {
+  if (!conversation) return "";
+  const [first] = conversation.messages ? [] : stretches(conversation);
+  const begun = conversation.messages?.slice(0, conversation.given) ?? (first && !first.sampled ? messages(conversation, first) : []);
+  return begun.map(({ text }) => text).join("\n\n");
+}
+
+function said(title, children) {
+  return el("section", { class: "message said" }, el("h3", {}, title), el("div", { class: "text", dir: "auto" }, children));
+}
+
+// A conversation of which only the messages are known, as of a model behind an endpoint.
+function showMessages({ messages: all, given: before }, prompt, typeset) {
+  return all.flatMap((message, i) => {
+    if (i < before) return prompt ? [given(message, true, typeset)] : [];
+    if (message.role !== "assistant") return [given(message, false, typeset)];
+    return [said("response", typeset ? withMathematics(message.text) : [message.text])];
+  });
+}
+
+// What an agent did, where its conversation is not known.
+export function showActions(actions, typeset) {
+  return el("div", { class: "conversation" }, actions.map((text, i) =>
+    said(actions.length > 1 ? `action ${i + 1}` : "response", typeset ? withMathematics(text) : [text])));
+}
+
 export function showConversation(conversation, { prompt = true, typeset = true } = {}) {
+  if (conversation.messages) return el("div", { class: "conversation" }, showMessages(conversation, prompt, typeset));
   let turn = 0;
   const shown = stretches(conversation).flatMap((stretch, number) => {
     if (!stretch.sampled) {
@@ -75,12 +104,12 @@ export function showConversation(conversation, { prompt = true, typeset = true }
     const reward = conversation.rewards[turn++];
     const several = conversation.turns.length > 1;
     const title = several ? `response ${turn}${reward ? `, reward ${reward}` : ""}` : "response";
-    const text = el("div", { class: "text", dir: "auto" }, parts(conversation, stretch).flatMap((part) => {
-      const said = conversation.texts.slice(part.begin, part.end).join("");
+    return [said(title, parts(conversation, stretch).flatMap((part) => {
+      const text = conversation.texts.slice(part.begin, part.end).join("");
       const title = `sampled by the weights of version ${part.version}`;
-      return [el("span", { class: "version", title }, `v${part.version}`), ...(typeset ? withMathematics(said) : [said])];
-    }));
-    return [el("section", { class: "message said" }, el("h3", {}, title), text)];
+      const mark = part.version === null ? [] : [el("span", { class: "version", title }, `v${part.version}`)];
+      return [...mark, ...(typeset ? withMathematics(text) : [text])];
+    }))];
   });
   return el("div", { class: "conversation" }, shown);
 }

@@ -31,6 +31,7 @@ const ENDINGS = {
   abort: "given up",
   unfinished: "left by its agent",
   failed: "failed",
+  too_long: "no room for a response",
 };
 
 export function ending(finish) {
@@ -38,6 +39,7 @@ export function ending(finish) {
 }
 
 export function weights(row) {
+  if (row.oldest === undefined) return ""; // of an evaluation
   return row.oldest === row.newest ? `v${row.oldest}` : `v${row.oldest} to v${row.newest}`;
 }
 

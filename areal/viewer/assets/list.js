@@ -4,13 +4,19 @@ import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom
 import { report, source } from "./source.js";
 
 const SORTS = { step: "step", reward: "reward", tokens: "tokens", staleness: "staleness" };
-const FIELDS = ["from", "to", "least", "most", "env", "finish", "text", "sort", "descending"];
+const FIELDS = ["from", "to", "least", "most", "part", "part_least", "part_most", "env", "finish", "text", "sort", "descending"];
 const PAGE = 50;
+const PARTS = 4; // columns of parts of the reward
 
 export function list(main, store, params) {
-  const run = store.runs.find((each) => each.name === params.get("run")) ?? store.runs[0];
+  const all = [...store.runs, ...store.evaluations];
+  const run = all.find((each) => each.name === params.get("run")) ?? all[0];
+  const { evaluation } = run;
+  const benchmarks = evaluation ? run.state.benchmarks : [];
+  const nameOf = (step) => benchmarks.find(({ number }) => number === step)?.name ?? step;
   const asked = Object.fromEntries(FIELDS.map((name) => [name, params.get(name) ?? ""]));
-  if (!asked.sort) Object.assign(asked, { sort: "step", descending: "1" });
+  const usual = { sort: "step", descending: evaluation ? "" : "1" };
+  if (!asked.sort) Object.assign(asked, usual);
   let rows = [];
   let next = 0;
   let asking = 0;
@@ -26,28 +32,41 @@ export function list(main, store, params) {
   const number = { type: "number", step: "any", inputmode: "decimal" };
   const env = select("env", "Environment");
   const finish = select("finish", "Finish");
-  const runs = el("label", { hidden: store.runs.length < 2 }, "Run",
+  const runs = el("label", { hidden: all.length < 2 }, store.runs.length ? "Run" : "Evaluation",
     el("select", { name: "run", onchange: (event) => (location.hash = link("rollouts", { run: event.target.value })) },
-      store.runs.map((each) => el("option", { value: each.name, selected: each === run }, each.name))));
+      all.map((each) => el("option", { value: each.name, selected: each === run }, each.name))));
+  const benchmark = el("label", { hidden: benchmarks.length < 2 }, "Benchmark",
+    el("select", { name: "benchmark", onchange: (event) => set({ from: event.target.value, to: event.target.value }) },
+      el("option", { value: "" }, "any"),
+      benchmarks.map((each) => el("option", { value: each.number, selected: asked.from === String(each.number) }, each.name))));
+  const part = el("label", { hidden: true }, "Part of the reward", el("select", { name: "part", onchange: (event) => {
+    const changes = { part: event.target.value, part_least: "", part_most: "" };
+    set({ ...changes, ...(asked.sort === "part" ? usual : {}) });
+    fill();
+  } }));
+  const ofPart = [input("part_least", "Part from", number), input("part_most", "to", number)];
   const form = el("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() },
     runs,
-    input("from", "From step", { ...number, min: 0, step: 1 }),
-    input("to", "To step", { ...number, min: 0, step: 1 }),
+    ...(evaluation ? [benchmark] : [
+      input("from", "From step", { ...number, min: 0, step: 1 }), input("to", "To step", { ...number, min: 0, step: 1 })]),
     input("least", "Reward from", number),
     input("most", "to", number),
+    part,
+    ...ofPart,
     env,
     finish,
     input("text", "Text", { type: "search", class: "wide" }),
   );
   const quick = el("div", { class: "controls" },
-    el("button", { type: "button", id: "worst", onclick: () => preset("reward", "") }, "Worst of the last step"),
-    el("button", { type: "button", id: "best", onclick: () => preset("reward", "1") }, "Best of the last step"),
+    el("button", { type: "button", id: "worst", onclick: () => preset("reward", "") }, `Worst ${evaluation ? "first" : "of the last step"}`),
+    el("button", { type: "button", id: "best", onclick: () => preset("reward", "1") }, `Best ${evaluation ? "first" : "of the last step"}`),
     el("button", { type: "button", onclick: () => reset() }, "All"));
   const count = el("p", { class: "count", role: "status" });
   const body = el("tbody");
   const head = el("tr");
   const more = el("button", { type: "button", hidden: true, onclick: () => load(false) }, "More");
-  main.append(el("h1", {}, store.runs.length > 1 ? `Rollouts of ${run.name}` : "Rollouts"), quick, form, count,
+  const what = evaluation ? "Responses" : "Rollouts";
+  main.append(el("h1", {}, all.length > 1 ? `${what} of ${run.name}` : what), quick, form, count,
     el("div", { class: "scroll" }, el("table", { class: "rollouts" }, el("thead", {}, head), body)), more);
 
   function address() {
@@ -68,13 +87,14 @@ export function list(main, store, params) {
 
   function preset(sort, descending) {
     const last = facts.last ?? "";
-    set({ from: last, to: last, least: "", most: "", sort, descending });
+    const steps = evaluation ? {} : { from: last, to: last };
+    set({ ...steps, least: "", most: "", part_least: "", part_most: "", sort, descending });
     fill();
   }
 
   function reset() {
-    set({ ...Object.fromEntries(FIELDS.map((name) => [name, ""])), sort: "step", descending: "1" });
-    env.lastChild.value = finish.lastChild.value = "";
+    set({ ...Object.fromEntries(FIELDS.map((name) => [name, ""])), ...usual });
+    for (const label of [env, finish, part, benchmark]) label.lastChild.value = "";
     fill();
   }
 
@@ -101,6 +121,8 @@ export function list(main, store, params) {
     more.textContent = asked.text ? "Search on" : "More";
     choices(env, found.envs, (name) => name);
     choices(finish, found.finishes, ending);
+    choices(part, found.parts, (name) => name);
+    for (const field of ofPart) field.hidden = !asked.part;
     say(found);
     showHead();
     body.replaceChildren(...rows.map(row));
@@ -119,42 +141,63 @@ export function list(main, store, params) {
     const parts = [];
     if (asked.text) {
       const searched = found.next ?? found.count;
-      parts.push(`${format(rows.length)} found in ${format(searched)} of ${format(found.count)} rollouts`);
-    } else parts.push(`${format(found.count)} rollouts`);
-    if (found.left) parts.push(`${format(found.left)} steps are still being indexed`);
-    if (found.damaged.length) parts.push(`the records of these steps are damaged: ${found.damaged.join(", ")}`);
+      parts.push(`${format(rows.length)} found in ${format(searched)} of ${format(found.count)} ${what.toLowerCase()}`);
+    } else parts.push(`${format(found.count)} ${what.toLowerCase()}`);
+    if (found.left) parts.push(`${format(found.left)} ${evaluation ? "benchmarks" : "steps"} are still being indexed`);
+    if (found.damaged.length)
+      parts.push(`the records of these ${evaluation ? "benchmarks" : "steps"} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
+    if (found.parts_left_out) parts.push("of the parts of the reward only the first 16 are listed");
     if (report) parts.push(report.note);
     count.textContent = parts.join("; ");
   }
 
   function showHead() {
-    const column = (name, sort, kind) => {
+    const column = (name, sort, kind, part = null) => {
       if (!sort) return el("th", { scope: "col", class: kind }, name);
       const down = asked.descending === "1";
-      const chosen = asked.sort === sort;
+      const chosen = asked.sort === sort && (part === null || asked.part === part);
+      const order = () => {
+        const ranges = part === null || part === asked.part ? {} : { part, part_least: "", part_most: "" };
+        set({ ...ranges, sort, descending: chosen && !down ? "1" : "" });
+        fill();
+      };
       return el("th", { scope: "col", class: kind, "aria-sort": chosen ? (down ? "descending" : "ascending") : "none" },
-        el("button", { type: "button", onclick: () => set({ sort, descending: chosen && !down ? "1" : "" }) },
-          `${name}${chosen ? (down ? " ↓" : " ↑") : ""}`));
+        el("button", { type: "button", onclick: order }, `${name}${chosen ? (down ? " ↓" : " ↑") : ""}`));
     };
-    head.replaceChildren(column("step", SORTS.step, "number"), column("group", null, "number"),
-      column("reward", SORTS.reward, "number"), column("group mean", null, "number extra"),
+    head.replaceChildren(
+      ...(evaluation && benchmarks.length < 2 ? [] : [column(evaluation ? "benchmark" : "step", SORTS.step, evaluation ? "" : "number")]),
+      column(evaluation ? "problem" : "group", null, "number"),
+      column("reward", SORTS.reward, "number"), column(evaluation ? "problem mean" : "group mean", null, "number extra"),
+      ...parts().map((name) => column(name, "part", partClass(name), name)),
       ...(facts.envs?.length ? [column("environment", null, "extra")] : []),
-      column("tokens", SORTS.tokens, "number"), column("staleness", SORTS.staleness, "number"),
-      column("weights", null, "extra"), column("finish", null, "extra"), column("response", null, "excerpt"));
+      column("tokens", SORTS.tokens, "number"),
+      ...(evaluation ? [] : [column("staleness", SORTS.staleness, "number"), column("weights", null, "extra")]),
+      column("finish", null, "extra"), column("response", null, "excerpt"));
+  }
+
+  // The parts of the reward, if it has several; those that have no room are in the fields above the list.
+  function parts() {
+    return facts.parts?.length > 1 ? facts.parts.filter((name, i) => i < PARTS || name === asked.part) : [];
+  }
+
+  function partClass(name) {
+    return name === asked.part ? "number part" : "number part extra";
   }
 
   function row(each) {
     const here = rolloutLink(run.name, each);
     return el("tr", { onclick: (event) => event.target.closest("a") ?? (location.hash = here) },
-      el("td", { class: "number" }, format(each.step)),
-      el("td", { class: "number" }, el("a", { href: groupLink(run.name, each), title: "the group side by side" },
+      evaluation
+        ? benchmarks.length > 1 ? el("td", {}, nameOf(each.step)) : null
+        : el("td", { class: "number" }, format(each.step)),
+      el("td", { class: "number" }, el("a", { href: groupLink(run.name, each), title: "side by side" },
         `${each.group}`), el("small", {}, ` ${each.number}/${each.size}`)),
       el("td", { class: "number reward" }, format(each.reward)),
       el("td", { class: "number extra" }, format(each.mean)),
+      parts().map((name) => el("td", { class: partClass(name) }, Object.hasOwn(each.parts, name) ? format(each.parts[name]) : "")),
       facts.envs?.length ? el("td", { class: "extra" }, each.env) : null,
       el("td", { class: "number" }, format(each.tokens)),
-      el("td", { class: "number" }, format(each.staleness)),
-      el("td", { class: "extra" }, weights(each)),
+      ...(evaluation ? [] : [el("td", { class: "number" }, format(each.staleness)), el("td", { class: "extra" }, weights(each))]),
       el("td", { class: `extra finish-${each.finish === "eos" ? "well" : "other"}` }, ending(each.finish)),
       el("td", { class: "excerpt" }, el("a", { href: here }, each.excerpt.trim() || "(empty)")));
   }
@@ -162,7 +205,7 @@ export function list(main, store, params) {
   return {
     ready: load(true),
     update(changed) {
-      if ((changed.metrics || facts.left) && rows.length <= PAGE && !asked.text) load(true);
+      if ((changed.metrics || (evaluation && changed.states) || facts.left) && rows.length <= PAGE && !asked.text) load(true);
     },
     close: () => clearTimeout(waiting),
   };

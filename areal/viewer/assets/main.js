@@ -1,15 +1,17 @@
 // Which page is shown, light or dark, and what is new, every two seconds.
 
+import { comparison } from "./comparison.js";
 import { el } from "./dom.js";
 import { list } from "./list.js";
 import { overview } from "./overview.js";
 import { group, rollout } from "./rollout.js";
+import { sharedBenchmarks } from "./scores.js";
 import { report, Run, source } from "./source.js";
 import { timeline } from "./timeline.js";
 
-const PAGES = { "": overview, rollouts: list, rollout, group, timeline };
+const PAGES = { "": overview, rollouts: list, rollout, group, timeline, comparison };
 const PERIOD = 2000;
-const store = { runs: [] };
+const store = { runs: [], evaluations: [] };
 const root = document.documentElement;
 const statusLine = document.getElementById("status");
 let page = null;
@@ -38,14 +40,24 @@ async function showPage() {
 }
 
 async function refresh() {
-  const { runs } = await source.states();
-  const before = JSON.stringify(store.runs.map((run) => run.state));
+  const { runs, evaluations } = await source.states();
+  const before = JSON.stringify([store.runs, store.evaluations].map((all) => all.map(({ state }) => state)));
   if (!store.runs.length) store.runs = runs.map((state, i) => new Run(state, i));
+  if (!store.evaluations.length)
+    store.evaluations = evaluations.map(({ name }, i) => ({ name, index: runs.length + i, evaluation: true }));
   runs.forEach((state, i) => (store.runs[i].state = state));
-  const states = before !== JSON.stringify(runs);
+  evaluations.forEach((state, i) => (store.evaluations[i].state = state));
+  const states = before !== JSON.stringify([runs, evaluations]);
+  showNavigation();
   let metrics = false;
   for (const run of store.runs) metrics = (await run.read()) || metrics;
   return { states, metrics };
+}
+
+function showNavigation() {
+  document.querySelector("[data-page=rollouts]").textContent = store.runs.length ? "Rollouts" : "Responses";
+  document.querySelector("[data-page=timeline]").hidden = !store.runs.length;
+  document.querySelector("[data-page=comparison]").hidden = !sharedBenchmarks(store).length;
 }
 
 function sayHow() {

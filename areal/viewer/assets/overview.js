@@ -2,6 +2,7 @@
 
 import { Chart } from "./charts.js";
 import { el, format, link } from "./dom.js";
+import { scores } from "./scores.js";
 import { report, source } from "./source.js";
 
 const SCORE = /^eval\/(.+)\/avg@(\d+)$/;
@@ -53,6 +54,12 @@ function sections(keys) {
   return [...known, ["All other metrics", others.map((key) => [key, [key], ""])]];
 }
 
+function title({ runs, evaluations }) {
+  if (runs.length + evaluations.length === 1) return [...runs, ...evaluations][0].name;
+  const counts = [[runs.length, "run"], [evaluations.length, "evaluation"]].filter(([count]) => count);
+  return counts.map(([count, name]) => `${count} ${name}${count > 1 ? "s" : ""}`).join(", ");
+}
+
 const hiddenRuns = new Set();
 let smoothing = 0;
 
@@ -85,15 +92,19 @@ export function overview(main, store) {
     },
   });
   const amount = el("output", { for: "smoothing" }, smoothing ? `mean of ${2 * smoothing + 1}` : "off");
-  main.append(
-    el("h1", {}, store.runs.length === 1 ? store.runs[0].name : `${store.runs.length} runs`),
-    runsBox,
-    alarmsBox,
+  const evaluated = store.evaluations.length ? scores(store) : null;
+  const ofRuns = [
     el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
       el("span", { class: "hint" }, "drag to zoom, click for the rollouts of a step")),
     marksBox,
     chartsBox,
     settingsBox,
+  ];
+  main.append(
+    el("h1", {}, title(store)),
+    ...(store.runs.length ? [runsBox, alarmsBox] : []),
+    evaluated?.element ?? "",
+    ...(store.runs.length ? ofRuns : []),
   );
 
   const visible = () => store.runs.filter((run) => !hiddenRuns.has(run.name));
@@ -204,8 +215,9 @@ export function overview(main, store) {
   showCharts();
   if (report) main.append(el("p", { class: "empty" }, report.note));
   return {
-    ready: showSettings(),
+    ready: Promise.all([store.runs.length ? showSettings() : null, evaluated?.ready]),
     update(changed) {
+      if (changed.states) evaluated?.update();
       if (changed.states) showRuns();
       if (changed.states) showAlarms();
       if (changed.states) showMarks();

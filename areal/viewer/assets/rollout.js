@@ -1,6 +1,6 @@
 // One rollout, as a conversation or token by token; and a group, side by side.
 
-import { showConversation, messages, stretches, written } from "./conversation.js";
+import { promptText, showActions, showConversation, written } from "./conversation.js";
 import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom.js";
 import { source } from "./source.js";
 import { showTokens } from "./tokenview.js";
@@ -9,11 +9,11 @@ function facts(row, short = false) {
   const parts = Object.entries(row.parts);
   const found = [
     ["reward", format(row.reward) + (parts.length > 1 ? ` (${parts.map(([name, x]) => `${name} ${format(x)}`).join(", ")})` : "")],
-    ["group mean", short ? null : format(row.mean)],
+    [row.benchmark ? "mean of the problem" : "group mean", short ? null : format(row.mean)],
     ["environment", short ? null : row.env],
     ["tokens", format(row.tokens)],
     ["weights", weights(row)],
-    ["staleness", format(row.staleness)],
+    ["staleness", row.staleness === undefined ? null : format(row.staleness)],
     ["finish", ending(row.finish)],
     ["seconds", row.seconds > 0 ? format(row.seconds) + latencyText(row.latency) : null],
     ["task", short || !Object.keys(row.task).length ? null : JSON.stringify(row.task)],
@@ -33,6 +33,24 @@ function failure(row) {
   return row.failure ? el("p", { class: "failure" }, `failed: ${row.failure}`) : null;
 }
 
+// What a group and a rollout are called: in an evaluation they are a problem and a response to it.
+const NAMES = { run: { group: "Group", one: "Rollout", several: "rollouts" }, evaluation: { group: "Problem", one: "Response", several: "responses" } };
+function namesFor(row) {
+  return row.benchmark ? NAMES.evaluation : NAMES.run;
+}
+
+// The step, or the benchmark, of a rollout, as a link to all of it, the worst first.
+function whereFrom(run, row) {
+  return el("a", { href: link("rollouts", { run, from: row.step, to: row.step, sort: "reward" }) },
+    row.benchmark ? `${row.benchmark} in ${run}` : `Step ${row.step}`);
+}
+
+// All conversations of a rollout; of a response of an evaluation perhaps only what its agent did is known.
+function conversations(row, options) {
+  if (row.note) return [el("p", { class: "hint" }, row.note), showActions(row.actions, options.typeset)];
+  return row.conversations.map((each) => showConversation(each, options));
+}
+
 export function rollout(main, store, params) {
   const run = params.get("run") ?? "";
   let [view, kind] = [params.get("view") ?? "conversation", params.get("colour") ?? "version"];
@@ -40,6 +58,7 @@ export function rollout(main, store, params) {
 
   async function show() {
     const { rollouts: [row] } = await source.group(run, params.get("step"), params.get("group"), params.get("number"));
+    const names = namesFor(row);
     const body = el("div");
     const beside = (by, name) => {
       const number = row.number + by;
@@ -60,26 +79,29 @@ export function rollout(main, store, params) {
       draw();
     }
 
+    const haveTokens = row.conversations.some((each) => each.texts);
+    tabs.hidden = !haveTokens;
+
     function draw() {
-      formulas.hidden = view === "tokens";
+      const tokens = view === "tokens" && haveTokens;
+      formulas.hidden = tokens;
       for (const tab of tabs.children) tab.setAttribute("aria-pressed", String(tab.dataset.view === view));
+      const shown = tokens
+        ? row.conversations.map((each) => showTokens(each, row, kind, (chosen) => {
+            kind = chosen;
+            history.replaceState(null, "", rolloutLink(run, row, { view, colour: kind }));
+          }))
+        : conversations(row, { typeset });
       const several = row.conversations.length > 1;
-      body.replaceChildren(...row.conversations.flatMap((each, i) => [
-        several ? el("h2", {}, `Conversation ${i + 1} of ${row.conversations.length}`) : "",
-        view === "tokens"
-          ? showTokens(each, row, kind, (chosen) => {
-              kind = chosen;
-              history.replaceState(null, "", rolloutLink(run, row, { view, colour: kind }));
-            })
-          : showConversation(each, { typeset }),
-      ]));
+      body.replaceChildren(...shown.flatMap((each, i) =>
+        [several ? el("h2", {}, `Conversation ${i + 1} of ${row.conversations.length}`) : "", each]));
     }
 
     main.append(
       el("p", { class: "crumbs" },
-        el("a", { href: link("rollouts", { run, from: row.step, to: row.step, sort: "reward" }) }, `Step ${row.step}`), " › ",
-        el("a", { href: groupLink(run, row) }, `group ${row.group}, side by side`)),
-      el("h1", {}, `Rollout ${row.number} of ${row.size}`),
+        whereFrom(run, row), " › ",
+        el("a", { href: groupLink(run, row) }, `${names.group.toLowerCase()} ${row.group}, side by side`)),
+      el("h1", {}, `${names.one} ${row.number} of ${row.size}`),
       facts(row), failure(row) ?? "",
       el("div", { class: "controls" }, tabs, beside(-1, "← previous") ?? "", beside(1, "next →") ?? "", formulas),
       body);
@@ -95,27 +117,30 @@ function mathematics(change) {
   return el("label", {}, box, " Typeset formulas");
 }
 
-function promptOf(row) {
-  const [conversation] = row.conversations;
-  const [first] = stretches(conversation);
-  return first && !first.sampled ? messages(conversation, first).map(({ text }) => text).join("\n\n") : "";
-}
-
+// A group side by side; of an evaluation also beside the responses of another one to the same problem.
 export function group(main, store, params) {
   const run = params.get("run") ?? "";
+  const against = params.get("against");
 
   async function show() {
-    const { rollouts } = await source.group(run, params.get("step"), params.get("group"));
-    const prompts = new Set(rollouts.map(promptOf));
+    const found = [await source.group(run, params.get("step"), params.get("group"))];
+    if (against) found.push(await source.group(against, params.get("against_step"), params.get("against_group")));
+    const owners = [run, against];
+    const rows = found.flatMap(({ rollouts }, i) => rollouts.map((row) => ({ row, owner: owners[i] })));
+    const prompts = new Set(rows.map(({ row }) => promptText(row.conversations[0])));
     const shared = prompts.size === 1 ? [...prompts][0] : "";
-    const [first] = rollouts;
+    const [{ row: first }] = rows;
+    const names = namesFor(first);
     const body = el("div");
-    const sorted = [...rollouts].sort((a, b) => a.reward - b.reward || a.number - b.number);
+    rows.sort((a, b) => a.row.reward - b.row.reward || a.row.number - b.row.number);
+    const means = found.map(({ rollouts }) => format(rollouts[0].mean));
     main.append(
-      el("p", { class: "crumbs" },
-        el("a", { href: link("rollouts", { run, from: first.step, to: first.step, sort: "reward" }) }, `Step ${first.step}`)),
-      el("h1", {}, `Group ${first.group}`),
-      el("p", {}, `${rollouts.length} rollouts of one problem, mean reward ${format(first.mean)}; the worst first.`),
+      el("p", { class: "crumbs" }, against
+        ? el("a", { href: link("comparison", { benchmark: first.benchmark, a: run, b: against }) }, `${against} against ${run}`)
+        : whereFrom(run, first)),
+      el("h1", {}, `${names.group} ${first.group}`),
+      el("p", {}, `${rows.length} ${names.several} ${names === NAMES.run ? "of" : "to"} one problem`,
+        against ? "" : `, mean reward ${means[0]}`, "; the worst first."),
       el("div", { class: "controls" }, mathematics(draw)),
       body);
     draw(true);
@@ -123,11 +148,12 @@ export function group(main, store, params) {
     function draw(typeset) {
       body.replaceChildren(
         shared ? el("section", { class: "message given" }, el("h3", {}, "prompt"), written(shared, typeset)) : "",
-        el("div", { class: "side-by-side" }, sorted.map((row) =>
-          el("article", {},
-            el("h2", {}, el("a", { href: rolloutLink(run, row) }, `Rollout ${row.number}`)),
-            facts(row, true), failure(row),
-            row.conversations.map((each) => showConversation(each, { prompt: !shared, typeset }))))));
+        ...found.flatMap((_, i) => [
+          against ? el("h2", {}, `${owners[i]}: mean reward ${means[i]}`) : "",
+          el("div", { class: "side-by-side" }, rows.filter(({ owner }) => owner === owners[i]).map(({ row, owner }) =>
+            el("article", {},
+              el("h2", {}, el("a", { href: rolloutLink(owner, row) }, `${names.one} ${row.number}`)),
+              facts(row, true), failure(row), conversations(row, { prompt: !shared, typeset }))))]));
     }
   }
 

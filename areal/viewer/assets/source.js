@@ -24,6 +24,8 @@ const server = {
   rollouts: (run, params) => ask("rollouts", { ...params, run }),
   group: (run, step, group, number) => ask("group", { run, step, group, number }),
   timeline: (run, params) => ask("timeline", { ...params, run }),
+  comparison: (a, b, benchmark) => ask("comparison", { a, b, benchmark }),
+  prompts: (run, step, problems) => ask("prompts", { run, step, problems }),
 };
 
 function contains(rollouts, row, text) {
@@ -38,19 +40,24 @@ function listed(run, params) {
   const skip = Number(params.skip || 0);
   const least = params.least ? Number(params.least) : -Infinity;
   const most = params.most ? Number(params.most) : Infinity;
+  const [low, high] = [params.part_least || -Infinity, params.part_most || Infinity].map(Number);
+  const part = (row) => (Object.hasOwn(row.parts, params.part) ? row.parts[params.part] : null);
+  const byPart = params.part && (params.sort === "part" || params.part_least || params.part_most);
   const found = rows.filter(
     (row) =>
       row.step >= Number(params.from || 0) &&
       row.step <= Number(params.to || Infinity) &&
       row.reward >= least &&
       row.reward <= most &&
+      (!byPart || (part(row) !== null && part(row) >= low && part(row) <= high)) &&
       (!params.env || row.env === params.env) &&
       (!params.finish || row.finish === params.finish) &&
       (!params.text || contains(groups[`${row.step}/${row.group}`], row, params.text)),
   );
   const sort = params.sort || "step";
   const sign = params.descending === "1" ? -1 : 1;
-  found.sort((a, b) => sign * (a[sort] - b[sort]) || sign * (a.group - b.group) || sign * (a.number - b.number));
+  const value = (row) => (sort === "part" ? part(row) : row[sort]);
+  found.sort((a, b) => sign * (value(a) - value(b)) || sign * (a.group - b.group) || sign * (a.number - b.number));
   const next = skip + limit < found.length ? skip + limit : null;
   return { ...facts, rows: found.slice(skip, skip + limit), count: found.length, next, left: 0 };
 }
@@ -58,18 +65,31 @@ function listed(run, params) {
 function groupOf(run, step, group, number) {
   const found = report.rollouts[run]?.groups[`${step}/${group}`];
   const wanted = found?.filter((each) => number === undefined || each.number === Number(number));
-  if (!wanted?.length) throw new Error(`this report has no group ${group} of update ${step}`);
+  if (!wanted?.length) throw new Error(`this report does not have it: ${report.note}`);
   return { rollouts: wanted };
 }
 
+function compared(a, b, benchmark) {
+  const found = report.comparisons[JSON.stringify([a, b, benchmark])];
+  if (found.error) throw new Error(found.error);
+  return found;
+}
+
+function promptsOf(run, step, problems) {
+  const first = (problem) => report.rollouts[run].groups[`${step}/${problem}`]?.[0].conversations[0] ?? null;
+  return Object.fromEntries(problems.map((problem) => [problem, first(problem)]));
+}
+
 const file = {
-  states: async () => ({ runs: report.runs }),
+  states: async () => ({ runs: report.runs, evaluations: report.evaluations }),
   settings: async () => report.settings,
   metrics: async (run, mark) =>
     mark ? { mark, again: false, more: false, length: 0, columns: {} } : report.metrics[run],
   rollouts: async (run, params) => listed(run, params),
   group: async (run, step, group, number) => groupOf(run, step, group, number),
   timeline: async (run) => report.timeline[run],
+  comparison: async (a, b, benchmark) => compared(a, b, benchmark),
+  prompts: async (run, step, problems) => promptsOf(run, step, problems),
 };
 
 export const source = report ? file : server;

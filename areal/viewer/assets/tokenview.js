@@ -8,7 +8,8 @@ const MANY = 20000;
 
 // Kinds of colours: what class a token has, and the legend, as [class, text].
 function kinds(conversation, row) {
-  const seen = [...new Set(conversation.versions.filter((version) => version >= 0))].sort((a, b) => a - b);
+  const versions = conversation.versions ?? [];
+  const seen = [...new Set(versions.filter((version) => version >= 0))].sort((a, b) => a - b);
   const turnOf = (i) => conversation.turns.filter((begin) => begin <= i).length - 1;
   const found = {
     version: {
@@ -34,12 +35,13 @@ function kinds(conversation, row) {
       legend: conversation.turns.map((_, i) => [`kind-${i % 8}`, `turn ${i + 1}`]),
     };
   }
+  if (!versions.length) delete found.version; // of an evaluation
   return found;
 }
 
 export function showTokens(conversation, row, chosen, onchoose) {
   const all = kinds(conversation, row);
-  let kind = Object.hasOwn(all, chosen) ? chosen : "version";
+  let kind = Object.hasOwn(all, chosen) ? chosen : Object.keys(all)[0];
   let at = -1;
   const count = conversation.texts.length;
   const spans = [];
@@ -59,7 +61,7 @@ export function showTokens(conversation, row, chosen, onchoose) {
   });
 
   function changes(i) {
-    return conversation.sampled[i] && i > 0 && conversation.sampled[i - 1] &&
+    return conversation.versions && conversation.sampled[i] && i > 0 && conversation.sampled[i - 1] &&
       conversation.versions[i] !== conversation.versions[i - 1];
   }
 
@@ -98,10 +100,12 @@ export function showTokens(conversation, row, chosen, onchoose) {
     spans[at].classList.add("at");
     const facts = [`token ${i + 1} of ${count}`, JSON.stringify(conversation.texts[i]), `id ${conversation.ids[i]}`];
     if (conversation.sampled[i]) {
-      const older = row.step - 1 - conversation.versions[i];
       const logprob = conversation.logprobs[i];
-      facts.push(`version ${conversation.versions[i]}${older ? ` (${older} older than the learner)` : ""}`,
-        `log-probability ${format(logprob)} (p ${format(Math.exp(logprob), 3)})`);
+      if (conversation.versions) {
+        const older = row.step - 1 - conversation.versions[i];
+        facts.push(`version ${conversation.versions[i]}${older ? ` (${older} older than the learner)` : ""}`);
+      }
+      facts.push(`log-probability ${format(logprob)} (p ${format(Math.exp(logprob), 3)})`);
     } else facts.push("not sampled");
     values.textContent = facts.join(" · ");
   }

@@ -1,0 +1,191 @@
+"""What the list of rollouts of a run has in common with that of the responses of an evaluation.
+
+All text of others goes through :func:`areal.telemetry.plain.plain` here, on its way out.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from areal.errors import UserError
+from areal.telemetry.plain import plain
+from areal.trajectory import Trajectory
+from areal.viewer.index import Index, Query
+from areal.viewer.rollouts import Decode
+from areal.viewer.tokens import pieces
+
+_SEARCHED = 1000
+"""Rollouts whose texts are looked through for one answer."""
+EXCERPT = 200
+"""Letters of a response in a list."""
+
+
+class Entry(Protocol):
+    """A rollout or a response, read whole."""
+
+    def text(self) -> str:
+        """Return all that is in its conversations, as one text."""
+        ...
+
+    def excerpt(self) -> str:
+        """Return how its last response begins."""
+        ...
+
+    def whole(self) -> dict[str, Any]:
+        """Return plain data of all of it."""
+        ...
+
+
+Read = Callable[[dict[str, Any]], Entry]
+"""Reads an entry by its row in the index."""
+
+
+class Listing(ABC):
+    """What can be listed, filtered, searched, and read one by one.
+
+    Args:
+        name: that the page calls it by.
+        index: of it.
+    """
+
+    def __init__(self, name: str, index: Index) -> None:
+        self.name = name
+        self.index = index
+        self._decode: Decode | None = None
+        self._decoding = threading.Lock()
+
+    @abstractmethod
+    def reader(self) -> Read:
+        """Return what reads entries for one answer."""
+
+    @abstractmethod
+    def make_decoder(self) -> Decode:
+        """Return what makes text of tokens; raises UserError if there is no tokenizer."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return how it is."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, str]:
+        """Return each setting and its value, as text."""
+
+    @property
+    def decode(self) -> Decode:
+        """What makes text of tokens.
+
+        Raises:
+            UserError: there is no tokenizer.
+        """
+        with self._decoding:
+            if self._decode is None:
+                self._decode = self.make_decoder()
+            return self._decode
+
+    def find(
+        self, query: Query, limit: int, skip: int = 0, text: str = "", searched: int = _SEARCHED
+    ) -> dict[str, Any]:
+        """Return rollouts for a list.
+
+        Args:
+            query: which ones.
+            limit: how many at most.
+            skip: how many before them are left out.
+            text: what their conversations must contain, in letters of either case.
+            searched: rollouts whose texts are looked through at most.
+
+        Returns:
+            ``rows``; ``count`` of all that the query finds; ``next``, how many to skip the next time, null
+            at the end; ``left``, records that are not in the index yet; what there is to filter by.
+        """
+        few = query.steps[1] - query.steps[0] < 8
+        left = self.index.update(0.3, query.steps if few else None)
+        count = self.index.count(query)
+        looked_at = self.index.find(query, searched if text else limit, skip)
+        rows: list[dict[str, Any]] = []
+        done = 0
+        read = self.reader()
+        wanted = text.casefold()
+        while done < len(looked_at) and len(rows) < limit:
+            row = looked_at[done]
+            done += 1
+            found = read(row)
+            if not text or wanted in found.text().casefold():
+                rows.append({**plain_data(row), "excerpt": found.excerpt()})
+        return {
+            "rows": rows,
+            "count": count,
+            "next": skip + done if looked_at and skip + done < count else None,
+            "left": left,
+            **self.index.facts(),
+        }
+
+    def step(self, step: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return each rollout of an update, or each response to a benchmark, as in a list and whole."""
+        self.index.update(0, (step, step))
+        read = self.reader()
+        found = []
+        for row in self.index.find(Query((step, step)), -1):
+            entry = read(row)
+            found.append(({**plain_data(row), "excerpt": entry.excerpt()}, entry.whole()))
+        return found
+
+    def group(self, step: int, group: int, number: int | None = None) -> dict[str, Any]:
+        """Return the rollouts of a group with all their tokens; or one of them.
+
+        Raises:
+            UserError: there are none.
+        """
+        self.index.update(0, (step, step))
+        rows = self.index.group(step, group)
+        if number is not None:
+            rows = [row for row in rows if row["number"] == number]
+        if not rows:
+            raise UserError(f"there is no {self.called(step, group, number)} in {self.name}")
+        read = self.reader()
+        return {"rollouts": [read(row).whole() for row in rows]}
+
+    @abstractmethod
+    def called(self, step: int, group: int, number: int | None) -> str:
+        """Return what a group, or one rollout of it, is called."""
+
+
+def plain_conversation(trajectory: Trajectory, decode: Decode) -> dict[str, Any]:
+    """Return a conversation with the text and the values of each token."""
+    ids = trajectory.tokens.tolist()
+    return {
+        "texts": list(map(plain, pieces(ids, decode))),
+        "ids": ids,
+        "versions": trajectory.versions.tolist(),
+        "logprobs": plain_data([round(x, 5) for x in trajectory.logprobs.tolist()]),
+        "sampled": trajectory.loss_mask.astype(int).tolist(),
+        "turns": trajectory.turns,
+        "rewards": plain_data(trajectory.rewards),
+    }
+
+
+def plain_data(value: Any) -> Any:
+    """Return plain data whose texts are all shown as they are; infinities and NaN become null."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {plain(str(key)): plain_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(item) for item in value]
+    return value
+
+
+def flat_settings(value: Any, name: str = "") -> dict[str, str]:
+    """Return nested settings by their whole names, as text."""
+    if not isinstance(value, dict) or not value:
+        return {plain(name): "" if value is None else plain(str(value))}
+    found: dict[str, str] = {}
+    for key, item in value.items():
+        found |= flat_settings(item, f"{name}.{key}" if name else str(key))
+    return found
