@@ -2,9 +2,9 @@
 
 While an engine schedules a step, prepares it and takes in what it sampled, the GPU waits: Python needs about
 40 µs for each sequence, and the GPU a fraction of that with a small model. A second engine has the GPU
-meanwhile. With 0.5 billion parameters and 256 sequences one engine sampled 29,400 tokens/s on an H200, two
-35,600, and beside a learner an update took 1.77 s with one and 1.24 s with two. Engines of large models keep a
-GPU busy alone.
+meanwhile. With 0.5 billion parameters and 256 sequences one engine sampled 29,400 tokens/s on an H200 and
+two 35,600; beside a learner an update took 1.77 s with one and 1.24 s with two. Engines of large models keep
+a GPU busy alone.
 """
 
 from __future__ import annotations
