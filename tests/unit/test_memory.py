@@ -152,28 +152,29 @@ def test_a_gpu_that_is_too_small_says_what_is_missing_and_what_helps():
     assert split(gpu(24 + (missing + 0.1) / 0.9), SHAPES["Qwen2.5-1.5B"], work)
 
 
-MEASURED = {  # by benchmarks/learner.py on an H100: the most that torch allocated, in GiB
-    ("Qwen2.5-0.5B", False, True): 27.8,
-    ("Qwen2.5-0.5B", False, False): 34.0,
-    ("Qwen2.5-1.5B", False, True): 62.4,
-    ("Qwen2.5-1.5B", True, True): 34.6,
+MEASURED = {  # by benchmarks/learner.py on an H100, the last on an H200: the most that torch allocated, in GiB
+    ("Qwen2.5-0.5B", False, True, 16384): 27.8,
+    ("Qwen2.5-0.5B", False, False, 16384): 34.0,
+    ("Qwen2.5-1.5B", False, True, 16384): 62.4,
+    ("Qwen2.5-1.5B", True, True, 16384): 34.6,
+    ("Qwen2.5-0.5B", False, True, 32768): 41.8,
 }
 
 
-@pytest.mark.parametrize(("name", "activation_checkpointing", "compiled"), list(MEASURED))
+@pytest.mark.parametrize(("name", "activation_checkpointing", "compiled", "tokens"), list(MEASURED))
 def test_the_learners_estimate_is_no_less_than_it_took_and_not_much_more(
-    name: str, activation_checkpointing: bool, compiled: bool
+    name: str, activation_checkpointing: bool, compiled: bool, tokens: int
 ):
     shape = SHAPES[name]
     work = Workload(
         sequences=1,
         longest=16,
-        micro_batch_tokens=16384,
+        micro_batch_tokens=tokens,
         activation_checkpointing=activation_checkpointing,
         compiled=compiled,
         graphs=False,
     )
-    took = MEASURED[name, activation_checkpointing, compiled]
+    took = MEASURED[name, activation_checkpointing, compiled, tokens]
     snapshot, context = 2 * shape.parameters, 0.6 * GIB  # which that benchmark does not have, or see
     estimate = (split(gpu(192), shape, work).learner - snapshot - context) / GIB
     assert took <= estimate < 1.08 * took
