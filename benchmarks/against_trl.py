@@ -6,8 +6,8 @@ The work is that of ``throughput.py``: its model of 0.9 million parameters with 
 × 8 responses of at most 32 tokens an update, AdamW, no reference model, rewards that are noise. TRL's Python
 is of an environment of its own (``pip install trl==1.16.0 accelerate`` beside the same torch and vLLM). Each
 way is a process of its own; the first ten updates are left out. TRL has the settings that make it fastest
-there (``trl_grpo.py``). It makes one optimizer step for a batch; so does areal here, and by its default of two
-besides.
+there (``trl_grpo.py``). It makes one optimizer step for a batch; so does areal here, and in another way its
+default of two.
 """
 
 from __future__ import annotations

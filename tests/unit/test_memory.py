@@ -152,7 +152,7 @@ def test_a_gpu_that_is_too_small_says_what_is_missing_and_what_helps():
     assert split(gpu(24 + (missing + 0.1) / 0.9), SHAPES["Qwen2.5-1.5B"], work)
 
 
-MEASURED = {  # by benchmarks/learner.py on an H100, the last on an H200: the most that torch allocated, in GiB
+MEASURED = {  # the most GiB that torch allocated in benchmarks/learner.py, on an H100, the last on an H200
     ("Qwen2.5-0.5B", False, True, 16384): 27.8,
     ("Qwen2.5-0.5B", False, False, 16384): 34.0,
     ("Qwen2.5-1.5B", False, True, 16384): 62.4,
