@@ -165,6 +165,36 @@ class Group:
         return cls(data["id"], data["version"], [Episode.from_json(e) for e in data["episodes"]])
 
 
+@dataclass(frozen=True, slots=True)
+class TokenValues:
+    """What an update computed of the sampled tokens of a trajectory, when it was trained on them.
+
+    Attributes:
+        group: number of its group.
+        number: place of its episode in the group, from 1.
+        conversation: its place among the trajectories of the episode, from 0.
+        values: float32 ``[K]`` by name: ``advantage``, ``entropy`` in nats, and the ratios ``prox/behav``
+            and ``theta/prox``, or ``theta/behav`` if the objective is naive (docs/objectives.md).
+    """
+
+    group: int
+    number: int
+    conversation: int
+    values: dict[str, np.ndarray]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, rounded to five digits behind the point."""
+        values = {name: column.astype(float).round(5).tolist() for name, column in self.values.items()}
+        place = {"group": self.group, "number": self.number, "conversation": self.conversation}
+        return {**place, "values": values}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TokenValues:
+        """Read what :meth:`to_json` wrote."""
+        values = {name: np.asarray(column, dtype=np.float32) for name, column in data["values"].items()}
+        return cls(data["group"], data["number"], data["conversation"], values)
+
+
 @dataclass(slots=True)
 class Batch:
     """What the learner takes for one update.

@@ -105,11 +105,12 @@ def take_runs(driver: webdriver.Chrome, base: str, names: list[str]) -> None:
     listed = f"{base}rollouts?run={run}&sort=tokens&descending=1"
     shoot(driver, listed, "view_conversation", (1280, 620), "light", opened)
     address = driver.current_url
-    change = (
-        "for (const b of document.querySelectorAll('.tokenview button'))"
-        " if (b.textContent.startsWith('Next change')) b.click();"
+    # What the learner computed is there of some rollouts; another one has links to them.
+    entropy = (
+        "document.querySelector('.tokenview .hint a')?.click();"
+        "setTimeout(() => document.querySelector('[data-colour=entropy]').click(), 500);"
     )
-    shoot(driver, f"{address}&view=tokens", "view_tokens", (1280, 620), "dark", change)
+    shoot(driver, f"{address}&view=tokens", "view_tokens", (1280, 620), "dark", entropy)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ from areal.learner.objectives import TokenLoss, token_loss
 from areal.learner.parallelize import compiles, compute_dtype, full, micro_batch_tokens, uses_varlen
 from areal.learner.ranks import all_gather_objects, rank, world_size
 from areal.learner.state import Tensors, below
+from areal.learner.token_log import TokenLog
 from areal.learner.trainable import TrainableModule
-from areal.trajectory import Batch
+from areal.trajectory import Batch, TokenValues
 
 _SMALL = 512
 """Tokens of a small micro-batch."""
@@ -53,6 +54,7 @@ class Learner:
         model: the Hugging Face model; its parameters are float32, and may be sharded.
         policy: the model as it is trained.
         passes: micro-batches that went through a model so far.
+        token_values: what the last update computed of the tokens of a few rollouts.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Learner:
         self._flops = FlopCounter(self.model)
         self._peak = peak_flops(self._device)
         self.version = self.passes = 0
+        self.token_values: list[TokenValues] = []
 
     @property
     def adapted(self) -> bool:
@@ -121,13 +124,14 @@ class Learner:
         minibatches, without_advantage = self._splitter.split(batch)
         judged = self._score_before(minibatches)
         lr_scale = min(1.0, (self.version + 1) / (self._settings.warmup_steps + 1))
-        sums, norms = Sums(), []
+        sums, tokens_of_some, norms = Sums(), TokenLog(self._settings), []
         for index, minibatch in enumerate(minibatches):
             for micro in minibatch:
-                self._accumulate(micro, sums, first=index == 0)
+                self._accumulate(micro, sums, tokens_of_some, first=index == 0)
             norms.append(self._step(lr_scale))
         self.version += 1
         metrics = sums.metrics()
+        self.token_values = tokens_of_some.gathered(batch)
         done = all_gather_objects((_tokens(minibatches), self._work(minibatches)))
         tokens, work = map(sum, zip(*done, strict=True))
         elapsed = time.monotonic() - started
@@ -155,7 +159,7 @@ class Learner:
                     self.passes += 1
         return {} if self._critic is None else self._critic.judge(list(itertools.chain(*minibatches)))
 
-    def _accumulate(self, micro: MicroBatch, sums: Sums, first: bool) -> None:
+    def _accumulate(self, micro: MicroBatch, sums: Sums, tokens_of_some: TokenLog, first: bool) -> None:
         """Add a micro-batch's gradients, and what it says; ``first``: no step was made in this update yet."""
         self.passes += 1
         losses: list[TokenLoss] = []
@@ -173,7 +177,9 @@ class Learner:
             self._critic.accumulate(micro)
         if not micro.counts:
             return
-        sums.add_pass(micro.packed, scores, TokenLoss.joined(losses))
+        token = TokenLoss.joined(losses)
+        sums.add_pass(micro.packed, scores, token)
+        tokens_of_some.add(micro, scores, token)
         prox = scores.logprobs if first else micro.prox
         if prox is not None:
             sums.add_mismatch(micro.packed, prox, self.version)
@@ -213,7 +219,7 @@ class Learner:
             split, _ = self._splitter.split(dummy)
             self._score_before(split)
             for micro in itertools.chain(*split):
-                self._accumulate(micro, Sums(), first=True)
+                self._accumulate(micro, Sums(), TokenLog(self._settings), first=True)
         self.policy.zero_grad()
         if self._critic is not None:
             self._critic.values.zero_grad()

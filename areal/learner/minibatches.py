@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -13,7 +15,10 @@ from areal.learner.credit import assign
 from areal.learner.microbatches import partition
 from areal.learner.objectives import Tokens, shares
 from areal.learner.packed import Packed, pack
-from areal.trajectory import Batch
+from areal.trajectory import Batch, Episode
+
+LOOKED_AT = 16
+"""Rollouts of an update of which the values of tokens are kept."""
 
 
 @dataclass(slots=True)
@@ -27,6 +32,7 @@ class MicroBatch:
         returns: ``[K]``, what the critic is to learn, once it is known.
         prox: ``[K]``, log-probabilities under π_prox once they are known.
         reference: ``[K]``, and under the reference model.
+        looked_at: trajectories whose values are kept: the index in the batch, and which of the K tokens.
         counts: false for one that only keeps a rank in step with the others: its shares are 0.
     """
 
@@ -37,6 +43,7 @@ class MicroBatch:
     returns: torch.Tensor | None = None
     prox: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+    looked_at: list[tuple[int, slice]] = field(default_factory=list)
     counts: bool = True
 
     def tokens(self, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> Tokens:
@@ -94,6 +101,8 @@ class Splitter:
         share = torch.cat(
             [shares(objective.aggregation, part, self.max_new_tokens) for part in tokens.split(size)]
         )
+        passing = [credit.episode[i] for i in self._useful(range(len(trajectories)), advantages)]
+        looked_at = _looked_at(batch.episodes, sorted(set(passing)))
         minibatches = []
         for start in range(0, len(tokens), size):
             members = [i for i, e in enumerate(credit.episode) if start <= e < start + size]
@@ -109,6 +118,13 @@ class Splitter:
                 )
                 if advantages is not None:
                     micro.advantages = torch.cat([advantages[i] for i in chosen]).to(self.device)
+                ends = itertools.accumulate(trajectories[i].sampled for i in chosen)
+                bounds = itertools.pairwise([0, *ends])
+                micro.looked_at = [
+                    (i, slice(*pair))
+                    for i, owner, pair in zip(chosen, owners, bounds, strict=True)
+                    if owner in looked_at
+                ]
                 if not part:
                     micro.counts, micro.share = False, torch.zeros_like(micro.share)
                 micros.append(micro)
@@ -116,8 +132,17 @@ class Splitter:
         idle = 0.0 if advantages is None else sum(not a.any() for a in advantages) / len(advantages)
         return minibatches, float(idle)
 
-    def _useful(self, members: list[int], advantages: list[torch.Tensor] | None) -> list[int]:
+    def _useful(self, members: Sequence[int], advantages: list[torch.Tensor] | None) -> list[int]:
         """Return the trajectories of a minibatch that can move it."""
         if advantages is None or self.objective.uses_every_token:
-            return members
+            return list(members)
         return [i for i in members if advantages[i].any()]
+
+
+def _looked_at(episodes: Sequence[Episode], passing: Sequence[int]) -> set[int]:
+    """Return whose values are kept, of those that pass: by reward, the worst, the best, and some between."""
+    ordered = sorted(passing, key=lambda i: episodes[i].reward)
+    if len(ordered) <= LOOKED_AT:
+        return set(ordered)
+    last = len(ordered) - 1
+    return {ordered[round(k * last / (LOOKED_AT - 1))] for k in range(LOOKED_AT)}

@@ -53,12 +53,14 @@ class TokenLoss:
         loss: ``[K]``, to be minimised; differentiable.
         clipped: bool ``[K]``, where clipping changed the gradient.
         behav_ratio: ``[K]``, π_prox/π_behav.
+        ratio: ``[K]``, u: π_θ/π_prox, or π_θ/π_behav if the objective is naive; no gradient.
         reference_kl: ``[K]``, estimate of KL(π_θ ‖ π_ref), if there is a reference.
     """
 
     loss: torch.Tensor
     clipped: torch.Tensor
     behav_ratio: torch.Tensor
+    ratio: torch.Tensor
     reference_kl: torch.Tensor | None = None
 
     @classmethod
@@ -69,6 +71,7 @@ class TokenLoss:
             torch.cat([p.loss for p in parts]),
             torch.cat([p.clipped for p in parts]),
             torch.cat([p.behav_ratio for p in parts]),
+            torch.cat([p.ratio for p in parts]),
             torch.cat(kl) if kl else None,
         )
 
@@ -100,7 +103,7 @@ def token_loss(objective: Objective, tokens: Tokens) -> TokenLoss:
         if tokens.entropy is None:
             raise ValueError("the objective has an entropy bonus, and no entropy is given")
         loss = loss - objective.entropy * tokens.entropy
-    return TokenLoss(loss, clipped, behav_ratio, divergence)
+    return TokenLoss(loss, clipped, behav_ratio, ratio.detach(), divergence)
 
 
 def _ratio(objective: Objective, tokens: Tokens, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:

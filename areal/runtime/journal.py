@@ -26,7 +26,7 @@ import asyncio
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from areal.rollout.admission import Admission
 from areal.runtime.rollout_state import RolloutState, state_of
 from areal.telemetry.run_directory import RunDirectory, json_line
 from areal.threads import CallThread
-from areal.trajectory import Group
+from areal.trajectory import Group, TokenValues
 
 _GROWTH = 64 * 2**20
 """Bytes of consumed groups, beyond those of outstanding ones, after which the file is written anew."""
@@ -76,15 +76,18 @@ class Journal:
         """Begin the file anew, with the groups that are outstanding now."""
         await self._do(partial(self._begin, state_of(self._admission)))
 
-    async def consume(self, step: int, groups: list[Group]) -> None:
+    async def consume(self, step: int, groups: list[Group], values: Sequence[TokenValues] = ()) -> None:
         """Record the batch of update ``step``. Its groups count as consumed once this returns.
+
+        Args:
+            values: what the update computed of the tokens of a few rollouts.
 
         Raises:
             UserError: the batch cannot be written.
         """
         state = state_of(self._admission)
         state.version = step  # the engine may not have its weights yet
-        await self._do(partial(self._consume, step, groups, state))
+        await self._do(partial(self._consume, step, groups, values, state))
         if self._file is None and self._trouble is not None and not self._warned:
             self._warned = True
             line = disk.explained(self._trouble, self._directory.path, "the journal") or self._trouble
@@ -128,8 +131,12 @@ class Journal:
             self._leave()
             self._file, self._trouble = made, None
 
-    def _consume(self, step: int, groups: list[Group], state: RolloutState) -> None:
+    def _consume(
+        self, step: int, groups: list[Group], values: Sequence[TokenValues], state: RolloutState
+    ) -> None:
         self._try(lambda file: file.sync())  # the groups that the batch leaves are on the disk before it is
+        if values:
+            self._directory.log_token_values(step, (json_line(each.to_json()) for each in values))
         self._directory.log_rollouts(step, map(self._line, groups))
         if self._file is not None:
             self._file.forget(group.id for group in groups)

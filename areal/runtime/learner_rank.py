@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from areal.learner.learner import Learner
     from areal.runtime.checkpoint import Checkpoints, Staged
     from areal.runtime.rollout_state import RolloutState
-    from areal.trajectory import Batch
+    from areal.trajectory import Batch, TokenValues
     from areal.weights.interface import TransferBackend
     from areal.weights.sender import WeightSender
 
@@ -204,6 +204,10 @@ class LearnerRank:
                 return self._learner.update(batch)
         finally:
             self._updating = False
+
+    def token_values(self) -> list[TokenValues]:
+        """Return what the last update computed of the tokens of a few rollouts; of rank 0, of all ranks."""
+        return self._learner.token_values if self._rank == 0 else []
 
     def progress(self) -> Work | None:
         """Return how many micro-batches went through the model.

@@ -160,6 +160,7 @@ class Trainer:
         self._whole = False
         with self.watch.waits.named("the run", "the learner's update"):
             metrics = await self.learner.call(LearnerRank.update, self._batch)
+            values = await self.learner.call(LearnerRank.token_values)
         batch, self._batch = self._batch, None
         self.version += 1
         self._whole = True
@@ -168,7 +169,7 @@ class Trainer:
             sync = await self.sync.publish(self.version)
         finally:  # an update that was made is recorded, also when the run is stopped just then
             with self.watch.waits.named("the run", "the disk to take the batch"):
-                await self.recorder.record(batch, metrics, sync)
+                await self.recorder.record(batch, metrics, values, sync)
         self.recorder.check_mismatch(batch, metrics)
         await self._begin_what_is_due()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from areal.runtime.mismatch import MismatchWatch
     from areal.telemetry.progress import Progress
     from areal.telemetry.run_directory import RunDirectory
-    from areal.trajectory import Batch
+    from areal.trajectory import Batch, TokenValues
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +91,19 @@ class StepRecorder:
         """Count the time of the step until now as waiting for its batch."""
         self._account.waited()
 
-    async def record(self, batch: Batch, metrics: dict[str, float], sync: dict[str, float]) -> None:
+    async def record(
+        self,
+        batch: Batch,
+        metrics: dict[str, float],
+        values: Sequence[TokenValues],
+        sync: dict[str, float],
+    ) -> None:
         """Record an update. Its batch counts as consumed once this returns.
 
         Args:
             batch: what the update was made on.
             metrics: the learner's metrics.
+            values: what it computed of the tokens of a few rollouts.
             sync: the metrics of the last weight update that is over.
         """
         step = batch.version + 1
@@ -105,7 +113,7 @@ class StepRecorder:
             counts["engine/count"] = float(len(engines.engines))
         now, held = round(time.time(), 3), {"time/held": self.rollouts.held_seconds}
         self.records.log({"step": step, "time": now, **metrics, **account, **held, **counts})
-        await self.journal.consume(step, batch.groups)
+        await self.journal.consume(step, batch.groups, values)
         self.records.trackers.rollouts(Consumed(step, batch.groups, lambda ids: self._decode(ids)))
 
     async def close(self) -> None:

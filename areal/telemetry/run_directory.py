@@ -8,6 +8,8 @@
 - ``replays/replay``, ``replay-2``, …: metrics of a replay;
 - ``evaluations/step-000000.json``: the whole report of the evaluation after that update;
 - ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;
+- ``tokens/step-000001.jsonl``: what the update computed of each token of a few rollouts, one line for each
+  conversation;
 - ``journal``: the groups that are in flight or wait to be consumed, should the run be killed;
 - ``areal.log``, ``engine.log``: our log, and whatever vLLM and the environments print;
 - ``status.json``: what the run does now (areal.telemetry.status);
@@ -184,6 +186,21 @@ class RunDirectory:
             self._rollouts.mkdir(exist_ok=True)
             write_whole(self._rollouts / f"step-{step:06d}.jsonl", lines)
 
+    def log_token_values(self, step: int, lines: Iterable[str]) -> None:
+        """Write what update number ``step`` computed of tokens, before what it consumed is written.
+
+        Args:
+            lines: of JSON, one for each conversation.
+        """
+        self.check()
+        with self._one_line():
+            self._tokens.mkdir(exist_ok=True)
+            write_whole(self._tokens / f"step-{step:06d}.jsonl", lines)
+
+    def read_token_values(self, step: int) -> list[dict[str, Any]]:
+        """Return what :meth:`log_token_values` has written; nothing if that is not there."""
+        return _read_lines(self._tokens / f"step-{step:06d}.jsonl")
+
     def write_report(self, step: int, report: dict[str, Any]) -> None:
         """Keep the whole report of the evaluation after update ``step``, as plain data."""
         with self._one_line():
@@ -251,12 +268,12 @@ class RunDirectory:
             file.write(json_line(data))
 
     def truncate_metrics(self, step: int) -> None:
-        """Remove the metrics and the rollouts from ``step`` on: the resumed run writes them anew."""
+        """Remove what is recorded of the updates from ``step`` on: the resumed run writes it anew."""
         with self._one_line():
             if (self.path / METRICS).exists():
                 kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]
                 write_whole(self.path / METRICS, map(json_line, kept))
-            for folder in (self._rollouts, self._reports):
+            for folder in (self._rollouts, self._tokens, self._reports):
                 for number, file in _numbered(folder).items():
                     if number >= step:
                         file.unlink()
@@ -264,6 +281,10 @@ class RunDirectory:
     @property
     def _reports(self) -> Path:
         return self.path / "evaluations"
+
+    @property
+    def _tokens(self) -> Path:
+        return self.path / "tokens"
 
     @property
     def _rollouts(self) -> Path:

@@ -26,6 +26,7 @@ from areal.viewer.records import DAMAGE, RunRecords, finish_of
 from areal.viewer.rollouts import Decode, Rollout, decoder_of, rollouts_of
 from areal.viewer.runs import summary_of
 from areal.viewer.timeline import Tail, Timeline, Window, events_of, marks_of, tail_of_metrics
+from areal.viewer.token_values import Known, of_each_token, read_token_values
 
 _CHUNK = 4 * 2**20
 """Bytes of metrics in one answer."""
@@ -53,7 +54,7 @@ class WatchedRun(Listing):
         self._tails = threading.Lock()
 
     def _check(self) -> None:
-        for file in (CONFIG, METRICS, EVENTS, "status.json", "rollouts"):
+        for file in (CONFIG, METRICS, EVENTS, "status.json", "rollouts", "tokens"):
             inside(self.run.path, file)
 
     def state(self) -> dict[str, Any]:
@@ -188,6 +189,7 @@ class _Entry:
 
     rollout: Rollout
     watched: WatchedRun
+    reader: _Reader
 
     def text(self) -> str:
         """Return all that is in its conversations, as one text."""
@@ -224,8 +226,16 @@ class _Entry:
             "seconds": round(episode.ended - episode.started, 3),
             "latency": episode.seconds,
         }
-        said = [plain_conversation(t, self.watched.decode) for t in episode.trajectories]
-        return {**plain_data(facts), "conversations": said}
+        known, place = self.reader.token_values(rollout.step), (rollout.group, rollout.number)
+        said = [
+            {
+                **plain_conversation(trajectory, self.watched.decode),
+                "values": of_each_token(trajectory, known.get((*place, number))),
+            }
+            for number, trajectory in enumerate(episode.trajectories)
+        ]
+        valued = sorted({(group, number) for group, number, _ in known})
+        return {**plain_data(facts), "conversations": said, "valued": valued}
 
 
 class _Reader:
@@ -234,6 +244,13 @@ class _Reader:
     def __init__(self, watched: WatchedRun) -> None:
         self._watched = watched
         self._groups: dict[tuple[int, int], list[Rollout]] = {}
+        self._values: tuple[int, Known] = (0, {})
+
+    def token_values(self, step: int) -> Known:
+        """Return what an update computed of the tokens of some of its rollouts."""
+        if self._values[0] != step:
+            self._values = step, read_token_values(self._watched.run, step)
+        return self._values[1]
 
     def __call__(self, row: dict[str, Any]) -> _Entry:
         key = row["step"], row["start"]
@@ -241,7 +258,7 @@ class _Reader:
             if len(self._groups) > 64:
                 self._groups.clear()
             self._groups[key] = list(self._read(row))
-        return _Entry(self._groups[key][row["number"] - 1], self._watched)
+        return _Entry(self._groups[key][row["number"] - 1], self._watched, self)
 
     def _read(self, row: dict[str, Any]) -> Iterator[Rollout]:
         damaged = UserError(

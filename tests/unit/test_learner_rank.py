@@ -58,6 +58,12 @@ async def test_two_processes_are_one_learner(tmp_path: Path):
             ours = await learner.call(LearnerRank.update, each)
             for name in ours.keys() - TIMES:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+        values = await learner.call(LearnerRank.token_values)
+        assert len(values) == len(straight.token_values) > 0, "those of both"
+        for ours, theirs in zip(values, straight.token_values, strict=True):
+            assert (ours.group, ours.number) == (theirs.group, theirs.number)
+            for name, column in theirs.values.items():
+                assert ours.values[name] == pytest.approx(column, rel=1e-3, abs=1e-4), name
         [info] = await learner.call(LearnerRank.open_sender, ["shared memory"])
         engine = SharedMemoryReceiver(
             info["address"], WeightLayout.from_dict(info["layout"]), torch.device("cpu")

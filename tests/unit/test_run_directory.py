@@ -210,11 +210,15 @@ def test_truncation_keeps_the_checkpoint_and_its_evaluation(run):
     for step in range(1, 7):
         run.log_metrics({"step": step, "reward/mean": step / 10})
         run.log_rollouts(step, map(json_line, [{"id": step}]))
+        run.log_token_values(step, map(json_line, [{"group": step}]))
         if step % 2 == 0:
             run.log_metrics({"step": step, "eval/e/avg@1": 0.5})
     run.truncate_metrics(4 + 1)
     assert [line["step"] for line in read_metrics(run.path)] == [1, 2, 2, 3, 4, 4]
-    assert sorted(int(file.stem[5:]) for file in (run.path / "rollouts").iterdir()) == [1, 2, 3, 4]
+    for folder in ("rollouts", "tokens"):
+        assert sorted(int(file.stem[5:]) for file in (run.path / folder).iterdir()) == [1, 2, 3, 4]
+    assert run.read_token_values(4) == [{"group": 4}]
+    assert run.read_token_values(5) == []
     run.truncate_metrics(0)
     assert read_metrics(run.path) == []
 

@@ -486,6 +486,30 @@ def test_where_the_weights_changed(page: Page):
     page.until(lambda: page.query["number"] == "2")
 
 
+def test_what_an_update_computed_of_tokens(page: Page):
+    page.open("rollout?run=second&step=5&group=10&number=1&view=tokens&colour=advantage")
+    page.until(lambda: page.all(".tokens .tone-0") and page.all(".tokens .tone-5"))
+    assert [each.text for each in page.all(".controls [data-colour]")] == [
+        "version", "log-probability", "advantage", "π_prox/π_behav", "π_θ/π_prox", "entropy"
+    ]  # fmt: skip
+    page.button("π_θ/π_prox").click()
+    assert page.query["colour"] == "theta/prox"
+    shown = page.all(".tokens .token:not(.given)")
+    assert {each.get_attribute("class") for each in shown} == {"token tone-3"}
+    page.button("entropy").click()
+    assert page.all(".tokens .scale-0")
+    assert page.all(".tokens .scale-5")
+    page.all(".tokens .token:not(.given)")[0].click()
+    said = "advantage -3 · π_prox/π_behav 0.3679 · π_θ/π_prox 1 · entropy 0"
+    page.until(lambda: said in page.text(".values"))
+    page.open("rollout?run=second&step=5&group=10&number=2&view=tokens&colour=advantage")
+    page.until(lambda: "of 2 rollouts are recorded, and not of this one" in page.text(".hint"))
+    assert not page.all("[data-colour=advantage]")
+    assert page.all(".legend"), "by version"
+    page.one(".hint a").click()
+    page.until(lambda: page.query["number"] == "1" and page.all(".tokens .tone-0"))
+
+
 def test_a_group_side_by_side(page: Page):
     page.open("group?run=second&step=2&group=4")
     assert len(page.all("article")) == 4

@@ -207,6 +207,30 @@ def test_a_rollout_has_the_values_of_each_token(watched: WatchedRun):
         watched.group(3, 60)
 
 
+def test_what_an_update_computed_of_tokens_is_there_for_some(watched: WatchedRun):
+    rollouts = watched.group(3, 6)["rollouts"]
+    assert [each["valued"] for each in rollouts] == [[(6, 1), (7, 1)]] * 4
+    assert [bool(each["conversations"][0]["values"]) for each in rollouts] == [True, False, False, False]
+    conversation = rollouts[0]["conversations"][0]
+    values = conversation["values"]
+    assert values.keys() == {"advantage", "entropy", "prox/behav", "theta/prox"}
+    for column in values.values():
+        assert [value is not None for value in column] == [bool(each) for each in conversation["sampled"]]
+    found = [value for value in values["entropy"] if value is not None]
+    assert (found[0], found[-1]) == (0.0, 3.0)
+    (watched.run.path / "tokens" / "step-000003.jsonl").unlink()  # as of a run of an older version
+    assert watched.group(3, 6)["rollouts"][0]["conversations"][0]["values"] == {}
+
+
+def test_values_of_other_tokens_are_not_shown(watched: WatchedRun):
+    path = watched.run.path / "tokens" / "step-000003.jsonl"
+    other = '{"group": 6, "number": 1, "conversation": 0, "values": {"entropy": [1.0]}}'
+    for damage, said in ((other, "has changed"), ('{"group": 6}', "of update 3 is damaged")):
+        write_whole(path, [damage + "\n"])
+        with pytest.raises(UserError, match=said):
+            watched.group(3, 6)
+
+
 def test_the_index_follows_the_run(watched: WatchedRun, tmp_path: Path):
     run = watched.run
     assert look(watched, Query(), 1)["count"] == 32

@@ -17,7 +17,7 @@ from areal.evaluation.episodes import EpisodeOutcome
 from areal.evaluation.responses import Header, ResponseFile
 from areal.models import load_tokenizer, resolve_model
 from areal.telemetry.run_directory import RunDirectory, json_line
-from areal.trajectory import Episode, Group, Trajectory
+from areal.trajectory import Episode, Group, TokenValues, Trajectory
 
 PAYLOADS = (
     "<script>window.hit=1</script>",
@@ -98,8 +98,12 @@ def make_run(
 
 
 def add_step(run: RunDirectory, step: int, groups: int = 2) -> None:
-    """Add an update with groups of four, of which one more is right as the run goes on."""
+    """Add an update with groups of four, of which one more is right as the run goes on.
+
+    Of the first rollout of each group the values of its tokens are there.
+    """
     made = [arithmetic(step, groups * step + number) for number in range(groups)]
+    run.log_token_values(step, (json_line(token_values(group).to_json()) for group in made))
     run.log_rollouts(step, (json_line(group.to_json()) for group in made))
     run.log_metrics({**metrics(step), **times(step)})
     add_events(run, step)
@@ -143,6 +147,14 @@ def arithmetic(step: int, number: int) -> Group:
         for text, good in zip(said, right, strict=True)
     ]
     return Group(number, max(0, step - 3), made)
+
+
+def token_values(group: Group) -> TokenValues:
+    """Values of all colours, of the group's first rollout."""
+    count = group.episodes[0].sampled
+    ratio = np.exp(np.linspace(-1, 1, count))
+    values = {"advantage": np.linspace(-3, 3, count), "entropy": np.linspace(0, 3, count)}
+    return TokenValues(group.id, 1, 0, {**values, "prox/behav": ratio, "theta/prox": np.ones(count)})
 
 
 def add_formulas(run: RunDirectory, step: int, said: list[str]) -> None:

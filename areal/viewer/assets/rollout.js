@@ -87,7 +87,7 @@ export function rollout(main, store, params) {
       formulas.hidden = tokens;
       for (const tab of tabs.children) tab.setAttribute("aria-pressed", String(tab.dataset.view === view));
       const shown = tokens
-        ? row.conversations.map((each) => showTokens(each, row, kind, (chosen) => {
+        ? row.conversations.map((each) => showTokens(each, row, run, kind, (chosen) => {
             kind = chosen;
             history.replaceState(null, "", rolloutLink(run, row, { view, colour: kind }));
           }))

@@ -1,10 +1,25 @@
 // Every token, coloured by what is known of it, with its values under the pointer or the arrow keys.
 
-import { el, format } from "./dom.js";
+import { el, format, rolloutLink } from "./dom.js";
 
 const CHANCES = [0.9, 0.5, 0.2, 0.05, 0.01];
 const CHANCE_NAMES = ["p ≥ 0.9", "0.5 to 0.9", "0.2 to 0.5", "0.05 to 0.2", "0.01 to 0.05", "p < 0.01"];
 const MANY = 20000;
+
+const ADVANTAGE_BOUNDS = [-2, -1, -1e-9, 1e-9, 1, 2];
+const ADVANTAGE_NAMES = ["−2 or less", "−2 to −1", "−1 to 0", "0", "0 to 1", "1 to 2", "above 2"];
+const RATIO_BOUNDS = [0.5, 0.8, 0.98, 1.02, 1.25, 2];
+const RATIO_NAMES = ["below 0.5", "0.5 to 0.8", "0.8 to 0.98", "about 1", "1.02 to 1.25", "1.25 to 2", "above 2"];
+const ENTROPY_BOUNDS = [0.05, 0.2, 0.5, 1, 2];
+const ENTROPY_NAMES = ["below 0.05 nats", "0.05 to 0.2", "0.2 to 0.5", "0.5 to 1", "1 to 2", "above 2"];
+// What the learner computed of a token: its name, the largest values of its colours but the last, and their legend.
+const COMPUTED = {
+  advantage: { name: "advantage", bounds: ADVANTAGE_BOUNDS, names: ADVANTAGE_NAMES, colours: "tone" },
+  "prox/behav": { name: "π_prox/π_behav", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colours: "tone" },
+  "theta/prox": { name: "π_θ/π_prox", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colours: "tone" },
+  "theta/behav": { name: "π_θ/π_behav", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colours: "tone" },
+  entropy: { name: "entropy", bounds: ENTROPY_BOUNDS, names: ENTROPY_NAMES, colours: "scale" },
+};
 
 // Kinds of colours: what class a token has, and the legend, as [class, text].
 function kinds(conversation, row) {
@@ -36,10 +51,34 @@ function kinds(conversation, row) {
     };
   }
   if (!versions.length) delete found.version; // of an evaluation
+  for (const [key, { name, bounds, names, colours }] of Object.entries(COMPUTED)) {
+    const values = conversation.values?.[key];
+    if (!values) continue;
+    found[key] = {
+      name,
+      of: (i) => {
+        const at = bounds.findIndex((most) => values[i] <= most);
+        return `${colours}-${at < 0 ? bounds.length : at}`;
+      },
+      legend: names.map((text, i) => [`${colours}-${i}`, text]),
+    };
+  }
   return found;
 }
 
-export function showTokens(conversation, row, chosen, onchoose) {
+// Why a conversation has nothing that the learner computed, and the way to rollouts that have it.
+function withoutValues(conversation, row, run) {
+  if (!row.valued || Object.keys(conversation.values).length) return null; // an evaluation has no learner
+  if (!row.valued.length) return el("p", { class: "hint" }, `Of update ${row.step} no advantages, ratios and entropies are recorded.`);
+  const links = row.valued.map(([group, number]) => {
+    const to = rolloutLink(run, { step: row.step, group, number }, { view: "tokens", colour: "advantage" });
+    return [" ", el("a", { href: to }, `${group}/${number}`)];
+  });
+  return el("p", { class: "hint" }, `Of update ${row.step} advantages, ratios and entropies of ${row.valued.length} rollouts are`,
+    " recorded, and not of this one. Group and number of those:", links.flat());
+}
+
+export function showTokens(conversation, row, run, chosen, onchoose) {
   const all = kinds(conversation, row);
   let kind = Object.hasOwn(all, chosen) ? chosen : Object.keys(all)[0];
   let at = -1;
@@ -106,6 +145,8 @@ export function showTokens(conversation, row, chosen, onchoose) {
         facts.push(`version ${conversation.versions[i]}${older ? ` (${older} older than the learner)` : ""}`);
       }
       facts.push(`log-probability ${format(logprob)} (p ${format(Math.exp(logprob), 3)})`);
+      for (const [key, { name }] of Object.entries(COMPUTED))
+        if (conversation.values?.[key]) facts.push(`${name} ${format(conversation.values[key][i])}`);
     } else facts.push("not sampled");
     values.textContent = facts.join(" · ");
   }
@@ -136,5 +177,5 @@ export function showTokens(conversation, row, chosen, onchoose) {
     }, `Next change of weights (${places.length})`));
   }
   add(0, Math.min(MANY, count));
-  return el("div", { class: "tokenview" }, buttons, legend, box, values);
+  return el("div", { class: "tokenview" }, buttons, legend, withoutValues(conversation, row, run), box, values);
 }

@@ -1,0 +1,46 @@
+"""What the learner computed of each token of a few rollouts, as the page takes it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from areal.errors import UserError
+from areal.telemetry.plain import plain
+from areal.telemetry.run_directory import RunDirectory
+from areal.trajectory import TokenValues, Trajectory
+from areal.viewer.inside import inside
+from areal.viewer.listing import plain_data
+from areal.viewer.records import DAMAGE
+
+Known = dict[tuple[int, int, int], TokenValues]
+"""What an update computed of tokens, by the group, the number and the conversation."""
+
+
+def read_token_values(run: RunDirectory, step: int) -> Known:
+    """Return what an update computed of tokens; nothing where that was not recorded.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    inside(run.path, "tokens", f"step-{step:06d}.jsonl")
+    try:
+        read = [TokenValues.from_json(line) for line in run.read_token_values(step)]
+    except DAMAGE as error:
+        raise UserError(f"the record of the tokens of update {step} is damaged") from error
+    return {(each.group, each.number, each.conversation): each for each in read}
+
+
+def of_each_token(trajectory: Trajectory, known: TokenValues | None) -> dict[str, list[float | None]]:
+    """Return values of the sampled tokens as values of all tokens, null for the others.
+
+    Raises:
+        UserError: they are of another trajectory.
+    """
+    found = {}
+    for name, column in ({} if known is None else known.values).items():
+        if len(column) != trajectory.sampled:
+            raise UserError("the record of the tokens has changed; try again")
+        whole = np.full(len(trajectory), np.nan)
+        whole[trajectory.loss_mask] = column
+        found[plain(name)] = plain_data(whole.round(5).tolist())
+    return found
