@@ -60,7 +60,9 @@ def train(given: argparse.Namespace) -> None:
     )
     if run.before and run.after:
         print(f"held-out accuracy: {run.before.accuracy:.3f} before, {run.after.accuracy:.3f} after")
-    print(f"evaluate the model: areal eval {shlex.quote(str(run.path))}")
+    path = shlex.quote(str(run.path))
+    print(f"look at its curves and rollouts: areal view {path}, or here: areal show {path} --worst")
+    print(f"evaluate the model: areal eval {path}")
 
 
 def evaluate(given: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 A run of STEPS updates with 100 rollouts each is generated once, in OUTPUT. A server is started on it, and the
 answers that the page waits for are timed: those of opening it (page, states, settings, all metrics, the first
-list), before and after the index is whole, and lists with filters, sorts and search. Times are medians.
+list), before and after the index is whole, and lists with filters, sorts and search. So is the time until a
+headless Chromium shows the curves, if there is one. Times are medians.
 
     python benchmarks/viewer.py
 """
@@ -46,7 +47,7 @@ LOGPROBS = [-(random.Random(n).random() ** 4) * 5 for n in range(1000)]
 
 def make(folder: Path, steps: int) -> RunDirectory:
     """Return the run, which is made if it is not there."""
-    name = f"run-{steps}"
+    name = f"{steps}-steps"
     if (folder / name / "whole").is_file():
         return RunDirectory.open(folder / name)
     shutil.rmtree(folder / name, ignore_errors=True)
@@ -74,7 +75,12 @@ def group(step: int, number: int, chance: random.Random) -> str:
 
 def episode(step: int, chance: random.Random) -> dict[str, Any]:
     length, given = chance.randrange(TOKENS // 2, TOKENS * 3 // 2), 20
-    reward = float(chance.random() < 0.5)
+    parts = {
+        "correct": float(chance.random() < 0.5),
+        "format": 0.1 * (chance.random() < 0.9),
+        "length": -length / 1000,
+    }
+    reward = sum(parts.values())
     oldest = max(0, step - chance.randrange(1, 5))
     trajectory = {
         "tokens": [3, *chance.choices(range(10, 300), k=given - 1 + length)],
@@ -89,7 +95,7 @@ def episode(step: int, chance: random.Random) -> dict[str, Any]:
     return {
         "trajectories": [trajectory],
         "reward": reward,
-        "reward_parts": {"correct": reward},
+        "reward_parts": parts,
         "env": chance.choice("abc"),
     }
 
@@ -124,7 +130,9 @@ def main() -> None:
             "start_s": time.perf_counter() - begun,
         }
         with httpx.Client(base_url=address, timeout=600) as client:
+            results |= {"chromium_before_index_s": shown(address)}
             results |= measured(client, run.path.name, given.steps)
+            results |= {"chromium_s": shown(address)}
         results["server_mb"] = psutil.Process(server.pid).memory_info().rss / 1e6
         results["index_mb"] = sum(path.stat().st_size for path in cache.rglob("*.sqlite")) / 1e6
     finally:
@@ -132,6 +140,36 @@ def main() -> None:
         server.wait()
     print(json.dumps(results, indent=2))
     print(save(given.output, "viewer", results))
+
+
+def shown(address: str) -> float | None:
+    """Return the seconds from the address to the curves in a headless Chromium; None: there is none."""
+    found = shutil.which("chromium"), shutil.which("chromedriver")
+    if not all(found):
+        return None
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(found[1]))
+    try:
+        return statistics.median(timed(lambda: show(driver, address)) for _ in range(REPEATS))
+    finally:
+        driver.quit()
+
+
+def show(driver: Any, address: str) -> None:
+    """Open the page, and wait for its curves."""
+    driver.get("about:blank")
+    driver.get(address)
+    there = (
+        "return !document.querySelector('main').hasAttribute('aria-busy')"
+        " && document.querySelectorAll('.chart canvas').length > 15"
+    )
+    while not driver.execute_script(there):
+        time.sleep(0.01)
 
 
 def measured(client: httpx.Client, name: str, steps: int) -> dict[str, Any]:
@@ -168,6 +206,17 @@ def measured(client: httpx.Client, name: str, steps: int) -> dict[str, Any]:
         "one step": lambda: find(sort="reward", **{"from": steps // 2, "to": steps // 2}),
         "half of the run, cut off, worst first": lambda: find(
             sort="reward", finish="length", **{"from": steps // 4, "to": steps * 3 // 4}
+        ),
+        "worst by a part of the reward": lambda: find(sort="part", part="length"),
+        "worst by a part, of one environment, cut off": lambda: find(
+            sort="part", part="length", env="b", finish="length"
+        ),
+        "half of a part, by another order": lambda: find(
+            part="length", part_least=-0.1, part_most=-0.05, sort="tokens", descending=1
+        ),
+        "right, but long": lambda: find(least=1, part="length", part_most=-0.14, sort="part"),
+        "by a part, none found": lambda: find(
+            sort="part", part="length", env="b", part_least=-0.06, part_most=-0.05, least=1.2
         ),
         "by reward, far down": lambda: find(sort="reward", least=0.5, skip=steps * GROUPS),
         "text that is nowhere": lambda: find(text="nowhere to be found"),

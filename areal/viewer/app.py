@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,38 @@ _LARGEST = 2**53
 _SORTS: tuple[Sort, ...] = ("step", "reward", "tokens", "staleness", "part")
 
 
-def make_app(watched: Sequence[Watched]) -> Starlette:
-    """Return the application that shows some runs and evaluations."""
+class Quiet:
+    """Says whether nobody waits for an answer, so that work that can wait does not slow it down."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._free = threading.Event()
+        self._free.set()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Somebody waits; of one thread, that of the event loop."""
+        self._asked += 1
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._asked -= 1
+            if not self._asked:
+                self._free.set()
+
+    def __call__(self) -> bool:
+        """Say whether it is quiet."""
+        return self._free.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is, some seconds at most."""
+        self._free.wait(seconds)
+
+
+def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlette:
+    """Return the application that shows some runs and evaluations; ``quiet`` is told when somebody waits."""
+    quiet = quiet or Quiet()
     assets = read_assets()
     runs = {each.name: each for each in watched if isinstance(each, WatchedRun)}
     evaluations = {each.name: each for each in watched if isinstance(each, WatchedEvaluation)}
@@ -61,10 +93,10 @@ def make_app(watched: Sequence[Watched]) -> Starlette:
     def answer(make: Callable[[Request], Any]) -> Route:
         async def endpoint(request: Request) -> Response:
             try:
-                found = await run_in_threadpool(make, request)
+                with quiet.answering():
+                    return await run_in_threadpool(lambda: _json(make(request)))
             except UserError as error:
                 return _json({"error": str(error)}, 404)
-            return _json(found)
 
         return Route(f"/api/{make.__name__}", endpoint, name=make.__name__)
 
@@ -78,7 +110,8 @@ def make_app(watched: Sequence[Watched]) -> Starlette:
         return {each.name: each.settings() for each in watched}
 
     def metrics(request: Request) -> Any:
-        return run_of(request).metrics(request.query_params.get("mark", ""))
+        mark = request.query_params.get("mark", "")
+        return run_of(request).outline() if mark == "outline" else run_of(request).metrics(mark)
 
     def rollouts(request: Request) -> Any:
         given = request.query_params
@@ -142,6 +175,7 @@ def query_of(request: Request) -> Query:
         given.get("finish", ""),
         sort,
         given.get("descending") == "1",
+        given.get("changed") == "1",
     )
 
 

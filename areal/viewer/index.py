@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ Span = tuple[int, int]
 _ALL_STEPS = (0, 2**62)
 _ALL_REWARDS = (float("-inf"), float("inf"))
 
-_FORM = 2
+_FORM = 3
 """Of the tables; an index of another form is another file."""
 _PARTS = 16
 """Named parts of the reward that have a column, the first ones."""
@@ -52,6 +52,10 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+Filter = tuple[str, str, list[Any]]
+"""The column of a condition, its form in SQL, and its values."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """Which rollouts, and in what order.
@@ -65,6 +69,7 @@ class Query:
         finish: that ended so; empty: in any way.
         sort: by what; equal ones by update, the newest first.
         descending: the largest first.
+        changed: only those within which the weights changed.
     """
 
     steps: Span = _ALL_STEPS
@@ -75,35 +80,46 @@ class Query:
     finish: str = ""
     sort: Sort = "step"
     descending: bool = False
+    changed: bool = False
 
-    def where(self, column: str) -> tuple[str, list[Any]]:
-        """Return the condition in SQL and its values; ``column`` is that of the part."""
-        conditions: list[str] = []
-        values: list[Any] = []
+    def filters(self, column: str) -> list[Filter]:
+        """Return the conditions; ``column`` is that of the part."""
+        found: list[Filter] = []
         for name, (low, high), whole in (
             ("step", self.steps, _ALL_STEPS),
             ("reward", self.rewards, _ALL_REWARDS),
             (column, self.values, _ALL_REWARDS),
         ):
             if (low, high) != whole:
-                conditions.append(f"{name} BETWEEN ? AND ?")
-                values += [low, high]
-        if self.part and (self.sort == "part" or self.values != _ALL_REWARDS):
-            conditions.append(f"{column} IS NOT NULL")
+                found.append((name, "{0} BETWEEN ? AND ?", [low, high]))
         for name, wanted in (("env", self.env), ("finish", self.finish)):
             if wanted:
-                conditions.append(f"{name} = ?")
-                values.append(wanted)
-        return " AND ".join(conditions) or "1", values
+                found.append((name, "{0} = ?", [wanted]))
+        if self.changed:
+            found.append(("newest", "{0} > oldest", []))
+        if self.part and (self.sort == "part" or self.values != _ALL_REWARDS):
+            found.append((column, "{0} IS NOT NULL", []))
+        return found
 
-    def order(self, column: str) -> str:
-        """Return the order in SQL; each one is that of an index, forwards or backwards."""
+    def order(self, column: str) -> tuple[str, str]:
+        """Return the column that is ordered by, and the order in SQL: that of an index, or its reverse."""
         if self.sort == "step":
-            return ", ".join(f"{name}{' DESC' * self.descending}" for name in ("step", '"group"', "number"))
+            names = ("step", '"group"', "number")
+            return "step", ", ".join(f"{name}{' DESC' * self.descending}" for name in names)
         by = column if self.sort == "part" else self.sort
         if self.descending:
-            return f'{by} DESC, step, "group" DESC, number DESC'
-        return f'{by}, step DESC, "group", number'
+            return by, '{0} DESC, step, "group" DESC, number DESC'
+        return by, '{0}, step DESC, "group", number'
+
+
+def _where(filters: list[Filter], by: str) -> tuple[str, list[Any]]:
+    """Return a condition in SQL and its values, for which no index is used but that of one column.
+
+    SQLite does not know how many rows a condition leaves, and looks up a million rows one by one in the order
+    of an index where reading all of them takes a tenth of the time. A plus sign keeps it from that.
+    """
+    conditions = [form.format(name if name == by else f"+{name}") for name, form, _ in filters]
+    return " AND ".join(conditions) or "1", [value for _, _, values in filters for value in values]
 
 
 class Index:
@@ -133,12 +149,15 @@ class Index:
             database.execute("PRAGMA journal_mode=WAL")
             database.executescript(_TABLES)
 
-    def update(self, seconds: float, first: Span | None = None) -> int:
+    def update(
+        self, seconds: float, first: Span | None = None, go_on: Callable[[], bool] = lambda: True
+    ) -> int:
         """Read records that are new, the latest first, for some seconds; return how many are left.
 
         Args:
             seconds: no record is begun after them, but for those of ``first``.
             first: a range of updates that is wanted now, and read whole.
+            go_on: no record is begun, either, once it says no.
         """
         end = time.monotonic() + seconds
         with self._writing, self._open() as database:
@@ -154,7 +173,7 @@ class Index:
                 new.sort(key=lambda step: not low <= step <= high)  # which leaves the order else
             for number, step in enumerate(new):
                 wanted = first is not None and first[0] <= step <= first[1]
-                if not wanted and time.monotonic() > end:
+                if not wanted and (time.monotonic() > end or not go_on()):
                     return len(new) - number
                 with database:
                     self._read(database, step, found[step])
@@ -169,10 +188,7 @@ class Index:
             columns[name] = column = f"part_{len(columns)}"
             database.execute("INSERT INTO parts VALUES (?, ?)", (name, column))
             database.execute(f"ALTER TABLE rollouts ADD COLUMN {column} REAL")
-            database.execute(
-                f'CREATE INDEX by_{column} ON rollouts ({column}, step DESC, "group", number) '
-                f"WHERE {column} IS NOT NULL"
-            )
+            database.execute(f'CREATE INDEX by_{column} ON rollouts ({column}, step DESC, "group", number)')
         database.execute("DELETE FROM rollouts WHERE step = ?", (step,))
         every = [*_COLUMNS, *columns.values()]
         holes = ", ".join("?" * len(every))
@@ -187,21 +203,33 @@ class Index:
         database.executemany("INSERT OR IGNORE INTO names VALUES (?, ?)", [each for each in found if each[1]])
         database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (step, mark, damaged))
 
-    def find(self, query: Query, limit: int, skip: int = 0) -> list[dict[str, Any]]:
-        """Return rollouts that are asked for, each with the ``parts`` of its reward."""
+    def find(self, query: Query, limit: int, skip: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Return rollouts that are asked for, each with the ``parts`` of its reward, and how many there are.
+
+        Args:
+            query: which ones.
+            limit: how many at most; -1: all.
+            skip: how many before them are left out.
+        """
         with self._open() as database:
             columns = _part_columns(database)
             column = columns.get(query.part, "NULL")  # of a part that nothing has there is nothing
-            where, values = query.where(column)
-            rest = f"WHERE {where} ORDER BY {query.order(column)} LIMIT ? OFFSET ?"
-            return _rows(database, columns, rest, [*values, limit, skip])
-
-    def count(self, query: Query) -> int:
-        """Return how many rollouts are asked for."""
-        with self._open() as database:
-            where, values = query.where(_part_columns(database).get(query.part, "NULL"))
-            (found,) = database.execute(f"SELECT count(*) FROM rollouts WHERE {where}", values).fetchone()
-        return int(found)
+            filters = query.filters(column)
+            names = list(dict.fromkeys(name for name, _, _ in filters))
+            where, values = _where(filters, names[0] if len(names) == 1 else "step")
+            (count,) = database.execute(f"SELECT count(*) FROM rollouts WHERE {where}", values).fetchone()
+            if count <= skip:
+                return [], count
+            by, order = query.order(column)
+            # Without other conditions an index has them in order; else all of them are looked at, once.
+            walks = by == "step" or set(names) <= {by}
+            where, values = _where(filters, by if walks else "step")
+            order = order.format(by if walks else f"+{by}")
+            keys = (
+                f'SELECT step, "group", number FROM rollouts WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?'
+            )
+            rest = f'JOIN ({keys}) USING (step, "group", number) ORDER BY {order}'
+            return _rows(database, columns, rest, [*values, limit, skip]), count
 
     def group(self, step: int, group: int) -> list[dict[str, Any]]:
         """Return the rollouts of a group."""

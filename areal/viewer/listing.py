@@ -104,8 +104,7 @@ class Listing(ABC):
         """
         few = query.steps[1] - query.steps[0] < 8
         left = self.index.update(0.3, query.steps if few else None)
-        count = self.index.count(query)
-        looked_at = self.index.find(query, searched if text else limit, skip)
+        looked_at, count = self.index.find(query, searched if text else limit, skip)
         rows: list[dict[str, Any]] = []
         done = 0
         read = self.reader()
@@ -129,7 +128,7 @@ class Listing(ABC):
         self.index.update(0, (step, step))
         read = self.reader()
         found = []
-        for row in self.index.find(Query((step, step)), -1):
+        for row in self.index.find(Query((step, step)), -1)[0]:
             entry = read(row)
             found.append(({**plain_data(row), "excerpt": entry.excerpt()}, entry.whole()))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,17 +84,20 @@ def summary_of(path: Path) -> RunSummary:
 
 def last_lines(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the last line of an update, and the last one with a held-out score; empty: there is none."""
-    update: dict[str, Any] = {}
-    scored: dict[str, Any] = {}
-    lines = metrics.read_bytes().splitlines() if metrics.exists() else []
-    for line in reversed(lines):  # most need not be parsed
-        if not update and b'"reward/mean"' in line:
-            update = parsed(line) or {}
-        if not scored and b'"eval/' in line and score_of(found := parsed(line) or {}) is not None:
-            scored = found
-        if update and scored:
-            break
-    return update, scored
+    data = metrics.read_bytes() if metrics.exists() else b""
+    scored = (line for line in _lines_with(data, b'"eval/') if score_of(line) is not None)
+    return next(_lines_with(data, b'"reward/mean"'), {}), next(scored, {})
+
+
+def _lines_with(data: bytes, word: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the lines that have a word, the last one first: most need neither be cut out nor parsed."""
+    end = len(data)
+    while (place := data.rfind(word, 0, end)) >= 0:
+        begin = data.rfind(b"\n", 0, place) + 1
+        after = data.find(b"\n", place)
+        if line := parsed(data[begin : after if after >= 0 else len(data)]):
+            yield line
+        end = begin
 
 
 def _state(path: Path) -> tuple[str, str]:

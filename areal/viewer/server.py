@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from areal.errors import UserError, install_hint
 
 if TYPE_CHECKING:
+    from areal.viewer.app import Quiet
     from areal.viewer.watched import Watched
 
 _GRACE = 1
@@ -37,7 +38,7 @@ def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) ->
     """
     import uvicorn
 
-    from areal.viewer.app import make_app
+    from areal.viewer.app import Quiet, make_app
     from areal.viewer.guard import Guard
 
     listening = _listen(host, port)
@@ -45,10 +46,12 @@ def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) ->
     alone = ipaddress.ip_address(address).is_loopback
     token = "" if alone else secrets.token_urlsafe(24)
     hosts = {"127.0.0.1", "localhost", "[::1]", _shown(host), _shown(address)} if alone else ()
-    app = Guard(make_app(watched), hosts, token)
+    quiet = Quiet()
+    app = Guard(make_app(watched, quiet), hosts, token)
     ended = threading.Event()
     for each in watched:
-        threading.Thread(target=_index, args=(each, ended), name=f"index of {each.name}", daemon=True).start()
+        name = f"index of {each.name}"
+        threading.Thread(target=_index, args=(each, ended, quiet), name=name, daemon=True).start()
     name = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else _shown(host)
     shown = f"http://{name}:{number}/" + (f"{token}/" if token else "")
     print(f"{', '.join(each.name for each in watched)}: {shown} (Ctrl-C ends it)", flush=True)
@@ -69,11 +72,12 @@ def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) ->
         ended.set()
 
 
-def _index(watched: Watched, ended: threading.Event) -> None:
-    """Keep an index up to date, so that whoever asks need not wait."""
+def _index(watched: Watched, ended: threading.Event, quiet: Quiet) -> None:
+    """Keep an index up to date, so that whoever asks need not wait; not while somebody does."""
     while not ended.is_set():
+        quiet.wait(_IDLE)
         try:
-            left = watched.index.update(_ROUND)
+            left = watched.index.update(_ROUND, go_on=quiet)
         except UserError:  # the page, which needs the index, too, says it
             return
         ended.wait(0.01 if left else _IDLE)

@@ -8,17 +8,14 @@ seconds since the epoch.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from areal.telemetry.run_directory import parsed
 from areal.telemetry.scores import finite
+from areal.viewer.tail import Line, Tail
 
-Line = dict[str, Any]
 Window = Literal["all"] | float | tuple[int, int]
 """What to show: all, the last seconds, or a range of updates."""
 Span = tuple[float, float, str, int]
@@ -47,43 +44,6 @@ _WAITS = {
 """What a run says that it waits for now, and what the learner does meanwhile."""
 _MARKS = {"lost": "lost", "restarted": "started again", "resumed": "resumed", "left": "left"}
 """Events that are marked, and what is said of them."""
-
-
-@dataclass
-class Tail:
-    """The lines of a file of JSON lines, of which only new ones are read each time.
-
-    Attributes:
-        keys: that are kept of each line; None: all.
-        lines: that were read so far.
-    """
-
-    keys: set[str] | None = None
-    lines: list[Line] = field(default_factory=list)
-    _inode: int = -1
-    _read: int = 0
-
-    def read(self, path: Path) -> bool:
-        """Read what is new; return whether there was anything. A file that was replaced is read again."""
-        try:
-            with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                changed = stat.st_ino != self._inode or stat.st_size < self._read
-                if changed:
-                    self.lines, self._inode, self._read = [], stat.st_ino, 0
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            changed, self.lines, self._inode, self._read = bool(self.lines), [], -1, 0
-            return changed
-        end = data.rfind(b"\n") + 1
-        self._read += end
-        for raw in data[:end].splitlines():
-            if (line := parsed(raw)) is not None:
-                self.lines.append(
-                    line if self.keys is None else {k: line[k] for k in self.keys & line.keys()}
-                )
-        return changed or end > 0
 
 
 def tail_of_metrics() -> Tail:
@@ -144,13 +104,13 @@ def events_of(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if finite(line, "time") is not None and isinstance(line.get("event"), str)]
 
 
-def marks_of(events: Sequence[Line]) -> list[Line]:
+def marks_of(events: Sequence[Line], version: int = 0) -> list[Line]:
     """Return where parts were lost, came back or left, and where the run was resumed.
 
     Each has its ``time``, ``what`` happened, the ``part``, a ``text`` with the cause, and the ``step``: how
-    many updates had been published by then.
+    many updates had been published by then, ``version`` of them before these events.
     """
-    found, version = [], 0
+    found = []
     for event in events:
         if event["event"] == "published":
             version = int(finite(event, "version") or 0)
@@ -172,164 +132,208 @@ def marks_of(events: Sequence[Line]) -> list[Line]:
     return found
 
 
-def learner_spans(updates: Sequence[Update], events: Sequence[Line], end: float) -> list[Span]:
-    """Return what the learner did.
+class LearnerLane:
+    """What the learner did, as its updates and events come.
 
     Kinds: ``wait`` for a batch, ``train``, ``load``: wait until engines have loaded, ``publish``, and
     ``lost``, until it was back. Without the times of its updates, each publication is a moment.
     """
-    published, loads = _by_version(events, "published"), _by_version(events, "loaded")
-    spans: list[Span] = []
-    for update in updates:
-        spans.append((update.start, update.taken, "wait", update.step))
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+        self._moments: list[Span] = []
+        self._published: dict[int, list[Line]] = {}
+        self._loads: dict[int, list[float]] = {}
+        self._lost: float | None = None
+
+    def note(self, event: Line) -> None:
+        """Take an event."""
+        kind, now, version = event["event"], event["time"], finite(event, "version")
+        if kind == "published":
+            self._moments.append((now, now, "publish", int(version or 0)))
+            if version is not None:
+                self._published.setdefault(int(version), []).append(event)
+        elif kind == "loaded" and version is not None:
+            self._loads.setdefault(int(version), []).append(now)
+        elif kind == "lost" and event.get("part") == LEARNER and self._lost is None:
+            self._lost = now
+        elif self._lost is not None and kind == "restarted" and event.get("part") == LEARNER:
+            self._spans.append((self._lost, now, "lost", 0))
+            self._lost = None
+        elif kind == "resumed":  # nobody knows for how long the run went on
+            self._lost = None
+
+    def add(self, update: Update) -> None:
+        """Take an update, whose events are known: they are written before it is recorded."""
+        step, spans = update.step, self._spans
+        spans.append((update.start, update.taken, "wait", step))
         # The line of the update is written just after that, with a time in milliseconds.
         made = [
             (e["time"], seconds)
-            for e in published.get(update.step, ())
+            for e in self._published.get(step, ())
             if update.start <= e["time"] <= update.end + 0.001
             and (seconds := finite(e, "seconds")) is not None
         ]
         if not made:  # the learner was lost before
-            spans.append((update.taken, update.taken + update.train, "train", update.step))
-            continue
+            spans.append((update.taken, update.taken + update.train, "train", step))
+            return
         ready, seconds = made[-1]
         trained = ready - seconds
-        spans.append((trained - update.train, trained, "train", update.step))
+        spans.append((trained - update.train, trained, "train", step))
         # The memory of the version before is written anew, once no engine reads it.
-        before = [e["time"] for e in loads.get(update.step - 1, ()) if trained < e["time"] < ready]
+        before = [time for time in self._loads.get(step - 1, ()) if trained < time < ready]
         if before:
-            spans.append((trained, before[-1], "load", update.step - 1))
+            spans.append((trained, before[-1], "load", step - 1))
             trained = before[-1]
-        spans.append((trained, ready, "publish", update.step))
-        after = [e["time"] for e in loads.get(update.step, ()) if ready < e["time"] <= update.end]
+        spans.append((trained, ready, "publish", step))
+        after = [time for time in self._loads.get(step, ()) if ready < time <= update.end]
         if after:  # as at η=0
-            spans.append((ready, after[-1], "load", update.step))
-    if not updates:
-        moments = (event for event in events if event["event"] == "published")
-        spans += [(e["time"], e["time"], "publish", int(finite(e, "version") or 0)) for e in moments]
-    spans += [(begin, back, "lost", 0) for begin, back in _outages(events, LEARNER, end)]
-    return sorted(spans)
+            spans.append((ready, after[-1], "load", step))
+
+    def spans(self, end: float, updates: bool) -> list[Span]:
+        """Return the spans until now; ``updates``: the times of some are known."""
+        lost = [] if self._lost is None else [(self._lost, end, "lost", 0)]
+        return self._spans + lost + ([] if updates else self._moments)
 
 
-def _by_version(events: Sequence[Line], kind: str) -> dict[int, list[Line]]:
-    """Return the events of a kind by the version that they are about."""
-    found: dict[int, list[Line]] = {}
-    for event in events:
-        if event["event"] == kind and (version := finite(event, "version")) is not None:
-            found.setdefault(int(version), []).append(event)
-    return found
-
-
-def _outages(events: Sequence[Line], part: str, end: float) -> Iterator[tuple[float, float]]:
-    lost: float | None = None
-    for event in events:
-        if event["event"] == "lost" and event.get("part") == part and lost is None:
-            lost = event["time"]
-        back = event["event"] == "restarted" and event.get("part") == part
-        if lost is not None and (back or event["event"] == "resumed"):
-            if back:
-                yield lost, event["time"]
-            lost = None
-    if lost is not None:
-        yield lost, end
-
-
-def engine_spans(updates: Sequence[Update], events: Sequence[Line], end: float) -> dict[str, list[Span]]:
-    """Return what each engine did, by its name.
+class EngineLanes:
+    """What each engine did, as events come.
 
     Kinds: ``up``: it has weights to sample with; ``load``: it was paused for a load, of which without a
     recorded pause only the moment is known; ``lost``, until it has loaded again.
     """
-    ends = [update.end for update in updates]
-    lanes: dict[str, list[Span]] = {}
-    since: dict[str, tuple[float, str]] = {}
-    recovering, last = False, 0.0
 
-    def close(name: str, at: float) -> None:
-        if (state := since.pop(name, None)) is not None:
-            lanes[name].append((state[0], max(state[0], at), state[1], 0))
+    def __init__(self) -> None:
+        self._lanes: dict[str, list[Span]] = {}
+        self._since: dict[str, tuple[float, str]] = {}
+        self._recovering, self._last = False, 0.0
 
-    for event in events:
+    def _close(self, name: str, at: float) -> None:
+        if (state := self._since.pop(name, None)) is not None:
+            self._lanes[name].append((state[0], max(state[0], at), state[1], 0))
+
+    def note(self, event: Line, ends: Sequence[float]) -> None:
+        """Take an event; ``ends`` are those of the updates."""
         kind, now = event["event"], event["time"]
         name = str(event.get("engine", event.get("part", "")))
         if kind == "restarted" and name == LEARNER:
-            recovering = True
+            self._recovering = True
         elif kind == "published" and event.get("of_new_learner"):
-            if not recovering:  # the run itself begins, or goes on: what was up had ended with it
+            if not self._recovering:  # the run itself begins, or goes on: what was up had ended with it
                 seen = bisect_left(ends, now) - 1
-                for each in list(since):
-                    close(each, max(last, ends[seen] if seen >= 0 else 0.0))
-            recovering = False
+                for each in list(self._since):
+                    self._close(each, max(self._last, ends[seen] if seen >= 0 else 0.0))
+            self._recovering = False
         elif kind == "loaded":
-            lanes.setdefault(name, [])
-            if since.get(name, (0.0, ""))[1] != "up":
-                close(name, now)
-                since[name] = now, "up"
+            lane = self._lanes.setdefault(name, [])
+            if self._since.get(name, (0.0, ""))[1] != "up":
+                self._close(name, now)
+                self._since[name] = now, "up"
             else:
                 pause = finite(event, "pause") or 0.0
-                lanes[name].append((now - pause, now, "load", int(finite(event, "version") or 0)))
-        elif kind in ("lost", "left") and name in lanes:
-            close(name, now)
+                lane.append((now - pause, now, "load", int(finite(event, "version") or 0)))
+        elif kind in ("lost", "left") and name in self._lanes:
+            self._close(name, now)
             if kind == "lost":
-                since[name] = now, "lost"
-        last = now
-    for name in list(since):
-        close(name, end)
-    return {name: sorted(lanes[name]) for name in sorted(lanes, key=lambda name: (len(name), name))}
+                self._since[name] = now, "lost"
+        self._last = now
 
-
-def missing(rows: Sequence[Line], events: Sequence[Line], updates: Sequence[Update]) -> list[str]:
-    """Return sentences that say what a run did not record, as runs of older versions."""
-    made = [row for row in rows if finite(row, "time/step") is not None]
-    found = []
-    if not events and made:
-        found.append("There is no events.jsonl: engines, loads of weights and restarts are not shown.")
-    if made and not updates:
-        found.append(
-            "The times of updates were not recorded: of the learner only the moments at which it published "
-            "weights are shown."
-        )
-    elif len(updates) < len(made):
-        found.append(f"The times of {len(made) - len(updates)} updates were not recorded.")
-    if any(event["event"] == "loaded" and "pause" not in event for event in events):
-        found.append("How long engines paused for loads was not recorded of all: each of these is a moment.")
-    if made and not any("latency/episode" in row for row in made):
-        found.append("Where the time of rollouts went was not recorded.")
-    return found
+    def spans(self, end: float) -> dict[str, list[Span]]:
+        """Return the spans of each engine until now, by its name."""
+        open_ones = {name: [(at, max(at, end), state, 0)] for name, (at, state) in self._since.items()}
+        names = sorted(self._lanes, key=lambda name: (len(name), name))
+        return {name: self._lanes[name] + open_ones.get(name, []) for name in names}
 
 
 class Timeline:
-    """What a run did so far.
+    """What a run did so far; what is new is added as it comes, and nothing is computed twice.
 
     Args:
         rows: of ``metrics.jsonl``.
         lines: of ``events.jsonl``.
-        status: of a run that goes on; None: it does not.
     """
 
-    def __init__(self, rows: Sequence[Line], lines: Sequence[Line], status: Line | None = None) -> None:
-        events, updates = events_of(lines), updates_of(rows)
-        now = None if status is None else finite(status, "time")
-        known = [event["time"] for event in events] + [update.end for update in updates]
-        self.begin = min([*known, *(update.start for update in updates[:1])], default=0.0)
-        self.end = max([*known, *(() if now is None else (now,))], default=0.0)
-        self.lanes = {
-            LEARNER: learner_spans(updates, events, self.end),
-            **engine_spans(updates, events, self.end),
-        }
-        if status is not None and now is not None:
-            self.lanes[LEARNER] += _begun(status, now, updates)
-        self.updates, self.marks = updates, marks_of(events)
-        self.missing = missing(rows, events, updates)
-        # When each batch was consumed, as closely as it is known.
-        self.taken = {
-            step: made[-1]["time"] for step, made in _by_version(events, "published").items() if step
-        }
-        self.taken |= {update.step: update.taken for update in updates}
+    def __init__(self, rows: Sequence[Line] = (), lines: Sequence[Line] = ()) -> None:
+        self.updates: list[Update] = []
+        self.marks: list[Line] = []
+        self.taken: dict[int, float] = {}
+        """When each batch was consumed, as closely as it is known."""
+        self._ends: list[float] = []
+        self._steps: set[int] = set()
+        self._learner, self._engines = LearnerLane(), EngineLanes()
+        self._version = 0
+        self._begin, self._end = float("inf"), 0.0
+        self._made = 0
+        self._has_events = self._has_latency = self._unpaused = False
+        self.add(rows, lines)
 
-    def window(self, wanted: Window) -> tuple[float, float, int]:
+    def add(self, rows: Sequence[Line], lines: Sequence[Line]) -> None:
+        """Take new lines of both files, of the events at least those that were written before the rows."""
+        updates, events = updates_of(rows), events_of(lines)
+        self._ends += [update.end for update in updates]
+        self.marks += marks_of(events, self._version)
+        for event in events:
+            self._learner.note(event)
+            self._engines.note(event, self._ends)
+            if event["event"] == "published":
+                self._version = int(finite(event, "version") or 0)
+                if self._version and self._version not in self._steps:
+                    self.taken[self._version] = event["time"]
+            self._unpaused |= event["event"] == "loaded" and "pause" not in event
+        for update in updates:
+            self._learner.add(update)
+            self._steps.add(update.step)
+            self.taken[update.step] = update.taken
+        self.updates += updates
+        times = [event["time"] for event in events]
+        self._begin = min([self._begin, *times, *(update.start for update in updates)])
+        self._end = max([self._end, *times, *(update.end for update in updates)])
+        self._made += sum(finite(row, "time/step") is not None for row in rows)
+        self._has_events |= bool(events)
+        self._has_latency |= any("latency/episode" in row for row in rows)
+
+    @property
+    def begin(self) -> float:
+        """When it began; 0 if nothing is known."""
+        return min(self._begin, self._end)
+
+    def end(self, status: Line | None = None) -> float:
+        """Return when it ended; of a run that goes on, when its status was written."""
+        now = None if status is None else finite(status, "time")
+        return self._end if now is None else max(self._end, now)
+
+    def lanes(self, status: Line | None = None) -> dict[str, list[Span]]:
+        """Return the spans of the learner and of each engine; ``status`` is that of a run that goes on."""
+        end = self.end(status)
+        lanes = {LEARNER: self._learner.spans(end, bool(self.updates)), **self._engines.spans(end)}
+        now = None if status is None else finite(status, "time")
+        if status is not None and now is not None:
+            lanes[LEARNER] = [*lanes[LEARNER], *_begun(status, now, self.updates)]
+        return lanes
+
+    def missing(self) -> list[str]:
+        """Return sentences that say what the run did not record, as runs of older versions."""
+        found = []
+        if not self._has_events and self._made:
+            found.append("There is no events.jsonl: engines, loads of weights and restarts are not shown.")
+        if self._made and not self.updates:
+            found.append(
+                "The times of updates were not recorded: of the learner only the moments at which it "
+                "published weights are shown."
+            )
+        elif len(self.updates) < self._made:
+            found.append(f"The times of {self._made - len(self.updates)} updates were not recorded.")
+        if self._unpaused:
+            found.append(
+                "How long engines paused for loads was not recorded of all: each of these is a moment."
+            )
+        if self._made and not self._has_latency:
+            found.append("Where the time of rollouts went was not recorded.")
+        return found
+
+    def window(self, wanted: Window, status: Line | None = None) -> tuple[float, float, int]:
         """Return when what is wanted begins and ends, and how many updates are left out before that."""
-        begin, end = self.begin, self.end
+        begin, end = self.begin, self.end(status)
         if isinstance(wanted, tuple):
             inside = [update for update in self.updates if wanted[0] <= update.step <= wanted[1]]
             moments = [time for step, time in self.taken.items() if wanted[0] <= step <= wanted[1]]
@@ -342,14 +346,18 @@ class Timeline:
             return begin, end, 0
         return inside[-MOST].start, end, len(inside) - MOST
 
-    def view(self, wanted: Window) -> Line:
+    def view(self, wanted: Window, status: Line | None = None) -> Line:
         """Return a part as plain data, with times in seconds from ``zero``.
+
+        Args:
+            wanted: which part.
+            status: of a run that goes on; None: it does not.
 
         Returns:
             ``start`` and ``end``; ``lanes`` with the spans of each; ``updates`` as columns; ``marks``;
             ``taken``: when each update took its batch; what is ``missing``; how many are ``left_out``.
         """
-        start, end, left_out = self.window(wanted)
+        start, end, left_out = self.window(wanted, status)
         zero = self.begin
 
         def at(time: float) -> float:
@@ -372,16 +380,21 @@ class Timeline:
             "lanes": [
                 {
                     "name": name,
-                    "spans": [(at(b), at(e), kind, n) for b, e, kind, n in spans if e >= start and b <= end],
+                    "spans": [
+                        (at(b), at(e), kind, n)
+                        for b, e, kind, n in sorted(
+                            span for span in spans if span[1] >= start and span[0] <= end
+                        )
+                    ],
                 }
-                for name, spans in self.lanes.items()
+                for name, spans in self.lanes(status).items()
             ],
             "updates": columns,
             "marks": [
                 {**mark, "time": at(mark["time"])} for mark in self.marks if start <= mark["time"] <= end
             ],
             "taken": {step: at(time) for step, time in self.taken.items() if start <= time <= end},
-            "missing": self.missing,
+            "missing": self.missing(),
             "left_out": left_out,
         }
 

@@ -22,14 +22,19 @@ from areal.viewer.evaluations import WatchedEvaluation, is_evaluation
 from areal.viewer.index import Index
 from areal.viewer.inside import inside
 from areal.viewer.listing import EXCERPT, Listing, Read, flat_settings, plain_conversation, plain_data
-from areal.viewer.records import DAMAGE, RunRecords, finish_of
+from areal.viewer.records import DAMAGE, RunRecords, finish_of, mark_of
 from areal.viewer.rollouts import Decode, Rollout, decoder_of, rollouts_of
 from areal.viewer.runs import summary_of
-from areal.viewer.timeline import Tail, Timeline, Window, events_of, marks_of, tail_of_metrics
+from areal.viewer.tail import Tail
+from areal.viewer.timeline import Timeline, Window, tail_of_metrics
 from areal.viewer.token_values import Known, of_each_token, read_token_values
 
 _CHUNK = 4 * 2**20
 """Bytes of metrics in one answer."""
+_AT_ONCE = 2**20
+"""Bytes of metrics up to which the first answer has all of them."""
+_OUTLINE = 1000
+"""Updates that the first answer has of more: about as many as a chart has pixels."""
 _TAIL = 2 * 2**20
 """Bytes of the last metrics, which alarms are looked for in."""
 _MARKS = 200
@@ -50,8 +55,9 @@ class WatchedRun(Listing):
         self.run = run
         self._check()
         super().__init__(name, Index(RunRecords(run.path), cache))
-        self._rows, self._events = tail_of_metrics(), Tail()
+        self._rows, self._events, self._timeline = tail_of_metrics(), Tail(), Timeline()
         self._tails = threading.Lock()
+        self._last: tuple[str, list[dict[str, Any]]] = "", []
 
     def _check(self) -> None:
         for file in (CONFIG, METRICS, EVENTS, "status.json", "rollouts", "tokens"):
@@ -75,8 +81,19 @@ class WatchedRun(Listing):
     def marks(self) -> list[dict[str, Any]]:
         """Return the last restarts and resumptions."""
         with self._tails:
-            self._events.read(inside(self.run.path, EVENTS))
-            return marks_of(events_of(self._events.lines))[-_MARKS:]
+            return self._timeline_now().marks[-_MARKS:]
+
+    def _timeline_now(self) -> Timeline:
+        """Return the timeline with what is new."""
+        rows, again = self._rows.read(inside(self.run.path, METRICS))
+        events, other = self._events.read(inside(self.run.path, EVENTS))  # after the rows: what led to them
+        if again or other:  # it was set back: what is known of the other file is of what is gone, too
+            self._rows, self._events = tail_of_metrics(), Tail()
+            rows, _ = self._rows.read(inside(self.run.path, METRICS))
+            events, _ = self._events.read(inside(self.run.path, EVENTS))
+            self._timeline = Timeline()
+        self._timeline.add(rows, events)
+        return self._timeline
 
     def timeline(self, wanted: Window) -> dict[str, Any]:
         """Return who did what when; see :meth:`areal.viewer.timeline.Timeline.view`.
@@ -93,9 +110,7 @@ class WatchedRun(Listing):
             status = {}
         live = status.get("state") == "running"
         with self._tails:
-            self._rows.read(inside(self.run.path, METRICS))
-            self._events.read(inside(self.run.path, EVENTS))
-            shown = Timeline(self._rows.lines, self._events.lines, status if live else None).view(wanted)
+            shown = self._timeline_now().view(wanted, status if live else None)
         taken = shown.pop("taken")
         left = self.index.update(0.1)
         found = self.index.staleness(min(taken), max(taken)) if taken else []
@@ -122,8 +137,11 @@ class WatchedRun(Listing):
     def _last_lines(self) -> list[dict[str, Any]]:
         try:
             with inside(self.run.path, METRICS).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-                return [line for raw in file if (line := parsed(raw)) is not None]
+                mark = mark_of(os.fstat(file.fileno()))
+                if self._last[0] != mark:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+                    self._last = mark, [line for raw in file if (line := parsed(raw)) is not None]
+                return self._last[1]
         except FileNotFoundError:
             return []
 
@@ -168,6 +186,27 @@ class WatchedRun(Listing):
             "length": len(lines),
             "columns": _columns(lines),
         }
+
+    def outline(self) -> dict[str, Any]:
+        """Return the metrics for a first look: all of them, or those of every so many updates.
+
+        Returns:
+            As :meth:`metrics` does; with a part of them also ``every``, of how many updates it has one. The
+            ``mark`` then asks for all, from the beginning.
+        """
+        try:
+            data = inside(self.run.path, METRICS).read_bytes()
+        except FileNotFoundError:
+            return self.metrics("")
+        if len(data) <= _AT_ONCE:
+            return self.metrics("")
+        raw = data[: data.rfind(b"\n") + 1].splitlines()
+        every = max(1, len(raw) // _OUTLINE)
+        # Held-out scores have lines of their own, and are few; the last line is what the page says of now.
+        chosen = (line for i, line in enumerate(raw) if (len(raw) - 1 - i) % every == 0 or b'"eval/' in line)
+        lines = [line for each in chosen if (line := parsed(each)) is not None]
+        found = {"mark": "all", "again": True, "more": True, "length": len(lines), "every": every}
+        return {**found, "columns": _columns(lines)}
 
     def reader(self) -> Read:
         """Return what reads rollouts for one answer."""

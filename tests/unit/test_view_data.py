@@ -136,6 +136,8 @@ def test_filters_and_orders(watched: WatchedRun):
         up = [row[sort] for row in look(watched, Query(sort=sort), 200)["rows"]]
         down = [row[sort] for row in look(watched, Query(sort=sort, descending=True), 200)["rows"]]
         assert up == sorted(up) == down[::-1]
+    changed = look(watched, Query(changed=True))["rows"]
+    assert changed == [row for row in whole["rows"] if row["oldest"] < row["newest"]] != []
     pages = [look(watched, Query(), 10, skip) for skip in (0, 10, 20, 30)]
     assert [page["next"] for page in pages] == [10, 20, 30, None]
     assert [row for page in pages for row in page["rows"]] == whole["rows"]
@@ -241,7 +243,7 @@ def test_the_index_follows_the_run(watched: WatchedRun, tmp_path: Path):
     add_step(run, 4, groups=1)
     assert look(watched, Query(), 1)["count"] == 28
     again = watched_again(run, tmp_path)
-    assert again.index.count(Query()) == 28, "what was read once is not read again"
+    assert again.index.find(Query(), 1)[1] == 28, "what was read once is not read again"
     shutil.rmtree(tmp_path / "cache")
     assert look(watched_again(run, tmp_path))["count"] == 28
 
@@ -359,3 +361,30 @@ def test_numbers_that_json_has_none_for_become_null(run: RunDirectory, tmp_path:
     json.dumps(found, allow_nan=False)
     assert found["rollouts"][0]["conversations"][0]["logprobs"][-1] is None
     assert found["rollouts"][0]["task"] == {"x": None}
+
+
+def test_a_long_run_is_outlined_first(run: RunDirectory, tmp_path: Path):
+    watched = watched_again(run, tmp_path)
+    assert watched.outline() == watched.metrics(""), "all of a short one"
+    with (run.path / METRICS).open("a") as file:
+        for step in range(5, 3006):
+            file.write(json_line({**metrics(step), "padding": "x" * 200}))
+            if step % 500 == 0:
+                file.write(json_line({"step": step, "eval/math-v1/avg@1": step / 10000}))
+        file.write('{"step": 3006, "rew')
+    found = watched.outline()
+    steps = [step for step in found["columns"]["step"] if step % 500]
+    assert found["every"] == 3
+    assert steps[-1] == 3005, "what is so now is always there"
+    assert len(found["columns"]["step"]) == found["length"] < 1100
+    scores = [score for score in found["columns"]["eval/math-v1/avg@1"] if score is not None]
+    assert len(scores) == 7, "no score is left out"
+    whole = watched.metrics(found["mark"])
+    assert (whole["again"], whole["columns"]["step"][:4]) == (True, [1, 2, 3, 3])
+
+
+def test_nothing_is_indexed_while_somebody_waits(run: RunDirectory, tmp_path: Path):
+    watched = watched_again(run, tmp_path)
+    assert watched.index.update(60, go_on=lambda: False) == 4
+    assert watched.index.update(60, first=(2, 2), go_on=lambda: False) == 3, "what is asked for is"
+    assert watched.index.update(60) == 0

@@ -20,10 +20,11 @@ from viewed_runs import (
     make_run,
 )
 
-from areal.telemetry.run_directory import EVENTS, METRICS, RunDirectory, json_line
+from areal.telemetry.run_directory import EVENTS, METRICS, RunDirectory, json_line, parsed
 from areal.telemetry.status import identity, write_status
 from areal.viewer import timeline
-from areal.viewer.timeline import Span, Tail, Timeline, engine_spans, learner_spans, marks_of, updates_of
+from areal.viewer.tail import Tail
+from areal.viewer.timeline import EngineLanes, LearnerLane, Span, Timeline, marks_of, updates_of
 from areal.viewer.watched import WatchedRun, watch
 
 Line = dict[str, Any]
@@ -47,7 +48,19 @@ def loaded(version: int, at: float, engine: str = "engine 0", pause: float = 0.5
 
 
 def learner(rows: Sequence[Line], events: Sequence[Line], end: float = 100.0) -> list[Span]:
-    return learner_spans(updates_of(rows), events, end)
+    lane, updates = LearnerLane(), updates_of(rows)
+    for each in events:
+        lane.note(each)
+    for update in updates:
+        lane.add(update)
+    return sorted(lane.spans(end, bool(updates)))
+
+
+def engine_spans(rows: Sequence[Line], events: Sequence[Line], end: float) -> dict[str, list[Span]]:
+    lanes = EngineLanes()
+    for each in events:
+        lanes.note(each, [update.end for update in updates_of(rows)])
+    return {name: sorted(spans) for name, spans in lanes.spans(end).items()}
 
 
 def test_a_step_of_the_learner():
@@ -114,8 +127,7 @@ def test_engines_end_with_the_run_and_not_with_the_learner():
     new = event("published", 50.0, version=1, of_new_learner=True)
     resumed = [*begun, new, loaded(1, 51.0), event("resumed", 52.0, version=1)]
     assert engine_spans([], resumed, 60.0) == {"engine 0": [(1, 10, "up", 0), (51, 60, "up", 0)]}
-    updates = updates_of([row(1, 12.0)])
-    assert engine_spans(updates, resumed, 60.0)["engine 0"][0] == (1, 12, "up", 0), (
+    assert engine_spans([row(1, 12.0)], resumed, 60.0)["engine 0"][0] == (1, 12, "up", 0), (
         "until it was last heard of"
     )
     lost = [event("lost", 40.0, part="learner"), event("restarted", 49.0, part="learner", seconds=9.0)]
@@ -165,7 +177,7 @@ def test_what_may_be_looked_at():
 def test_a_run_that_goes_on_shows_what_it_waits_for():
     def now(who: str, what: str) -> list[Span]:
         status = {"time": 120.0, "waits": [{"who": who, "what": what, "seconds": 8.0}]}
-        return Timeline([row(3, 110.0)], [], status).lanes["learner"][2:]
+        return Timeline([row(3, 110.0)]).lanes(status)["learner"][2:]
 
     assert now("the learner", "a batch") == [(112, 120, "wait", 4)]
     assert now("the run", "the learner's update") == [(112, 120, "train", 4)]
@@ -187,24 +199,39 @@ def test_where_the_time_of_rollouts_went():
 
 def test_only_new_lines_are_read(tmp_path: Path):
     path, tail = tmp_path / "file", Tail({"a"})
-    assert not tail.read(path)
+    assert tail.read(path) == ([], False)
     path.write_text('{"a": 1, "b": 2}\n{"a": 2')
-    assert tail.read(path)
-    assert tail.lines == [{"a": 1}]
-    assert not tail.read(path)
-    first = tail.lines[0]
+    assert tail.read(path) == ([{"a": 1}], False)
+    assert tail.read(path) == ([], False)
     with path.open("a") as file:
         file.write("}\nno JSON\n")
-    assert tail.read(path)
-    assert tail.lines == [{"a": 1}, {"a": 2}]
-    assert tail.lines[0] is first
+    assert tail.read(path) == ([{"a": 2}], False)
     (tmp_path / "new").write_text('{"a": 3}\n')
     os.replace(tmp_path / "new", path)
-    assert tail.read(path)
-    assert tail.lines == [{"a": 3}], "it was replaced"
+    assert tail.read(path) == ([{"a": 3}], True), "it was replaced"
     path.unlink()
-    assert tail.read(path)
-    assert tail.lines == []
+    assert tail.read(path) == ([], True)
+    assert tail.read(path) == ([], False)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_comes_bit_by_bit_is_what_comes_at_once(run: RunDirectory, size: int):
+    """Also where events are known before the row that they led to, as in a run that is being written."""
+    run.log_event("lost", part="learner", cause="x", time=end_of(4) + 1)
+    run.log_event("restarted", part="learner", seconds=1.0, time=end_of(4) + 2)
+    run.log_event("published", version=4, time=end_of(4) + 2.1, of_new_learner=True)
+    rows = [parsed(line) for line in (run.path / METRICS).read_text().splitlines()]
+    events = [parsed(line) for line in (run.path / EVENTS).read_text().splitlines()]
+    status = {"time": end_of(4) + 9.0, "waits": []}
+    whole, bits = Timeline(rows, events), Timeline()
+    for line in rows:
+        upto = [each for each in events if each["time"] <= line.get("time", 0.0) + size]
+        bits.add([line], upto)
+        events = events[len(upto) :]
+        bits.view("all", status)
+    bits.add([], events)
+    assert bits.view("all", status) == whole.view("all", status)
+    assert bits.marks == whole.marks
 
 
 @pytest.fixture

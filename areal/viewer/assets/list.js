@@ -4,7 +4,8 @@ import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom
 import { report, source } from "./source.js";
 
 const SORTS = { step: "step", reward: "reward", tokens: "tokens", staleness: "staleness" };
-const FIELDS = ["from", "to", "least", "most", "part", "part_least", "part_most", "env", "finish", "text", "sort", "descending"];
+const FIELDS = ["from", "to", "least", "most", "part", "part_least", "part_most", "env", "finish", "changed", "text", "sort",
+  "descending"];
 const PAGE = 50;
 const PARTS = 4; // columns of parts of the reward
 
@@ -57,9 +58,14 @@ export function list(main, store, params) {
     finish,
     input("text", "Text", { type: "search", class: "wide" }),
   );
+  const changed = el("button", {
+    type: "button", hidden: evaluation, title: "within the response, other weights took over",
+    onclick: () => set({ changed: asked.changed ? "" : "1" }),
+  }, "Weights changed within");
   const quick = el("div", { class: "controls" },
     el("button", { type: "button", id: "worst", onclick: () => preset("reward", "") }, `Worst ${evaluation ? "first" : "of the last step"}`),
     el("button", { type: "button", id: "best", onclick: () => preset("reward", "1") }, `Best ${evaluation ? "first" : "of the last step"}`),
+    changed,
     el("button", { type: "button", onclick: () => reset() }, "All"));
   const count = el("p", { class: "count", role: "status" });
   const body = el("tbody");
@@ -83,6 +89,7 @@ export function list(main, store, params) {
 
   function fill() {
     for (const field of form.querySelectorAll("input")) field.value = asked[field.name];
+    for (const field of ofPart) field.hidden = !asked.part;
   }
 
   function preset(sort, descending) {
@@ -122,8 +129,8 @@ export function list(main, store, params) {
     choices(env, found.envs, (name) => name);
     choices(finish, found.finishes, ending);
     choices(part, found.parts, (name) => name);
-    for (const field of ofPart) field.hidden = !asked.part;
     say(found);
+    changed.setAttribute("aria-pressed", String(asked.changed === "1"));
     showHead();
     body.replaceChildren(...rows.map(row));
   }
@@ -202,6 +209,7 @@ export function list(main, store, params) {
       el("td", { class: "excerpt" }, el("a", { href: here }, each.excerpt.trim() || "(empty)")));
   }
 
+  fill();
   return {
     ready: load(true),
     update(changed) {

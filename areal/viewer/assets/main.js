@@ -49,9 +49,8 @@ async function refresh() {
   evaluations.forEach((state, i) => (store.evaluations[i].state = state));
   const states = before !== JSON.stringify([runs, evaluations]);
   showNavigation();
-  let metrics = false;
-  for (const run of store.runs) metrics = (await run.read()) || metrics;
-  return { states, metrics };
+  const read = await Promise.all(store.runs.map((run) => run.read()));
+  return { states, metrics: read.includes(true) };
 }
 
 function showNavigation() {
@@ -62,7 +61,9 @@ function showNavigation() {
 
 function sayHow() {
   const alive = store.runs.filter((run) => ["running", "suspended"].includes(run.state.state)).length;
-  statusLine.textContent = report ? `report of ${report.when}` : alive ? `live, ${alive} running` : "live";
+  const every = Math.max(0, ...store.runs.map((run) => run.every));
+  const whole = every ? `; one of ${every} updates so far, the others follow` : "";
+  statusLine.textContent = report ? `report of ${report.when}` : (alive ? `live, ${alive} running` : "live") + whole;
 }
 
 async function poll() {
@@ -101,4 +102,4 @@ try {
   statusLine.textContent = error.message;
 }
 await showPage();
-if (!report) setTimeout(poll, PERIOD);
+if (!report) setTimeout(poll, store.runs.some((run) => run.every) ? 200 : PERIOD);

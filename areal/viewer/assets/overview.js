@@ -92,6 +92,7 @@ export function overview(main, store) {
     },
   });
   const amount = el("output", { for: "smoothing" }, smoothing ? `mean of ${2 * smoothing + 1}` : "off");
+  const settings = store.runs.length ? source.settings() : null; // is asked for while charts are drawn
   const evaluated = store.evaluations.length ? scores(store) : null;
   const ofRuns = [
     el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
@@ -116,8 +117,10 @@ export function overview(main, store) {
     const run = visible()[0];
     rangeBox.append(
       el("button", { type: "button", onclick: () => control.zoom(null) }, "Whole run"),
-      run ? el("a", { href: link("rollouts", { run: run.name, from: low, to: high, sort: "reward" }) },
-        `rollouts of steps ${low} to ${high}`) : "",
+      ...(run ? [
+        el("a", { href: link("rollouts", { run: run.name, from: low, to: high, sort: "reward" }) },
+          `rollouts of steps ${low} to ${high}`),
+        el("a", { href: link("timeline", { run: run.name, from: low, to: high }) }, "who did what when")] : []),
     );
   }
 
@@ -182,6 +185,12 @@ export function overview(main, store) {
     const outer = folded
       ? el("details", { class: "section", ontoggle: () => showCharts() }, el("summary", {}, title), grid)
       : el("section", { class: "section" }, el("h2", {}, title), grid);
+    if (title === "Asynchrony and speed") {
+      const run = visible()[0] ?? store.runs[0];
+      grid.before(el("p", { class: "hint" }, "Why it is fast or slow: ",
+        el("a", { href: link("timeline", { run: run.name }) }, "who did what when"),
+        ", with the waits of the learner, the pauses of the engines, and where rollouts spent their time"));
+    }
     for (const [name, keys, help] of there) {
       const chart = new Chart({ title: name, keys, help, points: SCORE.test(String(keys[0])) }, control);
       chart.wanted = () => !folded || outer.open;
@@ -192,7 +201,7 @@ export function overview(main, store) {
   }
 
   async function showSettings() {
-    const found = await source.settings();
+    const found = await settings;
     const names = store.runs.map((run) => run.name);
     const keys = [...new Set(names.flatMap((name) => Object.keys(found[name])))].sort();
     const differ = keys.filter((key) => new Set(names.map((name) => found[name][key])).size > 1);

@@ -50,6 +50,7 @@ function listed(run, params) {
       row.reward >= least &&
       row.reward <= most &&
       (!byPart || (part(row) !== null && part(row) >= low && part(row) <= high)) &&
+      (params.changed !== "1" || row.oldest < row.newest) &&
       (!params.env || row.env === params.env) &&
       (!params.finish || row.finish === params.finish) &&
       (!params.text || contains(groups[`${row.step}/${row.group}`], row, params.text)),
@@ -84,7 +85,7 @@ const file = {
   states: async () => ({ runs: report.runs, evaluations: report.evaluations }),
   settings: async () => report.settings,
   metrics: async (run, mark) =>
-    mark ? { mark, again: false, more: false, length: 0, columns: {} } : report.metrics[run],
+    mark === "all" ? { mark, again: false, more: false, length: 0, columns: {} } : report.metrics[run],
   rollouts: async (run, params) => listed(run, params),
   group: async (run, step, group, number) => groupOf(run, step, group, number),
   timeline: async (run) => report.timeline[run],
@@ -100,35 +101,41 @@ export class Run {
     this.name = state.name;
     this.index = index;
     this.state = state;
-    this.mark = "";
-    this.length = 0;
-    this.columns = Object.create(null); // a metric may have any name
+    this.mark = "outline";
+    this.every = 0; // of so many updates there is one so far
+    this.metrics = noMetrics();
   }
 
-  // Take what is new; says whether there was anything.
+  get columns() {
+    return this.metrics.columns;
+  }
+
+  // Take what is new, all of it or nothing; says whether there was anything. Of a long run the first time an outline.
   async read() {
-    let changed = false;
+    let [{ mark, metrics }, changed] = [this, false];
     for (let more = true; more; ) {
-      const found = await source.metrics(this.name, this.mark);
-      if (found.again && this.length) {
-        this.length = 0;
-        this.columns = Object.create(null);
-        changed = true;
-      }
-      this.mark = found.mark;
-      this.append(found);
-      changed ||= found.length > 0;
-      more = found.more;
+      const found = await source.metrics(this.name, mark);
+      changed ||= found.length > 0 || (found.again && metrics.length > 0);
+      if (found.again) metrics = noMetrics();
+      append(metrics, found);
+      mark = found.mark;
+      this.every = found.every ?? 0;
+      if (metrics === this.metrics || !found.more || this.every) Object.assign(this, { mark, metrics });
+      more = found.more && !this.every;
     }
     return changed;
   }
+}
 
-  append({ length, columns }) {
-    for (const [key, values] of Object.entries(columns)) {
-      const before = (this.columns[key] ??= []);
-      while (before.length < this.length) before.push(null);
-      for (const value of values) before.push(value);
-    }
-    this.length += length;
+function noMetrics() {
+  return { length: 0, columns: Object.create(null) }; // a metric may have any name
+}
+
+function append(metrics, { length, columns }) {
+  for (const [key, values] of Object.entries(columns)) {
+    const before = (metrics.columns[key] ??= []);
+    while (before.length < metrics.length) before.push(null);
+    for (const value of values) before.push(value);
   }
+  metrics.length += length;
 }
