@@ -37,8 +37,10 @@ from areal.evaluation.conversations import (
     write_conversations,
 )
 from areal.evaluation.endpoint import EndpointClient
+from areal.evaluation.endpoint_worker import EndpointModel
 from areal.evaluation.rescore import rescore
 from areal.evaluation.responses import ResponseFile, read_responses
+from areal.rollout.engine import Sampling
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Trajectory
 
@@ -264,6 +266,17 @@ def test_scored_again_without_sampling_and_compared(
     with pytest.raises(SystemExit):
         main(["eval", "compare", str(done.path), str(done.path), "--markdown"])
     assert "| sums | 12 | 0.667 | 0.667 |" in capsys.readouterr().out
+
+
+async def test_a_conversation_that_goes_on_is_one(sums: Path, server: Server):
+    endpoint = await EndpointClient.connect(server.url)
+    model = EndpointModel(endpoint, Sampling(16), {})
+    begun = [{"role": "user", "content": "1 + 2"}]
+    first = await model.chat(begun)
+    await model.chat([*begun, first.message, {"role": "user", "content": "3 + 4"}])
+    await model.chat([{"role": "user", "content": "5 + 6"}])
+    await endpoint.close()
+    assert [(len(said.messages), said.given) for said in model.conversations] == [(4, 1), (2, 1)]
 
 
 def test_conversations_are_read_as_they_were_written(tmp_path: Path):

@@ -108,7 +108,10 @@ def test_what_is_not_kept_is_said(a: Path, tmp_path: Path):
 def test_an_evaluation_is_followed(tmp_path: Path):
     path = make_evaluation(tmp_path / "runs", "a", done=5)
     evaluation = one(tmp_path, path)
-    assert look(evaluation)["count"] == 5
+    with (path / "sums.jsonl").open("a") as file:
+        file.write('{"problem": 2, "sam')  # is being written
+    found = look(evaluation)
+    assert (found["count"], found["damaged"]) == (5, [])
     make_evaluation(tmp_path / "more", "a")
     for name in ("sums.jsonl", "conversations/sums.jsonl"):
         shutil.copy(tmp_path / "more" / "eval" / "a" / name, path / name)
