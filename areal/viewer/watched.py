@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from areal.config.objective import CHOICES, Objective
 from areal.errors import UserError
 from areal.telemetry.alarms import alarms
 from areal.telemetry.plain import plain
@@ -146,13 +147,16 @@ class WatchedRun(Listing):
             return []
 
     def settings(self) -> dict[str, str]:
-        """Return each setting and its value, as text."""
+        """Return each setting and its value, as text; those that the objective's preset decides, too."""
         try:
             config = yaml.safe_load(
                 inside(self.run.path, CONFIG).read_text(encoding="utf-8", errors="replace")
             )
         except yaml.YAMLError as error:
             raise UserError(f"{self.run.path / CONFIG} is damaged") from error
+        learner = config.get("learner") if isinstance(config, dict) else None
+        if isinstance(learner, dict):
+            config = {**config, "learner": {**learner, **_of_preset(learner)}}
         return flat_settings(config)
 
     def metrics(self, mark: str, chunk: int = _CHUNK) -> dict[str, Any]:
@@ -352,3 +356,14 @@ def _run_in(path: str) -> RunDirectory:
         return RunDirectory.open(path)
     except UserError as error:
         raise UserError(f"{error}; nor is it an evaluation: it has no NAME.jsonl") from error
+
+
+def _of_preset(learner: dict[str, Any]) -> dict[str, str]:
+    """Return what the preset decides of a run's settings of the learner."""
+    given = {name: learner[name] for name in ("objective", *CHOICES) if learner.get(name) is not None}
+    try:
+        objective = Objective(**given)
+    except ValueError:  # of another version of areal
+        return {}
+    decided = {name: getattr(objective, name) for name in CHOICES if name not in given}
+    return {name: f"{value} (preset)" for name, value in decided.items() if value is not None}

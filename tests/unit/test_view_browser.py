@@ -440,7 +440,9 @@ def test_the_worst_of_the_last_step_in_one_click(page: Page, runs: dict[str, Run
     page.button("More").click()
     page.until(lambda: len(rewards(page)) == 72)
     page.script("scrollTo(0, 0)")
-    page.button("Weights changed within").click()
+    page.button("Worst of the last step").click()
+    page.until(lambda: len(rewards(page)) == 8)
+    page.button("Weights changed within a rollout").click()  # of all steps, whatever was asked for before
     page.until(lambda: page.query.get("changed") == "1" and "64 rollouts" in page.text(".count"))
     assert "1" not in {row.find_element(By.TAG_NAME, "td").text for row in page.all(".rollouts tbody tr")}
 

@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from viewed_runs import (
@@ -246,6 +248,21 @@ def test_the_index_follows_the_run(watched: WatchedRun, tmp_path: Path):
     assert again.index.find(Query(), 1)[1] == 28, "what was read once is not read again"
     shutil.rmtree(tmp_path / "cache")
     assert look(watched_again(run, tmp_path))["count"] == 28
+
+
+def test_settings_say_what_the_preset_of_the_objective_decides(watched: WatchedRun):
+    config = yaml.safe_load((watched.run.path / "config.yaml").read_text())
+
+    def settings(learner: dict[str, Any]) -> dict[str, str]:
+        (watched.run.path / "config.yaml").write_text(yaml.safe_dump(config | {"learner": learner}))
+        return watched.settings()
+
+    assert (
+        settings({"objective": "dapo", "kl": None, "advantage": "centred"})["learner.advantage"] == "centred"
+    )
+    assert settings({"objective": "dapo", "kl": None})["learner.kl"] == "0.0 (preset)"
+    assert settings({"objective": "dapo", "clip": 0.2})["learner.clip_high"] == "0.28 (preset)"
+    assert settings({"objective": "of the year 2030", "kl": None})["learner.kl"] == ""
 
 
 def test_nothing_is_written_to_the_run(watched: WatchedRun):

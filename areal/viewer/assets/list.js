@@ -59,9 +59,9 @@ export function list(main, store, params) {
     input("text", "Text", { type: "search", class: "wide" }),
   );
   const changed = el("button", {
-    type: "button", hidden: evaluation, title: "within the response, other weights took over",
-    onclick: () => set({ changed: asked.changed ? "" : "1" }),
-  }, "Weights changed within");
+    type: "button", hidden: evaluation, title: "other weights took over before the rollout ended: in all steps, the newest first",
+    onclick: () => reset({ changed: asked.changed ? "" : "1" }),
+  }, "Weights changed within a rollout");
   const quick = el("div", { class: "controls" },
     el("button", { type: "button", id: "worst", onclick: () => preset("reward", "") }, `Worst ${evaluation ? "first" : "of the last step"}`),
     el("button", { type: "button", id: "best", onclick: () => preset("reward", "1") }, `Best ${evaluation ? "first" : "of the last step"}`),
@@ -95,12 +95,12 @@ export function list(main, store, params) {
   function preset(sort, descending) {
     const last = facts.last ?? "";
     const steps = evaluation ? {} : { from: last, to: last };
-    set({ ...steps, least: "", most: "", part_least: "", part_most: "", sort, descending });
+    set({ ...steps, least: "", most: "", part_least: "", part_most: "", changed: "", sort, descending });
     fill();
   }
 
-  function reset() {
-    set({ ...Object.fromEntries(FIELDS.map((name) => [name, ""])), ...usual });
+  function reset(changes = {}) {
+    set({ ...Object.fromEntries(FIELDS.map((name) => [name, ""])), ...usual, ...changes });
     for (const label of [env, finish, part, benchmark]) label.lastChild.value = "";
     fill();
   }
@@ -150,6 +150,7 @@ export function list(main, store, params) {
       const searched = found.next ?? found.count;
       parts.push(`${format(rows.length)} found in ${format(searched)} of ${format(found.count)} ${what.toLowerCase()}`);
     } else parts.push(`${format(found.count)} ${what.toLowerCase()}`);
+    if (found.count === 0 && !found.left) parts.push("“All” clears what is asked for");
     if (found.left) parts.push(`${format(found.left)} ${evaluation ? "benchmarks" : "steps"} are still being indexed`);
     if (found.damaged.length)
       parts.push(`the records of these ${evaluation ? "benchmarks" : "steps"} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
