@@ -41,7 +41,7 @@ from typing import Any
 from areal import disk
 from areal.config import Config, dump_config
 from areal.disk import write_whole
-from areal.errors import UserError
+from areal.errors import UserError, nearest
 from areal.registry import env_label
 
 LATEST = "latest"
@@ -95,8 +95,11 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> RunDirectory:
+    def open(cls, path: str | Path, nor: str = "") -> RunDirectory:
         """Return an existing run's folder; a link such as ``runs/latest`` is followed now and for good.
+
+        Args:
+            nor: what else the folder is not, for the message that says that there is no run.
 
         Raises:
             UserError: there is no run.
@@ -106,7 +109,8 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         if not found:
-            raise UserError(f"{path} is no run directory: there is no {CONFIG} in it")
+            meant = _meant(Path(path))
+            raise UserError(f"{path} is no run directory: there is no {CONFIG} in it{nor}{meant}")
         return cls(_as_given(Path(path)))
 
     @property
@@ -401,6 +405,13 @@ def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Pa
             f"`areal {command} --resume {path}`"
         ) from error
     return path
+
+
+def _meant(path: Path) -> str:
+    """Return which run a path may mean, of those beside it and in ``runs``."""
+    found = {str(run.parent) for folder in (path.parent, Path("runs")) for run in folder.glob(f"*/{CONFIG}")}
+    of_that_name = [run for run in found if Path(run).name == path.name]
+    return f"; did you mean '{of_that_name[0]}'?" if of_that_name else nearest(str(path), found)
 
 
 def _point_latest(root: Path, name: str) -> None:

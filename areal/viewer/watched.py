@@ -40,6 +40,7 @@ _TAIL = 2 * 2**20
 """Bytes of the last metrics, which alarms are looked for in."""
 _MARKS = 200
 """Restarts and resumptions that are told with the state of a run."""
+_NOR = "; nor is it an evaluation: it has no NAME.jsonl"
 _LIVES = ("running", "suspended")
 
 
@@ -347,15 +348,8 @@ def watch(paths: list[str], cache: Path) -> list[Watched]:
         if is_evaluation(folder):
             found.append(WatchedEvaluation(name, folder, cache))
         else:
-            found.append(WatchedRun(name, _run_in(path), cache))
+            found.append(WatchedRun(name, RunDirectory.open(path, _NOR), cache))
     return found
-
-
-def _run_in(path: str) -> RunDirectory:
-    try:
-        return RunDirectory.open(path)
-    except UserError as error:
-        raise UserError(f"{error}; nor is it an evaluation: it has no NAME.jsonl") from error
 
 
 def _of_preset(learner: dict[str, Any]) -> dict[str, str]:

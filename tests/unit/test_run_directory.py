@@ -15,7 +15,7 @@ import pytest
 
 from areal.config import Config, load_config
 from areal.errors import UserError
-from areal.telemetry.run_directory import RunDirectory, json_line, read_metrics
+from areal.telemetry.run_directory import CONFIG, RunDirectory, json_line, read_metrics
 
 
 def config(output: Path, **settings) -> Config:
@@ -287,3 +287,20 @@ def test_a_run_directory_that_vanishes_is_one_line(run):
     ):
         assert refused(write) == f"{run.path} is gone: it was removed or moved while the run wrote to it"
     assert not run.path.exists(), "nothing makes half of it anew"
+
+
+def test_a_name_that_no_run_has_is_answered_with_a_near_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("maths", "code"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / CONFIG).touch()
+
+    def said(path: str) -> str:
+        with pytest.raises(UserError) as refused:
+            RunDirectory.open(path, "; nor")
+        return str(refused.value)
+
+    assert said("maths").endswith("in it; nor; did you mean 'runs/maths'?")  # as `areal runs` shows it
+    assert said("runs/math").endswith("did you mean 'runs/maths'?")
+    assert said(str(tmp_path / "runs" / "cod")).endswith(f"did you mean '{tmp_path}/runs/code'?")
+    assert "mean" not in said("elsewhere")
