@@ -26,6 +26,7 @@ Files other than logs and metrics appear under their names only when they are wh
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import math
@@ -41,7 +42,7 @@ from typing import Any
 from areal import disk
 from areal.config import Config, dump_config
 from areal.disk import write_whole
-from areal.errors import UserError, nearest
+from areal.errors import UserError
 from areal.registry import env_label
 
 LATEST = "latest"
@@ -409,9 +410,10 @@ def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Pa
 
 def _meant(path: Path) -> str:
     """Return which run a path may mean, of those beside it and in ``runs``."""
-    found = {str(run.parent) for folder in (path.parent, Path("runs")) for run in folder.glob(f"*/{CONFIG}")}
-    of_that_name = [run for run in found if Path(run).name == path.name]
-    return f"; did you mean '{of_that_name[0]}'?" if of_that_name else nearest(str(path), found)
+    runs = [file.parent for folder in (Path("runs"), path.parent) for file in folder.glob(f"*/{CONFIG}")]
+    by_name = {run.name: run for run in runs}
+    close = difflib.get_close_matches(path.name, by_name, n=1)
+    return f"; did you mean '{by_name[close[0]]}'?" if close else ""
 
 
 def _point_latest(root: Path, name: str) -> None:

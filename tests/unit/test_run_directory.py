@@ -304,3 +304,4 @@ def test_a_name_that_no_run_has_is_answered_with_a_near_one(tmp_path: Path, monk
     assert said("runs/math").endswith("did you mean 'runs/maths'?")
     assert said(str(tmp_path / "runs" / "cod")).endswith(f"did you mean '{tmp_path}/runs/code'?")
     assert "mean" not in said("elsewhere")
+    assert "mean" not in said("runs/eval"), "what the folder adds to both does not make them alike"

@@ -112,7 +112,7 @@ export class Chart {
     if (!this.plot) return;
     const xs = this.plot.data[0];
     const [min, max] = this.control.range ?? [xs[0], xs[xs.length - 1]];
-    this.plot.setScale("x", min < max ? { min, max } : { min: min - 1, max: max + 1 });
+    this.plot.setScale("x", min < max ? { min, max } : { min, max: min + 1 });
   }
 
   redraw() {
@@ -138,7 +138,7 @@ export class Chart {
       height: 170,
       padding: [8, 10, 0, 0],
       legend: { show: false },
-      scales: { x: { time: false } },
+      scales: { x: { time: false }, y: { range: vertical } },
       cursor: {
         y: false,
         drag: { x: true, y: false, setScale: false, dist: 5 },
@@ -149,7 +149,8 @@ export class Chart {
       axes: [
         { ...axis, size: 26, grid, ticks: { ...grid, size: 4 }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000,
           2000, 5000, 10000, 20000, 50000, 100000] },
-        { ...axis, size: 52, grid, ticks: { ...grid, size: 4 }, values: (_, ticks) => ticks.map((x) => format(x, 3)) },
+        { ...axis, size: 52, grid, ticks: { ...grid, size: 4 },
+          values: (plot, ticks, at, space, step) => ticks.map((x) => format(x, digits(x, step))) },
       ],
       series: [{}, ...lines, ...(smoothed ? means : [])],
       hooks: {
@@ -227,4 +228,15 @@ export class Chart {
     const nearest = there.reduce((best, i) => (distance(i) < distance(best) ? i : best));
     this.control.open(this.lines[nearest].run, plot.data[0][at]);
   }
+}
+
+// What an axis of values shows. Many metrics are shares: one that is always 0 is not of a hundred.
+function vertical(plot, low, high) {
+  if (low === null) return [null, null];
+  return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
+}
+
+// How many digits tell a tick from the next, a step away.
+function digits(tick, step) {
+  return tick === 0 ? 3 : Math.max(3, Math.ceil(Math.log10(Math.abs(tick) / step)) + 1);
 }
