@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ from viewed_runs import (
     times,
 )
 
-from areal.telemetry.run_directory import RunDirectory
+from areal.telemetry.run_directory import CONFIG, RunDirectory
+from areal.telemetry.status import identity, write_status
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -228,6 +230,19 @@ def test_curves_of_several_runs(page: Page, runs: dict[str, RunDirectory]):
     boxes[1].click()
     page.until(lambda: len(reward.find_elements(By.CSS_SELECTOR, ".readout span")) == shown - 1)
     boxes[1].click()
+
+
+def test_without_a_name_it_is_the_run_that_goes_on_or_else_the_newest(page: Page, tmp_path: Path):
+    made = [make_run(tmp_path / "runs", name, steps=2).path for name in ("old", "new", "between")]
+    for path, started in zip(made, (START, START + 20, START + 10), strict=True):
+        os.utime(path / CONFIG, (started, started))
+    with served(made, tmp_path / "cache") as page.address:
+        for usual in ("new", "old"):
+            for where in ("rollouts", "timeline"):
+                page.open(where)
+                assert page.text("h1").endswith(f" of {usual}")
+            write_status(made[0], {**identity(), "time": time.time(), "ended": ""})
+        page.driver.get("about:blank")
 
 
 def test_values_under_the_pointer_and_the_way_to_the_rollouts(page: Page):

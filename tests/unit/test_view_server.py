@@ -15,9 +15,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
-from viewed_runs import make_run, metrics
+from viewed_runs import START, make_run, metrics
 
 from areal import cli
+from areal.telemetry.run_directory import CONFIG
 from areal.telemetry.status import identity, write_status
 from areal.viewer.app import make_app
 from areal.viewer.assets import read_assets
@@ -163,18 +164,19 @@ def start(*words: str | Path, cwd: Path, cache: Path) -> subprocess.Popen[str]:
 
 
 def test_from_its_line_to_ctrl_c(tmp_path: Path):
-    make_run(tmp_path / "runs", "a", steps=2)
-    make_run(tmp_path / "runs", "b", steps=2)
+    for started, name in enumerate("edcba"):  # of five the newest four are shown
+        config = make_run(tmp_path / "runs", name, steps=2).path / CONFIG
+        os.utime(config, (START + started, START + started))
     for host in ("127.0.0.1", "0.0.0.0"):
         server = start("--host", host, cwd=tmp_path, cache=tmp_path / "cache")
         try:
             line = server.stdout.readline()
-            names, address, *_ = line.replace(": ", " ").replace("a, b", "a,b").split()
-            assert names == "a,b"
+            names, address, *_ = line.replace(": ", " ").replace(", ", ",").split()
+            assert names == "d,c,b,a"
             url = httpx.URL(address).copy_with(host="127.0.0.1")
             token = url.path.strip("/")
             assert (len(token) > 20) == (host == "0.0.0.0")
-            assert [each["name"] for each in httpx.get(url.join("api/states")).json()["runs"]] == ["a", "b"]
+            assert [each["name"] for each in httpx.get(url.join("api/states")).json()["runs"]] == list("dcba")
             bare = httpx.get(url.copy_with(path="/api/states"))
             assert bare.status_code == (404 if token else 200)
             server.send_signal(signal.SIGINT)

@@ -6,7 +6,7 @@ import { list } from "./list.js";
 import { overview } from "./overview.js";
 import { group, rollout } from "./rollout.js";
 import { sharedBenchmarks } from "./scores.js";
-import { report, Run, source } from "./source.js";
+import { goesOn, report, Run, source } from "./source.js";
 import { timeline } from "./timeline.js";
 
 const PAGES = { "": overview, rollouts: list, rollout, group, timeline, comparison };
@@ -60,7 +60,7 @@ function showNavigation() {
 }
 
 function sayHow() {
-  const alive = store.runs.filter((run) => ["running", "suspended"].includes(run.state.state)).length;
+  const alive = store.runs.filter(goesOn).length;
   const every = Math.max(0, ...store.runs.map((run) => run.every));
   const whole = every ? `; one of ${every} updates so far, the others follow` : "";
   statusLine.textContent = report ? `report of ${report.when}` : (alive ? `live, ${alive} running` : "live") + whole;

@@ -3,7 +3,7 @@
 import { Chart } from "./charts.js";
 import { el, format, link } from "./dom.js";
 import { scores } from "./scores.js";
-import { report, source } from "./source.js";
+import { report, source, usualRun } from "./source.js";
 
 const SCORE = /^eval\/(.+)\/avg@(\d+)$/;
 const WHOLE = ["reward/mean", "reward/std"];
@@ -186,7 +186,7 @@ export function overview(main, store) {
       ? el("details", { class: "section", ontoggle: () => showCharts() }, el("summary", {}, title), grid)
       : el("section", { class: "section" }, el("h2", {}, title), grid);
     if (title === "Asynchrony and speed") {
-      const run = visible()[0] ?? store.runs[0];
+      const run = usualRun(visible()) ?? usualRun(store.runs);
       grid.before(el("p", { class: "hint" }, "Why it is fast or slow: ",
         el("a", { href: link("timeline", { run: run.name }) }, "who did what when"),
         ", with the waits of the learner, the pauses of the engines, and where rollouts spent their time"));

@@ -127,6 +127,15 @@ export class Run {
   }
 }
 
+export function goesOn({ state }) {
+  return ["running", "suspended"].includes(state.state);
+}
+
+// The run that somebody wants who names none: the newest of those that go on, or else of all.
+export function usualRun(runs) {
+  return [...runs].sort((a, b) => goesOn(b) - goesOn(a) || b.state.started - a.state.started)[0];
+}
+
 function noMetrics() {
   return { length: 0, columns: Object.create(null) }; // a metric may have any name
 }

@@ -2,7 +2,7 @@
 
 import { colour } from "./charts.js";
 import { el, format, link } from "./dom.js";
-import { report, source } from "./source.js";
+import { report, source, usualRun } from "./source.js";
 
 // What a span says, and the variable that has its colour.
 const SPANS = {
@@ -508,7 +508,7 @@ function legendOf(entries) {
 }
 
 export function timeline(main, store, params) {
-  const run = store.runs.find((each) => each.name === params.get("run")) ?? store.runs[0];
+  const run = store.runs.find((each) => each.name === params.get("run")) ?? usualRun(store.runs);
   const asked = { last: params.get("last"), from: params.get("from") ?? "", to: params.get("to") ?? "" };
   if (asked.last === null) asked.last = run.state.state === "running" && !asked.from && !asked.to ? "300" : "";
   let waiting = null;
