@@ -62,6 +62,19 @@ HOSTILE_FORMULAS = (
     r"$\text{<img src=x onerror=window.hit=1>}$ \[\class{x}{\id{main}{y}}\] $\data{onclick=window.hit=1}{y}$",
     r"$\def\a{\a\a}\a$ \[\rule{99999em}{99999em}\] $\color{white}{\mathrm{hidden}}$",
 )
+STATUS = {  # of a run that goes on
+    "seconds": 9.0,
+    "ended": "",
+    "version": 2,
+    "steps": 12,
+    "waits": [{"who": "the run", "what": "the learner's update", "seconds": 6.0}],
+    "groups": {"admitted": 9, "in flight": 4, "finished": 5},
+    "episodes": {"in flight": 16, "requests": 16, "environment calls": 0, "longest call": 0.0},
+    "rates": {"tokens_per_s": 100.0, "updates_per_hour": 60.0},
+    "restarts": 0,
+    "report": "",
+    "workers": [],
+}
 PATIENCE = 90
 """Seconds that anything may take on a machine that others use."""
 
@@ -241,8 +254,24 @@ def test_without_a_name_it_is_the_run_that_goes_on_or_else_the_newest(page: Page
             for where in ("rollouts", "timeline"):
                 page.open(where)
                 assert page.text("h1").endswith(f" of {usual}")
-            write_status(made[0], {**identity(), "time": time.time(), "ended": ""})
+            write_status(made[0], {**STATUS, **identity(), "time": time.time()})
         page.driver.get("about:blank")
+
+
+def test_it_says_whether_runs_go_on_and_that_the_server_has_ended(page: Page, tmp_path: Path):
+    run = make_run(tmp_path / "runs", steps=2).path
+    with served([run], tmp_path / "cache") as page.address:
+        page.open("")
+        assert page.text("#status") == "connected"
+        write_status(run, {**STATUS, **identity(), "time": time.time()})
+        page.until(lambda: page.text("#status") == "live, 1 running")
+        write_status(run, {**STATUS, **identity(), "time": time.time(), "ended": "finished"})
+        page.until(lambda: page.text("#status") == "connected")
+    page.until(lambda: "trying again" in page.text("#status"))
+    page.until(lambda: "the server has ended: start `areal view` again" in page.text("#status"))
+    assert page.all(".chart canvas"), "what is shown stays"
+    page.driver.get("about:blank")
+    page.complaints()
 
 
 def test_values_under_the_pointer_and_the_way_to_the_rollouts(page: Page):

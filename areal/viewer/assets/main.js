@@ -11,10 +11,12 @@ import { timeline } from "./timeline.js";
 
 const PAGES = { "": overview, rollouts: list, rollout, group, timeline, comparison };
 const PERIOD = 2000;
+const MISSES = 4; // answers in a row that did not come, after which the server counts as ended
 const store = { runs: [], evaluations: [] };
 const root = document.documentElement;
 const statusLine = document.getElementById("status");
 let page = null;
+let missed = 0;
 
 async function showPage() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
@@ -63,18 +65,21 @@ function sayHow() {
   const alive = store.runs.filter(goesOn).length;
   const every = Math.max(0, ...store.runs.map((run) => run.every));
   const whole = every ? `; one of ${every} updates so far, the others follow` : "";
-  statusLine.textContent = report ? `report of ${report.when}` : (alive ? `live, ${alive} running` : "live") + whole;
+  statusLine.textContent = report ? `report of ${report.when}` : (alive ? `live, ${alive} running` : "connected") + whole;
 }
 
 async function poll() {
   if (!document.hidden) {
     try {
       const changed = await refresh();
+      missed = 0;
       sayHow();
       page?.update?.(changed);
     } catch (error) {
       // The server has ended, or a run was removed: what is shown stays, and the line says so.
-      statusLine.textContent = error instanceof TypeError ? "not connected; trying again" : error.message;
+      missed = error instanceof TypeError ? missed + 1 : 0;
+      statusLine.textContent = !missed ? error.message : missed < MISSES ? "not connected; trying again"
+        : "the server has ended: start `areal view` again, and open its new address";
     }
   }
   setTimeout(poll, PERIOD);
