@@ -17,7 +17,7 @@ from areal.telemetry.alarms import alarms
 from areal.telemetry.plain import plain
 from areal.telemetry.run_directory import CONFIG, EVENTS, METRICS, RunDirectory, parsed
 from areal.telemetry.scores import finite
-from areal.telemetry.status import read_status
+from areal.telemetry.status import read_status, rows
 from areal.trajectory import Group
 from areal.viewer.evaluations import WatchedEvaluation, is_evaluation
 from areal.viewer.index import Index
@@ -42,6 +42,8 @@ _MARKS = 200
 """Restarts and resumptions that are told with the state of a run."""
 _NOR = "; nor is it an evaluation: it has no NAME.jsonl"
 _LIVES = ("running", "suspended")
+_NOW = ("waiting", "groups")
+"""Of the lines of ``areal status``, those that are told with the state of a run that goes on."""
 
 
 class WatchedRun(Listing):
@@ -77,8 +79,21 @@ class WatchedRun(Listing):
                 "name": self.name,
                 "alarms": [{"name": a.name, "step": a.step, "line": a.line} for a in wrong],
                 "marks": self.marks(),
+                "now": self._now() if found.state in _LIVES else [],
             }
         )
+
+    def _status(self) -> dict[str, Any]:
+        """Return the status; empty: the run is of an old version, or has only begun."""
+        try:
+            return read_status(self.run.path)
+        except UserError:
+            return {}
+
+    def _now(self) -> list[str]:
+        """Return what it waits for and how far its groups are, in the words of ``areal status``."""
+        status = self._status()
+        return [f"{name}: {value}" for name, value in rows(status) if name in _NOW] if status else []
 
     def marks(self) -> list[dict[str, Any]]:
         """Return the last restarts and resumptions."""
@@ -106,10 +121,7 @@ class WatchedRun(Listing):
             the index yet; whether the run is ``live``.
         """
         self._check()
-        try:
-            status = read_status(self.run.path)
-        except UserError:  # of an old version, or only begun
-            status = {}
+        status = self._status()
         live = status.get("state") == "running"
         with self._tails:
             shown = self._timeline_now().view(wanted, status if live else None)

@@ -258,6 +258,26 @@ def test_without_a_name_it_is_the_run_that_goes_on_or_else_the_newest(page: Page
         page.driver.get("about:blank")
 
 
+def test_a_run_that_goes_on_says_what_it_waits_for(page: Page, tmp_path: Path):
+    run = make_run(tmp_path / "runs", steps=2).path
+    status = {**STATUS, **identity(), "time": time.time()}
+    write_status(run, status)
+    with served([run], tmp_path / "cache") as page.address:
+        page.open("")
+        lines = [each.text for each in page.all(".runs .now small")]
+        assert lines == [
+            "waiting: the run for the learner's update, 6 s",
+            "groups: 9 admitted, 4 in flight, 5 finished",
+        ]
+        page.script("document.querySelector('.runs input').focus()")
+        write_status(run, {**status, "waits": [{"who": "the learner", "what": "a batch", "seconds": 2.0}]})
+        page.until(lambda: "waiting: the learner for a batch, 2 s" in page.text(".runs .now"))
+        assert page.script("return document.activeElement.type") == "checkbox", "the row is still the same"
+        write_status(run, {**status, "ended": "finished"})
+        page.until(lambda: "finished" in page.text(".runs") and not page.all(".runs .now small"))
+        page.driver.get("about:blank")
+
+
 def test_it_says_whether_runs_go_on_and_that_the_server_has_ended(page: Page, tmp_path: Path):
     run = make_run(tmp_path / "runs", steps=2).path
     with served([run], tmp_path / "cache") as page.address:

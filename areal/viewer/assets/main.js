@@ -43,16 +43,21 @@ async function showPage() {
 
 async function refresh() {
   const { runs, evaluations } = await source.states();
-  const before = JSON.stringify([store.runs, store.evaluations].map((all) => all.map(({ state }) => state)));
+  const before = lasting([store.runs, store.evaluations].map((all) => all.map(({ state }) => state)));
   if (!store.runs.length) store.runs = runs.map((state, i) => new Run(state, i));
   if (!store.evaluations.length)
     store.evaluations = evaluations.map(({ name }, i) => ({ name, index: runs.length + i, evaluation: true }));
   runs.forEach((state, i) => (store.runs[i].state = state));
   evaluations.forEach((state, i) => (store.evaluations[i].state = state));
-  const states = before !== JSON.stringify([runs, evaluations]);
+  const states = before !== lasting([runs, evaluations]);
   showNavigation();
   const read = await Promise.all(store.runs.map((run) => run.read()));
   return { states, metrics: read.includes(true) };
+}
+
+// All of some states but what a run does now, which is another thing each time, and for which nothing is drawn anew.
+function lasting(states) {
+  return JSON.stringify(states, (key, value) => (key === "now" ? undefined : value));
 }
 
 function showNavigation() {

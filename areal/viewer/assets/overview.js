@@ -108,6 +108,7 @@ export function overview(main, store) {
     ...(store.runs.length ? ofRuns : []),
   );
 
+  const nows = new Map();
   const visible = () => store.runs.filter((run) => !hiddenRuns.has(run.name));
 
   function showRange() {
@@ -141,11 +142,22 @@ export function overview(main, store) {
         ? [el("td", { colspan: 6 }, state.error)]
         : [state.state || "unknown", `${format(state.step)} of ${format(state.steps)}`, format(state.reward),
             format(state.accuracy), state.env, state.model].map((text, i) =>
-            el("td", { class: i > 0 && i < 4 ? "number" : "", title: i ? "" : state.ended }, text));
+            el("td", { class: i > 0 && i < 4 ? "number" : "", title: i ? "" : state.ended }, text, i ? null : nowOf(run)));
       return el("tr", {}, el("th", { scope: "row" }, box, label), cells);
     });
     const head = el("tr", {}, names.map((name, i) => el("th", { scope: "col", class: i > 1 && i < 5 ? "number" : "" }, name)));
     runsBox.replaceChildren(el("table", { class: "runs" }, el("thead", {}, head), el("tbody", {}, rows)));
+  }
+
+  // What a run does now, beside its state; it changes in its place, so that the row keeps the keyboard's focus.
+  function nowOf(run) {
+    const box = el("div", { class: "now" });
+    nows.set(run, box);
+    return box;
+  }
+
+  function showNow() {
+    for (const [run, box] of nows) box.replaceChildren(...run.state.now.map((line) => el("small", {}, line)));
   }
 
   function showAlarms() {
@@ -219,6 +231,7 @@ export function overview(main, store) {
   }
 
   showRuns();
+  showNow();
   showAlarms();
   showMarks();
   showCharts();
@@ -228,6 +241,7 @@ export function overview(main, store) {
     update(changed) {
       if (changed.states) evaluated?.update();
       if (changed.states) showRuns();
+      showNow();
       if (changed.states) showAlarms();
       if (changed.states) showMarks();
       if (changed.metrics || changed.states) showCharts();
