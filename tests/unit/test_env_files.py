@@ -20,6 +20,7 @@ from areal.rewards.verifiers import exact, number
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import run_episode
 from areal.runtime.accounting import StepAccount
+from areal.spans import Span
 from areal.trajectory import Batch, Episode, Group
 
 
@@ -164,7 +165,10 @@ async def test_metrics_of_each_environment(folder: Path):
     pool = EnvironmentPool(lambda: make_env(write(folder, MIXTURE, "both.yaml")), 1)
 
     class Judge:
-        reward, parts, seconds = 0.0, {}, 0.0
+        reward, parts = 0.0, {}
+
+        def __init__(self) -> None:
+            self.spans: list[Span] = []
 
         def set_opening(self, messages: list[object]) -> None:
             assert messages == []
