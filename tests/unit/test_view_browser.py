@@ -415,12 +415,41 @@ def test_a_timeline_of_lanes(page: Page):
     for words in (
         "learner: trains, 1.4 s", "engine 0: up; engines generate in 90% of this step", "engine 1: up",
         "staleness of 2 groups: 2 (η=4)", "model 600 ms, environment and verifier 200 ms",
+        "held up by the engines: the learner waits for batches in", "engines generate in 90%",
     ):  # fmt: skip
         assert words in said
     ActionChains(page.driver).click().perform()
     page.until(lambda: page.query["page"] == "rollouts")
     assert (page.query["run"], page.query["from"], page.query["to"]) == ("second", "5", "5")
     page.until(lambda: len(page.all(".rollouts tbody tr")) == 8)
+
+
+@pytest.mark.parametrize(
+    ("taken", "generate", "env", "words"),
+    [
+        (
+            0.1,
+            0.5,
+            0.1,
+            "by the learner: .* waits for batches in 5% of the time, .* in 50%; engines wait",
+        ),
+        (0.1, 0.95, 0.1, "by the learner: .* in 95%$"),
+        (1.0, 0.95, 0.1, "by the engines: the learner waits for batches in 50%"),
+        (1.0, 0.3, 0.9, "by environments: .*longer in them"),
+        (1.0, 0.3, 0.1, "by the longest rollouts, pauses or a start"),
+        (1.0, None, 0.1, None),
+    ],
+)
+def test_who_holds_a_run_up(page: Page, taken: float, generate: float | None, env: float, words: str | None):
+    page.open("timeline?run=second")
+    updates = {"start": [0, 2], "taken": [taken, 2 + taken], "end": [2, 4], "generate": [generate] * 2}
+    updates |= {"model": [0.5] * 2, "env": [env] * 2, "env_queue": [0.0] * 2}
+    said = page.driver.execute_async_script(
+        "const [updates, done] = arguments;"
+        "import('./assets/timeline.js').then(({ holdUp }) => done(holdUp(updates, 0, 1)))",
+        updates,
+    )
+    assert said is None if words is None else re.search(f"held up {words}", said)
 
 
 def test_a_timeline_by_keys_and_by_dragging(page: Page):

@@ -58,6 +58,30 @@ function duration(seconds) {
   return seconds >= 1 ? `${format(seconds, 3)} s` : `${format(Math.round(seconds * 1000))} ms`;
 }
 
+const percent = (share) => `${Math.round(100 * share)}%`;
+
+// Who holds a run up in the updates from one place to another, and by which shares of the time.
+export function holdUp({ start, taken, end, generate, model, env, env_queue: queue }, first, last) {
+  let [whole, waited, known, generated, ofModel, ofEnv] = [0, 0, 0, 0, 0, 0];
+  for (let i = first; i <= last; i++) {
+    const length = end[i] - start[i];
+    whole += length;
+    waited += taken[i] - start[i];
+    if (generate[i] !== null) [known, generated] = [known + length, generated + generate[i] * length];
+    if (model[i] !== null) [ofModel, ofEnv] = [ofModel + model[i], ofEnv + env[i] + queue[i]];
+  }
+  if (!(whole > 0 && known > 0)) return null;
+  const [wait, busy] = [waited / whole, generated / known];
+  const shares = `the learner waits for batches in ${percent(wait)} of the time, engines generate in ${percent(busy)}`;
+  if (wait < 0.1) {
+    const held = busy < 0.8 ? "; engines wait until the staleness bound lets more groups begin" : "";
+    return `held up by the learner: ${shares}${held}`;
+  }
+  if (busy >= 0.8) return `held up by the engines: ${shares}`;
+  if (ofEnv > ofModel) return `held up by environments: ${shares}, and rollouts are longer in them than in the model`;
+  return `held up by the longest rollouts, pauses or a start: ${shares}`;
+}
+
 // Where lanes and plots are: heights from the top, for so many lanes.
 function layout(lanes) {
   const staleness = lanes * (LANE + GAP) + AXIS + TITLE;
@@ -385,7 +409,10 @@ class TimelineChart {
     if (this.at === null) {
       const [low, high] = this.shown;
       const many = updates.step.length ? `, ${format(updates.step.length)} updates` : "";
-      this.readout.replaceChildren(el("b", {}, `${clock(zero + low)} to ${clock(zero + high)}${many}`));
+      const [first, last] = [firstAt(updates.end, low), firstAt(updates.start, high) - 1];
+      const held = holdUp(updates, first, last);
+      this.readout.replaceChildren(el("b", {}, `${clock(zero + low)} to ${clock(zero + high)}${many}`),
+        ...(held ? [el("span", {}, held)] : []));
       return;
     }
     const i = this.updateAt(this.at);
@@ -417,6 +444,8 @@ class TimelineChart {
       const known = LATENCIES.filter(([part]) => updates[part][i] !== null);
       const spent = known.map(([part, name]) => `${name} ${duration(updates[part][i])}`);
       if (spent.length) parts.push(el("span", {}, `rollouts: ${spent.join(", ")}`));
+      const held = holdUp(updates, i, i);
+      if (held) parts.push(el("span", {}, held));
     }
     for (const mark of marks) {
       if (Math.abs(mark.time - this.at) <= near) parts.push(el("span", {}, markText(mark)));
