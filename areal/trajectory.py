@@ -94,8 +94,9 @@ class Episode:
         actions: what the agent did in the environment, in order.
         unfinished: the agent acted in the environment, and stopped before the environment ended the episode.
         failure: the error of its agent, whose episode then has the reward 0; empty if there was none.
-        seconds: where its time went: in calls of the ``model`` and of the environment (``env``), and
-            waiting for a worker of the environment (``env_queue``). Calls at once count each.
+        seconds: where its time went: in calls of the ``model`` and of the environment (``env``), within them
+            in its ``verifier``, and waiting for a worker of the environment (``env_queue``). Calls at once
+            count each.
         spans: what it did when, in the order in which it ended.
     """
 

@@ -110,7 +110,7 @@ async def run_episode(
         actions=recorded.actions,
         unfinished=recorded.unfinished,
         failure=failure,
-        seconds={kind: total(model.spans, kind) for kind in ("model", "env", "env_queue")},
+        seconds={kind: total(model.spans, kind) for kind in ("model", "env", "env_queue", "verifier")},
         spans=model.spans,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from areal.trajectory import Batch, Episode
 
-_PARTS = ("model", "env", "env_queue")
+_PARTS = ("model", "env", "env_queue", "verifier")
 """Of an episode's seconds."""
 
 

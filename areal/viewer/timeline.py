@@ -22,8 +22,8 @@ Span = tuple[float, float, str, int]
 """When it began and ended, what it was, and the update or the version that it belongs to."""
 
 LEARNER = "learner"
-PARTS = ("model", "env", "env_queue", "buffer")
-"""Of the latency of a rollout, as metrics name them."""
+PARTS = ("model", "env", "verifier", "env_queue", "buffer")
+"""Of the latency of a rollout, as metrics name them; here the environment's is without its verifier's."""
 _KEYS = {
     "step",
     "time",
@@ -91,10 +91,12 @@ def updates_of(rows: Sequence[Line]) -> list[Update]:
 
 def _latency(row: Line) -> dict[str, float] | None:
     whole = finite(row, "latency/episode")
-    parts = {part: finite(row, f"latency/{part}") for part in PARTS}
+    verifier = finite(row, "latency/verifier") or 0.0  # which runs of an older areal do not tell apart
+    parts = {part: finite(row, f"latency/{part}") for part in PARTS} | {"verifier": verifier}
     known = {part: seconds for part, seconds in parts.items() if seconds is not None}
     if whole is None or len(known) < len(PARTS):
         return None
+    known["env"] = max(0.0, known["env"] - verifier)
     inside = sum(seconds for part, seconds in known.items() if part != "buffer")
     return {**known, "other": max(0.0, whole - inside)}  # calls at once may sum to more
 

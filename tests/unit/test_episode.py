@@ -90,7 +90,7 @@ async def test_where_the_time_of_an_episode_went():
     made = replace(worker("eos"), pool=EnvironmentPool(Slow, 1))
     both = await asyncio.gather(*(made.run_episode({"seed": n}, Sampling(10)) for n in range(2)))
     for episode in both:
-        assert episode.seconds.keys() == {"model", "env", "env_queue"}
+        assert episode.seconds.keys() == {"model", "env", "env_queue", "verifier"}
         assert episode.seconds["env"] > episode.seconds["model"] >= 0
         assert sum(episode.seconds.values()) <= episode.ended - episode.started + 0.01
         assert Episode.from_json(episode.to_json()).seconds == episode.seconds

@@ -414,7 +414,7 @@ def test_a_timeline_of_lanes(page: Page):
     said = page.text(".readout")
     for words in (
         "learner: trains, 1.4 s", "engine 0: up; engines generate in 90% of this step", "engine 1: up",
-        "staleness of 2 groups: 2 (η=4)", "model 600 ms, environment and verifier 200 ms",
+        "staleness of 2 groups: 2 (η=4)", "model 600 ms, environment 150 ms, verifier 50 ms",
         "held up by the engines: the learner waits for batches in", "engines generate in 90%",
     ):  # fmt: skip
         assert words in said
@@ -443,7 +443,7 @@ def test_a_timeline_of_lanes(page: Page):
 def test_who_holds_a_run_up(page: Page, taken: float, generate: float | None, env: float, words: str | None):
     page.open("timeline?run=second")
     updates = {"start": [0, 2], "taken": [taken, 2 + taken], "end": [2, 4], "generate": [generate] * 2}
-    updates |= {"model": [0.5] * 2, "env": [env] * 2, "env_queue": [0.0] * 2}
+    updates |= {"model": [0.5] * 2, "env": [env] * 2, "verifier": [0.0] * 2, "env_queue": [0.0] * 2}
     said = page.driver.execute_async_script(
         "const [updates, done] = arguments;"
         "import('./assets/timeline.js').then(({ holdUp }) => done(holdUp(updates, 0, 1)))",

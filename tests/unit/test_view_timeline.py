@@ -188,7 +188,10 @@ def test_where_the_time_of_rollouts_went():
     parts = {"episode": 4.0, "model": 1.0, "env": 0.5, "env_queue": 0.25, "buffer": 9.0}
     line = {**row(1, 10.0), "time/generate": 12.0, **{f"latency/{name}": x for name, x in parts.items()}}
     (update,) = updates_of([line])
-    assert update.latency == {"model": 1.0, "env": 0.5, "env_queue": 0.25, "buffer": 9.0, "other": 2.25}
+    rest = {"model": 1.0, "env_queue": 0.25, "buffer": 9.0, "other": 2.25}
+    assert update.latency == rest | {"env": 0.5, "verifier": 0.0}, "an older run"
+    (verified,) = updates_of([{**line, "latency/verifier": 0.375}])
+    assert verified.latency == rest | {"env": 0.125, "verifier": 0.375}
     assert update.generate == 1.0
     (update,) = updates_of([{**line, "latency/model": 7.0}])
     assert update.latency is not None

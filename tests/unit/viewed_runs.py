@@ -119,7 +119,7 @@ def end_of(step: int) -> float:
 
 def times(step: int) -> dict[str, float]:
     """What says when an update was made, and where the time of its rollouts went."""
-    parts = {"episode": 1.0, "model": 0.6, "env": 0.2, "env_queue": 0.1, "buffer": 0.5}
+    parts = {"episode": 1.0, "model": 0.6, "env": 0.2, "verifier": 0.05, "env_queue": 0.1, "buffer": 0.5}
     return {"time": end_of(step), **{f"latency/{name}": seconds for name, seconds in parts.items()}}
 
 

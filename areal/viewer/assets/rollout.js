@@ -24,7 +24,7 @@ function facts(row, short = false) {
 
 // Where the seconds of a rollout went, as far as that was recorded.
 function latencyText(latency) {
-  const names = [["model", "model"], ["env", "environment"], ["env_queue", "queue for it"]];
+  const names = [["model", "model"], ["env_queue", "queue for the environment"], ["env", "environment"], ["verifier", "of it verifier"]];
   const parts = names.filter(([key]) => typeof latency[key] === "number").map(([key, name]) => `${name} ${format(latency[key], 3)}`);
   return parts.length ? ` (${parts.join(", ")})` : "";
 }

@@ -20,7 +20,8 @@ const ENGINE_SPANS = {
 const GENERATES = ["generates (height: share of the step, mean of the engines)", "--run-2"];
 const LATENCIES = [
   ["model", "model", "--run-0"],
-  ["env", "environment and verifier", "--run-1"],
+  ["env", "environment", "--run-1"],
+  ["verifier", "verifier", "--run-3"],
   ["env_queue", "queue for the environment", "--run-4"],
   ["other", "else", "--run-5"],
   ["buffer", "in the buffer, until its batch", "--line"],
@@ -61,14 +62,14 @@ function duration(seconds) {
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 // Who holds a run up in the updates from one place to another, and by which shares of the time.
-export function holdUp({ start, taken, end, generate, model, env, env_queue: queue }, first, last) {
+export function holdUp({ start, taken, end, generate, model, env, verifier, env_queue: queue }, first, last) {
   let [whole, waited, known, generated, ofModel, ofEnv] = [0, 0, 0, 0, 0, 0];
   for (let i = first; i <= last; i++) {
     const length = end[i] - start[i];
     whole += length;
     waited += taken[i] - start[i];
     if (generate[i] !== null) [known, generated] = [known + length, generated + generate[i] * length];
-    if (model[i] !== null) [ofModel, ofEnv] = [ofModel + model[i], ofEnv + env[i] + queue[i]];
+    if (model[i] !== null) [ofModel, ofEnv] = [ofModel + model[i], ofEnv + env[i] + verifier[i] + queue[i]];
   }
   if (!(whole > 0 && known > 0)) return null;
   const [wait, busy] = [waited / whole, generated / known];
