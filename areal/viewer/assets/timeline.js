@@ -73,11 +73,8 @@ export function holdUp({ start, taken, end, generate, model, env, verifier, env_
   }
   if (!(whole > 0 && known > 0)) return null;
   const [wait, busy] = [waited / whole, generated / known];
-  const shares = `the learner waits for batches in ${percent(wait)} of the time, engines generate in ${percent(busy)}`;
-  if (wait < 0.1) {
-    const held = busy < 0.8 ? "; engines wait until the staleness bound lets more groups begin" : "";
-    return `held up by the learner: ${shares}${held}`;
-  }
+  const shares = `the learner waits for batches in ${percent(wait)} of the time, engines have requests and no pause in ${percent(busy)}`;
+  if (wait < 0.1) return `held up by the learner: ${shares}`;
   if (busy >= 0.8) return `held up by the engines: ${shares}`;
   if (ofEnv > ofModel) return `held up by environments: ${shares}, and rollouts are longer in them than in the model`;
   return `held up by the longest rollouts, pauses or a start: ${shares}`;
@@ -410,7 +407,8 @@ class TimelineChart {
     if (this.at === null) {
       const [low, high] = this.shown;
       const many = updates.step.length ? `, ${format(updates.step.length)} updates` : "";
-      const [first, last] = [firstAt(updates.end, low), firstAt(updates.start, high) - 1];
+      const beside = 0.01; // those that only touch what is shown
+      const [first, last] = [firstAt(updates.end, low + beside), firstAt(updates.start, high - beside) - 1];
       const held = holdUp(updates, first, last);
       this.readout.replaceChildren(el("b", {}, `${clock(zero + low)} to ${clock(zero + high)}${many}`),
         ...(held ? [el("span", {}, held)] : []));
