@@ -106,6 +106,13 @@ class Objective(Settings):
             raise ValueError(f"no such objective{nearest(name, PRESETS)} (known: {', '.join(PRESETS)})")
         return name
 
+    def choices(self) -> dict[str, Any]:
+        """Return what the preset decides, and what was given on top of it, as plain data."""
+        found = {name: getattr(self, name) for name in CHOICES}
+        if self.clip_high is None:
+            found["clip_high"] = self.clip
+        return {name: "inf" if value == math.inf else value for name, value in found.items()}
+
     @model_validator(mode="before")
     @classmethod
     def _null_is_not_given(cls, data: Any) -> Any:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from areal.config.loading import settings_on
-from areal.config.objective import CHOICES
 from areal.config.settings import Config
 
 Layer = tuple[str, dict[str, Any]]
@@ -33,7 +31,7 @@ def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) 
         planned: the same, with what the machine and the memory decide.
     """
     asked, decided = _leaves(config), _leaves(planned)
-    shown = decided | {("learner", name): value for name, value in _choices(planned).items()}
+    shown = decided | {("learner", name): value for name, value in planned.learner.choices().items()}
     lines: list[str] = []
     for path, value in shown.items():
         if len(path) > 1 and f"{path[0]}:" not in lines:
@@ -45,14 +43,6 @@ def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) 
             origin = f"preset {config.learner.objective}"
         lines += _line(path, value, origin)
     return "\n".join(lines) + "\n"
-
-
-def _choices(config: Config) -> dict[str, Any]:
-    """What the preset decides, and what was given on top of it."""
-    found: dict[str, Any] = {name: getattr(config.learner, name) for name in CHOICES}
-    if config.learner.clip_high is None:
-        found["clip_high"] = config.learner.clip
-    return {name: "inf" if value == math.inf else value for name, value in found.items()}
 
 
 def _leaves(config: Config) -> dict[tuple[str, ...], Any]:

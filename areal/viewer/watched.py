@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from areal.config.objective import CHOICES, Objective
+from areal.config.objective import Objective
 from areal.errors import UserError
 from areal.telemetry.alarms import alarms
 from areal.telemetry.plain import plain
@@ -366,10 +366,10 @@ def watch(paths: list[str], cache: Path) -> list[Watched]:
 
 def _of_preset(learner: dict[str, Any]) -> dict[str, str]:
     """Return what the preset decides of a run's settings of the learner."""
-    given = {name: learner[name] for name in ("objective", *CHOICES) if learner.get(name) is not None}
+    given = {name: value for name, value in learner.items() if name in Objective.model_fields}
     try:
-        objective = Objective(**given)
+        choices = Objective(**given).choices()
     except ValueError:  # of another version of areal
         return {}
-    decided = {name: getattr(objective, name) for name in CHOICES if name not in given}
-    return {name: f"{value} (preset)" for name, value in decided.items() if value is not None}
+    left = {name: value for name, value in choices.items() if given.get(name) is None and value is not None}
+    return {name: f"{value} (preset)" for name, value in left.items()}
