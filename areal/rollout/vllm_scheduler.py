@@ -30,7 +30,7 @@ from vllm.v1.outputs import LogprobsLists
 _OFTEN = 1.0
 """Seconds for which outputs are held back at most."""
 _BEGIN_EVERY = 4
-"""Steps."""
+"""Steps from one in which requests begin to the next."""
 
 
 class WholeOutputScheduler(Scheduler):

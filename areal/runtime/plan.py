@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -172,20 +171,19 @@ def _fitting(
     ways: list[tuple[Config, EngineLoad | None]] = [(config, load), (config, None)]
     if training and config.learner.activation_checkpointing is None:
         ways.append((override_config(config, ["learner.activation_checkpointing=true"]), None))
+    large = override_config(config, [f"learner.micro_batch_tokens={LARGE_MICRO_BATCH}"])
     if training and config.learner.micro_batch_tokens is None:
-        large = override_config(config, [f"learner.micro_batch_tokens={LARGE_MICRO_BATCH}"])
-        placement = place(inventory, large, training, load)
-        with suppress(UserError):
-            found = placement.with_memory(shape, workload(placement, large, longest))
-            if all(part.whole for part in found.memory):
-                return found, large
+        ways.insert(0, (large, load))
     for number, (tried, shared) in enumerate(ways, 1):
         placement = place(inventory, tried, training, shared)
         try:
-            return placement.with_memory(shape, workload(placement, tried, longest)), tried
+            placed = placement.with_memory(shape, workload(placement, tried, longest))
         except UserError:
             if number == len(ways):
                 raise
+            continue
+        if tried is not large or all(part.whole for part in placed.memory):
+            return placed, tried
     raise AssertionError("a way fits, or the last one says why not")
 
 
