@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from areal.envs.forms import Opening, as_text, asked, form_name, reference
+from areal.envs.choices import Choice, choice_of
+from areal.envs.forms import Asked, Opening, asked, form_name, reference
 from areal.envs.places import Rows, Splits, find_splits, stamp
 from areal.envs.rows import Row
 from areal.errors import UserError
@@ -162,7 +163,7 @@ def _summary(data: str, train: list[T], test: list[T]) -> str:
 def _rules(problems: list[T]) -> Iterable[str]:
     """Say where final answers were found, unless all of them were given alone."""
     rules = Counter(rule for p in problems if (rule := getattr(p, "rule", "")))
-    if set(rules) - {"the whole text"}:
+    if set(rules) - {"the whole text", "a letter"}:
         yield "final answers: " + ", ".join(
             f"{n:,} {rule}" for rule, n in sorted(rules.items(), key=lambda found: (-found[1], found[0]))
         )
@@ -185,10 +186,17 @@ def _asked(problem: HasProblem) -> tuple[str, Opening]:
 
 def _pair(row: Row, where: str) -> Pair:
     question = asked(row, where)
-    _check_choices(row, question.problem, where)
+    if (choice := choice_of(row, question.problem, where)) is not None:
+        return choice_pair(row, question, choice)
     text, field = reference(row, question, where)
     found = found_answer(text, where)
     return Pair(question.problem, found.answer, question.opening, form_name(row, question, field), found.rule)
+
+
+def choice_pair(row: Row, question: Asked, choice: Choice, shown: str | None = None) -> Pair:
+    """Return a question with choices as a pair; ``shown`` is what it is in a prompt, if that is not alone."""
+    form = f"{form_name(row, question, choice.field)} with choices"
+    return Pair(shown or choice.problem, choice.letter, question.opening, form, "a letter")
 
 
 def found_answer(text: str, where: str, mathematics: bool = True) -> Reference:
@@ -201,17 +209,3 @@ def found_answer(text: str, where: str, mathematics: bool = True) -> Reference:
             + (f" (it ends: {end!r})" if end else "")
         )
     return found
-
-
-def _check_choices(row: Row, problem: str, where: str) -> None:
-    """Raise UserError where a problem's choices are in a field of their own: nobody would see them."""
-    held: Any = row.get("choices") or row.get("options")
-    if isinstance(held, dict):
-        held = held.get("text")
-    if not isinstance(held, list) or len(held) < 2:
-        return
-    if not all((as_text(choice) or "") in problem for choice in held):
-        raise UserError(
-            f"{where}: its choices are not in the text of the problem: use data-v1 with a prompt such as "
-            "'{question} A: {choices[0]} B: {choices[1]}'"
-        )

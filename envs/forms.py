@@ -22,16 +22,21 @@ Opening = tuple[tuple[str, str], ...]
 PROBLEM_KEYS = ("problem", "question", "prompt")
 ANSWER_KEYS = ("answer", "solution", "response")
 
-_MORE_PROBLEM_KEYS = ("instruction", "input", "query")
+_MORE_PROBLEM_KEYS = ("instruction", "input", "inputs", "query", "ctx")
+_STORIES = {"body": " ", "context": "\n", "passage": "\n", "support": "\n"}
+"""What a question in another field is about (SVAMP, SQuAD, BoolQ, SciQ), and what parts the two."""
 _SYSTEM_KEYS = ("system", "system_prompt")
 _PROMPTS = ("prompt", "responses_create_params.input")
 """Where the messages of a prompt may be."""
-_CONVERSATIONS = ("messages", "conversations", "conversation", "input", "question", "problem")
+_CONVERSATIONS = (
+    *("messages", "context_messages", "conversations", "conversation", "input", "question", "problem"),
+)
 """Where messages may be that are a prompt, if they end with the user, or else a transcript."""
 REFERENCES = (
     *("reward_model.ground_truth", "reward_spec.ground_truth", "verification_info.ground_truth"),
-    *("answer", "expected_answer", "ground_truth", "final_answer", "solution", "response", "label", "target"),
-    *("output", "extra_info.ground_truth", "extra_info.answer"),
+    *("answer", "expected_answer", "ground_truth", "final_answer", "reference_answer", "gt_answer"),
+    *("solution", "response", "label", "target", "targets", "output", "completion"),
+    *("extra_info.ground_truth", "extra_info.answer", "verifier_metadata.expected_answer"),
 )
 """Where the expected answer may be: what is judged by first, what merely has it in it last."""
 _ROLES = {
@@ -95,7 +100,7 @@ def _asked(row: Row, where: str, keys: Sequence[str]) -> Asked:
     for path in _PROMPTS:
         if (found := _asked_at(row, path, where)) is not None:
             return found
-    text = _asked_in_text(row, keys)
+    text = _asked_in_text(row, where, keys)
     for path in _CONVERSATIONS:
         try:
             found = _asked_at(row, path, where)
@@ -110,14 +115,26 @@ def _asked(row: Row, where: str, keys: Sequence[str]) -> Asked:
     return text
 
 
-def _asked_in_text(row: Row, keys: Sequence[str]) -> Asked | None:
+def _asked_in_text(row: Row, where: str, keys: Sequence[str]) -> Asked | None:
     for key in (*keys, *(k for k in _MORE_PROBLEM_KEYS if k not in keys)):
         if (text := as_text(at(row, key))) is not None and conversation(at(row, key)) is None:
             more = as_text(row.get("input")) if key == "instruction" else None
-            if key == "question" and (story := as_text(at(row, "body"))) is not None:  # SVAMP, ASDiv
-                text = f"{story} {text}"
-            return Asked(text if more is None else f"{text}\n{more}", (), key)
+            stories = ((as_text(at(row, name)), parted) for name, parted in _STORIES.items())
+            story = "".join(f"{said}{parted}" for said, parted in stories if said and said not in text)
+            text = f"{story}{text}" if more is None else f"{story}{text}\n{more}"
+            return Asked(text, _history(row, where), key)
     return None
+
+
+def _history(row: Row, where: str) -> Opening:
+    """Return what was said before, in pairs of both sides, as LLaMA-Factory's rows have it."""
+    held = row.get("history")
+    turns = decoded(held, None) if isinstance(held, str) else held
+    if not turns:
+        return ()
+    if not isinstance(turns, list) or not all(isinstance(t, list | tuple) and len(t) == 2 for t in turns):
+        raise UserError(f"{where}: history is no list of pairs, of what the user said and the assistant")
+    return tuple(pair for said, answer in turns for pair in (("user", str(said)), ("assistant", str(answer))))
 
 
 def _asked_at(row: Row, path: str, where: str) -> Asked | None:
@@ -167,7 +184,11 @@ def reference(row: Row, question: Asked, where: str) -> tuple[str, str]:
         UserError: no field does, or one that holds several.
     """
     for path in REFERENCES:
-        if (text := one_text(at(row, path), f"{where}: {path}")) is not None:
+        if (said := conversation(at(row, path))) is not None:
+            role, words = _message(said[-1], where)
+            if role == "assistant":
+                return words, path
+        elif (text := one_text(at(row, path), f"{where}: {path}")) is not None:
             return text, path
     if question.said is not None:
         return question.said, "the assistant's last message"

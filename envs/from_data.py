@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-from areal.envs.data import Convert, Pair, found_answer, load_problems
+from areal.envs.choices import choice_of
+from areal.envs.data import Convert, Pair, choice_pair, found_answer, load_problems
 from areal.envs.forms import Asked, asked, asked_by, conversation, form_name, reference
 from areal.envs.math import BOXED_PROMPT
 from areal.envs.problems import ProblemEnv
@@ -85,7 +86,14 @@ def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, wh
         question = asked(row, where)
     opening = () if question is None else question.opening
     fields = row if question is None else {"problem": question.problem, **row}
+    choice = None
+    if answer is None and "problem" in named:
+        question = question or asked(row, where)
+        if (choice := choice_of(row, question.problem, where)) is not None:
+            fields = {**fields, "problem": choice.problem}
     shown = prompt.filled(fields, where, in_prompt)
+    if choice is not None and question is not None:
+        return choice_pair(row, question, choice, shown)
     if answer is None:
         question = question or Asked(shown, (), " and ".join(sorted(named)) or "a template")
         text, field = reference(row, question, where)

@@ -50,6 +50,12 @@ ROWS: dict[str, Any] = {
     "messages as JSON": {"prompt": json.dumps([USER]), "reward_model": json.dumps({"ground_truth": "2"})},
     "messages as Python": {"prompt": str([USER]), "answer": "2"},
     "messages as NumPy": {"prompt": str([USER, *SHOTS, USER]).replace("}, {", "}\n {"), "answer": "2"},
+    "TRL, a completion": {"prompt": [USER], "completion": [{"role": "assistant", "content": "\\boxed{2}"}]},
+    "OpenRLHF, chat": {"context_messages": [USER], "label": "2"},
+    "NeMo Gym, metadata": {
+        "responses_create_params": {"input": [USER]},
+        "verifier_metadata": {"expected_answer": "2"},
+    },
     "a list of one": {"problem": "1+1?", "answer": ["2"]},
     "a list of the same": {"problem": "1+1?", "answer": ["2", 2]},
     "null first": {"problem": "1+1?", "answer": None, "solution": "\\boxed{2}"},
@@ -90,6 +96,7 @@ def test_answers_that_are_no_text(answer: object, text: str, tmp_path: Path):
                 {"from": "gpt", "value": "2"},
             ]
         },
+        {"instruction": "1+1?", "history": [["2+2?", "4"]], "system": "Be brief.", "output": "2"},
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"prompt": "{problem}"}])
@@ -126,11 +133,11 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
             "no text, such as an image",
         ),
         ({"prompt": [{**USER, "tool_calls": [{}]}], "answer": "2"}, {}, "has tool calls"),
+        ({"prompt": "1+1?", "history": ["2+2?"], "answer": "2"}, {}, "history is no list of pairs"),
         ({"prompt": [USER]}, {}, "none of the keys answer, solution, response .*expected_answer"),
         ({"prompt": [USER], "answer": ""}, {}, "none of the keys answer"),
         ({"prompt": [USER], "answer": ["3", "-2"]}, {}, "answer holds 2 answers"),
         ({"prompt": [USER], "reward_model": {"ground_truth": {"target": 9}}}, {}, "holds an object .target."),
-        ({"question": "Which?", "choices": ["a", "b"], "answer": 1}, {}, "choices are not in the text"),
         (
             {"responses_create_params": {"input": [USER], "tools": [{"type": "function"}]}, "label": "2"},
             {},
@@ -150,11 +157,7 @@ def test_rows_that_are_refused(row: Any, options: dict[str, str], complaint: str
     assert "\n" not in str(caught.value)
 
 
-def test_choices_in_the_text_are_no_obstacle(tmp_path: Path):
-    row = {"question": "a or b?", "choices": ["a", "b"], "answer": "b"}
-    assert only(tmp_path, row)[1] == "b"
-    assert only(tmp_path, {"problem": "1+1?", "answer": "2", "options": []})[1] == "2"
-    # What stands beside the text need not be readable.
+def test_what_stands_beside_the_text_need_not_be_readable(tmp_path: Path):
     beside = {"problem": "1+1?", "answer": "2", "messages": [{"role": "tool", "content": "x"}]}
     assert only(tmp_path, beside) == ([("user", "1+1?")], "2")
 
