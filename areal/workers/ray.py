@@ -264,8 +264,9 @@ class RayCluster:
         if self._serving is not None and not self._serving.get_loop().is_closed():
             self._serving.result().close()
         self._listening.close()
-        # A cluster that has lost its head does not answer; what it knows of this process ends with it.
-        with suppress(TimeoutError):
+        if self._lost is not None and self._lost.done() and not self._lost.cancelled():
+            return  # nobody is there to release them, and Ray ends this process soon
+        with suppress(TimeoutError):  # a head that has just been lost does not answer
             within(END, self._release)
 
     def _release(self) -> None:
