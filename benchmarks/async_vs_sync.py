@@ -260,12 +260,12 @@ def run_steps(settings: list[str], count: int) -> dict[str, float]:
 
 def steps_summary(metrics: list[dict[str, Any]], count: int) -> dict[str, float]:
     """Return what the last ``count`` steps of a run were like, from its metrics."""
-    steps = [row for row in metrics if "time/step" in row][-count:]
+    before, *steps = [row for row in metrics if "time/step" in row][-count - 1 :]
 
     def mean(name: str) -> float:
         return statistics.fmean(row[name] for row in steps)
 
-    generated = sum(row["throughput/tokens_per_s"] * row["time/step"] for row in steps)
+    generated = steps[-1]["rollout/tokens"] - before["rollout/tokens"]
     learned = sum(
         row["response/length_mean"] * row["throughput/trajectories_per_s"] * row["time/step"] for row in steps
     )

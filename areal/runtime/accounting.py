@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +12,8 @@ from areal.trajectory import Batch, Episode
 
 _PARTS = ("model", "env", "env_queue", "verifier")
 """Of an episode's seconds."""
+_WINDOW = 10.0
+"""Seconds at least over which throughput is measured: within a short step, no episode may end at all."""
 
 
 class StepAccount:
@@ -18,20 +22,25 @@ class StepAccount:
     Args:
         engine_busy: the engine's busy seconds so far.
         tokens: tokens generated so far.
+        clock: tells the seconds that have gone by.
     """
 
-    def __init__(self, engine_busy: float, tokens: int) -> None:
+    def __init__(self, engine_busy: float, tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counted = deque[tuple[float, int]]()
         self._begin(engine_busy, tokens)
 
     def _begin(self, engine_busy: float, tokens: int) -> None:
-        self._started = time.monotonic()
+        self._started = self._clock()
         self._engine_busy = engine_busy
-        self._tokens = tokens
         self._wait, self._taken = 0.0, time.time()
+        self._counted.append((self._started, tokens))
+        while len(self._counted) > 1 and self._counted[1][0] <= self._started - _WINDOW:
+            self._counted.popleft()
 
     def waited(self) -> None:
         """The batch has come: all of the step until now was waiting for it."""
-        self._wait, self._taken = time.monotonic() - self._started, time.time()
+        self._wait, self._taken = self._clock() - self._started, time.time()
 
     def close(
         self, batch: Batch, train: float, sync: dict[str, float], engine_busy: float, tokens: int
@@ -42,10 +51,12 @@ class StepAccount:
             train: the learner's busy seconds in it.
             sync: metrics of the last weight update, if there was one.
         """
-        elapsed = time.monotonic() - self._started
+        now = self._clock()
+        elapsed = now - self._started
         wait, taken = self._wait, self._taken
         generate = engine_busy - self._engine_busy
-        generated = tokens - self._tokens
+        old_enough = (mark for mark in reversed(self._counted) if mark[0] <= now - _WINDOW)
+        since, before = next(old_enough, self._counted[0])
         self._begin(engine_busy, tokens)
         return {
             **_of_batch(batch),
@@ -56,7 +67,7 @@ class StepAccount:
             **sync,
             "time/generate": generate,
             "overlap": (train + generate) / elapsed,
-            "throughput/tokens_per_s": generated / elapsed,
+            "throughput/tokens_per_s": (tokens - before) / (now - since),
             "throughput/trajectories_per_s": len(batch.episodes) / elapsed,
         }
 
