@@ -32,6 +32,7 @@ _MODULES = (
     "tokenview.js",
     "rollout.js",
     "comparison.js",
+    "causes.js",
     "timeline.js",
     "main.js",
 )

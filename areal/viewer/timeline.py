@@ -31,6 +31,8 @@ _KEYS = {
     "time/wait",
     "time/train",
     "time/generate",
+    "throughput/tokens_per_s",
+    "response/length_mean",
     "latency/episode",
     *(f"latency/{part}" for part in PARTS),
 }
@@ -62,6 +64,8 @@ class Update:
         end: when it was recorded.
         train: seconds of the learner's work.
         generate: share of the step in which engines generated, on average; None: unknown.
+        tokens_per_s: generated tokens a second; None: unknown.
+        length: mean tokens of the responses; None: unknown.
         latency: seconds by parts of :data:`PARTS`, and those of the ``other`` parts; None: unknown.
     """
 
@@ -71,6 +75,8 @@ class Update:
     end: float
     train: float
     generate: float | None
+    tokens_per_s: float | None
+    length: float | None
     latency: dict[str, float] | None
 
 
@@ -85,7 +91,9 @@ def updates_of(rows: Sequence[Line]) -> list[Update]:
         busy = finite(row, "time/generate")
         share = None if busy is None or length <= 0 else min(1.0, busy / length)
         start = end - length
-        found.append(Update(int(step), start, start + wait, end, train, share, _latency(row)))
+        rate, tokens = finite(row, "throughput/tokens_per_s"), finite(row, "response/length_mean")
+        times = start, start + wait, end, train
+        found.append(Update(int(step), *times, share, rate, tokens, _latency(row)))
     return found
 
 
@@ -372,6 +380,8 @@ class Timeline:
             "taken": [at(update.taken) for update in inside],
             "end": [at(update.end) for update in inside],
             "generate": [None if u.generate is None else round(u.generate, 3) for u in inside],
+            "tokens_per_s": [None if u.tokens_per_s is None else round(u.tokens_per_s, 1) for u in inside],
+            "length": [None if u.length is None else round(u.length, 1) for u in inside],
         }
         for part in (*PARTS, "other"):
             columns[part] = [None if u.latency is None else round(u.latency[part], 4) for u in inside]

@@ -86,6 +86,13 @@ class Page:
         self.driver = driver
         self.address = ""
 
+    @contextmanager
+    def at(self, paths: Sequence[Path], cache: Path) -> Iterator[None]:
+        """Serve runs or evaluations at the current address; afterwards the page asks for nothing any more."""
+        with served(paths, cache) as self.address:
+            yield
+            self.driver.get("about:blank")
+
     def open(self, path: str) -> None:
         """Go to a page of the current address, and wait until it is there."""
         self.driver.get("about:blank")
@@ -189,11 +196,10 @@ def evaluations(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def evaluated(browser: Page, evaluations: list[Path], tmp_path: Path) -> Iterator[Page]:
     """The page of evaluations, without a run."""
     browser.complaints()
-    with served(evaluations, tmp_path) as browser.address:
+    with browser.at(evaluations, tmp_path):
         yield browser
         assert browser.complaints() == []
         assert browser.script("return window.hit") is None
-        browser.driver.get("about:blank")  # which asks the server nothing any more
 
 
 @contextmanager
@@ -249,20 +255,19 @@ def test_without_a_name_it_is_the_run_that_goes_on_or_else_the_newest(page: Page
     made = [make_run(tmp_path / "runs", name, steps=2).path for name in ("old", "new", "between")]
     for path, started in zip(made, (START, START + 20, START + 10), strict=True):
         os.utime(path / CONFIG, (started, started))
-    with served(made, tmp_path / "cache") as page.address:
+    with page.at(made, tmp_path / "cache"):
         for usual in ("new", "old"):
             for where in ("rollouts", "timeline"):
                 page.open(where)
                 assert page.text("h1").endswith(f" of {usual}")
             write_status(made[0], {**STATUS, **identity(), "time": time.time()})
-        page.driver.get("about:blank")
 
 
 def test_a_run_that_goes_on_says_what_it_waits_for(page: Page, tmp_path: Path):
     run = make_run(tmp_path / "runs", steps=2).path
     status = {**STATUS, **identity(), "time": time.time()}
     write_status(run, status)
-    with served([run], tmp_path / "cache") as page.address:
+    with page.at([run], tmp_path / "cache"):
         page.open("")
         lines = [each.text for each in page.all(".runs .now small")]
         assert lines == [
@@ -275,7 +280,6 @@ def test_a_run_that_goes_on_says_what_it_waits_for(page: Page, tmp_path: Path):
         assert page.script("return document.activeElement.type") == "checkbox", "the row is still the same"
         write_status(run, {**status, "ended": "finished"})
         page.until(lambda: "finished" in page.text(".runs") and not page.all(".runs .now small"))
-        page.driver.get("about:blank")
 
 
 def test_it_says_whether_runs_go_on_and_that_the_server_has_ended(page: Page, tmp_path: Path):
@@ -396,6 +400,10 @@ def pixel(page: Page, share: float, lane: int) -> str:
     )
 
 
+RATES = 7.2
+"""Where the bars of tokens/s are, in lanes, below three of them."""
+
+
 def variable(page: Page, name: str) -> str:
     script = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
     return page.script(script, name)
@@ -446,10 +454,43 @@ def test_who_holds_a_run_up(page: Page, taken: float, generate: float | None, en
     updates |= {"model": [0.5] * 2, "env": [env] * 2, "verifier": [0.0] * 2, "env_queue": [0.0] * 2}
     said = page.driver.execute_async_script(
         "const [updates, done] = arguments;"
-        "import('./assets/timeline.js').then(({ holdUp }) => done(holdUp(updates, 0, 1)))",
+        "import('./assets/causes.js').then(({ holdUp }) => done(holdUp(updates, 0, 1)))",
         updates,
     )
     assert said is None if words is None else re.search(f"held up {words}", said)
+
+
+def test_where_tokens_per_s_fell_and_why(page: Page, tmp_path: Path):
+    run = make_run(tmp_path, "slow", steps=11)
+    for step in range(12, 31):
+        more = {"throughput/tokens_per_s": 700.0} if step in (15, 16, 24) else {}
+        if step == 24:
+            more |= {"latency/env": 0.9, "latency/episode": 1.7}
+        run.log_metrics({**metrics(step), **times(step), **more})
+        add_events(run, step)
+        if step == 14:
+            run.log_event("lost", part="engine 1", cause="SIGKILL", time=end_of(step) + 0.5)
+            run.log_event("loaded", engine="engine 1", version=step, time=end_of(step) + 3.5, pause=0.1)
+    with page.at([run.path], tmp_path / "cache"):
+        page.open("timeline")
+        rows = [row.text for row in page.until(lambda: page.all(".falls tbody tr"))]
+        assert [re.match(r"15 to 16|24", row)[0] for row in rows] == ["15 to 16", "24"]
+        assert "engine 1 was lost for 3 s" in rows[0]
+        assert "in their environment" not in rows[0]
+        assert re.search(
+            "24 700 1,4.. rollouts of an update took 850 ms in their environment, usually 150 ms$", rows[1]
+        )
+        fell, usual = pixel(page, 47 / 60.6, RATES), pixel(page, 51 / 60.6, RATES)
+        assert (fell, usual) == (variable(page, "--run-7"), variable(page, "--run-2"))
+        page.button("24").click()
+        page.until(lambda: "update 24" in page.text(".readout") and page.text(".range"))
+        assert "700 generated tokens/s, usually 1,4" in page.text(".readout")
+        page.open("")
+        chart = next(each for each in page.all(".chart") if "Generated tokens/s" in each.text)
+        page.script("arguments[0].scrollIntoView({block: 'center'})", chart)
+        page.script("arguments[0].focus()", chart.find_element(By.CSS_SELECTOR, ".plot"))
+        ActionChains(page.driver).send_keys(Keys.END, Keys.ARROW_LEFT, Keys.ENTER).perform()
+        page.until(lambda: page.query["page"] == "timeline" and "update 29" in page.text(".readout"))
 
 
 def test_a_timeline_by_keys_and_by_dragging(page: Page):
@@ -508,7 +549,7 @@ def test_thousands_of_updates_are_a_colour_for_each_pixel(page: Page, tmp_path: 
     for step in range(2, 3201):
         run.log_metrics({**metrics(step), **times(step)})
         add_events(run, step)
-    with served([run.path], tmp_path / "cache") as page.address:
+    with page.at([run.path], tmp_path / "cache"):
         page.open("timeline")
         page.until(lambda: "3,000 updates" in page.text(".readout"))
         assert "The first 200 updates of this range are left out" in page.text(".notes")
@@ -739,7 +780,7 @@ def test_responses_of_an_evaluation_by_parts_of_the_reward(evaluated: Page):
 def test_a_run_and_evaluations_together(
     page: Page, runs: dict[str, RunDirectory], evaluations: list[Path], tmp_path: Path
 ):
-    with served([runs["second"].path, *evaluations], tmp_path) as page.address:
+    with page.at([runs["second"].path, *evaluations], tmp_path):
         page.open("")
         assert page.text("h1") == "1 run, 3 evaluations"
         assert page.all(".scores .score")
@@ -747,7 +788,6 @@ def test_a_run_and_evaluations_together(
         page.open("rollouts?run=second")
         Select(page.one("[name=run]")).select_by_visible_text("after")
         page.until(lambda: page.query.get("run") == "after" and page.text("h1") == "Responses of after")
-        page.driver.get("about:blank")
 
 
 def see_all_of_evaluations(page: Page) -> None:

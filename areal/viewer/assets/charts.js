@@ -51,7 +51,8 @@ function aligned(lines) {
 const DASHES = [[], [5, 4]];
 
 export class Chart {
-  // about: {title, help, keys, points}; control: {smoothing, range, zoom(low, high), open(run, step)}
+  // about: {title, help, keys, points, opens}; control: {smoothing, range, zoom(low, high), and what opens a
+  // step, rollouts(run, step) and timeline(run, step), of which `opens` is one}
   constructor(about, control) {
     this.about = about;
     this.control = control;
@@ -62,7 +63,7 @@ export class Chart {
       class: "plot",
       tabindex: 0,
       role: "img",
-      "aria-label": `${about.title} over steps; arrow keys read values, Enter opens the rollouts of a step`,
+      "aria-label": `${about.title} over steps; arrow keys read values, Enter opens the ${about.opens} of a step`,
       onkeydown: (event) => this.key(event),
     });
     this.element = el("figure", { class: "chart" }, el("figcaption", { title: about.help ?? "" }, about.title),
@@ -217,7 +218,7 @@ export class Chart {
     }
   }
 
-  // Open the rollouts of the step at the cursor, of the run whose line is next to it.
+  // Open the rollouts or the timeline of the step at the cursor, of the run whose line is next to it.
   enter() {
     const plot = this.plot;
     const at = plot?.cursor.idx;
@@ -226,7 +227,7 @@ export class Chart {
     const there = this.lines.map((_, i) => i).filter((i) => plot.data[i + 1][at] !== null);
     if (!there.length) return;
     const nearest = there.reduce((best, i) => (distance(i) < distance(best) ? i : best));
-    this.control.open(this.lines[nearest].run, plot.data[0][at]);
+    this.control[this.about.opens](this.lines[nearest].run, plot.data[0][at]);
   }
 }
 

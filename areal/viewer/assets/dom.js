@@ -24,6 +24,11 @@ export function format(value, digits = 4) {
   return String(Number(value.toPrecision(digits)));
 }
 
+export function duration(seconds) {
+  if (seconds >= 120) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return seconds >= 1 ? `${format(seconds, 3)} s` : `${format(Math.round(seconds * 1000))} ms`;
+}
+
 const ENDINGS = {
   eos: "ended by itself",
   stop: "stop string",

@@ -6,6 +6,7 @@ import { scores } from "./scores.js";
 import { report, source, usualRun } from "./source.js";
 
 const SCORE = /^eval\/(.+)\/avg@(\d+)$/;
+const SPEED = "Asynchrony and speed";
 const WHOLE = ["reward/mean", "reward/std"];
 
 // Which charts there are: [section, [[title, keys, help], …]]; metrics that no run has make none.
@@ -36,14 +37,14 @@ function sections(keys) {
       ["Cut off", ["response/truncated"], "share of the episodes that ended at a length limit"],
       ["Failed", ["response/failed"], "share of the episodes whose program failed"],
     ]],
-    ["Asynchrony and speed", [
+    [SPEED, [
       ["Staleness", ["staleness/mean", "staleness/max"], "updates between the oldest token and the update"],
-      ["Generated tokens/s", ["throughput/tokens_per_s"], "sampled tokens of finished episodes"],
+      ["Generated tokens/s", ["throughput/tokens_per_s"], "sampled tokens of finished episodes, over 10 s at least"],
       ["Learned tokens/s", ["learner/tokens_per_s"], "in the learner's working time"],
       ["Seconds per step", ["time/step"], ""],
       ["Share of the step: learner waits", [["time/wait", "time/step"]], "for a batch"],
       ["Share of the step: learner works", [["time/train", "time/step"]], ""],
-      ["Share of the step: engine generates", [["time/generate", "time/step"]], ""],
+      ["Share of the step: engine generates", [["time/generate", "time/step"]], "it has requests, and is not paused"],
       ["Seconds of a weight update", ["time/sync"], "beside everything else"],
       ["Overlap", ["overlap"], "above 1, learner and engine worked at once"],
       ["Engines", ["engine/count"], ""],
@@ -73,9 +74,9 @@ export function overview(main, store) {
       for (const chart of charts.values()) chart.scale();
       showRange();
     },
-    open: (run, step) => {
-      location.hash = link("rollouts", { run: run.name, from: step, to: step, sort: "reward" });
-    },
+    rollouts: (run, step) => (location.hash = link("rollouts", { run: run.name, from: step, to: step, sort: "reward" })),
+    timeline: (run, step) =>
+      (location.hash = link("timeline", { run: run.name, from: Math.max(1, step - 60), to: step + 10, at: step })),
   };
   const runsBox = el("div", { class: "scroll" });
   const alarmsBox = el("ul", { class: "alarms", "aria-label": "What is wrong" });
@@ -197,14 +198,16 @@ export function overview(main, store) {
     const outer = folded
       ? el("details", { class: "section", ontoggle: () => showCharts() }, el("summary", {}, title), grid)
       : el("section", { class: "section" }, el("h2", {}, title), grid);
-    if (title === "Asynchrony and speed") {
+    if (title === SPEED) {
       const run = usualRun(visible()) ?? usualRun(store.runs);
       grid.before(el("p", { class: "hint" }, "Why it is fast or slow: ",
         el("a", { href: link("timeline", { run: run.name }) }, "who did what when"),
-        ", with the waits of the learner, the pauses of the engines, and where rollouts spent their time"));
+        ", with the waits of the learner, the pauses of the engines, where rollouts spent their time, and why tokens/s fell; ",
+        "a click on one of these charts leads to that step's"));
     }
     for (const [name, keys, help] of there) {
-      const chart = new Chart({ title: name, keys, help, points: SCORE.test(String(keys[0])) }, control);
+      const about = { title: name, keys, help, points: SCORE.test(String(keys[0])), opens: title === SPEED ? "timeline" : "rollouts" };
+      const chart = new Chart(about, control);
       chart.wanted = () => !folded || outer.open;
       charts.set(name, chart);
       grid.append(chart.element);

@@ -1,7 +1,8 @@
 // Who did what when: lanes of the learner and the engines over the clock, staleness and latencies below.
 
+import { falls, holdUp, rateAt } from "./causes.js";
 import { colour } from "./charts.js";
-import { el, format, link } from "./dom.js";
+import { duration, el, format, link } from "./dom.js";
 import { report, source, usualRun } from "./source.js";
 
 // What a span says, and the variable that has its colour.
@@ -30,6 +31,7 @@ const PERIODS = [["60", "last minute"], ["300", "last 5 minutes"], ["900", "last
   ["", "whole run"]];
 const STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
   21600, 43200, 86400];
+const MOST_FALLS = 12;
 const LANE = 22;
 const GAP = 6;
 const PLOT = 96;
@@ -54,37 +56,12 @@ function clock(seconds, digits) {
   return digits ? `${whole}.${String(time.getMilliseconds()).padStart(3, "0").slice(0, digits)}` : whole;
 }
 
-function duration(seconds) {
-  if (seconds >= 120) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return seconds >= 1 ? `${format(seconds, 3)} s` : `${format(Math.round(seconds * 1000))} ms`;
-}
-
-const percent = (share) => `${Math.round(100 * share)}%`;
-
-// Who holds a run up in the updates from one place to another, and by which shares of the time.
-export function holdUp({ start, taken, end, generate, model, env, verifier, env_queue: queue }, first, last) {
-  let [whole, waited, known, generated, ofModel, ofEnv] = [0, 0, 0, 0, 0, 0];
-  for (let i = first; i <= last; i++) {
-    const length = end[i] - start[i];
-    whole += length;
-    waited += taken[i] - start[i];
-    if (generate[i] !== null) [known, generated] = [known + length, generated + generate[i] * length];
-    if (model[i] !== null) [ofModel, ofEnv] = [ofModel + model[i], ofEnv + env[i] + verifier[i] + queue[i]];
-  }
-  if (!(whole > 0 && known > 0)) return null;
-  const [wait, busy] = [waited / whole, generated / known];
-  const shares = `the learner waits for batches in ${percent(wait)} of the time, engines have requests and no pause in ${percent(busy)}`;
-  if (wait < 0.1) return `held up by the learner: ${shares}`;
-  if (busy >= 0.8) return `held up by the engines: ${shares}`;
-  if (ofEnv > ofModel) return `held up by environments: ${shares}, and rollouts are longer in them than in the model`;
-  return `held up by the longest rollouts, pauses or a start: ${shares}`;
-}
-
 // Where lanes and plots are: heights from the top, for so many lanes.
 function layout(lanes) {
-  const staleness = lanes * (LANE + GAP) + AXIS + TITLE;
+  const rate = lanes * (LANE + GAP) + AXIS + TITLE;
+  const staleness = rate + PLOT + TITLE + 8;
   const latency = staleness + PLOT + TITLE + 8;
-  return { axis: lanes * (LANE + GAP), staleness, latency, height: latency + PLOT + 6 };
+  return { axis: lanes * (LANE + GAP), rate, staleness, latency, height: latency + PLOT + 6 };
 }
 
 class TimelineChart {
@@ -123,6 +100,7 @@ class TimelineChart {
 
   show(data) {
     this.data = data;
+    this.falls = falls(data);
     this.draw();
     this.read();
   }
@@ -187,6 +165,7 @@ class TimelineChart {
       this.inside(() => this.lane(lane, i, y));
     });
     this.axis(places, width);
+    this.rate(places.rate);
     this.staleness(places.staleness, width);
     this.latency(places.latency, width);
     this.inside(() => this.marks(places));
@@ -312,6 +291,25 @@ class TimelineChart {
     pen.fillRect(this.gutter, Math.round(y), this.box.clientWidth - this.gutter - 8, 1);
   }
 
+  // Bars of the generated tokens/s of each update; those far below what was usual have the colour of what is lost.
+  rate(top) {
+    const { tokens_per_s: rates } = this.data.updates;
+    this.title("Generated tokens/s", top);
+    const most = rates.reduce((best, rate) => Math.max(best, rate ?? 0), 0);
+    if (!most) return this.unrecorded(top);
+    const height = PLOT - 12;
+    for (const share of [0, 0.5, 1]) this.level(format(Math.round(most * share)), top + PLOT - 4 - share * height);
+    const fell = new Set(this.falls.flatMap(({ first, last }) => rates.slice(first, last + 1).map((_, i) => first + i)));
+    const shares = rates.map((rate, i) =>
+      rate === null ? [null, null] : fell.has(i) ? [0, rate / most] : [rate / most, 0]);
+    this.inside(() => this.columns(shares, ["--run-2", "--run-7"], top + PLOT - 4, height));
+  }
+
+  unrecorded(top) {
+    this.pen.fillStyle = this.paint("--faint");
+    this.pen.fillText("not recorded", this.gutter, top + PLOT / 2);
+  }
+
   // A dot for each group, where it was consumed; those of an update that are equally stale stand side by side.
   staleness(top, width) {
     const { pen } = this;
@@ -362,11 +360,7 @@ class TimelineChart {
     this.title(`Latency of the rollouts of each batch${where}`, top);
     const rows = updates.step.map((_, i) => LATENCIES.map(([part]) => updates[part][i]));
     const most = rows.reduce((best, parts) => Math.max(best, parts.reduce((sum, part) => sum + part, 0)), 0);
-    if (!most) {
-      this.pen.fillStyle = this.paint("--faint");
-      this.pen.fillText("not recorded", this.gutter, top + PLOT / 2);
-      return;
-    }
+    if (!most) return this.unrecorded(top);
     const height = PLOT - 12;
     for (const share of [0, 0.5, 1]) this.level(`${format(most * share, 2)} s`, top + PLOT - 4 - share * height);
     const shares = rows.map((parts) => parts.map((part) => (part === null ? null : part / most)));
@@ -434,6 +428,8 @@ class TimelineChart {
       parts.push(el("span", {}, `${lane.name}: ${said}`));
     });
     if (i >= 0) {
+      const rate = rateAt(this.data, i);
+      if (rate) parts.push(el("span", {}, rate));
       const stale = groups.filter(([, step]) => step === updates.step[i]).map(([, , , each]) => each);
       if (stale.length) {
         const [least, most] = [Math.min(...stale), Math.max(...stale)];
@@ -484,6 +480,12 @@ class TimelineChart {
   drop() {
     this.from = undefined;
     this.band.hidden = true;
+  }
+
+  point(seconds) {
+    this.at = seconds;
+    this.place();
+    this.read();
   }
 
   leave() {
@@ -539,6 +541,7 @@ export function timeline(main, store, params) {
   const run = store.runs.find((each) => each.name === params.get("run")) ?? usualRun(store.runs);
   const asked = { last: params.get("last"), from: params.get("from") ?? "", to: params.get("to") ?? "" };
   if (asked.last === null) asked.last = run.state.state === "running" && !asked.from && !asked.to ? "300" : "";
+  let at = params.get("at") === null ? null : Number(params.get("at")); // an update to point at, once
   let waiting = null;
   let asking = 0;
   let data = null;
@@ -564,6 +567,7 @@ export function timeline(main, store, params) {
     runs, ...(report ? [] : [period, number("from", "From update"), number("to", "To update")]));
   const notes = el("ul", { class: "notes" });
   const failed = el("p", { class: "failure", role: "alert", hidden: true });
+  const fallsBox = el("section", { class: "falls" });
   const marksBox = el("section", { class: "marks" });
   main.append(
     el("h1", {}, store.runs.length > 1 ? `Timeline of ${run.name}` : "Timeline"),
@@ -576,6 +580,7 @@ export function timeline(main, store, params) {
     el("div", { class: "legend" }, el("b", {}, "Engines"), legendOf([GENERATES, ...Object.values(ENGINE_SPANS)])),
     el("div", { class: "legend" }, el("b", {}, "Latency"), legendOf(LATENCIES.map(([, text, name]) => [text, name]))),
     notes,
+    fallsBox,
     marksBox,
   );
 
@@ -621,6 +626,11 @@ export function timeline(main, store, params) {
       return;
     }
     chart.show(data);
+    if (at !== null) {
+      const i = data.updates.step.indexOf(at);
+      if (i >= 0) chart.point((data.updates.taken[i] + data.updates.end[i]) / 2);
+      at = null;
+    }
     const said = [...data.missing];
     const count = format(data.left_out);
     if (data.left_out) said.push(`The first ${count} updates of this range are left out: choose a smaller one.`);
@@ -628,7 +638,33 @@ export function timeline(main, store, params) {
     if (!data.zero) said.push("Nothing has been recorded yet; the page waits for the first update.");
     if (report) said.push(report.note);
     notes.replaceChildren(...said.map((text) => el("li", {}, text)));
+    showFalls();
     showMarks();
+  }
+
+  function showFalls() {
+    const { updates } = data;
+    const deepest = [...chart.falls].sort((a, b) => a.rate / a.usual - b.rate / b.usual).slice(0, MOST_FALLS);
+    const shown = chart.falls.filter((fall) => deepest.includes(fall));
+    fallsBox.replaceChildren();
+    if (!shown.length) return;
+    const left = chart.falls.length - shown.length;
+    const head = ["updates", "tokens/s", "usually", "why"].map((name) => el("th", { scope: "col" }, name));
+    const rows = shown.map(({ first, last, lowest, rate, usual, why }) => {
+      const [from, to] = [updates.step[first], updates.step[last]];
+      const open = () => {
+        const around = Math.max(2, updates.end[last] - updates.start[first]);
+        chart.zoom([updates.start[first] - around, updates.end[last] + around]);
+        chart.point((updates.taken[lowest] + updates.end[lowest]) / 2);
+        chart.element.scrollIntoView({ block: "nearest" });
+      };
+      return el("tr", {}, el("td", {}, el("button", { type: "button", onclick: open }, from === to ? String(from) : `${from} to ${to}`)),
+        el("td", { class: "number" }, format(Math.round(rate))), el("td", { class: "number" }, format(Math.round(usual))),
+        el("td", {}, why.join("; ")));
+    });
+    fallsBox.replaceChildren(el("h2", {}, left ? `Where tokens/s fell, the ${MOST_FALLS} deepest of ${chart.falls.length}` : "Where tokens/s fell"),
+      el("div", { class: "scroll" },
+        el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))));
   }
 
   function showMarks() {
