@@ -15,6 +15,10 @@ Tool = dict[str, Any]
 """A tool in OpenAI's form: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
 
 
+Settings = Literal["ignore", "refuse"]
+"""What becomes of a program's wish for another distribution over responses than the run's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What ``env.step`` returned; ``done`` is terminated or truncated."""
@@ -185,7 +189,9 @@ class Model(Protocol):
         """Set the reward of the whole episode, in place of what the environment has given so far."""
         ...
 
-    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
+    def endpoint(
+        self, max_completions: int, settings: Settings = "ignore"
+    ) -> AbstractAsyncContextManager[Endpoint]:
         """Give the model an address, for programs that speak OpenAI's or Anthropic's protocol.
 
         Inside the context, each request to the address is a call of :meth:`chat`. When the context ends, the
@@ -193,6 +199,7 @@ class Model(Protocol):
 
         Args:
             max_completions: how many may be sampled.
+            settings: whether wishes for another distribution than the run's are ignored, or refuse the call.
         """
         ...
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from typing import IO, Any, Literal
 
-from areal.agents.interface import Account, ConversationTooLong, Endpoint, Env, Model, PolicyFailed
+from areal.agents.interface import Account, ConversationTooLong, Endpoint, Env, Model, PolicyFailed, Settings
 from areal.errors import AgentFailure, UserError, explained
 from areal.host_limits import HostLimits
 
@@ -58,6 +58,9 @@ class Program:
             One whose history outgrew the model, or that had all its completions, has the reward 0 either way;
             one whose program was refused what it asked for, that the engine gave up, or that the kernel's
             out-of-memory killer ended, is run again.
+        settings: what becomes of calls that wish for another distribution over responses than the run's
+            (another temperature, JSON alone, a call of a tool whatever the model says): ``ignore`` serves
+            them as the run samples, ``refuse`` refuses them.
         host: counts what the kernel kills; None: this host.
 
     Raises:
@@ -71,6 +74,7 @@ class Program:
         time_limit: float = 600.0,
         max_completions: int = _MAX_COMPLETIONS,
         on_failure: Literal["punish", "retry"] = "punish",
+        settings: Settings = "ignore",
         host: HostLimits | None = None,
     ) -> None:
         if (function is None) == (command is None):
@@ -82,6 +86,9 @@ class Program:
             raise UserError("time_limit is a number of seconds above 0, and max_completions at least 1")
         if on_failure not in ("punish", "retry"):
             raise UserError(f"on_failure={on_failure!r} is neither punish nor retry")
+        if settings not in ("ignore", "refuse"):
+            raise UserError(f"settings={settings!r} is neither ignore nor refuse")
+        self._settings: Settings = settings
         self._punishes = on_failure == "punish"
         self._max_completions = max_completions
         if function is not None:
@@ -100,7 +107,7 @@ class Program:
             ProgramFailed: it failed for another reason.
         """
         task = await env.reset()
-        async with model.endpoint(self._max_completions) as at:
+        async with model.endpoint(self._max_completions, self._settings) as at:
             try:
                 outcome = await self._run(task, at)
             except ProgramFailed as error:

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from areal.agents.interface import Agent, Endpoint, Message, Reply, SamplingLimits, Tool
+from areal.agents.interface import Agent, Endpoint, Message, Reply, SamplingLimits, Settings, Tool
 from areal.errors import UserError
 from areal.evaluation.conversations import Chat
 from areal.evaluation.endpoint import EndpointClient
@@ -42,7 +42,9 @@ class EndpointModel(EpisodeModel):
         self.finish = ""
         self.conversations: list[Chat] = []
 
-    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
+    def endpoint(
+        self, max_completions: int, settings: Settings = "ignore"
+    ) -> AbstractAsyncContextManager[Endpoint]:
         """Raise UserError: programs have to be given a model that runs here."""
         raise UserError(
             "a program is evaluated with a model that areal runs: give --model a folder or a hub id, not an "

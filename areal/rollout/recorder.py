@@ -21,6 +21,7 @@ from areal.agents.interface import (
     Message,
     Reply,
     SamplingLimits,
+    Settings,
     Tool,
 )
 from areal.rollout.conversation import Conversation
@@ -115,11 +116,11 @@ class Recorder(EpisodeModel):
         return isinstance(self._engine, EpisodeEngines) and await self._engine.disturbed()
 
     @asynccontextmanager
-    async def endpoint(self, max_completions: int) -> AsyncIterator[Endpoint]:
+    async def endpoint(self, max_completions: int, settings: Settings = "ignore") -> AsyncIterator[Endpoint]:
         """Give the model an address; see :class:`areal.agents.interface.Model`."""
         if self._server is None:
             raise ValueError("this recorder has no server")
-        async with self._server.open(self, max_completions) as at:
+        async with self._server.open(self, max_completions, settings) as at:
             self.accounts.append(at.account)
             yield at
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from areal.agents.interface import Agent
+from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Engine, Sampling
 from areal.rollout.engines import Engines
@@ -58,14 +59,10 @@ class RolloutWorker:
     server: EndpointServer | None = None
     opening: Opening = Opening()  # noqa: RUF009 (it is frozen)
 
-    @property
-    def refused(self) -> int:
-        """Number of programs' calls that were refused so far."""
-        return 0 if self.server is None else self.server.refusals.count
-
     def counts(self) -> dict[str, float]:
         """Return what failed so far and was refused or repeated, under the names of a run's metrics."""
-        found = {"refused": self.refused, **self.pool.counts()}
+        refusals = self.server.refusals if self.server is not None else Refusals()
+        found = {"refused": refusals.count, "ignored": refusals.ignored, **self.pool.counts()}
         of_engines = self.engine.counts() if isinstance(self.engine, Engines) else {}
         return {f"rollout/{name}": float(count) for name, count in found.items()} | of_engines
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from areal.agents.interface import Endpoint, Message, Reply, SamplingLimits, Tool
+from areal.agents.interface import Endpoint, Message, Reply, SamplingLimits, Settings, Tool
 from areal.rollout.endpoint.server import EndpointServer
 
 WEATHER = {
@@ -68,9 +68,11 @@ class Scripted:
     def set_reward(self, reward: float) -> None:
         self.rewards.append(reward)
 
-    def endpoint(self, max_completions: int) -> AbstractAsyncContextManager[Endpoint]:
+    def endpoint(
+        self, max_completions: int, settings: Settings = "ignore"
+    ) -> AbstractAsyncContextManager[Endpoint]:
         assert self.server is not None
-        return self.server.open(self, max_completions)
+        return self.server.open(self, max_completions, settings)
 
 
 def reply(message: Message, text: str, finish: Any, prompt_tokens: int) -> Reply:
@@ -83,14 +85,14 @@ def texts(ids: list[int]) -> list[str]:
 
 @asynccontextmanager
 async def served(
-    model: Any = None, max_completions: int = 1000, **limits: int
+    model: Any = None, max_completions: int = 1000, settings: Settings = "ignore", **limits: int
 ) -> AsyncIterator[tuple[Any, Endpoint]]:
     """A model, scripted unless it is given, and its address."""
     model = model or Scripted()
     server = EndpointServer(texts, 1.0, **limits)
     model.server = server
     try:
-        async with server.open(model, max_completions) as at:
+        async with server.open(model, max_completions, settings) as at:
             yield model, at
     finally:
         await server.close()

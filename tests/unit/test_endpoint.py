@@ -97,7 +97,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 async def test_what_cannot_be_had_is_refused_with_a_reason():
-    async with served() as (model, at), client(at) as http:
+    async with served(settings="refuse") as (model, at), client(at) as http:
         for path, change, found in REFUSED:
             response = await http.post(path, json={**BODIES[path], **change})
             assert response.status_code == 400, change

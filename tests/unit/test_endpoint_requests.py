@@ -89,6 +89,47 @@ REFUSED: list[tuple[str, str, list[Any]]] = [
     (MESSAGES, "thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "m"}, {}]),
 ]
 
+WISHES: list[tuple[str, str, list[Any]]] = [
+    (CHAT, "temperature", [0, 0.7, 2]),
+    (CHAT, "top_p", [0.9]),
+    (CHAT, "top_k", [5]),
+    (CHAT, "presence_penalty", [0.1]),
+    (CHAT, "repetition_penalty", [1.1]),
+    (CHAT, "logit_bias", [{"5": 1}]),
+    (CHAT, "bad_words", [["no"]]),
+    (CHAT, "guided_json", [{"type": "object"}]),
+    (CHAT, "response_format", [{"type": "json_object"}, SCHEMA]),
+    (CHAT, "tool_choice", ["required", {"type": "function", "function": {"name": "weather"}}]),
+    (CHAT, "parallel_tool_calls", [False]),
+    (RESPONSES, "temperature", [0]),
+    (RESPONSES, "text", [{"format": SCHEMA, "verbosity": "low"}]),
+    (RESPONSES, "tool_choice", ["required", {"type": "function", "name": "weather"}]),
+    (MESSAGES, "top_k", [5]),
+    (MESSAGES, "output_config", [{"format": SCHEMA, "effort": "low"}]),
+    (MESSAGES, "tool_choice", [{"type": "any"}, {"type": "tool", "name": "weather"}]),
+]
+"""What asks for another distribution over responses, and for nothing else."""
+
+NO_WISHES: list[tuple[str, str, list[Any]]] = [
+    (CHAT, "temperature", ["0.5", True, [1], {}]),
+    (CHAT, "top_p", ["0.9", False]),
+    (CHAT, "response_format", ["json", {"type": []}, 5]),
+    (CHAT, "tool_choice", ["sometimes", 5, {"type": "web_search"}]),
+    (CHAT, "top_logprobs", [3]),
+    (CHAT, "truncate_prompt_tokens", [5]),
+    (CHAT, "chat_template_kwargs", [{"enable_thinking": False}]),
+    (CHAT, "documents", [[{"text": "a"}]]),
+    (CHAT, "continue_final_message", [True]),
+    (CHAT, "functions", [[{"name": "weather"}]]),
+    (CHAT, "a_field_of_next_year", [1]),
+    (RESPONSES, "conversation", ["c"]),
+    (RESPONSES, "truncation", ["auto"]),
+    (MESSAGES, "thread", [{"type": "create"}]),
+    (MESSAGES, "container", ["c"]),
+    (MESSAGES, "context_management", [{"edits": [{"type": "clear_tool_uses_20250919"}]}]),
+]
+"""Near misses: what is malformed, has to be in the response, or is of what the model sees."""
+
 HARMLESS: list[tuple[str, dict[str, Any]]] = [
     (CHAT, dict.fromkeys(name for path, name, _ in REFUSED if path == CHAT)),
     (RESPONSES, dict.fromkeys(name for path, name, _ in REFUSED if path == RESPONSES)),
@@ -149,7 +190,7 @@ async def server() -> AsyncIterator[EndpointServer]:
 
 
 async def test_each_field_is_obeyed_known_to_be_harmless_or_refused_by_its_name():
-    async with served() as (model, at), client(at) as http:
+    async with served(settings="refuse") as (model, at), client(at) as http:
         for path, name, values in REFUSED:
             for value in values:
                 response = await post(http, path, {**BODIES[path], name: value})
@@ -201,7 +242,7 @@ async def test_several_responses_with_a_seed_are_several_samples_and_the_same_wh
 
 
 async def test_the_first_refusal_of_each_kind_is_logged_and_each_is_counted(caplog: pytest.LogCaptureFixture):
-    async with served() as (model, at), client(at) as http:
+    async with served(settings="refuse") as (model, at), client(at) as http:
         http.headers["user-agent"] = "framework/1.0"
         with caplog.at_level(logging.WARNING, "areal"):
             for change in ({"temperature": 0}, {"temperature": 0.1}, {"top_p": 0.9}, {}):
@@ -220,6 +261,37 @@ async def test_the_first_refusal_of_each_kind_is_logged_and_each_is_counted(capl
         assert at.account.summary().startswith(
             "asked the model 6 times, 5 of them refused: temperature=0 is not"
         )
+
+
+async def test_a_wish_is_ignored_by_name_and_nothing_else_is(caplog: pytest.LogCaptureFixture):
+    """The model is asked as if the wish were not there; each kind of wish is logged once."""
+    with caplog.at_level(logging.WARNING, "areal"):
+        async with served() as (model, at), client(at) as http:
+            count = 0
+            for path, name, values in WISHES:
+                plain = await post(http, path, BODIES[path])
+                for value in values:
+                    wished = await post(http, path, {**BODIES[path], name: value})
+                    assert wished.status_code == plain.status_code == 200, wished.text
+                    assert model.asked[-1] == model.asked[-2]
+                    count += 1
+            assert model.server.refusals.ignored == count
+            assert model.server.refusals.count == 0
+            logged = [record.getMessage() for record in caplog.records]
+            assert len(logged) == len(WISHES), "once for each name and path"
+            assert logged[0].startswith("temperature=0 is ignored")
+            asked = len(model.asked)
+            for path, name, values in NO_WISHES:
+                for value in values:
+                    refused = await post(http, path, {**BODIES[path], name: value})
+                    assert refused.status_code == 400, (path, name, value)
+            assert len(model.asked) == asked
+            assert model.server.refusals.ignored == count
+        async with served(settings="refuse") as (model, at), client(at) as http:
+            for path, name, values in WISHES:
+                for value in values:
+                    assert (await post(http, path, {**BODIES[path], name: value})).status_code == 400
+            assert (model.asked, model.server.refusals.ignored) == ([], 0)
 
 
 ANYTHING = st.recursive(

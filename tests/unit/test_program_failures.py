@@ -182,8 +182,9 @@ async def test_what_is_no_doing_of_the_model_is_not_punished(
     worker: RolloutWorker, function: Any, error: type[Exception], message: str
 ):
     for on_failure in ("punish", "retry"):
+        program = Program(function, on_failure=on_failure, settings="refuse")  # type: ignore[arg-type]
         with pytest.raises(error, match=message):
-            await run_episode(worker, Program(function, on_failure=on_failure))  # type: ignore[arg-type]
+            await run_episode(worker, program)
 
 
 async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing(worker: RolloutWorker):
@@ -220,8 +221,8 @@ async def test_an_engine_or_an_environment_that_fails_is_never_the_model_s_doing
 
 async def test_a_program_that_works_is_not_punished(worker: RolloutWorker):
     async def recovers(task: str, **at: str) -> str:
-        assert await ask(at, response_format={"type": "json_object"}) == 400
-        assert await ask(at) == 200
+        assert await ask(at, documents=[{"text": "a"}]) == 400
+        assert await ask(at, temperature=0.1, response_format={"type": "json_object"}) == 200
         return "word"
 
     async def rewards(task: str, **at: str) -> float:
@@ -234,6 +235,8 @@ async def test_a_program_that_works_is_not_punished(worker: RolloutWorker):
         (1.0, ""),
         (0.25, ""),
     ]
+    counts = worker.counts()
+    assert (counts["rollout/refused"], counts["rollout/ignored"]) == (1, 1)
 
 
 async def test_an_agent_may_say_that_the_model_failed(worker: RolloutWorker):
@@ -345,6 +348,8 @@ async def test_what_fails_while_an_engine_is_lost_is_no_reward(worker: RolloutWo
 def test_what_on_failure_may_be():
     with pytest.raises(UserError, match="on_failure='reward:0' is neither punish nor retry"):
         Program(quiet, on_failure="reward:0")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="settings='drop' is neither ignore nor refuse"):
+        Program(crashes, settings="drop")  # type: ignore[arg-type]
 
 
 def control(run_episode: Callable[..., Any], retries: int = 1, failures: int = 2) -> RolloutController:

@@ -68,7 +68,7 @@ def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) 
         return refused(request, refusal, openai_error(refusal))
 
     def refused(request: Request, refusal: Refusal, content: dict[str, Any]) -> Response:
-        refusals.record(request.url.path, request.headers.get("user-agent", ""), refusal)
+        refusals.record(request.url.path, _agent(request), refusal)
         return _refused(refusal, content)
 
     def calls(wire: WireFormat) -> Callable[[Request], Any]:
@@ -79,12 +79,14 @@ def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) 
                 session.account.asked += 1
                 body = await _body(request, max_request_bytes)
                 retried = request.headers.get("x-stainless-retry-count", "0") != "0"
-                content, streamed = await session.serve(wire, body, retried, request.receive)
+                asked, ignored = session.read(wire, body)
+                refusals.record_ignored(request.url.path, _agent(request), ignored)
+                content = await session.serve(wire, asked, body, retried, request.receive)
             except Refusal as refusal:
                 if session is not None:
                     session.refused(refusal)
                 return refused(request, refusal, wire.error(refusal))
-            return Response(content, media_type="text/event-stream" if streamed else "application/json")
+            return Response(content, media_type="text/event-stream" if asked.stream else "application/json")
 
         return handle
 
@@ -96,6 +98,10 @@ def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) 
         ],
         exception_handlers={HTTPException: unknown},
     )
+
+
+def _agent(request: Request) -> str:
+    return request.headers.get("user-agent", "") or "a client without a name"
 
 
 def _session(request: Request, session_of: SessionOf) -> Session:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
-from areal.rollout.endpoint.fields import refuse_fields, refuse_format
+from areal.rollout.endpoint.fields import look_at_fields, look_at_format
 from areal.rollout.endpoint.parsing import (
     ROLES,
     RequestForm,
@@ -26,6 +26,7 @@ from areal.rollout.endpoint.wire import (
     ModelRequest,
     ModelResponse,
     Refusal,
+    Wishes,
     events,
     openai_error,
     shown,
@@ -48,15 +49,15 @@ class _Request(RequestForm):
     stream_options: dict[str, Any] | None = None
 
 
-def parse(body: bytes, temperature: float) -> ModelRequest:
+def parse(body: bytes, wishes: Wishes) -> ModelRequest:
     """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
-    refuse_fields(request.model_extra, temperature)
-    refuse_format("response_format", request.response_format)
+    look_at_fields(request.model_extra, wishes)
+    look_at_format("response_format", request.response_format, wishes)
     return ModelRequest(
         model=request.model,
         messages=[_message(message, f"messages.{i}") for i, message in enumerate(request.messages)],
-        tools=shown_tools(request, _tool),
+        tools=shown_tools(request, _tool, wishes),
         limits=SamplingLimits(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             stop=stop_strings(request.stop),

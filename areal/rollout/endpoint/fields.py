@@ -1,8 +1,9 @@
-"""One policy for each field of a request: it is read, known to be harmless, or refused.
+"""One policy for each field of a request: it is read, known to be harmless, a wish, or refused.
 
-A field is harmless if neither the distribution that is sampled from nor what the model sees depends on it.
-Whatever is neither read nor harmless is refused (Refusal), even if nobody knows it. If the original service
-obeyed a field and this endpoint ignored it, the program would be trained on something else than it asked for.
+A field is harmless if neither the distribution that is sampled from nor what the model sees depends on it. A
+wish is for another distribution over responses than the run's: it is ignored, and named, or refused, as the
+episode's settings say; what is sampled is the run's either way. Whatever else there is is refused (Refusal),
+even if nobody knows it: it may be that the model would see something else than the program thinks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from areal.rollout.endpoint.wire import shown, unavailable
+from areal.rollout.endpoint.wire import Wishes, shown, unavailable
 
 # Of OpenAI's protocols; of Anthropic's, with headers that some clients put into the body; of vLLM's server:
 # queues, caches, transport, additions to the response, images, which there are none of; of routers: which of
@@ -78,6 +79,19 @@ _UNCHANGED: dict[str, tuple[Any, ...]] = {
 }
 """Fields that are obeyed elsewhere, with the values that ask for nothing."""
 
+_NUMBERS = """
+temperature top_p top_k min_p typical_p top_a tfs mirostat mirostat_mode mirostat_eta mirostat_tau
+xtc_probability xtc_threshold dry_multiplier dry_base dry_allowed_length frequency_penalty presence_penalty
+repetition_penalty repeat_penalty length_penalty no_repeat_ngram_size min_tokens best_of
+"""
+_OTHERS = """
+logit_bias bad_words allowed_token_ids logits_processors use_beam_search do_sample ignore_eos
+parallel_tool_calls structured_outputs guided_json guided_regex guided_choice guided_grammar
+guided_decoding_backend guided_whitespace_pattern thinking_token_budget repetition_detection
+"""
+_WISHES = dict.fromkeys(_NUMBERS.split(), (int, float)) | dict.fromkeys(_OTHERS.split(), (object,))
+"""Fields that ask for another distribution over responses, and for nothing else, with the types they have."""
+
 _TEMPERATURE = (
     "temperature={value} is not the run's: this endpoint samples at {run:g}, as the learner computes; leave "
     "it out, or set rollout.temperature for the whole run"
@@ -89,36 +103,49 @@ _REFUSED = (
 _JSON = "{name}: forced JSON is no sample of the model; ask for it in the prompt"
 
 
-def refuse_format(name: str, given: Any) -> None:
-    """Refuse a form of the response that is none of plain text."""
-    if given is not None and not (isinstance(given, dict) and given.get("type", "text") == "text"):
-        raise unavailable(_JSON.format(name=name))
+def look_at_format(name: str, given: Any, wishes: Wishes) -> None:
+    """Look at a form of the response: any but plain text is a wish; what is no form is refused."""
+    if given is None or (isinstance(given, dict) and given.get("type", "text") == "text"):
+        return
+    why = _JSON.format(name=name)
+    if not isinstance(given, dict) or not isinstance(given["type"], str):
+        raise unavailable(why)
+    wishes.add(name, given["type"], why)
 
 
-def refuse_within(name: str, given: dict[str, Any] | None, temperature: float) -> None:
-    """Refuse what the fields within a field ask for, of which ``format`` is a form of the response."""
+def look_within(name: str, given: dict[str, Any] | None, wishes: Wishes) -> None:
+    """Look at the fields within a field, of which ``format`` is a form of the response."""
     inside = {f"{name}.{inner}": value for inner, value in (given or {}).items()}
     form = f"{name}.format"
-    refuse_format(form, inside.pop(form, None))
-    refuse_fields(inside, temperature)
+    look_at_format(form, inside.pop(form, None), wishes)
+    look_at_fields(inside, wishes)
 
 
-def refuse_fields(given: Mapping[str, Any] | None, temperature: float) -> None:
-    """Refuse a field that asks for something unavailable.
+def look_at_fields(given: Mapping[str, Any] | None, wishes: Wishes) -> None:
+    """Look at fields that are not read.
 
     Raises:
-        Refusal: there is one; null and a value that changes nothing pass.
+        Refusal: one of them is neither harmless nor a wish, or is a wish where those are refused; null and a
+            value that changes nothing pass.
     """
     for name, value in (given or {}).items():
         if value is None or value == [] or name in _IGNORED:
             continue
-        if name == "temperature":
-            if not _is_one_of(value, (temperature,)):
-                raise unavailable(_TEMPERATURE.format(value=shown(value), run=temperature))
-        elif name == "context_management" and _drops_thoughts_alone(value):
+        if name == "context_management" and _drops_thoughts_alone(value):
             continue
-        elif not _is_one_of(value, _UNCHANGED.get(name, ())):
-            raise unavailable(_REFUSED.format(name=name[:80], value=shown(value)))
+        unchanged = (wishes.temperature,) if name == "temperature" else _UNCHANGED.get(name, ())
+        if _is_one_of(value, unchanged):
+            continue
+        why = _TEMPERATURE if name == "temperature" else _REFUSED
+        why = why.format(name=name[:80], value=shown(value), run=wishes.temperature)
+        if not _is_wish(name, value):
+            raise unavailable(why)
+        wishes.add(name, value, why)
+
+
+def _is_wish(name: str, value: Any) -> bool:
+    types = _WISHES.get(name, ())
+    return isinstance(value, types) and (types == (object,) or not isinstance(value, bool))
 
 
 def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:

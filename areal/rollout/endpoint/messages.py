@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
-from areal.rollout.endpoint.fields import refuse_fields, refuse_within
+from areal.rollout.endpoint.fields import look_at_fields, look_within
 from areal.rollout.endpoint.parsing import (
     RequestForm,
     call_id,
@@ -20,7 +20,15 @@ from areal.rollout.endpoint.parsing import (
     shown_tools,
 )
 from areal.rollout.endpoint.stops import stop_position, stop_strings
-from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, events, shown, unavailable
+from areal.rollout.endpoint.wire import (
+    ModelRequest,
+    ModelResponse,
+    Refusal,
+    Wishes,
+    events,
+    shown,
+    unavailable,
+)
 
 _THOUGHTS = ("thinking", "redacted_thinking")
 _ERROR_TYPES = {
@@ -44,13 +52,13 @@ class _Request(RequestForm):
     output_config: dict[str, Any] | None = None
 
 
-def parse(body: bytes, temperature: float) -> ModelRequest:
+def parse(body: bytes, wishes: Wishes) -> ModelRequest:
     """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
     if request.thread is not None:
         raise unavailable(_THREAD, {"error_code": "thread_unsupported_request", "unsupported": ["thread"]})
-    refuse_fields(request.model_extra, temperature)
-    refuse_within("output_config", request.output_config, temperature)
+    look_at_fields(request.model_extra, wishes)
+    look_within("output_config", request.output_config, wishes)
     messages: list[Message] = []
     for i, given in enumerate(request.messages):
         messages.extend(_messages(given, f"messages.{i}"))
@@ -58,7 +66,7 @@ def parse(body: bytes, temperature: float) -> ModelRequest:
         model=request.model,
         messages=messages,
         system=None if request.system is None else plain_text(request.system, "system"),
-        tools=shown_tools(request, _tool),
+        tools=shown_tools(request, _tool, wishes),
         limits=SamplingLimits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
         stream=bool(request.stream),
     )

@@ -7,16 +7,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from areal.rollout.endpoint.wire import Refusal, shown, unavailable
+from areal.rollout.endpoint.wire import Refusal, Wishes, shown, unavailable
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What engines take as a seed."""
+_FORCED = ("required", "any", "function", "tool")
+"""What a choice of tools is called that forces the model to call one."""
 ROLES = ("system", "developer", "user", "assistant")
 """Roles of OpenAI's messages; the developer is the system's other name."""
 
 
 class RequestForm(BaseModel):
-    """What is read of a request of any protocol; the rest is looked at by ``fields.refuse_fields``."""
+    """What is read of a request of any protocol; the rest is looked at by ``fields.look_at_fields``."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     model: str
@@ -95,20 +97,25 @@ def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any
 
 
 def shown_tools(
-    request: RequestForm, read_tool: Callable[[dict[str, Any]], dict[str, Any]]
+    request: RequestForm, read_tool: Callable[[dict[str, Any]], dict[str, Any]], wishes: Wishes
 ) -> list[dict[str, Any]]:
     """Return the tools that the model is shown: those of a request, unless it says ``none``.
 
     Raises:
-        Refusal: it forces the model to call a tool, which is no sample of the model; or a tool is none.
+        Refusal: it forces the model to call a tool, which is no sample of the model, where wishes are
+            refused; or a tool is none.
     """
     choice = request.tool_choice
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in (None, "auto", "none"):
-        raise unavailable(
+        why = (
             f"tool_choice={shown(choice)} is not available: a forced call is no sample of the model; use "
             "'auto' and ask for the call in the prompt"
         )
+        if kind not in _FORCED:
+            raise unavailable(why)
+        wishes.add("tool_choice", choice, why)
     if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
-        raise unavailable("disable_parallel_tool_use is not available: it forces the model; leave it out")
+        why = "disable_parallel_tool_use is not available: it forces the model; leave it out"
+        wishes.add("disable_parallel_tool_use", True, why)
     return [] if kind == "none" else [read_tool(tool) for tool in request.tools or ()]

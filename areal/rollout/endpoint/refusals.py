@@ -1,13 +1,14 @@
-"""Refusals of programs' calls: they are counted, and the first of each kind is logged.
+"""What programs asked for and did not get: it is counted, and the first of each kind is logged.
 
 Frameworks swallow refusals, or return their text as if the model had said it. A program's author learns of
-them from the run, or not at all.
+them, and of settings that are ignored, from the run, or not at all.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 from areal.rollout.endpoint.wire import Refusal
 
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 _VALUES = re.compile(r"=.*|\d+", re.DOTALL)
 _MAX_KINDS = 100
-"""Kinds of refusals that are written to the log."""
+"""Kinds, each of refusals and of ignored settings, that are written to the log."""
 
 
 class Refusals:
@@ -23,11 +24,14 @@ class Refusals:
 
     Attributes:
         count: how many there were; calls that may succeed later do not count.
+        ignored: how many calls were served without a setting that they asked for.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.ignored = 0
         self._known: set[tuple[str, int, str]] = set()
+        self._known_settings: set[tuple[str, str]] = set()
 
     def record(self, path: str, agent: str, refusal: Refusal) -> None:
         """Count a refusal, and log it if it is the first of its kind."""
@@ -42,5 +46,20 @@ class Refusals:
                 refusal.message,
                 refusal.status,
                 path,
-                agent or "a client without a name",
+                agent,
             )
+
+    def record_ignored(self, path: str, agent: str, settings: Sequence[str]) -> None:
+        """Count a call whose ``settings`` (each as NAME=VALUE) are ignored, if any; log each that is new."""
+        self.ignored += bool(settings)
+        for setting in settings:
+            kind = path, _VALUES.sub("", setting)
+            if kind not in self._known_settings and len(self._known_settings) < _MAX_KINDS:
+                self._known_settings.add(kind)
+                log.warning(
+                    "%s is ignored, as of every call: responses are sampled as the run has it; asked for at "
+                    "%s by %s (agent_options.settings=refuse refuses such calls)",
+                    setting,
+                    path,
+                    agent,
+                )

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from areal.agents.interface import Message, SamplingLimits
-from areal.rollout.endpoint.fields import refuse_fields, refuse_within
+from areal.rollout.endpoint.fields import look_at_fields, look_within
 from areal.rollout.endpoint.parsing import (
     RequestForm,
     call_id,
@@ -23,6 +23,7 @@ from areal.rollout.endpoint.wire import (
     ModelRequest,
     ModelResponse,
     Refusal,
+    Wishes,
     events,
     openai_error,
     shown,
@@ -44,11 +45,11 @@ class _Request(RequestForm):
     stream_options: dict[str, Any] | None = None
 
 
-def parse(body: bytes, temperature: float) -> ModelRequest:
+def parse(body: bytes, wishes: Wishes) -> ModelRequest:
     """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
-    refuse_fields(request.model_extra, temperature)
-    refuse_within("text", request.text, temperature)
+    look_at_fields(request.model_extra, wishes)
+    look_within("text", request.text, wishes)
     if request.conversation is not None or request.prompt is not None:
         raise unavailable(
             "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
@@ -58,7 +59,7 @@ def parse(body: bytes, temperature: float) -> ModelRequest:
         messages=_messages(request.input),
         system=request.instructions,
         previous=request.previous_response_id,
-        tools=shown_tools(request, _tool),
+        tools=shown_tools(request, _tool, wishes),
         limits=SamplingLimits(max_tokens=request.max_output_tokens),
         logprobs=_LOGPROBS in (request.include or ()),
         stream=bool(request.stream),

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from areal.agents.interface import Endpoint, Model
+from areal.agents.interface import Endpoint, Model, Settings
 from areal.errors import UserError, install_hint
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Session, Texts
@@ -44,7 +44,9 @@ class EndpointServer:
         self._serving: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def open(self, model: Model, max_completions: int) -> AsyncIterator[Endpoint]:
+    async def open(
+        self, model: Model, max_completions: int, settings: Settings = "ignore"
+    ) -> AsyncIterator[Endpoint]:
         """Give an episode's model an address; its key is good within.
 
         Raises:
@@ -53,7 +55,7 @@ class EndpointServer:
         async with self._starting:
             if self._serving is None:
                 self._start()
-        session = Session(model, self._texts, self._temperature, max_completions, **self._limits)
+        session = Session(model, self._texts, self._temperature, max_completions, settings, **self._limits)
         key = f"sk-areal-{secrets.token_urlsafe(32)}"
         self._sessions[key] = session
         try:

@@ -13,9 +13,17 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from areal.agents.interface import Account, BadRequest, ConversationTooLong, Message, Model, Reply
+from areal.agents.interface import (
+    Account,
+    BadRequest,
+    ConversationTooLong,
+    Message,
+    Model,
+    Reply,
+    Settings,
+)
 from areal.rollout.endpoint.stops import CutReplies
-from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, WireFormat
+from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, WireFormat, Wishes
 from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
 
@@ -35,6 +43,7 @@ class Session:
     Args:
         texts: of tokens, for calls that want log-probabilities.
         max_completions: how many are sampled; then calls are refused for good.
+        settings: what becomes of wishes for another distribution than the run's.
         max_sampling: how many are sampled at once; more wait, so that no program takes the engine for itself.
         max_in_flight: calls at once; more are refused, and may come again.
 
@@ -49,6 +58,7 @@ class Session:
         texts: Texts,
         temperature: float,
         max_completions: int,
+        settings: Settings = "ignore",
         max_sampling: int = 64,
         max_in_flight: int = 1024,
     ) -> None:
@@ -60,6 +70,7 @@ class Session:
         self._texts = texts
         self._temperature = temperature
         self._left = max_completions
+        self._settings = settings
         self._max_in_flight = max_in_flight
         self._slots = asyncio.Semaphore(max_sampling)
         self._in_flight: set[asyncio.Task[bytes]] = set()
@@ -68,26 +79,37 @@ class Session:
         self._responses: dict[str, list[Message]] = {}
         self._cuts = CutReplies()
 
+    def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
+        """Return a request, and what it wishes for and is ignored, each as NAME=VALUE.
+
+        Raises:
+            Refusal: it is none, or asks for what is refused.
+        """
+        wishes = Wishes(self._temperature, ignore=self._settings == "ignore")
+        return wire.parse(body, wishes), wishes.ignored
+
     async def serve(
-        self, wire: WireFormat, body: bytes, retried: bool, gone: Callable[[], Awaitable[Any]]
-    ) -> tuple[bytes, bool]:
-        """Serve one request.
+        self,
+        wire: WireFormat,
+        request: ModelRequest,
+        body: bytes,
+        retried: bool,
+        gone: Callable[[], Awaitable[Any]],
+    ) -> bytes:
+        """Return the response to a request, as it is sent.
 
         Args:
+            body: what was read as ``request``.
             retried: whether the SDK says that it makes the call once more.
             gone: returns when the client is no longer there; the call is then given up.
-
-        Returns:
-            The body of the response, and whether it is a stream of events.
 
         Raises:
             Refusal: the call is refused.
         """
-        request = wire.parse(body, self._temperature)
         same = wire, hashlib.blake2b(body).digest()
         if retried:
             if same in self._sent and self._unanswered[same] <= 0:
-                return self._sent[same], request.stream
+                return self._sent[same]
             # The retry may arrive before we know that the client gave up the first call.
             self._unanswered[same] -= 1
         try:
@@ -95,7 +117,7 @@ class Session:
         except BaseException:
             self._unanswered[same] += 1
             raise
-        return self._sent[same], request.stream
+        return self._sent[same]
 
     def refused(self, refusal: Refusal) -> None:
         """Record that a call was refused; one that may succeed later is no refusal."""

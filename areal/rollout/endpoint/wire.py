@@ -37,6 +37,27 @@ class Refusal(Exception):
         return self.message
 
 
+@dataclass
+class Wishes:
+    """What a request asks for that is no sample of the run's distribution.
+
+    Attributes:
+        temperature: the run's.
+        ignore: whether wishes are ignored; else the first one refuses the request.
+        ignored: those that were, each as NAME=VALUE.
+    """
+
+    temperature: float
+    ignore: bool = False
+    ignored: list[str] = field(default_factory=list)
+
+    def add(self, name: str, value: Any, why: str) -> None:
+        """Add one; ``why`` it is not granted."""
+        if not self.ignore:
+            raise unavailable(why)
+        self.ignored.append(f"{name}={shown(value)}")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One request to the model, whatever protocol it came by.
@@ -99,8 +120,8 @@ class ModelResponse:
 class WireFormat(Protocol):
     """How a protocol writes requests and responses: the modules ``chat``, ``responses`` and ``messages``."""
 
-    def parse(self, body: bytes, temperature: float) -> ModelRequest:
-        """Read a request."""
+    def parse(self, body: bytes, wishes: Wishes) -> ModelRequest:
+        """Read a request, and add to ``wishes`` what it asks for that is no sample of the run's."""
         ...
 
     def render(self, request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
