@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from pydantic import ValidationError
 from areal.config.complaints import complaint
 from areal.config.settings import Config
 from areal.errors import UserError
+
+_FIELD = re.compile(r"\{\w+(?:\[[^\[\]]*\]|\.\w+)*\}")
+"""A field of a template."""
 
 
 def load_config(
@@ -59,11 +63,22 @@ def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
             raise UserError(
                 f"'{item}' is not an override; write key.sub=value, such as rollout.max_staleness=4"
             )
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
-        _merge(data, _nest(key, _number(value)))
+        _merge(data, _nest(key, _given(item, text)))
+
+
+def _given(item: str, text: str) -> Any:
+    """Return the value of an override: YAML, or a template with fields, such as ``Q: {question}``."""
+    if _FIELD.match(text):  # to YAML {label} is a mapping, of label to nothing
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        if _FIELD.search(text):
+            return text
+        raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
+    if isinstance(value, dict | list) and not text.lstrip().startswith(("{", "[")):
+        return text  # words with a colon behind one
+    return _number(value)
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:

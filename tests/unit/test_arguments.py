@@ -7,6 +7,7 @@ from itertools import chain, permutations
 import pytest
 
 from areal import cli
+from areal.config import merged_settings
 
 PIECES = {
     "train": [["--agent", "multi-turn"], ["env_options.max_turns=2"], ["--dry-run"], ["steps=3", "seed=1"]],
@@ -68,3 +69,25 @@ def test_what_is_no_command_line(line: str, capsys: pytest.CaptureFixture[str]):
     for word in WRONG[line]:
         assert word in captured.err
     assert " --help` lists what there is" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{label}", "{label}"),
+        ("{reward_model[ground_truth]}", "{reward_model[ground_truth]}"),
+        ("{problem}: quick!", "{problem}: quick!"),
+        ("Q: {question}", "Q: {question}"),
+        ("Compute: now", "Compute: now"),
+        ("- {a}", "- {a}"),
+        ('"{a}\\n{b}"', "{a}\n{b}"),
+        ("{correct: 1.0, length: 0.1}", {"correct": 1.0, "length": 0.1}),
+        ("{a: null}", {"a": None}),
+        ("[{env: math-v1}]", [{"env": "math-v1"}]),
+        ("[a, b]", ["a", "b"]),
+        ("{}", {}),
+        ("1e-5", 1e-5),
+    ],
+)
+def test_templates_are_text_and_mappings_are_mappings(text: str, value: object):
+    assert merged_settings(None, [f"env_options.x={text}"]) == {"env_options": {"x": value}}
