@@ -51,7 +51,21 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"no such option: {word}{self._meant(word)}")
         if left:
             self.error(f"'{left[0]}' is one word too many")
+        self._names_first(given)
         return given
+
+    def _names_first(self, given: argparse.Namespace) -> None:
+        """Give each name that a command takes its word, where settings were given before it."""
+        places = [action for action in self._actions if not action.option_strings]
+        names = [action.dest for action in places if action.nargs is None]
+        settings = next((action.dest for action in places if action.nargs == "*"), None)
+        if settings is None or not names:
+            return
+        words = [*(getattr(given, name) for name in names), *getattr(given, settings)]
+        words.sort(key=lambda word: "=" in word)  # the order of each kind stays
+        for name, word in zip(names, words, strict=False):
+            setattr(given, name, word)
+        setattr(given, settings, words[len(names) :])
 
     def _meant(self, word: str) -> str:
         name = word.partition("=")[0]

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from areal import __version__
 from areal.arguments import Parser
-from areal.authoring.commands import add_env
+from areal.authoring.commands import add_data, add_env
 from areal.commands import (
     compare,
     config,
@@ -101,6 +101,7 @@ def make_parser() -> Parser:
     _add_export(commands)
     _add_workers(commands)
     add_env(commands)
+    add_data(commands)
     _add_sandbox(commands)
     return parser
 

@@ -68,6 +68,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
             MBPP, HumanEval, APPS or LiveCodeBench; None: procedural problems.
         subset: the hub's configuration of the data set.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
+        skip_unreadable: leave out rows of which no problem can be made; a line says how many, and why.
         split: where a reset without an index draws from, ``train`` or ``test``.
         difficulty: of procedural problems, 1 to 4.
         prompt: a template with ``{problem}`` (braces of its own doubled).
@@ -89,6 +90,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         data: str | None = None,
         subset: str | None = None,
         test_data: str | None = None,
+        skip_unreadable: bool = False,
         split: str = "train",
         difficulty: int = programs.DEFAULT_DIFFICULTY,
         prompt: str = CODE_PROMPT,
@@ -105,7 +107,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         if max_turns < 1 or not time_limit > 0:
             raise UserError(f"code-v1: max_turns={max_turns} and time_limit={time_limit} must be positive")
         self._difficulty = checked_difficulty("code-v1", difficulty, programs.DIFFICULTIES)
-        listed = None if data is None else load_code_problems(str(data), subset, test_data)
+        listed = None if data is None else load_code_problems(str(data), subset, test_data, skip_unreadable)
         super().__init__("code-v1", self._draw if listed is None else listed, split, 2**16, render_mode)
         self._prompt = checked_prompt("code-v1", prompt)
         self._max_turns = max_turns
@@ -116,7 +118,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         self._sandbox = shared_sandbox("code-v1", "env_options", sandbox, allow_weak, packages)
         self._verifiers: dict[Comparison, CodeVerifier] = {}
         if listed is not None:
-            key = (data, subset, test_data, sandbox, allow_weak, *packages)
+            key = (data, subset, test_data, skip_unreadable, sandbox, allow_weak, *packages)
             problems = (problem for problems in listed.values() for problem in problems)
             refuse_unusable(key, problems, self._sandbox, self._verifier(Comparison()))
 

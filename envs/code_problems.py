@@ -8,7 +8,6 @@ import builtins
 import contextlib
 import io
 import json
-import logging
 import pickle
 import re
 import zlib
@@ -26,8 +25,6 @@ from areal.rewards import soundness
 from areal.rewards.cases import AssertTests, CallCase, CallTests, CheckTests, StreamCase, StreamTests, Tests
 from areal.rewards.compare import Comparison, Either
 from areal.sandbox.interface import Call
-
-log = logging.getLogger(__name__)
 
 _TEXT_KEYS = ("problem", "text", "question_content", "question", "prompt")
 _SHOWN_ASSERTS = 1
@@ -78,29 +75,38 @@ class CodeProblem:
     packages: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-def load_code_problems(data: str, subset: str | None, test_data: str | None) -> Loaded[CodeProblem]:
+def load_code_problems(
+    data: str, subset: str | None, test_data: str | None, skip_unreadable: bool = False
+) -> Loaded[CodeProblem]:
     """Return the problems of the splits ``train`` and ``test``; see data.load_problems.
 
-    Those whose tests cannot be run by value are left out, and counted in the log.
+    Those whose tests cannot be run by value are left out, and counted in the notices.
 
     Raises:
         UserError: unreadable data; the message names file and line.
     """
-    return _loaded(stamp(data, test_data), data, subset, test_data)
+    return _loaded(stamp(data, test_data), data, subset, test_data, skip_unreadable)
 
 
 @lru_cache(maxsize=4)
 def _loaded(
-    stamped: tuple[int, ...], data: str, subset: str | None, test_data: str | None
+    stamped: tuple[int, ...], data: str, subset: str | None, test_data: str | None, skip_unreadable: bool
 ) -> Loaded[CodeProblem]:
-    loaded = load_problems(code_problem, data, subset, test_data)
+    loaded = load_problems(code_problem, data, subset, test_data, skip_unreadable)
     usable = Loaded({split: [p for p in problems if p.by_value] for split, problems in loaded.items()})
-    usable.notices, usable.warnings = loaded.notices, loaded.warnings
+    usable.notices, usable.warnings, usable.skipped = loaded.notices, loaded.warnings, loaded.skipped
     if missing := sum(map(len, loaded.values())) - sum(map(len, usable.values())):
-        said = f"{data}: left out {missing:,} problems whose tests need objects of the answer's classes"
-        log.warning(said)
-        usable.notices += (said,)
+        usable.notices += (
+            f"{data}: left out {missing:,} problems whose tests need objects of the answer's classes",
+        )
     return usable
+
+
+def has_tests(row: Row) -> bool:
+    """Whether a row is a programming problem, by its fields."""
+    return ("entry_point" in row and "test" in row) or any(
+        _with_graded(row).get(key) is not None for key, _, _ in _FORMS
+    )
 
 
 def code_problem(row: dict[str, Any], where: str) -> CodeProblem:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from areal.envs.choices import Choice, choice_of
@@ -21,6 +23,8 @@ _HELD_OUT_SHARE = 10
 """Where a data set has no test split, one problem in this many is held out."""
 _HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval", "evaluation")
 """Splits that are held out, the first that there is."""
+_OF_ONE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)?|\d+")
+"""What tells complaints of one kind apart."""
 
 
 class HasProblem(Protocol):
@@ -62,18 +66,28 @@ class Loaded(dict[str, list[T]]):
     Attributes:
         notices: how the data was read, for the user to see.
         warnings: what may be wrong with it.
+        skipped: rows that were left out: the complaint about the first of each kind, and how many.
     """
 
     notices: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = MappingProxyType({})
 
 
-def load_pairs(data: str, subset: str | None, test_data: str | None) -> Loaded[Pair]:
+def load_pairs(
+    data: str, subset: str | None, test_data: str | None, skip_unreadable: bool = False
+) -> Loaded[Pair]:
     """Return pairs of problem and answer; see ``load_problems``."""
-    return load_problems(_pair, data, subset, test_data)
+    return load_problems(_pair, data, subset, test_data, skip_unreadable)
 
 
-def load_problems(convert: Convert[T], data: str, subset: str | None, test_data: str | None) -> Loaded[T]:
+def load_problems(
+    convert: Convert[T],
+    data: str,
+    subset: str | None,
+    test_data: str | None,
+    skip_unreadable: bool = False,
+) -> Loaded[T]:
     """Return the problems of the splits ``train`` and ``test``; they are remembered until a file changes.
 
     Args:
@@ -82,27 +96,61 @@ def load_problems(convert: Convert[T], data: str, subset: str | None, test_data:
         subset: the hub's name of a configuration, such as ``main``.
         test_data: a place of held-out problems; None: the data set's own test split, or else one in ten
             problems, chosen by the hash of their text, so that the choice survives reordering.
+        skip_unreadable: leave out rows of which no problem can be made; the notices say which.
 
     Raises:
         UserError: unreadable data; the message names file and line.
     """
-    return _load(stamp(data, test_data), convert, data, subset, test_data)
+    return _load(stamp(data, test_data), convert, data, subset, test_data, skip_unreadable)
 
 
 @lru_cache(maxsize=16)
 def _load(
-    stamped: tuple[int, ...], convert: Convert[T], data: str, subset: str | None, test_data: str | None
+    stamped: tuple[int, ...],
+    convert: Convert[T],
+    data: str,
+    subset: str | None,
+    test_data: str | None,
+    skip_unreadable: bool,
 ) -> Loaded[T]:
-    train, test = _read(convert, data, subset)
+    skipped = _Skipped() if skip_unreadable else None
+    train, test, held_out = _read(convert, data, subset, skipped)
     if test_data is not None:
-        _, rest = given = _read(convert, test_data, subset)
-        train, test = train or test, rest or given[0]
-    elif not test:
+        others, own, _ = _read(convert, test_data, subset, skipped)
+        train, test, held_out = train or test, own or others, f"from {test_data}"
+    if skipped is not None and not train and not test:
+        raise UserError(f"no row can be read: {next(iter(skipped.counts))}")
+    if test_data is None and not test:
         train, test = _divided(train)
+        held_out = "one in ten, by a hash of their text"
     found: Loaded[T] = Loaded(train=train, test=test)
-    found.notices = (_summary(data, train, test), *_rules([*train, *test]))
+    found.notices = (_summary(data, train, test, held_out), *_rules([*train, *test]))
+    if skipped is not None and (counts := skipped.counts):
+        found.skipped = counts
+        found.notices += tuple(
+            f"left out {count:,} row{'s' * (count > 1)}{', as the first' * (count > 1)}: {first}"
+            for first, count in counts.items()
+        )
     found.warnings = tuple(_warnings(train, test))
     return found
+
+
+class _Skipped:
+    """Complaints about rows, by their kind: without where the row stands, and what it says."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._count: Counter[str] = Counter()
+
+    def add(self, complaint: str, where: str) -> None:
+        kind = _OF_ONE_ROW.sub("", complaint.replace(where, ""))
+        self._first.setdefault(kind, complaint)
+        self._count[kind] += 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The first complaint of each kind, and how many there were, the most frequent first."""
+        return {self._first[kind]: count for kind, count in self._count.most_common()}
 
 
 def _divided(problems: list[T]) -> tuple[list[T], list[T]]:
@@ -121,22 +169,35 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _read(convert: Convert[T], data: str, subset: str | None) -> tuple[list[T], list[T]]:
-    """Return the problems of a place to train on, and those that it holds out itself."""
-    train, test = _chosen(find_splits(data, subset), data)
-    return [convert(*row) for row in train()], [convert(*row) for row in test()]
+def _read(
+    convert: Convert[T], data: str, subset: str | None, skipped: _Skipped | None
+) -> tuple[list[T], list[T], str]:
+    """Return the problems to train on, those that a place holds out itself, and how these are called."""
+    train, test, name = _chosen(find_splits(data, subset), data)
+    kept = [list(_converted(convert, rows(), skipped)) for rows in (train, test)]
+    return kept[0], kept[1], f"its split {name}"
 
 
-def _chosen(splits: Splits, data: str) -> tuple[Callable[[], Rows], Callable[[], Rows]]:
-    """Return what reads the split to train on, and the one that is held out."""
-    test = next((name for name in _HELD_OUT if name in splits), None)
+def _converted(convert: Convert[T], rows: Rows, skipped: _Skipped | None) -> Iterable[T]:
+    for row, where in rows:
+        try:
+            yield convert(row, where)
+        except UserError as error:
+            if skipped is None:
+                raise UserError(f"{error} (`areal data show` finds all such rows)") from error
+            skipped.add(str(error), where)
+
+
+def _chosen(splits: Splits, data: str) -> tuple[Callable[[], Rows], Callable[[], Rows], str]:
+    """Return what reads the split to train on, and the one that is held out, with its name."""
+    test = next((name for name in _HELD_OUT if name in splits), "")
     others = [name for name in splits if name not in _HELD_OUT]
     if len(others) > 1 and "train" not in others:
         raise UserError(
             f"{data} has no split train: name one, as in data={data}:{others[0]} ({', '.join(splits)})"
         )
     train = "train" if "train" in others else next(iter(others), None)
-    return splits.get(train or "", _nothing), splits.get(test or "", _nothing) if test else _nothing
+    return splits.get(train or "", _nothing), splits[test] if test else _nothing, test
 
 
 def _nothing() -> Rows:
@@ -150,14 +211,17 @@ def held_out_rows(data: str) -> Rows:
         UserError: there is no such place, or it cannot be read.
     """
     splits = find_splits(data, None)
-    _, test = _chosen(splits, data)
+    _, test, _ = _chosen(splits, data)
     return next(iter(splits.values()))() if len(splits) == 1 else test()
 
 
-def _summary(data: str, train: list[T], test: list[T]) -> str:
+def _summary(data: str, train: list[T], test: list[T], held_out: str) -> str:
     forms = Counter(getattr(p, "form", "") for p in itertools.chain(train, test))
     read = ", ".join(f"{form} ({n:,})" if len(forms) > 1 else form for form, n in forms.most_common() if form)
-    return f"{data}: {f'read as {read}: ' if read else ''}{len(train):,} problems, {len(test):,} held out"
+    how, s = f" ({held_out})" if test else "", "s" * (len(train) != 1)
+    return (
+        f"{data}: {f'read as {read}: ' if read else ''}{len(train):,} problem{s}, {len(test):,} held out{how}"
+    )
 
 
 def _rules(problems: list[T]) -> Iterable[str]:

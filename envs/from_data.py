@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from areal.envs.choices import choice_of
-from areal.envs.data import Convert, Pair, choice_pair, found_answer, load_problems
+from areal.envs.data import Convert, Loaded, Pair, choice_pair, found_answer, load_problems
 from areal.envs.forms import Asked, asked, asked_by, conversation, form_name, reference
 from areal.envs.math import BOXED_PROMPT
 from areal.envs.problems import ProblemEnv
@@ -32,6 +32,7 @@ class DataEnv(ProblemEnv[Pair]):
             the text), a registered one, or ``path/to/file.py:function``.
         subset: the hub's configuration of the data set.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
+        skip_unreadable: leave out rows of which no problem can be made; a line says how many, and why.
         split: where a reset without an index draws from, ``train`` or ``test``.
         rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
 
@@ -47,12 +48,13 @@ class DataEnv(ProblemEnv[Pair]):
         verifier: str = "math",
         subset: str | None = None,
         test_data: str | None = None,
+        skip_unreadable: bool = False,
         split: str = "train",
         rewards: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
         self._verifier, self._verify = verifier, find_verifier(verifier)
-        listed = load_problems(_converter(prompt, answer, verifier), str(data), subset, test_data)
+        listed = load_by_template(str(data), prompt, answer, verifier, subset, test_data, skip_unreadable)
         super().__init__("data-v1", listed, split, 2**20, render_mode)
         self._reward = Reward(rewards)
 
@@ -68,6 +70,19 @@ class DataEnv(ProblemEnv[Pair]):
         judged = Judged(problem.problem, action, score is not None, float(score or 0.0))
         reward, parts = self._reward(judged)
         return "", reward, True, False, {"reward_parts": parts}
+
+
+def load_by_template(
+    data: str,
+    prompt: str = BOXED_PROMPT,
+    answer: str | None = None,
+    verifier: str = "math",
+    subset: str | None = None,
+    test_data: str | None = None,
+    skip_unreadable: bool = False,
+) -> Loaded[Pair]:
+    """Return the problems that ``DataEnv`` makes of the same arguments."""
+    return load_problems(_converter(prompt, answer, verifier), data, subset, test_data, skip_unreadable)
 
 
 @lru_cache(maxsize=16)

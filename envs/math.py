@@ -38,6 +38,7 @@ class MathEnv(ProblemEnv[Pair]):
             MATH's ``\boxed`` are understood. None: procedural arithmetic.
         subset: the hub's configuration of the data set, such as ``main``.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
+        skip_unreadable: leave out rows of which no problem can be made; a line says how many, and why.
         split: where a reset without an index draws from, ``train`` or ``test``.
         difficulty: of procedural arithmetic, 1 to 5.
         prompt: a template with ``{problem}`` (braces of its own doubled).
@@ -53,6 +54,7 @@ class MathEnv(ProblemEnv[Pair]):
         data: str | None = None,
         subset: str | None = None,
         test_data: str | None = None,
+        skip_unreadable: bool = False,
         split: str = "train",
         difficulty: int = arithmetic.DEFAULT_DIFFICULTY,
         prompt: str = BOXED_PROMPT,
@@ -63,7 +65,7 @@ class MathEnv(ProblemEnv[Pair]):
         if max_turns < 1:
             raise UserError(f"math-v1: max_turns={max_turns} must be at least 1")
         self._difficulty = checked_difficulty("math-v1", difficulty, arithmetic.DIFFICULTIES)
-        listed = None if data is None else load_pairs(str(data), subset, test_data)
+        listed = None if data is None else load_pairs(str(data), subset, test_data, skip_unreadable)
         super().__init__("math-v1", self._draw if listed is None else listed, split, 2**16, render_mode)
         self._prompt = checked_prompt("math-v1", prompt)
         self._reward = Reward(rewards)

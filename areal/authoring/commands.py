@@ -1,4 +1,4 @@
-"""``areal env``: init, list, show, check, try."""
+"""``areal env``: init, list, show, check, try; and ``areal data``: show."""
 
 from __future__ import annotations
 
@@ -50,6 +50,30 @@ def add_env(commands: Any) -> None:
     play.add_argument("--agent", metavar="NAME", help="how the model acts (default: single-turn)")
     play.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of problems")
     play.set_defaults(run=_try)
+
+
+def add_data(commands: Any) -> None:
+    """Add ``areal data`` to the parser."""
+    data = commands.add_parser(
+        "data", help="show what areal reads of data", description="Work with data to train on."
+    )
+    actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
+    show = actions.add_parser(
+        "show",
+        help="say how data is read, and print its first problems",
+        description="Say how data is read: its form, how many problems there are, what is held out, which "
+        "rows are left out and why. Print the first problems as the model gets them, with their answers.",
+        epilog="Exits with 1 if there are rows that cannot be read. docs/environments.md has the forms.",
+    )
+    show.add_argument(
+        "place", metavar="PLACE", help="a file, a folder or a data set's id on the hub, also with :SPLIT"
+    )
+    show.add_argument("-n", "--count", type=int, default=3, metavar="K", help="how many problems (3)")
+    show.add_argument("--json", action="store_true", help="print JSON in place of text")
+    show.add_overrides(
+        "options of the environment: subset, test_data, prompt, answer, verifier", dest="options"
+    )
+    show.set_defaults(run=_show_data)
 
 
 def _add_one(action: Parser) -> None:
@@ -165,3 +189,25 @@ def _ask() -> str | None:
         except EOFError:
             return "\n".join(lines) or None
     return "\n".join(lines)
+
+
+def _show_data(given: argparse.Namespace) -> None:
+    import json
+
+    from areal.authoring import show_data
+    from areal.config import merged_settings
+    from areal.errors import UserError
+    from areal.telemetry.plain import plain
+
+    options = merged_settings(None, given.options)
+    if given.count < 0:
+        raise UserError(f"--count {given.count} must be at least 0")
+    read = show_data.read_data(given.place, options)
+    if given.json:
+        print(json.dumps(show_data.as_json(read, given.count), ensure_ascii=False))
+    else:
+        for line in show_data.as_lines(read, given.count):
+            print(plain(line))
+        print(f"\ntrain on it: {show_data.command(given.place, read, options)}")
+    if read.loaded.skipped:
+        sys.exit(1)

@@ -27,6 +27,7 @@ CSV = "problem,answer,n\n" + "".join(f'"{r["problem"]}",{r["answer"]},{r["n"]}\n
 
 
 def jsonl(path: Path, *rows: Any) -> str:
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 

@@ -16,6 +16,7 @@ PIECES = {
     "eval compare": [["A"], ["--json"], ["B"]],
     "replay": [["RUN"], ["--from-step", "2"], ["learner.clip=0.1"]],
     "env try": [["math-v1"], ["difficulty=2"], ["--episodes", "1"], ["--seed=4"], ["prompt=--x"]],
+    "data show": [["PLACE"], ["subset=main"], ["--json"], ["-n", "1"], ["prompt=Q: {problem}"]],
     "env check": [["math-v1"], ["--time-limit", "2"], ["difficulty=2"]],
 }
 """Of each command, words whose own order counts, and options, which may stand between any two."""
@@ -49,6 +50,16 @@ WRONG = {
     "eval compare --json A --markdown B": ["--markdown", "not allowed with", "--json"],
     "replay RUN --foo-bar": ["--foo-bar"],
 }
+
+
+@pytest.mark.parametrize("command", ["replay", "env try", "env check", "data show", "eval rescore"])
+def test_settings_may_stand_before_the_name(command: str):
+    expected = vars(cli.parse([*command.split(), "NAME", "a=1", "b=2"]))
+    for order in permutations(["NAME", "a=1", "b=2"]):
+        if order.index("a=1") < order.index("b=2"):
+            assert vars(cli.parse([*command.split(), *order])) == expected
+    given = cli.parse([*command.split(), "x=1/NAME", "a=1"])
+    assert given.__dict__.get("place", "x=1/NAME") == "x=1/NAME", "a name may have the sign, too"
 
 
 def test_options_of_environments_are_not_listed_as_settings(capsys: pytest.CaptureFixture[str]):
