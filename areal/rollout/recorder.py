@@ -105,6 +105,12 @@ class Recorder(EpisodeModel):
             raise GenerationAborted(f"the engine gave up a response after {len(completion.ids)} tokens")
         return self._record(target, keys, completion, call, tools)
 
+    def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
+        """Count a prompt's tokens; see :class:`areal.rollout.endpoint.wire.ServedModel`."""
+        history = [normal(message) for message in messages]
+        target = self._target(history, [key(message) for message in history], tools)
+        return len(target.conversation.ids) + len(target.prompt.ids)
+
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward, and its named parts, to those of the episode; the last turn is credited with it."""
         super().credit(reward, parts)

@@ -65,6 +65,9 @@ class Scripted:
         ]
         return reply({"role": "assistant", "content": "I look.", "tool_calls": calls}, "<…>", "tool_calls", 9)
 
+    def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
+        return len(messages)
+
     def set_reward(self, reward: float) -> None:
         self.rewards.append(reward)
 

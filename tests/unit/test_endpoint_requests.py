@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from chat import Scripted as Engine
 from chat import renderer, tokenizer
-from endpoints import served, texts
+from endpoints import WEATHER, served, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -110,11 +110,21 @@ WISHES: list[tuple[str, str, list[Any]]] = [
 ]
 """What asks for another distribution over responses, and for nothing else."""
 
+TOOLS: dict[str, Any] = {
+    CHAT: WEATHER,
+    RESPONSES: {"type": "function", **WEATHER["function"]},
+    MESSAGES: {"name": "weather", "input_schema": {"type": "object"}},
+}
+
 NO_WISHES: list[tuple[str, str, list[Any]]] = [
     (CHAT, "temperature", ["0.5", True, [1], {}]),
     (CHAT, "top_p", ["0.9", False]),
     (CHAT, "response_format", ["json", {"type": []}, 5]),
-    (CHAT, "tool_choice", ["sometimes", 5, {"type": "web_search"}]),
+    (
+        CHAT,
+        "tool_choice",
+        ["sometimes", 5, {"type": "web_search"}, {"type": "function", "function": {"name": "x"}}],
+    ),
     (CHAT, "top_logprobs", [3]),
     (CHAT, "truncate_prompt_tokens", [5]),
     (CHAT, "chat_template_kwargs", [{"enable_thinking": False}]),
@@ -249,7 +259,7 @@ async def test_the_first_refusal_of_each_kind_is_logged_and_each_is_counted(capl
                 await post(http, CHAT, {**BODIES[CHAT], **change})
             for number in (1, 2):
                 await post(http, CHAT, {**BODIES[CHAT], "messages": [*USER * number, {"role": "x"}]})
-            await http.get("/models/m")
+            await http.get("/engines/m")
             await http.get("/models", headers={"authorization": "Bearer x"})
         assert model.server.refusals.count == 7
         logged = [record.getMessage() for record in caplog.records]
@@ -269,9 +279,10 @@ async def test_a_wish_is_ignored_by_name_and_nothing_else_is(caplog: pytest.LogC
         async with served() as (model, at), client(at) as http:
             count = 0
             for path, name, values in WISHES:
-                plain = await post(http, path, BODIES[path])
+                body = {**BODIES[path], **({"tools": [TOOLS[path]]} if name == "tool_choice" else {})}
+                plain = await post(http, path, body)
                 for value in values:
-                    wished = await post(http, path, {**BODIES[path], name: value})
+                    wished = await post(http, path, {**body, name: value})
                     assert wished.status_code == plain.status_code == 200, wished.text
                     assert model.asked[-1] == model.asked[-2]
                     count += 1

@@ -16,14 +16,19 @@ from starlette.routing import Route
 from areal.rollout.endpoint import chat, messages, responses
 from areal.rollout.endpoint.parsing import read
 from areal.rollout.endpoint.refusals import Refusals
-from areal.rollout.endpoint.session import Session
-from areal.rollout.endpoint.wire import Refusal, WireFormat, openai_error
+from areal.rollout.endpoint.session import Parse, Session
+from areal.rollout.endpoint.wire import Refusal, WireFormat
 
+_PREFIXES = ("/v1", "/v1/v1")
+"""Of all paths: Anthropic's clients put a /v1 of their own behind any address."""
 _WIRE_FORMATS: dict[str, WireFormat] = {
-    "/v1/chat/completions": chat,
-    "/v1/responses": responses,
-    "/v1/messages": messages,
-    "/v1/v1/messages": messages,  # Anthropic's clients put a /v1 of their own behind any address
+    "/chat/completions": chat,
+    "/responses": responses,
+    "/messages": messages,
+}
+_COUNTS: dict[str, Parse] = {
+    "/messages/count_tokens": messages.parse_counted,
+    "/responses/input_tokens": responses.parse_counted,
 }
 _MODEL = {"id": "areal", "object": "model", "created": 0, "owned_by": "areal", "type": "model"}
 _MODEL |= {"display_name": "areal", "created_at": "1970-01-01T00:00:00Z"}
@@ -46,30 +51,42 @@ def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) 
     """
 
     async def reward(request: Request) -> Response:
-        try:
-            session = _session(request, session_of)
-            given: _Reward = read(_Reward, await _body(request, max_request_bytes))
-        except Refusal as refusal:
-            return refused(request, refusal, openai_error(refusal))
+        session = _session(request, session_of)
+        given: _Reward = read(_Reward, await _body(request, max_request_bytes))
         session.reward = given.reward
         return _json(given.model_dump())
 
     async def models(request: Request) -> Response:
-        try:
-            _session(request, session_of)
-        except Refusal as refusal:
-            return refused(request, refusal, openai_error(refusal))
+        _session(request, session_of)
         return _json(_MODELS)
 
+    async def model(request: Request) -> Response:
+        _session(request, session_of)
+        return _json(_MODEL | {"id": request.path_params["id"]})
+
+    async def kept(request: Request) -> Response:
+        return _json(_session(request, session_of).kept(request.path_params["id"]))
+
+    def counts(parse: Parse) -> Callable[[Request], Any]:
+        async def handle(request: Request) -> Response:
+            session = _session(request, session_of)
+            count, ignored = session.count(parse, await _body(request, max_request_bytes))
+            refusals.record_ignored(request.url.path, _agent(request), ignored)
+            return _json({"object": "response.input_tokens", "input_tokens": count})
+
+        return handle
+
     async def unknown(request: Request, error: Any) -> Response:
-        known = ", ".join([*list(_WIRE_FORMATS)[:3], "/v1/models", "/v1/reward"])
+        known = ", ".join(f"/v1{path}" for path in (*_WIRE_FORMATS, "/models", "/reward"))
         path = f"{request.method} {request.url.path}"
         refusal = Refusal(error.status_code, f"{path}: {error.detail}; this endpoint has {known}")
-        return refused(request, refusal, openai_error(refusal))
+        return await refused(request, refusal)
 
-    def refused(request: Request, refusal: Refusal, content: dict[str, Any]) -> Response:
-        refusals.record(request.url.path, _agent(request), refusal)
-        return _refused(refusal, content)
+    async def refused(request: Request, error: Any, form: WireFormat | None = None) -> Response:
+        """Answer with a Refusal, in the form of a protocol; None: of that which the client speaks."""
+        refusals.record(request.url.path, _agent(request), error)
+        form = form or (messages if "anthropic-version" in request.headers else chat)
+        return _refused(error, form.error(error))
 
     def calls(wire: WireFormat) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
@@ -85,18 +102,22 @@ def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) 
             except Refusal as refusal:
                 if session is not None:
                     session.refused(refusal)
-                return refused(request, refusal, wire.error(refusal))
+                return await refused(request, refusal, wire)
             return Response(content, media_type="text/event-stream" if asked.stream else "application/json")
 
         return handle
 
+    posted = {path: calls(wire) for path, wire in _WIRE_FORMATS.items()} | {"/reward": reward}
+    posted |= {path: counts(parse) for path, parse in _COUNTS.items()}
+    got = {"/models": models, "/models/{id:path}": model, "/responses/{id}": kept}
     return Starlette(
         routes=[
-            *(Route(path, calls(wire), methods=["POST"]) for path, wire in _WIRE_FORMATS.items()),
-            Route("/v1/reward", reward, methods=["POST"]),
-            Route("/v1/models", models, methods=["GET"]),
+            Route(prefix + path, handle, methods=[method])
+            for prefix in _PREFIXES
+            for method, paths in (("POST", posted), ("GET", got))
+            for path, handle in paths.items()
         ],
-        exception_handlers={HTTPException: unknown},
+        exception_handlers={HTTPException: unknown, Refusal: refused},
     )
 
 

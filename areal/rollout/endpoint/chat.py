@@ -25,8 +25,8 @@ from areal.rollout.endpoint.stops import stop_strings
 from areal.rollout.endpoint.wire import (
     ModelRequest,
     ModelResponse,
+    Reading,
     Refusal,
-    Wishes,
     events,
     openai_error,
     shown,
@@ -49,15 +49,15 @@ class _Request(RequestForm):
     stream_options: dict[str, Any] | None = None
 
 
-def parse(body: bytes, wishes: Wishes) -> ModelRequest:
+def parse(body: bytes, reading: Reading) -> ModelRequest:
     """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
     request: _Request = read(_Request, body)
-    look_at_fields(request.model_extra, wishes)
-    look_at_format("response_format", request.response_format, wishes)
+    look_at_fields(request.model_extra, reading)
+    look_at_format("response_format", request.response_format, reading)
     return ModelRequest(
         model=request.model,
         messages=[_message(message, f"messages.{i}") for i, message in enumerate(request.messages)],
-        tools=shown_tools(request, _tool, wishes),
+        tools=shown_tools(request, _tool, reading),
         limits=SamplingLimits(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             stop=stop_strings(request.stop),
@@ -70,11 +70,11 @@ def parse(body: bytes, wishes: Wishes) -> ModelRequest:
     )
 
 
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, dict):
         raise unavailable(f"tools: this endpoint knows functions alone, not {shown(tool.get('type'))}")
-    return function_tool(function.get("name"), function.get("description"), function.get("parameters"))
+    return [function_tool(function.get("name"), function.get("description"), function.get("parameters"))]
 
 
 def _message(given: dict[str, Any], location: str) -> Message:
@@ -84,7 +84,8 @@ def _message(given: dict[str, Any], location: str) -> Message:
             raise Refusal(
                 400, f"{location}: {field} cannot be read; this endpoint knows text and tool_calls alone"
             )
-    message: Message = {"role": role, "content": plain_text(given.get("content"), location)}
+    said = given.get("content") or given.get("refusal")
+    message: Message = {"role": role, "content": plain_text(said, location)}
     calls = given.get("tool_calls")
     if role == "assistant" and calls:
         if not isinstance(calls, list):

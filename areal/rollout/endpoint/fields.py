@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from areal.rollout.endpoint.wire import Wishes, shown, unavailable
+from areal.rollout.endpoint.wire import Reading, shown, unavailable
 
 # Of OpenAI's protocols; of Anthropic's, with headers that some clients put into the body; of vLLM's server:
 # queues, caches, transport, additions to the response, images, which there are none of; of routers: which of
@@ -103,25 +103,25 @@ _REFUSED = (
 _JSON = "{name}: forced JSON is no sample of the model; ask for it in the prompt"
 
 
-def look_at_format(name: str, given: Any, wishes: Wishes) -> None:
+def look_at_format(name: str, given: Any, reading: Reading) -> None:
     """Look at a form of the response: any but plain text is a wish; what is no form is refused."""
     if given is None or (isinstance(given, dict) and given.get("type", "text") == "text"):
         return
     why = _JSON.format(name=name)
     if not isinstance(given, dict) or not isinstance(given["type"], str):
         raise unavailable(why)
-    wishes.add(name, given["type"], why)
+    reading.wish(name, given["type"], why)
 
 
-def look_within(name: str, given: dict[str, Any] | None, wishes: Wishes) -> None:
+def look_within(name: str, given: dict[str, Any] | None, reading: Reading) -> None:
     """Look at the fields within a field, of which ``format`` is a form of the response."""
     inside = {f"{name}.{inner}": value for inner, value in (given or {}).items()}
     form = f"{name}.format"
-    look_at_format(form, inside.pop(form, None), wishes)
-    look_at_fields(inside, wishes)
+    look_at_format(form, inside.pop(form, None), reading)
+    look_at_fields(inside, reading)
 
 
-def look_at_fields(given: Mapping[str, Any] | None, wishes: Wishes) -> None:
+def look_at_fields(given: Mapping[str, Any] | None, reading: Reading) -> None:
     """Look at fields that are not read.
 
     Raises:
@@ -133,14 +133,14 @@ def look_at_fields(given: Mapping[str, Any] | None, wishes: Wishes) -> None:
             continue
         if name == "context_management" and _drops_thoughts_alone(value):
             continue
-        unchanged = (wishes.temperature,) if name == "temperature" else _UNCHANGED.get(name, ())
+        unchanged = (reading.temperature,) if name == "temperature" else _UNCHANGED.get(name, ())
         if _is_one_of(value, unchanged):
             continue
         why = _TEMPERATURE if name == "temperature" else _REFUSED
-        why = why.format(name=name[:80], value=shown(value), run=wishes.temperature)
+        why = why.format(name=name[:80], value=shown(value), run=reading.temperature)
         if not _is_wish(name, value):
             raise unavailable(why)
-        wishes.add(name, value, why)
+        reading.wish(name, value, why)
 
 
 def _is_wish(name: str, value: Any) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
-from areal.rollout.endpoint.fields import look_at_fields, look_within
+from areal.rollout.endpoint.fields import look_at_fields, look_at_format, look_within
 from areal.rollout.endpoint.parsing import (
     RequestForm,
     call_id,
@@ -18,13 +19,14 @@ from areal.rollout.endpoint.parsing import (
     plain_text,
     read,
     shown_tools,
+    vendor_tool,
 )
 from areal.rollout.endpoint.stops import stop_position, stop_strings
 from areal.rollout.endpoint.wire import (
     ModelRequest,
     ModelResponse,
+    Reading,
     Refusal,
-    Wishes,
     events,
     shown,
     unavailable,
@@ -39,26 +41,42 @@ _ERROR_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+_VENDOR_TOOL = re.compile(r"_\d{8}$|^mcp_toolset$")
+"""Types of tools that Anthropic runs, or has the form of: they bear a date."""
 _THREAD = "thread: no history is kept here; send the whole conversation with each call"
 
 
-class _Request(RequestForm):
+class _Counted(RequestForm):
     messages: list[dict[str, Any]] = Field(min_length=1)
-    max_tokens: int = Field(ge=1)
+    max_tokens: int | None = Field(None, ge=1)
     system: str | list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
     thread: Any = None
     output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
 
 
-def parse(body: bytes, wishes: Wishes) -> ModelRequest:
+class _Request(_Counted):
+    max_tokens: int = Field(ge=1)
+
+
+def parse(body: bytes, reading: Reading) -> ModelRequest:
     """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
-    request: _Request = read(_Request, body)
+    return _parsed(read(_Request, body), reading)
+
+
+def parse_counted(body: bytes, reading: Reading) -> ModelRequest:
+    """Read a request whose tokens are to be counted."""
+    return _parsed(read(_Counted, body), reading)
+
+
+def _parsed(request: _Counted, reading: Reading) -> ModelRequest:
     if request.thread is not None:
         raise unavailable(_THREAD, {"error_code": "thread_unsupported_request", "unsupported": ["thread"]})
-    look_at_fields(request.model_extra, wishes)
-    look_within("output_config", request.output_config, wishes)
+    look_at_fields(request.model_extra, reading)
+    look_within("output_config", request.output_config, reading)
+    look_at_format("output_format", request.output_format, reading)
     messages: list[Message] = []
     for i, given in enumerate(request.messages):
         messages.extend(_messages(given, f"messages.{i}"))
@@ -66,16 +84,19 @@ def parse(body: bytes, wishes: Wishes) -> ModelRequest:
         model=request.model,
         messages=messages,
         system=None if request.system is None else plain_text(request.system, "system"),
-        tools=shown_tools(request, _tool, wishes),
+        tools=shown_tools(request, _tool, reading),
         limits=SamplingLimits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
         stream=bool(request.stream),
     )
 
 
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    if tool.get("type", "custom") not in ("custom", None):
-        raise unavailable(f"tools: this endpoint has no tool of its own, and so no {shown(tool['type'])}")
-    return function_tool(tool.get("name"), tool.get("description"), tool.get("input_schema"))
+def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
+    kind = tool.get("type", "custom")
+    if isinstance(kind, str) and _VENDOR_TOOL.search(kind):
+        return vendor_tool(kind, reading)
+    if kind not in ("custom", None):
+        raise unavailable(f"tools: this endpoint knows functions alone, not {shown(kind)}")
+    return [function_tool(tool.get("name"), tool.get("description"), tool.get("input_schema"))]
 
 
 def _messages(given: dict[str, Any], location: str) -> Iterator[Message]:

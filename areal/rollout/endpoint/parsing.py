@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from areal.rollout.endpoint.wire import Refusal, Wishes, shown, unavailable
+from areal.rollout.endpoint.wire import Reading, Refusal, shown, unavailable
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What engines take as a seed."""
+_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Types of parts that are text, and where in the part it is."""
 _FORCED = ("required", "any", "function", "tool")
 """What a choice of tools is called that forces the model to call one."""
 ROLES = ("system", "developer", "user", "assistant")
@@ -52,8 +54,8 @@ def plain_text(content: Any, location: str) -> str:
 
 
 def _part_text(part: Any, location: str) -> str:
-    if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"):
-        text = part.get("text")
+    if isinstance(part, dict) and part.get("type") in _TEXTS:
+        text = part.get(_TEXTS[part["type"]])
         if isinstance(text, str):
             return text
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
@@ -97,16 +99,27 @@ def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any
 
 
 def shown_tools(
-    request: RequestForm, read_tool: Callable[[dict[str, Any]], dict[str, Any]], wishes: Wishes
+    request: RequestForm,
+    read_tool: Callable[[dict[str, Any], Reading], list[dict[str, Any]]],
+    reading: Reading,
 ) -> list[dict[str, Any]]:
-    """Return the tools that the model is shown: those of a request, unless it says ``none``.
+    """Return the tools that the model is shown: those of a request, or those of them that it allows.
+
+    Args:
+        read_tool: returns the functions that a tool consists of, in OpenAI's chat form.
 
     Raises:
         Refusal: it forces the model to call a tool, which is no sample of the model, where wishes are
             refused; or a tool is none.
     """
     choice = request.tool_choice
+    tools = [function for tool in request.tools or () for function in read_tool(tool, reading)]
+    names = {tool["function"]["name"] for tool in tools}
     kind = choice.get("type") if isinstance(choice, dict) else choice
+    if kind == "allowed_tools":
+        within = choice.get("allowed_tools", choice)
+        kind, names = _allowed(within if isinstance(within, dict) else {})
+        tools = [tool for tool in tools if tool["function"]["name"] in names]
     if kind not in (None, "auto", "none"):
         why = (
             f"tool_choice={shown(choice)} is not available: a forced call is no sample of the model; use "
@@ -114,8 +127,32 @@ def shown_tools(
         )
         if kind not in _FORCED:
             raise unavailable(why)
-        wishes.add("tool_choice", choice, why)
+        if isinstance(choice, dict) and (name := _name(choice)) not in {None, *names}:
+            raise unavailable(f"tool_choice: {name!r} is none of the tools that the model is shown")
+        reading.wish("tool_choice", choice, why)
     if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
         why = "disable_parallel_tool_use is not available: it forces the model; leave it out"
-        wishes.add("disable_parallel_tool_use", True, why)
-    return [] if kind == "none" else [read_tool(tool) for tool in request.tools or ()]
+        reading.wish("disable_parallel_tool_use", True, why)
+    return [] if kind == "none" else tools
+
+
+def _allowed(given: dict[str, Any]) -> tuple[Any, set[Any]]:
+    """Return the mode of a choice among some tools, and their names."""
+    tools = given.get("tools")
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise Refusal(400, "tool_choice: allowed_tools has a mode and a list of tools")
+    return given.get("mode"), {_name(tool) for tool in tools}
+
+
+def _name(tool: dict[str, Any]) -> str | None:
+    """Return the name of the function that is meant, in whatever protocol; None: of none."""
+    function = tool.get("function")
+    name = tool.get("name", function.get("name") if isinstance(function, dict) else None)
+    return name if isinstance(name, str) else None
+
+
+def vendor_tool(kind: Any, reading: Reading) -> list[dict[str, Any]]:
+    """Leave a tool of the vendor's out, as a wish that is not granted; return the functions for it: none."""
+    why = f"tools: this endpoint has no tool of its own, and so no {shown(kind)}"
+    reading.wish("tools", kind, why)
+    return []

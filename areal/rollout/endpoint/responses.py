@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import Field
@@ -18,23 +18,32 @@ from areal.rollout.endpoint.parsing import (
     read,
     role_of,
     shown_tools,
+    vendor_tool,
 )
 from areal.rollout.endpoint.wire import (
     ModelRequest,
     ModelResponse,
+    Reading,
     Refusal,
-    Wishes,
     events,
     openai_error,
     shown,
     unavailable,
 )
 
+_OF_THE_VENDOR = """
+web_search web_search_2025_08_26 web_search_preview web_search_preview_2025_03_11 file_search mcp shell
+code_interpreter image_generation local_shell apply_patch computer computer_use computer_use_preview
+tool_search programmatic_tool_calling
+"""
+_VENDOR_TOOLS = frozenset(_OF_THE_VENDOR.split())
+"""Types of tools that OpenAI runs, or has the form of."""
 _LOGPROBS = "message.output_text.logprobs"
 
 
-class _Request(RequestForm):
-    input: str | list[dict[str, Any]]
+class _Counted(RequestForm):
+    model: str = ""
+    input: str | list[dict[str, Any]] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -45,40 +54,84 @@ class _Request(RequestForm):
     stream_options: dict[str, Any] | None = None
 
 
-def parse(body: bytes, wishes: Wishes) -> ModelRequest:
+class _Request(_Counted):
+    model: str
+    input: str | list[dict[str, Any]]
+
+
+def parse(body: bytes, reading: Reading) -> ModelRequest:
     """Read a request; see :class:`areal.rollout.endpoint.wire.WireFormat`."""
-    request: _Request = read(_Request, body)
-    look_at_fields(request.model_extra, wishes)
-    look_within("text", request.text, wishes)
+    return _parsed(read(_Request, body), reading)
+
+
+def parse_counted(body: bytes, reading: Reading) -> ModelRequest:
+    """Read a request whose tokens are to be counted."""
+    return _parsed(read(_Counted, body), reading)
+
+
+def _parsed(request: _Counted, reading: Reading) -> ModelRequest:
+    look_at_fields(request.model_extra, reading)
+    look_within("text", request.text, reading)
     if request.conversation is not None or request.prompt is not None:
         raise unavailable(
             "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
         )
+    tools = shown_tools(request, _tool, reading)
     return ModelRequest(
         model=request.model,
-        messages=_messages(request.input),
+        messages=_messages(request.input or [], reading),
         system=request.instructions,
         previous=request.previous_response_id,
-        tools=shown_tools(request, _tool, wishes),
+        tools=tools,
+        namespaces=_namespaces(request.tools or ()),
         limits=SamplingLimits(max_tokens=request.max_output_tokens),
         logprobs=_LOGPROBS in (request.include or ()),
         stream=bool(request.stream),
     )
 
 
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        raise unavailable(f"tools: this endpoint has no tool of its own, and so no {shown(tool.get('type'))}")
-    return function_tool(tool.get("name"), tool.get("description"), tool.get("parameters"))
+def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
+    """Return a function, or those of a namespace, whose names begin with that of the namespace."""
+    kind = tool.get("type")
+    if kind == "function":
+        return [function_tool(tool.get("name"), tool.get("description"), tool.get("parameters"))]
+    if kind == "namespace":
+        space, inner = tool.get("name"), tool.get("tools")
+        if not isinstance(space, str) or not isinstance(inner, list):
+            raise Refusal(400, "tools: a namespace has a name and tools")
+        if any(not isinstance(member, dict) or member.get("type") != "function" for member in inner):
+            raise unavailable(f"tools: this endpoint knows functions alone, not all that {space!r} has")
+        return [
+            _tool({**member, "name": _qualified(space, member.get("name"))}, reading)[0] for member in inner
+        ]
+    if isinstance(kind, str) and kind in _VENDOR_TOOLS:
+        return vendor_tool(kind, reading)
+    raise unavailable(f"tools: this endpoint knows functions alone, not {shown(kind)}")
 
 
-def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
+def _qualified(space: Any, name: Any) -> Any:
+    """Return what the model calls a function that may be of a namespace."""
+    return f"{space}__{name}" if isinstance(space, str) and isinstance(name, str) else name
+
+
+def _namespaces(tools: Iterable[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    spaces = [tool for tool in tools if tool.get("type") == "namespace"]
+    return {
+        _qualified(tool["name"], member["name"]): (tool["name"], member["name"])
+        for tool in spaces
+        for member in tool["tools"]
+    }
+
+
+def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Message]:
     """Items as messages; what the assistant says and the tools that it calls are one message."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     messages: list[Message] = []
     for i, item in enumerate(given):
-        location, kind = f"input.{i}", item.get("type", "message")
+        location = f"input.{i}"
+        item = _whole(item, location, reading)
+        kind = item["type"]
         if kind == "message":
             messages.append(
                 {"role": role_of(item, location), "content": plain_text(item.get("content"), location)}
@@ -86,7 +139,8 @@ def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
         elif kind == "function_call":
             if not messages or messages[-1]["role"] != "assistant":
                 messages.append({"role": "assistant", "content": ""})
-            call = function_call(item.get("call_id", ""), item.get("name"), item.get("arguments"), location)
+            name = _qualified(item.get("namespace"), item.get("name"))
+            call = function_call(item.get("call_id", ""), name, item.get("arguments"), location)
             messages[-1].setdefault("tool_calls", []).append(call)
         elif kind == "function_call_output":
             output = plain_text(item.get("output"), location)
@@ -95,6 +149,17 @@ def _messages(given: str | list[dict[str, Any]]) -> list[Message]:
         elif kind != "reasoning":  # whose text no chat template takes back
             raise Refusal(400, f"{location}: an item of type {shown(kind)} cannot be read")
     return messages
+
+
+def _whole(item: dict[str, Any], location: str, reading: Reading) -> dict[str, Any]:
+    """Return an item, which may be given by the id that this endpoint has given it."""
+    kind = item.get("type") or ("message" if "role" in item else "item_reference")
+    if kind != "item_reference":
+        return {**item, "type": kind}
+    number = item.get("id")
+    if not isinstance(number, str) or number not in reading.items:
+        raise Refusal(400, f"{location}: the item {shown(number)} is none of this episode's responses")
+    return reading.items[number]
 
 
 def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
@@ -122,7 +187,11 @@ def _items(request: ModelRequest, response: ModelResponse) -> list[dict[str, Any
         items.append({**said, "status": "completed"})
     for index, made in enumerate(calls):
         item = {"type": "function_call", "id": f"fc_{response.id}_{index}", "call_id": made["id"]}
-        items.append({**item, **made["function"], "status": "completed"})
+        function = made["function"]
+        if function["name"] in request.namespaces:
+            space, name = request.namespaces[function["name"]]
+            function = {**function, "name": name, "namespace": space}
+        items.append({**item, **function, "status": "completed"})
     return items
 
 

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from areal.agents.interface import Endpoint, Model, Settings
+from areal.agents.interface import Endpoint, Settings
 from areal.errors import UserError, install_hint
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Session, Texts
+from areal.rollout.endpoint.wire import ServedModel
 
 _KEEP_ALIVE = 60
 """Seconds that an idle connection is kept: longer than clients do, so that none calls on one that closes."""
@@ -45,7 +46,7 @@ class EndpointServer:
 
     @asynccontextmanager
     async def open(
-        self, model: Model, max_completions: int, settings: Settings = "ignore"
+        self, model: ServedModel, max_completions: int, settings: Settings = "ignore"
     ) -> AsyncIterator[Endpoint]:
         """Give an episode's model an address; its key is good within.
 

@@ -18,18 +18,19 @@ from areal.agents.interface import (
     BadRequest,
     ConversationTooLong,
     Message,
-    Model,
     Reply,
     Settings,
 )
 from areal.rollout.endpoint.stops import CutReplies
-from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Refusal, WireFormat, Wishes
+from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Reading, Refusal, ServedModel, WireFormat
 from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
 
 _TOO_LONG, _SPENT = _EXHAUSTED = "context_length_exceeded", "insufficient_quota"
 """OpenAI's words for what an episode has used up."""
 
+Parse = Callable[[bytes, Reading], ModelRequest]
+"""Reads the body of a request."""
 Texts = Callable[[list[int]], list[str]]
 """The text of each token."""
 
@@ -54,7 +55,7 @@ class Session:
 
     def __init__(
         self,
-        model: Model,
+        model: ServedModel,
         texts: Texts,
         temperature: float,
         max_completions: int,
@@ -77,6 +78,8 @@ class Session:
         self._sent: dict[tuple[WireFormat, bytes], bytes] = {}
         self._unanswered: Counter[tuple[WireFormat, bytes]] = Counter()
         self._responses: dict[str, list[Message]] = {}
+        self._kept: dict[str, dict[str, Any]] = {}
+        self._items: dict[str, dict[str, Any]] = {}
         self._cuts = CutReplies()
 
     def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
@@ -85,8 +88,31 @@ class Session:
         Raises:
             Refusal: it is none, or asks for what is refused.
         """
-        wishes = Wishes(self._temperature, ignore=self._settings == "ignore")
-        return wire.parse(body, wishes), wishes.ignored
+        reading = self._reading()
+        return wire.parse(body, reading), reading.ignored
+
+    def count(self, parse: Parse, body: bytes) -> tuple[int, list[str]]:
+        """Return the number of tokens of a request's prompt, and what is ignored, as :meth:`read` does.
+
+        Raises:
+            Refusal: there is no such request, or it asks for what is refused.
+        """
+        reading = self._reading()
+        request = parse(body, reading)
+        messages, _ = self._history(request)
+        try:
+            return self._model.count_tokens(messages, tools=request.tools), reading.ignored
+        except BadRequest as error:
+            raise Refusal(400, str(error)) from error
+
+    def kept(self, response: str) -> dict[str, Any]:
+        """Return a response of OpenAI's Responses by its id; raises Refusal if there is none."""
+        if response not in self._kept:
+            raise Refusal(404, f"the response {response!r} is none of this episode's")
+        return self._kept[response]
+
+    def _reading(self) -> Reading:
+        return Reading(self._temperature, self._settings == "ignore", self._items)
 
     async def serve(
         self,
@@ -182,7 +208,7 @@ class Session:
     async def _respond(self, wire: WireFormat, request: ModelRequest) -> bytes:
         if request.count > self._left:
             raise Refusal(429, "this episode has used all of its completions", _SPENT)
-        messages = self._history(request)
+        messages, conversation = self._history(request)
         self._left -= request.count
         try:
             replies = await self._replies(messages, request)
@@ -193,10 +219,13 @@ class Session:
         response = ModelResponse(uuid.uuid4().hex, int(time.time()), replies)
         if request.logprobs:
             response = replace(response, texts=[self._texts(reply.ids) for reply in replies])
-        conversation = messages[request.system is not None :]  # instructions are for one response (OpenAI)
         self._responses[f"resp_{response.id}"] = [*conversation, replies[0].message]
         response = replace(response, replies=[self._cuts.cut(request, messages, reply) for reply in replies])
-        return wire.stream(request, response) if request.stream else to_json(wire.render(request, response))
+        rendered = wire.render(request, response)
+        if rendered.get("object") == "response":  # programs may name it, and its items, by their ids
+            self._kept[rendered["id"]] = rendered
+            self._items |= {item["id"]: item for item in rendered["output"]}
+        return wire.stream(request, response) if request.stream else to_json(rendered)
 
     async def _replies(self, messages: list[Message], request: ModelRequest) -> list[Reply]:
         if request.count == 1:
@@ -216,17 +245,25 @@ class Session:
         async with self._slots:
             return await self._model.chat(messages, tools=request.tools, limits=limits)
 
-    def _history(self, request: ModelRequest) -> list[Message]:
-        """The whole conversation, with responses as they were sampled."""
+    def _history(self, request: ModelRequest) -> tuple[list[Message], list[Message]]:
+        """Return all messages, with responses as they were sampled, and those of the conversation alone.
+
+        The system's messages that lead are one, as chat templates have it. OpenAI's instructions are among
+        them, but are for one response.
+        """
         earlier: list[Message] = []
         if request.previous is not None:
             if request.previous not in self._responses:
                 raise Refusal(400, f"previous_response_id={request.previous!r} is none of this episode's")
             earlier = self._responses[request.previous]
-        system: list[Message] = (
-            [] if request.system is None else [{"role": "system", "content": request.system}]
-        )
-        return self._cuts.restore([*system, *earlier, *request.messages])
+        given = [*earlier, *request.messages]
+        begin = next((i for i, message in enumerate(given) if message["role"] != "system"), len(given))
+        leading = [message["content"] for message in given[:begin]]
+        if request.system is not None:
+            leading.insert(0, request.system)
+        system: list[Message] = [{"role": "system", "content": "\n\n".join(leading)}] if leading else []
+        messages = self._cuts.restore([*system, *given[begin:]])
+        return messages, [*given[:begin], *messages[len(system) :]]
 
 
 def _over() -> Refusal:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydantic_core import to_json
 
-from areal.agents.interface import Message, Reply, SamplingLimits
+from areal.agents.interface import Message, Model, Reply, SamplingLimits, Tool
 
 _MAX_SHOWN = 80
 """Characters of a value in a refusal."""
@@ -38,21 +38,24 @@ class Refusal(Exception):
 
 
 @dataclass
-class Wishes:
-    """What a request asks for that is no sample of the run's distribution.
+class Reading:
+    """A request while it is read.
 
     Attributes:
         temperature: the run's.
-        ignore: whether wishes are ignored; else the first one refuses the request.
-        ignored: those that were, each as NAME=VALUE.
+        ignore: whether wishes for another distribution than the run's are ignored; else the first one
+            refuses the request.
+        items: what the episode's responses (OpenAI's) are made of, by its id.
+        ignored: the wishes that were, each as NAME=VALUE.
     """
 
     temperature: float
     ignore: bool = False
+    items: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
-    def add(self, name: str, value: Any, why: str) -> None:
-        """Add one; ``why`` it is not granted."""
+    def wish(self, name: str, value: Any, why: str) -> None:
+        """Note a wish; ``why`` it is not granted."""
         if not self.ignore:
             raise unavailable(why)
         self.ignored.append(f"{name}={shown(value)}")
@@ -67,6 +70,7 @@ class ModelRequest:
         messages: of the conversation, in the form of ``Model.chat``.
         system: what a protocol says to the model apart from the conversation.
         previous: the response that this one goes on from (Responses), whose messages come before.
+        namespaces: for each tool that is of a namespace (Responses) that, and its name there.
         usage_event: whether the events of a chat end with one on usage.
     """
 
@@ -75,6 +79,7 @@ class ModelRequest:
     system: str | None = None
     previous: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
+    namespaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     limits: SamplingLimits = field(default_factory=SamplingLimits)
     count: int = 1
     logprobs: bool = False
@@ -117,11 +122,23 @@ class ModelResponse:
         ]
 
 
+class ServedModel(Model, Protocol):
+    """A model that an endpoint can serve."""
+
+    def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
+        """Return the number of tokens of the prompt that :meth:`chat` would respond to.
+
+        Raises:
+            BadRequest: the model's chat template does not take the messages or the tools.
+        """
+        ...
+
+
 class WireFormat(Protocol):
     """How a protocol writes requests and responses: the modules ``chat``, ``responses`` and ``messages``."""
 
-    def parse(self, body: bytes, wishes: Wishes) -> ModelRequest:
-        """Read a request, and add to ``wishes`` what it asks for that is no sample of the run's."""
+    def parse(self, body: bytes, reading: Reading) -> ModelRequest:
+        """Read a request, and note what it wishes for and does not get."""
         ...
 
     def render(self, request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
