@@ -26,6 +26,7 @@ export function holdUp({ start, taken, end, generate, model, env, verifier, env_
 const BEFORE = 50; // updates whose median is what is usual
 const FEWEST = 5; // of them
 const FELL = 0.8; // of what is usual
+const APART = 2; // updates at most between two parts of one fall
 const WINDOW = 10; // seconds at least over which tokens/s are measured: areal/runtime/accounting.py
 const SLOWER = [
   ["model", "rollouts of an update took SECONDS in the model"],
@@ -39,7 +40,7 @@ function median(values) {
   return sorted.length ? sorted[sorted.length >> 1] : null;
 }
 
-// Where tokens/s fell below four fifths of what was usual: [{first, last, lowest, rate, usual, why}], by places of
+// Where tokens/s fell below four fifths of what was usual: [{places, last, lowest, rate, usual, why}], by places of
 // updates.
 export function falls(data) {
   const { tokens_per_s: rates } = data.updates;
@@ -47,12 +48,12 @@ export function falls(data) {
   let open = null;
   rates.forEach((rate, i) => {
     const usual = usualRate(rates, i);
-    if (rate === null || usual === null || rate >= FELL * usual) return void (open = null);
-    if (!open) found.push((open = { first: i, last: i, lowest: i, rate, usual }));
-    open.last = i;
+    if (rate === null || usual === null || rate >= FELL * usual) return;
+    if (!open || i > open.last + APART) found.push((open = { places: [], last: i, lowest: i, rate, usual }));
+    open.places.push((open.last = i));
     if (rate / usual < open.rate / open.usual) Object.assign(open, { lowest: i, rate, usual });
   });
-  return found.map((fall) => ({ ...fall, why: causes(data, fall.first, fall.last) }));
+  return found.map((fall) => ({ ...fall, why: causes(data, fall.places[0], fall.last) }));
 }
 
 function usualRate(rates, i) {
@@ -70,7 +71,8 @@ export function rateAt(data, i) {
   return `${said}, usually ${format(Math.round(usual))}: ${causes(data, i, i).join("; ")}`;
 }
 
-// What was other than usual in the time over which the tokens/s of updates are measured, from one place to another.
+// What was other than usual in the time over which the tokens/s of updates are measured, from one place to another:
+// what was lost, and then the rest, of which what was most unusual comes first.
 function causes({ updates, lanes }, from, last) {
   const { start, taken, end } = updates;
   const [since, until] = [Math.min(start[from], end[from] - WINDOW), end[last]];
@@ -86,7 +88,7 @@ function causes({ updates, lanes }, from, last) {
   const found = [];
   for (const { name, spans } of lanes) {
     const lost = within(spans, "lost", since, until);
-    if (lost > 0) found.push(`${name} was lost for ${duration(lost)}`);
+    if (lost > 0) found.push([Infinity, `${name} was lost for ${duration(lost)}`]);
   }
   const engines = lanes.slice(1);
   const pause = ([low, high]) => {
@@ -95,30 +97,39 @@ function causes({ updates, lanes }, from, last) {
   };
   if (engines.length && first > 0) {
     const [share, before] = [pause([since, until]), pause([start[usual[0]], end[usual[1]]])];
-    if (share > before + 0.1) found.push(`engines were paused for new weights in ${percent(share)} of the time, usually ${percent(before)}`);
+    if (share > before + 0.1) {
+      found.push([share / before, `engines were paused for new weights in ${percent(share)} of the time, usually ${percent(before)}`]);
+    }
   }
   for (const [part, words] of SLOWER) {
     const [seconds, before] = [most(updates[part], now), usually(updates[part])];
     if (before === null || seconds < 1.5 * before || seconds < before + 0.05) continue;
-    found.push(`${words.replace("SECONDS", duration(seconds))}, usually ${duration(before)}`);
+    found.push([seconds / before, `${words.replace("SECONDS", duration(seconds))}, usually ${duration(before)}`]);
   }
   const lengths = updates.length;
   const [tokens, before] = [mean(lengths, now), usually(lengths)];
   if (tokens !== null && before !== null && (tokens > 1.3 * before || tokens < before / 1.3)) {
-    found.push(`responses had ${format(Math.round(tokens))} tokens, usually ${format(Math.round(before))}`);
+    found.push([Math.max(tokens / before, before / tokens),
+      `responses had ${format(Math.round(tokens))} tokens, usually ${format(Math.round(before))}`]);
   }
   const works = end.map((each, k) => each - taken[k]);
   const [work, usualWork] = [most(works, now), usually(works)];
   if (usualWork !== null && work > 1.5 * usualWork && work > usualWork + 0.05) {
-    found.push(`the learner took ${duration(work)} for an update, usually ${duration(usualWork)}`);
+    found.push([work / usualWork, `the learner took ${duration(work)} for an update, usually ${duration(usualWork)}`]);
   }
   if (!found.length) {
     const [share, ofTime] = [mean(updates.generate, now), usually(updates.generate)];
     if (share !== null && ofTime !== null && share < ofTime - 0.1) {
-      found.push(`engines had requests and no pause in ${percent(share)} of the time, usually ${percent(ofTime)}`);
+      found.push([1, `engines had requests and no pause in ${percent(share)} of the time, usually ${percent(ofTime)}`]);
     }
   }
-  return found.length ? found : ["of what is recorded, nothing else was unusual"];
+  const said = found.sort(([a], [b]) => (a === b ? 0 : b - a)).map(([, words]) => words);
+  const [model, usualModel] = [most(updates.model, now), usually(updates.model)];
+  const slower = usualModel !== null && model > 1.5 * usualModel && work > 1.5 * usualWork;
+  if (slower && !(tokens > 1.1 * before)) {
+    said.push("model and learner took longer for as many tokens: other programs may have used the machine");
+  }
+  return said.length ? said : ["of what is recorded, nothing else was unusual"];
 }
 
 // Seconds of spans of a kind from one time to another.

@@ -202,8 +202,8 @@ export function overview(main, store) {
       const run = usualRun(visible()) ?? usualRun(store.runs);
       grid.before(el("p", { class: "hint" }, "Why it is fast or slow: ",
         el("a", { href: link("timeline", { run: run.name }) }, "who did what when"),
-        ", with the waits of the learner, the pauses of the engines, where rollouts spent their time, and why tokens/s fell; ",
-        "a click on one of these charts leads to that step's"));
+        ", with the waits of the learner, the pauses of the engines, where rollouts spent their time, and why tokens/s fell. ",
+        "A click on a chart of this section leads to that step there."));
     }
     for (const [name, keys, help] of there) {
       const about = { title: name, keys, help, points: SCORE.test(String(keys[0])), opens: title === SPEED ? "timeline" : "rollouts" };

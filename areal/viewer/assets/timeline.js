@@ -299,7 +299,7 @@ class TimelineChart {
     if (!most) return this.unrecorded(top);
     const height = PLOT - 12;
     for (const share of [0, 0.5, 1]) this.level(format(Math.round(most * share)), top + PLOT - 4 - share * height);
-    const fell = new Set(this.falls.flatMap(({ first, last }) => rates.slice(first, last + 1).map((_, i) => first + i)));
+    const fell = new Set(this.falls.flatMap(({ places }) => places));
     const shares = rates.map((rate, i) =>
       rate === null ? [null, null] : fell.has(i) ? [0, rate / most] : [rate / most, 0]);
     this.inside(() => this.columns(shares, ["--run-2", "--run-7"], top + PLOT - 4, height));
@@ -645,12 +645,12 @@ export function timeline(main, store, params) {
   function showFalls() {
     const { updates } = data;
     const deepest = [...chart.falls].sort((a, b) => a.rate / a.usual - b.rate / b.usual).slice(0, MOST_FALLS);
-    const shown = chart.falls.filter((fall) => deepest.includes(fall));
     fallsBox.replaceChildren();
-    if (!shown.length) return;
-    const left = chart.falls.length - shown.length;
+    if (!deepest.length) return;
+    const left = chart.falls.length - deepest.length;
     const head = ["updates", "tokens/s", "usually", "why"].map((name) => el("th", { scope: "col" }, name));
-    const rows = shown.map(({ first, last, lowest, rate, usual, why }) => {
+    const rows = deepest.map(({ places, last, lowest, rate, usual, why }) => {
+      const first = places[0];
       const [from, to] = [updates.step[first], updates.step[last]];
       const open = () => {
         const around = Math.max(2, updates.end[last] - updates.start[first]);
@@ -662,7 +662,7 @@ export function timeline(main, store, params) {
         el("td", { class: "number" }, format(Math.round(rate))), el("td", { class: "number" }, format(Math.round(usual))),
         el("td", {}, why.join("; ")));
     });
-    fallsBox.replaceChildren(el("h2", {}, left ? `Where tokens/s fell, the ${MOST_FALLS} deepest of ${chart.falls.length}` : "Where tokens/s fell"),
+    fallsBox.replaceChildren(el("h2", {}, left ? `Where tokens/s fell, the ${MOST_FALLS} deepest of ${chart.falls.length}` : "Where tokens/s fell, the deepest first"),
       el("div", { class: "scroll" },
         el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))));
   }
