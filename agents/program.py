@@ -5,39 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import os
-import shlex
-import shutil
-import signal
-import tempfile
 from collections.abc import Awaitable, Callable
-from typing import IO, Any, Literal
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal
 
+from areal.agents.commands import ProgramFailed, ProgramKilled, execute, words_of
 from areal.agents.interface import Account, ConversationTooLong, Endpoint, Env, Model, PolicyFailed, Settings
-from areal.errors import AgentFailure, UserError, explained
+from areal.agents.staying import StayingCommands
+from areal.errors import UserError, explained
 from areal.host_limits import HostLimits
 
 Function = Callable[..., Awaitable[str | float]]
 """``await function(task, base_url=..., api_key=...)``; returns its answer, or a number: the reward."""
 
-_MAX_OUTPUT = 2**20
-"""Bytes that a command may write to each of its streams."""
 _MAX_COMPLETIONS = 256
 """Completions that one episode may sample, unless ``max_completions`` says otherwise."""
-_LOOK = 0.5
-"""Seconds between two looks at what a command writes."""
 _GRACE = 5.0
 """Seconds for a function that was cancelled to end."""
-_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
-"""How a command ends that was killed, or a shell whose last command was."""
-
-
-class ProgramFailed(AgentFailure):
-    """The program crashed or hung, for a reason other than the model's response: the episode is run again."""
-
-
-class ProgramKilled(ProgramFailed):
-    """The host had no memory left, and the kernel ended the program: the episode is run again."""
 
 
 class Program:
@@ -51,7 +36,10 @@ class Program:
         command: a command line, in place of a function. It reads the task from its standard input, takes the
             address and the key from the variables that OpenAI's and Anthropic's SDKs read, and writes its
             answer to standard output.
-        time_limit: seconds for one episode; then it is killed.
+        workers: that many processes of the command stay, and run one episode after the other: see
+            :mod:`areal.agents.staying`; 0: each episode has a process of its own.
+        at_once: at most so many episodes run their program at once; the others wait. None: any number.
+        time_limit: seconds for one episode, without that wait; then it is killed.
         max_completions: how many completions one episode may sample.
         on_failure: what becomes of an episode whose program crashes, hangs or returns nothing usable
             after the model has said something: ``punish`` gives it the reward 0, ``retry`` runs it again.
@@ -64,13 +52,16 @@ class Program:
         host: counts what the kernel kills; None: this host.
 
     Raises:
-        UserError: neither or both of ``function`` and ``command`` are given, or it cannot be run.
+        UserError: neither or both of ``function`` and ``command`` are given, it cannot be run, or a number is
+            out of range.
     """
 
     def __init__(
         self,
         function: Function | None = None,
         command: str | None = None,
+        workers: int = 0,
+        at_once: int | None = None,
         time_limit: float = 600.0,
         max_completions: int = _MAX_COMPLETIONS,
         on_failure: Literal["punish", "retry"] = "punish",
@@ -89,14 +80,23 @@ class Program:
         if settings not in ("ignore", "refuse"):
             raise UserError(f"settings={settings!r} is neither ignore nor refuse")
         self._settings: Settings = settings
+        _check_numbers(function is not None, workers, at_once)
         self._punishes = on_failure == "punish"
         self._max_completions = max_completions
+        self._slots = nullcontext() if at_once is None else asyncio.Semaphore(at_once)
+        self._staying: StayingCommands | None = None
+        self._run: Callable[[str, Endpoint, float], Awaitable[str | float]]
         if function is not None:
             check_function(function)
-            self._run = lambda task, at: _call(function, task, at, time_limit)
+            self._run = partial(_call, function)
         elif command is not None:
-            words, limits = _words(command), host or HostLimits()
-            self._run = lambda task, at: _execute(words, task, at, time_limit, limits)
+            words, limits = words_of(command), host or HostLimits()
+            if workers:
+                self._staying = StayingCommands(words, workers, limits)
+                self._run = self._staying.run
+            else:
+                self._run = partial(execute, words, limits)
+        self._time_limit = time_limit
 
     async def run(self, env: Env, model: Model) -> None:
         """Run one episode.
@@ -107,9 +107,9 @@ class Program:
             ProgramFailed: it failed for another reason.
         """
         task = await env.reset()
-        async with model.endpoint(self._max_completions, self._settings) as at:
+        async with self._slots, model.endpoint(self._max_completions, self._settings) as at:
             try:
-                outcome = await self._run(task, at)
+                outcome = await self._run(task, at, self._time_limit)
             except ProgramFailed as error:
                 judged = _judged(error, at.account, self._punishes)
                 raise judged from (error.__cause__ if judged is error else error)
@@ -118,6 +118,20 @@ class Program:
             await env.step(outcome)
             return
         model.set_reward(float(outcome) if reward is None else reward)
+
+    async def close(self) -> None:
+        """End the processes that stay."""
+        if self._staying is not None:
+            await self._staying.close()
+
+
+def _check_numbers(is_function: bool, workers: int, at_once: int | None) -> None:
+    if workers < 0 or (at_once is not None and at_once < 1):
+        raise UserError("workers is a number of processes that stay (0: none do), and at_once at least 1")
+    if workers and is_function:
+        raise UserError("a function has no processes: leave agent_options.workers out")
+    if workers and at_once is not None:
+        raise UserError(f"workers={workers} run as many episodes at once: leave agent_options.at_once out")
 
 
 def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception:
@@ -158,16 +172,6 @@ def check_function(function: Function) -> None:
         ) from error
 
 
-def _words(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UserError(f"agent_options.command={command!r}: {error}") from error
-    if not words or shutil.which(words[0]) is None:
-        raise UserError(f"agent_options.command={command!r}: there is no such program; give its whole path")
-    return words
-
-
 async def _call(function: Function, task: str, at: Endpoint, time_limit: float) -> str | float:
     running = asyncio.ensure_future(function(task, base_url=at.base_url, api_key=at.api_key))
     try:
@@ -194,69 +198,3 @@ async def _cancel(running: asyncio.Future[Any]) -> None:
     while not running.done() and asyncio.get_running_loop().time() < deadline:
         running.cancel()
         await asyncio.wait({running}, timeout=_GRACE / 10)
-
-
-async def _execute(words: list[str], task: str, at: Endpoint, time_limit: float, host: HostLimits) -> str:
-    before = host.read()
-    # Files, not pipes: a child that it leaves behind and that holds one open keeps nobody waiting.
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        said.write(task.encode())
-        said.seek(0)
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=said, stdout=out, stderr=err, env=_environment(at), start_new_session=True
-        )
-        try:
-            async with asyncio.timeout(time_limit):
-                await _ended(process, (out, err))
-        except TimeoutError:
-            raise ProgramFailed(f"the program gave no answer within {time_limit:g} s{_last(err)}") from None
-        finally:
-            _kill_group(process.pid)
-            await process.wait()
-        if process.returncode in _KILLED and host.read().oom_kills > before.oom_kills:
-            raise ProgramKilled(f"the kernel's out-of-memory killer ended the program{_last(err)}")
-        if process.returncode != 0:
-            raise ProgramFailed(f"the program ended with code {process.returncode}{_last(err)}")
-        out.seek(0)
-        return out.read(_MAX_OUTPUT).decode(errors="replace").strip()
-
-
-async def _ended(process: asyncio.subprocess.Process, written: tuple[IO[bytes], ...]) -> None:
-    ending = asyncio.ensure_future(process.wait())
-    try:
-        while not ending.done():
-            await asyncio.wait({ending}, timeout=_LOOK)
-            if any(os.fstat(file.fileno()).st_size > _MAX_OUTPUT for file in written):
-                raise ProgramFailed(f"the program wrote more than {_MAX_OUTPUT} bytes")
-    finally:
-        ending.cancel()
-
-
-def _kill_group(leader: int) -> None:
-    """Kill a process and what it started; all of them are in its group, unless they left it on purpose."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:  # it left nothing behind
-        return
-
-
-def _last(errors: IO[bytes]) -> str:
-    """The last line of what it wrote to standard error."""
-    size = os.fstat(errors.fileno()).st_size
-    errors.seek(max(0, size - 1000))
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
-
-
-def _environment(at: Endpoint) -> dict[str, str]:
-    """Return our environment with the address and key, as the SDKs look for them."""
-    ours = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_AUTH_TOKEN"}
-    direct = ",".join(filter(None, [ours.get("NO_PROXY", ours.get("no_proxy", "")), "127.0.0.1"]))
-    return ours | {
-        "OPENAI_BASE_URL": at.base_url,
-        "OPENAI_API_KEY": at.api_key,
-        "ANTHROPIC_BASE_URL": at.base_url.removesuffix("/v1"),
-        "ANTHROPIC_API_KEY": at.api_key,
-        "NO_PROXY": direct,
-        "no_proxy": direct,
-    }

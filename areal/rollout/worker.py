@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from areal.agents.interface import Agent
+from areal.agents.program import Program
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Engine, Sampling
@@ -78,7 +79,9 @@ class RolloutWorker:
         return await run_episode(self.agent, self.pool, task, model, self.opening)
 
     async def close(self) -> None:
-        """Stop endpoint and engine, and close the environments."""
+        """Stop the programs, endpoint and engine, and close the environments."""
+        if isinstance(self.agent, Program):
+            await self.agent.close()
         if self.server is not None:
             await self.server.close()
         await self.engine.close()

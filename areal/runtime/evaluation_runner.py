@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from areal.agents.program import Program
 from areal.errors import AgentFailure, EnvironmentFailure, Interrupted, UserError, WorkerLost
 from areal.evaluation.conversations import Conversation
 from areal.evaluation.endpoint import EndpointClient
@@ -165,6 +166,9 @@ async def _engine_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
     try:
         yield runner_of, lambda: worker.engine.busy_seconds
     finally:
+        for job in jobs:
+            if isinstance(job.agent, Program):
+                await job.agent.close()
         await worker.engine.close()
         for pool in pools:
             await pool.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import runpy
 import shlex
@@ -41,7 +42,7 @@ SMALL = [
 ]  # fmt: skip
 TWICE = {"anthropic_client", "my_agent"}
 """Those that ask the model twice in an episode. The model that ships has never called a tool."""
-JUDGED = {"anthropic_client", "multi_turn", "openai_agents", "openai_client"}
+JUDGED = {"anthropic_client", "multi_turn", "openai_agents", "openai_client", "staying"}
 """Those in which it is right at times: it reads no other words than those of its training."""
 Loop = asyncio.AbstractEventLoop
 
@@ -92,6 +93,7 @@ def test_an_example_trains_as_its_head_says(
     path: Path, running: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(path.parents[1])
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     agents_sdk()
     head = path.read_text().split('"""')[1]
     command, *words = shlex.split(COMMAND.findall(head)[0])

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import itertools
 import os
-import shlex
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import httpx
-import psutil
 import pytest
-from endpoints import Scripted
+from program_runs import CHILD, left, python, resources, run_episode
 
-from areal.agents.interface import Step
 from areal.agents.program import Program, ProgramFailed
 from areal.config import parse_config
 from areal.errors import UserError
@@ -35,32 +29,6 @@ from areal.rollout.rendering import Renderer, eos_ids
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.plan import plan
 from areal.trajectory import Group
-
-
-class NotingEnv:
-    """An environment that is worth 0.25 and records its actions."""
-
-    def __init__(self) -> None:
-        self.actions: list[str] = []
-
-    async def reset(self) -> str:
-        return "What is 2 + 2?"
-
-    async def step(self, action: str) -> Step:
-        self.actions.append(action)
-        return Step("", 0.25, True, False, {})
-
-
-async def run_episode(program: Program) -> tuple[list[str], list[float]]:
-    """Run an episode; return the actions in the environment and the reward that the program set."""
-    env, model = NotingEnv(), Scripted()
-    model.server = EndpointServer(lambda ids: [], 1.0)
-    try:
-        await program.run(env, model)
-    finally:
-        assert model.server._sessions == {}, "no key outlives its episode"
-        await model.server.close()
-    return env.actions, model.rewards
 
 
 async def ask(at: dict[str, str], path: str, body: dict[str, Any]) -> Any:
@@ -143,10 +111,6 @@ async def test_a_function_that_fails_as_its_episode_is_cancelled_is_no_report_of
     assert reported == []
 
 
-def python(code: str) -> str:
-    return shlex.join([sys.executable, "-S", "-c", code])
-
-
 async def test_a_command_finds_task_address_and_key():
     code = """
 import json, os, sys, urllib.request
@@ -166,13 +130,6 @@ print(" ", body["messages"][0]["content"], said, "ü")
         assert await run_episode(Program(command=python(code))) == (["What is 2 + 2? 1 messages ü"], [])
     finally:
         del os.environ["ANTHROPIC_AUTH_TOKEN"], os.environ["http_proxy"]
-
-
-MARK = f"left behind in {os.getpid()}"
-CHILD = (
-    "import subprocess, sys\n"
-    f"subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(99)', '{MARK}'])\n"
-)
 
 
 @pytest.mark.parametrize(
@@ -205,28 +162,6 @@ async def test_what_a_command_leaves_running_is_killed_and_keeps_nobody_waiting(
     hanging.cancel()  # as a run that is stopped does
     assert (await asyncio.wait({hanging}, timeout=60))[0], "it is killed, not waited for"
     assert not await left(before)
-
-
-def resources() -> Counter[str]:
-    """How many of what this process has: its descendants, orphans that they left, its open files."""
-    gc.collect()  # what earlier tests dropped
-    held = Counter(f"process {child.pid}" for child in psutil.Process().children(recursive=True))
-    for process in psutil.process_iter(["cmdline"]):
-        if MARK in (process.info["cmdline"] or []):
-            held[f"process {process.pid}"] += 1
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
-            held[f"file {os.readlink(entry)}"] += 1
-    return held
-
-
-async def left(before: Counter[str]) -> Counter[str]:
-    """What has come since and stays; those that were killed may take a moment to be gone."""
-    deadline, new = time.monotonic() + 60, resources() - before
-    while new and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
-        new = resources() - before
-    return new
 
 
 class OneResponse:

@@ -1,0 +1,214 @@
+"""Commands that stay: processes that run one episode after the other, and so start once.
+
+A process gets a line of JSON on its standard input for each episode::
+
+    {"task": "…", "base_url": "http://127.0.0.1:…/v1", "api_key": "sk-areal-…"}
+
+and writes one to its standard output when it is done, which is one of::
+
+    {"answer": "…"}    the action in the environment, whose reward counts
+    {"reward": 0.5}    the reward; the environment is not asked
+    {"error": "…"}     this episode has failed; the process goes on
+
+What else it has to say belongs on standard error. A process that ends, hangs or writes anything else costs
+the episode that it had, is killed with all that it started, and is started anew for the next one. When areal
+is done, or is killed, the standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import math
+import os
+import socket
+import tempfile
+from asyncio import FIRST_COMPLETED
+from asyncio.subprocess import Process
+from dataclasses import replace
+from typing import IO
+
+from areal.agents.commands import (
+    LOOK,
+    MAX_OUTPUT,
+    ProgramFailed,
+    ended,
+    environment,
+    flooded,
+    kill_group,
+    late,
+)
+from areal.agents.interface import Endpoint
+from areal.host_limits import HostLimits
+
+_NO_KEY = "each-task-has-a-key-of-its-own"
+"""In place of a key in the environment, so that no program takes a real one that is there by chance."""
+_MAX_SHOWN = 80
+"""Characters that are shown of a line that is none."""
+
+
+class StayingCommands:
+    """Up to ``count`` processes of a command; each is started when an episode finds none that is free.
+
+    Args:
+        words: of the command line.
+        host: counts what the kernel kills.
+    """
+
+    def __init__(self, words: list[str], count: int, host: HostLimits) -> None:
+        self._words = words
+        self._host = host
+        self._slots = asyncio.Semaphore(count)
+        self._free: list[_Staying] = []
+
+    async def run(self, task: str, at: Endpoint, time_limit: float) -> str | float:
+        """Run one episode, once a process is free; return its answer, or its reward.
+
+        Raises:
+            ProgramFailed: the process has ended, hangs for ``time_limit`` seconds (its start included),
+                writes no such line, or says that the episode has failed.
+        """
+        async with self._slots:
+            staying = await self._one(at)
+            try:
+                line = await staying.ask(task, at, time_limit)
+                said = _read(line)
+            except BaseException:
+                await staying.end()
+                raise
+            self._free.append(staying)
+        if "error" in said:
+            raise ProgramFailed(f"the program failed: {said['error']}")
+        return said["answer"] if "answer" in said else said["reward"]
+
+    async def _one(self, at: Endpoint) -> _Staying:
+        """Return a process that is free, or a new one."""
+        while self._free:
+            staying = self._free.pop()  # the last one that was used: few are started where few are needed
+            if staying.is_ready:
+                return staying
+            await staying.end()
+        return await _Staying.start(self._words, at, self._host)
+
+    async def close(self) -> None:
+        """End all processes. No episode may be running."""
+        while self._free:
+            await self._free.pop().end()
+
+
+class _Staying:
+    """One process."""
+
+    def __init__(
+        self,
+        process: Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        errors: IO[bytes],
+        host: HostLimits,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._errors = errors
+        self._host = host
+        # What it leaves behind is killed while the number of its group is surely its own.
+        self._ending = asyncio.ensure_future(process.wait())
+        self._ending.add_done_callback(lambda _: kill_group(process.pid))
+        # Always read, so that a process that ends, or speaks unasked, is known before it gets a task.
+        self._line = asyncio.ensure_future(reader.readline())
+
+    @classmethod
+    async def start(cls, words: list[str], at: Endpoint, host: HostLimits) -> _Staying:
+        # A socket of our own, not asyncio's pipes: a child that it leaves behind and that holds one of these
+        # open would keep everybody waiting who waits for the end of the process.
+        ours, its = socket.socketpair()
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the process)
+        fcntl.fcntl(errors, fcntl.F_SETFL, fcntl.fcntl(errors, fcntl.F_GETFL) | os.O_APPEND)
+        try:
+            with its:
+                process = await asyncio.create_subprocess_exec(
+                    *words, stdin=its.fileno(), stdout=its.fileno(), stderr=errors, start_new_session=True,
+                    env=environment(replace(at, api_key=_NO_KEY)),
+                )  # fmt: skip
+        except BaseException:
+            ours.close()
+            errors.close()
+            raise
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_OUTPUT)
+        except BaseException:
+            kill_group(process.pid)
+            raise
+        return cls(process, reader, writer, errors, host)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits for a task: it has neither ended nor written anything since its last answer."""
+        return not self._line.done()
+
+    async def ask(self, task: str, at: Endpoint, time_limit: float) -> bytes:
+        """Give it a task; return the line that it answers with."""
+        kills = self._host.read().oom_kills
+        self._errors.truncate(0)  # what it said of earlier episodes
+        given = {"task": task, "base_url": at.base_url, "api_key": at.api_key}
+        self._writer.write(json.dumps(given).encode() + b"\n")
+        try:
+            async with asyncio.timeout(time_limit):
+                line = await self._answer()
+        except TimeoutError:
+            raise late(time_limit, self._errors) from None
+        except ValueError:  # longer than the reader's limit
+            raise flooded() from None
+        if not line.endswith(b"\n"):
+            await self._kill()  # it may have closed its output and go on
+            raise ended(self._process.returncode, self._errors, self._host.read().oom_kills > kills)
+        self._line = asyncio.ensure_future(self._reader.readline())
+        return line
+
+    async def _answer(self) -> bytes:
+        """Return its next line; if it has ended, what there is of one."""
+        while not self._line.done() and not self._ending.done():
+            await asyncio.wait({self._line, self._ending}, timeout=LOOK, return_when=FIRST_COMPLETED)
+            if os.fstat(self._errors.fileno()).st_size > MAX_OUTPUT:
+                raise flooded()
+        if not self._line.done():  # what it wrote last may be on its way, or a child may hold its output open
+            await asyncio.wait({self._line}, timeout=LOOK)
+        try:
+            return self._line.result() if self._line.done() else b""
+        except ConnectionError:  # it ended without having read its task
+            return b""
+
+    async def _kill(self) -> None:
+        if not self._ending.done():
+            kill_group(self._process.pid)
+        await asyncio.wait({self._ending})
+
+    async def end(self) -> None:
+        """Kill it, and what it started."""
+        self._line.cancel()
+        self._writer.transport.abort()
+        await self._kill()
+        await asyncio.gather(self._line, return_exceptions=True)
+        self._errors.close()
+
+
+def _read(line: bytes) -> dict[str, str | float]:
+    """Return what a line says; raises ProgramFailed if it is none."""
+    text = line.decode(errors="replace").strip()
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict) and len(said) == 1:
+        [(name, value)] = said.items()
+        if name in ("answer", "error") and isinstance(value, str):
+            return {name: value.encode(errors="replace").decode()}
+        if name == "reward" and isinstance(value, int | float) and math.isfinite(value):
+            return {name: float(value)}
+    shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+    raise ProgramFailed(
+        f"the program wrote {shown!r}: it answers a task with one line, "
+        '{"answer": "…"}, {"reward": 0.5} or {"error": "…"}, and writes all else to standard error'
+    )
