@@ -88,7 +88,7 @@ def texts(ids: list[int]) -> list[str]:
 
 @asynccontextmanager
 async def served(
-    model: Any = None, max_completions: int = 1000, settings: Settings = "ignore", **limits: int
+    model: Any = None, max_completions: int = 1000, settings: Settings = "ignore", **limits: Any
 ) -> AsyncIterator[tuple[Any, Endpoint]]:
     """A model, scripted unless it is given, and its address."""
     model = model or Scripted()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from areal.rollout.endpoint import chat, messages, responses
 from areal.rollout.endpoint.parsing import read
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Parse, Session
+from areal.rollout.endpoint.slow import SlowResponse
 from areal.rollout.endpoint.wire import Refusal, WireFormat
 
 _PREFIXES = ("/v1", "/v1/v1")
@@ -43,8 +45,12 @@ class _Reward(BaseModel):
     reward: float = Field(allow_inf_nan=False)
 
 
-def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) -> Starlette:
+def make_app(
+    session_of: SessionOf, refusals: Refusals, max_request_bytes: int, sign_every: float
+) -> Starlette:
     """Return the application; ``session_of`` finds a key's session, ``refusals`` records what is refused.
+
+    A response that takes longer than ``sign_every`` seconds gives a sign of life after each of them.
 
     Starlette, and not FastAPI on top of it: what that adds (validation, errors, a description of the service)
     has here the forms of the vendors' protocols.
@@ -90,20 +96,37 @@ def make_app(session_of: SessionOf, refusals: Refusals, max_request_bytes: int) 
 
     def calls(wire: WireFormat) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
-            session: Session | None = None
             try:
                 session = _session(request, session_of)
-                session.account.asked += 1
-                body = await _body(request, max_request_bytes)
-                retried = request.headers.get("x-stainless-retry-count", "0") != "0"
-                asked, ignored = session.read(wire, body)
-                refusals.record_ignored(request.url.path, _agent(request), ignored)
-                content = await session.serve(wire, asked, body, retried, request.receive)
             except Refusal as refusal:
-                if session is not None:
-                    session.refused(refusal)
                 return await refused(request, refusal, wire)
-            return Response(content, media_type="text/event-stream" if asked.stream else "application/json")
+            session.account.asked += 1
+            try:
+                return await answered(request, session)
+            except Refusal as refusal:
+                session.refused(refusal)
+                return await refused(request, refusal, wire)
+
+        async def answered(request: Request, session: Session) -> Response:
+            body = await _body(request, max_request_bytes)
+            retried = request.headers.get("x-stainless-retry-count", "0") != "0"
+            asked, ignored = session.read(wire, body)
+            refusals.record_ignored(request.url.path, _agent(request), ignored)
+            answering = asyncio.create_task(session.serve(wire, asked, body, retried, request.receive))
+            try:
+                await asyncio.wait({answering}, timeout=sign_every)
+            except asyncio.CancelledError:
+                answering.cancel()
+                raise
+            if answering.done():
+                media_type = "text/event-stream" if asked.stream else "application/json"
+                return Response(answering.result(), media_type=media_type)
+
+            def note(refusal: Refusal) -> None:
+                session.refused(refusal)
+                refusals.record(request.url.path, _agent(request), refusal)
+
+            return SlowResponse(answering, wire if asked.stream else None, sign_every, note)
 
         return handle
 

@@ -23,6 +23,7 @@ from areal.rollout.endpoint.parsing import (
 )
 from areal.rollout.endpoint.stops import stop_strings
 from areal.rollout.endpoint.wire import (
+    COMMENT,
     ModelRequest,
     ModelResponse,
     Reading,
@@ -125,6 +126,12 @@ def stream(request: ModelRequest, response: ModelResponse) -> bytes:
 
 
 error = openai_error
+SIGN_OF_LIFE = COMMENT
+
+
+def error_event(refusal: Refusal) -> bytes:
+    """A refusal in a stream that has begun."""
+    return events([error(refusal)], named=False)
 
 
 def _chunks(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:

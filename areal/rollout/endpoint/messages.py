@@ -162,6 +162,14 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return {"type": "error", "error": content | ({"details": refusal.details} if refusal.details else {})}
 
 
+SIGN_OF_LIFE = events([{"type": "ping"}], named=True)
+
+
+def error_event(refusal: Refusal) -> bytes:
+    """A refusal in a stream that has begun."""
+    return events([error(refusal)], named=True)
+
+
 def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:
     reply = response.replies[0]
     usage = {"input_tokens": response.prompt_tokens, "output_tokens": 0}

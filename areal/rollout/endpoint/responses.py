@@ -21,6 +21,7 @@ from areal.rollout.endpoint.parsing import (
     vendor_tool,
 )
 from areal.rollout.endpoint.wire import (
+    COMMENT,
     ModelRequest,
     ModelResponse,
     Reading,
@@ -174,6 +175,14 @@ def stream(request: ModelRequest, response: ModelResponse) -> bytes:
 
 
 error = openai_error
+SIGN_OF_LIFE = COMMENT
+
+
+def error_event(refusal: Refusal) -> bytes:
+    """A refusal in a stream that has begun: in OpenAI's form, and with the object that SDKs raise."""
+    told = error(refusal)
+    code = {"code": refusal.code, "message": refusal.message, "param": None, "sequence_number": 0}
+    return events([{"type": "error", **code, **told}], named=True)
 
 
 def _items(request: ModelRequest, response: ModelResponse) -> list[dict[str, Any]]:

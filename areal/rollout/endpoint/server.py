@@ -27,16 +27,23 @@ class EndpointServer:
     Args:
         texts: of tokens, for calls that want log-probabilities.
         max_request_bytes: of a request's body: more than any conversation has that fits a model.
+        sign_every: seconds between signs of life that a call gets whose response takes longer.
         limits: of each episode's calls: ``max_sampling`` and ``max_in_flight`` of :class:`Session`.
     """
 
     def __init__(
-        self, texts: Texts, temperature: float, max_request_bytes: int = 8 * 2**20, **limits: int
+        self,
+        texts: Texts,
+        temperature: float,
+        max_request_bytes: int = 8 * 2**20,
+        sign_every: float = 15.0,
+        **limits: int,
     ) -> None:
         self.refusals = Refusals()
         self._texts = texts
         self._temperature = temperature
         self._max_request_bytes = max_request_bytes
+        self._sign_every = sign_every
         self._limits = limits
         self._sessions: dict[str, Session] = {}
         self._starting = asyncio.Lock()
@@ -84,7 +91,8 @@ class EndpointServer:
         # acknowledged the head, 40 ms later. Connections have this from the socket that listens.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self._uvicorn = _make_uvicorn(make_app(self._sessions.get, self.refusals, self._max_request_bytes))
+        app = make_app(self._sessions.get, self.refusals, self._max_request_bytes, self._sign_every)
+        self._uvicorn = _make_uvicorn(app)
         self._serving = asyncio.create_task(self._uvicorn.serve([listening]), name="endpoint")
 
 

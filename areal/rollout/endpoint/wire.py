@@ -135,7 +135,13 @@ class ServedModel(Model, Protocol):
 
 
 class WireFormat(Protocol):
-    """How a protocol writes requests and responses: the modules ``chat``, ``responses`` and ``messages``."""
+    """How a protocol writes requests and responses: the modules ``chat``, ``responses`` and ``messages``.
+
+    Attributes:
+        SIGN_OF_LIFE: an event, or a comment, that says nothing.
+    """
+
+    SIGN_OF_LIFE: bytes
 
     def parse(self, body: bytes, reading: Reading) -> ModelRequest:
         """Read a request, and note what it wishes for and does not get."""
@@ -151,6 +157,10 @@ class WireFormat(Protocol):
 
     def error(self, refusal: Refusal) -> dict[str, Any]:
         """The body of a refusal."""
+        ...
+
+    def error_event(self, refusal: Refusal) -> bytes:
+        """A refusal in a stream that has begun."""
         ...
 
 
@@ -177,6 +187,10 @@ def events(messages: Iterable[dict[str, Any]], named: bool) -> bytes:
             parts.append(b"event: " + message["type"].encode() + b"\n")
         parts.append(b"data: " + to_json(message) + b"\n\n")
     return b"".join(parts)
+
+
+COMMENT = b": waiting\n\n"
+"""A server-sent event that clients skip."""
 
 
 def openai_error(refusal: Refusal) -> dict[str, Any]:
