@@ -13,6 +13,7 @@ from areal.arguments import Parser
 from areal.authoring.commands import add_data, add_env
 from areal.commands import (
     compare,
+    completion,
     config,
     evaluate,
     export,
@@ -103,6 +104,7 @@ def make_parser() -> Parser:
     add_env(commands)
     add_data(commands)
     _add_sandbox(commands)
+    _add_completion(commands)
     return parser
 
 
@@ -343,6 +345,17 @@ def _add_sandbox(commands: Any) -> None:
     )
     check.add_argument("--json", action="store_true", help="print JSON in place of text")
     check.set_defaults(run=sandbox_check)
+
+
+def _add_completion(commands: Any) -> None:
+    command = commands.add_parser(
+        "completion",
+        help="print a script that completes commands, options and settings in the shell",
+        description="Print a script that completes commands, options, settings and their values in bash and "
+        "in zsh.",
+        epilog="For bash: areal completion > ~/.local/share/bash-completion/completions/areal",
+    )
+    command.set_defaults(run=completion)
 
 
 def _add_common(command: Parser, word: str = "", metavar: str = "key=value") -> None:

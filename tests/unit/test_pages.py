@@ -280,7 +280,7 @@ def check_areal(words: list[str]) -> None:
             check_eval(given)
         case ["env", "check" | "try", *_]:
             registry.find_env(given.name)
-        case ["env" | "data" | "config", *_]:
+        case ["env" | "data" | "config" | "completion", *_]:
             finished(words)
         case _:
             pytest.fail(f"no test knows how to check areal {words[0]}: teach this one")
