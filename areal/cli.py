@@ -13,7 +13,6 @@ from areal.arguments import Parser
 from areal.authoring.commands import add_data, add_env
 from areal.commands import (
     compare,
-    completion,
     config,
     evaluate,
     export,
@@ -355,7 +354,13 @@ def _add_completion(commands: Any) -> None:
         "in zsh.",
         epilog="For bash: areal completion > ~/.local/share/bash-completion/completions/areal",
     )
-    command.set_defaults(run=completion)
+    command.set_defaults(run=_print_completion)
+
+
+def _print_completion(given: argparse.Namespace) -> None:
+    from areal.completion import script
+
+    print(script(make_parser()), end="")
 
 
 def _add_common(command: Parser, word: str = "", metavar: str = "key=value") -> None:

@@ -393,11 +393,3 @@ def sandbox_check(given: argparse.Namespace) -> None:
             print(line)
     if not found.strong:
         sys.exit(1)
-
-
-def completion(given: argparse.Namespace) -> None:
-    """Print the script that completes areal in the shell."""
-    from areal.cli import make_parser
-    from areal.completion import script
-
-    print(script(make_parser()), end="")
