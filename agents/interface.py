@@ -83,6 +83,8 @@ class Reply:
         ids: the sampled tokens.
         logprobs: of each of them.
         prompt_tokens: of the prompt.
+        thought: how many characters of the message's content are what it thought, marks included, before it
+            spoke; only where the chat template marks thoughts.
     """
 
     message: Message
@@ -91,6 +93,7 @@ class Reply:
     ids: list[int]
     logprobs: list[float]
     prompt_tokens: int
+    thought: int = 0
 
 
 @dataclass(slots=True)

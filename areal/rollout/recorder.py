@@ -186,6 +186,7 @@ class Recorder(EpisodeModel):
             ids=completion.ids,
             logprobs=completion.logprobs,
             prompt_tokens=prompt_tokens,
+            thought=self._renderer.thought_length(message["content"], prompt.text),
         )
 
     def _message(self, text: str, call: int, tools: Sequence[Tool]) -> Message:

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from areal.agents.interface import BadRequest, Message, Tool
 from areal.errors import UserError, nearest
+from areal.rollout.thoughts import marks_thoughts, thought_length
 from areal.rollout.tool_calls import (
     FORMATS,
     Split,
@@ -61,6 +62,7 @@ class Renderer:
         self._template: str | None = tokenizer.chat_template
         self._format = format_of(self._template)
         self._shows_tools = shows_tools(self._template)
+        self._marks_thoughts = marks_thoughts(self._template)
         self._warned = False
         # The members of a group begin with the same words, at about the same time.
         self._plain_opening = lru_cache(_OPENINGS)(self._render_plain_opening)
@@ -122,6 +124,10 @@ class Renderer:
     def calls(self, text: str, tools: Sequence[Tool] = ()) -> Split | None:
         """Split a response into the words beside its tool calls and those calls, if they are valid."""
         return None if self._format is None else split_calls(text, self._format, tools)
+
+    def thought_length(self, content: str, prompt: str) -> int:
+        """Return how many characters of a response to a prompt are its thought; 0: none is marked."""
+        return thought_length(content, prompt) if self._marks_thoughts else 0
 
     def check_tools(self) -> None:
         """Make sure that the model's calls of tools can be read.

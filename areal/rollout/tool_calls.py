@@ -15,6 +15,8 @@ from typing import Any
 
 from areal.agents.interface import Message, Tool
 from areal.rollout import arguments as json_text
+from areal.rollout.thoughts import CLOSE as _THOUGHT_END
+from areal.rollout.thoughts import OPEN as _THOUGHT
 from areal.rollout.tool_xml import parse_xml
 
 ToolCall = tuple[str, dict[str, Any]]
@@ -25,7 +27,6 @@ Parse = Callable[[str, Sequence[Tool]], Split | None]
 """Splits a text, given the tools that it may call; None: there are no calls, or one is not valid."""
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_THOUGHT, _THOUGHT_END = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,9 +86,9 @@ async def test_a_response_that_begins_with_its_stop_string_is_no_other_one_s():
         called["content"] = None
         result = {"role": "tool", "tool_call_id": called["tool_calls"][0]["id"], "content": "fine"}
         await to.chat("", B, called, result, tools=[WEATHER])
-        assert to.prompt == ["Two?", "", "fine"]
+        assert to.prompt == ["Two?", "I look.", "fine"]
         await to.chat("", A, called, result, tools=[WEATHER])
-        assert to.prompt == ["One?", "", "fine"]
+        assert to.prompt == ["One?", "I look.", "fine"]
         await to.chat("", A, empty, A)
         assert to.prompt == ["One?", "STOP", "One?"]
 
@@ -113,7 +113,7 @@ async def test_cut_responses_one_after_the_other_and_however_they_are_sent_back(
         # Said again at the same place, to its own end: the later one is meant.
         await to.chat("turn 0", A)
         await to.chat("", *history[:3])
-        assert to.prompt[1] == " turn 0 "
+        assert to.prompt[1] == "turn 0"
 
     await converse(steps)
 

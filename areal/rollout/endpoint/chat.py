@@ -21,6 +21,7 @@ from areal.rollout.endpoint.parsing import (
     role_of,
     shown_tools,
 )
+from areal.rollout.endpoint.shown import THOUGHT
 from areal.rollout.endpoint.stops import stop_strings
 from areal.rollout.endpoint.wire import (
     COMMENT,
@@ -92,6 +93,9 @@ def _message(given: dict[str, Any], location: str) -> Message:
         if not isinstance(calls, list):
             raise Refusal(400, f"{location}: tool_calls is a list")
         message["tool_calls"] = [_call(call, location) for call in calls]
+    thought = given.get("reasoning_content") or given.get("reasoning")
+    if role == "assistant" and isinstance(thought, str):
+        message[THOUGHT] = thought
     if role == "tool":
         message["tool_call_id"] = call_id(given.get("tool_call_id"), location)
     if isinstance(given.get("name"), str):
@@ -110,7 +114,7 @@ def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
     """The response as one object."""
     choices = []
     for number, reply in enumerate(response.replies):
-        message = {"role": "assistant", "content": _content(reply), "refusal": None}
+        message = {**_said(reply), "refusal": None}
         if reply.message.get("tool_calls"):
             message["tool_calls"] = reply.message["tool_calls"]
         logprobs = _logprobs(request, response, number)
@@ -142,7 +146,7 @@ def _chunks(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str
         return {**head, "choices": [choice]}
 
     for number, reply in enumerate(response.replies):
-        first = {"role": "assistant", "content": _content(reply), "refusal": None}
+        first = {**_said(reply), "refusal": None}
         yield chunk(number, first, logprobs=_logprobs(request, response, number))
         calls = reply.message.get("tool_calls") or ()
         for index, made in enumerate(calls):
@@ -161,9 +165,12 @@ def _head(request: ModelRequest, response: ModelResponse, kind: str) -> dict[str
     }
 
 
-def _content(reply: Reply) -> str | None:
+def _said(reply: Reply) -> dict[str, Any]:
     content = reply.message["content"]
-    return None if not content and reply.message.get("tool_calls") else content
+    if not content and reply.message.get("tool_calls"):
+        content = None
+    thought = {"reasoning_content": reply.message[THOUGHT]} if THOUGHT in reply.message else {}
+    return {"role": "assistant", "content": content, **thought}
 
 
 def _logprobs(request: ModelRequest, response: ModelResponse, number: int) -> dict[str, Any] | None:

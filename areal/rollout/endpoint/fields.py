@@ -21,7 +21,7 @@ store metadata user safety_identifier service_tier prompt_cache_key prompt_cache
 prompt_cache_retention prediction reasoning reasoning_effort verbosity max_tool_calls moderation
 access_programs background_options client_metadata text.verbosity
 
-thinking effort output_config.effort cache_control inference_geo speed diagnostics betas anthropic_version
+effort output_config.effort cache_control inference_geo speed diagnostics betas anthropic_version
 anthropic_beta user_profile_id workspace_id billing_policy fallbacks fallback_credit_token
 
 priority request_id session_id cache_salt stream_interval include_reasoning return_token_ids

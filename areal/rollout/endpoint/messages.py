@@ -21,6 +21,7 @@ from areal.rollout.endpoint.parsing import (
     shown_tools,
     vendor_tool,
 )
+from areal.rollout.endpoint.shown import THOUGHT
 from areal.rollout.endpoint.stops import stop_position, stop_strings
 from areal.rollout.endpoint.wire import (
     ModelRequest,
@@ -52,6 +53,7 @@ class _Counted(RequestForm):
     system: str | list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
+    thinking: Any = None
     thread: Any = None
     output_config: dict[str, Any] | None = None
     output_format: dict[str, Any] | None = None
@@ -87,6 +89,9 @@ def _parsed(request: _Counted, reading: Reading) -> ModelRequest:
         tools=shown_tools(request, _tool, reading),
         limits=SamplingLimits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
         stream=bool(request.stream),
+        # As they have it: programs that did not ask for thoughts read the first block as words.
+        thoughts=isinstance(request.thinking, dict)
+        and request.thinking.get("type") in ("enabled", "adaptive"),
     )
 
 
@@ -136,6 +141,9 @@ def _assistant(blocks: list[dict[str, Any]], location: str) -> Message:
             calls.append(function_call(block.get("id", ""), block.get("name"), arguments, location))
     if calls:
         message["tool_calls"] = calls
+    thoughts = [block.get("thinking") for block in blocks if block.get("type") == "thinking"]
+    if thoughts and isinstance(thoughts[0], str):
+        message[THOUGHT] = thoughts[0]
     return message
 
 
@@ -144,7 +152,7 @@ def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
     reply = response.replies[0]
     return {
         **_head(request, response),
-        "content": list(_blocks(reply)),
+        "content": list(_blocks(request, response)),
         **_end(request, reply),
         "usage": {"input_tokens": response.prompt_tokens, "output_tokens": response.sampled_tokens},
     }
@@ -174,14 +182,11 @@ def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str
     reply = response.replies[0]
     usage = {"input_tokens": response.prompt_tokens, "output_tokens": 0}
     yield {"type": "message_start", "message": {**_head(request, response), "usage": usage}}
-    for index, block in enumerate(_blocks(reply)):
-        empty: dict[str, Any] = {"text": ""}
-        delta = {"type": "text_delta", "text": block.get("text")}
-        if block["type"] == "tool_use":
-            empty = {"input": {}}
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+    for index, block in enumerate(_blocks(request, response)):
+        empty, deltas = _deltas(block)
         yield {"type": "content_block_start", "index": index, "content_block": {**block, **empty}}
-        yield {"type": "content_block_delta", "index": index, "delta": delta}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
     yield {
         "type": "message_delta",
@@ -191,12 +196,26 @@ def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str
     yield {"type": "message_stop"}
 
 
+def _deltas(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what a block has instead of its content when it starts, and the content as it follows."""
+    if block["type"] == "tool_use":
+        return {"input": {}}, [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}]
+    if block["type"] == "thinking":
+        thinking = {"type": "thinking_delta", "thinking": block["thinking"]}
+        signature = {"type": "signature_delta", "signature": block["signature"]}
+        return {"thinking": "", "signature": ""}, [thinking, signature]
+    return {"text": ""}, [{"type": "text_delta", "text": block["text"]}]
+
+
 def _head(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
     head = {"id": f"msg_{response.id}", "type": "message", "role": "assistant", "model": request.model}
     return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
 
 
-def _blocks(reply: Reply) -> Iterator[dict[str, Any]]:
+def _blocks(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:
+    reply = response.replies[0]
+    if request.thoughts and THOUGHT in reply.message:
+        yield {"type": "thinking", "thinking": reply.message[THOUGHT], "signature": response.id}
     if reply.message["content"]:
         yield {"type": "text", "text": reply.message["content"]}
     for made in reply.message.get("tool_calls") or ():

@@ -20,6 +20,7 @@ from areal.rollout.endpoint.parsing import (
     shown_tools,
     vendor_tool,
 )
+from areal.rollout.endpoint.shown import THOUGHT
 from areal.rollout.endpoint.wire import (
     COMMENT,
     ModelRequest,
@@ -129,17 +130,23 @@ def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Messa
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     messages: list[Message] = []
+    thought: str | None = None
     for i, item in enumerate(given):
         location = f"input.{i}"
         item = _whole(item, location, reading)
         kind = item["type"]
         if kind == "message":
-            messages.append(
-                {"role": role_of(item, location), "content": plain_text(item.get("content"), location)}
-            )
+            said: Message = {
+                "role": role_of(item, location),
+                "content": plain_text(item.get("content"), location),
+            }
+            if said["role"] == "assistant" and thought is not None:
+                said[THOUGHT], thought = thought, None
+            messages.append(said)
         elif kind == "function_call":
-            if not messages or messages[-1]["role"] != "assistant":
-                messages.append({"role": "assistant", "content": ""})
+            if thought is not None or not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant", "content": "", THOUGHT: thought or ""})
+                thought = None
             name = _qualified(item.get("namespace"), item.get("name"))
             call = function_call(item.get("call_id", ""), name, item.get("arguments"), location)
             messages[-1].setdefault("tool_calls", []).append(call)
@@ -147,9 +154,16 @@ def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Messa
             output = plain_text(item.get("output"), location)
             number = call_id(item.get("call_id"), location)
             messages.append({"role": "tool", "tool_call_id": number, "content": output})
-        elif kind != "reasoning":  # whose text no chat template takes back
+        elif kind == "reasoning":  # of what comes next
+            thought = _thought(item)
+        else:
             raise Refusal(400, f"{location}: an item of type {shown(kind)} cannot be read")
     return messages
+
+
+def _thought(item: dict[str, Any]) -> str:
+    parts = item.get("content") or ()
+    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 
 
 def _whole(item: dict[str, Any], location: str, reading: Reading) -> dict[str, Any]:
@@ -189,6 +203,10 @@ def _items(request: ModelRequest, response: ModelResponse) -> list[dict[str, Any
     message = response.replies[0].message
     calls = message.get("tool_calls") or ()
     items: list[dict[str, Any]] = []
+    if THOUGHT in message:
+        part = {"type": "reasoning_text", "text": message[THOUGHT]}
+        item = {"type": "reasoning", "id": f"rs_{response.id}", "summary": [], "content": [part]}
+        items.append({**item, "status": "completed"})
     if message["content"] or not calls:
         logprobs = response.logprobs(0) if request.logprobs else []
         part = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": logprobs}
@@ -241,11 +259,11 @@ def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
     for index, item in enumerate(items):
-        empty: dict[str, Any] = {"content": []} if item["type"] == "message" else {"arguments": ""}
+        empty: dict[str, Any] = {"content": []} if "content" in item else {"arguments": ""}
         opened = {**item, **empty, "status": "in_progress"}
         yield {"type": "response.output_item.added", "output_index": index, "item": opened}
         where = {"item_id": item["id"], "output_index": index}
-        yield from _text(item, where) if item["type"] == "message" else _arguments(item, where)
+        yield from _PARTS[item["type"]](item, where)
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
     ended = _response(request, response, items, done=True)
     yield {"type": f"response.{ended['status']}", "response": ended}
@@ -262,7 +280,20 @@ def _text(item: dict[str, Any], where: dict[str, Any]) -> Iterator[dict[str, Any
     yield {"type": "response.content_part.done", **where, "part": part}
 
 
+def _reasoning(item: dict[str, Any], where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    part, kind = item["content"][0], "response.reasoning_text"
+    where = {**where, "content_index": 0}
+    yield {"type": "response.content_part.added", **where, "part": {**part, "text": ""}}
+    yield {"type": f"{kind}.delta", **where, "delta": part["text"]}
+    yield {"type": f"{kind}.done", **where, "text": part["text"]}
+    yield {"type": "response.content_part.done", **where, "part": part}
+
+
 def _arguments(item: dict[str, Any], where: dict[str, Any]) -> Iterator[dict[str, Any]]:
     kind, arguments = "response.function_call_arguments", item["arguments"]
     yield {"type": f"{kind}.delta", **where, "delta": arguments}
     yield {"type": f"{kind}.done", **where, "name": item["name"], "arguments": arguments}
+
+
+_PARTS = {"reasoning": _reasoning, "message": _text, "function_call": _arguments}
+"""The events of an item's content, by its type."""

@@ -21,7 +21,7 @@ from areal.agents.interface import (
     Reply,
     Settings,
 )
-from areal.rollout.endpoint.stops import CutReplies
+from areal.rollout.endpoint.shown import ShownReplies
 from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Reading, Refusal, ServedModel, WireFormat
 from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
@@ -80,7 +80,7 @@ class Session:
         self._responses: dict[str, list[Message]] = {}
         self._kept: dict[str, dict[str, Any]] = {}
         self._items: dict[str, dict[str, Any]] = {}
-        self._cuts = CutReplies()
+        self._shown = ShownReplies()
 
     def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
         """Return a request, and what it wishes for and is ignored, each as NAME=VALUE.
@@ -99,8 +99,8 @@ class Session:
         """
         reading = self._reading()
         request = parse(body, reading)
-        messages, _ = self._history(request)
         try:
+            messages, _ = self._history(request)
             return self._model.count_tokens(messages, tools=request.tools), reading.ignored
         except BadRequest as error:
             raise Refusal(400, str(error)) from error
@@ -220,7 +220,9 @@ class Session:
         if request.logprobs:
             response = replace(response, texts=[self._texts(reply.ids) for reply in replies])
         self._responses[f"resp_{response.id}"] = [*conversation, replies[0].message]
-        response = replace(response, replies=[self._cuts.cut(request, messages, reply) for reply in replies])
+        response = replace(
+            response, replies=[self._shown.show(request, messages, reply) for reply in replies]
+        )
         rendered = wire.render(request, response)
         if rendered.get("object") == "response":  # programs may name it, and its items, by their ids
             self._kept[rendered["id"]] = rendered
@@ -262,7 +264,7 @@ class Session:
         if request.system is not None:
             leading.insert(0, request.system)
         system: list[Message] = [{"role": "system", "content": "\n\n".join(leading)}] if leading else []
-        messages = self._cuts.restore([*system, *given[begin:]])
+        messages = self._shown.restore([*system, *given[begin:]])
         return messages, [*given[:begin], *messages[len(system) :]]
 
 

@@ -67,9 +67,11 @@ class ModelRequest:
 
     Attributes:
         model: the name that the program gave; any will do, and the response bears it.
-        messages: of the conversation, in the form of ``Model.chat``.
+        messages: of the conversation, in the form of ``Model.chat``; one of the assistant's may have its
+            ``thought`` apart.
         system: what a protocol says to the model apart from the conversation.
         previous: the response that this one goes on from (Responses), whose messages come before.
+        thoughts: whether the program is shown what a response thought.
         namespaces: for each tool that is of a namespace (Responses) that, and its name there.
         usage_event: whether the events of a chat end with one on usage.
     """
@@ -85,6 +87,7 @@ class ModelRequest:
     logprobs: bool = False
     stream: bool = False
     usage_event: bool = False
+    thoughts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,82 @@
+"""What programs see of responses, and what of that stands for when they send it back.
+
+A program sees a response without its thought, which it gets apart, and without the stop string that ended it.
+When it sends the response back, the words that were sampled stand in its place: there, and nowhere else,
+however alike what is said elsewhere may be. A response that calls tools is known by the ids of its calls, so
+that it is whole wherever it stands, even if the program drops the words beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+
+from areal.agents.interface import Message, Reply
+from areal.rollout.endpoint.stops import stop_position
+from areal.rollout.endpoint.wire import ModelRequest
+from areal.rollout.messages import key, normal
+from areal.rollout.thoughts import split_thought
+
+THOUGHT = "thought"
+"""Where a message has its thought, if that is apart from its content."""
+
+
+class ShownReplies:
+    """The responses of an episode as they were sampled, by what programs send back of them."""
+
+    def __init__(self) -> None:
+        # By the history before and the message as it was shown; in each, by its thought, the latest last.
+        self._at: dict[tuple[bytes, bytes], dict[str, str]] = {}
+        # By the ids of their calls: the message as it was shown, and the content that was sampled.
+        self._calling: dict[tuple[str, ...], tuple[Message, str]] = {}
+
+    def show(self, request: ModelRequest, messages: Sequence[Message], reply: Reply) -> Reply:
+        """Return a response as the program sees it; ``messages``, as sampled, are its history."""
+        whole = reply.message["content"]
+        stop = stop_position(request, reply)
+        content = whole if stop is None else whole[: stop[0]]
+        thought, words = split_thought(content, min(reply.thought, len(content)))
+        shown: Message = {**reply.message, "content": words}
+        if ids := _call_ids(shown):
+            self._calling[ids] = shown, whole
+        if words != whole or self._at:
+            prefix = b""
+            for message in messages:
+                prefix = _digest(prefix, message)
+            alike = self._at.setdefault((prefix, _digest(b"", shown)), {})
+            alike.pop(thought, None)  # the same words after the same history: the later response is meant
+            alike[thought] = whole
+        return replace(reply, message={**shown, **({THOUGHT: thought} if thought else {})})
+
+    def restore(self, messages: Sequence[Message]) -> list[Message]:
+        """Return a history with its responses as they were sampled."""
+        restored: list[Message] = []
+        prefix = b""
+        for given in messages:
+            message = {name: value for name, value in given.items() if name != THOUGHT}
+            if message["role"] == "assistant":
+                whole = self._whole(message, given.get(THOUGHT, ""), prefix)
+                message = message if whole is None else {**message, "content": whole}
+            if self._at:
+                prefix = _digest(prefix, message)
+            restored.append(message)
+        return restored
+
+    def _whole(self, message: Message, thought: str, prefix: bytes) -> str | None:
+        shown, whole = self._calling.get(_call_ids(message), (None, ""))
+        if shown is not None:
+            (_, words, calls), (_, shown_words, shown_calls) = key(normal(message)), key(normal(shown))
+            if calls == shown_calls and words in ("", shown_words):
+                return whole
+        alike = self._at.get((prefix, _digest(b"", message))) if self._at else None
+        return None if alike is None else alike.get(thought, list(alike.values())[-1])
+
+
+def _call_ids(message: Message) -> tuple[str, ...]:
+    return tuple(str(call.get("id")) for call in message.get("tool_calls") or ())
+
+
+def _digest(before: bytes, message: Message) -> bytes:
+    """Return a digest of a message and of all before it."""
+    return blake2b(before + repr(key(normal(message))).encode(), digest_size=16).digest()
