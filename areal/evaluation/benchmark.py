@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of one revision of a data set on the Hugging Face hub, ``.jsonl`` or ``.parquet``."""
+    """One file of one revision of a data set on the hub, in a form that areal.envs.rows reads."""
 
     repo: str
     revision: str

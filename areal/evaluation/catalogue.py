@@ -5,9 +5,14 @@ has a row of each):
 
 - gsm8k: question, answer (``#### n`` at its end); math500: problem, solution, answer, …;
 - aime24: id, problem, solution, answer (text, at times with leading zeros), url, year;
-- aime25: problem, answer, id;
+- aime25: problem, answer, id; aime26: problem_idx, problem, answer (a number);
 - amc23: id, question, answer (such as ``27.0``), url;
-- humaneval: task_id, prompt, canonical_solution, test, entry_point;
+- hmmt_feb25, hmmt_nov25, hmmt_feb26: problem_idx, problem, answer (LaTeX), problem_type;
+- olympiadbench: question, context, final_answer (a list of one, with commas in it if several), solution, …;
+- mmlu: question, subject, choices, answer (a number, from 0);
+- mmlu_pro: question_id, question, options (up to ten), answer (a letter), answer_index, category, …;
+- gpqa_diamond: Question, Correct Answer, Incorrect Answer 1 to 3, and 50 more;
+- humaneval, humaneval_plus: task_id, prompt, canonical_solution, test, entry_point;
 - mbpp: task_id, text, code, test_list, test_setup_code, challenge_test_list;
 - livecodebench: question_content, starter_code, public_test_cases (JSON), private_test_cases (JSON in a
   pickle, compressed, in base64), metadata (JSON, which names the function), and more, all of it text.
@@ -26,6 +31,9 @@ _math = partial(
     prompt="{problem}\nReason step by step, and put the final answer in \\boxed{{}}.",
 )
 _contest = partial(_math, max_new_tokens=16384, samples=16)
+_choice = partial(
+    _math, prompt="{problem}\nReason step by step, and put the letter in \\boxed{{}}.", max_new_tokens=4096
+)
 _code = partial(Benchmark, env="code-v1", prompt=CODE_PROMPT)
 
 GSM8K = _math(
@@ -56,12 +64,81 @@ AIME25 = _contest(
     source=HubFile("math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", "test.jsonl"),
     problems=30,
 )
+AIME26 = _contest(
+    "aime26",
+    source=HubFile(
+        "MathArena/aime_2026",
+        "d2de22f3c656b4f56cf8981212186377d1e23bc3",
+        "data/train-00000-of-00001.parquet",
+    ),
+    problems=30,
+)
+HMMT_FEB25 = _contest(
+    "hmmt_feb25",
+    source=HubFile(
+        "MathArena/hmmt_feb_2025",
+        "6fdc4277120810ff75aa22d2d5489b91f7a262a1",
+        "data/train-00000-of-00001.parquet",
+    ),
+    problems=30,
+)
+HMMT_NOV25 = _contest(
+    "hmmt_nov25",
+    source=HubFile(
+        "MathArena/hmmt_nov_2025",
+        "118dbfb45c4c9467c672268ed55166642897aa46",
+        "data/train-00000-of-00001.parquet",
+    ),
+    problems=30,
+)
+HMMT_FEB26 = _contest(
+    "hmmt_feb26",
+    source=HubFile(
+        "MathArena/hmmt_feb_2026",
+        "02fba4f74d8e68e73e66a02d540fd979c05c274c",
+        "data/train-00000-of-00001.parquet",
+    ),
+    problems=33,
+)
+OLYMPIADBENCH = _math(
+    "olympiadbench",
+    # Open questions of mathematics in English, with text alone.
+    source=HubFile(
+        "Hothan/OlympiadBench",
+        "91184b52131e7fc9455fef848035173aea8cc01a",
+        "OlympiadBench/OE_TO_maths_en_COMP/OE_TO_maths_en_COMP.parquet",
+    ),
+    problems=674,
+    max_new_tokens=8192,
+)
 AMC23 = _contest(
     "amc23",
     source=HubFile(
         "math-ai/amc23", "80815d37005feb82cd7f8fbc6901d5d3eff43057", "test-00000-of-00001.parquet"
     ),
     problems=40,
+)
+MMLU = _choice(
+    "mmlu",
+    source=HubFile(
+        "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "all/test-00000-of-00001.parquet"
+    ),
+    problems=14042,
+)
+MMLU_PRO = _choice(
+    "mmlu_pro",
+    source=HubFile(
+        "TIGER-Lab/MMLU-Pro", "b189ec765aa7ed75c8acfea42df31fdae71f97be", "data/test-00000-of-00001.parquet"
+    ),
+    problems=12032,
+)
+GPQA_DIAMOND = _choice(
+    "gpqa_diamond",
+    # The hub gives it to who has agreed to its terms, by their token.
+    source=HubFile("Idavidrein/gpqa", "633f5ee89ab8ad4522a9f850766b73f62147ffdd", "gpqa_diamond.csv"),
+    problems=198,
+    max_new_tokens=16384,
+    samples=4,
 )
 HUMANEVAL = _code(
     "humaneval",
@@ -72,8 +149,12 @@ HUMANEVAL = _code(
     ),
     problems=164,
 )
-
-
+HUMANEVAL_PLUS = _code(
+    "humaneval_plus",
+    source=HubFile("evalplus/humanevalplus", "d32357cf319e50e9c8d8dab5ea876c72b0fd321b", "test.jsonl"),
+    problems=164,
+    env_options={"packages": ["numpy"]},  # its tests import it
+)
 MBPP = _code(
     "mbpp",
     source=HubFile(
@@ -91,5 +172,14 @@ LIVECODEBENCH = _code(
         "livecodebench/code_generation_lite", "0fe84c3912ea0c4d4a78037083943e8f0c4dd505", "test6.jsonl"
     ),
     problems=175,
+    max_new_tokens=8192,
+)
+LIVECODEBENCH_V5 = _code(
+    "livecodebench_v5",
+    # What release 5 added: 167 problems, up to January 2025.
+    source=HubFile(
+        "livecodebench/code_generation_lite", "0fe84c3912ea0c4d4a78037083943e8f0c4dd505", "test5.jsonl"
+    ),
+    problems=167,
     max_new_tokens=8192,
 )

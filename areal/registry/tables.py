@@ -125,14 +125,10 @@ benchmarks: Registry[Benchmark] = Registry(
     {
         name: f"areal.evaluation.catalogue:{name.upper()}"
         for name in (
-            "gsm8k",
-            "math500",
-            "aime24",
-            "aime25",
-            "amc23",
-            "humaneval",
-            "mbpp",
-            "livecodebench",
+            *("gsm8k", "math500", "aime24", "aime25", "aime26", "amc23"),
+            *("hmmt_feb25", "hmmt_nov25", "hmmt_feb26", "olympiadbench"),
+            *("gpqa_diamond", "mmlu", "mmlu_pro"),
+            *("humaneval", "humaneval_plus", "mbpp", "livecodebench", "livecodebench_v5"),
         )
     },
 )

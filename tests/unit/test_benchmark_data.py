@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import datetime
 import json
 import pickle
@@ -20,7 +21,8 @@ from pyarrow import parquet
 from areal import registry
 from areal.envs.code_problems import code_problem
 from areal.errors import UserError
-from areal.evaluation.benchmark import HubFile
+from areal.evaluation import catalogue
+from areal.evaluation.benchmark import Benchmark, HubFile
 from areal.evaluation.benchmark_data import BenchmarkData, digest_of, find_data
 from areal.rewards.cases import AssertTests, CallTests, CheckTests, StreamTests
 
@@ -50,6 +52,19 @@ def livecodebench(cases: list[dict[str, str]], starter: str, metadata: dict[str,
 
 
 STUB = "class Solution:\n    def add(self, xs: List[int], n: int) -> List[int]:\n        "
+PLUS = """
+import numpy as np
+
+def assertion(out, exp, atol):
+    if out != exp and atol != 0:
+        assert np.allclose(out, exp, rtol=1e-07, atol=atol)
+    else:
+        assert out == exp
+
+def check(candidate):
+    for inputs, expected in zip([[]], [1.0]):
+        assertion(candidate(*inputs), expected, 1e-6)
+"""
 ROWS: dict[str, list[dict[str, Any]]] = {
     "gsm8k": [{"question": "Two and two?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,004"}],
     "math500": [
@@ -77,12 +92,73 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"id": 0, "question": "How far?", "answer": "27.0", "url": "https://example.org"},
         {"id": 1, "question": "How long?", "answer": "3159.0", "url": "https://example.org"},
     ],
+    "aime26": [{"problem_idx": 1, "answer": 277, "problem": "Find the distance."}],
+    **{
+        name: [
+            {
+                "problem_idx": 1,
+                "problem": "What is half of $\\sqrt{2}$?",
+                "answer": "\\frac{\\sqrt{2}}{2}",
+                "problem_type": ["Algebra"],
+            }
+        ]
+        for name in ("hmmt_feb25", "hmmt_nov25", "hmmt_feb26")
+    },
+    "olympiadbench": [
+        {
+            "id": 1606,
+            "question": "Which are they?",
+            "solution": ["So they are.", "Or so."],
+            "final_answer": ["$2,3$"],
+            "context": None,
+            "modality": "Text-only",
+            "is_multiple_answer": True,
+            "unit": None,
+            "answer_type": "Numerical",
+            "error": None,
+        },
+    ],
+    "mmlu": [
+        {"question": "How many?", "subject": "abstract_algebra", "choices": ["0", "4", "2", "6"], "answer": 1}
+    ],
+    "mmlu_pro": [
+        {
+            "question_id": 70,
+            "question": "How many?",
+            "options": [str(n) for n in range(10, 20)],
+            "answer": "I",
+            "answer_index": 8,
+            "cot_content": "",
+            "category": "business",
+            "src": "ori_mmlu",
+        },
+    ],
+    "gpqa_diamond": [
+        {
+            "Pre-Revision Question": "",
+            "Question": 'Which energy, "in eV", is it?',
+            "Correct Answer": "10^-4\n",
+            "Incorrect Answer 1": "10^-8",
+            "Incorrect Answer 2": "10^-9",
+            "Incorrect Answer 3": "10^-11, or so",
+            "Explanation": "By Heisenberg.",
+        }
+    ],
     "humaneval": [
         {
             "task_id": "HumanEval/0",
             "prompt": 'def one() -> int:\n    """Return 1."""\n',
             "canonical_solution": "    return 1\n",
             "test": "def check(candidate):\n    assert candidate() == 1\n",
+            "entry_point": "one",
+        }
+    ],
+    "humaneval_plus": [
+        {
+            "task_id": "HumanEval/0",
+            "prompt": 'def one() -> float:\n    """Return 1."""\n',
+            "canonical_solution": "    return 1.0\n",
+            "test": PLUS,
             "entry_point": "one",
         }
     ],
@@ -97,13 +173,20 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         }
         for number in (10, 11, 510, 511)
     ],
-    "livecodebench": [
-        livecodebench(CASES, "", {}),
-        livecodebench(CALLS, STUB, {"func_name": "add"}),
-    ],
+    **{
+        name: [livecodebench(CASES, "", {}), livecodebench(CALLS, STUB, {"func_name": "add"})]
+        for name in ("livecodebench", "livecodebench_v5")
+    },
 }
-RIGHT = {"gsm8k": "1004", "math500": "0.5", "aime24": "25", "aime25": "70", "amc23": "27"}
-TESTS = {"humaneval": [CheckTests], "mbpp": [AssertTests] * 2, "livecodebench": [StreamTests, CallTests]}
+RIGHT = {
+    **{"gsm8k": "1004", "math500": "0.5", "aime24": "25", "aime25": "70", "aime26": "277", "amc23": "27"},
+    **dict.fromkeys(("hmmt_feb25", "hmmt_nov25", "hmmt_feb26"), "\\frac{1}{\\sqrt{2}}"),
+    **{"olympiadbench": "3, 2", "mmlu": "B", "mmlu_pro": "I", "gpqa_diamond": "B"},
+}
+TESTS = {
+    **{"humaneval": [CheckTests], "humaneval_plus": [CheckTests], "mbpp": [AssertTests] * 2},
+    **{name: [StreamTests, CallTests] for name in ("livecodebench", "livecodebench_v5")},
+}
 
 
 def found(name: str, folder: Path, end: str) -> BenchmarkData:
@@ -138,6 +221,25 @@ def test_rows_become_problems_whatever_the_file(name: str, tmp_path: Path):
         problems = [code_problem(row, "here") for row in rows]
         assert [type(p.tests) for p in problems] == TESTS[name], "and of mbpp only the test split"
         assert all(p.by_value for p in problems)
+
+
+def test_each_benchmark_has_rows_here():
+    assert {found.name for found in vars(catalogue).values() if isinstance(found, Benchmark)} == set(ROWS)
+
+
+def test_gpqa_as_it_is_published(tmp_path: Path):
+    row = ROWS["gpqa_diamond"][0]
+    with (tmp_path / "gpqa_diamond.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row)
+    benchmark = registry.benchmarks.get("gpqa_diamond")
+    data = find_data(benchmark, tmp_path, tmp_path / "kept")
+    env = registry.make_env(benchmark.env, **benchmark.settings(data.path)["env_options"])
+    asked, _ = env.reset(options={"index": 0, "split": "test"})
+    assert asked.startswith('Which energy, "in eV", is it?\nA. 10')
+    assert f"\n{RIGHT['gpqa_diamond']}. 10^-4\n" in asked
+    assert asked.endswith("put the letter in \\boxed{}.")
 
 
 def test_tests_of_livecodebench_are_all_there(tmp_path: Path):

@@ -67,6 +67,14 @@ def test_one_row_is_no_table(row: dict[str, Any], tmp_path: Path):
             "?",
             (("system", "Yes."),),
         ),
+        (
+            {"context": "There are two.", "question": "How many?", "answer": "2"},
+            "There are two.\nHow many?",
+            (),
+        ),
+        ({"passage": None, "context": " ", "question": "1+1?", "answer": "2"}, "1+1?", ()),
+        ({"context": "1+1?", "instruction": "It is 1+1?", "output": "2"}, "It is 1+1?", ()),
+        ({"context": {"title": ["a"]}, "question": "1+1?", "answer": "2"}, "1+1?", ()),
         ({"question": "1+1?", "answer": "One and one make two. The answer is 2"}, "1+1?", ()),
     ],
 )
