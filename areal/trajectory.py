@@ -93,6 +93,7 @@ class Episode:
         env: which environment of a mixture it is of; empty if it is of none.
         actions: what the agent did in the environment, in order.
         unfinished: the agent acted in the environment, and stopped before the environment ended the episode.
+        expected: what would have been right, where the environment says so, for people who read it.
         failure: the error of its agent, whose episode then has the reward 0; empty if there was none.
         seconds: where its time went: in calls of the ``model`` and of the environment (``env``), within them
             in its ``verifier``, and waiting for a worker of the environment (``env_queue``). Calls at once
@@ -109,6 +110,7 @@ class Episode:
     env: str = ""
     actions: list[str] = field(default_factory=list)
     unfinished: bool = False
+    expected: str = ""
     failure: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)

@@ -69,7 +69,7 @@ class DataEnv(ProblemEnv[Pair]):
             score = self._verify(action, problem.answer)
         judged = Judged(problem.problem, action, score is not None, float(score or 0.0))
         reward, parts = self._reward(judged)
-        return "", reward, True, False, {"reward_parts": parts}
+        return "", reward, True, False, {"reward_parts": parts, "expected": problem.answer}
 
 
 def load_by_template(

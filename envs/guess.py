@@ -80,7 +80,10 @@ class GuessEnv(gymnasium.Env[str, str]):
         right = guess == self._number
         over = right or self._turn == self._max_turns
         observation = "" if over else NO_GUESS if guess is None else feedback(guess, self._number)
-        return observation, float(right), over, False, {"reward_parts": {"correct": float(right)}}
+        info: dict[str, Any] = {"reward_parts": {"correct": float(right)}}
+        if over:
+            info["expected"] = self._number
+        return observation, float(right), over, False, info
 
 
 NO_GUESS = "That is no number. Put a number in \\boxed{}."

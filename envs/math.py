@@ -89,7 +89,7 @@ class MathEnv(ProblemEnv[Pair]):
             return WRONG + self.asked(problem), 0.0, False, False, {"reward_parts": self._reward.nothing()}
         judged = Judged(problem.problem, action, answer is not None, float(right))
         reward, parts = self._reward(judged)
-        return "", reward, True, False, {"reward_parts": parts}
+        return "", reward, True, False, {"reward_parts": parts, "expected": problem.answer}
 
     def solution(self) -> str:
         """Return the answer to the problem, for checks of the environment; no agent calls it."""

@@ -52,7 +52,8 @@ class ReasoningGymEnv(ProblemEnv[Question]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge an answer; the episode is over."""
         reward = float(self._scorer.score_answer(boxed_answer(action), self.problem))
-        return "", reward, True, False, {"reward_parts": {"correct": reward}}
+        expected = self.problem["answer"]
+        return "", reward, True, False, {"reward_parts": {"correct": reward}, "expected": expected}
 
 
 class _Questions(Sequence[Question]):

@@ -125,5 +125,6 @@ class EndpointWorker:
             tokens=model.tokens,
             seconds=time.monotonic() - started,
             env=recorded.member,
+            expected=recorded.expected,
             conversations=model.conversations,
         )

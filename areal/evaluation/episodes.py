@@ -36,6 +36,7 @@ class EpisodeOutcome:
     seconds: float = 0.0
     env: str = ""
     failure: str = ""
+    expected: str = ""
     conversations: Sequence[Conversation] = ()
 
     @classmethod
@@ -50,6 +51,7 @@ class EpisodeOutcome:
             seconds=episode.ended - episode.started,
             env=episode.env,
             failure=episode.failure,
+            expected=episode.expected,
             conversations=episode.trajectories,
         )
 

@@ -38,6 +38,7 @@ class Response:
         seconds: from the reset to the last reward.
         env: which environment of a mixture the problem is of; empty if it is of none.
         failure: what the agent, or its program, failed of; empty if it did not.
+        expected: what would have been right, where the environment says so.
     """
 
     problem: int
@@ -51,6 +52,7 @@ class Response:
     seconds: float = 0.0
     env: str = ""
     failure: str = ""
+    expected: str = ""
 
 
 @dataclass(frozen=True, slots=True)

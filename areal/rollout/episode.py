@@ -14,6 +14,9 @@ from areal.rollout.recorder import Recorder
 from areal.spans import collect, total
 from areal.trajectory import Episode
 
+LONGEST_EXPECTED = 2000
+"""Characters that are kept of what would have been right: it is in the record of each episode."""
+
 
 class RecordedEnv:
     """One episode of a Gymnasium environment as an agent sees it; its opening and rewards go to the model.
@@ -21,6 +24,7 @@ class RecordedEnv:
     Attributes:
         member: which environment of a mixture it is; set by the reset.
         unfinished: whether the environment had not ended the episode after the last action.
+        expected: what would have been right, if the environment said so when it ended the episode.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class RecordedEnv:
         self.member = ""
         self.actions: list[str] = []
         self.unfinished = False
+        self.expected = ""
 
     async def reset(self) -> str:
         """Reset the environment to the task; return the observation."""
@@ -61,6 +66,8 @@ class RecordedEnv:
         step = await self._pool.step(self._env, action, self._task)
         self._model.credit(step.reward, step.info.get("reward_parts"))
         self.unfinished = not step.done
+        if step.done and (expected := step.info.get("expected")) is not None:
+            self.expected = str(expected)[:LONGEST_EXPECTED]
         return step
 
 
@@ -109,6 +116,7 @@ async def run_episode(
         env=recorded.member,
         actions=recorded.actions,
         unfinished=recorded.unfinished,
+        expected=recorded.expected,
         failure=failure,
         seconds={kind: total(model.spans, kind) for kind in ("model", "env", "env_queue", "verifier")},
         spans=model.spans,

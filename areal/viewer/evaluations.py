@@ -237,6 +237,7 @@ class _Entry:
             "tokens": response.tokens,
             "finish": response.finish,
             "failure": response.failure,
+            "expected": response.expected,
             "seconds": round(float(response.seconds), 3),
             "latency": {},
             "actions": response.actions,

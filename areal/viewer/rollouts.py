@@ -64,6 +64,7 @@ class Rollout:
             "task": episode.task,
             "finish": episode.finish,
             "failure": episode.failure,
+            "expected": episode.expected,
             "staleness": self.staleness,
             "conversations": [
                 [part.to_json() for part in parts_of(trajectory, decode)]

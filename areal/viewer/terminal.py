@@ -29,6 +29,8 @@ def shown(rollout: Rollout, decode: Decode) -> Text:
     text.append("".join(f" · {fact}" for fact in _facts(rollout)) + "\n")
     if episode.failure:
         text.append(f"failed: {plain(episode.failure)}\n", "red")
+    if episode.expected:
+        text.append(f"expected: {plain(episode.expected)}\n")
     for number, trajectory in enumerate(episode.trajectories, 1):
         if len(episode.trajectories) > 1:
             text.append(f"conversation {number} of {len(episode.trajectories)}\n", "bold")

@@ -279,6 +279,7 @@ class _Entry:
             "newest": newest,
             "finish": finish_of(rollout),
             "failure": episode.failure,
+            "expected": episode.expected,
             "seconds": round(episode.ended - episode.started, 3),
             "latency": episode.seconds,
         }

@@ -316,6 +316,22 @@ def test_a_game_whose_answer_is_shown_is_found():
     assert "info['target'], handed in" in unsolved[-1].message
 
 
+@pytest.mark.parametrize("turns", [1, 2])
+def test_what_would_have_been_right_may_be_said_at_the_end_alone(turns: int):
+    class Tells(Known):
+        def step(self, action: str):
+            self.turn += 1
+            over = self.turn == turns
+            return "", self.score(action), over, False, {"expected": self.expected}
+
+        def reset(self, **given: Any):
+            self.turn = 0
+            return super().reset(**given)
+
+    found = failures(check_env(Tells, rules=of("hidden answers")))
+    assert list(found) == (["hidden answers"] if turns == 2 else [])
+
+
 def test_unnamed_parts_are_a_warning():
     plain = broken("Plain", step=lambda self, action: ("", Good.score(self, action), True, False, {}))
     assert [(f.rule, f.verdict) for f in check_env(plain, rules=of("rewards"))][-1] == ("rewards", "warning")

@@ -49,9 +49,19 @@ class Scripted:
         return Completion([20, 21, 22], [-0.5, -1.0, -0.25], [7, 7, 7], self.finish)
 
 
-def worker(finish: Finish) -> RolloutWorker:
+class Tells(Echo):
+    """Says what would have been right, in the way of the class attribute."""
+
+    said: Any = "42"
+    ends = True
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        return "", 0.0, self.ends, False, {"expected": self.said}
+
+
+def worker(finish: Finish, env: type[gymnasium.Env] = Echo) -> RolloutWorker:
     engine: Any = Scripted(finish)
-    return RolloutWorker(engine, RENDERER, SingleTurn(), EnvironmentPool(Echo, 2), 100)
+    return RolloutWorker(engine, RENDERER, SingleTurn(), EnvironmentPool(env, 2), 100)
 
 
 @pytest.mark.parametrize("finish", ["eos", "stop", "length"])
@@ -62,6 +72,23 @@ async def test_how_a_response_ended_is_in_the_trajectory(finish: Finish):
     assert episode.sampled == 3
     assert episode.reward == trajectory.rewards[0] > 0
     assert trajectory.tokens[trajectory.loss_mask].tolist() == [20, 21, 22]
+
+
+@pytest.mark.parametrize(
+    ("said", "ends", "kept"),
+    [
+        ("42", True, "42"),
+        (42, True, "42"),
+        (None, True, ""),
+        ("42", False, ""),
+        ("7" * 9000, True, "7" * 2000),
+    ],
+)
+async def test_what_would_have_been_right_is_kept_once_it_is_over(said: Any, ends: bool, kept: str):
+    env = type("Told", (Tells,), {"said": said, "ends": ends})
+    episode = await worker("eos", env).run_episode({"seed": 0}, Sampling(10))
+    assert episode.expected == kept
+    assert Episode.from_json(episode.to_json()).expected == kept
 
 
 async def test_an_aborted_response_becomes_no_trajectory():

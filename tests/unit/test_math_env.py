@@ -61,7 +61,9 @@ def test_the_answer_is_nowhere_to_be_seen(env: gymnasium.Env):
         problem = arithmetic.problem("train", 3, index)
         left = observation.replace(problem.expression, "")
         assert str(problem.answer) not in left + json.dumps({**info, "index": None})
-        assert str(problem.answer) not in json.dumps(env.step("?")[4])
+        judged = env.step("?")
+        assert (judged[0], judged[4].pop("expected")) == ("", str(problem.answer)), "it is over"
+        assert str(problem.answer) not in json.dumps(judged[4])
 
 
 @settings(max_examples=100, deadline=None)

@@ -204,6 +204,7 @@ def add_hostile_step(run: RunDirectory, step: int) -> None:
             reward_parts={payload: 0.0, "other": 0.0},
             task={payload: payload},
             failure=payload if number % 2 else "",
+            expected=payload,
         )
         made.append(Group(1000 + number, step - 1, [hostile]))
     run.log_rollouts(step, (json_line(group.to_json()) for group in made))
@@ -246,7 +247,7 @@ def make_evaluation(
             asked, answer = f"{payload} {INVISIBLE}", f"{payload} {INVISIBLE}"
             parts = {payload: right}
             failure = payload if number % 2 else ""
-            outcome = EpisodeOutcome(payload, [answer], right, parts, 9, 0.25, payload, failure)
+            outcome = EpisodeOutcome(payload, [answer], right, parts, 9, 0.25, payload, failure, payload)
         said: list[Conversation] = [
             Chat([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}], 1)
             if known.get("messages")

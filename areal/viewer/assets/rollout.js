@@ -9,6 +9,7 @@ function facts(row, short = false) {
   const parts = Object.entries(row.parts);
   const found = [
     ["reward", format(row.reward) + (parts.length > 1 ? ` (${parts.map(([name, x]) => `${name} ${format(x)}`).join(", ")})` : "")],
+    ["expected", row.expected],
     [row.benchmark ? "mean of the problem" : "group mean", short ? null : format(row.mean)],
     ["environment", short ? null : row.env],
     ["tokens", format(row.tokens)],
