@@ -44,3 +44,28 @@ class Histories:
             node = node.next[key]
             turns = node.turns or turns
         return next((turn for turn in turns if turn[0].continues_from(turn[1])), turns[0] if turns else None)
+
+
+class Texts:
+    """The responses of an episode to texts, each by the text that it is the end of."""
+
+    def __init__(self) -> None:
+        self._turns: list[tuple[str, Conversation, TurnEnd]] = []
+
+    def add(self, text: str, conversation: Conversation, end: TurnEnd) -> None:
+        """Add a turn of a conversation; ``text`` is the prompt and the response."""
+        self._turns.append((text, conversation, end))
+
+    def find(self, text: str) -> tuple[int, Conversation, TurnEnd] | None:
+        """Return the longest text that this one goes on from; where several are the same, one that can go on.
+
+        Returns:
+            Its number of characters, and the turn that it ends with.
+        """
+        begun = [turn for turn in self._turns if text.startswith(turn[0])]
+        if not begun:
+            return None
+        known, conversation, end = max(
+            begun, key=lambda turn: (len(turn[0]), turn[1].continues_from(turn[2]))
+        )
+        return len(known), conversation, end

@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from areal.agents.interface import (
     Account,
@@ -28,7 +29,7 @@ from areal.rollout.conversation import Conversation
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, GenerationAborted, Sampler, Sampling
 from areal.rollout.engines import EpisodeEngines
-from areal.rollout.histories import Histories
+from areal.rollout.histories import Histories, Texts
 from areal.rollout.messages import Key, key, normal
 from areal.rollout.model import EpisodeModel
 from areal.rollout.rendering import Prompt, Renderer
@@ -72,6 +73,7 @@ class Recorder(EpisodeModel):
         self._max_model_len = max_model_len
         self._conversations: list[Conversation] = []
         self._histories = Histories()
+        self._texts = Texts()
         self._latest: Conversation | None = None
         self.accounts: list[Account] = []
         self.spans: list[Span] = []
@@ -91,19 +93,26 @@ class Recorder(EpisodeModel):
             raise BadRequest("the messages must end with one that the assistant is to answer")
         keys = [key(message) for message in history]
         target = self._target(history, keys, tools)
-        ids = [*target.conversation.ids, *target.prompt.ids]
-        call, self._calls = self._calls, self._calls + 1
-        target.conversation.busy = True
-        try:
-            sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
-            # The call may come from a program, through a server that knows of no episode.
-            with span("model", str(call), self.spans):
-                completion = await self._engine.generate(ids, sampling)
-        finally:
-            target.conversation.busy = False
-        if completion.finish == "abort":
-            raise GenerationAborted(f"the engine gave up a response after {len(completion.ids)} tokens")
+        call, completion = await self._sample(target, limits)
         return self._record(target, keys, completion, call, tools)
+
+    async def complete(self, text: str, *, limits: SamplingLimits | None = None) -> Reply:
+        """Go on with a text; see :class:`areal.rollout.endpoint.wire.ServedModel`.
+
+        It goes on with what was recorded where it begins with an earlier text and all that was sampled then.
+        """
+        target = self._text_target(text)
+        if not target.conversation.ids and not target.prompt.ids:
+            raise BadRequest("the prompt is empty")
+        call, completion = await self._sample(target, limits)
+        prompt_tokens = self._append(target, completion, call)
+        end = target.conversation.end_turn(target.prompt, [])
+        said = self._renderer.decode(completion.ids)
+        if self._renderer.spells(completion.ids, said):
+            self._texts.add(text + said, target.conversation, end)
+        finish: Any = "length" if completion.finish == "length" else "stop"
+        message: Message = {"role": "assistant", "content": said}
+        return Reply(message, said, finish, completion.ids, completion.logprobs, prompt_tokens)
 
     def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
         """Count a prompt's tokens; see :class:`areal.rollout.endpoint.wire.ServedModel`."""
@@ -152,6 +161,42 @@ class Recorder(EpisodeModel):
                 return _Target(conversation, prompt, messages)
         return _Target(Conversation(), self._renderer.opening(history, tools), history)
 
+    def _text_target(self, text: str) -> _Target:
+        found = self._texts.find(text)
+        if found is None:
+            return _Target(Conversation(), self._renderer.text(text), [])
+        known, conversation, end = found
+        if not conversation.continues_from(end):
+            conversation = Conversation(conversation, end)
+        return _Target(conversation, self._renderer.text(text, known), [])
+
+    async def _sample(self, target: _Target, limits: SamplingLimits | None) -> tuple[int, Completion]:
+        """Return the number of a call, and its response."""
+        ids = [*target.conversation.ids, *target.prompt.ids]
+        call, self._calls = self._calls, self._calls + 1
+        target.conversation.busy = True
+        try:
+            sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
+            # The call may come from a program, through a server that knows of no episode.
+            with span("model", str(call), self.spans):
+                completion = await self._engine.generate(ids, sampling)
+        finally:
+            target.conversation.busy = False
+        if completion.finish == "abort":
+            raise GenerationAborted(f"the engine gave up a response after {len(completion.ids)} tokens")
+        return call, completion
+
+    def _append(self, target: _Target, completion: Completion, call: int) -> int:
+        """Append a prompt and its response to their conversation; return the tokens up to the response."""
+        conversation = target.conversation
+        conversation.append_prompt(target.prompt.ids)
+        prompt_tokens = len(conversation.ids)
+        conversation.append_completion(completion, call)
+        if not conversation.turn_ends:
+            self._conversations.append(conversation)
+        self._latest = conversation
+        return prompt_tokens
+
     def _fitting(self, sampling: Sampling, length: int) -> Sampling:
         """Shorten the response to the room that a conversation of ``length`` tokens leaves."""
         room = self._max_model_len - length
@@ -167,12 +212,7 @@ class Recorder(EpisodeModel):
     ) -> Reply:
         """Record a response. Nothing is awaited from here on, so all of it is recorded or nothing."""
         conversation, prompt = target.conversation, target.prompt
-        conversation.append_prompt(prompt.ids)
-        prompt_tokens = len(conversation.ids)
-        conversation.append_completion(completion, call)
-        if not conversation.turn_ends:
-            self._conversations.append(conversation)
-        self._latest = conversation
+        prompt_tokens = self._append(target, completion, call)
         text = self._renderer.decode(completion.ids)
         message = self._message(text, call, tools) if tools else {"role": "assistant", "content": text}
         sampled = {"role": "assistant", "content": text}

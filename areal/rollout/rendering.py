@@ -113,6 +113,14 @@ class Renderer:
         end = self._tokenizer.decode([last]) if last in self.eos_ids and self._template is not None else ""
         return Prompt(text, self._encode(behind.removeprefix(end) if end else behind, first=False))
 
+    def text(self, text: str, known: int = 0) -> Prompt:
+        """Return a text without the chat template; of it ids are there already for ``known`` characters."""
+        return Prompt(text, self._tokenizer.encode(text[known:], add_special_tokens=not known))
+
+    def spells(self, ids: list[int], text: str) -> bool:
+        """Whether ids are all of a text: no special token, as at the end of a response, is among them."""
+        return self._tokenizer.decode(ids) == text
+
     def decode(self, ids: list[int]) -> str:
         """Return the text of sampled ids, without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)

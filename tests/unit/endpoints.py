@@ -65,6 +65,9 @@ class Scripted:
         ]
         return reply({"role": "assistant", "content": "I look.", "tool_calls": calls}, "<…>", "tool_calls", 9)
 
+    async def complete(self, text: str, *, limits: SamplingLimits | None = None) -> Reply:
+        return await self.chat([{"role": "user", "content": text}], limits=limits)
+
     def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
         return len(messages)
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from areal.rollout.endpoint import chat, messages, responses
+from areal.rollout.endpoint import chat, completions, messages, responses
 from areal.rollout.endpoint.parsing import read
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Parse, Session
@@ -25,6 +25,7 @@ _PREFIXES = ("/v1", "/v1/v1")
 """Of all paths: Anthropic's clients put a /v1 of their own behind any address."""
 _WIRE_FORMATS: dict[str, WireFormat] = {
     "/chat/completions": chat,
+    "/completions": completions,
     "/responses": responses,
     "/messages": messages,
 }

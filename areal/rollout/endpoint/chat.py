@@ -10,6 +10,7 @@ from pydantic import Field
 from areal.agents.interface import Message, Reply, SamplingLimits
 from areal.rollout.endpoint.fields import look_at_fields, look_at_format
 from areal.rollout.endpoint.parsing import (
+    MAX_CHOICES,
     ROLES,
     RequestForm,
     Seed,
@@ -31,12 +32,10 @@ from areal.rollout.endpoint.wire import (
     Refusal,
     events,
     openai_error,
+    openai_usage,
     shown,
     unavailable,
 )
-
-MAX_CHOICES = 128
-"""Largest ``n``, as OpenAI has it."""
 
 
 class _Request(RequestForm):
@@ -121,7 +120,11 @@ def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
         choices.append(
             {"index": number, "message": message, "logprobs": logprobs, "finish_reason": reply.finish}
         )
-    return {**_head(request, response, "chat.completion"), "choices": choices, "usage": _usage(response)}
+    return {
+        **_head(request, response, "chat.completion"),
+        "choices": choices,
+        "usage": openai_usage(response),
+    }
 
 
 def stream(request: ModelRequest, response: ModelResponse) -> bytes:
@@ -153,7 +156,7 @@ def _chunks(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str
             yield chunk(number, {"tool_calls": [{"index": index, **made}]})
         yield chunk(number, {}, finish_reason=reply.finish)
     if request.usage_event:
-        yield {**head, "choices": [], "usage": _usage(response)}
+        yield {**head, "choices": [], "usage": openai_usage(response)}
 
 
 def _head(request: ModelRequest, response: ModelResponse, kind: str) -> dict[str, Any]:
@@ -175,8 +178,3 @@ def _said(reply: Reply) -> dict[str, Any]:
 
 def _logprobs(request: ModelRequest, response: ModelResponse, number: int) -> dict[str, Any] | None:
     return {"content": response.logprobs(number), "refusal": None} if request.logprobs else None
-
-
-def _usage(response: ModelResponse) -> dict[str, int]:
-    prompt, sampled = response.prompt_tokens, response.sampled_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}

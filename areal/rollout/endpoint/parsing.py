@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from areal.rollout.endpoint.wire import Reading, Refusal, shown, unavailable
 
+MAX_CHOICES = 128
+"""Largest ``n``, as OpenAI has it."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What engines take as a seed."""
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}

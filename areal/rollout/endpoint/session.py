@@ -245,6 +245,8 @@ class Session:
         if limits.seed is not None and number > 0:  # with the same one, all completions would be the same
             limits = replace(limits, seed=derive(limits.seed, number))
         async with self._slots:
+            if request.prompt is not None:
+                return await self._model.complete(request.prompt, limits=limits)
             return await self._model.chat(messages, tools=request.tools, limits=limits)
 
     def _history(self, request: ModelRequest) -> tuple[list[Message], list[Message]]:

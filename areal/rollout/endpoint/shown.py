@@ -38,6 +38,8 @@ class ShownReplies:
         content = whole if stop is None else whole[: stop[0]]
         thought, words = split_thought(content, min(reply.thought, len(content)))
         shown: Message = {**reply.message, "content": words}
+        if request.prompt is not None:  # what is sent back of it is text like any other
+            return replace(reply, message=shown)
         if ids := _call_ids(shown):
             self._calling[ids] = shown, whole
         if words != whole or self._at:

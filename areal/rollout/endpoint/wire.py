@@ -1,4 +1,4 @@
-"""What the three protocols have in common: a request, its response, and the refusal of a request."""
+"""What the protocols have in common: a request, its response, and the refusal of a request."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class ModelRequest:
         model: the name that the program gave; any will do, and the response bears it.
         messages: of the conversation, in the form of ``Model.chat``; one of the assistant's may have its
             ``thought`` apart.
+        prompt: a text to go on with, in place of messages (Completions).
         system: what a protocol says to the model apart from the conversation.
         previous: the response that this one goes on from (Responses), whose messages come before.
         thoughts: whether the program is shown what a response thought.
@@ -78,6 +79,7 @@ class ModelRequest:
 
     model: str
     messages: list[Message]
+    prompt: str | None = None
     system: str | None = None
     previous: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
@@ -128,6 +130,15 @@ class ModelResponse:
 class ServedModel(Model, Protocol):
     """A model that an endpoint can serve."""
 
+    async def complete(self, text: str, *, limits: SamplingLimits | None = None) -> Reply:
+        """Go on with a text as it is, without the chat template.
+
+        Raises:
+            BadRequest: there is no text.
+            ConversationTooLong: no room is left for a response.
+        """
+        ...
+
     def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
         """Return the number of tokens of the prompt that :meth:`chat` would respond to.
 
@@ -138,7 +149,7 @@ class ServedModel(Model, Protocol):
 
 
 class WireFormat(Protocol):
-    """How a protocol writes requests and responses: the modules ``chat``, ``responses`` and ``messages``.
+    """How a protocol writes requests and responses: ``chat``, ``completions``, ``responses``, ``messages``.
 
     Attributes:
         SIGN_OF_LIFE: an event, or a comment, that says nothing.
@@ -196,8 +207,14 @@ COMMENT = b": waiting\n\n"
 """A server-sent event that clients skip."""
 
 
+def openai_usage(response: ModelResponse) -> dict[str, int]:
+    """The tokens of a response as OpenAI's two older protocols have them."""
+    prompt, sampled = response.prompt_tokens, response.sampled_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
+
+
 def openai_error(refusal: Refusal) -> dict[str, Any]:
-    """A refusal as OpenAI's two protocols have it."""
+    """A refusal as OpenAI's protocols have it."""
     types = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = types.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
     return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
