@@ -168,6 +168,58 @@ def evaluate_benchmarks(
         return Evaluation(path, _run(run_jobs(jobs, path, show)))
 
 
+def serve(
+    model: str | Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    record: Path | None = None,
+    overrides: list[str] | None = None,
+    show: bool = False,
+) -> None:
+    """Serve a model until a signal ends it; the same as ``areal serve``.
+
+    Args:
+        model: hub id, folder, run directory or checkpoint; None: the model that ships with areal.
+        host: an address of this machine.
+        port: 0 is a free one.
+        record: a new file, in which each session that has ended is a line; None: nothing is kept.
+        overrides: as in :func:`train`.
+        show: print where it is.
+
+    Raises:
+        UserError: bad input.
+        WorkerLost: the last engine has died.
+        Interrupted: at the end.
+    """
+    from areal.evaluation.endpoint import is_endpoint
+
+    given = merged_settings(None, overrides, {} if model is None else {"model": str(model)})
+    config = parse_config(settings_on(_served_as(str(given.get("model", ""))), given))
+    if is_endpoint(config.model) or config.placement != "local":
+        raise UserError("`areal serve` runs a model on this machine: give a folder or a hub id, no placement")
+
+    from areal.runtime.early import started_early
+
+    with started_early(config, training=False) as early:
+        from areal.runtime.plan import plan_serving
+        from areal.runtime.serving import run_server
+
+        _run(run_server(replace(plan_serving(config), early=early), host, port, record, show))
+
+
+def _served_as(model: str) -> dict[str, Any]:
+    """Return what the run of a model says of how it is served; nothing if it is no run's."""
+    from areal.telemetry.run_directory import CONFIG
+
+    if not (Path(model) / CONFIG).is_file():
+        return {}
+    kept = load_config(Path(model) / CONFIG).model_dump(mode="json")
+    lengths = {name: kept["rollout"][name] for name in ("temperature", "max_model_len", "max_new_tokens")}
+    template = {"template_kwargs": kept["chat"]["template_kwargs"]}
+    return {"engine": kept["engine"], "device": kept["device"], "rollout": lengths, "chat": template}
+
+
 def replay(
     run: str | Path,
     *,

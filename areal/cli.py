@@ -20,6 +20,7 @@ from areal.commands import (
     rescore,
     runs,
     sandbox_check,
+    serve,
     show,
     status,
     train,
@@ -93,6 +94,7 @@ def make_parser() -> Parser:
     _add_rescore(commands)
     _add_compare(commands)
     _add_replay(commands)
+    _add_serve(commands)
     _add_status(commands)
     _add_runs(commands)
     _add_show(commands)
@@ -193,6 +195,23 @@ def _add_replay(commands: Any) -> None:
     command.set_defaults(run=replay)
 
 
+def _add_serve(commands: Any) -> None:
+    command = commands.add_parser(
+        "serve",
+        help="serve a model as it is served in training: by OpenAI's and Anthropic's protocols",
+        description="Serve a model by OpenAI's and Anthropic's protocols until Ctrl-C, as it is served to "
+        "programs in training, but as each call asks: any temperature, top_p, penalties, JSON.",
+        epilog="It prints base_url and api_key. Without --host this machine alone reaches it "
+        "(docs/endpoint.md).",
+    )
+    command.add_argument("--model", help="a run directory, hub id, folder, or 'starter' (default)")
+    command.add_argument("--host", default="127.0.0.1", help="an address of this machine (127.0.0.1)")
+    command.add_argument("--port", type=int, default=0, metavar="N", help="where to listen (0: a free one)")
+    command.add_argument("--record", metavar="FILE", help="keep each session there as a line of JSON")
+    command.add_overrides(_OVERRIDES)
+    command.set_defaults(run=serve)
+
+
 def _add_status(commands: Any) -> None:
     command = commands.add_parser(
         "status",
@@ -228,7 +247,11 @@ def _add_show(commands: Any) -> None:
         "of it, as [v12], the weights that sampled it.",
     )
     command.add_argument(
-        "run_folder", metavar="RUN", nargs="?", default="runs/latest", help="a run directory (runs/latest)"
+        "run_folder",
+        metavar="RUN",
+        nargs="?",
+        default="runs/latest",
+        help="a run directory (runs/latest), or a file of `areal serve --record`",
     )
     command.add_argument("--step", type=int, metavar="N", help="number of the update (default: the last)")
     order = command.add_mutually_exclusive_group()

@@ -198,6 +198,16 @@ def compare(given: argparse.Namespace) -> None:
         _print(*comparison.tables(found, Console().width))
 
 
+def serve(given: argparse.Namespace) -> None:
+    """Serve a model until a signal ends it."""
+    from areal import api
+
+    record = None if given.record is None else Path(given.record)
+    api.serve(
+        given.model, host=given.host, port=given.port, record=record, overrides=given.overrides, show=True
+    )
+
+
 def status(given: argparse.Namespace) -> None:
     """Show what a run does now; exit with 1 if it is lost."""
     from areal.telemetry.run_directory import RunDirectory
@@ -266,24 +276,31 @@ def runs(given: argparse.Namespace) -> None:
 
 
 def show(given: argparse.Namespace) -> None:
-    """Print rollouts of a run."""
+    """Print rollouts of a run, or the sessions of a model that was served."""
     if given.count < 1:
         raise UserError(f"--count {given.count}: give 1 or more")
     from areal.telemetry.run_directory import RunDirectory
-    from areal.viewer.rollouts import Order, decoder_of, read_rollouts
+    from areal.viewer.rollouts import Order, decoder_of, in_order, read_rollouts, read_sessions
     from areal.viewer.terminal import shown
 
-    run = RunDirectory.open(given.run_folder)
     order: Order = "worst" if given.worst else "best" if given.best else "recorded"
-    found = read_rollouts(run, given.step, order)
-    decode = decoder_of(run)
+    if (path := Path(given.run_folder)).is_file():
+        if given.step is not None:
+            raise UserError(f"{path} is a file of sessions, which has no updates: leave --step out")
+        sessions, decode = read_sessions(path)
+        found = in_order(sessions, order)
+    else:
+        run = RunDirectory.open(given.run_folder)
+        found = read_rollouts(run, given.step, order)
+        decode = decoder_of(run)
     if given.json:
         print(json.dumps([rollout.to_json(decode) for rollout in found[: given.count]]))
         return
     _print(*(shown(rollout, decode) for rollout in found[: given.count]))
     left = len(found) - given.count
     if left > 0:
-        print(f"{left} more of update {found[0].step}: --count {len(found)}")
+        whose = "sessions" if path.is_file() else f"of update {found[0].step}"
+        print(f"{left} more {whose}: --count {len(found)}")
 
 
 _VIEWED = 4

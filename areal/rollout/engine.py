@@ -29,6 +29,9 @@ class Sampling:
         stop: strings that end the continuation; the tokens that spell them are part of it.
         seed: makes this request's sampling reproducible; null: the engine's own random state.
         ignore_eos: go on past the end-of-sequence token (for measurements).
+        presence_penalty, frequency_penalty, repetition_penalty: of tokens that were there before, as vLLM has
+            them; not the learner's, either.
+        schema: a JSON schema that the text has to conform to; empty: any text.
     """
 
     max_tokens: int
@@ -39,6 +42,20 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    schema: str = ""
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether what is sampled in two parts, the first as a prompt of the second, is the same as in one.
+
+        A stop string may begin in the first part, a seed samples the same again, and penalties and a schema
+        tell the response from the prompt.
+        """
+        penalties = self.presence_penalty, self.frequency_penalty, self.repetition_penalty
+        return not (self.stop or self.schema) and self.seed is None and penalties == (0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,8 @@ class Engines:
             these weights.
         continued: how many requests went on elsewhere from the tokens that they had.
         restarted: how many requests began again elsewhere: none of their tokens were known or, of an engine
-            that computes wrongly, to be trusted, or they have stop strings, which may have begun in those
-            tokens, or a seed, with which they sample the same again.
+            that computes wrongly, to be trusted, or what they sample cannot be divided
+            (:attr:`Sampling.is_divisible`).
         outages: how often so far requests may have begun to wait for long, or ceased to: an engine was lost,
             stood still, or joined, a load failed, or engines were connected anew.
     """
@@ -201,7 +201,7 @@ class Engines:
             if completion is not None:
                 sampled.extend(completion)
                 return Completion(sampled.ids, sampled.logprobs, sampled.versions, completion.finish), which
-            if sampling.stop or sampling.seed is not None:
+            if not sampling.is_divisible:
                 more.clear()
             sampled.extend(more)
             self.continued += bool(sampled.ids)

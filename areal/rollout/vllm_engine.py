@@ -26,6 +26,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from areal.agents.interface import BadRequest
 from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError, WrongNumbers
 from areal.rollout.engine import Completion, Interruption, Partial, Sampling
 from areal.rollout.gate import Gate
@@ -63,11 +64,13 @@ class VLLMEngine:
         interruption: Interruption = "recompute",
         grace: float = 0.0,
     ) -> None:
+        from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self.interruption: Interruption = interruption
         self._llm = llm
         self._dead = EngineDeadError
+        self._invalid = VLLMValidationError
         self._grace = grace
         self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
@@ -125,6 +128,9 @@ class VLLMEngine:
 
         Args:
             name: by which :meth:`sampled` knows the request, in whichever process it was made.
+
+        Raises:
+            BadRequest: vLLM cannot hold the response to the schema.
         """
         params = self._params(sampling)
         async with self._gate.request():
@@ -180,7 +186,7 @@ class VLLMEngine:
 
     def _params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         params = SamplingParams(
             temperature=sampling.temperature,
@@ -189,6 +195,10 @@ class VLLMEngine:
             min_p=sampling.min_p,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            structured_outputs=StructuredOutputsParams(json=sampling.schema) if sampling.schema else None,
             # What ends a continuation is what the chat template says, not what vLLM finds in the model.
             ignore_eos=True,
             stop_token_ids=None if sampling.ignore_eos else self._eos_ids,
@@ -212,6 +222,10 @@ class VLLMEngine:
             self._finished_tokens += len(whole.token_ids)
         except self._dead as error:
             raise EngineLost(DIED) from error
+        except self._invalid as error:
+            if params.structured_outputs is None:
+                raise
+            raise BadRequest(f"vLLM does not take the schema of the response: {error}") from error
         finally:
             self._in_flight.discard(request)
         return _completion(whole, request.spans)

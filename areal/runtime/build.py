@@ -22,6 +22,7 @@ from areal.rollout.admission import Admission
 from areal.rollout.controller import EpisodeId, RolloutController
 from areal.rollout.engine import SingleEngine
 from areal.rollout.engines import Engines
+from areal.rollout.rendering import Renderer
 from areal.rollout.seeds import derive
 from areal.rollout.tasks import TaskSource
 from areal.rollout.worker import EpisodeRunner, RolloutWorker
@@ -363,6 +364,17 @@ async def start_rollout_worker(
     engine = await _start_engines(plan, weight_backend, guard or Guard(plan.config.run.stall_limit))
     launch_env = env_launcher(plan.config, plan.env)
     return rollout_worker_of(plan.config, renderer, plan.agent, plan.max_model_len, engine, launch_env)
+
+
+async def start_served(plan: Plan) -> tuple[Engines, Renderer]:
+    """Start engines that serve a model to whoever asks; return them, and what renders conversations for them.
+
+    Raises:
+        UserError: the model's files cannot be read, or vLLM is not installed.
+        EngineLost: an engine did not start.
+    """
+    renderer = renderer_of(plan.config, plan.model, None)
+    return await _start_engines(plan, None, Guard(plan.config.run.stall_limit)), renderer
 
 
 def env_launcher(config: Config, env: Any) -> Launch | None:

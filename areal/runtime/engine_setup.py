@@ -33,8 +33,8 @@ def engine_settings(
         visible_devices=engine.visible_on(engine.host),
         hosts=tuple(map(placement.inventory.address, engine.hosts)) if engine.others else (),
         interruption=config.rollout.interruption,
-        # A program may send stop strings with any call.
-        stop_strings=bool(config.rollout.stop) or isinstance(plan.agent, Program),
+        # A program may send stop strings with any call, and so may whoever asks a model that is served.
+        stop_strings=bool(config.rollout.stop) or plan.agent is None or isinstance(plan.agent, Program),
     )
 
 

@@ -18,6 +18,7 @@ from areal.placement.inventory import Inventory, probe
 from areal.placement.memory import Shape, Workload
 from areal.placement.placement import Placement, place
 from areal.placement.sharing import EngineLoad
+from areal.rollout.endpoint.server import require_framework
 from areal.rollout.rendering import check_template_kwargs
 from areal.rollout.router import max_in_flight
 from areal.runtime.agents import make_agent
@@ -44,7 +45,8 @@ class Plan:
     Attributes:
         model: folder or hub id.
         max_model_len: tokens of the longest sequence.
-        env: one of its environments.
+        agent: how the model acts; None: whoever asks over HTTP does.
+        env: one of its environments; None: there is none.
         training: whether there is a learner, beside the engines.
         cluster: the hosts of the placement, where they are not this machine.
         early: processes that workers of the run take over.
@@ -85,7 +87,7 @@ class Plan:
                 f"recipe {config.recipe}: responses of up to {config.rollout.max_new_tokens:,} tokens, "
                 f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
             )
-        if isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):
+        if self.env is not None and isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):
             lines += made.notices
             lines += [f"warning: {line}" for line in made.warnings if self.training]
         return lines
@@ -124,12 +126,34 @@ def plan(
 
         require_peft()
     agent = make_agent(config)
+    resolve_model(config.model)  # which is checked before the environment, whose start may take long
+    env = registry.make_env(config.env, **config.env_options)
+    look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit)
+    return _planned(config, training, agent, env, inventory, cluster)
+
+
+def plan_serving(config: Config, inventory: Inventory | None = None) -> Plan:
+    """Check model, device, lengths and memory of engines that serve a model to whoever asks.
+
+    Raises:
+        UserError: one of them is not available.
+    """
+    require_framework()
+    return _planned(config, False, None, None, inventory, None)
+
+
+def _planned(
+    config: Config,
+    training: bool,
+    agent: Any,
+    env: Any,
+    inventory: Inventory | None,
+    cluster: Cluster | None,
+) -> Plan:
     model, notices = resolve_model(config.model), list[str]()
     if (checkpoint := last_checkpoint(config.model)) is not None:
         notices.append(f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}")
         config = config.model_copy(update={"model": str(checkpoint)})
-    env = registry.make_env(config.env, **config.env_options)
-    look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit)
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     notices += check_model(model, training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,9 +118,39 @@ def read_rollouts(run: RunDirectory, step: int | None = None, order: Order = "re
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the record of update {step} of {run.path} is damaged") from error
     found = [rollout for group in groups for rollout in rollouts_of(group, step)]
+    return in_order(found, order)
+
+
+def in_order(rollouts: list[Rollout], order: Order) -> list[Rollout]:
+    """Return rollouts as they were recorded, or by their rewards."""
     if order == "recorded":
-        return found
-    return sorted(found, key=lambda rollout: rollout.episode.reward, reverse=order == "best")
+        return rollouts
+    return sorted(rollouts, key=lambda rollout: rollout.episode.reward, reverse=order == "best")
+
+
+def read_sessions(path: Path) -> tuple[list[Rollout], Decode]:
+    """Return what ``areal serve --record`` has kept in a file, and what makes text of its tokens.
+
+    Raises:
+        UserError: it is no such file, or its model has no tokenizer any more.
+    """
+    wrong = UserError(
+        f"{path} is no file of sessions: give one that `areal serve --record` has written, or a run"
+    )
+    found: list[Rollout] = []
+    model = ""
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            data = json.loads(line)
+            found += rollouts_of(Group.from_json(data), step=1)
+            model = data["model"]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise wrong from error
+    if not found:
+        raise UserError(f"{path} has no session yet: each is written when it has ended")
+    return found, decoder_in(model)
 
 
 def rollouts_of(group: Group, step: int) -> Iterator[Rollout]:

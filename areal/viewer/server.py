@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import secrets
 import socket
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from areal.errors import UserError, install_hint
+from areal.listening import in_url, listen
 
 if TYPE_CHECKING:
     from areal.viewer.app import Quiet
@@ -41,18 +41,18 @@ def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) ->
     from areal.viewer.app import Quiet, make_app
     from areal.viewer.guard import Guard
 
-    listening = _listen(host, port)
+    listening = listen(host, port)
     address, number = listening.getsockname()[:2]
     alone = ipaddress.ip_address(address).is_loopback
     token = "" if alone else secrets.token_urlsafe(24)
-    hosts = {"127.0.0.1", "localhost", "[::1]", _shown(host), _shown(address)} if alone else ()
+    hosts = {"127.0.0.1", "localhost", "[::1]", in_url(host), in_url(address)} if alone else ()
     quiet = Quiet()
     app = Guard(make_app(watched, quiet), hosts, token)
     ended = threading.Event()
     for each in watched:
         name = f"index of {each.name}"
         threading.Thread(target=_index, args=(each, ended, quiet), name=name, daemon=True).start()
-    name = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else _shown(host)
+    name = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else in_url(host)
     shown = f"http://{name}:{number}/" + (f"{token}/" if token else "")
     print(f"{', '.join(each.name for each in watched)}: {shown} (Ctrl-C ends it)", flush=True)
     try:
@@ -93,19 +93,3 @@ def require_framework() -> None:
         raise UserError(
             f"the page needs {error.name}, which is not installed: {install_hint('view')}"
         ) from error
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port < 2**16:
-        raise UserError(f"--port {port}: give 0 (any free one) to 65535")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), int(address[1])), family=family)
-    except OSError as error:
-        # The socket module adds what the line already says; names that are none have numbers of their own.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise UserError(f"cannot serve on {host}, port {port}: {why}") from error
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

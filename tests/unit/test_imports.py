@@ -18,6 +18,7 @@ BASE = {
     "faults",
     "host_limits",
     "lifetime",
+    "listening",
     "registry",
     "spans",
     "starting",

@@ -270,7 +270,7 @@ def check_areal(words: list[str]) -> None:
         case ["train", *_]:
             finished([*words, "--dry-run"])
         case ["eval", "rescore" | "compare", *_] | [
-            "replay" | "export" | "status" | "show" | "runs" | "view",
+            "replay" | "export" | "serve" | "status" | "show" | "runs" | "view",
             *_,
         ]:
             pass  # parsed, which is all that can be said without the run that they need

@@ -110,7 +110,7 @@ def look_at_format(name: str, given: Any, reading: Reading) -> None:
     why = _JSON.format(name=name)
     if not isinstance(given, dict) or not isinstance(given["type"], str):
         raise unavailable(why)
-    reading.wish(name, given["type"], why)
+    reading.form(name, given, why)
 
 
 def look_within(name: str, given: dict[str, Any] | None, reading: Reading) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 
 from areal.agents.interface import Endpoint, Settings
 from areal.errors import UserError, install_hint
+from areal.listening import listen
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Session, Texts
 from areal.rollout.endpoint.wire import ServedModel
 
 _KEEP_ALIVE = 60
 """Seconds that an idle connection is kept: longer than clients do, so that none calls on one that closes."""
+SIGN_EVERY = 15.0
+"""Seconds between signs of life that a call gets whose response takes longer."""
 _GRACE = 2
 """Seconds that connections have to close at the end."""
 
@@ -36,7 +39,7 @@ class EndpointServer:
         texts: Texts,
         temperature: float,
         max_request_bytes: int = 8 * 2**20,
-        sign_every: float = 15.0,
+        sign_every: float = SIGN_EVERY,
         **limits: int,
     ) -> None:
         self.refusals = Refusals()
@@ -86,14 +89,21 @@ class EndpointServer:
         from areal.rollout.endpoint.app import make_app
 
         # The socket listens from here on; connections wait until the server accepts them.
-        listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
-        # Head and body of a response are sent apart, and the body is not to wait for the client to have
-        # acknowledged the head, 40 ms later. Connections have this from the socket that listens.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening = without_delay(listen("127.0.0.1", 0))
         self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         app = make_app(self._sessions.get, self.refusals, self._max_request_bytes, self._sign_every)
-        self._uvicorn = _make_uvicorn(app)
+        self._uvicorn = make_uvicorn(app)
         self._serving = asyncio.create_task(self._uvicorn.serve([listening]), name="endpoint")
+
+
+def without_delay(listening: socket.socket) -> socket.socket:
+    """Send what is written at once, on each connection from a socket that listens; return that.
+
+    Head and body of a response are sent apart, and the body is not to wait for the client to have
+    acknowledged the head, 40 ms later. Connections have this from the socket.
+    """
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def require_framework() -> None:
@@ -108,7 +118,8 @@ def require_framework() -> None:
         ) from error
 
 
-def _make_uvicorn(app: Any) -> Any:
+def make_uvicorn(app: Any) -> Any:
+    """Return a server of an application, without signals of its own: ``await it.serve([socket])``."""
     import uvicorn
 
     class Uvicorn(uvicorn.Server):

@@ -60,6 +60,10 @@ class Reading:
             raise unavailable(why)
         self.ignored.append(f"{name}={shown(value)}")
 
+    def form(self, name: str, given: dict[str, Any], why: str) -> None:
+        """Note a wish for a form of the response, ``given`` with its type."""
+        self.wish(name, given["type"], why)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:

@@ -1,0 +1,33 @@
+"""Where a server of ours listens, on this machine alone or for others."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from areal.errors import UserError
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen at an address of this machine.
+
+    Args:
+        port: 0 is a free one.
+
+    Raises:
+        UserError: nothing can be served there.
+    """
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port {port}: give 0 (any free one) to 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=2048)
+    except OSError as error:
+        # The socket module adds what the line already says; names that are none have numbers of their own.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise UserError(f"cannot serve on {host}, port {port}: {why}") from error
+
+
+def in_url(host: str) -> str:
+    """Return a host as URLs have it."""
+    return f"[{host}]" if ":" in host else host
