@@ -72,7 +72,8 @@ def make_app(
         return _json(_MODEL | {"id": request.path_params["id"]})
 
     async def kept(request: Request) -> Response:
-        return _json(_session(request, session_of).kept(request.path_params["id"]))
+        written = _session(request, session_of).kept(request.path_params["id"])
+        return Response(written, media_type="application/json")
 
     def counts(parse: Parse) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:

@@ -78,7 +78,7 @@ class Session:
         self._sent: dict[tuple[WireFormat, bytes], bytes] = {}
         self._unanswered: Counter[tuple[WireFormat, bytes]] = Counter()
         self._responses: dict[str, list[Message]] = {}
-        self._kept: dict[str, dict[str, Any]] = {}
+        self._kept: dict[str, bytes] = {}
         self._items: dict[str, dict[str, Any]] = {}
         self._shown = ShownReplies()
 
@@ -105,8 +105,8 @@ class Session:
         except BadRequest as error:
             raise Refusal(400, str(error)) from error
 
-    def kept(self, response: str) -> dict[str, Any]:
-        """Return a response of OpenAI's Responses by its id; raises Refusal if there is none."""
+    def kept(self, response: str) -> bytes:
+        """Return a response of OpenAI's Responses, as JSON, by its id; raises Refusal if there is none."""
         if response not in self._kept:
             raise Refusal(404, f"the response {response!r} is none of this episode's")
         return self._kept[response]
@@ -219,15 +219,16 @@ class Session:
         response = ModelResponse(uuid.uuid4().hex, int(time.time()), replies)
         if request.logprobs:
             response = replace(response, texts=[self._texts(reply.ids) for reply in replies])
-        self._responses[f"resp_{response.id}"] = [*conversation, replies[0].message]
         response = replace(
             response, replies=[self._shown.show(request, messages, reply) for reply in replies]
         )
         rendered = wire.render(request, response)
+        written = to_json(rendered)
         if rendered.get("object") == "response":  # programs may name it, and its items, by their ids
-            self._kept[rendered["id"]] = rendered
+            self._responses[rendered["id"]] = [*conversation, replies[0].message]
+            self._kept[rendered["id"]] = written
             self._items |= {item["id"]: item for item in rendered["output"]}
-        return wire.stream(request, response) if request.stream else to_json(rendered)
+        return wire.stream(request, response) if request.stream else written
 
     async def _replies(self, messages: list[Message], request: ModelRequest) -> list[Reply]:
         if request.count == 1:
