@@ -84,6 +84,17 @@ async def test_any_model_is_there():
         assert [m.id async for m in two.models.list()] == ["areal"]
 
 
+async def test_a_client_that_looks_whether_anybody_is_there_is_not_refused():
+    async with served() as (model, at), httpx.AsyncClient(trust_env=False) as http:
+        root = at.base_url.removesuffix("/v1")
+        for path in ("", "/", "/health"):
+            for method in ("HEAD", "GET"):
+                assert (await http.request(method, root + path)).status_code == 200
+        assert model.server.refusals.count == 0
+        assert (await http.get(f"{root}/nothing")).status_code == 404
+        assert model.server.refusals.count == 1
+
+
 async def test_tokens_are_counted_as_the_model_would_see_them():
     """And nothing is sampled or recorded for it."""
     made = tokenizer("qwen2.5")

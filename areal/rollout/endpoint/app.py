@@ -84,6 +84,10 @@ def make_app(
 
         return handle
 
+    async def there(request: Request) -> Response:
+        """Clients look whether anybody is there before they have a key."""
+        return Response()
+
     async def unknown(request: Request, error: Any) -> Response:
         known = ", ".join(f"/v1{path}" for path in (*_WIRE_FORMATS, "/models", "/reward"))
         path = f"{request.method} {request.url.path}"
@@ -141,7 +145,8 @@ def make_app(
             for prefix in _PREFIXES
             for method, paths in (("POST", posted), ("GET", got))
             for path, handle in paths.items()
-        ],
+        ]
+        + [Route(path, there, methods=["GET"]) for path in ("/", "/health")],
         exception_handlers={HTTPException: unknown, Refusal: refused},
     )
 
