@@ -9,11 +9,12 @@ seconds since the epoch.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from areal.telemetry.scores import finite
+from areal.viewer.falls import FallWatch, Lane, falls
 from areal.viewer.tail import Line, Tail
 
 Window = Literal["all"] | float | tuple[int, int]
@@ -269,6 +270,7 @@ class Timeline:
         self.taken: dict[int, float] = {}
         """When each batch was consumed, as closely as it is known."""
         self._ends: list[float] = []
+        self._falls = FallWatch()
         self._steps: set[int] = set()
         self._learner, self._engines = LearnerLane(), EngineLanes()
         self._version = 0
@@ -293,8 +295,9 @@ class Timeline:
         for update in updates:
             self._learner.add(update)
             self._steps.add(update.step)
+            self._falls.add(len(self.updates), update)
+            self.updates.append(update)
             self.taken[update.step] = update.taken
-        self.updates += updates
         times = [event["time"] for event in events]
         self._begin = min([self._begin, *times, *(update.start for update in updates)])
         self._end = max([self._end, *times, *(update.end for update in updates)])
@@ -364,8 +367,9 @@ class Timeline:
             status: of a run that goes on; None: it does not.
 
         Returns:
-            ``start`` and ``end``; ``lanes`` with the spans of each; ``updates`` as columns; ``marks``;
-            ``taken``: when each update took its batch; what is ``missing``; how many are ``left_out``.
+            ``start`` and ``end``; ``lanes`` with the spans of each; ``updates`` as columns; ``falls`` of
+            tokens/s, with the places of their updates in the columns; ``marks``; ``taken``: when each update
+            took its batch; what is ``missing``; how many are ``left_out``.
         """
         start, end, left_out = self.window(wanted, status)
         zero = self.begin
@@ -373,7 +377,7 @@ class Timeline:
         def at(time: float) -> float:
             return round(time - zero, 3)
 
-        inside = [update for update in self.updates if update.end > start and update.start < end]
+        inside = [update for update in self.updates if self._shows(update, wanted, start, end)]
         columns: Line = {
             "step": [update.step for update in inside],
             "start": [at(update.start) for update in inside],
@@ -385,6 +389,7 @@ class Timeline:
         }
         for part in (*PARTS, "other"):
             columns[part] = [None if u.latency is None else round(u.latency[part], 4) for u in inside]
+        lanes = self.lanes(status)
         return {
             "zero": round(zero, 3),
             "start": at(start),
@@ -399,9 +404,10 @@ class Timeline:
                         )
                     ],
                 }
-                for name, spans in self.lanes(status).items()
+                for name, spans in lanes.items()
             ],
             "updates": columns,
+            "falls": self._fallen(inside, lanes),
             "marks": [
                 {**mark, "time": at(mark["time"])} for mark in self.marks if start <= mark["time"] <= end
             ],
@@ -409,6 +415,29 @@ class Timeline:
             "missing": self.missing(),
             "left_out": left_out,
         }
+
+    @staticmethod
+    def _shows(update: Update, wanted: Window, start: float, end: float) -> bool:
+        if isinstance(wanted, tuple) and not wanted[0] <= update.step <= wanted[1]:
+            return False  # it touches one that is wanted
+        return update.end > start and update.start < end
+
+    def _fallen(self, inside: Sequence[Update], lanes: Mapping[str, Sequence[Span]]) -> list[Line]:
+        """Return the falls of tokens/s among some updates."""
+        places = {id(update): place for place, update in enumerate(inside)}
+        low = {n: usual for n, usual in self._falls.low.items() if id(self.updates[n]) in places}
+        if not low:
+            return []
+        known = {name: Lane.of(spans) for name, spans in lanes.items()}
+        return [
+            {
+                "places": [places[id(self.updates[n])] for n in fall.updates],
+                "lowest": places[id(self.updates[fall.lowest])],
+                "usual": round(fall.usual.rate, 1),
+                "why": why or ["nothing else that is recorded was unusual"],
+            }
+            for fall, why in falls(self.updates, low, known)
+        ]
 
 
 def _begun(status: Line, now: float, updates: Sequence[Update]) -> Iterator[Span]:

@@ -66,7 +66,7 @@ export class Chart {
       "aria-label": `${about.title} over steps; arrow keys read values, Enter opens the ${about.opens} of a step`,
       onkeydown: (event) => this.key(event),
     });
-    this.element = el("figure", { class: "chart" }, el("figcaption", { title: about.help ?? "" }, about.title),
+    this.element = el("figure", { class: "chart" }, el("figcaption", {}, about.title), about.help ? el("small", {}, about.help) : "",
       this.readout, this.box);
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(this.box);

@@ -34,7 +34,7 @@ function formulaAt(text, at, begin) {
   }
   if (begin === "\\boxed{") {
     const end = closing(text, at + begin.length - 1);
-    return end < 0 ? null : { tex: text.slice(at, end + 1), end: end + 1, display: false };
+    return end <= at + begin.length ? null : { tex: text.slice(at, end + 1), end: end + 1, display: false };
   }
   const end = text.indexOf(ENDS[begin], at + begin.length);
   if (end < 0 || end - at > LONGEST) return null;

@@ -104,7 +104,7 @@ export function rollout(main, store, params) {
         el("a", { href: groupLink(run, row) }, `${names.group.toLowerCase()} ${row.group}, side by side`)),
       el("h1", {}, `${names.one} ${row.number} of ${row.size}`),
       facts(row), failure(row) ?? "",
-      el("div", { class: "controls" }, tabs, beside(-1, "← previous") ?? "", beside(1, "next →") ?? "", formulas),
+      el("div", { class: "controls" }, tabs, beside(-1, `← previous of the ${names.group.toLowerCase()}`) ?? "", beside(1, `next of the ${names.group.toLowerCase()} →`) ?? "", formulas),
       body);
     draw();
   }

@@ -1,6 +1,6 @@
 // Who did what when: lanes of the learner and the engines over the clock, staleness and latencies below.
 
-import { falls, holdUp, rateAt } from "./causes.js";
+import { holdUp, rateAt } from "./causes.js";
 import { colour } from "./charts.js";
 import { duration, el, format, link } from "./dom.js";
 import { report, source, usualRun } from "./source.js";
@@ -19,6 +19,7 @@ const ENGINE_SPANS = {
   lost: ["lost, until it has loaded again", "--run-7"],
 };
 const GENERATES = ["generates (height: share of the step, mean of the engines)", "--run-2"];
+const RATES = [["generated", "--run-2"], ["less than four fifths of what is usual", "--run-7"]];
 const LATENCIES = [
   ["model", "model", "--run-0"],
   ["env", "environment", "--run-1"],
@@ -29,6 +30,7 @@ const LATENCIES = [
 ];
 const PERIODS = [["60", "last minute"], ["300", "last 5 minutes"], ["900", "last 15 minutes"], ["3600", "last hour"],
   ["", "whole run"]];
+const CHOSEN = "chosen";
 const STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
   21600, 43200, 86400];
 const MOST_FALLS = 12;
@@ -100,7 +102,6 @@ class TimelineChart {
 
   show(data) {
     this.data = data;
-    this.falls = falls(data);
     this.draw();
     this.read();
   }
@@ -299,10 +300,10 @@ class TimelineChart {
     if (!most) return this.unrecorded(top);
     const height = PLOT - 12;
     for (const share of [0, 0.5, 1]) this.level(format(Math.round(most * share)), top + PLOT - 4 - share * height);
-    const fell = new Set(this.falls.flatMap(({ places }) => places));
+    const fell = new Set(this.data.falls.flatMap(({ places }) => places));
     const shares = rates.map((rate, i) =>
       rate === null ? [null, null] : fell.has(i) ? [0, rate / most] : [rate / most, 0]);
-    this.inside(() => this.columns(shares, ["--run-2", "--run-7"], top + PLOT - 4, height));
+    this.inside(() => this.columns(shares, RATES.map(([, name]) => name), top + PLOT - 4, height));
   }
 
   unrecorded(top) {
@@ -546,6 +547,8 @@ export function timeline(main, store, params) {
   let asking = 0;
   let data = null;
 
+  // What the choice of a period says, also where a range of updates is asked for.
+  const shownPeriod = () => (asked.from || asked.to ? CHOSEN : asked.last);
   const zoomed = el("span", { class: "range" });
   const chart = new TimelineChart({
     open: (step) => (location.hash = link("rollouts", { run: run.name, from: step, to: step, sort: "reward" })),
@@ -559,7 +562,8 @@ export function timeline(main, store, params) {
   const period = el("label", {}, "Show", el("select", { name: "last", onchange: (event) => {
     set({ last: event.target.value, from: "", to: "" });
     for (const field of form.querySelectorAll("input")) field.value = "";
-  } }, PERIODS.map(([value, text]) => el("option", { value, selected: value === asked.last }, text))));
+  } }, [...PERIODS, [CHOSEN, "some updates"]].map(([value, text]) =>
+      el("option", { value, disabled: value === CHOSEN, selected: value === shownPeriod() }, text))));
   const runs = el("label", { hidden: store.runs.length < 2 }, "Run",
     el("select", { name: "run", onchange: (event) => (location.hash = link("timeline", { run: event.target.value })) },
       store.runs.map((each) => el("option", { value: each.name, selected: each === run }, each.name))));
@@ -578,6 +582,7 @@ export function timeline(main, store, params) {
     chart.element,
     el("div", { class: "legend" }, el("b", {}, "Learner"), legendOf(Object.values(SPANS))),
     el("div", { class: "legend" }, el("b", {}, "Engines"), legendOf([GENERATES, ...Object.values(ENGINE_SPANS)])),
+    el("div", { class: "legend" }, el("b", {}, "Tokens/s"), legendOf(RATES)),
     el("div", { class: "legend" }, el("b", {}, "Latency"), legendOf(LATENCIES.map(([, text, name]) => [text, name]))),
     notes,
     fallsBox,
@@ -590,7 +595,7 @@ export function timeline(main, store, params) {
 
   function set(changes, delay = 0) {
     Object.assign(asked, changes);
-    period.lastChild.value = asked.last;
+    period.lastChild.value = shownPeriod();
     history.replaceState(null, "", address());
     clearTimeout(waiting);
     waiting = setTimeout(() => {
@@ -644,25 +649,27 @@ export function timeline(main, store, params) {
 
   function showFalls() {
     const { updates } = data;
-    const deepest = [...chart.falls].sort((a, b) => a.rate / a.usual - b.rate / b.usual).slice(0, MOST_FALLS);
+    const depth = ({ lowest, usual }) => updates.tokens_per_s[lowest] / usual;
+    const deepest = [...data.falls].sort((a, b) => depth(a) - depth(b)).slice(0, MOST_FALLS);
     fallsBox.replaceChildren();
     if (!deepest.length) return;
-    const left = chart.falls.length - deepest.length;
+    const left = data.falls.length - deepest.length;
     const head = ["updates", "tokens/s", "usually", "why"].map((name) => el("th", { scope: "col" }, name));
-    const rows = deepest.map(({ places, last, lowest, rate, usual, why }) => {
-      const first = places[0];
+    const rows = deepest.map(({ places, lowest, usual, why }) => {
+      const [first, last] = [places[0], places[places.length - 1]];
+      const rate = updates.tokens_per_s[lowest];
       const [from, to] = [updates.step[first], updates.step[last]];
       const open = () => {
-        const around = Math.max(2, updates.end[last] - updates.start[first]);
+        const around = Math.max(1, (updates.end[last] - updates.start[first]) / 4);
         chart.zoom([updates.start[first] - around, updates.end[last] + around]);
         chart.point((updates.taken[lowest] + updates.end[lowest]) / 2);
-        chart.element.scrollIntoView({ block: "nearest" });
+        chart.readout.scrollIntoView();
       };
       return el("tr", {}, el("td", {}, el("button", { type: "button", onclick: open }, from === to ? String(from) : `${from} to ${to}`)),
         el("td", { class: "number" }, format(Math.round(rate))), el("td", { class: "number" }, format(Math.round(usual))),
         el("td", {}, why.join("; ")));
     });
-    fallsBox.replaceChildren(el("h2", {}, left ? `Where tokens/s fell, the ${MOST_FALLS} deepest of ${chart.falls.length}` : "Where tokens/s fell, the deepest first"),
+    fallsBox.replaceChildren(el("h2", {}, left ? `Where tokens/s fell, the ${MOST_FALLS} deepest of ${data.falls.length}` : "Where tokens/s fell, the deepest first"),
       el("div", { class: "scroll" },
         el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))));
   }

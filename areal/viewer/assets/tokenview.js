@@ -74,8 +74,8 @@ function withoutValues(conversation, row, run) {
     const to = rolloutLink(run, { step: row.step, group, number }, { view: "tokens", colour: "advantage" });
     return [" ", el("a", { href: to }, `${group}/${number}`)];
   });
-  return el("p", { class: "hint" }, `Of update ${row.step} advantages, ratios and entropies of ${row.valued.length} rollouts are`,
-    " recorded, and not of this one. Group and number of those:", links.flat());
+  return el("p", { class: "hint" }, `Advantages, ratios and entropies are recorded of ${row.valued.length} rollouts of update`,
+    ` ${row.step}; this one is none of them. They are:`, links.flat());
 }
 
 export function showTokens(conversation, row, run, chosen, onchoose) {
@@ -137,12 +137,12 @@ export function showTokens(conversation, row, run, chosen, onchoose) {
     spans[at]?.classList.remove("at");
     at = i;
     spans[at].classList.add("at");
-    const facts = [`token ${i + 1} of ${count}`, JSON.stringify(conversation.texts[i]), `id ${conversation.ids[i]}`];
+    const facts = [`token ${i + 1} of ${count}, prompt included`, JSON.stringify(conversation.texts[i]), `id ${conversation.ids[i]}`];
     if (conversation.sampled[i]) {
       const logprob = conversation.logprobs[i];
       if (conversation.versions) {
         const older = row.step - 1 - conversation.versions[i];
-        facts.push(`version ${conversation.versions[i]}${older ? ` (${older} older than the learner)` : ""}`);
+        facts.push(`version ${conversation.versions[i]}${changes(i) ? `, after ${conversation.versions[i - 1]}` : ""}${older ? ` (${older} older than the learner)` : ""}`);
       }
       facts.push(`log-probability ${format(logprob)} (p ${format(Math.exp(logprob), 3)})`);
       for (const [key, { name }] of Object.entries(COMPUTED))
