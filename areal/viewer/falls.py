@@ -99,13 +99,12 @@ class FallWatch:
         """Take the next update, and its place among all."""
         if update.tokens_per_s is None:
             return
-        if self._usual is None and len(self._before) >= FEWEST:
-            self._usual = _usual_of(self._before)
-        if self._usual is None or update.tokens_per_s >= FELL * self._usual.rate:
+        if len(self._before) < FEWEST or update.tokens_per_s >= FELL * _rate(self._before):
             self._before.append(update)
             self._in_a_row.clear()
             self._usual = None
             return
+        self._usual = self._usual or _usual_of(self._before)
         self.low[place] = self._usual
         self._in_a_row.append(update)
         if len(self._in_a_row) == USUAL:
@@ -114,10 +113,14 @@ class FallWatch:
             self._usual = None
 
 
+def _rate(updates: Iterable[Update]) -> float:
+    return median(update.tokens_per_s or 0.0 for update in updates)
+
+
 def _usual_of(updates: Sequence[Update]) -> Usual:
     known = [update.latency for update in updates if update.latency is not None]
     return Usual(
-        rate=median(update.tokens_per_s or 0.0 for update in updates),
+        rate=_rate(updates),
         latency={part: median(each[part] for each in known) for part in (known[0] if known else ())},
         length=_median(update.length for update in updates),
         work=median(update.end - update.taken for update in updates),
