@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from areal.envs.places import is_here
 from areal.errors import UserError
 
 _FILES = ("data", "test_data", "verifier")
@@ -55,13 +56,7 @@ def read_env_file(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _beside(folder: Path, value: Any) -> Any:
-    """Return the path of a file beside the YAML file, if there is one; ``file.py:Name`` keeps its name.
-
-    So does ``data:split``.
-    """
-    if not isinstance(value, str):
+    """Return a place beside the YAML file, if there is one: ``data.jsonl:train``, ``file.py:Name``."""
+    if not isinstance(value, str) or not value:
         return value
-    if value and (folder / value).exists():
-        return str(folder / value)
-    place, colon, name = value.rpartition(":")
-    return f"{folder / place}{colon}{name}" if place and (folder / place).exists() else value
+    return str(folder / value) if is_here(str(folder / value)) else value

@@ -1,15 +1,17 @@
 """Where data lies: a file, a folder of files, a folder of ``datasets.save_to_disk``, or the Hugging Face hub.
 
-A place is written ``PLACE``, ``PLACE:SPLIT`` or, on the hub, ``OWNER/NAME@REVISION:SPLIT``.
+A place is written ``PLACE``, ``PLACE:SPLIT`` or, on the hub, ``OWNER/NAME@REVISION:SPLIT``; with ``[:1000]``
+at its end it is the first 1,000 rows.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ Rows = Iterator[tuple[Row, str]]
 Splits = dict[str, Callable[[], Rows]]
 """What reads each split; the only one of a file, and of files that name none, is called ``""``."""
 
-_SPLIT = re.compile(r"(.+):([\w.-]+)")
+_PLACE = re.compile(r"(.+?)(?::([\w.-]+))?(?:\[:(\d+)\])?", re.DOTALL)
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _WORDS = {
     "train": ("train", "training"),
@@ -45,11 +47,8 @@ def find_splits(data: str, subset: str | None) -> Splits:
     Raises:
         UserError: there is no such place, subset or split.
     """
-    path, split = Path(data).expanduser(), None
-    if not path.exists() and (cut := _SPLIT.fullmatch(data)) and "/" not in cut.group(2):
-        split = cut.group(2)
-        path = Path(cut.group(1)).expanduser()
-    name = data if split is None else data[: -len(split) - 1]
+    name, split, most = cut(data)
+    path = Path(name).expanduser()
     if path.is_file():
         found: Splits = {"": partial(read_rows, path)}
     elif path.is_dir():
@@ -57,7 +56,9 @@ def find_splits(data: str, subset: str | None) -> Splits:
     elif not looks_remote(name):
         raise UserError(f"the data file {path} does not exist{_beside(path)}")
     else:
-        found = _on_hub(name, subset)
+        found = _on_hub(name, subset, streaming=most is not None)
+    if most is not None:
+        found = {each: partial(_first, rows, most) for each, rows in found.items()}
     if split is None:
         return found
     if split not in found:
@@ -65,12 +66,27 @@ def find_splits(data: str, subset: str | None) -> Splits:
     return {"": found[split]}
 
 
+def cut(data: str) -> tuple[str, str | None, int | None]:
+    """Return the name in a place, its split, and how many rows at most; what is there is a name as it is."""
+    found = None if Path(data).expanduser().exists() else _PLACE.fullmatch(data)
+    if found is None:
+        return data, None, None
+    return found[1], found[2], None if found[3] is None else int(found[3])
+
+
+def _first(rows: Callable[[], Rows], count: int) -> Rows:
+    return islice(rows(), count)
+
+
+def is_here(data: str) -> bool:
+    """Whether a place is a file or a folder of this machine."""
+    return Path(cut(data)[0]).expanduser().exists()
+
+
 def absolute(data: str) -> str:
     """Return a place in a form that means the same in every folder."""
-    for path, end in ((data, ""), (data.rpartition(":")[0], data[data.rfind(":") :])):
-        if path and (found := Path(path).expanduser()).exists():
-            return f"{found.resolve()}{end}"
-    return data
+    name = cut(data)[0]
+    return f"{Path(name).expanduser().resolve()}{data[len(name) :]}" if is_here(data) else data
 
 
 def is_saved(folder: Path) -> bool:
@@ -82,8 +98,7 @@ def stamp(*places: str | None) -> tuple[int, ...]:
     """Return numbers that are others once a file of these places has changed; the hub's count as they are."""
     files: list[Path] = []
     for place in filter(None, places):
-        path = Path(absolute(place))
-        path = path if path.exists() else Path(str(path).rpartition(":")[0])
+        path = Path(cut(absolute(place))[0])
         files += sorted(path.rglob("*")) if path.is_dir() and path.is_absolute() else [path]
     found = [path.stat() for path in files if path.is_file()]
     return tuple(number for status in found for number in (status.st_mtime_ns, status.st_size))
@@ -188,7 +203,7 @@ def _saved(folder: Path) -> Rows:
 # --- the hub ---------------------------------------------------------------------------------------------
 
 
-def _on_hub(name: str, subset: str | None) -> Splits:
+def _on_hub(name: str, subset: str | None, streaming: bool) -> Splits:
     match = _HUB.fullmatch(name)
     assert match is not None, "what looks local is none of the hub's"
     id, revision = match.groups()
@@ -200,16 +215,52 @@ def _on_hub(name: str, subset: str | None) -> Splits:
         raise UserError(
             f"'{name}' is no file, and to read it from the hub needs `{install_hint('data')}`"
         ) from error
-    # Some of its errors have no base but Exception; RuntimeError: of data sets that are scripts.
-    errors = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+    load: Any = datasets.load_dataset  # to its types, streaming is one of two constants
+    with _hub_errors(name):
+        commit = None if revision is None else _commit(id, revision)
+        loaded = load(id, subset, revision=commit, streaming=streaming)
+    for rows in loaded.values() if commit and not streaming else ():
+        kept = re.search("/([0-9a-f]{40})/", rows.cache_files[0]["filename"]) if rows.cache_files else None
+        if kept and kept[1] != commit:
+            raise UserError(
+                f"cannot load the data set '{name}': the hub cannot be reached, and what is kept here is of "
+                "another revision"
+            )
+    return {split: partial(_hub_rows, name, split, rows) for split, rows in loaded.items()}
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Make one line of what the hub, its client and ``datasets`` raise."""
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Some of its errors have no base but Exception; RuntimeError: of data sets that are scripts; the hub's
+    # have their HTTP client's.
+    errors: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError)
+    errors += (datasets.exceptions.DatasetsError, *HfHubHTTPError.__bases__)
     try:
-        loaded = datasets.load_dataset(id, subset, revision=revision)
+        yield
     except errors as error:
         text = " ".join(str(error).split())[:300]
         hint = "; name it with subset=…" if "onfig name is missing" in text else ""
         raise UserError(f"cannot load the data set '{name}': {text}{hint}") from error
-    return {split: partial(_hub_rows, f"{id}/{split}", rows) for split, rows in loaded.items()}
 
 
-def _hub_rows(place: str, rows: Iterator[Row]) -> Rows:
-    return ((dict(row), f"{place}, row {number}") for number, row in enumerate(rows))
+def _commit(id: str, revision: str) -> str:
+    """Return the commit of a branch or tag; where the hub fails, ``datasets`` takes any that it has kept."""
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(id, revision=revision).sha or revision
+
+
+def _hub_rows(name: str, split: str, rows: Iterable[Row]) -> Rows:
+    listed = enumerate(rows)
+    while True:
+        with _hub_errors(name):  # where rows are streamed, reading them asks the hub
+            found = next(listed, None)
+        if found is None:
+            return
+        yield dict(found[1]), f"{name}/{split}, row {found[0]}"

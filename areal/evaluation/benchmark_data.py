@@ -9,7 +9,7 @@ from pathlib import Path
 
 from areal.disk import write_whole
 from areal.envs.data import held_out_rows
-from areal.envs.places import absolute, is_saved, looks_remote
+from areal.envs.places import absolute, cut, is_here, is_saved, looks_remote
 from areal.envs.rows import FORMS, PACKED, form_of, read_rows
 from areal.errors import UserError
 from areal.evaluation.benchmark import Benchmark, HubFile, Row
@@ -44,7 +44,7 @@ def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> B
     source = benchmark.source if given is None else _given(benchmark, str(given))
     place = str(source.fetch() if isinstance(source, HubFile) else absolute(source))
     path = Path(place)
-    if not _there(place) and not looks_remote(place):
+    if not is_here(place) and not looks_remote(cut(place)[0]):
         raise UserError(f"benchmark '{benchmark.name}': the data file {place} does not exist")
     if path.is_file() and benchmark.keep is None and form_of(path) in (".jsonl", None):
         return BenchmarkData(path, str(source), digest_of(path))
@@ -83,7 +83,7 @@ def _given(benchmark: Benchmark, given: str) -> str:
     """Return the place that ``--data`` means for a benchmark."""
     folder = Path(given).expanduser()
     if not folder.is_dir() or is_saved(folder):
-        if not _there(given) and not looks_remote(given):
+        if not is_here(given) and not looks_remote(cut(given)[0]):
             raise UserError(f"--data {given}: no such file or folder")
         return absolute(given)
     names = [f"{benchmark.name}{kind}" for kind in ("", "_test")]
@@ -96,7 +96,3 @@ def _given(benchmark: Benchmark, given: str) -> str:
         f"--data {given} has no file for benchmark '{benchmark.name}': none of {names[0]}.jsonl, "
         f"{names[1]}.jsonl and the like (also {', '.join(FORMS[1:])})"
     )
-
-
-def _there(place: str) -> bool:
-    return any(Path(path).expanduser().exists() for path in (place, place.rpartition(":")[0]) if path)

@@ -96,7 +96,34 @@ def test_folders_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sizes("problem.jsonl")
 
 
-@pytest.mark.parametrize("place", ["d.jsonl", "folder", "folder:train"])
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        ("rows.jsonl[:7]", 7),
+        ("rows.jsonl[:700]", 30),
+        ("folder:train[:5]", 5),
+        ("folder[:4]", 5),  # of each split
+        ("odd[:2].jsonl", 3),  # a name that is there as it is written
+        ("odd[:2].jsonl[:1]", 1),
+    ],
+)
+def test_the_first_rows_alone(place: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    jsonl(tmp_path / "rows.jsonl", *MANY)
+    jsonl(tmp_path / "folder" / "train.jsonl", *MANY[:20])
+    jsonl(tmp_path / "folder" / "test.jsonl", MANY[29])
+    jsonl(tmp_path / "odd[:2].jsonl", *MANY[:3])
+    jsonl(tmp_path / "below" / "rows.jsonl", *MANY[:3])
+    (tmp_path / "below" / "some.yaml").write_text("data: 'rows.jsonl[:2]'\n")
+    assert sum(sizes(place)) == count
+    assert sum(sizes(str(tmp_path / place))) == count
+    made = make_env("below/some.yaml").unwrapped
+    assert made.count("train") + made.count("test") == 2, "of the file beside it"
+    with pytest.raises(UserError, match=r"rows\.json does not exist; did you mean 'rows\.jsonl'"):
+        sizes("rows.json[:7]")
+
+
+@pytest.mark.parametrize("place", ["d.jsonl", "folder", "folder:train", "folder[:9]"])
 @pytest.mark.parametrize("env", ["math-v1", "data-v1", "code-v1"])
 def test_a_file_that_was_changed_is_read_again(env: str, place: str, tmp_path: Path):
     path = tmp_path / place if place == "d.jsonl" else tmp_path / "folder" / "train.jsonl"
