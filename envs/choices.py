@@ -42,7 +42,10 @@ class Choice:
 
 
 def choice_of(row: Row, question: str, where: str) -> Choice | None:
-    """Return the question of a row with its choices; None: it has none, or they are in the question already.
+    """Return the question of a row with its choices; None: it has none, or its answer is one's text.
+
+    A question that lists them itself stays as it is. An answer is text where that stands in the question with
+    the other choices.
 
     The right one may be named by its letter, its text, or its number, from 0. Where the right one has a
     field of its own, the order of the choices follows from a hash of their texts.
@@ -66,8 +69,10 @@ def choice_of(row: Row, question: str, where: str) -> Choice | None:
             f"answer_index, label and their like (found: {', '.join(map(str, row))})"
         )
     right, texts = _right(value, labels, choices, f"{where}: {named}"), [str(c).strip() for c in choices]
-    if _has_all(question, labels, texts, named_by_text=str(value).strip() == texts[right]):
-        return None
+    if str(value).strip() == texts[right] and _has_all(question, texts):
+        return None  # the text is the answer
+    if _has_all(question, texts, labels):
+        return Choice(question, labels[right], named)
     return Choice(_listed(question, texts), _LETTERS[right], named)
 
 
@@ -156,10 +161,10 @@ def _same(choice: Any, value: Any) -> bool:
     return isinstance(value, str | bool | list) and (one_text(value, "") or "").strip() == str(choice).strip()
 
 
-def _has_all(question: str, labels: Sequence[str], texts: Sequence[str], named_by_text: bool) -> bool:
-    """Whether a question lists the choices itself: in order, and, unless texts are answers, with labels."""
+def _has_all(question: str, texts: Sequence[str], labels: Sequence[str] = ()) -> bool:
+    """Whether a question has all of some texts in their order, each behind its label, if there are labels."""
     listed = [re.escape(text) for text in texts]
-    if not named_by_text:
+    if labels:
         listed = [rf"\(?{re.escape(s)}[).:]+\s*{t}" for s, t in zip(labels, listed, strict=True)]
     return re.search(r"(?!\w).*?".join(rf"(?<!\w){one}" for one in listed), question, re.DOTALL) is not None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-from areal.envs.choices import choice_of
+from areal.envs.choices import Choice, choice_of
 from areal.envs.data import Convert, Loaded, Pair, choice_pair, found_answer, load_problems
 from areal.envs.forms import Asked, asked, asked_by, conversation, form_name, reference
 from areal.envs.math import BOXED_PROMPT
@@ -107,10 +107,12 @@ def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, wh
         if (choice := choice_of(row, question.problem, where)) is not None:
             fields = {**fields, "problem": choice.problem}
     shown = prompt.filled(fields, where, in_prompt)
-    if choice is not None and question is not None:
+    question = question or Asked(shown, (), " and ".join(sorted(named)) or "a template")
+    if answer is None and "problem" not in named:
+        choice = _choice_in(shown, row, where)
+    if choice is not None:
         return choice_pair(row, question, choice, shown)
     if answer is None:
-        question = question or Asked(shown, (), " and ".join(sorted(named)) or "a template")
         text, field = reference(row, question, where)
         form = form_name(row, question, field)
     else:
@@ -122,3 +124,14 @@ def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, wh
     if not expected:
         raise UserError(f"{where}: no final answer: give a template for it, such as answer='{{label}}'")
     return Pair(shown, expected, opening, form, rule)
+
+
+def _choice_in(shown: str, row: Row, where: str) -> Choice | None:
+    """Return the right one of the choices that a prompt lists; raises UserError if it does not list them."""
+    choice = choice_of(row, shown, where)
+    if choice is not None and choice.problem != shown:
+        raise UserError(
+            f"{where}: its choices are not in the prompt: take {{problem}}, which has them, or name them, as in "
+            "'A. {choices[0]} B. {choices[1]}'"
+        )
+    return choice

@@ -140,9 +140,31 @@ def test_the_letter_earns_the_reward(env: str, tmp_path: Path):
     assert "read as rows of question and answer with choices" in made.unwrapped.notices[0]
 
 
-def test_a_template_that_names_fields_gets_them_as_they_are(tmp_path: Path):
-    prompt = "{question} A: {choices[0]} B: {choices[1]}"
-    data = jsonl(tmp_path / "d.jsonl", {**ROWS["MMLU"], "answer": "B"})
-    made = make_env("data-v1", data=data, prompt=prompt)
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"question": "Which?\n(A) one\n(B) two", "choices": ["one", "two"], "answer": 1}, "B"),
+        (
+            {"question": "Which?\n1) one\n2) two", "choices": {"text": ["one", "two"], "label": ["1", "2"]}},
+            "2",
+        ),
+    ],
+)
+def test_of_a_question_that_lists_them_the_label_is_right(row: dict[str, Any], answer: str, tmp_path: Path):
+    assert read(tmp_path, {"answerKey": "2", **row} if "answer" not in row else row) == (
+        row["question"],
+        answer,
+    )
+
+
+def test_a_template_shows_the_choices(tmp_path: Path):
+    data = jsonl(tmp_path / "d.jsonl", ROWS["MMLU"])
+    made = make_env("data-v1", data=data, prompt="{question} A: {choices[0]} B: {choices[1]}")
     assert made.reset(options={"index": 0})[0] == "1+1? A: one B: two"
     assert made.unwrapped.problem.answer == "B"
+    with pytest.raises(UserError, match=r"line 1: its choices are not in the prompt: take \{problem\}"):
+        make_env("data-v1", data=data, prompt="{question}")
+    # A template for the answer says what is right.
+    own = make_env("data-v1", data=data, prompt="{question}", answer="{choices[1]}", verifier="exact")
+    assert own.reset(options={"index": 0})[0] == "1+1?"
+    assert own.step("two")[1] == 1.0
