@@ -131,7 +131,7 @@ def _choice_in(shown: str, row: Row, where: str) -> Choice | None:
     choice = choice_of(row, shown, where)
     if choice is not None and choice.problem != shown:
         raise UserError(
-            f"{where}: its choices are not in the prompt: take {{problem}}, which has them, or name them, as in "
-            "'A. {choices[0]} B. {choices[1]}'"
+            f"{where}: its choices are not in the prompt: take {{problem}}, which has them, or name them, as "
+            "in 'A. {choices[0]} B. {choices[1]}'"
         )
     return choice
