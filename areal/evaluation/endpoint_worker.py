@@ -6,19 +6,31 @@ Nothing is known of the model's tokens but their number, as the endpoint reports
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from areal.agents.interface import Agent, Endpoint, Message, Reply, SamplingLimits, Settings, Tool
-from areal.errors import UserError
+from areal.agents.interface import (
+    Account,
+    Agent,
+    BadRequest,
+    Endpoint,
+    Message,
+    PolicyFailed,
+    Reply,
+    SamplingLimits,
+    Settings,
+    Tool,
+)
 from areal.evaluation.conversations import Chat
 from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.episodes import EpisodeOutcome
+from areal.evaluation.responses import FAILED
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.episode import NothingSampled, RecordedEnv
+from areal.rollout.episode import NothingSampled, RecordedEnv, nothing_sampled
 from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
 
@@ -30,10 +42,18 @@ class EndpointModel(EpisodeModel):
         tokens: sampled so far, as the endpoint counts them.
         finish: how the last response ended; empty: none was asked for.
         conversations: all so far.
+        accounts: of the calls at each of its own endpoints.
+
+    Args:
+        server: where programs reach the model.
     """
 
     def __init__(
-        self, endpoint: EndpointClient, sampling: Sampling, template_kwargs: Mapping[str, Any]
+        self,
+        endpoint: EndpointClient,
+        sampling: Sampling,
+        template_kwargs: Mapping[str, Any],
+        server: EndpointServer | None = None,
     ) -> None:
         super().__init__(sampling)
         self._endpoint = endpoint
@@ -41,15 +61,25 @@ class EndpointModel(EpisodeModel):
         self.tokens = 0
         self.finish = ""
         self.conversations: list[Chat] = []
+        self.accounts: list[Account] = []
+        self._server = server
 
-    def endpoint(
-        self, max_completions: int, settings: Settings = "ignore"
-    ) -> AbstractAsyncContextManager[Endpoint]:
-        """Raise UserError: programs have to be given a model that runs here."""
-        raise UserError(
-            "a program is evaluated with a model that areal runs: give --model a folder or a hub id, not an "
-            "endpoint"
-        )
+    @asynccontextmanager
+    async def endpoint(self, max_completions: int, settings: Settings = "ignore") -> AsyncIterator[Endpoint]:
+        """Give the model an address of ours; see :class:`areal.agents.interface.Model`."""
+        if self._server is None:
+            raise ValueError("this model has no server")
+        async with self._server.open(self, max_completions, settings) as at:
+            self.accounts.append(at.account)
+            yield at
+
+    async def complete(self, text: str, *, limits: SamplingLimits | None = None) -> Reply:
+        """Raise BadRequest: it is asked by chat completions alone."""
+        raise BadRequest("the model is behind an endpoint, which is asked for chat completions alone")
+
+    def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
+        """Raise BadRequest: its tokens are not known."""
+        raise BadRequest("the model is behind an endpoint, so that its tokens cannot be counted")
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
@@ -102,26 +132,34 @@ class EndpointWorker:
     pool: EnvironmentPool
     opening: Opening
     template_kwargs: Mapping[str, Any]
+    server: EndpointServer | None = None
 
     async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> EpisodeOutcome:
         """Run one episode of a task.
 
         Raises:
             EnvironmentFailure: the environment raised or hung.
-            NothingSampled: the agent never asked the model.
+            NothingSampled: the agent never asked the model, or each of its calls was refused.
         """
-        started = time.monotonic()
-        model = EndpointModel(self.endpoint, sampling, self.template_kwargs)
+        started, failure = time.monotonic(), ""
+        model = EndpointModel(self.endpoint, sampling, self.template_kwargs, self.server)
         async with self.pool.lend() as env:
             recorded = RecordedEnv(self.pool, env, task, model, self.opening)
-            await self.agent.run(recorded, model)
+            try:
+                await self.agent.run(recorded, model)
+            except PolicyFailed as error:
+                if not model.finish:
+                    raise
+                failure = str(error)
+                model.set_reward(0.0)
         if not model.finish:
-            raise NothingSampled(f"the agent {type(self.agent).__name__} never asked the model")
+            raise NothingSampled(nothing_sampled(self.agent, model.accounts))
         return EpisodeOutcome(
-            finish=model.finish,
+            finish=FAILED if failure else model.finish,
+            failure=failure,
             actions=recorded.actions,
             reward=model.reward,
-            parts=model.parts,
+            parts={} if failure else model.parts,
             tokens=model.tokens,
             seconds=time.monotonic() - started,
             env=recorded.member,

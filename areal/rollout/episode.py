@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from areal.agents.interface import Agent, ConversationTooLong, Message, PolicyFailed, Step
+from areal.agents.interface import Account, Agent, ConversationTooLong, Message, PolicyFailed, Step
 from areal.errors import AgentFailure
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.model import EpisodeModel
@@ -105,7 +106,7 @@ async def run_episode(
             model.set_reward(0.0)
     trajectories = model.trajectories()
     if not trajectories:
-        raise NothingSampled(_nothing(type(agent).__name__, model))
+        raise NothingSampled(nothing_sampled(agent, model.accounts))
     return Episode(
         trajectories=trajectories,
         reward=model.reward,
@@ -123,6 +124,8 @@ async def run_episode(
     )
 
 
-def _nothing(agent: str, model: Recorder) -> str:
-    summaries = [account.summary() for account in model.accounts if account.refused]
-    return f"the agent {agent} {summaries[0] if summaries else 'ended the episode without asking the model'}"
+def nothing_sampled(agent: Agent, accounts: Sequence[Account]) -> str:
+    """Say that an agent sampled nothing; ``accounts`` are of its calls at endpoints, where it has any."""
+    summaries = [account.summary() for account in accounts if account.refused]
+    name = type(agent).__name__
+    return f"the agent {name} {summaries[0] if summaries else 'ended the episode without asking the model'}"

@@ -25,6 +25,8 @@ from areal.evaluation.endpoint_worker import EndpointWorker
 from areal.evaluation.episodes import EpisodeOutcome, RunEpisode, engine_runner
 from areal.evaluation.report import Report, report_of, write_reports
 from areal.evaluation.responses import Response, ResponseFile
+from areal.rollout.endpoint.server import EndpointServer
+from areal.rollout.endpoint.wire import unavailable
 from areal.runtime.build import env_launcher, start_rollout_worker
 from areal.runtime.evaluation_jobs import EvaluationJob
 from areal.runtime.heartbeat import heartbeat
@@ -166,9 +168,7 @@ async def _engine_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
     try:
         yield runner_of, lambda: worker.engine.busy_seconds
     finally:
-        for job in jobs:
-            if isinstance(job.agent, Program):
-                await job.agent.close()
+        await _close_programs(jobs)
         await worker.engine.close()
         for pool in pools:
             await pool.close()
@@ -178,12 +178,15 @@ async def _engine_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
 async def _endpoint_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]:
     endpoint = await EndpointClient.connect(jobs[0].config.model, max_concurrent(jobs[0].config))
     workers: list[EndpointWorker] = []
+    servers: list[EndpointServer] = []
 
     def runner_of(job: EvaluationJob) -> RunEpisode:
         chat = job.config.chat.template_kwargs
         pool = environments(job.config, env_launcher(job.config, job.env))
-        worker = EndpointWorker(endpoint, job.agent, pool, opening_of(job.config), chat)
+        server = EndpointServer(_no_tokens, job.sampling.temperature)
+        worker = EndpointWorker(endpoint, job.agent, pool, opening_of(job.config), chat, server)
         workers.append(worker)
+        servers.append(server)
 
         async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:
             return await worker.run_episode(task, replace(job.sampling, seed=seed))
@@ -193,6 +196,19 @@ async def _endpoint_runners(jobs: list[EvaluationJob]) -> AsyncIterator[Runners]
     try:
         yield runner_of, lambda: None
     finally:
+        await _close_programs(jobs)
+        for server in servers:
+            await server.close()
         await endpoint.close()
         for worker in workers:
             await worker.pool.close()
+
+
+async def _close_programs(jobs: list[EvaluationJob]) -> None:
+    for job in jobs:
+        if isinstance(job.agent, Program):
+            await job.agent.close()
+
+
+def _no_tokens(ids: list[int]) -> list[str]:
+    raise unavailable("log-probabilities are not available of a model behind an endpoint; leave them out")

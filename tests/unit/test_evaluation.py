@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import areal
@@ -25,7 +26,7 @@ from areal.agents.interface import BadRequest
 from areal.api import evaluate_benchmarks, settings_of_run
 from areal.cli import main
 from areal.config import parse_config
-from areal.errors import EnvironmentFailure, UserError
+from areal.errors import AgentFailure, EnvironmentFailure, UserError
 from areal.evaluation import catalogue
 from areal.evaluation.benchmark import Benchmark, HubFile
 from areal.evaluation.benchmark_data import digest_of, find_data
@@ -395,6 +396,61 @@ def test_an_environment_with_an_endpoint_needs_no_name(
     [place] = [line for line in said.out.splitlines() if "responses and reports: " in line]
     assert re.search(r"sums.jsonl: .*12 problems|sums.jsonl: .*read as", said.out + said.err), "its notices"
     assert len(read_responses(Path(place.split(": ")[1]) / "math-v1.jsonl")[1]) == 3
+
+
+PROGRAM = """
+import json, sys, urllib.request
+
+for line in sys.stdin:
+    given = json.loads(line)
+    body = {"model": "m", "messages": [{"role": "user", "content": given["task"]}], **MORE}
+    url, key = given["base_url"] + "/chat/completions", {"x-api-key": given["api_key"]}
+    said = json.load(urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), key)))
+    assert FINE, "unparseable"
+    print(json.dumps({"answer": said["choices"][0]["message"]["content"]}), flush=True)
+"""
+
+
+def evaluated_program(sums: Path, server: Server, more: str = "{}", fine: str = "True") -> Any:
+    """Evaluate a program that stays with the model behind the endpoint; nothing of it stays at the end."""
+    program = sums.parent / "program.py"
+    program.write_text(PROGRAM.replace("MORE", more).replace("FINE", fine))
+    data, before = str(sums / "sums.jsonl"), set(psutil.Process().children())
+    options = {"command": f"{sys.executable} -S {program}", "workers": 2}
+    try:
+        return evaluate_benchmarks(
+            [], server.url, env="math-v1", env_options={"data": data, "test_data": data},
+            agent="program", agent_options=options, rollout={"max_retries": 0},
+        )  # fmt: skip
+    finally:
+        assert set(psutil.Process().children()) <= before
+
+
+def test_a_program_is_evaluated_with_the_model_behind_an_endpoint(sums: Path, server: Server):
+    done = evaluated_program(sums, server, more='{"temperature": 0.123}')
+    [report] = done.reports
+    assert (report.accuracy, report.failed, report.mean_length) == (pytest.approx(2 / 3), 0, 7)
+    temperatures = {body["temperature"] for body in server.bodies}
+    assert temperatures == {parse_config({}).evaluation.temperature}, "the wish is ignored, as in training"
+
+
+def test_a_program_that_crashes_of_what_an_endpoint_said_has_failed_there(sums: Path, server: Server):
+    done = evaluated_program(sums, server, fine="'7 + 8' not in given['task']")
+    assert done.reports[0].failed == 1
+    [failed] = [r for r in read_responses(done.path / "math-v1.jsonl")[1] if r.failure]
+    assert "AssertionError: unparseable" in failed.failure
+    assert (failed.reward, failed.finish, failed.parts) == (0, "failed", {})
+
+
+def test_what_an_endpoint_cannot_give_a_program_ends_the_evaluation_in_one_line(sums: Path, server: Server):
+    with pytest.raises(AgentFailure, match="log-probabilities are not available of"):
+        evaluated_program(sums, server, more='{"logprobs": True}')
+    server.failures = [(400, "it has no such tool")] * 60
+    with pytest.raises(AgentFailure, match="it has no such tool"):
+        evaluated_program(sums, server)
+    server.failures = [(401, "key")] * 60
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        evaluated_program(sums, server)
 
 
 def test_a_run_is_evaluated_as_it_was_trained(sums: Path, server: Server):
