@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 import string
@@ -23,6 +24,9 @@ _APART = (
 """Where the right choice has a field of its own, and the others have theirs (GPQA, SciQ)."""
 _LETTERS = string.ascii_uppercase
 _OWN_LETTER = re.compile(r"\(?([A-Z])[).:]\s*(\S.*)", re.DOTALL)
+_LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_LITERALS = re.compile(rf"\s*\[\s*(?:{_LITERAL.pattern})(?:[\s,]+(?:{_LITERAL.pattern}))*\s*\]\s*", re.DOTALL)
+"""A list of texts, with commas between them or not."""
 _ASKED = "Answer with the letter of the right choice."
 
 
@@ -59,6 +63,7 @@ def choice_of(row: Row, question: str, where: str) -> Choice | None:
     field, held = next(((key, held) for key in _CHOICES if (held := _held(at(row, key)))), ("", ([], [])))
     labels, choices = held
     if len(choices) < 2:
+        _check_no_text(row, question, where)
         return None
     if len(choices) > len(_LETTERS):
         raise UserError(f"{where}: {field} has {len(choices)} choices, more than there are letters")
@@ -93,7 +98,7 @@ def _hash(question: str, text: str) -> bytes:
 def _held(value: Any) -> tuple[list[str], list[Any]] | None:
     """Return labels and choices, of a list, under their labels, or beside them; None: there are none."""
     if isinstance(value, str):
-        value = decoded(value, None)
+        value = _from_text(value)
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         found = list(zip(value.get("label") or _LETTERS, value["text"], strict=False))
     elif isinstance(value, dict):
@@ -114,6 +119,24 @@ def _held(value: Any) -> tuple[list[str], list[Any]] | None:
 
 def _letter(number: int) -> str:
     return _LETTERS[number] if number < len(_LETTERS) else f"{number}."
+
+
+def _from_text(text: str) -> Any:
+    """Return what CSV files have as text: JSON, or what Python or NumPy writes, which has no commas."""
+    if _LITERALS.fullmatch(text):
+        return [ast.literal_eval(found.group()) for found in _LITERAL.finditer(text)]
+    return decoded(text, None)
+
+
+def _check_no_text(row: Row, question: str, where: str) -> None:
+    """Raise UserError where choices are text that is no list, and the answer is the letter of one."""
+    field = next((key for key in _CHOICES if as_text(at(row, key)) is not None), None)
+    answer = next((text for key in _RIGHT if (text := as_text(at(row, key))) is not None), "")
+    text = str(at(row, field)) if field else question
+    if re.fullmatch(r"\(?[A-Za-z]\)?", answer.strip()) and text not in question:
+        raise UserError(
+            f"{where}: {field} is text that is no list of choices: {text[:40]!r}; write it as JSON"
+        )
 
 
 def _in_order(labels: list[str]) -> bool:

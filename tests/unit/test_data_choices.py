@@ -42,6 +42,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "choices": [{"label": "A", "text": "one"}, {"label": "B", "text": "two"}],
         "answer": "(B)",
     },
+    "CSV, as NumPy writes it": {"question": "1+1?", "choices": "['one'\n 'two']", "answer": "1"},
+    "CSV, as JSON": {"question": "1+1?", "choices": '["one", "two"]', "answer": "1"},
     "CSV": {"question": "1+1?", "choices": "['one', 'two']", "answer": "b"},
 }
 
@@ -83,9 +85,10 @@ def test_choices_in_fields_of_their_own_are_in_an_order_that_tells_nothing(
         ([2, 3, 5, 7], 5, "C"),  # here it can only be the number itself
         (["False", "True"], True, "B"),
         (["A", "O"], "A", "A"),
+        ("[\"it's\" '\"it\"' 'it']", 2, "C"),
     ],
 )
-def test_which_choice_an_answer_names(choices: list[Any], answer: object, letter: str, tmp_path: Path):
+def test_which_choice_an_answer_names(choices: Any, answer: object, letter: str, tmp_path: Path):
     assert read(tmp_path, {"question": "Which?", "choices": choices, "answer": answer})[1] == letter
 
 
@@ -97,6 +100,14 @@ def test_which_choice_an_answer_names(choices: list[Any], answer: object, letter
         ({"choices": ["1", "2"], "answer": "1"}, "'1', which may mean '1' or '2': name .* by its letter"),
         ({"choices": [1, 2], "answer": 1}, "which may mean '1' or '2'"),
         ({"choices": ["O", "A"], "answer": "A"}, "which may mean 'O' or 'A'"),
+        (
+            {"options": "a ) 38 , b ) 27 , c ) none", "answer": "a"},
+            r"options is text that is no list of choices: 'a \) 38",
+        ),
+        (
+            {"choices": "{'text': array(['x', 'y'], dtype=object)}", "answerKey": "B"},
+            "choices is text that is",
+        ),
         ({"choices": ["x", "y"]}, "it has choices, but no field says which is right"),
         ({"options": ["x"] * 27, "answer": "A"}, "options has 27 choices, more than there are letters"),
     ],
@@ -115,6 +126,8 @@ def test_choices_that_are_refused(row: dict[str, Any], complaint: str, tmp_path:
         {"question": "Which?\n(A) one\n(B) two", "choices": ["one", "two"], "answer": "B"},
         {"question": "Which?\nA. one\nB. two", "options": {"A": "one", "B": "two"}, "answer": "B"},
         {"question": "1+1?", "options": [], "answer": "2"},
+        {"question": "1+1?", "options": "none", "answer": "2"},
+        {"question": "Which: x, y?", "options": "x, y", "answer": "B"},
         {"question": "1+1?", "options": {"seed": 1, "level": "easy"}, "answer": "2"},
         {"question": "1+1?", "choices": None, "answer": "2"},
     ],
