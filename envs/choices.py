@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
 import string
@@ -24,9 +23,6 @@ _APART = (
 """Where the right choice has a field of its own, and the others have theirs (GPQA, SciQ)."""
 _LETTERS = string.ascii_uppercase
 _OWN_LETTER = re.compile(r"\(?([A-Z])[).:]\s*(\S.*)", re.DOTALL)
-_LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
-_LITERALS = re.compile(rf"\s*\[\s*(?:{_LITERAL.pattern})(?:[\s,]+(?:{_LITERAL.pattern}))*\s*\]\s*", re.DOTALL)
-"""A list of texts, with commas between them or not."""
 _ASKED = "Answer with the letter of the right choice."
 
 
@@ -98,7 +94,7 @@ def _hash(question: str, text: str) -> bytes:
 def _held(value: Any) -> tuple[list[str], list[Any]] | None:
     """Return labels and choices, of a list, under their labels, or beside them; None: there are none."""
     if isinstance(value, str):
-        value = _from_text(value)
+        value = decoded(value, None)
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         found = list(zip(value.get("label") or _LETTERS, value["text"], strict=False))
     elif isinstance(value, dict):
@@ -119,13 +115,6 @@ def _held(value: Any) -> tuple[list[str], list[Any]] | None:
 
 def _letter(number: int) -> str:
     return _LETTERS[number] if number < len(_LETTERS) else f"{number}."
-
-
-def _from_text(text: str) -> Any:
-    """Return what CSV files have as text: JSON, or what Python or NumPy writes, which has no commas."""
-    if _LITERALS.fullmatch(text):
-        return [ast.literal_eval(found.group()) for found in _LITERAL.finditer(text)]
-    return decoded(text, None)
 
 
 def _check_no_text(row: Row, question: str, where: str) -> None:

@@ -47,6 +47,9 @@ _ROLES = {
 _LIKE_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
 _BETWEEN = re.compile(r"\}\s*\{(?=\s*['\"](?:role|content|from|value)['\"]\s*:)")
 """NumPy writes no commas, and CSV files of data frames have messages as it does."""
+_LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_LITERALS = re.compile(rf"\s*\[\s*(?:{_LITERAL.pattern})(?:[\s,]+(?:{_LITERAL.pattern}))*\s*\]\s*", re.DOTALL)
+"""A list of texts, with commas between them or, as NumPy writes it, without."""
 _NAMES = {
     "reward_model": "verl",
     "reward_spec": "SkyRL",
@@ -286,12 +289,14 @@ def at(row: Row, path: str) -> Any:
 
 
 def decoded(text: str, otherwise: Any) -> Any:
-    """Read JSON, or what Python writes in its place, as CSV files have it."""
+    """Read JSON, or what Python or NumPy writes in its place, as CSV files have it."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
     try:
+        if _LITERALS.fullmatch(text):  # to Python ['a' 'b'] is one text
+            return [ast.literal_eval(found.group()) for found in _LITERAL.finditer(text)]
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return otherwise

@@ -57,6 +57,7 @@ ROWS: dict[str, Any] = {
         "verifier_metadata": {"expected_answer": "2"},
     },
     "a list of one": {"problem": "1+1?", "answer": ["2"]},
+    "a list of one, as NumPy writes it": {"problem": "1+1?", "answer": "['2']"},
     "a list of the same": {"problem": "1+1?", "answer": ["2", 2]},
     "null first": {"problem": "1+1?", "answer": None, "solution": "\\boxed{2}"},
     "not a number first": {"problem": "1+1?", "answer": float("nan"), "ground_truth": 2},
@@ -137,6 +138,7 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
         ({"prompt": [USER]}, {}, "none of the keys answer, solution, response .*expected_answer"),
         ({"prompt": [USER], "answer": ""}, {}, "none of the keys answer"),
         ({"prompt": [USER], "answer": ["3", "-2"]}, {}, "answer holds 2 answers"),
+        ({"prompt": "1+1?", "answer": "['3' '-2']"}, {}, "answer holds 2 answers"),  # as NumPy writes it
         ({"prompt": [USER], "reward_model": {"ground_truth": {"target": 9}}}, {}, "holds an object .target."),
         (
             {"responses_create_params": {"input": [USER], "tools": [{"type": "function"}]}, "label": "2"},
