@@ -57,6 +57,20 @@ async def test_what_clients_see_is_what_is_recorded(worker: RolloutWorker):
     assert second.usage.completion_tokens <= 5
 
 
+async def test_a_text_goes_on_from_the_tokens_that_were_sampled(worker: RolloutWorker):
+    """Calls that a limit ended are the turns of one trajectory, which is the text."""
+    model = Recorder(worker.engine, worker.renderer, Sampling(40), 512, worker.server)
+    begun = text = worker.renderer.opening(PROBLEM).text
+    async with model.endpoint(100) as at, openai.AsyncOpenAI(base_url=at.base_url, api_key=at.api_key) as one:
+        for _ in range(3):
+            said = await one.completions.create(model="m", prompt=text, max_tokens=1, logprobs=0)
+            assert said.choices[0].finish_reason == "length"
+            text += said.choices[0].text
+    (trajectory,) = model.trajectories()
+    assert len(trajectory.turns) == trajectory.loss_mask.sum() == 3
+    assert worker.renderer.decode(trajectory.tokens[-3:].tolist()) == text.removeprefix(begun)
+
+
 def _first(trajectory: Any) -> int:
     """How many tokens the first response has."""
     mask = trajectory.loss_mask[trajectory.turns[0] :]
