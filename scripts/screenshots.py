@@ -98,11 +98,11 @@ def take_runs(driver: webdriver.Chrome, base: str, names: list[str]) -> None:
         "box.dispatchEvent(new PointerEvent('pointermove', {clientX: place.left + place.width * 0.44,"
         " clientY: place.top + 10, bubbles: true}));"
     )
-    shoot(driver, f"{base}timeline?run={run}&last=", "view_timeline", (1280, 800), "light", point)
+    shoot(driver, f"{base}timeline?run={run}&last=", "view_timeline", (1280, 1010), "light", point)
     worst = "document.getElementById('worst').click()"
     shoot(driver, f"{base}rollouts?run={run}", "view_rollouts", (1280, 620), "light", worst)
     opened = "document.querySelector('td.excerpt a').click()"
-    listed = f"{base}rollouts?run={run}&sort=tokens&descending=1"
+    listed = f"{base}rollouts?run={run}&sort=tokens&descending=1&changed=1"
     shoot(driver, listed, "view_conversation", (1280, 620), "light", opened)
     address = driver.current_url
     # What the learner computed is there of some rollouts; another one has links to them.

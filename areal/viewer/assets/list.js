@@ -207,7 +207,7 @@ export function list(main, store, params) {
       el("td", { class: "number" }, format(each.tokens)),
       ...(evaluation ? [] : [el("td", { class: "number" }, format(each.staleness)), el("td", { class: "extra" }, weights(each))]),
       el("td", { class: `extra finish-${each.finish === "eos" ? "well" : "other"}` }, ending(each.finish)),
-      el("td", { class: "excerpt" }, el("a", { href: here }, each.excerpt.trim() || "(empty)")));
+      el("td", { class: "excerpt" }, el("a", { href: here }, each.excerpt.trim().replace(/\s*\n\s*/g, " ↵ ") || "(empty)")));
   }
 
   fill();
