@@ -159,7 +159,8 @@ def _right(value: Any, labels: Sequence[str], choices: Sequence[Any], what: str)
     if not named and re.fullmatch(r"\d{1,2}", text):
         named = [int(text)] if int(text) < len(choices) else []
     # A number is no text: MMLU's answers are places, also where the choices are numbers.
-    said = [i for i, choice in enumerate(choices) if choice == value or _same(choice, value)]
+    as_said = isinstance(value, str | bool | list)
+    said = [i for i, c in enumerate(choices) if c == value or (as_said and str(c).strip() == text)]
     found = {*named, *said}
     if len(found) == 1:
         return found.pop()
@@ -169,12 +170,10 @@ def _right(value: Any, labels: Sequence[str], choices: Sequence[Any], what: str)
     raise UserError(f"{what} is {text[:60]!r}, which may mean {meant}: name the right choice by its letter")
 
 
-def _same(choice: Any, value: Any) -> bool:
-    return isinstance(value, str | bool | list) and (one_text(value, "") or "").strip() == str(choice).strip()
-
-
 def _has_all(question: str, texts: Sequence[str], labels: Sequence[str] = ()) -> bool:
     """Whether a question has all of some texts in their order, each behind its label, if there are labels."""
+    if not all(text in question for text in texts):
+        return False
     listed = [re.escape(text) for text in texts]
     if labels:
         listed = [rf"\(?{re.escape(s)}[).:]+\s*{t}" for s, t in zip(labels, listed, strict=True)]
