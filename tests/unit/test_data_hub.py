@@ -44,12 +44,28 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, lis
         yield url, asked, tmp_path_factory.mktemp("cache")
 
 
+FOUND = """
+import sys
+from pathlib import Path
+from areal import registry
+from areal.evaluation.benchmark_data import find_data
+found = find_data(registry.benchmarks.get("gsm8k"), sys.argv[1], Path("written"))
+print(found.source, len(found.path.read_text().splitlines()))
+"""
+
+
 def shown(address: tuple[str, list[str], Path], *words: str, **settings: str) -> tuple[int, str]:
-    """Return status and output of `areal data show`, in a process that knows this hub alone."""
+    """Return status and output of `areal data show`."""
+    return ran(address, "-m", "areal", "data", "show", *words, **settings)
+
+
+def ran(address: tuple[str, list[str], Path], *words: str, **settings: str) -> tuple[int, str]:
+    """Return status and output of Python, in a process that knows this hub alone."""
     url, _, cache = address
     env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(cache), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-m", "areal", "data", "show", *words]
-    out = subprocess.run(command, capture_output=True, text=True, env=env | settings, cwd=cache)
+    out = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=env | settings, cwd=cache
+    )
     return out.returncode, out.stdout if out.returncode == 0 else out.stderr.splitlines()[-1]
 
 
@@ -106,3 +122,9 @@ def test_a_revision_is_exact_also_without_the_hub(address: tuple[str, list[str],
     status, line = shown(address, "o/several@v1", "subset=main", **offline)
     assert status == 2
     assert "offline mode is enabled" in line
+
+
+def test_a_benchmark_of_data_on_the_hub(address: tuple[str, list[str], Path]):
+    place = f"o/one@{COMMIT}:train[:4]"
+    status, output = ran(address, "-c", FOUND, place)
+    assert (status, output.split()) == (0, [place, "4"])
