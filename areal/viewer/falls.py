@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 from statistics import median
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from areal.viewer.timeline import Span, Update
+from areal.viewer.updates import Span, Update
 
 USUAL = 50
 """Updates whose median is what is usual; after as many low ones in a row, these are."""

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from areal.telemetry.scores import finite
 from areal.viewer.falls import FallWatch, Lane, falls
 from areal.viewer.tail import Line, Tail
+from areal.viewer.updates import PARTS, Span, Update
 
 Window = Literal["all"] | float | tuple[int, int]
 """What to show: all, the last seconds, or a range of updates."""
-Span = tuple[float, float, str, int]
-"""When it began and ended, what it was, and the update or the version that it belongs to."""
-
 LEARNER = "learner"
-PARTS = ("model", "env", "verifier", "env_queue", "buffer")
-"""Of the latency of a rollout, as metrics name them; here the environment's is without its verifier's."""
 _KEYS = {
     "step",
     "time",
@@ -52,33 +47,6 @@ _MARKS = {"lost": "lost", "restarted": "started again", "resumed": "resumed", "l
 def tail_of_metrics() -> Tail:
     """Return a reader of ``metrics.jsonl`` that keeps what a timeline needs."""
     return Tail(_KEYS)
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """An update whose times are known.
-
-    Attributes:
-        step: its number.
-        start: when the one before it ended.
-        taken: when its batch was there.
-        end: when it was recorded.
-        train: seconds of the learner's work.
-        generate: share of the step in which engines generated, on average; None: unknown.
-        tokens_per_s: generated tokens a second; None: unknown.
-        length: mean tokens of the responses; None: unknown.
-        latency: seconds by parts of :data:`PARTS`, and those of the ``other`` parts; None: unknown.
-    """
-
-    step: int
-    start: float
-    taken: float
-    end: float
-    train: float
-    generate: float | None
-    tokens_per_s: float | None
-    length: float | None
-    latency: dict[str, float] | None
 
 
 def updates_of(rows: Sequence[Line]) -> list[Update]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from areal.viewer.falls import USUAL, FallWatch, Lane, Seconds, falls
-from areal.viewer.timeline import Span, Update
+from areal.viewer.updates import Span, Update
 
 LATENCY = {"model": 1.0, "env": 0.05, "verifier": 0.01, "env_queue": 0.02, "buffer": 1.0, "other": 0.0}
 

@@ -24,7 +24,8 @@ from areal.telemetry.run_directory import EVENTS, METRICS, RunDirectory, json_li
 from areal.telemetry.status import identity, write_status
 from areal.viewer import timeline
 from areal.viewer.tail import Tail
-from areal.viewer.timeline import EngineLanes, LearnerLane, Span, Timeline, marks_of, updates_of
+from areal.viewer.timeline import EngineLanes, LearnerLane, Timeline, marks_of, updates_of
+from areal.viewer.updates import Span
 from areal.viewer.watched import WatchedRun, watch
 
 Line = dict[str, Any]
