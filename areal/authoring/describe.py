@@ -44,7 +44,7 @@ class Description:
 
 def describe(name: str, spec: Any) -> Description:
     """Describe an environment by its Gymnasium specification, whose entry point is callable."""
-    make = spec.entry_point
+    make = inspect.unwrap(spec.entry_point)  # what is adapted is described as it is
     doc = _own_doc(make)
     helps = _arguments(doc)
     options = tuple(
@@ -59,7 +59,7 @@ def describe(name: str, spec: Any) -> Description:
 def _own_doc(make: Any) -> str:
     """Return a docstring, of a class also what it has from others, but not from Gymnasium's Env."""
     for base in make.__mro__ if inspect.isclass(make) else [make]:
-        if inspect.isclass(base) and base.__module__ in ("gymnasium.core", "typing", "builtins"):
+        if inspect.isclass(base) and base.__module__ in ("gymnasium.core", "abc", "typing", "builtins"):
             break
         if text := base.__doc__:
             return inspect.cleandoc(text)

@@ -211,7 +211,7 @@ def threads_agree(subject: Subject) -> str:
         raise Broken(
             f"on {THREADS} threads, each with an environment of its own, rewards or observations differ from "
             "those on one; environments must share nothing that changes: no global, no class attribute, no "
-            "working directory"
+            "working directory; of code that is not yours, rollout.env_isolation=process gives each its own"
         )
     return f"{THREADS} threads with an environment each find what one finds"
 

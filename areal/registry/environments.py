@@ -60,14 +60,18 @@ def find_env(name: str) -> Any:
     """Return the Gymnasium specification of an environment; its ``entry_point`` is ready to be called.
 
     Args:
-        name: an id; ``path/to/file.py:Class`` or ``module:Class``; a YAML file (areal.envs.files); or the
-            folder of a package that need not be installed (``areal env init`` writes one).
+        name: an id; ``path/to/file.py:Class`` or ``module:Class``, also of a function that makes one; a YAML
+            file (areal.envs.files); or the folder of a package that need not be installed (``areal env init``
+            writes one). What is not Gymnasium's, but has ``reset`` and ``step``, is adapted
+            (areal.envs.adapted).
 
     Raises:
         UserError: there is none, or what the name means cannot be loaded.
     """
     import gymnasium
     from gymnasium.envs.registration import EnvSpec
+
+    from areal.envs.adapted import acts
 
     packages, refused = _discover_envs()
     if name in refused:
@@ -81,9 +85,7 @@ def find_env(name: str) -> Any:
         found = find_env(base)
         return EnvSpec(env_label(name), found.entry_point, kwargs={**found.kwargs, **options})
     if name.endswith(".py"):
-        raise name_what_is_in(
-            name, "environment", lambda v: inspect.isclass(v) and issubclass(v, gymnasium.Env)
-        )
+        raise name_what_is_in(name, "environment", lambda v: inspect.isclass(v) and acts(v))
     if ":" in name:
         return EnvSpec(env_label(name), _checked_env(name, load_object(name)))
     if (Path(name) / "pyproject.toml").is_file():
@@ -109,8 +111,6 @@ def make_env(name: str, **options: Any) -> Any:
     except (UserError, EnvironmentFailure):
         raise
     except Exception as error:  # an environment may raise anything
-        if isinstance(error, TypeError) and "inherit from the gymnasium.Env" in str(error):
-            raise UserError(f"'{name}' is no environment: it makes no gymnasium.Env") from error
         raise EnvironmentFailure(
             f"environment '{name}' cannot be made: it raised {explained(error, __file__)}"
         ) from error
@@ -150,19 +150,30 @@ def _discover_envs() -> tuple[dict[str, str], dict[str, str]]:
 
 def _loaded(spec: Any, package: str | None) -> Any:
     """Return a specification whose entry point is imported."""
-    if not isinstance(spec.entry_point, str):
-        return spec
-    found = load_entry(f"environment '{spec.id}'", spec.entry_point, package)
-    return replace(spec, entry_point=_checked_env(spec.entry_point, found))
+    found, name = spec.entry_point, spec.id
+    if isinstance(found, str):
+        name, found = found, load_entry(f"environment '{spec.id}'", found, package)
+    return replace(spec, entry_point=_checked_env(name, found))
 
 
 def _checked_env(name: str, found: Any) -> Any:
-    """Return a class that is an environment, or a function that makes one."""
+    """Return what makes an environment of Gymnasium: a class of them, or else what adapts others."""
     import gymnasium
 
-    if not callable(found) or (inspect.isclass(found) and not issubclass(found, gymnasium.Env)):
-        raise UserError(f"'{name}' is no environment; make it a subclass of gymnasium.Env")
-    return found
+    from areal.envs.adapted import acts, adapting
+
+    if inspect.isclass(found) and issubclass(found, gymnasium.Env):
+        return found
+    if not inspect.isclass(found) and acts(found):
+        raise UserError(
+            f"'{name}' is one environment, but there are several at once: name its class, or a function that "
+            "makes one"
+        )
+    if not callable(found) or (inspect.isclass(found) and not acts(found)):
+        raise UserError(
+            f"'{name}' is no environment; make it a subclass of gymnasium.Env, or give it reset and step"
+        )
+    return adapting(name, found)
 
 
 def _in_package(folder: Path) -> Any:

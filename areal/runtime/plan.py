@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from areal import registry
 from areal.config import Config, override_config
+from areal.envs.adapted import AdaptedEnv
 from areal.envs.mixture import MixtureEnv
 from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
@@ -87,7 +88,9 @@ class Plan:
                 f"recipe {config.recipe}: responses of up to {config.rollout.max_new_tokens:,} tokens, "
                 f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
             )
-        if self.env is not None and isinstance(made := self.env.unwrapped, ProblemEnv | MixtureEnv):
+        if self.env is not None and isinstance(
+            made := self.env.unwrapped, ProblemEnv | MixtureEnv | AdaptedEnv
+        ):
             lines += made.notices
             lines += [f"warning: {line}" for line in made.warnings if self.training]
         return lines
