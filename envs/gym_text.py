@@ -2,47 +2,59 @@ r"""``gym-text-v1``: any Gymnasium environment that can be written down, as a ta
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum, EnumType
 from typing import Any
 
 import gymnasium
-from gymnasium.error import Error, ResetNeeded
-from gymnasium.spaces import Discrete, Text
+from gymnasium.error import ResetNeeded
+from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 
+from areal.envs.adapted import AdaptedEnv
 from areal.envs.text import UnicodeText
 from areal.errors import UserError
+from areal.registry import load_object, make_env
 from areal.rewards.answers import boxed_answer
 
 _COLOURED = re.compile(r"\x1b\[\d+m(.*?)\x1b\[0m")
 """What a rendering has in colour, such as the player's place: here it is in brackets."""
+_READABLE = 32
+"""Numbers of an array that a model may still make something of: a small vector is, an image is not."""
 
 
 class GymTextEnv(gymnasium.Env[str, str]):
     r"""Plays another environment in words: its observations as text, actions by name in ``\boxed{}``.
 
-    An observation is what the environment renders as ``ansi``, if it can, else the observation as Python
-    writes it. A response that names no action costs the turn, and the observation says so. Its agent is
-    ``multi-turn``.
+    An observation is what ``describe`` says of it, or what the environment renders as ``ansi``, if it can, or
+    else the observation as Python writes it. A response that names no action costs the turn, and the
+    observation says so. Its agent is ``multi-turn``.
 
     Args:
-        env: id of the other environment; its actions are ``Discrete`` or ``Text``.
+        env: the other environment, by any name that training takes; its actions are ``Discrete`` or ``Text``.
         options: its keyword arguments.
-        actions: names of its discrete actions, in order; None: their numbers.
+        actions: names of its discrete actions, in order; None: those that the environment has for them, or
+            else their numbers.
+        describe: ``path/to/file.py:function`` or ``module:function``, which gets an observation and the
+            environment (``unwrapped``), and returns text.
         task: what the first observation begins with.
         max_turns: responses of an episode.
 
-    Raises:
-        UserError: no such environment, or one whose actions cannot be named.
-    """
+    Attributes:
+        notices: what was adapted.
+        warnings: what a run should know of it.
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+    Raises:
+        UserError: no such environment or function, or an environment whose actions cannot be named.
+    """
 
     def __init__(
         self,
         env: str = "FrozenLake-v1",
         options: dict[str, Any] | None = None,
         actions: Sequence[str] | None = None,
+        describe: str | None = None,
         task: str = "Play this game to its best end.",
         max_turns: int = 50,
         render_mode: str | None = None,
@@ -50,11 +62,25 @@ class GymTextEnv(gymnasium.Env[str, str]):
         self.observation_space = UnicodeText(2**16)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
-        self._env = _make(env, options or {})
-        self._actions = _names(env, self._env.action_space, actions)
+        self._describe = None if describe is None else _function(describe)
+        self._env = _make(env, options or {}, ansi=describe is None)
+        asked = {"isolation": way} if (way := (self._env.metadata or {}).get("isolation")) else {}
+        self.metadata = {"render_modes": [], **asked}
+        inner, space = self._env.unwrapped, self._env.action_space
+        self._actions = _names(env, space, actions or _own_names(inner, space))
         self._task = task
         self._max_turns = max_turns
         self._turn: int | None = None
+        self.notices: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = ()
+        if isinstance(inner, AdaptedEnv):
+            self.notices, self.warnings = inner.notices, inner.warnings
+        numbers = _largest(self._env.observation_space)
+        if numbers > _READABLE and self._describe is None and self._env.render_mode != "ansi":
+            self.warnings += (
+                f"observations of '{env}' have an array of {numbers} numbers, which no model reads: say what "
+                "they mean by env_options.describe=path/to/file.py:function",
+            )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -84,6 +110,11 @@ class GymTextEnv(gymnasium.Env[str, str]):
         self._env.close()
 
     def _shown(self, observation: Any) -> str:
+        if self._describe is not None:
+            text = self._describe(observation, self._env.unwrapped)
+            if not isinstance(text, str):
+                raise TypeError(f"describe returned a {type(text).__name__}; return text, a str")
+            return text
         if self._env.render_mode == "ansi":
             return _COLOURED.sub(r"[\1]", str(self._env.render())).strip()
         return str(observation)
@@ -99,15 +130,46 @@ def _of(reward: float) -> dict[str, Any]:
     return {"reward_parts": {"reward": reward}}
 
 
-def _make(id: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+def _make(name: str, options: dict[str, Any], ansi: bool) -> gymnasium.Env[Any, Any]:
     try:
-        made = gymnasium.make(id, **options)
-        if "ansi" not in made.metadata.get("render_modes", ()) or "render_mode" in options:
+        made = make_env(name, **options)
+        renders = "ansi" in (made.metadata or {}).get("render_modes", ()) and "render_mode" not in options
+        if not (ansi and renders):
             return made
         made.close()
-        return gymnasium.make(id, render_mode="ansi", **options)
-    except (Error, TypeError, ImportError) as error:
-        raise UserError(f"gym-text-v1: the environment '{id}' cannot be made: {error}") from error
+        return make_env(name, **options, render_mode="ansi")
+    except UserError as error:
+        raise UserError(f"gym-text-v1: {error}") from error
+
+
+def _function(name: str) -> Callable[[Any, Any], Any]:
+    if ":" not in name:
+        raise UserError(f"gym-text-v1: describe={name} is not of the form path/to/file.py:function")
+    if not callable(found := load_object(name)):
+        raise UserError(f"gym-text-v1: describe={name} is no function")
+    return found
+
+
+def _own_names(env: Any, space: Any) -> list[str] | None:
+    """Return what an environment calls its actions: by an enumeration (MiniGrid) or meanings (Atari)."""
+    if not isinstance(space, Discrete):
+        return None
+    wanted = range(int(space.start), int(space.start + space.n))
+    names: dict[Any, str] = {}
+    if isinstance(listed := getattr(env, "actions", None), EnumType):
+        members: list[Enum] = list(listed)
+        names = {each.value: each.name for each in members}
+    elif callable(meanings := getattr(env, "get_action_meanings", None)):
+        names = dict(zip(wanted, map(str, meanings()), strict=False))
+    return [names[number] for number in wanted] if names.keys() >= set(wanted) else None
+
+
+def _largest(space: Any) -> int:
+    """Return how many numbers the largest array of an observation has."""
+    if isinstance(space, Dict | Tuple):
+        parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
+        return max(map(_largest, parts), default=0)
+    return math.prod(space.shape) if isinstance(space, Box) else 0
 
 
 def _names(id: str, space: Any, names: Sequence[str] | None) -> dict[str, int] | None:

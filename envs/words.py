@@ -30,6 +30,6 @@ def not_in_words(env: Any, observation: Any, name: str) -> str:
         wrong = f"its actions are {actions}, but a model says text"
     else:
         return ""
-    if isinstance(actions, spaces.Discrete | spaces.Text) and name in gymnasium.registry:
+    if isinstance(actions, spaces.Discrete | spaces.Text) and (name in gymnasium.registry or ":" in name):
         return f"{wrong}; play it in words: --env gym-text-v1 env_options.env={name} --agent multi-turn"
     return f"{wrong}; write it down as text, as gym-text-v1 does"

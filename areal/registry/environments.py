@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from areal.errors import EnvironmentFailure, UserError, explained, nearest
-from areal.registry.loading import load_entry, load_object, name_what_is_in
+from areal.registry.loading import load_entry, load_module, load_object, name_what_is_in
 from areal.registry.tables import entry_name, installed, two_of
+
+_VERSIONED = re.compile(r"-v\d+$")
+"""How ids of Gymnasium end; no name in Python does."""
 
 
 def register_env(name: str, entry_point: Callable[..., Any] | str, **options: Any) -> None:
@@ -60,10 +63,10 @@ def find_env(name: str) -> Any:
     """Return the Gymnasium specification of an environment; its ``entry_point`` is ready to be called.
 
     Args:
-        name: an id; ``path/to/file.py:Class`` or ``module:Class``, also of a function that makes one; a YAML
-            file (areal.envs.files); or the folder of a package that need not be installed (``areal env init``
-            writes one). What is not Gymnasium's, but has ``reset`` and ``step``, is adapted
-            (areal.envs.adapted).
+        name: an id; ``path/to/file.py:Class`` or ``module:Class``, also of a function that makes one;
+            ``module:id`` of one that a module registers with Gymnasium; a YAML file (areal.envs.files); or
+            the folder of a package that need not be installed (``areal env init`` writes one). What is not
+            Gymnasium's, but has ``reset`` and ``step``, is adapted (areal.envs.adapted).
 
     Raises:
         UserError: there is none, or what the name means cannot be loaded.
@@ -86,12 +89,21 @@ def find_env(name: str) -> Any:
         return EnvSpec(env_label(name), found.entry_point, kwargs={**found.kwargs, **options})
     if name.endswith(".py"):
         raise name_what_is_in(name, "environment", lambda v: inspect.isclass(v) and acts(v))
-    if ":" in name:
+    place, _, last = name.rpartition(":")
+    if place and _VERSIONED.search(last):  # Gymnasium's own form of an id that a module registers
+        load_module(place, name)
+        if last in gymnasium.registry:
+            return _loaded(gymnasium.registry[last], None)
+        raise UserError(f"{place} registers no environment '{last}'{nearest(last, gymnasium.registry)}")
+    if place:
         return EnvSpec(env_label(name), _checked_env(name, load_object(name)))
     if (Path(name) / "pyproject.toml").is_file():
         return _in_package(Path(name))
     known = env_names()
-    raise UserError(f"unknown environment '{name}'{nearest(name, known)} (see `areal env list`)")
+    told = "see `areal env list`"
+    if _VERSIONED.search(name):
+        told += f"; one of another package needs its module, as in MODULE:{name}"
+    raise UserError(f"unknown environment '{name}'{nearest(name, known)} ({told})")
 
 
 def make_env(name: str, **options: Any) -> Any:

@@ -20,7 +20,7 @@ def load_object(name: str) -> Any:
         UserError: no such file or module, or nothing of that name in it, or it raises when it is loaded.
     """
     place, _, attribute = name.rpartition(":")
-    module = _module(place, name)
+    module = load_module(place, name)
     if not hasattr(module, attribute):
         known = [known for known in vars(module) if not known.startswith("_")]
         raise UserError(f"'{name}': {place} has no '{attribute}'{nearest(attribute, known)}")
@@ -42,7 +42,7 @@ def load_entry(what: str, value: str, package: str | None) -> Any:
 
 def name_what_is_in(file: str, what: str, wanted: Callable[[Any], bool]) -> UserError:
     """Return the complaint about a file that was named alone, with what it has of a kind."""
-    module = _module(file, file)
+    module = load_module(file, file)
     found = [
         name
         for name, value in vars(module).items()
@@ -53,8 +53,8 @@ def name_what_is_in(file: str, what: str, wanted: Callable[[Any], bool]) -> User
     return UserError(f"name the {what} in it, as in {file}:{found[0]} (it has {', '.join(found)})")
 
 
-def _module(place: str, name: str) -> Any:
-    """Return a module that ``name`` says, by its file or its own name."""
+def load_module(place: str, name: str) -> Any:
+    """Return the module ``place`` of ``name``, a file or a module; raises UserError if there is none."""
     try:
         return _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
     except UserError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from areal import registry
 from areal.config import Config, override_config
 from areal.envs.adapted import AdaptedEnv
+from areal.envs.gym_text import GymTextEnv
 from areal.envs.mixture import MixtureEnv
 from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
@@ -88,9 +89,8 @@ class Plan:
                 f"recipe {config.recipe}: responses of up to {config.rollout.max_new_tokens:,} tokens, "
                 f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
             )
-        if self.env is not None and isinstance(
-            made := self.env.unwrapped, ProblemEnv | MixtureEnv | AdaptedEnv
-        ):
+        made = None if self.env is None else self.env.unwrapped
+        if isinstance(made, ProblemEnv | MixtureEnv | AdaptedEnv | GymTextEnv):
             lines += made.notices
             lines += [f"warning: {line}" for line in made.warnings if self.training]
         return lines

@@ -114,7 +114,10 @@ def test_what_is_none(coins: str, name: str, complaint: str):
 
 def test_a_registered_class_is_adapted():
     areal.register_env("adapted-toy-v0", Toy)
-    assert make_env("adapted-toy-v0").reset(seed=4)[0] == "go"
+    try:
+        assert make_env("adapted-toy-v0").reset(seed=4)[0] == "go"
+    finally:
+        del gymnasium.registry["adapted-toy-v0"]
 
 
 class Toy:

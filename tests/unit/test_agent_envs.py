@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -180,12 +181,124 @@ def test_any_gymnasium_environment_can_be_played_in_words():
     assert env.step("\\boxed{1}")[1:4] == (1.0, False, False)
     assert env.step("\\boxed{0}")[1:4] == (1.0, False, True)
     for options, complaint in (
-        ({"env": "No-v1"}, "cannot be made"),
+        ({"env": "No-v1"}, "gym-text-v1: unknown environment 'No-v1'.* needs its module, as in MODULE:No-v1"),
+        ({"env": "CartPole-v1", "describe": "words"}, "describe=words is not of the form"),
+        ({"env": "CartPole-v1", "describe": "math:pi"}, "describe=math:pi is no function"),
+        ({"env": "CartPole-v1", "describe": "math:words"}, "math has no 'words'"),
+        ({"env": "CartPole-v1", "options": {"size": 5}}, "has no option 'size'"),
         ({"env": "FrozenLake-v1", "actions": ["a", "a", "b", "c"]}, "4 actions"),
         ({"env": "Pendulum-v1"}, "must be Discrete or Text"),
     ):
         with pytest.raises(UserError, match=complaint):
             gymnasium.make("gym-text-v1", **options)
+
+
+GRID = """
+import enum
+import gymnasium
+import numpy as np
+
+
+class Moves(enum.IntEnum):
+    west = 0
+    east = 1
+    stay = 2
+
+
+class Grid(gymnasium.Env):
+    metadata = {"render_modes": [], "isolation": "process"}
+    actions = Moves
+    observation_space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 9, (8, 8), int)})
+
+    def __init__(self, moves: int = 3) -> None:
+        self.action_space = gymnasium.spaces.Discrete(moves)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 3
+        return self.seen(), {}
+
+    def step(self, action):
+        self.place += {0: -1, 1: 1, 2: 0}[action]
+        return self.seen(), 0.0, False, False, {}
+
+    def seen(self):
+        return {"image": np.eye(8, dtype=int) * self.place}
+
+
+gymnasium.register(id="TextGrid-v0", entry_point=Grid)
+
+
+def describe(observation, env):
+    return f"place {observation['image'][0, 0]}, {type(env).__name__}"
+
+
+def numbers(observation, env):
+    return observation["image"]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Iterator[Path]:
+    file = tmp_path / "grid.py"
+    file.write_text(GRID)
+    yield file
+    gymnasium.registry.pop("TextGrid-v0", None)  # else it is sent to the processes of other tests
+
+
+def test_observations_that_are_no_text_are_described(grid: Path):
+    file = grid
+    for name in (f"{file}:Grid", f"{file}:TextGrid-v0"):
+        env = make_env("gym-text-v1", env=name, describe=f"{file}:describe")
+        assert env.reset(seed=0)[0].split("\n")[1:] == ["place 3, Grid", f"{BOXED}west, east, stay."]
+        assert env.step("\\boxed{East}")[0].split("\n")[0] == "place 4, Grid"
+        assert env.unwrapped.warnings == ()
+        assert env.metadata["isolation"] == "process"
+    plain = make_env("gym-text-v1", env=f"{file}:Grid")
+    assert "have an array of 64 numbers, which no model reads" in plain.unwrapped.warnings[0]
+    with pytest.raises(TypeError, match="describe returned a ndarray; return text"):
+        make_env("gym-text-v1", env=f"{file}:Grid", describe=f"{file}:numbers").reset(seed=0)
+    with pytest.raises(UserError, match="registers no environment 'TextGrit-v0'; did you mean 'TextGrid-v0'"):
+        make_env(f"{file}:TextGrit-v0")
+
+
+@pytest.mark.parametrize(("moves", "names"), [(2, "west, east"), (3, "west, east, stay"), (4, "0, 1, 2, 3")])
+def test_actions_have_the_environment_s_own_names_where_it_has_one_for_each(
+    moves: int, names: str, grid: Path
+):
+    options = {"env": f"{grid}:Grid", "options": {"moves": moves}}
+    assert make_env("gym-text-v1", **options).reset(seed=0)[0].endswith(f"{BOXED}{names}.")
+    own = [f"go {i}" for i in range(moves)]
+    given = make_env("gym-text-v1", **options, actions=own).reset(seed=0)[0]
+    assert given.endswith(f"{BOXED}{', '.join(own)}.")
+
+
+BOXED = "Put one of these in \\boxed{}: "
+
+
+def test_small_vectors_are_read_as_they_are():
+    assert make_env("gym-text-v1", env="CartPole-v1").unwrapped.warnings == ()
+
+
+def test_minigrid_in_words():
+    pytest.importorskip("minigrid", reason="minigrid is not installed")
+    describe = "areal.envs.minigrid:describe"
+    env = make_env("gym-text-v1", env="minigrid:MiniGrid-DoorKey-5x5-v0", describe=describe)
+    shown = env.reset(seed=0)[0].split("\n")[2:]
+    assert shown == [
+        "You face west and carry nothing.",
+        "You see, in steps: a yellow key 1 to the right; a wall 1 ahead; a wall 1 to the left; "
+        "a wall 3 to the right.",
+        f"{BOXED}left, right, forward, pickup, drop, toggle, done.",
+    ]
+    for move in ("right", "pickup", "forward", "right"):
+        shown = env.step(f"\\boxed{{{move}}}")[0].split("\n")
+    assert "You face east and carry a yellow key." in shown
+    assert "a locked yellow door 1 ahead and 1 to the left" in shown[2]
+    env.step("\\boxed{left}")
+    env.step("\\boxed{forward}")
+    env.step("\\boxed{right}")
+    assert "an open yellow door 1 ahead;" in env.step("\\boxed{toggle}")[0]
 
 
 def test_reasoning_gym_s_questions_and_scores():
