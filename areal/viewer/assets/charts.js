@@ -1,4 +1,4 @@
-// One chart of one or two metrics: a line for each run. Hover, drag to zoom, click for the rollouts of a step.
+// One chart of one or two metrics: a line for each run. Hover, drag to zoom, click for the rollouts or the timeline of a step.
 
 import { el, format } from "./dom.js";
 

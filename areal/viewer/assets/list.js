@@ -1,7 +1,7 @@
 // The list of rollouts: filters, order, search; each one has a link of its own.
 
 import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom.js";
-import { report, source, usualRun } from "./source.js";
+import { namedRun, report, source, usualRun } from "./source.js";
 
 const SORTS = { step: "step", reward: "reward", tokens: "tokens", staleness: "staleness" };
 const FIELDS = ["from", "to", "least", "most", "part", "part_least", "part_most", "env", "finish", "changed", "text", "sort",
@@ -11,7 +11,7 @@ const PARTS = 4; // columns of parts of the reward
 
 export function list(main, store, params) {
   const all = [...store.runs, ...store.evaluations];
-  const run = all.find((each) => each.name === params.get("run")) ?? usualRun(store.runs) ?? all[0];
+  const run = namedRun(all, params.get("run")) ?? usualRun(store.runs) ?? all[0];
   const { evaluation } = run;
   const benchmarks = evaluation ? run.state.benchmarks : [];
   const nameOf = (step) => benchmarks.find(({ number }) => number === step)?.name ?? step;

@@ -97,7 +97,7 @@ export function overview(main, store) {
   const evaluated = store.evaluations.length ? scores(store) : null;
   const ofRuns = [
     el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
-      el("span", { class: "hint" }, "drag to zoom, click for the rollouts of a step")),
+      el("span", { class: "hint" }, "drag to zoom, click for the rollouts of a step, or for its timeline where a chart is about speed")),
     marksBox,
     chartsBox,
     settingsBox,

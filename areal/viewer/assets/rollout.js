@@ -1,7 +1,7 @@
 // One rollout, as a conversation or token by token; and a group, side by side.
 
 import { promptText, showActions, showConversation, written } from "./conversation.js";
-import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom.js";
+import { duration, el, ending, format, groupLink, link, rolloutLink, weights } from "./dom.js";
 import { source } from "./source.js";
 import { showTokens } from "./tokenview.js";
 
@@ -16,7 +16,7 @@ function facts(row, short = false) {
     ["weights", weights(row)],
     ["staleness", row.staleness === undefined ? null : format(row.staleness)],
     ["finish", ending(row.finish)],
-    ["seconds", row.seconds > 0 ? format(row.seconds) + latencyText(row.latency) : null],
+    ["time", row.seconds > 0 ? duration(row.seconds) + latencyText(row.latency) : null],
     ["task", short || !Object.keys(row.task).length ? null : JSON.stringify(row.task)],
   ];
   return el("dl", { class: "facts" }, found.filter(([, value]) => value).map(([name, value]) =>
@@ -26,7 +26,7 @@ function facts(row, short = false) {
 // Where the seconds of a rollout went, as far as that was recorded.
 function latencyText(latency) {
   const names = [["model", "model"], ["env_queue", "queue for the environment"], ["env", "environment"], ["verifier", "of it verifier"]];
-  const parts = names.filter(([key]) => typeof latency[key] === "number").map(([key, name]) => `${name} ${format(latency[key], 3)}`);
+  const parts = names.filter(([key]) => typeof latency[key] === "number").map(([key, name]) => `${name} ${duration(latency[key])}`);
   return parts.length ? ` (${parts.join(", ")})` : "";
 }
 
@@ -43,7 +43,7 @@ function namesFor(row) {
 // The step, or the benchmark, of a rollout, as a link to all of it, the worst first.
 function whereFrom(run, row) {
   return el("a", { href: link("rollouts", { run, from: row.step, to: row.step, sort: "reward" }) },
-    row.benchmark ? `${row.benchmark} in ${run}` : `Step ${row.step}`);
+    row.benchmark ? `${row.benchmark} in ${run}` : `Step ${row.step} of ${run}`);
 }
 
 // All conversations of a rollout; of a response of an evaluation perhaps only what its agent did is known.

@@ -131,9 +131,20 @@ export function goesOn({ state }) {
   return ["running", "suspended"].includes(state.state);
 }
 
-// The run that somebody wants who names none: the newest of those that go on, or else of all.
+let lastShown = "";
+
+// The run of a page that names one, which is the usual one from then on.
+export function namedRun(runs, name) {
+  const found = runs.find((run) => run.name === name);
+  if (found) lastShown = name;
+  return found;
+}
+
+// The run that somebody wants who names none: the last one that was looked at, or else the newest of those that go
+// on, or of all.
 export function usualRun(runs) {
-  return [...runs].sort((a, b) => goesOn(b) - goesOn(a) || b.state.started - a.state.started)[0];
+  const last = runs.find((run) => run.name === lastShown);
+  return last ?? [...runs].sort((a, b) => goesOn(b) - goesOn(a) || b.state.started - a.state.started)[0];
 }
 
 function noMetrics() {

@@ -3,7 +3,7 @@
 import { holdUp, rateAt } from "./causes.js";
 import { colour } from "./charts.js";
 import { duration, el, format, link } from "./dom.js";
-import { report, source, usualRun } from "./source.js";
+import { namedRun, report, source, usualRun } from "./source.js";
 
 // What a span says, and the variable that has its colour.
 const SPANS = {
@@ -539,7 +539,7 @@ function legendOf(entries) {
 }
 
 export function timeline(main, store, params) {
-  const run = store.runs.find((each) => each.name === params.get("run")) ?? usualRun(store.runs);
+  const run = namedRun(store.runs, params.get("run")) ?? usualRun(store.runs);
   const asked = { last: params.get("last"), from: params.get("from") ?? "", to: params.get("to") ?? "" };
   if (asked.last === null) asked.last = run.state.state === "running" && !asked.from && !asked.to ? "300" : "";
   let at = params.get("at") === null ? null : Number(params.get("at")); // an update to point at, once
@@ -654,7 +654,7 @@ export function timeline(main, store, params) {
     fallsBox.replaceChildren();
     if (!deepest.length) return;
     const left = data.falls.length - deepest.length;
-    const head = ["updates", "tokens/s", "usually", "why"].map((name) => el("th", { scope: "col" }, name));
+    const head = ["updates", "lowest tokens/s", "usually", "why"].map((name) => el("th", { scope: "col" }, name));
     const rows = deepest.map(({ places, lowest, usual, why }) => {
       const [first, last] = [places[0], places[places.length - 1]];
       const rate = updates.tokens_per_s[lowest];

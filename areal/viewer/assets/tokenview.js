@@ -99,6 +99,14 @@ export function showTokens(conversation, row, run, chosen, onchoose) {
     },
   });
 
+  // Which token it is: of those that were sampled, and of all.
+  function place(i) {
+    const all = `${i + 1} of ${count}`;
+    if (!conversation.sampled[i]) return `token ${all}`;
+    const mine = conversation.sampled.slice(0, i + 1).filter((each) => each).length;
+    return `sampled token ${mine} of ${conversation.sampled.filter((each) => each).length} (${all} with the prompt)`;
+  }
+
   function changes(i) {
     return conversation.versions && conversation.sampled[i] && i > 0 && conversation.sampled[i - 1] &&
       conversation.versions[i] !== conversation.versions[i - 1];
@@ -137,7 +145,7 @@ export function showTokens(conversation, row, run, chosen, onchoose) {
     spans[at]?.classList.remove("at");
     at = i;
     spans[at].classList.add("at");
-    const facts = [`token ${i + 1} of ${count}, prompt included`, JSON.stringify(conversation.texts[i]), `id ${conversation.ids[i]}`];
+    const facts = [place(i), JSON.stringify(conversation.texts[i]), `id ${conversation.ids[i]}`];
     if (conversation.sampled[i]) {
       const logprob = conversation.logprobs[i];
       if (conversation.versions) {
