@@ -181,7 +181,9 @@ def solutions_earn(subject: Subject) -> str:
 
 
 def threads_agree(subject: Subject) -> str:
-    """Environments on several threads find what one finds alone."""
+    """Environments on several threads find what one finds alone; those with own processes need not."""
+    if (subject.env.metadata or {}).get("isolation") == "process":
+        raise Unknown("each environment asks for a process of its own (metadata)")
     tasks = subject.tasks()
     actions = (FILLERS[0], *([None] if subject.solves else []))
     plan = [(task, action) for task in tasks for action in actions]

@@ -227,6 +227,13 @@ def test_a_call_that_keeps_pythons_lock_belongs_in_a_process(isolation: str):
         assert 'metadata = {"isolation": "process"}' in found[0]
 
 
+@pytest.mark.parametrize(("isolation", "verdict"), [("thread", "failed"), ("process", "not checked")])
+def test_what_has_a_process_of_its_own_may_share_what_it_likes_with_itself(isolation: str, verdict: str):
+    env = broken("Shares", prompt=shares, score=judges_shared, metadata={"isolation": isolation})
+    findings = {finding.rule: finding.verdict for finding in check_env(env, rules=of("threads"))}
+    assert findings["threads"] == verdict
+
+
 def one_step(subject: Any) -> str:
     subject.reset(subject.env, {"seed": 0})
     subject.step(subject.env, "?")
