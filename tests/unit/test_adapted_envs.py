@@ -278,3 +278,34 @@ def test_gem_as_it_is():
     assert env.reset(seed=1) == env.reset(seed=1)
     assert "between 1 and 10" in env.reset(seed=1)[0]
     assert env.step("no number")[2] is True
+
+
+def test_textarena_s_games_for_one_player():
+    pytest.importorskip("textarena", reason="textarena is not installed")
+    for game in ("GuessTheNumber-v0", "GuessTheNumber-v0-train", "GuessTheNumber-v0-raw"):
+        env = make_env("textarena-v1", game=game)
+        opening = env.reset(seed=1)[0]
+        assert opening.startswith("You are Player 0.")
+        steps = []
+        while not steps or not steps[-1][2]:
+            steps.append(env.step(f"I say [{len(steps) + 1}]"))
+        assert {step[0] for step in steps[:-1]} == {
+            "The target number is higher."
+        }  # its own moves are left out
+        assert [step[1] for step in steps] == [0.0] * (len(steps) - 1) + [1.0]
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step("[1]")
+        assert env.reset(seed=1)[0] == opening
+        again = [env.step(f"[{i + 1}]") for i in range(len(steps))]
+        assert [step[1] for step in again] == [step[1] for step in steps]
+    assert env.metadata["isolation"] == "process"
+    with pytest.raises(UserError, match=r"TextArena .* has no game 'GuessTheNumbers-v0'"):
+        make_env("textarena-v1", game="GuessTheNumbers-v0")
+    with pytest.raises(UserError, match="'TicTacToe-v0' is no game for one player"):
+        make_env("textarena-v1", game="TicTacToe-v0").reset(seed=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("textarena") is not None, reason="textarena is installed")
+def test_without_textarena():
+    with pytest.raises(UserError, match=r"needs TextArena: pip install 'areal-gym.textarena.'"):
+        make_env("textarena-v1")
