@@ -434,6 +434,19 @@ def without_template() -> Renderer:
 FUZZED = [renderer("qwen2.5"), renderer("llama3"), without_template()]
 
 
+@pytest.mark.parametrize("kind", [["text"], {"a": 1}, 3, True])
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages", "/responses"])
+async def test_a_part_whose_type_is_no_string_is_refused(server: EndpointServer, path: str, kind: Any):
+    said = [{"role": "user", "content": [{"type": kind, "text": "Hello?"}]}]
+    body = {"model": "m", "input": said} if path == "/responses" else {"model": "m", "messages": said}
+    body |= {"max_tokens": 9} if path == "/messages" else {}
+    model = Recorder(Says([]), FUZZED[0], Sampling(9), 5000, server)
+    async with model.endpoint(100) as at, client(at) as http:
+        response = await http.post(path, json=body)
+    assert response.status_code == 400
+    assert "a part of type" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", REQUESTS)
 @given(data=st.data(), which=st.integers(0, 2))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

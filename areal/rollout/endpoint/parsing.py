@@ -56,11 +56,11 @@ def plain_text(content: Any, location: str) -> str:
 
 
 def _part_text(part: Any, location: str) -> str:
-    if isinstance(part, dict) and part.get("type") in _TEXTS:
-        text = part.get(_TEXTS[part["type"]])
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if isinstance(part, dict) and isinstance(kind, str) and kind in _TEXTS:
+        text = part.get(_TEXTS[kind])
         if isinstance(text, str):
             return text
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     raise Refusal(
         400, f"{location}: a part of type {shown(kind)} cannot be read; this endpoint knows text alone"
     )
