@@ -120,12 +120,7 @@ class RolloutController:
 
     def counts(self) -> dict[str, float]:
         """Return how often something went wrong so far, under the names of a run's metrics."""
-        found = {
-            "tokens": self.finished_tokens,
-            "retries": self.retries,
-            "failures": self.failures,
-            "punished": self.punished,
-        }
+        found = {"retries": self.retries, "failures": self.failures, "punished": self.punished}
         found["regenerated"] = self._regenerated
         if self.max_equal is not None:
             found["equal_groups"] = self.equal_groups

@@ -108,7 +108,8 @@ class StepRecorder:
         """
         step = batch.version + 1
         account = self._account.close(batch, metrics["time/train"], sync, *self._generated())
-        counts = {**self.rollouts.counts(), **self.worker.counts()}
+        tokens = {"rollout/tokens": float(self.rollouts.finished_tokens)}
+        counts = {**self.rollouts.counts(), **self.worker.counts(), **tokens}
         if isinstance(engines := self.worker.engine, Engines):
             counts["engine/count"] = float(len(engines.engines))
         now, held = round(time.time(), 3), {"time/held": self.rollouts.held_seconds}
