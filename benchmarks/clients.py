@@ -1,0 +1,232 @@
+"""Which client packages work on the endpoint unchanged: each in an environment of its own.
+
+    python benchmarks/clients.py [--only litellm,vercel] [--folder ~/.cache/areal/clients]
+
+A client is a program in benchmarks/client_programs/ and the packages that it needs, which pip or npm install
+on the first run; that takes the network, and some gigabytes. The endpoint, the recorder, the chat template
+(Qwen2.5's) and the tokenizer are those of training. The engine is scripted: it calls each tool that it is
+shown once, with arguments that fit its schema, and then says one sentence, or
+JSON where it is asked for a Person.
+
+Each program tries several uses and says of each whether it worked. Afterwards every response that was sampled
+must be in exactly one trajectory: "exact" says so. "turns" are those of the trajectories.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import parser, save
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "unit"))
+from chat import renderer, tokenizer
+
+from areal.rollout.endpoint.server import EndpointServer
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.recorder import Recorder
+
+PROGRAMS = Path(__file__).with_name("client_programs")
+TEMPLATE = "qwen2.5"
+LIMIT = 300.0
+"""Seconds for all uses of a client."""
+_TOOLS = re.compile(r"<tools>\n(.*?)\n</tools>", re.DOTALL)
+_LAST = {"final_answer", "final_result", "Person"}
+"""Tools by which frameworks end: they are called when the others were."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client.
+
+    Attributes:
+        program: in benchmarks/client_programs.
+        packages: that pip, or npm, installs for it.
+    """
+
+    program: str
+    packages: tuple[str, ...]
+    node: bool = field(default=False)
+
+
+CLIENTS = {
+    "openai, anthropic": Client("sdks.py", ("openai", "anthropic", "pydantic")),
+    "litellm": Client("with_litellm.py", ("litellm", "pydantic")),
+    "pydantic-ai": Client("with_pydantic_ai.py", ("pydantic-ai-slim[openai,anthropic]",)),
+    "instructor": Client("with_instructor.py", ("instructor[anthropic]", "openai")),
+    "smolagents": Client("with_smolagents.py", ("smolagents[openai]",)),
+    "langchain": Client("with_langchain.py", ("langchain", "langchain-openai", "langchain-anthropic")),
+    "llama-index": Client("with_llama_index.py", ("llama-index-core", "llama-index-llms-openai-like")),
+    "autogen": Client("with_autogen.py", ("autogen-agentchat", "autogen-ext[openai]")),
+    "dspy": Client("with_dspy.py", ("dspy",)),
+    "crewai": Client("with_crewai.py", ("crewai",)),
+    "strands": Client("with_strands.py", ("strands-agents[openai,anthropic]",)),
+    "agno": Client("with_agno.py", ("agno", "openai", "anthropic")),
+    "openai-agents": Client("with_openai_agents.py", ("openai-agents",)),
+    "vercel": Client(
+        "vercel.mjs",
+        ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@ai-sdk/anthropic", "zod"),
+        node=True,
+    ),
+}
+
+
+class Scripted:
+    """An engine that reads its prompt and answers by a script.
+
+    Attributes:
+        said: the ids of each response.
+    """
+
+    version, busy_seconds = 0, 0.0
+
+    def __init__(self) -> None:
+        self._tokenizer = tokenizer(TEMPLATE)
+        self.said: list[list[int]] = []
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+        text = answer(self._tokenizer.decode(ids))
+        said = [*self._tokenizer.encode(text, add_special_tokens=False), self._tokenizer.eos_token_id]
+        self.said.append(said)
+        return Completion(said, [-1.0] * len(said), [0] * len(said), "eos")
+
+
+def answer(prompt: str) -> str:
+    """Return what the model says to a prompt in Qwen2.5's template."""
+    asked = prompt[: prompt.rfind("<|im_start|>assistant")]
+    answered = "<tool_response>" in asked[asked.rfind("<|im_start|>user") :]
+    shown = _shown(prompt)
+    last = [tool for tool in shown if tool["name"] in _LAST]
+    others = [tool for tool in shown if tool["name"] not in _LAST]
+    if others and not answered:
+        return _call(others[0])
+    if last:
+        return _call(last[0])
+    return '{"name": "Ann", "age": 3}' if "Person" in prompt else "It is fine."
+
+
+def _shown(prompt: str) -> list[dict[str, Any]]:
+    for found in _TOOLS.finditer(prompt):
+        try:
+            return [json.loads(line)["function"] for line in found[1].splitlines()]
+        except (ValueError, LookupError):  # the template's own words about tools
+            continue
+    return []
+
+
+def _call(tool: dict[str, Any]) -> str:
+    given = json.dumps({"name": tool["name"], "arguments": _fitting(tool.get("parameters", {}), {})})
+    return f"I look.\n<tool_call>\n{given}\n</tool_call>"
+
+
+def _fitting(schema: dict[str, Any], known: dict[str, Any]) -> Any:
+    """Return a value that fits a JSON schema."""
+    known = known | schema.get("$defs", {})
+    if "$ref" in schema:
+        return _fitting(known[schema["$ref"].rpartition("/")[2]], known)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _fitting(schema["anyOf"][0], known)
+    kind = schema.get("type", "string")
+    if kind == "object":
+        return {name: _fitting(value, known) for name, value in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [_fitting(schema.get("items", {}), known)]
+    return {"integer": 3, "number": 3, "boolean": True, "null": None}.get(kind, "Ann")
+
+
+def installed(client: Client, folder: Path) -> list[str]:
+    """Install what a client needs, once; return the command that runs it."""
+    done, program = folder / "installed", PROGRAMS / client.program
+    if client.node:
+        if not done.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["npm", "install", "--silent", *client.packages], cwd=folder, check=True)
+            done.touch()
+        beside = folder / program.name  # node looks for packages beside the program
+        beside.write_text(program.read_text())
+        return ["node", str(beside)]
+    python = folder / "bin" / "python"
+    if not done.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *client.packages], check=True)
+        done.touch()
+    return [str(python), str(program)]
+
+
+async def tried(command: list[str]) -> dict[str, Any]:
+    """Run a client's program on an endpoint of its own; return what came of its uses, and of the record."""
+    engine: Any = Scripted()
+    shown = tokenizer(TEMPLATE)
+    server = EndpointServer(lambda ids: [shown.decode([each]) for each in ids], 1.0)
+    model = Recorder(engine, renderer(TEMPLATE), Sampling(4096), 100_000, server)
+    try:
+        async with model.endpoint(10_000) as at:
+            # No PYTHONPATH: areal's own folders have the names of some packages.
+            names = {"BASE_URL": at.base_url, "API_KEY": at.api_key, "PYTHONPATH": ""}
+            ran = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **names}
+            )
+            try:
+                output, _ = await asyncio.wait_for(ran.communicate(), LIMIT)
+            except TimeoutError:
+                ran.kill()
+                output = b""
+            refused, reason = at.account.refused, at.account.refusal
+    finally:
+        await server.close()
+    uses = [json.loads(line) for line in output.decode().splitlines() if line.startswith('{"use":')]
+    trajectories = model.trajectories()
+    recorded = sorted(t.tokens[begin:end].tolist() for t in trajectories for begin, end in responses_of(t))
+    return {
+        "worked": sum(use["ok"] for use in uses),
+        "uses": uses,
+        "ended": ran.returncode == 0,
+        "turns": [len(t.turns) for t in trajectories],
+        "exact": recorded == sorted(engine.said),
+        "refused": refused,
+        "refusal": reason,
+    }
+
+
+def responses_of(trajectory: Any) -> list[tuple[int, int]]:
+    """Return where each response begins and ends: at a prompt, or at the next response."""
+    mask, turns = trajectory.loss_mask.tolist(), list(trajectory.turns)
+    spans = []
+    for begin, after in zip(turns, [*turns[1:], len(mask)], strict=True):
+        end = begin
+        while end < after and mask[end]:
+            end += 1
+        spans.append((begin, end))
+    return spans
+
+
+def main() -> None:
+    made = parser(__doc__, "clients")
+    made.add_argument("--only", default=",".join(CLIENTS), help="some of the clients")
+    folder = Path("~/.cache/areal/clients").expanduser()
+    made.add_argument("--folder", type=Path, default=folder, help=f"where they are installed ({folder})")
+    arguments = made.parse_args()
+    wanted = [name for name in CLIENTS if any(each in name for each in arguments.only.split(","))]
+    results = {}
+    print("| client | worked | turns | exact | what failed |\n|---|---|---|---|---|")
+    for name in wanted:
+        place = arguments.folder / re.sub(r"\W+", "-", name)
+        found = results[name] = asyncio.run(tried(installed(CLIENTS[name], place)))
+        failed = "; ".join(f"{use['use']}: {use['said']}" for use in found["uses"] if not use["ok"])
+        count = f"{found['worked']} of {len(found['uses'])}"
+        print(f"| {name} | {count} | {found['turns']} | {found['exact']} | {failed} |", flush=True)
+    save(arguments.output, "clients", results)
+
+
+if __name__ == "__main__":
+    main()
