@@ -16,9 +16,9 @@ from areal.rollout.endpoint.wire import (
     ModelRequest,
     ModelResponse,
     Reading,
-    Refusal,
     events,
     openai_error,
+    openai_error_event,
     openai_usage,
     unavailable,
 )
@@ -77,12 +77,8 @@ def stream(request: ModelRequest, response: ModelResponse) -> bytes:
 
 
 error = openai_error
+error_event = openai_error_event
 SIGN_OF_LIFE = COMMENT
-
-
-def error_event(refusal: Refusal) -> bytes:
-    """A refusal in a stream that has begun."""
-    return events([error(refusal)], named=False)
 
 
 def _chunks(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str, Any]]:

@@ -222,3 +222,8 @@ def openai_error(refusal: Refusal) -> dict[str, Any]:
     types = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = types.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
     return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
+
+
+def openai_error_event(refusal: Refusal) -> bytes:
+    """A refusal in a stream of chunks that has begun."""
+    return events([openai_error(refusal)], named=False)
