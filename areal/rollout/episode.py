@@ -15,7 +15,7 @@ from areal.rollout.recorder import Recorder
 from areal.spans import collect, total
 from areal.trajectory import Episode
 
-LONGEST_EXPECTED = 2000
+_LONGEST_EXPECTED = 2000
 """Characters that are kept of what would have been right: it is in the record of each episode."""
 
 
@@ -68,7 +68,7 @@ class RecordedEnv:
         self._model.credit(step.reward, step.info.get("reward_parts"))
         self.unfinished = not step.done
         if step.done and (expected := step.info.get("expected")) is not None:
-            self.expected = str(expected)[:LONGEST_EXPECTED]
+            self.expected = str(expected)[:_LONGEST_EXPECTED]
         return step
 
 

@@ -35,8 +35,6 @@ class StepAccount:
         self._engine_busy = engine_busy
         self._wait, self._taken = 0.0, time.time()
         self._counted.append((self._started, tokens))
-        while len(self._counted) > 1 and self._counted[1][0] <= self._started - _WINDOW:
-            self._counted.popleft()
 
     def waited(self) -> None:
         """The batch has come: all of the step until now was waiting for it."""
@@ -55,8 +53,9 @@ class StepAccount:
         elapsed = now - self._started
         wait, taken = self._wait, self._taken
         generate = engine_busy - self._engine_busy
-        old_enough = (mark for mark in reversed(self._counted) if mark[0] <= now - _WINDOW)
-        since, before = next(old_enough, self._counted[0])
+        while len(self._counted) > 1 and self._counted[1][0] <= now - _WINDOW:
+            self._counted.popleft()
+        since, before = self._counted[0]
         self._begin(engine_busy, tokens)
         return {
             **_of_batch(batch),

@@ -345,7 +345,8 @@ class Timeline:
         def at(time: float) -> float:
             return round(time - zero, 3)
 
-        inside = [update for update in self.updates if self._shows(update, wanted, start, end)]
+        places = [n for n, update in enumerate(self.updates) if self._shows(update, wanted, start, end)]
+        inside = [self.updates[n] for n in places]
         columns: Line = {
             "step": [update.step for update in inside],
             "start": [at(update.start) for update in inside],
@@ -375,7 +376,7 @@ class Timeline:
                 for name, spans in lanes.items()
             ],
             "updates": columns,
-            "falls": self._fallen(inside, lanes),
+            "falls": self._fallen(places, lanes),
             "marks": [
                 {**mark, "time": at(mark["time"])} for mark in self.marks if start <= mark["time"] <= end
             ],
@@ -390,17 +391,17 @@ class Timeline:
             return False  # it touches one that is wanted
         return update.end > start and update.start < end
 
-    def _fallen(self, inside: Sequence[Update], lanes: Mapping[str, Sequence[Span]]) -> list[Line]:
-        """Return the falls of tokens/s among some updates."""
-        places = {id(update): place for place, update in enumerate(inside)}
-        low = {n: usual for n, usual in self._falls.low.items() if id(self.updates[n]) in places}
+    def _fallen(self, places: Sequence[int], lanes: Mapping[str, Sequence[Span]]) -> list[Line]:
+        """Return the falls of tokens/s among some updates, which are named by their places among these."""
+        column = {place: i for i, place in enumerate(places)}
+        low = {place: usual for place, usual in self._falls.low.items() if place in column}
         if not low:
             return []
         known = {name: Lane.of(spans) for name, spans in lanes.items()}
         return [
             {
-                "places": [places[id(self.updates[n])] for n in fall.updates],
-                "lowest": places[id(self.updates[fall.lowest])],
+                "places": [column[place] for place in fall.updates],
+                "lowest": column[fall.lowest],
                 "usual": round(fall.usual.rate, 1),
                 "why": why or ["nothing else that is recorded was unusual"],
             }
