@@ -34,6 +34,7 @@ from ray.core.generated import autoscaler_pb2
 
 from areal.workers.network import join_network
 from areal.workers.ray import RayCluster
+from areal.workers.ray_actor import END
 from areal.workers.ray_hosts import reserve
 
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
@@ -301,7 +302,7 @@ async def test_hosts_without_gpu_beside_those_with_some(hosts: Cluster, cluster:
 
 
 RUN = """
-import asyncio, sys
+import asyncio, sys, time
 from toys import Toy
 from areal.workers.ray_hosts import reserve
 from areal.workers.ray import RayCluster
@@ -312,7 +313,9 @@ async def main():
     print("\\nworkers", toy.pid, await toy.call(Toy.fork), flush=True)
     await toy.ended
     print("\\nended", toy.ended.result(), flush=True)
+    began = time.monotonic()
     cluster.close()
+    print("\\nclosed", time.monotonic() - began, flush=True)
 
 asyncio.run(main())
 """
@@ -346,6 +349,8 @@ def test_a_cluster_that_loses_its_head():
         cluster.head_node.kill_gcs_server()
         ended = next((line for line in run.stdout if line.startswith("ended")), "")
         assert f"the head of the Ray cluster, {address}, has not answered for 30 s" in ended
+        closed = next(line for line in run.stdout if line.startswith("closed"))
+        assert float(closed.split()[1]) < END, "it asks a head that is gone"
         assert run.wait(60) == 0, "it waits for ever for what cannot be released any more"
         assert psutil.wait_procs(ours, timeout=60)[1] == []
     cluster.shutdown()
