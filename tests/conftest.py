@@ -39,6 +39,7 @@ class Scheduling(LoadScopeScheduling):
         return next(found, nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # a debugger is used without xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
 

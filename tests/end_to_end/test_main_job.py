@@ -223,7 +223,9 @@ def test_an_engine_that_fails_is_reported_in_one_line(tmp_path: Path):
     assert "Traceback" not in errors
 
     shutil.rmtree(run)
-    process = start("train", *where, "--steps", "1000", "run.max_restarts=2", "rollout.max_staleness=2")
+    # So few at once take longer than an update: the engine is at work whenever it is killed.
+    slow = ("rollout.max_concurrent=16", "rollout.max_staleness=2")
+    process = start("train", *where, "--steps", "1000", "run.max_restarts=2", *slow)
     every = set[psutil.Process]()
     for victim in ("areal engine 0", "VLLM", "VLLM"):
         done = len(steps(run))
