@@ -38,6 +38,11 @@ class Step:
 class Env(Protocol):
     """One episode of a Gymnasium environment; calls run on a thread, so they may block on a verifier."""
 
+    @property
+    def player(self) -> str:
+        """Whose turn it is, for whom alone the last observation is; empty where there is one player."""
+        ...
+
     async def reset(self) -> str:
         """Reset the environment and return the first observation."""
         ...
@@ -51,8 +56,15 @@ class Env(Protocol):
         """
         ...
 
+    def opening(self) -> list[Message]:
+        """Return the messages that a player's conversation opens with, if the last observation is its first.
+
+        After ``open`` these are what it returned.
+        """
+        ...
+
     async def step(self, action: str) -> Step:
-        """Act."""
+        """Act, as the player whose turn it is."""
         ...
 
 
@@ -185,6 +197,14 @@ class Model(Protocol):
         Raises:
             BadRequest: the model's chat template does not take the messages or the tools.
             ConversationTooLong: no room is left for a response.
+        """
+        ...
+
+    def player(self, name: str) -> Model:
+        """Return the same model as one of several players; the same object each time.
+
+        What is said to it and by it is in conversations of its own, which no other player's continue, and is
+        trained on by what this player earns.
         """
         ...
 

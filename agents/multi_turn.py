@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from areal.agents.chat import Chat, checked_limits
-from areal.agents.interface import Env, Model
+from areal.agents.interface import ConversationTooLong, Env, Model
+
+_PATIENCE = 4
+"""Empty moves in a row, for each player, after which a game is given up that does not end by them."""
 
 
 class MultiTurn:
     """Responds, receives the environment's next observation as a user message, and responds again.
 
     Where a limit is reached before the environment ends the episode, it ends with what it has earned so far.
+    In a game of several players each has a conversation of its own, in which only what is said to this one
+    stands, and limits of its own. One that has reached a limit says nothing when it is its turn, an empty
+    text, which the game judges as any other move: nobody escapes a defeat by talking for too long. Where
+    nothing comes of it, the episode ends. What a player thinks, it does not say.
 
     Args:
         max_turns: responses of an episode.
@@ -25,9 +32,39 @@ class MultiTurn:
 
     async def run(self, env: Env, model: Model) -> None:
         """Run one episode."""
-        chat = Chat(model, await env.open(), *self._limits)
-        while (reply := await chat.ask()) is not None:
-            step = await env.step(reply.text)
+        await env.open()
+        chats: dict[str, Chat] = {}
+        silent = 0
+        while True:
+            player = env.player
+            if player not in chats:
+                chats[player] = Chat(model.player(player) if player else model, env.opening(), *self._limits)
+            said = await _said(chats[player], player, first=len(chats) == 1)
+            silent = silent + 1 if said is None else 0
+            if said is None and (not player or silent > _PATIENCE * len(chats)):
+                return
+            step = await env.step(said or "")
             if step.done:
                 return
-            chat.append(step.observation)
+            if env.player in chats:
+                chats[env.player].append(step.observation)
+
+
+async def _said(chat: Chat, player: str, first: bool) -> str | None:
+    """Return a response; of one of several players what it says aloud. None: a limit is reached.
+
+    Args:
+        first: nobody else has been asked, so that a conversation without room is the task's own fault.
+    """
+    try:
+        reply = await chat.ask()
+    except ConversationTooLong:
+        if first:
+            raise
+        return None
+    if reply is None:
+        return None
+    if not player:
+        return reply.text
+    said = str(reply.message["content"])
+    return said[reply.thought :].lstrip() if reply.thought else said

@@ -31,6 +31,7 @@ class Trajectory:
         turns: the index of the first sampled token of each turn.
         calls: of each turn, its number among all turns of the episode, in the order in which they began.
         rewards: of each turn, the reward between its end and the end of the next turn.
+        player: who speaks in it; empty where the environment has one player.
     """
 
     tokens: np.ndarray
@@ -41,6 +42,7 @@ class Trajectory:
     turns: list[int] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    player: str = ""
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
@@ -84,6 +86,8 @@ _ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "v
 class Episode:
     """One attempt at a problem: its trajectories and the reward that they share.
 
+    In a game of several players each has trajectories and a reward of its own.
+
     Attributes:
         trajectories: at least one; several if there were sub-agents, or if a chat template rewrote history.
         reward: the sum of all rewards.
@@ -95,6 +99,7 @@ class Episode:
         unfinished: the agent acted in the environment, and stopped before the environment ended the episode.
         expected: what would have been right, where the environment says so, for people who read it.
         failure: the error of its agent, whose episode then has the reward 0; empty if there was none.
+        players: what each player earned, where there are several; they sum to ``reward``.
         seconds: where its time went: in calls of the ``model`` and of the environment (``env``), within them
             in its ``verifier``, and waiting for a worker of the environment (``env_queue``). Calls at once
             count each.
@@ -112,8 +117,17 @@ class Episode:
     unfinished: bool = False
     expected: str = ""
     failure: str = ""
+    players: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
+
+    @property
+    def returns(self) -> dict[str, float]:
+        """What those earned who acted in it: each player, or the only one, whose name is empty."""
+        if not self.players:
+            return {"": self.reward}
+        acted = {t.player for t in self.trajectories}
+        return {name: reward for name, reward in self.players.items() if name in acted}
 
     @property
     def sampled(self) -> int:

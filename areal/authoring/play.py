@@ -83,6 +83,13 @@ class _ShownEnv:
     env: Env
     show: Show
 
+    @property
+    def player(self) -> str:
+        return self.env.player
+
+    def opening(self) -> list[Message]:
+        return self.env.opening()
+
     async def reset(self) -> str:
         observation = await self.env.reset()
         self.show("observation", observation)

@@ -29,10 +29,12 @@ class Chat:
     Attributes:
         messages: all of them, with the last response.
         given: how many of them there were before the model first spoke; there may be examples among them.
+        player: who speaks in it; empty where the environment has one player.
     """
 
     messages: list[Message]
     given: int
+    player: str = ""
 
 
 Conversation: TypeAlias = Trajectory | Chat
@@ -60,8 +62,9 @@ def write_conversations(path: Path, problem: int, sample: int, said: Sequence[Co
 
 
 def _plain(said: Conversation) -> dict[str, Any]:
+    player = {"player": said.player} if said.player else {}
     if isinstance(said, Chat):
-        return {"messages": said.messages, "given": said.given}
+        return {"messages": said.messages, "given": said.given, **player}
     spans = [list(span) for value, span in groupby(range(len(said)), said.loss_mask.__getitem__) if value]
     return {
         "tokens": said.tokens.tolist(),
@@ -69,6 +72,7 @@ def _plain(said: Conversation) -> dict[str, Any]:
         "logprobs": [round(value, 4) for value in said.logprobs[said.loss_mask].tolist()],
         "turns": said.turns,
         "rewards": said.rewards,
+        **player,
     }
 
 
@@ -86,7 +90,8 @@ def read_conversations(line: bytes) -> list[Conversation]:
 
 def _read(data: dict[str, Any]) -> Conversation:
     if "messages" in data:
-        return Chat([dict(message) for message in data["messages"]], int(data["given"]))
+        messages = [dict(message) for message in data["messages"]]
+        return Chat(messages, int(data["given"]), str(data.get("player", "")))
     tokens = np.asarray(data["tokens"], np.int32)
     mask = np.zeros(len(tokens), bool)
     for begin, end in data["sampled"]:
@@ -94,7 +99,9 @@ def _read(data: dict[str, Any]) -> Conversation:
     logprobs = np.zeros(len(tokens), np.float32)
     logprobs[mask] = data["logprobs"]
     versions = np.where(mask, 0, -1).astype(np.int32)
-    return Trajectory(tokens, mask, logprobs, versions, turns=data["turns"], rewards=data["rewards"])
+    said = Trajectory(tokens, mask, logprobs, versions, turns=data["turns"], rewards=data["rewards"])
+    said.player = str(data.get("player", ""))
+    return said
 
 
 def places(path: Path, begin: int = 0) -> Iterator[tuple[int, int, int, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from areal.agents.interface import (
@@ -30,7 +30,7 @@ from areal.evaluation.responses import FAILED
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.episode import NothingSampled, RecordedEnv, nothing_sampled
+from areal.rollout.episode import NothingSampled, RecordedEnv, nothing_sampled, one_conversation
 from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
 
@@ -46,6 +46,7 @@ class EndpointModel(EpisodeModel):
 
     Args:
         server: where programs reach the model.
+        game: the model of the episode, if this one is of one of its players; it counts for both.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class EndpointModel(EpisodeModel):
         sampling: Sampling,
         template_kwargs: Mapping[str, Any],
         server: EndpointServer | None = None,
+        game: EndpointModel | None = None,
     ) -> None:
-        super().__init__(sampling)
+        super().__init__(sampling, game)
         self._endpoint = endpoint
         self._template_kwargs = template_kwargs
         self.tokens = 0
@@ -63,6 +65,7 @@ class EndpointModel(EpisodeModel):
         self.conversations: list[Chat] = []
         self.accounts: list[Account] = []
         self._server = server
+        self._whole = game or self
 
     @asynccontextmanager
     async def endpoint(self, max_completions: int, settings: Settings = "ignore") -> AsyncIterator[Endpoint]:
@@ -85,7 +88,7 @@ class EndpointModel(EpisodeModel):
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
     ) -> Reply:
         """Respond to a whole history; see :class:`areal.agents.interface.Model`. Tokens are not known."""
-        call, self._calls = self._calls, self._calls + 1
+        call = self._next_call()
         body = self._body(self._narrowed(call, limits or SamplingLimits()))
         given = {"tools": list(tools)} if tools else {}
         completion = await self._endpoint.ask({"messages": list(messages), **body, **given})
@@ -94,12 +97,22 @@ class EndpointModel(EpisodeModel):
         text = message.get("content") or ""
         calls = message.get("tool_calls") or []
         ended = "length" if choice.get("finish_reason") == "length" else "stop"
-        self.tokens += used.get("completion_tokens") or 0
-        self.finish = ended
+        self._whole.tokens += used.get("completion_tokens") or 0
+        self._whole.finish = ended
         said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
         self._record(list(messages), said)
         finish: Any = "tool_calls" if calls else ended
         return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0)
+
+    def said(self) -> list[Chat]:
+        """Return all conversations, those of several players with their names."""
+        found = list(self.conversations)
+        for name, player in self.players.items():
+            found += [replace(chat, player=name) for chat in player.conversations]
+        return found
+
+    def _new_player(self) -> EndpointModel:
+        return EndpointModel(self._endpoint, self._sampling, self._template_kwargs, self._server, self)
 
     def _record(self, messages: list[Message], said: Message) -> None:
         """Keep what was asked and said, in place of the conversation that it goes on with."""
@@ -140,6 +153,7 @@ class EndpointWorker:
         Raises:
             EnvironmentFailure: the environment raised or hung.
             NothingSampled: the agent never asked the model, or each of its calls was refused.
+        UserError: there are several players, and the agent does not tell them apart.
         """
         started, failure = time.monotonic(), ""
         model = EndpointModel(self.endpoint, sampling, self.template_kwargs, self.server)
@@ -147,6 +161,8 @@ class EndpointWorker:
             recorded = RecordedEnv(self.pool, env, task, model, self.opening)
             try:
                 await self.agent.run(recorded, model)
+                if model.players and model.conversations:
+                    raise one_conversation(self.agent, model.players)
             except PolicyFailed as error:
                 if not model.finish:
                     raise
@@ -164,5 +180,5 @@ class EndpointWorker:
             seconds=time.monotonic() - started,
             env=recorded.member,
             expected=recorded.expected,
-            conversations=model.conversations,
+            conversations=model.said(),
         )

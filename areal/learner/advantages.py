@@ -44,7 +44,8 @@ def group_centred(returns: torch.Tensor, weights: torch.Tensor, group_size: int)
 def leave_one_out(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
     """Return each return less the mean of its group's other episodes (RLOO, arXiv 2402.14740); as above."""
     centred = group_centred(returns, weights, group_size)
-    return centred + (weights * centred).sum(dim=1, keepdim=True) / (group_size - 1)
+    others = max(group_size - 1, 1)  # without any, what is centred is 0
+    return centred + (weights * centred).sum(dim=1, keepdim=True) / others
 
 
 def global_normalised(

@@ -1,4 +1,4 @@
-"""Which return each sampled token answers for: its episode's reward, or what came from its turn on."""
+"""Which return each sampled token answers for: its episode's or player's reward, or what its turn led to."""
 
 from __future__ import annotations
 
@@ -8,81 +8,151 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from areal.config.objective import Objective
-from areal.learner.advantages import overlong_penalty
+from areal.config.objective import Advantage, Objective
+from areal.learner.advantages import of_returns, overlong_penalty
 from areal.trajectory import Episode, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The returns of E episodes with up to K units of credit each: their turns, or one for the whole episode.
+    """The returns of R rows with up to K units of credit each: their turns, or one for the whole row.
+
+    A row is an episode, or what one player did in it: players earn rewards of their own.
 
     Attributes:
-        returns: float32 ``[E, K]``.
-        lengths: int64 ``[E, K]``, sampled tokens of each unit; 0 behind an episode's last unit.
-        episode: of each trajectory, which episode it belongs to.
+        returns: float32 ``[R, K]``.
+        lengths: int64 ``[R, K]``, sampled tokens of each unit; 0 behind a row's last unit.
+        episode: of each row, which episode it belongs to; in order.
+        player: of each row, whose it is.
+        row: of each trajectory, which row it belongs to.
         units: of each trajectory, the unit of each of its sampled tokens.
     """
 
     returns: torch.Tensor
     lengths: torch.Tensor
     episode: list[int]
+    player: list[str]
+    row: list[int]
     units: list[np.ndarray]
 
     def of_tokens(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """Spread values of units, ``[E, K]``, over the sampled tokens of each trajectory."""
-        pairs = zip(self.episode, self.units, strict=True)
-        return [values[episode][torch.from_numpy(units)] for episode, units in pairs]
+        """Spread values of units, ``[R, K]``, over the sampled tokens of each trajectory."""
+        pairs = zip(self.row, self.units, strict=True)
+        return [values[row][torch.from_numpy(units)] for row, units in pairs]
+
+    def advantages(self, advantage: Advantage, group_size: int) -> torch.Tensor:
+        """Return the advantage of each unit, ``[R, K]``: a player is compared with itself alone.
+
+        What a player can expect depends on its role: who moves first wins more often, a seller earns
+        something else than a buyer. So each role has a baseline of its own, as in SPIRAL's role-conditioned
+        advantage estimation (arXiv 2506.24119). There it is a running mean over games; here it is over the
+        episodes of the group, whose problem is the same. Who acted in no other one has the advantage 0.
+
+        Args:
+            advantage: by what it is computed.
+            group_size: episodes of one problem.
+
+        Raises:
+            ValueError: the advantage is not one of whole returns but of single tokens (gae).
+        """
+        whole = advantage == "global-normalised"
+        compared: dict[tuple[int, str], list[int]] = {}
+        for row, (episode, player) in enumerate(zip(self.episode, self.player, strict=True)):
+            compared.setdefault((0 if whole else episode // group_size, player), []).append(row)
+        by_size: dict[int, list[int]] = {}
+        for rows in compared.values():
+            by_size.setdefault(len(rows), []).extend(rows)
+        found = torch.zeros_like(self.returns)
+        for size, rows in ((len(r), r) for r in compared.values()) if whole else by_size.items():
+            found[rows] = of_returns(advantage, self.returns[rows], self.lengths[rows], size)
+        return found
 
 
 def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: int) -> Credit:
     """Assign to each sampled token the return that it answers for.
 
-    Without ``turn_discount`` every token answers for its episode's reward. With γ, a token of turn k answers
-    for Σ_{j≥k} γ^(j−k)·r_j over the turns j of its episode, in the order in which they began, whichever
-    trajectory they are in. Overlong responses lose in the reward of the episode, or of their turn.
+    Without ``turn_discount`` every token answers for the reward of its episode, or of its player there. With
+    γ, a token of turn k answers for Σ_{j≥k} γ^(j−k)·r_j over the turns j of its episode, or of its player
+    there, in the order in which they began, whichever trajectory they are in. Overlong responses lose in
+    that reward, or in the one of their turn.
 
     Args:
         max_new_tokens: tokens of the longest response allowed.
     """
+    rows, owners = _rows(episodes)
     if objective.turn_discount is None:
-        return _of_episodes(episodes, objective, max_new_tokens)
-    return _of_turns(episodes, objective, max_new_tokens, objective.turn_discount)
+        return _of_rows(rows, owners, objective, max_new_tokens)
+    return _of_turns(rows, owners, objective, max_new_tokens, objective.turn_discount)
 
 
-def _of_episodes(episodes: Sequence[Episode], objective: Objective, max_new_tokens: int) -> Credit:
-    returns = torch.tensor([episode.reward for episode in episodes])
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one player did in an episode, and what it earned."""
+
+    episode: int
+    player: str
+    reward: float
+    trajectories: list[Trajectory]
+
+
+def _rows(episodes: Sequence[Episode]) -> tuple[list[_Row], list[int]]:
+    """Return the rows of some episodes, and the row of each trajectory."""
+    rows: list[_Row] = []
+    owners: list[int] = []
+    for number, episode in enumerate(episodes):
+        # A player that earned nothing that the environment spoke of earned 0.
+        rewards = episode.players if episode.players else {"": episode.reward}
+        known: dict[str, int] = {}
+        for trajectory in episode.trajectories:
+            player = trajectory.player
+            if player not in known:
+                known[player] = len(rows)
+                rows.append(_Row(number, player, rewards.get(player, 0.0), []))
+            rows[known[player]].trajectories.append(trajectory)
+            owners.append(known[player])
+    return rows, owners
+
+
+def _of_rows(rows: Sequence[_Row], owners: list[int], objective: Objective, max_new_tokens: int) -> Credit:
+    returns = torch.tensor([row.reward for row in rows])
     if objective.overlong > 0:
-        turns = [max(int(turn_lengths(t).max()) for t in e.trajectories) for e in episodes]
+        turns = [max(int(turn_lengths(t).max()) for t in row.trajectories) for row in rows]
         returns -= overlong_penalty(torch.tensor(turns).float(), max_new_tokens, objective.overlong)
-    owned = [(i, t.sampled) for i, episode in enumerate(episodes) for t in episode.trajectories]
-    lengths = torch.zeros(len(episodes), 1, dtype=torch.int64)
-    for i, tokens in owned:
-        lengths[i, 0] += tokens
-    units = [np.zeros(tokens, dtype=np.int64) for _, tokens in owned]
-    return Credit(returns[:, None], lengths, [i for i, _ in owned], units)
+    lengths = torch.tensor([[sum(t.sampled for t in row.trajectories)] for row in rows])
+    taken = _taken(rows, owners)
+    units = [np.zeros(t.sampled, dtype=np.int64) for _, t in taken]
+    return Credit(returns[:, None], lengths, *_places(rows), owners, units)
 
 
 def _of_turns(
-    episodes: Sequence[Episode], objective: Objective, max_new_tokens: int, discount: float
+    rows: Sequence[_Row], owners: list[int], objective: Objective, max_new_tokens: int, discount: float
 ) -> Credit:
-    turns = [_turns_of(episode) for episode in episodes]
-    returns = torch.zeros(len(episodes), max(map(len, turns)))
+    turns = [_turns_of(row) for row in rows]
+    returns = torch.zeros(len(rows), max(map(len, turns)))
     lengths = torch.zeros(returns.shape, dtype=torch.int64)
-    owners, units = [], []
-    for i, (episode, order) in enumerate(zip(episodes, turns, strict=True)):
+    for i, order in enumerate(turns):
         tokens = torch.tensor([turn.tokens for turn in order])
         rewards = torch.tensor([turn.reward for turn in order])
         if objective.overlong > 0:
             rewards -= overlong_penalty(tokens.float(), max_new_tokens, objective.overlong)
         returns[i, : len(order)] = torch.tensor(_discounted(rewards.tolist(), discount))
         lengths[i, : len(order)] = tokens
-        for number in range(len(episode.trajectories)):
-            own = [(k, turn.tokens) for k, turn in enumerate(order) if turn.trajectory == number]
-            ranks, counts = zip(*own, strict=True)
-            units.append(np.repeat(ranks, counts))
-            owners.append(i)
-    return Credit(returns, lengths, owners, units)
+    units = []
+    for owner, (number, _) in zip(owners, _taken(rows, owners), strict=True):
+        own = [(k, turn.tokens) for k, turn in enumerate(turns[owner]) if turn.trajectory == number]
+        ranks, counts = zip(*own, strict=True)
+        units.append(np.repeat(ranks, counts))
+    return Credit(returns, lengths, *_places(rows), owners, units)
+
+
+def _places(rows: Sequence[_Row]) -> tuple[list[int], list[str]]:
+    return [row.episode for row in rows], [row.player for row in rows]
+
+
+def _taken(rows: Sequence[_Row], owners: list[int]) -> list[tuple[int, Trajectory]]:
+    """Return all trajectories in the order of the batch, each with its place in its row."""
+    left = [enumerate(row.trajectories) for row in rows]
+    return [next(left[owner]) for owner in owners]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +163,10 @@ class _Turn:
     reward: float
 
 
-def _turns_of(episode: Episode) -> list[_Turn]:
-    """The turns of an episode in the order in which they began."""
+def _turns_of(row: _Row) -> list[_Turn]:
+    """The turns of a row in the order in which they began."""
     found = []
-    for number, trajectory in enumerate(episode.trajectories):
+    for number, trajectory in enumerate(row.trajectories):
         tokens = turn_lengths(trajectory)
         calls = trajectory.calls or range(len(tokens))
         rewards = trajectory.rewards or [0.0] * len(tokens)

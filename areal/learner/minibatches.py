@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 
 from areal.config.objective import Objective
-from areal.learner.advantages import of_returns
 from areal.learner.attention import Kernel
 from areal.learner.credit import assign
 from areal.learner.microbatches import partition
@@ -93,26 +92,26 @@ class Splitter:
         credit = assign(batch.episodes, objective, self.max_new_tokens)
         advantages: list[torch.Tensor] | None = None
         if objective.advantage != "gae":
-            advantages = credit.of_tokens(
-                of_returns(objective.advantage, credit.returns, credit.lengths, group)
-            )
+            advantages = credit.of_tokens(credit.advantages(objective.advantage, group))
         tokens = credit.lengths.sum(dim=1)
-        size = len(tokens) // self.minibatches
+        size = len(batch.episodes) // self.minibatches
+        rows = torch.bincount(torch.tensor(credit.episode) // size).tolist()
         share = torch.cat(
-            [shares(objective.aggregation, part, self.max_new_tokens) for part in tokens.split(size)]
+            [shares(objective.aggregation, part, self.max_new_tokens) for part in tokens.split(rows)]
         )
-        passing = [credit.episode[i] for i in self._useful(range(len(trajectories)), advantages)]
+        episode = [credit.episode[row] for row in credit.row]
+        passing = [episode[i] for i in self._useful(range(len(trajectories)), advantages)]
         looked_at = _looked_at(batch.episodes, sorted(set(passing)))
         minibatches = []
-        for start in range(0, len(tokens), size):
-            members = [i for i, e in enumerate(credit.episode) if start <= e < start + size]
+        for start in range(0, len(batch.episodes), size):
+            members = [i for i, e in enumerate(episode) if start <= e < start + size]
             micros = []
             useful = self._useful(members, advantages)
             lengths = [len(trajectories[i]) for i in useful]
             for part in partition(lengths, self.budget, self.world_size)[self.rank]:
                 chosen = [useful[i] for i in part] or useful[:1]
                 packed = pack([trajectories[i] for i in chosen], self.device, self.kernel)
-                owners = [credit.episode[i] for i in chosen]
+                owners = [credit.row[i] for i in chosen]
                 micro = MicroBatch(
                     packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0]
                 )
@@ -122,8 +121,8 @@ class Splitter:
                 bounds = itertools.pairwise([0, *ends])
                 micro.looked_at = [
                     (i, slice(*pair))
-                    for i, owner, pair in zip(chosen, owners, bounds, strict=True)
-                    if owner in looked_at
+                    for i, pair in zip(chosen, bounds, strict=True)
+                    if episode[i] in looked_at
                 ]
                 if not part:
                     micro.counts, micro.share = False, torch.zeros_like(micro.share)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -151,7 +151,7 @@ class RolloutController:
             return
         self._failed_in_row = 0
         episodes = [r for r in results if isinstance(r, Episode)]
-        if self.max_equal is not None and len({e.reward for e in episodes}) == 1:
+        if self.max_equal is not None and _all_equal(episodes):
             self._reject_equal(number, episodes[0].reward, self.max_equal)
             return
         self._equal_in_row = 0
@@ -230,6 +230,12 @@ class RolloutController:
                 f"{reward:g}): there is nothing to learn; give easier or harder problems, or set "
                 "learner.dynamic_sampling=false"
             )
+
+
+def _all_equal(episodes: Sequence[Episode]) -> bool:
+    """Whether nobody earned more in one episode than in another: of several players each for itself."""
+    known: dict[str, float] = {}
+    return all(known.setdefault(name, x) == x for e in episodes for name, x in e.returns.items())
 
 
 async def _next(event: asyncio.Event) -> None:

@@ -143,9 +143,14 @@ class EnvironmentPool:
         parts = info.get("reward_parts") or {}
         if not isinstance(parts, Mapping):
             raise self._failure(what, f"gave reward_parts={parts!r}, which is no dict of names and numbers")
-        for value in (reward, *parts.values()):
+        players = info.get("rewards") or {}
+        if not isinstance(players, Mapping):
+            raise self._failure(what, f"gave rewards={players!r}, which is no dict of players and numbers")
+        for value in (reward, *parts.values(), *players.values()):
             if not _is_number(value):
                 raise self._failure(what, f"gave the reward {value!r}, which is no finite number")
+        if players and not math.isclose(reward, total := sum(players.values()), abs_tol=1e-6):
+            raise self._failure(what, f"gave the reward {reward!r}, but rewards that sum to {total!r}")
         return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))
 
     def counts(self) -> dict[str, int]:

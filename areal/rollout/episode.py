@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from areal.agents.interface import Account, Agent, ConversationTooLong, Message, PolicyFailed, Step
-from areal.errors import AgentFailure
+from areal.errors import AgentFailure, UserError
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
@@ -41,31 +41,42 @@ class RecordedEnv:
         self._env = env
         self._task = task
         self._model = model
+        self._last: tuple[str, Mapping[str, Any]] = ("", {})
         self.member = ""
         self.actions: list[str] = []
         self.unfinished = False
         self.expected = ""
 
+    @property
+    def player(self) -> str:
+        """Whose turn it is; empty where there is one player."""
+        return str(self._last[1].get("player", ""))
+
     async def reset(self) -> str:
         """Reset the environment to the task; return the observation."""
-        return (await self._begin())[0]
+        observation, info = self._last = await self._pool.reset(self._env, self._task)
+        self.member = str(info.get("env", ""))
+        self._model.set_opening(self.opening()[:-1])
+        return observation
 
     async def open(self) -> list[Message]:
         """Reset the environment to the task; return the messages that the conversation opens with."""
-        return (await self._begin())[1]
+        await self.reset()
+        return self.opening()
 
-    async def _begin(self) -> tuple[str, list[Message]]:
-        observation, info = await self._pool.reset(self._env, self._task)
-        self.member = str(info.get("env", ""))
-        messages = self._opening.messages(observation, info)
-        self._model.set_opening(messages[:-1])
-        return observation, messages
+    def opening(self) -> list[Message]:
+        """Return the messages that a conversation opens with, if the last observation is its first."""
+        return self._opening.messages(*self._last)
 
     async def step(self, action: str) -> Step:
         """Act."""
         self.actions.append(action)
         step = await self._pool.step(self._env, action, self._task)
-        self._model.credit(step.reward, step.info.get("reward_parts"))
+        self._last = step.observation, step.info
+        if (rewards := step.info.get("rewards")) is None:
+            self._model.credit(step.reward, step.info.get("reward_parts"))
+        else:
+            self._model.credit_players(rewards)
         self.unfinished = not step.done
         if step.done and (expected := step.info.get("expected")) is not None:
             self.expected = str(expected)[:_LONGEST_EXPECTED]
@@ -90,6 +101,7 @@ async def run_episode(
         ConversationTooLong: the task leaves no room for a response.
         AgentFailure: the agent blames the response, but an engine was lost or stood still meanwhile.
         NothingSampled: the agent never asked the model, or each of its calls was refused.
+        UserError: there are several players, and the agent does not tell them apart.
     """
     started, failure = time.time(), ""
     async with pool.lend() as env:
@@ -97,6 +109,8 @@ async def run_episode(
         try:
             with collect(model.spans):
                 await agent.run(recorded, model)
+            if model.players and model.own_trajectories():
+                raise one_conversation(agent, model.players)
         except (PolicyFailed, ConversationTooLong) as error:
             if not model.trajectories():
                 raise
@@ -119,8 +133,17 @@ async def run_episode(
         unfinished=recorded.unfinished,
         expected=recorded.expected,
         failure=failure,
+        players={name: player.reward for name, player in model.players.items()},
         seconds={kind: total(model.spans, kind) for kind in ("model", "env", "env_queue", "verifier")},
         spans=model.spans,
+    )
+
+
+def one_conversation(agent: Agent, players: Iterable[str]) -> UserError:
+    """Return the error of an agent that has one conversation for all players."""
+    return UserError(
+        f"the environment has several players ({', '.join(players)}), and the agent {type(agent).__name__} "
+        "has one conversation for all of them: give --agent multi-turn"
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Self
 
 from areal.agents.interface import Message, Reply, SamplingLimits, Tool
 from areal.rollout.engine import Sampling
@@ -12,14 +13,43 @@ from areal.rollout.seeds import derive
 
 
 class EpisodeModel(ABC):
-    """An :class:`areal.agents.interface.Model` in one episode."""
+    """An :class:`areal.agents.interface.Model` in one episode.
 
-    def __init__(self, sampling: Sampling) -> None:
+    Args:
+        game: where several players share an episode, the model that they are players of.
+
+    Attributes:
+        reward: of the episode; or of a player, in ``players``.
+        parts: its named components.
+        players: the models of several players, by name.
+    """
+
+    def __init__(self, sampling: Sampling, game: EpisodeModel | None = None) -> None:
         self._sampling = sampling
         self._messages: list[Message] = []
         self._calls = 0
+        self._game = game or self
         self.reward = 0.0
         self.parts: dict[str, float] = {}
+        self.players: dict[str, Self] = {}
+
+    def player(self, name: str) -> Self:
+        """Return the model of one of several players; see :class:`areal.agents.interface.Model`."""
+        if name not in self.players:
+            self.players[name] = self._new_player()
+        return self.players[name]
+
+    @abstractmethod
+    def _new_player(self) -> Self:
+        """Return a model with no conversation yet, for the same episode."""
+
+    def _next_call(self) -> int:
+        """Return the number of a call that begins; all players' calls are counted together."""
+        number = self._game._calls
+        self._game._calls = number + 1
+        if self is not self._game:
+            self._calls += 1
+        return number
 
     def set_opening(self, messages: Sequence[Message]) -> None:
         """Open the conversation of ``generate`` with these messages, before its first observation."""
@@ -44,6 +74,13 @@ class EpisodeModel(ABC):
     ) -> Reply:
         """Respond to a whole history; see :class:`areal.agents.interface.Model`."""
 
+    def credit_players(self, rewards: Mapping[str, float]) -> None:
+        """Add what each player earned to what it has, and to the reward of the episode."""
+        for name, reward in rewards.items():
+            self.player(name).credit(reward)
+        self.reward = sum(player.reward for player in self.players.values())
+        self.parts = {"reward": self.reward}
+
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
         """Add a reward, and its named parts, to those of the episode."""
         self.reward += reward
@@ -51,7 +88,9 @@ class EpisodeModel(ABC):
             self.parts[name] = self.parts.get(name, 0.0) + value
 
     def set_reward(self, reward: float) -> None:
-        """Set the reward of the whole episode, in place of what was credited so far."""
+        """Set the reward of the whole episode, in place of what was credited so far; each player's, too."""
+        for player in self.players.values():
+            player.set_reward(reward)
         self.credit(reward - self.reward)
         self.reward, self.parts = reward, {"reward": reward}
 

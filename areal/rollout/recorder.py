@@ -52,6 +52,7 @@ class Recorder(EpisodeModel):
     Args:
         max_model_len: tokens of the longest conversation.
         server: where programs reach the model.
+        game: the recorder of the episode, if this one is of one of its players.
 
     Attributes:
         accounts: of the calls at each of its endpoints.
@@ -65,8 +66,9 @@ class Recorder(EpisodeModel):
         sampling: Sampling,
         max_model_len: int,
         server: EndpointServer | None = None,
+        game: Recorder | None = None,
     ) -> None:
-        super().__init__(sampling)
+        super().__init__(sampling, game)
         self._server = server
         self._engine = engine
         self._renderer = renderer
@@ -75,8 +77,8 @@ class Recorder(EpisodeModel):
         self._histories = Histories()
         self._texts = Texts()
         self._latest: Conversation | None = None
-        self.accounts: list[Account] = []
-        self.spans: list[Span] = []
+        self.accounts: list[Account] = [] if game is None else game.accounts
+        self.spans: list[Span] = [] if game is None else game.spans
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
@@ -140,8 +142,21 @@ class Recorder(EpisodeModel):
             yield at
 
     def trajectories(self) -> list[Trajectory]:
-        """Return the conversations in which something was sampled, in the order of their first responses."""
+        """Return the conversations in which something was sampled, in the order of their first responses.
+
+        Those of several players are in the order of their first calls.
+        """
+        found = self.own_trajectories()
+        for name, player in self.players.items():
+            found += [replace(said, player=name) for said in player.own_trajectories()]
+        return sorted(found, key=lambda said: said.calls[0]) if self.players else found
+
+    def own_trajectories(self) -> list[Trajectory]:
+        """Return the conversations of no other player."""
         return [conversation.trajectory() for conversation in self._conversations]
+
+    def _new_player(self) -> Recorder:
+        return Recorder(self._engine, self._renderer, self._sampling, self._max_model_len, self._server, self)
 
     def _target(self, history: list[Message], keys: list[Key], tools: Sequence[Tool]) -> _Target:
         found = self._histories.find(keys)
@@ -173,7 +188,7 @@ class Recorder(EpisodeModel):
     async def _sample(self, target: _Target, limits: SamplingLimits | None) -> tuple[int, Completion]:
         """Return the number of a call, and its response."""
         ids = [*target.conversation.ids, *target.prompt.ids]
-        call, self._calls = self._calls, self._calls + 1
+        call = self._next_call()
         target.conversation.busy = True
         try:
             sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))

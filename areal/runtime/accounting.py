@@ -73,7 +73,7 @@ class StepAccount:
 
 def _of_batch(batch: Batch) -> dict[str, float]:
     episodes = batch.episodes
-    rewards = np.array([e.reward for e in episodes])
+    rewards = np.array([reward for e in episodes for reward in e.returns.values()])
     lengths = np.array([e.sampled for e in episodes])
     parts = sorted({name for e in episodes for name in e.reward_parts})
     return {
@@ -84,6 +84,7 @@ def _of_batch(batch: Batch) -> dict[str, float]:
             for part in parts
         },
         **_of_members(episodes),
+        **_of_players(episodes),
         "staleness/mean": float(np.mean(batch.staleness)),
         "staleness/max": float(max(batch.staleness)),
         "response/length_mean": float(lengths.mean()),
@@ -115,3 +116,12 @@ def _of_members(episodes: list[Episode]) -> dict[str, float]:
         metrics[f"env/{name}/reward"] = float(np.mean(rewards))
         metrics[f"env/{name}/share"] = len(rewards) / len(episodes)
     return metrics
+
+
+def _of_players(episodes: list[Episode]) -> dict[str, float]:
+    """Return what each of several players earned, in the episodes in which it acted."""
+    earned: dict[str, list[float]] = {}
+    for episode in episodes:
+        for name, reward in episode.returns.items():
+            earned.setdefault(name, []).append(reward)
+    return {f"player/{name}/reward": float(np.mean(x)) for name, x in sorted(earned.items()) if name}

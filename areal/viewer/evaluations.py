@@ -270,7 +270,8 @@ def _plain_chat(chat: Chat) -> dict[str, Any]:
         {"role": plain(str(message.get("role", ""))), "text": plain(_content(message))}
         for message in chat.messages
     ]
-    return {"messages": messages, "given": chat.given}
+    player = {"player": plain(chat.player)} if chat.player else {}
+    return {"messages": messages, "given": chat.given, **player}
 
 
 class Comparisons:

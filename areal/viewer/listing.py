@@ -164,6 +164,8 @@ def plain_conversation(trajectory: Trajectory, decode: Decode) -> dict[str, Any]
         "sampled": trajectory.loss_mask.astype(int).tolist(),
         "turns": trajectory.turns,
         "rewards": plain_data(trajectory.rewards),
+        "player": plain(trajectory.player),
+        "calls": trajectory.calls,
     }
 
 

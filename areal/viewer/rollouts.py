@@ -61,6 +61,7 @@ class Rollout:
             "number": self.number,
             "reward": episode.reward,
             "reward_parts": episode.reward_parts,
+            "players": episode.players,
             "env": episode.env,
             "task": episode.task,
             "finish": episode.finish,
@@ -71,6 +72,7 @@ class Rollout:
                 [part.to_json() for part in parts_of(trajectory, decode)]
                 for trajectory in episode.trajectories
             ],
+            "speakers": [trajectory.player for trajectory in episode.trajectories],
         }
 
 

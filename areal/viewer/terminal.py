@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from areal.telemetry.plain import plain
 from areal.telemetry.tables import fitted
+from areal.trajectory import Episode, Trajectory
 from areal.viewer.rollouts import Decode, Rollout, parts_of
 from areal.viewer.runs import RunSummary
 
@@ -32,7 +33,9 @@ def shown(rollout: Rollout, decode: Decode) -> Text:
     if episode.expected:
         text.append(f"expected: {plain(episode.expected)}\n")
     for number, trajectory in enumerate(episode.trajectories, 1):
-        if len(episode.trajectories) > 1:
+        if trajectory.player:
+            text.append(f"{_role(episode, trajectory)}\n", "bold")
+        elif len(episode.trajectories) > 1:
             text.append(f"conversation {number} of {len(episode.trajectories)}\n", "bold")
         for part in parts_of(trajectory, decode):
             if part.version is not None:
@@ -42,10 +45,19 @@ def shown(rollout: Rollout, decode: Decode) -> Text:
     return text
 
 
+def _role(episode: Episode, trajectory: Trajectory) -> str:
+    """Return who speaks in a conversation, what it earned, and which moves of the game are in it."""
+    moves = ", ".join(str(call + 1) for call in trajectory.calls)
+    earned = episode.players.get(trajectory.player, 0.0)
+    return f"{plain(trajectory.player)}: reward {earned:g}, move{'s' * (len(trajectory.calls) > 1)} {moves}"
+
+
 def _facts(rollout: Rollout) -> Iterator[str]:
     episode, (oldest, newest) = rollout.episode, rollout.versions
     parts = ", ".join(f"{plain(name)} {value:g}" for name, value in episode.reward_parts.items())
     yield f"reward {episode.reward:g}" + (f" ({parts})" if len(episode.reward_parts) > 1 else "")
+    if episode.players:
+        yield ", ".join(f"{plain(name)} {reward:g}" for name, reward in episode.players.items())
     yield f"mean of its group {rollout.mean:g}"
     if episode.env:
         yield plain(episode.env)

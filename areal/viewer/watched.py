@@ -271,6 +271,7 @@ class _Entry:
             "mean": rollout.mean,
             "reward": episode.reward,
             "parts": episode.reward_parts,
+            "players": episode.players,
             "env": episode.env,
             "task": episode.task,
             "tokens": episode.sampled,

@@ -380,9 +380,9 @@ def test_an_episode_counts_once_however_many_turns_and_trajectories_it_has(
 
     def advantages(episodes: list[Episode], **choices: Any) -> list[list[float]]:
         credit = assign(episodes, Objective(**choices), 10)
-        values = of_returns(advantage, credit.returns, credit.lengths, 4)
+        values = credit.advantages(advantage, 4)
         found: list[list[float]] = [[] for _ in episodes]
-        for owner, tokens in zip(credit.episode, credit.of_tokens(values), strict=True):
+        for owner, tokens in zip(credit.row, credit.of_tokens(values), strict=True):
             found[owner] += tokens.tolist()
         return found
 

@@ -103,7 +103,10 @@ export function showConversation(conversation, { prompt = true, typeset = true }
     }
     const reward = conversation.rewards[turn++];
     const several = conversation.turns.length > 1;
-    const title = several ? `response ${turn}${reward ? `, reward ${reward}` : ""}` : "response";
+    const earned = reward ? `, reward ${reward}` : "";
+    const { player, calls } = conversation; // of several players the moves of the game are counted together
+    const move = player && calls?.length ? `${player}, move ${calls[turn - 1] + 1}${earned}` : "";
+    const title = move || (several ? `response ${turn}${earned}` : "response");
     return [said(title, parts(conversation, stretch).flatMap((part) => {
       const text = conversation.texts.slice(part.begin, part.end).join("");
       const title = `sampled by the weights of version ${part.version}`;

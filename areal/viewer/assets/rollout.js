@@ -9,6 +9,7 @@ function facts(row, short = false) {
   const parts = Object.entries(row.parts);
   const found = [
     ["reward", format(row.reward) + (parts.length > 1 ? ` (${parts.map(([name, x]) => `${name} ${format(x)}`).join(", ")})` : "")],
+    ["players", Object.entries(row.players ?? {}).map(([name, x]) => `${name} ${format(x)}`).join(", ")],
     ["expected", row.expected],
     [row.benchmark ? "mean of the problem" : "group mean", short ? null : format(row.mean)],
     ["environment", short ? null : row.env],
@@ -49,7 +50,22 @@ function whereFrom(run, row) {
 // All conversations of a rollout; of a response of an evaluation perhaps only what its agent did is known.
 function conversations(row, options) {
   if (row.note) return [el("p", { class: "hint" }, row.note), showActions(row.actions, options.typeset)];
-  return row.conversations.map((each) => showConversation(each, options));
+  // A group shows once how its first conversations begin.
+  return row.conversations.map((each, i) => showConversation(each, { ...options, prompt: options.prompt !== false || i > 0 }));
+}
+
+// The same, each under the name of its player, if it has one.
+function roles(row, options) {
+  return conversations(row, options).flatMap((each, i) =>
+    [row.conversations[i]?.player ? el("h3", {}, called(row, i)) : "", each]);
+}
+
+// What a conversation is called, of several: by who speaks in it, and what that player earned.
+function called(row, i) {
+  const { player } = row.conversations[i];
+  if (!player) return `Conversation ${i + 1} of ${row.conversations.length}`;
+  const earned = row.players?.[player];
+  return player + (earned === undefined ? "" : `: reward ${format(earned)}`);
 }
 
 export function rollout(main, store, params) {
@@ -93,9 +109,9 @@ export function rollout(main, store, params) {
             history.replaceState(null, "", rolloutLink(run, row, { view, colour: kind }));
           }))
         : conversations(row, { typeset });
-      const several = row.conversations.length > 1;
+      const named = row.conversations.length > 1 || row.conversations[0]?.player;
       body.replaceChildren(...shown.flatMap((each, i) =>
-        [several ? el("h2", {}, `Conversation ${i + 1} of ${row.conversations.length}`) : "", each]));
+        [named ? el("h2", {}, called(row, i)) : "", each]));
     }
 
     main.append(
@@ -154,7 +170,7 @@ export function group(main, store, params) {
           el("div", { class: "side-by-side" }, rows.filter(({ owner }) => owner === owners[i]).map(({ row, owner }) =>
             el("article", {},
               el("h2", {}, el("a", { href: rolloutLink(owner, row) }, `${names.one} ${row.number}`)),
-              facts(row, true), failure(row), conversations(row, { prompt: !shared, typeset }))))]));
+              facts(row, true), failure(row), roles(row, { prompt: !shared, typeset }))))]));
     }
   }
 
