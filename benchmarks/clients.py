@@ -2,11 +2,11 @@
 
     python benchmarks/clients.py [--only litellm,vercel] [--folder ~/.cache/areal/clients]
 
-A client is a program in benchmarks/client_programs/ and the packages that it needs, which pip or npm install
-on the first run; that takes the network, and some gigabytes. The endpoint, the recorder, the chat template
-(Qwen2.5's) and the tokenizer are those of training. The engine is scripted: it calls each tool that it is
-shown once, with arguments that fit its schema, and then says one sentence, or
-JSON where it is asked for a Person.
+A client is a program in benchmarks/client_programs/ and the packages that it needs, which uv or npm install
+on the first run, as they were on a fixed day; that takes the network, and some gigabytes. The endpoint, the
+recorder, the chat template (Qwen2.5's) and the tokenizer are those of training. The engine is scripted: it
+calls each tool that it is shown once, with arguments that fit its schema, and then says one sentence, or
+JSON where it is asked for a Person. Where the prompt has its script, "Say [...]", it says that.
 
 Each program tries several uses and says of each whether it worked. Afterwards every response that was sampled
 must be in exactly one trajectory: "exact" says so. "turns" are those of the trajectories.
@@ -15,12 +15,12 @@ must be in exactly one trajectory: "exact" says so. "turns" are those of the tra
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
-import venv
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,13 @@ from areal.rollout.engine import Completion, Sampling
 from areal.rollout.recorder import Recorder
 
 PROGRAMS = Path(__file__).with_name("client_programs")
+AS_OF = "2026-11-29"
+"""Packages, and all that they need, are those of this day: what is released later changes nothing here."""
+FOLDER = Path("~/.cache/areal/clients").expanduser()
 TEMPLATE = "qwen2.5"
 LIMIT = 300.0
 """Seconds for all uses of a client."""
+_SCRIPT = re.compile(r"^Say (\[.*\])$", re.MULTILINE)
 _TOOLS = re.compile(r"<tools>\n(.*?)\n</tools>", re.DOTALL)
 _LAST = {"final_answer", "final_result", "Person"}
 """Tools by which frameworks end: they are called when the others were."""
@@ -49,7 +53,8 @@ class Client:
 
     Attributes:
         program: in benchmarks/client_programs.
-        packages: that pip, or npm, installs for it.
+        packages: that uv, or npm, installs for it.
+        node: whether it is a program for Node.js.
     """
 
     program: str
@@ -59,6 +64,7 @@ class Client:
 
 CLIENTS = {
     "openai, anthropic": Client("sdks.py", ("openai", "anthropic", "pydantic")),
+    "mistral": Client("with_mistral.py", ("mistralai", "pydantic")),
     "litellm": Client("with_litellm.py", ("litellm", "pydantic")),
     "pydantic-ai": Client("with_pydantic_ai.py", ("pydantic-ai-slim[openai,anthropic]",)),
     "instructor": Client("with_instructor.py", ("instructor[anthropic]", "openai")),
@@ -71,6 +77,7 @@ CLIENTS = {
     "strands": Client("with_strands.py", ("strands-agents[openai,anthropic]",)),
     "agno": Client("with_agno.py", ("agno", "openai", "anthropic")),
     "openai-agents": Client("with_openai_agents.py", ("openai-agents",)),
+    "mini-swe-agent": Client("with_mini_swe_agent.py", ("mini-swe-agent",)),
     "vercel": Client(
         "vercel.mjs",
         ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@ai-sdk/anthropic", "zod"),
@@ -102,6 +109,9 @@ class Scripted:
 def answer(prompt: str) -> str:
     """Return what the model says to a prompt in Qwen2.5's template."""
     asked = prompt[: prompt.rfind("<|im_start|>assistant")]
+    if script := _SCRIPT.search(asked):
+        said = json.loads(script[1])[asked.count("<|im_start|>assistant")]
+        return said if isinstance(said, str) else _made(_shown(prompt)[0]["name"], said)
     answered = "<tool_response>" in asked[asked.rfind("<|im_start|>user") :]
     shown = _shown(prompt)
     last = [tool for tool in shown if tool["name"] in _LAST]
@@ -123,8 +133,11 @@ def _shown(prompt: str) -> list[dict[str, Any]]:
 
 
 def _call(tool: dict[str, Any]) -> str:
-    given = json.dumps({"name": tool["name"], "arguments": _fitting(tool.get("parameters", {}), {})})
-    return f"I look.\n<tool_call>\n{given}\n</tool_call>"
+    return _made(tool["name"], _fitting(tool.get("parameters", {}), {}))
+
+
+def _made(name: str, arguments: dict[str, Any]) -> str:
+    return f"I look.\n<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
 def _fitting(schema: dict[str, Any], known: dict[str, Any]) -> Any:
@@ -144,23 +157,43 @@ def _fitting(schema: dict[str, Any], known: dict[str, Any]) -> Any:
     return {"integer": 3, "number": 3, "boolean": True, "null": None}.get(kind, "Ann")
 
 
+def place_of(name: str, folder: Path = FOLDER) -> Path:
+    """Return where a client is installed."""
+    return folder / re.sub(r"\W+", "-", name)
+
+
+def is_installed(client: Client, folder: Path) -> bool:
+    """Whether a folder has what a client needs, as of the right day."""
+    done = folder / "installed"
+    return done.exists() and done.read_text() == _wanted(client)
+
+
+def _wanted(client: Client) -> str:
+    return " ".join((AS_OF, *client.packages))
+
+
 def installed(client: Client, folder: Path) -> list[str]:
     """Install what a client needs, once; return the command that runs it."""
-    done, program = folder / "installed", PROGRAMS / client.program
-    if client.node:
-        if not done.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["npm", "install", "--silent", *client.packages], cwd=folder, check=True)
-            done.touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    program, python = PROGRAMS / client.program, folder / "bin" / "python"
+    with (folder / "lock").open("w") as lock:  # another checkout may install the same
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_installed(client, folder):
+            if client.node:
+                npm = ["npm", "install", "--silent", "--no-save", "--before", AS_OF]
+                subprocess.run([*npm, *client.packages], cwd=folder, check=True)
+            else:
+                uv = [sys.executable, "-m", "uv"]
+                made = [*uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, folder]
+                subprocess.run(made, check=True)
+                into = [*uv, "pip", "install", "--quiet", "--exclude-newer", AS_OF, "--python", python]
+                subprocess.run([*into, *client.packages], check=True)
+            (folder / "installed").write_text(_wanted(client))
+        if not client.node:
+            return [str(python), str(program)]
         beside = folder / program.name  # node looks for packages beside the program
         beside.write_text(program.read_text())
         return ["node", str(beside)]
-    python = folder / "bin" / "python"
-    if not done.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *client.packages], check=True)
-        done.touch()
-    return [str(python), str(program)]
 
 
 async def tried(command: list[str]) -> dict[str, Any]:
@@ -213,15 +246,13 @@ def responses_of(trajectory: Any) -> list[tuple[int, int]]:
 def main() -> None:
     made = parser(__doc__, "clients")
     made.add_argument("--only", default=",".join(CLIENTS), help="some of the clients")
-    folder = Path("~/.cache/areal/clients").expanduser()
-    made.add_argument("--folder", type=Path, default=folder, help=f"where they are installed ({folder})")
+    made.add_argument("--folder", type=Path, default=FOLDER, help=f"where they are installed ({FOLDER})")
     arguments = made.parse_args()
     wanted = [name for name in CLIENTS if any(each in name for each in arguments.only.split(","))]
     results = {}
     print("| client | worked | turns | exact | what failed |\n|---|---|---|---|---|")
     for name in wanted:
-        place = arguments.folder / re.sub(r"\W+", "-", name)
-        found = results[name] = asyncio.run(tried(installed(CLIENTS[name], place)))
+        found = results[name] = asyncio.run(tried(installed(CLIENTS[name], place_of(name, arguments.folder))))
         failed = "; ".join(f"{use['use']}: {use['said']}" for use in found["uses"] if not use["ok"])
         count = f"{found['worked']} of {len(found['uses'])}"
         print(f"| {name} | {count} | {found['turns']} | {found['exact']} | {failed} |", flush=True)

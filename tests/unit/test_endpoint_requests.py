@@ -34,6 +34,7 @@ SCHEMA = {"type": "json_schema", "schema": {"type": "object"}}
 
 REFUSED: list[tuple[str, str, list[Any]]] = [
     (CHAT, "seed", [2**64, 2**63, -1, True, 1.0, 1.5, "1", [1], float("nan")]),
+    (CHAT, "random_seed", [2**63, -1, True, "1"]),
     (CHAT, "n", [0, -1, 129, 10**30, True, 1.0, "2", [1]]),
     (CHAT, "max_tokens", [0, -1, True, 2.0, "9", {}, float("inf")]),
     (CHAT, "max_completion_tokens", [0, -(2**70), False]),
@@ -241,6 +242,8 @@ async def test_several_responses_with_a_seed_are_several_samples_and_the_same_wh
     async with served() as (model, at), client(at) as http:
         for seed, count in ((3, 4), (3, 4), (3, 1), (None, 2), (4, 2)):
             await post(http, CHAT, {**BODIES[CHAT], "seed": seed, "n": count})
+        await post(http, CHAT, {**BODIES[CHAT], "random_seed": 3})  # as Mistral calls it
+    assert model.asked.pop()[2].seed == 3
     seeds = [limits.seed for _, _, limits in model.asked]
     first, again, one, none, other = seeds[:4], seeds[4:8], seeds[8:9], seeds[9:11], seeds[11:]
     assert first == again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from areal.agents.interface import Message, Reply, SamplingLimits
 from areal.rollout.endpoint.fields import look_at_fields, look_at_format
@@ -46,7 +46,7 @@ class _Request(RequestForm):
     stop: str | list[str] | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    seed: Seed | None = None
+    seed: Seed | None = Field(None, validation_alias=AliasChoices("seed", "random_seed"))  # Mistral's name
     logprobs: bool | None = None
     stream_options: dict[str, Any] | None = None
 
