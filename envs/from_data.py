@@ -29,7 +29,7 @@ class DataEnv(ProblemEnv[Pair]):
         answer: a template for the expected answer; None: whichever field has it, where GSM8K's ``####`` and
             MATH's ``\boxed`` are understood.
         verifier: ``math`` (what is boxed, as mathematics), ``number`` (the last number), ``exact`` (all of
-            the text), a registered one, or ``path/to/file.py:function``.
+            the text), another registered one (areal.rewards), or ``path/to/file.py:function``.
         subset: the hub's configuration of the data set.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
         skip_unreadable: leave out rows of which no problem can be made; a line says how many, and why.

@@ -7,10 +7,11 @@ the form that was asked for. ``areal.registry.verifiers`` knows these by name; `
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from areal.registry import load_object, verifiers
 from areal.rewards.answers import boxed_answer
@@ -26,6 +27,12 @@ _NUMBER = re.compile(
 )
 _LONGEST = 100
 """Characters of a number that is looked at: no answer has more, and huge ones take time."""
+
+_ANSWER_LINE = re.compile(
+    r"^[*_#> \t]*(?:final[ \t]+)?answer[*_]*[ \t]*:([^\n]*)$", re.IGNORECASE | re.MULTILINE
+)
+_MOST_BRACES = 1000
+"""Opening braces that are looked at: each may be tried to the end of the text."""
 
 
 def math(action: str, expected: str) -> float | None:
@@ -54,3 +61,54 @@ def _last_number(text: str) -> Fraction | None:
 def find_verifier(name: str) -> Verifier:
     """Return a verifier by its name; raises UserError if there is none."""
     return load_object(name) if ":" in name else verifiers.get(name)
+
+
+def answer_line(action: str, expected: str) -> float | None:
+    """Compare what follows the last ``Answer:`` with a short text.
+
+    Capitals, commas, emphasis, quotes and a point at the end do not count. Of a choice that is expected as
+    ``(B)`` the letter is enough, and its text may follow.
+    """
+    found = _ANSWER_LINE.findall(action)
+    if not found:
+        return None
+    said, right = _words(found[-1]), _words(expected)
+    if letter := re.fullmatch(r"\(([a-z])\)", right):
+        return float(re.match(rf"\({letter[1]}\)|{letter[1]}(?:[).:]|$)", said) is not None)
+    return float(said == right)
+
+
+def json_object(action: str, expected: str) -> float | None:
+    """Compare the last JSON object in the text with another; capitals and white space do not count.
+
+    A number is the same as its text. The score is 1 for all of it, else 0.
+    """
+    found = _last_object(action)
+    return None if found is None else float(_folded(found) == _folded(json.loads(expected)))
+
+
+def _words(text: str) -> str:
+    text = text.strip().strip("*_`\"'$ \t").removesuffix(".").strip("*_`\"'$ \t").casefold()
+    parts = text.replace(",", " ").split() if re.search(r"\w", text) else [*"".join(text.split())]
+    return " ".join(parts)
+
+
+def _last_object(text: str) -> dict[str, Any] | None:
+    decoder, found, start = json.JSONDecoder(), None, 0
+    for _ in range(_MOST_BRACES):
+        start = text.find("{", start)
+        if start < 0:
+            break
+        try:
+            found, start = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            start += 1
+    return found
+
+
+def _folded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_folded(key): _folded(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_folded(held) for held in value]
+    return value if value is None or isinstance(value, bool) else " ".join(str(value).casefold().split())

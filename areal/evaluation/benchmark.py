@@ -10,8 +10,9 @@ and then ``areal eval --benchmark mine``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,86 @@ from areal.errors import UserError
 
 Row = dict[str, Any]
 
+_SHOWN_PARTS = 12
+"""Parts that a complaint lists."""
+
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of one revision of a data set on the hub, in a form that areal.envs.rows reads."""
+    """A file of one revision of a data set on the hub, in a form that areal.envs.rows reads.
+
+    Several are a tuple of paths, or a pattern such as ``*/test.parquet``: their rows follow one another, each
+    with its file's path in the field ``file``.
+    """
 
     repo: str
     revision: str
-    path: str
+    path: str | tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"hf://datasets/{self.repo}@{self.revision}/{self.path}"
+        path = self.path if isinstance(self.path, str) else f"{{{','.join(self.path)}}}"
+        return f"hf://datasets/{self.repo}@{self.revision}/{path}"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The paths of several files, or their patterns; empty for one file."""
+        if isinstance(self.path, tuple):
+            return self.path
+        return (self.path,) if "*" in self.path else ()
+
+    def among(self, folder: Path) -> list[tuple[str, Path]]:
+        """Return those of several files that a folder has: each path in it, and the file, in order."""
+        files = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+        return sorted(
+            (name, path) for name, path in files if any(fnmatchcase(name, known) for known in self.patterns)
+        )
 
     def fetch(self) -> Path:
-        """Return the file in the hub's cache, downloaded if need be; raises UserError if that fails."""
-        from huggingface_hub import hf_hub_download
+        """Return the file in the hub's cache, or the folder of several, downloaded if need be.
+
+        Raises:
+            UserError: that fails.
+        """
+        from huggingface_hub import hf_hub_download, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
 
         # The hub's errors are OSErrors; the other base of one is its HTTP client's, whichever that is.
         errors: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
         try:
-            return Path(hf_hub_download(self.repo, self.path, revision=self.revision, repo_type="dataset"))
+            if not self.patterns:
+                path = str(self.path)
+                return Path(hf_hub_download(self.repo, path, revision=self.revision, repo_type="dataset"))
+            wanted = [*self.patterns]
+            return Path(
+                snapshot_download(
+                    self.repo, revision=self.revision, repo_type="dataset", allow_patterns=wanted
+                )
+            )
         except errors as error:
             text = " ".join(str(error).split())[:200]
             raise UserError(
                 f"cannot load {self} ({text}); if the network is not to blame, the data set has moved: give "
                 "a folder or file that has it with --data FOLDER"
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What may stand behind a benchmark's name, as in ``mmlu@anatomy`` or ``livecodebench@2024-10..2025-01``.
+
+    Attributes:
+        field: of a row, that says to which part it belongs; a range compares it as text.
+        source: returns where a part is, if not all of the benchmark's files are needed for it.
+    """
+
+    field: str
+    source: Callable[[str], HubFile] | None = None
+
+    def has(self, part: str, row: Row) -> bool:
+        """Say whether a row belongs to a part; a range's end is in it, also where it is a month."""
+        value = str(row[self.field])
+        first, several, last = part.partition("..")
+        return first <= value and (not last or value[: len(last)] <= last) if several else value == part
 
 
 @dataclass(frozen=True)
@@ -60,6 +114,9 @@ class Benchmark:
         max_new_tokens: longest response of one turn.
         temperature, top_p: of the sampling.
         keep: which rows of the file are the benchmark's; None: all.
+        prepare: makes the rows that the environment reads of those that are kept; None: they are the same.
+        parts: what ``NAME@PART`` may name; None: nothing.
+        part: which part of it this is; empty: all of it.
     """
 
     name: str
@@ -74,6 +131,46 @@ class Benchmark:
     env_options: Mapping[str, Any] = field(default_factory=dict)
     agent: str = "single-turn"
     keep: Callable[[Row], bool] | None = None
+    prepare: Callable[[Iterable[Row]], Iterator[Row]] | None = None
+    parts: Parts | None = None
+    part: str = ""
+
+    def at(self, part: str) -> Benchmark:
+        """Return a part of the benchmark; raises UserError if it has none."""
+        if self.parts is None:
+            raise UserError(f"benchmark '{self.name}' has no parts: leave '@{part}' out")
+        source = self.source if self.parts.source is None else self.parts.source(part)
+        return replace(self, part=part, source=source)
+
+    @property
+    def label(self) -> str:
+        """The name, with the part behind it."""
+        return f"{self.name}@{self.part}" if self.part else self.name
+
+    def rows(self, source: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows of the problems, of those that the source has.
+
+        Raises:
+            KeyError: a row lacks a field.
+            UserError: the benchmark has no such part.
+        """
+        rows: Iterable[Row] = filter(self.keep, source) if self.keep else source
+        rows = self.prepare(rows) if self.prepare else rows
+        if self.parts is None or not self.part:
+            yield from rows
+            return
+        found, known = False, set[str]()
+        for row in rows:
+            if self.parts.has(self.part, row):
+                found = True
+                yield row
+            known.add(str(row[self.parts.field]))
+        if not found:
+            names = sorted(known)
+            some = ", ".join(names[:_SHOWN_PARTS]) + (", ..." if len(names) > _SHOWN_PARTS else "")
+            raise UserError(
+                f"benchmark '{self.name}' has no part '{self.part}' (its {self.parts.field}: {some})"
+            )
 
     def settings(self, data: Path) -> dict[str, Any]:
         """Return the settings of an evaluation (:class:`areal.config.Config`) on a file of problems."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from areal.envs.places import absolute, cut, is_here, is_saved, looks_remote
 from areal.envs.rows import FORMS, PACKED, form_of, read_rows
 from areal.errors import UserError
 from areal.evaluation.benchmark import Benchmark, HubFile, Row
+from areal.registry import benchmarks
+from areal.telemetry.run_directory import slug
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +49,40 @@ def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> B
     path = Path(place)
     if not is_here(place) and not looks_remote(cut(place)[0]):
         raise UserError(f"benchmark '{benchmark.name}': the data file {place} does not exist")
-    if path.is_file() and benchmark.keep is None and form_of(path) in (".jsonl", None):
+    as_it_is = not (benchmark.keep or benchmark.prepare or benchmark.part)
+    if path.is_file() and as_it_is and form_of(path) in (".jsonl", None):
         return BenchmarkData(path, str(source), digest_of(path))
-    keep = benchmark.keep or (lambda row: True)
     try:
-        lines = [_canonical(row) for row, _ in held_out_rows(place) if keep(row)]
+        lines = [_canonical(row) for row in benchmark.rows(_rows(benchmark, place))]
     except KeyError as error:
         raise UserError(f"benchmark '{benchmark.name}': a row of {place} has no field {error}") from error
     if not lines:
         raise UserError(f"benchmark '{benchmark.name}': {place} has none of its problems")
-    path = folder / f"{benchmark.name}.jsonl"
+    path = folder / f"{slug(benchmark.label)}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, lines)
     return BenchmarkData(path, str(source), digest_of(path))
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """Return a benchmark, or with ``NAME@PART`` a part of one; raises UserError if there is none."""
+    name, at, part = name.partition("@")
+    found = benchmarks.get(name)
+    return found.at(part) if at else found
+
+
+def _rows(benchmark: Benchmark, place: str) -> Iterator[Row]:
+    """Yield the rows of a place; of several files each row says which one it is from."""
+    source, folder = benchmark.source, Path(place)
+    if not (isinstance(source, HubFile) and source.patterns and folder.is_dir() and not is_saved(folder)):
+        yield from (row for row, _ in held_out_rows(place))
+        return
+    files = source.among(folder)
+    if not files:
+        wanted = ", ".join(source.patterns)
+        raise UserError(f"benchmark '{benchmark.name}': {place} has none of its files: {wanted}")
+    for name, path in files:
+        yield from ({"file": name, **row} for row, _ in read_rows(path))
 
 
 def digest_of(path: Path) -> str:

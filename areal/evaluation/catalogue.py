@@ -12,10 +12,16 @@ has a row of each):
 - mmlu: question, subject, choices, answer (a number, from 0);
 - mmlu_pro: question_id, question, options (up to ten), answer (a letter), answer_index, category, …;
 - gpqa_diamond: Question, Correct Answer, Incorrect Answer 1 to 3, and 50 more;
+- bbh: input, target, a file for each of 27 tasks;
+- zebralogic: id, size, puzzle, solution (header and rows), created_at;
+- ifeval: key, prompt, instruction_id_list, kwargs;
+- bfcl: id, question (turns of messages), function (descriptions), and in files of the same names id and
+  ground_truth (areal.rewards.calls);
 - humaneval, humaneval_plus: task_id, prompt, canonical_solution, test, entry_point;
 - mbpp: task_id, text, code, test_list, test_setup_code, challenge_test_list;
+- mbpp_plus: task_id, code, prompt, source_file, test_imports, test_list, test;
 - livecodebench: question_content, starter_code, public_test_cases (JSON), private_test_cases (JSON in a
-  pickle, compressed, in base64), metadata (JSON, which names the function), and more, all of it text.
+  pickle, compressed, in base64), metadata (JSON, which names the function), contest_date, and more.
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ from __future__ import annotations
 from functools import partial
 
 from areal.envs.code import CODE_PROMPT
-from areal.evaluation.benchmark import Benchmark, HubFile
+from areal.evaluation import published
+from areal.evaluation.benchmark import Benchmark, HubFile, Parts
 
 _math = partial(
     Benchmark,
@@ -35,6 +42,9 @@ _choice = partial(
     _math, prompt="{problem}\nReason step by step, and put the letter in \\boxed{{}}.", max_new_tokens=4096
 )
 _code = partial(Benchmark, env="code-v1", prompt=CODE_PROMPT)
+_livecodebench = partial(
+    HubFile, "livecodebench/code_generation_lite", "0fe84c3912ea0c4d4a78037083943e8f0c4dd505"
+)
 
 GSM8K = _math(
     "gsm8k",
@@ -124,6 +134,7 @@ MMLU = _choice(
         "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "all/test-00000-of-00001.parquet"
     ),
     problems=14042,
+    parts=Parts("subject"),
 )
 MMLU_PRO = _choice(
     "mmlu_pro",
@@ -131,6 +142,7 @@ MMLU_PRO = _choice(
         "TIGER-Lab/MMLU-Pro", "b189ec765aa7ed75c8acfea42df31fdae71f97be", "data/test-00000-of-00001.parquet"
     ),
     problems=12032,
+    parts=Parts("category"),
 )
 GPQA_DIAMOND = _choice(
     "gpqa_diamond",
@@ -139,6 +151,58 @@ GPQA_DIAMOND = _choice(
     problems=198,
     max_new_tokens=16384,
     samples=4,
+)
+BBH = Benchmark(
+    "bbh",
+    env="data-v1",
+    source=HubFile(
+        "lukaemon/bbh", "982bb89fd79532a8ac676a61fc42eb1aeec63f99", "*/test-00000-of-00001.parquet"
+    ),
+    problems=6511,
+    prompt='{problem}\nReason step by step, and end with a line of the form "Answer: ...".',
+    env_options={"answer": "{answer}", "verifier": "answer-line"},
+    prepare=published.bbh,
+    parts=Parts("task"),
+)
+ZEBRALOGIC = Benchmark(
+    "zebralogic",
+    env="data-v1",
+    # The mirror that has the solutions.
+    source=HubFile(
+        "WildEval/ZebraLogic",
+        "0a473f5a0054835754ed156d5a79c6ce27178bb1",
+        "grid_mode/test-00000-of-00001.parquet",
+    ),
+    problems=1000,
+    prompt="{problem}",
+    max_new_tokens=8192,
+    env_options={"answer": "{answer}", "verifier": "json"},
+    prepare=published.zebralogic,
+    parts=Parts("size"),
+)
+IFEVAL = Benchmark(
+    "ifeval",
+    env="data-v1",
+    source=HubFile("google/IFEval", "966cd89545d6b6acfd7638bc708b98261ca58e84", "ifeval_input_data.jsonl"),
+    problems=541,
+    prompt="{problem}",
+    env_options={"answer": "{answer}", "verifier": "instructions"},
+    prepare=published.ifeval,
+)
+BFCL = Benchmark(
+    "bfcl",
+    env="data-v1",
+    source=HubFile(
+        "gorilla-llm/Berkeley-Function-Calling-Leaderboard",
+        "61fc0608cfd831fcfbbaa676ebdfef0ed963eeda",
+        published.BFCL_FILES,
+    ),
+    problems=3491,
+    prompt="{problem}",
+    max_new_tokens=1024,
+    env_options={"answer": "{answer}", "verifier": "calls"},
+    prepare=published.bfcl,
+    parts=Parts("category"),
 )
 HUMANEVAL = _code(
     "humaneval",
@@ -165,21 +229,29 @@ MBPP = _code(
     problems=500,
     keep=lambda row: 11 <= row["task_id"] <= 510,  # its test split
 )
+MBPP_PLUS = _code(
+    "mbpp_plus",
+    source=HubFile(
+        "evalplus/mbppplus",
+        "b2d74c91837c3f2a20c1299ae98133cbe7cfa077",
+        "data/test-00000-of-00001-d5781c9c51e02795.parquet",
+    ),
+    problems=378,
+    env_options={"packages": ["numpy"]},  # its tests import it
+)
 LIVECODEBENCH = _code(
     "livecodebench",
     # What release 6 added: 175 problems of contests from January to April 2025.
-    source=HubFile(
-        "livecodebench/code_generation_lite", "0fe84c3912ea0c4d4a78037083943e8f0c4dd505", "test6.jsonl"
-    ),
+    source=_livecodebench("test6.jsonl"),
     problems=175,
     max_new_tokens=8192,
+    # Any time from May 2023 on, as livecodebench@2024-10..2025-01.
+    parts=Parts("contest_date", lambda part: _livecodebench(published.livecodebench_files(part))),
 )
 LIVECODEBENCH_V5 = _code(
     "livecodebench_v5",
     # What release 5 added: 167 problems, up to January 2025.
-    source=HubFile(
-        "livecodebench/code_generation_lite", "0fe84c3912ea0c4d4a78037083943e8f0c4dd505", "test5.jsonl"
-    ),
+    source=_livecodebench("test5.jsonl"),
     problems=167,
     max_new_tokens=8192,
 )

@@ -114,7 +114,11 @@ verifiers: Registry[Callable[..., Any]] = Registry(
     "verifier",
     "areal.verifiers",
     {
+        "answer-line": "areal.rewards.verifiers:answer_line",
+        "calls": "areal.rewards.calls:calls",
         "exact": "areal.rewards.verifiers:exact",
+        "instructions": "areal.rewards.instructions:instructions",
+        "json": "areal.rewards.verifiers:json_object",
         "math": "areal.rewards.verifiers:math",
         "number": "areal.rewards.verifiers:number",
     },
@@ -127,8 +131,9 @@ benchmarks: Registry[Benchmark] = Registry(
         for name in (
             *("gsm8k", "math500", "aime24", "aime25", "aime26", "amc23"),
             *("hmmt_feb25", "hmmt_nov25", "hmmt_feb26", "olympiadbench"),
-            *("gpqa_diamond", "mmlu", "mmlu_pro"),
-            *("humaneval", "humaneval_plus", "mbpp", "livecodebench", "livecodebench_v5"),
+            *("bbh", "gpqa_diamond", "mmlu", "mmlu_pro", "zebralogic"),
+            *("bfcl", "ifeval"),
+            *("humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "livecodebench", "livecodebench_v5"),
         )
     },
 )

@@ -12,7 +12,7 @@ from areal.config import Config, parse_config, settings_on
 from areal.disk import write_whole
 from areal.errors import UserError
 from areal.evaluation.benchmark import Benchmark
-from areal.evaluation.benchmark_data import find_data
+from areal.evaluation.benchmark_data import find_benchmark, find_data
 from areal.evaluation.endpoint import is_endpoint
 from areal.evaluation.report import sampling_settings
 from areal.evaluation.responses import Header
@@ -122,7 +122,7 @@ def make_jobs(
         )
     jobs = []
     for name in names:
-        benchmark = registry.benchmarks.get(name)
+        benchmark = find_benchmark(name)
         data = find_data(benchmark, request.data, folder / "data")
         config = parse_config(settings_on(benchmark.settings(data.path), request.settings))
         jobs.append(_job(config, cluster, benchmark, data.source, data.digest))
@@ -149,7 +149,7 @@ def _job(
         config, env, agent = checked.config, checked.env, checked.agent
     asked = len(held_out(env, config.evaluation.problems))
     header = Header(
-        name=registry.env_label(config.env) if benchmark is None else benchmark.name,
+        name=registry.env_label(config.env) if benchmark is None else benchmark.label,
         env=config.env,
         env_options=_plain(config.env_options),
         agent=config.agent,
@@ -162,7 +162,7 @@ def _job(
         source=source,
         data=digest,
         chat=_plain(config.model_dump(mode="json", exclude_defaults=True).get("chat", {})),
-        of=None if benchmark is None else benchmark.problems,
+        of=None if benchmark is None or benchmark.part else benchmark.problems,
     )
     return EvaluationJob(header, config, env, agent, checked)
 

@@ -20,10 +20,11 @@ from pyarrow import parquet
 
 from areal import registry
 from areal.envs.code_problems import code_problem
+from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
 from areal.evaluation import catalogue
 from areal.evaluation.benchmark import Benchmark, HubFile
-from areal.evaluation.benchmark_data import BenchmarkData, digest_of, find_data
+from areal.evaluation.benchmark_data import BenchmarkData, digest_of, find_benchmark, find_data
 from areal.rewards.cases import AssertTests, CallTests, CheckTests, StreamTests
 
 CASES = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]
@@ -51,6 +52,15 @@ def livecodebench(cases: list[dict[str, str]], starter: str, metadata: dict[str,
     }
 
 
+WEATHER = {
+    "name": "at.weather",
+    "description": "Tells how warm it is.",
+    "parameters": {
+        "type": "dict",
+        "properties": {"city": {"type": "string"}, "unit": {"type": "string"}, "days": {"type": "float"}},
+        "required": ["city"],
+    },
+}
 STUB = "class Solution:\n    def add(self, xs: List[int], n: int) -> List[int]:\n        "
 PLUS = """
 import numpy as np
@@ -173,6 +183,62 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         }
         for number in (10, 11, 510, 511)
     ],
+    "mbpp_plus": [
+        {
+            "task_id": 2,
+            "code": "def f(x):\n    return x",
+            "prompt": "Write a function that adds 1.",
+            "source_file": "a.ipynb",
+            "test_imports": [],
+            "test_list": ["assert f(1) == 2", "assert f(0) == 1"],
+            "test": "import numpy as np\n\nfor x in [0, 1, 2]:\n    assert f(x) == x + 1\n",
+        }
+    ],
+    "bbh": [
+        {"task": "date_understanding", "input": "Which?\nOptions:\n(A) 1/1\n(B) 2/1", "target": "(B)"},
+        {"task": "dyck_languages", "input": "Close them. Input: [ ( {", "target": "} ) ]"},
+        {"task": "word_sorting", "input": "Sort: b a", "target": "a b"},
+    ],
+    "zebralogic": [
+        {
+            "id": "lgp-test-2x2-1",
+            "size": "2*2",
+            "puzzle": "There are 2 houses.\n",
+            "solution": {
+                "header": ["House", "Name", "Drink"],
+                "rows": [["1", "Eric", "tea"], ["2", "Arnold", "root beer"]],
+            },
+            "created_at": "2024-07-03T21:21:29",
+        }
+    ],
+    "ifeval": [
+        {
+            "key": 1000,
+            "prompt": "Write three words or more, and no comma.",
+            "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+            "kwargs": [
+                {"num_words": None, "relation": None},
+                {"num_words": 3, "relation": "at least"},
+            ],
+        }
+    ],
+    "bfcl": [
+        *(
+            {
+                "id": f"{category}_{n}",
+                "question": [[{"role": "user", "content": "How warm are Oslo and Bergen?"}]],
+                "function": [WEATHER],
+            }
+            for category, n in (("live_parallel", "0-0-0"), ("irrelevance", "0"))
+        ),
+        {
+            "id": "live_parallel_0-0-0",
+            "ground_truth": [
+                {"at.weather": {"city": [city], "unit": ["C", ""], "days": [1.0, ""]}}
+                for city in ("Oslo", "Bergen")
+            ],
+        },
+    ],
     **{
         name: [livecodebench(CASES, "", {}), livecodebench(CALLS, STUB, {"func_name": "add"})]
         for name in ("livecodebench", "livecodebench_v5")
@@ -185,8 +251,59 @@ RIGHT = {
 }
 TESTS = {
     **{"humaneval": [CheckTests], "humaneval_plus": [CheckTests], "mbpp": [AssertTests] * 2},
+    "mbpp_plus": [AssertTests],
     **{name: [StreamTests, CallTests] for name in ("livecodebench", "livecodebench_v5")},
 }
+SAID: dict[str, list[tuple[list[str], list[str]]]] = {
+    "bbh": [
+        (
+            ["Answer: (B)", "Not (A).\n**Answer:** b", "answer: (B) 2/1.", "Answer: A\nFinal answer: B."],
+            ["Answer: (A)", "(B)", "Answer: Both", "Answer: (B\nAnswer: A", "Answer: (C) B"],
+        ),
+        (["Answer: } ) ]", "Answer: `})]`"], ["Answer: ] ) }", "Answer: } ) ] ]"]),
+        (["Answer: a, b"], ["Answer: b a", "Answer: ab"]),
+    ],
+    "zebralogic": [
+        (
+            [
+                'So {"House 1": {"Name": "Eric", "Drink": "tea"}, '
+                '"House 2": {"Name": "arnold ", "Drink": "Root  Beer"}}.',
+            ],
+            [
+                '{"House 1": {"Name": "Arnold", "Drink": "tea"}, '
+                '"House 2": {"Name": "Eric", "Drink": "root beer"}}',
+                '{"House 1": {"Name": "Eric", "Drink": "tea"}}',
+                "{" * 5000,
+            ],
+        )
+    ],
+    "ifeval": [
+        (
+            ["These are words.", "<think>One, two</think>These are words."],
+            ["No, never ever.", "Two words.", "", "<think>These are words.</think>Two words."],
+        )
+    ],
+    "bfcl": [
+        (
+            [
+                "[at.weather(city='Oslo'), at.weather(city='bergen', unit='C', days=1)]",
+                "```python\nat.weather(city='Bergen', days=4/4), at.weather(city='Oslo')\n```",
+            ],
+            [
+                "[at.weather(city='Oslo')]",
+                "[at.weather(city='Oslo'), at.weather(city='Oslo')]",
+                "[at.weather('Oslo'), at.weather(city='Bergen')]",
+                "[weather(city='Oslo'), at.weather(city='Bergen')]",
+                "[at.weather(city='Oslo', unit='F'), at.weather(city='Bergen')]",
+                "[at.weather(city='Oslo', place=1), at.weather(city='Bergen')]",
+                "Sure: [at.weather(city='Oslo'), at.weather(city='Bergen')]",
+                "[" * 5000,
+            ],
+        ),
+        (["None of them serves.", "[]"], ["[at.weather(city='Oslo')]"]),
+    ],
+}
+"""Of benchmarks that want another form: of each problem, what is right, and what is wrong."""
 
 
 def found(name: str, folder: Path, end: str) -> BenchmarkData:
@@ -199,7 +316,7 @@ def found(name: str, folder: Path, end: str) -> BenchmarkData:
     return find_data(registry.benchmarks.get(name), folder, folder / "kept")
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "bfcl"])  # no table holds its rows
 def test_rows_become_problems_whatever_the_file(name: str, tmp_path: Path):
     benchmark = registry.benchmarks.get(name)
     data = found(name, tmp_path, ".jsonl")
@@ -207,7 +324,9 @@ def test_rows_become_problems_whatever_the_file(name: str, tmp_path: Path):
     from_parquet = found(name, tmp_path, ".parquet")
     assert digest_of(from_parquet.path) == from_parquet.digest == data.digest, "the same rows"
     rows = [json.loads(line) for line in from_parquet.path.read_text().splitlines()]
-    if name in RIGHT:
+    if name in SAID:
+        assert len(rows) == len(SAID[name]) == found_problems(benchmark, from_parquet).count("test")
+    elif name in RIGHT:
         options = benchmark.settings(from_parquet.path)["env_options"]
         env = registry.make_env(benchmark.env, **options)
         assert env.unwrapped.count("test") == len(rows)
@@ -221,6 +340,69 @@ def test_rows_become_problems_whatever_the_file(name: str, tmp_path: Path):
         problems = [code_problem(row, "here") for row in rows]
         assert [type(p.tests) for p in problems] == TESTS[name], "and of mbpp only the test split"
         assert all(p.by_value for p in problems)
+
+
+def found_problems(benchmark: Benchmark, data: BenchmarkData) -> ProblemEnv[Any]:
+    env = registry.make_env(benchmark.env, **benchmark.settings(data.path)["env_options"]).unwrapped
+    assert isinstance(env, ProblemEnv)
+    return env
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_answers_in_other_forms(name: str, tmp_path: Path):
+    if name == "ifeval":
+        pytest.importorskip("lm_eval", reason="lm_eval is not installed")
+    env = found_problems(registry.benchmarks.get(name), found(name, tmp_path, ".jsonl"))
+    for index, answers in enumerate(SAID[name]):
+        for score, said in zip((1.0, 0.0), answers, strict=True):
+            for text in said:
+                env.reset(options={"index": index, "split": "test"})
+                assert env.step(text)[1] == score, text
+
+
+def test_files_of_parts(tmp_path: Path):
+    for task in ("navigate", "word_sorting"):
+        folder = tmp_path / "bbh" / task
+        folder.mkdir(parents=True)
+        rows = [{"input": f"{task} {n}", "target": "no"} for n in range(2)]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
+    (tmp_path / "bbh" / "README.md").write_text("Not data.")
+    for name, asked in (("bbh", ["navigate", "word_sorting"]), ("bbh@navigate", ["navigate"])):
+        data = find_data(find_benchmark(name), tmp_path, tmp_path / "kept")
+        rows = [json.loads(line) for line in data.path.read_text().splitlines()]
+        assert [row["problem"] for row in rows] == [f"{task} {n}" for task in asked for n in range(2)]
+    with pytest.raises(UserError, match=r"'bbh' has no part 'navigat' \(its task: navigate, word_sorting\)"):
+        find_data(find_benchmark("bbh@navigat"), tmp_path, tmp_path / "kept")
+    with pytest.raises(UserError, match="'gsm8k' has no parts: leave '@x' out"):
+        find_benchmark("gsm8k@x")
+
+
+@pytest.mark.parametrize(
+    ("part", "months", "files"),
+    [
+        ("2024-10..2025-01", ["2024-10", "2025-01"], ["test5.jsonl", "test6.jsonl"]),
+        ("2024-10-02..2025-01-03", [], ["test5.jsonl", "test6.jsonl"]),
+        ("2025-02..", ["2025-03"], ["test6.jsonl"]),
+        ("..2024-09", ["2024-09"], [f"test{n}.jsonl" for n in ("", *range(2, 7))]),
+        ("2024-09..2024-09", ["2024-09"], [f"test{n}.jsonl" for n in range(4, 7)]),
+    ],
+)
+def test_livecodebench_by_date(tmp_path: Path, part: str, months: list[str], files: list[str]):
+    benchmark = find_benchmark(f"livecodebench@{part}")
+    assert isinstance(benchmark.source, HubFile)
+    assert list(benchmark.source.patterns) == files
+    made = [("2024-09", 30), ("2024-10", 1), ("2025-01", 4), ("2025-03", 1)]
+    with (tmp_path / "livecodebench.jsonl").open("w") as file:
+        for month, day in made:
+            row = {**livecodebench(CASES, "", {}), "contest_date": f"{month}-{day:02}T00:00:00"}
+            file.write(json.dumps(row) + "\n")
+    if not months:
+        with pytest.raises(UserError, match="has no part"):
+            find_data(benchmark, tmp_path, tmp_path / "kept")
+        return
+    data = find_data(benchmark, tmp_path, tmp_path / "kept")
+    rows = [json.loads(line) for line in data.path.read_text().splitlines()]
+    assert [row["contest_date"][:7] for row in rows] == months
 
 
 def test_each_benchmark_has_rows_here():

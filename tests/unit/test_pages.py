@@ -22,6 +22,7 @@ from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
 from areal import api, cli, commands, registry
 from areal.config import merged_settings, parse_config
 from areal.errors import DISTRIBUTION
+from areal.evaluation.benchmark_data import find_benchmark
 from areal.models import resolve_model
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -299,7 +300,7 @@ def check_eval(given: argparse.Namespace) -> None:
     config = parse_config(merged_settings(given.config, given.overrides, settings))
     for name in (given.benchmark or "").split(","):
         if name not in ("", "list"):
-            registry.benchmarks.get(name)
+            find_benchmark(name)
     if "://" not in config.model:
         api.check(config, training=False)
 

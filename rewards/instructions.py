@@ -1,0 +1,58 @@
+"""Instructions that a program can check, such as "at least 300 words" (IFEval, arXiv 2311.07911)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from functools import cache
+from typing import Any
+
+from areal.errors import UserError, install_hint
+from areal.rewards.answers import spoken
+
+
+def instructions(action: str, expected: str) -> float | None:
+    """Return 1 if a response follows every instruction, as the paper's strict accuracy of prompts counts.
+
+    Args:
+        action: the response; what it thought does not count.
+        expected: JSON with ``prompt``, ``instruction_id_list`` and ``kwargs``, as IFEval's rows have them.
+
+    Raises:
+        UserError: the checkers, or their data, are not installed, or do not know an instruction.
+    """
+    row, said = json.loads(expected), spoken(action)
+    given = zip(row["instruction_id_list"], row["kwargs"], strict=True)
+    return float(all(_follows(said, row["prompt"], name, options) for name, options in given))
+
+
+def _follows(said: str, prompt: str, name: str, options: dict[str, Any]) -> bool:
+    known = _checkers()
+    if name not in known:
+        raise UserError(f"instructions: there is no checker of '{name}' (known: {', '.join(sorted(known))})")
+    checker = known[name](name)
+    checker.build_description(**{key: value for key, value in options.items() if value})
+    if "prompt" in (checker.get_instruction_args() or ()):
+        checker.build_description(prompt=prompt)
+    try:
+        return bool(said.strip()) and bool(checker.check_following(said))
+    except LookupError as error:
+        raise UserError(
+            f"instructions: NLTK has no data to check '{name}'; where there is a network: "
+            "python -m nltk.downloader punkt_tab"
+        ) from error
+
+
+@cache
+def _checkers() -> dict[str, Any]:
+    """Return the checkers of lm-evaluation-harness, which are those of the paper's authors, by name."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it says what it downloads
+            from langdetect import DetectorFactory
+            from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
+    except ModuleNotFoundError as error:
+        raise UserError(f"verifier 'instructions': {install_hint('ifeval')}") from error
+    # Without one, it guesses the language of a short text now so, now so.
+    DetectorFactory.seed = 0  # type: ignore[assignment]
+    return INSTRUCTION_DICT
