@@ -1,29 +1,41 @@
-"""``textarena-v1``: TextArena's games for one player."""
+"""``textarena-v1``: TextArena's games, for one player and for several."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-import gymnasium
-from gymnasium.error import ResetNeeded
-
-from areal.envs.text import UnicodeText
+from areal.envs.games import GameEnv
 from areal.errors import UserError, install_hint
 
+_LISTED = re.compile(
+    r"\b(?:available|valid|legal|your) (?:moves|actions|options|targets)\b[^:\n]*:([^\n]*)", re.IGNORECASE
+)
+_MOVE = re.compile(r"\[[^\[\]\n]+\]")
+_MOST = 15
+"""Players of the largest game."""
 
-class TextArenaEnv(gymnasium.Env[str, str]):
-    """Plays a game of TextArena for one player; the reward is the game's, at its end.
 
-    An observation is what the game has said since the last one. Games draw from Python's global generator of
-    random numbers, so each is in a process of its own. The agent is ``multi-turn``.
+class TextArenaEnv(GameEnv):
+    """Plays a game of TextArena; each player's reward is the game's, at its end.
+
+    An observation is what the game, and other players, have said since the player's last move. Games draw
+    from Python's global generator of random numbers, so each is in a process of its own. The agent is
+    ``multi-turn``.
+
+    The model plays all sides in training, and one in evaluation, against ``test_opponent``.
 
     Args:
         game: TextArena's id of the game. Its form ``-raw``, which leaves the history to the conversation, is
             played, whatever the id ends with.
         options: arguments of the game.
+        players: how many; None: as few as the game takes.
+        opponent: who plays the other sides in training: ``self`` (the model), ``random`` (any of the moves
+            that the game lists), ``path/to/file.py:function``, or an endpoint, ``URL#MODEL``.
+        test_opponent: who plays them in evaluation; None: the one in training, or ``random``.
 
     Raises:
-        UserError: TextArena is not installed, has no such game, or the game is not for one player.
+        UserError: TextArena is not installed, has no such game, or the game is not for so many players.
     """
 
     metadata = {"render_modes": [], "isolation": "process"}  # noqa: RUF012 (Gymnasium's own form)
@@ -32,47 +44,81 @@ class TextArenaEnv(gymnasium.Env[str, str]):
         self,
         game: str = "GuessTheNumber-v0",
         options: dict[str, Any] | None = None,
+        players: int | None = None,
+        opponent: str = "self",
+        test_opponent: str | None = None,
         render_mode: str | None = None,
     ) -> None:
+        super().__init__(_TextArenaGame(game, options or {}, players), opponent, test_opponent, render_mode)
+
+
+class _TextArenaGame:
+    """See :class:`areal.envs.games.Game`."""
+
+    def __init__(self, name: str, options: dict[str, Any], players: int | None) -> None:
         try:
             import textarena
             from textarena.envs.registration import ENV_REGISTRY
         except ModuleNotFoundError as error:
             raise UserError(f"textarena-v1 needs TextArena: {install_hint('textarena')}") from error
-        self.observation_space = UnicodeText(2**20)
-        self.action_space = UnicodeText(2**20)
-        self.render_mode = render_mode
-        raw = game.removesuffix("-raw").removesuffix("-train") + "-raw"
+        raw = name.removesuffix("-raw").removesuffix("-train") + "-raw"
         if raw not in ENV_REGISTRY:
-            raise UserError(f"textarena-v1: TextArena {textarena.__version__} has no game '{game}'")
-        self._game = textarena.make(raw, **(options or {}))
-        self._name = game
-        self._over: bool | None = None
+            raise UserError(f"textarena-v1: TextArena {textarena.__version__} has no game '{name}'")
+        self._alone: Any = textarena.SinglePlayerState
+        self._game = textarena.make(raw, **options)
+        self._count = self._take(name, players)
+        self.players = [f"Player {number}" for number in range(self._count)]
+        self.ended, self.cut = False, False
+        self._heard = ""
+        self._paid = True
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Begin a game."""
-        super().reset(seed=seed)
-        try:
-            self._game.reset(num_players=1, seed=int(self.np_random.integers(2**31)))
-        except (AssertionError, ValueError) as error:
-            raise UserError(f"textarena-v1: '{self._name}' is no game for one player: {error}") from error
-        self._over = False
-        return self._said(), {}
+    def _take(self, name: str, players: int | None) -> int:
+        """Return how many play."""
+        wrong = ""
+        for count in range(1, _MOST + 1) if players is None else [players]:
+            try:
+                self._game.reset(num_players=count, seed=0)
+            except (AssertionError, ValueError) as error:
+                wrong = wrong or str(error)
+                continue
+            # Some games for several take one as well, who would play alone.
+            if players is not None or count > 1 or isinstance(self._game.state, self._alone):
+                return count
+        many = f"up to {_MOST}" if players is None else players
+        raise UserError(f"textarena-v1: '{name}' is no game for {many} player{'s' * (players != 1)}: {wrong}")
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Make a move."""
-        if self._over is not False:
-            raise ResetNeeded("call reset before step")
-        self._over, _ = self._game.step(action)
-        if not self._over:
-            return self._said(), 0.0, False, False, {"reward_parts": {"game": 0.0}}
-        rewards, _ = self._game.close()
-        reward = float(rewards[0])
-        return self._said(), reward, True, False, {"reward_parts": {"game": reward}}
+    @property
+    def player(self) -> str:
+        return self.players[self._game.state.current_player_id]
 
-    def _said(self) -> str:
-        """Return what the game has said to the player, whose own moves it repeats."""
-        _, messages = self._game.get_observation()
-        return "\n".join(text for speaker, text, _ in messages if speaker < 0)
+    def begin(self, seed: int) -> None:
+        self._game.reset(num_players=self._count, seed=seed)
+        self.ended, self._paid, self._heard = False, False, ""
+
+    def told(self) -> str:
+        player, messages = self._game.get_observation()
+        found = []
+        for speaker, text, _ in messages:
+            if speaker < 0:
+                found.append(text)
+            elif speaker != player:
+                found.append(f"[{self.players[speaker]}] {text}")
+        self._heard = "\n".join(found)
+        return self._heard
+
+    def moves(self) -> list[str] | None:
+        """Return the moves in brackets in the last list that the game has given."""
+        listed = _LISTED.findall(self._heard)
+        return _MOVE.findall(listed[-1]) or None if listed else None
+
+    def act(self, said: str) -> None:
+        self.ended, _ = self._game.step(said)
+
+    def earned(self) -> dict[str, float]:
+        earned = dict.fromkeys(self.players, 0.0)
+        if self.ended and not self._paid:
+            self._paid = True
+            rewards, _ = self._game.close()
+            for number, reward in rewards.items():
+                earned[self.players[number]] = float(reward)
+        return earned

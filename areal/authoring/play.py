@@ -42,7 +42,7 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
             show("observation", said_by(message))
         over = False
         while not over:
-            show("observation", observation)
+            show("observation", to_player(observation, info))
             if (action := ask()) is None:
                 return earned
             observation, reward, terminated, truncated, info = env.step(action)
@@ -56,9 +56,14 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
 
 def describe_reward(reward: float, info: dict[str, Any]) -> str:
     """Return a reward, and its parts where they say more."""
-    parts = info.get("reward_parts") or {}
+    parts = info.get("rewards") or info.get("reward_parts") or {}
     shown = ", ".join(f"{name} {value:g}" for name, value in parts.items())
     return f"{reward:g}" + (f" ({shown})" if len(parts) > 1 else "")
+
+
+def to_player(observation: str, info: dict[str, Any]) -> str:
+    """Return an observation with the name of the player whom it is for, if there are several."""
+    return f"[{info['player']}] {observation}" if "player" in info else observation
 
 
 def said_by(message: Message) -> str:
@@ -92,14 +97,14 @@ class _ShownEnv:
 
     async def reset(self) -> str:
         observation = await self.env.reset()
-        self.show("observation", observation)
+        self.show("observation", self._told(observation))
         return observation
 
     async def open(self) -> list[Message]:
         messages = await self.env.open()
         for message in messages[:-1]:
             self.show("observation", said_by(message))
-        self.show("observation", messages[-1]["content"])
+        self.show("observation", self._told(messages[-1]["content"]))
         return messages
 
     async def step(self, action: str) -> Step:
@@ -107,8 +112,11 @@ class _ShownEnv:
         step = await self.env.step(action)
         self.show("reward", describe_reward(step.reward, step.info))
         if step.observation:
-            self.show("observation", step.observation)
+            self.show("observation", self._told(step.observation))
         return step
+
+    def _told(self, observation: str) -> str:
+        return to_player(observation, {"player": self.player} if self.player else {})
 
 
 async def play_model(config: Config, episodes: int) -> float:

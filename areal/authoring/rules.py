@@ -157,8 +157,18 @@ def checked_reward(reward: Any, info: dict[str, Any]) -> bool:
     if not isinstance(reward, Real) or not math.isfinite(reward):
         raise Broken(f"step gave the reward {reward!r}; it is to be a finite float")
     reward = float(reward)
+    if "rewards" in info:
+        earned = info["rewards"]
+        if not isinstance(earned, Mapping) or not all(
+            isinstance(x, Real) and math.isfinite(x) for x in earned.values()
+        ):
+            raise Broken(
+                f'info["rewards"] is {short(earned)}; it is to be a dict of players and finite floats'
+            )
+        if abs(sum(earned.values()) - reward) > 1e-6 * max(1.0, abs(reward)):
+            raise Broken(f"the players earned {dict(earned)}, but the reward is {reward:g}; it is their sum")
     if "reward_parts" not in info:
-        return False
+        return "rewards" in info
     parts = info["reward_parts"]
     if not isinstance(parts, Mapping) or not all(
         isinstance(n, str) and isinstance(v, Real) and math.isfinite(v) for n, v in parts.items()

@@ -301,11 +301,3 @@ def test_textarena_s_games_for_one_player():
     assert env.metadata["isolation"] == "process"
     with pytest.raises(UserError, match=r"TextArena .* has no game 'GuessTheNumbers-v0'"):
         make_env("textarena-v1", game="GuessTheNumbers-v0")
-    with pytest.raises(UserError, match="'TicTacToe-v0' is no game for one player"):
-        make_env("textarena-v1", game="TicTacToe-v0").reset(seed=0)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("textarena") is not None, reason="textarena is installed")
-def test_without_textarena():
-    with pytest.raises(UserError, match=r"needs TextArena: pip install 'areal-gym.textarena.'"):
-        make_env("textarena-v1")

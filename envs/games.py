@@ -1,0 +1,129 @@
+"""Games of several players as one environment: who acts next, what each earned, who plays against whom."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from areal.envs.opponents import Listener, Opponent, find_opponent
+from areal.envs.seeds import HELD_OUT
+from areal.envs.text import UnicodeText
+
+
+class Game(Protocol):
+    """A game whose players act one after another.
+
+    Attributes:
+        players: their names.
+        ended, cut: whether it is over, by its rules or by a limit; nobody is to act then.
+        player: who is to act.
+    """
+
+    players: list[str]
+
+    @property
+    def ended(self) -> bool: ...  # noqa: D102
+
+    @property
+    def cut(self) -> bool: ...  # noqa: D102
+
+    @property
+    def player(self) -> str: ...  # noqa: D102
+
+    def begin(self, seed: int) -> None:
+        """Begin a game."""
+
+    def told(self) -> str:
+        """Return what the player who is to act has not been told yet; after the end, what is left to say."""
+
+    def moves(self) -> list[str] | None:
+        """Return what the player who is to act, and was just told something, may say; None: not known."""
+
+    def act(self, said: str) -> None:
+        """Make the move of the player who is to act."""
+
+    def earned(self) -> dict[str, float]:
+        """Return what each player earned since this was asked the last time."""
+
+
+class GameEnv(gymnasium.Env[str, str]):
+    """Plays a game with the model as all of its players, or as one against opponents that do not learn.
+
+    ``info["player"]`` of ``reset`` and ``step`` names who acts next: the observation is for this player
+    alone. ``info["rewards"]`` of ``step`` is what each player of the model earned. A game for one player has
+    neither.
+
+    On held-out problems the model plays one side, which follows from the seed, and each as often: against
+    itself it would not be seen to get better.
+
+    Args:
+        game: what is played.
+        opponent: who plays the other sides in training: ``self``, the model does; or as
+            :func:`areal.envs.opponents.find_opponent` has it.
+        test_opponent: the same on held-out problems; None: the one in training, and ``random`` for ``self``.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(
+        self,
+        game: Game,
+        opponent: str = "self",
+        test_opponent: str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.observation_space = UnicodeText(2**20)
+        self.action_space = UnicodeText(2**20)
+        self.render_mode = render_mode
+        self._game = game
+        if test_opponent is None:
+            test_opponent = "random" if opponent == "self" else opponent
+        self._opponents = {False: find_opponent(opponent), True: find_opponent(test_opponent)}
+        self._others: dict[str, Listener] = {}
+        self._over: bool | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Begin a game; opponents make their first moves."""
+        super().reset(seed=seed)
+        self._game.begin(int(self.np_random.integers(2**31)))
+        players = self._game.players
+        opponent: Opponent | None = self._opponents[seed is not None and seed >= HELD_OUT]
+        if opponent is None or len(players) == 1:
+            self._others = {}
+        else:
+            side = players[int(self.np_random.integers(2**31) if seed is None else seed) % len(players)]
+            rng = self.np_random
+            self._others = {name: Listener(opponent, rng) for name in players if name != side}
+        self._answer()
+        self._over = self._game.ended or self._game.cut
+        return self._game.told(), self._info()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Make a move, and those of opponents up to the next one of the model."""
+        if self._over is not False:
+            raise ResetNeeded("call reset before step")
+        self._game.act(action)
+        self._answer()
+        ended, cut = self._game.ended, self._game.cut
+        self._over = ended or cut
+        earned = {name: x for name, x in self._game.earned().items() if name not in self._others}
+        reward = sum(earned.values())
+        info = self._info()
+        if len(self._game.players) == 1:
+            info["reward_parts"] = {"game": reward}
+        else:
+            info["rewards"] = earned
+        return self._game.told(), reward, ended, cut and not ended, info
+
+    def _answer(self) -> None:
+        """Let opponents act until the model is to act, or the game is over."""
+        game = self._game
+        while not (game.ended or game.cut) and game.player in self._others:
+            game.act(self._others[game.player].answer(game.told(), game.moves()))
+
+    def _info(self) -> dict[str, Any]:
+        return {} if len(self._game.players) == 1 else {"player": self._game.player}
