@@ -39,6 +39,15 @@ class Env(Protocol):
     """One episode of a Gymnasium environment; calls run on a thread, so they may block on a verifier."""
 
     @property
+    def tools(self) -> Sequence[Tool]:
+        """Tools that the environment itself has: ``info["tools"]`` of its reset.
+
+        A call of one is an action, ``{"name": …, "arguments": {…}}`` as JSON; the next observation is its
+        result.
+        """
+        ...
+
+    @property
     def player(self) -> str:
         """Whose turn it is, for whom alone the last observation is; empty where there is one player."""
         ...

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from areal.agents.chat import Chat, checked_limits
-from areal.agents.interface import Env, Message, Model
+from areal.agents.interface import Env, Message, Model, Tool
 from areal.agents.tools import ToolBox
+from areal.errors import UserError
 from areal.registry import load_object
 
 CALCULATOR = "areal.agents.calculator:calculator"
@@ -20,8 +22,12 @@ class ToolUse:
     A response without a call is the action in the environment. The model sees what a tool raises as the
     result of the call. When the turns are used up, the last response is the action, whatever it is.
 
+    An environment may have tools itself. Each call of one is an action, and the observation its result; they
+    are made one after the other, also those of a last response.
+
     Args:
-        tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``.
+        tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``;
+            None: a calculator, or nothing beside the tools of an environment that has some.
         system: a system message, in place of any other; None: that of the problem or of the setting
             ``chat.system``, else the chat template's own, if it has one.
         max_turns: responses of an episode, with and without calls.
@@ -35,7 +41,7 @@ class ToolUse:
 
     def __init__(
         self,
-        tools: Sequence[Callable[..., Any] | str] = (CALCULATOR,),
+        tools: Sequence[Callable[..., Any] | str] | None = None,
         system: str | None = None,
         max_turns: int = 8,
         max_tokens: int | None = None,
@@ -43,7 +49,9 @@ class ToolUse:
         time_limit: float = 30.0,
     ) -> None:
         checked_limits("tool-use", min(max_turns, max_calls), max_tokens)
-        self._box = ToolBox([load_object(t) if isinstance(t, str) else t for t in tools], time_limit)
+        given = (CALCULATOR,) if tools is None else tools
+        self._box = ToolBox([load_object(t) if isinstance(t, str) else t for t in given], time_limit)
+        self._given = tools is not None
         self._system = system
         self._limits = max_turns, max_tokens
         self._max_calls = max_calls
@@ -54,20 +62,53 @@ class ToolUse:
         if self._system is not None:
             turns = [message for message in opening if message["role"] != "system"]
             opening = [{"role": "system", "content": self._system}, *turns]
-        chat = Chat(model, opening, *self._limits, tools=self._box.schemas)
+        theirs = _names(env.tools)
+        ours = self._box.schemas if self._given or not theirs else []
+        if twice := theirs & _names(ours):
+            raise UserError(f"tool-use: the environment has a tool '{min(twice)}' itself; rename yours")
+        chat = Chat(model, opening, *self._limits, tools=[*env.tools, *ours])
         while (reply := await chat.ask()) is not None:
             calls = reply.message.get("tool_calls", ())
-            if calls and not chat.over:
-                made = await asyncio.gather(*(self._box.execute(call) for call in calls[: self._max_calls]))
-                refused = [_refusal(call, self._max_calls) for call in calls[self._max_calls :]]
-                chat.messages += [*made, *refused]
+            if calls and (not chat.over or any(call["function"]["name"] in theirs for call in calls)):
+                made = await self._make(calls, theirs, _names(ours), env)
+                if made is None:
+                    return
+                chat.messages += made
                 continue
             step = await env.step(reply.text)
             if step.done:
                 return
             chat.append(step.observation)
 
+    async def _make(
+        self, calls: Sequence[dict[str, Any]], theirs: set[str], ours: set[str], env: Env
+    ) -> list[Message] | None:
+        """Make the calls of a response; return their results, or None if the episode is over."""
+        allowed = calls[: self._max_calls]
+        here = [call for call in allowed if call["function"]["name"] in ours]
+        found = await asyncio.gather(*(self._box.execute(call) for call in here))
+        made = {id(call): result for call, result in zip(here, found, strict=True)}
+        for call in allowed:
+            if (name := call["function"]["name"]) in theirs:
+                step = await env.step(_action(call))
+                if step.done:
+                    return None
+                made[id(call)] = _result(call, step.observation)
+            elif name not in ours:
+                known = ", ".join([*sorted(theirs), *sorted(ours)])
+                made[id(call)] = _result(call, f"Error: there is no tool '{name}', only {known}.")
+        refused = f"Error: not made: a response may have {self._max_calls} calls."
+        return [made.get(id(call)) or _result(call, refused) for call in calls]
 
-def _refusal(call: dict[str, Any], max_calls: int) -> Message:
-    text = f"Error: not made: a response may have {max_calls} calls."
+
+def _names(tools: Sequence[Tool]) -> set[str]:
+    return {tool["function"]["name"] for tool in tools}
+
+
+def _action(call: dict[str, Any]) -> str:
+    function = call["function"]
+    return json.dumps({"name": function["name"], "arguments": json.loads(function["arguments"])})
+
+
+def _result(call: dict[str, Any], text: str) -> Message:
     return {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": text}

@@ -14,6 +14,7 @@ _BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("mixture-v1", "areal.envs.mixture:MixtureEnv", {}),
     ("gym-text-v1", "areal.envs.gym_text:GymTextEnv", {}),
     ("reasoning-gym-v1", "areal.envs.reasoning:ReasoningGymEnv", {}),
+    ("repo-v1", "areal.envs.repo:RepoEnv", {}),
     ("textarena-v1", "areal.envs.textarena:TextArenaEnv", {}),
 )
 

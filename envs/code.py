@@ -183,8 +183,8 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         return CodeProblem(drawn.text, tests, wanted=defines("f"))
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, longest: int = MAX_FEEDBACK) -> str:
     """Shorten a text in its middle, and leave out what cannot be written."""
-    half = MAX_FEEDBACK // 2
-    short = text if len(text) <= MAX_FEEDBACK else f"{text[:half]}\n…\n{text[-half:]}"
+    half = longest // 2
+    short = text if len(text) <= longest else f"{text[:half]}\n…\n{text[-half:]}"
     return short.encode("utf-8", "replace").decode("utf-8")

@@ -121,7 +121,7 @@ def _load(
     if skipped is not None and not train and not test:
         raise UserError(f"no row can be read: {next(iter(skipped.counts))}")
     if test_data is None and not test:
-        train, test = _divided(train)
+        train, test = divided(train)
         held_out = "one in ten, by a hash of their text"
     found: Loaded[T] = Loaded(train=train, test=test)
     found.notices = (_summary(data, train, test, held_out), *_rules([*train, *test]))
@@ -153,7 +153,7 @@ class _Skipped:
         return {self._first[kind]: count for kind, count in self._count.most_common()}
 
 
-def _divided(problems: list[T]) -> tuple[list[T], list[T]]:
+def divided(problems: list[T]) -> tuple[list[T], list[T]]:
     """Hold out one in ten problems; of few of them, too, at least one, and at least one stays to train on."""
     chosen = {p.problem: _hash(p.problem) for p in problems}
     held = {text for text, number in chosen.items() if number % _HELD_OUT_SHARE == 0}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from areal.agents.interface import Agent, Env, Message, Model, Step
+from areal.agents.interface import Agent, Env, Message, Model, Step, Tool
 from areal.config import Config, override_config
 from areal.rollout.tasks import TaskSource
 from areal.telemetry.plain import plain
@@ -87,6 +87,10 @@ class ShownAgent:
 class _ShownEnv:
     env: Env
     show: Show
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        return self.env.tools
 
     @property
     def player(self) -> str:

@@ -21,7 +21,7 @@ from areal.errors import EnvironmentFailure, UserError
 from areal.rollout.env_calls import CallFailed, EnvCall, Make
 from areal.rollout.env_processes import ProcessEnvs, StartEnv
 from areal.rollout.env_threads import ThreadEnvs
-from areal.rollout.opening import wrong_messages
+from areal.rollout.opening import wrong_messages, wrong_tools
 from areal.spans import span
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,8 @@ class EnvironmentPool:
         self._check_text(what, given[0])
         if "messages" in given[1] and (wrong := wrong_messages(given[1]["messages"])):
             raise self._failure(what, f"gave info['messages'], which {wrong}")
+        if "tools" in given[1] and (wrong := wrong_tools(given[1]["tools"])):
+            raise self._failure(what, f"gave info['tools'], which {wrong}")
         return given[0], dict(given[1])
 
     async def step(self, env: Any, action: str, task: dict[str, Any]) -> Step:

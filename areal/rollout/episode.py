@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from areal.agents.interface import Account, Agent, ConversationTooLong, Message, PolicyFailed, Step
+from areal.agents.interface import Account, Agent, ConversationTooLong, Message, PolicyFailed, Step, Tool
 from areal.errors import AgentFailure, UserError
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.model import EpisodeModel
@@ -24,6 +24,7 @@ class RecordedEnv:
 
     Attributes:
         member: which environment of a mixture it is; set by the reset.
+        tools: that the environment itself has; set by the reset.
         unfinished: whether the environment had not ended the episode after the last action.
         expected: what would have been right, if the environment said so when it ended the episode.
     """
@@ -43,6 +44,7 @@ class RecordedEnv:
         self._model = model
         self._last: tuple[str, Mapping[str, Any]] = ("", {})
         self.member = ""
+        self.tools: Sequence[Tool] = ()
         self.actions: list[str] = []
         self.unfinished = False
         self.expected = ""
@@ -56,6 +58,7 @@ class RecordedEnv:
         """Reset the environment to the task; return the observation."""
         observation, info = self._last = await self._pool.reset(self._env, self._task)
         self.member = str(info.get("env", ""))
+        self.tools = info.get("tools", ())
         self._model.set_opening(self.opening()[:-1])
         return observation
 

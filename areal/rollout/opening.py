@@ -45,3 +45,14 @@ def wrong_messages(messages: Any) -> str:
         if message.get("role") not in ("system", "user", "assistant"):
             return f"has the role {message.get('role')!r}; it is system, user or assistant"
     return "" if messages[-1]["role"] == "user" else "does not end with the user, whom the model is to answer"
+
+
+def wrong_tools(tools: Any) -> str:
+    """Return what is wrong with an environment's tools; an empty string if nothing is."""
+    if not isinstance(tools, Sequence) or isinstance(tools, str):
+        return "is no list of tools"
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            return f"has {tool!r}, which is no tool in OpenAI's form"
+    return ""

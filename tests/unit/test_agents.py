@@ -19,7 +19,7 @@ from areal.agents.multi_turn import MultiTurn
 from areal.agents.tool_use import ToolUse
 from areal.agents.tools import ToolBox, schema
 from areal.envs.text import UnicodeText
-from areal.errors import UserError
+from areal.errors import EnvironmentFailure, UserError
 from areal.registry import find_agent, load_object
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
@@ -46,13 +46,29 @@ class Parrot(gymnasium.Env[str, str]):
         return f"you said {action}", float(len(self.said)), len(self.said) == 3, False, {}
 
 
+class Shelf(Parrot):
+    """Has two tools itself; the third action ends the episode."""
+
+    tools = [  # noqa: RUF012
+        {
+            "type": "function",
+            "function": {"name": name, "description": "Move.", "parameters": {"type": "object"}},
+        }
+        for name in ("take", "put")
+    ]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict]:
+        observation, info = super().reset(seed=seed)
+        return observation, info | {"tools": self.tools}
+
+
 async def run_episode(
-    agent: Agent, *responses: str, longest: int = 10_000
+    agent: Agent, *responses: str, longest: int = 10_000, made: type[Parrot] = Parrot
 ) -> tuple[Episode, list[str], list[str]]:
     """Return the episode, what the environment was told, and the prompts of all responses as text."""
     engine: Any = Scripted([[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in responses])
     envs: list[Any] = []
-    pool = EnvironmentPool(lambda: envs.append(Parrot()) or envs[-1], 1)
+    pool = EnvironmentPool(lambda: envs.append(made()) or envs[-1], 1)
     episode = await RolloutWorker(engine, RENDERER, agent, pool, longest).run_episode(
         {"seed": 0}, Sampling(100)
     )
@@ -206,6 +222,53 @@ async def test_whatever_a_tool_raises_is_shown_to_the_model():
     box = ToolBox([leave, empty])
     said = [(await box.execute(made(name)))["content"] for name in ("leave", "empty")]
     assert said == ["Error: SystemExit: no such file", "Error: RuntimeError: coroutine raised StopIteration"]
+
+
+async def test_an_environment_s_own_tools_are_actions_in_the_order_of_their_calls():
+    calls = [call("take", what="a"), call("look", at=1), call("put", what="b")]
+    episode, said, prompts = await run_episode(
+        ToolUse([look]), "\n".join(calls), call("put", what="c"), made=Shelf
+    )
+    moves = [
+        json.dumps({"name": n, "arguments": {"what": w}})
+        for n, w in (("take", "a"), ("put", "b"), ("put", "c"))
+    ]
+    assert said == moves
+    assert all(f'"name": "{name}"' in prompts[0] for name in ("take", "put", "look"))
+    assert observations(prompts[1]) == [
+        f"you said {moves[0]}",
+        '{"at": 1, "how": "near"}',
+        f"you said {moves[1]}",
+    ]
+    assert (len(prompts), episode.reward, episode.unfinished) == (2, 6, False)
+
+
+async def test_an_environment_s_tools_stand_in_place_of_the_calculator():
+    _, said, prompts = await run_episode(
+        ToolUse(max_turns=2), call("calculator", expression="1"), "words", made=Shelf
+    )
+    assert "calculator" not in prompts[0]
+    assert observations(prompts[1])[0].startswith("Error: there is no tool 'calculator'")
+    assert said == ["words"]
+    # A last response is made of it, too.
+    _, said, _ = await run_episode(ToolUse(max_turns=1), call("take", what="a"), made=Shelf)
+    assert json.loads(said[0]) == {"name": "take", "arguments": {"what": "a"}}
+
+    def take() -> None:
+        """Take it."""
+
+    with pytest.raises(UserError, match="the environment has a tool 'take' itself"):
+        await run_episode(ToolUse([take]), "a", made=Shelf)
+
+
+@pytest.mark.parametrize("tools", ["take", 3, ["take"], [{"function": {}}], [{"name": "take"}]])
+async def test_tools_of_an_environment_that_are_none_fail_the_episode(tools: Any):
+    class Wrong(Shelf):
+        pass
+
+    Wrong.tools = tools
+    with pytest.raises(EnvironmentFailure, match="gave info\\['tools'\\], which"):
+        await run_episode(ToolUse(), "a", made=Wrong)
 
 
 async def test_what_a_tool_stands_on_fails_the_episode_and_is_no_observation():

@@ -1,0 +1,280 @@
+"""``repo-v1``: an issue and a small repository in, a change of it out; hidden tests in a sandbox judge it.
+
+The model reads, searches, edits and runs the visible tests by tools, one action after the other. A call is a
+line of JSON in an action; the agent ``tool-use`` makes them in the model's own format. An action may also be
+the whole answer, as a diff.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from areal.envs.code import ENDINGS, shortened
+from areal.envs.patches import PatchError, diff_in, patched
+from areal.envs.problems import ProblemEnv
+from areal.envs.repo_tasks import SHIPPED, RepoTask, load_repo_tasks
+from areal.envs.repo_tools import BY_NAME, TOOLS, Asked, Repository, ToolError, calls_of
+from areal.errors import UserError
+from areal.rewards.cases import CallCase, CallTests
+from areal.rewards.code import CaseVerdict, CodeVerifier
+from areal.sandbox.blocking import wait_for
+from areal.sandbox.interface import Call, Job, SandboxLimits, SandboxUnavailable, Script
+from areal.sandbox.shared import shared_sandbox
+from areal.spans import span
+
+LONGEST = 8000
+"""Characters of an observation after the first."""
+FOLDER = "/tmp/repository"
+"""Where the files are while code runs, in the sandbox."""
+_RUNNER = Path(__file__).with_name("repo_runner.py").read_text(encoding="utf-8")
+_UNPACK = f"""
+import os, sys
+sys.dont_write_bytecode = True
+for path, text in FILES.items():
+    path = os.path.join({FOLDER!r}, path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+os.chdir({FOLDER!r})
+sys.path.insert(0, {FOLDER!r})
+for name in ("FILES", "path", "text", "file"):
+    globals().pop(name, None)
+"""
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
+_OPENING = """{issue}
+
+The repository:
+{files}"""
+_TOLD = """
+
+Solve it with these tools, one call or several in each answer:
+{tools}
+A call is one line of JSON, such as {{"name": "read_file", "arguments": {{"path": "{path}"}}}}.
+Hidden tests judge what you submit."""
+_NO_CALL = "There is no call of a tool in it. A call is one line of JSON with name and arguments."
+_checked: set[tuple[str, str, bool]] = set()
+"""Tasks of users that have been run once, with the sandbox."""
+_untouched: dict[tuple[str, str, bool], dict[str, bool]] = {}
+"""How the hidden tests go where nothing has been changed: many episodes end so."""
+
+
+class RepoEnv(ProblemEnv[RepoTask]):
+    """An issue to be solved in a repository: 1 if all hidden tests pass that must, else 0.
+
+    Args:
+        tasks: a folder of tasks (areal.envs.repo_tasks); None: the ten that areal brings.
+        split: where a reset without an index draws from, ``train`` or ``test``.
+        max_turns: actions of an episode; after the last one the repository is judged as it is.
+        partial: give the share of the tests that were to be mended, rather than all or nothing.
+        describe_tools: say in the observation which tools there are, for agents that do not.
+        show_files: have all files in the first observation, for agents that answer once.
+        sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
+        allow_weak: accept what the host gives when the local sandbox is not strong here.
+        time_limit: seconds of one hidden test, and of one run of the visible tests.
+        packages: what code can import beside the standard library, such as ``[numpy]``; nothing, by default.
+
+    Raises:
+        UserError: tasks that cannot be read, a wrong argument, or no sandbox here.
+    """
+
+    def __init__(
+        self,
+        tasks: str | None = None,
+        split: str = "train",
+        max_turns: int = 16,
+        partial: bool = False,
+        describe_tools: bool = True,
+        show_files: bool = False,
+        sandbox: str = "local",
+        allow_weak: bool = False,
+        time_limit: float = 6.0,
+        packages: Sequence[str] = (),
+        render_mode: str | None = None,
+    ) -> None:
+        if max_turns < 1 or not time_limit > 0:
+            raise UserError(f"repo-v1: max_turns={max_turns} and time_limit={time_limit} must be positive")
+        loaded = load_repo_tasks(SHIPPED if tasks is None else str(tasks))
+        super().__init__("repo-v1", loaded, split, 2**22, render_mode)
+        self._trusted = tasks is None
+        self._max_turns = max_turns
+        self._partial = partial
+        self._describes = describe_tools
+        self._shows = show_files
+        self._limits = SandboxLimits(wall_s=time_limit)
+        self._sandbox = shared_sandbox("repo-v1", "env_options", sandbox, allow_weak, packages)
+        self._key = sandbox, allow_weak
+        self._verifier = CodeVerifier(self._sandbox, self._limits)
+        self._repository = Repository({})
+
+    def asked(self, problem: RepoTask) -> str:
+        """Return the issue, what there is in the repository, and how to work on it."""
+        files = problem.files
+        listed = [f"{path}:\n```\n{files[path]}\n```" if self._shows else path for path in sorted(files)]
+        text = _OPENING.format(issue=problem.problem, files="\n".join(listed))
+        if self._describes:
+            tools = "\n".join(tool.line for tool in TOOLS)
+            text += _TOLD.format(tools=tools, path=min(problem.files))
+        return text
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Choose a task; ``info["tools"]`` has the tools in OpenAI's form. See ProblemEnv.
+
+        Raises:
+            UserError: no such task, or a task of the user's whose tests do not tell a solution.
+        """
+        asked, info = super().reset(seed=seed, options=options)
+        self._refuse_unsound(self.problem)
+        self._repository = Repository(self.problem.files)
+        return asked, info | {"tools": [tool.schema for tool in TOOLS]}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Make the calls of an action, or apply its diff and submit.
+
+        Raises:
+            SandboxUnavailable: the sandbox could not run the code; no reward was given.
+        """
+        task = self.problem
+        self._turn += 1
+        said, over = self._act(action)
+        if not over and self._turn < self._max_turns:
+            return said, 0.0, False, False, {"reward_parts": {"fail_to_pass": 0.0, "pass_to_pass": 0.0}}
+        passed = self._passed(task)
+        reward, parts = _reward(task, passed, self._partial)
+        told = {"reward_parts": parts, "tests": passed, "expected": _expected(task, passed)}
+        return said, reward, True, False, told
+
+    def solution(self) -> str:
+        """Return the calls that solve the task; a task without a known solution is submitted as it is."""
+        writes = [
+            {"name": "write_file", "arguments": {"path": path, "content": text}}
+            for path, text in self.problem.solution.items()
+        ]
+        return "\n".join(map(json.dumps, [*writes, {"name": "submit", "arguments": {}}]))
+
+    def judge(self, task: RepoTask, files: dict[str, str]) -> dict[str, bool]:
+        """Run the hidden tests on files; return which passed.
+
+        Each test has a process of its own. After one that takes too long the rest have failed, too.
+
+        Raises:
+            SandboxUnavailable: the sandbox could not run them.
+        """
+        before = _unpacking(files)
+        passed = dict.fromkeys((test.name for test in task.tests), False)
+        with span("verifier", "repo"):
+            for test in task.tests:
+                tests = CallTests((CallCase(Call(test.name), test.expected),))
+                verdict = self._verifier.verify_blocking(test.source, tests, before=before)
+                case: CaseVerdict = verdict.cases[0]
+                passed[test.name] = case.passed
+                if case.status == "timeout":
+                    break
+        return passed
+
+    def _passed(self, task: RepoTask) -> dict[str, bool]:
+        """Return which hidden tests pass now."""
+        key = (task.where, *self._key)
+        if self._repository.files != task.files:
+            return self.judge(task, self._repository.files)
+        if key not in _untouched:
+            _untouched[key] = self.judge(task, task.files)
+        return dict(_untouched[key])
+
+    def _act(self, action: str) -> tuple[str, bool]:
+        """Return what an action gave, and whether the repository is handed in."""
+        calls = calls_of(action)
+        if not calls:
+            diff = diff_in(action)
+            return (_NO_CALL, False) if diff is None else (self._patch(diff), True)
+        given: list[str] = []
+        for call in calls:
+            if call.name == "submit":
+                return shortened("\n\n".join(given), LONGEST), True
+            given.append(self._call(call))
+        return shortened("\n\n".join(given), LONGEST), False
+
+    def _patch(self, diff: str) -> str:
+        try:
+            for path, text in patched(self._repository.files, diff).items():
+                if text is None:
+                    self._repository.delete_file(path)
+                else:
+                    self._repository.write_file(path, text)
+        except (PatchError, ToolError) as error:
+            return f"Error: the diff does not fit: {error}"
+        return "The diff is applied."
+
+    def _call(self, call: Asked) -> str:
+        tool = BY_NAME.get(call.name)
+        if tool is None:
+            return f"Error: there is no tool '{call.name[:100]}', only {', '.join(BY_NAME)}."
+        try:
+            arguments = tool.checked(call.arguments)
+            if tool.name == "run_tests":
+                return self._run_tests(**arguments)
+            return str(getattr(self._repository, tool.name)(**arguments))
+        except ToolError as error:
+            return f"Error: {error}."
+
+    def _run_tests(self, path: str = "") -> str:
+        """Run visible tests; what they print is shown, and counts for nothing."""
+        if path and path.removeprefix("./") not in self._repository.files:
+            raise ToolError(f"there is no file '{path}'")
+        source = f"WANTED = {path.removeprefix('./')!r}\n{_RUNNER}"
+        job = Job(source, Script(any_exit=True), _unpacking(self._repository.files))
+        with span("tool", "run_tests"):
+            outcome = wait_for(self._sandbox.run(job, self._limits))
+        if outcome.status == "infra_error" and outcome.if_repeated is None:
+            raise SandboxUnavailable(outcome.error)
+        status = outcome.if_repeated or outcome.status
+        lines = [outcome.stdout.rstrip(), outcome.stderr.rstrip()]
+        if status != "ok":
+            lines.append(ENDINGS.get(status, outcome.error.rstrip() or status))
+        text = "\n".join(line for line in lines if line).replace(f"{FOLDER}/", "")
+        return shortened(_ADDRESS.sub("0x…", text), LONGEST) or "There is no output."
+
+    def _refuse_unsound(self, task: RepoTask) -> None:
+        """Run a user's task as it is, and solved; raises UserError if the tests do not tell them apart."""
+        key = (task.where, *self._key)
+        if self._trusted or key in _checked:
+            return
+        passed = self.judge(task, task.files)
+        for test in task.tests:
+            if passed[test.name] != (test.kind == "pass_to_pass"):
+                how = "passes" if passed[test.name] else "fails"
+                raise UserError(
+                    f"repo-v1: {task.where}: the hidden test {test.name} of {test.kind} {how} before "
+                    "anything is changed"
+                )
+        if task.solution:
+            solved = self.judge(task, {**task.files, **task.solution})
+            if failed := [name for name, well in solved.items() if not well]:
+                raise UserError(f"repo-v1: {task.where}: its own solution fails the hidden test {failed[0]}")
+        _checked.add(key)
+
+
+def _unpacking(files: dict[str, str]) -> str:
+    """Return code that writes the files, and goes to where they are."""
+    return f"FILES = {files!r}\n{_UNPACK}"
+
+
+def _reward(task: RepoTask, passed: dict[str, bool], partial: bool) -> tuple[float, dict[str, float]]:
+    """Return the reward and its parts: what was mended, and its loss if something else was broken."""
+    mended = [passed[test.name] for test in task.tests if test.kind == "fail_to_pass"]
+    intact = all(passed[test.name] for test in task.tests if test.kind == "pass_to_pass")
+    earned = sum(mended) / len(mended) if partial else float(all(mended))
+    lost = 0.0 if intact or not earned else -earned
+    return earned + lost, {"fail_to_pass": earned, "pass_to_pass": lost}
+
+
+def _expected(task: RepoTask, passed: dict[str, bool]) -> str:
+    """Return what people see beside the answer: how the hidden tests went, and the solution."""
+    lines = [f"{test.kind} {test.name}: {'passed' if passed[test.name] else 'failed'}" for test in task.tests]
+    lines += [f"{path}:\n{text}" for path, text in task.solution.items()]
+    return "\n".join(lines)

@@ -1,0 +1,236 @@
+"""The tools of ``repo-v1`` that look at a repository and change it.
+
+The repository is a dict of texts by their paths. No tool touches a file of this machine: there are no links
+to follow, and no paths that lead out. Files exist only while code runs, in the sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+LARGEST_FILE = 256 << 10
+"""Characters of a file."""
+LARGEST = 1 << 20
+"""Characters of all files together."""
+MOST_FILES = 200
+MOST_CALLS = 32
+"""Calls of one action."""
+MOST_HITS = 50
+LONGEST_READ = 400
+"""Lines that one call shows."""
+_LONGEST_PATH = 200
+_BEGIN = re.compile(r"^[ \t]*(?:<tool_call>[ \t]*)?(?=\{)", re.MULTILINE)
+
+
+class ToolError(Exception):
+    """A call cannot be made; the model reads why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model is told of it.
+
+    Attributes:
+        name: of the tool.
+        says: what it does.
+        takes: its arguments: their types in JSON, and what they mean.
+        optional: those that may be left out.
+    """
+
+    name: str
+    says: str
+    takes: dict[str, tuple[str, str]]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool in OpenAI's form."""
+        properties = {name: {"type": kind, "description": text} for name, (kind, text) in self.takes.items()}
+        required = [name for name in self.takes if name not in self.optional]
+        parameters = {"type": "object", "properties": properties, "required": required}
+        described = {"name": self.name, "description": self.says, "parameters": parameters}
+        return {"type": "function", "function": described}
+
+    @property
+    def line(self) -> str:
+        """The tool in one line of text."""
+        shown = (f"{name}{'?' if name in self.optional else ''}" for name in self.takes)
+        return f"- {self.name}({', '.join(shown)}): {self.says}"
+
+    def checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call; raises ToolError if they are not what the tool takes."""
+        for name in arguments:
+            if name not in self.takes:
+                known = ", ".join(self.takes) or "none"
+                raise ToolError(f"{self.name} has no argument '{name[:100]}', only {known}")
+        for name, (kind, _) in self.takes.items():
+            if name not in arguments:
+                if name not in self.optional:
+                    raise ToolError(f"{self.name} needs the argument '{name}'")
+            elif type(arguments[name]) is not {"string": str, "integer": int}[kind]:
+                raise ToolError(f"{self.name}: '{name}' must be of the type {kind}")
+        return dict(arguments)
+
+
+_PATH = ("string", "path of a file in the repository")
+TOOLS = (
+    ToolSpec("list_files", "list the files of the repository", {}),
+    ToolSpec(
+        "read_file",
+        "show lines of a file, with their numbers",
+        {"path": _PATH, "start": ("integer", "first line"), "end": ("integer", "last line")},
+        ("start", "end"),
+    ),
+    ToolSpec(
+        "search",
+        "show the lines that contain a text",
+        {"text": ("string", "what to look for"), "path": ("string", "a file or folder to look in")},
+        ("path",),
+    ),
+    ToolSpec(
+        "edit_file",
+        "replace a text that a file has exactly once",
+        {"path": _PATH, "old": ("string", "text to replace"), "new": ("string", "text in its place")},
+    ),
+    ToolSpec(
+        "write_file", "make a file, or overwrite it", {"path": _PATH, "content": ("string", "its text")}
+    ),
+    ToolSpec("delete_file", "delete a file", {"path": _PATH}),
+    ToolSpec(
+        "run_tests",
+        "run the tests of the repository",
+        {"path": ("string", "one file of tests; all, if it is left out")},
+        ("path",),
+    ),
+    ToolSpec("submit", "hand the repository in as it is now, which ends the task", {}),
+)
+BY_NAME = {tool.name: tool for tool in TOOLS}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as it was written."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def calls_of(text: str) -> list[Asked]:
+    """Return the calls of an action: JSON objects with ``name`` and ``arguments`` that begin a line each.
+
+    What a model only thought of is none.
+    """
+    text = text.rpartition("</think>")[2]
+    return list(_calls(text))
+
+
+def _calls(text: str) -> Iterator[Asked]:
+    decoder, position, tried = json.JSONDecoder(), 0, 0
+    while tried < MOST_CALLS and (found := _BEGIN.search(text, position)):
+        tried += 1
+        try:
+            value, position = decoder.raw_decode(text, found.end())
+        except (ValueError, RecursionError):
+            position = found.end() + 1
+            continue
+        name, arguments = value.get("name"), value.get("arguments", {})
+        if isinstance(name, str) and isinstance(arguments, dict):
+            yield Asked(name, arguments)
+
+
+def known_path(path: str) -> str:
+    """Return a path as the repository writes it; raises ToolError if it cannot name a file there."""
+    parts = path.removeprefix("./").split("/")
+    if (
+        len(path) > _LONGEST_PATH
+        or any(part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 100 for part in parts)
+        or not path.isprintable()
+        or "\\" in path
+    ):
+        raise ToolError(f"{path[:_LONGEST_PATH]!r} is no path in the repository, such as 'folder/file.py'")
+    return "/".join(parts)
+
+
+class Repository:
+    """The files of an episode.
+
+    Args:
+        files: their texts, by their paths.
+
+    Attributes:
+        files: likewise, as they are now.
+    """
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = dict(files)
+
+    def list_files(self) -> str:
+        """Return all paths."""
+        return "\n".join(sorted(self.files))
+
+    def read_file(self, path: str, start: int = 1, end: int | None = None) -> str:
+        """Return lines with their numbers."""
+        lines = self._text(path).split("\n")
+        last = min(len(lines) if end is None else end, start + LONGEST_READ - 1, len(lines))
+        if not 1 <= start <= last:
+            raise ToolError(f"{path} has the lines 1 to {len(lines)}")
+        shown = [f"{number}\t{lines[number - 1]}" for number in range(start, last + 1)]
+        more = [f"(it goes on to line {len(lines)})"] if last < len(lines) else []
+        return "\n".join([*shown, *more])
+
+    def search(self, text: str, path: str = "") -> str:
+        """Return the lines that contain a text."""
+        if not text:
+            raise ToolError("there is nothing to look for")
+        below = path.removeprefix("./").rstrip("/")
+        hits = [
+            f"{name}:{number}: {line[:200]}"
+            for name in sorted(self.files)
+            if below in ("", ".", name) or name.startswith(f"{below}/")
+            for number, line in enumerate(self.files[name].split("\n"), 1)
+            if text in line
+        ]
+        more = [f"({len(hits) - MOST_HITS} more)"] if len(hits) > MOST_HITS else []
+        return "\n".join([*hits[:MOST_HITS], *more]) or "No line contains it."
+
+    def edit_file(self, path: str, old: str, new: str) -> str:
+        """Replace a text that is there exactly once."""
+        text = self._text(path)
+        if (count := text.count(old) if old else 0) != 1:
+            raise ToolError(f"{path} has the text to replace {count} times; it must be there once")
+        return self.write_file(path, text.replace(old, new))
+
+    def write_file(self, path: str, content: str) -> str:
+        """Make or overwrite a file."""
+        path = known_path(path)
+        self._check_place(path)
+        others = sum(len(text) for name, text in self.files.items() if name != path)
+        if len(content) > LARGEST_FILE or others + len(content) > LARGEST:
+            raise ToolError(f"{path} would be too large")
+        if path not in self.files and len(self.files) >= MOST_FILES:
+            raise ToolError(f"the repository has {MOST_FILES} files, and can have no more")
+        # What cannot be written to a file is no text of one.
+        self.files[path] = content.encode("utf-8", "replace").decode("utf-8")
+        return f"{path} is written."
+
+    def delete_file(self, path: str) -> str:
+        """Delete a file."""
+        self._text(path)
+        del self.files[known_path(path)]
+        return f"{path} is deleted."
+
+    def _text(self, path: str) -> str:
+        try:
+            return self.files[known_path(path)]
+        except KeyError:
+            raise ToolError(f"there is no file '{path}'; list_files shows which there are") from None
+
+    def _check_place(self, path: str) -> None:
+        """Refuse a file in the place of a folder, and a folder in that of a file."""
+        for name in self.files:
+            if name.startswith(f"{path}/") or path.startswith(f"{name}/"):
+                raise ToolError(f"{path} cannot be a file: {name} is there")

@@ -1,0 +1,21 @@
+"""Values by their names."""
+
+from lazy.value import Lazy
+
+
+class Registry:
+    """Loads the value of a name by calling a function with it."""
+
+    def __init__(self, load):
+        self._load = load
+        self._values = {}
+
+    def get(self, name):
+        """Return the value of a name."""
+        if name not in self._values:
+            self._values[name] = Lazy(lambda: self._load(name))
+        return self._values[name].get()
+
+    def names(self):
+        """Return the names whose values have been loaded."""
+        return sorted(name for name, value in self._values.items() if value.loaded)

@@ -1,0 +1,5 @@
+"""What can go wrong."""
+
+
+class LedgerError(Exception):
+    """A booking that cannot be made."""
