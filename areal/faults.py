@@ -11,7 +11,7 @@ from typing import Literal
 
 Kind = Literal["sandbox_faults", "verifier_faults", "env_faults"]
 """Runs in a sandbox, and checks by a verifier, that ended for reasons of the infrastructure; calls of an
-environment that took too long, or whose process ended."""
+environment that took too long, or whose process or server was lost."""
 
 KINDS: tuple[Kind, ...] = ("sandbox_faults", "verifier_faults", "env_faults")
 

@@ -1,0 +1,117 @@
+"""``openenv-v1``: an environment behind an OpenEnv server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from areal.envs.openenv_fields import fixed_values, said_field, shown, shown_fields
+from areal.envs.openenv_session import OpenEnvSession, Refused, Told, schemas
+from areal.envs.text import UnicodeText
+from areal.errors import UserError
+
+
+class OpenEnv(gymnasium.Env[str, str]):
+    r"""Plays an environment of an OpenEnv server; each instance has a session of its own there.
+
+    A response is the value of one field of the action: as it is where the field takes any text; alone or in
+    ``\boxed{}`` where it takes a number, a yes or no, or one of several names. One that cannot be read, or
+    that the server refuses for that field, costs the turn, and the observation says so. The reward is the
+    server's; none is 0. Where episodes have several steps, the agent is ``multi-turn``.
+
+    Args:
+        url: of the server, as in ``http://localhost:8000``.
+        says: the field of the action that has the response; None: the one that the server's schema leaves.
+        field: the field of the observation that is shown, or a list of them; None: likewise.
+        action: what else every action has, by field.
+        task: what the first observation begins with, for servers that do not say what is to be done.
+        options: what every reset has besides the seed.
+        time_limit: seconds that the server has for a call.
+        wait: seconds that a reset waits for a server that has gone, or has no session left.
+
+    Attributes:
+        notices: which fields those are.
+
+    Raises:
+        UserError: no OpenEnv server is there, or its fields leave a choice.
+        EnvironmentFailure: the server has gone, is too late, or its environment raised.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(
+        self,
+        url: str | None = None,
+        says: str | None = None,
+        field: str | Sequence[str] | None = None,
+        action: dict[str, Any] | None = None,
+        task: str = "",
+        options: dict[str, Any] | None = None,
+        time_limit: float = 120.0,
+        wait: float = 30.0,
+        render_mode: str | None = None,
+    ) -> None:
+        if url is None:
+            raise UserError("openenv-v1 needs a server: env_options.url=http://HOST:PORT")
+        self.observation_space = UnicodeText(2**20)
+        self.action_space = UnicodeText(2**20)
+        self.render_mode = render_mode
+        of_action, of_observation = schemas(url)
+        self._rest = {**fixed_values(of_action), **(action or {})}
+        self._said = said_field(of_action, says, self._rest)
+        self._shown = shown_fields(of_observation, field)
+        self._task = task
+        self._options = dict(options or {})
+        self._session = OpenEnvSession(url, time_limit, wait)
+        self._over: bool | None = None
+        shows = ", ".join(self._shown)
+        self.notices = (
+            f"{url}: the response is the action's {self._said}, and the observation's {shows} is shown",
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Begin an episode. A server whose reset takes a seed gets one that follows from ``seed``."""
+        super().reset(seed=seed)
+        told = self._session.reset({"seed": int(self.np_random.integers(2**31)), **self._options})
+        self._over = False
+        return "\n".join(filter(None, (self._task, self._text(told)))), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Say the response to the server."""
+        if self._over is not False:
+            raise ResetNeeded("call reset before step")
+        try:
+            value = self._said.read(action)
+        except ValueError:
+            return self._said.asked, 0.0, False, False, _of(0.0)
+        try:
+            told = self._session.step(self._said.filled(self._rest, value))
+        except Refused as refused:
+            if refused.fields - {self._said.name}:
+                named = ", ".join(sorted(refused.fields))
+                raise UserError(
+                    f"openenv-v1: the server refuses an action for its field {named} ({refused}): say what "
+                    "it is by env_options.action={FIELD: VALUE}"
+                ) from refused
+            return f"That was refused: {refused}. {self._said.asked}".strip(), 0.0, False, False, _of(0.0)
+        self._over = told.done
+        cut = told.done and told.observation.get("truncated") is True
+        return self._text(told), told.reward, told.done and not cut, cut, _of(told.reward)
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.close()
+
+    def _text(self, told: Told) -> str:
+        asked = "" if told.done else self._said.asked
+        return "\n".join(filter(None, (shown(told.observation, self._shown), asked)))
+
+
+def _of(reward: float) -> dict[str, Any]:
+    """Return what info has of a reward."""
+    return {"reward_parts": {"reward": reward}}
