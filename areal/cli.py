@@ -265,10 +265,10 @@ def _add_show(commands: Any) -> None:
 def _add_view(commands: Any) -> None:
     command = commands.add_parser(
         "view",
-        help="show runs and evaluations in the browser: curves, scores, and every rollout, token by token",
+        help="show runs, evaluations and what was served in the browser: curves, scores, every rollout",
         description="Show runs in the browser, also while they go on: curves, what is wrong, and every "
         "rollout with the weights that sampled each token. Of evaluations: scores, every response, and the "
-        "problems that one solved and another did not.",
+        "problems that one solved and another did not. Of a model that was served: what it said.",
         epilog="The page is read-only. Without --host this machine alone reaches it; otherwise whoever has "
         "its address, which has a random token in it.",
     )
@@ -277,7 +277,8 @@ def _add_view(commands: Any) -> None:
         metavar="RUN",
         nargs="*",
         default=[],
-        help="run directories, and folders of evaluations (default: the newest in runs and runs/eval)",
+        help="run directories, folders of evaluations, and files of `areal serve --record` (default: the "
+        "newest in runs and runs/eval)",
     )
     command.add_argument("--host", default="127.0.0.1", help="an address of this machine (127.0.0.1)")
     command.add_argument("--port", type=int, default=0, metavar="N", help="where to listen (0: a free one)")

@@ -169,7 +169,10 @@ class Record:
         if self._file is None or self.path is None or not trajectories:
             return
         reward = served.session.reward or 0.0
-        episode = Episode(trajectories, reward, {"reward": reward}, started=served.began, ended=time.time())
+        task = {"session": served.name} if served.name else {}
+        episode = Episode(
+            trajectories, reward, {"reward": reward}, task, started=served.began, ended=time.time()
+        )
         group = Group(self.count, 0, [episode])
         with one_line(self.path.parent, str(self.path.name)):
             self._file.write(json_line({**group.to_json(), "model": self.model}))

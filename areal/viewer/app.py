@@ -1,4 +1,4 @@
-"""The page over HTTP: its own files; runs and evaluations as JSON. Nothing a client says becomes a path."""
+"""The page over HTTP: its own files; runs, evaluations, sessions as JSON. No client's word becomes a path."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from areal.viewer.assets import TYPES, read_assets
 from areal.viewer.evaluations import Comparisons, WatchedEvaluation
 from areal.viewer.index import Query, Sort
 from areal.viewer.prometheus import CONTENT_TYPE, exposition
+from areal.viewer.sessions import WatchedSessions
 from areal.viewer.timeline import Window
 from areal.viewer.watched import Watched, WatchedRun
 
@@ -61,11 +62,12 @@ class Quiet:
 
 
 def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlette:
-    """Return the application that shows some runs and evaluations; ``quiet`` is told when somebody waits."""
+    """Return the application that shows what is watched; ``quiet`` is told when somebody waits."""
     quiet = quiet or Quiet()
     assets = read_assets()
     runs = {each.name: each for each in watched if isinstance(each, WatchedRun)}
     evaluations = {each.name: each for each in watched if isinstance(each, WatchedEvaluation)}
+    sessions = {each.name: each for each in watched if isinstance(each, WatchedSessions)}
     comparisons = Comparisons()
 
     def run_of(request: Request) -> WatchedRun:
@@ -81,8 +83,10 @@ def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlett
         return evaluations[name]
 
     def listing_of(request: Request) -> Watched:
-        is_run = request.query_params.get("run", "") in runs
-        return run_of(request) if is_run else evaluation_of(request, "run")
+        name = request.query_params.get("run", "")
+        if name in sessions:
+            return sessions[name]
+        return run_of(request) if name in runs else evaluation_of(request, "run")
 
     async def asset(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -104,6 +108,7 @@ def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlett
         return {
             "runs": [run.state() for run in runs.values()],
             "evaluations": [each.state() for each in evaluations.values()],
+            "sessions": [each.state() for each in sessions.values()],
         }
 
     def settings(request: Request) -> Any:

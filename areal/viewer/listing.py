@@ -153,6 +153,13 @@ class Listing(ABC):
         """Return what a group, or one rollout of it, is called."""
 
 
+def excerpt_of(trajectory: Trajectory, decode: Decode) -> str:
+    """Return how the last response of a conversation begins."""
+    begin = trajectory.turns[-1] if trajectory.turns else int(trajectory.loss_mask.argmax())
+    said = trajectory.tokens[begin:][trajectory.loss_mask[begin:]][: EXCERPT * 2]
+    return plain(decode(said.tolist()))[:EXCERPT]
+
+
 def plain_conversation(trajectory: Trajectory, decode: Decode) -> dict[str, Any]:
     """Return a conversation with the text and the values of each token."""
     ids = trajectory.tokens.tolist()

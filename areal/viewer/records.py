@@ -20,7 +20,7 @@ from areal.telemetry.plain import plain
 from areal.telemetry.run_directory import parsed
 from areal.trajectory import Group
 from areal.viewer.inside import inside
-from areal.viewer.rollouts import Rollout, rollouts_of
+from areal.viewer.rollouts import Rollout, rollouts_of, session_of
 
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UserError, ValueError)
 """What a record raises whose values are not of the kinds that they should be."""
@@ -132,6 +132,39 @@ class RunRecords:
                     start += len(line)
         except FileNotFoundError:  # the run was set back in this moment
             return [], False
+        return rows, damaged
+
+
+class SessionRecords:
+    """What ``areal serve --record`` has written: one record, each line of which is a session.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def marks(self) -> dict[int, str]:
+        """Return the mark of the file."""
+        return {1: mark_of(self.path.stat())}
+
+    def file(self, number: int) -> Path:
+        """Return the file."""
+        return self.path
+
+    def rows(self, number: int) -> tuple[list[Row], bool]:
+        """Return the sessions, and whether some of them are damaged."""
+        rows: list[Row] = []
+        damaged, start = False, 0
+        with self.path.open("rb") as file:
+            for place, line in enumerate(file):
+                if line.endswith(b"\n"):  # else it is being written
+                    try:
+                        rows += [_row(rollout, start, len(line)) for rollout in session_of(line, place)]
+                    except DAMAGE:
+                        damaged = True
+                start += len(line)
         return rows, damaged
 
 

@@ -1,4 +1,4 @@
-"""The page as one file that opens from the disk: curves of runs, scores of evaluations, rollouts of both."""
+"""The page as one file that opens from the disk: curves of runs, evaluations, rollouts and sessions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from areal.disk import one_line, write_whole
 from areal.errors import UserError
 from areal.viewer.assets import read_assets
 from areal.viewer.evaluations import Comparisons, WatchedEvaluation
+from areal.viewer.listing import Listing
+from areal.viewer.sessions import WatchedSessions
 from areal.viewer.watched import Watched, WatchedRun
 
 BYTES = 20 * 10**6
@@ -45,7 +47,7 @@ def write_report(watched: Sequence[Watched], path: Path, limit: int = BYTES) -> 
     """Write a report and return a line that says what is in it.
 
     Args:
-        watched: which runs and evaluations.
+        watched: which runs, evaluations and sessions.
         path: of the file; one that is there is replaced.
         limit: bytes of rollouts, which they share.
 
@@ -56,16 +58,20 @@ def write_report(watched: Sequence[Watched], path: Path, limit: int = BYTES) -> 
         raise UserError(f"{path} cannot be written: give a file in a folder that is there")
     runs = [each for each in watched if isinstance(each, WatchedRun)]
     evaluations = [each for each in watched if isinstance(each, WatchedEvaluation)]
+    sessions = [each for each in watched if isinstance(each, WatchedSessions)]
     share = limit // len(watched)
     rollouts = {run.name: _rollouts(run, share) for run in runs}
-    rollouts |= {each.name: _responses(each, share) for each in evaluations}
-    parts = [_said(name, found, len(watched) > 1) for name, found in rollouts.items()]
+    rollouts |= {each.name: _responses(each, list(each.files.values()), share) for each in evaluations}
+    rollouts |= {each.name: _responses(each, [1], share) for each in sessions}
+    kept = {each.name for each in sessions}
+    parts = [_said(name, found, len(watched) > 1, name in kept) for name, found in rollouts.items()]
     note = "; ".join([*(["all metrics"] if runs else []), *(["all scores"] if evaluations else []), *parts])
     data = {
         "when": time.strftime("%Y-%m-%d %H:%M"),
         "note": f"In this file: {note}.",
         "runs": [run.state() for run in runs],
         "evaluations": [each.state() for each in evaluations],
+        "sessions": [each.state() for each in sessions],
         "settings": {each.name: each.settings() for each in watched},
         "metrics": {run.name: _metrics(run) for run in runs},
         "rollouts": rollouts,
@@ -102,13 +108,13 @@ def _rollouts(run: WatchedRun, limit: int) -> dict[str, Any]:
     }
 
 
-def _responses(evaluation: WatchedEvaluation, limit: int) -> dict[str, Any]:
-    """Return as many responses of an evaluation as fit, in the order of its problems."""
+def _responses(watched: Listing, numbers: Iterable[int], limit: int) -> dict[str, Any]:
+    """Return as many responses of an evaluation as fit, in the order of its problems; or sessions."""
     rows: list[dict[str, Any]] = []
     groups: dict[str, list[dict[str, Any]]] = {}
     used = count = 0
-    for number in evaluation.files.values():
-        for row, whole in evaluation.step(number):
+    for number in numbers:
+        for row, whole in watched.step(number):
             count += 1
             used += len(json.dumps([row, whole]))
             if used <= limit:
@@ -144,11 +150,12 @@ def _comparisons(evaluations: Sequence[WatchedEvaluation]) -> dict[str, Any]:
     return found
 
 
-def _said(name: str, found: dict[str, Any], several: bool) -> str:
+def _said(name: str, found: dict[str, Any], several: bool, sessions: bool) -> str:
     which = f" of {name}" if several else ""
     if "responses" in found:
         whole = len(found["rows"]) == found["responses"]
-        return f"{'all' if whole else len(found['rows'])} of {found['responses']} responses{which}"
+        what = "sessions" if sessions else "responses"
+        return f"{'all' if whole else len(found['rows'])} of {found['responses']} {what}{which}"
     if found["first"] is None:
         return f"no rollouts{which}"
     return f"the rollouts of steps {found['first']} to {found['last']}{which}"

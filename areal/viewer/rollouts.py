@@ -6,7 +6,7 @@ import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from areal.trajectory import Episode, Group, Trajectory
 
 Decode = Callable[[list[int]], str]
 Order = Literal["recorded", "worst", "best"]
+_NO_SESSIONS = "{path} is no file of sessions: give one that `areal serve --record` has written, or a run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +137,42 @@ def read_sessions(path: Path) -> tuple[list[Rollout], Decode]:
     Raises:
         UserError: it is no such file, or its model has no tokenizer any more.
     """
-    wrong = UserError(
-        f"{path} is no file of sessions: give one that `areal serve --record` has written, or a run"
-    )
     found: list[Rollout] = []
-    model = ""
+    model = model_of_sessions(path)
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            data = json.loads(line)
-            found += rollouts_of(Group.from_json(data), step=1)
-            model = data["model"]
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                found += session_of(line, number)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise wrong from error
-    if not found:
-        raise UserError(f"{path} has no session yet: each is written when it has ended")
+        raise UserError(_NO_SESSIONS.format(path=path)) from error
     return found, decoder_in(model)
+
+
+def model_of_sessions(path: Path) -> str:
+    """Return the model whose sessions a file of ``areal serve --record`` has.
+
+    Raises:
+        UserError: it is no such file, or has no session yet.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+        if not first.strip():
+            raise UserError(f"{path} has no session yet: each is written when it has ended")
+        data = json.loads(first)
+        Group.from_json(data)
+        return str(data["model"])
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(_NO_SESSIONS.format(path=path)) from error
+
+
+def session_of(line: bytes, number: int) -> Iterator[Rollout]:
+    """Yield the session of a line, whose number in its file is that of its group."""
+    yield from rollouts_of(replace(Group.from_json(json.loads(line)), id=number), step=1)
 
 
 def rollouts_of(group: Group, step: int) -> Iterator[Rollout]:

@@ -22,10 +22,11 @@ from areal.trajectory import Group
 from areal.viewer.evaluations import WatchedEvaluation, is_evaluation
 from areal.viewer.index import Index
 from areal.viewer.inside import inside
-from areal.viewer.listing import EXCERPT, Listing, Read, flat_settings, plain_conversation, plain_data
+from areal.viewer.listing import Listing, Read, excerpt_of, flat_settings, plain_conversation, plain_data
 from areal.viewer.records import DAMAGE, RunRecords, finish_of, mark_of
 from areal.viewer.rollouts import Decode, Rollout, decoder_of, rollouts_of
 from areal.viewer.runs import summary_of
+from areal.viewer.sessions import WatchedSessions, files_of_sessions
 from areal.viewer.tail import Tail
 from areal.viewer.timeline import Timeline, Window, tail_of_metrics
 from areal.viewer.token_values import Known, of_each_token, read_token_values
@@ -40,7 +41,7 @@ _TAIL = 2 * 2**20
 """Bytes of the last metrics, which alarms are looked for in."""
 _MARKS = 200
 """Restarts and resumptions that are told with the state of a run."""
-_NOR = "; nor is it an evaluation: it has no NAME.jsonl"
+_NOR = "; nor is it an evaluation, or has sessions of `areal serve --record`: it has no NAME.jsonl"
 _LIVES = ("running", "suspended")
 _NOW = ("waiting", "groups")
 """Of the lines of ``areal status``, those that are told with the state of a run that goes on."""
@@ -254,10 +255,7 @@ class _Entry:
 
     def excerpt(self) -> str:
         """Return how its last response begins."""
-        last = self.rollout.episode.trajectories[-1]
-        begin = last.turns[-1] if last.turns else int(last.loss_mask.argmax())
-        said = last.tokens[begin:][last.loss_mask[begin:]][: EXCERPT * 2]
-        return plain(self.watched.decode(said.tolist()))[:EXCERPT]
+        return excerpt_of(self.rollout.episode.trajectories[-1], self.watched.decode)
 
     def whole(self) -> dict[str, Any]:
         """Return plain data of all of it."""
@@ -345,21 +343,24 @@ def _columns(lines: list[dict[str, Any]]) -> dict[str, list[float | None]]:
     return {plain(key): values for key, values in columns.items()}
 
 
-Watched = WatchedRun | WatchedEvaluation
+Watched = WatchedRun | WatchedEvaluation | WatchedSessions
 
 
 def watch(paths: list[str], cache: Path) -> list[Watched]:
-    """Return some runs and evaluations, each under a name of its own.
+    """Return some runs, evaluations and files of sessions, each under a name of its own.
 
     Raises:
-        UserError: one of them is neither.
+        UserError: one of them is none of these.
     """
-    folders = {Path(path).resolve(): path for path in paths}
+    sessions = {path: files_of_sessions(Path(path)) for path in paths}
+    folders = {each.resolve(): str(each) for path in paths for each in sessions[path] or [Path(path)]}
     names = [folder.name for folder in folders]
     found: list[Watched] = []
     for folder, path in folders.items():
         name = plain(folder.name if names.count(folder.name) == 1 else str(path))
-        if is_evaluation(folder):
+        if folder.is_file():
+            found.append(WatchedSessions(name, folder, cache))
+        elif is_evaluation(folder):
             found.append(WatchedEvaluation(name, folder, cache))
         else:
             found.append(WatchedRun(name, RunDirectory.open(path, _NOR), cache))

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from openenv_running import openenv_server
 from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
+from viewed_runs import make_record
 
 from areal import api, cli, commands, registry
 from areal.config import merged_settings, parse_config
@@ -132,6 +133,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in MODELS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(resolve_model("starter"))
+    make_record(folder / "sessions.jsonl")
     (folder / "runs/latest/config.yaml").write_text("steps: 100\n")
     for name in ("examples", "scripts", "benchmarks", "docs"):
         (folder / name).symlink_to(ROOT / name)

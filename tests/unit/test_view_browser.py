@@ -33,6 +33,7 @@ from viewed_runs import (
     add_step,
     end_of,
     make_evaluation,
+    make_record,
     make_run,
     metrics,
     times,
@@ -889,6 +890,47 @@ def test_no_page_of_evaluations_is_wider_than_the_window(evaluated: Page, width:
         page.go(path)
         assert page.script("return document.documentElement.scrollWidth") <= width, path
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_sessions_of_a_model_that_was_served(browser: Page, tmp_path: Path):
+    page, record = browser, make_record(tmp_path / "sessions.jsonl")
+    hostile = make_record(tmp_path / "hostile.jsonl", hostile=True)
+    page.complaints()
+    with page.at([record, hostile], tmp_path / "cache"):
+        page.open("")
+        assert (page.text("h1"), page.text("[data-page=rollouts]")) == ("2 records", "Sessions")
+        page.one(".records a").click()
+        page.until(lambda: page.query["page"] == "rollouts" and len(page.all(".rollouts tbody tr")) == 4)
+        assert "4 sessions" in page.text(".count")
+        columns = [each.text for each in page.all(".rollouts th")]
+        assert columns == ["session ↓", "reward", "tokens", "finish", "response"]
+        page.one("td.excerpt a").click()
+        page.until(lambda: page.query["page"] == "rollout" and page.text("h1") == "Session 3")
+        assert "task-3" in page.text(".facts")
+        assert "Conversation 2 of 2" in page.text()
+        assert not page.all(".version"), "there are no weights to tell apart"
+        page.button("Tokens").click()
+        page.until(lambda: page.query.get("view") == "tokens" and "log-probability" in page.text())
+        for width in (390, 1280):
+            metric = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metric)
+            for path in (
+                "",
+                "rollouts?run=sessions.jsonl",
+                "rollout?run=hostile.jsonl&step=1&group=1&number=1",
+            ):
+                page.open(path)
+                assert page.script("return document.documentElement.scrollWidth") <= width, path
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.open("rollouts?run=hostile.jsonl")
+        page.until(lambda: all(payload in page.text(".rollouts") for payload in PAYLOADS))
+        for number, payload in enumerate(PAYLOADS):
+            page.go(f"rollout?run=hostile.jsonl&step=1&group={number}&number=1")
+            page.until(lambda payload=payload: payload in page.text(".message.said"))
+            assert payload in page.text(".facts")
+            assert SHOWN in page.text(".message.said")
+    assert page.complaints() == []
+    assert page.script("return window.hit") is None
 
 
 def test_what_is_not_there_is_said(page: Page):

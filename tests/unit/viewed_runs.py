@@ -255,3 +255,22 @@ def make_evaluation(
         ]
         file.write(outcome.response(problem, sample, {"seed": problem}), said)
     return path
+
+
+def make_record(path: Path, hostile: bool = False) -> Path:
+    """Four sessions with the starter, as ``areal serve --record`` keeps them; or one of each payload."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = PAYLOADS if hostile else [str(number) for number in range(4)]
+    lines = []
+    for number, text in enumerate(texts):
+        asked, said = f"The capital of {text}?", f"It is town {text}."
+        if hostile:
+            asked, said = f"{text} {INVISIBLE}", f"{text} {INVISIBLE}"
+        task = {"session": text if hostile else f"task-{number}"}
+        found = episode(asked, [said], [0], float(number % 2), task=task)
+        if number % 2 and not hostile:
+            found.trajectories += episode("Be brief.", ["Yes.", "No."], [0], 1.0).trajectories
+            found.trajectories.reverse()
+        lines.append(json_line({**Group(number, 0, [found]).to_json(), "model": resolve_model("starter")}))
+    path.write_text("".join(lines))
+    return path

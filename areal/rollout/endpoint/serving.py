@@ -107,8 +107,9 @@ class ServedRecorder(Recorder):
 
 @dataclass(slots=True)
 class ServedKey:
-    """What belongs to one key: what was recorded, the calls, and when the last one came."""
+    """What belongs to one key: its name, what was recorded, the calls, and when the last one came."""
 
+    name: str
     model: Recorder
     session: ServedSession
     began: float
@@ -151,7 +152,7 @@ class Sessions:
             self._end(name)
             found = None
         if found is None:
-            found = self._sessions[name] = ServedKey(*self._start(), time.time(), 0)
+            found = self._sessions[name] = ServedKey(name, *self._start(), time.time(), 0)
         found.used = time.monotonic()
         return found.session
 

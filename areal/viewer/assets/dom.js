@@ -44,7 +44,7 @@ export function ending(finish) {
 }
 
 export function weights(row) {
-  if (row.oldest === undefined) return ""; // of an evaluation
+  if (row.oldest === undefined) return ""; // of an evaluation, or a session
   return row.oldest === row.newest ? `v${row.oldest}` : `v${row.oldest} to v${row.newest}`;
 }
 

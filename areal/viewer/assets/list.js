@@ -1,4 +1,4 @@
-// The list of rollouts: filters, order, search; each one has a link of its own.
+// The list of rollouts, of responses of an evaluation, or of sessions: filters, order, search; each one has a link of its own.
 
 import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom.js";
 import { namedRun, report, source, usualRun } from "./source.js";
@@ -10,9 +10,10 @@ const PAGE = 50;
 const PARTS = 4; // columns of parts of the reward
 
 export function list(main, store, params) {
-  const all = [...store.runs, ...store.evaluations];
+  const all = [...store.runs, ...store.evaluations, ...store.sessions];
   const run = namedRun(all, params.get("run")) ?? usualRun(store.runs) ?? all[0];
-  const { evaluation } = run;
+  const { evaluation, sessions } = run;
+  const ofSteps = !evaluation && !sessions;
   const benchmarks = evaluation ? run.state.benchmarks : [];
   const nameOf = (step) => benchmarks.find(({ number }) => number === step)?.name ?? step;
   const asked = Object.fromEntries(FIELDS.map((name) => [name, params.get(name) ?? ""]));
@@ -33,7 +34,7 @@ export function list(main, store, params) {
   const number = { type: "number", step: "any", inputmode: "decimal" };
   const env = select("env", "Environment");
   const finish = select("finish", "Finish");
-  const runs = el("label", { hidden: all.length < 2 }, store.runs.length ? "Run" : "Evaluation",
+  const runs = el("label", { hidden: all.length < 2 }, store.runs.length ? "Run" : store.evaluations.length ? "Evaluation" : "Record",
     el("select", { name: "run", onchange: (event) => (location.hash = link("rollouts", { run: event.target.value })) },
       all.map((each) => el("option", { value: each.name, selected: each === run }, each.name))));
   const benchmark = el("label", { hidden: benchmarks.length < 2 }, "Benchmark",
@@ -48,7 +49,7 @@ export function list(main, store, params) {
   const ofPart = [input("part_least", "Part from", number), input("part_most", "to", number)];
   const form = el("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() },
     runs,
-    ...(evaluation ? [benchmark] : [
+    ...(!ofSteps ? [benchmark] : [
       input("from", "From step", { ...number, min: 0, step: 1 }), input("to", "To step", { ...number, min: 0, step: 1 })]),
     input("least", "Reward from", number),
     input("most", "to", number),
@@ -59,19 +60,20 @@ export function list(main, store, params) {
     input("text", "Text", { type: "search", class: "wide" }),
   );
   const changed = el("button", {
-    type: "button", hidden: evaluation, title: "other weights took over before the rollout ended: in all steps, the newest first",
+    type: "button", hidden: !ofSteps, title: "other weights took over before the rollout ended: in all steps, the newest first",
     onclick: () => reset({ changed: asked.changed ? "" : "1" }),
   }, "Weights changed within a rollout");
   const quick = el("div", { class: "controls" },
-    el("button", { type: "button", id: "worst", onclick: () => preset("reward", "") }, `Worst ${evaluation ? "first" : "of the last step"}`),
-    el("button", { type: "button", id: "best", onclick: () => preset("reward", "1") }, `Best ${evaluation ? "first" : "of the last step"}`),
+    el("button", { type: "button", id: "worst", onclick: () => preset("reward", "") }, `Worst ${ofSteps ? "of the last step" : "first"}`),
+    el("button", { type: "button", id: "best", onclick: () => preset("reward", "1") }, `Best ${ofSteps ? "of the last step" : "first"}`),
     changed,
     el("button", { type: "button", onclick: () => reset() }, "All"));
   const count = el("p", { class: "count", role: "status" });
   const body = el("tbody");
   const head = el("tr");
   const more = el("button", { type: "button", hidden: true, onclick: () => load(false) }, "More");
-  const what = evaluation ? "Responses" : "Rollouts";
+  const what = evaluation ? "Responses" : sessions ? "Sessions" : "Rollouts";
+  const records = evaluation ? "benchmarks" : sessions ? "files" : "steps";
   main.append(el("h1", {}, all.length > 1 ? `${what} of ${run.name}` : what), quick, form, count,
     el("div", { class: "scroll" }, el("table", { class: "rollouts" }, el("thead", {}, head), body)), more);
 
@@ -94,7 +96,7 @@ export function list(main, store, params) {
 
   function preset(sort, descending) {
     const last = facts.last ?? "";
-    const steps = evaluation ? {} : { from: last, to: last };
+    const steps = ofSteps ? { from: last, to: last } : {};
     set({ ...steps, least: "", most: "", part_least: "", part_most: "", changed: "", sort, descending });
     fill();
   }
@@ -151,9 +153,9 @@ export function list(main, store, params) {
       parts.push(`${format(rows.length)} found in ${format(searched)} of ${format(found.count)} ${what.toLowerCase()}`);
     } else parts.push(`${format(found.count)} ${what.toLowerCase()}`);
     if (found.count === 0 && !found.left) parts.push("“All” clears what is asked for");
-    if (found.left) parts.push(`${format(found.left)} ${evaluation ? "benchmarks" : "steps"} are still being indexed`);
+    if (found.left) parts.push(`${format(found.left)} ${records} are still being indexed`);
     if (found.damaged.length)
-      parts.push(`the records of these ${evaluation ? "benchmarks" : "steps"} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
+      parts.push(sessions ? "some lines are damaged, and left out" : `the records of these ${records} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
     if (found.parts_left_out) parts.push("of the parts of the reward only the first 16 are listed");
     if (report) parts.push(report.note);
     count.textContent = parts.join("; ");
@@ -173,13 +175,14 @@ export function list(main, store, params) {
         el("button", { type: "button", onclick: order }, `${name}${chosen ? (down ? " ↓" : " ↑") : ""}`));
     };
     head.replaceChildren(
-      ...(evaluation && benchmarks.length < 2 ? [] : [column(evaluation ? "benchmark" : "step", SORTS.step, evaluation ? "" : "number")]),
-      column(evaluation ? "problem" : "group", null, "number"),
-      column("reward", SORTS.reward, "number"), column(evaluation ? "problem mean" : "group mean", null, "number extra"),
+      ...(!ofSteps && benchmarks.length < 2 ? [] : [column(evaluation ? "benchmark" : "step", SORTS.step, evaluation ? "" : "number")]),
+      sessions ? column("session", SORTS.step, "number") : column(evaluation ? "problem" : "group", null, "number"),
+      column("reward", SORTS.reward, "number"),
+      ...(sessions ? [] : [column(evaluation ? "problem mean" : "group mean", null, "number extra")]),
       ...parts().map((name) => column(name, "part", partClass(name), name)),
       ...(facts.envs?.length ? [column("environment", null, "extra")] : []),
       column("tokens", SORTS.tokens, "number"),
-      ...(evaluation ? [] : [column("staleness", SORTS.staleness, "number"), column("weights", null, "extra")]),
+      ...(!ofSteps ? [] : [column("staleness", SORTS.staleness, "number"), column("weights", null, "extra")]),
       column("finish", null, "extra"), column("response", null, "excerpt"));
   }
 
@@ -195,17 +198,19 @@ export function list(main, store, params) {
   function row(each) {
     const here = rolloutLink(run.name, each);
     return el("tr", { onclick: (event) => event.target.closest("a") ?? (location.hash = here) },
-      evaluation
-        ? benchmarks.length > 1 ? el("td", {}, nameOf(each.step)) : null
-        : el("td", { class: "number" }, format(each.step)),
-      el("td", { class: "number" }, el("a", { href: groupLink(run.name, each), title: "side by side" },
-        `${each.group}`), el("small", {}, ` ${each.number}/${each.size}`)),
+      ofSteps
+        ? el("td", { class: "number" }, format(each.step))
+        : benchmarks.length > 1 ? el("td", {}, nameOf(each.step)) : null,
+      sessions
+        ? el("td", { class: "number" }, `${each.group}`)
+        : el("td", { class: "number" }, el("a", { href: groupLink(run.name, each), title: "side by side" },
+          `${each.group}`), el("small", {}, ` ${each.number}/${each.size}`)),
       el("td", { class: "number reward" }, format(each.reward)),
-      el("td", { class: "number extra" }, format(each.mean)),
+      sessions ? null : el("td", { class: "number extra" }, format(each.mean)),
       parts().map((name) => el("td", { class: partClass(name) }, Object.hasOwn(each.parts, name) ? format(each.parts[name]) : "")),
       facts.envs?.length ? el("td", { class: "extra" }, each.env) : null,
       el("td", { class: "number" }, format(each.tokens)),
-      ...(evaluation ? [] : [el("td", { class: "number" }, format(each.staleness)), el("td", { class: "extra" }, weights(each))]),
+      ...(!ofSteps ? [] : [el("td", { class: "number" }, format(each.staleness)), el("td", { class: "extra" }, weights(each))]),
       el("td", { class: `extra finish-${each.finish === "eos" ? "well" : "other"}` }, ending(each.finish)),
       el("td", { class: "excerpt" }, el("a", { href: here }, each.excerpt.trim().replace(/\s*\n\s*/g, " ↵ ") || "(empty)")));
   }
@@ -214,7 +219,7 @@ export function list(main, store, params) {
   return {
     ready: load(true),
     update(changed) {
-      if ((changed.metrics || (evaluation && changed.states) || facts.left) && rows.length <= PAGE && !asked.text) load(true);
+      if ((changed.metrics || (!ofSteps && changed.states) || facts.left) && rows.length <= PAGE && !asked.text) load(true);
     },
     close: () => clearTimeout(waiting),
   };

@@ -12,7 +12,7 @@ import { timeline } from "./timeline.js";
 const PAGES = { "": overview, rollouts: list, rollout, group, timeline, comparison };
 const PERIOD = 2000;
 const MISSES = 4; // answers in a row that did not come, after which the server counts as ended
-const store = { runs: [], evaluations: [] };
+const store = { runs: [], evaluations: [], sessions: [] };
 const root = document.documentElement;
 const statusLine = document.getElementById("status");
 let page = null;
@@ -42,14 +42,17 @@ async function showPage() {
 }
 
 async function refresh() {
-  const { runs, evaluations } = await source.states();
-  const before = lasting([store.runs, store.evaluations].map((all) => all.map(({ state }) => state)));
+  const { runs, evaluations, sessions } = await source.states();
+  const before = lasting([store.runs, store.evaluations, store.sessions].map((all) => all.map(({ state }) => state)));
   if (!store.runs.length) store.runs = runs.map((state, i) => new Run(state, i));
   if (!store.evaluations.length)
     store.evaluations = evaluations.map(({ name }, i) => ({ name, index: runs.length + i, evaluation: true }));
+  if (!store.sessions.length)
+    store.sessions = sessions.map(({ name }, i) => ({ name, index: runs.length + evaluations.length + i, sessions: true }));
   runs.forEach((state, i) => (store.runs[i].state = state));
   evaluations.forEach((state, i) => (store.evaluations[i].state = state));
-  const states = before !== lasting([runs, evaluations]);
+  sessions.forEach((state, i) => (store.sessions[i].state = state));
+  const states = before !== lasting([runs, evaluations, sessions]);
   showNavigation();
   const read = await Promise.all(store.runs.map((run) => run.read()));
   return { states, metrics: read.includes(true) };
@@ -61,7 +64,7 @@ function lasting(states) {
 }
 
 function showNavigation() {
-  document.querySelector("[data-page=rollouts]").textContent = store.runs.length ? "Rollouts" : "Responses";
+  document.querySelector("[data-page=rollouts]").textContent = store.runs.length ? "Rollouts" : store.evaluations.length ? "Responses" : "Sessions";
   document.querySelector("[data-page=timeline]").hidden = !store.runs.length;
   document.querySelector("[data-page=comparison]").hidden = !sharedBenchmarks(store).length;
 }

@@ -55,10 +55,22 @@ function sections(keys) {
   return [...known, ["All other metrics", others.map((key) => [key, [key], ""])]];
 }
 
-function title({ runs, evaluations }) {
-  if (runs.length + evaluations.length === 1) return [...runs, ...evaluations][0].name;
-  const counts = [[runs.length, "run"], [evaluations.length, "evaluation"]].filter(([count]) => count);
+function title({ runs, evaluations, sessions }) {
+  const all = [...runs, ...evaluations, ...sessions];
+  if (all.length === 1) return all[0].name;
+  const counts = [[runs.length, "run"], [evaluations.length, "evaluation"], [sessions.length, "record"]].filter(([count]) => count);
   return counts.map(([count, name]) => `${count} ${name}${count > 1 ? "s" : ""}`).join(", ");
+}
+
+// The files of sessions, each a link to what was said in them.
+function recorded(store) {
+  const rows = () => store.sessions.map(({ name, state }) => el("tr", {},
+    el("th", { scope: "row" }, el("a", { href: link("rollouts", { run: name }) }, name)),
+    el("td", { class: "number" }, format(state.sessions)), el("td", {}, state.ended), el("td", { class: "model" }, state.model)));
+  const body = el("tbody", {}, rows());
+  const element = el("div", { class: "scroll" }, el("table", { class: "records" }, el("thead", {}, el("tr", {},
+    ["record", "sessions", "last ended", "model"].map((name) => el("th", { scope: "col", class: name === "sessions" ? "number" : "" }, name)))), body));
+  return { element, update: () => body.replaceChildren(...rows()) };
 }
 
 const hiddenRuns = new Set();
@@ -95,6 +107,7 @@ export function overview(main, store) {
   const amount = el("output", { for: "smoothing" }, smoothing ? `mean of ${2 * smoothing + 1}` : "off");
   const settings = store.runs.length ? source.settings() : null; // is asked for while charts are drawn
   const evaluated = store.evaluations.length ? scores(store) : null;
+  const served = store.sessions.length ? recorded(store) : null;
   const ofRuns = [
     el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
       el("span", { class: "hint" }, "drag to zoom, click for the rollouts of a step, or for its timeline where a chart is about speed")),
@@ -106,6 +119,7 @@ export function overview(main, store) {
     el("h1", {}, title(store)),
     ...(store.runs.length ? [runsBox, alarmsBox] : []),
     evaluated?.element ?? "",
+    served?.element ?? "",
     ...(store.runs.length ? ofRuns : []),
   );
 
@@ -243,6 +257,7 @@ export function overview(main, store) {
     ready: Promise.all([store.runs.length ? showSettings() : null, evaluated?.ready]),
     update(changed) {
       if (changed.states) evaluated?.update();
+      if (changed.states) served?.update();
       if (changed.states) showRuns();
       showNow();
       if (changed.states) showAlarms();

@@ -11,7 +11,8 @@ function facts(row, short = false) {
     ["reward", format(row.reward) + (parts.length > 1 ? ` (${parts.map(([name, x]) => `${name} ${format(x)}`).join(", ")})` : "")],
     ["players", Object.entries(row.players ?? {}).map(([name, x]) => `${name} ${format(x)}`).join(", ")],
     ["expected", row.expected],
-    [row.benchmark ? "mean of the problem" : "group mean", short ? null : format(row.mean)],
+    ["session", row.session],
+    [row.benchmark ? "mean of the problem" : "group mean", short || row.session !== undefined ? null : format(row.mean)],
     ["environment", short ? null : row.env],
     ["tokens", format(row.tokens)],
     ["weights", weights(row)],
@@ -41,8 +42,9 @@ function namesFor(row) {
   return row.benchmark ? NAMES.evaluation : NAMES.run;
 }
 
-// The step, or the benchmark, of a rollout, as a link to all of it, the worst first.
+// The step, or the benchmark, of a rollout, as a link to all of it, the worst first; or the record of a session.
 function whereFrom(run, row) {
+  if (row.session !== undefined) return el("a", { href: link("rollouts", { run }) }, `Sessions of ${run}`);
   return el("a", { href: link("rollouts", { run, from: row.step, to: row.step, sort: "reward" }) },
     row.benchmark ? `${row.benchmark} in ${run}` : `Step ${row.step} of ${run}`);
 }
@@ -116,9 +118,10 @@ export function rollout(main, store, params) {
 
     main.append(
       el("p", { class: "crumbs" },
-        whereFrom(run, row), " › ",
-        el("a", { href: groupLink(run, row) }, `${names.group.toLowerCase()} ${row.group}, side by side`)),
-      el("h1", {}, `${names.one} ${row.number} of ${row.size}`),
+        whereFrom(run, row),
+        ...(row.session !== undefined ? [] : [" › ",
+          el("a", { href: groupLink(run, row) }, `${names.group.toLowerCase()} ${row.group}, side by side`)])),
+      el("h1", {}, row.session !== undefined ? `Session ${row.group}` : `${names.one} ${row.number} of ${row.size}`),
       facts(row), failure(row) ?? "",
       el("div", { class: "controls" }, tabs, beside(-1, `← previous of the ${names.group.toLowerCase()}`) ?? "", beside(1, `next of the ${names.group.toLowerCase()} →`) ?? "", formulas),
       body);

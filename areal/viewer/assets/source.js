@@ -82,7 +82,7 @@ function promptsOf(run, step, problems) {
 }
 
 const file = {
-  states: async () => ({ runs: report.runs, evaluations: report.evaluations }),
+  states: async () => ({ runs: report.runs, evaluations: report.evaluations, sessions: report.sessions }),
   settings: async () => report.settings,
   metrics: async (run, mark) =>
     mark === "all" ? { mark, again: false, more: false, length: 0, columns: {} } : report.metrics[run],
