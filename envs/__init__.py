@@ -16,6 +16,7 @@ _BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("reasoning-gym-v1", "areal.envs.reasoning:ReasoningGymEnv", {}),
     ("repo-v1", "areal.envs.repo:RepoEnv", {}),
     ("textarena-v1", "areal.envs.textarena:TextArenaEnv", {}),
+    ("pettingzoo-v1", "areal.envs.pettingzoo:PettingZooEnv", {}),
     ("openenv-v1", "areal.envs.openenv:OpenEnv", {}),
 )
 

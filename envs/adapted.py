@@ -22,6 +22,11 @@ def acts(thing: Any) -> bool:
     return all(callable(getattr(thing, method, None)) for method in ("reset", "step"))
 
 
+def takes_turns(thing: Any) -> bool:
+    """Whether an object is a game of PettingZoo's form AEC, whose players act one after another."""
+    return acts(thing) and callable(getattr(thing, "last", None)) and hasattr(thing, "possible_agents")
+
+
 def adapting(name: str, make: Callable[..., Any]) -> Callable[..., gymnasium.Env[Any, Any]]:
     """Return what makes an environment of Gymnasium, with the arguments and the docstring of ``make``.
 
@@ -35,6 +40,11 @@ def adapting(name: str, make: Callable[..., Any]) -> Callable[..., gymnasium.Env
         env = make(*given, **options)
         if isinstance(env, gymnasium.Env):
             return env
+        if takes_turns(env):
+            raise UserError(
+                f"'{name}' is a game of several players in PettingZoo's form: --env pettingzoo-v1 "
+                f"env_options.env={name} --agent multi-turn"
+            )
         if not acts(env):
             raise UserError(
                 f"'{name}' is no environment: it makes a {type(env).__name__}, which lacks reset or step"

@@ -11,6 +11,9 @@ from areal.envs.opponents import Listener, Opponent, find_opponent
 from areal.envs.seeds import HELD_OUT
 from areal.envs.text import UnicodeText
 
+_TRIES = 100
+"""Games that begin, at most, until there is one in which the model is to act."""
+
 
 class Game(Protocol):
     """A game whose players act one after another.
@@ -87,20 +90,26 @@ class GameEnv(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Begin a game; opponents make their first moves."""
+        """Begin a game; opponents make their first moves. One that these end is no game: another one begins.
+
+        Raises:
+            RuntimeError: all of many ended so.
+        """
         super().reset(seed=seed)
-        self._game.begin(int(self.np_random.integers(2**31)))
         players = self._game.players
         opponent: Opponent | None = self._opponents[seed is not None and seed >= HELD_OUT]
-        if opponent is None or len(players) == 1:
+        number = int(self.np_random.integers(2**31)) if seed is None else seed
+        for _ in range(_TRIES):
             self._others = {}
-        else:
-            side = players[int(self.np_random.integers(2**31) if seed is None else seed) % len(players)]
-            rng = self.np_random
-            self._others = {name: Listener(opponent, rng) for name in players if name != side}
-        self._answer()
-        self._over = self._game.ended or self._game.cut
-        return self._game.told(), self._info()
+            if opponent is not None and len(players) > 1:
+                others = [name for name in players if name != players[number % len(players)]]
+                self._others = {name: Listener(opponent, self.np_random) for name in others}
+            self._game.begin(int(self.np_random.integers(2**31)))
+            self._answer()
+            if not (self._game.ended or self._game.cut):
+                self._over = False
+                return self._game.told(), self._info()
+        raise RuntimeError(f"{_TRIES} games in a row were over before the model was to act")
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Make a move, and those of opponents up to the next one of the model."""

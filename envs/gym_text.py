@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum, EnumType
 from typing import Any
 
 import gymnasium
 from gymnasium.error import ResetNeeded
-from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from areal.envs.adapted import AdaptedEnv
 from areal.envs.text import UnicodeText
+from areal.envs.words import action_names, describer
 from areal.errors import UserError
-from areal.registry import load_object, make_env
+from areal.registry import make_env
 from areal.rewards.answers import boxed_answer
 
 _COLOURED = re.compile(r"\x1b\[\d+m(.*?)\x1b\[0m")
@@ -62,12 +63,12 @@ class GymTextEnv(gymnasium.Env[str, str]):
         self.observation_space = UnicodeText(2**16)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
-        self._describe = None if describe is None else _function(describe)
+        self._describe = None if describe is None else describer("gym-text-v1", describe)
         self._env = _make(env, options or {}, ansi=describe is None)
         asked = {"isolation": way} if (way := (self._env.metadata or {}).get("isolation")) else {}
         self.metadata = {"render_modes": [], **asked}
         inner, space = self._env.unwrapped, self._env.action_space
-        self._actions = _names(env, space, actions or _own_names(inner, space))
+        self._actions = action_names("gym-text-v1", env, space, actions or _own_names(inner, space))
         self._task = task
         self._max_turns = max_turns
         self._turn: int | None = None
@@ -142,14 +143,6 @@ def _make(name: str, options: dict[str, Any], ansi: bool) -> gymnasium.Env[Any, 
         raise UserError(f"gym-text-v1: {error}") from error
 
 
-def _function(name: str) -> Callable[[Any, Any], Any]:
-    if ":" not in name:
-        raise UserError(f"gym-text-v1: describe={name} is not of the form path/to/file.py:function")
-    if not callable(found := load_object(name)):
-        raise UserError(f"gym-text-v1: describe={name} is no function")
-    return found
-
-
 def _own_names(env: Any, space: Any) -> list[str] | None:
     """Return what an environment calls its actions: by an enumeration (MiniGrid) or meanings (Atari)."""
     if not isinstance(space, Discrete):
@@ -170,16 +163,3 @@ def _largest(space: Any) -> int:
         parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
         return max(map(_largest, parts), default=0)
     return math.prod(space.shape) if isinstance(space, Box) else 0
-
-
-def _names(id: str, space: Any, names: Sequence[str] | None) -> dict[str, int] | None:
-    """Actions by their names; None: the response itself is the action."""
-    if isinstance(space, Text):
-        return None
-    if not isinstance(space, Discrete):
-        raise UserError(f"gym-text-v1: actions of '{id}' are {space}; they must be Discrete or Text")
-    count, start = int(space.n), int(space.start)
-    listed = [str(start + i) for i in range(count)] if names is None else [name.lower() for name in names]
-    if len(set(listed)) != count:
-        raise UserError(f"gym-text-v1: '{id}' has {count} actions; actions={listed} must name each")
-    return {name: start + i for i, name in enumerate(listed)}

@@ -1,11 +1,15 @@
-"""Which environments are none for a model, and how they may be played in words."""
+"""Which environments are none for a model, and how they are played in words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
+
+from areal.errors import UserError
+from areal.registry import load_object
 
 _NO_TEXT = (
     spaces.Box,
@@ -33,3 +37,41 @@ def not_in_words(env: Any, observation: Any, name: str) -> str:
     if isinstance(actions, spaces.Discrete | spaces.Text) and (name in gymnasium.registry or ":" in name):
         return f"{wrong}; play it in words: --env gym-text-v1 env_options.env={name} --agent multi-turn"
     return f"{wrong}; write it down as text, as gym-text-v1 does"
+
+
+def describer(who: str, name: str) -> Callable[[Any, Any], Any]:
+    """Return the function that says what an observation means; ``who`` asks, for messages.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if ":" not in name:
+        raise UserError(f"{who}: describe={name} is not of the form path/to/file.py:function")
+    found = load_object(name)
+    if not callable(found):
+        raise UserError(f"{who}: describe={name} is no function")
+    given: Callable[[Any, Any], Any] = found
+    return given
+
+
+def action_names(who: str, id: str, space: Any, names: Sequence[str] | None) -> dict[str, int] | None:
+    """Return discrete actions by their names, or by their numbers; None: the response itself is the action.
+
+    Args:
+        who: asks, for messages.
+        id: of the environment.
+        space: its actions.
+        names: of all of them, in order; None: their numbers.
+
+    Raises:
+        UserError: the actions are neither discrete nor text, or the names do not name each.
+    """
+    if isinstance(space, spaces.Text):
+        return None
+    if not isinstance(space, spaces.Discrete):
+        raise UserError(f"{who}: actions of '{id}' are {space}; they must be Discrete or Text")
+    count, start = int(space.n), int(space.start)
+    listed = [str(start + i) for i in range(count)] if names is None else [name.lower() for name in names]
+    if len(set(listed)) != count:
+        raise UserError(f"{who}: '{id}' has {count} actions; actions={listed} must name each")
+    return {name: start + i for i, name in enumerate(listed)}

@@ -1,0 +1,191 @@
+"""``pettingzoo-v1``: games of several players in PettingZoo's form AEC, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from areal.envs.adapted import takes_turns
+from areal.envs.games import GameEnv
+from areal.envs.words import action_names, describer
+from areal.errors import UserError
+from areal.registry import load_object
+from areal.rewards.answers import boxed_answer
+
+_WHO = "pettingzoo-v1"
+
+
+class PettingZooEnv(GameEnv):
+    r"""Plays a game whose players act one after another, as PettingZoo's AEC environments do.
+
+    Observations that are text are said as they are, others as ``describe`` has it, or as Python writes them.
+    Actions that are ``Text`` are what a player says; discrete ones have names, of which one stands in
+    ``\boxed{}``. Who names none of those that are legal (``action_mask`` of the observation or of its info)
+    forfeits: the game ends, this player earns ``forfeit``, and the others what they have so far. The agent is
+    ``multi-turn``.
+
+    The model plays all sides in training, and one in evaluation, against ``test_opponent``.
+
+    Args:
+        env: ``path/to/file.py:NAME`` or ``module:NAME`` of a class or function that makes the game, as in
+            ``pettingzoo.classic.tictactoe_v3:env``.
+        options: its keyword arguments.
+        actions: names of its discrete actions, in order; None: their numbers.
+        describe: ``path/to/file.py:function`` or ``module:function``, which gets an observation and the game
+            (``unwrapped``; ``agent_selection`` is who sees it), and returns text.
+        task: what each player's first observation begins with, before the player's name; empty: neither.
+        forfeit: reward of a player who names no legal action.
+        opponent: who plays the other sides in training: ``self`` (the model), ``random`` (any legal action),
+            ``path/to/file.py:function``, or an endpoint, ``URL#MODEL``.
+        test_opponent: who plays them in evaluation; None: the one in training, or ``random``.
+
+    Raises:
+        UserError: no such game or function, or actions that are neither discrete nor text.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        options: dict[str, Any] | None = None,
+        actions: Sequence[str] | None = None,
+        describe: str | None = None,
+        task: str = "Play this game to win.",
+        forfeit: float = -1.0,
+        opponent: str = "self",
+        test_opponent: str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if ":" not in env:
+            raise UserError(f"{_WHO}: env={env} is not of the form path/to/file.py:NAME or module:NAME")
+        make = load_object(env)
+        made = make(**(options or {})) if callable(make) else make
+        if not takes_turns(made):
+            raise UserError(
+                f"{_WHO}: '{env}' makes a {type(made).__name__}, which is no game of PettingZoo's form AEC: "
+                "that has reset, step, last and possible_agents (parallel_to_aec makes one of a parallel one)"
+            )
+        if asked := (getattr(made, "metadata", None) or {}).get("isolation"):
+            self.metadata = {**self.metadata, "isolation": asked}
+        game = _AecGame(env, made, actions, describe, task, forfeit)
+        super().__init__(game, opponent, test_opponent, render_mode)
+        self._close = getattr(made, "close", None)
+
+    def close(self) -> None:
+        """Close the game, if it can be closed."""
+        if callable(self._close):
+            self._close()
+
+
+class _AecGame:
+    """See :class:`areal.envs.games.Game`."""
+
+    def __init__(
+        self,
+        name: str,
+        env: Any,
+        actions: Sequence[str] | None,
+        describe: str | None,
+        task: str,
+        forfeit: float,
+    ) -> None:
+        self._env = env
+        self._describe = None if describe is None else describer(_WHO, describe)
+        self._task = task
+        self._forfeit = forfeit
+        self.players = [str(agent) for agent in env.possible_agents]
+        # Agents may have actions of their own, as players with roles do.
+        self._actions = {
+            str(agent): action_names(_WHO, name, env.action_space(agent), actions)
+            for agent in env.possible_agents
+        }
+        self.ended = self.cut = False
+        self._due: dict[str, float] = {}
+        self._greeted: set[str] = set()
+        self._legal: list[str] | None = None
+        self._last = ""
+
+    @property
+    def player(self) -> str:
+        return str(self._env.agent_selection) if self._env.agents else self._last
+
+    def begin(self, seed: int) -> None:
+        self._env.reset(seed=seed)
+        self.ended = self.cut = False
+        self._due = dict.fromkeys(self.players, 0.0)
+        self._greeted, self._last = set(), self.players[0]
+        self._advance()
+
+    def told(self) -> str:
+        if self.ended or self.cut:
+            return ""
+        player = self.player
+        observation, _, _, _, info = self._env.last()
+        names = self._actions[player]
+        self._legal = None if names is None else _legal(names, observation, info)
+        greets = self._task and player not in self._greeted
+        lines = [f"{self._task}\nYou are {player}."] if greets else []
+        self._greeted.add(player)
+        lines.append(self._shown(observation))
+        if self._legal is not None:
+            lines.append(f"Put one of these in \\boxed{{}}: {', '.join(self._legal)}.")
+        return "\n".join(lines)
+
+    def moves(self) -> list[str] | None:
+        return None if self._legal is None else [f"\\boxed{{{name}}}" for name in self._legal]
+
+    def act(self, said: str) -> None:
+        player, names = self.player, self._actions[self.player]
+        chosen: Any = said
+        if names is not None:
+            named = (boxed_answer(said) or "").strip().lower()
+            if named not in (self._legal or ()):
+                self._due[player] += self._forfeit
+                self.ended, self._last = True, player
+                return
+            chosen = names[named]
+        self._last = player
+        self._env.step(chosen)
+        self._advance()
+
+    def earned(self) -> dict[str, float]:
+        found, self._due = self._due, dict.fromkeys(self.players, 0.0)
+        return found
+
+    def _advance(self) -> None:
+        """Take what the next player has earned since it acted; players who are out leave."""
+        env, cut = self._env, False
+        while env.agents:
+            agent = env.agent_selection
+            _, reward, terminated, truncated, _ = env.last(observe=False)
+            self._due[str(agent)] += float(reward)
+            if not (terminated or truncated):
+                return
+            cut = bool(truncated) and not terminated
+            env.step(None)
+            if agent in env.agents:
+                raise TypeError(
+                    f"step(None) of the player {agent}, who is out, has left it in agents: remove it, as "
+                    "PettingZoo's _was_dead_step does"
+                )
+        self.ended, self.cut = not cut, cut
+
+    def _shown(self, observation: Any) -> str:
+        if self._describe is not None:
+            text = self._describe(observation, getattr(self._env, "unwrapped", self._env))
+            if not isinstance(text, str):
+                raise TypeError(f"describe returned a {type(text).__name__}; return text, a str")
+            return text
+        if isinstance(observation, Mapping) and "action_mask" in observation and "observation" in observation:
+            observation = observation["observation"]  # what may be done is listed beside it
+        return str(observation)
+
+
+def _legal(names: dict[str, int], observation: Any, info: Any) -> list[str]:
+    """Return the names of the actions that the mask leaves, or all."""
+    for place in (observation, info):
+        if isinstance(place, Mapping) and place.get("action_mask") is not None:
+            mask = np.asarray(place["action_mask"]).astype(bool)
+            return [name for name, allowed in zip(names, mask, strict=True) if allowed]
+    return list(names)
