@@ -54,5 +54,6 @@ def _checkers() -> dict[str, Any]:
     except ModuleNotFoundError as error:
         raise UserError(f"verifier 'instructions': {install_hint('ifeval')}") from error
     # Without one, it guesses the language of a short text now so, now so.
-    DetectorFactory.seed = 0  # type: ignore[assignment]
+    factory: Any = DetectorFactory
+    factory.seed = 0
     return INSTRUCTION_DICT
