@@ -18,6 +18,7 @@ _BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("textarena-v1", "areal.envs.textarena:TextArenaEnv", {}),
     ("pettingzoo-v1", "areal.envs.pettingzoo:PettingZooEnv", {}),
     ("openenv-v1", "areal.envs.openenv:OpenEnv", {}),
+    ("verifiers-v1", "areal.envs.verifiers:VerifiersEnv", {}),
 )
 
 

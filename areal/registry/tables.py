@@ -90,6 +90,7 @@ agents: Registry[Callable[..., Any]] = Registry(
         "tool-use": "areal.agents.tool_use:ToolUse",
         "python-tool": "areal.agents.python_tool:PythonTool",
         "program": "areal.agents.program:Program",
+        "verifiers": "areal.agents.verifiers:Verifiers",
     },
 )
 rewards: Registry[Callable[..., Any]] = Registry(

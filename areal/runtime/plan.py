@@ -90,8 +90,8 @@ class Plan:
                 f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
             )
         made = None if self.env is None else self.env.unwrapped
+        lines += getattr(made, "notices", ())
         if isinstance(made, ProblemEnv | MixtureEnv | AdaptedEnv | GymTextEnv):
-            lines += made.notices
             lines += [f"warning: {line}" for line in made.warnings if self.training]
         return lines
 

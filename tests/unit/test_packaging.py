@@ -72,6 +72,7 @@ def test_what_is_imported_is_declared():
         for folder in ("areal", "agents", "envs", "rewards", "sandbox")
         for path in (ROOT / folder).rglob("*.py")
         if "repositories" not in path.parts  # tasks of repo-v1, which import themselves
+        if path.name != "verifiers_worker.py"  # it runs in an environment that areal is not installed in
         for module in imported(path)
         if not declared & {normal(name) for name in [*distributions.get(module, ()), module]}
     }

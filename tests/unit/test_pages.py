@@ -19,6 +19,7 @@ import pytest
 import yaml
 from openenv_running import openenv_server
 from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
+from verifiers_running import verifiers_python
 from viewed_runs import make_record
 
 from areal import api, cli, commands, registry
@@ -202,7 +203,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         case [variable, *rest] if re.match(r"[A-Z_]+=", variable):
             check_command(rest, monkeypatch)
         case ["areal" | "scripts/areal", *rest]:
-            check_areal(rest)
+            check_areal(rest, monkeypatch)
         case ["python", script, *rest]:
             check_script([script, *rest], monkeypatch)
         case ["pip", "install", "-e", _] | [".", ".venv/bin/activate"]:
@@ -264,17 +265,23 @@ def check_pod(spec: dict[str, Any]) -> None:
         kubernetes_validate.validate(pod, "1.30", strict=True)
 
 
-def check_areal(words: list[str]) -> None:
+def check_areal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command, and do of it what needs no engine."""
     given = cli.parse(words)
     match words:
         case ["train" | "eval", *_] if given.ray:
             at = words.index("--ray")  # the cluster is not here
-            check_areal([*words[:at], *words[at + 2 :]])
+            check_areal([*words[:at], *words[at + 2 :]], monkeypatch)
         case ["train", *_] if any("localhost:8000" in word for word in words):
             with openenv_server() as server:
                 here = [word.replace("http://localhost:8000", f"{server}/sums") for word in words]
                 finished([*here, "--dry-run"])
+        case ["train", *_] if "verifiers-v1" in words:
+            python = verifiers_python(monkeypatch)
+            names = {"vf/bin/python": python, "my-tasks": "toy-sums"}
+            for name, here in names.items():
+                words = [word.replace(f"={name}", f"={here}") for word in words]
+            finished([*words, "--dry-run"])
         case ["train", *_]:
             finished([*words, "--dry-run"])
         case ["eval", "rescore" | "compare", *_] | [

@@ -1,0 +1,156 @@
+"""``verifiers-v1``: the tasks of an environment written with verifiers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from areal.envs.text import UnicodeText
+from areal.errors import UserError
+
+WORKER = Path(__file__).with_name("verifiers_worker.py")
+"""A command that stays, and runs episodes of these tasks."""
+_HELD_OUT = 10
+"""Where nothing else is held out, the last of so many tasks in a row is."""
+_LOADING = 1800.0
+"""Seconds that a taskset has to load, which may fetch its data."""
+
+
+class VerifiersEnv(gymnasium.Env[str, str]):
+    """Has the tasks of a taskset of verifiers; the agent ``verifiers`` runs their episodes.
+
+    Args:
+        taskset: verifiers' id of it: of a package that is installed, or of one that verifiers has itself.
+        config: what else verifiers takes as ``--env.…``, such as ``{agent: {max_turns: 8}}``. What neither it
+            nor the taskset chooses is a plain chat (harness ``null``) on this machine (``subprocess``).
+        test: what is different for held-out tasks, such as ``{taskset: {split: test}}``; None: one task in
+            ten is held out.
+        python: the interpreter of the environment that verifiers is installed in; None: areal's own.
+
+    Attributes:
+        notices: what there is of it.
+
+    Raises:
+        UserError: no such interpreter, no verifiers there, no such taskset, or options that it does not take.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(
+        self,
+        taskset: str | None = None,
+        config: dict[str, Any] | None = None,
+        test: dict[str, Any] | None = None,
+        python: str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if taskset is None:
+            raise UserError("verifiers-v1 needs a taskset: env_options.taskset=ID")
+        self.observation_space = UnicodeText(2**20)
+        self.action_space = UnicodeText(2**20)
+        self.render_mode = render_mode
+        self._python = _interpreter(python)
+        own = _merged(config or {}, {"taskset": {"id": taskset}})
+        self._configs = {"train": own, "test": own if test is None else _merged(own, test)}
+        self._all = {split: _count(self._python, json.dumps(c)) for split, c in self._configs.items()}
+        self._shares = test is None
+        train, held = (self.count(split) for split in ("train", "test"))
+        self.notices = (f"taskset {taskset}: {_said(train)} tasks, {_said(held)} held out",)
+
+    def count(self, split: str) -> int | None:
+        """Return how many tasks a split has; None: no end to them."""
+        number = self._all[split]
+        if number is None or not self._shares:
+            return number
+        held = min(number, max(1, number // _HELD_OUT))
+        return held if split == "test" else number - held
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Return a task, as the worker takes it: ``options`` has its index and split."""
+        super().reset(seed=seed)
+        options = options or {}
+        split = str(options.get("split", "train"))
+        count = self.count(split)
+        index = options.get("index")
+        if index is None:
+            index = int(self.np_random.integers(2**31 if count is None else count))
+        place = self._place(split, int(index))
+        return json.dumps({"python": self._python, "env": self._configs[split], "index": place}), {}
+
+    def _place(self, split: str, index: int) -> int:
+        """Return where in the taskset the task of a split is; both splits of one taskset share it."""
+        if not self._shares:
+            return index
+        number = self._all[split]
+        if number is not None and number < _HELD_OUT:  # the last one is held out
+            return number - 1 if split == "test" else index
+        if split == "test":
+            return index * _HELD_OUT + _HELD_OUT - 1
+        return index + index // (_HELD_OUT - 1)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Refuse: nothing is to be done here."""
+        raise UserError("episodes of verifiers-v1 are run by verifiers itself: add --agent verifiers")
+
+
+def _interpreter(python: str | None) -> str:
+    if python is None:
+        if importlib.util.find_spec("verifiers") is None:
+            raise UserError(
+                "verifiers is not installed beside areal, where it would downgrade packages: make it an "
+                "environment of its own (python -m venv DIR && DIR/bin/pip install verifiers uv), and say "
+                "env_options.python=DIR/bin/python"
+            )
+        return sys.executable
+    found = os.path.abspath(
+        os.path.expanduser(python)
+    )  # not resolved: a link is what tells environments apart
+    if not os.access(found, os.X_OK) or os.path.isdir(found):
+        raise UserError(f"verifiers-v1: env_options.python={python} is no interpreter")
+    return found
+
+
+@cache
+def _count(python: str, config: str) -> int | None:
+    """Return how many tasks there are, as the other interpreter says; None: no end to them."""
+    words = [python, "-P", str(WORKER), "describe", json.dumps({"env": json.loads(config)})]
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=_LOADING, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"verifiers-v1: the taskset has not loaded after {_LOADING:g} s") from error
+    except OSError as error:
+        raise UserError(f"verifiers-v1: env_options.python={python} cannot be run: {error}") from error
+    try:
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"verifiers-v1: {python} ended with code {done.returncode}: {last}") from None
+    if "error" in said:
+        raise UserError(f"verifiers-v1: {said['error']}")
+    count: int | None = said["count"]
+    return count
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return both, where ``other`` counts; dicts in them are merged, too."""
+    found = dict(one)
+    for name, value in other.items():
+        inner = found.get(name)
+        found[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return found
+
+
+def _said(count: int | None) -> str:
+    return "endless" if count is None else f"{count:,}"

@@ -1,0 +1,198 @@
+"""Runs episodes of verifiers' environments: ``python verifiers_worker.py`` is a command that stays.
+
+It runs in the environment where verifiers is installed, which has no areal: it imports none. It gets a line
+of JSON for each episode (:mod:`areal.agents.staying`), whose ``task`` is what ``verifiers-v1`` made; the
+first one names the interpreter, which takes over. ``python verifiers_worker.py describe TASK`` writes what
+there is of a taskset, ``{"count": 120}`` (null: no end), or ``{"error": "…"}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+_FIRST = "AREAL_VERIFIERS_TASK"
+"""The variable with the line that was read before the interpreter changed: a key is no argument."""
+
+
+class _Refused(Exception):
+    """What is asked for cannot be run; the message is one line."""
+
+
+class _Environment:
+    """An environment of verifiers', and the tasks of its taskset, which are read as they are needed."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        from verifiers.v1.utils.loaders import load_environment
+
+        self.env = load_environment(_resolved(config))
+        self.bounded = self.env.taskset.bounded
+        self._tasks: list[Any] = []
+        self._further: Iterator[Any] = iter(self.env.taskset)
+
+    def task(self, index: int) -> Any:
+        for task in self._further:
+            self._tasks.append(task)
+            if len(self._tasks) > index:
+                break
+        if index >= len(self._tasks):
+            raise _Refused(f"the taskset has {len(self._tasks)} tasks: there is none at {index}")
+        return self._tasks[index]
+
+    def count(self) -> int | None:
+        return sum(1 for _ in self._further) if self.bounded else None
+
+
+def _resolved(given: dict[str, Any]) -> Any:
+    """Return the configuration; what nobody has chosen runs on this machine, and in a plain chat."""
+    from verifiers.v1.configs.agent import AgentConfig, agent_config_fields
+    from verifiers.v1.utils.loaders import default_harness_id, env_config_type, resolve_env_config
+
+    name = given["taskset"]["id"]
+    seats = env_config_type(name, given.get("id") or "").model_fields
+    config = dict(given)
+    for seat, field in seats.items():
+        if isinstance(field.default, AgentConfig):
+            chosen = dict(config.get(seat) or {})
+            if field.default.runtime == AgentConfig().runtime:
+                chosen.setdefault("runtime", {"type": "subprocess"})
+            if field.default.harness is None and default_harness_id(name) == "bash":
+                chosen.setdefault("harness", {"id": "null"})
+            config[seat] = chosen
+    resolved = resolve_env_config(config)
+    here = any(spec.runtime.type == "subprocess" for spec in agent_config_fields(resolved).values())
+    if here and shutil.which("uv") is None:
+        raise _Refused("verifiers runs programs by uv, which is not there: pip install uv beside verifiers")
+    return resolved
+
+
+def describe(task: dict[str, Any]) -> dict[str, Any]:
+    """Return how many tasks there are."""
+    return {"count": _Environment(task["env"]).count()}
+
+
+class Worker:
+    """Runs episodes, one after the other, of environments that it keeps."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, tuple[_Environment, Any]] = {}
+
+    async def episode(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Run an episode; return its reward, or why there is none."""
+        from verifiers.v1.clients import EvalClientConfig, ModelContext
+
+        task = json.loads(given["task"])
+        environment = await self._environment(task["env"])
+        # The key in a header: clients take keys from variables of the process alone.
+        client = EvalClientConfig(
+            base_url=given["base_url"],
+            api_key_var="AREAL_NO_KEY",
+            headers={"x-api-key": given["api_key"]},
+        )
+        [slot] = environment.env.slots(environment.task(task["index"]))
+        episode = await environment.env.run_slot(slot, ModelContext(model="areal", client=client))
+        if not episode.ok:
+            errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
+            why = f"{errors[-1].type}: {errors[-1].message}" if errors else "it did not complete"
+            return {"error": _line(why)}
+        learned = [trace for trace in episode.traces if trace.agent.trainable] or episode.traces
+        return {"reward": sum(trace.reward for trace in learned) / len(learned)}
+
+    async def _environment(self, config: dict[str, Any]) -> _Environment:
+        name = json.dumps(config, sort_keys=True)
+        if name not in self._served:
+            environment = _Environment(config)
+            serving = environment.env.serving()
+            await serving.__aenter__()
+            self._served[name] = environment, serving
+        return self._served[name][0]
+
+    async def close(self) -> None:
+        """End what environments share."""
+        for _, serving in self._served.values():
+            await serving.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def _worker() -> AsyncIterator[Worker]:
+    worker = Worker()
+    try:
+        yield worker
+    finally:
+        await worker.close()
+
+
+async def _stay(line: bytes, answers: int) -> None:
+    async with _worker() as worker:
+        while line:
+            try:
+                said = await worker.episode(json.loads(line))
+            except Exception as error:  # noqa: BLE001 (whatever verifiers or a taskset raises costs an episode)
+                said = {"error": _line(f"{type(error).__name__}: {error}")}
+            _answer(answers, said)
+            line = await asyncio.to_thread(_next_line)
+
+
+def _next_line() -> bytes:
+    """Return a line of standard input, and nothing behind it: there is none before it is answered."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (piece := os.read(0, 2**16)):
+            return b""
+        line += piece
+    return line
+
+
+def _answer(answers: int, said: dict[str, Any]) -> None:
+    os.write(answers, json.dumps(said).encode() + b"\n")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:500]
+
+
+def _answers() -> int:
+    """Return where answers go; what libraries print goes to standard error."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return answers
+
+
+def _take_over(line: bytes) -> None:
+    """Go on in the interpreter that the first task names, with that task."""
+    try:
+        python = json.loads(json.loads(line)["task"])["python"]
+    except (ValueError, TypeError, KeyError):
+        _answer(1, {"error": "the task is none of the environment verifiers-v1: add --env verifiers-v1"})
+        return
+    os.environ[_FIRST] = line.decode()
+    os.execv(python, [python, "-P", __file__])
+
+
+def main(words: list[str]) -> None:
+    """Run as a command."""
+    match words:
+        case ["describe", task]:
+            answers = _answers()
+            try:
+                said = describe(json.loads(task))
+            except Exception as error:  # noqa: BLE001 (whatever a taskset raises is why it cannot be used)
+                said = {"error": _line(f"{type(error).__name__}: {error}")}
+            _answer(answers, said)
+        case _:
+            if first := os.environ.pop(_FIRST, None):
+                asyncio.run(_stay(first.encode(), _answers()))
+            elif line := _next_line():
+                _take_over(line)
+
+
+if __name__ == "__main__":
+    # Programs that are installed beside verifiers, as uv may be, are found.
+    os.environ["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", "")))
+    main(sys.argv[1:])
