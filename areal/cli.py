@@ -16,6 +16,7 @@ from areal.commands import (
     config,
     evaluate,
     export,
+    models_check,
     replay,
     rescore,
     runs,
@@ -104,6 +105,7 @@ def make_parser() -> Parser:
     _add_workers(commands)
     add_env(commands)
     add_data(commands)
+    _add_models(commands)
     _add_sandbox(commands)
     _add_completion(commands)
     return parser
@@ -353,6 +355,32 @@ def _add_workers(commands: Any) -> None:
         help="then let the requests go on on other engines (default: wait for them)",
     )
     removed.set_defaults(run=workers_remove)
+
+
+def _add_models(commands: Any) -> None:
+    models = commands.add_parser(
+        "models", help="check whether a model trains", description="Work with models to train."
+    )
+    actions = models.add_subparsers(title="actions", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="say whether the engine computes what the learner does, and what the chat template does",
+        description="Start an engine and a learner of a model, train it for a few updates in float32, and "
+        "compare the log-probabilities of both before and after each. Say what the chat template does to a "
+        "conversation: how a turn ends, which turns it rewrites, how it shows tools.",
+        epilog="Exits with 1 if something is not sound. docs/models.md has the families that are.",
+    )
+    check.add_argument("name", metavar="MODEL", help="a folder, a run, or a hub id")
+    check.add_argument(
+        "--tiny",
+        action="store_true",
+        help="try a small model of the same architecture with random weights; config.json is enough",
+    )
+    check.add_argument("--lora", type=int, default=8, metavar="RANK", help="of an adapter, tried too (8)")
+    check.add_argument("--updates", type=int, default=3, metavar="N", help="of the weights (3)")
+    check.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(auto)")
+    check.add_argument("--json", action="store_true", help="print JSON in place of text")
+    check.set_defaults(run=models_check)
 
 
 def _add_sandbox(commands: Any) -> None:

@@ -398,6 +398,26 @@ def workers_remove(given: argparse.Namespace) -> None:
     print(f"engine {given.engine} has left")
 
 
+def models_check(given: argparse.Namespace) -> None:
+    """Check a model; exit with 1 if something is not sound."""
+    from areal.model_check.check import findings
+    from areal.telemetry.logs import capture
+
+    if given.updates < 1 or given.lora < 0:
+        raise UserError("--updates must be at least 1, and --lora at least 0 (none)")
+    said = []
+    with capture(None) as terminal:
+        for finding in findings(given.name, given.tiny, given.lora, given.updates, given.device):
+            said.append(finding)
+            if not given.json:
+                mark = {True: "ok", False: "WRONG", None: ""}[finding.sound]
+                print(f"{mark:<6}{finding.what}: {finding.text}", file=terminal, flush=True)
+    if given.json:
+        print(json.dumps([finding._asdict() for finding in said]))
+    if any(finding.sound is False for finding in said):
+        sys.exit(1)
+
+
 def sandbox_check(given: argparse.Namespace) -> None:
     """Check the sandbox; exit with 1 if it is weak."""
     from areal.sandbox.check import report

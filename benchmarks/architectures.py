@@ -1,66 +1,145 @@
 """Which families of models train: does the engine compute what the learner does, update after update?
 
-    python benchmarks/architectures.py [--family qwen3-moe gemma2 ...] [--lora]
+    python benchmarks/architectures.py [--family qwen3 gemma3 ...] [--write]
 
-Each family is a tiny model with random weights, started, trained for three updates at a learning rate that
-moves every weight, and compared after each: the largest difference between the engine's log-probability of a
-sampled token and the learner's. One that cannot be trained is refused in one line, which the table then has.
+Of each family `areal models check --tiny` tries a small model with random weights, once with embeddings and
+output layer tied and once not: all weights are trained for three updates that move every one of them, then
+an adapter. --write puts the results into docs/figures/models.json, and the table into docs/models.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-from agreement import mismatches
-from families import FAMILIES, make
+from transformers import AutoConfig
 
-from areal.errors import UserError
-from areal.telemetry.logs import capture
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "docs/figures/models.json", ROOT / "docs/models.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+LIMIT = 600
+"""Seconds for one model."""
 
-BOUND = 1e-4
-LIMIT = 400
-"""Seconds for one family."""
+# Caps and scales of a size at which leaving them out shows.
+_CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama 2, 3": ("llama", {"num_key_value_heads": 8}),
+    "Qwen2, Qwen2.5": ("qwen2", {}),
+    "Qwen3": ("qwen3", {"num_key_value_heads": 8}),
+    "Qwen2-MoE": ("qwen2_moe", {}),
+    "Qwen3-MoE": ("qwen3_moe", {}),
+    "Qwen3-Next": ("qwen3_next", {}),
+    "Qwen3.5": ("qwen3_5_text", {}),
+    "Mistral": ("mistral", {}),
+    "Ministral 3": ("ministral3", {}),
+    "Mixtral": ("mixtral", {}),
+    "Gemma": ("gemma", {}),
+    "Gemma 2": ("gemma2", _CAPS),
+    "Gemma 3": ("gemma3_text", {}),
+    "Phi-3, Phi-4": ("phi3", {}),
+    "OLMo 2": ("olmo2", {}),
+    "OLMo 3": ("olmo3", {}),
+    "OLMoE": ("olmoe", {}),
+    "SmolLM3": ("smollm3", {}),
+    "Granite 3, 4": ("granite", {"attention_multiplier": 0.25, "logits_scaling": 8.0}),
+    "GPT-OSS": ("gpt_oss", {}),
+    "DeepSeek-V2": ("deepseek_v2", {}),
+    "DeepSeek-V3, Kimi K2": ("deepseek_v3", {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}),
+    "GLM-4": ("glm4", {}),
+    "GLM-4.5": ("glm4_moe", {}),
+    "Cohere": ("cohere", {}),
+    "Cohere 2": ("cohere2", {}),
+    "Ernie 4.5": ("ernie4_5", {}),
+    "Seed-OSS": ("seed_oss", {}),
+    "EXAONE 4": ("exaone4", {}),
+    "StarCoder 2": ("starcoder2", {}),
+    "GPT-2": ("gpt2", {}),
+}
+"""What people call a family, its type in transformers, and what its defaults there leave out."""
 
 
-def one(name: str, lora: bool) -> str:
-    """Return what is known of a family after three updates, in this process."""
+def tried(model_type: str, settings: dict[str, Any], tied: bool) -> list[dict[str, Any]]:
+    """Return the findings about a small model of a type, from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        make(name, Path(folder))
+        AutoConfig.for_model(model_type, **settings, tie_word_embeddings=tied).save_pretrained(folder)
+        command = [sys.executable, "-m", "areal", "models", "check", folder, "--tiny", "--json"]
         try:
-            with capture(None):
-                found = asyncio.run(mismatches(Path(folder), lora_rank=4 if lora else 0))
-        except UserError as error:
-            return f"refused: {str(error).replace(folder, 'MODEL')}"
-    result = ", ".join(f"{value:.1e}" for value in found)
-    return f"{'agrees' if max(found) < BOUND else 'DIFFERS'}: {result}"
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        except subprocess.TimeoutExpired:
+            return [{"what": "check", "sound": False, "text": f"nothing after {LIMIT} s"}]
+        lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
+        if not lines:
+            said = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            return [{"what": "check", "sound": False, "text": said.replace(folder, "MODEL")}]
+        return [
+            {**finding, "text": finding["text"].replace(folder, "MODEL")} for finding in json.loads(lines[-1])
+        ]
+
+
+def worst(findings: list[dict[str, Any]], what: str) -> str:
+    """Return the largest difference that a finding has, or what is wrong."""
+    for finding in findings:
+        if finding["what"].startswith(what) and finding["differences"]:
+            return (
+                ("" if finding["sound"] else "**")
+                + f"{max(finding['differences']):.0e}"
+                + ("" if finding["sound"] else "**")
+            )
+    return "no"
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the table of the page."""
+    lines = [
+        "| family | type | all weights, tied | not tied | adapter, tied | not tied |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for name, found in results.items():
+        wrong = [f["text"] for f in [*found["tied"], *found["untied"]] if f["sound"] is False]
+        cells = [worst(found[way], what) for what in ("all weights", "adapter") for way in ("tied", "untied")]
+        mark = ""
+        if wrong:
+            notes.append(wrong[0])
+            mark = f" [{len(notes)}]"
+        lines.append(f"| {name}{mark} | `{found['type']}` | {' | '.join(cells)} |")
+    numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    return "\n".join([*lines, *(["", *numbered] if numbered else [])])
 
 
 def main() -> None:
-    """Try all, each in a process of its own."""
+    """Try all families, or some."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--family", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--lora", action="store_true", help="train adapters")
-    parser.add_argument("--here", action="store_true", help="in this process, which tries the first alone")
+    parser.add_argument("--family", nargs="+", metavar="TYPE", help="types in transformers, such as qwen3")
+    parser.add_argument("--write", action="store_true", help="keep the results in docs")
     given = parser.parse_args()
-    if given.here:
-        print(one(given.family[0], given.lora))
-        return
-    for name in given.family:
-        command = [sys.executable, __file__, "--here", "--family", name, *(["--lora"] if given.lora else [])]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-            lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-            result = lines[-1] if done.returncode == 0 else f"FAILED: {lines[-1] if lines else 'no output'}"
-        except subprocess.TimeoutExpired:
-            result = f"FAILED: nothing after {LIMIT} s"
-        print(f"{name:<16} {result}", flush=True)
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name, (model_type, settings) in FAMILIES.items():
+        if given.family and model_type not in given.family:
+            continue
+        begun = time.monotonic()
+        found = {way: tried(model_type, settings, way == "tied") for way in ("tied", "untied")}
+        cells = [
+            f"{what} {way} {worst(found[way], what)}" for what in ("all weights", "adapter") for way in found
+        ]
+        print(f"{name:<22} {', '.join(cells)} ({time.monotonic() - begun:.0f} s)", flush=True)
+        for finding in [*found["tied"], *found["untied"]]:
+            if finding["sound"] is False:
+                print(f"    {finding['what']}: {finding['text'][:200]}", flush=True)
+        results[name] = {"type": model_type, **found}
+        if given.write:
+            ordered = {name: results[name] for name in FAMILIES if name in results}
+            RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+            before, _, rest = PAGE.read_text().partition(BEGIN)
+            PAGE.write_text(f"{before}{BEGIN}\n{table(ordered)}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,7 @@ def check_model(path: str, training: bool) -> list[str]:
     Raises:
         UserError: it cannot be trained, or cannot be sampled from.
     """
-    config = _configuration(path)
-    _check_kind(path, config)
-    if training:
-        _check_trainable(path, config)
+    config = check_architecture(path, training)
     tokenizer = load_tokenizer(path)
     eos = eos_ids_of(path, tokenizer)
     _check_vocabulary(path, config, tokenizer, eos)
@@ -38,6 +35,15 @@ def check_model(path: str, training: bool) -> list[str]:
         return [f"{path} has no chat template: it reads the bare text of all messages, one after the other"]
     _check_template(path, tokenizer)
     return []
+
+
+def check_architecture(path: str, training: bool) -> Any:
+    """Return a model's configuration; raises UserError if it is none that can be trained, or sampled from."""
+    config = _configuration(path)
+    _check_kind(path, config)
+    if training:
+        _check_trainable(path, config)
+    return config
 
 
 def check_tensor_parallel(path: str, workers: int) -> None:

@@ -14,21 +14,22 @@ from policies import TOLERANCE, Policies
 
 from areal.config import parse_config
 from areal.errors import EngineLost
+from areal.model_check.agreement import measure
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.plan import plan
 from areal.weights.interface import VLLM_BACKEND
 from areal.weights.sender import open_sender
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from agreement import mismatches
 from families import make
 
 
 @pytest.mark.parametrize("family", ["qwen3-moe", "mixtral-tied", "gemma2", "gpt2"])
 async def test_engine_and_learner_agree_after_each_of_three_updates(family: str, tmp_path: Path):
-    found = await mismatches(make(family, tmp_path))
-    assert len(found) == 4
-    assert max(found) < TOLERANCE, found
+    found = await measure(str(make(family, tmp_path)), ranks=(0, 4))
+    assert [(rank, len(differences)) for rank, differences in found.updates.items()] == [(0, 4), (4, 4)]
+    assert max(map(max, found.updates.values())) < TOLERANCE, found
+    assert found.packed < 1e-4
 
 
 async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_on(tmp_path: Path):

@@ -289,7 +289,7 @@ def check_areal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             *_,
         ]:
             pass  # parsed, which is all that can be said without the run that they need
-        case ["sandbox" | "workers", *_]:
+        case ["sandbox" | "workers" | "models", *_]:
             pass  # parsed, which is all that can be said without the run that they need
         case ["eval", *_]:
             check_eval(given)

@@ -1,0 +1,152 @@
+"""How far an engine is off the learner, update after update, and the learner off transformers' own model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from areal.config import Config, parse_config
+from areal.rollout.engine import Completion, Engine, Sampling
+from areal.runtime.build import start_rollout_worker
+from areal.runtime.learner import make_learner
+from areal.runtime.plan import Plan, engine_dtype, plan
+from areal.trajectory import Batch, Episode, Group, Trajectory
+from areal.weights.interface import VLLM_BACKEND
+from areal.weights.sender import open_sender, transfer
+
+GROUPS, MEMBERS = 4, 4
+PROMPT, RESPONSE = 6, 40
+
+
+@dataclass
+class Agreement:
+    """What was measured.
+
+    Attributes:
+        updates: largest difference between the log-probability that the engine gave a sampled token and the
+            learner's, before the first update and after each, for all weights (0) or an adapter of this rank.
+        packed: largest difference between the learner's, of sequences end to end in one row, and those of
+            transformers' own model, of each sequence alone.
+    """
+
+    updates: dict[int, list[float]] = field(default_factory=dict)
+    packed: float = 0.0
+
+
+def settings_of(folder: str, device: str = "auto", **learner: Any) -> Config:
+    """Return the settings of a trial: float32, few tokens, and a rate that moves every weight."""
+    return parse_config(
+        {
+            "model": folder,
+            "device": device,
+            "learner": {
+                "learning_rate": 1e-2,
+                "warmup_steps": 0,
+                "threads": 1,
+                "dtype": "float32",
+                **learner,
+            },
+            "engine": {"dtype": "float32", "eager": True, "memory": 0.1 if torch.cuda.is_available() else 1},
+            "rollout": {"max_new_tokens": RESPONSE, "max_model_len": 128},
+        }
+    )
+
+
+async def measure(
+    folder: str, ranks: Sequence[int] = (0,), updates: int = 3, device: str = "auto", **learner: Any
+) -> Agreement:
+    """Start an engine, and train the model with each of these ranks of adapters in turn.
+
+    Engine and learner are those of a run, on one device.
+
+    Args:
+        folder: the model.
+        ranks: of the adapters; 0: all weights are trained.
+        learner: settings of the learner.
+
+    Raises:
+        UserError: it cannot be trained, or the engine cannot serve it.
+    """
+    checked = plan(settings_of(folder, device, **learner))
+    worker = await start_rollout_worker(checked, VLLM_BACKEND)
+    found = Agreement()
+    try:
+        for rank in ranks:
+            config = settings_of(folder, device, lora_rank=rank, **learner)
+            found.updates[rank] = await _trained(config, checked, worker.engine, updates)
+        batch = await sampled(worker.engine, 0)
+        found.packed = packed_against_alone(folder, batch.trajectories)
+        return found
+    finally:
+        await worker.close()
+
+
+async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) -> list[float]:
+    learner = make_learner(config, checked.model, checked.device, 1)
+    dtype = engine_dtype(config, checked.device)
+    sender = open_sender(checked.placement.backends, learner.named_parameters(), dtype, checked.device)
+    await engine.connect(sender.init_infos())
+    found = []
+    for update in range(updates + 1):
+        if update or engine.version:
+            sender.write(learner.named_parameters())
+            await transfer(engine.load(engine.version + 1), asyncio.to_thread(sender.send))
+        learner.version = engine.version  # what another learner loaded before counts, too
+        batch = await sampled(engine, engine.version)
+        found.append(learner.update(batch)["mismatch/logprob_max"])
+    sender.close()
+    return found
+
+
+async def sampled(engine: Engine, version: int) -> Batch:
+    """Sample from random prompts; half of the responses to each count as right."""
+    rng = np.random.default_rng(version)
+    prompts = [rng.integers(6, 300, PROMPT).tolist() for _ in range(GROUPS)]
+    sampling = Sampling(RESPONSE, ignore_eos=True)
+    responses = await asyncio.gather(
+        *(engine.generate(prompt, sampling) for prompt in prompts for _ in range(MEMBERS))
+    )
+    groups = []
+    for number, prompt in enumerate(prompts):
+        members = responses[number * MEMBERS : (number + 1) * MEMBERS]
+        episodes = [Episode([trajectory(prompt, a)], float(i % 2)) for i, a in enumerate(members)]
+        groups.append(Group(number, version, episodes))
+    return Batch(version, groups)
+
+
+def trajectory(prompt: list[int], response: Completion) -> Trajectory:
+    """Put a response behind its prompt."""
+    before = len(prompt)
+    return Trajectory(
+        tokens=np.array([*prompt, *response.ids], np.int32),
+        loss_mask=np.arange(before + len(response.ids)) >= before,
+        logprobs=np.array([0.0] * before + response.logprobs, np.float32),
+        versions=np.array([-1] * before + response.versions, np.int32),
+    )
+
+
+@torch.no_grad()
+def packed_against_alone(folder: str, trajectories: Sequence[Trajectory]) -> float:
+    """Return by how much the learner's row of sequences is off transformers' own model, at most."""
+    from transformers import AutoModelForCausalLM
+
+    from areal.learner.model import Policy, load_model
+    from areal.learner.packed import pack
+
+    row = pack(trajectories, torch.device("cpu"))
+    ours = Policy(load_model(folder))(row, 1.0).logprobs
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    theirs = []
+    for one in trajectories:
+        tokens = torch.from_numpy(one.tokens.astype(np.int64))
+        logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1]
+        chosen = torch.log_softmax(logits.float(), -1).gather(1, tokens[1:, None])[:, 0]
+        theirs.append(chosen[torch.from_numpy(one.loss_mask[1:])])
+    return float((ours - torch.cat(theirs)).abs().max())

@@ -1,0 +1,121 @@
+"""What a model's chat template does to a conversation: what areal can train on, and what it cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from areal.agents.interface import BadRequest, Message, Tool
+from areal.rollout.rendering import Renderer
+from areal.rollout.thoughts import CLOSE, OPEN, marks_thoughts
+from areal.rollout.tool_calls import FORMATS, format_of, shows_tools
+
+_QUESTION, _ANSWER, _NEXT = "What is 2 + 3?", "It is 5.", "And 2 + 4?"
+_THOUGHT = f"{OPEN}\nTwo and three.\n{CLOSE}\n\n"
+_TOOL: Tool = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "number"}, "b": {"type": "number"}},
+            "required": ["a", "b"],
+        },
+    },
+}
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        what: its name.
+        sound: None where it is as it is, and worth to know.
+        text: what was found.
+        differences: of log-probabilities, where they were compared.
+    """
+
+    what: str
+    sound: bool | None
+    text: str
+    differences: tuple[float, ...] = ()
+
+
+def chat_findings(tokenizer: Any, eos: tuple[int, ...]) -> Iterator[Finding]:
+    """Yield what there is to know of a tokenizer's chat template."""
+    template = tokenizer.chat_template
+    if template is None:
+        yield Finding("chat template", None, "none: the model reads the bare text of all messages")
+        return
+    renderer = Renderer(tokenizer, eos)
+    opening = renderer.opening([_user(_QUESTION)])
+    yield Finding("generation prompt", True, repr(opening.text.rpartition(_QUESTION)[2]))
+    yield _end_of_turn(tokenizer, renderer, opening.text)
+    yield _earlier_turns(renderer, opening.text, _ANSWER, "earlier turns")
+    if marks_thoughts(template):
+        opened = opening.text.rstrip().endswith(OPEN)
+        said = _THOUGHT.removeprefix(OPEN) if opened else _THOUGHT
+        yield _earlier_turns(renderer, opening.text, said + _ANSWER, "earlier thoughts")
+        if switch := re.search(r"\b(enable_thinking|thinking|reasoning_effort)\b", template):
+            yield Finding("thinking", None, f"chat.template_kwargs.{switch.group()} turns it on and off")
+    yield from _tools(renderer, template)
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _said(content: str) -> Message:
+    return {"role": "assistant", "content": content}
+
+
+def _end_of_turn(tokenizer: Any, renderer: Renderer, before: str) -> Finding:
+    whole = renderer.opening([_user(_QUESTION), _said(_ANSWER), _user(_NEXT)]).text
+    behind = whole.removeprefix(before).lstrip().removeprefix(_ANSWER)
+    ends = [tokenizer.decode([token]) for token in renderer.eos_ids]
+    listed = ", ".join(ends)
+    if any(behind.lstrip().startswith(end) for end in ends):
+        return Finding("end of turn", True, f"the model stops at {listed}")
+    return Finding(
+        "end of turn",
+        False,
+        f"the template ends a turn by {behind[:20]!r}, at which the model does not stop (it does at "
+        f"{listed}): name the token in eos_token_id of generation_config.json",
+    )
+
+
+def _earlier_turns(renderer: Renderer, before: str, said: str, what: str) -> Finding:
+    history = [_user(_QUESTION), _said(said), _user(_NEXT)]
+    if renderer.continuation(before, said, renderer.eos_ids[0], history) is not None:
+        return Finding(what, True, "stay as they were: a conversation is one trajectory")
+    return Finding(what, None, "are rewritten: each turn of a conversation is a trajectory of its own")
+
+
+def _tools(renderer: Renderer, template: str) -> Iterator[Finding]:
+    if not shows_tools(template):
+        yield Finding("tools", None, "unknown to the template: they are described in the system message")
+        return
+    known = format_of(template)
+    if known is None:
+        names = ", ".join(format.name for format in FORMATS)
+        yield Finding("tools", False, f"in a format that areal does not read (it reads {names})")
+        return
+    try:
+        opening = renderer.opening([_user(_QUESTION)], [_TOOL])
+        call = {
+            "id": "call_0_0",
+            "type": "function",
+            "function": {"name": "add", "arguments": {"a": 2, "b": 3}},
+        }
+        said: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
+        result: Message = {"role": "tool", "tool_call_id": "call_0_0", "name": "add", "content": "5"}
+        after = renderer.opening([_user(_QUESTION), said, result], [_TOOL])
+    except BadRequest as error:
+        yield Finding("tools", False, str(error))
+        return
+    if "add" not in opening.text or "5" not in after.text.removeprefix(opening.text):
+        yield Finding("tools", False, "the template leaves out the tool, or what it returns")
+        return
+    yield Finding("tools", True, known.name)

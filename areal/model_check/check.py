@@ -1,0 +1,91 @@
+"""All that ``areal models check`` looks at, one finding after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from areal.errors import UserError
+from areal.model_check.chat import Finding, chat_findings
+from areal.models import load_tokenizer, resolve_model
+from areal.runtime.model_checks import check_architecture, check_model, eos_ids_of
+
+BOUND = 1e-4
+"""Largest difference of log-probabilities in float32 on a CPU."""
+BOUND_GPU = 6e-2
+"""On a GPU, where the engine's attention multiplies in tf32."""
+
+
+def findings(name: str, tiny: bool, lora_rank: int, updates: int, device: str) -> Iterator[Finding]:
+    """Yield what is found of a model, what takes longest last.
+
+    Args:
+        name: the starter, a folder, a run or a hub id; of ``tiny`` also a folder with a configuration alone.
+        tiny: try a small model of the same architecture with random weights instead.
+        lora_rank: of the adapter that is tried, too; 0: none is.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        path = _configured(name) if tiny else resolve_model(name)
+        try:
+            check_architecture(path, training=True)
+            if tiny:
+                from areal.model_check.small import make_small
+
+                path = str(make_small(path, Path(scratch)))
+            yield Finding("model", None, _described(path))
+            remarks = check_model(path, training=True)
+        except UserError as error:
+            yield Finding("architecture", False, str(error))
+            return
+        yield from (Finding("remark", None, remark) for remark in remarks)
+        tokenizer = load_tokenizer(path)
+        yield from chat_findings(tokenizer, eos_ids_of(path, tokenizer))
+        yield from _measured(path, lora_rank, updates, device)
+
+
+def _configured(name: str) -> str:
+    """Return the folder of a configuration, or a hub id; a weight need not be there."""
+    path = Path(name).expanduser()
+    path = path.parent if path.name == "config.json" else path
+    return str(path) if (path / "config.json").is_file() else resolve_model(name)
+
+
+def _described(path: str) -> str:
+    from transformers import AutoConfig
+
+    from areal.placement.memory import Shape
+
+    config: Any = AutoConfig.from_pretrained(path)
+    shape, text = Shape.of(config), config.get_text_config()
+    tied = "tied" if getattr(text, "tie_word_embeddings", False) else "not tied"
+    return (
+        f"{', '.join(config.architectures or [config.model_type])}: {shape.parameters:,} parameters, "
+        f"{shape.layers} layers, vocabulary {shape.vocab:,}, embeddings {tied}"
+    )
+
+
+def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[Finding]:
+    import torch
+
+    from areal.model_check.agreement import measure
+
+    ranks = [0, lora_rank] if lora_rank else [0]
+    try:
+        found = asyncio.run(measure(path, ranks, updates, device))
+    except UserError as error:
+        yield Finding("engine and learner", False, str(error))
+        return
+    bound = BOUND_GPU if device != "cpu" and torch.cuda.is_available() else BOUND
+    for rank, differences in found.updates.items():
+        what = f"adapter of rank {rank}" if rank else "all weights"
+        listed = ", ".join(f"{value:.1e}" for value in differences)
+        text = f"largest difference of log-probabilities before and after each update: {listed}"
+        yield Finding(what, max(differences) < bound, f"{text} (bound {bound:g})", (*differences,))
+    text = f"{found.packed:.1e} off transformers' own model (bound {BOUND:g})"
+    yield Finding("packed sequences", found.packed < BOUND, text, (found.packed,))
