@@ -15,6 +15,7 @@ _BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("gym-text-v1", "areal.envs.gym_text:GymTextEnv", {}),
     ("reasoning-gym-v1", "areal.envs.reasoning:ReasoningGymEnv", {}),
     ("repo-v1", "areal.envs.repo:RepoEnv", {}),
+    ("harbor-v1", "areal.envs.harbor:HarborEnv", {}),
     ("textarena-v1", "areal.envs.textarena:TextArenaEnv", {}),
     ("pettingzoo-v1", "areal.envs.pettingzoo:PettingZooEnv", {}),
     ("openenv-v1", "areal.envs.openenv:OpenEnv", {}),

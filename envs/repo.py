@@ -17,7 +17,8 @@ from areal.envs.code import ENDINGS, shortened
 from areal.envs.patches import PatchError, diff_in, patched
 from areal.envs.problems import ProblemEnv
 from areal.envs.repo_tasks import SHIPPED, RepoTask, load_repo_tasks
-from areal.envs.repo_tools import BY_NAME, TOOLS, Asked, Repository, ToolError, calls_of
+from areal.envs.repo_tools import BY_NAME, TOOLS, Repository
+from areal.envs.tool_calls import NO_CALL, Asked, ToolError, calls_of, told
 from areal.errors import UserError
 from areal.rewards.cases import CallCase, CallTests
 from areal.rewards.code import CaseVerdict, CodeVerifier
@@ -49,13 +50,6 @@ _OPENING = """{issue}
 
 The repository:
 {files}"""
-_TOLD = """
-
-Solve it with these tools, one call or several in each answer:
-{tools}
-A call is one line of JSON, such as {{"name": "read_file", "arguments": {{"path": "{path}"}}}}.
-Hidden tests judge what you submit."""
-_NO_CALL = "There is no call of a tool in it. A call is one line of JSON with name and arguments."
 _checked: set[tuple[str, str, bool]] = set()
 """Tasks of users that have been run once, with the sandbox."""
 _untouched: dict[tuple[str, str, bool], dict[str, bool]] = {}
@@ -116,8 +110,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         listed = [f"{path}:\n```\n{files[path]}\n```" if self._shows else path for path in sorted(files)]
         text = _OPENING.format(issue=problem.problem, files="\n".join(listed))
         if self._describes:
-            tools = "\n".join(tool.line for tool in TOOLS)
-            text += _TOLD.format(tools=tools, path=min(problem.files))
+            text += told(TOOLS, Asked("read_file", {"path": min(files)}))
         return text
 
     def reset(
@@ -146,8 +139,8 @@ class RepoEnv(ProblemEnv[RepoTask]):
             return said, 0.0, False, False, {"reward_parts": {"fail_to_pass": 0.0, "pass_to_pass": 0.0}}
         passed = self._passed(task)
         reward, parts = _reward(task, passed, self._partial)
-        told = {"reward_parts": parts, "tests": passed, "expected": _expected(task, passed)}
-        return said, reward, True, False, told
+        found = {"reward_parts": parts, "tests": passed, "expected": _expected(task, passed)}
+        return said, reward, True, False, found
 
     def solution(self) -> str:
         """Return the calls that solve the task; a task without a known solution is submitted as it is."""
@@ -191,7 +184,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         calls = calls_of(action)
         if not calls:
             diff = diff_in(action)
-            return (_NO_CALL, False) if diff is None else (self._patch(diff), True)
+            return (NO_CALL, False) if diff is None else (self._patch(diff), True)
         given: list[str] = []
         for call in calls:
             if call.name == "submit":

@@ -56,9 +56,9 @@ class ContainerBackend:
     """Starts processes in containers (process.Backend); see container_sandbox."""
 
     def __init__(self, image: str, command: str | None = None, runtime: str | None = None) -> None:
-        self._command = command or _find()
-        info = _ask(self._command, "info", "--format", "{{json .}}")
-        if not _ask(self._command, "image", "inspect", "--format", "{{.Id}}", image):
+        self._command = command or find_engine()
+        info = ask_engine(self._command, "info", "--format", "{{json .}}")
+        if not ask_engine(self._command, "image", "inspect", "--format", "{{.Id}}", image):
             raise SandboxUnavailable(f"{self._command} does not have the image {image}: pull it first")
         known = json.loads(info or "").get("Runtimes") or {}
         self._runtime = runtime or (_GVISOR if _GVISOR in known else None)
@@ -184,7 +184,7 @@ class _ContainerLink:
                 self._process.wait(_END_S)
         if (code := self._process.poll()) is not None:
             return "lost" if -code in FROM_OUTSIDE else "unclear"
-        running = _ask(self._command, "inspect", "--format", "{{.State.Running}}", self._name)
+        running = ask_engine(self._command, "inspect", "--format", "{{.State.Running}}", self._name)
         return "unclear" if self._ended or running in (None, "false") else "well"
 
     def complaint(self) -> str:
@@ -217,23 +217,23 @@ class _ContainerLink:
             self._stdout.close()
 
 
-def _find() -> str:
+def find_engine() -> str:
     """Return the first container engine that answers; raises SandboxUnavailable if none does."""
     complaints = []
     for command in _COMMANDS:
         if shutil.which(command) is None:
             complaints.append(f"{command} is not installed")
-        elif _ask(command, "info", "--format", "{{json .}}"):
+        elif ask_engine(command, "info", "--format", "{{json .}}"):
             return command
         else:
             complaints.append(f"{command} does not answer")
     raise SandboxUnavailable(f"there is no container engine: {', '.join(complaints)}")
 
 
-def _ask(*arguments: str) -> str | None:
+def ask_engine(*arguments: str, seconds: float = _ASK_S) -> str | None:
     """Return what a command prints; None if it fails."""
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=_ASK_S, check=False)
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -88,6 +88,13 @@ def close_from(first: int) -> None:
     libc.syscall("close_range", first, 0x7FFFFFFF, 0, step="close_range")
 
 
+def close_from_but(first: int, kept: int) -> None:
+    """Close every descriptor from ``first`` on but one."""
+    for low, high in ((first, kept - 1), (kept + 1, 0x7FFFFFFF)):
+        if low <= high:
+            libc.syscall("close_range", low, high, 0, step="close_range")
+
+
 def _ration(host: Host, rations: Rations) -> None:
     wanted = (
         math.ceil(rations.cpu_s),

@@ -93,14 +93,14 @@ def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iter
     libc.syscall("pivot_root", libc.buffer(root), libc.buffer(host), step="pivot_root")
     os.chdir("/")
     for path in readable:
-        _bind(_HOST + path, path)
+        bind(_HOST + path, path)
     for library in libraries:
         for folder in layout.site_folders(library):
             libc.mount("tmpfs", folder, "tmpfs", _PRIVATE_MOUNT | libc.MS_RDONLY, "size=4k,mode=555")
     for package in packages:
-        _bind(_HOST + package, f"{layout.PACKAGES}/{os.path.basename(package)}")
+        bind(_HOST + package, f"{layout.PACKAGES}/{os.path.basename(package)}")
     for device in layout.DEVICES:
-        _target(_HOST + device, device)
+        make_target(_HOST + device, device)
         libc.mount(_HOST + device, device, "", libc.MS_BIND)
     for link, target in links.items():
         os.symlink(target, link)
@@ -111,16 +111,16 @@ def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iter
     libc.mount("", "/", "", libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | _PRIVATE_MOUNT)
 
 
-def _bind(source: str, target: str) -> None:
+def bind(source: str, target: str) -> None:
     """Show a folder or a file of the host, read-only."""
-    _target(source, target)
+    make_target(source, target)
     libc.mount(source, target, "", libc.MS_BIND | libc.MS_REC)
     had = os.statvfs(target).f_flag
     kept = sum(flag for bit, flag in _KEPT_FLAGS.items() if had & bit)
     libc.mount("", target, "", libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | _PRIVATE_MOUNT | kept)
 
 
-def _target(source: str, target: str) -> None:
+def make_target(source: str, target: str) -> None:
     """Make what a mount needs to sit on."""
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)

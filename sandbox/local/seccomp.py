@@ -51,6 +51,9 @@ _FCNTLS = (0, 1, 2, 3, 4, 1030, 1032)
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_HUGETLB = 0x1, 0x20, 0x40000
 _RLIMIT_CPU = 0
 
+_NEW_NAMESPACES = 0x7E020080  # CLONE_NEWUSER, NEWNS, NEWPID, NEWNET, NEWIPC, NEWUTS, NEWCGROUP, NEWTIME
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
+
 _SET_MODE_FILTER = 1
 
 Instruction = tuple[int, int, int, int]
@@ -85,6 +88,23 @@ def closing(machine: str | None = None) -> list[Instruction]:
     others = {name: [_verdict(KILL if name in syscalls.ATTACKS else REFUSE)] for name in syscalls.STARTING}
     rules = {name: decided.get(name, body) for name, body in others.items()}
     rules["prlimit64"] = decided["prlimit64"]
+    return _assemble(machine or platform.machine(), rules, ALLOW)
+
+
+def shell_program(machine: str | None = None) -> list[Instruction]:
+    """Return the filter of a machine (machine_init.py), where any program may run.
+
+    Refused is what no capability guards and what reaches beyond the machine: new namespaces, other processes'
+    memory, sockets to a hypervisor, interfaces of the kernel that are seldom used and often attacked.
+    """
+    refuse = [_verdict(REFUSE)]
+    rules = dict.fromkeys(syscalls.ATTACKS, refuse)
+    rules["clone"] = [*_load_low(0), (_JUMP_ANY_BIT, 0, 1, _NEW_NAMESPACES), *refuse, _verdict(ALLOW)]
+    # Its flags are in memory; the C library then uses the older call.
+    rules["clone3"] = [_verdict(ABSENT)]
+    rules["socket"] = _one_of(0, _FAMILIES)
+    # Of this process alone: the first one must keep its limits.
+    rules["prlimit64"] = _one_of(0, (0,))
     return _assemble(machine or platform.machine(), rules, ALLOW)
 
 

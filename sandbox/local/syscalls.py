@@ -68,7 +68,7 @@ WAITING: Table = {
 BY_ARGUMENTS: Table = {
     "clone": (56, 220), "clone3": (435, 435), "socketpair": (53, 199), "ioctl": (16, 29),
     "prctl": (157, 167), "prlimit64": (302, 261), "fcntl": (72, 25), "mmap": (9, 222),
-    "close_range": (436, 436), "sendto": (44, 206),
+    "close_range": (436, 436), "sendto": (44, 206), "socket": (41, 198),
 }
 ATTACKS: Table = {
     "ptrace": (101, 117), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),

@@ -127,9 +127,9 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
         readable += [layout.PACKAGES] if packages else []
         sys.path += [layout.PACKAGES] if packages else []
     else:
-        outer = _unused_uid(proc)
+        outer = unused_uid(proc)
         if outer is not None:
-            _become(outer)
+            become(outer)
         if not all(os.access(folder, os.R_OK | os.X_OK) for folder in libraries):
             raise OSError(f"nobody but root may read the standard library in {libraries}")
         readable += packages
@@ -144,7 +144,7 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
 
 
 def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], packages: list[str]) -> None:
-    outer = _unused_uid(proc)
+    outer = unused_uid(proc)
     if outer is None:
         namespaces.enter_user_namespace(proc, os.geteuid(), os.getegid(), namespaces.PRIVATE)
         socket.sethostname("sandbox")
@@ -156,10 +156,10 @@ def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], pack
     namespaces.build_root(readable, libraries, packages)
     os.setgroups([])
     namespaces.enter_user_namespace(proc, outer, outer, 0)
-    _become(namespaces.INNER_ID)
+    become(namespaces.INNER_ID)
 
 
-def _become(uid: int) -> None:
+def become(uid: int) -> None:
     """Change user and group for good."""
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -167,7 +167,7 @@ def _become(uid: int) -> None:
     libc.prctl(libc.PR_SET_DUMPABLE, 1)
 
 
-def _unused_uid(proc: int) -> int | None:
+def unused_uid(proc: int) -> int | None:
     """Return a user that owns nothing, for root to become; ``None`` for a plain user, who stays.
 
     The kernel does not limit the threads of the machine's root, even inside a namespace.

@@ -13,7 +13,8 @@ import areal
 from areal.envs import repo
 from areal.envs.repo import RepoEnv
 from areal.envs.repo_tasks import SHIPPED, RepoTask, hidden_tests, load_repo_tasks
-from areal.envs.repo_tools import TOOLS, calls_of
+from areal.envs.repo_tools import TOOLS
+from areal.envs.tool_calls import calls_of
 from areal.errors import UserError
 
 assert areal.__version__  # importing areal is what makes repo-v1 known

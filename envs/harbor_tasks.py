@@ -1,0 +1,231 @@
+"""Tasks in Harbor's format: ``task.toml``, ``instruction.md``, ``environment/``, ``tests/``, ``solution/``.
+
+The format is Harbor's own (https://www.harborframework.com/docs/tasks). What this file reads of it is what a
+task of one step in one container needs; what asks for more is refused by its name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from areal.envs.task_folders import read_tasks, read_text
+from areal.errors import UserError
+from areal.sandbox.machine import MachineLimits
+
+MARK = "task.toml"
+_PLAIN = {"FROM", "WORKDIR", "COPY", "ENV", "LABEL"}
+"""Instructions of a Dockerfile for which no image must be built: files are copied, the rest is the base's."""
+_UNSUPPORTED = {
+    "steps": "several steps",
+    "environment.mcp_servers": "MCP servers",
+    "environment.healthcheck": "a health check",
+    "verifier.environment": "an environment of its own for the tests",
+    "verifier.collect": "commands that collect artifacts",
+}
+_MEMORY = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A file or folder of ``environment/`` that the Dockerfile puts somewhere."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class HarborTask:
+    """A task.
+
+    Attributes:
+        name: of its folder.
+        problem: the instruction.
+        folder: of the task.
+        image: that the task names; None: none.
+        dockerfile: whether it brings one.
+        base: the image on which that builds; empty if more than files and variables come on top.
+        copied: files that the Dockerfile copies, where ``base`` is not empty.
+        workdir: where commands run; None: where the image says.
+        variables: of the environment, of the tests and of the solution.
+        agent_s: seconds of all commands of an episode together.
+        verifier_s: seconds of the tests.
+        build_s: seconds for building the image.
+        limits: of the machine.
+    """
+
+    name: str
+    problem: str
+    folder: Path
+    image: str | None
+    dockerfile: bool
+    base: str
+    copied: tuple[Copied, ...]
+    workdir: str | None
+    variables: dict[str, dict[str, str]] = field(hash=False)
+    agent_s: float
+    verifier_s: float
+    build_s: float
+    limits: MachineLimits
+
+    @property
+    def plain(self) -> bool:
+        """Whether it needs no image: it brings files at most."""
+        return self.image is None and (not self.dockerfile or bool(self.base))
+
+
+@lru_cache(maxsize=8)
+def load_harbor_tasks(place: str) -> dict[str, list[HarborTask]]:
+    """Return the tasks of a folder by their split; raises UserError if one cannot be read."""
+    return read_tasks("harbor-v1", place, MARK, _task)
+
+
+def _task(folder: Path) -> HarborTask:
+    told = f"harbor-v1: {folder}"
+    try:
+        settings = tomllib.loads(read_text(folder / MARK, told))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{told}: {MARK} is not valid TOML: {error}") from error
+    for path, what in _UNSUPPORTED.items():
+        if _at(settings, path):
+            raise UserError(f"{told}: {path} in {MARK} asks for {what}, which harbor-v1 does not have")
+    environment = folder / "environment"
+    if any((environment / f"docker-compose.{end}").is_file() for end in ("yaml", "yml")):
+        raise UserError(f"{told} has a docker-compose file; harbor-v1 runs tasks of one container")
+    if _at(settings, "environment.gpus"):
+        raise UserError(f"{told}: environment.gpus: harbor-v1 gives its machines no GPU")
+    instruction = read_text(folder / "instruction.md", told).strip()
+    if not instruction:
+        raise UserError(f"{told}: instruction.md is empty")
+    if not (folder / "tests/test.sh").is_file():
+        raise UserError(f"{told} has no tests/test.sh")
+    image, dockerfile = _at(settings, "environment.docker_image"), (environment / "Dockerfile").is_file()
+    brought = _Brought()
+    if dockerfile:
+        brought = _read_dockerfile(read_text(environment / "Dockerfile", told), environment)
+    elif environment.is_dir():
+        brought = _Brought(copied=(Copied(environment, "."),))
+    variables = {part: _variables(settings, part, told) for part in ("environment", "verifier", "solution")}
+    variables["environment"] = {**brought.variables, **variables["environment"]}
+    seconds = {
+        name: _number(settings, path, default, told)
+        for name, path, default in (
+            ("agent_s", "agent.timeout_sec", 600.0),
+            ("verifier_s", "verifier.timeout_sec", 600.0),
+            ("build_s", "environment.build_timeout_sec", 600.0),
+        )
+    }
+    limits = MachineLimits(
+        memory_mb=int(_size(settings, "memory", 2048, told)),
+        storage_mb=int(_size(settings, "storage", 10240, told)),
+        cpus=_number(settings, "environment.cpus", 1.0, told),
+    )
+    given = _at(settings, "environment.workdir")
+    return HarborTask(
+        name=folder.name,
+        problem=instruction,
+        folder=folder,
+        image=image,
+        dockerfile=dockerfile,
+        base=brought.base,
+        copied=brought.copied,
+        workdir=str(given) if given else brought.workdir,
+        variables=variables,
+        limits=limits,
+        **seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What a Dockerfile adds to its base image; the base is empty if that takes a build."""
+
+    base: str = ""
+    copied: tuple[Copied, ...] = ()
+    workdir: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def _read_dockerfile(text: str, environment: Path) -> _Brought:
+    base, workdir, copied, variables = "", "/", list[Copied](), dict[str, str]()
+    for line in text.replace("\\\n", " ").splitlines():
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        name, rest = words[0].upper(), words[1:]
+        if name not in _PLAIN or not rest or (name == "FROM" and (base or len(rest) > 1)):
+            return _Brought()
+        if name == "FROM":
+            base = rest[0]
+        elif name == "WORKDIR":
+            workdir = _joined(workdir, rest[0])
+        elif name == "ENV":
+            if not all("=" in word for word in rest) or any(sign in line for sign in "$\"'\\"):
+                return _Brought()
+            variables |= {word.partition("=")[0]: word.partition("=")[2] for word in rest}
+        elif name == "COPY":
+            one = _copied(rest, workdir, environment)
+            if one is None:
+                return _Brought()
+            copied.append(one)
+    return _Brought(base, tuple(copied), workdir, variables) if base else _Brought()
+
+
+def _copied(words: list[str], workdir: str, environment: Path) -> Copied | None:
+    """Return what an instruction copies; None: it is not one file or folder as it is."""
+    if len(words) != 2 or any(sign in "".join(words) for sign in "$*?[") or words[0].startswith("-"):
+        return None
+    source, target = environment / words[0], _joined(workdir, words[1])
+    if not source.exists() or not source.resolve().is_relative_to(environment.resolve()):
+        return None
+    into = words[1].endswith(("/", "."))
+    return Copied(source, _joined(target, source.name) if source.is_file() and into else target)
+
+
+def _joined(folder: str, path: str) -> str:
+    return str((Path(folder) / path.rstrip("/")).as_posix()) if path != "." else folder
+
+
+def _at(settings: Mapping[str, Any], path: str) -> Any:
+    value: Any = settings
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _number(settings: Mapping[str, Any], path: str, default: float, told: str) -> float:
+    value = _at(settings, path)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise UserError(f"{told}: {path}={value!r} in {MARK} is no number above 0")
+    return float(value)
+
+
+def _size(settings: Mapping[str, Any], name: str, default: float, told: str) -> float:
+    """Return a size in MiB: ``memory_mb = 2048``, or the older ``memory = "2G"``."""
+    old = _at(settings, f"environment.{name}")
+    if old is None:
+        return _number(settings, f"environment.{name}_mb", default, told)
+    text = str(old).upper().removesuffix("B").removesuffix("I")
+    try:
+        return float(text[:-1]) * _MEMORY[text[-1]]
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"{told}: environment.{name}={old!r} in {MARK} is no size, such as '2G'") from error
+
+
+def _variables(settings: Mapping[str, Any], part: str, told: str) -> dict[str, str]:
+    found = _at(settings, f"{part}.env") or {}
+    if not isinstance(found, Mapping) or not all(isinstance(value, str) for value in found.values()):
+        raise UserError(f"{told}: {part}.env in {MARK} is no table of texts")
+    for name, value in found.items():
+        if "${" in value:
+            raise UserError(
+                f"{told}: {part}.env.{name}={value!r} takes a variable of the host, which no task is given; "
+                "write its value"
+            )
+    return dict(found)

@@ -1,0 +1,111 @@
+"""Tools that an environment has itself: how they are described, and calls of them in a text.
+
+A call is a line of JSON. An agent that knows tools writes it for the model (areal.agents.tool_use); one that
+does not lets the model write it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MOST_CALLS = 32
+"""Calls of one action."""
+NO_CALL = "There is no call of a tool in it. A call is one line of JSON with name and arguments."
+_BEGIN = re.compile(r"^[ \t]*(?:<tool_call>[ \t]*)?(?=\{)", re.MULTILINE)
+_TOLD = """
+
+Solve it with these tools, one call or several in each answer:
+{tools}
+A call is one line of JSON, such as {example}.
+Hidden tests judge what you submit."""
+
+
+class ToolError(Exception):
+    """A call cannot be made; the model reads why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model is told of it.
+
+    Attributes:
+        name: of the tool.
+        says: what it does.
+        takes: its arguments: their types in JSON, and what they mean.
+        optional: those that may be left out.
+    """
+
+    name: str
+    says: str
+    takes: dict[str, tuple[str, str]]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool in OpenAI's form."""
+        properties = {name: {"type": kind, "description": text} for name, (kind, text) in self.takes.items()}
+        required = [name for name in self.takes if name not in self.optional]
+        parameters = {"type": "object", "properties": properties, "required": required}
+        described = {"name": self.name, "description": self.says, "parameters": parameters}
+        return {"type": "function", "function": described}
+
+    @property
+    def line(self) -> str:
+        """The tool in one line of text."""
+        shown = (f"{name}{'?' if name in self.optional else ''}" for name in self.takes)
+        return f"- {self.name}({', '.join(shown)}): {self.says}"
+
+    def checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call; raises ToolError if they are not what the tool takes."""
+        for name in arguments:
+            if name not in self.takes:
+                known = ", ".join(self.takes) or "none"
+                raise ToolError(f"{self.name} has no argument '{name[:100]}', only {known}")
+        for name, (kind, _) in self.takes.items():
+            if name not in arguments:
+                if name not in self.optional:
+                    raise ToolError(f"{self.name} needs the argument '{name}'")
+            elif type(arguments[name]) is not {"string": str, "integer": int}[kind]:
+                raise ToolError(f"{self.name}: '{name}' must be of the type {kind}")
+        return dict(arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as it was written."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def calls_of(text: str) -> list[Asked]:
+    """Return the calls of an action: JSON objects with ``name`` and ``arguments`` that begin a line each.
+
+    What a model only thought of is none.
+    """
+    text = text.rpartition("</think>")[2]
+    return list(_calls(text))
+
+
+def _calls(text: str) -> Iterator[Asked]:
+    decoder, position, tried = json.JSONDecoder(), 0, 0
+    while tried < MOST_CALLS and (found := _BEGIN.search(text, position)):
+        tried += 1
+        try:
+            value, position = decoder.raw_decode(text, found.end())
+        except (ValueError, RecursionError):
+            position = found.end() + 1
+            continue
+        name, arguments = value.get("name"), value.get("arguments", {})
+        if isinstance(name, str) and isinstance(arguments, dict):
+            yield Asked(name, arguments)
+
+
+def told(tools: Sequence[ToolSpec], example: Asked) -> str:
+    """Return what a model is told of the tools, for the end of an observation."""
+    call = json.dumps({"name": example.name, "arguments": example.arguments})
+    return _TOLD.format(tools="\n".join(tool.line for tool in tools), example=call)

@@ -1,0 +1,136 @@
+"""The local machine: what works on it, what its limits end, and what it keeps from its host."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from areal.sandbox.interface import SandboxUnavailable
+from areal.sandbox.local.machine import LocalMachine
+from areal.sandbox.machine import MachineFull, MachineLimits, Ran
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+
+@pytest.fixture
+def machine():
+    machine = LocalMachine(MachineLimits(storage_mb=32, processes=40))
+    yield machine
+    machine.close()
+
+
+def said(ran: Ran) -> tuple[int, str]:
+    return ran.code, ran.output.strip()
+
+
+def test_files_stay_and_processes_go_on(machine: LocalMachine):
+    assert said(machine.run("pwd; echo one > a; export X=1", 20)) == (0, "/app")
+    assert said(machine.run("cat a; echo [$X$Y]; false", 20, variables={"Y": "2"})) == (1, "one\n[2]")
+    assert said(machine.run("mkdir -p /srv/x && cd /srv/x && pwd", 20)) == (0, "/srv/x")
+    machine.run("(while [ ! -e stop ]; do sleep 0.05; done; echo yes > stopped) &", 20)
+    machine.run("touch stop", 20)
+    deadline = time.monotonic() + 60
+    while machine.read("/app/stopped") != "yes\n":  # between two commands it stands still
+        assert time.monotonic() < deadline
+        machine.run("sleep 0.1", 20)
+    assert machine.read("/app/none") is machine.read("/app") is None
+    assert said(machine.run("exit 3", 20)) == (3, "")
+    assert machine.run("kill -TERM $$", 20).code == -15
+    assert said(machine.run("nosuchcommand", 20, "/none"))[0] == 126
+
+
+def test_folders_are_put_and_made_anew(machine: LocalMachine, tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/run.sh").write_text("echo run")
+    (tmp_path / "deep/run.sh").chmod(0o755)
+    (tmp_path / "b").write_bytes(b"\xff\0")
+    machine.put(tmp_path, "/tests")
+    machine.put(tmp_path / "b", "/app/new/c")
+    assert said(machine.run("/tests/deep/run.sh; wc -c < /app/new/c", 20)) == (0, "run\n2")
+    machine.run("mkdir /logs/verifier && ln -s /app /logs/link && (sleep 1000 &) && echo 1 > /app/kept", 20)
+    machine.settle("/tests", "/logs")
+    assert said(machine.run("find /tests /logs; cat /app/kept", 20)) == (0, "/tests\n/logs\n1")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "cat /etc/shadow", "ls /proc/1", f"ls {Path(__file__).parent}", f"cat {__file__}", "touch /usr/bin/x",
+        "echo > /bin/bash", "unshare --user true", "mount -t tmpfs none /mnt", "chroot / true",
+        "python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 1)'",
+        "python3 -c 'import socket; socket.socket(40, 1)'",
+        "python3 -c 'import resource as r; r.prlimit(1, r.RLIMIT_NOFILE, (3, 3))'",
+        "python3 -c 'import ctypes, os; c = ctypes.CDLL(None); os._exit(c.ptrace(16, 1, 0, 0) == -1)'",
+        "head -c 100000000 /dev/zero > big", "python3 -c 'bytearray(1 << 33)'", "hostname x", "chown 0 /app",
+    ],
+)  # fmt: skip
+def test_what_is_not_the_machine_s_is_out_of_reach(machine: LocalMachine, attack: str):
+    assert machine.run(attack, 20).code != 0
+    assert said(machine.run("rm -f big; hostname; kill -9 1; kill -INT 1; echo well", 20)) == (
+        0,
+        "machine\nwell",
+    )
+
+
+def test_what_takes_too_long_is_stopped(machine: LocalMachine):
+    ran = machine.run("sleep 1000 & echo begun; while true; do :; done", 1)
+    assert (ran.late, ran.output) == (True, "begun\n")
+    ran = machine.run("yes", 1)
+    assert ran.late
+    assert len(ran.output) == 1 << 20
+    assert said(machine.run("echo well", 20)) == (0, "well")
+
+
+def test_too_many_processes_are_the_machine_s_own_trouble(machine: LocalMachine):
+    machine.run("bomb() { bomb | bomb & }; bomb 2>/dev/null", 2)
+    machine.settle()
+    assert said(machine.run("echo well | cat", 20)) == (0, "well")
+
+
+def test_what_fills_the_machine_leaves_room_for_tests(machine: LocalMachine, tmp_path: Path):
+    (tmp_path / "t").write_bytes(bytes(1 << 20))
+    machine.run("cat /dev/zero > big; cat /dev/zero > /tests/big; cat /dev/zero > /logs/big", 60)
+    with pytest.raises(MachineFull):
+        machine.put(tmp_path, "/app/more")
+    machine.settle("/tests", "/logs/verifier")
+    machine.put(tmp_path, "/tests")
+    assert said(machine.run("wc -c < /tests/t", 20)) == (0, str(1 << 20))
+
+
+def test_nothing_outlives_it():
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    machine = LocalMachine()
+    machine.run("for i in 1 2 3; do setsid sleep 1000 & done", 20)
+    mine = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+    assert len(mine) >= 5, "the keeper, the first process and three more"
+    machine.close()
+    machine.close()
+    assert not [process for process in mine if process.is_running()]
+    with pytest.raises(SandboxUnavailable):
+        machine.run("true", 1)
+
+
+def test_one_that_was_killed_says_so():
+    machine = LocalMachine()
+    for process in psutil.Process(machine._process.pid).children():
+        process.kill()
+    with pytest.raises(SandboxUnavailable):
+        machine.run("true", 5)
+    machine.close()
+    with pytest.raises(SandboxUnavailable, match="no network"):
+        LocalMachine(MachineLimits(network=True))
+
+
+def test_a_plain_user_has_one_too(as_nobody):
+    script = (
+        "from areal.sandbox.local.machine import LocalMachine\n"
+        "machine = LocalMachine()\n"
+        "print(machine.run('echo 1 > a; mkdir /x; cat a; ls /; touch /usr/y || echo refused', 20).output)\n"
+        "machine.close()"
+    )
+    written = as_nobody("-c", script)
+    assert "refused" in written
+    assert "\nx\n" in written
