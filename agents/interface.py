@@ -116,6 +116,11 @@ class Reply:
     prompt_tokens: int
     thought: int = 0
 
+    @property
+    def spoken(self) -> str:
+        """The text without what it thought; empty if its thought has no end. Environments judge this."""
+        return self.text.partition("</think>")[2].lstrip() if self.thought else self.text
+
 
 @dataclass(slots=True)
 class Account:
@@ -188,7 +193,7 @@ class Model(Protocol):
     """The model in one episode; everything it says is recorded and trained on."""
 
     async def generate(self, observation: str) -> str:
-        """Append ``observation`` as a user message, and return the model's response as text.
+        """Append ``observation`` as a user message, and return what the model says, without its thoughts.
 
         Raises:
             ConversationTooLong: no room is left for a response.

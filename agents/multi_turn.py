@@ -39,7 +39,7 @@ class MultiTurn:
             player = env.player
             if player not in chats:
                 chats[player] = Chat(model.player(player) if player else model, env.opening(), *self._limits)
-            said = await _said(chats[player], player, first=len(chats) == 1)
+            said = await _said(chats[player], first=len(chats) == 1)
             silent = silent + 1 if said is None else 0
             if said is None and (not player or silent > _PATIENCE * len(chats)):
                 return
@@ -50,8 +50,8 @@ class MultiTurn:
                 chats[env.player].append(step.observation)
 
 
-async def _said(chat: Chat, player: str, first: bool) -> str | None:
-    """Return a response; of one of several players what it says aloud. None: a limit is reached.
+async def _said(chat: Chat, first: bool) -> str | None:
+    """Return what the model says; None: a limit is reached.
 
     Args:
         first: nobody else has been asked, so that a conversation without room is the task's own fault.
@@ -62,9 +62,4 @@ async def _said(chat: Chat, player: str, first: bool) -> str | None:
         if first:
             raise
         return None
-    if reply is None:
-        return None
-    if not player:
-        return reply.text
-    said = str(reply.message["content"])
-    return said[reply.thought :].lstrip() if reply.thought else said
+    return None if reply is None else reply.spoken

@@ -68,9 +68,9 @@ class PythonTool:
         session: SandboxSession | None = None
         try:
             while (reply := await chat.ask()) is not None:
-                code = code_block(reply.text)
+                code = code_block(reply.spoken)
                 if code is None or chat.over:
-                    step = await env.step(reply.text)
+                    step = await env.step(reply.spoken)
                     if step.done:
                         return
                     chat.append(step.observation)

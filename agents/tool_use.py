@@ -75,7 +75,7 @@ class ToolUse:
                     return
                 chat.messages += made
                 continue
-            step = await env.step(reply.text)
+            step = await env.step(reply.spoken)
             if step.done:
                 return
             chat.append(step.observation)

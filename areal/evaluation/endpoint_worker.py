@@ -33,6 +33,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled, RecordedEnv, nothing_sampled, one_conversation
 from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
+from areal.rollout.thoughts import thought_length
 
 
 class EndpointModel(EpisodeModel):
@@ -102,7 +103,9 @@ class EndpointModel(EpisodeModel):
         said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
         self._record(list(messages), said)
         finish: Any = "tool_calls" if calls else ended
-        return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0)
+        # What a server leaves in the text of its model's thoughts, no environment sees here, either.
+        thought = thought_length(text, "")
+        return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0, thought)
 
     def said(self) -> list[Chat]:
         """Return all conversations, those of several players with their names."""

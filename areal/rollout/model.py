@@ -57,7 +57,7 @@ class EpisodeModel(ABC):
             self._messages = list(messages)
 
     async def generate(self, observation: str) -> str:
-        """Append ``observation`` as a user message, sample the response and return its text.
+        """Append ``observation`` as a user message, sample the response and return it without its thought.
 
         Raises:
             ConversationTooLong: no room is left for a response.
@@ -66,7 +66,7 @@ class EpisodeModel(ABC):
         messages = [*self._messages, {"role": "user", "content": observation}]
         reply = await self.chat(messages)
         self._messages = [*messages, reply.message]
-        return reply.text
+        return reply.spoken
 
     @abstractmethod
     async def chat(
