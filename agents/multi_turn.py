@@ -16,7 +16,7 @@ class MultiTurn:
     In a game of several players each has a conversation of its own, in which only what is said to this one
     stands, and limits of its own. One that has reached a limit says nothing when it is its turn, an empty
     text, which the game judges as any other move: nobody escapes a defeat by talking for too long. Where
-    nothing comes of it, the episode ends. What a player thinks, it does not say.
+    nothing comes of it, the episode ends.
 
     Args:
         max_turns: responses of an episode.
