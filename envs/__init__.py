@@ -17,6 +17,7 @@ _BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("repo-v1", "areal.envs.repo:RepoEnv", {}),
     ("harbor-v1", "areal.envs.harbor:HarborEnv", {}),
     ("textarena-v1", "areal.envs.textarena:TextArenaEnv", {}),
+    ("browsergym-v1", "areal.envs.browsergym:BrowserGymEnv", {}),
     ("pettingzoo-v1", "areal.envs.pettingzoo:PettingZooEnv", {}),
     ("openenv-v1", "areal.envs.openenv:OpenEnv", {}),
     ("verifiers-v1", "areal.envs.verifiers:VerifiersEnv", {}),
