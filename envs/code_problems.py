@@ -147,12 +147,15 @@ def _problem(row: dict[str, Any], where: str) -> CodeProblem:
         raise UserError(f"{where}: its tests cannot be read: {type(error).__name__}: {error}") from error
     raise UserError(
         f"{where}: no tests: it needs tests or test_list (MBPP), test and entry_point (HumanEval), "
-        f"input_output (APPS) or public_test_cases (LiveCodeBench); found: {', '.join(row) or 'nothing'}"
+        "input_output (APPS), public_test_cases (LiveCodeBench) or verifier_metadata.unit_tests (NeMo Gym); "
+        f"found: {', '.join(row) or 'nothing'}"
     )
 
 
 def _with_graded(row: Row) -> Row:
-    """Return a row with the cases that verl's rows have as their ground truth under APPS' key."""
+    """Return a row with its tests at the top: verl's have APPS' cases as ground truth, NeMo Gym its own."""
+    if (tests := at(row, "verifier_metadata.unit_tests")) is not None:
+        return {**row, "unit_tests": tests}
     held = at(row, "reward_model.ground_truth")
     cases = decoded(held, None) if isinstance(held, str) else held
     graded = isinstance(cases, dict) and {"inputs", "outputs"} <= cases.keys()
@@ -313,6 +316,23 @@ def _livecodebench(row: dict[str, Any], text: str) -> CodeProblem:
     return _calls(_with_stub(text, stub), stub, name, calls)
 
 
+def _nemo_gym(row: dict[str, Any], text: str) -> CodeProblem:
+    """Return a problem of NeMo Gym's code_gen, which runs LiveCodeBench's runner; its prompt is whole."""
+    held = row["unit_tests"]
+    cases = from_json(held) if isinstance(held, str) else held
+    name = cases.get("fn_name")
+    if "packed" in cases:
+        cases = from_json(zlib.decompress(base64.b64decode(cases["packed"])).decode())
+    inputs, outputs = cases["inputs"], cases["outputs"]
+    if not inputs or len(inputs) != len(outputs):
+        raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs")
+    if name is None:
+        return _streams(text, tuple(map(StreamCase, inputs, outputs)), _DECIMALS)
+    return _calls(
+        text, "", name, [(_arguments(i), from_json(o)) for i, o in zip(inputs, outputs, strict=True)]
+    )
+
+
 def _with_stub(text: str, stub: str) -> str:
     if stub:
         return f"{text}\n\nUse this:\n```python\n{stub.rstrip()}\n```"
@@ -324,6 +344,7 @@ _FORMS = (
     ("tests", "MBPP", _mbpp),
     ("input_output", "APPS", _apps),
     ("public_test_cases", "LiveCodeBench", _livecodebench),
+    ("unit_tests", "NeMo Gym", _nemo_gym),
 )
 """The field by which rows of a form are known, what they are called, and what reads them."""
 

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from areal.envs.choices import Choice, choice_of
 from areal.envs.forms import Asked, Opening, asked, form_name, reference
+from areal.envs.nemo_gym import refuse_other_judges
 from areal.envs.places import Rows, Splits, find_splits, stamp
 from areal.envs.rows import Row
 from areal.errors import UserError
@@ -249,6 +250,7 @@ def _asked(problem: HasProblem) -> tuple[str, Opening]:
 
 
 def _pair(row: Row, where: str) -> Pair:
+    refuse_other_judges(row, where)
     question = asked(row, where)
     if (choice := choice_of(row, question.problem, where)) is not None:
         return choice_pair(row, question, choice)

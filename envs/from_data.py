@@ -10,6 +10,7 @@ from areal.envs.choices import Choice, choice_of
 from areal.envs.data import Convert, Loaded, Pair, choice_pair, found_answer, load_problems
 from areal.envs.forms import Asked, asked, asked_by, conversation, form_name, reference
 from areal.envs.math import BOXED_PROMPT
+from areal.envs.nemo_gym import refuse_other_judges
 from areal.envs.problems import ProblemEnv
 from areal.envs.rows import Row
 from areal.envs.templates import Template, as_answer, in_prompt
@@ -94,6 +95,8 @@ def _converter(prompt: str, answer: str | None, verifier: str) -> Convert[Pair]:
 
 def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, where: str) -> Pair:
     """Make a problem of a row; of its fields only those that a template names have to be readable."""
+    if answer is None:
+        refuse_other_judges(row, where)
     named, question = prompt.whole, None
     if name := next((name for name in row if name in named and conversation(row[name])), None):
         question = asked_by(row[name], name, where)

@@ -168,10 +168,31 @@ LIVECODEBENCH = {
     "private_test_cases": b64encode(zlib.compress(pickle.dumps(PRIVATE))).decode(),
 }
 
+ASKED = {"input": [{"role": "user", "content": "Double."}]}
+NEMO_TESTS = {"inputs": ["2\n", "3"], "outputs": ["4", "6.0"]}
+NEMO_STREAM = {"responses_create_params": ASKED, "verifier_metadata": {"unit_tests": NEMO_TESTS}}
+NEMO_PACKED = {
+    "responses_create_params": ASKED,
+    "verifier_metadata": {
+        "unit_tests": {
+            "packed": b64encode(zlib.compress(json.dumps(NEMO_TESTS).encode())).decode(),
+            "fn_name": None,
+        }
+    },
+}
+NEMO_CALL = {
+    "responses_create_params": ASKED,
+    "verifier_metadata": {"unit_tests": {"inputs": ["[1]\n3"], "outputs": ["[1, 1, 1]"], "fn_name": "rep"}},
+}
+
 
 @pytest.mark.parametrize(
     ("row", "right", "wrong", "hidden"),
     [
+        (NEMO_STREAM, "print(2 * int(input()))", "print(4)", "6"),
+        (NEMO_PACKED, "print(2 * int(input()))", "print(4)", "6"),
+        (NEMO_CALL, "def rep(xs, n): return xs * n", "def rep(xs, n): return [1]", "[1, 1, 1]"),
+        (NEMO_CALL, "class Solution:\n    def rep(self, xs, n): return xs * n", "y = 1", "[1, 1, 1]"),
         (MBPP, "def add(a, b): return a + b", "def add(a, b): return 3", "99"),
         (HUMANEVAL, "def root(x): return math.isqrt(x)", "def root(x): return 4", "9"),
         (HUMANEVAL, "    return math.isqrt(x)", "    return 5", "4321"),

@@ -145,6 +145,41 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
             {},
             "asks for tools",
         ),
+        (
+            {
+                "responses_create_params": {"input": [USER]},
+                "verifier_metadata": {"unit_tests": {"inputs": []}},
+            },
+            {},
+            "unit tests judge this row .*code-v1",
+        ),
+        (
+            {
+                "responses_create_params": {"input": [USER]},
+                "expected_answer": "B",
+                "template_metadata": {"output_regex": "IS ([A-Z])"},
+            },
+            {},
+            r"another form than .*IS \(\[A-Z\]\).*verifier=FILE.py:FUNCTION",
+        ),
+        (
+            {
+                "responses_create_params": {"input": [USER]},
+                "expected_answer": "B",
+                "grading_mode": "lenient_answer_colon",
+            },
+            {},
+            "another form than .*lenient_answer_colon",
+        ),
+        (
+            {
+                "responses_create_params": {"input": [USER]},
+                "verifier_metadata": {"rubric": "kind"},
+                "agent_ref": {"name": "judge_agent"},
+            },
+            {},
+            "its own server .judge_agent. judges it",
+        ),
         ({"q": "?", "label": None}, {"prompt": "{q}", "answer": "{label}"}, "holds no answer"),
         ({"q": "?", "label": [1, 2]}, {"prompt": "{q}", "answer": "{label}"}, "holds 2 answers"),
         ({"q": None, "label": 1}, {"prompt": "{q}", "answer": "{label}"}, "{q} is null"),

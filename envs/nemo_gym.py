@@ -1,0 +1,44 @@
+"""Rows of NeMo Gym: which of its servers judge what verifiers here judge, too.
+
+A row has the prompt in ``responses_create_params``, and beside it what its server judges by. Those of mcqa, of
+math_with_judge and its like have ``expected_answer``: they are read as all rows are (areal.envs.forms,
+areal.envs.choices). Those of code_gen have unit tests (areal.envs.code_problems).
+"""
+
+from __future__ import annotations
+
+from areal.envs.forms import as_text, at
+from areal.envs.rows import Row
+from areal.errors import UserError
+
+_BOXED = ("strict_single_letter_boxed", "lenient_boxed")
+
+
+def refuse_other_judges(row: Row, where: str) -> None:
+    """Refuse a row of NeMo Gym whose answer is not judged as a final answer in a box.
+
+    Raises:
+        UserError: unit tests judge it, or its answer is to be in another form; ``where`` begins the message.
+    """
+    if "responses_create_params" not in row:
+        return
+    if at(row, "verifier_metadata.unit_tests") is not None:
+        raise UserError(f"{where}: unit tests judge this row of NeMo Gym: take code-v1 (env_options.data)")
+    pattern, mode = as_text(at(row, "template_metadata.output_regex")), as_text(row.get("grading_mode"))
+    if pattern is not None or mode not in (None, *_BOXED):
+        raise UserError(
+            f"{where}: this row of NeMo Gym asks for its answer in another form than \\boxed{{}} "
+            f"({pattern or mode}): take data-v1 with answer='{{expected_answer}}', prompt='{{problem}}' and "
+            "a verifier of yours that reads it (verifier=FILE.py:FUNCTION)"
+        )
+    if at(row, "expected_answer") is None and "verifier_metadata" in row and not _answered(row):
+        agent = as_text(at(row, "agent_ref.name"))
+        raise UserError(
+            f"{where}: this row of NeMo Gym has no expected_answer, and its own server"
+            f"{f' ({agent})' if agent else ''} judges it; read here are rows with expected_answer (mcqa, "
+            "math_with_judge) and those with verifier_metadata.unit_tests (code_gen, by code-v1)"
+        )
+
+
+def _answered(row: Row) -> bool:
+    return as_text(at(row, "verifier_metadata.expected_answer")) is not None
