@@ -1,7 +1,7 @@
 """Rows of NeMo Gym: which of its servers judge what verifiers here judge, too.
 
-A row has the prompt in ``responses_create_params``, and beside it what its server judges by. Those of mcqa, of
-math_with_judge and its like have ``expected_answer``: they are read as all rows are (areal.envs.forms,
+A row has the prompt in ``responses_create_params``, and beside it what its server judges by. Those of mcqa,
+of math_with_judge and its like have ``expected_answer``: they are read as all rows are (areal.envs.forms,
 areal.envs.choices). Those of code_gen have unit tests (areal.envs.code_problems).
 """
 
