@@ -29,6 +29,7 @@ from viewed_runs import (
     START,
     add_events,
     add_formulas,
+    add_game,
     add_hostile_step,
     add_step,
     end_of,
@@ -661,6 +662,29 @@ def test_a_group_side_by_side(page: Page):
     assert page.text("main").count("Compute 14 + 6.") == 1, "the prompt once for all"
     page.one("article h2 a").click()
     page.until(lambda: page.query["page"] == "rollout")
+
+
+def test_who_said_what_in_a_game(browser: Page, tmp_path: Path):
+    page, run = browser, make_run(tmp_path, "game", steps=1)
+    names = (PAYLOADS[0], "second")
+    add_game(run, 2, names)
+    page.complaints()
+    with page.at([run.path], tmp_path / "cache"):
+        page.open("rollout?run=game&step=2&group=50&number=1")
+        assert f"{names[0]} 1, second -1" in page.text(".facts")
+        assert [each.text for each in page.all("main h2")] == [f"{names[0]}: reward 1", "second: reward -1"]
+        titles = [each.text for each in page.all(".message.said h3")]
+        moves = [f"{names[0]}, move 1", f"{names[0]}, move 3, reward 1", "second, move 2, reward -1"]
+        assert titles == moves
+        page.button("Tokens").click()
+        page.until(lambda: "log-probability" in page.text())
+        page.open("group?run=game&step=2&group=50")
+        shared = "The prompt of the first conversation stands once, above; that of the other one in each."
+        assert page.text("main").count("The card of <script>") == 1, shared
+        assert page.text("main").count("The card of second.") == 2, shared
+        assert page.text("article").count("second: reward") == 1
+    assert page.complaints() == []
+    assert page.script("return window.hit") is None
 
 
 def see_all(page: Page, each: int) -> None:

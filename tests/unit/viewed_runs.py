@@ -216,6 +216,20 @@ def add_hostile_step(run: RunDirectory, step: int) -> None:
     run.log_metrics({**metrics(step), **named, **parts, **dict.fromkeys(PAYLOADS, 1.0)})
 
 
+def add_game(run: RunDirectory, step: int, names: tuple[str, str]) -> None:
+    """Add an update of group 50: two games, of which the first player, with the moves 1 and 3, wins one."""
+    episodes = []
+    for reward in (1.0, -1.0):
+        one = episode(f"The card of {names[0]}.", ["I check.", "I call."], [step - 1], reward).trajectories[0]
+        other = episode(f"The card of {names[1]}.", ["I bet."], [step - 1], -reward).trajectories[0]
+        one.player, other.player = names
+        one.calls, other.calls = [0, 2], [1]
+        players = {names[0]: reward, names[1]: -reward}
+        episodes.append(Episode([one, other], 0.0, {"reward": 0.0}, players=players))
+    run.log_rollouts(step, [json_line(Group(50, step - 1, episodes).to_json())])
+    run.log_metrics(metrics(step))
+
+
 def make_evaluation(
     folder: Path, name: str, problems: int = 8, samples: int = 2, benchmark: str = "sums", **known: Any
 ) -> Path:
