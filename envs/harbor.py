@@ -20,6 +20,7 @@ from areal.envs.harbor_tasks import Copied, HarborTask, load_harbor_tasks
 from areal.envs.problems import ProblemEnv
 from areal.envs.tool_calls import NO_CALL, Asked, ToolError, ToolSpec, calls_of, told
 from areal.errors import UserError
+from areal.sandbox.container import ask_engine, find_engine
 from areal.sandbox.container_machine import ContainerMachine, build_image
 from areal.sandbox.interface import SandboxUnavailable
 from areal.sandbox.local.machine import FOLDER, LocalMachine
@@ -98,6 +99,8 @@ class HarborEnv(ProblemEnv[HarborTask]):
         all_tasks = [task for tasks_of_split in loaded.values() for task in tasks_of_split]
         if sandbox == "local":
             _refuse_images(all_tasks)
+        else:
+            _refuse_missing_images(all_tasks)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -329,9 +332,29 @@ def _refuse_images(tasks: list[HarborTask]) -> None:
         first = needing[0]
         what = f"the image {first.image}" if first.image else "the image that its Dockerfile builds"
         raise UserError(
-            f"harbor-v1: {first.folder} needs {what}, as do {len({t.name for t in needing}):,} of "
+            f"harbor-v1: {first.folder} needs {what}; such are {len({t.name for t in needing}):,} of "
             f"{len({t.name for t in tasks}):,} tasks: set env_options.sandbox=container (docker or podman)"
         )
+
+
+def _refuse_missing_images(tasks: list[HarborTask]) -> None:
+    """Raise UserError if no engine answers, or it lacks an image that a task names, or a task names none."""
+    try:
+        engine = find_engine()
+    except SandboxUnavailable as error:
+        raise UserError(
+            f"harbor-v1: {error}; install or start one, or run tasks that need no image by "
+            "env_options.sandbox=local"
+        ) from error
+    for task in tasks:
+        if task.image is None and not task.dockerfile:
+            raise UserError(
+                f"harbor-v1: {task.folder} has neither environment.docker_image nor environment/Dockerfile: "
+                "name an image, or set env_options.sandbox=local"
+            )
+    for image in dict.fromkeys(task.image for task in tasks if task.image):
+        if not ask_engine(engine, "image", "inspect", "--format", "{{.Id}}", image):
+            raise UserError(f"harbor-v1: {engine} does not have the image {image}: {engine} pull {image}")
 
 
 def _placed(copied: Copied, folder: str) -> str:

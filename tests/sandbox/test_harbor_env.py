@@ -313,6 +313,28 @@ def test_a_task_with_an_image_runs_in_a_container(engine: Path, task: Path):
         env.step(bash("ls"))
 
 
+def test_images_that_are_not_there_are_refused_before_a_run(engine: Path, task: Path, monkeypatch):
+    for text, dockerfile, said in (
+        (
+            SETTINGS + 'docker_image = "a/b:1"\n',
+            True,
+            "docker does not have the image a/b:1: docker pull a/b:1",
+        ),
+        (SETTINGS, False, "has neither environment.docker_image nor environment/Dockerfile"),
+    ):
+        (task / "task.toml").write_text(text)
+        if not dockerfile:
+            (task / "environment/Dockerfile").unlink()
+        load_harbor_tasks.cache_clear()
+        with pytest.raises(UserError, match=said):
+            HarborEnv(str(task), sandbox="container")
+    monkeypatch.setenv("PATH", str(task))
+    with pytest.raises(
+        UserError, match="there is no container engine: docker is not installed.*sandbox=local"
+    ):
+        HarborEnv(str(task), sandbox="container")
+
+
 def test_containers_that_do_not_start_say_why(engine: Path, task: Path):
     env = HarborEnv(str(task), sandbox="container", check=False)
     env.reset(options={"index": 0})
