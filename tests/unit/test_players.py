@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,9 @@ from areal.config.objective import Objective
 from areal.envs.text import UnicodeText
 from areal.errors import EnvironmentFailure, UserError
 from areal.evaluation.conversations import Chat, read_conversations, write_conversations
+from areal.evaluation.endpoint import EndpointClient
+from areal.evaluation.endpoint_worker import EndpointWorker
+from areal.evaluation.episodes import EpisodeOutcome
 from areal.learner.credit import Credit, assign
 from areal.learner.minibatches import Splitter
 from areal.rollout.controller import RolloutController
@@ -333,3 +338,37 @@ def test_conversations_of_an_evaluation_keep_their_players(tmp_path: Path):
     first, second = file.read_bytes().splitlines()
     assert [each.player for each in read_conversations(first)] == ["north", "south"]
     assert b"player" not in second
+
+
+async def behind_an_endpoint(agent: Agent, *said: str) -> tuple[EpisodeOutcome, list[list[str]]]:
+    """Play with a model behind an endpoint; return the outcome, and what each call was asked."""
+    left, asked = list(said), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append([message["content"] for message in json.loads(request.content)["messages"]])
+        message = {"role": "assistant", "content": left.pop(0)}
+        usage = {"completion_tokens": 3}
+        return httpx.Response(200, json={"choices": [{"message": message}], "usage": usage})
+
+    pool = EnvironmentPool(Secrets, 1)
+    async with httpx.AsyncClient(base_url="http://x/v1/", transport=httpx.MockTransport(answer)) as client:
+        worker = EndpointWorker(EndpointClient(client, "m"), agent, pool, Opening("Be brief."), {})
+        outcome = await worker.run_episode({"seed": 0}, Sampling(100))
+    await pool.close()
+    return outcome, asked
+
+
+async def test_players_behind_an_endpoint():
+    outcome, asked = await behind_an_endpoint(MultiTurn(), "a", "b", "win")
+    assert asked == [
+        ["Be brief.", "secret of north"],
+        ["Be brief.", "secret of south"],
+        ["Be brief.", "secret of north", "a", "ok"],
+    ]
+    assert [(chat.player, chat.messages[-1]["content"]) for chat in outcome.conversations] == [
+        ("north", "win"),
+        ("south", "b"),
+    ]
+    assert (outcome.reward, outcome.tokens) == (0.75, 9)
+    with pytest.raises(UserError, match="one conversation for all of them"):
+        await behind_an_endpoint(SingleTurn(), "a")
