@@ -60,7 +60,7 @@ class Nim:
             return
         self.earned[mover] = 0.0
         other = self.agent_selection = "second" if mover == "first" else "first"
-        said = re.search(r"\\boxed\{(\d+)\}", action)
+        said = re.search(r"\\boxed\{(\d{1,3})\}", action)
         left = int(said[1]) if said else -1
         legal = max(self.left - 3, 0) <= left < self.left
         self.left = left
