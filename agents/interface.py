@@ -106,6 +106,8 @@ class Reply:
         prompt_tokens: of the prompt.
         thought: how many characters of the message's content are what it thought, marks included, before it
             spoke; only where the chat template marks thoughts.
+        untold: how many tokens were sampled besides ``ids``: those of a model behind another endpoint, which
+            says their number alone.
     """
 
     message: Message
@@ -115,6 +117,7 @@ class Reply:
     logprobs: list[float]
     prompt_tokens: int
     thought: int = 0
+    untold: int = 0
 
     @property
     def spoken(self) -> str:

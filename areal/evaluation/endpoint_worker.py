@@ -98,14 +98,15 @@ class EndpointModel(EpisodeModel):
         text = message.get("content") or ""
         calls = message.get("tool_calls") or []
         ended = "length" if choice.get("finish_reason") == "length" else "stop"
-        self._whole.tokens += used.get("completion_tokens") or 0
+        sampled = used.get("completion_tokens") or 0
+        self._whole.tokens += sampled
         self._whole.finish = ended
         said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
         self._record(list(messages), said)
         finish: Any = "tool_calls" if calls else ended
         # What a server leaves in the text of its model's thoughts, no environment sees here, either.
         thought = thought_length(text, "")
-        return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0, thought)
+        return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0, thought, sampled)
 
     def said(self) -> list[Chat]:
         """Return all conversations, those of several players with their names."""

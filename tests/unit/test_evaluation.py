@@ -427,7 +427,8 @@ def evaluated_program(sums: Path, server: Server, more: str = "{}", fine: str = 
 
 
 def test_a_program_is_evaluated_with_the_model_behind_an_endpoint(sums: Path, server: Server):
-    done = evaluated_program(sums, server, more='{"temperature": 0.123}')
+    counted = "said['usage']['completion_tokens'] == 7"
+    done = evaluated_program(sums, server, more='{"temperature": 0.123}', fine=counted)
     [report] = done.reports
     assert (report.accuracy, report.failed, report.mean_length) == (pytest.approx(2 / 3), 0, 7)
     temperatures = {body["temperature"] for body in server.bodies}

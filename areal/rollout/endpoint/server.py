@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -118,9 +119,16 @@ def require_framework() -> None:
         ) from error
 
 
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is written: not that JSON broke off, of which the refusal has been."""
+    return not record.getMessage().startswith("ASGI callable returned without completing")
+
+
 def make_uvicorn(app: Any) -> Any:
     """Return a server of an application, without signals of its own: ``await it.serve([socket])``."""
     import uvicorn
+
+    logging.getLogger("uvicorn.error").addFilter(_is_told)
 
     class Uvicorn(uvicorn.Server):
         @contextmanager

@@ -120,7 +120,7 @@ class ModelResponse:
     @property
     def sampled_tokens(self) -> int:
         """Tokens of all replies."""
-        return sum(len(reply.ids) for reply in self.replies)
+        return sum(len(reply.ids) + reply.untold for reply in self.replies)
 
     def logprobs(self, number: int) -> list[dict[str, Any]]:
         """Log-probability of each token of a reply, in OpenAI's form; only the sampled token's is known."""
