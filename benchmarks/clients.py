@@ -77,6 +77,9 @@ CLIENTS = {
     "strands": Client("with_strands.py", ("strands-agents[openai,anthropic]",)),
     "agno": Client("with_agno.py", ("agno", "openai", "anthropic")),
     "openai-agents": Client("with_openai_agents.py", ("openai-agents",)),
+    "ag2": Client("with_ag2.py", ("ag2[openai]", "anthropic")),
+    "inspect": Client("with_inspect.py", ("inspect-ai", "openai", "anthropic")),
+    "lm-eval": Client("with_lm_eval.py", ("lm-eval[api]", "pydantic")),
     "mini-swe-agent": Client("with_mini_swe_agent.py", ("mini-swe-agent",)),
     "vercel": Client(
         "vercel.mjs",

@@ -217,8 +217,8 @@ class Recorder(EpisodeModel):
         room = self._max_model_len - length
         if room < 1:
             raise ConversationTooLong(
-                f"the conversation has {length} tokens, and rollout.max_model_len is "
-                f"{self._max_model_len}: raise it, or leave out long problems"
+                f"the conversation has {length} tokens, and this model's maximum context length is "
+                f"{self._max_model_len}: raise rollout.max_model_len, or leave out long problems"
             )
         return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 

@@ -24,6 +24,14 @@ def responses() -> str:
     return found.output[-1].content[0].text
 
 
+def too_long(model: str) -> str:
+    """Ask with more than the model takes: LiteLLM knows that error by its words, and tells programs so."""
+    try:
+        return chat(model, "more " * 30_000)
+    except litellm.ContextWindowExceededError:
+        return "known"
+
+
 JSON = '{"name": "Ann", "age": 3}'
 MODELS = ("openai/m", "anthropic/m", "hosted_vllm/m")
 try_all(
@@ -40,9 +48,11 @@ try_all(
             ).choices[0].text
         ),
         "responses": responses,
+        **{f"{model}, too long": lambda model=model: too_long(model) for model in MODELS},
     },
     {
         **dict.fromkeys((*MODELS, *(f"{model}, streamed" for model in MODELS)), "It is fine."),
         **dict.fromkeys(("json", "schema"), JSON),
+        **dict.fromkeys((f"{model}, too long" for model in MODELS), "known"),
     },
 )  # fmt: skip

@@ -191,6 +191,7 @@ async def test_errors_of_the_model_and_those_of_ours():
         with pytest.raises(openai.BadRequestError, match="900 tokens") as too_long:
             await sdk.chat.completions.create(**CHAT)
         assert too_long.value.code == "context_length_exceeded"
+        assert "prompt is too long: " in str(too_long.value), "by which clients of Anthropic's know it"
         errors[:] = [GenerationAborted("after 3 tokens"), GenerationAborted("after 3 tokens")]
         with pytest.raises(openai.InternalServerError, match="after 3 tokens"):
             await sdk.chat.completions.create(**CHAT)

@@ -120,11 +120,11 @@ async def test_an_error_after_the_head_is_told_in_the_stream(protocol: str):
         events = await calls[protocol]()
         with pytest.raises((openai.APIError, anthropic.APIError), match="900 tokens"):
             await anext(aiter(events))
-        assert (at.account.refused, at.account.exhausted) == (1, "900 tokens")
+        assert (at.account.refused, at.account.exhausted) == (1, "prompt is too long: 900 tokens")
         assert model.server.refusals.count == 1
 
 
-async def test_json_breaks_off_and_an_sdk_calls_again():
+async def test_json_breaks_off_and_an_sdk_calls_again(caplog: pytest.LogCaptureFixture):
     """It cannot be taken for a response; the call that is made again is sampled."""
     errors: list[Exception] = [GenerationAborted("after 3 tokens")]
 
@@ -142,8 +142,10 @@ async def test_json_breaks_off_and_an_sdk_calls_again():
         async with of_openai(at) as sdk:
             with pytest.raises(openai.APIConnectionError):
                 await sdk.chat.completions.create(model="m", messages=USER)
-            assert at.account.exhausted == "900 tokens"
+            assert at.account.exhausted == "prompt is too long: 900 tokens"
             assert (await sdk.models.retrieve("m")).id == "m", "the endpoint goes on"
+    assert "900 tokens" in caplog.text, "the log has why"
+    assert "ASGI" not in caplog.text
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -173,7 +173,7 @@ async def test_a_program_that_fails_of_a_response_is_worth_nothing_and_is_traine
             "no answer.*; it asked the model 3 times, each refused: temperature=0.1",
         ),
         (asks_half_in_vain, ProgramFailed, "no JSON.*; a call was refused: response_format: forced JSON"),
-        (too_long_at_once, ConversationTooLong, "rollout.max_model_len is 100"),
+        (too_long_at_once, ConversationTooLong, "maximum context length is 100"),
         (gives_the_error_out, NothingSampled, "Program asked the model 1 time, refused: top_p=0.5 is not"),
         (quiet, NothingSampled, "the agent Program ended the episode without asking the model$"),
     ],

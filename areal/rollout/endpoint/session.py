@@ -198,7 +198,8 @@ class Session:
         if isinstance(error, BadRequest):
             return Refusal(400, str(error))
         if isinstance(error, ConversationTooLong):
-            return Refusal(400, str(error), _TOO_LONG)
+            # By these words, and "maximum context length" in the error's, clients of both vendors know it.
+            return Refusal(400, f"prompt is too long: {error}", _TOO_LONG)
         if isinstance(error, GenerationAborted):
             self.account.aborted += 1
             return Refusal(503, f"{error}; call again", retry=True)
