@@ -100,6 +100,11 @@ class RepoEnv(ProblemEnv[RepoTask]):
         self._shows = show_files
         self._limits = SandboxLimits(wall_s=time_limit)
         self._sandbox = shared_sandbox("repo-v1", "env_options", sandbox, allow_weak, packages)
+        if sandbox == "local" and self._sandbox.backend.level == "confined":
+            raise UserError(
+                "repo-v1: the weak sandbox of this host (allow_weak) has no folder for a repository; set "
+                "env_options.sandbox=container (or e2b)"
+            )
         self._key = sandbox, allow_weak
         self._verifier = CodeVerifier(self._sandbox, self._limits)
         self._repository = Repository({})

@@ -330,7 +330,7 @@ def test_images_that_are_not_there_are_refused_before_a_run(engine: Path, task: 
             HarborEnv(str(task), sandbox="container")
     monkeypatch.setenv("PATH", str(task))
     with pytest.raises(
-        UserError, match="there is no container engine: docker is not installed.*sandbox=local"
+        UserError, match=r"there is no container engine: docker is not installed.*sandbox=local"
     ):
         HarborEnv(str(task), sandbox="container")
 
