@@ -170,9 +170,8 @@ class Record:
             return
         reward = served.session.reward or 0.0
         task = {"session": served.name} if served.name else {}
-        episode = Episode(
-            trajectories, reward, {"reward": reward}, task, started=served.began, ended=time.time()
-        )
+        ended = time.time() - (time.monotonic() - served.used)  # not when it was found to be idle for long
+        episode = Episode(trajectories, reward, {"reward": reward}, task, started=served.began, ended=ended)
         group = Group(self.count, 0, [episode])
         with one_line(self.path.parent, str(self.path.name)):
             self._file.write(json_line({**group.to_json(), "model": self.model}))

@@ -176,6 +176,7 @@ async def test_a_key_with_a_name_behind_it_is_a_session_of_its_own(tmp_path: Pat
         [rewarded] = [e for e in ended if e.session.reward is not None]
         assert (len(rewarded.model.trajectories()), rewarded.session.reward) == (2, 0.5)
     file = tmp_path / "sessions.jsonl"
+    ended[0].used -= 600  # it was idle for ten minutes, and then ended
     with Record(file, resolve_model("starter")) as written:
         for each in ended:
             written.add(each)
@@ -183,6 +184,10 @@ async def test_a_key_with_a_name_behind_it_is_a_session_of_its_own(tmp_path: Pat
     assert [(r.group, r.episode.reward, len(r.episode.trajectories)) for r in rollouts] == [
         (0, 0.0, 2), (1, 0.5, 2), (2, 0.0, 1),
     ]  # fmt: skip
+    assert [r.episode.task for r in rollouts] == [
+        {"session": each.name} if each.name else {} for each in ended
+    ]
+    assert rollouts[0].episode.ended < rollouts[1].episode.ended - 500
     assert "Hello?" in decode(rollouts[0].episode.trajectories[0].tokens.tolist())
     with pytest.raises(SystemExit) as shown:
         main(["show", str(file), "--best", "-n", "1", "--json"])

@@ -107,7 +107,15 @@ class ServedRecorder(Recorder):
 
 @dataclass(slots=True)
 class ServedKey:
-    """What belongs to one key: its name, what was recorded, the calls, and when the last one came."""
+    """What belongs to one key.
+
+    Attributes:
+        name: that the client has given the session; empty if there is none.
+        model: with what was recorded.
+        session: its calls.
+        began: when the first call came, in seconds since the epoch.
+        used: when the last one was in flight, on the monotonic clock.
+    """
 
     name: str
     model: Recorder
