@@ -216,7 +216,7 @@ def _served_as(model: str) -> dict[str, Any]:
         return {}
     kept = load_config(Path(model) / CONFIG).model_dump(mode="json")
     lengths = {name: kept["rollout"][name] for name in ("temperature", "max_model_len", "max_new_tokens")}
-    template = {"template_kwargs": kept["chat"]["template_kwargs"]}
+    template = {name: kept["chat"][name] for name in ("template_kwargs", "keep_thoughts")}
     return {"engine": kept["engine"], "device": kept["device"], "rollout": lengths, "chat": template}
 
 

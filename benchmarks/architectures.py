@@ -23,6 +23,8 @@ from transformers import AutoConfig
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs/figures/models.json", ROOT / "docs/models.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+NOTE = 180
+"""Characters of a note below the table."""
 LIMIT = 600
 """Seconds for one model."""
 
@@ -72,14 +74,15 @@ def tried(model_type: str, settings: dict[str, Any], tied: bool) -> list[dict[st
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
         except subprocess.TimeoutExpired:
-            return [{"what": "check", "sound": False, "text": f"nothing after {LIMIT} s"}]
+            return [{"what": "check", "sound": False, "text": f"nothing after {LIMIT} s", "differences": []}]
         lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
         if not lines:
             said = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            return [{"what": "check", "sound": False, "text": said.replace(folder, "MODEL")}]
-        return [
-            {**finding, "text": finding["text"].replace(folder, "MODEL")} for finding in json.loads(lines[-1])
-        ]
+            return [
+                {"what": "check", "sound": False, "text": said.replace(folder, "MODEL"), "differences": []}
+            ]
+        compared = [f for f in json.loads(lines[-1]) if f["differences"] or f["sound"] is False]
+        return [{**finding, "text": finding["text"].replace(folder, "MODEL")} for finding in compared]
 
 
 def worst(findings: list[dict[str, Any]], what: str) -> str:
@@ -106,7 +109,8 @@ def table(results: dict[str, Any]) -> str:
         cells = [worst(found[way], what) for what in ("all weights", "adapter") for way in ("tied", "untied")]
         mark = ""
         if wrong:
-            notes.append(wrong[0])
+            text = wrong[0].removeprefix("areal: error: ").rpartition("was printed: ")[2]
+            notes.append(text if len(text) < NOTE else f"{text[:NOTE]} ...")
             mark = f" [{len(notes)}]"
         lines.append(f"| {name}{mark} | `{found['type']}` | {' | '.join(cells)} |")
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
@@ -137,7 +141,7 @@ def main() -> None:
         results[name] = {"type": model_type, **found}
         if given.write:
             ordered = {name: results[name] for name in FAMILIES if name in results}
-            RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+            RESULTS.write_text(json.dumps(ordered) + "\n")
             before, _, rest = PAGE.read_text().partition(BEGIN)
             PAGE.write_text(f"{before}{BEGIN}\n{table(ordered)}\n{END}{rest.partition(END)[2]}")
 

@@ -136,6 +136,11 @@ def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
 
 def _problem(row: dict[str, Any], where: str) -> CodeProblem:
     try:
+        if "entry_point" in row and "instruct_prompt" in row:
+            raise UserError(
+                f"{where}: BigCodeBench's tests run in the answer's process, which could make them pass: "
+                "take its own runner, with `areal serve` for a model"
+            )
         if "entry_point" in row and "test" in row:
             return replace(_humaneval(row), form="HumanEval rows")
         row = _with_graded(row)

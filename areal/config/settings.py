@@ -110,6 +110,8 @@ class ChatConfig(Settings):
     """Messages that user and assistant say in turn (role, content), before the problem: few-shot."""
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """What the chat template takes besides, such as enable_thinking: false."""
+    keep_thoughts: bool = False
+    """Whether later turns see what was thought in earlier ones, also where the chat template drops that."""
 
     @field_validator("examples")
     @classmethod

@@ -65,6 +65,7 @@ _NAMES = {
     "checkpoint.every": "save_steps save_freq save_every save_interval",
     "checkpoint.keep": "save_total_limit max_ckpt_num max_actor_ckpt_to_keep",
     "chat.system": "system_prompt system",
+    "chat.keep_thoughts": "keep_thinking preserve_thinking",
     "chat.template_kwargs": "chat_template_kwargs enable_thinking",
 }
 

@@ -12,6 +12,7 @@ has a row of each):
 - mmlu: question, subject, choices, answer (a number, from 0);
 - mmlu_pro: question_id, question, options (up to ten), answer (a letter), answer_index, category, …;
 - gpqa_diamond: Question, Correct Answer, Incorrect Answer 1 to 3, and 50 more;
+- minerva: question, answer (LaTeX);
 - bbh: input, target, a file for each of 27 tasks;
 - zebralogic: id, size, puzzle, solution (header and rows), created_at;
 - ifeval: key, prompt, instruction_id_list, kwargs;
@@ -151,6 +152,12 @@ GPQA_DIAMOND = _choice(
     problems=198,
     max_new_tokens=16384,
     samples=4,
+)
+MINERVA = _math(
+    "minerva",
+    source=HubFile("math-ai/minervamath", "main", "*test*"),  # no fixed revision is known to us
+    problems=272,
+    max_new_tokens=4096,
 )
 BBH = Benchmark(
     "bbh",

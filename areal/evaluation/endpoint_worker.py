@@ -157,7 +157,7 @@ class EndpointWorker:
         Raises:
             EnvironmentFailure: the environment raised or hung.
             NothingSampled: the agent never asked the model, or each of its calls was refused.
-        UserError: there are several players, and the agent does not tell them apart.
+            UserError: there are several players, and the agent does not tell them apart.
         """
         started, failure = time.monotonic(), ""
         model = EndpointModel(self.endpoint, sampling, self.template_kwargs, self.server)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from areal.errors import UserError
+from areal.errors import UserError, WorkerLost
 from areal.model_check.chat import Finding, chat_findings
 from areal.models import load_tokenizer, resolve_model
 from areal.runtime.model_checks import check_architecture, check_model, eos_ids_of
@@ -78,7 +78,7 @@ def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[
     ranks = [0, lora_rank] if lora_rank else [0]
     try:
         found = asyncio.run(measure(path, ranks, updates, device))
-    except UserError as error:
+    except (UserError, WorkerLost) as error:
         yield Finding("engine and learner", False, str(error))
         return
     bound = BOUND_GPU if device != "cpu" and torch.cuda.is_available() else BOUND

@@ -131,7 +131,7 @@ benchmarks: Registry[Benchmark] = Registry(
         name: f"areal.evaluation.catalogue:{name.upper()}"
         for name in (
             *("gsm8k", "math500", "aime24", "aime25", "aime26", "amc23"),
-            *("hmmt_feb25", "hmmt_nov25", "hmmt_feb26", "olympiadbench"),
+            *("hmmt_feb25", "hmmt_nov25", "hmmt_feb26", "minerva", "olympiadbench"),
             *("bbh", "gpqa_diamond", "mmlu", "mmlu_pro", "zebralogic"),
             *("bfcl", "ifeval"),
             *("humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "livecodebench", "livecodebench_v5"),

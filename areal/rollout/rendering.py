@@ -26,6 +26,8 @@ from areal.rollout.tool_calls import (
 
 log = logging.getLogger(__name__)
 
+_MARK = "\ue000response\ue000"
+"""Stands for a response: what comes behind it is looked for."""
 _OPENINGS = 256
 """Rendered openings to remember: more than the groups that begin at once."""
 
@@ -51,11 +53,21 @@ class Renderer:
     """Turns messages into ids with a tokenizer's chat template (or plain text where it has none).
 
     Messages are in the form of :func:`areal.rollout.messages.normal`.
+
+    Args:
+        eos: every token that ends a turn.
+        template_kwargs: what the template takes besides.
+        keep_thoughts: whether earlier responses stay as they were, also where the template rewrites them.
     """
 
     def __init__(
-        self, tokenizer: Any, eos: tuple[int, ...], template_kwargs: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        eos: tuple[int, ...],
+        template_kwargs: Mapping[str, Any] | None = None,
+        keep_thoughts: bool = False,
     ) -> None:
+        self._keeps_thoughts = keep_thoughts
         self._template_kwargs = dict(template_kwargs or {})
         self._tokenizer = tokenizer
         self.eos_ids = eos
@@ -102,6 +114,9 @@ class Renderer:
         """
         text = self._text(messages, tools)
         behind = _behind(text, before, said)
+        if behind is None and self._keeps_thoughts:
+            behind = self._behind_last(said, messages, tools)
+            text = f"{before}{said}{behind}"
         if behind is None:
             if not self._warned:
                 self._warned = True
@@ -112,6 +127,15 @@ class Renderer:
             return None
         end = self._tokenizer.decode([last]) if last in self.eos_ids and self._template is not None else ""
         return Prompt(text, self._encode(behind.removeprefix(end) if end else behind, first=False))
+
+    def _behind_last(self, said: str, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
+        """Return what the template has behind the last response, whatever it makes of that one's words."""
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=None)
+        if last is None or messages[last]["content"] != said:
+            return None
+        marked = [*messages[:last], {"role": "assistant", "content": _MARK}, *messages[last + 1 :]]
+        _, found, behind = self._text(marked, tools).partition(_MARK)
+        return behind if found else None
 
     def text(self, text: str, known: int = 0) -> Prompt:
         """Return a text without the chat template; of it ids are there already for ``known`` characters."""

@@ -142,6 +142,8 @@ def _job(
     if is_endpoint(config.model):
         if config.placement != "local":
             raise UserError(f"model={config.model} is served already: leave placement={config.placement} out")
+        if config.chat.keep_thoughts:
+            raise UserError(f"model={config.model} has its own chat template: leave chat.keep_thoughts out")
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
         look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit)
     else:

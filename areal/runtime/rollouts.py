@@ -28,7 +28,8 @@ def renderer_of(config: Config, model: str, agent: Any) -> Renderer:
         UserError: the model's files cannot be read, or the agent's tools cannot be shown to it.
     """
     tokenizer = load_tokenizer(model)
-    renderer = Renderer(tokenizer, eos_ids_of(model, tokenizer), config.chat.template_kwargs)
+    eos, chat = eos_ids_of(model, tokenizer), config.chat
+    renderer = Renderer(tokenizer, eos, chat.template_kwargs, chat.keep_thoughts)
     if isinstance(agent, ToolUse):
         renderer.check_tools()
     return renderer

@@ -194,6 +194,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "test": "import numpy as np\n\nfor x in [0, 1, 2]:\n    assert f(x) == x + 1\n",
         }
     ],
+    "minerva": [{"question": "How far is it?", "answer": "2.55e+10"}],
     "bbh": [
         {"task": "date_understanding", "input": "Which?\nOptions:\n(A) 1/1\n(B) 2/1", "target": "(B)"},
         {"task": "dyck_languages", "input": "Close them. Input: [ ( {", "target": "} ) ]"},
@@ -247,6 +248,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 RIGHT = {
     **{"gsm8k": "1004", "math500": "0.5", "aime24": "25", "aime25": "70", "aime26": "277", "amc23": "27"},
     **dict.fromkeys(("hmmt_feb25", "hmmt_nov25", "hmmt_feb26"), "\\frac{1}{\\sqrt{2}}"),
+    "minerva": "2.55 \\times 10^{10}",
     **{"olympiadbench": "3, 2", "mmlu": "B", "mmlu_pro": "I", "gpqa_diamond": "B"},
 }
 TESTS = {
@@ -422,6 +424,12 @@ def test_gpqa_as_it_is_published(tmp_path: Path):
     assert asked.startswith('Which energy, "in eV", is it?\nA. 10')
     assert f"\n{RIGHT['gpqa_diamond']}. 10^-4\n" in asked
     assert asked.endswith("put the letter in \\boxed{}.")
+
+
+def test_tests_that_run_beside_the_answer_are_refused():
+    row = {"task_id": "BigCodeBench/0", "instruct_prompt": "Sum.", "entry_point": "task_func", "test": "..."}
+    with pytest.raises(UserError, match="here: BigCodeBench's tests run in the answer's process"):
+        code_problem(row, "here")
 
 
 def test_tests_of_livecodebench_are_all_there(tmp_path: Path):

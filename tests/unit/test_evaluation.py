@@ -380,6 +380,8 @@ def test_an_endpoint_that_refuses_later_keeps_what_it_gave(sums: Path, server: S
 def test_what_is_no_endpoint(sums: Path, server: Server):
     with pytest.raises(UserError, match=r"/models.*answers what no OpenAI-compatible endpoint does"):
         evaluate_benchmarks(["sums"], server.url.replace("/v1", "/page"), name="a")
+    with pytest.raises(UserError, match=r"has its own chat template: leave chat\.keep_thoughts out"):
+        evaluated(server, "b", chat={"keep_thoughts": True})
 
 
 def test_an_environment_with_an_endpoint_needs_no_name(
@@ -606,4 +608,4 @@ def test_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]):
     for benchmark in built_in:
         assert registry.benchmarks.get(benchmark.name) is benchmark
         assert benchmark.name in shown
-        assert re.fullmatch("[0-9a-f]{40}", benchmark.source.revision)
+        assert re.fullmatch("[0-9a-f]{40}", benchmark.source.revision) or benchmark.name == "minerva"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from areal.agents.interface import BadRequest, ConversationTooLong, Message, Reply, SamplingLimits
 from areal.rollout.engine import GenerationAborted, Sampling
 from areal.rollout.recorder import Recorder
+from areal.rollout.rendering import Renderer
 from areal.trajectory import Trajectory
 
 TOKENIZERS = {name: tokenizer(name) for name in ENDS}
@@ -160,6 +161,39 @@ def test_a_conversation_forks_exactly_where_its_template_rewrites_history(data: 
         await model.chat(messages, tools=[TOOL])
         assert TOKENIZERS[template].decode(engine.asked[-1]) == rendered(template, raw)
         assert len(model.trajectories()) == expected
+        check(engine, model.trajectories(), set(range(len(script) + 1)))
+
+    asyncio.run(converse())
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_thoughts_are_kept_where_that_is_asked_for(data: st.DataObject):
+    """A conversation is one trajectory, and but for its thoughts what the template makes of it."""
+    template = data.draw(TEMPLATES)
+    turn = st.tuples(st.booleans(), st.booleans(), st.sampled_from(["aba", "the 12", "b\n\nb"]))
+    script = data.draw(st.lists(turn, min_size=1, max_size=10))
+    made = TOKENIZERS[template]
+    keeping = Renderer(made, (made.eos_token_id,), keep_thoughts=True)
+
+    async def converse() -> None:
+        engine = Scripted([])
+        model = Recorder(engine, keeping, Sampling(1000), 100_000)
+        messages: list[Message] = [{"role": "user", "content": "go"}]
+        raw: list[Message] = list(messages)
+        said = 0
+        for thinks, calls, words in [*script, (False, False, "end")]:
+            text = THOUGHT * thinks + (call_text(template) if calls else words)
+            engine.responses.append(encoded(template, text))
+            reply = await model.chat(messages, tools=[TOOL])
+            asked = made.decode(engine.asked[-1])
+            assert asked.count(THOUGHT) == said, "all that it thought is still there"
+            assert asked.replace(THOUGHT, "") == rendered(template, raw).replace(THOUGHT, "")
+            said += thinks
+            new = following(reply, words)
+            messages += [reply.message, *new]
+            raw += [{"role": "assistant", "content": text}, *new]
+        assert len(model.trajectories()) == 1
         check(engine, model.trajectories(), set(range(len(script) + 1)))
 
     asyncio.run(converse())
