@@ -49,7 +49,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "OLMo 3": ("olmo3", {}),
     "OLMoE": ("olmoe", {}),
     "SmolLM3": ("smollm3", {}),
-    "Granite 3, 4": ("granite", {"attention_multiplier": 0.25, "logits_scaling": 8.0}),
+    "Granite 3": ("granite", {"attention_multiplier": 0.25, "logits_scaling": 8.0}),
     "GPT-OSS": ("gpt_oss", {}),
     "DeepSeek-V2": ("deepseek_v2", {}),
     "DeepSeek-V3, Kimi K2": ("deepseek_v3", {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}),

@@ -10,6 +10,7 @@ and then ``areal eval --benchmark mine``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -20,6 +21,9 @@ from areal.errors import UserError
 
 Row = dict[str, Any]
 
+_DATE = re.compile(r"[0-9]{4}(-[0-9]{2}){0,2}")
+_ALL = 1_000_000
+"""Problems of a part, at most: how many there are its rows say."""
 _SHOWN_PARTS = 12
 """Parts that a complaint lists."""
 
@@ -99,7 +103,10 @@ class Parts:
         """Say whether a row belongs to a part; a range's end is in it, also where it is a month."""
         value = str(row[self.field])
         first, several, last = part.partition("..")
-        return first <= value and (not last or value[: len(last)] <= last) if several else value == part
+        if several or _DATE.fullmatch(part):
+            last = last if several else part
+            return first <= value and (not last or value[: len(last)] <= last)
+        return value == part
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class Benchmark:
         if self.parts is None:
             raise UserError(f"benchmark '{self.name}' has no parts: leave '@{part}' out")
         source = self.source if self.parts.source is None else self.parts.source(part)
-        return replace(self, part=part, source=source)
+        return replace(self, part=part, source=source, problems=_ALL)
 
     @property
     def label(self) -> str:

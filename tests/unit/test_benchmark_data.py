@@ -385,6 +385,8 @@ def test_files_of_parts(tmp_path: Path):
         ("2024-10..2025-01", ["2024-10", "2025-01"], ["test5.jsonl", "test6.jsonl"]),
         ("2024-10-02..2025-01-03", [], ["test5.jsonl", "test6.jsonl"]),
         ("2025-02..", ["2025-03"], ["test6.jsonl"]),
+        ("2025-01", ["2025-01"], ["test5.jsonl", "test6.jsonl"]),
+        ("2025-01-04", ["2025-01"], ["test5.jsonl", "test6.jsonl"]),
         ("..2024-09", ["2024-09"], [f"test{n}.jsonl" for n in ("", *range(2, 7))]),
         ("2024-09..2024-09", ["2024-09"], [f"test{n}.jsonl" for n in range(4, 7)]),
     ],
@@ -405,6 +407,8 @@ def test_livecodebench_by_date(tmp_path: Path, part: str, months: list[str], fil
     data = find_data(benchmark, tmp_path, tmp_path / "kept")
     rows = [json.loads(line) for line in data.path.read_text().splitlines()]
     assert [row["contest_date"][:7] for row in rows] == months
+    asked = benchmark.settings(data.path)["evaluation"]["problems"]
+    assert asked > 1055, "a time may have more problems than the release that is asked without one"
 
 
 def test_each_benchmark_has_rows_here():
