@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoConfig
 
 ROOT = Path(__file__).parents[1]
@@ -86,14 +87,11 @@ def tried(model_type: str, settings: dict[str, Any], tied: bool) -> list[dict[st
 
 
 def worst(findings: list[dict[str, Any]], what: str) -> str:
-    """Return the largest difference that a finding has, or what is wrong."""
+    """Return the largest difference that a finding has, or ``no`` if there was none to measure."""
     for finding in findings:
         if finding["what"].startswith(what) and finding["differences"]:
-            return (
-                ("" if finding["sound"] else "**")
-                + f"{max(finding['differences']):.0e}"
-                + ("" if finding["sound"] else "**")
-            )
+            largest = f"{np.max(finding['differences']):.0e}"  # NaN, if one is
+            return largest if finding["sound"] else f"**{largest}**"
     return "no"
 
 

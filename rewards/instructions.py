@@ -37,7 +37,11 @@ def _follows(said: str, prompt: str, name: str, options: dict[str, Any]) -> bool
         checker.build_description(prompt=prompt)
     try:
         return bool(said.strip()) and bool(checker.check_following(said))
+    except RecursionError:  # JSON is asked for, and its brackets have no end
+        return False
     except LookupError as error:
+        if type(error) is not LookupError:  # NLTK raises just that
+            raise
         raise UserError(
             f"instructions: NLTK has no data to check '{name}'; where there is a network: "
             "python -m nltk.downloader punkt_tab"

@@ -147,6 +147,8 @@ class Benchmark:
         if self.parts is None:
             raise UserError(f"benchmark '{self.name}' has no parts: leave '@{part}' out")
         source = self.source if self.parts.source is None else self.parts.source(part)
+        if isinstance(source, HubFile) and not source.path:
+            raise UserError(f"benchmark '{self.name}' has no part '{part}': none of its files is so new")
         return replace(self, part=part, source=source, problems=_ALL)
 
     @property

@@ -52,7 +52,7 @@ def chat_findings(tokenizer: Any, eos: tuple[int, ...]) -> Iterator[Finding]:
     renderer = Renderer(tokenizer, eos)
     opening = renderer.opening([_user(_QUESTION)])
     yield Finding("generation prompt", True, repr(opening.text.rpartition(_QUESTION)[2]))
-    yield _end_of_turn(tokenizer, renderer, opening.text)
+    yield _end_of_turn(tokenizer, renderer)
     yield _earlier_turns(renderer, opening.text, _ANSWER, "earlier turns")
     if marks_thoughts(template):
         opened = opening.text.rstrip().endswith(OPEN)
@@ -71,9 +71,9 @@ def _said(content: str) -> Message:
     return {"role": "assistant", "content": content}
 
 
-def _end_of_turn(tokenizer: Any, renderer: Renderer, before: str) -> Finding:
+def _end_of_turn(tokenizer: Any, renderer: Renderer) -> Finding:
     whole = renderer.opening([_user(_QUESTION), _said(_ANSWER), _user(_NEXT)]).text
-    behind = whole.removeprefix(before).lstrip().removeprefix(_ANSWER)
+    behind = whole.rpartition(_NEXT)[0].rpartition(_ANSWER)[2]
     ends = [tokenizer.decode([token]) for token in renderer.eos_ids]
     listed = ", ".join(ends)
     if any(behind.lstrip().startswith(end) for end in ends):

@@ -86,6 +86,8 @@ def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[
         what = f"adapter of rank {rank}" if rank else "all weights"
         listed = ", ".join(f"{value:.1e}" for value in differences)
         text = f"largest difference of log-probabilities before and after each update: {listed}"
-        yield Finding(what, max(differences) < bound, f"{text} (bound {bound:g})", (*differences,))
+        yield Finding(
+            what, all(value < bound for value in differences), f"{text} (bound {bound:g})", (*differences,)
+        )
     text = f"{found.packed:.1e} off transformers' own model (bound {BOUND:g})"
     yield Finding("packed sequences", found.packed < BOUND, text, (found.packed,))

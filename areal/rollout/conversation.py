@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from areal.agents.interface import Message
+from areal.agents.interface import Message, Tool
 from areal.rollout.engine import Completion
 from areal.rollout.rendering import Prompt
 from areal.trajectory import Finish, Trajectory
@@ -25,11 +25,13 @@ class TurnEnd:
         messages: number of messages, the response included.
         tokens: number of tokens, the response included.
         prompt_chars: characters of the prompt's text, without the response.
+        tools: that the prompt shows.
     """
 
     messages: int
     tokens: int
     prompt_chars: int
+    tools: Sequence[Tool] = ()
 
 
 class Conversation:
@@ -75,10 +77,10 @@ class Conversation:
         self._finish = completion.finish
         self._append(completion.ids, True, completion.logprobs, completion.versions)
 
-    def end_turn(self, prompt: Prompt, messages: list[Message]) -> TurnEnd:
+    def end_turn(self, prompt: Prompt, messages: list[Message], tools: Sequence[Tool] = ()) -> TurnEnd:
         """Set the messages, which end with the response just appended, and the prompt that led to it."""
         self.prompt_text, self.messages = prompt.text, messages
-        self.turn_ends.append(TurnEnd(len(messages), len(self.ids), len(prompt.text)))
+        self.turn_ends.append(TurnEnd(len(messages), len(self.ids), len(prompt.text), tools))
         return self.turn_ends[-1]
 
     def continues_from(self, end: TurnEnd) -> bool:

@@ -169,6 +169,7 @@ class Recorder(EpisodeModel):
                 conversation.ids[end.tokens - 1],
                 messages,
                 tools,
+                end.messages if list(end.tools) == list(tools) else None,
             )
             if prompt is not None:
                 if not conversation.continues_from(end):
@@ -231,7 +232,7 @@ class Recorder(EpisodeModel):
         text = self._renderer.decode(completion.ids)
         message = self._message(text, call, tools) if tools else {"role": "assistant", "content": text}
         sampled = {"role": "assistant", "content": text}
-        end = conversation.end_turn(prompt, [*target.messages, sampled])
+        end = conversation.end_turn(prompt, [*target.messages, sampled], tools)
         self._histories.add([*keys, key(normal(message))], conversation, end)
         calls = "tool_calls" in message
         return Reply(

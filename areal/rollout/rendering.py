@@ -95,7 +95,13 @@ class Renderer:
         return Prompt(text, self._encode(text, first=True))
 
     def continuation(
-        self, before: str, said: str, last: int, messages: Sequence[Message], tools: Sequence[Tool] = ()
+        self,
+        before: str,
+        said: str,
+        last: int,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        answered: int | None = None,
     ) -> Prompt | None:
         """Render what comes between the assistant's sampled tokens and where it speaks again.
 
@@ -104,6 +110,8 @@ class Renderer:
             said: its response as text.
             last: its last sampled token; where that ends the turn, the end is not repeated.
             messages: the history, the responses in it as they were said, word for word, and what is new.
+            answered: how many of them there are up to the response, if the tools are those of its prompt:
+                it may then stay as it was.
 
         Returns:
             None if the template rewrites history: it no longer has the prompt and the response as they were
@@ -114,8 +122,8 @@ class Renderer:
         """
         text = self._text(messages, tools)
         behind = _behind(text, before, said)
-        if behind is None and self._keeps_thoughts:
-            behind = self._behind_last(said, messages, tools)
+        if behind is None and self._keeps_thoughts and answered is not None:
+            behind = self._behind_response(answered - 1, messages, tools)
             text = f"{before}{said}{behind}"
         if behind is None:
             if not self._warned:
@@ -128,12 +136,15 @@ class Renderer:
         end = self._tokenizer.decode([last]) if last in self.eos_ids and self._template is not None else ""
         return Prompt(text, self._encode(behind.removeprefix(end) if end else behind, first=False))
 
-    def _behind_last(self, said: str, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
-        """Return what the template has behind the last response, whatever it makes of that one's words."""
-        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=None)
-        if last is None or messages[last]["content"] != said:
+    def _behind_response(self, number: int, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
+        """Return what the template has behind a response, whatever it makes of that one's words.
+
+        None: there are other responses behind it, which it may rewrite, too.
+        """
+        new = messages[number + 1 :]
+        if any(message["role"] == "assistant" for message in new):
             return None
-        marked = [*messages[:last], {"role": "assistant", "content": _MARK}, *messages[last + 1 :]]
+        marked = [*messages[:number], {"role": "assistant", "content": _MARK}, *new]
         _, found, behind = self._text(marked, tools).partition(_MARK)
         return behind if found else None
 

@@ -276,6 +276,7 @@ SAID: dict[str, list[tuple[list[str], list[str]]]] = {
                 '"House 2": {"Name": "Eric", "Drink": "root beer"}}',
                 '{"House 1": {"Name": "Eric", "Drink": "tea"}}',
                 "{" * 5000,
+                '{"House 1": ' * 600 + "1" + "}" * 600,
             ],
         )
     ],
@@ -428,6 +429,11 @@ def test_gpqa_as_it_is_published(tmp_path: Path):
     assert asked.startswith('Which energy, "in eV", is it?\nA. 10')
     assert f"\n{RIGHT['gpqa_diamond']}. 10^-4\n" in asked
     assert asked.endswith("put the letter in \\boxed{}.")
+
+
+def test_a_time_after_all_releases():
+    with pytest.raises(UserError, match=r"has no part '2025-05\.\.2025-08': none of its files is so new"):
+        find_benchmark("livecodebench@2025-05..2025-08")
 
 
 def test_tests_that_run_beside_the_answer_are_refused():

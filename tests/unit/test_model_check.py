@@ -59,6 +59,15 @@ def test_what_is_wrong_with_a_template_is_said():
     }
 
 
+def test_a_template_that_begins_a_thought_itself_is_sound():
+    head, asked, tail = tokenizer("qwen3").chat_template.rpartition("<|im_start|>assistant\\n")
+    assert asked
+    begins = f"{head}{asked}<think>\\n{tail}"
+    findings = found("qwen3", chat_template=begins)
+    assert findings["generation prompt"][1].endswith("<think>\\n'")
+    assert findings["end of turn"][0] is True
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

@@ -199,6 +199,28 @@ def test_thoughts_are_kept_where_that_is_asked_for(data: st.DataObject):
     asyncio.run(converse())
 
 
+OTHER = {**TOOL, "function": {**TOOL["function"], "name": "other"}}
+
+
+@pytest.mark.parametrize("changed", ["tools", "history"])
+async def test_what_was_changed_is_seen_where_thoughts_are_kept(changed: str):
+    """Other tools, or a turn that the program has put in, with the very words of the response."""
+    made = TOKENIZERS["qwen3"]
+    keeping = Renderer(made, (made.eos_token_id,), keep_thoughts=True)
+    engine = Scripted([encoded("qwen3", f"{THOUGHT}b"), encoded("qwen3", "end")])
+    model = Recorder(engine, keeping, Sampling(1000), 100_000)
+    first: Message = {"role": "user", "content": "go"}
+    reply = await model.chat([first], tools=[TOOL])
+    history = [first, reply.message]
+    if changed == "history":
+        history += [{"role": "user", "content": "put in"}, {"role": "assistant", "content": reply.text}]
+    tools = [TOOL, OTHER] if changed == "tools" else [TOOL]
+    await model.chat([*history, {"role": "user", "content": "on"}], tools=tools)
+    asked = made.decode(engine.asked[-1])
+    assert ('"other"' if changed == "tools" else "put in") in asked
+    check(engine, model.trajectories(), {0, 1})
+
+
 def rendered(template: str, messages: list[Message]) -> str:
     if template in ("starter", "chatml"):  # they know no tools
         described = json.dumps(TOOL["function"])
