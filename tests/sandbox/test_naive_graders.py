@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import attacks
@@ -87,18 +87,21 @@ def observe_attack(attack: attacks.Attack) -> dict:
 
 
 @pytest.fixture(scope="module")
-def hanging(request) -> dict[str, dict]:
-    """What is seen of the hangs that were selected, eight at a time: it takes nothing but waiting."""
+def hanging(request) -> dict[str, Future[dict]]:
+    """What is seen of the hangs that were selected, eight at a time: it takes nothing but waiting.
+
+    What goes wrong with one is for its own test.
+    """
     specs = [getattr(item, "callspec", None) for item in request.session.items]
     chosen = [spec.params["attack"] for spec in specs if spec and "attack" in spec.params]
     hangs = [attack for attack in chosen if attack.category == "hang"]
     with ThreadPoolExecutor(8) as threads:
-        return dict(zip([a.name for a in hangs], threads.map(observe_attack, hangs), strict=True))
+        return {attack.name: threads.submit(observe_attack, attack) for attack in hangs}
 
 
 @pytest.mark.parametrize("attack", CORPUS, ids=lambda attack: f"{attack.category}: {attack.name}")
 def test_attack_gets_the_better_of_a_naive_grader(attack, hanging):
-    seen = hanging[attack.name] if attack.category == "hang" else observe_attack(attack)
+    seen = hanging[attack.name].result() if attack.category == "hang" else observe_attack(attack)
     if not WON[attack.category](seen) and attack.name in NEEDS:
         pytest.skip(f"this kernel has no {NEEDS[attack.name]}")
     assert WON[attack.category](seen), seen
