@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from areal.config import Config, parse_config
+from areal.placement.inventory import probe
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.runtime.build import start_rollout_worker
 from areal.runtime.learner import make_learner
@@ -40,6 +41,7 @@ class Agreement:
 
 def settings_of(folder: str, device: str = "auto", **learner: Any) -> Config:
     """Return the settings of a trial: float32, few tokens, and a rate that moves every weight."""
+    on_gpu = probe(device).device_type(device) == "cuda"
     return parse_config(
         {
             "model": folder,
@@ -51,7 +53,7 @@ def settings_of(folder: str, device: str = "auto", **learner: Any) -> Config:
                 "dtype": "float32",
                 **learner,
             },
-            "engine": {"dtype": "float32", "eager": True, "memory": 0.1 if torch.cuda.is_available() else 1},
+            "engine": {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1},
             "rollout": {"max_new_tokens": RESPONSE, "max_model_len": 128},
         }
     )

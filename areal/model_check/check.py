@@ -71,9 +71,8 @@ def _described(path: str) -> str:
 
 
 def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[Finding]:
-    import torch
-
     from areal.model_check.agreement import measure
+    from areal.placement.inventory import probe
 
     ranks = [0, lora_rank] if lora_rank else [0]
     try:
@@ -81,7 +80,7 @@ def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[
     except (UserError, WorkerLost) as error:
         yield Finding("engine and learner", False, str(error))
         return
-    bound = BOUND_GPU if device != "cpu" and torch.cuda.is_available() else BOUND
+    bound = BOUND_GPU if probe(device).device_type(device) == "cuda" else BOUND
     for rank, differences in found.updates.items():
         what = f"adapter of rank {rank}" if rank else "all weights"
         listed = ", ".join(f"{value:.1e}" for value in differences)

@@ -24,7 +24,7 @@ from areal.telemetry.scores import finite
 from areal.telemetry.trackers.interface import Consumed, Tracker
 from areal.threads import CallThread
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds that the end of a run waits for its trackers."""
 PATIENCE_AFTER_FAILURE = 3.0
 """Seconds that it does where the run was stopped, or has failed."""
