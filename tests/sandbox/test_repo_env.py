@@ -16,6 +16,8 @@ from areal.envs.repo_tasks import SHIPPED, RepoTask, hidden_tests, load_repo_tas
 from areal.envs.repo_tools import TOOLS
 from areal.envs.tool_calls import calls_of
 from areal.errors import UserError
+from areal.rewards.code import CodeVerifier
+from areal.sandbox.interface import Calls, Job, Outcome, Sandbox, SandboxLimits
 
 assert areal.__version__  # importing areal is what makes repo-v1 known
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -254,11 +256,10 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_but_a_solution_earns(attack: str):
-    env = RepoEnv(time_limit=2)
-    reward, parts = earned(env, *ATTACKS[attack])
+    reward, parts = earned(RepoEnv(time_limit=2), *ATTACKS[attack])
     assert reward == sum(parts.values()) == 0
-    # The next episode is not harmed.
-    assert earned(env, call("edit_file", **MENDED))[0] == 1
+    # The next episode, on the same sandbox, is not harmed.
+    assert earned(RepoEnv(), call("edit_file", **MENDED))[0] == 1
 
 
 @pytest.mark.parametrize("attack", ["tests deleted", "tests emptied", "conftest"])
@@ -314,7 +315,7 @@ def test_visible_tests_that_never_end_are_stopped():
     for body in ("while True: pass", "print('x' * 10**9)", "import os; os._exit(0)", "raise SystemExit"):
         env.step(call("write_file", path="tests/test_new.py", content=f"def test():\n    {body}\n"))
         observation, reward, over, _, _ = env.step(call("run_tests"))
-        assert "5 passed" not in observation
+        assert "4 passed" not in observation  # three are there besides
         assert len(observation) < 10_000
         assert (reward, over) == (0, False)
 
@@ -470,6 +471,43 @@ def test_tasks_whose_tests_do_not_tell_are_refused(tasks: Path, path: str, text:
     (tasks / "pages" / path).write_text(text)
     with pytest.raises(UserError, match=said):
         begin(RepoEnv(tasks=str(tasks / "pages")), "train", 0)
+
+
+class Late:
+    """A sandbox that says of the first runs of a hidden test that they took too long, as on a busy host."""
+
+    def __init__(self, inner: Sandbox, name: str, times: int) -> None:
+        self.inner, self.name, self.left = inner, name, times
+
+    async def run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
+        if isinstance(job.mode, Calls) and job.mode.calls[0].function == self.name and self.left:
+            self.left -= 1
+            return Outcome("timeout")
+        return await self.inner.run(job, limits)
+
+
+@pytest.mark.parametrize(
+    ("late", "times", "said"),
+    [
+        ("pass_to_pass", 1, None),
+        # Before the change it may take long, as where the issue is a loop without end.
+        ("fail_to_pass", 2, None),
+        ("pass_to_pass", 2, "before anything is changed the hidden test {} took longer than time_limit, 6 s"),
+        ("fail_to_pass", 3, "with its own solution the hidden test {} took longer than time_limit, 6 s"),
+    ],
+)
+def test_a_hidden_test_that_takes_long_has_a_second_run(
+    sandbox: Sandbox, tasks: Path, late: str, times: int, said: str | None
+):
+    (task,) = load_repo_tasks(str(tasks / "pages"))["train"]
+    name = next(test.name for test in task.tests if test.kind == late)
+    env = RepoEnv(tasks=str(tasks / "pages"))
+    env._verifier = CodeVerifier(Late(sandbox, name, times))
+    if said is None:
+        begin(env, "train", 0)
+        return
+    with pytest.raises(UserError, match=said.format(name)):
+        begin(env, "train", 0)
 
 
 def test_hidden_tests_keep_what_they_saw():
