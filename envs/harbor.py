@@ -254,17 +254,19 @@ class HarborEnv(ProblemEnv[HarborTask]):
         What keeps them from running, or from leaving a reward, is the doing of what ran before, and earns 0.
         """
         variables = task.variables["environment"] | task.variables["verifier"]
+        bash = "bash"
         if self._kind == "local":
             variables["PYTHONNOUSERSITE"] = "1"  # or the tests would load what the model has put there
+            bash = "/bin/bash"  # wherever the task's PATH may lead
         try:
             machine.settle(_LOGS, _TESTS)
             machine.put(task.folder / "tests", _TESTS)
-            ran = machine.run(f"bash {_TESTS}/test.sh", task.verifier_s, self._folder(task), variables)
+            ran = machine.run(f"{bash} {_TESTS}/test.sh", task.verifier_s, self._folder(task), variables)
             # What the tests left running must not write another one.
             machine.settle()
+            text, numbers = machine.read(f"{_LOGS}/reward.txt"), machine.read(f"{_LOGS}/reward.json")
         except MachineFull as error:
             return 0.0, f"the tests could not be run: {error}"
-        text, numbers = machine.read(f"{_LOGS}/reward.txt"), machine.read(f"{_LOGS}/reward.json")
         return reward_of(text, numbers, self._named), shortened(_shown(ran, task.verifier_s), LONGEST)
 
     def _refuse_unsolved(self, task: HarborTask) -> None:

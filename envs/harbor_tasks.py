@@ -6,6 +6,7 @@ task of one step in one container needs; what asks for more is refused by its na
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from areal.sandbox.machine import MachineLimits
 MARK = "task.toml"
 _PLAIN = {"FROM", "WORKDIR", "COPY", "ENV", "LABEL"}
 """Instructions of a Dockerfile for which no image must be built: files are copied, the rest is the base's."""
+_OF_THE_IMAGE = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "dev")
+"""Folders at the top that a local machine has read-only."""
 _UNSUPPORTED = {
     "steps": "several steps",
     "environment.mcp_servers": "MCP servers",
@@ -163,13 +166,15 @@ def _read_dockerfile(text: str, environment: Path) -> _Brought:
             base = rest[0]
         elif name == "WORKDIR":
             workdir = _joined(workdir, rest[0])
+            if _of_the_image(workdir):
+                return _Brought()
         elif name == "ENV":
             if not all("=" in word for word in rest) or any(sign in line for sign in "$\"'\\"):
                 return _Brought()
             variables |= {word.partition("=")[0]: word.partition("=")[2] for word in rest}
         elif name == "COPY":
             one = _copied(rest, workdir, environment)
-            if one is None:
+            if one is None or _changes_image(one):
                 return _Brought()
             copied.append(one)
     return _Brought(base, tuple(copied), workdir, variables) if base else _Brought()
@@ -184,6 +189,22 @@ def _copied(words: list[str], workdir: str, environment: Path) -> Copied | None:
         return None
     into = words[1].endswith(("/", "."))
     return Copied(source, _joined(target, source.name) if source.is_file() and into else target)
+
+
+def _changes_image(copied: Copied) -> bool:
+    """Return whether a file lands among the programs and settings of the image."""
+    placed = [copied.target]
+    if copied.source.is_dir():
+        placed += [
+            f"{copied.target}/{path.relative_to(copied.source).as_posix()}"
+            for path in copied.source.rglob("*")
+            if path.is_file()
+        ]
+    return any(map(_of_the_image, placed))
+
+
+def _of_the_image(path: str) -> bool:
+    return os.path.normpath(path).strip("/").partition("/")[0] in _OF_THE_IMAGE
 
 
 def _joined(folder: str, path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import select
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from .container import ask_engine, find_engine
 from .interface import SandboxUnavailable
-from .machine import LONGEST, MachineFull, MachineLimits, Ran
+from .machine import LONGEST, MachineFull, MachineLimits, Ran, as_argument
 
 _COPY_S = 120.0
 _SMALL_S = 30.0
@@ -98,9 +99,7 @@ class ContainerMachine:
         """Run a command by bash; see machine.Machine. One that is late ends with all that runs there."""
         options = [f"--env={name}={value}" for name, value in (variables or {}).items()]
         options += [f"--workdir={folder}"] if folder else []
-        ran = self._client(
-            "exec", *options, self._name, "bash", "-c", command.replace("\0", ""), seconds=seconds
-        )
+        ran = self._client("exec", *options, self._name, "bash", "-c", as_argument(command), seconds=seconds)
         if ran.late:
             self._inside(_KILL)
         elif ran.code:
@@ -161,7 +160,9 @@ class ContainerMachine:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        except OSError as error:  # no processes, descriptors or memory, or arguments that are too long
+        except OSError as error:  # no processes, descriptors or memory
+            if error.errno == errno.E2BIG:  # only the command of a run gets so long
+                return Ran(126, f"bash: {error.strerror}\n")
             raise SandboxUnavailable(f"{self._engine} cannot be started: {error}") from error
         output = bytearray()
         assert process.stdout is not None

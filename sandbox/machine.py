@@ -65,7 +65,7 @@ class Machine(Protocol):
         folder: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Ran:
-        """Run a command by bash.
+        """Run a command by bash; one that cannot be started, as it is too long, ends with 126.
 
         Args:
             command: what bash is given.
@@ -90,6 +90,11 @@ class Machine(Protocol):
     def close(self) -> None:
         """End the machine and all that is on it; a second call does nothing."""
         ...
+
+
+def as_argument(command: str) -> str:
+    """Return a command as a process can be given it: JSON can have zero bytes and halves of characters."""
+    return command.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 LONGEST = 1 << 20

@@ -73,7 +73,8 @@ def setns(descriptor: int, flags: int) -> None:
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     """Mount a file system, or change a mount."""
     result = _libc.mount(
-        source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode() or None
+        *(os.fsencode(source), os.fsencode(target), kind.encode()),
+        *(ctypes.c_ulong(flags), options.encode() or None),
     )
     _checked(result, f"mount {target}")
 

@@ -17,7 +17,7 @@ from typing import Any
 from areal.starting import main_of, start_process
 
 from ..interface import SandboxUnavailable
-from ..machine import LONGEST, MachineFull, MachineLimits, Ran
+from ..machine import LONGEST, MachineFull, MachineLimits, Ran, as_argument
 from .machine_init import CHUNK, LENGTH
 
 _COMMAND = main_of("areal.sandbox.local.machine_init")
@@ -84,7 +84,7 @@ class LocalMachine:
         found = self._ask(
             seconds,
             do="run",
-            command=command.replace("\0", ""),
+            command=as_argument(command),
             seconds=seconds,
             folder=folder or FOLDER,
             variables={**_VARIABLES, **(variables or {})},

@@ -1,9 +1,10 @@
 """The first process of a local machine (machine.py): it runs commands, and takes and gives files.
 
-It sees a root of its own: the host's ``/usr`` and some of ``/etc``, read-only, and memory for all else. It
-has namespaces of users, processes, mounts, network, IPC and names, no capability, and a filter of system
-calls. It talks to its host by messages, each a length and JSON; when the host is gone, so is the socket, and
-all ends.
+It sees a root of its own: the host's ``/usr`` and some of ``/etc``, read-only, and memory for all else.
+Programs, libraries and settings are on mounts, which nothing there can write, move or remove; else a command
+could leave another bash, or ``/etc/ld.so.preload``, to the tests. It has namespaces of users, processes,
+mounts, network, IPC and names, no capability, and a filter of system calls. It talks to its host by messages,
+each a length and JSON; when the host is gone, so is the socket, and all ends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import stat
@@ -32,17 +32,19 @@ from . import libc, lockdown, namespaces, seccomp, zygote
 
 CHUNK = 1 << 16
 LENGTH = struct.Struct(">Q")
-_HOST = "/host"
+_HOST, _EMPTY = "/host", "/empty"
 _VISIBLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-"""Folders of programs; on most hosts all but the first are links into it."""
+"""Folders of programs and libraries; on most hosts all but the first are links into it."""
 _SETTINGS = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
     *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/mime.types", "/etc/services", "/etc/protocols"),
 )
+_AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 _FOLDERS = ("/app", "/root", "/tmp", "/var/tmp", "/home", "/opt", "/workspace", "/data", "/dev/shm")
 _OWN = {"/tests": 64, "/solution": 64, "/logs": 64}
 """Folders that nothing else can fill, and their sizes in MiB."""
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 _ACCOUNTS = "root:x:{0}:{0}:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 _GROUPS = "root:x:{0}:\nnogroup:x:65534:\n"
 _HOSTS = "127.0.0.1 localhost machine\n::1 localhost\n"
@@ -58,6 +60,8 @@ def main() -> NoReturn:
     except OSError as error:
         _send(control, {"error": str(error)})
         os._exit(1)
+    # What lies from now on where this process found its modules is the work of commands.
+    sys.meta_path.clear()
     kill_with_parent()
     first = os.fork()
     if first:
@@ -93,13 +97,19 @@ def _build_root(size_mb: int, owner: int) -> None:
     socket.sethostname("machine")
     _start_loopback()
     libc.mount("", "/", "", libc.MS_REC | libc.MS_PRIVATE)
+    resolved = {path: os.path.realpath(path) for path in _VISIBLE if os.path.exists(path)}
     flags, mine = libc.MS_NOSUID | libc.MS_NODEV, f"uid={owner},gid={owner},mode=755"
     libc.mount("tmpfs", "/tmp", "tmpfs", flags, f"size={size_mb}m,nr_inodes=200k,{mine}")
     os.mkdir(f"/tmp{_HOST}")
     root, host = libc.buffer(b"/tmp\0"), libc.buffer(f"/tmp{_HOST}\0".encode())
     libc.syscall("pivot_root", root, host, step="pivot_root")
     os.chdir("/")
-    for path in (*_VISIBLE, *_SETTINGS):
+    os.mkdir(_EMPTY)
+    for path in _VISIBLE:
+        # A link could be replaced, and what is not there be made; a folder with a mount on it cannot.
+        namespaces.bind(_HOST + resolved[path] if path in resolved else _EMPTY, path)
+    os.rmdir(_EMPTY)
+    for path in _SETTINGS:
         if os.path.islink(_HOST + path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.symlink(os.readlink(_HOST + path), path)
@@ -116,6 +126,10 @@ def _build_root(size_mb: int, owner: int) -> None:
     for path in _FOLDERS:
         os.makedirs(path, exist_ok=True)
         os.chown(path, owner, owner)
+    libc.mount("/dev/shm", "/dev/shm", "", libc.MS_BIND)
+    for path in ("/etc", "/dev"):
+        libc.mount(path, path, "", libc.MS_BIND | libc.MS_REC)
+        namespaces.seal(path)
     for path, own_mb in _OWN.items():
         os.mkdir(path)
         libc.mount("tmpfs", path, "tmpfs", flags, f"size={own_mb}m,nr_inodes=20k,{mine}")
@@ -150,6 +164,7 @@ class _Machine:
 
     def serve(self) -> NoReturn:
         """Do what the messages ask."""
+        self._control.set_inheritable(False)  # a command that had it could answer for this process
         lockdown.close_from_but(3, self._control.fileno())
         libc.drop_capabilities()
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
@@ -173,7 +188,13 @@ class _Machine:
         _signal_all(signal.SIGCONT)
         began = time.monotonic()
         read, write = os.pipe()
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:  # as many processes as there may be stand still here
+            os.close(read)
+            os.close(write)
+            text = base64.b64encode(f"bash: fork: {error.strerror}\n".encode()).decode("ascii")
+            return {"code": 126, "output": text, "late": False, "seconds": 0.0}
         if child == 0:
             self._become_command(command, folder, variables, write)
         os.close(write)
@@ -264,7 +285,7 @@ class _Machine:
             # A pipe would keep us waiting.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENXIO):
+            if error.errno in _NO_FILE:
                 return {"data": None}
             raise
         try:
@@ -284,16 +305,40 @@ class _Machine:
             self._reap()
             time.sleep(0.01)
         for folder in folders:
-            if os.path.islink(folder) or os.path.isfile(folder):
+            if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):
                 os.unlink(folder)
             os.makedirs(folder, exist_ok=True)
             os.chmod(folder, 0o755)
-            for entry in os.scandir(folder):
-                if entry.is_dir(follow_symlinks=False) and not os.path.ismount(entry.path):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
+            _empty(folder)
         return {}
+
+
+def _empty(folder: str) -> None:
+    """Remove what a folder holds, however deep, long-named or closed it is.
+
+    Folders within it are moved up to be emptied in their turn: no path gets long, and no descriptor waits.
+    """
+    top = os.open(folder, _AS_FOLDER)
+    try:
+        while names := os.listdir(top):
+            for name in names:
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+                    os.unlink(name, dir_fd=top)
+                    continue
+                os.chmod(name, 0o700, dir_fd=top)
+                inner = os.open(name, _AS_FOLDER, dir_fd=top)
+                try:
+                    for below in os.listdir(inner):
+                        if stat.S_ISDIR(os.lstat(below, dir_fd=inner).st_mode):
+                            os.chmod(below, 0o700, dir_fd=inner)  # or it could not be moved
+                            os.rename(below, os.urandom(16).hex(), src_dir_fd=inner, dst_dir_fd=top)
+                        else:
+                            os.unlink(below, dir_fd=inner)
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
 
 
 def _signal_all(number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 
 from . import layout, libc
@@ -16,6 +17,8 @@ _HOST = "/host"
 _SCRATCH_MOUNT = f"{layout.SCRATCH_PLACE}/tmp"
 _PRIVATE_MOUNT = libc.MS_NOSUID | libc.MS_NODEV
 
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+"""How mountinfo writes spaces and the like."""
 # What statvfs reports of a mount, and the flag that keeps it: an unprivileged remount may drop none.
 _KEPT_FLAGS = {8: libc.MS_NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 
@@ -112,12 +115,24 @@ def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iter
 
 
 def bind(source: str, target: str) -> None:
-    """Show a folder or a file of the host, read-only."""
+    """Show a folder or a file of the host, read-only, as is all that the host has mounted in it.
+
+    The host's files, /proc among them, must still be at _HOST.
+    """
     make_target(source, target)
     libc.mount(source, target, "", libc.MS_BIND | libc.MS_REC)
-    had = os.statvfs(target).f_flag
+    with open(f"{_HOST}/proc/self/mountinfo", "rb") as file:
+        places = [_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), line.split()[4]) for line in file]
+    within = f"{os.path.realpath(target)}/"
+    for place in {target, *(place for place in map(os.fsdecode, places) if place.startswith(within))}:
+        seal(place)
+
+
+def seal(place: str) -> None:
+    """Make one mount read-only."""
+    had = os.statvfs(place).f_flag
     kept = sum(flag for bit, flag in _KEPT_FLAGS.items() if had & bit)
-    libc.mount("", target, "", libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | _PRIVATE_MOUNT | kept)
+    libc.mount("", place, "", libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | _PRIVATE_MOUNT | kept)
 
 
 def make_target(source: str, target: str) -> None:

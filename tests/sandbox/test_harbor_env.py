@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -117,6 +118,16 @@ def test_a_task_without_a_dockerfile_has_its_files_where_it_works(tmp_path: Path
     assert env.step(SUBMIT)[1] == 1
 
 
+ANSWERS = """
+import json, os, struct
+every = {"code": 0, "output": "", "late": False, "seconds": 0, "data": "MQ=="}
+text = json.dumps(every).encode()
+for number in range(3, 1024):
+    try:
+        os.write(number, (struct.pack(">Q", len(text)) + text) * 20)
+    except OSError:
+        pass
+"""
 ATTACKS = {
     "a reward of one's own": bash("mkdir -p /logs/verifier; echo 1 > /logs/verifier/reward.txt"),
     "a link in its place": bash("rm -rf /logs/verifier; ln -s /app /logs/verifier; echo 1 > /app/reward.txt"),
@@ -127,6 +138,14 @@ ATTACKS = {
         "setsid bash -c 'while :; do echo 1 > /logs/verifier/reward.txt; done' 2>/dev/null &"
     ),
     "another bash": bash("echo 'echo 1 > /logs/verifier/reward.txt' > /usr/bin/bash; cp /bin/true /bin/bash"),
+    "another /bin": bash(
+        "rm /bin && mkdir /bin && "
+        "printf '#!/usr/bin/bash\\necho 1 > /logs/verifier/reward.txt\\n' > /bin/bash && chmod 755 /bin/bash"
+    ),
+    "answers in place of the machine": bash(f"python3 -c {shlex.quote(ANSWERS)}"),
+    "deep folders": bash(
+        "mkdir -p /tests/$(printf 'a/%.0s' {1..1200}) /logs/verifier/$(printf 'b/%.0s' {1..1200})"
+    ),
     "a start file": bash("echo 'echo 55 > sum.txt' | tee ~/.bashrc ~/.profile ~/.bash_profile /etc/profile"),
     "a full disk": bash("cat /dev/zero > /tests/x; cat /dev/zero > /logs/x; cat /dev/zero > x"),
     "many processes": bash("bomb() { bomb | bomb & }; bomb 2>/dev/null"),
@@ -137,6 +156,25 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_is_no_solution_earns_what_doing_nothing_earns(task: Path, attack: str):
     assert earned(HarborEnv(str(task), command_s=3), ATTACKS[attack]) <= 0.25
+
+
+def test_a_task_s_own_path_does_not_lead_to_another_bash(tmp_path: Path):
+    folder = write(tmp_path / "t", environment__Dockerfile=f"{DOCKERFILE}ENV PATH=/opt/bin:/usr/bin:/bin\n")
+    attack = (
+        "mkdir /opt/bin && printf '#!/bin/bash\\necho 1 > /logs/verifier/reward.txt\\n' > /opt/bin/bash && "
+        "chmod 755 /opt/bin/bash && bash"
+    )
+    assert earned(HarborEnv(str(folder)), bash(attack)) == 0.25
+
+
+@pytest.mark.parametrize("line", ["COPY note.txt /etcetera/", "COPY data/ /opt/usr/", "WORKDIR /srv/lib"])
+def test_folders_of_the_machine_s_own_are_filled(tmp_path: Path, line: str):
+    folder = write(
+        tmp_path / "t", environment__Dockerfile=f"FROM b\nWORKDIR /work\nCOPY note.txt .\n{line}\n"
+    )
+    env = HarborEnv(str(folder), check=False)
+    env.reset(options={"index": 0})
+    assert "exit code" not in env.step(bash(f"ls {line.split()[-1]}"))[0]
 
 
 def test_limits_end_commands_and_episodes(tmp_path: Path):
@@ -194,6 +232,8 @@ def test_a_solution_that_does_not_solve_it_here_is_refused(tmp_path: Path):
             for line in (
                 *("RUN apt-get update", "USER nobody", "COPY *.txt .", "COPY none .", "COPY ../../x ."),
                 *("FROM b", "ENV A=$B", 'ENV A="b c"', "ADD x .", "COPY --from=a b c", "COPY a b c"),
+                *("COPY note.txt /etc/", "COPY data/ /usr/share/x/", "COPY note.txt /srv/../bin/x"),
+                "WORKDIR /usr/src/app",
             )
         ),
     ],
@@ -292,6 +332,11 @@ def test_a_task_with_an_image_runs_in_a_container(engine: Path, task: Path):
     env = HarborEnv(str(task), sandbox="container", check=False)
     assert earned(env, bash("echo 55 > sum.txt")) == 1
     assert earned(env, bash("echo 54 > sum.txt")) == 0.25
+    env.reset(options={"index": 0})
+    said = env.step(bash(f"echo {'x' * 200_000}"))[0]
+    assert said == "bash: Argument list too long\n(exit code 126)"
+    assert env.step(bash("echo \ud83d; cat note.txt"))[0] == "?\nhi"
+    env.close()
     asked = [json.loads(line) for line in (engine / "asked").read_text().splitlines()]
     assert sum(words[0] == "build" for words in asked) == 1
     started = next(words for words in asked if words[0] == "run")

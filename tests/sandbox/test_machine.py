@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,6 +58,94 @@ def test_folders_are_put_and_made_anew(machine: LocalMachine, tmp_path: Path):
     assert said(machine.run("find /tests /logs; cat /app/kept", 20)) == (0, "/tests\n/logs\n1")
 
 
+DEEP = """
+import os, sys
+os.chdir(sys.argv[1])
+for number in range(1500):
+    os.mkdir("n" * 250)
+    open("f" * 250, "w").close()
+    os.chdir("n" * 250)
+os.mkdir("full")
+open("full/file", "w").close()
+os.symlink("/app", "link")
+for closed in ("full", "."):
+    os.chmod(closed, 0)
+"""
+
+
+def test_what_is_deep_closed_or_long_is_removed(machine: LocalMachine, tmp_path: Path):
+    (tmp_path / "deep.py").write_text(DEEP)
+    machine.put(tmp_path, "/data")
+    machine.run("touch kept; mkdir /logs/verifier /logs/x; chmod 0 /logs/x; mkfifo /logs/pipe", 20)
+    assert said(machine.run("python3 /data/deep.py /tests; python3 /data/deep.py /logs/verifier", 60)) == (
+        0,
+        "",
+    )
+    machine.settle("/tests", "/logs/verifier", "/logs/pipe")
+    assert said(machine.run("find /tests /logs/verifier /logs/pipe; ls", 20)) == (
+        0,
+        "/tests\n/logs/verifier\n/logs/pipe\nkept",
+    )
+    machine.settle("/logs")
+    assert said(machine.run("ls -A /logs", 20)) == (0, "")
+
+
+def test_commands_that_cannot_be_given_or_started_end(machine: LocalMachine):
+    assert said(machine.run("echo a\0b \ud83d", 20)) == (0, "ab ?")
+    assert machine.run(f"echo {'x' * 100_000}", 20).code == 0
+    code, output = said(machine.run(f"echo {'x' * 200_000}", 20))
+    assert code == 126
+    assert "Argument list too long" in output
+    machine.run(f"ln -s {'x' * 300} link; ln -s {'x' * 200} other", 20)
+    assert machine.read("/app/link") is machine.read("/app/other") is None
+    (first,) = psutil.Process(machine._process.pid).children()
+    before = resource.prlimit(first.pid, resource.RLIMIT_NPROC)
+    resource.prlimit(first.pid, resource.RLIMIT_NPROC, (1, before[1]))
+    code, output = said(machine.run("echo", 20))
+    assert code == 126
+    assert output.startswith("bash: fork: ")
+    resource.prlimit(first.pid, resource.RLIMIT_NPROC, before)
+    assert said(machine.run("echo well", 20)) == (0, "well")
+
+
+def among_mounts(mounts: str, command: str) -> str:
+    """Return what a command writes on a machine whose host has more mounts; only root can make some."""
+    script = (
+        "import sys; from areal.sandbox.local.machine import LocalMachine; machine = LocalMachine(); "
+        "print(machine.run(sys.argv[1], 20).output); machine.close()"
+    )
+    done = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "sh",
+            "-ec",
+            f'{mounts}\nexec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            script,
+            command,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare: " in done.stderr or "mount: " in done.stderr:
+        pytest.skip(f"no mount here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_the_host_has_mounted_in_its_folders_is_read_only():
+    mounts = """
+        cd /usr/local/share; mount -t tmpfs -o mode=777 tmpfs .; cd ../share; mkdir 'a b'
+        mount -t tmpfs -o mode=777 tmpfs 'a b'; echo seen > 'a b/here'; chmod 666 'a b/here'"""
+    written = among_mounts(mounts, "cd /usr/local/share; cat a*/here; touch x a*/here")
+    assert "seen" in written
+    assert written.count("Read-only file system") == 2
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -65,6 +156,11 @@ def test_folders_are_put_and_made_anew(machine: LocalMachine, tmp_path: Path):
         "python3 -c 'import resource as r; r.prlimit(1, r.RLIMIT_NOFILE, (3, 3))'",
         "python3 -c 'import ctypes, os; c = ctypes.CDLL(None); os._exit(c.ptrace(16, 1, 0, 0) == -1)'",
         "head -c 100000000 /dev/zero > big", "python3 -c 'bytearray(1 << 33)'", "hostname x", "chown 0 /app",
+        "rm /bin", "rm -r /lib64", "mv /usr /u", "mv /etc /e", "echo x > /etc/ld.so.preload", "mv /dev /d",
+        "mkdir -p /etc/python3.11", "rm -f /dev/null", "echo > /dev/more", "mkdir -p /lib32/x /libx32/x",
+        # All descriptors but the three are closed: poll says 32 of each.
+        "python3 -c 'import os, select; p = select.poll(); [p.register(n) for n in range(3, 1024)]; "
+        "os._exit(all(e == 32 for _, e in p.poll(0)))'",
     ],
 )  # fmt: skip
 def test_what_is_not_the_machine_s_is_out_of_reach(machine: LocalMachine, attack: str):
@@ -76,9 +172,9 @@ def test_what_is_not_the_machine_s_is_out_of_reach(machine: LocalMachine, attack
 
 
 def test_what_takes_too_long_is_stopped(machine: LocalMachine):
-    ran = machine.run("sleep 1000 & echo begun; while true; do :; done", 1)
+    ran = machine.run("sleep 1000 & echo begun; while true; do :; done", 5)
     assert (ran.late, ran.output) == (True, "begun\n")
-    ran = machine.run("yes", 1)
+    ran = machine.run("yes", 5)
     assert ran.late
     assert len(ran.output) == 1 << 20
     assert said(machine.run("echo well", 20)) == (0, "well")
