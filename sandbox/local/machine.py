@@ -18,7 +18,7 @@ from areal.starting import main_of, start_process
 
 from ..interface import SandboxUnavailable
 from ..machine import LONGEST, MachineFull, MachineLimits, Ran, as_argument
-from .machine_init import CHUNK, LENGTH
+from .machine_init import CHUNK, LENGTH, PATH
 
 _COMMAND = main_of("areal.sandbox.local.machine_init")
 _START_S = 60.0
@@ -26,7 +26,7 @@ _ANSWER_S = 60.0
 """Seconds beyond a command's own in which the machine must answer."""
 _VARIABLES = {
     **{"HOME": "/root", "LANG": "C.UTF-8", "USER": "root", "TMPDIR": "/tmp", "TERM": "dumb"},
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": PATH,
 }
 FOLDER = "/app"
 """Where commands run, unless it is said."""

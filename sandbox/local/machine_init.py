@@ -28,10 +28,11 @@ from typing import Any, NoReturn
 
 from areal.lifetime import kill_with_parent
 
-from . import libc, lockdown, namespaces, seccomp, zygote
+from . import astray, libc, lockdown, namespaces, seccomp, zygote
 
 CHUNK = 1 << 16
 LENGTH = struct.Struct(">Q")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HOST, _EMPTY = "/host", "/empty"
 _VISIBLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Folders of programs and libraries; on most hosts all but the first are links into it."""
@@ -133,6 +134,7 @@ def _build_root(size_mb: int, owner: int) -> None:
     for path, own_mb in _OWN.items():
         os.mkdir(path)
         libc.mount("tmpfs", path, "tmpfs", flags, f"size={own_mb}m,nr_inodes=20k,{mine}")
+    astray.close(PATH, {*_VISIBLE, "/etc", "/dev", *_OWN})
     libc.unmount(_HOST)
     os.rmdir(_HOST)
 

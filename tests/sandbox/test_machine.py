@@ -146,6 +146,25 @@ def test_what_the_host_has_mounted_in_its_folders_is_read_only():
     assert written.count("Read-only file system") == 2
 
 
+PACKAGES = next((str(p) for p in Path("/usr").glob("lib/python3*/dist-packages") if p.is_dir()), "")
+
+
+def test_where_the_host_s_programs_would_look_further_nothing_can_be_put():
+    """A link, and a file by which Python finds modules, lead to folders that the machine has of its own."""
+    mounts = f"""
+        mount -t tmpfs tmpfs /usr/local/bin; ln -s /opt/tool/bin/ls /usr/local/bin/ls
+        ln -s ../../bin/id /usr/local/bin/me
+        test -z '{PACKAGES}' || mount -t tmpfs tmpfs '{PACKAGES}' && printf '/app\\n' > '{PACKAGES}/a.pth'"""
+    command = """
+        mv /opt/tool /opt/x; mkdir -p /opt/tool/bin; rm -rf /opt/tool/bin/ls; cp /bin/true /opt/tool/bin/ls
+        echo 'print("mine")' > /app/sitecustomize.py; mkdir /opt/other
+        python3 -c 'print(1)'; ls -d /opt/*; me -u"""
+    written = among_mounts(mounts, command)
+    assert "Device or resource busy" in written
+    assert "/opt/other\n/opt/tool\n1000" in written
+    assert "mine" not in written
+
+
 @pytest.mark.parametrize(
     "attack",
     [
