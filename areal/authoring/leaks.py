@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from areal.authoring.rules import checked_reward
+from areal.authoring.rules import checked_rewards
 from areal.authoring.subject import FILLERS, Broken, Subject, short
 
 HOSTILE = {
@@ -123,8 +123,8 @@ def hostile_actions_fail(subject: Subject) -> str:
         top = (min if subject.solves else max)(_least(subject, task, form) for form in _FORMS)
         for name, action in HOSTILE.items():
             episode = subject.run_episode(env, task, action)
-            for observation, reward, _, _, info in episode.steps:
-                checked_reward(reward, info)
+            checked_rewards(episode)
+            for observation, *_ in episode.steps:
                 if observation not in env.observation_space:
                     raise Broken(
                         f"after {name} as the action, the observation is not one of the observation space"

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from areal.agents.interface import Agent, Env, Message, Model, Step, Tool
 from areal.config import Config, override_config
+from areal.rollout.environments import named_player
 from areal.rollout.tasks import TaskSource
 from areal.telemetry.plain import plain
 
@@ -63,7 +64,8 @@ def describe_reward(reward: float, info: dict[str, Any]) -> str:
 
 def to_player(observation: str, info: dict[str, Any]) -> str:
     """Return an observation with the name of the player whom it is for, if there are several."""
-    return f"[{info['player']}] {observation}" if "player" in info else observation
+    player = named_player(info)
+    return f"[{player}] {observation}" if player else observation
 
 
 def said_by(message: Message) -> str:

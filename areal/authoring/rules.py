@@ -22,6 +22,7 @@ from areal.authoring.subject import (
     FILLERS,
     PROBLEMS,
     Broken,
+    FixedActionEpisode,
     NoText,
     Subject,
     Unknown,
@@ -29,6 +30,7 @@ from areal.authoring.subject import (
     short,
 )
 from areal.envs.words import not_in_words
+from areal.rollout.environments import named_player, wrong_player
 from areal.rollout.tasks import held_out
 
 THREADS = 8
@@ -140,11 +142,15 @@ def _of_splits(subject: Subject, tasks: list[dict[str, Any]]) -> set[Any]:
 
 def rewards_are_whole(subject: Subject) -> str:
     """Rewards are finite, and the sum of their parts."""
-    env, named = subject.env, True
+    env, named, nameless = subject.env, True, list[Any]()
     for task in subject.tasks():
         for action in (*FILLERS, *([None] if subject.solves else [])):
-            for _, reward, _, _, info in subject.run_episode(env, task, action).steps:
-                named &= checked_reward(reward, info)
+            episode = subject.run_episode(env, task, action)
+            named &= checked_rewards(episode)
+            players = [info.get("player") for info in (episode.info, *(step[4] for step in episode.steps))]
+            nameless += [player for player in players if player is not None and not isinstance(player, str)]
+    if nameless:
+        subject.warn(f'info["player"] is {short(nameless[0])}, which is no text: it is nobody who acts')
     if not named:
         subject.warn(
             'name the parts of the reward, as in info["reward_parts"] = {"correct": reward}: each is a metric'
@@ -152,21 +158,36 @@ def rewards_are_whole(subject: Subject) -> str:
     return "finite, and the sum of their parts"
 
 
-def checked_reward(reward: Any, info: dict[str, Any]) -> bool:
-    """Return whether the parts are named; raises Broken if they are wrong."""
+def checked_rewards(episode: FixedActionEpisode) -> bool:
+    """Return whether the parts of all rewards are named; raises Broken if one is wrong."""
+    named, player = True, named_player(episode.info)
+    for _, reward, _, _, info in episode.steps:
+        named &= _checked_reward(reward, info, player)
+        player = named_player(info)
+    return named
+
+
+def _checked_reward(reward: Any, info: dict[str, Any], player: str) -> bool:
+    """Check the reward of a step.
+
+    Args:
+        player: who acted; empty where there is one player.
+    """
     if not isinstance(reward, Real) or not math.isfinite(reward):
         raise Broken(f"step gave the reward {reward!r}; it is to be a finite float")
     reward = float(reward)
     if "rewards" in info:
         earned = info["rewards"]
         if not isinstance(earned, Mapping) or not all(
-            isinstance(x, Real) and math.isfinite(x) for x in earned.values()
+            isinstance(n, str) and isinstance(x, Real) and math.isfinite(x) for n, x in earned.items()
         ):
             raise Broken(
                 f'info["rewards"] is {short(earned)}; it is to be a dict of players and finite floats'
             )
         if abs(sum(earned.values()) - reward) > 1e-6 * max(1.0, abs(reward)):
             raise Broken(f"the players earned {dict(earned)}, but the reward is {reward:g}; it is their sum")
+    if wrong := wrong_player(reward, info, player):
+        raise Broken(f"step gave {wrong}")
     if "reward_parts" not in info:
         return "rewards" in info
     parts = info["reward_parts"]

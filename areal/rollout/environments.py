@@ -129,8 +129,11 @@ class EnvironmentPool:
             raise self._failure(what, f"gave info['tools'], which {wrong}")
         return given[0], dict(given[1])
 
-    async def step(self, env: Any, action: str, task: dict[str, Any]) -> Step:
+    async def step(self, env: Any, action: str, task: dict[str, Any], player: str = "") -> Step:
         """Act in a task's episode.
+
+        Args:
+            player: who acts; empty where there is one player.
 
         Raises:
             EnvironmentFailure: it raised, did not return in time, or gave something else.
@@ -142,17 +145,19 @@ class EnvironmentPool:
             raise self._failure(what, "did not return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = given
         self._check_text(what, observation)
-        parts = info.get("reward_parts") or {}
+        parts = _given(info, "reward_parts")
         if not isinstance(parts, Mapping):
             raise self._failure(what, f"gave reward_parts={parts!r}, which is no dict of names and numbers")
-        players = info.get("rewards") or {}
-        if not isinstance(players, Mapping):
+        players = _given(info, "rewards")
+        if not isinstance(players, Mapping) or not all(isinstance(name, str) for name in players):
             raise self._failure(what, f"gave rewards={players!r}, which is no dict of players and numbers")
         for value in (reward, *parts.values(), *players.values()):
             if not _is_number(value):
                 raise self._failure(what, f"gave the reward {value!r}, which is no finite number")
         if players and not math.isclose(reward, total := sum(players.values()), abs_tol=1e-6):
             raise self._failure(what, f"gave the reward {reward!r}, but rewards that sum to {total!r}")
+        if wrong := wrong_player(float(reward), info, player):
+            raise self._failure(what, f"gave {wrong}")
         return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))
 
     def counts(self) -> dict[str, int]:
@@ -216,6 +221,34 @@ class EnvironmentPool:
             raise self._failure(
                 what, f"gave a {type(observation).__name__} as observation, but a model reads text: a str"
             )
+
+
+def named_player(info: Mapping[str, Any]) -> str:
+    """Return which player an ``info`` names as the next to act; empty if none: a name is a text."""
+    player = info.get("player")
+    return str(player) if isinstance(player, str) else ""
+
+
+def wrong_player(reward: float, info: Mapping[str, Any], acted: str) -> str:
+    """Say what a step's ``info`` lacks for a reward to be a player's; empty if nothing.
+
+    Args:
+        acted: the player who acted; empty where there is one player.
+    """
+    named, rewards = acted or named_player(info), info.get("rewards")
+    if named and reward and not rewards:
+        return (
+            f"the reward {reward!r} and named the player {named!r}, but not what each player earned: set "
+            f"info['rewards'] = {{{named!r}: {reward!r}}}, or leave info['player'] out if there is one player"
+        )
+    if rewards and not named and "player" in info:
+        return f"info['player']={info['player']!r}, which is no name of a player: a text"
+    return ""
+
+
+def _given(info: Mapping[str, Any], name: str) -> Any:
+    found = info.get(name)
+    return {} if found is None else found
 
 
 def _is_number(value: Any) -> bool:

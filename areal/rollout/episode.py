@@ -8,7 +8,7 @@ from typing import Any
 
 from areal.agents.interface import Account, Agent, ConversationTooLong, Message, PolicyFailed, Step, Tool
 from areal.errors import AgentFailure, UserError
-from areal.rollout.environments import EnvironmentPool
+from areal.rollout.environments import EnvironmentPool, named_player
 from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
 from areal.rollout.recorder import Recorder
@@ -52,7 +52,7 @@ class RecordedEnv:
     @property
     def player(self) -> str:
         """Whose turn it is; empty where there is one player."""
-        return str(self._last[1].get("player", ""))
+        return named_player(self._last[1])
 
     async def reset(self) -> str:
         """Reset the environment to the task; return the observation."""
@@ -74,12 +74,12 @@ class RecordedEnv:
     async def step(self, action: str) -> Step:
         """Act."""
         self.actions.append(action)
-        step = await self._pool.step(self._env, action, self._task)
+        step = await self._pool.step(self._env, action, self._task, self.player)
         self._last = step.observation, step.info
-        if (rewards := step.info.get("rewards")) is None:
-            self._model.credit(step.reward, step.info.get("reward_parts"))
-        else:
+        if rewards := step.info.get("rewards"):
             self._model.credit_players(rewards)
+        else:
+            self._model.credit(step.reward, step.info.get("reward_parts"))
         self.unfinished = not step.done
         if step.done and (expected := step.info.get("expected")) is not None:
             self.expected = str(expected)[:_LONGEST_EXPECTED]

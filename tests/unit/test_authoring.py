@@ -139,6 +139,11 @@ BROKEN: dict[str, tuple[str, Any, list[str]]] = {
         {"parts": lambda self, reward: {"correct": "yes"}},
         ["names and finite floats"],
     ),
+    "a player who earns nothing": (
+        "rewards",
+        {"info": lambda self: {"player": "north"}, "score": lambda self, action: 1.0},
+        ["named the player 'north', but not what each player earned: set info['rewards']"],
+    ),
     "no finite reward": ("rewards", {"score": lambda self, action: float("nan")}, ["finite float"]),
     "chance": (
         "determinism",
@@ -342,6 +347,14 @@ def test_what_would_have_been_right_may_be_said_at_the_end_alone(turns: int):
 def test_unnamed_parts_are_a_warning():
     plain = broken("Plain", step=lambda self, action: ("", Good.score(self, action), True, False, {}))
     assert [(f.rule, f.verdict) for f in check_env(plain, rules=of("rewards"))][-1] == ("rewards", "warning")
+
+
+@pytest.mark.parametrize(("player", "warnings"), [(3, 1), (None, 0), ("", 0)])
+def test_a_player_that_is_no_text_is_a_warning(player: Any, warnings: int):
+    found = check_env(broken("Placed", info=lambda self: {"player": player}), rules=of("rewards"))
+    said = [f.message for f in found if f.verdict == "warning"]
+    assert said == ['info["player"] is 3, which is no text: it is nobody who acts'] * warnings
+    assert not failures(found)
 
 
 # --- the package -----------------------------------------------------------------------------------------

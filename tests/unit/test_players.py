@@ -166,6 +166,7 @@ async def test_an_agent_with_one_conversation_is_refused():
         ([1.0], "which is no dict of players and numbers"),
         ({"north": math.nan}, "no finite number"),
         ({"north": "1"}, "no finite number"),
+        ({0: 0.25}, "which is no dict of players and numbers"),
         ({"north": 9.0}, "gave the reward 0.25, but rewards that sum to 9.0"),
     ],
 )
@@ -176,6 +177,62 @@ async def test_wrong_rewards(pays: Any, wrong: str):
     Wrong.pays = pays
     with pytest.raises(EnvironmentFailure, match=wrong):
         await play("a", env=Wrong)
+
+
+class Pays(Secrets):
+    """As ``Secrets``, but ``info`` is told otherwise; a move earns its number of letters."""
+
+    opens: Any = None
+    then: Sequence[Any] = ()
+    """What ``info`` has after each move."""
+
+    def reset(self, **given: Any) -> tuple[str, dict]:
+        return super().reset(**given)[0], dict(self.opens)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        info = self.then[len(self.moves)]
+        self.moves.append(action)
+        return "ok", float(len(action)), len(self.moves) == len(self.then), False, dict(info)
+
+
+def paying(opens: Any, *then: Any) -> type[Pays]:
+    return type("Paying", (Pays,), {"opens": opens, "then": then})
+
+
+NORTH = {"player": "north"}
+
+
+@pytest.mark.parametrize(
+    ("opens", "then", "wrong"),
+    [
+        (NORTH, [NORTH], "gave the reward 1.0 and named the player 'north', but not what each player earned"),
+        (NORTH, [{}], r"set info\['rewards'\] = {'north': 1.0}, or leave info\['player'\] out"),
+        ({}, [NORTH], "named the player 'north', but not"),
+        (NORTH, [{**NORTH, "rewards": {}}], "named the player 'north', but not"),
+        (NORTH, [{**NORTH, "rewards": {"north": 1.0}}, NORTH], "the reward 1.0 and named"),
+        ({"player": 0}, [{"player": 0, "rewards": {"0": 1.0}}], r"info\['player'\]=0, which is no name"),
+    ],
+)
+async def test_a_reward_in_a_game_is_some_player_s(opens: Any, then: list[Any], wrong: str):
+    with pytest.raises(EnvironmentFailure, match=f"^environment 'env': step in the task .* {wrong}"):
+        await play("a", "b", env=paying(opens, *then))
+
+
+@pytest.mark.parametrize("value", [None, 3, 0.5, np.zeros(2), ["north"], ""])
+async def test_what_is_no_text_is_no_player(value: Any):
+    """Such as a position, which changes at each step: there is one conversation all the same."""
+    place = {"player": value}
+    episode, _, _ = await play("a", "bb", env=paying(place, place, place))
+    assert [(t.player, t.calls) for t in episode.trajectories] == [("", [0, 1])]
+    assert (episode.reward, episode.players) == (3.0, {})
+
+
+async def test_moves_that_earn_nothing_need_no_rewards():
+    last = {"player": None, "rewards": {"north": 1.0, "south": 0.0}}
+    episode, _, _ = await play("", "", "b", env=paying(NORTH, {"player": "south"}, NORTH, last))
+    assert episode.players == {"north": 1.0, "south": 0.0}
+    alone, _, _ = await play("a", env=paying({}, {"rewards": {}}))
+    assert alone.reward == 1.0
 
 
 def said_by(player: str, tokens: int, call: int = 0) -> Trajectory:
