@@ -23,7 +23,8 @@ class PettingZooEnv(GameEnv):
     Observations that are text are said as they are, others as ``describe`` has it, or as Python writes them.
     Actions that are ``Text`` are what a player says; discrete ones have names, of which one stands in
     ``\boxed{}``. Who names none of those that are legal (``action_mask`` of the observation or of its info)
-    forfeits: the game ends, this player earns ``forfeit``, and the others what they have so far. The agent is
+    forfeits: the game ends, this player earns ``forfeit``, and the others what they have so far, as the
+    game's ``rewards`` tell; of a game without them, what it has told them when they were asked. The agent is
     ``multi-turn``.
 
     The model plays all sides in training, and one in evaluation, against ``test_opponent``.
@@ -102,6 +103,8 @@ class _AecGame:
         }
         self.ended = self.cut = False
         self._due: dict[str, float] = {}
+        # What each player was given of what the game is to tell when it asks this player the next time.
+        self._early: dict[str, float] = {}
         self._greeted: set[str] = set()
         self._legal: list[str] | None = None
         self._last = ""
@@ -113,7 +116,7 @@ class _AecGame:
     def begin(self, seed: int) -> None:
         self._env.reset(seed=seed)
         self.ended = self.cut = False
-        self._due = dict.fromkeys(self.players, 0.0)
+        self._due, self._early = dict.fromkeys(self.players, 0.0), dict.fromkeys(self.players, 0.0)
         self._greeted, self._last = set(), self.players[0]
         self._advance()
 
@@ -147,11 +150,25 @@ class _AecGame:
             chosen = names[named]
         self._last = player
         self._env.step(chosen)
+        self._pay_early()
         self._advance()
 
     def earned(self) -> dict[str, float]:
         found, self._due = self._due, dict.fromkeys(self.players, 0.0)
         return found
+
+    def _pay_early(self) -> None:
+        """Give players what a move earned them: whom the game does not ask again would never have it.
+
+        PettingZoo's ``rewards`` are those of the last step alone.
+        """
+        rewards = getattr(self._env, "rewards", None)
+        if not isinstance(rewards, Mapping):
+            return
+        for agent in self._env.possible_agents:
+            reward = float(rewards.get(agent, 0.0))
+            self._due[str(agent)] += reward
+            self._early[str(agent)] += reward
 
     def _advance(self) -> None:
         """Take what the next player has earned since it acted; players who are out leave."""
@@ -159,7 +176,8 @@ class _AecGame:
         while env.agents:
             agent = env.agent_selection
             _, reward, terminated, truncated, _ = env.last(observe=False)
-            self._due[str(agent)] += float(reward)
+            self._due[str(agent)] += float(reward) - self._early[str(agent)]
+            self._early[str(agent)] = 0.0
             if not (terminated or truncated):
                 return
             cut = bool(truncated) and not terminated

@@ -81,6 +81,43 @@ class Boxes(Taking):
     actions = Box(0, 1)
 
 
+class Pays(Taking):
+    """As PettingZoo's base class keeps rewards: each move earns its number, and costs the others a half."""
+
+    rewards: Any = None
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        super().reset(seed)
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+
+    def step(self, action: int | None) -> None:
+        mover = self.agent_selection
+        super().step(action)
+        if action is None:
+            del self.rewards[mover]
+            return
+        self.rewards = dict.fromkeys(self.agents, -0.5) | {mover: float(action)}
+        for agent, reward in self.rewards.items():
+            self.earned[agent] += reward
+
+
+class Rounds(Pays):
+    """As ``parallel_to_aec``: what a round has earned is told, and told on until the next round is over."""
+
+    def step(self, action: int | None) -> None:
+        mover, told = self.agent_selection, dict(self.earned)
+        Taking.step(self, action)
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+        self.earned = told
+        if mover == "c":
+            self.rewards = {"a": 1.0, "b": 2.0, "c": 3.0}
+            self.earned = dict(self.rewards)
+
+
+class Prices(Taking):
+    rewards = {"win": 1.0, "loss": -1.0}  # noqa: RUF012
+
+
 def backwards(observation: Any, game: Any) -> str:
     """What an observation means, for the tests."""
     return f"{game.agent_selection} has {int(sum(observation['action_mask']))}"
@@ -131,6 +168,40 @@ def test_who_names_no_legal_action_forfeits(said: str):
     assert (told, reward, ended, cut) == ("", -2.0, True, False)
     assert info["rewards"] == {"a": 0.0, "b": -2.0, "c": 0.0}
     assert env.reset(seed=1)[1] == {"player": "a"}
+
+
+def test_a_forfeit_takes_nothing_from_others():
+    """PettingZoo tells a player what others earned it when it asks this player again."""
+    env = make_env("pettingzoo-v1", env=f"{__file__}:Pays", forfeit=-2.0)
+    env.reset(seed=1)
+    steps = play(env, r"\boxed{1}", r"\boxed{2}", "none")
+    assert [step[4]["rewards"] for step in steps] == [
+        {"a": 1.0, "b": -0.5, "c": -0.5},
+        {"a": -0.5, "b": 2.0, "c": -0.5},
+        {"a": 0.0, "b": 0.0, "c": -2.0},
+    ]
+    assert steps[-1][1:4] == (-2.0, True, False)
+    # What was paid is not told again: neither later on, nor in the next game.
+    env.reset(seed=1)
+    earned = [step[4]["rewards"] for step in play(env, *(rf"\boxed{{{n}}}" for n in (1, 2, 0, 4)))]
+    # 4 ends it: it earns 1 besides, and costs the others 1.
+    assert [sum(each[name] for each in earned) for name in "abc"] == [5.0, -0.5, -2.5]
+
+
+def test_rounds_are_paid_once():
+    env = make_env("pettingzoo-v1", env=f"{__file__}:Rounds")
+    env.reset(seed=1)
+    steps = play(env, r"\boxed{0}", r"\boxed{1}", r"\boxed{2}", r"\boxed{3}", "none")
+    paid = [step[4]["rewards"] for step in steps]
+    assert paid[2] == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert paid[4] == {"a": 0.0, "b": -1.0, "c": 0.0}
+
+
+def test_rewards_of_a_game_that_are_something_else():
+    env = make_env("pettingzoo-v1", env=f"{__file__}:Prices")
+    env.reset(seed=1)
+    steps = play(env, r"\boxed{0}", r"\boxed{4}")
+    assert steps[1][4]["rewards"] == {"a": -1.0, "b": 1.0, "c": -1.0}
 
 
 def test_actions_and_observations_in_words():
@@ -246,6 +317,7 @@ def test_pettingzoo_s_own_games():
     told, _, _, _, info = stones.step(r"\boxed{rock}")
     assert info["player"] == "player_1"
     assert "rock" not in told.split("Put one")[0], "what the other one chose is not seen before both have"
-    # PettingZoo pays a player when it is asked the next time.
-    assert stones.step(r"\boxed{paper}")[4]["rewards"] == {"player_0": -1.0, "player_1": 0.0}
-    assert stones.step(r"\boxed{rock}")[4]["rewards"] == {"player_0": 0.0, "player_1": 1.0}
+    # PettingZoo tells a player when it is asked the next time; it is paid before, and once.
+    assert stones.step(r"\boxed{paper}")[4]["rewards"] == {"player_0": -1.0, "player_1": 1.0}
+    assert stones.step(r"\boxed{rock}")[4]["rewards"] == {"player_0": 0.0, "player_1": 0.0}
+    assert stones.step("none")[4]["rewards"] == {"player_0": 0.0, "player_1": -1.0}
