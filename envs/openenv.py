@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import gymnasium
@@ -19,8 +21,9 @@ class OpenEnv(gymnasium.Env[str, str]):
 
     A response is the value of one field of the action: as it is where the field takes any text; alone or in
     ``\boxed{}`` where it takes a number, a yes or no, or one of several names. One that cannot be read, or
-    that the server refuses for that field, costs the turn, and the observation says so. The reward is the
-    server's; none is 0. Where episodes have several steps, the agent is ``multi-turn``.
+    that the server refuses for that field, costs the turn, and the observation says so; or, with
+    ``unreadable``, it ends the episode. The reward is the server's; none is 0. Where episodes have several
+    steps, the agent is ``multi-turn``.
 
     Args:
         url: of the server, as in ``http://localhost:8000``.
@@ -31,12 +34,14 @@ class OpenEnv(gymnasium.Env[str, str]):
         options: what every reset has besides the seed.
         time_limit: seconds that the server has for a call.
         wait: seconds that a reset waits for a server that has gone, or has no session left.
+        unreadable: reward of a response that cannot be read, or is refused, which then ends the episode;
+            None: it costs the turn.
 
     Attributes:
         notices: which fields those are.
 
     Raises:
-        UserError: no OpenEnv server is there, or its fields leave a choice.
+        UserError: no OpenEnv server is there, its fields leave a choice, or an option is none.
         EnvironmentFailure: the server has gone, is too late, or its environment raised.
     """
 
@@ -52,10 +57,13 @@ class OpenEnv(gymnasium.Env[str, str]):
         options: dict[str, Any] | None = None,
         time_limit: float = 120.0,
         wait: float = 30.0,
+        unreadable: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         if url is None:
             raise UserError("openenv-v1 needs a server: env_options.url=http://HOST:PORT")
+        if unreadable is not None and not _is_number(unreadable):
+            raise UserError(f"openenv-v1: env_options.unreadable={unreadable} is no finite number, as -1 is")
         self.observation_space = UnicodeText(2**20)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
@@ -65,6 +73,7 @@ class OpenEnv(gymnasium.Env[str, str]):
         self._shown = shown_fields(of_observation, field)
         self._task = task
         self._options = dict(options or {})
+        self._unreadable = unreadable
         self._session = OpenEnvSession(url, time_limit, wait)
         self._over: bool | None = None
         shows = ", ".join(self._shown)
@@ -88,7 +97,7 @@ class OpenEnv(gymnasium.Env[str, str]):
         try:
             value = self._said.read(action)
         except ValueError:
-            return self._said.asked, 0.0, False, False, _of(0.0)
+            return self._not_taken(self._said.asked)
         try:
             told = self._session.step(self._said.filled(self._rest, value))
         except Refused as refused:
@@ -98,7 +107,7 @@ class OpenEnv(gymnasium.Env[str, str]):
                     f"openenv-v1: the server refuses an action for its field {named} ({refused}): say what "
                     "it is by env_options.action={FIELD: VALUE}"
                 ) from refused
-            return f"That was refused: {refused}. {self._said.asked}".strip(), 0.0, False, False, _of(0.0)
+            return self._not_taken(f"That was refused: {refused}. {self._said.asked}".strip())
         self._over = told.done
         cut = told.done and told.observation.get("truncated") is True
         return self._text(told), told.reward, told.done and not cut, cut, _of(told.reward)
@@ -107,9 +116,22 @@ class OpenEnv(gymnasium.Env[str, str]):
         """End the session."""
         self._session.close()
 
+    def _not_taken(self, observation: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Return what comes of a response that is no action."""
+        if self._unreadable is None:
+            return observation, 0.0, False, False, _of(0.0)
+        self._over = True
+        self._session.leave()
+        reward = float(self._unreadable)
+        return observation, reward, True, False, _of(reward)
+
     def _text(self, told: Told) -> str:
         asked = "" if told.done else self._said.asked
         return "\n".join(filter(None, (shown(told.observation, self._shown), asked)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _of(reward: float) -> dict[str, Any]:

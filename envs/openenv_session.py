@@ -132,7 +132,9 @@ class OpenEnvSession:
         except _Full as error:
             raise UserError(
                 f"openenv-v1: {self._url} has no session left ({error.args[0]}): start it with more "
-                f"(max_concurrent_envs), or set rollout.max_concurrent={error.args[1]}"
+                "(max_concurrent_envs), one for each episode in flight: rollout.max_concurrent, but "
+                "rollout.group_size at least, and as many again for evaluations during training "
+                "(evaluation.every); or set these lower"
             ) from error
 
     def _patiently(self, message: dict[str, Any]) -> Told:
@@ -194,6 +196,11 @@ class OpenEnvSession:
         except (_Gone, _Full) as error:
             raise self._failure("step", str(error)) from error.__cause__
 
+    def leave(self) -> None:
+        """Note that the episode is over: from now on the session makes room where the server has no more."""
+        with _lock:
+            _idle.add(self)
+
     def _told(self, message: dict[str, Any]) -> Told:
         from websockets.exceptions import ConnectionClosed, WebSocketException
 
@@ -219,14 +226,13 @@ class OpenEnvSession:
             raise self._error(call, data)
         reward = data.get("reward")
         if done := bool(data.get("done")):
-            with _lock:
-                _idle.add(self)
+            self.leave()
         return Told(data.get("observation") or {}, 0.0 if reward is None else float(reward), done)
 
     def _error(self, call: str, data: dict[str, Any]) -> Exception:
         code, text = data.get("code"), " ".join(str(data.get("message")).split())
         if code == "CAPACITY_REACHED":
-            return _Full(text, data.get("max_sessions"))
+            return _Full(text)
         if code == "VALIDATION_ERROR" and call == "step":
             errors = [error for error in data.get("errors") or () if isinstance(error, dict)]
             fields = {str(place[0]) for error in errors if (place := error.get("loc"))}

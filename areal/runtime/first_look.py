@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import wait
 from functools import partial
@@ -13,9 +14,17 @@ from areal.rollout.opening import wrong_messages
 from areal.rollout.tasks import TaskSource, held_out
 from areal.threads import CallThread
 
+log = logging.getLogger(__name__)
+
+_GRACE = 10.0
+"""Seconds of a close."""
+
 
 def look_at(env: Any, name: str, problems: int, training: bool, time_limit: float) -> None:
-    """Reset an environment once; of a mixture, each of its members.
+    """Reset an environment once, and close it; of a mixture, each of its members.
+
+    What the reset began, such as a session of a server, a browser or a container, is not kept for the run, in
+    which other instances act. This one is asked for its problems and its notices later.
 
     Args:
         env: a new one.
@@ -39,14 +48,16 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
         return
     task = source.task(0) if source is not None else next(iter(held), {"seed": 0})
     what = f"environment '{name}': reset in the task {task}"
-    observation, info = _reset(env, task, what, time_limit)
+    observation, info = _reset(env, name, task, what, time_limit)
     if wrong := not_in_words(env, observation, name):
         raise UserError(f"environment '{name}': {wrong}")
     if "messages" in info and (wrong := wrong_messages(info["messages"])):
         raise EnvironmentFailure(f"{what} gave info['messages'], which {wrong}")
 
 
-def _reset(env: Any, task: dict[str, Any], what: str, time_limit: float) -> tuple[Any, Mapping[str, Any]]:
+def _reset(
+    env: Any, name: str, task: dict[str, Any], what: str, time_limit: float
+) -> tuple[Any, Mapping[str, Any]]:
     thread = CallThread("areal-first-look")
     outcome = thread.start(partial(env.reset, **task))
     if wait([outcome], time_limit).not_done:
@@ -55,7 +66,7 @@ def _reset(env: Any, task: dict[str, Any], what: str, time_limit: float) -> tupl
         raise EnvironmentFailure(
             f"{what} has not returned after {time_limit:g} s (rollout.env_time_limit); it is at {location}"
         )
-    thread.end()
+    _close(env, name, thread)
     given, error = outcome.result()
     if isinstance(error, UserError | EnvironmentFailure):
         raise error
@@ -64,3 +75,17 @@ def _reset(env: Any, task: dict[str, Any], what: str, time_limit: float) -> tupl
     if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
         raise EnvironmentFailure(f"{what} did not return (observation, info)")
     return given
+
+
+def _close(env: Any, name: str, thread: CallThread) -> None:
+    """Close an environment; one that cannot be closed is written down, as at the end of a run."""
+    closed = thread.start(env.close)
+    if wait([closed], _GRACE).not_done:
+        location = thread.location(__file__)
+        thread.give_up()
+        log.warning("environment '%s': close is not over after %g s; it is at %s", name, _GRACE, location)
+        return
+    thread.end()
+    _, error = closed.result()
+    if error is not None:
+        log.warning("environment '%s': close raised %s", name, explained(error, __file__))

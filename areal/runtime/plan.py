@@ -48,7 +48,7 @@ class Plan:
         model: folder or hub id.
         max_model_len: tokens of the longest sequence.
         agent: how the model acts; None: whoever asks over HTTP does.
-        env: one of its environments; None: there is none.
+        env: one of its environments, closed: it is asked for its problems alone; None: there is none.
         training: whether there is a learner, beside the engines.
         cluster: the hosts of the placement, where they are not this machine.
         early: processes that workers of the run take over.

@@ -17,12 +17,17 @@ from until import HANG
 
 
 @contextmanager
-def openenv_server() -> Iterator[str]:
-    """Serve, and give the address; skip where OpenEnv's package is not installed."""
+def openenv_server(down: Path | None = None) -> Iterator[str]:
+    """Serve, and give the address; skip where OpenEnv's package is not installed.
+
+    Args:
+        down: a file, perhaps; a server that has died comes back once there is none.
+    """
     pytest.importorskip("openenv", reason="openenv-core is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = [sys.executable, str(Path(__file__).with_name("openenv_server.py")), str(port)]
+    words += [] if down is None else [str(down)]
     process = subprocess.Popen(words, start_new_session=True)
     try:
         end = time.monotonic() + HANG

@@ -1,4 +1,7 @@
-"""Serves environments by OpenEnv's own classes, each at a path: ``python openenv_server.py PORT``."""
+"""Serves environments by OpenEnv's own classes, each at a path: ``python openenv_server.py PORT [DOWN]``.
+
+When it has died it comes back, but not while there is a file DOWN.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import random
 import sys
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 import uvicorn
@@ -87,6 +91,10 @@ class Board(Base):
         return Seen(board=[[speed]], hint="ü", reward=None, done=speed > 1, truncated=speed > 1)
 
 
+class OneBoard(Board):
+    SUPPORTS_CONCURRENT_SESSIONS = False
+
+
 class Short(Action):
     name: str
     word: str
@@ -146,6 +154,7 @@ class Broken(Base):
 SERVED: dict[str, tuple[Any, type[Action], type[Observation], int]] = {
     "sums": (Sums, Say, Heard, 256),
     "board": (Board, Moves, Seen, 64),
+    "one-board": (OneBoard, Moves, Seen, 1),
     "two": (Words, Short, Heard, 64),
     "strict": (Words, strict(min_length=2, max_length=5), Heard, 64),
     "alone": (Alone, Say, Heard, 1),
@@ -162,4 +171,5 @@ if __name__ == "__main__":
             uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
             os._exit(1)
         os.waitpid(child, 0)
-        time.sleep(1.0)
+        while any(Path(down).exists() for down in sys.argv[2:]):
+            time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ def test_a_reset_that_hangs():
     with pytest.raises(EnvironmentFailure, match=r"has not returned after 2 s .*test_first_look.py"):
         looked(env, time_limit=2)
     freed.set()
+
+
+@pytest.mark.parametrize("value", [("go", {}), ValueError("broken")])
+def test_what_was_looked_at_is_closed(value: Any):
+    """Else a session of a server, or a browser, would be kept for the run, which makes its own."""
+    closed: list[Any] = []
+    env = begins(value, close=lambda self: closed.append(self))
+    if isinstance(value, Exception):
+        with pytest.raises(EnvironmentFailure):
+            looked(env)
+    else:
+        looked(env)
+    assert closed == [env]
+
+
+def test_a_close_that_raises_ends_no_run(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING)
+    looked(begins(("go", {}), close=lambda self: [][0]))
+    assert "environment 'made': close raised IndexError" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "FrozenLake-v1"])

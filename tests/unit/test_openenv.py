@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,12 +21,29 @@ from areal.envs.openenv_fields import fixed_values, said_field, shown, shown_fie
 from areal.errors import EnvironmentFailure, UserError
 from areal.registry import make_env
 from areal.rollout.environments import EnvironmentPool
+from areal.runtime.first_look import look_at
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with openenv_server() as url:
+def down(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that keeps the server down once it has died."""
+    return tmp_path_factory.mktemp("openenv") / "down"
+
+
+@pytest.fixture(scope="module")
+def server(down: Path) -> Iterator[str]:
+    with openenv_server(down) as url:
         yield url
+
+
+@contextmanager
+def kept(file: Path) -> Iterator[None]:
+    """Have a file for a while."""
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 def played(url: str, *responses: str, seed: int = 0, **options: Any) -> list[tuple[Any, ...]]:
@@ -128,6 +147,28 @@ def test_what_the_server_refuses_costs_the_turn(server: str):
     env.close()
 
 
+def test_what_cannot_be_read_may_end_the_episode(server: str):
+    """Else babbling up to a limit would beat a loss."""
+    board = {"says": "move", "field": "board", "unreadable": -1}
+    assert played(f"{server}/board", "up", "I go left", **board)[1:] == [
+        ("[[1]]\nPut one of these in \\boxed{}: up, down.", 0.0, False, False),
+        ("Put one of these in \\boxed{}: up, down.", -1.0, True, False),
+    ]
+    found = played(f"{server}/strict", "x", unreadable=-0.5)
+    assert found[1] == ("That was refused: String should have at least 2 characters.", -0.5, True, False)
+    first, second = (make_env("openenv-v1", url=f"{server}/one-board", wait=60, **board) for _ in range(2))
+    for env in (first, second, first):
+        env.reset(seed=1)
+        assert env.step("")[4] == {"reward_parts": {"reward": -1.0}}
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step("up")
+    first.close()
+    second.close()
+    for value in ("-1", True, float("nan")):
+        with pytest.raises(UserError, match=f"env_options.unreadable={value} is no finite number"):
+            make_env("openenv-v1", url=f"{server}/strict", unreadable=value)
+
+
 @pytest.mark.parametrize(
     ("path", "options", "complaint"),
     [
@@ -182,7 +223,7 @@ def test_no_server(url: str | None, complaint: str, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.count("\n") == 1
 
 
-async def test_a_server_that_dies_is_the_environment_s_fault_and_may_come_back(server: str):
+async def test_a_server_that_dies_is_the_environment_s_fault_and_may_come_back(server: str, down: Path):
     pool = EnvironmentPool(lambda: make_env("openenv-v1", url=f"{server}/sums", wait=60), 4, name="sums")
 
     async def episode(response: str) -> Step:
@@ -194,14 +235,17 @@ async def test_a_server_that_dies_is_the_environment_s_fault_and_may_come_back(s
     hasty.reset(seed=1)
     before = faults.counts()["env_faults"]
     try:
-        with pytest.raises(
-            EnvironmentFailure, match=r"step: the server at .*/sums has gone .ConnectionClosed"
-        ):
-            await episode("die")
-        assert faults.counts()["env_faults"] == before + 1
-        with pytest.raises(EnvironmentFailure, match=r"reset: the server at .* cannot be reached .*refused"):
-            hasty.reset(seed=1)
-        assert faults.counts()["env_faults"] == before + 2
+        with kept(down):
+            with pytest.raises(
+                EnvironmentFailure, match=r"step: the server at .*/sums has gone .ConnectionClosed"
+            ):
+                await episode("die")
+            assert faults.counts()["env_faults"] == before + 1
+            with pytest.raises(
+                EnvironmentFailure, match=r"reset: the server at .* cannot be reached .*refused"
+            ):
+                hasty.reset(seed=1)
+            assert faults.counts()["env_faults"] == before + 2
         assert not (await episode("1")).done, "it waits for the server"
     finally:
         await pool.close()
@@ -227,11 +271,13 @@ def test_a_session_that_was_idle_when_the_server_died_is_none_that_fails(server:
     ],
 )
 def test_errors_of_the_server(server: str, path: str, responses: list[str], complaint: str, fault: int):
-    env = make_env("openenv-v1", url=f"{server}/{path}", time_limit=0.5 if fault else 60)
+    env = make_env("openenv-v1", url=f"{server}/{path}")
     before = faults.counts()["env_faults"]
 
     def episode() -> None:
         env.reset(seed=0)
+        if fault:  # only now: a reset may take longer
+            env.unwrapped._session._time_limit = 0.5
         for response in responses:
             env.step(response)
 
@@ -247,7 +293,9 @@ def test_sessions_that_are_idle_make_room(server: str):
     )
     first.reset(seed=1)
     with pytest.raises(
-        UserError, match=r"has no session left .*1/1 sessions.*: start it with more .max_concur"
+        UserError,
+        match=r"has no session left .*1/1 sessions.*: start it with more .max_concurrent_envs., one for each "
+        r"episode in flight: rollout.max_concurrent, but rollout.group_size at least",
     ):
         third.reset(seed=1)
     first.step("1")
@@ -258,6 +306,13 @@ def test_sessions_that_are_idle_make_room(server: str):
     second.close()
     assert first.reset(seed=1)[0].startswith("Compute")
     first.close()
+
+
+def test_the_first_look_keeps_no_session(server: str):
+    seen, other = (make_env("openenv-v1", url=f"{server}/alone", wait=60) for _ in range(2))
+    look_at(seen, "openenv-v1", 1, True, 60.0)
+    assert other.reset(seed=1)[0].startswith("Compute")
+    other.close()
 
 
 TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
