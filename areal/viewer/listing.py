@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from areal.errors import UserError
@@ -151,6 +151,11 @@ class Listing(ABC):
     @abstractmethod
     def called(self, step: int, group: int, number: int | None) -> str:
         """Return what a group, or one rollout of it, is called."""
+
+
+def text_of(trajectories: Sequence[Trajectory], decode: Decode) -> str:
+    """Return all that is in some conversations, as one text."""
+    return "\n".join(plain(decode(said.tokens.tolist())) for said in trajectories)
 
 
 def excerpt_of(trajectory: Trajectory, decode: Decode) -> str:

@@ -11,7 +11,7 @@ from areal.errors import UserError
 from areal.telemetry.plain import plain
 from areal.telemetry.run_directory import CONFIG
 from areal.viewer.index import Index
-from areal.viewer.listing import Listing, Read, excerpt_of, plain_conversation, plain_data
+from areal.viewer.listing import Listing, Read, excerpt_of, plain_conversation, plain_data, text_of
 from areal.viewer.records import DAMAGE, SessionRecords, finish_of, mark_of
 from areal.viewer.rollouts import Decode, Rollout, decoder_in, model_of_sessions, session_of
 
@@ -93,8 +93,7 @@ class _Entry:
 
     def text(self) -> str:
         """Return all that is in its conversations, as one text."""
-        decode = self.watched.decode
-        return "\n".join(plain(decode(t.tokens.tolist())) for t in self.rollout.episode.trajectories)
+        return text_of(self.rollout.episode.trajectories, self.watched.decode)
 
     def excerpt(self) -> str:
         """Return how its last response begins."""

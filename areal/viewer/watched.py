@@ -22,7 +22,15 @@ from areal.trajectory import Group
 from areal.viewer.evaluations import WatchedEvaluation, is_evaluation
 from areal.viewer.index import Index
 from areal.viewer.inside import inside
-from areal.viewer.listing import Listing, Read, excerpt_of, flat_settings, plain_conversation, plain_data
+from areal.viewer.listing import (
+    Listing,
+    Read,
+    excerpt_of,
+    flat_settings,
+    plain_conversation,
+    plain_data,
+    text_of,
+)
 from areal.viewer.records import DAMAGE, RunRecords, finish_of, mark_of
 from areal.viewer.rollouts import Decode, Rollout, decoder_of, rollouts_of
 from areal.viewer.runs import summary_of
@@ -250,8 +258,7 @@ class _Entry:
 
     def text(self) -> str:
         """Return all that is in its conversations, as one text."""
-        decode = self.watched.decode
-        return "\n".join(plain(decode(t.tokens.tolist())) for t in self.rollout.episode.trajectories)
+        return text_of(self.rollout.episode.trajectories, self.watched.decode)
 
     def excerpt(self) -> str:
         """Return how its last response begins."""
