@@ -137,14 +137,8 @@ class Renderer:
         return Prompt(text, self._encode(behind.removeprefix(end) if end else behind, first=False))
 
     def _behind_response(self, number: int, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
-        """Return what the template has behind a response, whatever it makes of that one's words.
-
-        None: there are other responses behind it, which it may rewrite, too.
-        """
-        new = messages[number + 1 :]
-        if any(message["role"] == "assistant" for message in new):
-            return None
-        marked = [*messages[:number], {"role": "assistant", "content": _MARK}, *new]
+        """Return what the template has behind a response, whatever it makes of that one's words."""
+        marked = [*messages[:number], {"role": "assistant", "content": _MARK}, *messages[number + 1 :]]
         _, found, behind = self._text(marked, tools).partition(_MARK)
         return behind if found else None
 
