@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from areal.thoughts import words_of
+
 Message = dict[str, Any]
 """A message in OpenAI's chat format: ``role``, ``content``, and where it has them ``tool_calls`` (their
 arguments as a JSON string) and ``tool_call_id``."""
@@ -122,7 +124,7 @@ class Reply:
     @property
     def spoken(self) -> str:
         """The text without what it thought; empty if its thought has no end. Environments judge this."""
-        return self.text.partition("</think>")[2].lstrip() if self.thought else self.text
+        return words_of(self.text) if self.thought else self.text
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from areal.envs.code_blocks import code_block
 from areal.envs.text import UnicodeText
 from areal.errors import UserError, install_hint
 from areal.registry import load_object
-from areal.rewards.answers import spoken
+from areal.thoughts import after_thought
 
 _WHO = "browsergym-v1"
 
@@ -90,7 +90,7 @@ class BrowserGymEnv(gymnasium.Env[str, str]):
         """Act in the page; an action that cannot be made, or read, is an error in the next observation."""
         if self._over is not False:
             raise ResetNeeded("call reset before step")
-        said = spoken(action)
+        said = after_thought(action)
         found, earned, ended, cut, _ = self._env.step(code_block(said) or said)
         reward = float(earned)
         self._over = bool(ended or cut)

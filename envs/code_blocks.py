@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from areal.thoughts import after_any_thought, ends_thought
+
 _FENCE = re.compile(r"`{3,}|~{3,}")
 _BEFORE_A_FENCE = re.compile(r"(?:[ \t]|<[^<>]*>|[-*+]|\d+[.)])*")
 """What may stand before an opening fence: space, tags such as ``<answer>``, the mark of a list."""
@@ -24,9 +26,6 @@ _GLUED = re.compile(r"(?:`{3,}|~{3,})\s*(?:</?\w+>\s*)*\Z")
 """A closing fence behind the last line of code, rather than on a line of its own."""
 _CLOSING_TAG = re.compile(r"\s*</\w+>\s*\Z")
 _QUOTES = re.compile(r"\"\"\"|'''")
-_END_OF_THOUGHT = re.compile(
-    r"</(?:\w+:)?think(?:ing)?>|</thought>|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE
-)
 _TAGGED = re.compile(r"<(/?)(answer|solution|code)>", re.IGNORECASE)
 
 
@@ -99,7 +98,7 @@ def program_of(text: str, wanted: str = "") -> tuple[str, bool]:
     block = code_block(text, wanted)
     if block is not None:
         return block, True
-    response = _after_thoughts(text)
+    response = after_any_thought(text)
     tags = list(_TAGGED.finditer(response))
     for opening, closing in zip(reversed(tags[:-1]), reversed(tags), strict=False):
         if not opening[1] and closing[1] and opening[2].lower() == closing[2].lower():
@@ -107,19 +106,14 @@ def program_of(text: str, wanted: str = "") -> tuple[str, bool]:
     return response, False
 
 
-def _after_thoughts(text: str) -> str:
-    ends = [found.end() for found in _END_OF_THOUGHT.finditer(text)]
-    return text[ends[-1] :] if ends else text
-
-
 def _blocks_of_response(text: str) -> list[_Block]:
-    response = _after_thoughts(text)
+    response = after_any_thought(text)
     found = list(_blocks(response))
     if found or response is text:
         return found
     # Unless the end of the thoughts is a word of the program.
     whole = list(_blocks(text))
-    return whole if whole and _END_OF_THOUGHT.search(whole[-1].text) else []
+    return whole if whole and ends_thought(whole[-1].text) else []
 
 
 def _blocks(text: str) -> Iterator[_Block]:

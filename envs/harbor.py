@@ -26,6 +26,7 @@ from areal.sandbox.interface import SandboxUnavailable
 from areal.sandbox.local.machine import FOLDER, LocalMachine
 from areal.sandbox.machine import Machine, MachineFull, MachineLimits, Ran
 from areal.spans import span
+from areal.thoughts import after_thought
 
 LONGEST = 8000
 """Characters of an observation after the first."""
@@ -324,8 +325,8 @@ def reward_of(text: str | None, numbers: str | None, named: str | None) -> float
 
 def _calls(action: str) -> list[Asked]:
     """Return the calls of an action; blocks of shell code are calls, too."""
-    words = action.rpartition("</think>")[2]
-    return calls_of(words) or [Asked("bash", {"command": text}) for text in _BLOCK.findall(words)]
+    blocks = _BLOCK.findall(after_thought(action))
+    return calls_of(action) or [Asked("bash", {"command": text}) for text in blocks]
 
 
 def _refuse_images(tasks: list[HarborTask]) -> None:

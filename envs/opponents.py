@@ -11,6 +11,7 @@ import numpy as np
 
 from areal.errors import UserError
 from areal.registry import load_object
+from areal.thoughts import after_thought
 
 Opponent = Callable[[list[dict[str, str]], list[str] | None, np.random.Generator], str]
 """Gets its conversation so far (messages with ``role`` and ``content``; ``user`` is the game, ``assistant``
@@ -108,4 +109,4 @@ class _Endpoint:
             )
         response.raise_for_status()
         said = response.json()["choices"][0]["message"].get("content") or ""
-        return str(said).rpartition("</think>")[2].strip()
+        return after_thought(str(said)).strip()

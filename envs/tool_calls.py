@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from areal.thoughts import CLOSE
+
 MOST_CALLS = 32
 """Calls of one action."""
 NO_CALL = "There is no call of a tool in it. A call is one line of JSON with name and arguments."
@@ -85,13 +87,17 @@ class Asked:
 def calls_of(text: str) -> list[Asked]:
     """Return the calls of an action: JSON objects with ``name`` and ``arguments`` that begin a line each.
 
-    What a model only thought of is none.
+    What a model only thought of is none. The mark within a call is what the call writes, and ends no thought.
     """
-    text = text.rpartition("</think>")[2]
-    return list(_calls(text))
+    calls = list(_calls(text))
+    for mark in re.finditer(re.escape(CLOSE), text):
+        if not any(begin < mark.start() < end for _, begin, end in calls):
+            return [call for call, _, _ in _calls(text[mark.end() :])]
+    return [call for call, _, _ in calls]
 
 
-def _calls(text: str) -> Iterator[Asked]:
+def _calls(text: str) -> Iterator[tuple[Asked, int, int]]:
+    """Yield each call, with where it begins and ends."""
     decoder, position, tried = json.JSONDecoder(), 0, 0
     while tried < MOST_CALLS and (found := _BEGIN.search(text, position)):
         tried += 1
@@ -102,7 +108,7 @@ def _calls(text: str) -> Iterator[Asked]:
             continue
         name, arguments = value.get("name"), value.get("arguments", {})
         if isinstance(name, str) and isinstance(arguments, dict):
-            yield Asked(name, arguments)
+            yield Asked(name, arguments), found.end(), position
 
 
 def told(tools: Sequence[ToolSpec], example: Asked) -> str:

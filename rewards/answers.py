@@ -52,11 +52,6 @@ class Reference(NamedTuple):
     rule: str
 
 
-def spoken(text: str) -> str:
-    """Return what a model said after it had thought: what follows the last ``</think>``, or all of it."""
-    return text.rpartition("</think>")[2]
-
-
 def boxed_answer(text: str) -> str | None:
     r"""Return the contents of the last whole ``\boxed{…}`` (also ``\fbox{…}`` and ``\boxed 5``), if any.
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from areal.rewards.answers import spoken
+from areal.thoughts import after_thought
 
 Call = tuple[str, dict[str, Any]]
 """A function's name and its arguments."""
@@ -53,7 +53,7 @@ def calls(action: str, expected: str) -> float | None:
     Returns:
         1 or 0; None: the words are no calls, where calls are right.
     """
-    wanted, made = json.loads(expected), read_calls(spoken(action))
+    wanted, made = json.loads(expected), read_calls(after_thought(action))
     if wanted["calls"] in ("none", "some"):
         return float(bool(made) == (wanted["calls"] == "some"))
     if made is None:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from areal.errors import UserError, install_hint
-from areal.rewards.answers import spoken
+from areal.thoughts import after_thought
 
 
 def instructions(action: str, expected: str) -> float | None:
@@ -22,7 +22,7 @@ def instructions(action: str, expected: str) -> float | None:
     Raises:
         UserError: the checkers, or their data, are not installed, or do not know an instruction.
     """
-    row, said = json.loads(expected), spoken(action)
+    row, said = json.loads(expected), after_thought(action)
     given = zip(row["instruction_id_list"], row["kwargs"], strict=True)
     return float(all(_follows(said, row["prompt"], name, options) for name, options in given))
 

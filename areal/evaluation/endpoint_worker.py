@@ -33,7 +33,7 @@ from areal.rollout.environments import EnvironmentPool
 from areal.rollout.episode import NothingSampled, RecordedEnv, nothing_sampled, one_conversation
 from areal.rollout.model import EpisodeModel
 from areal.rollout.opening import Opening
-from areal.rollout.thoughts import thought_length
+from areal.thoughts import thought_length
 
 
 class EndpointModel(EpisodeModel):

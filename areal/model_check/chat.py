@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from areal.agents.interface import BadRequest, Message, Tool
 from areal.rollout.rendering import Renderer
-from areal.rollout.thoughts import CLOSE, OPEN, marks_thoughts
 from areal.rollout.tool_calls import FORMATS, format_of, shows_tools
+from areal.thoughts import CLOSE, OPEN, marks_thoughts
 
 _QUESTION, _ANSWER, _NEXT = "What is 2 + 3?", "It is 5.", "And 2 + 4?"
 _THOUGHT = f"{OPEN}\nTwo and three.\n{CLOSE}\n\n"

@@ -13,7 +13,6 @@ from jinja2 import TemplateError
 
 from areal.agents.interface import BadRequest, Message, Tool
 from areal.errors import UserError, nearest
-from areal.rollout.thoughts import marks_thoughts, thought_length
 from areal.rollout.tool_calls import (
     FORMATS,
     Split,
@@ -23,6 +22,7 @@ from areal.rollout.tool_calls import (
     split_calls,
     with_tools_described,
 )
+from areal.thoughts import marks_thoughts, thought_length
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from areal.agents.interface import Message, Tool
 from areal.rollout import arguments as json_text
-from areal.rollout.thoughts import CLOSE as _THOUGHT_END
-from areal.rollout.thoughts import OPEN as _THOUGHT
 from areal.rollout.tool_xml import parse_xml
+from areal.thoughts import CLOSE as _THOUGHT_END
+from areal.thoughts import OPEN as _THOUGHT
 
 ToolCall = tuple[str, dict[str, Any]]
 """Name and arguments."""

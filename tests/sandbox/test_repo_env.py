@@ -167,6 +167,9 @@ def test_calls_are_found_in_words_and_tags():
     ]
     assert [asked.arguments for asked in calls_of(f"<tool_call>{two}</tool_call>")] == [{"path": "a{}.py"}]
     assert calls_of(f"<think>\n{one}\n</think>\n{two}")[0].name == "read_file"
+    mark = json.dumps({"name": "write_file", "arguments": {"path": "a", "text": "a </think> b"}})
+    for begun in ("", f"<think>\n{one}\n</think>\n", f"{one}\n{mark}\nso\n</think>\n"):
+        assert [asked.name for asked in calls_of(f"{begun}{mark}\n{two}")] == ["write_file", "read_file"]
     for none in (
         "",
         "list_files()",

@@ -23,6 +23,7 @@ BASE = {
     "spans",
     "starting",
     "step_sizes",
+    "thoughts",
     "threads",
     "trajectory",
     "waiting",

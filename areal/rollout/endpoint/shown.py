@@ -16,7 +16,7 @@ from areal.agents.interface import Message, Reply
 from areal.rollout.endpoint.stops import stop_position
 from areal.rollout.endpoint.wire import ModelRequest
 from areal.rollout.messages import key, normal
-from areal.rollout.thoughts import split_thought
+from areal.thoughts import split_thought
 
 THOUGHT = "thought"
 """Where a message has its thought, if that is apart from its content."""

@@ -1,0 +1,61 @@
+"""What a model thinks before it speaks, where that is marked in its text. All that knows the marks is here.
+
+A thought begins with ``<think>``, at the beginning of a response or at the end of its prompt, where some chat
+templates put it; it ends with the first ``</think>``. Of a text whose prompt and template are not known, that
+mark alone says that what precedes it was thought.
+"""
+
+from __future__ import annotations
+
+import re
+
+OPEN, CLOSE = "<think>", "</think>"
+_OTHER_CLOSE = re.compile(
+    r"</(?:\w+:)?think(?:ing)?>|</thought>|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE
+)
+"""What ends a thought in the texts of models whose templates are not known."""
+
+
+def marks_thoughts(template: str | None) -> bool:
+    """Whether a chat template knows the marks, so that they are no words of the model's."""
+    return template is not None and CLOSE in template
+
+
+def thought_length(content: str, prompt: str) -> int:
+    """Return how many characters of a response are its thought, marks included; 0: it did not think.
+
+    Args:
+        prompt: what it responds to; a template may have begun the thought there.
+    """
+    if not content.lstrip().startswith(OPEN) and not prompt.rstrip().endswith(OPEN):
+        return 0
+    end = content.find(CLOSE)
+    return len(content) if end < 0 else end + len(CLOSE)
+
+
+def split_thought(content: str, length: int) -> tuple[str, str]:
+    """Return a response's thought, without its marks, and its words."""
+    thought = content[:length].strip().removeprefix(OPEN).removesuffix(CLOSE).strip("\n")
+    return thought, content[length:].lstrip("\n") if length else content
+
+
+def words_of(text: str) -> str:
+    """Return what follows the thought that a response begins with; empty if that has no end."""
+    return text.partition(CLOSE)[2].lstrip()
+
+
+def after_thought(text: str) -> str:
+    """Return what follows the thought of a text whose prompt is not known; all of it if no thought ends."""
+    thought, end, rest = text.partition(CLOSE)
+    return rest if end else thought
+
+
+def after_any_thought(text: str) -> str:
+    """Return the same of a text of any model: what follows the last of all the marks that end thoughts."""
+    ends = [found.end() for found in _OTHER_CLOSE.finditer(text)]
+    return text[ends[-1] :] if ends else text
+
+
+def ends_thought(text: str) -> bool:
+    """Whether any mark that ends a thought is in a text."""
+    return _OTHER_CLOSE.search(text) is not None
