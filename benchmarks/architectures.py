@@ -26,11 +26,22 @@ RESULTS, PAGE = ROOT / "docs/figures/models.json", ROOT / "docs/models.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 NOTE = 180
 """Characters of a note below the table."""
+REASONS = {
+    "no module or parameter named 'lm_head'": "vLLM has embeddings and output layer of this family "
+    "tied, as all its published models have them.",
+    "the engine gets nothing for its lm_head.weight:": "vLLM never ties embeddings and output layer of this "
+    "family, and no published model of it has them tied.",
+    "the engine does not get all of its": "vLLM loads experts and sinks of this family past the interface by "
+    "which new weights come to an engine, which would keep the old ones.",
+}
+"""What known findings mean, by a part of their text; the last that fits counts."""
 LIMIT = 600
 """Seconds for one model."""
 
 # Caps and scales of a size at which leaving them out shows.
 _CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0}
+# As published; by default transformers has neither groups nor a number of experts.
+_V2_ROUTES = {"topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama 2, 3": ("llama", {"num_key_value_heads": 8}),
     "Qwen2, Qwen2.5": ("qwen2", {}),
@@ -52,7 +63,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "SmolLM3": ("smollm3", {}),
     "Granite 3": ("granite", {"attention_multiplier": 0.25, "logits_scaling": 8.0}),
     "GPT-OSS": ("gpt_oss", {}),
-    "DeepSeek-V2": ("deepseek_v2", {}),
+    "DeepSeek-V2": ("deepseek_v2", {**_V2_ROUTES, "n_routed_experts": 64, "num_experts_per_tok": 6}),
     "DeepSeek-V3, Kimi K2": ("deepseek_v3", {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}),
     "GLM-4": ("glm4", {}),
     "GLM-4.5": ("glm4_moe", {}),
@@ -95,6 +106,13 @@ def worst(findings: list[dict[str, Any]], what: str) -> str:
     return "no"
 
 
+def explained(text: str) -> str:
+    """Return what a finding means, or else the beginning of its own text."""
+    known = [meaning for part, meaning in REASONS.items() if part in text]
+    text = text.removeprefix("areal: error: ").rpartition("was printed: ")[2]
+    return known[-1] if known else text if len(text) < NOTE else f"{text[:NOTE]} ..."
+
+
 def table(results: dict[str, Any]) -> str:
     """Return the table of the page."""
     lines = [
@@ -107,9 +125,9 @@ def table(results: dict[str, Any]) -> str:
         cells = [worst(found[way], what) for what in ("all weights", "adapter") for way in ("tied", "untied")]
         mark = ""
         if wrong:
-            text = wrong[0].removeprefix("areal: error: ").rpartition("was printed: ")[2]
-            notes.append(text if len(text) < NOTE else f"{text[:NOTE]} ...")
-            mark = f" [{len(notes)}]"
+            note = explained(wrong[0])
+            notes += [note] if note not in notes else []
+            mark = f" [{notes.index(note) + 1}]"
         lines.append(f"| {name}{mark} | `{found['type']}` | {' | '.join(cells)} |")
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
     return "\n".join([*lines, *(["", *numbered] if numbered else [])])

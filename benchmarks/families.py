@@ -60,9 +60,9 @@ FAMILIES: dict[str, Settings] = {
         "moe_intermediate_size": 32,
         "n_group": 2,
         "topk_group": 1,
-        "kv_lora_rank": 32,
+        "kv_lora_rank": 512,  # with 64 the only size that vLLM has on a CPU
         "q_lora_rank": 32,
-        "qk_rope_head_dim": 32,
+        "qk_rope_head_dim": 64,
         "qk_nope_head_dim": 32,
         "v_head_dim": 64,
         "first_k_dense_replace": 1,

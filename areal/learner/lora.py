@@ -30,7 +30,7 @@ def require_peft() -> None:
 def adapt(model: Any, rank: int) -> None:
     """Freeze a model and add adapters of this rank to all its linear layers but the output layer, in place.
 
-    The experts of a mixture, which are one tensor for each layer, are no such layers.
+    The experts of a mixture, which are one tensor for each layer, are no such layers; see :func:`_targets`.
 
     Their scale is 2 (``lora_alpha`` is twice the rank), so that the learning rate need not follow the rank.
     They begin with no effect, and always with the same random part, so that a run can be repeated.
@@ -50,11 +50,22 @@ def adapt(model: Any, rank: int) -> None:
 
 
 def _targets(model: Any) -> str | list[str]:
-    """Return which layers are adapted; where there are experts, peft's word for all means them, too."""
+    """Return which layers are adapted; where there are experts, peft's word for all means them, too.
+
+    So does the name of one of their layers in checkpoints, as shared experts and dense layers have it, too:
+    those stay as they are.
+    """
     if not any(len(parameter.shape) == 3 for parameter in model.parameters()):
         return "all-linear"
     head = model.get_output_embeddings()
-    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    patterns = [name for part in model._weight_conversions or () for name in part.source_patterns]
+    taken = {name.removesuffix(".weight").rpartition(".")[2] for name in patterns if ".experts." in name}
+    return [
+        path
+        for path, layer in model.named_modules()
+        # By exact type: a router that builds on it returns more than its products.
+        if type(layer) is torch.nn.Linear and layer is not head and path.rpartition(".")[2] not in taken
+    ]
 
 
 @torch.no_grad()

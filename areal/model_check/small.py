@@ -26,10 +26,8 @@ _SIZES = {
     "n_group": 2,
     "topk_group": 1,
     "first_k_dense_replace": 1,
-    "kv_lora_rank": 32,
     "q_lora_rank": 32,
     "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 32,
     "v_head_dim": 32,
     "sliding_window": 16,
     "linear_num_key_heads": 2,
@@ -68,7 +66,10 @@ def small_config(config: Any) -> Any:
     for name in _WIDTHS:
         if hasattr(text, name):
             setattr(text, name, heads * _HEAD)
-    if isinstance(before := getattr(text, "head_dim", None), int):
+    latent = hasattr(
+        text, "qk_rope_head_dim"
+    )  # what a head is made of has sizes of its own, which kernels fix
+    if isinstance(before := getattr(text, "head_dim", None), int) and not latent:
         text.head_dim = _HEAD
         _scale_rotary(text, before)
     for name in ("initializer_range", "init_std"):

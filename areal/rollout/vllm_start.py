@@ -126,6 +126,9 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         found |= {"nnodes": len(settings.hosts), "node_rank": settings.host}
         found |= {"master_addr": settings.hosts[0], "master_port": settings.port}
     if settings.device == "cpu":
+        if settings.dtype == "float32":
+            # Of latent attention (DeepSeek's): the kernel for AMX, which vLLM prefers, takes 16 bits only.
+            found["attention_backend"] = "CPU_MLA"
         # A prompt in pieces makes vLLM rewind the random state of a request that has a seed of its own, which
         # a CPU's generator cannot: evaluations would fail where many or long prompts come at once.
         found |= {
@@ -147,6 +150,9 @@ def engine_config(settings: EngineSettings) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     config = AsyncEngineArgs(**arguments(settings)).create_engine_config(headless=settings.host > 0)
+    if settings.device == "cpu" and config.model_config.use_mla:
+        # vLLM's kernel turns the first head of such a query alone, and leaves the others as they are.
+        config.compilation_config.custom_ops.append("-rotary_embedding")
     kind = "AsyncWholeOutputScheduler" if config.scheduler_config.async_scheduling else "WholeOutputScheduler"
     config.scheduler_config.scheduler_cls = f"areal.rollout.vllm_scheduler.{kind}"
     if are_loaded(os.environ.get("LD_PRELOAD", "")):  # else vLLM wants a process that begins with more

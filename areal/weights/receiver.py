@@ -23,7 +23,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.attention import Attention, MLAAttention
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import (
@@ -193,10 +193,13 @@ def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
 
 
 def own_parameters(model: torch.nn.Module) -> list[Own]:
-    """Return the parameters that a checkpoint fills, with all names of each: not the scales of a KV cache."""
+    """Return the parameters that a checkpoint fills, with all names of each.
+
+    Those of attention are none: scales of a KV cache, and what latent attention makes of other weights.
+    """
     found: dict[int, Own] = {}
     for path, module in model.named_modules():
-        if isinstance(module, Attention):
+        if isinstance(module, (Attention, MLAAttention)):
             continue
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
             found.setdefault(id(parameter), ([], parameter))[0].append(name)
@@ -218,7 +221,7 @@ def partly_loaded(model: torch.nn.Module) -> set[str]:
     found = set()
     for path, layer in model.named_modules():
         info = get_layerwise_info(layer)
-        if not info.can_load() or isinstance(layer, (Attention, VocabParallelEmbedding)):
+        if not info.can_load() or isinstance(layer, (Attention, MLAAttention, VocabParallelEmbedding)):
             continue
         own = [p for p in layer.parameters(recurse=False) if not isinstance(p, UninitializedParameter)]
         # What vLLM adds to make a size even is in no checkpoint; since 0.32 it says how much is.

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from families import make
 
 
-@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral-tied", "gemma2", "gpt2"])
+@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral-tied", "deepseek-v3", "gemma2", "gpt2"])
 async def test_engine_and_learner_agree_after_each_of_three_updates(family: str, tmp_path: Path):
     found = await measure(str(make(family, tmp_path)), ranks=(0, 4))
     assert [(rank, len(differences)) for rank, differences in found.updates.items()] == [(0, 4), (4, 4)]

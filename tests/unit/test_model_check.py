@@ -75,7 +75,10 @@ def test_a_template_that_begins_a_thought_itself_is_sound():
         ("mistral", {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 16}),
         ("gemma3_text", {"layer_types": ["sliding_attention", "full_attention"]}),
         ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
-        ("deepseek_v3", {"kv_lora_rank": 32, "n_group": 2, "first_k_dense_replace": 1}),
+        (
+            "deepseek_v3",
+            {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "head_dim": 64, "v_head_dim": 32, "n_group": 2},
+        ),
     ],
 )
 def test_a_small_model_is_of_the_same_architecture(kind: str, expected: dict[str, Any], tmp_path: Path):
