@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from areal.images import Image
 from areal.spans import Span
 
 Finish = Literal["eos", "stop", "length", "abort"]
@@ -32,6 +33,7 @@ class Trajectory:
         calls: of each turn, its number among all turns of the episode, in the order in which they began.
         rewards: of each turn, the reward between its end and the end of the next turn.
         player: who speaks in it; empty where the environment has one player.
+        images: the pictures that the model saw, in the order of their placeholders among the tokens.
     """
 
     tokens: np.ndarray
@@ -43,6 +45,7 @@ class Trajectory:
     calls: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     player: str = ""
+    images: list[Image] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
@@ -65,10 +68,11 @@ class Trajectory:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; floats keep every bit."""
-        return {
+        data = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in ((f.name, getattr(self, f.name)) for f in fields(self))
         }
+        return {**data, "images": [image.to_json() for image in self.images]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trajectory:
@@ -76,7 +80,8 @@ class Trajectory:
         arrays: dict[str, Any] = {
             name: np.asarray(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()
         }
-        return cls(**{**data, **arrays})
+        images = [Image.from_json(image) for image in data.get("images", ())]
+        return cls(**{**data, **arrays, "images": images})
 
 
 _ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "versions": np.int32}

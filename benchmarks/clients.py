@@ -102,7 +102,7 @@ class Scripted:
         self._tokenizer = tokenizer(TEMPLATE)
         self.said: list[list[int]] = []
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         text = answer(self._tokenizer.decode(ids))
         said = [*self._tokenizer.encode(text, add_special_tokens=False), self._tokenizer.eos_token_id]
         self.said.append(said)

@@ -65,7 +65,7 @@ class Counted:
         self._engine = WithLengths(engine, work, seed)
         self._ticker = ticker
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         completion = await self._engine.generate(ids, sampling)
         self._ticker.add(len(completion.ids))
         return completion

@@ -40,7 +40,9 @@ class PacedEngine(VLLMEngine):
         self._rng = random.Random(seed)
         self._pool = self._rng.choices(_TOKENS, k=2**16)
 
-    async def generate(self, ids: list[int], sampling: Sampling, name: str = "") -> Completion:
+    async def generate(
+        self, ids: list[int], sampling: Sampling, name: str = "", images: object = ()
+    ) -> Completion:
         """Respond after the time that the tokens take."""
         length = max(1, round(self._rng.expovariate(1 / self._pace.mean)))
         async with self._room:

@@ -85,7 +85,7 @@ class WithLengths:
         """As the engine's."""
         return self._engine.version
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         """Generate exactly as many tokens as were drawn."""
         return await self._engine.generate(
             ids, replace(sampling, max_tokens=next(self._lengths), ignore_eos=True)
@@ -289,7 +289,7 @@ class Instant:
 
     version = 0
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         """Answer."""
         return Completion([20] * 40, [-0.5] * 40, [0] * 40, "eos")
 

@@ -34,6 +34,7 @@ from areal.learner.ranks import all_gather_objects, rank, world_size
 from areal.learner.state import Tensors, below
 from areal.learner.token_log import TokenLog
 from areal.learner.trainable import TrainableModule
+from areal.models.sight import load_sight
 from areal.trajectory import Batch, TokenValues
 
 _SMALL = 512
@@ -94,6 +95,7 @@ class Learner:
             self._kernel,
             rank(),
             world_size(),
+            load_sight(path),
         )
         self._critic = Critic(path, settings, self._device) if settings.advantage == "gae" else None
         self._reference: TrainableModule | None = None

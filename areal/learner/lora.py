@@ -19,6 +19,8 @@ from areal.errors import UserError, install_hint
 from areal.learner.parallelize import full
 
 _NAME = "default"
+_TOWER = r".*\bvisual\b.*"
+"""The layers of a vision tower, which is frozen (areal.learner.sight)."""
 
 
 def require_peft() -> None:
@@ -42,7 +44,12 @@ def adapt(model: Any, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=_targets(model), lora_dropout=0.0, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=_targets(model),
+        exclude_modules=_TOWER if hasattr(model.base_model, "visual") else None,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

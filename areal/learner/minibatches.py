@@ -14,6 +14,7 @@ from areal.learner.credit import assign
 from areal.learner.microbatches import partition
 from areal.learner.objectives import Tokens, shares
 from areal.learner.packed import Packed, pack
+from areal.models.sight import Sight
 from areal.trajectory import Batch, Episode
 
 LOOKED_AT = 16
@@ -66,6 +67,7 @@ class Splitter:
     Attributes:
         budget: tokens of one micro-batch.
         kernel: of attention; None: PyTorch's plain one, padded.
+        sight: what the model makes of pictures; None: it sees nothing.
         rank: which of the learner's processes this is.
     """
 
@@ -77,6 +79,7 @@ class Splitter:
     kernel: Kernel | None = None
     rank: int = 0
     world_size: int = 1
+    sight: Sight | None = None
 
     def split(self, batch: Batch) -> tuple[list[list[MicroBatch]], float]:
         """Return this rank's part of each minibatch, and the share of trajectories that have no advantage.
@@ -110,7 +113,7 @@ class Splitter:
             lengths = [len(trajectories[i]) for i in useful]
             for part in partition(lengths, self.budget, self.world_size)[self.rank]:
                 chosen = [useful[i] for i in part] or useful[:1]
-                packed = pack([trajectories[i] for i in chosen], self.device, self.kernel)
+                packed = pack([trajectories[i] for i in chosen], self.device, self.kernel, self.sight)
                 owners = [credit.row[i] for i in chosen]
                 micro = MicroBatch(
                     packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0]

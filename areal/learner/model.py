@@ -12,6 +12,8 @@ from areal.errors import UserError
 from areal.learner.attention import ATTENTION, Padded, packed_attention
 from areal.learner.logits import Loss, Scores, scores
 from areal.learner.packed import Packed
+from areal.learner.sight import embedded
+from areal.models.sight import auto_class, sees
 
 
 class Policy(torch.nn.Module):
@@ -41,23 +43,28 @@ class Policy(torch.nn.Module):
 
 
 def load_model(path: str) -> Any:
-    """Load a causal language model for training, in float32, on the CPU.
+    """Load a causal language model for training, in float32, on the CPU; a vision tower is frozen.
 
     Raises:
         UserError: the folder or hub id holds no causal language model, or one of which the learner would
             compute something else.
     """
-    from transformers import AttentionInterface, AutoModelForCausalLM
+    from transformers import AttentionInterface, AutoConfig
 
     AttentionInterface.register(ATTENTION, packed_attention)
+    attention: Any = ATTENTION
+    if sees(path):
+        attention = {"text_config": ATTENTION, "vision_config": "sdpa"}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, attn_implementation=ATTENTION
+        model: Any = auto_class(AutoConfig.from_pretrained(path)).from_pretrained(
+            path, dtype=torch.float32, attn_implementation=attention
         )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
     # No dropout: the recomputed log-probabilities must be those of the policy that is updated.
     model.eval()
+    if sees(path):
+        model.base_model.visual.requires_grad_(False)
     _check(model, path)
     return model
 
@@ -72,13 +79,20 @@ def output_of(config: Any) -> tuple[float, float | None]:
     return scale, getattr(text, "final_logit_softcapping", None)
 
 
+def language_model(trunk: Any) -> Any:
+    """Return the part of a trunk that reads tokens: of one that sees, the vision tower stands beside it."""
+    return getattr(trunk, "language_model", trunk)
+
+
 def hidden_states(trunk: Any, packed: Packed) -> torch.Tensor:
     """Return the last hidden states of the row, ``[N, hidden]``."""
+    tokens, positions = packed.tokens[None], packed.positions
+    inputs = {"input_ids": tokens} if packed.pictures is None else embedded(trunk, tokens, packed.pictures)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*attention_mask.*")
-        return trunk(
-            input_ids=packed.tokens[None],
-            position_ids=packed.positions[None],
+        return language_model(trunk)(
+            **inputs,
+            position_ids=positions[None] if positions.ndim == 1 else positions[:, None],
             use_cache=False,
             layout=packed.layout,
         ).last_hidden_state[0]
@@ -92,8 +106,9 @@ def _check(model: Any, path: str) -> None:
         UserError: what the learner computes is not what the model is.
     """
     first, second = torch.tensor([[1, 2]]), torch.tensor([[3, 1]])
-    alone = _tried(model.base_model, second, 1).last_hidden_state
-    together = _tried(model.base_model, torch.cat([first, second], 1), 2).last_hidden_state
+    trunk = language_model(model.base_model)
+    alone = _tried(trunk, second, 1).last_hidden_state
+    together = _tried(trunk, torch.cat([first, second], 1), 2).last_hidden_state
     logits = _tried(model, second, 1).logits
     if not torch.isfinite(logits).all():
         raise UserError(f"the weights of {path} make logits that are not finite: some are NaN or infinite")

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from areal.images import Image
 from areal.learner.attention import Kernel, Layout, Padded, Varlen, to_device
+from areal.learner.sight import Pictures, pictures_of, positions_of
+from areal.models.sight import Sight
 from areal.trajectory import Trajectory
 
 
@@ -22,7 +25,7 @@ class Packed:
 
     Attributes:
         tokens: ``[N]``.
-        positions: ``[N]``, position of each token in its own sequence.
+        positions: ``[N]``, of each token in its own sequence, or ``[3, N]`` where there are pictures.
         layout: which of them make up each sequence, as attention takes it.
         before: ``[K]``, place of the token that each sampled token follows: its logits predict it.
         targets: ``[K]``, the sampled tokens.
@@ -30,6 +33,7 @@ class Packed:
         versions: ``[K]``, the versions of the weights that sampled them.
         owner: ``[K]``, which of the sequences each sampled token belongs to.
         pairs: how many pairs of a computed token with one that it sees, itself included.
+        pictures: among the tokens; None: there are none.
     """
 
     tokens: torch.Tensor
@@ -41,17 +45,25 @@ class Packed:
     versions: torch.Tensor
     owner: torch.Tensor
     pairs: int
+    pictures: Pictures | None = None
 
 
-def pack(trajectories: Sequence[Trajectory], device: torch.device, kernel: Kernel | None = None) -> Packed:
+def pack(
+    trajectories: Sequence[Trajectory],
+    device: torch.device,
+    kernel: Kernel | None = None,
+    sight: Sight | None = None,
+) -> Packed:
     """Lay trajectories end to end, each prompt once.
 
     Args:
         trajectories: at least one.
         kernel: of attention; None: PyTorch's plain one, padded.
+        sight: what the model makes of pictures; None: it sees nothing.
 
     Raises:
-        ValueError: a trajectory begins with a sampled token, which nothing predicts.
+        ValueError: a trajectory begins with a sampled token, which nothing predicts, or has pictures that the
+            model does not see.
     """
     index, owned = _places(trajectories)
     lengths = np.array([len(t) for t in trajectories])
@@ -71,9 +83,17 @@ def pack(trajectories: Sequence[Trajectory], device: torch.device, kernel: Kerne
         layout = Padded.build(index, owned, lengths, device)
     else:
         layout = Varlen.build(index, owned, lengths, device, kernel.attend)
+    seen = [t.images for t in trajectories]
+    pictures, places = None, positions
+    if any(seen):
+        if sight is None:
+            raise ValueError("a trajectory has pictures, and the model sees nothing")
+        pictures = pictures_of(seen, index, owned, sight, device)
+        whole = [positions_of(len(t), t.images, sight) for t in trajectories]
+        places = np.concatenate([each[:, owned[i, : each.shape[1]]] for i, each in enumerate(whole)], axis=1)
     return Packed(
         tokens=tensor(tokens[owned]),
-        positions=tensor(positions),
+        positions=tensor(places),
         layout=layout,
         before=tensor(index[owner, step - 1]),
         targets=tensor(tokens[owner, step]),
@@ -81,6 +101,7 @@ def pack(trajectories: Sequence[Trajectory], device: torch.device, kernel: Kerne
         versions=tensor(np.concatenate([t.versions[t.loss_mask] for t in trajectories])),
         owner=tensor(owner),
         pairs=int(positions.sum()) + len(positions),
+        pictures=pictures,
     )
 
 
@@ -89,13 +110,15 @@ def _places(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]
     longest = max(len(t) for t in trajectories)
     index = np.zeros((len(trajectories), longest), dtype=np.int64)
     owned = np.zeros((len(trajectories), longest), dtype=bool)
-    prompts: dict[bytes, int] = {}
+    prompts: dict[tuple[bytes, tuple[Image, ...]], int] = {}
     end = 0
     for i, trajectory in enumerate(trajectories):
         prompt = int(trajectory.loss_mask.argmax())
         if prompt == 0:
             raise ValueError("the first token of a sequence cannot be a sampled one: nothing predicts it")
-        first = prompts.setdefault(trajectory.tokens[:prompt].tobytes(), end)
+        # The same tokens are another prompt where their placeholders stand for another picture.
+        images = tuple(image for image in trajectory.images if image.start < prompt)
+        first = prompts.setdefault((trajectory.tokens[:prompt].tobytes(), images), end)
         shared = prompt if first < end else 0
         index[i, :shared] = np.arange(first, first + shared)
         rest = len(trajectory) - shared

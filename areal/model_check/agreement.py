@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from areal.config import Config, parse_config
+from areal.images import Image, to_png
+from areal.models.sight import Sight, auto_class, load_sight
 from areal.placement.inventory import probe
 from areal.rollout.engine import Completion, Engine, Sampling
 from areal.runtime.build import start_rollout_worker
@@ -81,7 +83,7 @@ async def measure(
         for rank in ranks:
             config = settings_of(folder, device, lora_rank=rank, **learner)
             found.updates[rank] = await _trained(config, checked, worker.engine, updates)
-        batch = await sampled(worker.engine, 0)
+        batch = await sampled(worker.engine, 0, load_sight(folder))
         found.packed = packed_against_alone(folder, batch.trajectories)
         return found
     finally:
@@ -93,35 +95,45 @@ async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) 
     dtype = engine_dtype(config, checked.device)
     sender = open_sender(checked.placement.backends, learner.named_parameters(), dtype, checked.device)
     await engine.connect(sender.init_infos())
-    found = []
+    found, sight = [], load_sight(checked.model)
     for update in range(updates + 1):
         if update or engine.version:
             sender.write(learner.named_parameters())
             await transfer(engine.load(engine.version + 1), asyncio.to_thread(sender.send))
         learner.version = engine.version  # what another learner loaded before counts, too
-        batch = await sampled(engine, engine.version)
+        batch = await sampled(engine, engine.version, sight)
         found.append(learner.update(batch)["mismatch/logprob_max"])
     sender.close()
     return found
 
 
-async def sampled(engine: Engine, version: int) -> Batch:
-    """Sample from random prompts; half of the responses to each count as right."""
+async def sampled(engine: Engine, version: int, sight: Sight | None = None) -> Batch:
+    """Sample from random prompts; half of the responses to each count as right.
+
+    A model that sees has a picture of noise in each but the last.
+    """
     rng = np.random.default_rng(version)
-    prompts = [rng.integers(6, 300, PROMPT).tolist() for _ in range(GROUPS)]
+    prompts: list[tuple[list[int], tuple[Image, ...]]] = []
+    for number in range(GROUPS):
+        ids = rng.integers(6, 300, PROMPT).tolist()
+        images: tuple[Image, ...] = ()
+        if sight is not None and number < GROUPS - 1:
+            noise = rng.integers(0, 256, (56, 56 + 28 * number, 3), dtype=np.uint8)
+            ids, images = sight.place([*ids[:2], sight.token, *ids[2:]], [to_png(noise)])
+        prompts.append((ids, images))
     sampling = Sampling(RESPONSE, ignore_eos=True)
     responses = await asyncio.gather(
-        *(engine.generate(prompt, sampling) for prompt in prompts for _ in range(MEMBERS))
+        *(engine.generate(ids, sampling, images=seen) for ids, seen in prompts for _ in range(MEMBERS))
     )
     groups = []
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, images) in enumerate(prompts):
         members = responses[number * MEMBERS : (number + 1) * MEMBERS]
-        episodes = [Episode([trajectory(prompt, a)], float(i % 2)) for i, a in enumerate(members)]
+        episodes = [Episode([trajectory(prompt, a, images)], float(i % 2)) for i, a in enumerate(members)]
         groups.append(Group(number, version, episodes))
     return Batch(version, groups)
 
 
-def trajectory(prompt: list[int], response: Completion) -> Trajectory:
+def trajectory(prompt: list[int], response: Completion, images: Sequence[Image] = ()) -> Trajectory:
     """Put a response behind its prompt."""
     before = len(prompt)
     return Trajectory(
@@ -129,26 +141,51 @@ def trajectory(prompt: list[int], response: Completion) -> Trajectory:
         loss_mask=np.arange(before + len(response.ids)) >= before,
         logprobs=np.array([0.0] * before + response.logprobs, np.float32),
         versions=np.array([-1] * before + response.versions, np.int32),
+        images=list(images),
     )
 
 
 @torch.no_grad()
 def packed_against_alone(folder: str, trajectories: Sequence[Trajectory]) -> float:
     """Return by how much the learner's row of sequences is off transformers' own model, at most."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     from areal.learner.model import Policy, load_model
     from areal.learner.packed import pack
 
-    row = pack(trajectories, torch.device("cpu"))
+    sight = load_sight(folder)
+    row = pack(trajectories, torch.device("cpu"), sight=sight)
     ours = Policy(load_model(folder))(row, 1.0).logprobs
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-    theirs = []
-    for one in trajectories:
-        tokens = torch.from_numpy(one.tokens.astype(np.int64))
-        logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1]
+    kind = auto_class(AutoConfig.from_pretrained(folder))
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    differences = [0.0]
+    for one, found in zip(trajectories, ours.split([one.sampled for one in trajectories]), strict=True):
+        tokens = torch.from_numpy(one.tokens[: _readable(one, sight)].astype(np.int64))
+        shown = _shown(one, sight, len(tokens)) if sight and one.images else {}
+        logits = model(input_ids=tokens[None], use_cache=False, **shown).logits[0, :-1]
         chosen = torch.log_softmax(logits.float(), -1).gather(1, tokens[1:, None])[:, 0]
-        theirs.append(chosen[torch.from_numpy(one.loss_mask[1:])])
-    return float((ours - torch.cat(theirs)).abs().max())
+        theirs = chosen[torch.from_numpy(one.loss_mask[1 : len(tokens)])]
+        differences += (found[: len(theirs)] - theirs).abs().tolist()
+    return max(differences)
+
+
+def _readable(one: Trajectory, sight: Sight | None) -> int:
+    """Return how much of a sequence transformers' own model takes: up to a placeholder that was sampled.
+
+    It takes any for a picture's.
+    """
+    taken = np.flatnonzero(one.loss_mask & (one.tokens == (-1 if sight is None else sight.token)))
+    return int(taken[0]) if len(taken) else len(one)
+
+
+def _shown(one: Trajectory, sight: Sight, length: int) -> dict[str, torch.Tensor]:
+    """Return what transformers' own model takes for the pictures of a sequence."""
+    pixels = [sight.pixels(image.png) for image in one.images]
+    kinds = torch.zeros(1, length, dtype=torch.int32)
+    for image in one.images:
+        kinds[0, image.start : image.start + image.tokens] = 1
+    return {
+        "pixel_values": torch.from_numpy(np.concatenate([each.values for each in pixels])),
+        "image_grid_thw": torch.tensor([each.grid for each in pixels]),
+        "mm_token_type_ids": kinds,
+    }

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from areal.errors import UserError
+from areal.model_check.small_sight import add_marks, make_sight_small, save_processor
 from areal.models import load_tokenizer, resolve_model
+from areal.models.sight import FAMILIES, auto_class
 
 _HEAD = 32
 """Width of an attention head: the smallest that every kernel takes."""
@@ -75,6 +77,7 @@ def small_config(config: Any) -> Any:
     for name in ("initializer_range", "init_std"):
         if hasattr(text, name):
             setattr(text, name, _SPREAD)
+    make_sight_small(made)
     return made
 
 
@@ -92,7 +95,7 @@ def make_small(path: str, folder: Path, tied: bool | None = None) -> Path:
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     bare = Path(path).is_dir() and not any(Path(path).glob("tokenizer*"))
     tokenizer = load_tokenizer(resolve_model("starter") if bare else path)
@@ -100,8 +103,10 @@ def make_small(path: str, folder: Path, tied: bool | None = None) -> Path:
         config = small_config(AutoConfig.from_pretrained(path))
     except (StrictDataclassError, AttributeError) as error:
         raise UserError(f"no small model can be made of {path}: {_line(error)}") from error
-    text = config.get_text_config()
+    text, seeing = config.get_text_config(), config.model_type in FAMILIES
     if bare:
+        if seeing:
+            add_marks(config, tokenizer)
         text.vocab_size, text.eos_token_id = len(tokenizer), tokenizer.eos_token_id
         text.bos_token_id, text.pad_token_id = 0, 0
     if tied is not None:
@@ -109,11 +114,13 @@ def make_small(path: str, folder: Path, tied: bool | None = None) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = auto_class(config).from_config(config, dtype=torch.float32)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             raise UserError(f"no small model can be made of {path}: {_line(error)}") from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if seeing:
+        save_processor(path, bare, config, folder)
     return folder
 
 

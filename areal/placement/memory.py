@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from areal.errors import UserError
+from areal.models.sight import auto_class
 from areal.placement.inventory import Device
 from areal.step_sizes import BATCHED_TOKENS, LOGITS_AT_ONCE
 
@@ -67,10 +68,9 @@ class Shape:
     def of(cls, config: Any) -> Shape:
         """Read them off a transformers configuration, parameters by building the model without memory."""
         import torch
-        from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = auto_class(config).from_config(config)
         text = config.get_text_config()
         heads = text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // heads

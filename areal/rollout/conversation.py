@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from areal.agents.interface import Message, Tool
+from areal.images import Image, shifted
 from areal.rollout.engine import Completion
 from areal.rollout.rendering import Prompt
 from areal.trajectory import Finish, Trajectory
@@ -43,6 +44,7 @@ class Conversation:
 
     Attributes:
         ids: all tokens.
+        images: whose placeholders are among them.
         prompt_text: the prompt of the last response, as text.
         messages: with the sampled text as the content of each response.
         turn_ends: one for each turn that was sampled here.
@@ -51,6 +53,7 @@ class Conversation:
 
     def __init__(self, origin: Conversation | None = None, end: TurnEnd | None = None) -> None:
         self.ids: list[int] = []
+        self.images: list[Image] = []
         self.prompt_text = ""
         self.messages: list[Message] = []
         self.turn_ends: list[TurnEnd] = []
@@ -63,10 +66,13 @@ class Conversation:
         self._rewards: list[float] = []
         self._finish: Finish = "eos"
         if origin is not None and end is not None:
-            self.append_prompt(origin.ids[: end.tokens])
+            self.append_prompt(
+                origin.ids[: end.tokens], [image for image in origin.images if image.start < end.tokens]
+            )
 
-    def append_prompt(self, ids: Sequence[int]) -> None:
-        """Append tokens that the policy did not sample."""
+    def append_prompt(self, ids: Sequence[int], images: Sequence[Image] = ()) -> None:
+        """Append tokens that the policy did not sample, and the images among them."""
+        self.images.extend(shifted(images, len(self.ids)))
         self._append(ids, False, [0.0] * len(ids), [-1] * len(ids))
 
     def append_completion(self, completion: Completion, call: int) -> None:
@@ -102,6 +108,7 @@ class Conversation:
             turns=list(self._turns),
             calls=list(self._calls),
             rewards=list(self._rewards),
+            images=list(self.images),
         )
 
     def _append(

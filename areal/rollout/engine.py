@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from areal.errors import EngineLost
+from areal.images import Image
 from areal.trajectory import Finish
 
 Interruption = Literal["recompute", "keep", "drain"]
@@ -101,8 +102,13 @@ class GenerationAborted(RuntimeError):
 class Sampler(Protocol):
     """Samples continuations."""
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
-        """Continue ``ids``. If the call is cancelled, the request is given up."""
+    async def generate(
+        self, ids: list[int], sampling: Sampling, *, images: Sequence[Image] = ()
+    ) -> Completion:
+        """Continue ``ids``, among which are the placeholders of ``images``.
+
+        If the call is cancelled, the request is given up.
+        """
         ...
 
 
@@ -155,7 +161,12 @@ class SingleEngine(Engine, Protocol):
     """One of several engines, any of which may be lost while the others go on."""
 
     async def generate(
-        self, ids: list[int], sampling: Sampling, partial: Partial | None = None
+        self,
+        ids: list[int],
+        sampling: Sampling,
+        partial: Partial | None = None,
+        *,
+        images: Sequence[Image] = (),
     ) -> Completion:
         """Continue ``ids``. If the call is cancelled, the request is given up.
 
@@ -164,6 +175,7 @@ class SingleEngine(Engine, Protocol):
             sampling: how to sample.
             partial: an empty one, to which the engine adds about once a second what it has sampled meanwhile,
                 so that another engine can go on from there if this one is lost.
+            images: whose placeholders are among the tokens.
 
         Raises:
             EngineLost: the engine is lost.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from weakref import WeakSet
 from zlib import crc32
 
 from areal.errors import EngineLost, TransferFailed, WrongNumbers
+from areal.images import Image
 from areal.rollout.engine import Completion, Partial, Sampling, SingleEngine
 from areal.rollout.router import Router
 from areal.waiting import cancel
@@ -176,13 +177,15 @@ class Engines:
     def _busy_now(self) -> dict[str, float]:
         return {name: engine.busy_seconds for name, engine in self.engines.items()}
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(
+        self, ids: list[int], sampling: Sampling, *, images: Sequence[Image] = ()
+    ) -> Completion:
         """Continue ``ids`` on one of the engines; see :class:`areal.rollout.engine.Engine`."""
         # The hash of integers is the same in every process.
-        return (await self.generate_near(hash(tuple(ids[:_BEGINNING])), "", ids, sampling))[0]
+        return (await self.generate_near(hash(tuple(ids[:_BEGINNING])), "", ids, sampling, images))[0]
 
     async def generate_near(
-        self, key: int, last: str, ids: list[int], sampling: Sampling
+        self, key: int, last: str, ids: list[int], sampling: Sampling, images: Sequence[Image] = ()
     ) -> tuple[Completion, str]:
         """Continue ``ids`` where the prefix cache knows them; see :meth:`areal.rollout.router.Router.start`.
 
@@ -197,7 +200,7 @@ class Engines:
             which = await self._start(key, last)
             more = Partial()
             rest = replace(sampling, max_tokens=sampling.max_tokens - len(sampled.ids))
-            completion = await self._try(which, ids + sampled.ids, rest, more)
+            completion = await self._try(which, ids + sampled.ids, rest, more, images)
             if completion is not None:
                 sampled.extend(completion)
                 return Completion(sampled.ids, sampled.logprobs, sampled.versions, completion.finish), which
@@ -224,14 +227,16 @@ class Engines:
             await self._joined.wait()
             self._check()
 
-    async def _try(self, which: str, ids: list[int], sampling: Sampling, more: Partial) -> Completion | None:
+    async def _try(
+        self, which: str, ids: list[int], sampling: Sampling, more: Partial, images: Sequence[Image]
+    ) -> Completion | None:
         """Return what an engine samples; None: the engine is lost or leaves, and has sampled ``more``."""
         engine, running = self.engines[which], self._running[which]
         limit = asyncio.timeout(None)
         running.add(limit)
         try:
             async with limit:
-                return await engine.generate(ids, sampling, more)
+                return await engine.generate(ids, sampling, more, images=images)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -372,7 +377,10 @@ class EpisodeEngines:
             await self._engines.show_life()
         return self._engines.outages > self._outages
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(
+        self, ids: list[int], sampling: Sampling, *, images: Sequence[Image] = ()
+    ) -> Completion:
         """Continue ``ids``; see :class:`areal.rollout.engine.Engine`."""
-        completion, self._last = await self._engines.generate_near(self._key, self._last, ids, sampling)
+        near = self._engines.generate_near(self._key, self._last, ids, sampling, images)
+        completion, self._last = await near
         return completion

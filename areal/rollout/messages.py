@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from areal.agents.interface import BadRequest, Message
+from areal.errors import UserError
+from areal.images import to_png
 from areal.rollout.arguments import loads
 
-Key = tuple[str, str, tuple[tuple[str, str], ...]]
-"""Role, words, and name and arguments of each tool call: what two equal messages have in common."""
+Key = tuple[str, str, tuple[tuple[str, str], ...], tuple[bytes, ...]]
+"""Role, words, name and arguments of each tool call, and pictures: what two equal messages have in common."""
+
+
+_OTHER = (
+    "the content of a message is text, or a list of parts, each of them text or a picture ({'type': 'image', "
+    "'image': a PNG file's bytes}): nothing else is seen"
+)
 
 
 def normal(message: Message) -> Message:
-    """Return a message as chat templates want it: content as text, arguments of tool calls as a mapping.
+    """Return a message as chat templates want it: arguments of tool calls as a mapping, content as text.
+
+    Content with pictures is a list of parts, ``{"type": "text", "text": …}`` and ``{"type": "image", "image":
+    …}``, the picture as a PNG file.
 
     Raises:
-        BadRequest: it is none, or has content that is no text.
+        BadRequest: it is none, or has content that is neither text nor a picture.
     """
     role = message.get("role")
     if not isinstance(role, str):
         raise BadRequest(f"a message needs a role: {message!r}")
-    found: Message = {"role": role, "content": _text(message.get("content"))}
+    found: Message = {"role": role, "content": _content(message.get("content"))}
+    if role not in ("user", "tool") and not isinstance(found["content"], str):
+        raise BadRequest(f"a message of the role {role} has a picture, which only user and tool may show")
     if calls := message.get("tool_calls"):
         found["tool_calls"] = [_call(call) for call in calls]
     for name in ("tool_call_id", "name"):
@@ -37,17 +50,44 @@ def key(message: Message) -> Key:
         (call["function"]["name"], json.dumps(call["function"]["arguments"], sort_keys=True))
         for call in message.get("tool_calls", ())
     )
-    return message["role"], message["content"].strip(), calls
+    return message["role"], words(message).strip(), calls, tuple(pictures([message]))
 
 
-def _text(content: Any) -> str:
+def words(message: Message) -> str:
+    """Return the text of a normal message, without its pictures."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def pictures(messages: Iterable[Message]) -> list[bytes]:
+    """Return the pictures of normal messages, in order."""
+    parts = (part for m in messages if not isinstance(m["content"], str) for part in m["content"])
+    return [part["image"] for part in parts if part["type"] == "image"]
+
+
+def _content(content: Any) -> str | list[dict[str, Any]]:
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(isinstance(p, dict) and "text" in p for p in content):
-        return "".join(part["text"] for part in content)
-    raise BadRequest("the content of a message is text, or a list of parts with text: nothing else is seen")
+    if not isinstance(content, Sequence):
+        raise BadRequest(_OTHER)
+    parts = [_part(part) for part in content]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(part: Any) -> dict[str, Any]:
+    """Return a part in one of two forms."""
+    if isinstance(part, dict) and part.get("type") == "image" and part.get("image") is not None:
+        try:
+            return {"type": "image", "image": to_png(part["image"])}
+        except UserError as error:
+            raise BadRequest(str(error)) from error
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return {"type": "text", "text": part["text"]}
+    raise BadRequest(_OTHER)
 
 
 def _call(call: Any) -> dict[str, Any]:

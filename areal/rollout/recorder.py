@@ -25,6 +25,7 @@ from areal.agents.interface import (
     Settings,
     Tool,
 )
+from areal.images import shifted
 from areal.rollout.conversation import Conversation
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, GenerationAborted, Sampler, Sampling
@@ -188,14 +189,16 @@ class Recorder(EpisodeModel):
 
     async def _sample(self, target: _Target, limits: SamplingLimits | None) -> tuple[int, Completion]:
         """Return the number of a call, and its response."""
-        ids = [*target.conversation.ids, *target.prompt.ids]
+        known = target.conversation
+        ids = [*known.ids, *target.prompt.ids]
+        images = [*known.images, *shifted(target.prompt.images, len(known.ids))]
         call = self._next_call()
         target.conversation.busy = True
         try:
             sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
             # The call may come from a program, through a server that knows of no episode.
             with span("model", str(call), self.spans):
-                completion = await self._engine.generate(ids, sampling)
+                completion = await self._engine.generate(ids, sampling, images=images)
         finally:
             target.conversation.busy = False
         if completion.finish == "abort":
@@ -205,7 +208,7 @@ class Recorder(EpisodeModel):
     def _append(self, target: _Target, completion: Completion, call: int) -> int:
         """Append a prompt and its response to their conversation; return the tokens up to the response."""
         conversation = target.conversation
-        conversation.append_prompt(target.prompt.ids)
+        conversation.append_prompt(target.prompt.ids, target.prompt.images)
         prompt_tokens = len(conversation.ids)
         conversation.append_completion(completion, call)
         if not conversation.turn_ends:

@@ -13,6 +13,9 @@ from jinja2 import TemplateError
 
 from areal.agents.interface import BadRequest, Message, Tool
 from areal.errors import UserError, nearest
+from areal.images import Image
+from areal.models.sight import FAMILIES, Sight
+from areal.rollout.messages import pictures
 from areal.rollout.tool_calls import (
     FORMATS,
     Split,
@@ -32,6 +35,7 @@ _OPENINGS = 256
 """Rendered openings to remember: more than the groups that begin at once."""
 
 
+_SEE = ", ".join(FAMILIES.values())
 _OF_TEMPLATES = (TemplateError, TypeError, ValueError, AttributeError, LookupError, RecursionError)
 """What a template raises that is given what it was not written for."""
 
@@ -43,10 +47,12 @@ class Prompt:
     Attributes:
         text: all of it, as the template has it.
         ids: of an opening all of it; of a continuation what comes behind the tokens that are there already.
+        images: whose placeholders are among the ids; ``text`` has one placeholder for each.
     """
 
     text: str
     ids: list[int]
+    images: tuple[Image, ...] = ()
 
 
 class Renderer:
@@ -58,6 +64,7 @@ class Renderer:
         eos: every token that ends a turn.
         template_kwargs: what the template takes besides.
         keep_thoughts: whether earlier responses stay as they were, also where the template rewrites them.
+        sight: what the model makes of pictures; None: it sees nothing.
     """
 
     def __init__(
@@ -66,7 +73,10 @@ class Renderer:
         eos: tuple[int, ...],
         template_kwargs: Mapping[str, Any] | None = None,
         keep_thoughts: bool = False,
+        sight: Sight | None = None,
     ) -> None:
+        self._sight = sight
+        self._placeholder = tokenizer.decode([sight.token]) if sight else ""
         self._keeps_thoughts = keep_thoughts
         self._template_kwargs = dict(template_kwargs or {})
         self._tokenizer = tokenizer
@@ -85,14 +95,14 @@ class Renderer:
         Raises:
             BadRequest: the template refuses it, or there are tools and no template.
         """
-        if not tools and all(len(m) == 2 for m in messages):
+        if not tools and all(len(m) == 2 and isinstance(m["content"], str) for m in messages):
             return self._plain_opening(tuple((m["role"], m["content"]) for m in messages))
         text = self._text(messages, tools)
-        return Prompt(text, self._encode(text, first=True))
+        return self._prompt(text, text, True, pictures(messages))
 
     def _render_plain_opening(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
         text = self._text([{"role": role, "content": content} for role, content in messages], ())
-        return Prompt(text, self._encode(text, first=True))
+        return self._prompt(text, text, True, [])
 
     def continuation(
         self,
@@ -134,7 +144,8 @@ class Renderer:
                 )
             return None
         end = self._tokenizer.decode([last]) if last in self.eos_ids and self._template is not None else ""
-        return Prompt(text, self._encode(behind.removeprefix(end) if end else behind, first=False))
+        shown = pictures(messages)[before.count(self._placeholder) if self._sight else 0 :]
+        return self._prompt(text, behind.removeprefix(end) if end else behind, False, shown)
 
     def _behind_response(self, number: int, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
         """Return what the template has behind a response, whatever it makes of that one's words."""
@@ -179,9 +190,13 @@ class Renderer:
             )
 
     def _text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        if self._sight is None and pictures(messages):
+            raise BadRequest(f"the messages have a picture, and the model sees none: take one of {_SEE}")
         if self._template is None:
             if tools:
                 raise BadRequest("the model has no chat template, which tools need")
+            if pictures(messages):
+                raise BadRequest("the model has no chat template, which pictures need")
             if not any(m["content"] for m in messages):
                 raise BadRequest("the messages are empty, and the model has no chat template")
             return _plain(messages)
@@ -202,8 +217,17 @@ class Renderer:
         except _OF_TEMPLATES as error:
             raise BadRequest(f"the model's chat template refuses the messages: {error}") from error
 
-    def _encode(self, text: str, first: bool) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=first and self._template is None)
+    def _prompt(self, text: str, new: str, first: bool, shown: list[bytes]) -> Prompt:
+        """Return a prompt of which ``new`` has yet to become ids, and whose pictures are ``shown``."""
+        ids = self._tokenizer.encode(new, add_special_tokens=first and self._template is None)
+        if self._sight is None:
+            return Prompt(text, ids)
+        if ids.count(self._sight.token) != len(shown):
+            raise BadRequest(
+                f"the model's chat template has {self._placeholder} {ids.count(self._sight.token)} times for "
+                f"{len(shown)} pictures: a message must not have it in its text"
+            )
+        return Prompt(text, *self._sight.place(ids, shown))
 
 
 def _plain(messages: Sequence[Message]) -> str:

@@ -22,14 +22,17 @@ import logging
 import math
 import re
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from areal.agents.interface import BadRequest
 from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError, WrongNumbers
+from areal.images import Image
+from areal.models.sight import load_sight
 from areal.rollout.engine import Completion, Interruption, Partial, Sampling
 from areal.rollout.gate import Gate
+from areal.rollout.vllm_sight import Prompts
 from areal.rollout.vllm_start import LONGEST_CAUSE, EngineSettings, engine_config, starting
 from areal.trajectory import Finish
 from areal.waiting import Work
@@ -63,6 +66,7 @@ class VLLMEngine:
         eos_ids: tuple[int, ...],
         interruption: Interruption = "recompute",
         grace: float = 0.0,
+        prompts: Prompts | None = None,
     ) -> None:
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -72,6 +76,7 @@ class VLLMEngine:
         self._dead = EngineDeadError
         self._invalid = VLLMValidationError
         self._grace = grace
+        self._prompts = prompts
         self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
         self._version = 0
@@ -107,6 +112,7 @@ class VLLMEngine:
                 settings.eos_ids,
                 settings.interruption,
                 _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
+                Prompts(sight) if (settings.sees and (sight := load_sight(settings.model))) else None,
             )
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
@@ -123,7 +129,9 @@ class VLLMEngine:
         tokens = self._finished_tokens + sum(self._tokens(request) or 0 for request in self._in_flight)
         return Work(tokens, "tokens", 0 if self._paused else len(self._in_flight), self._version)
 
-    async def generate(self, ids: list[int], sampling: Sampling, name: str = "") -> Completion:
+    async def generate(
+        self, ids: list[int], sampling: Sampling, name: str = "", images: Sequence[Image] = ()
+    ) -> Completion:
         """Continue ``ids``; see :class:`areal.rollout.engine.Engine`.
 
         Args:
@@ -138,7 +146,7 @@ class VLLMEngine:
                 while True:
                     request = _Request(str(next(self._ids)), self._version, [(0, self._next_version)])
                     self._named[name] = request
-                    completion = await self._complete(request, ids, params)
+                    completion = await self._complete(request, self._prompt(ids, images, request), params)
                     if not self._begins_again(request, completion.versions):
                         return completion
             finally:
@@ -213,8 +221,15 @@ class VLLMEngine:
         params.skip_clone = True
         return params
 
-    async def _complete(self, request: _Request, ids: list[int], params: Any) -> Completion:
-        prompt = {"type": "token", "prompt_token_ids": ids, "cache_salt": str(request.version)}
+    def _prompt(self, ids: list[int], images: Sequence[Image], request: _Request) -> dict[str, Any]:
+        salt = str(request.version)
+        if not images:
+            return {"type": "token", "prompt_token_ids": ids, "cache_salt": salt}
+        if self._prompts is None:
+            raise BadRequest("the model sees no pictures")
+        return self._prompts.prompt(ids, images, salt)
+
+    async def _complete(self, request: _Request, prompt: dict[str, Any], params: Any) -> Completion:
         self._in_flight.add(request)
         try:
             async for output in self._llm.generate(prompt, params, request.id):

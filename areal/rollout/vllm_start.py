@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from areal.errors import EngineLost
+from areal.rollout import vllm_sight
 from areal.rollout.engine import Interruption
 from areal.step_sizes import BATCHED_TOKENS
 
@@ -63,6 +64,7 @@ class EngineSettings:
         host: number of this host among them.
         port: of the first host, free, at which the workers of all hosts meet.
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
+        sees: whether requests may have pictures.
     """
 
     model: str
@@ -84,6 +86,7 @@ class EngineSettings:
     host: int = 0
     port: int = 0
     stop_strings: bool = False
+    sees: bool = False
 
 
 def is_eager(wanted: bool | None, device: str) -> bool:
@@ -111,6 +114,8 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         # Sampling is what areal's settings say, not what a model's generation_config.json suggests.
         "generation_config": "vllm",
     }
+    if settings.sees:
+        found |= vllm_sight.arguments()
     if settings.weight_backend is not None:
         found["weight_transfer_config"] = WeightTransferConfig(backend=settings.weight_backend)
         found["worker_extension_cls"] = "areal.rollout.vllm_worker.WorkerExtension"
@@ -153,6 +158,8 @@ def engine_config(settings: EngineSettings) -> Any:
     if settings.device == "cpu" and config.model_config.use_mla:
         # vLLM's kernel turns the first head of such a query alone, and leaves the others as they are.
         config.compilation_config.custom_ops.append("-rotary_embedding")
+    if settings.sees:
+        vllm_sight.bring_processing(config.model_config)
     kind = "AsyncWholeOutputScheduler" if config.scheduler_config.async_scheduling else "WholeOutputScheduler"
     config.scheduler_config.scheduler_cls = f"areal.rollout.vllm_scheduler.{kind}"
     if are_loaded(os.environ.get("LD_PRELOAD", "")):  # else vLLM wants a process that begins with more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from areal.agents.program import Program
+from areal.models.sight import sees
 from areal.placement.placement import EnginePlacement
 from areal.rollout.router import max_in_flight
 from areal.rollout.seeds import derive
@@ -34,6 +35,7 @@ def engine_settings(
         hosts=tuple(map(placement.inventory.address, engine.hosts)) if engine.others else (),
         interruption=config.rollout.interruption,
         # A program may send stop strings with any call, and so may whoever asks a model that is served.
+        sees=sees(plan.model),
         stop_strings=bool(config.rollout.stop) or plan.agent is None or isinstance(plan.agent, Program),
     )
 

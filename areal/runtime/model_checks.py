@@ -8,6 +8,7 @@ from typing import Any
 from areal.errors import UserError
 from areal.models import load_tokenizer
 from areal.models.loading import unreachable
+from areal.models.sight import FAMILIES, auto_class
 from areal.rollout.rendering import eos_ids
 
 _TRIED = [{"role": "user", "content": "What is 1 + 1?"}]
@@ -119,8 +120,16 @@ def _configuration(path: str) -> Any:
 def _check_kind(path: str, config: Any) -> None:
     """Check that it gives next tokens."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
+    if config.model_type in FAMILIES:
+        return
     names = config.architectures or []
+    if config.model_type in SEEING and config.model_type not in KNOWN:
+        raise UserError(
+            f"{path} ({', '.join(names) or config.model_type}) sees pictures in a way that areal does not "
+            f"know: it knows that of {', '.join(FAMILIES.values())}"
+        )
     other = config.is_encoder_decoder or any(
         name.endswith(_OTHER_HEADS) and not name.endswith("LMHeadModel") for name in names
     )
@@ -130,8 +139,6 @@ def _check_kind(path: str, config: Any) -> None:
 
 
 def _check_trainable(path: str, config: Any) -> None:
-    from transformers import AutoModelForCausalLM
-
     if (quantised := getattr(config, "quantization_config", None)) is not None:
         method = (
             quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
@@ -140,7 +147,7 @@ def _check_trainable(path: str, config: Any) -> None:
             f"{path} is quantised ({getattr(method, 'value', method)}), and quantised weights cannot be "
             "trained; take the model that it was made from"
         )
-    if getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False):
+    if getattr(auto_class(config)._model_mapping[type(config)], "_is_stateful", False):
         raise UserError(
             f"areal cannot train {path} ({config.model_type}): it carries a state from token to token, which "
             "in a row of several sequences would run from one into the next; take one with attention only"

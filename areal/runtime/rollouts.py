@@ -10,6 +10,7 @@ from areal.agents.tool_use import ToolUse
 from areal.config import Config
 from areal.errors import UserError
 from areal.models import load_tokenizer
+from areal.models.sight import load_sight
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Engine
 from areal.rollout.env_calls import Make
@@ -29,7 +30,7 @@ def renderer_of(config: Config, model: str, agent: Any) -> Renderer:
     """
     tokenizer = load_tokenizer(model)
     eos, chat = eos_ids_of(model, tokenizer), config.chat
-    renderer = Renderer(tokenizer, eos, chat.template_kwargs, chat.keep_thoughts)
+    renderer = Renderer(tokenizer, eos, chat.template_kwargs, chat.keep_thoughts, load_sight(model))
     if isinstance(agent, ToolUse):
         renderer.check_tools()
     return renderer

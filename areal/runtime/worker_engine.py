@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from areal.errors import EngineLost, TransferFailed, WorkerFrozen, WorkerLost
+from areal.images import Image
 from areal.rollout.busy_clock import BusyClock
 from areal.rollout.engine import Completion, Partial, Sampling
 from areal.rollout.vllm_engine import DIED, VLLMEngine
@@ -52,7 +53,12 @@ class WorkerEngine:
         return self._clock.total()
 
     async def generate(
-        self, ids: list[int], sampling: Sampling, partial: Partial | None = None
+        self,
+        ids: list[int],
+        sampling: Sampling,
+        partial: Partial | None = None,
+        *,
+        images: Sequence[Image] = (),
     ) -> Completion:
         """Continue ``ids``. If the call is cancelled, the request is aborted."""
         name = next(self._names)
@@ -60,7 +66,7 @@ class WorkerEngine:
             self._open[name] = _Open(partial)
         try:
             with self._clock.request():
-                return await self._call(VLLMEngine.generate, ids, sampling, name)
+                return await self._call(VLLMEngine.generate, ids, sampling, name, images)
         finally:
             self._open.pop(name, None)
 

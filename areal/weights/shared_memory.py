@@ -17,6 +17,7 @@ from areal.lifetime import end_of_crashes
 from areal.weights.digest import digest
 from areal.weights.interface import VLLM_BACKEND, Receiver, Sender, TransferBackend
 from areal.weights.layout import NamedParameters, WeightLayout
+from areal.without_torchvision import look_past_torchvision
 
 BACKEND: TransferBackend = "shared memory"
 
@@ -74,6 +75,7 @@ def register() -> None:
     """Prepare a process of vLLM's, which then knows areal's weight receiver (``vllm.general_plugins``)."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+    look_past_torchvision()
     if faulthandler.is_enabled():  # a process of areal's, which has imported vLLM by now
         end_of_crashes()
     if VLLM_BACKEND not in WeightTransferEngineFactory._registry:

@@ -73,7 +73,7 @@ class Scripted:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         await self.open.wait()
         await asyncio.sleep(0)
         said = self.responses.popleft()

@@ -35,7 +35,7 @@ class ScriptedEngine:
         self.version = 0
         self.seeds: list[int | None] = []
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         self.seeds.append(sampling.seed)
         rng = np.random.default_rng([sampling.seed or 0, self.version, *ids])
         await asyncio.sleep(random.random() / 100)  # the order is anyone's

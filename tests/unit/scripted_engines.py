@@ -124,7 +124,7 @@ class ScriptedEngine:
             await cancel(*tasks)
 
     async def generate(
-        self, ids: list[int], sampling: Sampling, partial: Partial | None = None
+        self, ids: list[int], sampling: Sampling, partial: Partial | None = None, *, images: object = ()
     ) -> Completion:
         return await self._alive(self._generate(ids, sampling, partial or Partial()))
 

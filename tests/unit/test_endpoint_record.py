@@ -34,7 +34,7 @@ class Engine:
         self.hung: set[str] = set()
         self.prompts: dict[tuple[int, ...], list[int]] = {}
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         last = next((word for word in self.hang if word in TOKENIZER.decode(ids[-40:])), None)
         if last is not None:
             self.hung.add(last)

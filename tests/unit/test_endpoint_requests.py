@@ -423,7 +423,7 @@ CALLS = tokenizer("qwen2.5").encode('<tool_call>\n{"name": "f", "arguments": {"x
 class Says(Engine):
     """Says the same to all."""
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         assert ids, "an engine has nothing to say to nothing"
         return Completion(CALLS, [-1.0] * len(CALLS), [0] * len(CALLS), "eos")
 

@@ -41,7 +41,7 @@ class Scripted:
         self.lost = lost
 
     async def generate(
-        self, ids: list[int], sampling: Sampling, partial: Partial | None = None
+        self, ids: list[int], sampling: Sampling, partial: Partial | None = None, *, images: object = ()
     ) -> Completion:
         self.asked.append(ids)
         self.sampling.append(sampling)

@@ -44,7 +44,7 @@ class Scripted:
     def __init__(self, finish: Finish) -> None:
         self.finish: Finish = finish
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         await asyncio.sleep(0)
         return Completion([20, 21, 22], [-0.5, -1.0, -0.25], [7, 7, 7], self.finish)
 

@@ -59,7 +59,7 @@ class Receives(ScriptedEngine):
         """It lives in this process."""
 
     async def generate(
-        self, ids: list[int], sampling: Sampling, partial: Partial | None = None
+        self, ids: list[int], sampling: Sampling, partial: Partial | None = None, *, images: object = ()
     ) -> Completion:
         return await super().generate(ids, sampling)
 

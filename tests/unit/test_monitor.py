@@ -36,7 +36,7 @@ SOON = 240
 class Silent(ScriptedEngine):
     """Answers nothing from the second version on."""
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         if self.version == 2:
             await asyncio.Future()
         return await super().generate(ids, sampling)

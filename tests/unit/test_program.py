@@ -169,7 +169,7 @@ class OneResponse:
 
     version, busy_seconds = 0, 0.0
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         await asyncio.sleep(0.001)
         return Completion([20, 21], [-1.0, -1.0], [0, 0], "eos")
 

@@ -49,7 +49,7 @@ class Engine:
         self.finish: Finish = "eos"
         self.error: Exception | None = None
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
@@ -308,7 +308,9 @@ class OneOfSeveral(Engine):
             await asyncio.sleep(0.1)
             raise EngineLost("no sign of life for 30 s")
 
-    async def generate(self, ids: list[int], sampling: Sampling, partial: Any = None) -> Completion:
+    async def generate(
+        self, ids: list[int], sampling: Sampling, partial: Any = None, *, images: object = ()
+    ) -> Completion:
         return await super().generate(ids, sampling)
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None: ...

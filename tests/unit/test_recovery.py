@@ -52,7 +52,7 @@ class KillsWhileWaiting(ScriptedEngine):
 
     killed = False
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         if self.version == 1 and not self.killed:
             self.killed = True
             worker("learner rank 0").kill()

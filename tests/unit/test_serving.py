@@ -42,7 +42,7 @@ class Noting:
         self.asked: list[Sampling] = []
         self.waits: asyncio.Event | None = None
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         self.asked.append(sampling)
         if self.waits is not None:
             await self.waits.wait()

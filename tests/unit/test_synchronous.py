@@ -235,7 +235,7 @@ async def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path):
 class Kills(ScriptedEngine):
     """Generates nothing with version 2, and kills the second process of the learner."""
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         if self.version < 2:
             return await super().generate(ids, sampling)
         for child in workers("learner rank 1"):

@@ -83,7 +83,7 @@ class Stuck(ScriptedEngine):
         super().__init__()
         self._last, self._fails, self._stuck = version, fails, False
 
-    async def generate(self, ids: list[int], sampling: Sampling) -> Completion:
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
         if self._stuck:
             await asyncio.Future()
         return await super().generate(ids, sampling)

@@ -19,7 +19,9 @@ class ToyEngine(VLLMEngine):
         self.seconds, self.tokens = seconds, tokens
         self.now, self.asked, self.going_on = 0, 0, asyncio.Event()
 
-    async def generate(self, ids: list[int], sampling: Sampling, name: str = "") -> Completion:
+    async def generate(
+        self, ids: list[int], sampling: Sampling, name: str = "", images: object = ()
+    ) -> Completion:
         self.asked += 1
         with suppress(TimeoutError):
             await asyncio.wait_for(self.going_on.wait(), self.seconds)

@@ -68,7 +68,7 @@ class ShownReplies:
     def _whole(self, message: Message, thought: str, prefix: bytes) -> str | None:
         shown, whole = self._calling.get(_call_ids(message), (None, ""))
         if shown is not None:
-            (_, words, calls), (_, shown_words, shown_calls) = key(normal(message)), key(normal(shown))
+            (_, words, calls, _), (_, shown_words, shown_calls, _) = key(normal(message)), key(normal(shown))
             if calls == shown_calls and words in ("", shown_words):
                 return whole
         alike = self._at.get((prefix, _digest(b"", message))) if self._at else None
