@@ -103,8 +103,8 @@ class Reply:
             format, and ``content`` is then what stands beside them; else ``content`` is the text.
         text: the text that was sampled, without special tokens.
         finish: ``tool_calls`` if there are any, ``length`` if a limit ended it, else ``stop``.
-        ids: the sampled tokens.
-        logprobs: of each of them.
+        ids: the sampled tokens, and what was put in to end a thought that had used up its budget.
+        logprobs: of each of them; 0 of what was put in.
         prompt_tokens: of the prompt.
         thought: how many characters of the message's content are what it thought, marks included, before it
             spoke; only where the chat template marks thoughts.

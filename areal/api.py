@@ -215,9 +215,10 @@ def _served_as(model: str) -> dict[str, Any]:
     if not (Path(model) / CONFIG).is_file():
         return {}
     kept = load_config(Path(model) / CONFIG).model_dump(mode="json")
-    lengths = {name: kept["rollout"][name] for name in ("temperature", "max_model_len", "max_new_tokens")}
-    template = {name: kept["chat"][name] for name in ("template_kwargs", "keep_thoughts")}
-    return {"engine": kept["engine"], "device": kept["device"], "rollout": lengths, "chat": template}
+    names = "temperature", "max_model_len", "max_new_tokens", "thinking_budget"
+    rollout = {name: kept["rollout"][name] for name in names}
+    chat = {name: kept["chat"][name] for name in ("template_kwargs", "keep_thoughts", "thought_end")}
+    return {"engine": kept["engine"], "device": kept["device"], "rollout": rollout, "chat": chat}
 
 
 def replay(

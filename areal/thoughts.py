@@ -8,12 +8,31 @@ mark alone says that what precedes it was thought.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 OPEN, CLOSE = "<think>", "</think>"
 _OTHER_CLOSE = re.compile(
     r"</(?:\w+:)?think(?:ing)?>|</thought>|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE
 )
 """What ends a thought in the texts of models whose templates are not known."""
+
+ThoughtEnd = Literal["own", "budget", "none"]
+"""How a thought ended: the model ended it, its budget was used up, or the response ended within it."""
+
+
+class Thought(NamedTuple):
+    """The thought of one response.
+
+    Attributes:
+        tokens: of the response that are its thought, marks and what was put in to end it included; 0: it did
+            not think, although its chat template has it.
+        end: how it ended.
+    """
+
+    tokens: int
+    end: ThoughtEnd
 
 
 def marks_thoughts(template: str | None) -> bool:
@@ -31,6 +50,29 @@ def thought_length(content: str, prompt: str) -> int:
         return 0
     end = content.find(CLOSE)
     return len(content) if end < 0 else end + len(CLOSE)
+
+
+def thought_of(
+    ids: list[int], prompt: str, decode: Callable[[list[int]], str], close: int | None
+) -> Thought | None:
+    """Return the thought of a response whose chat template marks thoughts; None: its prompt rules them out.
+
+    Args:
+        ids: of the response.
+        prompt: what it responds to.
+        decode: returns the text of tokens.
+        close: the token that is ``</think>``, where there is one: it saves looking for the mark.
+    """
+    text = decode(ids)
+    if not thought_length(text, prompt):
+        return None if prompt.rstrip().endswith(CLOSE) else Thought(0, "own")
+    if CLOSE not in text:
+        return Thought(len(ids), "none")
+    longest = ids.index(close) + 1 if close is not None and close in ids else len(ids)
+    if longest < len(ids) and CLOSE not in decode(ids[: longest - 1]):
+        return Thought(longest, "own")
+    # Spelled in several tokens, whose last one may be the beginning of the words, too.
+    return Thought(bisect_left(range(longest), True, key=lambda n: CLOSE in decode(ids[:n])), "own")
 
 
 def split_thought(content: str, length: int) -> tuple[str, str]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from areal.images import Image
 from areal.spans import Span
+from areal.thoughts import Thought
 
 Finish = Literal["eos", "stop", "length", "abort"]
 """How a generation ended: by the model's end of sequence, a stop string, a length limit, or given up."""
@@ -24,7 +26,8 @@ class Trajectory:
 
     Attributes:
         tokens: int32 ``[T]``, prompt, sampled and observation tokens in order.
-        loss_mask: bool ``[T]``, true exactly on the tokens that the policy sampled for this trajectory.
+        loss_mask: bool ``[T]``, true exactly on the tokens that the policy sampled for this trajectory; in a
+            response it is false on what was put in to end its thought.
         logprobs: float32 ``[T]``, log-probability of each sampled token under the behaviour policy, after
             temperature, as sampled; 0 where the mask is false.
         versions: int32 ``[T]``, the weight version that sampled each token; -1 where the mask is false.
@@ -34,6 +37,8 @@ class Trajectory:
         rewards: of each turn, the reward between its end and the end of the next turn.
         player: who speaks in it; empty where the environment has one player.
         images: the pictures that the model saw, in the order of their placeholders among the tokens.
+        thoughts: of each turn, what its response thought; None where its prompt, or the chat template, rules
+            thoughts out. Empty if it is not known.
     """
 
     tokens: np.ndarray
@@ -46,6 +51,7 @@ class Trajectory:
     rewards: list[float] = field(default_factory=list)
     player: str = ""
     images: list[Image] = field(default_factory=list)
+    thoughts: list[Thought | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
@@ -60,6 +66,14 @@ class Trajectory:
     def sampled(self) -> int:
         """How many tokens the policy sampled."""
         return int(np.count_nonzero(self.loss_mask))
+
+    @property
+    def responses(self) -> np.ndarray:
+        """Bool ``[T]``, true on all tokens of responses: sampled ones, and what was put in between them."""
+        mask = self.loss_mask.copy()
+        for begin, end in pairwise([*self.turns, len(self)]):
+            mask[begin : begin + 1 + int(np.flatnonzero(self.loss_mask[begin:end])[-1])] = True
+        return mask
 
     @property
     def oldest_version(self) -> int:
@@ -80,8 +94,9 @@ class Trajectory:
         arrays: dict[str, Any] = {
             name: np.asarray(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()
         }
+        thoughts = [thought and Thought(*thought) for thought in data.get("thoughts", ())]
         images = [Image.from_json(image) for image in data.get("images", ())]
-        return cls(**{**data, **arrays, "images": images})
+        return cls(**{**data, **arrays, "images": images, "thoughts": thoughts})
 
 
 _ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "versions": np.int32}

@@ -11,9 +11,15 @@ from pydantic import Field, field_validator, model_validator
 
 from areal.config.fields import Bound, Moment, Settings, Staleness
 from areal.config.objective import Objective
+from areal.thoughts import CLOSE
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab", "opentelemetry"]
 
+THOUGHT_END = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking "
+    "directly now.\n</think>\n\n"
+)
+"""The words by which Qwen3 was taught to end a thought whose budget is used up."""
 STARTER = "starter"
 """The name of the model that ships with the package."""
 
@@ -34,6 +40,9 @@ class RolloutConfig(Settings):
     """Episodes in flight at once; null: as many as one batch."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest response of one turn, in tokens."""
+    thinking_budget: int | None = Field(None, ge=8)
+    """Longest thought of one turn, in tokens, in evaluation too: one that has used them up is ended by
+    chat.thought_end, and the response goes on; null: no limit of its own."""
     max_model_len: int | None = Field(None, ge=2)
     """Longest conversation, in tokens; null: the model's own limit, at most 4096."""
     temperature: float = Field(1.0, gt=0, le=2)
@@ -112,6 +121,8 @@ class ChatConfig(Settings):
     """What the chat template takes besides, such as enable_thinking: false."""
     keep_thoughts: bool = False
     """Whether later turns see what was thought in earlier ones, also where the chat template drops that."""
+    thought_end: str = THOUGHT_END
+    """What is put in behind a thought that has used up rollout.thinking_budget; it has </think> in it."""
 
     @field_validator("examples")
     @classmethod
@@ -125,6 +136,13 @@ class ChatConfig(Settings):
                 "examples are pairs of messages, {role: user, content: …} and {role: assistant, content: …}"
             )
         return examples
+
+    @field_validator("thought_end")
+    @classmethod
+    def _ends_thoughts(cls, text: str) -> str:
+        if text.count(CLOSE) != 1:
+            raise ValueError(f"it ends no thought: {CLOSE} has to be in it, once")
+        return text
 
     @field_validator("template_kwargs")
     @classmethod

@@ -19,6 +19,8 @@ _NAMES = {
     "num_return_sequences rollouts_per_example samples_per_prompt",
     "rollout.max_new_tokens": "max_completion_length max_response_length generate_max_len max_tokens "
     "response_length max_completion_tokens max_gen_len completion_length",
+    "rollout.thinking_budget": "thinking_token_budget max_thinking_tokens max_thought_tokens budget_tokens "
+    "reasoning_budget max_reasoning_tokens",
     "rollout.max_model_len": "max_length max_seq_len max_seq_length seq_len max_context_length "
     "context_length max_prompt_length prompt_max_len vllm_max_model_length",
     "rollout.max_staleness": "max_head_offpolicyness staleness_threshold staleness max_async_level "

@@ -15,6 +15,7 @@ from areal.agents.interface import Message, Tool
 from areal.images import Image, shifted
 from areal.rollout.engine import Completion
 from areal.rollout.rendering import Prompt
+from areal.thoughts import Thought
 from areal.trajectory import Finish, Trajectory
 
 
@@ -64,6 +65,7 @@ class Conversation:
         self._turns: list[int] = []
         self._calls: list[int] = []
         self._rewards: list[float] = []
+        self._thoughts: list[Thought | None] = []
         self._finish: Finish = "eos"
         if origin is not None and end is not None:
             self.append_prompt(
@@ -73,15 +75,17 @@ class Conversation:
     def append_prompt(self, ids: Sequence[int], images: Sequence[Image] = ()) -> None:
         """Append tokens that the policy did not sample, and the images among them."""
         self.images.extend(shifted(images, len(self.ids)))
-        self._append(ids, False, [0.0] * len(ids), [-1] * len(ids))
+        self._append(ids, [False] * len(ids), [0.0] * len(ids), [-1] * len(ids))
 
-    def append_completion(self, completion: Completion, call: int) -> None:
-        """Append sampled tokens: the response to the episode's ``call``-th call."""
+    def append_completion(self, completion: Completion, call: int, thought: Thought | None = None) -> None:
+        """Append the response to the episode's ``call``-th call, and what of it is its thought."""
         self._turns.append(len(self.ids))
         self._calls.append(call)
         self._rewards.append(0.0)
+        self._thoughts.append(thought)
         self._finish = completion.finish
-        self._append(completion.ids, True, completion.logprobs, completion.versions)
+        sampled = [version >= 0 for version in completion.versions]
+        self._append(completion.ids, sampled, completion.logprobs, completion.versions)
 
     def end_turn(self, prompt: Prompt, messages: list[Message], tools: Sequence[Tool] = ()) -> TurnEnd:
         """Set the messages, which end with the response just appended, and the prompt that led to it."""
@@ -109,12 +113,17 @@ class Conversation:
             calls=list(self._calls),
             rewards=list(self._rewards),
             images=list(self.images),
+            thoughts=list(self._thoughts),
         )
 
     def _append(
-        self, ids: Sequence[int], sampled: bool, logprobs: Sequence[float], versions: Sequence[int]
+        self,
+        ids: Sequence[int],
+        sampled: Sequence[bool],
+        logprobs: Sequence[float],
+        versions: Sequence[int],
     ) -> None:
         self.ids.extend(ids)
-        self._mask.extend([sampled] * len(ids))
+        self._mask.extend(sampled)
         self._logprobs.extend(logprobs)
         self._versions.extend(versions)

@@ -33,6 +33,8 @@ class Sampling:
         presence_penalty, frequency_penalty, repetition_penalty: of tokens that were there before, as vLLM has
             them; not the learner's, either.
         schema: a JSON schema that the text has to conform to; empty: any text.
+        thinking_budget: longest thought, which is ended then; None: as long as the continuation. Engines
+            leave that to :mod:`areal.rollout.thought_budget`.
     """
 
     max_tokens: int
@@ -47,6 +49,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     schema: str = ""
+    thinking_budget: int | None = None
 
     @property
     def is_divisible(self) -> bool:
@@ -64,9 +67,11 @@ class Completion:
     """One sampled continuation.
 
     Attributes:
-        ids: the sampled tokens ``[T]``, the ending token included.
-        logprobs: their log-probabilities ``[T]`` under the weights that sampled them, after temperature.
-        versions: the version of those weights ``[T]``; it may rise inside one continuation.
+        ids: the sampled tokens ``[T]``, the ending token included, and what was put in to end a thought.
+        logprobs: their log-probabilities ``[T]`` under the weights that sampled them, after temperature; 0 of
+            what was put in.
+        versions: the version of those weights ``[T]``; it may rise inside one continuation; -1 of what was
+            put in.
         finish: how it ended; what was aborted is not whole, and must not be trained on.
     """
 

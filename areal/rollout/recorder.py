@@ -34,6 +34,7 @@ from areal.rollout.histories import Histories, Texts
 from areal.rollout.messages import Key, key, normal
 from areal.rollout.model import EpisodeModel
 from areal.rollout.rendering import Prompt, Renderer
+from areal.rollout.thought_budget import sample_response, was_cut
 from areal.spans import Span, span
 from areal.trajectory import Trajectory
 
@@ -198,7 +199,9 @@ class Recorder(EpisodeModel):
             sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
             # The call may come from a program, through a server that knows of no episode.
             with span("model", str(call), self.spans):
-                completion = await self._engine.generate(ids, sampling, images=images)
+                completion = await sample_response(
+                    self._engine, ids, sampling, self._renderer, target.prompt.text, images
+                )
         finally:
             target.conversation.busy = False
         if completion.finish == "abort":
@@ -210,7 +213,10 @@ class Recorder(EpisodeModel):
         conversation = target.conversation
         conversation.append_prompt(target.prompt.ids, target.prompt.images)
         prompt_tokens = len(conversation.ids)
-        conversation.append_completion(completion, call)
+        thought = self._renderer.thought_of(completion.ids, target.prompt.text)
+        if thought is not None and was_cut(completion):
+            thought = thought._replace(end="budget")
+        conversation.append_completion(completion, call, thought)
         if not conversation.turn_ends:
             self._conversations.append(conversation)
         self._latest = conversation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from areal.rollout.tool_calls import (
     split_calls,
     with_tools_described,
 )
-from areal.thoughts import marks_thoughts, thought_length
+from areal.thoughts import CLOSE, OPEN, Thought, marks_thoughts, thought_length, thought_of
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,11 @@ class Renderer:
         template_kwargs: what the template takes besides.
         keep_thoughts: whether earlier responses stay as they were, also where the template rewrites them.
         sight: what the model makes of pictures; None: it sees nothing.
+        thought_end: text that ends a thought.
+
+    Attributes:
+        eos_ids: every token that ends a turn.
+        thought_end_ids: the tokens of ``thought_end``.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class Renderer:
         template_kwargs: Mapping[str, Any] | None = None,
         keep_thoughts: bool = False,
         sight: Sight | None = None,
+        thought_end: str = CLOSE,
     ) -> None:
         self._sight = sight
         self._placeholder = tokenizer.decode([sight.token]) if sight else ""
@@ -85,6 +92,10 @@ class Renderer:
         self._format = format_of(self._template)
         self._shows_tools = shows_tools(self._template)
         self._marks_thoughts = marks_thoughts(self._template)
+        self.thought_end_ids: list[int] = tokenizer.encode(thought_end, add_special_tokens=False)
+        marks = _thought_marks(tokenizer)
+        self._close = marks.get(CLOSE)
+        self._special_marks = {id: mark for mark, id in marks.items() if id in tokenizer.all_special_ids}
         self._warned = False
         # The members of a group begin with the same words, at about the same time.
         self._plain_opening = lru_cache(_OPENINGS)(self._render_plain_opening)
@@ -162,8 +173,15 @@ class Renderer:
         return self._tokenizer.decode(ids) == text
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of sampled ids, without special tokens."""
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        """Return the text of sampled ids, without special tokens but for marks of thoughts."""
+        if not self._special_marks:
+            return self._tokenizer.decode(ids, skip_special_tokens=True)
+        texts = []
+        for mark, part in itertools.groupby(ids, key=self._special_marks.get):
+            alike = list(part)
+            shown = mark and mark * len(alike)
+            texts.append(shown or self._tokenizer.decode(alike, skip_special_tokens=True))
+        return "".join(texts)
 
     def token_texts(self, ids: list[int]) -> list[str]:
         """Return the text of each token by itself, special ones too."""
@@ -176,6 +194,10 @@ class Renderer:
     def thought_length(self, content: str, prompt: str) -> int:
         """Return how many characters of a response to a prompt are its thought; 0: none is marked."""
         return thought_length(content, prompt) if self._marks_thoughts else 0
+
+    def thought_of(self, ids: list[int], prompt: str) -> Thought | None:
+        """Return the thought of a response to a prompt; None: the template, or the prompt, rules it out."""
+        return thought_of(ids, prompt, self.decode, self._close) if self._marks_thoughts else None
 
     def check_tools(self) -> None:
         """Make sure that the model's calls of tools can be read.
@@ -228,6 +250,12 @@ class Renderer:
                 f"{len(shown)} pictures: a message must not have it in its text"
             )
         return Prompt(text, *self._sight.place(ids, shown))
+
+
+def _thought_marks(tokenizer: Any) -> dict[str, int]:
+    """Return the token of each mark of a thought that is one by itself."""
+    found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in (OPEN, CLOSE)}
+    return {mark: id for mark, id in found.items() if id is not None and tokenizer.decode([id]) == mark}
 
 
 def _plain(messages: Sequence[Message]) -> str:

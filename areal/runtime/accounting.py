@@ -93,6 +93,19 @@ def _of_batch(batch: Batch) -> dict[str, float]:
         "response/failed": float(np.mean([bool(e.failure) for e in episodes])),
         "response/turns_mean": float(np.mean([sum(len(t.turns) for t in e.trajectories) for e in episodes])),
         "response/trajectories_mean": len(batch.trajectories) / len(episodes),
+        **_of_thoughts(batch),
+    }
+
+
+def _of_thoughts(batch: Batch) -> dict[str, float]:
+    """Return how long thoughts are and how they end; nothing of a model that does not think."""
+    thoughts = [thought for t in batch.trajectories for thought in t.thoughts if thought is not None]
+    if not thoughts:
+        return {}
+    return {
+        "response/thought": float(np.mean([thought.tokens for thought in thoughts])),
+        "response/thought_unended": float(np.mean([thought.end == "none" for thought in thoughts])),
+        "response/thought_cut": float(np.mean([thought.end == "budget" for thought in thoughts])),
     }
 
 

@@ -144,6 +144,11 @@ def _job(
             raise UserError(f"model={config.model} is served already: leave placement={config.placement} out")
         if config.chat.keep_thoughts:
             raise UserError(f"model={config.model} has its own chat template: leave chat.keep_thoughts out")
+        if config.rollout.thinking_budget is not None:
+            raise UserError(
+                f"model={config.model} is sampled by its own server, which alone could end a thought: set "
+                "rollout.thinking_budget=null"
+            )
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
         look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit)
     else:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from areal.config import Config
 from areal.errors import UserError
 from areal.models import load_tokenizer
 from areal.models.loading import unreachable
 from areal.models.sight import FAMILIES, auto_class
 from areal.rollout.rendering import eos_ids
+from areal.thoughts import marks_thoughts
 
 _TRIED = [{"role": "user", "content": "What is 1 + 1?"}]
 _OTHER_HEADS = ("MaskedLM", "Classification", "QuestionAnswering", "PreTraining", "Embedding", "Model")
@@ -75,6 +78,33 @@ def check_tensor_parallel(path: str, workers: int) -> None:
             f"engine.tensor_parallel={workers}: the model {path} has {', '.join(parts)}, which do not divide "
             f"evenly; it can be {possible}"
         )
+
+
+def check_thoughts(config: Config, path: str, lengths: Mapping[str, int]) -> None:
+    """Check that rollout.thinking_budget can hold.
+
+    Args:
+        lengths: tokens of the longest responses, by what sets them.
+
+    Raises:
+        UserError: the model's chat template marks no thoughts, or no room is left behind one.
+    """
+    budget = config.rollout.thinking_budget
+    if budget is None:
+        return
+    tokenizer = load_tokenizer(path)
+    if not marks_thoughts(tokenizer.chat_template):
+        raise UserError(
+            f"rollout.thinking_budget={budget}: the chat template of {path} marks no thoughts, so that "
+            "nobody knows where one ends; leave it out, or take a model that thinks"
+        )
+    ending = len(tokenizer.encode(config.chat.thought_end, add_special_tokens=False))
+    for name, length in lengths.items():
+        if budget + ending >= length:
+            raise UserError(
+                f"rollout.thinking_budget={budget} leaves no room for words in {name}={length}, as what "
+                f"ends a thought (chat.thought_end) has {ending} tokens; raise one or lower the other"
+            )
 
 
 def eos_ids_of(path: str, tokenizer: Any) -> tuple[int, ...]:

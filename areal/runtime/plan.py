@@ -27,7 +27,7 @@ from areal.runtime.agents import make_agent
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
-from areal.runtime.model_checks import check_model, check_tensor_parallel
+from areal.runtime.model_checks import check_model, check_tensor_parallel, check_thoughts
 from areal.step_sizes import LARGE_MICRO_BATCH
 from areal.telemetry.trackers.tracking import require_trackers
 from areal.workers.cluster import Cluster
@@ -162,6 +162,9 @@ def _planned(
     notices += check_model(model, training)
     check_tensor_parallel(model, config.engine.tensor_parallel)
     longest = _max_model_len(config, model)
+    check_thoughts(
+        config, model, {"max_model_len": longest} if env is None else _response_lengths(config, training)
+    )
     if inventory is None:
         inventory = probe(config.device) if cluster is None else probe_hosts(cluster, config.device)
     wanted = config
@@ -276,6 +279,15 @@ def _max_model_len(config: Config, model: str) -> int:
                 "limit, or rollout.max_model_len)"
             )
     return length
+
+
+def _response_lengths(config: Config, training: bool) -> dict[str, int]:
+    """Return the longest responses that there will be, by their settings."""
+    evaluation = config.evaluation.max_new_tokens
+    found = {} if evaluation is None else {"evaluation.max_new_tokens": evaluation}
+    if training or evaluation is None:
+        found["rollout.max_new_tokens"] = config.rollout.max_new_tokens
+    return found
 
 
 def max_concurrent(config: Config) -> int:

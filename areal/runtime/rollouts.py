@@ -30,7 +30,9 @@ def renderer_of(config: Config, model: str, agent: Any) -> Renderer:
     """
     tokenizer = load_tokenizer(model)
     eos, chat = eos_ids_of(model, tokenizer), config.chat
-    renderer = Renderer(tokenizer, eos, chat.template_kwargs, chat.keep_thoughts, load_sight(model))
+    renderer = Renderer(
+        tokenizer, eos, chat.template_kwargs, chat.keep_thoughts, load_sight(model), chat.thought_end
+    )
     if isinstance(agent, ToolUse):
         renderer.check_tools()
     return renderer

@@ -14,7 +14,12 @@ from areal.runtime.plan import Plan
 def training_sampling(config: Config) -> Sampling:
     """How training rollouts are sampled: from the distribution that the learner computes, whole."""
     rollout = config.rollout
-    return Sampling(rollout.max_new_tokens, rollout.temperature, stop=rollout.stop)
+    return Sampling(
+        rollout.max_new_tokens,
+        rollout.temperature,
+        stop=rollout.stop,
+        thinking_budget=rollout.thinking_budget,
+    )
 
 
 def evaluation_sampling(config: Config) -> Sampling:
@@ -27,6 +32,7 @@ def evaluation_sampling(config: Config) -> Sampling:
         top_k=settings.top_k,
         min_p=settings.min_p,
         stop=config.rollout.stop,
+        thinking_budget=config.rollout.thinking_budget,
     )
 
 

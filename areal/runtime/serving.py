@@ -80,7 +80,10 @@ async def _serve(
     from areal.rollout.endpoint.app import make_app
 
     temperature = plan.config.rollout.temperature
-    sampling = Sampling(plan.max_model_len, temperature, stop=plan.config.rollout.stop)
+    rollout = plan.config.rollout
+    sampling = Sampling(
+        plan.max_model_len, temperature, stop=rollout.stop, thinking_budget=rollout.thinking_budget
+    )
     unwritten: list[UserError] = []
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

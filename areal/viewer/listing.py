@@ -161,7 +161,7 @@ def text_of(trajectories: Sequence[Trajectory], decode: Decode) -> str:
 def excerpt_of(trajectory: Trajectory, decode: Decode) -> str:
     """Return how the last response of a conversation begins."""
     begin = trajectory.turns[-1] if trajectory.turns else int(trajectory.loss_mask.argmax())
-    said = trajectory.tokens[begin:][trajectory.loss_mask[begin:]][: EXCERPT * 2]
+    said = trajectory.tokens[begin:][trajectory.responses[begin:]][: EXCERPT * 2]
     return plain(decode(said.tolist()))[:EXCERPT]
 
 

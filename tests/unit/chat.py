@@ -28,8 +28,12 @@ _MARKS = (
 )
 
 
-def tokenizer(template: str) -> Any:
-    """A byte-level tokenizer with a few merges, so that a text has several spellings; or the starter's."""
+def tokenizer(template: str, thought_tokens: bool = False) -> Any:
+    """A byte-level tokenizer with a few merges, so that a text has several spellings; or the starter's.
+
+    Args:
+        thought_tokens: whether the marks of thoughts are a token each.
+    """
     if template == "starter":
         return load_tokenizer(resolve_model("starter"))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -39,6 +43,8 @@ def tokenizer(template: str) -> Any:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     source = Path(__file__).parent / "templates" / f"{template}.jinja"
+    if thought_tokens:
+        made.add_tokens(["<think>", "</think>"])
     return PreTrainedTokenizerFast(
         tokenizer_object=made,
         eos_token=ENDS[template],

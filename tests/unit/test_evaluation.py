@@ -382,6 +382,8 @@ def test_what_is_no_endpoint(sums: Path, server: Server):
         evaluate_benchmarks(["sums"], server.url.replace("/v1", "/page"), name="a")
     with pytest.raises(UserError, match=r"has its own chat template: leave chat\.keep_thoughts out"):
         evaluated(server, "b", chat={"keep_thoughts": True})
+    with pytest.raises(UserError, match=r"by its own server.*set rollout\.thinking_budget=null"):
+        evaluated(server, "c", rollout={"thinking_budget": 100})
 
 
 def test_an_environment_with_an_endpoint_needs_no_name(

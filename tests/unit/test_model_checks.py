@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from areal.config import parse_config
 from areal.errors import UserError
-from areal.models import resolve_model
+from areal.models import load_tokenizer, resolve_model
 from areal.models.loading import context_limit
-from areal.runtime.model_checks import check_model, check_tensor_parallel
+from areal.runtime.model_checks import check_model, check_tensor_parallel, check_thoughts
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from families import make
@@ -135,3 +136,19 @@ def test_a_model_with_a_state_is_refused(tmp_path: Path, family: str):
 def test_the_limit_is_found_by_any_of_its_names(tmp_path: Path, config: dict[str, Any], limit: int | None):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert context_limit(str(tmp_path)) == limit
+
+
+def test_a_budget_of_thoughts_leaves_room_for_words(tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model("starter"), folder)
+    template("{{ messages[0].content }}<think>{# until </think> -#}")(folder)
+    config = parse_config({"rollout": {"thinking_budget": 20}, "chat": {"thought_end": "</think>"}})
+    ending = len(load_tokenizer(str(folder)).encode("</think>"))
+    check_thoughts(config, str(folder), {"rollout.max_new_tokens": 21 + ending, "another": 999})
+    with pytest.raises(
+        UserError, match=rf"no room for words in rollout.max_new_tokens={20 + ending}, .*lower"
+    ):
+        check_thoughts(config, str(folder), {"another": 999, "rollout.max_new_tokens": 20 + ending})
+    with pytest.raises(UserError, match="marks no thoughts"):
+        check_thoughts(config, resolve_model("starter"), {})
+    check_thoughts(parse_config({}), resolve_model("starter"), {})

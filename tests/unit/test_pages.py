@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -122,6 +123,8 @@ MODELS = (
     *("runs/starter-agents", "runs/starter-tools"),
 )
 """Models that pages speak of; here each is the starter."""
+THINKS = "Qwen/Qwen3-0.6B"
+"""One that thinks: the starter, with a template that says so."""
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in MODELS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(resolve_model("starter"))
+    shutil.copytree(resolve_model("starter"), folder / THINKS)
+    (folder / THINKS / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# until </think> -#}"
+    )
     make_record(folder / "sessions.jsonl")
     (folder / "runs/latest/config.yaml").write_text("steps: 100\n")
     for name in ("examples", "scripts", "benchmarks", "docs"):

@@ -27,6 +27,7 @@ from viewed_runs import (
     PAYLOADS,
     SHOWN,
     START,
+    add_cut_thought,
     add_events,
     add_formulas,
     add_game,
@@ -685,6 +686,20 @@ def test_who_said_what_in_a_game(browser: Page, tmp_path: Path):
         assert page.text("article").count("second: reward") == 1
     assert page.complaints() == []
     assert page.script("return window.hit") is None
+
+
+def test_what_ended_a_thought_is_within_its_response(browser: Page, tmp_path: Path):
+    page, run = browser, make_run(tmp_path, "thinks", steps=1)
+    add_cut_thought(run, 2, "\n</think>\n")
+    with page.at([run.path], tmp_path / "cache"):
+        page.open("")
+        page.until(lambda: "Thoughts that were cut" in page.text("main"))
+        page.open("rollout?run=thinks&step=2&group=60&number=1")
+        titles = [each.text for each in page.all(".message.said h3")]
+        assert titles == ["response 1, reward 0.25", "response 2, reward 0.75"]
+        assert [each.text for each in page.all(".message.said .given")] == ["</think>"]
+        assert re.search(r"I wonder\s*</think>\s*(v1)?Five", page.text(".message.said"))
+    assert page.complaints() == []
 
 
 def see_all(page: Page, each: int) -> None:

@@ -230,6 +230,18 @@ def add_game(run: RunDirectory, step: int, names: tuple[str, str]) -> None:
     run.log_metrics(metrics(step))
 
 
+def add_cut_thought(run: RunDirectory, step: int, ending: str) -> None:
+    """Add an update of group 60: two turns, of which the first one's thought was ended by ``ending``."""
+    made = episode("How many?", [f"I wonder{ending}Five.", "Six."], [step - 1], 1.0)
+    [said] = made.trajectories
+    begin = said.turns[0] + len(ids_of("I wonder"))
+    put_in = slice(begin, begin + len(ids_of(ending)))
+    said.loss_mask[put_in], said.versions[put_in], said.logprobs[put_in] = False, -1, 0.0
+    said.rewards = [0.25, 0.75]
+    run.log_rollouts(step, [json_line(Group(60, step - 1, [made]).to_json())])
+    run.log_metrics({**metrics(step), "response/thought": 9.0, "response/thought_cut": 0.5})
+
+
 def make_evaluation(
     folder: Path, name: str, problems: int = 8, samples: int = 2, benchmark: str = "sums", **known: Any
 ) -> Path:

@@ -147,7 +147,8 @@ class Tracer:
             found["gen_ai.response.finish_reasons"] = [reason]
         if self._contents:
             history = [_message(*part) for part in _parts(trajectory, begin, consumed)]
-            said = _message("assistant", consumed.decode(trajectory.tokens[sampled].tolist()))
+            response = trajectory.tokens[begin : sampled[-1] + 1].tolist()
+            said = _message("assistant", consumed.decode(response))
             found["gen_ai.input.messages"] = _json(history)
             found["gen_ai.output.messages"] = _json([{**said, "finish_reason": reason or "unknown"}])
         return found
@@ -208,8 +209,9 @@ def _of_versions(versions: list[int]) -> dict[str, int]:
 
 def _parts(trajectory: Trajectory, end: int, consumed: Consumed) -> Iterator[tuple[str, str]]:
     """Yield who wrote what of the tokens before ``end``; the chat template's own are the user's."""
-    for sampled, part in itertools.groupby(range(end), key=lambda i: bool(trajectory.loss_mask[i])):
-        yield "assistant" if sampled else "user", consumed.decode(trajectory.tokens[list(part)].tolist())
+    responses = trajectory.responses
+    for said, part in itertools.groupby(range(end), key=lambda i: bool(responses[i])):
+        yield "assistant" if said else "user", consumed.decode(trajectory.tokens[list(part)].tolist())
 
 
 def _message(role: str, text: str) -> dict[str, Any]:

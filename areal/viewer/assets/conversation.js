@@ -20,6 +20,17 @@ export function stretches({ sampled }) {
   return found;
 }
 
+// The stretches by who speaks: a response is one speech, with what was put in to end its thought.
+function speeches(conversation) {
+  const found = [];
+  for (const stretch of stretches(conversation)) {
+    const goesOn = stretch.sampled && conversation.turns.length && !conversation.turns.includes(stretch.begin);
+    if (goesOn) found[found.length - 2].push(...found.pop(), stretch);
+    else found.push([stretch]);
+  }
+  return found;
+}
+
 // Parts of a stretch that the same weights sampled: {version, begin, end}.
 export function parts({ versions }, { begin, end }) {
   if (!versions) return [{ version: null, begin, end }]; // of an evaluation
@@ -96,10 +107,10 @@ export function showActions(actions, typeset) {
 export function showConversation(conversation, { prompt = true, typeset = true } = {}) {
   if (conversation.messages) return el("div", { class: "conversation" }, showMessages(conversation, prompt, typeset));
   let turn = 0;
-  const shown = stretches(conversation).flatMap((stretch, number) => {
-    if (!stretch.sampled) {
+  const shown = speeches(conversation).flatMap((speech, number) => {
+    if (!speech[0].sampled) {
       if (number === 0 && !prompt) return [];
-      return messages(conversation, stretch).map((message) => given(message, number === 0, typeset));
+      return messages(conversation, speech[0]).map((message) => given(message, number === 0, typeset));
     }
     const reward = conversation.rewards[turn++];
     const several = conversation.turns.length > 1;
@@ -107,8 +118,9 @@ export function showConversation(conversation, { prompt = true, typeset = true }
     const { player, calls } = conversation; // of several players the moves of the game are counted together
     const move = player && calls?.length ? `${player}, move ${calls[turn - 1] + 1}${earned}` : "";
     const title = move || (several ? `response ${turn}${earned}` : "response");
-    return [said(title, parts(conversation, stretch).flatMap((part) => {
+    return [said(title, speech.flatMap((stretch) => parts(conversation, stretch)).flatMap((part) => {
       const text = conversation.texts.slice(part.begin, part.end).join("");
+      if (!conversation.sampled[part.begin]) return [el("span", { class: "token given", title: "put in, not sampled" }, text)];
       const title = `sampled by the weights of version ${part.version}`;
       const mark = part.version === null ? [] : [el("span", { class: "version", title }, `v${part.version}`)];
       return [...mark, ...(typeset ? withMathematics(text) : [text])];

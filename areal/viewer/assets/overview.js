@@ -35,6 +35,9 @@ function sections(keys) {
     ["Responses", [
       ["Length", ["response/length_mean"], "sampled tokens of an episode"],
       ["Cut off", ["response/truncated"], "share of the episodes that ended at a length limit"],
+      ["Thought", ["response/thought"], "tokens of a response that are its thought"],
+      ["Thoughts without an end", ["response/thought_unended"], "share of the responses"],
+      ["Thoughts that were cut", ["response/thought_cut"], "share of the responses whose thought used up its budget"],
       ["Failed", ["response/failed"], "share of the episodes whose program failed"],
     ]],
     [SPEED, [
