@@ -79,7 +79,7 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
 
-# The same where tools are named, before the first turn; a call is as `areal.rollout.tool_calls` reads it.
+# The same where tools are named, before the first turn; a call is as `areal.rollout.tools.formats` reads it.
 TOOLS_TEMPLATE = (
     "{%- if tools -%}"
     "{{- '<|system|>' -}}"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from areal.agents.interface import BadRequest, Message, Tool
 from areal.rollout.rendering import Renderer
-from areal.rollout.tool_calls import FORMATS, format_of, shows_tools
+from areal.rollout.tools.formats import FORMATS
 from areal.thoughts import CLOSE, OPEN, marks_thoughts
 
 _QUESTION, _ANSWER, _NEXT = "What is 2 + 3?", "It is 5.", "And 2 + 4?"
@@ -60,7 +60,7 @@ def chat_findings(tokenizer: Any, eos: tuple[int, ...]) -> Iterator[Finding]:
         yield _earlier_turns(renderer, opening.text, said + _ANSWER, "earlier thoughts")
         if switch := re.search(r"\b(enable_thinking|thinking|reasoning_effort)\b", template):
             yield Finding("thinking", None, f"chat.template_kwargs.{switch.group()} turns it on and off")
-    yield from _tools(renderer, template)
+    yield from _tools(renderer)
 
 
 def _user(content: str) -> Message:
@@ -78,6 +78,10 @@ def _end_of_turn(tokenizer: Any, renderer: Renderer) -> Finding:
     listed = ", ".join(ends)
     if any(behind.lstrip().startswith(end) for end in ends):
         return Finding("end of turn", True, f"the model stops at {listed}")
+    if renderer.tools.format is not None and renderer.tools.format.whole:
+        return Finding(
+            "end of turn", True, f"the model stops at {listed}; in a history it is {behind[:20]!r}"
+        )
     return Finding(
         "end of turn",
         False,
@@ -93,14 +97,15 @@ def _earlier_turns(renderer: Renderer, before: str, said: str, what: str) -> Fin
     return Finding(what, None, "are rewritten: each turn of a conversation is a trajectory of its own")
 
 
-def _tools(renderer: Renderer, template: str) -> Iterator[Finding]:
-    if not shows_tools(template):
-        yield Finding("tools", None, "unknown to the template: they are described in the system message")
-        return
-    known = format_of(template)
+def _tools(renderer: Renderer) -> Iterator[Finding]:
+    known = renderer.tools.format
     if known is None:
         names = ", ".join(format.name for format in FORMATS)
         yield Finding("tools", False, f"in a format that areal does not read (it reads {names})")
+        return
+    if not renderer.tools.shows:
+        described = "unknown to the template: they are described in the system message"
+        yield Finding("tools", None, f"{described}; calls are read as {known.name}")
         return
     try:
         opening = renderer.opening([_user(_QUESTION)], [_TOOL])

@@ -47,7 +47,7 @@ class Conversation:
         ids: all tokens.
         images: whose placeholders are among them.
         prompt_text: the prompt of the last response, as text.
-        messages: with the sampled text as the content of each response.
+        messages: each response with its text as it was sampled (``messages.SAID``).
         turn_ends: one for each turn that was sampled here.
         busy: whether its next response is being sampled.
     """

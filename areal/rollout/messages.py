@@ -21,6 +21,21 @@ _OTHER = (
 )
 
 
+SAID = "said"
+"""Where a message of a conversation has its text as it was sampled, marks of calls included."""
+
+
+def as_sampled(message: Message) -> Message:
+    """Return a conversation's message with the sampled text, if it was sampled, as its content."""
+    return {"role": message["role"], "content": message[SAID]} if SAID in message else message
+
+
+def said_of(message: Message) -> str:
+    """Return the sampled text of a conversation's message, or its content."""
+    said: str = message[SAID] if SAID in message else message["content"]
+    return said
+
+
 def normal(message: Message) -> Message:
     """Return a message as chat templates want it: arguments of tool calls as a mapping, content as text.
 

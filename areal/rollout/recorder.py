@@ -31,10 +31,11 @@ from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, GenerationAborted, Sampler, Sampling
 from areal.rollout.engines import EpisodeEngines
 from areal.rollout.histories import Histories, Texts
-from areal.rollout.messages import Key, key, normal
+from areal.rollout.messages import SAID, Key, key, normal, said_of
 from areal.rollout.model import EpisodeModel
 from areal.rollout.rendering import Prompt, Renderer
 from areal.rollout.thought_budget import sample_response, was_cut
+from areal.rollout.tools.response import Response
 from areal.spans import Span, span
 from areal.trajectory import Trajectory
 
@@ -167,7 +168,7 @@ class Recorder(EpisodeModel):
             messages = conversation.messages[: end.messages] + history[end.messages :]
             prompt = self._renderer.continuation(
                 conversation.prompt_text[: end.prompt_chars],
-                conversation.messages[end.messages - 1]["content"],
+                said_of(conversation.messages[end.messages - 1]),
                 conversation.ids[end.tokens - 1],
                 messages,
                 tools,
@@ -238,15 +239,15 @@ class Recorder(EpisodeModel):
         """Record a response. Nothing is awaited from here on, so all of it is recorded or nothing."""
         conversation, prompt = target.conversation, target.prompt
         prompt_tokens = self._append(target, completion, call)
-        text = self._renderer.decode(completion.ids)
-        message = self._message(text, call, tools) if tools else {"role": "assistant", "content": text}
-        sampled = {"role": "assistant", "content": text}
+        response = self._renderer.response(completion.ids, tools)
+        message = _message(response, call)
+        sampled = {**normal(message), SAID: response.said}
         end = conversation.end_turn(prompt, [*target.messages, sampled], tools)
         self._histories.add([*keys, key(normal(message))], conversation, end)
         calls = "tool_calls" in message
         return Reply(
             message=message,
-            text=text,
+            text=response.text,
             finish="tool_calls" if calls else "length" if completion.finish == "length" else "stop",
             ids=completion.ids,
             logprobs=completion.logprobs,
@@ -254,21 +255,17 @@ class Recorder(EpisodeModel):
             thought=self._renderer.thought_length(message["content"], prompt.text),
         )
 
-    def _message(self, text: str, call: int, tools: Sequence[Tool]) -> Message:
-        """Return a response as a message; the ids of its calls are unique in the episode."""
-        split = self._renderer.calls(text, tools)
-        if split is None:
-            return {"role": "assistant", "content": text}
-        words, calls = split
-        return {
-            "role": "assistant",
-            "content": words,
-            "tool_calls": [
-                {
-                    "id": f"call_{call}_{i}",
-                    "type": "function",
-                    "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)},
-                }
-                for i, (name, arguments) in enumerate(calls)
-            ],
-        }
+
+def _message(response: Response, call: int) -> Message:
+    """Return a response as a message; the ids of its calls are unique in the episode."""
+    message: Message = {"role": "assistant", "content": response.words}
+    if response.calls:
+        message["tool_calls"] = [
+            {
+                "id": f"call_{call}_{i}",
+                "type": "function",
+                "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)},
+            }
+            for i, (name, arguments) in enumerate(response.calls)
+        ]
+    return message

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -16,16 +16,10 @@ from areal.agents.interface import BadRequest, Message, Tool
 from areal.errors import UserError, nearest
 from areal.images import Image
 from areal.models.sight import FAMILIES, Sight
-from areal.rollout.messages import pictures
-from areal.rollout.tool_calls import (
-    FORMATS,
-    Split,
-    as_words,
-    format_of,
-    shows_tools,
-    split_calls,
-    with_tools_described,
-)
+from areal.rollout.messages import as_sampled, pictures
+from areal.rollout.tools.formats import FORMATS, speaks_of_channels
+from areal.rollout.tools.response import Response, ResponseReader, words_and_calls
+from areal.rollout.tools.template import ToolTemplate, tool_template
 from areal.thoughts import CLOSE, OPEN, Thought, marks_thoughts, thought_length, thought_of
 
 log = logging.getLogger(__name__)
@@ -88,9 +82,8 @@ class Renderer:
         self._template_kwargs = dict(template_kwargs or {})
         self._tokenizer = tokenizer
         self.eos_ids = eos
+        self._reader = ResponseReader(tokenizer, eos, self.decode)
         self._template: str | None = tokenizer.chat_template
-        self._format = format_of(self._template)
-        self._shows_tools = shows_tools(self._template)
         self._marks_thoughts = marks_thoughts(self._template)
         self.thought_end_ids: list[int] = tokenizer.encode(thought_end, add_special_tokens=False)
         marks = _thought_marks(tokenizer)
@@ -99,6 +92,17 @@ class Renderer:
         self._warned = False
         # The members of a group begin with the same words, at about the same time.
         self._plain_opening = lru_cache(_OPENINGS)(self._render_plain_opening)
+
+    @cached_property
+    def tools(self) -> ToolTemplate:
+        """What the chat template does with tools."""
+        return tool_template(self._template, self._rendered)
+
+    @cached_property
+    def _in_channels(self) -> bool:
+        """Whether responses are messages in channels, also where there are no tools."""
+        spoken_of = self._template is not None and speaks_of_channels(self._template)
+        return spoken_of and self.tools.format is not None and self.tools.format.whole
 
     def opening(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Render a new conversation, up to where the assistant speaks.
@@ -141,12 +145,8 @@ class Renderer:
         Raises:
             BadRequest: the template refuses it.
         """
-        text = self._text(messages, tools)
-        behind = _behind(text, before, said)
-        if behind is None and self._keeps_thoughts and answered is not None:
-            behind = self._behind_response(answered - 1, messages, tools)
-            text = f"{before}{said}{behind}"
-        if behind is None:
+        found = self._behind(before, said, messages, tools, answered)
+        if found is None:
             if not self._warned:
                 self._warned = True
                 log.warning(
@@ -154,9 +154,58 @@ class Renderer:
                     "another trajectory, with its beginning as the template has it then"
                 )
             return None
+        text, behind = found
         end = self._tokenizer.decode([last]) if last in self.eos_ids and self._template is not None else ""
         shown = pictures(messages)[before.count(self._placeholder) if self._sight else 0 :]
         return self._prompt(text, behind.removeprefix(end) if end else behind, False, shown)
+
+    def _behind(
+        self, before: str, said: str, messages: Sequence[Message], tools: Sequence[Tool], answered: int | None
+    ) -> tuple[str, str] | None:
+        """Return the whole text, and what of it is behind a response; None: the template rewrites history."""
+        calls = any("tool_calls" in message for message in messages)
+        as_messages = calls or self._in_channels
+        if as_messages and answered is not None and self.tools.writes:
+            try:
+                behind = self._behind_calls(answered - 1, said, messages, tools)
+            except BadRequest:
+                behind = None  # for instance of two calls; as words it may take them
+            if behind is not None:
+                return f"{before}{said}{behind}", behind
+        try:
+            text = self._text(messages, tools, spelled=True)
+        except BadRequest:
+            if as_messages:  # as words, which templates may refuse
+                return None
+            raise
+        behind = _behind(text, before, said)
+        if behind is None and self._keeps_thoughts and answered is not None:
+            behind = self._behind_response(answered - 1, messages, tools)
+            text = f"{before}{said}{behind}"
+        return None if behind is None else (text, behind)
+
+    def _behind_calls(
+        self, number: int, said: str, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> str | None:
+        """Return what the template has behind a response where it is given calls as calls.
+
+        It spells them in its own way, so that they are read again, and compared with what was said.
+
+        Returns:
+            None if it does not have what led to the response, or the response, as they were.
+
+        Raises:
+            BadRequest: the template refuses them.
+        """
+        text, prompt = self._text(messages, tools), self._text(messages[:number], tools)
+        answer = text[len(prompt) :]
+        decoded = [self._tokenizer.decode([token]) for token in self.eos_ids]
+        ends = [end for end in decoded if end and end in answer]
+        if not text.startswith(prompt) or not ends:
+            return None
+        end = min(map(answer.find, ends))
+        theirs, ours = (words_and_calls(text, self.tools.format, tools) for text in (answer[:end], said))
+        return answer[end:] if theirs == ours or self._keeps_thoughts else None
 
     def _behind_response(self, number: int, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
         """Return what the template has behind a response, whatever it makes of that one's words."""
@@ -187,13 +236,17 @@ class Renderer:
         """Return the text of each token by itself, special ones too."""
         return self._tokenizer.batch_decode([[token] for token in ids])
 
-    def calls(self, text: str, tools: Sequence[Tool] = ()) -> Split | None:
-        """Split a response into the words beside its tool calls and those calls, if they are valid."""
-        return None if self._format is None else split_calls(text, self._format, tools)
+    def response(self, ids: list[int], tools: Sequence[Tool] = ()) -> Response:
+        """Read a response: its words, and its tool calls if all are valid."""
+        if not tools and not self._in_channels:
+            text = self.decode(ids)
+            return Response(text, text, text)
+        return self._reader.read(ids, self.tools.format, tools)
 
     def thought_length(self, content: str, prompt: str) -> int:
         """Return how many characters of a response to a prompt are its thought; 0: none is marked."""
-        return thought_length(content, prompt) if self._marks_thoughts else 0
+        marked = self._marks_thoughts or self._in_channels
+        return thought_length(content, prompt) if marked else 0
 
     def thought_of(self, ids: list[int], prompt: str) -> Thought | None:
         """Return the thought of a response to a prompt; None: the template, or the prompt, rules it out."""
@@ -205,13 +258,14 @@ class Renderer:
         Raises:
             UserError: its chat template shows tools in a format that is not known.
         """
-        if self._format is None:
+        if self._template is not None and self.tools.format is None:
             raise UserError(
                 "the model's chat template shows tools in a format that areal does not read; known are "
                 f"{', '.join(known.name for known in FORMATS)}: take such a model, or an agent without tools"
             )
 
-    def _text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+    def _text(self, messages: Sequence[Message], tools: Sequence[Tool], spelled: bool = False) -> str:
+        """Return messages as text; ``spelled``: the responses in them as they were sampled."""
         if self._sight is None and pictures(messages):
             raise BadRequest(f"the messages have a picture, and the model sees none: take one of {_SEE}")
         if self._template is None:
@@ -224,16 +278,19 @@ class Renderer:
             return _plain(messages)
         if tools:
             self.check_tools()
-        if not self._shows_tools:
-            messages = [as_words(m) for m in messages]
-            if tools:
-                messages, tools = with_tools_described(messages, tools), ()
+        if tools or self._in_channels or any("tool_calls" in message for message in messages):
+            messages, tools = self.tools.shown(messages, tools, spelled)
+        elif spelled:
+            messages = [as_sampled(message) for message in messages]
+        return self._rendered(messages, tools)
+
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Tool], begun: bool = True) -> str:
         try:
             return self._tokenizer.apply_chat_template(
                 messages,
                 tools=list(tools) or None,
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=begun,
                 **self._template_kwargs,
             )
         except _OF_TEMPLATES as error:

@@ -148,8 +148,7 @@ def test_a_conversation_forks_exactly_where_its_template_rewrites_history(data: 
             engine.responses.append(encoded(template, text))
             reply = await model.chat(messages, tools=[TOOL])
             assert reply.text == text
-            # Only Llama's JSON is nothing but the call.
-            assert (reply.finish == "tool_calls") == (calls and not (thinks and template == "llama3"))
+            assert (reply.finish == "tool_calls") == calls
             new = following(reply, words)
             messages += [reply.message, *new]
             raw += [{"role": "assistant", "content": text}, *new]

@@ -1,4 +1,4 @@
-"""Reading tool calls from a model's words, in the format that its chat template shows."""
+"""Tool calls of Hermes, Qwen and Llama; test_tool_formats has what is so in every format."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import json
 from typing import Any
 
 import pytest
-from chat import ENDS, Scripted, tokenizer
+from chat import Scripted, tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal.errors import UserError
 from areal.rollout.engine import Sampling
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
-from areal.rollout.tool_calls import (
-    FORMATS,
-    format_of,
-    parse_blocks,
-    parse_json,
-    parse_xml,
-    split_calls,
-)
+from areal.rollout.tools.as_json import parse_blocks, parse_json
+from areal.rollout.tools.as_xml import parse_xml
+from areal.rollout.tools.formats import FORMATS, split_calls
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x, max_size=3))
 CALLS = st.lists(st.tuples(st.text(min_size=1), st.dictionaries(st.text(), JSON)), min_size=1, max_size=3)
@@ -206,45 +200,6 @@ def test_a_call_in_xml_without_its_first_tag():
 def test_a_string_with_the_end_of_a_thought_is_a_string():
     call = '<tool_call>{"name": "z", "arguments": {"text": "</think>"}}</tool_call>'
     assert split_calls(f"{call}{call}", FORMATS[0], ()) == ("", [("z", {"text": "</think>"})] * 2)
-
-
-def test_the_format_is_the_template_s_own():
-    formats = {name: format_of(tokenizer(name).chat_template) for name in ENDS}
-    parsers = {name: found.parse for name, found in formats.items() if found is not None}
-    assert parsers.pop("llama3") is parse_json
-    assert set(parsers.values()) == {parse_blocks}
-    assert len(parsers) == len(ENDS) - 1
-
-
-@pytest.mark.parametrize(
-    ("template", "parse"),
-    [
-        ("{% for tool in tools %}{% endfor %}<tool_call>\n<function=a>\n<parameter=b>", parse_xml),
-        ("{% if tools %}{% endif %}<function=example><parameter=b> in <function=", parse_xml),
-        ('{% if tools %}{% endif %}<tool_call>\n{"name": <function-name>, "arguments"', parse_blocks),
-        ("{% if tools %}{% endif %}[AVAILABLE_TOOLS] [TOOL_CALLS]", parse_json),
-        ("no word of them", parse_blocks),
-        (None, parse_blocks),
-        ("{% if tools %}{% endif %}<tool_call>{name}\n<arg_key>", None),
-        ("{% if tools %}{% endif %}[TOOL_CALLS]name[ARGS]{}", None),
-        ("{% if tools %}{% endif %}<|tool_call|>[]<|/tool_call|>", None),
-        ("{% if tools %}{% endif %}<|tool_calls_section_begin|>", None),
-        ("{% if tools %}{% endif %}<function=name>{json}</function>", None),
-    ],
-)
-def test_a_format_that_is_not_known_is_refused_and_not_taken_for_words(template: str | None, parse: Any):
-    found = format_of(template)
-    assert (found.parse if found else None) is parse
-    if parse is None:
-        made = tokenizer("chatml")
-        made.chat_template = template
-        renderer = Renderer(made, (made.eos_token_id,))
-        user = [{"role": "user", "content": "Look."}]
-        assert renderer.opening(user).ids, "without tools it is as good as any"
-        with pytest.raises(
-            UserError, match="a format that areal does not read; known are JSON in <tool_call>"
-        ):
-            renderer.opening(user, [tool("z")])
 
 
 XML_TEMPLATE = """

@@ -1,16 +1,6 @@
-r"""Tool calls as XML, as Qwen3-Coder and Qwen 3.5 write them.
+"""Arguments that are written as text: each has the type that its tool's JSON schema gives it.
 
-    <tool_call>
-    <function=NAME>
-    <parameter=NAME>
-    VALUE
-    </parameter>
-    </function>
-    </tool_call>
-
-It is no XML: nothing is escaped, and a value is whatever stands between its tags, less one line end on each
-side. Its type is the one that the tool's JSON schema gives to the parameter; what is not of it stays text,
-for the tool to complain of. The readers of Qwen and of vLLM judge in this way.
+What is not of that type stays text, for the tool to complain of: so judge the readers of Qwen and of vLLM.
 """
 
 from __future__ import annotations
@@ -25,17 +15,6 @@ from typing import Any
 from areal.agents.interface import Tool
 from areal.rollout.arguments import loads
 
-_OPEN = "<tool_call>"
-_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
-_FUNCTION_END = re.compile(r"\s*(?:</function>|\Z|(?=</tool_call>))")
-_PARAMETER = re.compile(
-    r"<parameter=([^>\n]+)>(.*?)"
-    # The end of a value is followed by what may follow it; without an end, the next tag on a line of its own.
-    r"(?:</parameter>\s*(?=<parameter=|</function>|</tool_call>|\Z)"
-    r"|(?=\n<parameter=)|(?=\n</function>\s*(?:</tool_call>|<function=|\Z)))\s*",
-    re.DOTALL,
-)
-_BLOCK_END = re.compile(r"\s*(?:</tool_call>|\Z|(?=<tool_call>))")
 _INTEGER = re.compile(r"[+-]?\d{1,4000}")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _ORDER = ("null", "integer", "number", "boolean", "object", "array")
@@ -43,53 +22,20 @@ _ORDER = ("null", "integer", "number", "boolean", "object", "array")
 _DEEPEST = 16
 
 
-def parse_xml(text: str, tools: Sequence[Tool] = ()) -> tuple[str, list[tuple[str, dict[str, Any]]]] | None:
-    """Split a text into the words beside its calls, and the calls: name and arguments.
+class Values:
+    """Gives the arguments of one tool's calls their types."""
 
-    The ends of the last call may be missing, and so may ``<tool_call>``, but of all calls.
+    def __init__(self, name: str, tools: Sequence[Tool]) -> None:
+        self._schema = _schema(name, tools)
 
-    Returns:
-        None if there are none, or one is not valid.
-    """
-    blocks = _OPEN in text
-    begins = _OPEN if blocks else "<function="
-    words, calls, position = [], list[tuple[str, dict[str, Any]]](), 0
-    while (begin := text.find(begins, position)) >= 0:
-        words.append(text[position:begin])
-        position = begin + len(_OPEN) if blocks else begin
-        before = len(calls)
-        while (found := _function(text, position, tools)) is not None:
-            name, arguments, position = found
-            calls.append((name, arguments))
-        end = _BLOCK_END.match(text, position)
-        if len(calls) == before or (blocks and end is None):
-            return None
-        if end is not None and (blocks or end[0].strip()):
-            position = end.end()
-    words.append(text[position:])
-    return ("".join(words).strip(), calls) if calls else None
+    def typed(self, key: str, text: str, guess: bool = False) -> Any:
+        """Return an argument's value.
 
-
-def _function(text: str, position: int, tools: Sequence[Tool]) -> tuple[str, dict[str, Any], int] | None:
-    """Read a call that begins here; return its name, its arguments, and where it ends."""
-    begin = _FUNCTION.match(text, position)
-    if begin is None:
-        return None
-    name, position = begin[1].strip(), begin.end()
-    schema = _schema(name, tools)
-    arguments: dict[str, Any] = {}
-    while (found := _PARAMETER.match(text, position)) is not None:
-        key = found[1].strip()
-        arguments[key] = _value(_trimmed(found[2]), _types(_property(schema, key), schema, _DEEPEST))
-        position = found.end()
-    end = _FUNCTION_END.match(text, position)
-    return None if end is None else (name, arguments, end.end())
-
-
-def _trimmed(value: str) -> str:
-    """Take away the line ends that belong to the tags."""
-    value = value.removeprefix("\r").removeprefix("\n")
-    return value.removesuffix("\n").removesuffix("\r") if value.endswith("\n") else value
+        Args:
+            guess: whether text is JSON, if it is some, where the schema gives no type; else it stays text.
+        """
+        types = _types(_property(self._schema, key), self._schema, _DEEPEST)
+        return _value(text, types or (set(_ORDER) if guess else types))
 
 
 def _schema(name: str, tools: Sequence[Tool]) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+r"""Tool calls as JSON, alone or between marks.
+
+A call ends where its JSON does: what stands in a string of it ends nothing, and a line end in a string is as
+good as an escaped one. What has no end is no call, nor is one whose arguments are no object. The last mark of
+a response may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from areal.agents.interface import Tool
+from areal.rollout import arguments as json_text
+from areal.rollout.tools.reading import PYTHON_MARK, Parse, Split, ToolCall, read_blocks
+
+_HERMES = re.compile(r"<tool_call>")
+_HERMES_END = re.compile(r"</tool_call>|\Z")
+_LIST = re.compile(r"<\|tool_call\|>|\bfunctools(?=\[)")
+_LIST_END = re.compile(r"(?:\s*<\|/tool_call\|>)?")
+_MISTRAL = re.compile(r"\[TOOL_CALLS\]")
+_MISTRAL_NAME = re.compile(r"\s*(?P<name>[^\s\[\]{}]+)\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?")
+_LINE = re.compile(rf"(?:^|{PYTHON_MARK})[ \t]*(?=[{{\[])", re.MULTILINE)
+_REST = re.compile(rf"(?:\s|{PYTHON_MARK})*\Z")
+
+
+def parse_blocks(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read ``<tool_call>{…}</tool_call>``."""
+
+    def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
+        found = _calls(text, position)
+        end = _HERMES_END.match(text, found[1]) if found is not None else None
+        return None if found is None or end is None else (found[0], end.end())
+
+    return read_blocks(text, _HERMES, block)
+
+
+def parse_lists(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read ``<|tool_call|>[{…}]``, with ``<|/tool_call|>`` behind it or not; or ``functools[{…}]``."""
+
+    def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
+        found = _calls(text, position)
+        end = _LIST_END.match(text, found[1]) if found is not None else None
+        return None if found is None or end is None or not found[0] else (found[0], end.end())
+
+    return read_blocks(text, _LIST, block)
+
+
+def parse_mistral(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read ``[TOOL_CALLS]NAME[ARGS]{…}``, once for each call; or ``[TOOL_CALLS][{…}]``, for all of them."""
+
+    def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
+        found = _calls(text, position)
+        if found is not None and found[0]:
+            return found
+        head = _MISTRAL_NAME.match(text, position)
+        return None if head is None else _named(text, head["name"], head.end())
+
+    return read_blocks(text, _MISTRAL, block)
+
+
+def parse_json(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read calls without marks, one behind the other, separated by ``;``, or in a list.
+
+    They begin a line, and nothing is behind them: what stands amid words is spoken of. A value without
+    arguments is no call here.
+    """
+    for line in _LINE.finditer(text):
+        found = _calls(text, line.end(), bare=True)
+        if found is not None and _REST.match(text, found[1]):
+            words = re.sub(PYTHON_MARK, "", text[: line.start()]).strip()
+            return (words, found[0]) if found[0] else None
+    return None
+
+
+def marked(section: tuple[str, str], begin: str, head: str, end: str) -> Parse:
+    """Return what reads calls whose names stand before their arguments, in a section of their own.
+
+    Args:
+        section: marks of all calls of a response.
+        begin: mark of one call.
+        head: pattern of what stands between that and the arguments, with the group ``name``.
+        end: pattern of what stands behind the arguments; the end of the text will do as well.
+    """
+    opens, closes = section
+    first, header = re.compile(re.escape(begin)), re.compile(head)
+    last = re.compile(rf"\s*(?:{end}|\Z)(?:\s*{re.escape(closes)})?(?:\s*(?={re.escape(begin)}))?")
+
+    def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
+        found = header.match(text, position)
+        call = None if found is None else _named(text, found["name"].strip(), found.end())
+        tail = None if call is None else last.match(text, call[1])
+        return None if call is None or tail is None else (call[0], tail.end())
+
+    def parse(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+        before, opened, inside = text.partition(opens)
+        found = read_blocks(inside, first, block) if opened else None
+        if found is None:
+            return None
+        behind = found[0].removesuffix(closes).strip()
+        return "\n".join(part for part in (before.strip(), behind) if part), found[1]
+
+    return parse
+
+
+parse_deepseek = marked(
+    ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    "<｜tool▁call▁begin｜>",
+    r"(?:[^<\n]*<｜tool▁sep｜>(?=[^<\n]+\n```))?(?P<name>[^<\n]+)(?:<｜tool▁sep｜>|\n```json\n)",
+    r"(?:```\s*)?(?:<｜tool▁call▁end｜>|\Z)",
+)
+"""Reads DeepSeek's calls, of V3 and R1 (a type, and JSON as a block of code) and of V3.1."""
+parse_kimi = marked(
+    ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    "<|tool_call_begin|>",
+    r"\s*(?:functions\.)?(?P<name>[^<\s:]+):\d+\s*<\|tool_call_argument_begin\|>",
+    r"<\|tool_call_end\|>",
+)
+"""Reads Kimi's calls."""
+
+
+def spell_blocks(calls: Sequence[ToolCall]) -> str:
+    """Write calls as :func:`parse_blocks` reads them."""
+    return "\n".join(f"<tool_call>\n{_spelled(call)}\n</tool_call>" for call in calls)
+
+
+def spell_json(calls: Sequence[ToolCall]) -> str:
+    """Write calls as :func:`parse_json` reads them."""
+    return "; ".join(map(_spelled, calls))
+
+
+def spell_list(calls: Sequence[ToolCall]) -> str:
+    """Write calls as :func:`parse_lists` reads them."""
+    return f"<|tool_call|>[{', '.join(map(_spelled, calls))}]"
+
+
+def _spelled(call: ToolCall) -> str:
+    name, arguments = call
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def _named(text: str, name: str, position: int) -> tuple[list[ToolCall], int] | None:
+    """Read the arguments of a call whose name stood before them; a mark in their place: there are none."""
+    position = _skip(text, position)
+    if not text.startswith("{", position):
+        return ([(name, {})], position) if text[position : position + 1] in ("<", "`") else None
+    try:
+        value, position = json_text.first(text, position)
+    except ValueError:
+        return None
+    return [(name, value)], position
+
+
+def _calls(text: str, position: int, bare: bool = False) -> tuple[list[ToolCall], int] | None:
+    """Read JSON calls, one behind the other; return them and where something else begins."""
+    calls: list[ToolCall] = []
+    position = _skip(text, position)
+    while position < len(text) and text[position] in '{["':
+        try:
+            value, position = json_text.first(text, position)
+        except ValueError:
+            return None
+        for item in value if isinstance(value, list) else [value]:
+            call = _call(item, bare)
+            if call is None:
+                return None
+            calls.append(call)
+        position = _skip(text, position)
+    return calls, position
+
+
+def _skip(text: str, position: int) -> int:
+    while position < len(text) and text[position] in "; \t\r\n":
+        position += 1
+    return position
+
+
+def _call(item: Any, bare: bool) -> ToolCall | None:
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        return None
+    if bare and "arguments" not in item and "parameters" not in item:
+        return None
+    arguments = item.get("arguments", item.get("parameters"))
+    if arguments is None or arguments == "":
+        return item["name"], {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json_text.loads(arguments)
+        except ValueError:
+            return None
+    return (item["name"], arguments) if isinstance(arguments, dict) else None

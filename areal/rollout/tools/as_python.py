@@ -1,0 +1,120 @@
+"""Tool calls as Python, as Llama 4, small models of Llama 3.2 and OLMo 3 write them.
+
+``[f(x=1), g(y="a")]`` is a whole response of Llama's. OLMo's have words, and ``<function_calls>`` with a call
+in each line. Arguments are literals and have names; ``true``, ``false`` and ``null`` are JSON's.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from areal.agents.interface import Tool
+from areal.rollout.arguments import loads
+from areal.rollout.tools.reading import PYTHON_MARK, Split, ToolCall, read_blocks
+
+_AROUND = re.compile(rf"\A(?:\s|{PYTHON_MARK})*|(?:\s|{PYTHON_MARK})*\Z")
+_BEGIN, _END = re.compile("<function_calls>"), "</function_calls>"
+_NAMES = {"true": True, "false": False, "null": None}
+
+
+def parse_python(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read a text that is a list of calls."""
+    tree = _parsed(_AROUND.sub("", text))
+    if len(tree) != 1 or not isinstance(tree[0], ast.List) or not tree[0].elts:
+        return None
+    calls = _calls(tree[0].elts)
+    return None if calls is None else ("", calls)
+
+
+def parse_python_lines(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read the calls in ``<function_calls>``, whose end may be missing."""
+
+    def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
+        # The end may stand in a string of a call, so that the first one which leaves Python is the end.
+        end = text.find(_END, position)
+        while end >= 0:
+            if (calls := _calls(_parsed(text[position:end].strip()))) is not None:
+                return calls, end + len(_END)
+            end = text.find(_END, end + 1)
+        calls = _calls(_parsed(text[position:].strip()))
+        return None if calls is None else (calls, len(text))
+
+    return read_blocks(text, _BEGIN, block)
+
+
+def spell_list_of_python(calls: Sequence[ToolCall]) -> str:
+    """Write calls as :func:`parse_python` reads them."""
+    return f"[{', '.join(map(_spelled, calls))}]"
+
+
+def spell_python_lines(calls: Sequence[ToolCall]) -> str:
+    """Write calls as :func:`parse_python_lines` reads them."""
+    return "\n".join(["<function_calls>", *map(_spelled, calls), "</function_calls>"])
+
+
+def _spelled(call: ToolCall) -> str:
+    name, arguments = call
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+
+
+def _parsed(text: str) -> Sequence[ast.expr]:
+    """Return the expressions that a text is; none if it is something else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the model's escapes
+            lines = ast.parse(text).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []
+    return [line.value for line in lines if isinstance(line, ast.Expr)] if _all_are(lines, ast.Expr) else []
+
+
+def _all_are(nodes: Sequence[ast.AST], kind: type) -> bool:
+    return all(isinstance(node, kind) for node in nodes)
+
+
+def _calls(nodes: Sequence[ast.expr]) -> list[ToolCall] | None:
+    calls = []
+    for node in nodes:
+        if not isinstance(node, ast.Call) or node.args:
+            return None
+        try:
+            name = _name(node.func)
+            given = {word.arg: _value(word.value) for word in node.keywords}
+            arguments = loads(json.dumps(given))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        if None in given:  # of ``**``
+            return None
+        calls.append((name, arguments))
+    return calls or None
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value)}.{node.attr}"
+    if isinstance(node, ast.Name):
+        return node.id
+    raise ValueError("a function has a name")
+
+
+def _value(node: ast.expr) -> Any:
+    """Return a literal's value as JSON has it: tuples and sets are lists.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return _NAMES[node.id]
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [None if key is None else _value(key) for key in node.keys]
+        if not all(isinstance(key, str) for key in keys):
+            raise ValueError("the names of an object are texts")
+        return dict(zip(keys, map(_value, node.values), strict=True))
+    return ast.literal_eval(node)

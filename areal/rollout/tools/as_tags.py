@@ -1,0 +1,49 @@
+r"""Tool calls between tags, as GLM 4.5 to 4.7 write them.
+
+    <tool_call>NAME
+    <arg_key>NAME</arg_key>
+    <arg_value>VALUE</arg_value>
+    </tool_call>
+
+A value is whatever stands between its tags; its type is the one that the tool's JSON schema gives to the
+argument (``values``). Without a type it is read as JSON, if it is some.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from areal.agents.interface import Tool
+from areal.rollout.tools.reading import Split, ToolCall, read_blocks
+from areal.rollout.tools.values import Values
+
+_BEGIN = re.compile(r"<tool_call>")
+_NAME = re.compile(r"\s*([^<>{}\s]+)\s*(?=<arg_key>|</tool_call>|\Z)")
+_ARGUMENT = re.compile(
+    r"\s*<arg_key>([^<>]*)</arg_key>\s*<arg_value>(.*?)"
+    # The end of a value is followed by what may follow it.
+    r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))",
+    re.DOTALL,
+)
+_END = re.compile(r"\s*(?:</tool_call>|\Z)")
+
+
+def parse_tags(text: str, tools: Sequence[Tool] = ()) -> Split | None:
+    """Read all calls; the end of the last one may be missing, but of no value."""
+
+    def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
+        head = _NAME.match(text, position)
+        if head is None:
+            return None
+        values, position = Values(head[1], tools), head.end()
+        arguments: dict[str, Any] = {}
+        while (found := _ARGUMENT.match(text, position)) is not None:
+            key = found[1].strip()
+            arguments[key] = values.typed(key, found[2], guess=True)
+            position = found.end()
+        end = _END.match(text, position)
+        return None if end is None else ([(head[1], arguments)], end.end())
+
+    return read_blocks(text, _BEGIN, block)

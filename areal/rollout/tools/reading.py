@@ -1,0 +1,34 @@
+"""What the readers of tool calls have in common: the words beside the calls, and blocks between marks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from areal.agents.interface import Tool
+
+ToolCall = tuple[str, dict[str, Any]]
+"""Name and arguments."""
+Split = tuple[str, list[ToolCall]]
+"""The words beside the calls of a response, and the calls."""
+Parse = Callable[[str, Sequence[Tool]], Split | None]
+"""Splits a text, given the tools that it may call; None: there are no calls, or one is not valid."""
+Block = Callable[[str, int], tuple[list[ToolCall], int] | None]
+"""Reads a block's calls from behind its first mark; returns them and its end; None: one is not valid."""
+PYTHON_MARK = r"<\|python_(?:tag|start|end)\|>"
+"""Matches what Llama may put around its calls."""
+
+
+def read_blocks(text: str, begin: re.Pattern[str], block: Block) -> Split | None:
+    """Read all blocks of a text; what stands between and around them is words."""
+    words, calls, position = [], list[ToolCall](), 0
+    while (mark := begin.search(text, position)) is not None:
+        words.append(text[position : mark.start()])
+        found = block(text, mark.end())
+        if found is None:
+            return None
+        made, position = found
+        calls += made
+    words.append(text[position:])
+    return ("".join(words).strip(), calls) if calls else None

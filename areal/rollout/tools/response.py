@@ -1,0 +1,72 @@
+"""From sampled tokens to words and calls, in the format of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from areal.agents.interface import Tool
+from areal.rollout.tools.formats import Format, Split, ToolCall, split_calls
+from areal.thoughts import CLOSE, OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What was sampled.
+
+    Attributes:
+        said: its text, marks of calls included, without the token that ended it.
+        text: its text without special tokens.
+        words: what of that is no call.
+        calls: of tools.
+    """
+
+    said: str
+    text: str
+    words: str
+    calls: Sequence[ToolCall] = ()
+
+
+class ResponseReader:
+    """Reads responses. Marks of calls may be special tokens: they are read, and not shown.
+
+    Args:
+        eos: every token that ends a turn.
+        shown: returns the text of tokens without special ones.
+    """
+
+    def __init__(self, tokenizer: Any, eos: Sequence[int], shown: Callable[[list[int]], str]) -> None:
+        self._tokenizer = tokenizer
+        self._eos = eos
+        self._shown = shown
+
+    def read(self, ids: list[int], known: Format | None, tools: Sequence[Tool]) -> Response:
+        """Read a response: its words, and its tool calls if all are valid.
+
+        Args:
+            known: the format of its calls; None: it is not known.
+        """
+        text = self._shown(ids)
+        ended = bool(ids) and ids[-1] in self._eos
+        said = self._tokenizer.decode(ids[:-1] if ended else ids)
+        found = None if known is None else split_calls(said, known, tools)
+        if known is None or found is None:
+            return Response(said, text, text)
+        words = self._special.sub("", found[0])
+        return Response(said, words if known.whole else text, words, found[1])
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Matches special tokens, but for those of thoughts."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        special = [token.content for token in added if token.special and token.content not in (OPEN, CLOSE)]
+        return re.compile("|".join(map(re.escape, special)) or r"(?!)")
+
+
+def words_and_calls(said: str, known: Format | None, tools: Sequence[Tool]) -> Split:
+    """Return the words of a text, without the space around them, and its calls, if all are valid."""
+    found = None if known is None else split_calls(said, known, tools)
+    return (said.strip(), []) if found is None else (found[0].strip(), found[1])

@@ -1,0 +1,89 @@
+"""Calls in special tokens, over HTTP: each protocol has the same ones, streamed and not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from chat import Scripted
+from endpoints import WEATHER
+from tool_models import MODELS, eos, tokenizer
+
+from areal.agents.interface import Endpoint
+from areal.rollout.endpoint.server import EndpointServer
+from areal.rollout.engine import Sampling
+from areal.rollout.recorder import Recorder
+from areal.rollout.rendering import Renderer
+
+USER: Any = {"role": "user", "content": "Hello?"}
+FUNCTION: Any = {"type": "function", "strict": None, **WEATHER["function"]}
+TOOL: Any = {"name": "weather", "input_schema": WEATHER["function"]["parameters"]}
+EXPECTED = [("weather", {"city": "Zürich\n[ARGS] }"})] * 2
+
+
+@asynccontextmanager
+async def served(name: str) -> AsyncIterator[tuple[Endpoint, Recorder]]:
+    """A model that looks twice at once, three times over, and answers."""
+    made, model = tokenizer(name), MODELS[name]
+    call = model.write([("weather", json.dumps(given)) for _, given in EXPECTED])
+    said = [*[f"I look.{call}{model.ends[0]}"] * 3, f"It rains.{model.ends[0]}"]
+    engine = Scripted([made.encode(text) for text in said])
+    server = EndpointServer(lambda ids: [made.decode([i]) for i in ids], 1.0)
+    recorder = Recorder(engine, Renderer(made, eos(made, name)), Sampling(999), 9999, server)
+    try:
+        async with recorder.endpoint(99) as at:
+            yield at, recorder
+    finally:
+        await server.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["mistral", "deepseek-v3.1", "kimi"])
+async def test_each_protocol_has_the_same_calls(name: str, stream: bool):
+    async with served(name) as (at, recorder):
+        one = openai.AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
+        root = at.base_url.removesuffix("/v1")
+        other = anthropic.AsyncAnthropic(base_url=root, api_key=at.api_key)
+        if stream:
+            async with one.chat.completions.stream(model="m", messages=[USER], tools=[WEATHER]) as events:
+                chat = (await events.get_final_completion()).choices[0].message
+            async with one.responses.stream(model="m", input=[USER], tools=[FUNCTION]) as answers:
+                answer: Any = await answers.get_final_response()
+            async with other.messages.stream(
+                model="m", max_tokens=99, messages=[USER], tools=[TOOL]
+            ) as pieces:
+                message = await pieces.get_final_message()
+        else:
+            chat = (
+                (await one.chat.completions.create(model="m", messages=[USER], tools=[WEATHER]))
+                .choices[0]
+                .message
+            )
+            answer = await one.responses.create(model="m", input=[USER], tools=[FUNCTION])
+            message = await other.messages.create(model="m", max_tokens=99, messages=[USER], tools=[TOOL])
+        functions: list[Any] = [call.function for call in chat.tool_calls or []]
+        assert [(made.name, json.loads(made.arguments)) for made in functions] == EXPECTED
+        assert chat.content == "I look."
+        calls = [item for item in answer.output if item.type == "function_call"]
+        assert [(made.name, json.loads(made.arguments)) for made in calls] == EXPECTED
+        assert answer.output_text == "I look."
+        used = [block for block in message.content if block.type == "tool_use"]
+        assert [(made.name, made.input) for made in used] == EXPECTED
+        assert [block.text for block in message.content if block.type == "text"] == ["I look."]
+
+        results = [
+            {"role": "tool", "tool_call_id": call.id, "content": "Rain."} for call in chat.tool_calls or []
+        ]
+        history: Any = [
+            USER,
+            chat.model_dump(exclude_none=True, include={"role", "content", "tool_calls"}),
+            *results,
+        ]
+        final = await one.chat.completions.create(model="m", messages=history, tools=[WEATHER])
+        assert final.choices[0].message.content == "It rains."
+        assert sorted(len(t.turns) for t in recorder.trajectories()) == [1, 1, 2]
