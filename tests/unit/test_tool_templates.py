@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from chat import Scripted
 from chat import tokenizer as plain_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tool_models import MODELS, eos, renderer, tokenizer
 from tool_writers import of
 
@@ -15,6 +18,7 @@ from areal.agents.interface import BadRequest
 from areal.errors import UserError
 from areal.model_check.chat import chat_findings
 from areal.rollout.engine import Sampling
+from areal.rollout.messages import normal
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
 
@@ -74,15 +78,21 @@ class Talk:
 
     def __init__(self, name: str, *said: str, **settings: Any) -> None:
         self.made = tokenizer(name)
-        ends = [MODELS[name].ends[0] if "5." not in text else MODELS[name].ends[-1] for text in said]
-        self.said = [self.made.encode(text + end) for text, end in zip(said, ends, strict=True)]
-        self.engine = Scripted(list(self.said))
+        self.said = list[list[int]]()
+        self.engine = Scripted([])
+        for text in said:
+            self.say(text + MODELS[name].ends[-1 if "5." in text else 0])
         self.model = Recorder(
             self.engine, Renderer(self.made, eos(self.made, name), **settings), Sampling(999), 99_999
         )
         self.history: list[Any] = [USER]
 
-    async def ask(self, tools: Any = TOOLS, *results: str) -> Any:
+    def say(self, text: str) -> None:
+        """Have the model say this next."""
+        self.said.append(self.made.encode(text))
+        self.engine.responses.append(self.said[-1])
+
+    async def ask(self, tools: Any = TOOLS) -> Any:
         """Have the model answer; all that it calls returns ``fine``."""
         reply = await self.model.chat(self.history, tools=tools)
         calls = reply.message.get("tool_calls", [])
@@ -196,6 +206,46 @@ async def test_a_history_that_was_not_sampled_here_is_shown_with_its_calls(name:
     marks = {"glm": "<tool_call>f\n</tool_call>", "gpt-oss": "to=functions.f", "llama3.2-python": "[f()]"}
     assert marks.get(name, {"olmo3": "f()"}.get(name, "f")) in written
     assert known is talk.model._renderer.tools.format
+
+
+ARGUMENTS = st.sampled_from([{}, {"x": "a b"}, {"x": 'é "q"\nb', "n": 3}, {"o": {"l": [1, None, "z"]}}])
+TURNS = st.lists(st.lists(st.tuples(st.sampled_from("fg"), ARGUMENTS), max_size=2), min_size=1, max_size=6)
+WRITING = [name for name in MODELS if renderer(name).tools.writes and name != "gpt-oss"]
+
+
+@pytest.mark.parametrize("name", WRITING)
+@settings(max_examples=20, deadline=None)
+@given(turns=TURNS, beside=st.sampled_from(["", "I look."]))
+def test_what_is_asked_is_what_the_template_has(name: str, turns: list[Any], beside: str):
+    """Of a model that writes calls just as its template does, with results and words of the user between."""
+    if name == "llama3":
+        turns = [calls[:1] for calls in turns]
+    if not MODELS[name].known.name.startswith(("JSON in", "tags", "DeepSeek (", "Kimi", "Python in")):
+        beside = ""  # these templates leave it out, or have it elsewhere
+    if name == "deepseek-v3":
+        beside = ""
+    talk = Talk(name)
+    render = renderer(name)
+
+    async def converse() -> None:
+        for number, calls in enumerate(turns):
+            functions = [{"name": function, "arguments": json.dumps(given)} for function, given in calls]
+            made = [{"id": f"x{i}", "type": "function", "function": f} for i, f in enumerate(functions)]
+            results = [{"role": "tool", "tool_call_id": call["id"], "content": "fine"} for call in made]
+            said = {"role": "assistant", "content": beside if calls else f"It is {number}."}
+            whole = [*talk.history, {**said, "tool_calls": made} if calls else said, *(results or [USER])]
+            before = render.opening([normal(m) for m in talk.history], TOOLS).text
+            answer = render.opening([normal(m) for m in whole], TOOLS).text.removeprefix(before)
+            end = min((end for end in MODELS[name].ends if end in answer), key=answer.index)
+            talk.say(answer.partition(end)[0] + end)
+            reply = await talk.ask()
+            assert made_by(reply) == [(function, given) for function, given in calls]
+            assert talk.asked == before
+            if not calls:
+                talk.history.append(USER)
+        assert talk.turns == [len(turns)]
+
+    asyncio.run(converse())
 
 
 async def test_ids_that_the_model_wrote_are_those_of_its_results():

@@ -34,23 +34,27 @@ SPECIAL = [
     *("<arg_value>", "</arg_value>"),
 ]
 """What readers look for in a vocabulary."""
-# Readers give numbers another type, and nothing another value, than a schema says, if it says one.
+# Where a schema gives types, some of the readers change values of JSON to be of them.
 TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")
 ]
 STRINGS = st.text(
-    st.characters(
-        codec="utf-8", exclude_characters="<>[]{}\\|`｜\r\n\x85\u2028\u2029", exclude_categories=("Cc",)
-    )
+    st.characters(codec="utf-8", exclude_characters="<>|`｜\r\n\x85\u2028\u2029", exclude_categories=("Cc",))
 )
 NAMES = st.text("abcxyz", min_size=1, max_size=4)
-JSON = st.recursive(
-    st.booleans() | st.integers(-(2**53), 2**53) | STRINGS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
-    max_leaves=6,
-)
-ARGUMENTS = st.dictionaries(NAMES, JSON, max_size=3)
-CALLS = st.lists(st.tuples(st.sampled_from("fg"), ARGUMENTS), min_size=1, max_size=3)
+
+
+def calls_of(least: int) -> st.SearchStrategy[list[tuple[str, Any]]]:
+    """Calls with arguments whose numbers are not below ``least``."""
+    values = st.recursive(
+        st.booleans() | st.integers(least, 2**53) | STRINGS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+        max_leaves=6,
+    )
+    arguments = st.dictionaries(NAMES, values, max_size=3)
+    return st.lists(st.tuples(st.sampled_from("fg"), arguments), min_size=1, max_size=3)
+
+
 READ = {name: writer for name, writer in WRITERS.items() if writer.parser is not None}
 
 
@@ -77,7 +81,7 @@ def ours(text: str, name: str, tools: Sequence[Any] = TOOLS) -> list[ToolCall]:
 
 @pytest.mark.parametrize("name", READ)
 @settings(max_examples=40, deadline=None)
-@given(calls=CALLS, words=st.sampled_from(["", "I look.\n"]))
+@given(calls=calls_of(-(2**53)), words=st.sampled_from(["", "I look.\n"]))
 def test_sound_calls(made: Any, name: str, calls: list[tuple[str, Any]], words: str):
     writer = READ[name]
     if name == "phi":  # its reader ends at the first bracket
@@ -85,13 +89,14 @@ def test_sound_calls(made: Any, name: str, calls: list[tuple[str, Any]], words: 
             (call, {key: str(value).replace("]", "") for key, value in given.items()})
             for call, given in calls
         ]
-    text = words * writer.beside + writer.dumped(calls)
+    # Granite's takes words since vLLM 0.32.
+    text = words * (writer.beside and name != "granite") + writer.dumped(calls)
     assert writer.parser is not None
     assert ours(text, name) == theirs(made, writer.parser, text) == calls
 
 
 @settings(max_examples=40, deadline=None)
-@given(calls=CALLS)
+@given(calls=calls_of(0))  # vLLM reads others since 0.32
 @pytest.mark.parametrize(("name", "parser"), [("Python (Llama", "pythonic"), ("Python in", "olmo3")])
 def test_sound_calls_in_python(made: Any, name: str, parser: str, calls: list[tuple[str, Any]]):
     known = of(name)
