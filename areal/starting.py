@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,14 @@ _ROOT = Path(__file__).absolute().parents[1]
 def main_of(module: str) -> str:
     """Return Python code that runs ``main()`` of a module of areal.
 
-    It imports the package without its ``__init__``, which needs more than such a process may have.
+    It imports the package without its ``__init__``, which needs more than such a process may have. What it
+    imports besides is also looked for where this process found it, which PYTHONPATH may have told it.
     """
+    places = [place for place in sys.path if os.path.isabs(place)]
     return (
         "import sys, types; package = sys.modules['areal'] = types.ModuleType('areal'); "
-        f"package.__path__ = [{str(_ROOT / 'areal')!r}]; sys.path.append({str(_ROOT)!r}); "
+        f"package.__path__ = [{str(_ROOT / 'areal')!r}]; "
+        f"sys.path += [place for place in {[str(_ROOT), *places]!r} if place not in sys.path]; "
         f"from {module} import main; main()"
     )
 

@@ -31,7 +31,6 @@ from areal.starting import main_of, start_process
 
 log = logging.getLogger(__name__)
 
-_WORKER = main_of("areal.rewards.math_worker")
 _STARTUP_LIMIT = 120.0
 _LOOK, _LOOKS = 1.0, 5
 """Seconds between two looks at whether a worker that owes an answer is stopped, and looks that suffice."""
@@ -169,8 +168,9 @@ class _Ended(NamedTuple):
 
 
 def _start(memory: int) -> subprocess.Popen[bytes]:
+    worker = main_of("areal.rewards.math_worker")
     return start_process(
-        [sys.executable, "-I", "-c", _WORKER, str(memory), str(os.getpid())],
+        [sys.executable, "-I", "-c", worker, str(memory), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

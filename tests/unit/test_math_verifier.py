@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -265,6 +266,17 @@ def test_a_forked_child_has_workers_of_its_own():
     os.waitpid(child, 0)
     assert verifier.equivalent(*ASKED)
     verifier.close()
+
+
+def test_it_finds_what_is_installed_where_pythonpath_says(tmp_path: Path):
+    """As ``pip install --target`` leaves it: this Python has nothing of its own."""
+    venv.create(tmp_path, with_pip=False)
+    code = f"from areal.rewards.math import MathVerifier; print(MathVerifier().equivalent(*{ASKED!r}))"
+    places = [place for place in sys.path if "site-packages" in place]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *places])}
+    python = str(tmp_path / "bin/python")
+    found = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.stdout == "True\n", found.stderr
 
 
 def test_a_verifier_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch):
