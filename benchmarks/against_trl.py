@@ -1,6 +1,7 @@
 """areal against TRL's GRPO trainer, on the same work and the same machine, in turns: responses per second.
 
     python benchmarks/against_trl.py --trl /path/to/bin/python [--repeats 2] [--steps 40]
+    python benchmarks/against_trl.py --trl /path/to/bin/python --device cuda [--repeats 1] [--steps 20]
 
 The work is that of ``throughput.py``: its model of 0.9 million parameters with random weights, 16 problems
 × 8 responses of at most 32 tokens an update, AdamW, no reference model, rewards that are noise. TRL's Python
@@ -8,6 +9,9 @@ is of an environment of its own (``pip install trl==1.16.0 accelerate`` beside t
 way is a process of its own; the first ten updates are left out. TRL has the settings that make it fastest
 there (``trl_grpo.py``). It makes one optimizer step for a batch; so does areal here, and in another way its
 default of two.
+
+On a GPU the model has 0.5 billion parameters of Qwen2.5's shape, and an update is 256 responses of 128 tokens
+on average, up to 1,024, their lengths geometric. TRL trains on 32 responses at once.
 """
 
 from __future__ import annotations
@@ -23,29 +27,40 @@ from functools import partial
 from pathlib import Path
 
 from common import interleaved, parser, save
-from throughput import random_model
+from models import qwen2
+from throughput import WARMUP, random_model
 
 HERE = Path(__file__).parent
 AREAL, TWICE = "areal", "areal, two optimizer steps"
+WORK = ["--batch=256", "--mean=128", "--tokens=1024"]
+"""On a GPU."""
 
 
 def main() -> None:
     options = parser(__doc__, "against_trl")
     options.add_argument("--trl", type=Path, required=True, help="the Python that has TRL")
-    options.add_argument("--ways", default="generate,vllm-fp32", help="of TRL (generate,vllm-fp32)")
+    options.add_argument("--ways", help="of TRL (generate,vllm-fp32; on a GPU gpu,gpu-liger)")
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
     options.add_argument("--steps", type=int, default=40, help="updates that are measured (40)")
     options.add_argument("--repeats", type=int, default=2, help="rounds (2)")
     arguments = options.parse_args()
+    on_gpu = arguments.device == "cuda"
     with tempfile.TemporaryDirectory() as folder:
-        random_model(Path(folder) / "model")
-        steps = ["--steps", str(arguments.steps)]
-        of_trl = [str(arguments.trl.absolute()), str(HERE / "trl_grpo.py"), f"{folder}/model"]
+        model = f"{folder}/model"
+        qwen2(Path(model), "0.5b") if on_gpu else random_model(Path(model))
+        steps = [f"--steps={arguments.steps}", *(WORK if on_gpu else [])]
+        of_areal = [*steps, f"--warmup={arguments.warmup}"]
+        of_areal += ["--device=cuda", "--size=0.5b"] if on_gpu else []
+        of_trl = [str(arguments.trl.absolute()), str(HERE / "trl_grpo.py"), model]
+        of_trl += ["--warmup=4"] if on_gpu else []  # it has nothing in stock that would have to be used up
+        at_once = ["--at-once=32"] if on_gpu else []
         ways: dict[str, Callable[[], float]] = {
-            AREAL: partial(measured_areal, Path(folder), [*steps, "learner.minibatches=1"]),
-            TWICE: partial(measured_areal, Path(folder), steps),
+            AREAL: partial(measured_areal, Path(folder), [*of_areal, "learner.minibatches=1"]),
+            TWICE: partial(measured_areal, Path(folder), of_areal),
         }
-        for way in arguments.ways.split(","):
-            ways[f"TRL, {way}"] = partial(measured_trl, [*of_trl, way, *steps, "--folder", folder])
+        for way in (arguments.ways or ("gpu,gpu-liger" if on_gpu else "generate,vllm-fp32")).split(","):
+            ways[f"TRL, {way}"] = partial(measured_trl, [*of_trl, way, *steps, *at_once, "--folder", folder])
         found = interleaved(ways, arguments.repeats)
     medians = {way: statistics.median(rates) for way, rates in found.items()}
     fastest = max((way for way in medians if way.startswith("TRL")), key=medians.__getitem__)

@@ -9,7 +9,10 @@ the same prompt. Ways:
 - *algorithm 1*: as the learner does it; *best fit*: the fullest micro-batches that can be made;
 - *fixed count, padded*: in the order in which they came, each padded to the longest of its micro-batch, as
   many micro-batches as keep each within the same budget;
-- *eager*, *PyTorch's attention*, *activation checkpointing*: algorithm 1 with one choice turned.
+- *eager*, *flash-attn*, *PyTorch's attention*, *activation checkpointing*: algorithm 1 with one choice turned
+  (its attention is FlashAttention 4's or flash-attn's if that is installed).
+
+``--lora RANK`` trains an adapter: a 7B model then fits one GPU.
 
 MFU counts the operations that the update needs (areal.learner.flops): neither padding nor what is computed a
 second time. Tokens/s are real tokens.
@@ -34,7 +37,7 @@ from models import qwen2
 
 from areal.config import LearnerConfig
 from areal.learner import microbatches
-from areal.learner.attention import torch_kernel
+from areal.learner.attention import Kernel, flash_kernel, torch_kernel
 from areal.learner.learner import Learner
 from areal.learner.microbatches import allocate, best_fit
 from areal.trajectory import Batch, Episode, Group, Trajectory
@@ -44,12 +47,23 @@ COLOURS = {
     "best fit": GREEN,
     "fixed count, padded": ORANGE,
     "eager": GREY,
+    "flash-attn": "black",
     "PyTorch's attention": SKY,
     "activation checkpointing": PURPLE,
 }
 TURNED = {"eager": {"compile": False}, "activation checkpointing": {"activation_checkpointing": True}}
 """What turns one choice of algorithm 1."""
 GROUP = 8
+
+
+def pytorchs_own() -> Kernel:
+    """Return PyTorch's kernel without FlashAttention 4, which an earlier way may have put in its place."""
+    if hasattr(torch.nn.attention, "restore_flash_attention_impl"):
+        torch.nn.attention.restore_flash_attention_impl()
+    return torch_kernel()
+
+
+KERNELS: dict[str, Callable[[], Kernel]] = {"flash-attn": flash_kernel, "PyTorch's attention": pytorchs_own}
 
 
 def trajectories(rng: np.random.Generator, count: int, vocabulary: int, longest: int) -> list[Trajectory]:
@@ -136,7 +150,7 @@ class Bench:
             LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget, **settings),
             self._device,
             temperature=1.0,
-            kernel=torch_kernel() if way == "PyTorch's attention" else None,
+            kernel=KERNELS[way]() if way in KERNELS else None,
         )
         learner.warm_up()
         if self._device == "cuda":
@@ -227,6 +241,7 @@ def main() -> None:
     options.add_argument("--longest", type=int, default=8192, help="tokens of a trajectory (8192)")
     options.add_argument("--repeats", type=int, default=3, help="updates of each way (3)")
     options.add_argument("--ways", nargs="+", choices=COLOURS, default=list(COLOURS), help="which of them")
+    options.add_argument("--lora", type=int, default=0, help="rank of an adapter (0: all weights)")
     options.add_argument("--profile", action="store_true", help="also write the kernels of one update")
     given = options.parse_args()
     results: dict[str, dict[str, Any]] = {}
@@ -236,12 +251,14 @@ def main() -> None:
             path = qwen2(Path(folder), size)
             bench = Bench(path, given.device, given.budget, given.micro_batches, given.repeats, given.longest)
             results[size] = {}
+            adapter = {"lora_rank": given.lora} if given.lora else {}
             for way in given.ways:
-                results[size][way] = bench.measure(way, **TURNED.get(way, {}))
+                results[size][way] = bench.measure(way, **adapter, **TURNED.get(way, {}))
             if given.profile:
                 bench.profile(given.output / f"profile-{size}.txt")
     settings = {
-        key: getattr(given, key) for key in ("device", "budget", "micro_batches", "repeats", "longest")
+        key: getattr(given, key)
+        for key in ("device", "budget", "micro_batches", "repeats", "longest", "lora")
     }
     print(save(given.output, "learner", {"settings": settings, "sizes": results}))
     draw(given.output, results)

@@ -20,6 +20,12 @@ QWEN2: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 28,
         "num_attention_heads": 12,
     },
+    "3b": {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+    },
     "7b": {
         "hidden_size": 3584,
         "intermediate_size": 18944,
@@ -50,6 +56,11 @@ def qwen2(folder: Path, size: str, positions: int = 32768) -> str:
     more: dict[str, Any] = {"max_position_embeddings": positions, "rope_theta": 1e6}
     config = Qwen2Config(**QWEN2[size], **more, bos_token_id=None, eos_token_id=1)
     torch.manual_seed(0)
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    # On a GPU if there is one: a CPU draws seven billion numbers for minutes.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    del model
+    torch.cuda.empty_cache()
     AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(folder)
     return str(folder)

@@ -4,7 +4,11 @@
 
 16 problems × 8 completions of 32 tokens an update, on a transformer of 0.9 million parameters with random
 weights (which hardly ever ends a response early), with rewards that are noise, so that the learner has work
-to do for every group. The figure leaves out the first ten updates: vLLM compiles kernels in them.
+to do for every group. The figure leaves out the first ten updates: vLLM compiles kernels in them. On a GPU:
+
+    python benchmarks/throughput.py --device cuda --size 0.5b --mean 128 --batch 256 --tokens 1024 --steps 20
+
+with responses whose lengths are geometric, ``--mean`` on average.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Any
 
 import gymnasium
 from common import parser, save
+from models import QWEN2, qwen2
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import areal
@@ -68,31 +73,49 @@ def random_model(folder: Path) -> None:
 def main() -> None:
     options = parser(__doc__, "throughput")
     options.add_argument("--steps", type=int, default=60, help="updates that are measured (60)")
+    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("--size", choices=list(QWEN2), help="shape of the model (the starter's)")
+    options.add_argument("--batch", type=int, default=128, help="responses of an update (%(default)s)")
+    options.add_argument("--tokens", type=int, default=32, help="of a response at most (%(default)s)")
+    options.add_argument("--mean", type=int, help="tokens of a response (as many as it may have)")
     options.add_argument("overrides", nargs="*", help="settings of the run, such as learner.threads=1")
     arguments = options.parse_args()
     areal.register_env("noise-v0", Noise)
+    areal.register_agent("drawn-length", DrawnLength)
+    lengths = {"agent": "drawn-length", "agent_options": {"mean": arguments.mean}} if arguments.mean else {}
     with tempfile.TemporaryDirectory() as folder:
-        random_model(Path(folder) / "model")
+        model = Path(folder) / "model"
+        qwen2(model, arguments.size) if arguments.size else random_model(model)
         run = areal.train(
             overrides=arguments.overrides,
             env="noise-v0",
-            model=str(Path(folder) / "model"),
+            model=str(model),
+            device=arguments.device,
             recipe="none",
-            steps=WARMUP + arguments.steps,
+            steps=arguments.warmup + arguments.steps,
             output=Path(folder) / "runs",
-            rollout={"batch_size": 128, "group_size": 8, "max_new_tokens": 32},
+            rollout={
+                "batch_size": arguments.batch,
+                "group_size": 8,
+                "max_new_tokens": arguments.tokens,
+                **({"max_model_len": arguments.tokens + 96} if arguments.mean else {}),
+            },
             evaluation={"problems": 0},
+            checkpoint={"every": 0},
             learner={"learning_rate": 1e-6},
+            **lengths,
         )
-    results = summary([row for row in run.metrics if "time/step" in row][WARMUP:])
+    rows = [row for row in run.metrics if "time/step" in row][arguments.warmup :]
+    results = summary(rows, arguments.batch)
     print(json.dumps(results, indent=2))
     save(arguments.output, "throughput", results)
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(rows: list[dict[str, Any]], batch: int) -> dict[str, Any]:
     seconds = sum(row["time/step"] for row in rows)
     return {
-        "completions_per_s": 128 * len(rows) / seconds,
+        "completions_per_s": batch * len(rows) / seconds,
         "seconds_per_step": {
             "mean": seconds / len(rows),
             "median": statistics.median(row["time/step"] for row in rows),

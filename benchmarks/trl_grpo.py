@@ -1,10 +1,13 @@
 """The work of ``throughput.py`` in TRL's GRPO trainer; ``against_trl.py`` runs it with TRL's own Python.
 
-    python benchmarks/trl_grpo.py MODEL generate|vllm|vllm-fp32 --folder FOLDER [--steps 40]
+    python benchmarks/trl_grpo.py MODEL generate|vllm|vllm-fp32|gpu|gpu-liger --folder FOLDER [--steps 40]
 
 TRL alternates: it generates a batch, then trains on it. The ways differ in what generates: the model itself,
 vLLM as TRL starts it in its own process, and the same with float32, which TRL has no setting for. vLLM
 repacks weights for a CPU so that TRL cannot load others: here it multiplies by the weights as they are.
+
+On a GPU vLLM generates in TRL's process, in bfloat16, and responses have the lengths that are drawn for
+areal's: vLLM is given each of them. *gpu-liger* has Liger's fused loss, which makes no logits.
 
 TRL's environment lacks areal, so that what this shares with ``throughput.py`` stands here again.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import random
 import sys
 import time
@@ -68,27 +72,76 @@ def started(llm: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     return llm(*arguments, **keywords)
 
 
+def with_drawn_lengths(llm: Callable[..., Any], mean: int, longest: int) -> Callable[..., Any]:
+    """Return what starts vLLM so that each request ends at a length of its own: geometric."""
+    stays, drawn = math.log1p(-1 / mean), random.Random(0)
+
+    def start(*arguments: Any, **keywords: Any) -> Any:
+        made = llm(*arguments, **keywords)
+        generate = made.generate
+
+        def generate_drawn(asked: list[Any], sampling_params: Any, **more: Any) -> Any:
+            each = []
+            for _ in asked:
+                one = sampling_params.clone()
+                one.max_tokens = min(longest, 1 + int(math.log1p(-drawn.random()) / stays))
+                each.append(one)
+            return generate(asked, sampling_params=each, **more)
+
+        made.generate = generate_drawn
+        return made
+
+    return start
+
+
+def of_a_gpu(way: str) -> dict[str, Any]:
+    """Return what makes TRL fastest on a GPU."""
+    return {
+        "bf16": True,
+        "optim": "adamw_torch_fused",
+        "use_liger_kernel": way == "gpu-liger",
+        "vllm_gpu_memory_utilization": 0.4,
+        # The weights that sampled are those that learn: no second forward pass for their ratio.
+        "vllm_importance_sampling_correction": False,
+        "model_init_kwargs": {"attn_implementation": "flash_attention_2", "dtype": "float32"},
+        "generation_kwargs": {"ignore_eos": True},
+    }
+
+
 def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("model")
-    options.add_argument("way", choices=["generate", "vllm", "vllm-fp32"])
+    options.add_argument("way", choices=["generate", "vllm", "vllm-fp32", "gpu", "gpu-liger"])
     options.add_argument("--steps", type=int, default=40, help="updates that are measured (40)")
+    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
+    options.add_argument("--batch", type=int, default=PROBLEMS * GROUP, help="responses (%(default)s)")
+    options.add_argument("--tokens", type=int, default=TOKENS, help="of a response at most (%(default)s)")
+    options.add_argument("--mean", type=int, help="tokens of a response, on a GPU")
+    options.add_argument("--at-once", type=int, help="responses that are trained on at once (all)")
     options.add_argument("--folder", required=True, help="of what TRL leaves")
     arguments = options.parse_args()
+    on_gpu = arguments.way.startswith("gpu")
     if arguments.way != "generate":
         from trl.generation import vllm_generation
 
-        dtype = "float32" if arguments.way == "vllm-fp32" else "auto"
-        vllm_generation.LLM = functools.partial(started, vllm_generation.LLM, dtype=dtype)
-    steps = WARMUP + arguments.steps
+        start: Callable[..., Any]
+        if on_gpu:
+            start = with_drawn_lengths(vllm_generation.LLM, arguments.mean, arguments.tokens)
+        else:
+            dtype = "float32" if arguments.way == "vllm-fp32" else "auto"
+            start = functools.partial(started, vllm_generation.LLM, dtype=dtype)
+        vllm_generation.LLM = start
+    steps = arguments.warmup + arguments.steps
+    at_once = arguments.at_once or arguments.batch
     config = GRPOConfig(
         output_dir=arguments.folder,
         max_steps=steps,
-        per_device_train_batch_size=PROBLEMS * GROUP,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=arguments.batch // at_once,
         num_generations=GROUP,
-        max_completion_length=TOKENS,
+        max_completion_length=arguments.tokens,
         learning_rate=1e-6,
         lr_scheduler_type="constant",
         temperature=1.0,
@@ -96,26 +149,25 @@ def main() -> None:
         beta=0.0,
         # What makes it faster on a model of this size.
         gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
         use_vllm=arguments.way != "generate",
-        vllm_max_model_length=128,
+        vllm_max_model_length=arguments.tokens + 96,
         # No time for what is not the work.
         report_to="none",
         save_strategy="no",
         logging_steps=steps,
         disable_tqdm=True,
+        **(of_a_gpu(arguments.way) if on_gpu else {"bf16": False, "use_cpu": True}),
     )
     clock = Clock()
     GRPOTrainer(
         model=arguments.model,
         reward_funcs=parity,
         args=config,
-        train_dataset=prompts(PROBLEMS * steps),
+        train_dataset=prompts(arguments.batch // GROUP * steps),
         callbacks=[clock],
     ).train()
-    seconds = clock.ends[-1] - clock.ends[WARMUP - 1]
-    print(json.dumps({"responses_per_s": PROBLEMS * GROUP * arguments.steps / seconds}))
+    seconds = clock.ends[-1] - clock.ends[arguments.warmup - 1]
+    print(json.dumps({"responses_per_s": arguments.batch * arguments.steps / seconds}))
 
 
 if __name__ == "__main__":

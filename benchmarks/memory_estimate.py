@@ -1,0 +1,108 @@
+"""What `areal train --dry-run` says of the learner's memory, against what the learner takes.
+
+    python benchmarks/memory_estimate.py --sizes 0.5b,1.5b,3b,7b --lora 32
+
+Models of Qwen2.5 shapes with random weights. Each learner is a process of its own. It compiles, and makes two
+updates whose micro-batches are full. *needed* is the most that PyTorch gave out at once, with CUDA's share;
+*taken* is what the GPU has less of: PyTorch keeps more than it needs, as long as nobody else asks for it. The
+engine's snapshot of the weights is in neither figure: nobody connects. A shape of which the estimate is more
+than nine tenths of the GPU is left out, as a run would refuse it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import parser, save
+from learner import GROUP, batch, trajectories
+from models import QWEN2, qwen2
+from transformers import AutoConfig
+
+from areal.config import LearnerConfig
+from areal.learner.learner import Learner
+from areal.placement.memory import GIB, Shape, Workload, learner_bytes
+
+FULL = 0.9
+"""Of a GPU: what a run's plan fills at most."""
+
+
+def estimate(path: str, settings: LearnerConfig, longest: int) -> int:
+    """Return the plan's estimate in bytes, without the snapshot."""
+    work = Workload(
+        sequences=0,
+        longest=longest,
+        engine_bytes=0,
+        micro_batch_tokens=settings.micro_batch_tokens,
+        adapted=settings.lora_rank > 0,
+        activation_checkpointing=settings.activation_checkpointing is True,
+    )
+    return learner_bytes(Shape.of(AutoConfig.from_pretrained(path)), work)
+
+
+def taken(path: str, settings: LearnerConfig, longest: int) -> dict[str, float]:
+    """Return what a learner takes of the GPU, in bytes."""
+    before = used()
+    learner = Learner(path, settings, "cuda", temperature=1.0)
+    learner.warm_up()
+    rng = np.random.default_rng(0)
+    budget = settings.micro_batch_tokens
+    assert budget is not None
+    vocabulary = AutoConfig.from_pretrained(path).vocab_size
+    for _ in range(2):
+        members = trajectories(
+            rng, GROUP * max(1, 3 * budget // (longest // 16 * GROUP)), vocabulary, longest
+        )
+        learner.update(batch(members))
+    whole = used() - before
+    context = whole - torch.cuda.memory_reserved()
+    return {"needed": torch.cuda.max_memory_allocated() + context, "taken": whole}
+
+
+def used() -> int:
+    """Return the bytes of the first GPU that anybody uses, as its driver says, which asks for no context."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 2**20
+
+
+def main() -> None:
+    made = parser(__doc__, "memory_estimate")
+    made.add_argument("--sizes", default="0.5b,1.5b,3b,7b", help=f"of {', '.join(QWEN2)} (%(default)s)")
+    made.add_argument("--lora", type=int, default=32, help="rank of the adapter (%(default)s)")
+    made.add_argument("--budgets", default="16384,32768", help="tokens of a micro-batch (%(default)s)")
+    made.add_argument("--longest", type=int, default=8192, help="tokens of a trajectory (%(default)s)")
+    arguments = made.parse_args()
+    rows: list[dict[str, Any]] = []
+    device = torch.cuda.get_device_properties(0).total_memory
+    for size in arguments.sizes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            path = qwen2(Path(folder), size)
+            for rank in (0, arguments.lora):
+                for budget in map(int, arguments.budgets.split(",")):
+                    settings = LearnerConfig(minibatches=1, micro_batch_tokens=budget, lora_rank=rank)
+                    said = estimate(path, settings, arguments.longest)
+                    name = (
+                        f"{size}, {f'adapter of rank {rank}' if rank else 'all weights'}, {budget:,} tokens"
+                    )
+                    if said > FULL * device:
+                        print(f"{name}: estimate {said / GIB:.1f} GiB: left out", flush=True)
+                        continue
+                    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                        found = pool.submit(taken, path, settings, arguments.longest).result()
+                    ratio = said / found["needed"]
+                    parts = ", ".join(f"{key} {value / GIB:.1f}" for key, value in found.items())
+                    print(f"{name}: estimate {said / GIB:.1f} GiB, {parts}; {ratio:.2f} times", flush=True)
+                    rows.append({"name": name, "estimate": said, "ratio": ratio, **found})
+    print(save(arguments.output, "memory_estimate", {"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
