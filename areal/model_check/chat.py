@@ -103,12 +103,12 @@ def _tools(renderer: Renderer) -> Iterator[Finding]:
         names = ", ".join(format.name for format in FORMATS)
         yield Finding("tools", False, f"in a format that areal does not read (it reads {names})")
         return
-    if not renderer.tools.shows:
-        described = "unknown to the template: they are described in the system message"
-        yield Finding("tools", None, f"{described}; calls are read as {known.name}")
-        return
     try:
         opening = renderer.opening([_user(_QUESTION)], [_TOOL])
+        if not renderer.tools.shows:
+            described = "unknown to the template: they are described in the system message"
+            yield Finding("tools", None, f"{described}; calls are read as {known.name}")
+            return
         call = {
             "id": "call_0_0",
             "type": "function",

@@ -26,12 +26,16 @@ TOOL: Any = {"name": "weather", "input_schema": WEATHER["function"]["parameters"
 EXPECTED = [("weather", {"city": "Zürich\n[ARGS] }"})] * 2
 
 
+def looks(name: str) -> list[str]:
+    """What a model says that looks twice at once, three times over, and answers."""
+    call = MODELS[name].write([("weather", json.dumps(given)) for _, given in EXPECTED])
+    end = MODELS[name].ends[0]
+    return [*[f"I look.{call}{end}"] * 3, f"It rains.{end}"]
+
+
 @asynccontextmanager
-async def served(name: str) -> AsyncIterator[tuple[Endpoint, Recorder]]:
-    """A model that looks twice at once, three times over, and answers."""
-    made, model = tokenizer(name), MODELS[name]
-    call = model.write([("weather", json.dumps(given)) for _, given in EXPECTED])
-    said = [*[f"I look.{call}{model.ends[0]}"] * 3, f"It rains.{model.ends[0]}"]
+async def served(name: str, *said: str) -> AsyncIterator[tuple[Endpoint, Recorder]]:
+    made = tokenizer(name)
     engine = Scripted([made.encode(text) for text in said])
     server = EndpointServer(lambda ids: [made.decode([i]) for i in ids], 1.0)
     recorder = Recorder(engine, Renderer(made, eos(made, name)), Sampling(999), 9999, server)
@@ -45,7 +49,7 @@ async def served(name: str) -> AsyncIterator[tuple[Endpoint, Recorder]]:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", ["mistral", "deepseek-v3.1", "kimi"])
 async def test_each_protocol_has_the_same_calls(name: str, stream: bool):
-    async with served(name) as (at, recorder):
+    async with served(name, *looks(name)) as (at, recorder):
         one = openai.AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
         root = at.base_url.removesuffix("/v1")
         other = anthropic.AsyncAnthropic(base_url=root, api_key=at.api_key)
@@ -87,3 +91,32 @@ async def test_each_protocol_has_the_same_calls(name: str, stream: bool):
         final = await one.chat.completions.create(model="m", messages=history, tools=[WEATHER])
         assert final.choices[0].message.content == "It rains."
         assert sorted(len(t.turns) for t in recorder.trajectories()) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_gpt_oss_thinks_calls_and_answers(stream: bool):
+    begin = "<|start|>assistant"
+    thought = f"<|channel|>analysis<|message|>I must look.<|end|>{begin}"
+    call = ' to=functions.weather<|channel|>commentary json<|message|>{"city": "Zürich"}<|call|>'
+    answer = f"<|channel|>analysis<|message|>Hm.<|end|>{begin}<|channel|>final<|message|>It rains.<|return|>"
+    async with served("gpt-oss", thought + call, answer) as (at, recorder):
+        one = openai.AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
+
+        async def ask(*messages: Any) -> Any:
+            if not stream:
+                made = await one.chat.completions.create(model="m", messages=[*messages], tools=[WEATHER])
+                return made.choices[0].message
+            async with one.chat.completions.stream(
+                model="m", messages=[*messages], tools=[WEATHER]
+            ) as events:
+                return (await events.get_final_completion()).choices[0].message
+
+        called = await ask(USER)
+        assert (called.content, called.reasoning_content) == (None, "I must look.")
+        (made,) = called.tool_calls
+        assert (made.function.name, json.loads(made.function.arguments)) == ("weather", {"city": "Zürich"})
+        result = {"role": "tool", "tool_call_id": made.id, "content": "Rain."}
+        shown = called.model_dump(exclude_none=True, include={"role", "content", "tool_calls"})
+        said = await ask(USER, shown, result)
+        assert (said.content, said.reasoning_content) == ("It rains.", "Hm.")
+        assert [len(t.turns) for t in recorder.trajectories()] == [2]

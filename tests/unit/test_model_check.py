@@ -52,6 +52,9 @@ def test_what_is_wrong_with_a_template_is_said():
     sound, said = found("qwen2.5", chat_template=text.replace("<tool_call>", "<call>"))["tools"]
     assert sound is False
     assert "format that areal does not read" in said
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
+    sound, said = found("chatml", chat_template=no_system + tokenizer("chatml").chat_template)["tools"]
+    assert (sound, said.endswith("No system!")) == (False, True)
     forgets = "{% for m in messages[-1:] %}{{ m.content }}<|im_end|>{% endfor %}Answer:"
     assert found("qwen2.5", chat_template=forgets)["earlier turns"][0] is None
     assert found("qwen2.5", chat_template=None) == {
