@@ -17,6 +17,7 @@ _OTHER_CLOSE = re.compile(
     r"</(?:\w+:)?think(?:ing)?>|</thought>|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE
 )
 """What ends a thought in the texts of models whose templates are not known."""
+_WHOLE = re.compile(f"{OPEN}(?:(?!{OPEN}).)*?{CLOSE}", re.DOTALL)
 
 ThoughtEnd = Literal["own", "budget", "none"]
 """How a thought ended: the model ended it, its budget was used up, or the response ended within it."""
@@ -73,6 +74,11 @@ def thought_of(
         return Thought(longest, "own")
     # Spelled in several tokens, whose last one may be the beginning of the words, too.
     return Thought(bisect_left(range(longest), True, key=lambda n: CLOSE in decode(ids[:n])), "own")
+
+
+def without_thoughts(text: str) -> str:
+    """Return a text of several turns without its thoughts, and without white space, to compare it."""
+    return "".join(_WHOLE.sub("", text).split())
 
 
 def split_thought(content: str, length: int) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from areal.rollout.messages import as_sampled, pictures
 from areal.rollout.tools.formats import FORMATS, speaks_of_channels
 from areal.rollout.tools.response import Response, ResponseReader, words_and_calls
 from areal.rollout.tools.template import ToolTemplate, tool_template
-from areal.thoughts import CLOSE, OPEN, Thought, marks_thoughts, thought_length, thought_of
+from areal.thoughts import CLOSE, OPEN, Thought, marks_thoughts, thought_length, thought_of, without_thoughts
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Renderer:
     Args:
         eos: every token that ends a turn.
         template_kwargs: what the template takes besides.
-        keep_thoughts: whether earlier responses stay as they were, also where the template rewrites them.
+        keep_thoughts: whether earlier responses stay as they were, also where the template drops thoughts.
         sight: what the model makes of pictures; None: it sees nothing.
         thought_end: text that ends a thought.
 
@@ -180,8 +180,9 @@ class Renderer:
             raise
         behind = _behind(text, before, said)
         if behind is None and self._keeps_thoughts and answered is not None:
-            behind = self._behind_response(answered - 1, messages, tools)
-            text = f"{before}{said}{behind}"
+            rest = self._behind_response(answered - 1, messages, tools)
+            if rest is not None and _same_but_thoughts(text.removesuffix(rest), before + said):
+                return f"{before}{said}{rest}", rest
         return None if behind is None else (text, behind)
 
     def _behind_calls(
@@ -205,7 +206,8 @@ class Renderer:
             return None
         end = min(map(answer.find, ends))
         theirs, ours = (words_and_calls(text, self.tools.format, tools) for text in (answer[:end], said))
-        return answer[end:] if theirs == ours or self._keeps_thoughts else None
+        kept = self._keeps_thoughts and theirs[1] == ours[1] and _same_but_thoughts(theirs[0], ours[0])
+        return answer[end:] if theirs == ours or kept else None
 
     def _behind_response(self, number: int, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
         """Return what the template has behind a response, whatever it makes of that one's words."""
@@ -313,6 +315,11 @@ def _thought_marks(tokenizer: Any) -> dict[str, int]:
     """Return the token of each mark of a thought that is one by itself."""
     found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in (OPEN, CLOSE)}
     return {mark: id for mark, id in found.items() if id is not None and tokenizer.decode([id]) == mark}
+
+
+def _same_but_thoughts(rewritten: str, text: str) -> bool:
+    """Whether a template has taken nothing out of a text but thoughts, and put nothing in."""
+    return without_thoughts(rewritten) == without_thoughts(text)
 
 
 def _plain(messages: Sequence[Message]) -> str:

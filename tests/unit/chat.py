@@ -7,17 +7,21 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from areal.models import load_tokenizer, resolve_model
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.rendering import Renderer
-from areal.trajectory import Finish
+from areal.trajectory import Finish, Trajectory
 
 ENDS = {"starter": "<|end|>", "chatml": "<|im_end|>", "qwen2.5": "<|im_end|>", "qwen3": "<|im_end|>",
         "llama3": "<|eot_id|>"}  # fmt: skip
 """Each template with the token that ends a turn."""
+OTHERS = {"deepseek-r1": "<｜end▁of▁sentence｜>", "glm-thinking": "<|user|>", "mistral-moving": "</s>",
+          "qwen3-thinking": "<|im_end|>", "smollm3": "<|im_end|>"}  # fmt: skip
+"""More of them, which begin, keep and drop thoughts, and show tools, each in its own way."""
 _MARKS = (
     "<|im_start|>",
     "<|im_end|>",
@@ -26,6 +30,7 @@ _MARKS = (
     "<|end_header_id|>",
     "<|eot_id|>",
 )
+_OTHER_MARKS = "<|user|>", "<|observation|>", "<s>", "[TOOL_CALLS]"
 
 
 def tokenizer(template: str, thought_tokens: bool = False) -> Any:
@@ -47,8 +52,8 @@ def tokenizer(template: str, thought_tokens: bool = False) -> Any:
         made.add_tokens(["<think>", "</think>"])
     return PreTrainedTokenizerFast(
         tokenizer_object=made,
-        eos_token=ENDS[template],
-        extra_special_tokens=list(_MARKS),
+        eos_token=(ENDS | OTHERS)[template],
+        extra_special_tokens=[*_MARKS, *(_OTHER_MARKS if template in OTHERS else ())],
         chat_template=source.read_text(),
         clean_up_tokenization_spaces=False,
     )
@@ -57,6 +62,29 @@ def tokenizer(template: str, thought_tokens: bool = False) -> Any:
 def renderer(template: str) -> Renderer:
     made = tokenizer(template)
     return Renderer(made, (made.eos_token_id,))
+
+
+def check(engine: Scripted, trajectories: list[Trajectory], calls: set[int]) -> None:
+    """Each of these responses is in one trajectory, once, behind the very prompt that it is a response to."""
+    found = []
+    for t in trajectories:
+        assert len(t.turns) == len(t.calls) == len(t.rewards) > 0
+        assert t.calls == sorted(t.calls)
+        covered = np.zeros(len(t), dtype=bool)
+        for start in t.turns:
+            number = int(t.versions[start])
+            said = engine.said[number]
+            part = slice(start, start + len(said.ids))
+            assert t.tokens[:start].tolist() == engine.asked[number]
+            assert t.tokens[part].tolist() == said.ids
+            assert t.logprobs[part].tolist() == said.logprobs
+            assert t.versions[part].tolist() == said.versions
+            covered[part] = True
+            found.append(number)
+        assert (t.loss_mask == covered).all()
+        assert (t.versions[~covered] == -1).all()
+        assert (t.logprobs[~covered] == 0).all()
+    assert sorted(found) == sorted(calls)
 
 
 class Scripted:

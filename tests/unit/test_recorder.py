@@ -8,9 +8,8 @@ import random
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pytest
-from chat import ENDS, Scripted, renderer, tokenizer
+from chat import ENDS, Scripted, check, renderer, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +17,6 @@ from areal.agents.interface import BadRequest, ConversationTooLong, Message, Rep
 from areal.rollout.engine import GenerationAborted, Sampling
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
-from areal.trajectory import Trajectory
 
 TOKENIZERS = {name: tokenizer(name) for name in ENDS}
 RENDERERS = {name: renderer(name) for name in ENDS}
@@ -44,29 +42,6 @@ def call_text(template: str) -> str:
 def encoded(template: str, text: str, ended: bool = True) -> list[int]:
     ids = TOKENIZERS[template].encode(text, add_special_tokens=False)
     return [*ids, TOKENIZERS[template].eos_token_id] if ended or not ids else ids
-
-
-def check(engine: Scripted, trajectories: list[Trajectory], calls: set[int]) -> None:
-    """Each of these responses is in one trajectory, once, behind the very prompt that it is a response to."""
-    found = []
-    for t in trajectories:
-        assert len(t.turns) == len(t.calls) == len(t.rewards) > 0
-        assert t.calls == sorted(t.calls)
-        covered = np.zeros(len(t), dtype=bool)
-        for start in t.turns:
-            number = int(t.versions[start])
-            said = engine.said[number]
-            part = slice(start, start + len(said.ids))
-            assert t.tokens[:start].tolist() == engine.asked[number]
-            assert t.tokens[part].tolist() == said.ids
-            assert t.logprobs[part].tolist() == said.logprobs
-            assert t.versions[part].tolist() == said.versions
-            covered[part] = True
-            found.append(number)
-        assert (t.loss_mask == covered).all()
-        assert (t.versions[~covered] == -1).all()
-        assert (t.logprobs[~covered] == 0).all()
-    assert sorted(found) == sorted(calls)
 
 
 @st.composite
