@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tool_writers import WRITERS, Writer, of
+from tool_writers import WRITERS, Writer, deepseek_v3, kimi, of
 
 from areal.rollout.tools.formats import FORMATS, split_calls
 
@@ -155,6 +155,26 @@ def test_mistral_s_calls_may_have_ids_and_no_mark_of_arguments():
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a list", '<|tool_call|>{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]'),
+        ("a list", '<|tool_call|>[{"name": "f", "arguments": {}}]}'),
+        ("[TOOL_CALLS]", '[TOOL_CALLS]f[ARGS]{"x": 1}}'),
+        ("[TOOL_CALLS]", '[TOOL_CALLS]f{"x": 1}, g{"x": 2}'),
+        ("[TOOL_CALLS]", '[TOOL_CALLS]f<|x|>[ARGS]{"x": 1}'),
+        ("Kimi", kimi([("", "{}")])),
+        ("Kimi", kimi([("f", "{}")]).replace(":0", "")),
+        ("DeepSeek", deepseek_v3([("f", "{}")]).replace("<｜tool▁sep｜>", "｜tool▁sep｜>")),
+        ("JSON in", '<tool_call>{"name": "f", "argumets": {"x": 1}}</tool_call>'),
+        ("JSON in", '<tool_call>{"name": "f", "arguments": {}}}</tool_call>'),
+        ("JSON (Llama", '{"name": "f", "parameters": {}}}'),
+    ],
+)
+def test_what_is_left_over_is_not_left_out(name: str, said: str):
+    assert split_calls(said, of(name), ()) is None
+
+
+@pytest.mark.parametrize(
     "said",
     [
         "import functools; functools.reduce(f, [1])",
@@ -234,6 +254,8 @@ def test_calls_in_tags():
     assert split_calls(joined, of("tags"), tools) == ("", expected[:1])
     assert split_calls("<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>1", of("tags"), tools) is None
     assert split_calls('<tool_call>{"name": "f"}</tool_call>', of("tags"), tools) is None
+    broken = tags("f", x="1").replace("</arg_value>", "</arg_vale>")
+    assert split_calls(broken + tags("f", x="2"), of("tags"), tools) is None, "no value is another call"
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,17 @@ from typing import Any
 
 from areal.agents.interface import Tool
 from areal.rollout import arguments as json_text
-from areal.rollout.tools.reading import PYTHON_MARK, Parse, Split, ToolCall, read_blocks
+from areal.rollout.tools.reading import NAME, PYTHON_MARK, Parse, Split, ToolCall, read_blocks
 
 _HERMES = re.compile(r"<tool_call>")
 _HERMES_END = re.compile(r"</tool_call>|\Z")
 _LIST = re.compile(r"<\|tool_call\|>|\bfunctools(?=\[)")
-_LIST_END = re.compile(r"(?:\s*<\|/tool_call\|>)?")
+_LIST_END = re.compile(r"\s*<\|/tool_call\|>")
+_MORE = re.compile(r"\s*(?!\[TOOL_CALLS\])[,:\]}{[\"]")
+"""Matches JSON that is left over behind calls without a last mark: they are not all that was meant."""
 _MISTRAL = re.compile(r"\[TOOL_CALLS\]")
-_MISTRAL_NAME = re.compile(r"\s*(?P<name>[^\s\[\]{}]+)\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?")
+_MISTRAL_NAME = re.compile(rf"\s*(?P<name>{NAME})\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?")
+_NO_ARGUMENTS = {"name", "id", "type"}
 _LINE = re.compile(rf"(?:^|{PYTHON_MARK})[ \t]*(?=[{{\[])", re.MULTILINE)
 _REST = re.compile(rf"(?:\s|{PYTHON_MARK})*\Z")
 
@@ -42,8 +45,10 @@ def parse_lists(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
         found = _calls(text, position)
-        end = _LIST_END.match(text, found[1]) if found is not None else None
-        return None if found is None or end is None or not found[0] else (found[0], end.end())
+        if found is None or not found[0] or _MORE.match(text, found[1]):
+            return None
+        end = _LIST_END.match(text, found[1])
+        return found[0], found[1] if end is None else end.end()
 
     return read_blocks(text, _LIST, block)
 
@@ -53,10 +58,10 @@ def parse_mistral(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
         found = _calls(text, position)
-        if found is not None and found[0]:
-            return found
-        head = _MISTRAL_NAME.match(text, position)
-        return None if head is None else _named(text, head["name"], head.end())
+        if found is None or not found[0]:
+            head = _MISTRAL_NAME.match(text, position)
+            found = None if head is None else _named(text, head["name"], head.end())
+        return None if found is None or _MORE.match(text, found[1]) else found
 
     return read_blocks(text, _MISTRAL, block)
 
@@ -90,7 +95,7 @@ def marked(section: tuple[str, str], begin: str, head: str, end: str) -> Parse:
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
         found = header.match(text, position)
-        call = None if found is None else _named(text, found["name"].strip(), found.end())
+        call = None if found is None else _named(text, found["name"], found.end())
         tail = None if call is None else last.match(text, call[1])
         return None if call is None or tail is None else (call[0], tail.end())
 
@@ -108,14 +113,14 @@ def marked(section: tuple[str, str], begin: str, head: str, end: str) -> Parse:
 parse_deepseek = marked(
     ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
     "<｜tool▁call▁begin｜>",
-    r"(?:[^<\n]*<｜tool▁sep｜>(?=[^<\n]+\n```))?(?P<name>[^<\n]+)(?:<｜tool▁sep｜>|\n```json\n)",
+    r"(?:[^<\n]*<｜tool▁sep｜>(?=[^<\n]+\n```))?(?P<name>" + NAME + r")(?:<｜tool▁sep｜>|\n```json\n)",
     r"(?:```\s*)?(?:<｜tool▁call▁end｜>|\Z)",
 )
 """Reads DeepSeek's calls, of V3 and R1 (a type, and JSON as a block of code) and of V3.1."""
 parse_kimi = marked(
     ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
     "<|tool_call_begin|>",
-    r"\s*(?:functions\.)?(?P<name>[^<\s:]+):\d+\s*<\|tool_call_argument_begin\|>",
+    r"\s*(?:functions\.)?+(?P<name>[^\s<>|:]+):\d+\s*<\|tool_call_argument_begin\|>",
     r"<\|tool_call_end\|>",
 )
 """Reads Kimi's calls."""
@@ -142,10 +147,10 @@ def _spelled(call: ToolCall) -> str:
 
 
 def _named(text: str, name: str, position: int) -> tuple[list[ToolCall], int] | None:
-    """Read the arguments of a call whose name stood before them; a mark in their place: there are none."""
+    """Read the arguments of a call whose name stood before them."""
     position = _skip(text, position)
     if not text.startswith("{", position):
-        return ([(name, {})], position) if text[position : position + 1] in ("<", "`") else None
+        return None
     try:
         value, position = json_text.first(text, position)
     except ValueError:
@@ -180,8 +185,8 @@ def _skip(text: str, position: int) -> int:
 def _call(item: Any, bare: bool) -> ToolCall | None:
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         return None
-    if bare and "arguments" not in item and "parameters" not in item:
-        return None
+    if "arguments" not in item and "parameters" not in item and (bare or not item.keys() <= _NO_ARGUMENTS):
+        return None  # they have another name
     arguments = item.get("arguments", item.get("parameters"))
     if arguments is None or arguments == "":
         return item["name"], {}

@@ -16,17 +16,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from areal.agents.interface import Tool
-from areal.rollout.tools.reading import Split, ToolCall, read_blocks
+from areal.rollout.tools.reading import NAME, Split, ToolCall, read_blocks
 from areal.rollout.tools.values import Values
 
 _BEGIN = re.compile(r"<tool_call>")
-_NAME = re.compile(r"\s*([^<>{}\s]+)\s*(?=<arg_key>|</tool_call>|\Z)")
+_NAME = re.compile(rf"\s*({NAME})\s*(?=<arg_key>|</tool_call>|\Z)")
 _ARGUMENT = re.compile(
     r"\s*<arg_key>([^<>]*)</arg_key>\s*<arg_value>(.*?)"
     # The end of a value is followed by what may follow it.
     r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))",
     re.DOTALL,
 )
+_INSIDE = ("<arg_key>", "<arg_value>")
 _END = re.compile(r"\s*(?:</tool_call>|\Z)")
 
 
@@ -40,6 +41,8 @@ def parse_tags(text: str, tools: Sequence[Tool] = ()) -> Split | None:
         values, position = Values(head[1], tools), head.end()
         arguments: dict[str, Any] = {}
         while (found := _ARGUMENT.match(text, position)) is not None:
+            if any(tag in found[2] for tag in _INSIDE):
+                return None  # its end is missing, and it would be all of the next one
             key = found[1].strip()
             arguments[key] = values.typed(key, found[2], guess=True)
             position = found.end()

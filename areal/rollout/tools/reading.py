@@ -16,6 +16,8 @@ Parse = Callable[[str, Sequence[Tool]], Split | None]
 """Splits a text, given the tools that it may call; None: there are no calls, or one is not valid."""
 Block = Callable[[str, int], tuple[list[ToolCall], int] | None]
 """Reads a block's calls from behind its first mark; returns them and its end; None: one is not valid."""
+NAME = r"[^\s<>|｜{}\[\]\"`]+"
+"""Matches the name of a tool beside marks."""
 PYTHON_MARK = r"<\|python_(?:tag|start|end)\|>"
 """Matches what Llama may put around its calls."""
 
