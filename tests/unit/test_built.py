@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,27 @@ def test_the_wheel_has_every_file(built: Path):
     (wheel,) = built.glob("*.whl")
     packed = {name for name in ZipFile(wheel).namelist() if name.startswith("areal/")}
     assert packed == set(files())
+
+
+def test_the_sdist_has_what_comes_beside_the_code(built: Path):
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    beside = {name for name in packed if name and not name.startswith("areal/")}
+    assert beside == {
+        *("CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "SECURITY.md"),
+        *("PKG-INFO", "pyproject.toml", ".gitignore"),
+    }
+    assert {*files()} <= packed
+
+
+def test_the_wheel_names_its_licence(built: Path):
+    (wheel,) = built.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        (about,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(about).decode()
+        assert about.replace("METADATA", "licenses/LICENSE") in archive.namelist()
+    assert "License-Expression: Apache-2.0" in metadata
 
 
 def files() -> Iterator[str]:
