@@ -5,6 +5,8 @@ Each object is plain data. Lengths are in tokens; times are seconds since the ep
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -39,6 +41,9 @@ class Trajectory:
         images: the pictures that the model saw, in the order of their placeholders among the tokens.
         thoughts: of each turn, what its response thought; None where its prompt, or the chat template, rules
             thoughts out. Empty if it is not known.
+        experts: uint8 or uint16 ``[R, layers, k]``, those that the engine sent each of the first R ≤ T tokens
+            to when it first computed them; nothing follows from the last one, so that it may have none. None:
+            they are not recorded.
     """
 
     tokens: np.ndarray
@@ -52,6 +57,7 @@ class Trajectory:
     player: str = ""
     images: list[Image] = field(default_factory=list)
     thoughts: list[Thought | None] = field(default_factory=list)
+    experts: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
@@ -82,11 +88,12 @@ class Trajectory:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; floats keep every bit."""
-        data = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in ((f.name, getattr(self, f.name)) for f in fields(self))
-        }
-        return {**data, "images": [image.to_json() for image in self.images]}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        experts = values.pop("experts")
+        data = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+        data["images"] = [image.to_json() for image in self.images]
+        # They are hundreds of numbers a token.
+        return data if experts is None else {**data, "experts": packed_array(experts)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trajectory:
@@ -94,9 +101,23 @@ class Trajectory:
         arrays: dict[str, Any] = {
             name: np.asarray(data[name], dtype=dtype) for name, dtype in _ARRAYS.items()
         }
+        if "experts" in data:
+            arrays["experts"] = unpacked_array(data["experts"])
         thoughts = [thought and Thought(*thought) for thought in data.get("thoughts", ())]
         images = [Image.from_json(image) for image in data.get("images", ())]
         return cls(**{**data, **arrays, "images": images, "thoughts": thoughts})
+
+
+def packed_array(array: np.ndarray) -> dict[str, Any]:
+    """Return an array as plain data, small: its bytes compressed, in base64."""
+    content = base64.b64encode(zlib.compress(array.tobytes(), level=1)).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "zlib": content}
+
+
+def unpacked_array(data: dict[str, Any]) -> np.ndarray:
+    """Read what :func:`packed_array` made."""
+    content = zlib.decompress(base64.b64decode(data["zlib"]))
+    return np.frombuffer(content, data["dtype"]).reshape(data["shape"])
 
 
 _ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "versions": np.int32}

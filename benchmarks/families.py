@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -47,7 +48,13 @@ FAMILIES: dict[str, Settings] = {
     "mixtral": {"model_type": "mixtral", **_SIZES, "num_local_experts": 4},
     "mixtral-tied": {"model_type": "mixtral", **_SIZES, "num_local_experts": 4, "tie_word_embeddings": True},
     "olmoe": {"model_type": "olmoe", **_SIZES, **_EXPERTS},
-    "gpt-oss": {"model_type": "gpt_oss", **_SIZES, "num_local_experts": 4, "head_dim": 32},
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        **_SIZES,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "head_dim": 32,
+    },
     "deepseek-v3": {
         "model_type": "deepseek_v3",
         **_SIZES,
@@ -143,3 +150,20 @@ def make(name: str, folder: Path, change: Callable[[Any], None] | None = None) -
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@torch.no_grad()
+def sent_to(model: Any, tokens: Sequence[int]) -> np.ndarray:
+    """Return the experts that transformers' own model sends tokens to, ``[T, layers, k]``; 0: it has none."""
+    gates = [getattr(layer.mlp, "gate", getattr(layer.mlp, "router", None)) for layer in model.model.layers]
+    found: dict[Any, torch.Tensor] = {}
+
+    def note(gate: Any, inputs: Any, outputs: Any) -> None:
+        found[gate] = next(o for o in outputs if not o.is_floating_point())
+
+    hooks = [gate.register_forward_hook(note) for gate in gates if gate is not None]
+    model(input_ids=torch.tensor([list(map(int, tokens))]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    none = torch.zeros_like(next(iter(found.values())))
+    return torch.stack([found.get(gate, none) for gate in gates], 1).numpy().astype(np.uint8)

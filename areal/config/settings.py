@@ -187,6 +187,9 @@ class LearnerConfig(Objective):
     null: 0.01 in float32 on a CPU, 0.2 on a GPU, 0.5 in 16 bits; inf: never."""
     lora_rank: int = Field(0, ge=0)
     """Train adapters of this rank in place of the weights themselves (docs/lora.md); 0: train all weights."""
+    router_replay: bool = False
+    """In a mixture of experts, let the learner send each token to the experts that the engine sent it to (R3,
+    docs/objectives.md)."""
     activation_checkpointing: bool | None = None
     """Keep only each layer's input for the backward pass and compute the rest again: a fifth slower, with
     much less memory; null: only on a GPU that is too small without it (docs/gpu.md)."""

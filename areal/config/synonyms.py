@@ -60,6 +60,7 @@ _NAMES = {
     "learner.replicas": "data_parallel_replicate_degree dp_replicate hsdp replicate_degree",
     "learner.dtype": "bf16 fp16 torch_dtype precision mixed_precision",
     "learner.lora_rank": "lora_r lora use_lora peft_rank",
+    "learner.router_replay": "r3 routing_replay rollout_routing_replay enable_return_routed_experts",
     "learner.activation_checkpointing": "gradient_checkpointing enable_gradient_checkpointing recompute",
     "learner.compile": "torch_compile use_torch_compile",
     "evaluation.every": "eval_steps test_freq eval_every eval_interval eval_freq eval_strategy",

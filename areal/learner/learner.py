@@ -12,6 +12,7 @@ import operator
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,10 +28,11 @@ from areal.learner.flops import FlopCounter, peak_flops
 from areal.learner.logits import Scores
 from areal.learner.metrics import Sums
 from areal.learner.minibatches import MicroBatch, Splitter
-from areal.learner.model import Policy, load_model
+from areal.learner.model import Policy, load_model, require_replay
 from areal.learner.objectives import TokenLoss, token_loss
 from areal.learner.parallelize import compiles, compute_dtype, full, micro_batch_tokens, uses_varlen
 from areal.learner.ranks import all_gather_objects, rank, world_size
+from areal.learner.routers import Routers
 from areal.learner.state import Tensors, below
 from areal.learner.token_log import TokenLog
 from areal.learner.trainable import TrainableModule
@@ -81,7 +83,11 @@ class Learner:
         self.model: Any = load_model(path)
         if self.adapted:
             lora.adapt(self.model, settings.lora_rank)
-        self.policy = TrainableModule(Policy(self.model), settings, self._device, named=self.model)
+        self._routers = Routers(self.model)
+        if settings.router_replay:
+            require_replay(self.model, self._routers, path)
+        policy = Policy(self.model, self._routers)
+        self.policy = TrainableModule(policy, settings, self._device, named=self.model)
         if kernel is None and uses_varlen(settings, self._device):
             kernel = varlen_kernel()
         # Kernels of variable length have plain scores only.
@@ -125,6 +131,7 @@ class Learner:
         started = time.monotonic()
         minibatches, without_advantage = self._splitter.split(batch)
         judged = self._score_before(minibatches)
+        self._routers.clear()
         lr_scale = min(1.0, (self.version + 1) / (self._settings.warmup_steps + 1))
         sums, tokens_of_some, norms = Sums(), TokenLog(self._settings), []
         for index, minibatch in enumerate(minibatches):
@@ -132,7 +139,7 @@ class Learner:
                 self._accumulate(micro, sums, tokens_of_some, first=index == 0)
             norms.append(self._step(lr_scale))
         self.version += 1
-        metrics = sums.metrics()
+        metrics = {**sums.metrics(), **self._routers.metrics()}
         self.token_values = tokens_of_some.gathered(batch)
         done = all_gather_objects((_tokens(minibatches), self._work(minibatches)))
         tokens, work = map(sum, zip(*done, strict=True))
@@ -157,7 +164,9 @@ class Learner:
         if self._reference is not None:
             with lora.without_adapter(self.model) if self.adapted else nullcontext():
                 for micro in itertools.chain(*minibatches):
-                    micro.reference = self._reference(micro.packed, self._temperature).logprobs
+                    # It is a policy of its own, and so are its choices of experts.
+                    packed = replace(micro.packed, experts=None)
+                    micro.reference = self._reference(packed, self._temperature).logprobs
                     self.passes += 1
         return {} if self._critic is None else self._critic.judge(list(itertools.chain(*minibatches)))
 
@@ -172,9 +181,11 @@ class Learner:
 
         # A sequence's ratio is made of all its tokens; every other term is of one token.
         separable = self._settings.ratio == "token"
+        self._routers.counting, self._routers.comparing = micro.counts, micro.counts and first
         scores: Scores = self.policy.accumulate(
             operator.attrgetter("loss"), micro.packed, self._temperature, loss, separable
         )
+        self._routers.counting = self._routers.comparing = False
         if self._critic is not None:
             self._critic.accumulate(micro)
         if not micro.counts:

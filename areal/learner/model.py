@@ -12,6 +12,7 @@ from areal.errors import UserError
 from areal.learner.attention import ATTENTION, Padded, packed_attention
 from areal.learner.logits import Loss, Scores, scores
 from areal.learner.packed import Packed
+from areal.learner.routers import Routers
 from areal.learner.sight import embedded
 from areal.models.sight import auto_class, sees
 
@@ -21,11 +22,12 @@ class Policy(torch.nn.Module):
 
     Attributes:
         model: the Hugging Face model; its parameters are float32.
+        routers: those of its mixtures of experts, which choose what an engine chose; None: they choose.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, routers: Routers | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.routers = model, routers
 
     def forward(
         self, packed: Packed, temperature: float, loss: Loss | None = None, separable: bool = True
@@ -36,6 +38,8 @@ class Policy(torch.nn.Module):
         sampled from. Logits are computed only where a sampled token is predicted. ``loss`` and ``separable``
         as in :func:`areal.learner.logits.scores`; without a loss there is no gradient.
         """
+        if self.routers is not None:
+            self.routers.replay(packed.experts)
         hidden = hidden_states(self.model.base_model, packed).index_select(0, packed.before)
         weight = self.model.get_output_embeddings().weight
         scale, cap = output_of(self.model.config)
@@ -67,6 +71,27 @@ def load_model(path: str) -> Any:
         model.base_model.visual.requires_grad_(False)
     _check(model, path)
     return model
+
+
+@torch.no_grad()
+def require_replay(model: Any, routers: Routers, path: str) -> None:
+    """Try on two tokens whether a model's routers can choose what an engine chose.
+
+    Raises:
+        UserError: it has none, or they do not choose as areal knows it.
+    """
+    if not len(routers):
+        raise UserError(
+            f"learner.router_replay=true: areal knows no routers of the model {path}; set it to false"
+        )
+    tokens = torch.tensor([[1, 2]])
+    routers.counting = True
+    _tried(language_model(model.base_model), tokens, 1)
+    routers.counting = False
+    routers.clear()
+    routers.replay(torch.arange(routers.chosen).expand(2, len(routers), routers.chosen))
+    _tried(language_model(model.base_model), tokens, 1)
+    routers.replay(None)
 
 
 def output_of(config: Any) -> tuple[float, float | None]:

@@ -34,6 +34,8 @@ class Packed:
         owner: ``[K]``, which of the sequences each sampled token belongs to.
         pairs: how many pairs of a computed token with one that it sees, itself included.
         pictures: among the tokens; None: there are none.
+        experts: int16 ``[N, layers, k]``, those that the engine sent each token to, -1 where it is not known;
+            None: of no token.
     """
 
     tokens: torch.Tensor
@@ -46,6 +48,7 @@ class Packed:
     owner: torch.Tensor
     pairs: int
     pictures: Pictures | None = None
+    experts: torch.Tensor | None = None
 
 
 def pack(
@@ -78,6 +81,7 @@ def pack(
     def tensor(array: np.ndarray) -> torch.Tensor:
         return to_device(array, device)
 
+    experts = _experts(trajectories, index, owned)
     layout: Layout
     if kernel is None:
         layout = Padded.build(index, owned, lengths, device)
@@ -102,7 +106,21 @@ def pack(
         owner=tensor(owner),
         pairs=int(positions.sum()) + len(positions),
         pictures=pictures,
+        experts=None if experts is None else tensor(experts),
     )
+
+
+def _experts(trajectories: Sequence[Trajectory], index: np.ndarray, owned: np.ndarray) -> np.ndarray | None:
+    """Return ``experts`` of :class:`Packed`: those of a shared prompt are those of its owner."""
+    known = [t.experts for t in trajectories if t.experts is not None]
+    if not known:
+        return None
+    found = np.full((owned.sum(), *known[0].shape[1:]), -1, np.int16)
+    for i, trajectory in enumerate(trajectories):
+        if trajectory.experts is not None:
+            (steps,) = np.nonzero(owned[i, : len(trajectory.experts)])
+            found[index[i, steps]] = trajectory.experts[steps]
+    return found
 
 
 def _places(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]:

@@ -33,16 +33,18 @@ class Agreement:
     Attributes:
         updates: largest difference between the log-probability that the engine gave a sampled token and the
             learner's, before the first update and after each, for all weights (0) or an adapter of this rank.
+        metrics: those of each update, of the same.
         packed: largest difference between the learner's, of sequences end to end in one row, and those of
             transformers' own model, of each sequence alone.
     """
 
     updates: dict[int, list[float]] = field(default_factory=dict)
+    metrics: dict[int, list[dict[str, float]]] = field(default_factory=dict)
     packed: float = 0.0
 
 
-def settings_of(folder: str, device: str = "auto", **learner: Any) -> Config:
-    """Return the settings of a trial: float32, few tokens, and a rate that moves every weight."""
+def settings_of(folder: str, device: str = "auto", dtype: str = "float32", **learner: Any) -> Config:
+    """Return the settings of a trial: few tokens, and a rate that moves every weight."""
     on_gpu = probe(device).device_type(device) == "cuda"
     return parse_config(
         {
@@ -52,17 +54,22 @@ def settings_of(folder: str, device: str = "auto", **learner: Any) -> Config:
                 "learning_rate": 1e-2,
                 "warmup_steps": 0,
                 "threads": 1,
-                "dtype": "float32",
+                "dtype": dtype,
                 **learner,
             },
-            "engine": {"dtype": "float32", "eager": True, "memory": 0.1 if on_gpu else 1},
+            "engine": {"dtype": dtype, "eager": True, "memory": 0.1 if on_gpu else 1},
             "rollout": {"max_new_tokens": RESPONSE, "max_model_len": 128},
         }
     )
 
 
 async def measure(
-    folder: str, ranks: Sequence[int] = (0,), updates: int = 3, device: str = "auto", **learner: Any
+    folder: str,
+    ranks: Sequence[int] = (0,),
+    updates: int = 3,
+    device: str = "auto",
+    dtype: str = "float32",
+    **learner: Any,
 ) -> Agreement:
     """Start an engine, and train the model with each of these ranks of adapters in turn.
 
@@ -71,18 +78,20 @@ async def measure(
     Args:
         folder: the model.
         ranks: of the adapters; 0: all weights are trained.
+        dtype: what both compute in.
         learner: settings of the learner.
 
     Raises:
         UserError: it cannot be trained, or the engine cannot serve it.
     """
-    checked = plan(settings_of(folder, device, **learner))
+    checked = plan(settings_of(folder, device, dtype, **learner))
     worker = await start_rollout_worker(checked, VLLM_BACKEND)
     found = Agreement()
     try:
         for rank in ranks:
-            config = settings_of(folder, device, lora_rank=rank, **learner)
-            found.updates[rank] = await _trained(config, checked, worker.engine, updates)
+            config = settings_of(folder, device, dtype, lora_rank=rank, **learner)
+            found.metrics[rank] = await _trained(config, checked, worker.engine, updates)
+            found.updates[rank] = [metrics["mismatch/logprob_max"] for metrics in found.metrics[rank]]
         batch = await sampled(worker.engine, 0, load_sight(folder))
         found.packed = packed_against_alone(folder, batch.trajectories)
         return found
@@ -90,7 +99,7 @@ async def measure(
         await worker.close()
 
 
-async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) -> list[float]:
+async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) -> list[dict[str, float]]:
     learner = make_learner(config, checked.model, checked.device, 1)
     dtype = engine_dtype(config, checked.device)
     sender = open_sender(checked.placement.backends, learner.named_parameters(), dtype, checked.device)
@@ -102,7 +111,7 @@ async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) 
             await transfer(engine.load(engine.version + 1), asyncio.to_thread(sender.send))
         learner.version = engine.version  # what another learner loaded before counts, too
         batch = await sampled(engine, engine.version, sight)
-        found.append(learner.update(batch)["mismatch/logprob_max"])
+        found.append(learner.update(batch))
     sender.close()
     return found
 
@@ -142,6 +151,7 @@ def trajectory(prompt: list[int], response: Completion, images: Sequence[Image] 
         logprobs=np.array([0.0] * before + response.logprobs, np.float32),
         versions=np.array([-1] * before + response.versions, np.int32),
         images=list(images),
+        experts=response.experts,
     )
 
 

@@ -62,6 +62,7 @@ class Conversation:
         self._mask: list[bool] = []
         self._logprobs: list[float] = []
         self._versions: list[int] = []
+        self._experts: list[np.ndarray] = []
         self._turns: list[int] = []
         self._calls: list[int] = []
         self._rewards: list[float] = []
@@ -71,6 +72,7 @@ class Conversation:
             self.append_prompt(
                 origin.ids[: end.tokens], [image for image in origin.images if image.start < end.tokens]
             )
+            self._append_experts(origin.experts, end.tokens)
 
     def append_prompt(self, ids: Sequence[int], images: Sequence[Image] = ()) -> None:
         """Append tokens that the policy did not sample, and the images among them."""
@@ -86,6 +88,7 @@ class Conversation:
         self._finish = completion.finish
         sampled = [version >= 0 for version in completion.versions]
         self._append(completion.ids, sampled, completion.logprobs, completion.versions)
+        self._append_experts(completion.experts, len(self.ids))
 
     def end_turn(self, prompt: Prompt, messages: list[Message], tools: Sequence[Tool] = ()) -> TurnEnd:
         """Set the messages, which end with the response just appended, and the prompt that led to it."""
@@ -101,6 +104,11 @@ class Conversation:
         """Add to the reward of the last turn."""
         self._rewards[-1] += reward
 
+    @property
+    def experts(self) -> np.ndarray | None:
+        """Those of its first tokens; see :class:`areal.trajectory.Trajectory`."""
+        return np.concatenate(self._experts) if self._experts else None
+
     def trajectory(self) -> Trajectory:
         """Return the conversation as the learner wants it."""
         return Trajectory(
@@ -114,7 +122,13 @@ class Conversation:
             rewards=list(self._rewards),
             images=list(self.images),
             thoughts=list(self._thoughts),
+            experts=self.experts,
         )
+
+    def _append_experts(self, experts: np.ndarray | None, tokens: int) -> None:
+        """Add those of tokens that have none: a later turn's are of the same tokens, but of later weights."""
+        if experts is not None and len(new := experts[sum(map(len, self._experts)) : tokens]):
+            self._experts.append(new)
 
     def _append(
         self,

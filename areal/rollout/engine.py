@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from areal.errors import EngineLost
 from areal.images import Image
 from areal.trajectory import Finish
@@ -73,12 +75,21 @@ class Completion:
         versions: the version of those weights ``[T]``; it may rise inside one continuation; -1 of what was
             put in.
         finish: how it ended; what was aborted is not whole, and must not be trained on.
+        experts: of prompt and continuation together, as :class:`areal.trajectory.Trajectory` has them.
     """
 
     ids: list[int]
     logprobs: list[float]
     versions: list[int]
     finish: Finish
+    experts: np.ndarray | None = None
+
+
+def known_experts(first: np.ndarray | None, later: np.ndarray | None) -> np.ndarray | None:
+    """Return those of ``first``, and behind them those that ``later`` has of later tokens."""
+    if first is None or later is None:
+        return later if first is None else first
+    return np.concatenate([first, later[len(first) :]])
 
 
 @dataclass(slots=True)

@@ -203,7 +203,10 @@ class Engines:
             completion = await self._try(which, ids + sampled.ids, rest, more, images)
             if completion is not None:
                 sampled.extend(completion)
-                return Completion(sampled.ids, sampled.logprobs, sampled.versions, completion.finish), which
+                # What was sampled elsewhere is a prompt here, and has experts, too.
+                return replace(
+                    completion, ids=sampled.ids, logprobs=sampled.logprobs, versions=sampled.versions
+                ), which
             if not sampling.is_divisible:
                 more.clear()
             sampled.extend(more)

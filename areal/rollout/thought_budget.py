@@ -14,7 +14,7 @@ from typing import Protocol
 
 from areal.agents.interface import BadRequest
 from areal.images import Image
-from areal.rollout.engine import Completion, Sampler, Sampling
+from areal.rollout.engine import Completion, Sampler, Sampling, known_experts
 from areal.rollout.seeds import derive
 from areal.thoughts import Thought
 
@@ -80,6 +80,7 @@ async def sample_response(
         [*first.logprobs, *[0.0] * len(given), *second.logprobs],
         [*first.versions, *[-1] * len(given), *second.versions],
         second.finish,
+        known_experts(first.experts, second.experts),
     )
 
 
@@ -99,7 +100,8 @@ def _stopped(first: Completion, second: Completion, stop: tuple[str, ...], reade
     for n in range(1, len(second.ids) + 1 if longest else 0):
         text = reader.decode([*known, *second.ids[:n]])
         if any(-1 < text.find(end, max(0, begun - len(end) + 1)) < begun for end in stop):
-            return Completion(second.ids[:n], second.logprobs[:n], second.versions[:n], "stop")
+            ids, logprobs, versions = second.ids[:n], second.logprobs[:n], second.versions[:n]
+            return replace(second, ids=ids, logprobs=logprobs, versions=versions, finish="stop")
         if len(text) >= begun + longest:
             break
     return second

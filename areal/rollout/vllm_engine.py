@@ -23,8 +23,10 @@ import math
 import re
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+import numpy as np
 
 from areal.agents.interface import BadRequest
 from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError, WrongNumbers
@@ -67,6 +69,7 @@ class VLLMEngine:
         interruption: Interruption = "recompute",
         grace: float = 0.0,
         prompts: Prompts | None = None,
+        experts: bool = False,
     ) -> None:
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -75,7 +78,7 @@ class VLLMEngine:
         self._llm = llm
         self._dead = EngineDeadError
         self._invalid = VLLMValidationError
-        self._grace = grace
+        self._grace, self._experts = grace, experts
         self._prompts = prompts
         self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
@@ -113,9 +116,13 @@ class VLLMEngine:
                 settings.interruption,
                 _GRACE if settings.device == "cuda" and settings.weight_backend is not None else 0.0,
                 Prompts(sight) if (settings.sees and (sight := load_sight(settings.model))) else None,
+                settings.experts,
             )
         if engine._reports_versions:
             await engine._llm.update_weight_version("0")
+        if settings.experts and settings.device == "cpu":
+            recorded = engine._llm.collective_rpc("record_experts")
+            await engine._answer(recorded, "cannot record the experts of tokens")
         await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
         return engine
 
@@ -243,7 +250,10 @@ class VLLMEngine:
             raise BadRequest(f"vLLM does not take the schema of the response: {error}") from error
         finally:
             self._in_flight.discard(request)
-        return _completion(whole, request.spans)
+        completion = _completion(whole, request.spans)
+        if not self._experts:
+            return completion
+        return replace(completion, experts=_experts(output))
 
     def _begins_again(self, request: _Request, versions: list[int]) -> bool:
         """Whether new weights came before its first token, so that it may have read the cache of old ones."""
@@ -425,6 +435,17 @@ def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
         )
     _require_numbers(logprobs)
     return Completion(ids, logprobs, versions, _finish(whole))
+
+
+def _experts(output: Any) -> np.ndarray:
+    """Return those of all tokens, the prompt's first, but for the last, which was sent to none."""
+    count = len(output.prompt_token_ids) + len(output.outputs[0].token_ids) - 1
+    whole = getattr(output.outputs[0], "routed_experts", None)
+    prompt = getattr(output, "prompt_routed_experts", None)  # some releases have those of a prompt apart
+    parts = [part for part in (prompt, whole) if part is not None]
+    if (found := sum(map(len, parts))) < count:
+        raise RuntimeError(f"vLLM returned the experts of {found} tokens, not of {count}")
+    return np.concatenate(parts)[:count]
 
 
 def _require_numbers(logprobs: list[float]) -> None:

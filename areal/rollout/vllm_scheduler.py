@@ -27,6 +27,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import LogprobsLists
 
+from areal.rollout.vllm_start import RECORDS_EXPERTS
+
 _OFTEN = 1.0
 """Seconds for which outputs are held back at most."""
 _BEGIN_EVERY = 4
@@ -40,6 +42,11 @@ class WholeOutputScheduler(Scheduler):
         super().__init__(*arguments, **keywords)
         self._sent = time.monotonic()
         self._held: dict[str, list[EngineCoreOutput]] = {}
+        more: Any = self.vllm_config.additional_config
+        if RECORDS_EXPERTS in more:
+            from vllm.distributed.aux_output_connector.connector import AuxOutputSchedulerConnector
+
+            self.aux_output_connector = AuxOutputSchedulerConnector()
 
     def has_finished_requests(self) -> bool:
         """Whether a step is needed though nothing runs; also when a pause finds outputs held back."""
@@ -107,6 +114,10 @@ def joined(parts: Sequence[EngineCoreOutput]) -> EngineCoreOutput:
         last.new_token_ids = [token for part in parts for token in part.new_token_ids]
         last.new_logprobs = _joined_logprobs(logprobs) if logprobs else None
         last.prefill_stats = parts[0].prefill_stats
+        # Some releases hand experts on by another way.
+        experts = [found for part in parts if (found := getattr(part, "routed_experts", None)) is not None]
+        if experts:
+            last.routed_experts = np.concatenate(experts)
     return last
 
 

@@ -33,6 +33,8 @@ _REFUSALS = (
     ValueError,
 )
 """How vLLM says, before it starts a process, that a model or a setting will not do."""
+RECORDS_EXPERTS = "areal_records_experts"
+"""Key of vLLM's additional configuration: its scheduler hands on what areal.rollout.vllm_experts records."""
 _NOT_STARTED = "Engine core initialization failed"
 """What vLLM says when one of its processes has ended while it started."""
 LONGEST_CAUSE = 500
@@ -65,6 +67,7 @@ class EngineSettings:
         port: of the first host, free, at which the workers of all hosts meet.
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
         sees: whether requests may have pictures.
+        experts: whether completions tell which experts tokens were sent to; the model is a mixture of them.
     """
 
     model: str
@@ -87,6 +90,7 @@ class EngineSettings:
     port: int = 0
     stop_strings: bool = False
     sees: bool = False
+    experts: bool = False
 
 
 def is_eager(wanted: bool | None, device: str) -> bool:
@@ -147,6 +151,8 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
         found["kv_cache_memory_bytes"] = round(settings.memory * settings.device_bytes)
         found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
+        if settings.experts:
+            found["enable_return_routed_experts"] = True
     return found
 
 
@@ -155,6 +161,9 @@ def engine_config(settings: EngineSettings) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     config = AsyncEngineArgs(**arguments(settings)).create_engine_config(headless=settings.host > 0)
+    if settings.device == "cpu" and settings.experts:
+        # vLLM's own setting it refuses for a CPU.
+        config.additional_config = {RECORDS_EXPERTS: True}
     if settings.device == "cpu" and config.model_config.use_mla:
         # vLLM's kernel turns the first head of such a query alone, and leaves the others as they are.
         config.compilation_config.custom_ops.append("-rotary_embedding")

@@ -16,6 +16,13 @@ class WorkerExtension:
         worker: Any = self
         return worker.weight_transfer_engine.failure, worker.weight_transfer_engine.digest
 
+    def record_experts(self) -> None:
+        """Record from now on which experts tokens are sent to, on a CPU."""
+        from areal.rollout.vllm_experts import ExpertsRecorder
+
+        worker: Any = self
+        ExpertsRecorder(worker.model_runner)
+
     def release_weights(self) -> None:
         """Close the weight receiver, and with it what it maps of the learner's memory."""
         worker: Any = self

@@ -34,6 +34,7 @@ def engine_settings(
         visible_devices=engine.visible_on(engine.host),
         hosts=tuple(map(placement.inventory.address, engine.hosts)) if engine.others else (),
         interruption=config.rollout.interruption,
+        experts=config.learner.router_replay and weight_backend is not None,
         # A program may send stop strings with any call, and so may whoever asks a model that is served.
         sees=sees(plan.model),
         stop_strings=bool(config.rollout.stop) or plan.agent is None or isinstance(plan.agent, Program),

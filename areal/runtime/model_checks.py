@@ -15,6 +15,8 @@ from areal.rollout.rendering import eos_ids
 from areal.thoughts import marks_thoughts
 
 _TRIED = [{"role": "user", "content": "What is 1 + 1?"}]
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""How configurations call the number of experts."""
 _OTHER_HEADS = ("MaskedLM", "Classification", "QuestionAnswering", "PreTraining", "Embedding", "Model")
 """How architectures end that give no next token."""
 
@@ -48,6 +50,15 @@ def check_architecture(path: str, training: bool) -> Any:
     if training:
         _check_trainable(path, config)
     return config
+
+
+def check_experts(path: str) -> None:
+    """Check that a model is a mixture of experts; raises UserError if it is none."""
+    text = _configuration(path).get_text_config()
+    if not any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
+        raise UserError(
+            f"learner.router_replay=true is for mixtures of experts, and {path} is none: leave it false"
+        )
 
 
 def check_tensor_parallel(path: str, workers: int) -> None:

@@ -27,7 +27,7 @@ from areal.runtime.agents import make_agent
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
-from areal.runtime.model_checks import check_model, check_tensor_parallel, check_thoughts
+from areal.runtime.model_checks import check_experts, check_model, check_tensor_parallel, check_thoughts
 from areal.step_sizes import LARGE_MICRO_BATCH
 from areal.telemetry.trackers.tracking import require_trackers
 from areal.workers.cluster import Cluster
@@ -161,6 +161,8 @@ def _planned(
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
     notices += check_model(model, training)
     check_tensor_parallel(model, config.engine.tensor_parallel)
+    if training and config.learner.router_replay:
+        check_experts(model)
     longest = _max_model_len(config, model)
     check_thoughts(
         config, model, {"max_model_len": longest} if env is None else _response_lengths(config, training)
