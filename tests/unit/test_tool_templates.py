@@ -287,6 +287,26 @@ async def test_thoughts_before_a_call_of_gpt_oss_are_kept_until_it_has_answered(
     assert "final<|message|>It is 5.<|end|>" in talk.asked
 
 
+async def test_words_between_a_thought_and_a_call_of_gpt_oss_are_not_in_its_template():
+    thought = "<|channel|>analysis<|message|>I must look.<|end|><|start|>assistant"
+    words = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant"
+    talk = Talk("gpt-oss", thought + words + call("gpt-oss", "f"), answer("gpt-oss"))
+    reply = await talk.ask()
+    assert reply.message["content"] == "<think>I must look.</think>I look."
+    await talk.ask()
+    assert talk.turns == [1, 1]
+    assert "I must look." in talk.asked
+
+
+@EACH
+async def test_a_conversation_goes_on_without_its_tools(name: str):
+    talk = Talk(name, call(name, "f"), answer(name))
+    await talk.ask()
+    assert (await talk.ask(())).finish == "stop"
+    assert "fine" in talk.asked
+    assert len(talk.turns) in (1, 2)
+
+
 async def test_gpt_oss_without_tools_thinks_and_speaks():
     talk = Talk("gpt-oss", answer("gpt-oss"))
     reply = await talk.ask(())

@@ -109,7 +109,8 @@ class ToolTemplate:
         key = self.format.thought_key if self.format is not None else None
         if shown["role"] == "assistant" and key is not None and shown["content"].startswith(OPEN):
             thought, _, words = shown["content"].removeprefix(OPEN).partition(CLOSE)
-            shown |= {key: thought, "content": words}
+            # The template takes a thought before a call, or words, and not both.
+            shown |= {key: thought, "content": "" if "tool_calls" in shown else words}
         if calls := shown.get("tool_calls"):
             shown["tool_calls"] = [self._call(call, ids) for call in calls]
             shown["content"] = shown["content"] or self.no_words
