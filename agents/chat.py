@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from areal.agents.interface import ConversationTooLong, Message, Model, Reply, SamplingLimits, Tool
+from areal.agents.interface import Content, ConversationTooLong, Message, Model, Reply, SamplingLimits, Tool
 from areal.errors import UserError
 
 
@@ -61,7 +61,7 @@ class Chat:
         self.messages.append(reply.message)
         return reply
 
-    def append(self, content: str) -> None:
+    def append(self, content: Content) -> None:
         """Append a user's message for the model to respond to."""
         self.messages.append({"role": "user", "content": content})
 

@@ -13,6 +13,10 @@ Message = dict[str, Any]
 """A message in OpenAI's chat format: ``role``, ``content``, and where it has them ``tool_calls`` (their
 arguments as a JSON string) and ``tool_call_id``."""
 
+Content = str | list[dict[str, Any]]
+"""Of a message: text, or parts, each of them text, ``{"type": "text", "text": …}``, or a picture, ``{"type":
+"image", "image": …}``, as the bytes of a PNG file."""
+
 Tool = dict[str, Any]
 """A tool in OpenAI's form: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
 
@@ -25,7 +29,7 @@ Settings = Literal["ignore", "refuse"]
 class Step:
     """What ``env.step`` returned; ``done`` is terminated or truncated."""
 
-    observation: str
+    observation: Content
     reward: float
     terminated: bool
     truncated: bool
@@ -54,7 +58,7 @@ class Env(Protocol):
         """Whose turn it is, for whom alone the last observation is; empty where there is one player."""
         ...
 
-    async def reset(self) -> str:
+    async def reset(self) -> Content:
         """Reset the environment and return the first observation."""
         ...
 
@@ -197,7 +201,7 @@ class Endpoint:
 class Model(Protocol):
     """The model in one episode; everything it says is recorded and trained on."""
 
-    async def generate(self, observation: str) -> str:
+    async def generate(self, observation: Content) -> str:
         """Append ``observation`` as a user message, and return what the model says, without its thoughts.
 
         Raises:

@@ -107,6 +107,7 @@ class Program:
             ProgramFailed: it failed for another reason.
         """
         task = await env.reset()
+        assert isinstance(task, str), "refused before the start: check_sight"
         async with self._slots, model.endpoint(self._max_completions, self._settings) as at:
             try:
                 outcome = await self._run(task, at, self._time_limit)

@@ -11,6 +11,7 @@ from areal.agents.chat import Chat, checked_limits
 from areal.agents.interface import Env, Model
 from areal.envs.code import ENDINGS, shortened
 from areal.envs.code_blocks import code_block
+from areal.envs.pictures import with_text
 from areal.sandbox.interface import (
     Opaque,
     Outcome,
@@ -64,7 +65,9 @@ class PythonTool:
     async def run(self, env: Env, model: Model) -> None:
         """Run one episode."""
         *before, asked = await env.open()
-        chat = Chat(model, [*before, {**asked, "content": asked["content"] + self._hint}], *self._limits)
+        chat = Chat(
+            model, [*before, {**asked, "content": with_text(asked["content"], self._hint)}], *self._limits
+        )
         session: SandboxSession | None = None
         try:
             while (reply := await chat.ask()) is not None:

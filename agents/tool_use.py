@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from areal.agents.chat import Chat, checked_limits
-from areal.agents.interface import Env, Message, Model, Tool
+from areal.agents.interface import Content, Env, Message, Model, Tool
 from areal.agents.tools import ToolBox
 from areal.errors import UserError
 from areal.registry import load_object
@@ -110,5 +110,5 @@ def _action(call: dict[str, Any]) -> str:
     return json.dumps({"name": function["name"], "arguments": json.loads(function["arguments"])})
 
 
-def _result(call: dict[str, Any], text: str) -> Message:
-    return {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": text}
+def _result(call: dict[str, Any], content: Content) -> Message:
+    return {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": content}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,6 +74,12 @@ def to_png(picture: Any) -> bytes:
     file = io.BytesIO()
     opened.save(file, format="PNG", compress_level=1)
     return file.getvalue()
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    """Return width and height of a PNG file, which stand at its beginning."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
 
 
 def open_png(png: bytes) -> Any:

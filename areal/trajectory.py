@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
@@ -214,13 +214,27 @@ class Group:
         return [t for episode in self.episodes for t in episode.trajectories]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"id": self.id, "version": self.version, "episodes": [e.to_json() for e in self.episodes]}
+        """Plain data; a picture that several episodes show is there once."""
+        episodes, pictures = [e.to_json() for e in self.episodes], dict[str, int]()
+        for image in _images_of(episodes):
+            image["png"] = pictures.setdefault(image["png"], len(pictures))
+        data = {"id": self.id, "version": self.version, "episodes": episodes}
+        return {**data, "pictures": [*pictures]} if pictures else data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Group:
         """Read what :meth:`to_json` wrote."""
+        for image in _images_of(data["episodes"]):
+            if isinstance(image["png"], int):
+                image["png"] = data["pictures"][image["png"]]
         return cls(data["id"], data["version"], [Episode.from_json(e) for e in data["episodes"]])
+
+
+def _images_of(episodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the images of episodes that are plain data."""
+    for episode in episodes:
+        for trajectory in episode["trajectories"]:
+            yield from trajectory.get("images", ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
+from areal.envs.pictures import is_readable
 from areal.errors import UserError
 from areal.registry import load_object
 
@@ -28,7 +29,7 @@ def not_in_words(env: Any, observation: Any, name: str) -> str:
     ``observation`` is one of its own, and ``name`` its id, if it has one.
     """
     actions = getattr(env, "action_space", None)
-    if not isinstance(observation, str):
+    if not is_readable(observation):
         wrong = f"its observations are of the type {type(observation).__name__}, but a model reads text (str)"
     elif isinstance(actions, _NO_TEXT):
         wrong = f"its actions are {actions}, but a model says text"

@@ -12,6 +12,7 @@ from typing import Any
 
 from areal.authoring.rules import checked_rewards
 from areal.authoring.subject import FILLERS, Broken, Subject, short
+from areal.envs.pictures import words_of
 
 HOSTILE = {
     "nothing": "",
@@ -96,7 +97,8 @@ def _seen(subject: Subject, task: dict[str, Any]) -> dict[str, str]:
     return {**seen, **_words("the observation of a step", observation), **_leaves("a step's info", info)}
 
 
-def _words(place: str, text: str) -> dict[str, str]:
+def _words(place: str, observation: Any) -> dict[str, str]:
+    text = words_of(observation)
     words = _WORD.findall(text)
     first = {f"word {i + 1} of {place}": word.strip(".") for i, word in enumerate(words[:_MAX_WORDS])}
     last = {

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from areal.agents.interface import Agent, Env, Message, Model, Step, Tool
+from areal.agents.interface import Agent, Content, Env, Message, Model, Step, Tool
 from areal.config import Config, override_config
+from areal.envs.pictures import words_of
 from areal.rollout.environments import named_player
 from areal.rollout.tasks import TaskSource
 from areal.telemetry.plain import plain
@@ -50,8 +51,8 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
             over = terminated or truncated
             earned += float(reward)
             show("reward", describe_reward(float(reward), info))
-        if observation:
-            show("observation", observation)
+        if len(observation):
+            show("observation", words_of(observation))
     return earned
 
 
@@ -62,15 +63,15 @@ def describe_reward(reward: float, info: dict[str, Any]) -> str:
     return f"{reward:g}" + (f" ({shown})" if len(parts) > 1 else "")
 
 
-def to_player(observation: str, info: dict[str, Any]) -> str:
+def to_player(observation: Any, info: dict[str, Any]) -> str:
     """Return an observation with the name of the player whom it is for, if there are several."""
-    player = named_player(info)
-    return f"[{player}] {observation}" if player else observation
+    player, words = named_player(info), words_of(observation)
+    return f"[{player}] {words}" if player else words
 
 
 def said_by(message: Message) -> str:
     """Return a message with who says it."""
-    return f"[{message['role']}] {message['content']}"
+    return f"[{message['role']}] {words_of(message['content'])}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class _ShownEnv:
     def opening(self) -> list[Message]:
         return self.env.opening()
 
-    async def reset(self) -> str:
+    async def reset(self) -> Content:
         observation = await self.env.reset()
         self.show("observation", self._told(observation))
         return observation
@@ -121,7 +122,7 @@ class _ShownEnv:
             self.show("observation", self._told(step.observation))
         return step
 
-    def _told(self, observation: str) -> str:
+    def _told(self, observation: Content) -> str:
         return to_player(observation, {"player": self.player} if self.player else {})
 
 

@@ -29,6 +29,7 @@ from areal.authoring.subject import (
     arguments,
     short,
 )
+from areal.envs.pictures import content_of, is_readable
 from areal.envs.words import not_in_words
 from areal.rollout.environments import named_player, wrong_player
 from areal.rollout.tasks import held_out
@@ -83,7 +84,7 @@ def spaces_are_honest(subject: Subject) -> str:
     for task in subject.tasks():
         episode = subject.run_episode(env, task, FILLERS[0])
         for name, observation in [("reset", episode.observation)] + [("step", s[0]) for s in episode.steps]:
-            if not isinstance(observation, str):
+            if not is_readable(observation):
                 raise Broken(
                     f"{name} gave a {type(observation).__name__} as observation; a model reads text: a str"
                 )
@@ -92,7 +93,7 @@ def spaces_are_honest(subject: Subject) -> str:
                     f"{name} gave an observation that is not in the observation space: {short(observation)}; "
                     "use areal.envs.text.UnicodeText(2**16), or a longer one"
                 )
-    return "any action is one, and observations are text of the space"
+    return "any action is one, and observations are of the space"
 
 
 def is_deterministic(subject: Subject) -> str:
@@ -137,7 +138,9 @@ def splits_are_disjoint(subject: Subject) -> str:
 def _of_splits(subject: Subject, tasks: list[dict[str, Any]]) -> set[Any]:
     """Return what is asked; of a mixture, only by those environments that have splits."""
     asked = [subject.reset(subject.env, task) for task in tasks]
-    return {observation for observation, info in asked if "split" in info or "env" not in info}
+    return {
+        repr(content_of(observation)) for observation, info in asked if "split" in info or "env" not in info
+    }
 
 
 def rewards_are_whole(subject: Subject) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from areal.agents.interface import Message
 from areal.disk import one_line
+from areal.images import Image
 from areal.trajectory import Trajectory
 
 
@@ -72,6 +73,7 @@ def _plain(said: Conversation) -> dict[str, Any]:
         "logprobs": [round(value, 4) for value in said.logprobs[said.loss_mask].tolist()],
         "turns": said.turns,
         "rewards": said.rewards,
+        **({"images": [image.to_json() for image in said.images]} if said.images else {}),
         **player,
     }
 
@@ -101,6 +103,7 @@ def _read(data: dict[str, Any]) -> Conversation:
     versions = np.where(mask, 0, -1).astype(np.int32)
     said = Trajectory(tokens, mask, logprobs, versions, turns=data["turns"], rewards=data["rewards"])
     said.player = str(data.get("player", ""))
+    said.images = [Image.from_json(image) for image in data.get("images", ())]
     return said
 
 

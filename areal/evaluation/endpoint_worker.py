@@ -5,6 +5,7 @@ Nothing is known of the model's tokens but their number, as the endpoint reports
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -23,10 +24,12 @@ from areal.agents.interface import (
     Settings,
     Tool,
 )
+from areal.envs.pictures import words_of
 from areal.evaluation.conversations import Chat
 from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.episodes import EpisodeOutcome
 from areal.evaluation.responses import FAILED
+from areal.images import to_png
 from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
@@ -92,7 +95,7 @@ class EndpointModel(EpisodeModel):
         call = self._next_call()
         body = self._body(self._narrowed(call, limits or SamplingLimits()))
         given = {"tools": list(tools)} if tools else {}
-        completion = await self._endpoint.ask({"messages": list(messages), **body, **given})
+        completion = await self._endpoint.ask({"messages": [*map(_sent, messages)], **body, **given})
         choice, used = completion["choices"][0], completion.get("usage") or {}
         message = choice.get("message") or {}
         text = message.get("content") or ""
@@ -102,7 +105,7 @@ class EndpointModel(EpisodeModel):
         self._whole.tokens += sampled
         self._whole.finish = ended
         said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
-        self._record(list(messages), said)
+        self._record([*map(_kept, messages)], said)
         finish: Any = "tool_calls" if calls else ended
         # What a server leaves in the text of its model's thoughts, no environment sees here, either.
         thought = thought_length(text, "")
@@ -138,6 +141,26 @@ class EndpointModel(EpisodeModel):
             "chat_template_kwargs": dict(self._template_kwargs) or None,  # as vLLM and SGLang take them
         }
         return {name: value for name, value in given.items() if value is not None}
+
+
+def _sent(message: Message) -> Message:
+    """Return a message with its pictures as OpenAI's protocol has them."""
+    if not isinstance(content := message.get("content"), list):
+        return message
+    return {**message, "content": [_sent_part(part) for part in content]}
+
+
+def _sent_part(part: dict[str, Any]) -> dict[str, Any]:
+    if part.get("type") != "image":
+        return part
+    png = base64.b64encode(to_png(part["image"])).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
+
+
+def _kept(message: Message) -> Message:
+    """Return a message as it is recorded, in words."""
+    content = message.get("content")
+    return {**message, "content": words_of(content)} if isinstance(content, list) else message
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,11 +91,18 @@ def _shard(
 
 
 def decoder_layers(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the repeated layers of the Hugging Face model that a module is or has, as that names them."""
+    """Return the repeated layers of the Hugging Face model that a module is or has, as that names them.
+
+    Those of a vision tower, which is frozen, are none of them.
+    """
     model: Any = next(m for m in module.modules() if hasattr(m, "_no_split_modules"))
     names = set(model._no_split_modules or ())
     # A class that FSDP has made of it has another name, but not other ancestors.
-    return [m for m in model.modules() if names & {ancestor.__name__ for ancestor in type(m).__mro__}]
+    return [
+        layer
+        for path, layer in model.named_modules()
+        if names & {ancestor.__name__ for ancestor in type(layer).__mro__} and "visual" not in path.split(".")
+    ]
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:

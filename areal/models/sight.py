@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from areal.errors import UserError
 from areal.images import Image, open_png
 from areal.models.folder import first_line
-from areal.models.loading import model_config
+from areal.models.loading import load_tokenizer, model_config
 
 FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """Kinds of models whose pictures areal knows, and how they are called."""
@@ -80,6 +81,24 @@ class Sight:
                 images.append(Image(png, len(placed), count))
             placed += [token] * count
         return placed, tuple(images)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedBeside:
+    """What is saved beside the weights of a model: its tokenizer and, if it sees, its image processor."""
+
+    parts: tuple[Any, ...]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write them."""
+        for part in self.parts:
+            part.save_pretrained(folder)
+
+
+def saved_beside(path: str) -> SavedBeside:
+    """Load what is saved beside the weights of a model of :func:`areal.models.resolve_model`."""
+    sight = load_sight(path)
+    return SavedBeside((load_tokenizer(path), *([] if sight is None else [sight.processor])))
 
 
 def sees(path: str) -> bool:

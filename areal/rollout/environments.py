@@ -16,7 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from areal import faults
-from areal.agents.interface import Step
+from areal.agents.interface import Content, Step
+from areal.envs.pictures import content_of, is_readable
 from areal.errors import EnvironmentFailure, UserError
 from areal.rollout.env_calls import CallFailed, EnvCall, Make
 from areal.rollout.env_processes import ProcessEnvs, StartEnv
@@ -111,8 +112,8 @@ class EnvironmentPool:
         self._hung = 0
         self._idle.append(env)
 
-    async def reset(self, env: Any, task: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Begin a task's episode; return observation and info.
+    async def reset(self, env: Any, task: dict[str, Any]) -> tuple[Content, dict[str, Any]]:
+        """Begin a task's episode; return observation, as the content of a message, and info.
 
         Raises:
             EnvironmentFailure: it raised, did not return in time, or gave something else.
@@ -122,12 +123,12 @@ class EnvironmentPool:
         given = await self._call(what, lambda: self._envs.call(env, "reset", **task), "reset")
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
             raise self._failure(what, "did not return (observation, info)")
-        self._check_text(what, given[0])
+        observation = self._content(what, given[0])
         if "messages" in given[1] and (wrong := wrong_messages(given[1]["messages"])):
             raise self._failure(what, f"gave info['messages'], which {wrong}")
         if "tools" in given[1] and (wrong := wrong_tools(given[1]["tools"])):
             raise self._failure(what, f"gave info['tools'], which {wrong}")
-        return given[0], dict(given[1])
+        return observation, dict(given[1])
 
     async def step(self, env: Any, action: str, task: dict[str, Any], player: str = "") -> Step:
         """Act in a task's episode.
@@ -144,7 +145,7 @@ class EnvironmentPool:
         if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], Mapping):
             raise self._failure(what, "did not return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = given
-        self._check_text(what, observation)
+        content = self._content(what, observation)
         parts = _given(info, "reward_parts")
         if not isinstance(parts, Mapping):
             raise self._failure(what, f"gave reward_parts={parts!r}, which is no dict of names and numbers")
@@ -158,7 +159,7 @@ class EnvironmentPool:
             raise self._failure(what, f"gave the reward {reward!r}, but rewards that sum to {total!r}")
         if wrong := wrong_player(float(reward), info, player):
             raise self._failure(what, f"gave {wrong}")
-        return Step(observation, float(reward), bool(terminated), bool(truncated), dict(info))
+        return Step(content, float(reward), bool(terminated), bool(truncated), dict(info))
 
     def counts(self) -> dict[str, int]:
         """Return how often the infrastructure of environments failed so far, by kind (areal/faults.py)."""
@@ -216,11 +217,12 @@ class EnvironmentPool:
     def _failure(self, what: str, wrong: str) -> EnvironmentFailure:
         return EnvironmentFailure(f"environment '{self._name}': {what} {wrong}")
 
-    def _check_text(self, what: str, observation: Any) -> None:
-        if not isinstance(observation, str):
+    def _content(self, what: str, observation: Any) -> Content:
+        if not is_readable(observation):
             raise self._failure(
                 what, f"gave a {type(observation).__name__} as observation, but a model reads text: a str"
             )
+        return content_of(observation)
 
 
 def named_player(info: Mapping[str, Any]) -> str:

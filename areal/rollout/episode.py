@@ -6,7 +6,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from areal.agents.interface import Account, Agent, ConversationTooLong, Message, PolicyFailed, Step, Tool
+from areal.agents.interface import (
+    Account,
+    Agent,
+    Content,
+    ConversationTooLong,
+    Message,
+    PolicyFailed,
+    Step,
+    Tool,
+)
 from areal.errors import AgentFailure, UserError
 from areal.rollout.environments import EnvironmentPool, named_player
 from areal.rollout.model import EpisodeModel
@@ -42,7 +51,7 @@ class RecordedEnv:
         self._env = env
         self._task = task
         self._model = model
-        self._last: tuple[str, Mapping[str, Any]] = ("", {})
+        self._last: tuple[Content, Mapping[str, Any]] = ("", {})
         self.member = ""
         self.tools: Sequence[Tool] = ()
         self.actions: list[str] = []
@@ -54,7 +63,7 @@ class RecordedEnv:
         """Whose turn it is; empty where there is one player."""
         return named_player(self._last[1])
 
-    async def reset(self) -> str:
+    async def reset(self) -> Content:
         """Reset the environment to the task; return the observation."""
         observation, info = self._last = await self._pool.reset(self._env, self._task)
         self.member = str(info.get("env", ""))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
-from areal.agents.interface import Message, Reply, SamplingLimits, Tool
+from areal.agents.interface import Content, Message, Reply, SamplingLimits, Tool
 from areal.rollout.engine import Sampling
 from areal.rollout.seeds import derive
 
@@ -56,7 +56,7 @@ class EpisodeModel(ABC):
         if not self._calls:
             self._messages = list(messages)
 
-    async def generate(self, observation: str) -> str:
+    async def generate(self, observation: Content) -> str:
         """Append ``observation`` as a user message, sample the response and return it without its thought.
 
         Raises:

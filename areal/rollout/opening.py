@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from areal.agents.interface import Message
+from areal.agents.interface import Content, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Opening:
     system: str | None = None
     examples: tuple[Message, ...] = ()
 
-    def messages(self, observation: str, info: Mapping[str, Any]) -> list[Message]:
+    def messages(self, observation: Content, info: Mapping[str, Any]) -> list[Message]:
         """Return the messages that an episode opens with; the last one is the observation, as a user message.
 
         Args:
@@ -40,11 +40,17 @@ def wrong_messages(messages: Any) -> str:
     if not isinstance(messages, Sequence) or not messages or isinstance(messages, str):
         return "is no list of messages"
     for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            return f"has {message!r}, which is no message with a role and text as its content"
+        if not isinstance(message, Mapping) or not _is_content(message.get("content")):
+            return f"has {message!r}, which is no message with a role, and text or parts as its content"
         if message.get("role") not in ("system", "user", "assistant"):
             return f"has the role {message.get('role')!r}; it is system, user or assistant"
     return "" if messages[-1]["role"] == "user" else "does not end with the user, whom the model is to answer"
+
+
+def _is_content(content: Any) -> bool:
+    if isinstance(content, list):
+        return all(isinstance(part, Mapping) and part.get("type") in ("text", "image") for part in content)
+    return isinstance(content, str)
 
 
 def wrong_tools(tools: Any) -> str:

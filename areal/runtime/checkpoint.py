@@ -65,7 +65,7 @@ class Checkpoints:
     Attributes:
         folder: where they are written.
         learner: what is saved.
-        tokenizer: saved with the model.
+        tokenizer: saved with the model, as what else is beside its weights (areal.models.sight.saved_beside).
         keep: how many checkpoints are kept; older ones are removed.
         dtype: the type of the exported weights.
         group: gloo group of the processes that hold the learner's shards, each of which makes every call;

@@ -22,6 +22,7 @@ from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
 from areal.runtime.agents import make_agent
 from areal.runtime.first_look import look_at
+from areal.runtime.model_checks import check_sight
 from areal.runtime.plan import Plan, plan
 from areal.runtime.sampling import evaluation_sampling
 from areal.telemetry.run_directory import dated_name, new_folder, slug
@@ -150,7 +151,8 @@ def _job(
                 "rollout.thinking_budget=null"
             )
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
-        look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit)
+        if look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit):
+            check_sight(config.env, agent)
     else:
         checked = plan(config if benchmark is None else _fitted(config), training=False, cluster=cluster)
         config, env, agent = checked.config, checked.env, checked.agent

@@ -80,7 +80,8 @@ def _copy(model: Path, target: Path) -> None:
 
 def _merge(directory: RunDirectory, saved: Path, target: Path) -> None:
     """Write the whole model of a checkpoint that has an adapter only."""
-    from areal.models import load_tokenizer, resolve_model
+    from areal.models import resolve_model
+    from areal.models.sight import saved_beside
     from areal.runtime.learner import make_learner
     from areal.runtime.plan import engine_dtype
 
@@ -92,7 +93,7 @@ def _merge(directory: RunDirectory, saved: Path, target: Path) -> None:
     made = target.with_name(f".partial-export-{target.name}")
     try:
         made.mkdir(parents=True, exist_ok=True)
-        checkpoint.Checkpoints(made, learner, load_tokenizer(model), 1, dtype).export(made)
+        checkpoint.Checkpoints(made, learner, saved_beside(model), 1, dtype).export(made)
         _copy(made / "model", target)
     finally:
         shutil.rmtree(made, ignore_errors=True)

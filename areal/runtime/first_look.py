@@ -8,8 +8,10 @@ from concurrent.futures import wait
 from functools import partial
 from typing import Any
 
+from areal.envs.pictures import shows_picture
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError, explained
+from areal.rollout.messages import normal, pictures
 from areal.rollout.opening import wrong_messages
 from areal.rollout.tasks import TaskSource, held_out
 from areal.threads import CallThread
@@ -20,7 +22,7 @@ _GRACE = 10.0
 """Seconds of a close."""
 
 
-def look_at(env: Any, name: str, problems: int, training: bool, time_limit: float) -> None:
+def look_at(env: Any, name: str, problems: int, training: bool, time_limit: float) -> bool:
     """Reset an environment once, and close it; of a mixture, each of its members.
 
     What the reset began, such as a session of a server, a browser or a container, is not kept for the run, in
@@ -30,6 +32,9 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
         env: a new one.
         problems: so many are to be held out; 0: none.
         time_limit: seconds of a reset.
+
+    Returns:
+        Whether it shows pictures.
 
     Raises:
         UserError: its observations or actions are no text, or it has nothing to train on, or to measure.
@@ -43,9 +48,8 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
             f"data){', or measure nothing with evaluation.problems=0' if training else ''}"
         )
     if members := getattr(env.unwrapped, "environments", None):  # a mixture's
-        for label, member in members.items():
-            look_at(member, label, 0, training, time_limit)
-        return
+        seen = [look_at(member, label, 0, training, time_limit) for label, member in members.items()]
+        return any(seen)
     task = source.task(0) if source is not None else next(iter(held), {"seed": 0})
     what = f"environment '{name}': reset in the task {task}"
     observation, info = _reset(env, name, task, what, time_limit)
@@ -53,6 +57,7 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
         raise UserError(f"environment '{name}': {wrong}")
     if "messages" in info and (wrong := wrong_messages(info["messages"])):
         raise EnvironmentFailure(f"{what} gave info['messages'], which {wrong}")
+    return shows_picture(observation) or bool(pictures(map(normal, info.get("messages", ()))))
 
 
 def _reset(

@@ -92,7 +92,7 @@ class LearnerRank:
         import torch.distributed as dist
 
         from areal.learner.ranks import init_process_group, join_store
-        from areal.models import load_tokenizer
+        from areal.models.sight import saved_beside
         from areal.runtime.checkpoint import Checkpoints
         from areal.runtime.learner import make_learner
         from areal.runtime.plan import engine_dtype
@@ -109,7 +109,7 @@ class LearnerRank:
         self._checkpoints = Checkpoints(
             setup.checkpoints,
             self._learner,
-            load_tokenizer(setup.model),
+            saved_beside(setup.model),
             config.checkpoint.keep,
             engine_dtype(config, setup.device),
             group,

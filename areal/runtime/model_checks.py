@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from areal.agents.program import Program
 from areal.config import Config
 from areal.errors import UserError
-from areal.models import load_tokenizer
+from areal.models import load_tokenizer, resolve_model
 from areal.models.loading import unreachable
-from areal.models.sight import FAMILIES, auto_class
+from areal.models.sight import FAMILIES, auto_class, sees
 from areal.rollout.rendering import eos_ids
 from areal.thoughts import marks_thoughts
 
@@ -58,6 +59,24 @@ def check_experts(path: str) -> None:
     if not any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
         raise UserError(
             f"learner.router_replay=true is for mixtures of experts, and {path} is none: leave it false"
+        )
+
+
+def check_sight(env: str, agent: Any, model: str | None = None) -> None:
+    """Raise UserError if the pictures that an environment shows are lost on agent or model.
+
+    Args:
+        model: by its name in the configuration; None: one behind an endpoint, which says so itself.
+    """
+    if isinstance(agent, Program):
+        raise UserError(
+            f"environment '{env}' shows pictures, which a program is not given: take an agent such as "
+            "single-turn or multi-turn"
+        )
+    if model is not None and not sees(resolve_model(model)):
+        raise UserError(
+            f"environment '{env}' shows pictures, and the model {model} sees none: take one of "
+            f"{', '.join(FAMILIES.values())}"
         )
 
 

@@ -27,7 +27,13 @@ from areal.runtime.agents import make_agent
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
-from areal.runtime.model_checks import check_experts, check_model, check_tensor_parallel, check_thoughts
+from areal.runtime.model_checks import (
+    check_experts,
+    check_model,
+    check_sight,
+    check_tensor_parallel,
+    check_thoughts,
+)
 from areal.step_sizes import LARGE_MICRO_BATCH
 from areal.telemetry.trackers.tracking import require_trackers
 from areal.workers.cluster import Cluster
@@ -131,7 +137,8 @@ def plan(
     agent = make_agent(config)
     resolve_model(config.model)  # which is checked before the environment, whose start may take long
     env = registry.make_env(config.env, **config.env_options)
-    look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit)
+    if look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit):
+        check_sight(config.env, agent, config.model)
     return _planned(config, training, agent, env, inventory, cluster)
 
 

@@ -15,7 +15,7 @@ from areal.errors import UserError
 from areal.telemetry.plain import plain
 from areal.trajectory import Trajectory
 from areal.viewer.index import Index, Query
-from areal.viewer.rollouts import Decode
+from areal.viewer.rollouts import Decode, label
 from areal.viewer.tokens import pieces
 
 _SEARCHED = 1000
@@ -168,8 +168,11 @@ def excerpt_of(trajectory: Trajectory, decode: Decode) -> str:
 def plain_conversation(trajectory: Trajectory, decode: Decode) -> dict[str, Any]:
     """Return a conversation with the text and the values of each token."""
     ids = trajectory.tokens.tolist()
+    texts = list(map(plain, pieces(ids, decode)))
+    for image in trajectory.images:
+        texts[image.start : image.start + image.tokens] = [label(image)] + [""] * (image.tokens - 1)
     return {
-        "texts": list(map(plain, pieces(ids, decode))),
+        "texts": texts,
         "ids": ids,
         "versions": trajectory.versions.tolist(),
         "logprobs": plain_data([round(x, 5) for x in trajectory.logprobs.tolist()]),

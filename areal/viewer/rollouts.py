@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from areal.config import load_config
 from areal.errors import UserError
+from areal.images import Image, size_of
 from areal.models import load_tokenizer, resolve_model
 from areal.models.folder import read_json
 from areal.telemetry.run_directory import CONFIG, RunDirectory
@@ -209,10 +210,16 @@ def decoder_in(folder: str) -> Decode:
     return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
+def label(image: Image) -> str:
+    """Return what stands for an image in a text."""
+    width, height = size_of(image.png)
+    return f"[image {width}×{height}]"
+
+
 def parts_of(trajectory: Trajectory, decode: Decode) -> list[Part]:
     """Cut a conversation where the side that writes changes, or the weights do.
 
-    A letter of several tokens goes to the part in which it ends.
+    A letter of several tokens goes to the part in which it ends. An image stands for its placeholders.
     """
     found = []
     marks = list(zip(trajectory.loss_mask.tolist(), trajectory.versions.tolist(), strict=True))
@@ -220,6 +227,10 @@ def parts_of(trajectory: Trajectory, decode: Decode) -> list[Part]:
         indices = list(stretch)
         ids, done = trajectory.tokens[indices].tolist(), 0
         text = decode(ids)
+        for image in trajectory.images:
+            if indices[0] <= image.start <= indices[-1]:
+                begin = image.start - indices[0]
+                text = text.replace(decode(ids[begin : begin + image.tokens]), label(image), 1)
         for version, same in itertools.groupby(indices, key=lambda i: marks[i][1]):
             part = list(same)
             upto = part[-1] + 1 - indices[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -42,6 +43,7 @@ from areal.evaluation.endpoint import EndpointClient
 from areal.evaluation.endpoint_worker import EndpointModel
 from areal.evaluation.rescore import rescore
 from areal.evaluation.responses import ResponseFile, read_responses
+from areal.images import to_png
 from areal.rollout.engine import Sampling
 from areal.telemetry.run_directory import RunDirectory
 from areal.trajectory import Trajectory
@@ -68,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if len(self.server.bodies) > self.server.answered:
             self.server.going_on.wait()
-        a, b = map(int, re.findall(r"\d+", body["messages"][-1]["content"])[:2])
+        a, b = map(int, re.findall(r"\d+", str(body["messages"][-1]["content"]))[:2])
         text = f"\\boxed{{{a + b + (a % 3 == 0)}}}"
         message = {"role": "assistant", "content": text}
         self._say(
@@ -279,6 +281,20 @@ async def test_a_conversation_that_goes_on_is_one(sums: Path, server: Server):
     await model.chat([{"role": "user", "content": "5 + 6"}])
     await endpoint.close()
     assert [(len(said.messages), said.given) for said in model.conversations] == [(4, 1), (2, 1)]
+
+
+async def test_pictures_are_sent_as_openai_has_them_and_recorded_in_words(sums: Path, server: Server):
+    endpoint = await EndpointClient.connect(server.url)
+    model = EndpointModel(endpoint, Sampling(16), {})
+    png = to_png(np.zeros((8, 6, 3), np.uint8))
+    parts = [{"type": "text", "text": "1 + 2"}, {"type": "image", "image": png}]
+    await model.chat([{"role": "user", "content": parts}])
+    await endpoint.close()
+    [asked, shown] = server.bodies[-1]["messages"][0]["content"]
+    url = shown["image_url"]["url"]
+    assert (shown["type"], base64.b64decode(url.removeprefix("data:image/png;base64,"))) == ("image_url", png)
+    assert asked == {"type": "text", "text": "1 + 2"}
+    assert model.conversations[0].messages[0]["content"] == "1 + 2[image 6×8]"
 
 
 def test_conversations_are_read_as_they_were_written(tmp_path: Path):

@@ -181,7 +181,7 @@ class Wrong(gymnasium.Env[str, str]):
     [
         ("go", "no list of messages"),
         ([], "no list of messages"),
-        ([{"role": "user"}], "no message with a role and text"),
+        ([{"role": "user"}], "no message with a role, and text"),
         ([{"role": "tool", "content": "x"}], "has the role 'tool'"),
         ([{"role": "assistant", "content": "x"}], "does not end with the user"),
     ],

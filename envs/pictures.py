@@ -1,0 +1,74 @@
+"""Observations with pictures: what they look like, and the content of a message that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from areal.images import size_of, to_png
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a value is a picture: an array of uint8 ``[H, W, 3]``, or one of Pillow's."""
+    if isinstance(value, np.ndarray):
+        return value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+    if value is None or isinstance(value, str | Mapping):
+        return False
+    from PIL.Image import Image
+
+    return isinstance(value, Image)
+
+
+def is_readable(observation: Any) -> bool:
+    """Whether an observation can be shown to a model: it is text, or a picture, or a dict of both."""
+    if isinstance(observation, Mapping):
+        return shows_picture(observation) and all(
+            isinstance(value, str) or is_picture(value) for value in observation.values()
+        )
+    return isinstance(observation, str) or is_picture(observation)
+
+
+def shows_picture(observation: Any) -> bool:
+    """Whether there is a picture in an observation."""
+    if isinstance(observation, Mapping):
+        return any(map(is_picture, observation.values()))
+    return is_picture(observation)
+
+
+def content_of(observation: Any) -> str | list[dict[str, Any]]:
+    """Return a readable observation as the content of a message: text, or parts in the order of the dict.
+
+    Raises:
+        UserError: a picture has no pixels.
+    """
+    if isinstance(observation, str):
+        return observation
+    values = observation.values() if isinstance(observation, Mapping) else [observation]
+    return [
+        {"type": "text", "text": value}
+        if isinstance(value, str)
+        else {"type": "image", "image": to_png(value)}
+        for value in values
+    ]
+
+
+def words_of(content: Any) -> str:
+    """Return content, or an observation, as text, in which pictures are said to be there."""
+    if isinstance(content, str) or not (isinstance(content, list) or is_readable(content)):
+        return str(content)
+    parts = content if isinstance(content, list) else content_of(content)
+    return "".join(_word(part) for part in parts)
+
+
+def with_text(content: str | list[dict[str, Any]], text: str) -> str | list[dict[str, Any]]:
+    """Return content that ends with a text besides."""
+    return content + text if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+
+
+def _word(part: Any) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "image":
+        width, height = size_of(to_png(part["image"]))
+        return f"[image {width}×{height}]"
+    return str(part["text"]) if isinstance(part, Mapping) and "text" in part else str(part)

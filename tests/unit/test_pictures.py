@@ -1,0 +1,207 @@
+"""Environments that show pictures: from an observation to a trajectory, its record, and the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import PIL.Image
+import pytest
+from pages import ROOT
+from seeing import make, noise, sequence
+
+from areal.agents.multi_turn import MultiTurn
+from areal.agents.program import Program
+from areal.agents.single_turn import SingleTurn
+from areal.authoring.check import check_env
+from areal.config import parse_config
+from areal.envs.pictures import content_of, is_readable, with_text, words_of
+from areal.envs.words import not_in_words
+from areal.errors import EnvironmentFailure, UserError
+from areal.images import open_png
+from areal.models import load_tokenizer
+from areal.models.sight import load_sight, saved_beside
+from areal.rollout.engine import Completion, Sampling
+from areal.rollout.environments import EnvironmentPool
+from areal.rollout.opening import wrong_messages
+from areal.rollout.rendering import Renderer
+from areal.rollout.worker import RolloutWorker
+from areal.runtime.first_look import look_at
+from areal.runtime.plan import plan
+from areal.trajectory import Episode, Group
+from areal.viewer.listing import plain_conversation
+from areal.viewer.rollouts import decoder_in, parts_of
+
+sys.path.insert(0, str(ROOT / "examples"))
+from count_shapes import CountShapes
+
+BOARD = np.arange(56 * 84 * 3, dtype=np.uint8).reshape(56, 84, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make("qwen2_5_vl", tmp_path_factory.mktemp("seeing"))
+
+
+class Twice(gymnasium.Env[Any, str]):
+    """Shows another board in each of two turns."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.turn = 0
+        return {"text": "Look: ", "image": BOARD}, {}
+
+    def step(self, action: str) -> Any:
+        self.turn += 1
+        return {"image": BOARD[:, ::-1], "text": "And now?"}, 1.0, self.turn == 2, False, {}
+
+
+class Recording:
+    """Says the same each time; keeps what it is asked."""
+
+    version, busy_seconds = 0, 0.0
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[int], list[Any]]] = []
+
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: Any = ()) -> Completion:
+        self.asked.append((ids, list(images)))
+        return Completion([20, 1], [-0.5, -1.0], [0, 0], "eos")
+
+
+def worker(folder: str, env: Any, agent: Any, engine: Any) -> RolloutWorker:
+    renderer = Renderer(load_tokenizer(folder), (1,), sight=load_sight(folder))
+    return RolloutWorker(engine, renderer, agent, EnvironmentPool(env, 2), 200)
+
+
+async def test_pictures_of_each_turn_get_to_the_engine_and_into_the_trajectory(folder: str):
+    engine = Recording()
+    episode = await worker(folder, Twice, MultiTurn(), engine).run_episode({"seed": 0}, Sampling(10))
+    sight = load_sight(folder)
+    assert sight is not None
+    [one] = episode.trajectories
+    assert episode.reward == 2.0
+    assert [len(images) for _, images in engine.asked] == [1, 2]
+    ids, images = engine.asked[-1]
+    assert images == one.images
+    assert ids == one.tokens[: len(ids)].tolist()
+    assert [np.array_equal(np.asarray(open_png(image.png)), board) for image, board in
+            zip(images, (BOARD, BOARD[:, ::-1]), strict=True)] == [True, True]  # fmt: skip
+    for image in images:
+        assert set(ids[image.start : image.start + image.tokens]) == {sight.token}
+        assert image.tokens == sight.count(image.png)
+    assert ids.count(sight.token) == sum(image.tokens for image in images)
+
+
+async def test_an_environment_that_shows_something_else_is_refused(folder: str):
+    class Floats(Twice):
+        def reset(self, **task: Any) -> Any:
+            return {"image": BOARD / 255, "text": ""}, {}
+
+    with pytest.raises(EnvironmentFailure, match="gave a dict as observation"):
+        await worker(folder, Floats, SingleTurn(), Recording()).run_episode({"seed": 0}, Sampling(10))
+
+
+def test_what_can_be_shown_to_a_model():
+    assert is_readable("words")
+    assert is_readable(BOARD)
+    assert is_readable(PIL.Image.fromarray(BOARD))
+    assert is_readable({"image": BOARD, "text": "words"})
+    assert not is_readable({"text": "words"}), "a dict without a picture is as it was: no text"
+    assert not is_readable({"image": BOARD, "number": 3})
+    for other in (None, 3, BOARD[:, :, 0], BOARD.astype(float), [BOARD]):
+        assert not is_readable(other)
+    [image, text] = content_of({"image": BOARD, "text": "words"})
+    assert (image["type"], text) == ("image", {"type": "text", "text": "words"})
+    assert content_of("words") == "words"
+    assert words_of({"text": "Look: ", "image": BOARD}) == "Look: [image 84×56]"
+    assert words_of(content_of({"text": "Look: ", "image": BOARD})) == "Look: [image 84×56]"
+    assert with_text("a", "b") == "ab"
+    assert words_of(with_text(content_of(BOARD), "b")) == "[image 84×56]b"
+
+
+def test_an_environment_of_pictures_needs_actions_in_words():
+    discrete = Twice()
+    discrete.action_space = gymnasium.spaces.Discrete(3)
+    assert "its actions are Discrete(3)" in not_in_words(discrete, BOARD, "")
+    assert not_in_words(CountShapes(), {"image": BOARD, "text": ""}, "") == ""
+    assert "of the type ndarray" in not_in_words(CountShapes(), BOARD / 255, "")
+
+
+def test_messages_of_an_environment_may_have_pictures():
+    asked = {"role": "user", "content": [{"type": "image", "image": noise(8, 8)}]}
+    assert wrong_messages([asked]) == ""
+    assert "text or parts" in wrong_messages([{"role": "user", "content": [{"type": "audio"}]}])
+    assert "text or parts" in wrong_messages([{"role": "user", "content": 3}])
+
+
+def test_a_look_tells_whether_pictures_are_shown():
+    assert look_at(CountShapes(), "count", 0, True, 10)
+    assert not look_at(gymnasium.make("math-v1"), "math-v1", 0, True, 10)
+
+
+def test_pictures_are_refused_before_the_start_where_they_are_lost(folder: str):
+    shapes = str(ROOT / "examples/count_shapes.py:CountShapes")
+    with pytest.raises(
+        UserError, match=r"shows pictures, and the model starter sees none: take one of Qwen2-VL"
+    ):
+        plan(parse_config({"env": shapes}))
+    checked = plan(parse_config({"env": shapes, "model": folder, "rollout": {"max_model_len": 128}}))
+    assert isinstance(checked.agent, SingleTurn)
+    words = {"agent": "program", "agent_options": {"command": "cat"}}
+    with pytest.raises(UserError, match="which a program is not given"):
+        plan(parse_config({"env": shapes, "model": folder, "rollout": {"max_model_len": 128}, **words}))
+    assert isinstance(plan(parse_config({"env": "math-v1", **words})).agent, Program)
+
+
+def test_the_example_passes_the_checks_of_environments():
+    findings = list(check_env(CountShapes))
+    assert [finding for finding in findings if finding.verdict == "failed"] == []
+
+
+def test_a_group_keeps_a_picture_once(folder: str):
+    sight = load_sight(folder)
+    assert sight is not None
+    png, other = noise(56, 56), noise(56, 56, 1)
+    said = [sequence(sight, [[5], shown, [7], [20 + n]], [3]) for n, shown in enumerate((png, png, other))]
+    group = Group(0, 0, [Episode([one], 1.0) for one in said])
+    line = json.dumps(group.to_json())
+    assert len(json.loads(line)["pictures"]) == 2
+    again = Group.from_json(json.loads(line))
+    assert [one.images for one in again.trajectories] == [one.images for one in said]
+    data = json.loads(line)
+    assert Group.from_json(data).trajectories[0].images == Group.from_json(data).trajectories[0].images
+    assert "pictures" not in Group(0, 0, [Episode([sequence(sight, [[5], [6]], [1])], 1.0)]).to_json()
+
+
+def test_the_page_and_the_terminal_name_a_picture(folder: str):
+    sight = load_sight(folder)
+    assert sight is not None
+    one = sequence(
+        sight, [[5], noise(56, 112), [7, 8], [20], [9], noise(84, 56), [10], [21, sight.token]], [3, 7]
+    )
+    decode = decoder_in(folder)
+    parts = parts_of(one, decode)
+    assert [part.text.count("[image ") for part in parts] == [1, 0, 1, 0]
+    assert "[image 112×56]" in parts[0].text
+    assert "image_pad" not in parts[0].text + parts[2].text
+    assert "image_pad" in parts[3].text, "the policy wrote that"
+    texts = plain_conversation(one, decode)["texts"]
+    assert len(texts) == len(one)
+    assert texts[1] == "[image 112×56]"
+    assert set(texts[2 : 1 + sight.count(noise(56, 112))]) == {""}
+
+
+def test_what_is_saved_beside_the_weights_lets_a_model_see_again(folder: str, tmp_path: Path):
+    saved_beside(folder).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text((Path(folder) / "config.json").read_text())
+    again, before = load_sight(str(tmp_path)), load_sight(folder)
+    assert again is not None
+    assert before is not None
+    found, expected = again.pixels(noise(90, 70)), before.pixels(noise(90, 70))
+    assert found.grid == expected.grid
+    assert np.array_equal(found.values, expected.values)
