@@ -42,6 +42,12 @@ LIMIT = 600
 _CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0}
 # As published; by default transformers has neither groups nor a number of experts.
 _V2_ROUTES = {"topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3}
+_INTERLEAVED = {
+    "rope_type": "default",
+    "rope_theta": 5e6,
+    "mrope_interleaved": True,
+    "mrope_section": [24, 20, 20],
+}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama 2, 3": ("llama", {"num_key_value_heads": 8}),
     "Qwen2, Qwen2.5": ("qwen2", {}),
@@ -74,6 +80,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "EXAONE 4": ("exaone4", {}),
     "StarCoder 2": ("starcoder2", {}),
     "GPT-2": ("gpt2", {}),
+    "Qwen2-VL": ("qwen2_vl", {}),
+    "Qwen2.5-VL": ("qwen2_5_vl", {}),
+    "Qwen3-VL": ("qwen3_vl", {"text_config": {"rope_parameters": _INTERLEAVED}}),
 }
 """What people call a family, its type in transformers, and what its defaults there leave out."""
 

@@ -1,8 +1,8 @@
 """An environment that draws its own pictures, and a small model with random weights that learns to read them.
 
 python examples/count_shapes.py runs/seeing
-areal train --env examples/count_shapes.py:CountShapes --model runs/seeing steps=300 \
-    learner.learning_rate=1e-3 rollout.max_new_tokens=4
+areal train --env examples/count_shapes.py:CountShapes --model runs/seeing steps=100 \
+    learner.learning_rate=1e-3 rollout.max_new_tokens=4 rollout.max_model_len=128
 """
 
 from __future__ import annotations

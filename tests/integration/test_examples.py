@@ -34,8 +34,8 @@ from areal.weights.sender import open_sender
 
 FOLDER = Path(__file__).parents[2] / "examples"
 FILES = sorted(FOLDER.glob("*.py"))
-ELSEWHERE = {"browser_task"}
-"""Those that need another model: tests/unit/test_browsergym.py."""
+ELSEWHERE = {"browser_task", "count_shapes"}
+"""Those that need another model: tests/unit/test_browsergym.py, tests/integration/test_sight.py."""
 EXAMPLES = [
     path for path in FILES if re.search(r"areal[. ]train\b", path.read_text()) and path.stem not in ELSEWHERE
 ]

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from openenv_running import openenv_server
 from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
+from seeing import make
 from verifiers_running import verifiers_python
 from viewed_runs import make_record
 
@@ -123,6 +124,8 @@ MODELS = (
     *("runs/starter-agents", "runs/starter-tools"),
 )
 """Models that pages speak of; here each is the starter."""
+SEES = "runs/seeing"
+"""One that sees."""
 THINKS = "Qwen/Qwen3-0.6B"
 """One that thinks: the starter, with a template that says so."""
 
@@ -138,6 +141,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(resolve_model("starter"))
     shutil.copytree(resolve_model("starter"), folder / THINKS)
+    shutil.copytree(make("qwen2_5_vl", tmp_path_factory.mktemp("seeing")), folder / SEES)
     (folder / THINKS / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# until </think> -#}"
     )
