@@ -83,6 +83,7 @@ class Learner:
         self.model: Any = load_model(path)
         if self.adapted:
             lora.adapt(self.model, settings.lora_rank)
+            self._exact_types = lora.exact_types(self.model)
         self._routers = Routers(self.model)
         if settings.router_replay:
             require_replay(self.model, self._routers, path)
@@ -247,6 +248,21 @@ class Learner:
         else:
             weights = ((name, full(p.detach())) for name, p in self.model.named_parameters())
         return as_in_checkpoints(self.model, itertools.chain(weights, kept_buffers(self.model)))
+
+    def sent_parameters(self, dtype: torch.dtype, again: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+        """Return what engines are sent: all weights, or those that an adapter changes and its factors.
+
+        The weights below an adapter are sent as they are if the engine's type holds them exactly. What
+        transformers converts as it loads, such as experts, is sent whole.
+
+        Args:
+            dtype: of the engine's weights.
+            again: whether they have those weights: then the factors alone, if there are any.
+        """
+        if not self.adapted or dtype not in self._exact_types or self.model._weight_conversions:
+            return self.named_parameters()
+        base = () if again else itertools.chain(lora.base_parameters(self.model), kept_buffers(self.model))
+        return itertools.chain(base, lora.factors(self.model))
 
     def state(self, whole: bool = False) -> Tensors:
         """Return all that the next update depends on, by name: the tensors themselves, no copies.

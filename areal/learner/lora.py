@@ -16,9 +16,12 @@ from typing import Any
 import torch
 
 from areal.errors import UserError, install_hint
+from areal.factors import A, B
 from areal.learner.parallelize import full
 
 _NAME = "default"
+_SAMPLE = 2**16
+"""Numbers of a weight."""
 _TOWER = r".*\bvisual\b.*"
 """The layers of a vision tower, which is frozen (areal.learner.sight)."""
 
@@ -78,15 +81,46 @@ def _targets(model: Any) -> str | list[str]:
 @torch.no_grad()
 def merged_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the weights that the adapted model amounts to, under the names of one without adapters."""
-    for name, parameter in model.named_parameters():
-        path, found, kind = name.partition(".base_layer.")
-        weight = full(parameter.detach())
-        if found and kind == "weight":
-            layer = model.get_submodule(path)
+    layers = bases(model)
+    for name, weight in base_parameters(model):
+        if (layer := layers.get(name)) is not None:
             change = full(layer.lora_B[_NAME].weight) @ full(layer.lora_A[_NAME].weight)
             weight = weight + (change.T if layer.fan_in_fan_out else change) * layer.scaling[_NAME]
+        yield name, weight
+
+
+@torch.no_grad()
+def base_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights that the model had before it was adapted, under their names then."""
+    for name, parameter in model.named_parameters():
         if ".lora_" not in name:
-            yield f"{path}.{kind}" if found else name, weight
+            yield name.replace(".base_layer.", "."), full(parameter.detach())
+
+
+def bases(model: Any) -> dict[str, Any]:
+    """Return the adapted layers by the name that their weight has in one without adapters."""
+    from peft.tuners.lora import LoraLayer
+
+    return {f"{path}.weight": layer for path, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def exact_types(model: Any) -> set[torch.dtype]:
+    """Return the types in which the adapted layers' own weights are what they are in float32.
+
+    A sample of each is looked at: weights of another type would not all end in zeros by chance.
+    """
+    samples = [layer.weight.detach().flatten()[:_SAMPLE] for layer in bases(model).values()]
+    narrow = (torch.bfloat16, torch.float16)
+    return {torch.float32, *(t for t in narrow if all(bool((s.to(t).float() == s).all()) for s in samples))}
+
+
+@torch.no_grad()
+def factors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what each adapted weight has changed by, as :mod:`areal.factors` wants it."""
+    for name, layer in bases(model).items():
+        a, b = full(layer.lora_A[_NAME].weight), full(layer.lora_B[_NAME].weight) * layer.scaling[_NAME]
+        yield (name + A, b.T.contiguous()) if layer.fan_in_fan_out else (name + A, a)
+        yield (name + B, a.T.contiguous()) if layer.fan_in_fan_out else (name + B, b)
 
 
 @contextmanager

@@ -102,12 +102,13 @@ async def measure(
 async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) -> list[dict[str, float]]:
     learner = make_learner(config, checked.model, checked.device, 1)
     dtype = engine_dtype(config, checked.device)
-    sender = open_sender(checked.placement.backends, learner.named_parameters(), dtype, checked.device)
+    sent = learner.sent_parameters(dtype)
+    sender = open_sender(checked.placement.backends, sent, dtype, checked.device)
     await engine.connect(sender.init_infos())
     found, sight = [], load_sight(checked.model)
     for update in range(updates + 1):
         if update or engine.version:
-            sender.write(learner.named_parameters())
+            sender.write(learner.sent_parameters(dtype))
             await transfer(engine.load(engine.version + 1), asyncio.to_thread(sender.send))
         learner.version = engine.version  # what another learner loaded before counts, too
         batch = await sampled(engine, engine.version, sight)

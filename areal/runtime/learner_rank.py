@@ -148,12 +148,13 @@ class LearnerRank:
         from areal.runtime.plan import engine_dtype
         from areal.weights.sender import open_sender
 
-        if self._rank > 0:
-            self._gather()
-            return []
         device = self._setup.device
-        dtype = engine_dtype(self._setup.config, device)
-        parameters = self._learner.named_parameters()
+        self._engine_dtype = dtype = engine_dtype(self._setup.config, device)
+        self._published = False
+        parameters = self._learner.sent_parameters(dtype)
+        if self._rank > 0:
+            deque(parameters, maxlen=0)
+            return []
         in_turn, address = self._setup.config.engine.swap == "in_turn", self._setup.address
         self._sender = open_sender(backends, parameters, dtype, device, address, workers, in_turn)
         return self._sender.init_infos()
@@ -172,10 +173,12 @@ class LearnerRank:
         """Make the weights ready to load, and return their digest; no engine may be loading meanwhile."""
         digest = ""
         with _lost_if_broken():
-            if self._sender is None:
-                self._gather()
+            parameters = self._learner.sent_parameters(self._engine_dtype, again=self._published)
+            if self._sender is None:  # another rank asks for whole weights
+                deque(parameters, maxlen=0)
             else:
-                digest = self._sender.write(self._learner.named_parameters())
+                digest = self._sender.write(parameters)
+            self._published = True
         return digest
 
     async def send(self) -> str:
@@ -242,10 +245,6 @@ class LearnerRank:
             self._sender.close()
         if dist.is_initialized():
             dist.destroy_process_group()
-
-    def _gather(self) -> None:
-        """Take part where rank 0 asks for whole weights."""
-        deque(self._learner.named_parameters(), maxlen=0)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ longer than :data:`LIMIT`. The epoch is over then, and the next one is not affec
 
 Where engines load in turn, each has a group of its own with the learner, which sends to one after the other.
 
+Where only factors change (areal.factors), an epoch begins with all weights, and goes on with those.
+
 vLLM's own ``nccl`` engine would need its trainer's side too, which differs from release to release.
 """
 
@@ -103,7 +105,7 @@ class BroadcastSender(Sender):
             RuntimeError, TimeoutError: a member of the epoch failed, or did not take part in time.
         """
         for group in self._groups:
-            group.broadcast(self._memory.buckets)
+            group.broadcast(self._memory.buckets, self._memory.layout.changing)
 
     def close(self) -> None:
         """End the epoch."""
@@ -120,6 +122,7 @@ class BroadcastReceiver(Receiver):
     ) -> None:
         rank, size = address["rank"] + worker, address["size"]
         self._group = _Group(address["host"], address["port"], address["group"], rank, size, device)
+        self._changing = layout.changing
         self._buckets = [torch.empty(size, dtype=torch.uint8, device=device) for size in layout.sizes]
         self.tensors = layout.views(self._buckets)
 
@@ -129,7 +132,7 @@ class BroadcastReceiver(Receiver):
         Raises:
             RuntimeError, TimeoutError: a member of the epoch failed, or did not take part in time.
         """
-        self._group.broadcast(self._buckets)
+        self._group.broadcast(self._buckets, self._changing)
 
     def close(self) -> None:
         """Leave the group."""
@@ -165,12 +168,19 @@ class _Group:
         self._rank, self._size, self._device, self._stream = rank, size, device, stream
         self._group: Any = None
         self._sound = True
+        self._begun = False
         self._thread = CallThread("areal-weights")
 
-    def broadcast(self, buckets: list[torch.Tensor]) -> None:
-        """From the learner to the engines; when this returns, they are there."""
+    def broadcast(self, buckets: list[torch.Tensor], changing: int = 0) -> None:
+        """From the learner to the engines; when this returns, they are there.
+
+        Args:
+            buckets: all of them.
+            changing: the first that is sent again each time.
+        """
         self._sound = False
-        broadcasting = self._thread.start(partial(self._broadcast, buckets))
+        sent = buckets[changing:] if self._begun else buckets
+        broadcasting = self._thread.start(partial(self._broadcast, sent))
         begun = time.monotonic()
         while not futures.wait([broadcasting], _LOOK).done:
             if self._looking.check([self._over]):
@@ -181,7 +191,7 @@ class _Group:
         if (error := broadcasting.result()[1]) is not None:
             self._give_up()
             raise error
-        self._sound = True
+        self._sound = self._begun = True
 
     def leave(self) -> None:
         """End the group: on all sides, if this is the learner's."""

@@ -18,8 +18,11 @@ VLLM_BACKEND = "areal"
 class Memory(Protocol):
     """Where a version lies while engines load it."""
 
-    def write(self, parameters: NamedParameters) -> None:
+    def write(self, parameters: NamedParameters, whole: bool = True) -> None:
         """Make the current values ready to load; no engine may be loading meanwhile.
+
+        Args:
+            parameters: all of them, or without ``whole`` those that change (:meth:`WeightLayout.write`).
 
         Raises:
             ValueError: the parameters are not the ones that the memory was laid out for.

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from areal.factors import is_factor
+
 NamedParameters = Iterable[tuple[str, torch.Tensor]]
 """Pairs of a parameter's Hugging Face name and its whole value."""
 
@@ -34,10 +36,18 @@ class Slot:
 
 
 class WeightLayout:
-    """Slots by name, in the order of the tensors, and the size in bytes of each bucket."""
+    """Slots by name, in the order of the tensors, and the size in bytes of each bucket.
+
+    Factors (areal.factors) come last, in buckets of their own.
+
+    Attributes:
+        changing: the first bucket that changes from version to version, as all behind it do.
+    """
 
     def __init__(self, slots: dict[str, Slot]) -> None:
         self.slots = slots
+        self.factors = frozenset(filter(is_factor, slots))
+        self.changing = min((slots[name].bucket for name in self.factors), default=0)
         self.sizes = [0] * (1 + max((slot.bucket for slot in slots.values()), default=-1))
         for slot in slots.values():
             self.sizes[slot.bucket] = max(self.sizes[slot.bucket], slot.offset + _padded(slot.nbytes))
@@ -51,17 +61,22 @@ class WeightLayout:
         Args:
             parameters: their names, shapes and types.
             limit: bytes of a bucket; only one that holds a single tensor may be larger.
-            dtype: type of all of them; None: each as it is.
+            dtype: type of all of them but factors; None: each as it is.
         """
         slots: dict[str, Slot] = {}
         bucket = offset = 0
+        base = True
         for name, tensor in parameters:
-            slot = Slot(bucket, offset, dtype or tensor.dtype, tuple(tensor.shape))
-            if offset and offset + _padded(slot.nbytes) > limit:
+            factor = is_factor(name)
+            kept = tensor.dtype if dtype is None or factor else dtype
+            slot = Slot(bucket, offset, kept, tuple(tensor.shape))
+            full = offset + _padded(slot.nbytes) > limit
+            if offset and (full or (factor and base)):
                 bucket, offset = bucket + 1, 0
                 slot = Slot(bucket, offset, slot.dtype, slot.shape)
             slots[name] = slot
             offset += _padded(slot.nbytes)
+            base = not factor
         return cls(slots)
 
     def views(self, buckets: Sequence[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
@@ -69,13 +84,18 @@ class WeightLayout:
         return [(name, _view(buckets, slot)) for name, slot in self.slots.items()]
 
     @torch.no_grad()
-    def write(self, parameters: NamedParameters, buckets: Sequence[torch.Tensor]) -> None:
+    def write(self, parameters: NamedParameters, buckets: Sequence[torch.Tensor], whole: bool = True) -> None:
         """Copy current values into ``buckets``, converting them to the types laid out.
+
+        Args:
+            parameters: names and values.
+            buckets: where they lie.
+            whole: whether all have to be given; else, where there are factors, those alone.
 
         Raises:
             ValueError: the parameters are not the ones that were laid out.
         """
-        missing = set(self.slots)
+        missing = set(self.slots if whole or not self.factors else self.factors)
         for name, tensor in parameters:
             slot = self.slots.get(name)
             if slot is None or tuple(tensor.shape) != slot.shape:

@@ -33,6 +33,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
 
+from areal.factors import merged
 from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.completeness import Reads, complaint
 from areal.weights.cuda_ipc import CudaIpcReceiver
@@ -119,12 +120,12 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         self.digest = digest(self._receiver.tensors)
         model: Any = self.model
         if self._checked:
-            model.load_weights(iter(self._receiver.tensors))
+            model.load_weights(merged(self._receiver.tensors))
             return
         if self._in_place:
             poison(self._own)
         with Reads(self._receiver.tensors) as reads:
-            loaded = model.load_weights(iter(self._receiver.tensors))
+            loaded = model.load_weights(merged(self._receiver.tensors))
         unreceived = set[str]()
         if loaded is not None:  # a few models of vLLM's do not say
             unreceived = {names[0] for names, _ in self._own if loaded.isdisjoint(reported_names(names))}

@@ -29,10 +29,10 @@ class SharedMemorySender(Sender):
         """Lay out memory for ``(name, tensor)`` pairs, in ``dtype`` or each in its own; shapes stay."""
         self.device = torch.device("cpu")
         self.layout = WeightLayout.of(parameters, dtype=dtype)
-        (self.nbytes,) = self.layout.sizes
+        self.nbytes = sum(self.layout.sizes)
         self._fd = os.memfd_create("areal-weights")
         os.ftruncate(self._fd, self.nbytes)
-        self.buckets = [torch.from_file(self._path, shared=True, size=self.nbytes, dtype=torch.uint8)]
+        self.buckets = _mapped(self._path, self.layout)
 
     @property
     def _path(self) -> str:
@@ -43,12 +43,12 @@ class SharedMemorySender(Sender):
         return {
             "backend": BACKEND,
             "layout": self.layout.to_dict(),
-            "address": {"path": self._path, "nbytes": self.nbytes},
+            "address": {"path": self._path},
         }
 
-    def write(self, parameters: NamedParameters) -> None:
+    def write(self, parameters: NamedParameters, whole: bool = True) -> None:
         """Copy the current values in, as :meth:`Memory.write` does."""
-        self.layout.write(parameters, self.buckets)
+        self.layout.write(parameters, self.buckets, whole)
 
     def digest(self) -> str:
         """Return the digest of what was written, as :meth:`Memory.digest` does."""
@@ -67,8 +67,13 @@ class SharedMemoryReceiver(Receiver):
     def __init__(
         self, address: dict[str, Any], layout: WeightLayout, device: torch.device, worker: int = 0
     ) -> None:
-        memory = torch.from_file(address["path"], shared=True, size=address["nbytes"], dtype=torch.uint8)
-        self.tensors = layout.views([memory])
+        self.tensors = layout.views(_mapped(address["path"], layout))
+
+
+def _mapped(path: str, layout: WeightLayout) -> list[torch.Tensor]:
+    """Return the buckets, which lie end to end in a file."""
+    memory = torch.from_file(path, shared=True, size=sum(layout.sizes), dtype=torch.uint8)
+    return list(memory.split(layout.sizes))
 
 
 def register() -> None:

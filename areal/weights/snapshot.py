@@ -27,10 +27,10 @@ class Snapshot:
             torch.empty(size, dtype=torch.uint8, device=self.device) for size in self.layout.sizes
         ]
 
-    def write(self, parameters: NamedParameters) -> None:
+    def write(self, parameters: NamedParameters, whole: bool = True) -> None:
         """Copy the current values in, and return when they are there, as :meth:`Memory.write` does."""
         self._synchronize()  # of what was sent last, all has gone
-        self.layout.write(parameters, self.buckets)
+        self.layout.write(parameters, self.buckets, whole)
         self._synchronize()  # whoever reads it does so on another stream
 
     def digest(self) -> str:

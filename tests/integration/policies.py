@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import torch
@@ -91,8 +91,13 @@ class Policies:
                 await loading
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def update(self, scale: float = 1.0) -> int:
-        """Make a new version, load it, and return its number; ``scale``: of the output's norm."""
+    async def update(self, scale: float = 1.0, ready: Callable[[], Awaitable[object]] | None = None) -> int:
+        """Make a new version, load it, and return its number.
+
+        Args:
+            scale: of the output's norm.
+            ready: awaited when the version is made, and before it is loaded.
+        """
         version = self.engine.version + 1
         generator = torch.Generator().manual_seed(version)
         with torch.no_grad():
@@ -102,6 +107,8 @@ class Policies:
             self._model.model.norm.weight.mul_(scale)
         self.references[version] = copy.deepcopy(self._model).double()
         digest = self.sender.write(self._model.named_parameters())
+        if ready is not None:
+            await ready()
         async with asyncio.timeout(_LOAD_LIMIT):  # an engine that never finishes pausing fails, not hangs
             sending = asyncio.to_thread(self.sender.send)
             self.times = await transfer(self.engine.load(version, digest), sending)

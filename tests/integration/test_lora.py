@@ -1,4 +1,4 @@
-"""An adapter reaches the engine: merged, by the same transfer as all weights."""
+"""An adapter reaches the engine, which merges it: the factors alone once the weights below them are there."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutW
             if "lora_B" in name:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
     backend: TransferBackend = "CUDA IPC" if ON_GPU else "shared memory"
-    sender = open_sender([backend], learner.named_parameters(), torch.float32, DEVICE)
+    sender = open_sender([backend], learner.sent_parameters(torch.float32), torch.float32, DEVICE)
     await engine.connect(sender.init_infos())
-    sender.write(learner.named_parameters())
+    sender.write(Learner(resolve_model("starter"), settings, DEVICE, 1.0).sent_parameters(torch.float32))
     await engine.load(engine.version + 1)
+    digest = sender.write(learner.sent_parameters(torch.float32, again=True))
+    await engine.load(engine.version + 1, digest)
     prompt = [3, 20, 21, 22, 4]
     completion = await engine.generate(prompt, Sampling(max_tokens=100, temperature=1.0, ignore_eos=True))
     assert_agree((logprobs(learner, prompt, completion) - torch.tensor(completion.logprobs)).abs())

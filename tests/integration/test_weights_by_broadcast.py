@@ -14,7 +14,7 @@ import torch
 from inside import only, set_interruption
 from policies import Policies, assert_agree, error
 
-from areal.rollout.engine import Interruption, Partial, Sampling
+from areal.rollout.engine import Completion, Interruption, Partial, Sampling
 from areal.rollout.worker import RolloutWorker
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no GPU with itself")
@@ -27,13 +27,18 @@ async def test_one_sender_after_another_brings_each_version_to_the_engine(worker
         policies = Policies(worker.engine, backend="broadcast")
         await policies.connect()
         for _ in range(3):
-            before = asyncio.create_task(worker.engine.generate(PROMPT, Sampling(900, ignore_eos=True)))
-            await asyncio.sleep(0.05)  # it is in flight when the weights come
-            version = await policies.update()
+            in_flight: list[asyncio.Task[Completion]] = []
+
+            async def begin(begun: list[asyncio.Task[Completion]] = in_flight) -> None:
+                asked = worker.engine.generate(PROMPT, Sampling(900, ignore_eos=True))
+                begun.append(asyncio.create_task(asked))
+                await asyncio.sleep(0.05)  # it is in flight when the weights come
+
+            version = await policies.update(ready=begin)
             completion = await worker.engine.generate(PROMPT, Sampling(64, ignore_eos=True))
             assert set(completion.versions) == {version}
             assert_agree(error(policies.logits(version, PROMPT, completion.ids), completion))
-            assert (await before).versions[-1] == version
+            assert (await in_flight[0]).versions[-1] == version
         policies.close()
 
 

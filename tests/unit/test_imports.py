@@ -15,6 +15,7 @@ EXTENDED = ("agents", "envs", "rewards", "sandbox")
 BASE = {
     "disk",
     "errors",
+    "factors",
     "faults",
     "host_limits",
     "images",
