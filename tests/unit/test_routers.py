@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from areal.models import resolve_model
 from areal.rollout.conversation import Conversation
 from areal.rollout.engine import Completion, known_experts
 from areal.rollout.rendering import Prompt
+from areal.rollout.vllm_engine import experts_of
 from areal.runtime.plan import plan
 from areal.trajectory import Batch, Trajectory
 
@@ -215,3 +217,19 @@ def test_a_response_in_two_parts_keeps_what_the_first_knew():
     assert np.array_equal(found, np.concatenate([told[:4], later[4:]]))
     assert known_experts(None, later) is later
     assert known_experts(told, None) is told
+
+
+def test_an_engine_that_does_not_say_what_it_chose_is_refused():
+    def output(experts: np.ndarray | None, prompt: np.ndarray | None = None) -> Any:
+        whole = SimpleNamespace(token_ids=[7, 8, 9], routed_experts=experts)
+        return SimpleNamespace(outputs=[whole], prompt_token_ids=[1, 2], prompt_routed_experts=prompt)
+
+    told = others(np.random.default_rng(0), 5)
+    assert np.array_equal(experts_of(output(told)), told[:4])
+    assert np.array_equal(experts_of(output(told[2:], told[:2])), told[:4])
+    told[:, 0] = 0  # a dense layer
+    assert len(experts_of(output(told))) == 4
+    with pytest.raises(RuntimeError, match="the experts of 3 tokens, not of 4"):
+        experts_of(output(told[:3]))
+    with pytest.raises(UserError, match="does not say which experts"):
+        experts_of(output(np.zeros_like(told)))
