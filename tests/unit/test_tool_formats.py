@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 from typing import Any
 
 import pytest
@@ -284,6 +285,16 @@ def test_calls_in_tags():
 def test_messages_of_harmony(text: str, words: str, calls: list[Any]):
     assert split_calls(text, of("harmony"), ()) == (words, calls)
     assert split_calls("No message at all", of("harmony"), ()) is None
+
+
+@given(calls=st.lists(st.tuples(NAMES, st.dictionaries(NAMES, JSON, max_size=3)), min_size=1, max_size=3))
+def test_what_is_spelled_is_read(calls: list[tuple[str, Any]]):
+    calls = [(name, given) for name, given in calls if not {name, *given} & set(keyword.kwlist)]
+    for known in FORMATS if calls else ():
+        assert known.spell is None or split_calls(known.spell(calls), known, ()) == ("", calls)
+    llama = of("JSON (Llama").spell
+    assert llama is not None
+    assert llama([("f", {})]) == '{"name": "f", "parameters": {}}'
 
 
 def test_numbers_stay_what_they_were():

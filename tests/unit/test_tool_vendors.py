@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_writers import WRITERS, of
 
-from areal.rollout.tools.formats import ToolCall, split_calls
+from areal.rollout.tools.formats import split_calls
+from areal.rollout.tools.reading import ToolCall
 
 parsers = pytest.importorskip("vllm.tool_parsers")
 protocol = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol")

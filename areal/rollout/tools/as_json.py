@@ -133,7 +133,7 @@ def spell_blocks(calls: Sequence[ToolCall]) -> str:
 
 def spell_json(calls: Sequence[ToolCall]) -> str:
     """Write calls as :func:`parse_json` reads them."""
-    return "; ".join(map(_spelled, calls))
+    return "; ".join(_spelled(call, "parameters") for call in calls)
 
 
 def spell_list(calls: Sequence[ToolCall]) -> str:
@@ -141,9 +141,9 @@ def spell_list(calls: Sequence[ToolCall]) -> str:
     return f"<|tool_call|>[{', '.join(map(_spelled, calls))}]"
 
 
-def _spelled(call: ToolCall) -> str:
+def _spelled(call: ToolCall, key: str = "arguments") -> str:
     name, arguments = call
-    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return json.dumps({"name": name, key: arguments}, ensure_ascii=False)
 
 
 def _named(text: str, name: str, position: int) -> tuple[list[ToolCall], int] | None:

@@ -39,8 +39,6 @@ from areal.thoughts import OPEN as _THOUGHT
 Spell = Callable[[Sequence[ToolCall]], str]
 """Writes calls."""
 
-__all__ = ["FORMATS", "Format", "Parse", "Spell", "Split", "ToolCall"]
-
 
 @dataclass(frozen=True, slots=True)
 class Format:

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from areal.agents.interface import Tool
-from areal.rollout.tools.formats import Format, Split, ToolCall, split_calls
+from areal.rollout.tools.formats import Format, split_calls
+from areal.rollout.tools.reading import Split, ToolCall
 from areal.thoughts import CLOSE, OPEN
 
 
