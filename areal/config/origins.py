@@ -30,7 +30,7 @@ def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) 
         layers: the later ones win.
         planned: the same, with what the machine and the memory decide.
     """
-    asked, decided = _leaves(config), _leaves(planned)
+    asked, decided = leaves(config), leaves(planned)
     shown = decided | {("learner", name): value for name, value in planned.learner.choices().items()}
     lines: list[str] = []
     for path, value in shown.items():
@@ -45,7 +45,7 @@ def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) 
     return "\n".join(lines) + "\n"
 
 
-def _leaves(config: Config) -> dict[tuple[str, ...], Any]:
+def leaves(config: Config) -> dict[tuple[str, ...], Any]:
     """Each setting by the names that lead to it; what is itself a mapping, such as env_options, is one."""
     found: dict[tuple[str, ...], Any] = {}
     for name, value in config.model_dump(mode="json").items():

@@ -9,6 +9,7 @@ from typing import Literal
 from areal.config import Config, load_config
 from areal.errors import UserError
 from areal.runtime import checkpoint
+from areal.runtime.model_card import model_card
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.telemetry.scores import best_of, scores_of
 
@@ -25,18 +26,20 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there already; give a new folder")
     kept = checkpoint.versions(directory.checkpoints)
+    config = load_config(directory.path / "config.yaml")
     if step is None and directory.model.is_dir():
-        _copy(directory.model, target)
+        _copy(directory.model, target, model_card(directory, config, None))
         return None
     chosen = _chosen(directory, list(kept), step)
     if what := checkpoint.damage(kept[chosen]):
         others = ", ".join(str(version) for version in kept if version != chosen)
         way_out = f"with --step there is another of {others}" if others else "there is no other"
         raise UserError(f"the checkpoint of update {chosen} is damaged ({what}); {way_out}")
+    card = model_card(directory, config, chosen)
     if (kept[chosen] / "model").is_dir():
-        _copy(kept[chosen] / "model", target)
+        _copy(kept[chosen] / "model", target, card)
     else:
-        _merge(directory, kept[chosen], target)
+        _merge(directory, config, kept[chosen], target, card)
     return chosen
 
 
@@ -63,13 +66,14 @@ def _chosen(directory: RunDirectory, kept: list[int], step: Step) -> int:
     return step
 
 
-def _copy(model: Path, target: Path) -> None:
-    """Copy a folder; half of it never has its name."""
+def _copy(model: Path, target: Path, card: str) -> None:
+    """Copy a folder, with a model card; half of it never has its name."""
     partial = target.with_name(f".partial-{target.name}")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(model, partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         if target.exists():  # empty
             target.rmdir()
         partial.rename(target)
@@ -78,14 +82,13 @@ def _copy(model: Path, target: Path) -> None:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _merge(directory: RunDirectory, saved: Path, target: Path) -> None:
+def _merge(directory: RunDirectory, config: Config, saved: Path, target: Path, card: str) -> None:
     """Write the whole model of a checkpoint that has an adapter only."""
     from areal.models import resolve_model
     from areal.models.sight import saved_beside
     from areal.runtime.learner import make_learner
     from areal.runtime.plan import engine_dtype
 
-    config: Config = load_config(directory.path / "config.yaml")
     model = resolve_model(config.model)
     learner = make_learner(config, model, "cpu", 1)
     checkpoint.load_learner(saved, learner)
@@ -94,6 +97,6 @@ def _merge(directory: RunDirectory, saved: Path, target: Path) -> None:
     try:
         made.mkdir(parents=True, exist_ok=True)
         checkpoint.Checkpoints(made, learner, saved_beside(model), 1, dtype).export(made)
-        _copy(made / "model", target)
+        _copy(made / "model", target, card)
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import shards
 import torch
+import yaml
 from dummy_batches import batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,6 +228,12 @@ def test_the_model_after_any_update_can_be_had(tmp_path: Path):
         loaded = AutoModelForCausalLM.from_pretrained(target)
         assert all(torch.equal(w, weights[expected - 1][name]) for name, w in loaded.named_parameters())
         load_tokenizer(str(target))
+        card = (target / "README.md").read_text()
+        last = {1: "0.200", 2: "0.900", 3: "0.500"}[expected]
+        assert f"| Held-out score after {expected} updates | {last} |" in card
+        assert "| `checkpoint.keep` | `3` |" in card
+        assert f"| Updates | {expected} |" in card
+        assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
     kept.export(run.path)
     assert export_model(run.path, tmp_path / "final") is None
     with pytest.raises(UserError, match="no checkpoint of update 7; there are checkpoints of 1, 2, 3"):

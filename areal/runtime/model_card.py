@@ -1,0 +1,69 @@
+"""The model card of an exported model: what it was made from, by which settings, and how it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from areal.config import Config
+from areal.config.origins import leaves
+from areal.telemetry.run_directory import RunDirectory, read_metrics
+from areal.telemetry.scores import scores_of
+
+_PLACES = {("env",), ("model",), ("output",), ("name",), ("steps",), ("recipe",), ("trackers",)}
+"""Settings that the card has elsewhere, or that say nothing of the model."""
+
+
+def model_card(directory: RunDirectory, config: Config, step: int | None) -> str:
+    """Return a README.md as the Hugging Face hub reads it: a block of YAML, and a table of the run's facts.
+
+    Args:
+        directory: of the run.
+        config: its settings.
+        step: the update of which the model is; None: the final one.
+    """
+    rows = read_metrics(directory.path)
+    done = step or max((row["step"] for row in rows if "time/step" in row), default=0)
+    scores = {at: score for at, score in scores_of(rows).items() if at <= done}
+    head: dict[str, Any] = {"library_name": "transformers", "tags": ["reinforcement-learning", "areal"]}
+    if "/" in config.model and not config.model.startswith(("/", ".", "~")):
+        head["base_model"] = config.model
+    facts = {
+        "Trained from": f"`{config.model}`",
+        "Environment": f"`{config.env}`",
+        "Updates": str(done),
+        **_scored(scores),
+    }
+    return "\n".join(
+        [
+            f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+            f"# {directory.path.name}\n",
+            "A language model trained by asynchronous reinforcement learning with areal.\n",
+            *_table(("", ""), facts.items()),
+            "\nSettings that are not the defaults:\n",
+            *_table(("setting", "value"), _settings(config)),
+            "",
+        ]
+    )
+
+
+def _scored(scores: dict[int, float]) -> dict[str, str]:
+    """Return the first held-out score, and the last, if there are any."""
+    if not scores:
+        return {"Held-out score": "not measured"}
+    shown = sorted({min(scores), max(scores)})
+    return {f"Held-out score after {step} updates": f"{scores[step]:.3f}" for step in shown}
+
+
+def _settings(config: Config) -> Iterable[tuple[str, str]]:
+    defaults = leaves(Config())
+    for path, value in leaves(config).items():
+        if value != defaults.get(path) and path not in _PLACES:
+            yield f"`{'.'.join(path)}`", f"`{value}`"
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> list[str]:
+    escaped = ((name, value.replace("|", "\\|").replace("\n", " ")) for name, value in rows)
+    return [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in escaped)]
