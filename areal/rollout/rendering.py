@@ -65,6 +65,7 @@ class Renderer:
     Attributes:
         eos_ids: every token that ends a turn.
         thought_end_ids: the tokens of ``thought_end``.
+        marks_thoughts: whether the template knows the marks of thoughts.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Renderer:
         self.eos_ids = eos
         self._reader = ResponseReader(tokenizer, eos, self.decode)
         self._template: str | None = tokenizer.chat_template
-        self._marks_thoughts = marks_thoughts(self._template)
+        self.marks_thoughts = marks_thoughts(self._template)
         self.thought_end_ids: list[int] = tokenizer.encode(thought_end, add_special_tokens=False)
         marks = _thought_marks(tokenizer)
         self._close = marks.get(CLOSE)
@@ -247,12 +248,12 @@ class Renderer:
 
     def thought_length(self, content: str, prompt: str) -> int:
         """Return how many characters of a response to a prompt are its thought; 0: none is marked."""
-        marked = self._marks_thoughts or self._in_channels
+        marked = self.marks_thoughts or self._in_channels
         return thought_length(content, prompt) if marked else 0
 
     def thought_of(self, ids: list[int], prompt: str) -> Thought | None:
         """Return the thought of a response to a prompt; None: the template, or the prompt, rules it out."""
-        return thought_of(ids, prompt, self.decode, self._close) if self._marks_thoughts else None
+        return thought_of(ids, prompt, self.decode, self._close) if self.marks_thoughts else None
 
     def check_tools(self) -> None:
         """Make sure that the model's calls of tools can be read.

@@ -26,6 +26,7 @@ class _Reader(Protocol):
     """What :class:`areal.rollout.rendering.Renderer` knows of responses."""
 
     thought_end_ids: list[int]
+    marks_thoughts: bool
 
     def decode(self, ids: list[int]) -> str: ...
 
@@ -51,16 +52,19 @@ async def sample_response(
         images: that are among them.
 
     Raises:
-        BadRequest: the sampling has penalties that tell the response from the prompt.
+        BadRequest: no thought would be known, or the sampling has penalties that tell the response from the
+            prompt.
     """
     budget, ending = sampling.thinking_budget, reader.thought_end_ids
     whole = replace(sampling, thinking_budget=None)
+    if budget is not None and not reader.marks_thoughts:
+        raise BadRequest("the model's chat template marks no thoughts, so that none can be ended")
     if budget is None or sampling.schema or budget + len(ending) >= sampling.max_tokens:
         return await engine.generate(ids, whole, images=images)
     if sampling.presence_penalty or sampling.frequency_penalty:
         raise BadRequest(
-            "presence_penalty and frequency_penalty are for a response in one piece, which "
-            "rollout.thinking_budget may divide; leave one or the other out"
+            "presence_penalty and frequency_penalty are for a response in one piece, which a budget of "
+            "thoughts may divide; leave one or the other out"
         )
     first = await engine.generate(ids, replace(whole, max_tokens=budget), images=images)
     if first.finish != "length":
@@ -94,10 +98,12 @@ def _stopped(first: Completion, second: Completion, stop: tuple[str, ...], reade
 
     The engine does not see it, as it takes the first part for prompt. What follows it was not to be sampled.
     """
-    longest = max(map(len, stop), default=0)
+    if not stop:
+        return second
+    longest = max(map(len, stop))
     known = first.ids[-4 * longest :]  # a character has at most 4 bytes, and a token at least one
     begun = len(reader.decode(known))
-    for n in range(1, len(second.ids) + 1 if longest else 0):
+    for n in range(1, len(second.ids) + 1):
         text = reader.decode([*known, *second.ids[:n]])
         if any(-1 < text.find(end, max(0, begun - len(end) + 1)) < begun for end in stop):
             ids, logprobs, versions = second.ids[:n], second.logprobs[:n], second.versions[:n]

@@ -30,6 +30,8 @@ _LONG = 20
 """Updates in a row, for what is unlikely rather than wrong."""
 _CUT = 0.95
 """Share of the responses that are cut off, of which it is said that they all are."""
+_THINKING = 0.5
+"""Share of the responses without an end of their thought, of which it is said that most have none."""
 _FAILED = 0.5
 """Share of the episodes whose programs failed, of which it is said that most do."""
 _NO_ENTROPY = 0.005
@@ -165,9 +167,11 @@ def _cut_off(recent: Lines) -> str:
     length = finite(recent[-1], "response/length_mean")
     mean = "" if length is None else f" (of {length:,.0f} tokens on average)"
     share = "all" if _all(recent, "response/truncated", lambda x: x == 1) else "nearly all"
+    thinking = _all(recent, "response/thought_unended", lambda x: x > _THINKING)
+    budget = ", or set rollout.thinking_budget, since most were still thinking" if thinking else ""
     return (
         f"{share} responses were cut off at the length limit in {_when(recent)}{mean}: raise "
-        "rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses"
+        f"rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses{budget}"
     )
 
 

@@ -71,6 +71,11 @@ def test_a_run_that_is_well_is_left_alone():
         ({"grad_norm": 0.0}, "nothing learned", "every token was clipped or masked"),
         ({"response/truncated": 1.0}, "responses cut off", "all responses were cut off"),
         ({"response/truncated": 0.96}, "responses cut off", "of 12 tokens on average"),
+        (
+            {"response/truncated": 1.0, "response/thought_unended": 0.6},
+            "responses cut off",
+            "shorter responses, or set rollout.thinking_budget, since most were still thinking",
+        ),
         ({"policy/entropy": 0.001}, "no entropy left", "learner.learning_rate"),
         ({"response/unfinished": 1.0}, "no episode ended", "--agent multi-turn"),
         (

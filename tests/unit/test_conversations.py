@@ -184,7 +184,7 @@ class Conversed:
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(turns=TURNS)
 def test_a_conversation_is_what_its_template_makes_of_it(template: str, turns: list[Turn]):
     """Word for word, and in one trajectory exactly as long as earlier turns stay as they were."""
@@ -198,7 +198,7 @@ def test_a_conversation_is_what_its_template_makes_of_it(template: str, turns: l
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(turns=TURNS)
 def test_kept_thoughts_are_all_that_differs(template: str, turns: list[Turn]):
     said = Conversed(template, turns, keep_thoughts=True)
@@ -213,7 +213,7 @@ def test_kept_thoughts_are_all_that_differs(template: str, turns: list[Turn]):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(turns=TURNS)
 def test_thoughts_are_counted_in_each_turn(template: str, turns: list[Turn]):
     said = Conversed(template, turns, keep_thoughts=False)

@@ -50,12 +50,14 @@ class Noting:
 
 
 @asynccontextmanager
-async def serving(**limits: Any) -> AsyncIterator[tuple[Noting, str, list[ServedKey], Sessions]]:
+async def serving(
+    renderer: Renderer = RENDERER, **limits: Any
+) -> AsyncIterator[tuple[Noting, str, list[ServedKey], Sessions]]:
     """An engine, the address of a server on it, the sessions that have ended, and all; the key is k."""
     engine, ended = Noting(), list[ServedKey]()
 
     def start() -> tuple[ServedRecorder, ServedSession]:
-        model = ServedRecorder(engine, RENDERER, Sampling(100), 100)
+        model = ServedRecorder(engine, renderer, Sampling(100), 100)
         return model, ServedSession(model, RENDERER.token_texts, 1.0, 10**6)
 
     sessions = Sessions("k", start, ended.append, **limits)
@@ -120,6 +122,18 @@ async def test_each_call_is_sampled_as_it_asks():
         assert engine.asked[-1].max_tokens == 9
 
 
+async def test_a_call_may_bound_its_thought():
+    made = load_tokenizer(resolve_model("starter"))
+    made.chat_template += "{#- it has <think> and </think> -#}"
+    async with serving(Renderer(made, eos_ids(made))) as (engine, url, _, _), client_of(url) as http:
+        for given, lengths in (({}, [90]), ({"thinking_token_budget": 30}, [30]), ({}, [90])):
+            body = {"model": "m", "messages": USER, "max_tokens": 90, **given}
+            answer = await http.post("/chat/completions", json=body, headers={"x-api-key": "k"})
+            assert answer.status_code == 200, answer.text
+            assert [sampling.max_tokens for sampling in engine.asked] == lengths, "it ends within its budget"
+            engine.asked.clear()
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [
@@ -134,6 +148,8 @@ async def test_each_call_is_sampled_as_it_asks():
         ({"top_k": -2}, "top_k=-2"),
         ({"presence_penalty": 3}, "presence_penalty=3"),
         ({"repetition_penalty": 0}, "repetition_penalty=0"),
+        ({"thinking_token_budget": 7}, "thinking_token_budget=7: Input should be greater than or equal to 8"),
+        ({"thinking_token_budget": 9}, "the model's chat template marks no thoughts"),
         ({"logit_bias": {"5": 1}}, "logit_bias={'5': 1} is not available"),
         ({"guided_json": SCHEMA}, "guided_json="),
         ({"response_format": {"type": "json_schema"}}, "json_schema with a schema"),

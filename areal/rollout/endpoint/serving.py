@@ -38,6 +38,7 @@ class _Granted(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, allow_inf_nan=False)
+    thinking_token_budget: int | None = Field(None, ge=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class GrantingReading(Reading):
             raise Refusal(400, f"{name}={shown(value)}: {why}", by_program=True) from error
         if name == "temperature" and 0 < found < 0.01:  # vLLM would take 0.01 in its place
             raise Refusal(400, f"temperature={found}: give 0, or 0.01 and above", by_program=True)
-        self.asked[name] = max(0, found) if name == "top_k" else found
+        ours = "thinking_budget" if name == "thinking_token_budget" else name  # which is vLLM's
+        self.asked[ours] = max(0, found) if name == "top_k" else found
 
     def form(self, name: str, given: dict[str, Any], why: str) -> None:
         """Grant JSON, of a schema or of none."""
