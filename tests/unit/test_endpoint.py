@@ -61,7 +61,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "/chat/completions",
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        "knows text",
+        "none is fetched from an address",
     ),
     ("/chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages.0: content"),
     (
@@ -91,7 +91,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "/messages",
         {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
-        "'image' cannot be read",
+        "none is fetched from an address",
     ),
 ]
 

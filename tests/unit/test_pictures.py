@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import gymnasium
 import numpy as np
 import PIL.Image
 import pytest
+import pytest_asyncio
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI, BadRequestError
 from pages import ROOT
 from seeing import make, noise, sequence
 
@@ -23,11 +28,13 @@ from areal.envs.pictures import content_of, is_readable, with_text, words_of
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError
 from areal.images import open_png
-from areal.models import load_tokenizer
+from areal.models import load_tokenizer, resolve_model
 from areal.models.sight import load_sight, saved_beside
+from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
 from areal.rollout.opening import wrong_messages
+from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.first_look import look_at
@@ -205,3 +212,63 @@ def test_what_is_saved_beside_the_weights_lets_a_model_see_again(folder: str, tm
     found, expected = again.pixels(noise(90, 70)), before.pixels(noise(90, 70))
     assert found.grid == expected.grid
     assert np.array_equal(found.values, expected.values)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def server() -> AsyncIterator[EndpointServer]:
+    made = EndpointServer(lambda ids: [str(i) for i in ids], 1.0)
+    yield made
+    await made.close()
+
+
+def recorder(folder: str, engine: Any, server: EndpointServer) -> Recorder:
+    renderer = Renderer(load_tokenizer(folder), (1,), sight=load_sight(folder))
+    return Recorder(engine, renderer, Sampling(8), 200, server)
+
+
+async def test_programs_show_pictures_by_each_protocol(folder: str, server: EndpointServer):
+    png, engine = noise(56, 84), Recording()
+    encoded = base64.b64encode(png).decode()
+    url = f"data:image/png;base64,{encoded}"
+    source: Any = {"type": "base64", "media_type": "image/png", "data": encoded}
+    asked: Any = {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "How many?"}
+    told: Any = {"type": "input_image", "image_url": url}, {"type": "input_text", "text": "How many?"}
+    block: Any = {"type": "image", "source": source}, {"type": "text", "text": "How many?"}
+    said = recorder(folder, engine, server)
+    async with said.endpoint(10) as at:
+        openai = AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
+        await openai.chat.completions.create(model="m", messages=[{"role": "user", "content": asked}])
+        await openai.responses.create(model="m", input=[{"role": "user", "content": told}])
+        anthropic = AsyncAnthropic(base_url=at.base_url.removesuffix("/v1"), api_key=at.api_key)
+        shown: Any = [{"role": "user", "content": block}]
+        first = await anthropic.messages.create(model="m", max_tokens=8, messages=shown)
+        again = [*shown, {"role": "assistant", "content": first.content[0].text}, *shown]
+        await anthropic.messages.create(model="m", max_tokens=8, messages=again)
+    assert [[image.png for image in images] for _, images in engine.asked] == [[png]] * 3 + [[png, png]]
+    assert len({tuple(ids) for ids, _ in engine.asked[:3]}) == 1
+    one = max(said.trajectories(), key=lambda each: len(each.turns))
+    assert len(one.turns) == len(one.images) == 2
+
+
+async def test_pictures_that_a_program_cannot_show_are_refused_in_one_line(
+    folder: str, server: EndpointServer
+):
+    png = base64.b64encode(noise(8, 8)).decode()
+    url = {"url": f"data:image/png;base64,{png}"}
+    for role, part, complaint in (
+        ("user", {"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}, "none is fetched"),
+        ("user", {"type": "image_url", "image_url": {"url": "data:image/png;base64,!"}}, "messages.0"),
+        ("user", {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "cannot be read"),
+        ("user", {"type": "input_audio", "input_audio": {}}, "knows text, and pictures of users"),
+        ("system", {"type": "image_url", "image_url": url}, "knows text, and pictures of users"),
+    ):
+        async with recorder(folder, Recording(), server).endpoint(10) as at:
+            openai = AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
+            messages: Any = [{"role": role, "content": [part]}, {"role": "user", "content": "Go."}]
+            with pytest.raises(BadRequestError, match=complaint):
+                await openai.chat.completions.create(model="m", messages=messages)
+    async with recorder(resolve_model("starter"), Recording(), server).endpoint(10) as at:
+        openai = AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
+        shown: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]
+        with pytest.raises(BadRequestError, match="the model sees none"):
+            await openai.chat.completions.create(model="m", messages=shown)

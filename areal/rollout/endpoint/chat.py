@@ -22,6 +22,7 @@ from areal.rollout.endpoint.parsing import (
     role_of,
     shown_tools,
 )
+from areal.rollout.endpoint.pictures import content_of
 from areal.rollout.endpoint.shown import THOUGHT
 from areal.rollout.endpoint.stops import stop_strings
 from areal.rollout.endpoint.wire import (
@@ -87,7 +88,8 @@ def _message(given: dict[str, Any], location: str) -> Message:
                 400, f"{location}: {field} cannot be read; this endpoint knows text and tool_calls alone"
             )
     said = given.get("content") or given.get("refusal")
-    message: Message = {"role": role, "content": plain_text(said, location)}
+    read = content_of if role in ("user", "tool") else plain_text
+    message: Message = {"role": role, "content": read(said, location)}
     calls = given.get("tool_calls")
     if role == "assistant" and calls:
         if not isinstance(calls, list):

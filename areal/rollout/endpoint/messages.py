@@ -21,6 +21,7 @@ from areal.rollout.endpoint.parsing import (
     shown_tools,
     vendor_tool,
 )
+from areal.rollout.endpoint.pictures import content_of
 from areal.rollout.endpoint.shown import THOUGHT
 from areal.rollout.endpoint.stops import stop_position, stop_strings
 from areal.rollout.endpoint.wire import (
@@ -118,13 +119,14 @@ def _messages(given: dict[str, Any], location: str) -> Iterator[Message]:
     said = []
     for block in blocks:
         if block.get("type") == "tool_result":
-            text = plain_text(block.get("content"), location)
+            output = content_of(block.get("content"), location)
             number = call_id(block.get("tool_use_id"), location)
-            yield {"role": "tool", "tool_call_id": number, "content": text}
+            yield {"role": "tool", "tool_call_id": number, "content": output}
         else:
             said.append(block)
     if said or not blocks:
-        yield {"role": given["role"], "content": plain_text(said, location)}
+        read = content_of if given["role"] == "user" else plain_text
+        yield {"role": given["role"], "content": read(said, location)}
 
 
 def _assistant(blocks: list[dict[str, Any]], location: str) -> Message:

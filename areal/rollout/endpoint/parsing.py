@@ -62,7 +62,9 @@ def _part_text(part: Any, location: str) -> str:
         if isinstance(text, str):
             return text
     raise Refusal(
-        400, f"{location}: a part of type {shown(kind)} cannot be read; this endpoint knows text alone"
+        400,
+        f"{location}: a part of type {shown(kind)} cannot be read; this endpoint knows text, and pictures of "
+        "users and tools",
     )
 
 

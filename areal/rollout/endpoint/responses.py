@@ -20,6 +20,7 @@ from areal.rollout.endpoint.parsing import (
     shown_tools,
     vendor_tool,
 )
+from areal.rollout.endpoint.pictures import content_of
 from areal.rollout.endpoint.shown import THOUGHT
 from areal.rollout.endpoint.wire import (
     COMMENT,
@@ -136,10 +137,9 @@ def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Messa
         item = _whole(item, location, reading)
         kind = item["type"]
         if kind == "message":
-            said: Message = {
-                "role": role_of(item, location),
-                "content": plain_text(item.get("content"), location),
-            }
+            role = role_of(item, location)
+            read = content_of if role == "user" else plain_text
+            said: Message = {"role": role, "content": read(item.get("content"), location)}
             if said["role"] == "assistant" and thought is not None:
                 said[THOUGHT], thought = thought, None
             messages.append(said)
@@ -151,7 +151,7 @@ def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Messa
             call = function_call(item.get("call_id", ""), name, item.get("arguments"), location)
             messages[-1].setdefault("tool_calls", []).append(call)
         elif kind == "function_call_output":
-            output = plain_text(item.get("output"), location)
+            output = content_of(item.get("output"), location)
             number = call_id(item.get("call_id"), location)
             messages.append({"role": "tool", "tool_call_id": number, "content": output})
         elif kind == "reasoning":  # of what comes next
