@@ -25,7 +25,7 @@ from verifiers_running import verifiers_python
 from viewed_runs import make_record
 
 from areal import api, cli, commands, registry
-from areal.config import merged_settings, parse_config
+from areal.config import Config, merged_settings, parse_config
 from areal.errors import DISTRIBUTION
 from areal.evaluation.benchmark_data import find_benchmark
 from areal.models import resolve_model
@@ -38,6 +38,9 @@ CHECKED = [
     if b.language == "sh" and not b.title and (b.page not in RUN_PAGES or b.directive == "check")
 ]
 INLINE = re.compile(r"(?<!`)`(python\s+(?:benchmarks|scripts)/[a-z][^`]*|areal\s+(?!error)[a-z][^`]*)`(?!`)")
+
+FILES = {"log", "md", "py", "yaml"}
+"""Endings of files that are called like groups of settings, such as engine.log."""
 
 SUMS = "\n".join(json.dumps({"problem": f"1 + {n}?", "answer": str(1 + n)}) for n in range(20))
 PROGRAM = {"code": "def f(a):\n    return a", "test_list": ["assert f(1) == 1"], "task_id": 11}
@@ -188,6 +191,23 @@ def test_commands_within_a_sentence(page: Path, monkeypatch: pytest.MonkeyPatch)
             check_script(words[1:], monkeypatch)
         else:
             known_options(words[1:], found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_within_a_sentence(page: Path):
+    """Settings of others that are called like ours stand behind an ellipsis: `…rollout.n`."""
+    sections = {
+        name: field.default_factory for name, field in Config.model_fields.items() if field.default_factory
+    }
+    groups = {
+        name: set(group.model_fields) for name, group in sections.items() if hasattr(group, "model_fields")
+    }
+    unknown = [
+        f"{group}.{name}"
+        for group, name in re.findall(rf"`({'|'.join(groups)})\.([a-z_]+)(?:=[^`]*)?`", page.read_text())
+        if name not in groups[group] | FILES
+    ]
+    assert unknown == []
 
 
 def known_options(words: list[str], command: str) -> None:

@@ -1,0 +1,126 @@
+"""Which GPUs a model needs: what the memory's plan says of Qwen2.5's shapes on GPUs of stated sizes.
+
+    python benchmarks/which_gpu.py
+
+For each model and machine the first way that fits is printed: *full* (all weights are trained), *full,
+checkpointing* (with activation checkpointing), *LoRA* (an adapter, with all that saves memory: activation
+checkpointing, small micro-batches, 32 episodes in flight, no CUDA graphs). With several GPUs it is the fewest
+learner processes with which it fits, and the engines on the other GPUs: *4 + 4*, or *4 + 2 × 2* for two
+engines of two GPUs each. No GPU is needed: sizes are given, and memory is estimated
+(areal/placement/memory.py). `python benchmarks/memory_estimate.py` compares such estimates with what a
+learner takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from models import QWEN2
+from transformers import Qwen2Config
+
+from areal.config import Config, load_config, override_config
+from areal.errors import UserError
+from areal.placement.inventory import Device, Host, Inventory
+from areal.placement.memory import GIB, Shape
+from areal.placement.placement import place
+from areal.runtime.plan import workload
+
+LARGER: dict[str, dict[str, Any]] = {
+    "14b": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+    },
+    "32b": {
+        "hidden_size": 5120,
+        "intermediate_size": 27648,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 40,
+    },
+}
+for sizes in LARGER.values():
+    sizes |= {"num_key_value_heads": 8, "tie_word_embeddings": False, "vocab_size": 152064}
+MODELS = {**{size: QWEN2[size] for size in ("0.5b", "1.5b", "3b", "7b")}, **LARGER}
+REAL = {24: 23.5, 48: 44.4, 80: 79.2, 141: 139.8}
+"""GiB that CUDA reports of a GPU that is sold as one of so many GB (RTX 4090, L40S, H100, H200)."""
+WAYS: dict[str, list[str]] = {
+    "full": [],
+    "full, checkpointing": ["learner.activation_checkpointing=true"],
+    "LoRA": [
+        "learner.activation_checkpointing=true",
+        "learner.lora_rank=32",
+        "learner.micro_batch_tokens=2048",
+        "rollout.max_concurrent=32",
+        "engine.eager=true",
+    ],
+}
+
+
+def machine(count: int, gigabytes: int) -> Inventory:
+    nbytes = int(REAL[gigabytes] * GIB)
+    name = f"GPU of {gigabytes} GB"
+    gpus = tuple(
+        Device("host", number, f"gpu-{number}", nbytes, str(number), name) for number in range(count)
+    )
+    return Inventory((Host("host", 8 * count, gpus),))
+
+
+def splits(count: int) -> Iterator[tuple[int, int]]:
+    """Yield numbers of learner processes and of GPUs of an engine; on one GPU both are on it."""
+    for processes, parallel in itertools.product((1, 2, 4, 8), repeat=2):
+        if processes + parallel <= count or count == processes == parallel == 1:
+            yield processes, parallel
+
+
+def first_that_fits(shape: Shape, inventory: Inventory, config: Config) -> str:
+    count = len(inventory.devices)
+    for name, settings in WAYS.items():
+        for processes, parallel in splits(count):
+            split = [f"learner.processes={processes}", f"engine.tensor_parallel={parallel}"]
+            tried = override_config(config, [*settings, *split])
+            if (engines := fits(shape, inventory, tried)) is None:
+                continue
+            each = f" × {parallel}" if parallel > 1 else ""
+            return name + (f", {processes} + {engines}{each}" if count > 1 else "")
+    return "no"
+
+
+def fits(shape: Shape, inventory: Inventory, config: Config) -> int | None:
+    """Return the number of engines; None: the model does not fit."""
+    placement = place(inventory, config)
+    assert config.rollout.max_model_len is not None
+    try:
+        placement.with_memory(shape, workload(placement, config, config.rollout.max_model_len))
+    except UserError:
+        return None
+    return len(placement.engines)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = ", ".join(map(str, REAL))
+    arguments.add_argument("--gpus", default="1x24,1x48,1x80,1x141,2x80,8x80", help=f"COUNTxGB, of {known}")
+    arguments.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
+    arguments.add_argument("--max-model-len", type=int, default=2048, help="tokens of a conversation")
+    arguments.add_argument("--batch-size", type=int, default=128, help="episodes of an update")
+    given = arguments.parse_args()
+    machines = [tuple(map(int, machine.split("x"))) for machine in given.gpus.split(",")]
+    length = given.max_model_len
+    rollout = {"batch_size": given.batch_size, "max_model_len": length, "max_new_tokens": length // 2}
+    config = load_config(values={"rollout": rollout, "learner": {"micro_batch_tokens": 8192}})
+    print("| parameters |", " | ".join(f"{count} × {size} GB" for count, size in machines), "|")
+    print("|" + "---|" * (1 + len(machines)))
+    for name in given.models.split(","):
+        shape = Shape.of(Qwen2Config(**MODELS[name]))
+        found = [first_that_fits(shape, machine(count, size), config) for count, size in machines]
+        print(f"| {name.upper()} |", " | ".join(found), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
