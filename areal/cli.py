@@ -17,6 +17,7 @@ from areal.commands import (
     evaluate,
     export,
     models_check,
+    models_merge,
     replay,
     rescore,
     runs,
@@ -359,7 +360,9 @@ def _add_workers(commands: Any) -> None:
 
 def _add_models(commands: Any) -> None:
     models = commands.add_parser(
-        "models", help="check whether a model trains", description="Work with models to train."
+        "models",
+        help="check whether a model trains, or merge an adapter",
+        description="Work with models to train.",
     )
     actions = models.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser(
@@ -381,6 +384,14 @@ def _add_models(commands: Any) -> None:
     check.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(auto)")
     check.add_argument("--json", action="store_true", help="print JSON in place of text")
     check.set_defaults(run=models_check)
+    merge = actions.add_parser(
+        "merge",
+        help="make a whole model of a peft adapter",
+        description="Write the model that a peft adapter and its base amount to: a run can begin from it.",
+    )
+    merge.add_argument("adapter", metavar="ADAPTER", help="a folder with adapter_config.json")
+    merge.add_argument("folder", metavar="FOLDER", help="a new folder")
+    merge.set_defaults(run=models_merge)
 
 
 def _add_sandbox(commands: Any) -> None:

@@ -418,6 +418,14 @@ def models_check(given: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def models_merge(given: argparse.Namespace) -> None:
+    """Make a whole model of an adapter."""
+    from areal.models.merge import merge_adapter
+
+    base = merge_adapter(given.adapter, given.folder)
+    print(f"{given.adapter} and {base} together: {given.folder}")
+
+
 def sandbox_check(given: argparse.Namespace) -> None:
     """Check the sandbox; exit with 1 if it is weak."""
     from areal.sandbox.check import report

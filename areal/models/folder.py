@@ -22,7 +22,8 @@ def check_folder(path: Path) -> Path:
     if not config_path.is_file():
         if (path / "adapter_config.json").is_file():
             raise UserError(
-                f"'{path}' holds a LoRA adapter; merge it into its base model and give that folder"
+                f"'{path}' holds an adapter; make a whole model of it, `areal models merge {path} FOLDER`, "
+                "and give that folder"
             )
         raise UserError(f"'{path}' is no model: it has no config.json (nor a model/ folder that has one)")
     config = read_json(config_path)
@@ -30,9 +31,14 @@ def check_folder(path: Path) -> Path:
     if missing:
         raise UserError(f"'{path}' is no model: its config.json has no {' and no '.join(missing)}")
     _check_weights(path)
-    if not any((path / file).is_file() for file in _TOKENIZER_FILES):
+    if not has_tokenizer(path):
         raise UserError(f"'{path}' has no tokenizer: none of {', '.join(_TOKENIZER_FILES)} is there")
     return path
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a folder has files of a tokenizer."""
+    return any((path / file).is_file() for file in _TOKENIZER_FILES)
 
 
 def _check_weights(path: Path) -> None:

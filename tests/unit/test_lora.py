@@ -20,6 +20,7 @@ from areal.learner import lora
 from areal.learner.learner import Learner
 from areal.learner.packed import pack
 from areal.models import load_tokenizer, resolve_model
+from areal.models.merge import merge_adapter
 from areal.runtime import checkpoint
 from areal.runtime.checkpoint import Checkpoints
 from areal.runtime.export import export_model
@@ -144,6 +145,10 @@ def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Pa
     adapted = PeftModel.from_pretrained(plain(), str(tmp_path / "adapter")).merge_and_unload()
     for name, weight in adapted.named_parameters():
         torch.testing.assert_close(weight, merged[name])
+    assert merge_adapter(tmp_path / "adapter", tmp_path / "by-itself") == STARTER
+    begun = AutoModelForCausalLM.from_pretrained(resolve_model(str(tmp_path / "by-itself")), dtype="auto")
+    for name, weight in begun.named_parameters():
+        torch.testing.assert_close(weight, merged[name])
     (tmp_path / "config.yaml").write_text(f"learner: {{lora_rank: {RANK}}}")
     RunDirectory(tmp_path).log_start({"device": "cpu"})
     assert export_model(tmp_path, tmp_path / "of-1", 1) == 1
@@ -151,6 +156,22 @@ def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Pa
     assert all(torch.equal(p, at_saved[name]) for name, p in alone.named_parameters())
     with pytest.raises(UserError, match=rf"own: model=starter learner\.lora_rank={RANK}"):
         checkpoint.load_learner(saved, make_learner(lora_rank=0))
+
+
+def test_an_adapter_that_does_not_merge_says_why_and_leaves_nothing(tmp_path: Path):
+    learner, target = make_learner(), tmp_path / "model"
+    complaints = {"no-such-model": "unknown model 'no-such-model'", "": "does not say which model"}
+    for base, complaint in complaints.items():
+        lora.write_adapter(tmp_path / "adapter", learner.model, base, lora.adapter_of(learner.model))
+        with pytest.raises(UserError, match=complaint):
+            merge_adapter(tmp_path / "adapter", target)
+    with pytest.raises(UserError, match=r"no adapter: it has no adapter_config\.json"):
+        merge_adapter(tmp_path, target)
+    other = {f"{name}.wrong": weight for name, weight in lora.adapter_of(learner.model).items()}
+    lora.write_adapter(tmp_path / "adapter", learner.model, STARTER, other)
+    with pytest.raises(UserError, match="does not fit"):
+        merge_adapter(tmp_path / "adapter", target)
+    assert not list(tmp_path.glob(".partial*")) + list(tmp_path.glob("model"))
 
 
 def test_a_run_can_be_had_again():

@@ -124,7 +124,7 @@ def test_no_config(model: Path):
     (model / "config.json").unlink()
     assert "no config.json" in refused(model)
     (model / "adapter_config.json").write_text("{}")
-    assert "LoRA" in refused(model)
+    assert f"areal models merge {model} FOLDER" in refused(model)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""A peft adapter made into a whole model, from which a run can begin."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from areal.errors import UserError, install_hint
+from areal.models.folder import first_line, has_tokenizer, read_json
+from areal.models.loading import load_tokenizer
+from areal.models.resolve import resolve_model
+
+
+def merge_adapter(adapter: str | Path, folder: str | Path) -> str:
+    """Write the model that an adapter and its base amount to, in the type of the base.
+
+    The product is added in float32, and rounded once. The tokenizer is the adapter's, if it has one.
+
+    Args:
+        adapter: a folder that ``peft`` wrote, of a causal language model.
+        folder: a new folder, or an empty one.
+
+    Returns:
+        The base: a folder or a hub id.
+
+    Raises:
+        UserError: no such adapter or base, or the folder cannot be written.
+    """
+    source, target = Path(adapter).expanduser(), Path(folder).expanduser()
+    if not (source / "adapter_config.json").is_file():
+        raise UserError(f"'{source}' is no adapter: it has no adapter_config.json")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is there already; give a new folder")
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(f"merging needs peft: {install_hint('lora')}")
+    config = read_json(source / "adapter_config.json")
+    if not (named := config.get("base_model_name_or_path")):
+        raise UserError(f"'{source}' does not say which model it belongs to (base_model_name_or_path)")
+    base = resolve_model(str(named))
+    partial = target.with_name(f".partial-{target.name}")
+    try:
+        _write(source, base, partial)
+        if target.exists():  # empty
+            target.rmdir()
+        partial.rename(target)
+    except OSError as error:
+        raise UserError(f"cannot merge '{source}' into '{target}': {first_line(error)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return base
+
+
+def _write(source: Path, base: str, folder: Path) -> None:
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of what is an error below
+            adapted = PeftModel.from_pretrained(model, str(source))
+        wrong = (
+            get_peft_model_state_dict(adapted).keys() ^ load_peft_weights(str(source), device="cpu").keys()
+        )
+        if wrong:
+            raise ValueError(f"one of them alone has {min(wrong)}, and {len(wrong) - 1} more")
+        merged: Any = adapted.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise UserError(f"the adapter '{source}' does not fit '{base}': {first_line(error)}") from error
+    tokenizer = load_tokenizer(str(source) if has_tokenizer(source) else base)
+    merged.to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
