@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,13 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 from pydantic import BaseModel, Field
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from areal.config import Config
 
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts/reference.py")
 reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)
@@ -51,6 +56,25 @@ def test_the_pages(site: Path):
         assert "arithmatex" not in text, f"{page.name}: a formula that was not drawn"
         loaded = re.findall(r'(?:src|<link[^>]* href)="(https?://[^"]+)"', text)
         assert not loaded, f"{page.name} loads {loaded} from elsewhere"
+
+
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser (Debian: chromium chromium-driver)")
+def test_the_search_works_without_a_server(site: Path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    with webdriver.Chrome(options, webdriver.ChromeService(DRIVER)) as browser:
+        browser.get((site / "index.html").as_uri())
+        browser.find_element(By.CSS_SELECTOR, "label[for=__search]").click()
+        box = browser.find_element(By.CLASS_NAME, "md-search__input")
+        WebDriverWait(browser, 60).until(lambda _: box.is_displayed())
+        box.send_keys("staleness")
+        WebDriverWait(browser, 60).until(
+            lambda _: browser.find_elements(
+                By.CSS_SELECTOR, "a.md-search-result__link[href*='staleness.html']"
+            )
+        )
 
 
 def test_links_of_the_readme_lead_somewhere(site: Path):
