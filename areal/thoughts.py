@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -74,6 +74,24 @@ def thought_of(
         return Thought(longest, "own")
     # Spelled in several tokens, whose last one may be the beginning of the words, too.
     return Thought(bisect_left(range(longest), True, key=lambda n: CLOSE in decode(ids[:n])), "own")
+
+
+def measured(thoughts: Iterable[Thought | None]) -> dict[str, float]:
+    """Return how long thoughts are on average, and how they end; nothing if there are none.
+
+    Returns:
+        ``thought``: mean tokens; ``thought_unended`` and ``thought_cut``: shares of those without an end, and
+        of those that were ended because their budget was used up.
+    """
+    found = [thought for thought in thoughts if thought is not None]
+    ends = [thought.end for thought in found]
+    if not found:
+        return {}
+    return {
+        "thought": sum(thought.tokens for thought in found) / len(found),
+        "thought_unended": ends.count("none") / len(found),
+        "thought_cut": ends.count("budget") / len(found),
+    }
 
 
 def without_thoughts(text: str) -> str:

@@ -15,6 +15,7 @@ from areal.evaluation.responses import FAILED, Response
 from areal.rollout.engine import Sampling
 from areal.rollout.seeds import derive
 from areal.rollout.worker import EpisodeRunner
+from areal.thoughts import Thought
 from areal.trajectory import Episode
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class EpisodeOutcome:
     env: str = ""
     failure: str = ""
     expected: str = ""
+    thoughts: list[Thought] = field(default_factory=list)
     conversations: Sequence[Conversation] = ()
 
     @classmethod
@@ -52,6 +54,7 @@ class EpisodeOutcome:
             env=episode.env,
             failure=episode.failure,
             expected=episode.expected,
+            thoughts=[found for t in episode.trajectories for found in t.thoughts if found is not None],
             conversations=episode.trajectories,
         )
 

@@ -15,6 +15,7 @@ from areal.disk import one_line, write_whole
 from areal.evaluation.estimators import mean_interval, pass_at_k
 from areal.evaluation.responses import FAILED, Header, Response
 from areal.rollout.engine import Sampling
+from areal.thoughts import measured
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +38,7 @@ class Report:
         busy: share of ``seconds`` in which the engine was generating, if it is ours.
         in_flight: responses in flight at once, on average.
         failure: what the first response failed of whose agent, or program, failed.
+        thoughts: how long they are, and how they end; see :func:`areal.thoughts.measured`.
 
     Raises:
         ValueError: no problems, or the three tables differ in shape.
@@ -57,6 +59,7 @@ class Report:
     busy: float | None = None
     in_flight: float | None = None
     failure: str = ""
+    thoughts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -197,12 +200,19 @@ class Report:
             ("mean length", f"{self.mean_length:.1f} tokens"),
             ("truncated", f"{self.truncated:.1%}"),
             ("finishes", _listed(self.finish_counts, "d")),
+            ("thoughts", self._thoughts()),
             ("failed", self.failure_summary()),
             *self._speed(),
             ("source", self.source),
             ("settings", ", ".join(f"{name}={value}" for name, value in self.settings.items())),
         ]
         return [(name, value) for name, value in rows if value]
+
+    def _thoughts(self) -> str:
+        if not self.thoughts:
+            return ""
+        length, unended, cut = (self.thoughts[n] for n in ("thought", "thought_unended", "thought_cut"))
+        return f"{length:.1f} tokens, {unended:.1%} without an end, {cut:.1%} cut by their budget"
 
     def _speed(self) -> list[tuple[str, str]]:
         if not self.seconds:
@@ -246,6 +256,7 @@ def report(responses: list[Response], samples: int, **known: Any) -> Report:
         lengths=[[r.tokens for r in row] for row in rows],
         parts=_mean_parts(responses),
         members=_members(rows),
+        thoughts=measured(thought for r in responses for thought in r.thoughts),
         **known,
     )
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from areal.disk import one_line, write_whole
 from areal.errors import UserError
 from areal.evaluation.conversations import Conversation, conversations_path, write_conversations
+from areal.thoughts import Thought
 
 FORMAT = 1
 """Of the file; a reader refuses others."""
@@ -39,6 +40,7 @@ class Response:
         env: which environment of a mixture the problem is of; empty if it is of none.
         failure: what the agent, or its program, failed of; empty if it did not.
         expected: what would have been right, where the environment says so.
+        thoughts: of each turn whose prompt and chat template have thoughts.
     """
 
     problem: int
@@ -53,6 +55,7 @@ class Response:
     env: str = ""
     failure: str = ""
     expected: str = ""
+    thoughts: list[Thought] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def read_responses(path: Path) -> tuple[Header, list[Response]]:
 def read_response(line: str, where: str) -> Response:
     """Return the response of a line; raises UserError, which names ``where`` it is, if it has none."""
     found: Response = _parse(Response, line, where)
-    return found
+    return replace(found, thoughts=[Thought(*values) for values in found.thoughts])
 
 
 def read_header(line: str, where: str) -> Header:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from areal.thoughts import measured
 from areal.trajectory import Batch, Episode
 
 _PARTS = ("model", "env", "env_queue", "verifier")
@@ -76,6 +77,7 @@ def _of_batch(batch: Batch) -> dict[str, float]:
     rewards = np.array([reward for e in episodes for reward in e.returns.values()])
     lengths = np.array([e.sampled for e in episodes])
     parts = sorted({name for e in episodes for name in e.reward_parts})
+    thoughts = [thought for t in batch.trajectories for thought in t.thoughts]
     return {
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std()),
@@ -93,19 +95,7 @@ def _of_batch(batch: Batch) -> dict[str, float]:
         "response/failed": float(np.mean([bool(e.failure) for e in episodes])),
         "response/turns_mean": float(np.mean([sum(len(t.turns) for t in e.trajectories) for e in episodes])),
         "response/trajectories_mean": len(batch.trajectories) / len(episodes),
-        **_of_thoughts(batch),
-    }
-
-
-def _of_thoughts(batch: Batch) -> dict[str, float]:
-    """Return how long thoughts are and how they end; nothing of a model that does not think."""
-    thoughts = [thought for t in batch.trajectories for thought in t.thoughts if thought is not None]
-    if not thoughts:
-        return {}
-    return {
-        "response/thought": float(np.mean([thought.tokens for thought in thoughts])),
-        "response/thought_unended": float(np.mean([thought.end == "none" for thought in thoughts])),
-        "response/thought_cut": float(np.mean([thought.end == "budget" for thought in thoughts])),
+        **{f"response/{name}": value for name, value in measured(thoughts).items()},
     }
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from areal.evaluation.report import Report, conditions
+from areal.evaluation.report import Report, conditions, report_of
+from areal.evaluation.responses import Header, Response, read_responses, write_responses
+from areal.thoughts import Thought
 
 
 def test_what_a_figure_depends_on_is_reported():
@@ -40,6 +43,20 @@ def test_parts_of_a_reward_are_reported_where_there_are_several():
     assert "correct 1.000, format 0.200" in report.markdown()
     assert Report.from_json(report.to_json()) == report
     assert "parts" not in Report(**base, parts={"correct": 1.0}).markdown()
+
+
+def test_thoughts_are_reported_where_there_are_some(tmp_path):
+    header = Header("sums", "e", {}, "single-turn", {}, "m", 2, 1, 0, {})
+    said = [[Thought(10, "own"), Thought(0, "own")], [Thought(30, "budget"), Thought(20, "none")]]
+    rows = [Response(i, 0, {}, [], 1.0, {}, "eos", 40, thoughts=thoughts) for i, thoughts in enumerate(said)]
+    write_responses(tmp_path / "a.jsonl", header, rows)
+    found, read = read_responses(tmp_path / "a.jsonl")
+    assert (found, read) == (header, rows)
+    made = report_of(found, read, seconds=0.0)
+    assert "15.0 tokens, 25.0% without an end, 25.0% cut by their budget" in made.markdown()
+    assert Report.from_json(made.to_json()) == made
+    without = report_of(found, [replace(row, thoughts=[]) for row in rows], seconds=0.0)
+    assert "thoughts" not in without.markdown()
 
 
 def report(scores, **other) -> Report:
