@@ -23,7 +23,7 @@ class Pictures:
     """The pictures that are computed in a row of N tokens, in the order of their placeholders.
 
     Attributes:
-        values: ``[P, D]``, the patches of all of them.
+        values: ``[P, D]``, the patches of all of them, on the host: a batch has many.
         grids: ``[I, 3]``, patches of each in time, height and width.
         places: ``[F]``, place in the row of each of their placeholders, ascending.
     """
@@ -44,7 +44,7 @@ def positions_of(length: int, images: Sequence[Image], sight: Sight) -> np.ndarr
         text = image.start - end
         parts.append(np.broadcast_to(np.arange(begun, begun + text), (3, text)))
         begun += text
-        frames, height, width = sight.pixels(image.png).grid
+        frames, height, width = sight.grid(image.png)
         grid = np.indices((frames, height // sight.merge, width // sight.merge)).reshape(3, -1)
         parts.append(grid + begun)
         begun += int(grid.max()) + 1
@@ -77,7 +77,7 @@ def pictures_of(
     if not found:
         return None
     return Pictures(
-        to_device(np.concatenate([pixels.values for pixels in found]), device),
+        torch.from_numpy(np.concatenate([pixels.values for pixels in found])),
         to_device(np.array([pixels.grid for pixels in found], dtype=np.int64), device),
         to_device(np.concatenate(places), device),
     )
@@ -89,7 +89,7 @@ def embedded(trunk: Any, tokens: torch.Tensor, pictures: Pictures) -> dict[str, 
     Which tokens are a picture's is known by their places: a placeholder that the policy sampled is none.
     """
     with torch.no_grad():
-        seen = trunk.get_image_features(pictures.values, pictures.grids)
+        seen = trunk.get_image_features(pictures.values.to(tokens.device), pictures.grids)
     embeddings = trunk.get_input_embeddings()(tokens)
     features = torch.cat(list(seen.pooler_output)).to(embeddings.dtype)
     found: dict[str, Any] = {"inputs_embeds": embeddings.index_copy(1, pictures.places, features[None])}

@@ -19,8 +19,8 @@ from areal.models.loading import load_tokenizer, model_config
 
 FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """Kinds of models whose pictures areal knows, and how they are called."""
-_REMEMBERED = 64
-"""Pictures whose pixels are kept: those of the groups that begin at once."""
+_PIXELS, _GRIDS = 16, 256
+"""Pictures whose pixels are kept, which are 25 MB for one of 1024×1024, and those whose grids are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class Sight:
         self.token: int = config.image_token_id
         self.merge: int = config.vision_config.spatial_merge_size
         self.processor = processor
-        self.pixels = lru_cache(_REMEMBERED)(self._pixels)
+        self.pixels = lru_cache(_PIXELS)(self._pixels)
+        self.grid = lru_cache(_GRIDS)(self._grid)
 
     def _pixels(self, png: bytes) -> Pixels:
         """Return a picture as the tower takes it."""
@@ -60,9 +61,13 @@ class Sight:
         [grid] = made["image_grid_thw"].tolist()
         return Pixels(np.asarray(made["pixel_values"], dtype=np.float32), tuple(grid))
 
+    def _grid(self, png: bytes) -> tuple[int, int, int]:
+        """Return how many patches a picture has in time, height and width."""
+        return self.pixels(png).grid
+
     def count(self, png: bytes) -> int:
         """Return how many placeholders a picture has."""
-        frames, height, width = self.pixels(png).grid
+        frames, height, width = self.grid(png)
         return frames * height * width // self.merge**2
 
     def place(self, ids: list[int], pngs: list[bytes]) -> tuple[list[int], tuple[Image, ...]]:

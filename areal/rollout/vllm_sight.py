@@ -16,6 +16,8 @@ from areal.models.sight import Sight
 
 _MOST = 256
 """Pictures in one conversation."""
+_KEPT = 16
+"""Pictures that are kept as vLLM takes them, since the members of a group begin together."""
 
 
 def arguments() -> dict[str, Any]:
@@ -66,7 +68,7 @@ class Prompts:
 
     def __init__(self, sight: Sight) -> None:
         self._sight = sight
-        self._item = lru_cache(64)(self._new_item)
+        self._item = lru_cache(_KEPT)(self._new_item)
 
     def prompt(self, ids: list[int], images: Sequence[Image], salt: str) -> dict[str, Any]:
         """Return a prompt of which nothing is left to be made; ``salt`` as in vLLM's prefix cache."""
