@@ -5,19 +5,19 @@
 (0.9982, {'correct': 1.0, 'length': -0.0018})
 
 A part is any function of what is known of an answer; ``areal.registry.rewards`` knows them by name, and
-``"my_package.module:function"`` names any other. Environments show the parts in ``info["reward_parts"]``.
+``"my_package.module:function"`` and ``"path/to/file.py:function"`` name any other. Environments show the
+parts in ``info["reward_parts"]``.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from areal.errors import UserError
-from areal.registry import rewards
+from areal.registry import load_object, rewards
 
 LONG = 1000
 """Characters of an answer whose ``length`` is −1."""
@@ -62,8 +62,8 @@ class Reward:
     """Weighted parts.
 
     Args:
-        weights: the weight of each part, by its name in the registry or as ``"module:function"``; None: the
-            verifier's score alone.
+        weights: the weight of each part, by its name in the registry, as ``"module:function"`` or as
+            ``"path/to/file.py:function"``; None: the verifier's score alone.
 
     Raises:
         UserError: no parts, an unknown one, or a weight that is no number.
@@ -92,13 +92,12 @@ class Reward:
 
 
 def _part(name: str) -> Part:
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         return rewards.get(name)
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"rewards: '{name}' cannot be imported: {error}") from error
+        found = load_object(name)
+    except UserError as error:
+        raise UserError(f"rewards: {error}") from error
     if not callable(found):
         raise UserError(f"rewards: '{name}' is no function")
     return found

@@ -46,6 +46,12 @@ def test_functions_of_ones_own(monkeypatch):
         Reward({"nan": 1.0})(judged)
 
 
+def test_functions_in_a_file(tmp_path):
+    (tmp_path / "my_parts.py").write_text("def terse(judged):\n    return float(len(judged.answer) < 5)\n")
+    name = f"{tmp_path}/my_parts.py:terse"
+    assert Reward({"correct": 1.0, name: 0.5})(Judged("?", "4", found=True, correct=1.0))[0] == 1.5
+
+
 @pytest.mark.parametrize(
     ("weights", "complaint"),
     [
@@ -54,7 +60,9 @@ def test_functions_of_ones_own(monkeypatch):
         ({"corect": 1.0}, "did you mean 'correct'"),
         ({"correct": "much"}, "no number"),
         ({"correct": float("inf")}, "no number"),
-        ({"areal.nothing:f": 1.0}, "cannot be imported"),
+        ({"areal.nothing:f": 1.0}, r"rewards: .* there is no module areal\.nothing"),
+        ({"nothing.py:f": 1.0}, r"rewards: there is no file 'nothing\.py'"),
+        ({"areal.rewards.parts:lenght": 1.0}, "did you mean 'length'"),
         ({"areal.rewards.parts:LONG": 1.0}, "no function"),
     ],
 )
