@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from areal.errors import EngineLost
+from areal.errors import EngineLost, UserError
 from areal.rollout import vllm_sight
 from areal.rollout.engine import Interruption
 from areal.step_sizes import BATCHED_TOKENS
@@ -162,6 +162,11 @@ def engine_config(settings: EngineSettings) -> Any:
 
     config = AsyncEngineArgs(**arguments(settings)).create_engine_config(headless=settings.host > 0)
     if settings.device == "cpu" and settings.experts:
+        if not config.cache_config.enable_prefix_caching:  # which latent attention does without there
+            raise UserError(
+                "learner.router_replay=true: on a CPU vLLM cannot keep the experts of tokens for a model "
+                "with latent attention, as DeepSeek's are; set it to false"
+            )
         # vLLM's own setting it refuses for a CPU.
         config.additional_config = {RECORDS_EXPERTS: True}
     if settings.device == "cpu" and config.model_config.use_mla:
