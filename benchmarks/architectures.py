@@ -35,6 +35,11 @@ REASONS = {
     "which new weights come to an engine, which would keep the old ones.",
 }
 """What known findings mean, by a part of their text; the last that fits counts."""
+OF_FAMILY = {
+    "phimoe": "vLLM knows this architecture by another name than transformers, serves it by transformers' "
+    "own code, and dies where that routes tokens.",
+}
+"""What findings about a type in transformers mean, whose text does not say it."""
 LIMIT = 600
 """Seconds for one model."""
 
@@ -72,13 +77,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepSeek-V2": ("deepseek_v2", {**_V2_ROUTES, "n_routed_experts": 64, "num_experts_per_tok": 6}),
     "DeepSeek-V3, Kimi K2": ("deepseek_v3", {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}),
     "GLM-4": ("glm4", {}),
-    "GLM-4.5": ("glm4_moe", {}),
+    "GLM-4.5": ("glm4_moe", {"head_dim": 128}),
+    "GLM-4.7-Flash": ("glm4_moe_lite", {}),
     "Cohere": ("cohere", {}),
     "Cohere 2": ("cohere2", {}),
-    "Ernie 4.5": ("ernie4_5", {}),
+    "ERNIE 4.5": ("ernie4_5", {}),
+    "ERNIE 4.5 MoE": ("ernie4_5_moe", {}),
     "Seed-OSS": ("seed_oss", {}),
     "EXAONE 4": ("exaone4", {}),
     "StarCoder 2": ("starcoder2", {}),
+    "Phi-3.5-MoE": ("phimoe", {}),
+    "Granite MoE": ("granitemoe", {"attention_multiplier": 0.25, "logits_scaling": 8.0}),
+    "Hunyuan": ("hunyuan_v1_dense", {"head_dim": 128}),
+    "Hunyuan MoE": ("hunyuan_v1_moe", {"head_dim": 128}),
+    "MiniMax M2": ("minimax_m2", {}),
+    "dots.llm1": ("dots1", {"n_routed_experts": 128}),
+    "Apertus": ("apertus", {}),
+    "Nemotron": ("nemotron", {}),
+    "Falcon": ("falcon", {}),
     "GPT-2": ("gpt2", {}),
     "Qwen2-VL": ("qwen2_vl", {}),
     "Qwen2.5-VL": ("qwen2_5_vl", {}),
@@ -134,7 +150,7 @@ def table(results: dict[str, Any]) -> str:
         cells = [worst(found[way], what) for what in ("all weights", "adapter") for way in ("tied", "untied")]
         mark = ""
         if wrong:
-            note = explained(wrong[0])
+            note = OF_FAMILY.get(found["type"]) or explained(wrong[0])
             notes += [note] if note not in notes else []
             mark = f" [{notes.index(note) + 1}]"
         lines.append(f"| {name}{mark} | `{found['type']}` | {' | '.join(cells)} |")
