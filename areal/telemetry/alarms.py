@@ -166,12 +166,16 @@ def _cut_off(recent: Lines) -> str:
         return ""
     length = finite(recent[-1], "response/length_mean")
     mean = "" if length is None else f" (of {length:,.0f} tokens on average)"
-    share = "all" if _all(recent, "response/truncated", lambda x: x == 1) else "nearly all"
-    thinking = _all(recent, "response/thought_unended", lambda x: x > _THINKING)
-    budget = ", or set rollout.thinking_budget, since most were still thinking" if thinking else ""
+    every = _all(recent, "response/truncated", lambda x: x == 1)
+    more = ""
+    if _all(recent, "response/thought_unended", lambda x: x > _THINKING):
+        more = ", or set rollout.thinking_budget, since most were still thinking"
+    elif every:
+        more = "; if they never end by themselves, `areal models check` says at which token the model stops"
+    share = "all" if every else "nearly all"
     return (
-        f"{share} responses were cut off at the length limit in {_when(recent)}{mean}: raise "
-        f"rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses{budget}"
+        f"{share} responses were cut off at the length limit in {_when(recent)}{mean}: "
+        f"raise rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses{more}"
     )
 
 

@@ -95,6 +95,19 @@ def test_what_is_wrong_long_enough_is_said(wrong: dict[str, Any], name: str, say
 
 
 @pytest.mark.parametrize(
+    ("cut", "suspected"),
+    [
+        ({"response/truncated": 1.0}, True),
+        ({"response/truncated": 0.96}, False),  # some do end
+        ({"response/truncated": 1.0, "response/thought_unended": 0.6}, False),  # thoughts explain it
+    ],
+)
+def test_the_end_of_turn_is_suspected_where_nothing_ends(cut: dict[str, Any], suspected: bool):
+    [alarm] = alarms(run((PATIENCE, cut)))
+    assert ("`areal models check`" in alarm.line) == suspected
+
+
+@pytest.mark.parametrize(
     "well",
     [
         {"advantage/zero": 0.99},
