@@ -15,11 +15,8 @@ from areal.thoughts import CLOSE
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab", "opentelemetry"]
 
-THOUGHT_END = (
-    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking "
-    "directly now.\n</think>\n\n"
-)
-"""The words by which Qwen3 was taught to end a thought whose budget is used up."""
+THOUGHT_END = "\n\nMy budget for thinking is used up, so I answer now.\n</think>\n\n"
+"""What ends a thought whose budget is used up."""
 STARTER = "starter"
 """The name of the model that ships with the package."""
 
