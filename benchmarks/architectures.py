@@ -36,10 +36,10 @@ REASONS = {
 }
 """What known findings mean, by a part of their text; the last that fits counts."""
 OF_FAMILY = {
-    "cohere2": "In layers with a window a token sees one token more in vLLM than in transformers, so that the "
-    "two differ from the window's length on (4096 tokens in published models).",
-    "phimoe": "vLLM knows this architecture by another name than transformers, serves it by its code, and dies "
-    "where that routes tokens.",
+    "cohere2": "In layers with a window a token sees one token more in vLLM than in transformers, so that "
+    "the two differ from the window's length on (4096 tokens in published models).",
+    "phimoe": "vLLM knows this architecture by another name than transformers, serves it by its code, and "
+    "dies where that routes tokens.",
 }
 """What findings about a type in transformers mean, whose text does not say it."""
 LIMIT = 600
