@@ -64,10 +64,15 @@ class DataEnv(ProblemEnv[Pair]):
         return problem.problem
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Judge an answer; the episode is over."""
+        """Judge an answer; the episode is over. Raises ValueError if the verifier's score is none."""
         problem = self.problem
         with span("verifier", self._verifier):
             score = self._verify(action, problem.answer)
+        if score is not None and not 0 <= score <= 1:  # nan is neither
+            raise ValueError(
+                f"the verifier '{self._verifier}' returned {score}, but a score is from 0 to 1: scale it "
+                "and give its weight by rewards={correct: 2.0}"
+            )
         judged = Judged(problem.problem, action, score is not None, float(score or 0.0))
         reward, parts = self._reward(judged)
         return "", reward, True, False, {"reward_parts": parts, "expected": problem.answer}

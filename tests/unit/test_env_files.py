@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from areal.agents.interface import Env, Model
 from areal.authoring import check
+from areal.envs.from_data import DataEnv
 from areal.envs.mixture import MixtureEnv, pattern, turn
 from areal.errors import UserError
 from areal.registry import env_label, make_env
@@ -206,3 +207,18 @@ def test_named_verifiers():
     assert exact(" yes\n", "yes") == 1.0
     assert exact("yes.", "yes") == 0.0
     assert exact(" ", "") is None
+
+
+@pytest.mark.parametrize("said", ["-0.1", "1.5", "nan"])
+def test_a_score_of_a_verifier_is_from_0_to_1(tmp_path, said):
+    (tmp_path / "sums.jsonl").write_text(
+        '{"problem": "1 + 1", "answer": "2"}\n{"problem": "1 + 2", "answer": "3"}\n'
+    )
+    (tmp_path / "own.py").write_text("def score(words, expected):\n    return float(words)\n")
+    env = DataEnv(f"{tmp_path}/sums.jsonl", verifier=f"{tmp_path}/own.py:score")
+    for words in ("0", "0.5", "1"):
+        env.reset(seed=0)
+        assert env.step(words)[1] == float(words)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=rf"own\.py:score' returned {said}, but a score is from 0 to 1"):
+        env.step(said)
