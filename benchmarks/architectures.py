@@ -27,19 +27,19 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 NOTE = 180
 """Characters of a note below the table."""
 REASONS = {
-    "no module or parameter named 'lm_head'": "vLLM has embeddings and output layer of this family "
-    "tied, as all its published models have them.",
-    "the engine gets nothing for its lm_head.weight:": "vLLM never ties embeddings and output layer of this "
-    "family, and no published model of it has them tied.",
-    "the engine does not get all of its": "vLLM loads experts and sinks of this family past the interface by "
-    "which new weights come to an engine, which would keep the old ones.",
+    "no module or parameter named 'lm_head'": "vLLM always ties embeddings and output layer of this "
+    "family. All its published models have them tied.",
+    "the engine gets nothing for its lm_head.weight:": "vLLM never ties embeddings and output layer of "
+    "this family. No published model of it has them tied.",
+    "the engine does not get all of its": "vLLM's interface for weight updates does not reach the experts "
+    "and sinks of this family: the engine would keep the old ones.",
 }
 """What known findings mean, by a part of their text; the last that fits counts."""
 OF_FAMILY = {
-    "cohere2": "In layers with a window a token sees one token more in vLLM than in transformers, so that "
-    "the two differ from the window's length on (4096 tokens in published models).",
-    "phimoe": "vLLM knows this architecture by another name than transformers, serves it by its code, and "
-    "dies where that routes tokens.",
+    "cohere2": "The sliding window is one token longer in vLLM than in transformers: the two differ from "
+    "the window's length on (4096 tokens in published models).",
+    "phimoe": "vLLM knows this architecture under another name than transformers, falls back to "
+    "transformers' code, and crashes in its routing of tokens.",
 }
 """What findings about a type in transformers mean, whose text does not say it."""
 LIMIT = 600
