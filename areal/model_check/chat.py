@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from areal.agents.interface import BadRequest, Message, Tool
 from areal.rollout.rendering import Renderer
 from areal.rollout.tools.formats import FORMATS
+from areal.rollout.turn_end import missed_end, stops
 from areal.thoughts import CLOSE, OPEN, marks_thoughts
 
 _QUESTION, _ANSWER, _NEXT = "What is 2 + 3?", "It is 5.", "And 2 + 4?"
@@ -72,20 +73,14 @@ def _said(content: str) -> Message:
 
 
 def _end_of_turn(tokenizer: Any, renderer: Renderer) -> Finding:
-    whole = renderer.opening([_user(_QUESTION), _said(_ANSWER), _user(_NEXT)]).text
-    behind = whole.rpartition(_NEXT)[0].rpartition(_ANSWER)[2]
-    ends = [tokenizer.decode([token]) for token in renderer.eos_ids]
-    listed = ", ".join(ends)
-    if any(behind.lstrip().startswith(end) for end in ends):
+    listed = ", ".join(stops(tokenizer, renderer))
+    missed = missed_end(tokenizer, renderer)
+    if missed is None:
         return Finding("end of turn", True, f"the model stops at {listed}")
-    if renderer.tools.format is not None and renderer.tools.format.whole:
-        return Finding(
-            "end of turn", True, f"the model stops at {listed}; in a history it is {behind[:20]!r}"
-        )
     return Finding(
         "end of turn",
         False,
-        f"the template ends a turn by {behind[:20]!r}, at which the model does not stop (it does at "
+        f"the template ends a turn by {missed!r}, at which the model does not stop (it does at "
         f"{listed}): name the token in eos_token_id of generation_config.json",
     )
 

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from areal.agents.interface import BadRequest
 from areal.agents.program import Program
 from areal.config import Config
 from areal.errors import UserError
 from areal.models import load_tokenizer, resolve_model
 from areal.models.loading import unreachable
 from areal.models.sight import FAMILIES, auto_class, sees
-from areal.rollout.rendering import eos_ids
+from areal.rollout.rendering import Renderer, eos_ids
+from areal.rollout.turn_end import missed_end, stops
 from areal.thoughts import marks_thoughts
 
 _TRIED = [{"role": "user", "content": "What is 1 + 1?"}]
@@ -41,7 +43,24 @@ def check_model(path: str, training: bool) -> list[str]:
     if tokenizer.chat_template is None:
         return [f"{path} has no chat template: it reads the bare text of all messages, one after the other"]
     _check_template(path, tokenizer)
-    return []
+    return _ends(path, tokenizer, eos)
+
+
+def _ends(path: str, tokenizer: Any, eos: tuple[int, ...]) -> list[str]:
+    """Return a warning if the model goes on where its chat template ends a turn."""
+    renderer = Renderer(tokenizer, eos)
+    try:
+        missed = missed_end(tokenizer, renderer)
+    except BadRequest:  # a template of one turn alone
+        return []
+    if missed is None:
+        return []
+    listed = ", ".join(stops(tokenizer, renderer))
+    return [
+        f"warning: the chat template of {path} ends a turn by {missed!r}, at which the model does not stop "
+        f"(it does at {listed}): its responses will end by their limit alone; name the token in eos_token_id "
+        "of its generation_config.json"
+    ]
 
 
 def check_architecture(path: str, training: bool) -> Any:

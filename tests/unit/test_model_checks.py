@@ -116,6 +116,22 @@ def test_a_model_without_a_template_is_noticed(model: Path):
     assert "has no chat template" in notice
 
 
+def test_a_model_that_goes_on_where_its_template_ends_a_turn_is_noticed(model: Path):
+    path, tokenizer = model / "chat_template.jinja", load_tokenizer(str(model))
+    ends, text = tokenizer.eos_token, tokenizer.chat_template
+    settings("tokenizer_config.json", chat_template=None)(model)
+    path.write_text(text.replace(ends, "<|over|>"))
+    (notice,) = check_model(str(model), training=True)
+    assert notice.startswith("warning: ")
+    assert "ends a turn by '<|over|>" in notice
+    assert f"(it does at {ends})" in notice
+    path.write_text("{% for m in messages[-1:] %}{{ m.content }}{% endfor %}")
+    assert check_model(str(model), training=True) == [], "it drops earlier turns, and nobody can tell"
+    refuses = "{% if messages|length > 1 %}{{ raise_exception('One!') }}{% endif %}"
+    path.write_text(refuses + text)
+    assert check_model(str(model), training=True) == []
+
+
 @pytest.mark.parametrize("family", ["mamba2", "qwen3-next"])
 def test_a_model_with_a_state_is_refused(tmp_path: Path, family: str):
     folder = make(family, tmp_path)
