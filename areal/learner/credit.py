@@ -77,7 +77,7 @@ def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: in
     that reward, or in the one of their turn.
 
     Args:
-        max_new_tokens: tokens of the longest response allowed.
+        max_new_tokens: tokens of the longest response allowed, what is put in to end its thought included.
     """
     rows, owners = _rows(episodes)
     if objective.turn_discount is None:
@@ -116,7 +116,7 @@ def _rows(episodes: Sequence[Episode]) -> tuple[list[_Row], list[int]]:
 def _of_rows(rows: Sequence[_Row], owners: list[int], objective: Objective, max_new_tokens: int) -> Credit:
     returns = torch.tensor([row.reward for row in rows])
     if objective.overlong > 0:
-        turns = [max(int(turn_lengths(t).max()) for t in row.trajectories) for row in rows]
+        turns = [max(int(response_lengths(t).max()) for t in row.trajectories) for row in rows]
         returns -= overlong_penalty(torch.tensor(turns).float(), max_new_tokens, objective.overlong)
     lengths = torch.tensor([[sum(t.sampled for t in row.trajectories)] for row in rows])
     taken = _taken(rows, owners)
@@ -134,7 +134,8 @@ def _of_turns(
         tokens = torch.tensor([turn.tokens for turn in order])
         rewards = torch.tensor([turn.reward for turn in order])
         if objective.overlong > 0:
-            rewards -= overlong_penalty(tokens.float(), max_new_tokens, objective.overlong)
+            whole = torch.tensor([turn.length for turn in order]).float()
+            rewards -= overlong_penalty(whole, max_new_tokens, objective.overlong)
         returns[i, : len(order)] = torch.tensor(_discounted(rewards.tolist(), discount))
         lengths[i, : len(order)] = tokens
     units = []
@@ -157,9 +158,12 @@ def _taken(rows: Sequence[_Row], owners: list[int]) -> list[tuple[int, Trajector
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
+    """A turn: how many tokens were sampled in it, and how many its response has."""
+
     call: int
     trajectory: int
     tokens: int
+    length: int
     reward: float
 
 
@@ -167,10 +171,11 @@ def _turns_of(row: _Row) -> list[_Turn]:
     """The turns of a row in the order in which they began."""
     found = []
     for number, trajectory in enumerate(row.trajectories):
-        tokens = turn_lengths(trajectory)
+        tokens, lengths = turn_lengths(trajectory).tolist(), response_lengths(trajectory).tolist()
         calls = trajectory.calls or range(len(tokens))
         rewards = trajectory.rewards or [0.0] * len(tokens)
-        found += [_Turn(c, number, int(t), r) for c, t, r in zip(calls, tokens, rewards, strict=True)]
+        turns = zip(calls, tokens, lengths, rewards, strict=True)
+        found += [_Turn(call, number, part, whole, reward) for call, part, whole, reward in turns]
     return sorted(found, key=lambda turn: turn.call)
 
 
@@ -179,6 +184,16 @@ def turn_lengths(trajectory: Trajectory) -> np.ndarray:
     if not trajectory.turns:
         return np.array([trajectory.sampled])
     return np.add.reduceat(trajectory.loss_mask.astype(np.int64), trajectory.turns)
+
+
+def response_lengths(trajectory: Trajectory) -> np.ndarray:
+    """Return the number of tokens of the response of each turn, what was put in to end its thought included.
+
+    They are what ``max_new_tokens`` limits. Without turns, the trajectory is one.
+    """
+    if not trajectory.turns:
+        return np.array([trajectory.sampled])
+    return np.add.reduceat(trajectory.responses.astype(np.int64), trajectory.turns)
 
 
 def _discounted(rewards: list[float], discount: float) -> list[float]:

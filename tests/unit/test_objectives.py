@@ -30,7 +30,7 @@ from areal.learner.advantages import (
     overlong_penalty,
     whiten,
 )
-from areal.learner.credit import assign, turn_lengths
+from areal.learner.credit import assign, response_lengths, turn_lengths
 from areal.learner.objectives import TokenLoss, Tokens, shares, token_loss
 from areal.trajectory import Episode, Trajectory
 
@@ -255,6 +255,21 @@ def test_the_longest_turn_is_what_is_limited():
     assert turn_lengths(replace(made, turns=[])).tolist() == [5]
     found = assign([Episode([made, made], 1.0)], Objective(overlong=0.5), max_new_tokens=4)
     assert found.returns.tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize("discount", [None, 0.0])
+def test_what_ends_a_thought_counts_for_the_limit_of_a_response(discount: float | None):
+    """Nobody sampled it, so that it has no credit; but the limit of the response has it."""
+    mask = np.array([False, True, False, False, True, False])
+    made = Trajectory(np.zeros(6, np.int32), mask, np.zeros(6), np.zeros(6), turns=[1])
+    assert turn_lengths(made).tolist() == [2]
+    assert response_lengths(made).tolist() == [4]
+    assert response_lengths(replace(made, turns=[])).tolist() == [2]
+    objective = Objective(overlong=0.5, turn_discount=discount)
+    found = assign([Episode([made], 0.0)], objective, max_new_tokens=4)
+    assert (found.returns.tolist(), found.lengths.tolist()) == ([[-1]], [[2]])
+    # What follows the response, an observation, is no part of it.
+    assert assign([Episode([made], 0.0)], objective, max_new_tokens=8).returns.tolist() == [[0]]
 
 
 # --- shares ----------------------------------------------------------------------------------------------
