@@ -87,7 +87,7 @@ class Learner:
         self._routers = Routers(self.model)
         if settings.router_replay:
             require_replay(self.model, self._routers, path)
-        policy = Policy(self.model, self._routers)
+        policy = Policy(self.model, self._routers if settings.router_replay else None)
         self.policy = TrainableModule(policy, settings, self._device, named=self.model)
         if kernel is None and uses_varlen(settings, self._device):
             kernel = varlen_kernel()

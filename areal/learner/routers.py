@@ -44,7 +44,7 @@ class Routers:
         self._changed: list[torch.Tensor] = []
         self._replayed: torch.Tensor | None = None
         self._chosen = 0
-        self._depth: int = model.config.get_text_config().num_hidden_layers
+        self._depth: int = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
         for path, router, experts in _found(model):
             self._layers.append(int(_LAYER.findall(f"{path}.")[0]))
             self._totals.append(None)

@@ -12,6 +12,10 @@ from areal.errors import UserError, install_hint
 from areal.models.folder import first_line, has_tokenizer, read_json
 from areal.models.loading import load_tokenizer
 from areal.models.resolve import resolve_model
+from areal.models.sight import auto_class, saved_beside
+
+_SHOWN = 300
+"""Characters of an error of peft's."""
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> str:
@@ -57,22 +61,28 @@ def _write(source: Path, base: str, folder: Path) -> None:
     import torch
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(base)
+    model = auto_class(config).from_pretrained(base, dtype=torch.float32)
     try:
+        stored = load_peft_weights(str(source), device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error below
             adapted = PeftModel.from_pretrained(model, str(source))
-        wrong = (
-            get_peft_model_state_dict(adapted).keys() ^ load_peft_weights(str(source), device="cpu").keys()
-        )
-        if wrong:
+        if wrong := get_peft_model_state_dict(adapted).keys() ^ stored.keys():
             raise ValueError(f"one of them alone has {min(wrong)}, and {len(wrong) - 1} more")
+        if not hasattr(adapted, "merge_and_unload"):
+            raise ValueError(
+                f"an adapter of the kind {adapted.active_peft_config.peft_type} cannot be merged"
+            )
         merged: Any = adapted.merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"the adapter '{source}' does not fit '{base}': {first_line(error)}") from error
-    tokenizer = load_tokenizer(str(source) if has_tokenizer(source) else base)
-    merged.to(dtype).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:_SHOWN]
+        raise UserError(f"the adapter '{source}' does not fit '{base}': {reason}") from error
+    shutil.rmtree(folder, ignore_errors=True)
+    merged.to(config.dtype or torch.float32).save_pretrained(folder)
+    saved_beside(base).save_pretrained(folder)
+    if has_tokenizer(source):
+        load_tokenizer(str(source)).save_pretrained(folder)

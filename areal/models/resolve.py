@@ -7,8 +7,10 @@ from pathlib import Path
 
 from areal.config import STARTER
 from areal.errors import UserError, nearest
-from areal.models.folder import check_folder
+from areal.models.folder import check_folder, read_json
 
+FACTS = "areal.json"
+"""What a run writes beside a model: ``{"updates": N}``."""
 _MODEL_FORMS = f"a model is '{STARTER}', a folder, or a hub id such as Org/Model"
 _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
@@ -51,11 +53,23 @@ def resolve_model(name: str) -> str:
 def last_checkpoint(name: str) -> Path | None:
     """Return the last whole checkpoint of a run directory that has no final model, if ``name`` is one."""
     path = Path(name).expanduser()
-    if name == STARTER or (path / "config.json").exists() or (path / "model" / "config.json").is_file():
+    if name == STARTER or (path / "config.json").exists():
         return None
     # Under this name only whole ones are found (areal.runtime.checkpoint).
     found = {int(c.name[5:]): c for c in path.glob("checkpoints/step-*") if c.name[5:].isdigit()}
-    return found[max(found)] if found else None
+    newest = max(found, default=0)
+    return None if not found or is_final(path / "model", newest) else found[newest]
+
+
+def is_final(model: Path, updates: int) -> bool:
+    """Whether a run's folder of its final model is there, and has so many updates.
+
+    A run that was resumed for more of them has that of its former end until the new one.
+    """
+    if not (model / "config.json").is_file():
+        return False
+    facts = model / FACTS
+    return not facts.is_file() or int(read_json(facts).get("updates", 0)) >= updates
 
 
 def _model_of_run(path: Path) -> Path:

@@ -39,6 +39,7 @@ from areal.errors import UserError
 from areal.learner import lora
 from areal.learner.learner import Learner
 from areal.learner.state import Tensors
+from areal.models.resolve import FACTS
 from areal.runtime import digests
 from areal.runtime.rollout_state import RolloutState
 from areal.trajectory import Group
@@ -198,6 +199,7 @@ class Checkpoints:
     def _write(self, folder: Path, weights: Tensors | None, adapter: Tensors | None) -> None:
         if weights is not None:
             write_model(folder / "model", self.learner.model, self.tokenizer, weights)
+            (folder / "model" / FACTS).write_text(json.dumps({"updates": self.learner.version}) + "\n")
         if adapter is not None:
             lora.write_adapter(folder / "adapter", self.learner.model, self.learner.path, adapter)
         _give_usual_modes(folder)

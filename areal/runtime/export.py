@@ -8,6 +8,7 @@ from typing import Literal
 
 from areal.config import Config, load_config
 from areal.errors import UserError
+from areal.models.resolve import is_final
 from areal.runtime import checkpoint
 from areal.runtime.model_card import model_card
 from areal.telemetry.run_directory import RunDirectory, read_metrics
@@ -27,7 +28,7 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
         raise UserError(f"{target} is there already; give a new folder")
     kept = checkpoint.versions(directory.checkpoints)
     config = load_config(directory.path / "config.yaml")
-    if step is None and directory.model.is_dir():
+    if step is None and is_final(directory.model, max(kept, default=0)):
         _copy(directory.model, target, model_card(directory, config, None))
         return None
     chosen = _chosen(directory, list(kept), step)

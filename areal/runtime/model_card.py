@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from areal.config import Config
+from areal.config import STARTER, Config
 from areal.config.origins import leaves
 from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.telemetry.scores import scores_of
 
-_PLACES = {("env",), ("model",), ("output",), ("name",), ("steps",), ("recipe",), ("trackers",)}
-"""Settings that the card has elsewhere, or that say nothing of the model."""
+_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_GROUPS = {"rollout", "learner", "evaluation"}
+"""Settings that say how a model was trained; of others, some are secrets or places on a machine."""
 
 
 def model_card(directory: RunDirectory, config: Config, step: int | None) -> str:
@@ -25,13 +28,14 @@ def model_card(directory: RunDirectory, config: Config, step: int | None) -> str
         step: the update of which the model is; None: the final one.
     """
     rows = read_metrics(directory.path)
-    done = step or max((row["step"] for row in rows if "time/step" in row), default=0)
+    done = step if step is not None else max((row["step"] for row in rows if "time/step" in row), default=0)
     scores = {at: score for at, score in scores_of(rows).items() if at <= done}
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["reinforcement-learning", "areal"]}
-    if "/" in config.model and not config.model.startswith(("/", ".", "~")):
+    on_hub = _HUB.fullmatch(config.model) and not Path(config.model).exists()
+    if on_hub:
         head["base_model"] = config.model
     facts = {
-        "Trained from": f"`{config.model}`",
+        "Trained from": f"`{config.model}`" if on_hub or config.model == STARTER else "a local folder",
         "Environment": f"`{config.env}`",
         "Updates": str(done),
         **_scored(scores),
@@ -60,7 +64,7 @@ def _scored(scores: dict[int, float]) -> dict[str, str]:
 def _settings(config: Config) -> Iterable[tuple[str, str]]:
     defaults = leaves(Config())
     for path, value in leaves(config).items():
-        if value != defaults.get(path) and path not in _PLACES:
+        if value != defaults.get(path) and (path[0] in _GROUPS or path == ("agent",) or path == ("seed",)):
             yield f"`{'.'.join(path)}`", f"`{value}`"
 
 

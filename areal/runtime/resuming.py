@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from areal.config import Config, parse_config
 from areal.errors import UserError
+from areal.models.resolve import is_final
 from areal.runtime import checkpoint
 from areal.runtime.checkpoint_writer import load_checkpoint
 from areal.runtime.journal import read_journal
@@ -167,7 +168,7 @@ def _finished(directory: RunDirectory, config: Config) -> bool:
         line.get("step") == config.steps and any(key.startswith("eval/") for key in line)
         for line in read_metrics(directory.path)
     )
-    return directory.model.is_dir() and (measured or not config.evaluation.problems)
+    return is_final(directory.model, config.steps) and (measured or not config.evaluation.problems)
 
 
 async def restore(

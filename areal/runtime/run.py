@@ -9,6 +9,7 @@ from pathlib import Path
 from areal.config import Config
 from areal.errors import EnvironmentFailure, UserError, WorkerLost
 from areal.evaluation.report import Report
+from areal.models.resolve import is_final
 from areal.registry import env_label
 from areal.results import Run
 from areal.runtime import checkpoint
@@ -135,7 +136,7 @@ def _way_on(directory: RunDirectory, config: Config) -> str:
     if done is None:
         return ""
     command = f"`areal train --resume {directory.path}`"
-    if done == config.steps and directory.model.is_dir():
+    if done == config.steps and is_final(directory.model, done):
         return f"; the model is in {directory.model}, and {command} measures it"
     return f"; go on after update {done} with {command}"
 

@@ -211,7 +211,8 @@ def test_files_can_be_read_by_whoever_may_read_a_new_file(tmp_path: Path):
 
 
 def test_the_model_after_any_update_can_be_had(tmp_path: Path):
-    run = RunDirectory.create(parse_config({"output": str(tmp_path), "name": "r", "checkpoint": {"keep": 3}}))
+    settings = {"output": str(tmp_path), "name": "r", "checkpoint": {"keep": 3}, "rollout": {"group_size": 4}}
+    run = RunDirectory.create(parse_config({**settings, "env_options": {"api_key": "s3cr3t"}}))
     with pytest.raises(UserError, match="no checkpoint yet"):
         export_model(run.path, tmp_path / "none")
     learner = make_learner()
@@ -231,15 +232,25 @@ def test_the_model_after_any_update_can_be_had(tmp_path: Path):
         card = (target / "README.md").read_text()
         last = {1: "0.200", 2: "0.900", 3: "0.500"}[expected]
         assert f"| Held-out score after {expected} updates | {last} |" in card
-        assert "| `checkpoint.keep` | `3` |" in card
+        assert "| `rollout.group_size` | `4` |" in card
+        assert "s3cr3t" not in card
         assert f"| Updates | {expected} |" in card
-        assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
+        assert yaml.safe_load(card.split("---")[1]) == {
+            "library_name": "transformers",
+            "tags": ["reinforcement-learning", "areal"],
+        }
     kept.export(run.path)
     assert export_model(run.path, tmp_path / "final") is None
+    assert resolve_model(str(run.path)) == str(run.model)
     with pytest.raises(UserError, match="no checkpoint of update 7; there are checkpoints of 1, 2, 3"):
         export_model(run.path, tmp_path / "none", 7)
     with pytest.raises(UserError, match="there already"):
         export_model(run.path, tmp_path / "final", 1)
+    # Resumed for more updates, and stopped: what lies in model/ is of the run's former end.
+    learner.update(batch(4))
+    kept.write(kept.stage(RolloutState()))
+    assert export_model(run.path, tmp_path / "newest") == 4
+    assert resolve_model(str(run.path)) == str(run.checkpoints / "step-000004" / "model")
     run.truncate_metrics(1)
     with pytest.raises(UserError, match="no checkpoint that was evaluated"):
         export_model(run.path, tmp_path / "none", "best")

@@ -171,6 +171,9 @@ def test_an_adapter_that_does_not_merge_says_why_and_leaves_nothing(tmp_path: Pa
     lora.write_adapter(tmp_path / "adapter", learner.model, STARTER, other)
     with pytest.raises(UserError, match="does not fit"):
         merge_adapter(tmp_path / "adapter", target)
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="does not fit"):
+        merge_adapter(tmp_path / "adapter", target)
     assert not list(tmp_path.glob(".partial*")) + list(tmp_path.glob("model"))
 
 

@@ -103,12 +103,12 @@ def test_metrics_say_how_tokens_are_spread_and_what_replay_changes(family: str, 
     assert metrics["router/load_max"] == pytest.approx(max(c.max() / c.mean() for c in counts))
     assert metrics["router/idle"] == np.mean([c == 0 for c in counts])
     assert "router/changed" not in metrics
-    again = learner(folder)
+    again = learner(folder, router_replay=True)
     for trajectory, chosen in zip(group.trajectories, told, strict=True):
         trajectory.experts = chosen
     assert again.update(Batch(0, [group]))["router/changed"] == 0
     trajectory.experts = (chosen + 1) % EXPERTS
-    again = learner(folder)
+    again = learner(folder, router_replay=True)
     assert 0 < again.update(Batch(0, [group]))["router/changed"] < 0.5
 
 
@@ -146,7 +146,8 @@ def test_adapters_and_a_reference_go_with_it(tmp_path: Path):
     """The reference is a policy of its own, with its own choices."""
     folder = make("qwen3-moe", tmp_path)
     for settings in ({"lora_rank": 2}, {}):
-        metrics = [learner(folder, kl=0.1, **settings).update(made(1)) for made in (with_experts, batch)]
+        both = [learner(folder, kl=0.1, router_replay=True, **settings) for _ in range(2)]
+        metrics = [one.update(made(1)) for one, made in zip(both, (with_experts, batch), strict=True)]
         told, untold = (m["policy/reference_kl"] for m in metrics)
         assert untold == pytest.approx(0, abs=1e-9)
         assert told > 1e-4
@@ -233,3 +234,11 @@ def test_an_engine_that_does_not_say_what_it_chose_is_refused():
         experts_of(output(told[:3]))
     with pytest.raises(UserError, match="does not say which experts"):
         experts_of(output(np.zeros_like(told)))
+
+
+def test_without_replay_experts_that_were_recorded_change_nothing(tmp_path: Path):
+    """As groups have them that waited when a run was resumed without it."""
+    folder = make("qwen3-moe", tmp_path)
+    known, unknown = (learner(folder).update(made(1)) for made in (with_experts, batch))
+    assert known["grad_norm"] == unknown["grad_norm"]
+    assert "router/changed" not in known
