@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,15 @@ from typing import Any
 import numpy as np
 
 from areal.errors import UserError
+
+MAX_PIXELS = 2**25
+"""Of a picture: 33 million, as on a screen of 8K, are 100 MB; the image processors shrink to fewer."""
+MAX_ASPECT = 200
+"""The longer side of a picture by the shorter: image processors of models that areal knows refuse more."""
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+"""Of files: those that the vendors' models take. Of others, some start programs as they are read (EPS)."""
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+"""What Pillow raises of a file that is no picture, breaks off or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +57,42 @@ def shifted(images: Sequence[Image], tokens: int) -> list[Image]:
     return [replace(image, start=image.start + tokens) for image in images]
 
 
-def to_png(picture: Any) -> bytes:
+class Png(bytes):
+    """A PNG file whose pixels have been read: in 8 bits, nothing transparent, and of a size that fits."""
+
+
+def to_png(picture: Any) -> Png:
     """Return a picture as a PNG file.
+
+    Greys of 16 bits become greys of 8 bits, and what is transparent is put on white.
 
     Args:
         picture: an array uint8 ``[H, W, 3]``, ``[H, W, 1]`` or ``[H, W]``, a picture of Pillow's, or the
-            bytes of an image file; those of a PNG stay as they are.
+            bytes of an image file; those of a PNG in 8 bits, without transparency, stay as they are.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is none of these, cannot be read, or is too large or too long.
     """
-    from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
-
-    if isinstance(picture, bytes) and picture.startswith(b"\x89PNG\r\n\x1a\n"):
+    if isinstance(picture, Png):
         return picture
+    from PIL import Image as Pillow
+
+    if not isinstance(picture, bytes | Pillow.Image):
+        array = _pixels(picture)
+        _check_size(array.shape[1], array.shape[0])
+        return _saved(Pillow.fromarray(array))
     try:
-        if isinstance(picture, bytes):
-            opened = Pillow.open(io.BytesIO(picture)).convert("RGB")
-        elif isinstance(picture, Pillow.Image):
-            opened = picture.convert("RGB")
-        else:
-            opened = Pillow.fromarray(_pixels(picture))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"a picture cannot be read: {error}; give a PNG or JPEG file's bytes") from error
-    file = io.BytesIO()
-    opened.save(file, format="PNG", compress_level=1)
-    return file.getvalue()
+        opened = Pillow.open(io.BytesIO(picture), formats=_FORMATS) if isinstance(picture, bytes) else picture
+        _check_size(*opened.size)
+        opened.load()
+        plain = opened.mode in ("1", "L", "P", "RGB") and not opened.has_transparency_data
+        if plain and isinstance(picture, bytes) and opened.format == "PNG":
+            return Png(picture)
+        return _saved(_in_eight_bits(opened))
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
+        raise UserError(f"a picture has more than {MAX_PIXELS} pixels: make it smaller") from error
+    except _UNREADABLE as error:
+        raise UserError(f"a picture cannot be read: {_line(error)}; give a whole PNG or JPEG file") from error
 
 
 def size_of(png: bytes) -> tuple[int, int]:
@@ -98,6 +117,44 @@ def _pixels(picture: Any) -> np.ndarray:
             "a picture is an array of uint8 of the shape (height, width, 3), and this one is "
             f"{array.dtype} of the shape {array.shape}"
         )
-    if 0 in array.shape:
-        raise UserError(f"a picture of the shape {array.shape} has no pixels")
     return np.ascontiguousarray(array)
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raise UserError if a picture has no pixels, too many, or is too long."""
+    if min(width, height) < 1:
+        raise UserError(f"a picture of {width}×{height} has no pixels")
+    if width * height > MAX_PIXELS:
+        raise UserError(f"a picture of {width}×{height} has more than {MAX_PIXELS} pixels: make it smaller")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(
+            f"a picture of {width}×{height} is more than {MAX_ASPECT} times as long as it is wide: cut it"
+        )
+
+
+def _in_eight_bits(opened: Any) -> Any:
+    """Return a picture of Pillow's in RGB, or in grey."""
+    from PIL import Image as Pillow
+
+    # Older releases of Pillow read greys of 16 bits as integers.
+    if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG"):
+        return Pillow.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+    if opened.mode in ("I", "F"):
+        raise UserError(
+            f"a picture of Pillow's mode {opened.mode} has values of an unknown range: give it in 8 bits"
+        )
+    if not opened.has_transparency_data:
+        return opened.convert("RGB")
+    colors = opened.convert("RGBA")
+    return Pillow.alpha_composite(Pillow.new("RGBA", colors.size, "white"), colors).convert("RGB")
+
+
+def _saved(picture: Any) -> Png:
+    file = io.BytesIO()
+    picture.save(file, format="PNG", compress_level=1)
+    return Png(file.getvalue())
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

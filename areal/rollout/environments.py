@@ -222,7 +222,10 @@ class EnvironmentPool:
             raise self._failure(
                 what, f"gave a {type(observation).__name__} as observation, but a model reads text: a str"
             )
-        return content_of(observation)
+        try:
+            return content_of(observation)
+        except UserError as error:
+            raise self._failure(what, f"gave an observation: {error}") from error
 
 
 def named_player(info: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -111,6 +112,15 @@ async def test_an_environment_that_shows_something_else_is_refused(folder: str):
 
     with pytest.raises(EnvironmentFailure, match="gave a dict as observation"):
         await worker(folder, Floats, SingleTurn(), Recording()).run_episode({"seed": 0}, Sampling(10))
+
+
+async def test_a_picture_that_cannot_be_shown_is_the_failure_of_its_environment(folder: str):
+    class Line(Twice):
+        def reset(self, **task: Any) -> Any:
+            return np.zeros((1, 300, 3), np.uint8), {}
+
+    with pytest.raises(EnvironmentFailure, match=r"reset in the task .* 300×1 is more than 200 times"):
+        await worker(folder, Line, SingleTurn(), Recording()).run_episode({"seed": 0}, Sampling(10))
 
 
 def test_what_can_be_shown_to_a_model():
@@ -250,15 +260,26 @@ async def test_programs_show_pictures_by_each_protocol(folder: str, server: Endp
     assert len(one.turns) == len(one.images) == 2
 
 
+def data_url(file: bytes) -> dict[str, Any]:
+    """Return a file as a part of a chat's message."""
+    url = f"data:image/png;base64,{base64.b64encode(file).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 async def test_pictures_that_a_program_cannot_show_are_refused_in_one_line(
     folder: str, server: EndpointServer
 ):
     png = base64.b64encode(noise(8, 8)).decode()
     url = {"url": f"data:image/png;base64,{png}"}
+    written = io.BytesIO()
+    PIL.Image.new("RGB", (1, 300)).save(written, format="PNG")
+    long = written.getvalue()
     for role, part, complaint in (
         ("user", {"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}, "none is fetched"),
         ("user", {"type": "image_url", "image_url": {"url": "data:image/png;base64,!"}}, "messages.0"),
         ("user", {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "cannot be read"),
+        ("user", data_url(noise(56, 56)[:200]), "messages.0: a picture cannot be read"),
+        ("user", data_url(long), "messages.0: a picture of 1×300 is more than 200 times"),
         ("user", {"type": "input_audio", "input_audio": {}}, "knows text, and pictures of users"),
         ("system", {"type": "image_url", "image_url": url}, "knows text, and pictures of users"),
     ):
