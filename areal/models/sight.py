@@ -70,17 +70,22 @@ class Sight:
         frames, height, width = self.grid(png)
         return frames * height * width // self.merge**2
 
-    def place(self, ids: list[int], pngs: list[bytes]) -> tuple[list[int], tuple[Image, ...]]:
+    def place(
+        self, ids: list[int], pngs: list[bytes], stands: list[bool] | None = None
+    ) -> tuple[list[int], tuple[Image, ...]]:
         """Return ids with all placeholders of each picture in the place of the one that the template has.
 
         Args:
-            ids: with as many placeholders as there are pictures.
+            ids: with a placeholder for each picture.
+            stands: for each placeholder among ids whether it stands for a picture; None: all do. The others
+                are tokens that words spell.
         """
         placed: list[int] = []
         images: list[Image] = []
+        found = iter(stands or [True] * len(pngs))
         for token in ids:
             count = 1
-            if token == self.token:
+            if token == self.token and next(found):
                 png = pngs[len(images)]
                 count = self.count(png)
                 images.append(Image(png, len(placed), count))

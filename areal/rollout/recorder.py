@@ -31,7 +31,7 @@ from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, GenerationAborted, Sampler, Sampling
 from areal.rollout.engines import EpisodeEngines
 from areal.rollout.histories import Histories, Texts
-from areal.rollout.messages import SAID, Key, key, normal, said_of
+from areal.rollout.messages import SAID, Key, key, normal, pictures, said_of
 from areal.rollout.model import EpisodeModel
 from areal.rollout.rendering import Prompt, Renderer
 from areal.rollout.thought_budget import sample_response, was_cut
@@ -165,7 +165,8 @@ class Recorder(EpisodeModel):
         found = self._histories.find(keys)
         if found is not None:
             conversation, end = found
-            messages = conversation.messages[: end.messages] + history[end.messages :]
+            known = conversation.messages[: end.messages]
+            messages = known + history[end.messages :]
             prompt = self._renderer.continuation(
                 conversation.prompt_text[: end.prompt_chars],
                 said_of(conversation.messages[end.messages - 1]),
@@ -173,6 +174,7 @@ class Recorder(EpisodeModel):
                 messages,
                 tools,
                 end.messages if list(end.tools) == list(tools) else None,
+                len(pictures(known)),
             )
             if prompt is not None:
                 if not conversation.continues_from(end):

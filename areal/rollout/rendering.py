@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _MARK = "\ue000response\ue000"
 """Stands for a response: what comes behind it is looked for."""
+_SPELLED = "\ue000spelled\ue000"
+"""Stands for a placeholder that words spell, while those of pictures are looked for."""
 _OPENINGS = 256
 """Rendered openings to remember: more than the groups that begin at once."""
 
@@ -114,7 +116,7 @@ class Renderer:
         if not tools and all(len(m) == 2 and isinstance(m["content"], str) for m in messages):
             return self._plain_opening(tuple((m["role"], m["content"]) for m in messages))
         text = self._text(messages, tools)
-        return self._prompt(text, text, True, pictures(messages))
+        return self._prompt(text, text, True, pictures(messages), messages, tools)
 
     def _render_plain_opening(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
         text = self._text([{"role": role, "content": content} for role, content in messages], ())
@@ -128,6 +130,7 @@ class Renderer:
         messages: Sequence[Message],
         tools: Sequence[Tool] = (),
         answered: int | None = None,
+        shown: int = 0,
     ) -> Prompt | None:
         """Render what comes between the assistant's sampled tokens and where it speaks again.
 
@@ -138,6 +141,7 @@ class Renderer:
             messages: the history, the responses in it as they were said, word for word, and what is new.
             answered: how many of them there are up to the response, if the tools are those of its prompt:
                 it may then stay as it was.
+            shown: how many pictures there are up to the response.
 
         Returns:
             None if the template rewrites history: it no longer has the prompt and the response as they were
@@ -157,8 +161,8 @@ class Renderer:
             return None
         text, behind = found
         end = self._tokenizer.decode([last]) if last in self.eos_ids and self._template is not None else ""
-        shown = pictures(messages)[before.count(self._placeholder) if self._sight else 0 :]
-        return self._prompt(text, behind.removeprefix(end) if end else behind, False, shown)
+        new = behind.removeprefix(end) if end else behind
+        return self._prompt(text, new, False, pictures(messages)[shown:], messages, tools)
 
     def _behind(
         self, before: str, said: str, messages: Sequence[Message], tools: Sequence[Tool], answered: int | None
@@ -299,17 +303,45 @@ class Renderer:
         except _OF_TEMPLATES as error:
             raise BadRequest(f"the model's chat template refuses the messages: {error}") from error
 
-    def _prompt(self, text: str, new: str, first: bool, shown: list[bytes]) -> Prompt:
+    def _prompt(
+        self,
+        text: str,
+        new: str,
+        first: bool,
+        shown: list[bytes],
+        messages: Sequence[Message] = (),
+        tools: Sequence[Tool] = (),
+    ) -> Prompt:
         """Return a prompt of which ``new`` has yet to become ids, and whose pictures are ``shown``."""
         ids = self._tokenizer.encode(new, add_special_tokens=first and self._template is None)
-        if self._sight is None:
+        if self._sight is None or not shown:
             return Prompt(text, ids)
-        if ids.count(self._sight.token) != len(shown):
+        count = ids.count(self._sight.token)
+        stands = [True] * count
+        if count != len(shown):  # words spell it, too
+            stands = self._stand_for_pictures(messages, tools)[-count:] if count else []
+        if len(stands) != count or sum(stands) != len(shown):
             raise BadRequest(
-                f"the model's chat template has {self._placeholder} {ids.count(self._sight.token)} times for "
-                f"{len(shown)} pictures: a message must not have it in its text"
+                f"the model's chat template has a place for {sum(stands)} of {len(shown)} pictures: "
+                "show them in messages that it does not rewrite"
             )
-        return Prompt(text, *self._sight.place(ids, shown))
+        return Prompt(text, *self._sight.place(ids, shown, stands))
+
+    def _stand_for_pictures(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[bool]:
+        """Return for each placeholder of a text, in order, whether a picture or words have it."""
+        messages, tools = (_swapped(list(each), self._placeholder, _SPELLED) for each in (messages, tools))
+        text = self._text(messages, tools, spelled=True)
+        found = re.findall(f"{re.escape(self._placeholder)}|{_SPELLED}", text)
+        return [each == self._placeholder for each in found]
+
+
+def _swapped(value: Any, old: str, new: str) -> Any:
+    """Return plain data with one text in place of another in all its strings."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, Mapping):
+        return {name: _swapped(each, old, new) for name, each in value.items()}
+    return [_swapped(each, old, new) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _thought_marks(tokenizer: Any) -> dict[str, int]:

@@ -105,6 +105,22 @@ async def test_pictures_of_each_turn_get_to_the_engine_and_into_the_trajectory(f
     assert ids.count(sight.token) == sum(image.tokens for image in images)
 
 
+async def test_a_policy_that_says_a_placeholder_sees_the_next_picture(folder: str):
+    sight = load_sight(folder)
+    assert sight is not None
+
+    class Saying(Recording):
+        async def generate(self, ids: list[int], sampling: Sampling, *, images: Any = ()) -> Completion:
+            self.asked.append((ids, list(images)))
+            return Completion([sight.token, 20, 1], [-0.5, -0.5, -1.0], [0, 0, 0], "eos")
+
+    engine = Saying()
+    episode = await worker(folder, Twice, MultiTurn(), engine).run_episode({"seed": 0}, Sampling(10))
+    assert [len(images) for _, images in engine.asked] == [1, 2]
+    [one] = episode.trajectories
+    assert one.tokens.tolist().count(sight.token) == 2 + sum(image.tokens for image in one.images)
+
+
 async def test_an_environment_that_shows_something_else_is_refused(folder: str):
     class Floats(Twice):
         def reset(self, **task: Any) -> Any:

@@ -28,7 +28,7 @@ from areal.models.sight import Sight, load_sight
 from areal.rollout.conversation import Conversation, TurnEnd
 from areal.rollout.engine import Completion
 from areal.rollout.messages import key, normal
-from areal.rollout.rendering import Renderer
+from areal.rollout.rendering import Prompt, Renderer
 from areal.runtime.model_checks import check_architecture, check_model
 from areal.trajectory import Batch, Episode, Group, Trajectory
 
@@ -159,7 +159,7 @@ def test_a_conversation_has_a_placeholder_for_each_square_of_a_picture(folder: s
     said: Message = {"role": "assistant", "content": "3"}
     history = [*first, said, user(TALL, "And now?")]
     end = rendered.eos_ids[0]
-    behind = rendered.continuation(opening.text, "3", end, history)
+    behind = rendered.continuation(opening.text, "3", end, history, shown=1)
     assert behind is not None
     assert [image.png for image in behind.images] == [TALL]
     spoken = Conversation()
@@ -175,12 +175,55 @@ def test_a_conversation_has_a_placeholder_for_each_square_of_a_picture(folder: s
     assert spoken.trajectory().images == spoken.images
 
 
-def test_a_placeholder_in_words_is_refused(folder: str):
-    with pytest.raises(BadRequest, match="must not have it in its text"):
-        renderer(folder).opening([user("<|image_pad|>")])
-    with pytest.raises(BadRequest, match="2 times for 1 pictures"):
-        renderer(folder).opening([user("<|image_pad|>", WIDE)])
-    assert renderer(folder).opening([user("image_pad")]).images == ()
+def places(prompt: Prompt, token: int) -> list[str]:
+    """Return what the placeholders of a prompt are, in order: words, or the name of a picture."""
+    names = {WIDE: "wide", TALL: "tall"}
+    begun = {image.start: image for image in prompt.images}
+    found, at = [], 0
+    while at < len(prompt.ids):
+        if at in begun:
+            found.append(names[begun[at].png])
+            assert prompt.ids[at : at + begun[at].tokens] == [token] * begun[at].tokens
+        elif prompt.ids[at] == token:
+            found.append("words")
+        at += begun[at].tokens if at in begun else 1
+    return found
+
+
+def test_a_placeholder_in_words_is_a_token_as_others_are(folder: str, sight: Sight):
+    pad, rendered = "<|image_pad|>", renderer(folder)
+    for parts, expected in (
+        ((pad,), ["words"]),
+        ((pad, WIDE), ["words", "wide"]),
+        ((WIDE, f"a{pad}{pad}", TALL, pad), ["wide", "words", "words", "tall", "words"]),
+        (("image_pad",), []),
+    ):
+        opening = rendered.opening([user(*parts)])
+        assert places(opening, sight.token) == expected
+        assert opening.text.count(pad) == len(expected)
+    rewritten = [user(WIDE), normal({"role": "assistant", "content": pad}), user(TALL)]
+    assert places(rendered.opening(rewritten), sight.token) == ["wide", "words", "tall"]
+
+
+@pytest.mark.parametrize("said", ["3", "<|image_pad|>", "<|image_pad|><|image_pad|> 3"])
+@pytest.mark.parametrize("asked", [(WIDE, "How many?"), ("<|image_pad|>", WIDE), ("How many?",)])
+def test_the_next_picture_is_placed_whatever_was_said_before(
+    folder: str, sight: Sight, said: str, asked: tuple[str | bytes, ...]
+):
+    rendered, first = renderer(folder), [user(*asked)]
+    opening = rendered.opening(first)
+    for new, expected in (
+        ((TALL,), ["tall"]),
+        (("<|image_pad|>", TALL), ["words", "tall"]),
+        ((TALL, "<|image_pad|>", WIDE), ["tall", "words", "wide"]),
+        (("And now?",), []),
+    ):
+        history = [*first, normal({"role": "assistant", "content": said}), user(*new)]
+        behind = rendered.continuation(
+            opening.text, said, rendered.eos_ids[0], history, shown=len(opening.images)
+        )
+        assert behind is not None
+        assert places(behind, sight.token) == expected
 
 
 def test_a_model_that_sees_nothing_refuses_pictures():
