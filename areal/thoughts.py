@@ -41,13 +41,18 @@ def marks_thoughts(template: str | None) -> bool:
     return template is not None and CLOSE in template
 
 
+def begins_thought(content: str, prompt: str) -> bool:
+    """Whether a response begins with a thought, or its prompt ended with the beginning of one."""
+    return content.lstrip().startswith(OPEN) or prompt.rstrip().endswith(OPEN)
+
+
 def thought_length(content: str, prompt: str) -> int:
     """Return how many characters of a response are its thought, marks included; 0: it did not think.
 
     Args:
         prompt: what it responds to; a template may have begun the thought there.
     """
-    if not content.lstrip().startswith(OPEN) and not prompt.rstrip().endswith(OPEN):
+    if not begins_thought(content, prompt):
         return 0
     end = content.find(CLOSE)
     return len(content) if end < 0 else end + len(CLOSE)

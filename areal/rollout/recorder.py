@@ -241,7 +241,7 @@ class Recorder(EpisodeModel):
         """Record a response. Nothing is awaited from here on, so all of it is recorded or nothing."""
         conversation, prompt = target.conversation, target.prompt
         prompt_tokens = self._append(target, completion, call)
-        response = self._renderer.response(completion.ids, tools)
+        response = self._renderer.response(completion.ids, prompt.text, tools)
         message = _message(response, call)
         sampled = {**normal(message), SAID: response.said}
         end = conversation.end_turn(prompt, [*target.messages, sampled], tools)

@@ -210,7 +210,8 @@ class Renderer:
         if not text.startswith(prompt) or not ends:
             return None
         end = min(map(answer.find, ends))
-        theirs, ours = (words_and_calls(text, self.tools.format, tools) for text in (answer[:end], said))
+        known = self.tools.format
+        theirs, ours = (words_and_calls(text, known, tools, prompt) for text in (answer[:end], said))
         kept = self._keeps_thoughts and theirs[1] == ours[1] and _same_but_thoughts(theirs[0], ours[0])
         return answer[end:] if theirs == ours or kept else None
 
@@ -243,12 +244,12 @@ class Renderer:
         """Return the text of each token by itself, special ones too."""
         return self._tokenizer.batch_decode([[token] for token in ids])
 
-    def response(self, ids: list[int], tools: Sequence[Tool] = ()) -> Response:
-        """Read a response: its words, and its tool calls if all are valid."""
+    def response(self, ids: list[int], prompt: str, tools: Sequence[Tool] = ()) -> Response:
+        """Read a response to a prompt: its words, and its tool calls if all are valid."""
         if not tools and not self._in_channels:
             text = self.decode(ids)
             return Response(text, text, text)
-        return self._reader.read(ids, self.tools.format, tools)
+        return self._reader.read(ids, self.tools.format, tools, prompt)
 
     def thought_length(self, content: str, prompt: str) -> int:
         """Return how many characters of a response to a prompt are its thought; 0: none is marked."""

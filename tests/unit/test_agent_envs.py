@@ -360,7 +360,7 @@ def test_the_tool_calls_that_the_starter_is_taught_are_those_that_tool_use_makes
         example, _ = solved_example("call", index, random.Random(index), 0.0)
         asked, call = (*example.before, example.question, example.answer)[:2]
         (expression,) = re.findall(r"Compute (.*)\.", asked)
-        heard = renderer.response(tokenizer.encode(call), box.schemas)
+        heard = renderer.response(tokenizer.encode(call), "", box.schemas)
         assert (heard.words, heard.calls) == ("", [("calculator", {"expression": expression})])
         history = [{"role": "user", "content": asked}]
         opening = renderer.opening(history, box.schemas)

@@ -280,6 +280,15 @@ async def test_where_a_thought_begins_and_ends(begun: str, text: str, thought: s
         assert (said.get("reasoning_content"), said["content"]) == (thought, words)
 
 
+async def test_a_thought_that_the_template_began_calls_nothing():
+    async with recorded(begun="<think>\n") as on, on.http() as http:
+        on.say(f"I may\n{CALL}\nor not", f"I may\n{CALL}\n</think>\n\n{CALL}")
+        said = await chat(http, USER, tools=[WEATHER])
+        assert "tool_calls" not in said
+        assert (said["reasoning_content"], said["content"]) == (f"I may\n{CALL}\nor not", "")
+        assert len((await chat(http, USER, tools=[WEATHER]))["tool_calls"]) == 1
+
+
 async def test_a_stop_string_may_end_a_thought():
     async with recorded() as on, on.http() as http:
         on.say("<think>\nthe abaEND", THOUGHT.format(1) + "FineEND", "Ok.", ended=False)

@@ -89,6 +89,20 @@ def test_a_call_that_is_only_thought_of_is_none(writer: Writer):
 
 
 @EACH
+def test_a_call_is_none_in_a_thought_that_the_template_began(writer: Writer):
+    if writer.known.whole:
+        return
+    call, begun = writer.write([("f", "{}")]), "assistant\n<think>\n"
+    assert split_calls(f"I could\n{call}", writer.known, (), begun) is None, "it never came to an end"
+    assert split_calls(call, writer.known, (), begun) is None
+    assert split_calls(f"I could\n{call}\n</think>\n\nNo.", writer.known, (), begun) is None
+    found = split_calls(f"I could\n{call}\n</think>\n\n{call}", writer.known, (), begun)
+    assert found == (f"I could\n{call}\n</think>", [("f", {})])
+    over = "<think>\n\n</think>\n\n"
+    assert split_calls(call, writer.known, (), over) == ("", [("f", {})]), "the template ended it, too"
+
+
+@EACH
 def test_a_call_that_was_cut_off_is_none(writer: Writer):
     whole = writer.write([("f", '{"x": "yes, or no"}')])
     cut = whole[: whole.index(", or no")]

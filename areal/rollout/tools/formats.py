@@ -34,7 +34,7 @@ from areal.rollout.tools.as_xml import parse_xml
 from areal.rollout.tools.harmony import parse_harmony
 from areal.rollout.tools.reading import Parse, Split, ToolCall
 from areal.thoughts import CLOSE as _THOUGHT_END
-from areal.thoughts import OPEN as _THOUGHT
+from areal.thoughts import begins_thought
 
 Spell = Callable[[Sequence[ToolCall]], str]
 """Writes calls."""
@@ -184,8 +184,12 @@ def speaks_of_channels(template: str) -> bool:
     return any(all(sign in template for sign in signs) for f in FORMATS if f.whole for signs in f.signs)
 
 
-def split_calls(text: str, known: Format, tools: Sequence[Tool]) -> Split | None:
+def split_calls(text: str, known: Format, tools: Sequence[Tool], prompt: str = "") -> Split | None:
     """Split a response into the words beside its tool calls, and the calls; what it only thought of is none.
+
+    Args:
+        prompt: what it responds to; a template may have begun the thought there. Where it is not known, the
+            end of a thought tells of its beginning.
 
     Returns:
         None if there are no calls, or one is not valid.
@@ -193,13 +197,13 @@ def split_calls(text: str, known: Format, tools: Sequence[Tool]) -> Split | None
     if known.whole:
         return known.parse(text, tools)
     thought, end, rest = text.partition(_THOUGHT_END)
-    if thought.lstrip().startswith(_THOUGHT):
+    if begins_thought(thought, prompt):
         found = known.parse(rest, tools) if end else None
     else:
         found = known.parse(text, tools)
         if not end or (found is not None and _THOUGHT_END not in found[0]):
             return found
-        # Its end is in no call: the template began the thought.
+        # Its end is in no call: the template began the thought, in a prompt that is not known.
         found = known.parse(rest, tools)
     if found is None:
         return None

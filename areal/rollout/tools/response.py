@@ -44,16 +44,17 @@ class ResponseReader:
         self._eos = eos
         self._shown = shown
 
-    def read(self, ids: list[int], known: Format | None, tools: Sequence[Tool]) -> Response:
+    def read(self, ids: list[int], known: Format | None, tools: Sequence[Tool], prompt: str) -> Response:
         """Read a response: its words, and its tool calls if all are valid.
 
         Args:
             known: the format of its calls; None: it is not known.
+            prompt: what it responds to.
         """
         text = self._shown(ids)
         ended = bool(ids) and ids[-1] in self._eos
         said = self._tokenizer.decode(ids[:-1] if ended else ids)
-        found = None if known is None else split_calls(said, known, tools)
+        found = None if known is None else split_calls(said, known, tools, prompt)
         if known is None or found is None:
             return Response(said, text, text)
         words = self._special.sub("", found[0])
@@ -67,7 +68,7 @@ class ResponseReader:
         return re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
 
-def words_and_calls(said: str, known: Format | None, tools: Sequence[Tool]) -> Split:
-    """Return the words of a text, without the space around them, and its calls, if all are valid."""
-    found = None if known is None else split_calls(said, known, tools)
+def words_and_calls(said: str, known: Format | None, tools: Sequence[Tool], prompt: str) -> Split:
+    """Return the words of a response, without the space around them, and its calls, if all are valid."""
+    found = None if known is None else split_calls(said, known, tools, prompt)
     return (said.strip(), []) if found is None else (found[0].strip(), found[1])
