@@ -294,6 +294,23 @@ def test_calls_in_tags():
             '{"x": ',
             [],
         ),
+        (
+            "<|channel|>commentary to=functions.f json<|message|>{}<|call|><|start|>assistant<|channel|>"
+            "commentary to=python code<|message|>1 + 1<|call|>",
+            "{}\n1 + 1",
+            [],
+        ),
+        (
+            "<|channel|>analysis<|message|>A <think> ends with </think>, I think.<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>With </think>.<|return|>",
+            "<think>A < think> ends with </ think>, I think.</think>With </think>.",
+            [],
+        ),
+        (
+            "<|channel|>final<|message|><think> is a mark, and </think> is one.<|return|>",
+            "<think></think><think> is a mark, and </think> is one.",
+            [],
+        ),
     ],
 )
 def test_messages_of_harmony(text: str, words: str, calls: list[Any]):
