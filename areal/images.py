@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import struct
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -60,6 +64,45 @@ def shifted(images: Sequence[Image], tokens: int) -> list[Image]:
 class Png(bytes):
     """A PNG file whose pixels have been read: in 8 bits, nothing transparent, and of a size that fits."""
 
+    @cached_property
+    def digest(self) -> bytes:
+        """What it is known by: 16 bytes."""
+        return hashlib.blake2b(self, digest_size=16).digest()
+
+
+class LatestFiles:
+    """The files of pictures that were read last, as PNG files: programs send their whole history each time.
+
+    Args:
+        limit: bytes of the PNG files that are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._read: OrderedDict[bytes, Png] = OrderedDict()
+        self._lock = Lock()  # files are read on threads
+
+    def png(self, file: bytes) -> Png:
+        """Return a file as :func:`to_png` does."""
+        digest = hashlib.blake2b(file, digest_size=16).digest()
+        with self._lock:
+            if digest in self._read:
+                self._read.move_to_end(digest)
+                return self._read[digest]
+        read = _read(file)
+        with self._lock:
+            if digest not in self._read:  # another thread may have read it meanwhile
+                self._read[digest] = read
+                self._size += len(read)
+            while self._size > self._limit:
+                self._size -= len(self._read.popitem(last=False)[1])
+        return read
+
+
+_LATEST = LatestFiles(2**28)
+"""Some hundred pictures of a screen; conversations that still go on have theirs anyway."""
+
 
 def to_png(picture: Any) -> Png:
     """Return a picture as a PNG file.
@@ -75,6 +118,25 @@ def to_png(picture: Any) -> Png:
     """
     if isinstance(picture, Png):
         return picture
+    if isinstance(picture, bytes):
+        return _LATEST.png(picture)
+    return _read(picture)
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    """Return width and height of a PNG file, which stand at its beginning."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+def open_png(png: bytes) -> Any:
+    """Return a picture as Pillow has it, in RGB."""
+    from PIL import Image as Pillow
+
+    return Pillow.open(io.BytesIO(png)).convert("RGB")
+
+
+def _read(picture: Any) -> Png:
     from PIL import Image as Pillow
 
     if not isinstance(picture, bytes | Pillow.Image):
@@ -93,19 +155,6 @@ def to_png(picture: Any) -> Png:
         raise UserError(f"a picture has more than {MAX_PIXELS} pixels: make it smaller") from error
     except _UNREADABLE as error:
         raise UserError(f"a picture cannot be read: {_line(error)}; give a whole PNG or JPEG file") from error
-
-
-def size_of(png: bytes) -> tuple[int, int]:
-    """Return width and height of a PNG file, which stand at its beginning."""
-    width, height = struct.unpack(">II", png[16:24])
-    return width, height
-
-
-def open_png(png: bytes) -> Any:
-    """Return a picture as Pillow has it, in RGB."""
-    from PIL import Image as Pillow
-
-    return Pillow.open(io.BytesIO(png)).convert("RGB")
 
 
 def _pixels(picture: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,20 @@ def content_of(observation: Any) -> str | list[dict[str, Any]]:
     ]
 
 
+def with_files(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return messages with each of their pictures as a PNG file.
+
+    Raises:
+        UserError: one of them is none, or cannot be shown.
+    """
+    return [
+        {**message, "content": [_with_file(part) for part in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in messages
+    ]
+
+
 def words_of(content: Any) -> str:
     """Return content, or an observation, as text, in which pictures are said to be there."""
     if isinstance(content, str) or not (isinstance(content, list) or is_readable(content)):
@@ -65,6 +79,10 @@ def words_of(content: Any) -> str:
 def with_text(content: str | list[dict[str, Any]], text: str) -> str | list[dict[str, Any]]:
     """Return content that ends with a text besides."""
     return content + text if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+
+
+def _with_file(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**part, "image": to_png(part.get("image"))} if part["type"] == "image" else part
 
 
 def _word(part: Any) -> str:

@@ -5,6 +5,7 @@ Engine and learner both get their pixels here, from the same file, so that they 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from areal.errors import UserError
-from areal.images import Image, open_png
+from areal.images import Image, open_png, size_of
 from areal.models.folder import first_line
 from areal.models.loading import load_tokenizer, model_config
 
@@ -66,12 +67,13 @@ class Sight:
         return self.pixels(png).grid
 
     def count(self, png: bytes) -> int:
-        """Return how many placeholders a picture has."""
-        frames, height, width = self.grid(png)
-        return frames * height * width // self.merge**2
+        """Return how many placeholders a picture has; it is told by its size, so that no pixel is read."""
+        width, height = size_of(png)
+        patches: int = self.processor.get_number_of_image_patches(height, width)
+        return patches // self.merge**2
 
     def place(
-        self, ids: list[int], pngs: list[bytes], stands: list[bool] | None = None
+        self, ids: list[int], pngs: Sequence[bytes], stands: list[bool] | None = None
     ) -> tuple[list[int], tuple[Image, ...]]:
         """Return ids with all placeholders of each picture in the place of the one that the template has.
 

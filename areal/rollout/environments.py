@@ -17,7 +17,7 @@ from typing import Any
 
 from areal import faults
 from areal.agents.interface import Content, Step
-from areal.envs.pictures import content_of, is_readable
+from areal.envs.pictures import content_of, is_readable, with_files
 from areal.errors import EnvironmentFailure, UserError
 from areal.rollout.env_calls import CallFailed, EnvCall, Make
 from areal.rollout.env_processes import ProcessEnvs, StartEnv
@@ -123,12 +123,15 @@ class EnvironmentPool:
         given = await self._call(what, lambda: self._envs.call(env, "reset", **task), "reset")
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
             raise self._failure(what, "did not return (observation, info)")
-        observation = self._content(what, given[0])
-        if "messages" in given[1] and (wrong := wrong_messages(given[1]["messages"])):
-            raise self._failure(what, f"gave info['messages'], which {wrong}")
-        if "tools" in given[1] and (wrong := wrong_tools(given[1]["tools"])):
+        observation = await self._content(what, given[0])
+        info = dict(given[1])
+        if "messages" in info:
+            if wrong := wrong_messages(info["messages"]):
+                raise self._failure(what, f"gave info['messages'], which {wrong}")
+            info["messages"] = await self._read(what, "info['messages']", with_files, info["messages"])
+        if "tools" in info and (wrong := wrong_tools(info["tools"])):
             raise self._failure(what, f"gave info['tools'], which {wrong}")
-        return observation, dict(given[1])
+        return observation, info
 
     async def step(self, env: Any, action: str, task: dict[str, Any], player: str = "") -> Step:
         """Act in a task's episode.
@@ -145,7 +148,7 @@ class EnvironmentPool:
         if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], Mapping):
             raise self._failure(what, "did not return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = given
-        content = self._content(what, observation)
+        content = await self._content(what, observation)
         parts = _given(info, "reward_parts")
         if not isinstance(parts, Mapping):
             raise self._failure(what, f"gave reward_parts={parts!r}, which is no dict of names and numbers")
@@ -217,15 +220,22 @@ class EnvironmentPool:
     def _failure(self, what: str, wrong: str) -> EnvironmentFailure:
         return EnvironmentFailure(f"environment '{self._name}': {what} {wrong}")
 
-    def _content(self, what: str, observation: Any) -> Content:
+    async def _content(self, what: str, observation: Any) -> Content:
         if not is_readable(observation):
             raise self._failure(
                 what, f"gave a {type(observation).__name__} as observation, but a model reads text: a str"
             )
+        if isinstance(observation, str):
+            return observation
+        content: Content = await self._read(what, "an observation", content_of, observation)
+        return content
+
+    async def _read(self, what: str, name: str, read: Callable[[Any], Any], given: Any) -> Any:
+        """Read what may have pictures, on a thread: one of a screen takes 0.2 s."""
         try:
-            return content_of(observation)
+            return await asyncio.to_thread(read, given)
         except UserError as error:
-            raise self._failure(what, f"gave an observation: {error}") from error
+            raise self._failure(what, f"gave {name}: {error}") from error
 
 
 def named_player(info: Mapping[str, Any]) -> str:

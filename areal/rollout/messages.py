@@ -8,11 +8,11 @@ from typing import Any
 
 from areal.agents.interface import BadRequest, Message
 from areal.errors import UserError
-from areal.images import to_png
+from areal.images import Png, to_png
 from areal.rollout.arguments import loads
 
 Key = tuple[str, str, tuple[tuple[str, str], ...], tuple[bytes, ...]]
-"""Role, words, name and arguments of each tool call, and pictures: what two equal messages have in common."""
+"""Role, words, name and arguments of each tool call, and digests of pictures: what equal messages share."""
 
 
 _OTHER = (
@@ -65,7 +65,7 @@ def key(message: Message) -> Key:
         (call["function"]["name"], json.dumps(call["function"]["arguments"], sort_keys=True))
         for call in message.get("tool_calls", ())
     )
-    return message["role"], words(message).strip(), calls, tuple(pictures([message]))
+    return message["role"], words(message).strip(), calls, tuple(png.digest for png in pictures([message]))
 
 
 def words(message: Message) -> str:
@@ -74,7 +74,7 @@ def words(message: Message) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-def pictures(messages: Iterable[Message]) -> list[bytes]:
+def pictures(messages: Iterable[Message]) -> list[Png]:
     """Return the pictures of normal messages, in order."""
     parts = (part for m in messages if not isinstance(m["content"], str) for part in m["content"])
     return [part["image"] for part in parts if part["type"] == "image"]

@@ -309,7 +309,7 @@ class Renderer:
         text: str,
         new: str,
         first: bool,
-        shown: list[bytes],
+        shown: Sequence[bytes],
         messages: Sequence[Message] = (),
         tools: Sequence[Tool] = (),
     ) -> Prompt:

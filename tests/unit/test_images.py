@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zlib
 from typing import Any
@@ -12,7 +13,7 @@ import PIL.Image
 import pytest
 
 from areal.errors import UserError
-from areal.images import MAX_ASPECT, MAX_PIXELS, Png, open_png, to_png
+from areal.images import MAX_ASPECT, MAX_PIXELS, LatestFiles, Png, open_png, to_png
 
 COLORS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -123,3 +124,29 @@ def test_a_picture_that_is_too_long_is_refused():
 def test_values_of_an_unknown_range_are_refused(mode: str):
     with pytest.raises(UserError, match=f"mode {mode} has values of an unknown range"):
         to_png(PIL.Image.new(mode, (4, 4)))
+
+
+def test_a_file_that_comes_again_is_not_read_again():
+    jpeg = file(COLORS, "JPEG")
+    assert to_png(jpeg) is to_png(bytes(bytearray(jpeg)))
+    assert to_png(jpeg) is not to_png(file(COLORS[::-1], "JPEG"))
+
+
+def test_so_many_bytes_are_kept():
+    files = [file(COLORS[:, number:], "JPEG") for number in range(3)]
+    read = [to_png(each) for each in files]
+    latest = LatestFiles(len(read[0]) + len(read[1]))
+    first, second = latest.png(files[0]), latest.png(files[1])
+    assert latest.png(files[0]) is first
+    assert latest.png(files[2]) == read[2]
+    assert latest.png(files[0]) is first, "the one that was asked for last stays"
+    assert latest.png(files[1]) == second
+    assert latest.png(files[1]) is not second
+    assert LatestFiles(1).png(files[0]) == read[0], "one that is larger than all is not kept"
+
+
+def test_a_picture_is_known_by_its_bytes():
+    one, other = to_png(COLORS), to_png(COLORS[::-1])
+    assert one.digest == to_png(COLORS.copy()).digest == pickle.loads(pickle.dumps(one)).digest
+    assert one.digest != other.digest
+    assert isinstance(pickle.loads(pickle.dumps(one)), Png)

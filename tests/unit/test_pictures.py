@@ -6,8 +6,10 @@ import base64
 import io
 import json
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -28,12 +30,16 @@ from areal.config import parse_config
 from areal.envs.pictures import content_of, is_readable, with_text, words_of
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError
-from areal.images import open_png
+from areal.images import Png, open_png
 from areal.models import load_tokenizer, resolve_model
 from areal.models.sight import load_sight, saved_beside
 from areal.rollout.endpoint.server import EndpointServer
+from areal.rollout.endpoint.serving import ServedSession
+from areal.rollout.endpoint.session import Session
+from areal.rollout.endpoint.wire import ModelRequest
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.environments import EnvironmentPool
+from areal.rollout.messages import normal, pictures
 from areal.rollout.opening import wrong_messages
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
@@ -274,6 +280,48 @@ async def test_programs_show_pictures_by_each_protocol(folder: str, server: Endp
     assert len({tuple(ids) for ids, _ in engine.asked[:3]}) == 1
     one = max(said.trajectories(), key=lambda each: len(each.turns))
     assert len(one.turns) == len(one.images) == 2
+
+
+@pytest.mark.parametrize(("body", "elsewhere"), [(b'{"type": "input_image"}', True), (b"{}", False)])
+async def test_a_call_with_pictures_is_read_on_a_thread(body: bytes, elsewhere: bool):
+    read: list[int] = []
+
+    def parse(body: bytes, reading: Any) -> ModelRequest:
+        read.append(threading.get_ident())
+        return ModelRequest("m", [])
+
+    wire: Any = SimpleNamespace(parse=parse)
+    model: Any = SimpleNamespace(count_tokens=lambda messages, tools: 0)
+    for session in (Session(model, list, 1.0, 9), ServedSession(model, list, 1.0, 9)):
+        await session.read(wire, body)
+        await session.count(parse, body)
+    assert [thread != threading.get_ident() for thread in read] == [elsewhere] * 4
+
+
+async def test_pictures_of_an_environment_become_files_once():
+    class Asks(Twice):
+        def reset(self, **task: Any) -> Any:
+            content = [{"type": "image", "image": BOARD}, {"type": "text", "text": "What is it?"}]
+            return "", {"messages": [{"role": "user", "content": content}]}
+
+    class Wrong(Twice):
+        def reset(self, **task: Any) -> Any:
+            return "", {"messages": [{"role": "user", "content": [{"type": "image", "image": BOARD / 2}]}]}
+
+    for kind, wrong in ((Asks, False), (Wrong, True)):
+        pool = EnvironmentPool(kind, 1)
+        async with pool.lend() as env:
+            if wrong:
+                with pytest.raises(
+                    EnvironmentFailure, match=r"gave info\['messages'\]: a picture is an array"
+                ):
+                    await pool.reset(env, {"seed": 0})
+                continue
+            _, info = await pool.reset(env, {"seed": 0})
+            [message] = info["messages"]
+            assert isinstance(message["content"][0]["image"], Png)
+            assert pictures([normal(message)])[0] is message["content"][0]["image"]
+        await pool.close()
 
 
 def data_url(file: bytes) -> dict[str, Any]:

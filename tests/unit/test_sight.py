@@ -175,6 +175,16 @@ def test_a_conversation_has_a_placeholder_for_each_square_of_a_picture(folder: s
     assert spoken.trajectory().images == spoken.images
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (37, 91), (56, 56), (480, 640), (900, 1300)])
+def test_places_are_counted_without_the_pixels(folder: str, height: int, width: int):
+    sight = load_sight(folder)
+    assert sight is not None
+    png = noise(height, width)
+    counted = sight.count(png)
+    assert sight.pixels.cache_info().misses == 0
+    assert counted == math.prod(sight.pixels(png).grid) // sight.merge**2
+
+
 def places(prompt: Prompt, token: int) -> list[str]:
     """Return what the placeholders of a prompt are, in order: words, or the name of a picture."""
     names = {WIDE: "wide", TALL: "tall"}

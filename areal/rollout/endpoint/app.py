@@ -78,7 +78,7 @@ def make_app(
     def counts(parse: Parse) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
             session = _session(request, session_of)
-            count, ignored = session.count(parse, await _body(request, max_request_bytes))
+            count, ignored = await session.count(parse, await _body(request, max_request_bytes))
             refusals.record_ignored(request.url.path, _agent(request), ignored)
             return _json({"object": "response.input_tokens", "input_tokens": count})
 
@@ -116,7 +116,7 @@ def make_app(
         async def answered(request: Request, session: Session) -> Response:
             body = await _body(request, max_request_bytes)
             retried = request.headers.get("x-stainless-retry-count", "0") != "0"
-            asked, ignored = session.read(wire, body)
+            asked, ignored = await session.read(wire, body)
             refusals.record_ignored(request.url.path, _agent(request), ignored)
             answering = asyncio.create_task(session.serve(wire, asked, body, retried, request.receive))
             try:

@@ -91,10 +91,10 @@ class ServedSession(Session):
         """Whether no call is in flight."""
         return not self._in_flight
 
-    def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
+    async def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
         """Return a request; nothing is ignored. Raises Refusal as :meth:`Session.read` does."""
         reading = GrantingReading(self._temperature, items=self._items)
-        request = wire.parse(body, reading)
+        request = await self._parsed(wire.parse, body, reading)
         limits = {f.name: getattr(request.limits, f.name) for f in fields(SamplingLimits)}
         return replace(request, limits=AskedSampling(**limits, asked=reading.asked)), []
 

@@ -28,6 +28,8 @@ from areal.rollout.seeds import derive
 
 _TOO_LONG, _SPENT = _EXHAUSTED = "context_length_exceeded", "insufficient_quota"
 """OpenAI's words for what an episode has used up."""
+_PICTURE = b"image"
+"""What is in each part with a picture, whatever the protocol."""
 
 Parse = Callable[[bytes, Reading], ModelRequest]
 """Reads the body of a request."""
@@ -82,23 +84,23 @@ class Session:
         self._items: dict[str, dict[str, Any]] = {}
         self._shown = ShownReplies()
 
-    def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
+    async def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
         """Return a request, and what it wishes for and is ignored, each as NAME=VALUE.
 
         Raises:
             Refusal: it is none, or asks for what is refused.
         """
         reading = self._reading()
-        return wire.parse(body, reading), reading.ignored
+        return await self._parsed(wire.parse, body, reading), reading.ignored
 
-    def count(self, parse: Parse, body: bytes) -> tuple[int, list[str]]:
+    async def count(self, parse: Parse, body: bytes) -> tuple[int, list[str]]:
         """Return the number of tokens of a request's prompt, and what is ignored, as :meth:`read` does.
 
         Raises:
             Refusal: there is no such request, or it asks for what is refused.
         """
         reading = self._reading()
-        request = parse(body, reading)
+        request = await self._parsed(parse, body, reading)
         try:
             messages, _ = self._history(request)
             return self._model.count_tokens(messages, tools=request.tools), reading.ignored
@@ -110,6 +112,12 @@ class Session:
         if response not in self._kept:
             raise Refusal(404, f"the response {response!r} is none of this episode's")
         return self._kept[response]
+
+    async def _parsed(self, parse: Parse, body: bytes, reading: Reading) -> ModelRequest:
+        """Read a request; on a thread if it has pictures: the calls of other episodes go on meanwhile."""
+        if _PICTURE in body:
+            return await asyncio.to_thread(parse, body, reading)
+        return parse(body, reading)
 
     def _reading(self) -> Reading:
         return Reading(self._temperature, self._settings == "ignore", self._items)
