@@ -14,7 +14,16 @@ from typing import Any
 
 from areal.agents.interface import Tool
 from areal.rollout import arguments as json_text
-from areal.rollout.tools.reading import NAME, PYTHON_MARK, Parse, Split, ToolCall, read_blocks
+from areal.rollout.tools.last_values import SPACE, last_values
+from areal.rollout.tools.reading import (
+    NAME,
+    PYTHON_MARK,
+    Parse,
+    Split,
+    ToolCall,
+    end_without_marks,
+    read_blocks,
+)
 
 _HERMES = re.compile(r"<tool_call>")
 _HERMES_END = re.compile(r"</tool_call>|\Z")
@@ -26,7 +35,6 @@ _MISTRAL = re.compile(r"\[TOOL_CALLS\]")
 _MISTRAL_NAME = re.compile(rf"\s*(?P<name>{NAME})\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?")
 _NO_ARGUMENTS = {"name", "id", "type"}
 _LINE = re.compile(rf"(?:^|{PYTHON_MARK})[ \t]*(?=[{{\[])", re.MULTILINE)
-_REST = re.compile(rf"(?:\s|{PYTHON_MARK})*\Z")
 
 
 def parse_blocks(text: str, tools: Sequence[Tool] = ()) -> Split | None:
@@ -72,12 +80,18 @@ def parse_json(text: str, tools: Sequence[Tool] = ()) -> Split | None:
     They begin a line, and nothing is behind them: what stands amid words is spoken of. A value without
     arguments is no call here.
     """
-    for line in _LINE.finditer(text):
-        found = _calls(text, line.end(), bare=True)
-        if found is not None and _REST.match(text, found[1]):
-            words = re.sub(PYTHON_MARK, "", text[: line.start()]).strip()
-            return (words, found[0]) if found[0] else None
-    return None
+    lines = {line.end(): line.start() for line in _LINE.finditer(text)}
+    read: list[list[ToolCall]] = []
+    first, count = -1, 0
+    for begin in last_values(text, end_without_marks(text)):
+        found = _value(text, begin, bare=True)
+        if found is None:
+            break
+        read.append(found[0])
+        if begin in lines:
+            first, count = lines[begin], len(read)
+    calls = [call for part in reversed(read[:count]) for call in part]
+    return (re.sub(PYTHON_MARK, "", text[:first]).strip(), calls) if calls else None
 
 
 def marked(section: tuple[str, str], begin: str, head: str, end: str) -> Parse:
@@ -158,26 +172,32 @@ def _named(text: str, name: str, position: int) -> tuple[list[ToolCall], int] | 
     return [(name, value)], position
 
 
-def _calls(text: str, position: int, bare: bool = False) -> tuple[list[ToolCall], int] | None:
+def _calls(text: str, position: int) -> tuple[list[ToolCall], int] | None:
     """Read JSON calls, one behind the other; return them and where something else begins."""
     calls: list[ToolCall] = []
     position = _skip(text, position)
     while position < len(text) and text[position] in '{["':
-        try:
-            value, position = json_text.first(text, position)
-        except ValueError:
+        found = _value(text, position)
+        if found is None:
             return None
-        for item in value if isinstance(value, list) else [value]:
-            call = _call(item, bare)
-            if call is None:
-                return None
-            calls.append(call)
-        position = _skip(text, position)
+        calls += found[0]
+        position = _skip(text, found[1])
     return calls, position
 
 
+def _value(text: str, position: int, bare: bool = False) -> tuple[list[ToolCall], int] | None:
+    """Read a JSON call, or a list of them; return them and where they end."""
+    try:
+        value, position = json_text.first(text, position)
+    except ValueError:
+        return None
+    made = [_call(item, bare) for item in (value if isinstance(value, list) else [value])]
+    calls = [call for call in made if call is not None]
+    return (calls, position) if len(calls) == len(made) else None
+
+
 def _skip(text: str, position: int) -> int:
-    while position < len(text) and text[position] in "; \t\r\n":
+    while position < len(text) and text[position] in SPACE:
         position += 1
     return position
 

@@ -15,16 +15,23 @@ from typing import Any
 
 from areal.agents.interface import Tool
 from areal.rollout.arguments import loads
-from areal.rollout.tools.reading import PYTHON_MARK, Split, ToolCall, read_blocks
+from areal.rollout.tools.reading import PYTHON_MARK, Split, ToolCall, end_without_marks, read_blocks
 
-_AROUND = re.compile(rf"\A(?:\s|{PYTHON_MARK})*|(?:\s|{PYTHON_MARK})*\Z")
+_BEFORE = re.compile(rf"\A(?:\s|{PYTHON_MARK})*+")
 _BEGIN, _END = re.compile("<function_calls>"), "</function_calls>"
+_NEXT = re.compile(rf"\"\"\"|'''|[\"'#]|{_END}")
+_INSIDE = {
+    quote: re.compile(rf"(?:\\.|(?!{quote})[^\\{line}])*+{quote}", re.DOTALL)
+    for quote, line in (("'", r"\n"), ('"', r"\n"), ("'''", ""), ('"""', ""))
+}
+_INSIDE["#"] = re.compile(rf"(?:(?!{_END})[^\n])*+")
+"""Match what is behind the beginning of a string or of a comment in Python, up to its end."""
 _NAMES = {"true": True, "false": False, "null": None}
 
 
 def parse_python(text: str, tools: Sequence[Tool] = ()) -> Split | None:
     """Read a text that is a list of calls."""
-    tree = _parsed(_AROUND.sub("", text))
+    tree = _parsed(_BEFORE.sub("", text[: end_without_marks(text)]))
     if len(tree) != 1 or not isinstance(tree[0], ast.List) or not tree[0].elts:
         return None
     calls = _calls(tree[0].elts)
@@ -35,16 +42,27 @@ def parse_python_lines(text: str, tools: Sequence[Tool] = ()) -> Split | None:
     """Read the calls in ``<function_calls>``, whose end may be missing."""
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
-        # The end may stand in a string of a call, so that the first one which leaves Python is the end.
-        end = text.find(_END, position)
-        while end >= 0:
-            if (calls := _calls(_parsed(text[position:end].strip()))) is not None:
-                return calls, end + len(_END)
-            end = text.find(_END, end + 1)
-        calls = _calls(_parsed(text[position:].strip()))
-        return None if calls is None else (calls, len(text))
+        end = _end_of_python(text, position)
+        calls = _calls(_parsed(text[position:end].strip()))
+        return None if calls is None else (calls, min(len(text), end + len(_END)))
 
     return read_blocks(text, _BEGIN, block)
+
+
+def _end_of_python(text: str, position: int) -> int:
+    """Return where Python ends: at the first mark of an end that is in no string of it, or with the text.
+
+    One pass finds it. To try each mark would take time that is quadratic in the length of the text.
+    """
+    while (found := _NEXT.search(text, position)) is not None:
+        kind, position = found[0], found.end()
+        if kind == _END:
+            return found.start()
+        inside = _INSIDE[kind].match(text, position)
+        if inside is None:
+            break  # a string without an end: it is no Python
+        position = inside.end()
+    return len(text)
 
 
 def spell_list_of_python(calls: Sequence[ToolCall]) -> str:

@@ -20,6 +20,20 @@ NAME = r"[^\s<>|｜{}\[\]\"`]+"
 """Matches the name of a tool beside marks."""
 PYTHON_MARK = r"<\|python_(?:tag|start|end)\|>"
 """Matches what Llama may put around its calls."""
+_PYTHON_MARKS = ("<|python_tag|>", "<|python_start|>", "<|python_end|>")
+
+
+def end_without_marks(text: str) -> int:
+    """Return where a text ends without Llama's marks, and white space, at its end."""
+    # A pattern that is looked for would try all of a run of spaces from each of them.
+    end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        mark = next((mark for mark in _PYTHON_MARKS if text.endswith(mark, 0, end)), None)
+        if mark is None:
+            return end
+        end -= len(mark)
 
 
 def read_blocks(text: str, begin: re.Pattern[str], block: Block) -> Split | None:
