@@ -105,9 +105,14 @@ class Program:
             PolicyFailed: the program failed because of the model's response.
             ConversationTooLong: it failed because the task leaves no room for a response.
             ProgramFailed: it failed for another reason.
+            UserError: the task has a picture.
         """
         task = await env.reset()
-        assert isinstance(task, str), "refused before the start: check_sight"
+        if not isinstance(task, str):  # what shows at the start, or is declared, is refused by check_sight
+            raise UserError(
+                "the environment shows a picture that its observation_space does not declare, and a program "
+                "is given text: take an agent such as single-turn or multi-turn"
+            )
         async with self._slots, model.endpoint(self._max_completions, self._settings) as at:
             try:
                 outcome = await self._run(task, at, self._time_limit)

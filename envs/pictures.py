@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from areal.images import size_of, to_png
 
@@ -35,6 +36,18 @@ def shows_picture(observation: Any) -> bool:
     if isinstance(observation, Mapping):
         return any(map(is_picture, observation.values()))
     return is_picture(observation)
+
+
+def may_show_picture(space: Any) -> bool:
+    """Whether there is a picture in the observations of a space."""
+    if isinstance(space, spaces.Dict):
+        return any(map(may_show_picture, space.values()))
+    return (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape) == 3
+        and space.shape[2] == 3
+    )
 
 
 def content_of(observation: Any) -> str | list[dict[str, Any]]:

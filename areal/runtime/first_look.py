@@ -8,7 +8,8 @@ from concurrent.futures import wait
 from functools import partial
 from typing import Any
 
-from areal.envs.pictures import shows_picture
+from areal.agents.interface import BadRequest
+from areal.envs.pictures import content_of, may_show_picture, shows_picture
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError, explained
 from areal.rollout.messages import normal, pictures
@@ -34,11 +35,12 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
         time_limit: seconds of a reset.
 
     Returns:
-        Whether it shows pictures.
+        Whether it shows pictures, then or, as its observation space says, later.
 
     Raises:
         UserError: its observations or actions are no text, or it has nothing to train on, or to measure.
-        EnvironmentFailure: it raised, did not return in time, or gave something else.
+        EnvironmentFailure: it raised, did not return in time, or gave something else, such as a picture that
+            cannot be shown.
     """
     source = TaskSource(env, 0) if training else None  # complains if there is nothing to train on
     held = held_out(env, min(problems, 1))
@@ -57,7 +59,13 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
         raise UserError(f"environment '{name}': {wrong}")
     if "messages" in info and (wrong := wrong_messages(info["messages"])):
         raise EnvironmentFailure(f"{what} gave info['messages'], which {wrong}")
-    return shows_picture(observation) or bool(pictures(map(normal, info.get("messages", ()))))
+    try:
+        content_of(observation)
+        shown = pictures(map(normal, info.get("messages", ())))
+    except (UserError, BadRequest) as error:
+        raise EnvironmentFailure(f"{what}: {error}") from error
+    declared = may_show_picture(getattr(env, "observation_space", None))
+    return declared or shows_picture(observation) or bool(shown)
 
 
 def _reset(

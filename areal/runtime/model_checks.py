@@ -81,6 +81,9 @@ def check_experts(path: str) -> None:
         )
 
 
+_WHERE = "in an observation, or by its observation_space"
+
+
 def check_sight(env: str, agent: Any, model: str | None = None) -> None:
     """Raise UserError if the pictures that an environment shows are lost on agent or model.
 
@@ -89,12 +92,12 @@ def check_sight(env: str, agent: Any, model: str | None = None) -> None:
     """
     if isinstance(agent, Program):
         raise UserError(
-            f"environment '{env}' shows pictures, which a program is not given: take an agent such as "
-            "single-turn or multi-turn"
+            f"environment '{env}' shows pictures ({_WHERE}), which a program is not given: take an agent "
+            "such as single-turn or multi-turn"
         )
     if model is not None and not sees(resolve_model(model)):
         raise UserError(
-            f"environment '{env}' shows pictures, and the model {model} sees none: take one of "
+            f"environment '{env}' shows pictures ({_WHERE}), and the model {model} sees none: take one of "
             f"{', '.join(FAMILIES.values())}"
         )
 

@@ -18,6 +18,7 @@ import PIL.Image
 import pytest
 import pytest_asyncio
 from anthropic import AsyncAnthropic
+from gymnasium.spaces import Box, Dict
 from openai import AsyncOpenAI, BadRequestError
 from pages import ROOT
 from seeing import make, noise, sequence
@@ -28,6 +29,7 @@ from areal.agents.single_turn import SingleTurn
 from areal.authoring.check import check_env
 from areal.config import parse_config
 from areal.envs.pictures import content_of, is_readable, with_text, words_of
+from areal.envs.text import UnicodeText
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError
 from areal.images import Png, open_png
@@ -72,6 +74,17 @@ class Twice(gymnasium.Env[Any, str]):
     def step(self, action: str) -> Any:
         self.turn += 1
         return {"image": BOARD[:, ::-1], "text": "And now?"}, 1.0, self.turn == 2, False, {}
+
+
+class Late(Twice):
+    """Shows its first board in a step, as it may declare."""
+
+    def __init__(self, space: Any) -> None:
+        self.observation_space = space
+
+    def reset(self, **task: Any) -> Any:
+        super().reset(**task)
+        return "Look: ", {}
 
 
 class Recording:
@@ -180,13 +193,22 @@ def test_messages_of_an_environment_may_have_pictures():
 
 def test_a_look_tells_whether_pictures_are_shown():
     assert look_at(CountShapes(), "count", 0, True, 10)
+    for space, shown in (
+        (Box(0, 255, BOARD.shape, np.uint8), True),
+        (Dict({"image": Box(0, 255, BOARD.shape, np.uint8), "text": UnicodeText(9)}), True),
+        (Box(0, 1, BOARD.shape, np.float32), False),
+        (Box(0, 255, BOARD.shape[:2], np.uint8), False),
+        (Dict({"text": UnicodeText(9)}), False),
+        (UnicodeText(9), False),
+    ):
+        assert look_at(Late(space), "late", 0, True, 10) == shown
     assert not look_at(gymnasium.make("math-v1"), "math-v1", 0, True, 10)
 
 
 def test_pictures_are_refused_before_the_start_where_they_are_lost(folder: str):
     shapes = str(ROOT / "examples/count_shapes.py:CountShapes")
     with pytest.raises(
-        UserError, match=r"shows pictures, and the model starter sees none: take one of Qwen2-VL"
+        UserError, match=r"shows pictures .*, and the model starter sees none: take one of Qwen2-VL"
     ):
         plan(parse_config({"env": shapes}))
     checked = plan(parse_config({"env": shapes, "model": folder, "rollout": {"max_model_len": 128}}))
@@ -195,6 +217,29 @@ def test_pictures_are_refused_before_the_start_where_they_are_lost(folder: str):
     with pytest.raises(UserError, match="which a program is not given"):
         plan(parse_config({"env": shapes, "model": folder, "rollout": {"max_model_len": 128}, **words}))
     assert isinstance(plan(parse_config({"env": "math-v1", **words})).agent, Program)
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        (np.zeros((1, 300, 3), np.uint8), {}),
+        ("", {"messages": [{"role": "user", "content": [{"type": "image", "image": b"?"}]}]}),
+    ],
+)
+def test_a_picture_that_cannot_be_shown_is_found_before_the_start(begins: Any):
+    class Made(Twice):
+        def reset(self, **task: Any) -> Any:
+            return begins
+
+    with pytest.raises(EnvironmentFailure, match=r"environment 'made': reset in the task .* a picture"):
+        look_at(Made(), "made", 0, True, 10)
+
+
+async def test_a_program_whose_task_is_an_undeclared_picture_ends_in_one_line(folder: str):
+    with pytest.raises(UserError, match="a program is given text"):
+        await worker(folder, Twice, Program(command="cat"), Recording()).run_episode(
+            {"seed": 0}, Sampling(10)
+        )
 
 
 def test_the_example_passes_the_checks_of_environments():
