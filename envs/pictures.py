@@ -10,6 +10,12 @@ from gymnasium import spaces
 
 from areal.images import size_of, to_png
 
+READS = (
+    "a model reads text: a str; one that sees also reads pictures, arrays of uint8 of the shape (height, "
+    "width, 3)"
+)
+"""What an observation is to be."""
+
 
 def is_picture(value: Any) -> bool:
     """Whether a value is a picture: an array of uint8 ``[H, W, 3]``, or one of Pillow's."""
@@ -29,6 +35,20 @@ def is_readable(observation: Any) -> bool:
             isinstance(value, str) or is_picture(value) for value in observation.values()
         )
     return isinstance(observation, str) or is_picture(observation)
+
+
+def kind_of(observation: Any) -> str:
+    """Say of what type an observation is that cannot be shown to a model, and of which shape."""
+    if isinstance(observation, np.ndarray):
+        return f"ndarray of {observation.dtype} of the shape {observation.shape}"
+    kind = type(observation).__name__
+    if isinstance(observation, Mapping) and any(
+        isinstance(each, np.ndarray) for each in observation.values()
+    ):
+        for name, value in observation.items():
+            if not isinstance(value, str) and not is_picture(value):
+                return f"{kind} whose {name!r} is of the type {kind_of(value)}"
+    return kind
 
 
 def shows_picture(observation: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from areal.envs.pictures import is_readable
+from areal.envs.pictures import READS, is_readable, kind_of
 from areal.errors import UserError
 from areal.registry import load_object
 
@@ -30,7 +30,7 @@ def not_in_words(env: Any, observation: Any, name: str) -> str:
     """
     actions = getattr(env, "action_space", None)
     if not is_readable(observation):
-        wrong = f"its observations are of the type {type(observation).__name__}, but a model reads text (str)"
+        wrong = f"its observations are of the type {kind_of(observation)}, but {READS}"
     elif isinstance(actions, _NO_TEXT):
         wrong = f"its actions are {actions}, but a model says text"
     else:

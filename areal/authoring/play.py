@@ -51,7 +51,7 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
             over = terminated or truncated
             earned += float(reward)
             show("reward", describe_reward(float(reward), info))
-        if len(observation):
+        if not isinstance(observation, str) or observation:  # a picture of Pillow has no length
             show("observation", words_of(observation))
     return earned
 

@@ -29,7 +29,7 @@ from areal.authoring.subject import (
     arguments,
     short,
 )
-from areal.envs.pictures import content_of, is_readable
+from areal.envs.pictures import READS, content_of, is_readable, kind_of
 from areal.envs.words import not_in_words
 from areal.rollout.environments import named_player, wrong_player
 from areal.rollout.tasks import held_out
@@ -85,9 +85,7 @@ def spaces_are_honest(subject: Subject) -> str:
         episode = subject.run_episode(env, task, FILLERS[0])
         for name, observation in [("reset", episode.observation)] + [("step", s[0]) for s in episode.steps]:
             if not is_readable(observation):
-                raise Broken(
-                    f"{name} gave a {type(observation).__name__} as observation; a model reads text: a str"
-                )
+                raise Broken(f"{name} gave an observation of the type {kind_of(observation)}; {READS}")
             if observation not in env.observation_space:
                 raise Broken(
                     f"{name} gave an observation that is not in the observation space: {short(observation)}; "

@@ -17,7 +17,7 @@ from typing import Any
 
 from areal import faults
 from areal.agents.interface import Content, Step
-from areal.envs.pictures import content_of, is_readable, with_files
+from areal.envs.pictures import READS, content_of, is_readable, kind_of, with_files
 from areal.errors import EnvironmentFailure, UserError
 from areal.rollout.env_calls import CallFailed, EnvCall, Make
 from areal.rollout.env_processes import ProcessEnvs, StartEnv
@@ -222,9 +222,7 @@ class EnvironmentPool:
 
     async def _content(self, what: str, observation: Any) -> Content:
         if not is_readable(observation):
-            raise self._failure(
-                what, f"gave a {type(observation).__name__} as observation, but a model reads text: a str"
-            )
+            raise self._failure(what, f"gave an observation of the type {kind_of(observation)}, but {READS}")
         if isinstance(observation, str):
             return observation
         content: Content = await self._read(what, "an observation", content_of, observation)

@@ -68,7 +68,7 @@ WRONG = {
     ),
     "gives a number": (
         lambda self, action: (3, 0.0, True, False, {}),
-        r"gave a int as observation, .* a str",
+        r"gave an observation of the type int, .* a str",
     ),
     "gives no reward": (
         lambda self, action: ("", None, True, False, {}),

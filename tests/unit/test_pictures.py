@@ -27,8 +27,9 @@ from areal.agents.multi_turn import MultiTurn
 from areal.agents.program import Program
 from areal.agents.single_turn import SingleTurn
 from areal.authoring.check import check_env
+from areal.authoring.play import Show, play_person
 from areal.config import parse_config
-from areal.envs.pictures import content_of, is_readable, with_text, words_of
+from areal.envs.pictures import content_of, is_readable, kind_of, with_text, words_of
 from areal.envs.text import UnicodeText
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError
@@ -145,7 +146,9 @@ async def test_an_environment_that_shows_something_else_is_refused(folder: str):
         def reset(self, **task: Any) -> Any:
             return {"image": BOARD / 255, "text": ""}, {}
 
-    with pytest.raises(EnvironmentFailure, match="gave a dict as observation"):
+    with pytest.raises(
+        EnvironmentFailure, match="of the type dict whose 'image' is of the type ndarray of float64"
+    ):
         await worker(folder, Floats, SingleTurn(), Recording()).run_episode({"seed": 0}, Sampling(10))
 
 
@@ -174,6 +177,43 @@ def test_what_can_be_shown_to_a_model():
     assert words_of(content_of({"text": "Look: ", "image": BOARD})) == "Look: [image 84×56]"
     assert with_text("a", "b") == "ab"
     assert words_of(with_text(content_of(BOARD), "b")) == "[image 84×56]b"
+
+
+def test_what_cannot_be_shown_is_told_its_shape():
+    alpha = np.zeros((4, 5, 4), np.uint8)
+    for wrong, kind in (
+        (BOARD[:, :, 0], "ndarray of uint8 of the shape (56, 84)"),
+        (alpha, "ndarray of uint8 of the shape (4, 5, 4)"),
+        (
+            {"text": "", "image": BOARD / 255},
+            "dict whose 'image' is of the type ndarray of float64 of the shape ",
+        ),
+        ({"image": BOARD, "number": 3}, "dict whose 'number' is of the type int"),
+        ({"number": 3}, "dict"),
+        (3, "int"),
+    ):
+        assert kind_of(wrong).startswith(kind)
+        assert f"{kind_of(wrong)}, but a model reads text: a str; " in not_in_words(Twice(), wrong, "")
+
+
+def test_a_person_is_told_of_pictures():
+    class Shows(Twice):
+        def __init__(self, last: Any) -> None:
+            self.last = last
+
+        def step(self, action: str) -> Any:
+            return self.last, 1.0, True, False, {}
+
+    for last, told in (
+        (PIL.Image.fromarray(BOARD), "reward: 1\n[image 84×56]\n"),
+        (BOARD, "reward: 1\n[image 84×56]\n"),
+        ({"text": "Over: ", "image": BOARD}, "reward: 1\nOver: [image 84×56]\n"),
+        ("over", "reward: 1\nover\n"),
+        ("", "reward: 1\n"),
+    ):
+        stream = io.StringIO()
+        assert play_person(Shows(last), 1, 0, lambda: "go", Show(stream)) == 1.0
+        assert stream.getvalue() == "Look: [image 84×56]\n" + told
 
 
 def test_an_environment_of_pictures_needs_actions_in_words():
