@@ -46,6 +46,16 @@ def begins_thought(content: str, prompt: str) -> bool:
     return content.lstrip().startswith(OPEN) or prompt.rstrip().endswith(OPEN)
 
 
+def may_begin_thought(text: str) -> bool:
+    """Whether the beginning of a response has no words yet, and no whole mark, so that it may still think."""
+    return OPEN.startswith(text.lstrip()) and text.lstrip() != OPEN
+
+
+def may_end_thought(text: str) -> bool:
+    """Whether a text ends within ``</think>``, if what follows is the rest of it."""
+    return any(text.endswith(CLOSE[:n]) for n in range(1, len(CLOSE)))
+
+
 def thought_length(content: str, prompt: str) -> int:
     """Return how many characters of a response are its thought, marks included; 0: it did not think.
 

@@ -64,7 +64,7 @@ async def sample_response(
     if sampling.presence_penalty or sampling.frequency_penalty:
         raise BadRequest(
             "presence_penalty and frequency_penalty are for a response in one piece, which a budget of "
-            "thoughts may divide; leave one or the other out"
+            "thoughts may divide; leave them out, or the budget (thinking_token_budget=-1)"
         )
     first = await engine.generate(ids, replace(whole, max_tokens=budget), images=images)
     if first.finish != "length":

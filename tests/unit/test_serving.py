@@ -51,13 +51,13 @@ class Noting:
 
 @asynccontextmanager
 async def serving(
-    renderer: Renderer = RENDERER, **limits: Any
+    renderer: Renderer = RENDERER, budget: int | None = None, **limits: Any
 ) -> AsyncIterator[tuple[Noting, str, list[ServedKey], Sessions]]:
     """An engine, the address of a server on it, the sessions that have ended, and all; the key is k."""
     engine, ended = Noting(), list[ServedKey]()
 
     def start() -> tuple[ServedRecorder, ServedSession]:
-        model = ServedRecorder(engine, renderer, Sampling(100), 100)
+        model = ServedRecorder(engine, renderer, Sampling(100, thinking_budget=budget), 100)
         return model, ServedSession(model, RENDERER.token_texts, 1.0, 10**6)
 
     sessions = Sessions("k", start, ended.append, **limits)
@@ -125,13 +125,26 @@ async def test_each_call_is_sampled_as_it_asks():
 async def test_a_call_may_bound_its_thought():
     made = load_tokenizer(resolve_model("starter"))
     made.chat_template += "{#- it has <think> and </think> -#}"
-    async with serving(Renderer(made, eos_ids(made))) as (engine, url, _, _), client_of(url) as http:
-        for given, lengths in (({}, [90]), ({"thinking_token_budget": 30}, [30]), ({}, [90])):
+    async with (
+        serving(Renderer(made, eos_ids(made)), budget=40) as (engine, url, _, _),
+        client_of(url) as http,
+    ):
+        unbounded = {"thinking_token_budget": -1, "presence_penalty": 1}
+        for given, lengths in (
+            ({}, [40]),
+            ({"thinking_token_budget": 30}, [30]),
+            (unbounded, [90]),
+            ({}, [40]),
+        ):
             body = {"model": "m", "messages": USER, "max_tokens": 90, **given}
             answer = await http.post("/chat/completions", json=body, headers={"x-api-key": "k"})
             assert answer.status_code == 200, answer.text
             assert [sampling.max_tokens for sampling in engine.asked] == lengths, "it ends within its budget"
             engine.asked.clear()
+        body = {"model": "m", "messages": USER, "max_tokens": 90, "presence_penalty": 1}
+        refused = await http.post("/chat/completions", json=body, headers={"x-api-key": "k"})
+        assert refused.status_code == 400
+        assert "thinking_token_budget=-1" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

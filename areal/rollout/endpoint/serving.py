@@ -62,6 +62,9 @@ class GrantingReading(Reading):
         """Grant a wish; raises Refusal if it cannot be."""
         if name not in _Granted.model_fields:
             super().wish(name, value, why)  # which are not ignored, but refused
+        if name == "thinking_token_budget" and value == -1 and type(value) is int:  # vLLM's word for none
+            self.asked["thinking_budget"] = None
+            return
         try:
             found = getattr(_Granted.model_validate({name: value}), name)
         except ValidationError as error:
