@@ -2,6 +2,7 @@
 
 A response is sampled up to the budget first. If it is still thinking then, the tokens of a fixed text that
 ends thoughts are put in, and the rest is sampled behind them; if it is not, the rest is sampled right away.
+Where that is not known yet, a part more is sampled first.
 The tokens put in are context, as a prompt's: nothing sampled them. Each token that was sampled has its
 log-probability behind all that stands before it, as the learner computes it.
 """
@@ -10,16 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Protocol
 
 from areal.agents.interface import BadRequest
 from areal.images import Image
 from areal.rollout.engine import Completion, Sampler, Sampling, known_experts
 from areal.rollout.seeds import derive
-from areal.thoughts import Thought
-
-_SECOND_PART = -1
-"""Tells its seed from those of calls, which are numbered from 0."""
+from areal.thoughts import Thought, may_begin_thought, may_end_thought
 
 
 class _Reader(Protocol):
@@ -43,8 +42,10 @@ async def sample_response(
 ) -> Completion:
     """Sample a response whose thought is no longer than ``sampling.thinking_budget``.
 
-    Where ``sampling.max_tokens`` leaves no room for a word behind a thought that was ended, it is the only
-    bound. What conforms to a schema is no thought.
+    White space before it does not count, nor what it takes to end its mark once it has begun that. A stop
+    string ends the response in what is put in, too, as with vLLM's own budgets. Where
+    ``sampling.max_tokens`` leaves no room for a word behind a thought that was ended, it is the only bound.
+    What conforms to a schema is no thought.
 
     Args:
         ids: the tokens of the prompt.
@@ -66,26 +67,43 @@ async def sample_response(
             "presence_penalty and frequency_penalty are for a response in one piece, which a budget of "
             "thoughts may divide; leave them out, or the budget (thinking_token_budget=-1)"
         )
-    first = await engine.generate(ids, replace(whole, max_tokens=budget), images=images)
-    if first.finish != "length":
-        return first
-    thought = reader.thought_of(first.ids, prompt)
-    given = ending if thought is not None and thought.end == "none" else []
-    rest = replace(
-        whole,
-        max_tokens=sampling.max_tokens - len(first.ids) - len(given),
-        seed=None if sampling.seed is None else derive(sampling.seed, _SECOND_PART),
-    )
-    second = await engine.generate([*ids, *first.ids, *given], rest, images=images)
-    if not given:
-        second = _stopped(first, second, sampling.stop, reader)
-    return Completion(
-        [*first.ids, *given, *second.ids],
-        [*first.logprobs, *[0.0] * len(given), *second.logprobs],
-        [*first.versions, *[-1] * len(given), *second.versions],
-        second.finish,
-        known_experts(first.experts, second.experts),
-    )
+    said = await engine.generate(ids, replace(whole, max_tokens=budget), images=images)
+    for part in count(1):
+        if said.finish != "length":
+            break
+        thought = reader.thought_of(said.ids, prompt)
+        thinks = thought is not None and thought.end == "none"
+        left = sampling.max_tokens - len(said.ids)
+        more = _before_it_is_known(reader.decode(said.ids), thinks, budget)
+        known = more == 0 or more + len(ending) >= left
+        if known and thinks:
+            put_in = Completion(ending, [0.0] * len(ending), [-1] * len(ending), "length")
+            said = _joined(said, put_in, sampling.stop, reader)
+            if said.finish == "stop":
+                break
+            left -= len(ending)
+        rest = replace(
+            whole,
+            max_tokens=left if known else more,
+            # Calls, which have seeds of their own, are numbered from 0.
+            seed=None if sampling.seed is None else derive(sampling.seed, -part),
+        )
+        later = await engine.generate([*ids, *said.ids], rest, images=images)
+        said = _joined(said, later, sampling.stop, reader)
+        if known:
+            break
+    return said
+
+
+def _before_it_is_known(text: str, thinks: bool, budget: int) -> int:
+    """Return how many tokens more it takes to know whether a response thinks; 0: it is known.
+
+    A thought that is about to end is let end, token by token: behind what ends it instead, the rest of its
+    mark would be words. One that has not begun has its budget before it.
+    """
+    if thinks:
+        return int(may_end_thought(text))
+    return budget if may_begin_thought(text) else 0
 
 
 def was_cut(completion: Completion) -> bool:
@@ -93,21 +111,41 @@ def was_cut(completion: Completion) -> bool:
     return -1 in completion.versions
 
 
-def _stopped(first: Completion, second: Completion, stop: tuple[str, ...], reader: _Reader) -> Completion:
-    """Return the second part up to where a stop string ends that begins in the first one.
+def _joined(said: Completion, later: Completion, stop: tuple[str, ...], reader: _Reader) -> Completion:
+    """Return a response and its next part, up to where a stop string ends that the engine does not see.
 
-    The engine does not see it, as it takes the first part for prompt. What follows it was not to be sampled.
+    The engine takes what is there for prompt: it sees none that begins in it, and none in what is put in.
+    What follows a stop string was not to be sampled.
+    """
+    put_in = -1 in later.versions
+    end = _stop_end(said.ids, later.ids, stop, reader, put_in)
+    return Completion(
+        [*said.ids, *later.ids[:end]],
+        [*said.logprobs, *later.logprobs[:end]],
+        [*said.versions, *later.versions[:end]],
+        later.finish if end is None else "stop",
+        known_experts(said.experts, later.experts),
+    )
+
+
+def _stop_end(
+    known: list[int], later: list[int], stop: tuple[str, ...], reader: _Reader, within: bool
+) -> int | None:
+    """Return with how many of the later tokens a stop string ends; None: none does.
+
+    Args:
+        within: whether it may begin in the later tokens, too.
     """
     if not stop:
-        return second
+        return None
     longest = max(map(len, stop))
-    known = first.ids[-4 * longest :]  # a character has at most 4 bytes, and a token at least one
+    known = known[-4 * longest :]  # a character has at most 4 bytes, and a token at least one
     begun = len(reader.decode(known))
-    for n in range(1, len(second.ids) + 1):
-        text = reader.decode([*known, *second.ids[:n]])
-        if any(-1 < text.find(end, max(0, begun - len(end) + 1)) < begun for end in stop):
-            ids, logprobs, versions = second.ids[:n], second.logprobs[:n], second.versions[:n]
-            return replace(second, ids=ids, logprobs=logprobs, versions=versions, finish="stop")
-        if len(text) >= begun + longest:
+    for n in range(1, len(later) + 1):
+        text = reader.decode([*known, *later[:n]])
+        last = len(text) if within else begun
+        if any(-1 < text.find(end, max(0, begun - len(end) + 1)) < last for end in stop):
+            return n
+        if not within and len(text) >= begun + longest:
             break
-    return second
+    return None

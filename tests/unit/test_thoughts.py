@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,9 @@ from dummy_batches import batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal.agents.interface import BadRequest
+from areal.agents.interface import BadRequest, SamplingLimits
 from areal.images import Image
+from areal.learner.credit import response_lengths
 from areal.rollout.engine import Completion, Sampling
 from areal.rollout.recorder import Recorder
 from areal.rollout.rendering import Renderer
@@ -143,17 +145,26 @@ def by_hand(model: Chance, ids: list[int], sampling: Sampling, prompt: str) -> t
     read, eos = RENDERERS[True], TOKENIZERS[True].eos_token_id
     budget, ending = sampling.thinking_budget or 0, read.thought_end_ids
     said: list[int] = []
-    cut, begun = -1, 0
+    put_in: list[int] = []
+    cut, look = -1, budget
     while len(said) < sampling.max_tokens:
-        if len(said) == budget and budget + len(ending) < sampling.max_tokens:
-            thought = read.thought_of(said, prompt)
-            if thought is not None and thought.end == "none":
-                cut, said = len(said), [*said, *ending]
-                begun = len(said)
-        said.append(model.next([*ids, *said]))
+        room = sampling.max_tokens - len(said) - len(ending)
+        if len(said) == look and room > 0:
+            thought, text = read.thought_of(said, prompt), read.decode(said)
+            thinks = thought is not None and thought.end == "none"
+            more = 0
+            if thinks and re.search("<(/(t(h(i(n(k)?)?)?)?)?)?$", text):
+                more = 1
+            elif not thinks and re.fullmatch(r"\s*(<(t(h(i(n(k)?)?)?)?)?)?", text):
+                more = budget
+            if 0 < more < room:
+                look += more
+            elif thinks:
+                cut, put_in = len(said), list(ending)
+        said.append(put_in.pop(0) if put_in else model.next([*ids, *said]))
         if said[-1] == eos:
             return said, cut, "eos"
-        if any(stop in read.decode(said[begun:]) for stop in sampling.stop):
+        if any(stop in read.decode(said) for stop in sampling.stop):
             return said, cut, "stop"
     return said, cut, "length"
 
@@ -170,7 +181,7 @@ def by_hand(model: Chance, ids: list[int], sampling: Sampling, prompt: str) -> t
 def test_a_response_is_what_one_request_would_have_sampled(
     seed: int, prompt: str, budget: int, longest: int, stop: list[str], rare_end: bool
 ):
-    """But for what ends the thought, which nobody sampled; and stop strings may begin in either part."""
+    """But for what ends the thought, which nobody sampled; and stop strings may begin and end in any part."""
     eos = TOKENIZERS[True].eos_token_id
     model = Chance(seed, ALPHABET * (9 if rare_end else 1) + [eos], eos)
     sampling = Sampling(longest, stop=tuple(stop), thinking_budget=budget)
@@ -181,7 +192,72 @@ def test_a_response_is_what_one_request_would_have_sampled(
     put_in = [cut != -1 and cut <= i < cut + len(ids_of(END, ended=False)) for i in range(len(said))]
     assert found.versions == [-1 if given else 3 for given in put_in]
     assert found.logprobs == [0.0 if given else -token for given, token in zip(put_in, said, strict=True)]
-    assert len(model.asked) <= 2
+    whole = [sampling.max_tokens for _, sampling in model.asked[1:-1]]
+    assert set(whole) <= {1, budget}, "more than two parts are of what is not known to be a thought yet"
+
+
+class Says:
+    """A model that says what it is given."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self._left = ids
+        self.asked: list[list[int]] = []
+
+    async def generate(
+        self, ids: list[int], sampling: Sampling, *, images: Sequence[Image] = ()
+    ) -> Completion:
+        self.asked.append(ids)
+        said, self._left = self._left[: sampling.max_tokens], self._left[sampling.max_tokens :]
+        finish: Any = "length" if self._left else "eos"
+        return Completion(said, [-1.0] * len(said), [3] * len(said), finish)
+
+
+async def said_within(budget: int, text: str, longest: int = 99, stop: tuple[str, ...] = ()) -> str:
+    """What a model that would say a text has said with a budget; its marks are spelled in several tokens."""
+    sampling = Sampling(longest, stop=stop, thinking_budget=budget)
+    found = await sample_response(Says(ids_of(text, False)), [1], sampling, RENDERERS[False], "")
+    assert len(found.ids) == len(found.logprobs) == len(found.versions) <= longest
+    return RENDERERS[False].decode(found.ids)
+
+
+async def test_a_thought_that_is_about_to_end_is_let_end():
+    text = "<think>a < b</think>12"
+    begun = len(ids_of("<think>a < b", False, ended=False))
+    for budget in range(begun + 1, begun + 8):
+        assert await said_within(budget, text) == text
+    assert await said_within(begun, text) == f"<think>a < b{END}</think>12"
+    # What may be the beginning of its end, and is not, gets no more than it takes to know.
+    assert await said_within(begun - 2, text) == f"<think>a < {END}b</think>12"
+    # There is room for what ends it and a token more, and none for its own end.
+    longest = begun + 2 + len(ids_of(END, False, ended=False))
+    assert (await said_within(begun + 1, text, longest)).startswith(f"<think>a < b<{END}")
+
+
+async def test_white_space_before_a_thought_does_not_free_it():
+    thought = "<think>" + "aba " * 30
+    for space in ("\n", " \n" * 9, " \n" * 20, " "):
+        found = await said_within(8, space + thought, 199)
+        assert found.startswith(f"{space}<think>"), space
+        before = found.index(END) - len(space)
+        assert 0 < len(ids_of(found[len(space) :][:before], False, ended=False)) <= 8 + len("<think>")
+    assert await said_within(8, " \n" * 20 + "12") == " \n" * 20 + "12"
+    assert await said_within(8, "<thin air " * 3) == "<thin air " * 3
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        ("</think>", "<think>a" + END[: END.index("</think>") + 8]),
+        ("\n<", "<think>aaba\n<"),
+        ("aa", "<think>aaba"),
+        ("\n\n3", f"<think>a{END}3"),
+        ("\n\na", f"<think>a{END}3333"),
+    ],
+)
+async def test_a_stop_string_in_what_ends_a_thought_ends_the_response(stop: str, said: str):
+    """Nothing is sampled behind it, so that a program sees all that was sampled."""
+    budget = len(ids_of("<think>a", False, ended=False))
+    assert await said_within(budget, "<think>a3333", stop=(stop,)) == said
 
 
 async def test_each_part_has_noise_of_its_own_and_nothing_else_is_divided():
@@ -234,3 +310,21 @@ async def test_what_was_put_in_is_context_in_the_trajectory_and_the_model_goes_o
     [trajectory] = model.trajectories()
     assert engine.asked[2][: len(engine.asked[0]) + len(reply.ids)] == engine.asked[0] + reply.ids
     assert [thought and thought.end for thought in trajectory.thoughts] == ["budget", "own"]
+
+
+async def test_a_response_may_end_within_what_was_put_in_and_the_conversation_goes_on():
+    """The program sees all that was sampled, and nothing is sampled that it does not see."""
+    thought = ids_of("<think>\nthe aba aa", ended=False)
+    engine = Scripted([thought, ids_of("12")], finish="length")
+    model = Recorder(engine, RENDERERS[True], Sampling(100, thinking_budget=8), 999)
+    user: Any = {"role": "user", "content": "go"}
+    reply = await model.chat([user], limits=SamplingLimits(stop=("</think>",)))
+    assert (len(engine.asked), reply.finish, reply.spoken) == (1, "stop", "")
+    assert reply.text == "<think>\nthe aba aa" + END.removesuffix("\n\n")
+    engine.finish = "eos"
+    tool: Any = {"role": "tool", "tool_call_id": "call_0_0", "content": "aba"}
+    await model.chat([user, reply.message, tool])
+    [trajectory] = model.trajectories()
+    assert [thought and thought.end for thought in trajectory.thoughts] == ["budget", "own"]
+    assert trajectory.sampled == 8 + len(ids_of("12"))
+    assert response_lengths(trajectory).tolist() == [8, len(ids_of("12"))]
