@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -59,6 +60,17 @@ def normal(message: Message) -> Message:
     return found
 
 
+async def normal_history(messages: Sequence[Message]) -> list[Message]:
+    """Return messages in normal form; pictures that are no checked files yet become such on a thread.
+
+    Raises:
+        BadRequest: as :func:`normal` does.
+    """
+    if all(map(_is_read, messages)):
+        return [normal(message) for message in messages]
+    return await asyncio.to_thread(lambda: [normal(message) for message in messages])
+
+
 def key(message: Message) -> Key:
     """Return what a normal message is compared by: clients trim words and give calls other ids."""
     calls = tuple(
@@ -91,6 +103,13 @@ def _content(content: Any) -> str | list[dict[str, Any]]:
     if all(part["type"] == "text" for part in parts):
         return "".join(part["text"] for part in parts)
     return parts
+
+
+def _is_read(message: Message) -> bool:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    given = [part.get("image") for part in parts if isinstance(part, dict) and part.get("type") == "image"]
+    return all(isinstance(picture, Png) for picture in given)
 
 
 def _part(part: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from areal.rollout.endpoint.server import EndpointServer
 from areal.rollout.engine import Completion, GenerationAborted, Sampler, Sampling
 from areal.rollout.engines import EpisodeEngines
 from areal.rollout.histories import Histories, Texts
-from areal.rollout.messages import SAID, Key, key, normal, pictures, said_of
+from areal.rollout.messages import SAID, Key, key, normal, normal_history, pictures, said_of
 from areal.rollout.model import EpisodeModel
 from areal.rollout.rendering import Prompt, Renderer
 from areal.rollout.thought_budget import sample_response, was_cut
@@ -93,7 +93,7 @@ class Recorder(EpisodeModel):
             ConversationTooLong: no room is left for a response.
             GenerationAborted: the engine gave the response up half-way.
         """
-        history = [normal(message) for message in messages]
+        history = await normal_history(messages)
         if not history or history[-1]["role"] == "assistant":
             raise BadRequest("the messages must end with one that the assistant is to answer")
         keys = [key(message) for message in history]

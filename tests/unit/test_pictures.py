@@ -23,6 +23,7 @@ from openai import AsyncOpenAI, BadRequestError
 from pages import ROOT
 from seeing import make, noise, sequence
 
+from areal.agents.interface import BadRequest
 from areal.agents.multi_turn import MultiTurn
 from areal.agents.program import Program
 from areal.agents.single_turn import SingleTurn
@@ -33,7 +34,7 @@ from areal.envs.pictures import content_of, is_readable, kind_of, with_text, wor
 from areal.envs.text import UnicodeText
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError
-from areal.images import Png, open_png
+from areal.images import Png, open_png, to_png
 from areal.models import load_tokenizer, resolve_model
 from areal.models.sight import load_sight, saved_beside
 from areal.rollout.endpoint.server import EndpointServer
@@ -381,6 +382,29 @@ async def test_a_call_with_pictures_is_read_on_a_thread(body: bytes, elsewhere: 
         await session.read(wire, body)
         await session.count(parse, body)
     assert [thread != threading.get_ident() for thread in read] == [elsewhere] * 4
+
+
+class Canvas:
+    """What an agent of one's own may show: it is asked for its pixels, and knows by which thread."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        self.threads.append(threading.get_ident())
+        return BOARD
+
+
+async def test_pictures_of_an_agent_are_read_on_a_thread(folder: str, server: EndpointServer):
+    engine, canvas, png = Recording(), Canvas(), noise(56, 84)
+    said = recorder(folder, engine, server)
+    for picture in (canvas, png):
+        await said.chat([{"role": "user", "content": [{"type": "image", "image": picture}]}])
+    assert threading.get_ident() not in canvas.threads
+    assert len(canvas.threads) == 1
+    assert [[image.png for image in images] for _, images in engine.asked] == [[to_png(BOARD)], [png]]
+    with pytest.raises(BadRequest, match="a picture is an array"):
+        await said.chat([{"role": "user", "content": [{"type": "image", "image": BOARD / 2}]}])
 
 
 async def test_pictures_of_an_environment_become_files_once():
