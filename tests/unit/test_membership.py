@@ -108,7 +108,7 @@ def test_what_leaves_finishes_or_after_its_limit_begins_again_elsewhere():
         first = this.made[0]
         gate = asyncio.Event()
 
-        async def waits(ids: list[int], sampling: Sampling, partial: Partial) -> Completion:
+        async def waits(ids: list[int], sampling: Sampling, partial: Partial, **_: object) -> Completion:
             first.running += 1
             try:
                 await gate.wait()
