@@ -6,12 +6,11 @@ conversation has, with all placeholders in them, where they lie, and the pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from areal.images import Image
+from areal.images import Image, digest_of
 from areal.models.sight import Sight
 
 _MOST = 256
@@ -78,7 +77,7 @@ class Prompts:
             "type": "multimodal",
             "prompt_token_ids": ids,
             "mm_kwargs": MultiModalKwargsItems({"image": [self._item(image.png) for image in images]}),
-            "mm_hashes": {"image": [hashlib.sha256(image.png).hexdigest() for image in images]},
+            "mm_hashes": {"image": [digest_of(image.png).hex() for image in images]},
             "mm_placeholders": {
                 "image": [PlaceholderRange(offset=image.start, length=image.tokens) for image in images]
             },
