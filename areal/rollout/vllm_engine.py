@@ -26,13 +26,12 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-
 from areal.agents.interface import BadRequest
 from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError, WrongNumbers
 from areal.images import Image
 from areal.models.sight import load_sight
 from areal.rollout.engine import Completion, Interruption, Partial, Sampling
+from areal.rollout.experts import experts_of
 from areal.rollout.gate import Gate
 from areal.rollout.vllm_sight import Prompts
 from areal.rollout.vllm_start import LONGEST_CAUSE, EngineSettings, engine_config, starting
@@ -435,27 +434,6 @@ def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
         )
     _require_numbers(logprobs)
     return Completion(ids, logprobs, versions, _finish(whole))
-
-
-def experts_of(output: Any) -> np.ndarray:
-    """Return those of all tokens, the prompt's first, but for the last, which was sent to none.
-
-    Raises:
-        UserError: vLLM has not recorded them.
-    """
-    count = len(output.prompt_token_ids) + len(output.outputs[0].token_ids) - 1
-    whole = getattr(output.outputs[0], "routed_experts", None)
-    prompt = getattr(output, "prompt_routed_experts", None)  # some releases have those of a prompt apart
-    parts = [part for part in (prompt, whole) if part is not None]
-    if (found := sum(map(len, parts))) < count:
-        raise RuntimeError(f"vLLM returned the experts of {found} tokens, not of {count}")
-    experts = np.concatenate(parts)[:count]
-    # Some kernels choose by themselves, of which a release may not know: it says that all chose expert 0.
-    if experts.shape[2] > 1 and not (np.diff(np.sort(experts[-1]), axis=-1) > 0).all(-1).any():
-        raise UserError(
-            "vLLM does not say which experts it chooses for this model here: set learner.router_replay=false"
-        )
-    return experts
 
 
 def _require_numbers(logprobs: list[float]) -> None:

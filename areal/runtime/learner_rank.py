@@ -177,7 +177,7 @@ class LearnerRank:
             if self._sender is None:  # another rank asks for whole weights
                 deque(parameters, maxlen=0)
             else:
-                digest = self._sender.write(parameters)
+                digest = self._sender.write(parameters, whole=not self._published)
             self._published = True
         return digest
 

@@ -31,7 +31,6 @@ class WeightSender:
 
     def __init__(self, memory: Memory, make: Callable[[TransferBackend], Sender], workers: int) -> None:
         self._memory, self._make, self._workers = memory, make, workers
-        self._written = False
         self._backends: Sequence[TransferBackend] = ()
         self._senders: dict[TransferBackend, Sender] = {}
 
@@ -54,14 +53,9 @@ class WeightSender:
         """Return what each engine needs to open its end; each call is for one connection of them all."""
         return [self._senders[backend].init_info(self._workers) for backend in self._backends]
 
-    def write(self, parameters: NamedParameters) -> str:
-        """Make the current values ready to load, as :meth:`Memory.write` does; return their digest.
-
-        Args:
-            parameters: all of them the first time; then, where factors were laid out, those suffice.
-        """
-        self._memory.write(parameters, whole=not self._written)
-        self._written = True
+    def write(self, parameters: NamedParameters, whole: bool = True) -> str:
+        """Make the current values ready to load, as :meth:`Memory.write` does; return their digest."""
+        self._memory.write(parameters, whole)
         return self._memory.digest()
 
     def send(self) -> None:

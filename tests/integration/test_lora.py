@@ -31,7 +31,7 @@ async def test_the_engine_computes_what_an_adapted_learner_does(worker: RolloutW
     await engine.connect(sender.init_infos())
     sender.write(Learner(resolve_model("starter"), settings, DEVICE, 1.0).sent_parameters(torch.float32))
     await engine.load(engine.version + 1)
-    digest = sender.write(learner.sent_parameters(torch.float32, again=True))
+    digest = sender.write(learner.sent_parameters(torch.float32, again=True), whole=False)
     await engine.load(engine.version + 1, digest)
     prompt = [3, 20, 21, 22, 4]
     completion = await engine.generate(prompt, Sampling(max_tokens=100, temperature=1.0, ignore_eos=True))

@@ -34,7 +34,8 @@ def test_engines_merge_to_the_bit_and_get_the_factors_alone(kind: str, dtype: to
     receiver = BroadcastReceiver(info["address"], layout, torch.device("cpu"))
     for version in range(3):
         move(learner, version)
-        written = sender.write(learner.sent_parameters(dtype, again=version > 0))
+        again = version > 0
+        written = sender.write(learner.sent_parameters(dtype, again), whole=not again)
         received = threading.Thread(target=receiver.receive)
         received.start()
         sender.send()

@@ -26,8 +26,8 @@ from areal.learner.routers import Routers
 from areal.models import resolve_model
 from areal.rollout.conversation import Conversation
 from areal.rollout.engine import Completion, known_experts
+from areal.rollout.experts import experts_of
 from areal.rollout.rendering import Prompt
-from areal.rollout.vllm_engine import experts_of
 from areal.runtime.plan import plan
 from areal.trajectory import Batch, Trajectory
 
