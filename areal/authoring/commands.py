@@ -63,7 +63,7 @@ def add_data(commands: Any) -> None:
         help="say how data is read, and print its first problems",
         description="Say how data is read: its form, how many problems there are, what is held out, which "
         "rows are left out and why. Print the first problems as the model gets them, with their answers.",
-        epilog="Exits with 1 if there are rows that cannot be read. docs/environments.md has the forms.",
+        epilog="Exits with 1 if there are rows that cannot be read. docs/data.md has the forms.",
     )
     show.add_argument(
         "place", metavar="PLACE", help="a file, a folder or a data set's id on the hub, also with :SPLIT"

@@ -52,7 +52,7 @@ def the_default_job_learned(folder: Path, printed: str) -> None:
     assert (folder / "runs/latest").resolve() == run.resolve()
     AutoModelForCausalLM.from_pretrained(run / "model")
     AutoTokenizer.from_pretrained(run / "model")
-    page = (ROOT / "docs/first-run.md").read_text()
+    page = (ROOT / "docs/run-directory.md").read_text()
     unexplained = [path.name for path in run.iterdir() if f"`{path.name}" not in page]
     assert not unexplained, "what is left in the run directory"
 
