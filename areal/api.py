@@ -81,7 +81,10 @@ def evaluate(
         env: Gymnasium id of the environment.
         model: hub id, folder (``RUN/model``), ``"starter"``, or an endpoint's URL: then responses are kept.
         run: a run directory, whose model, environment, agent and settings hold where nothing else is given.
-        config, overrides, show, settings: as in :func:`train`.
+        config: as in :func:`train`.
+        overrides: likewise.
+        show: likewise.
+        settings: likewise.
 
     Raises:
         UserError: bad input.
@@ -133,7 +136,10 @@ def evaluate_benchmarks(
         run: a run directory, as in :func:`evaluate`; to a benchmark it gives its model.
         resume: the folder of an evaluation that was stopped, to go on with as it began; ``settings`` may then
             say where (``placement``, ``ray``).
-        config, overrides, show, settings: as in :func:`train`; settings go before what a benchmark says.
+        config: as in :func:`train`.
+        overrides: likewise.
+        show: likewise.
+        settings: likewise; they go before what a benchmark says.
 
     Raises:
         UserError: bad input.

@@ -1,4 +1,4 @@
-"""The site builds without a warning, and its references have every setting and every command."""
+"""The site builds without a warning, and its references have every setting, command and public function."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+import areal
 from areal.config import Config
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -50,6 +51,9 @@ def test_the_pages(site: Path):
     commands = (site / "commands.html").read_text()
     for name in ("train", "eval", "eval rescore", "replay", "env init", "sandbox check"):
         assert f">areal {name}<" in commands
+    api = (site / "api.html").read_text()
+    assert not [name for name in areal.__all__ if f'id="areal.{name}"' not in api and name != "__version__"]
+    assert ":func:" not in api
     assert "<math" in (site / "objectives.html").read_text()
     for page in site.glob("*.html"):
         text = page.read_text()
