@@ -1,4 +1,4 @@
-"""Reads a command line: settings on both sides of options, and one line for what is none."""
+"""Parses a command line: settings may precede or follow options, and an error is one line."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from areal.errors import nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of commands, whose words and options come in any order; an error is one line."""
+    """A parser that accepts arguments and options in any order and reports an error on one line."""
 
     def error(self, message: str) -> NoReturn:
-        """End with status 2, as :class:`areal.errors.UserError` does, and say where help is."""
-        self.exit(2, f"areal: error: {message} (`{self.prog} --help` lists what there is)\n")
+        """Exit with status 2, as for :class:`areal.errors.UserError`, and point to the help."""
+        self.exit(2, f"areal: error: {message} (see `{self.prog} --help`)\n")
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Read a command line; exits with 0 after ``--help``, and with 2 and a line where it is none.
+        """Parse a command line; exits with 0 after ``--help``, and with 2 and one line if it is invalid.
 
-        Commands are taken off first: argparse itself would read the words of a command only up to its
-        first option, and not know a command of two words from an override.
+        The name of the command is removed first: argparse itself reads the arguments of a command only up
+        to the first option, and cannot tell a command of two words from an override.
         """
         commands, two = self.commands, " ".join(words[:2])
         if not commands:
@@ -29,19 +29,19 @@ class Parser(argparse.ArgumentParser):
         if name in commands:
             return commands[name].read(words[len(name.split()) :])
         if not name:
-            self.error(f"{self.prog} does what? Give one of {', '.join(commands)}")
+            self.error(f"a command is missing after '{self.prog}': give one of {', '.join(commands)}")
         if not name.startswith("-"):
             self.error(f"no such command: '{self.prog} {name}'{nearest(name, commands)}")
         return self.parse_args(words)
 
     @property
     def commands(self) -> dict[str, Parser]:
-        """The parsers of the commands inside this one, by their names."""
+        """The parsers of the subcommands, by name."""
         inner = (action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
         return next(inner, {})
 
     def add_overrides(self, help: str, metavar: str = "key=value", dest: str = "overrides") -> None:
-        """Take any number of ``key=value``, between the options and behind them."""
+        """Accept any number of ``key=value`` arguments, before, between and after the options."""
         self.add_argument(dest, nargs="*", default=[], metavar=metavar, help=help)
 
     def _read_mixed(self, words: Sequence[str]) -> argparse.Namespace:
@@ -50,12 +50,12 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("-"):
                 self.error(f"no such option: {word}{self._meant(word)}")
         if left:
-            self.error(f"'{left[0]}' is one word too many")
+            self.error(f"unexpected argument '{left[0]}'; remove it")
         self._names_first(given)
         return given
 
     def _names_first(self, given: argparse.Namespace) -> None:
-        """Give each name that a command takes its word, where settings were given before it."""
+        """Assign the arguments without ``=`` to the names that a command takes, even after settings."""
         places = [action for action in self._actions if not action.option_strings]
         names = [action.dest for action in places if action.nargs is None]
         settings = next((action.dest for action in places if action.nargs == "*"), None)
@@ -77,6 +77,6 @@ class Parser(argparse.ArgumentParser):
 
         key = name.lstrip("-").replace("-", "_")
         if key.split(".") in settings():
-            return f"; a setting is given without dashes: {key}=…"
+            return f"; give a setting without dashes: {key}=…"
         found = meant(key)
-        return f"{found} (a setting is given without dashes: key=value)" if "mean" in found else ""
+        return f"{found} (give a setting without dashes: key=value)" if "mean" in found else ""

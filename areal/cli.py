@@ -41,11 +41,12 @@ from areal.errors import (
 )
 from areal.output import watched_output
 
-_OVERRIDES = "any setting as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
+_OVERRIDES = "any settings, as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0, 1 (a check failed), 2 (bad input; one line says what) or 130 (Ctrl-C)."""
+    """Run one command and exit with 0, 1 (a check failed), 2 (bad input; one line says what) or 130
+    (Ctrl-C)."""
     output = watched_output()
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
@@ -80,7 +81,7 @@ def _end(code: int, line: str) -> NoReturn:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read a command; exits with 2 and one line if it is none."""
+    """Parse a command line; exits with 2 and one line if it is invalid."""
     return make_parser().read(arguments)
 
 
@@ -117,55 +118,68 @@ def _add_train(commands: Any) -> None:
         "train",
         help="train a model in an environment",
         description="Train a model in an environment.",
-        epilog="Without arguments it trains the model that ships with areal in math-v1, on any machine. "
-        "`areal config` explains all settings, --dry-run prints what they are and where each comes from.",
+        epilog="Without arguments, the command trains the model that ships with areal in math-v1, on any "
+        "machine. `areal config` explains all settings. --dry-run prints their values and where each comes "
+        "from.",
     )
     _add_common(command)
     command.add_argument(
         "--recipe",
         metavar="NAME",
-        help="settings to begin with (`list` lists them; default: by the model's size and the GPUs)",
+        help="predefined settings to start from (`list` lists the recipes; default: chosen by the size of "
+        "the model and the GPUs)",
     )
-    command.add_argument("--steps", type=int, metavar="N", help="updates")
-    command.add_argument("--output", metavar="FOLDER", help="folder of the run directories (default: runs)")
+    command.add_argument("--steps", type=int, metavar="N", help="number of updates")
+    command.add_argument(
+        "--output", metavar="FOLDER", help="folder in which the run directory is created (default: runs)"
+    )
     command.add_argument("--name", help="name of the run directory (default: environment, model and time)")
-    command.add_argument("--resume", metavar="RUN", help="go on with a stopped run, from its last checkpoint")
-    command.add_argument("--dry-run", action="store_true", help="check, print the configuration, and stop")
+    command.add_argument("--resume", metavar="RUN", help="resume a stopped run from its last checkpoint")
+    command.add_argument(
+        "--dry-run", action="store_true", help="check the settings, print them, and start nothing"
+    )
     command.set_defaults(run=train)
 
 
 def _add_eval(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
-        help="measure a model on benchmarks, or on an environment's held-out problems",
-        description="Measure a model on benchmarks, or on an environment's held-out problems. Of a training "
-        "run, RUN, its model in its environment, by its agent and with its settings.",
-        epilog="With --benchmark or --name every response is kept in FOLDER/eval/NAME (docs/evaluation.md).",
+        help="evaluate a model on benchmarks or on the held-out problems of an environment",
+        description="Evaluate a model on benchmarks or on the held-out problems of an environment. With RUN, "
+        "a training run, evaluate its model in its environment, with its agent and settings.",
+        epilog="With --benchmark or --name, every response is kept in FOLDER/eval/NAME (docs/evaluation.md).",
     )
-    _add_common(command, "RUN, or ", "RUN | key=value")
-    command.add_argument("--benchmark", metavar="NAMES", help="such as gsm8k,math500 (`list` lists them)")
+    _add_common(command, "a training run, or ", "RUN | key=value")
     command.add_argument(
-        "--data", metavar="PLACE", help="a folder with NAME.jsonl for each benchmark, or a file"
+        "--benchmark", metavar="NAMES", help="benchmarks, such as gsm8k,math500 (`list` lists them)"
     )
-    command.add_argument("--problems", type=int, metavar="N", help="how many problems")
-    command.add_argument("--samples", type=int, metavar="K", help="responses to each problem")
-    command.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
-    command.add_argument("--output", metavar="FOLDER", help="folder of the runs (default: runs)")
+    command.add_argument(
+        "--data",
+        metavar="PLACE",
+        help="a folder with NAME.jsonl for each benchmark, or a file for a single one",
+    )
+    command.add_argument("--problems", type=int, metavar="N", help="number of problems")
+    command.add_argument("--samples", type=int, metavar="K", help="number of responses to each problem")
+    command.add_argument("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy")
+    command.add_argument(
+        "--output", metavar="FOLDER", help="folder in which the results are kept (default: runs)"
+    )
     command.add_argument("--name", help="name of the evaluation (default: benchmarks, model and time)")
-    command.add_argument("--resume", metavar="RUN", help="go on with a stopped evaluation")
-    command.add_argument("--json", action="store_true", help="print JSON in place of the tables")
+    command.add_argument("--resume", metavar="RUN", help="resume a stopped evaluation")
+    command.add_argument("--json", action="store_true", help="print JSON instead of tables")
     command.set_defaults(run=evaluate)
 
 
 def _add_rescore(commands: Any) -> None:
     command = commands.add_parser(
         "eval rescore",
-        help="score an evaluation's responses again, without sampling",
-        description="Score the responses of an evaluation again, without sampling, into RUN/rescored.",
+        help="score the responses of an evaluation again, without sampling",
+        description="Score the responses of an evaluation again, without sampling, and write the results to "
+        "RUN/rescored.",
     )
-    command.add_argument("evaluation", metavar="RUN", help="the folder of an evaluation, or a file of it")
-    command.add_argument("--json", action="store_true", help="print JSON in place of the tables")
-    command.add_overrides("only env_options.key=value")
+    command.add_argument("evaluation", metavar="RUN", help="the folder of an evaluation, or a file in it")
+    command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    command.add_overrides("options of the environment, as env_options.key=value; no other settings")
     command.set_defaults(run=rescore)
 
 
@@ -175,25 +189,28 @@ def _add_compare(commands: Any) -> None:
         help="compare two evaluations on the same problems",
         description="Compare two evaluations on the same problems, by a paired sign-flip test.",
     )
-    command.add_argument("a", metavar="A", help="the folder of an evaluation, or a file of it")
-    command.add_argument("b", metavar="B", help="another one")
+    command.add_argument("a", metavar="A", help="the folder of an evaluation, or a file in it")
+    command.add_argument("b", metavar="B", help="the evaluation to compare it with")
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    form.add_argument("--markdown", action="store_true", help="print Markdown in place of the table")
+    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
     command.set_defaults(run=compare)
 
 
 def _add_replay(commands: Any) -> None:
     command = commands.add_parser(
         "replay",
-        help="feed a run's recorded batches through the learner again",
-        description="Feed the batches that a run consumed through the learner again and compare the losses.",
-        epilog="Exits with 1 if the same settings gave other losses. Metrics go to RUN/replays.",
+        help="train again on the recorded batches of a run, and compare the losses",
+        description="Train again on the batches that a run consumed, and compare the losses.",
+        epilog="The command exits with 1 if the same settings give different losses. It writes metrics to "
+        "RUN/replays.",
     )
     command.add_argument("replayed", metavar="RUN", help="a run directory")
-    command.add_argument("--from-step", type=int, default=1, metavar="N", help="first update to compare")
+    command.add_argument(
+        "--from-step", type=int, default=1, metavar="N", help="the first update to compare (default: 1)"
+    )
     command.add_overrides(
-        "other learner settings, for a study on fixed data, such as learner.learning_rate=1e-5"
+        "learner settings to change, for a study on fixed data, such as learner.learning_rate=1e-5"
     )
     command.set_defaults(run=replay)
 
@@ -201,16 +218,23 @@ def _add_replay(commands: Any) -> None:
 def _add_serve(commands: Any) -> None:
     command = commands.add_parser(
         "serve",
-        help="serve a model as it is served in training: by OpenAI's and Anthropic's protocols",
-        description="Serve a model by OpenAI's and Anthropic's protocols until Ctrl-C, as it is served to "
-        "programs in training, but as each call asks: any temperature, top_p, penalties, JSON.",
-        epilog="It prints base_url and api_key. Without --host this machine alone reaches it "
+        help="serve a model over HTTP, through the OpenAI and Anthropic APIs",
+        description="Serve a model through the OpenAI and Anthropic APIs until Ctrl-C, as training serves "
+        "it to programs. Unlike in training, each request chooses its own temperature, top_p, penalties and "
+        "JSON schema.",
+        epilog="The command prints base_url and api_key. Without --host, only this machine can connect "
         "(docs/endpoint.md).",
     )
-    command.add_argument("--model", help="a run directory, hub id, folder, or 'starter' (default)")
-    command.add_argument("--host", default="127.0.0.1", help="an address of this machine (127.0.0.1)")
-    command.add_argument("--port", type=int, default=0, metavar="N", help="where to listen (0: a free one)")
-    command.add_argument("--record", metavar="FILE", help="keep each session there as a line of JSON")
+    command.add_argument("--model", help="a run directory, hub id, folder, or 'starter' (default: starter)")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="the address of this machine to listen on (default: 127.0.0.1)"
+    )
+    command.add_argument(
+        "--port", type=int, default=0, metavar="N", help="the port to listen on (default: 0, any free port)"
+    )
+    command.add_argument(
+        "--record", metavar="FILE", help="write each session to this file, as a line of JSON"
+    )
     command.add_overrides(_OVERRIDES)
     command.set_defaults(run=serve)
 
@@ -218,16 +242,21 @@ def _add_serve(commands: Any) -> None:
 def _add_status(commands: Any) -> None:
     command = commands.add_parser(
         "status",
-        help="show what a run does now, also from another terminal or host",
-        description="Show what a run does now: who waits for what, what is in flight, how each worker is.",
-        epilog="Exits with 1 if the run ended without a word, such as by SIGKILL.",
+        help="show the current state of a run, from any terminal or host",
+        description="Show the current state of a run: what it waits for, what is in flight, and the state of "
+        "each worker.",
+        epilog="The command exits with 1 if the run was killed, for example by SIGKILL.",
     )
     command.add_argument(
-        "run_folder", metavar="RUN", nargs="?", default="runs/latest", help="a run directory (runs/latest)"
+        "run_folder",
+        metavar="RUN",
+        nargs="?",
+        default="runs/latest",
+        help="a run directory (default: runs/latest)",
     )
     form = command.add_mutually_exclusive_group()
-    form.add_argument("-w", "--watch", action="store_true", help="go on showing it until the run has ended")
-    form.add_argument("--json", action="store_true", help="print JSON in place of text")
+    form.add_argument("-w", "--watch", action="store_true", help="update the display until the run ends")
+    form.add_argument("--json", action="store_true", help="print JSON instead of text")
     command.set_defaults(run=status)
 
 
@@ -235,58 +264,69 @@ def _add_runs(commands: Any) -> None:
     command = commands.add_parser(
         "runs",
         help="list runs with their state, reward and accuracy",
-        description="List the runs in a folder, the newest last.",
+        description="List the runs in a folder with their state, reward and accuracy, the newest last.",
     )
-    command.add_argument("runs_folder", metavar="FOLDER", nargs="?", default="runs", help="of runs (runs)")
-    command.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    command.add_argument(
+        "runs_folder", metavar="FOLDER", nargs="?", default="runs", help="a folder of runs (default: runs)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=runs)
 
 
 def _add_show(commands: Any) -> None:
     command = commands.add_parser(
         "show",
-        help="print rollouts that a run has learned from",
-        description="Print what an update consumed: each response, what it earned, and before each stretch "
-        "of it, as [v12], the weights that sampled it.",
+        help="print rollouts that a run was trained on",
+        description="Print the rollouts of an update: each response and its reward. A mark such as [v12] "
+        "precedes the text that weight version 12 sampled.",
     )
     command.add_argument(
         "run_folder",
         metavar="RUN",
         nargs="?",
         default="runs/latest",
-        help="a run directory (runs/latest), or a file of `areal serve --record`",
+        help="a run directory, or a file written by `areal serve --record` (default: runs/latest)",
     )
-    command.add_argument("--step", type=int, metavar="N", help="number of the update (default: the last)")
+    command.add_argument(
+        "--step", type=int, metavar="N", help="the number of the update (default: the last one)"
+    )
     order = command.add_mutually_exclusive_group()
-    order.add_argument("--worst", action="store_true", help="those that earned least first")
-    order.add_argument("--best", action="store_true", help="those that earned most first")
-    command.add_argument("-n", "--count", type=int, default=4, metavar="K", help="how many (4)")
-    command.add_argument("--json", action="store_true", help="print JSON in place of text")
+    order.add_argument("--worst", action="store_true", help="print the lowest rewards first")
+    order.add_argument("--best", action="store_true", help="print the highest rewards first")
+    command.add_argument(
+        "-n", "--count", type=int, default=4, metavar="K", help="number of rollouts (default: 4)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
     command.set_defaults(run=show)
 
 
 def _add_view(commands: Any) -> None:
     command = commands.add_parser(
         "view",
-        help="show runs, evaluations and what was served in the browser: curves, scores, every rollout",
-        description="Show runs in the browser, also while they go on: curves, what is wrong, and every "
-        "rollout with the weights that sampled each token. Of evaluations: scores, every response, and the "
-        "problems that one solved and another did not. Of a model that was served: what it said.",
-        epilog="The page is read-only. Without --host this machine alone reaches it; otherwise whoever has "
-        "its address, which has a random token in it.",
+        help="show runs, evaluations and recorded sessions in the browser",
+        description="Show runs in the browser, also while they are in progress: their curves, their "
+        "problems, and every rollout with the weight version of each token. For evaluations, the page shows "
+        "the scores, every response, and the problems on which two evaluations differ. For a served model, "
+        "it shows the recorded sessions.",
+        epilog="The page is read-only. Without --host, only this machine can open it. With --host, anyone "
+        "who has the address can: it contains a random token.",
     )
     command.add_argument(
         "run_folders",
         metavar="RUN",
         nargs="*",
         default=[],
-        help="run directories, folders of evaluations, and files of `areal serve --record` (default: the "
-        "newest in runs and runs/eval)",
+        help="run directories, folders of evaluations, and files written by `areal serve --record` (default: "
+        "the newest in runs and runs/eval)",
     )
-    command.add_argument("--host", default="127.0.0.1", help="an address of this machine (127.0.0.1)")
-    command.add_argument("--port", type=int, default=0, metavar="N", help="where to listen (0: a free one)")
     command.add_argument(
-        "--export", metavar="FILE", help="write one file that opens from the disk, and serve nothing"
+        "--host", default="127.0.0.1", help="the address of this machine to listen on (default: 127.0.0.1)"
+    )
+    command.add_argument(
+        "--port", type=int, default=0, metavar="N", help="the port to listen on (default: 0, any free port)"
+    )
+    command.add_argument(
+        "--export", metavar="FILE", help="write the page to one HTML file instead of serving it"
     )
     command.set_defaults(run=view)
 
@@ -295,11 +335,14 @@ def _add_config(commands: Any) -> None:
     command = commands.add_parser(
         "config",
         help="explain the settings and the presets of the objective",
-        description="Explain the settings: what they take, their defaults, what they are for.",
-        epilog="`areal train --dry-run` prints what they are in a run, and where each comes from.",
+        description="Explain the settings: their meaning, values and defaults.",
+        epilog="`areal train --dry-run` prints the values of a run and where each comes from.",
     )
     command.add_argument(
-        "key", nargs="?", metavar="KEY", help="a setting, a group of them (learner), or a preset (grpo)"
+        "key",
+        nargs="?",
+        metavar="KEY",
+        help="a setting, a group of settings such as learner, or a preset such as grpo (default: everything)",
     )
     command.set_defaults(run=config)
 
@@ -307,53 +350,59 @@ def _add_config(commands: Any) -> None:
 def _add_export(commands: Any) -> None:
     command = commands.add_parser(
         "export",
-        help="write a run's model after any update that has a checkpoint",
-        description="Write a run's model to a new folder, in Hugging Face format.",
-        epilog="Without --step or --best: the final model, or that of the last checkpoint.",
+        help="write the model of a run or of one of its checkpoints to a folder",
+        description="Write the model of a run to a folder, in Hugging Face format.",
+        epilog="Without --step or --best, the command writes the final model, or the model of the last "
+        "checkpoint if the run has not finished.",
     )
     command.add_argument("exported", metavar="RUN", help="a run directory")
-    command.add_argument("folder", metavar="FOLDER", help="where to; it must be new or empty")
+    command.add_argument("folder", metavar="FOLDER", help="the folder to write, which must be new or empty")
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--step", type=int, metavar="N", help="the model after this update")
-    which.add_argument("--best", action="store_true", help="that with the best held-out score")
+    which.add_argument(
+        "--step", type=int, metavar="N", help="the model after this update, which needs a checkpoint"
+    )
+    which.add_argument(
+        "--best", action="store_true", help="the model of the checkpoint with the best held-out score"
+    )
     command.set_defaults(run=export)
 
 
 def _add_workers(commands: Any) -> None:
     workers = commands.add_parser(
         "workers",
-        help="list, add and remove the engines of a run that is going on",
-        description="Change the engines of a run that is going on, on this host, from another terminal.",
+        help="list, add and remove the engines of an active run",
+        description="List, add and remove the engines of an active run on this host, from another terminal.",
     )
     actions = workers.add_subparsers(title="actions", metavar="ACTION", required=True)
     listed = actions.add_parser(
         "list",
         help="list the engines of a run",
-        description="List the engines of a run: where they are, their weights' version, their requests.",
+        description="List the engines of a run with their places, weight versions and requests.",
     )
     added = actions.add_parser(
         "add",
-        help="start engines for a run",
-        description="Start engines for a run, on free GPUs or on the host with the fewest processes.",
-        epilog="It returns when they have joined, with the weights of now.",
+        help="add engines to a run",
+        description="Add engines to a run, on free GPUs or, on CPUs, on the host with the fewest processes.",
+        epilog="The command returns when the engines have loaded the current weights and joined the run.",
     )
     removed = actions.add_parser(
         "remove",
-        help="let an engine leave a run",
-        description="Let an engine leave a run. Its requests in flight finish first; it gets no new ones.",
+        help="remove an engine from a run",
+        description="Remove an engine from a run. It gets no new requests, and leaves when its requests in "
+        "flight have finished.",
     )
     for command in (listed, added, removed):
         command.add_argument("controlled", metavar="RUN", help="a run directory, such as runs/latest")
-    listed.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    listed.add_argument("--json", action="store_true", help="print JSON instead of a table")
     listed.set_defaults(run=workers_list)
-    added.add_argument("--count", type=int, default=1, metavar="N", help="how many (default: 1)")
+    added.add_argument("--count", type=int, default=1, metavar="N", help="number of engines (default: 1)")
     added.set_defaults(run=workers_add)
-    removed.add_argument("engine", metavar="ENGINE", help="its number in `areal workers list`")
+    removed.add_argument("engine", metavar="ENGINE", help="the number of the engine in `areal workers list`")
     removed.add_argument(
         "--patience",
         type=float,
         metavar="SECONDS",
-        help="then let the requests go on on other engines (default: wait for them)",
+        help="after this time, continue its requests on other engines (default: wait until they finish)",
     )
     removed.set_defaults(run=workers_remove)
 
@@ -361,61 +410,76 @@ def _add_workers(commands: Any) -> None:
 def _add_models(commands: Any) -> None:
     models = commands.add_parser(
         "models",
-        help="check whether a model trains, or merge an adapter",
-        description="Work with models to train.",
+        help="check whether a model can be trained, or merge an adapter",
+        description="Check models before training, and merge adapters.",
     )
     actions = models.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
-        help="say whether the engine computes what the learner does, and what the chat template does",
-        description="Start an engine and a learner of a model, train it for a few updates in float32, and "
-        "compare the log-probabilities of both before and after each. Say what the chat template does to a "
-        "conversation: how a turn ends, which turns it rewrites, how it shows tools.",
-        epilog="Exits with 1 if something is not sound. docs/models.md has the families that are.",
+        help="check that engine and learner agree on a model, and what its chat template does",
+        description="Start an engine and a learner for a model, train it for a few updates in float32, and "
+        "compare the log-probabilities of both before and after each update. Report what the chat template "
+        "does to a conversation: how a turn ends, which turns it rewrites, and how it shows tools.",
+        epilog="The command exits with 1 if a check fails. docs/models.md lists the families that pass.",
     )
-    check.add_argument("name", metavar="MODEL", help="a folder, a run, or a hub id")
+    check.add_argument("name", metavar="MODEL", help="a folder, a run directory, or a hub id")
     check.add_argument(
         "--tiny",
         action="store_true",
-        help="try a small model of the same architecture with random weights; config.json is enough",
+        help="check a small model of the same architecture with random weights, made from config.json alone",
     )
-    check.add_argument("--lora", type=int, default=8, metavar="RANK", help="of an adapter, tried too (8)")
-    check.add_argument("--updates", type=int, default=3, metavar="N", help="of the weights (3)")
-    check.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(auto)")
-    check.add_argument("--json", action="store_true", help="print JSON in place of text")
+    check.add_argument(
+        "--lora",
+        type=int,
+        default=8,
+        metavar="RANK",
+        help="also check an adapter of this rank; 0: no adapter (default: 8)",
+    )
+    check.add_argument("--updates", type=int, default=3, metavar="N", help="number of updates (default: 3)")
+    check.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="the device to use (default: auto, the GPU if there is one)",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON instead of text")
     check.set_defaults(run=models_check)
     merge = actions.add_parser(
         "merge",
-        help="make a whole model of a peft adapter",
-        description="Write the model that a peft adapter and its base amount to: a run can begin from it.",
+        help="merge a peft adapter into its base model",
+        description="Merge a peft adapter into its base model, and write the result as a model that a run "
+        "can start from.",
     )
     merge.add_argument("adapter", metavar="ADAPTER", help="a folder with adapter_config.json")
-    merge.add_argument("folder", metavar="FOLDER", help="a new folder")
+    merge.add_argument("folder", metavar="FOLDER", help="the folder to write, which must be new or empty")
     merge.set_defaults(run=models_merge)
 
 
 def _add_sandbox(commands: Any) -> None:
     sandbox = commands.add_parser(
-        "sandbox", help="check where untrusted code runs", description="Work with the local sandbox."
+        "sandbox",
+        help="check the sandbox for untrusted code",
+        description="Check the local sandbox, in which untrusted code runs.",
     )
     actions = sandbox.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
-        help="say which level this host gives, and attack it",
-        description="Say which level of isolation this host gives and why, and prove it by attacks.",
-        epilog="Exits with 1 if the level is weak, there is none, or an attack succeeds.",
+        help="report the level of isolation on this host, and attack it",
+        description="Report which level of isolation this host provides and why, and test it with attacks.",
+        epilog="The command exits with 1 if the level is weak, if there is no sandbox, or if an attack "
+        "succeeds.",
     )
-    check.add_argument("--json", action="store_true", help="print JSON in place of text")
+    check.add_argument("--json", action="store_true", help="print JSON instead of text")
     check.set_defaults(run=sandbox_check)
 
 
 def _add_completion(commands: Any) -> None:
     command = commands.add_parser(
         "completion",
-        help="print a script that completes commands, options and settings in the shell",
+        help="print a shell script that completes commands, options and settings",
         description="Print a script that completes commands, options, settings and their values in bash and "
-        "in zsh.",
-        epilog="For bash: areal completion > ~/.local/share/bash-completion/completions/areal",
+        "zsh.",
+        epilog="To install it for bash: areal completion > ~/.local/share/bash-completion/completions/areal",
     )
     command.set_defaults(run=_print_completion)
 
@@ -430,18 +494,26 @@ def _add_common(command: Parser, word: str = "", metavar: str = "key=value") -> 
     command.add_argument(
         "--env",
         metavar="ID",
-        help="an id (see `areal env list`), file.py:Class, a YAML file or a folder (default: math-v1)",
+        help="the environment: an id from `areal env list`, file.py:Class, a YAML file, or the folder of a "
+        "package (default: math-v1)",
     )
-    command.add_argument("--model", help="hub id, folder, or 'starter', the model that ships with areal")
     command.add_argument(
-        "--agent", metavar="NAME", help="how the model acts: a name, or file.py:Name (default: single-turn)"
+        "--model",
+        help="a hub id, a folder, or 'starter', the model that ships with areal (default: starter)",
+    )
+    command.add_argument(
+        "--agent",
+        metavar="NAME",
+        help="how the model acts in the environment: a name, or file.py:Name (default: single-turn)",
     )
     command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     command.add_argument(
-        "--ray", metavar="ADDRESS", help="run on a Ray cluster: its head as host:port, or auto"
+        "--ray", metavar="ADDRESS", help="run on a Ray cluster: host:port of its head, or auto"
     )
-    command.add_argument("--seed", type=int, metavar="N", help="of the order of problems and the sampling")
     command.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], help="where (default: the GPU if there is one)"
+        "--seed", type=int, metavar="N", help="random seed for the order of the problems and for sampling"
+    )
+    command.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], help="the device (default: the GPU if there is one)"
     )
     command.add_overrides(word + _OVERRIDES, metavar)

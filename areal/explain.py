@@ -1,4 +1,4 @@
-"""``areal config``: what settings and presets there are, in the terminal."""
+"""``areal config``: explains the settings and the presets in the terminal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from areal.telemetry.tables import fitted
 
 
 def explain(key: str | None, width: int) -> Iterator[Any]:
-    """Yield what a terminal of some width is shown of a setting, a group, a preset, or all of them.
+    """Yield the explanation of a setting, a group, a preset, or everything, for a terminal of some width.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: nothing has that name.
     """
     inside = groups()
     if key is None:
@@ -53,16 +53,16 @@ def _one(setting: Described) -> Iterator[Any]:
     if section == "learner" and name == "objective":
         yield from _presets()
     elif section == "learner" and name in CHOICES:
-        yield Text("as the preset of learner.objective has it:")
+        yield Text("default for each preset of learner.objective:")
         for preset in PRESETS:
             yield Text(f"  {preset}: {_value(Objective(objective=preset), name)}")
 
 
 def _presets() -> Iterator[Any]:
-    """A line for each preset: in what it is not as the first one."""
+    """Yield a line for each preset, with its differences from the first."""
     first, *others = PRESETS
     yield Text(f"  {first}: {_summary(Objective())}")
-    yield Text(f"As {first}, but for:")
+    yield Text(f"Differences from {first}:")
     for name in others:
         yield Text(f"  {name}: {_summary(Objective(objective=name), Objective())}")
 

@@ -15,15 +15,17 @@ _WHICH = "an id, path/to/file.py:Class, a YAML file, or the folder of a package"
 def add_env(commands: Any) -> None:
     """Add the commands to the parser."""
     env = commands.add_parser(
-        "env", help="write, list, check, try environments", description="Work with environments."
+        "env",
+        help="write, list, check and try environments",
+        description="Write, list, check and try environments.",
     )
     actions = env.add_subparsers(title="actions", metavar="ACTION", required=True)
     init = actions.add_parser(
         "init",
         help="write a new environment",
-        description="Write a small package (environment, verifier, tests) that works as it is.",
+        description="Write a small package with an environment, a verifier and tests. It works as it is.",
     )
-    init.add_argument("name", metavar="NAME", help="the environment's id, such as my-env")
+    init.add_argument("name", metavar="NAME", help="the id of the environment, such as my-env")
     init.set_defaults(run=_init)
     actions.add_parser("list", help="list all environments with their options").set_defaults(run=_list)
     show = actions.add_parser("show", help="describe one environment and its options")
@@ -31,45 +33,63 @@ def add_env(commands: Any) -> None:
     show.set_defaults(run=_show)
     check = actions.add_parser(
         "check",
-        help="check an environment against what training takes for granted",
-        description="Check an environment against what training takes for granted, and attack its rewards.",
-        epilog="Exits with 1 if a rule is broken; each failure says how to mend it.",
+        help="check an environment against the rules that training relies on",
+        description="Check an environment against the rules that training relies on, and attack its rewards.",
+        epilog="The command exits with 1 if a rule is broken. Each failure says how to fix it.",
     )
     _add_one(check)
-    check.add_argument("--time-limit", type=float, metavar="S", help="seconds of one call (default: 30)")
+    check.add_argument(
+        "--time-limit", type=float, metavar="S", help="time limit of each call, in seconds (default: 30)"
+    )
     check.set_defaults(run=_check)
     play = actions.add_parser(
         "try",
         help="play a few episodes yourself, or let a model play",
-        description="Play a few episodes: type the answers, or let a model give them with --model.",
-        epilog="A line is an answer; one that opens a code block (```) goes on to its end. Ctrl-D ends it.",
+        description="Play a few episodes. Type the answers yourself, or let a model give them with --model.",
+        epilog="Each line is an answer. An answer that opens a code block (```) continues to the end of the "
+        "block. Ctrl-D stops.",
     )
     _add_one(play)
-    play.add_argument("--episodes", type=int, default=3, metavar="N", help="how many (default: 3)")
-    play.add_argument("--model", help="hub id, folder, or 'starter'; without it you answer")
-    play.add_argument("--agent", metavar="NAME", help="how the model acts (default: single-turn)")
-    play.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of problems")
+    play.add_argument("--episodes", type=int, default=3, metavar="N", help="number of episodes (default: 3)")
+    play.add_argument(
+        "--model", help="the model that plays: a hub id, a folder, or 'starter' (default: you play)"
+    )
+    play.add_argument(
+        "--agent", metavar="NAME", help="how the model acts in the environment (default: single-turn)"
+    )
+    play.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random seed for the order of the problems (default: 0)",
+    )
     play.set_defaults(run=_try)
 
 
 def add_data(commands: Any) -> None:
     """Add ``areal data`` to the parser."""
     data = commands.add_parser(
-        "data", help="show what areal reads of data", description="Work with data to train on."
+        "data", help="show how areal reads data", description="Inspect data for training."
     )
     actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
     show = actions.add_parser(
         "show",
-        help="say how data is read, and print its first problems",
-        description="Say how data is read: its form, how many problems there are, what is held out, which "
-        "rows are left out and why. Print the first problems as the model gets them, with their answers.",
-        epilog="Exits with 1 if there are rows that cannot be read. docs/data.md has the forms.",
+        help="report how data is read, and print its first problems",
+        description="Report how data is read: its format, the number of problems, the held-out problems, and "
+        "which rows are skipped and why. Print the first problems as the model sees them, with their "
+        "answers.",
+        epilog="The command exits with 1 if some rows cannot be read. docs/data.md describes the formats.",
     )
     show.add_argument(
-        "place", metavar="PLACE", help="a file, a folder or a data set's id on the hub, also with :SPLIT"
+        "place",
+        metavar="PLACE",
+        help="a file, a folder, or the id of a data set on the hub, optionally with :SPLIT",
     )
-    show.add_argument("-n", "--count", type=int, default=3, metavar="K", help="how many problems (3)")
-    show.add_argument("--json", action="store_true", help="print JSON in place of text")
+    show.add_argument(
+        "-n", "--count", type=int, default=3, metavar="K", help="number of problems to print (default: 3)"
+    )
+    show.add_argument("--json", action="store_true", help="print JSON instead of text")
     show.add_overrides(
         "options of the environment: subset, test_data, prompt, answer, verifier", dest="options"
     )
@@ -102,13 +122,13 @@ def _list(given: argparse.Namespace) -> None:
     for name in env_names():
         try:
             found = describe(name, find_env(name))
-        except UserError as error:  # the others are none the worse
+        except UserError as error:  # the others can still be listed
             table.add_row(name, "", Text(str(error), style="red"))
             continue
         options = [o.name if o.default is None else f"{o.name}={o.default}" for o in found.options]
         table.add_row(name, ", ".join(options), found.summary)
     for column in table.columns:
-        column.overflow = "fold"  # cut off, a name is of no use
+        column.overflow = "fold"  # a truncated name is useless
     Console().print(table)
 
 
@@ -138,14 +158,14 @@ def _check(given: argparse.Namespace) -> None:
     from areal.config import merged_settings
     from areal.registry import find_env, make_env
 
-    find_env(given.name)  # a name that means nothing is no environment that is broken
+    find_env(given.name)  # an unknown name is bad input, not a broken rule
     options = merged_settings(None, given.options)
     findings = check_env(lambda: make_env(given.name, **options), given.time_limit or TIME_LIMIT)
     for finding in findings:
         print(finding, flush=True)
     failed = sum(finding.verdict == "failed" for finding in findings)
     rules = sum(finding.verdict in ("failed", "passed") for finding in findings)
-    print(f"{failed} of {rules} rules are broken" if failed else "all is well")
+    print(f"{failed} of {rules} rules are broken" if failed else f"all {rules} rules hold")
     if failed:
         sys.exit(1)
 
@@ -155,7 +175,7 @@ def _try(given: argparse.Namespace) -> None:
 
     options = merged_settings(None, given.options)
     earned = _play_model(given, options) if given.model else _play_person(given, options)
-    print(f"earned in all: {earned:g}")
+    print(f"total reward: {earned:g}")
 
 
 def _play_person(given: argparse.Namespace, options: dict[str, Any]) -> float:
@@ -179,7 +199,7 @@ def _play_model(given: argparse.Namespace, options: dict[str, Any]) -> float:
 
 
 def _ask() -> str | None:
-    """Read an answer; None at the end of the input."""
+    """Read an answer from the terminal; None at the end of the input."""
     lines: list[str] = []
     while not lines or (
         lines[0].lstrip().startswith("```") and (len(lines) == 1 or lines[-1].strip() != "```")

@@ -1,4 +1,4 @@
-"""The settings of a run, and how they are read."""
+"""The settings of a run, and functions that read them."""
 
 from areal.config.loading import (
     dump_config,

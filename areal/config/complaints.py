@@ -1,4 +1,4 @@
-"""The message about a wrong setting: a few words, with the name that was probably meant."""
+"""The message about an invalid setting, with the name that was probably meant."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from areal.config.synonyms import RENAMED, SYNONYMS
 
 
 def complaint(error: Any) -> str:
-    """Say what pydantic found wrong with one setting, or which one was meant by a name that none has."""
+    """Return what is wrong with one setting according to pydantic, or which setting an unknown name means."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if key in RENAMED:
-        return f"'{key}' is called '{RENAMED[key]}' now; rename it"
+        return f"'{key}' was renamed; use '{RENAMED[key]}' instead"
     if error["type"] == "extra_forbidden":
         inside = error["input"]
         while isinstance(inside, dict) and len(inside) == 1:
@@ -27,10 +27,10 @@ def complaint(error: Any) -> str:
 
 
 def meant(key: str) -> str:
-    """Say which settings may be meant by a name that none has, or which there are where it was looked for.
+    """Return which settings an unknown name may mean, or else which settings its section has.
 
-    In this order: those of that name elsewhere; what other trainers call so; those abbreviated to it; the
-    closest name of its section; the closest of all.
+    The candidates are, in this order: settings of that name in other sections; settings that other trainers
+    call by that name; settings whose initials it is; the closest name in its section; the closest of all.
     """
     *section, name = key.lower().replace("-", "_").split(".")
     keys = settings()
@@ -53,7 +53,7 @@ def _closest(name: str, known: dict[str, str]) -> list[str]:
 
 
 def settings() -> list[list[str]]:
-    """Return each section and setting, as the names that lead to it."""
+    """Return the path of each section and setting, as a list of names."""
     return list(_keys(Config))
 
 

@@ -35,7 +35,7 @@ class Described:
 
 
 def groups(model: type[BaseModel] = Config) -> dict[str, type[BaseModel]]:
-    """Return the groups of settings by their names; "" is what is in none."""
+    """Return the groups of settings by name; "" is the group of the settings outside of groups."""
     found = {name: field.annotation for name, field in model.model_fields.items()}
     return {"": model} | {n: k for n, k in found.items() if isinstance(k, type) and issubclass(k, BaseModel)}
 
@@ -51,7 +51,7 @@ def describe_group(name: str, model: type[BaseModel] = Config) -> Iterator[Descr
 
 
 def described(name: str, text: str | None) -> str:
-    """Return a description on one line; raises ValueError if there is none."""
+    """Return a description as one line; raises ValueError if it is missing."""
     if not text or not text.strip():
         raise ValueError(f"{name} has no description: write one where it is defined")
     return " ".join(text.replace("``", "`").split())
@@ -68,7 +68,7 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _type(kind: Any, metadata: list[Any]) -> str:
-    """Say a type in words; ``metadata`` is what pydantic took off an Annotated around it."""
+    """Describe a type in words; ``metadata`` is that of an Annotated around it, which pydantic removes."""
     if any(isinstance(item, BeforeValidator) for item in metadata):  # Staleness, Bound
         return "number or `inf`"
     origin, arguments = get_origin(kind), get_args(kind)
@@ -79,11 +79,11 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin is Literal:
         return " or ".join(f"`{a}`" for a in arguments)
     if origin is dict:
-        return "names with values"
+        return "mapping"
     if origin is tuple and arguments[1:] == (...,):
-        return f"list: {_type(arguments[0], [])}"
+        return f"list of {_type(arguments[0], [])}"
     if origin is tuple:
-        return f"list: {', '.join(_type(a, []) for a in arguments)}"
+        return f"list of {', '.join(_type(a, []) for a in arguments)}"
     return _WORDS[kind]
 
 

@@ -1,4 +1,4 @@
-"""What settings are made of: their base class, and numbers that may be infinite."""
+"""The base class of settings, and numbers that may be infinite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _infinite(value: object) -> object:
 
 def _a_number(value: float) -> float:
     if math.isnan(value):
-        raise ValueError("not a number")
+        raise ValueError("the value is not a number; give a number, or inf")
     return value
 
 
@@ -23,12 +23,12 @@ Staleness = Annotated[
     _Read, PlainSerializer(lambda v: "inf" if math.isinf(v) else int(v), return_type=int | str)
 ]
 Bound = Annotated[_Read, PlainSerializer(lambda v: "inf" if math.isinf(v) else v, return_type=float | str)]
-"""A number or inf, which bounds nothing."""
+"""A number, or inf for no bound."""
 Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
-    """Typed settings: unknown names are refused, and the docstring below a field is its description."""
+    """Base class of typed settings. It refuses unknown names; the docstring below a field documents it."""
 
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False

@@ -1,6 +1,6 @@
-"""How settings are read: from a YAML file, ``key.sub=value`` overrides and values; later ones win.
+"""Reads settings from a YAML file, ``key.sub=value`` overrides and values; later ones win.
 
-Whatever cannot be read, or is no setting, raises a UserError.
+Anything that cannot be read, or is not a setting, raises a UserError.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def merged_settings(
 
 
 def settings_on(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings with others on top."""
+    """Return nested settings, overridden by others."""
     data = copy.deepcopy(base)
     _merge(data, settings)
     return data
@@ -75,14 +75,14 @@ def _given(item: str, text: str) -> Any:
     except yaml.YAMLError as error:
         if _FIELD.search(text):
             return text
-        raise UserError(f"the value of '{item}' is not valid YAML; quote it") from error
+        raise UserError(f"the value in '{item}' is not valid YAML; put it in quotes") from error
     if isinstance(value, dict | list) and not text.lstrip().startswith(("{", "[")):
         return text  # words with a colon behind one
     return _number(value)
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:
-    """Return a configuration with ``key.sub=value`` overrides on top."""
+    """Return a configuration with ``key.sub=value`` overrides applied."""
     data = config.model_dump(mode="json")
     _merge_overrides(data, overrides)
     return parse_config(data)
@@ -106,7 +106,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(_text(path))
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -115,7 +115,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise UserError(f"{path}: a configuration is a mapping of settings, not a {type(data).__name__}")
+        raise UserError(
+            f"{path}: a mapping of settings is expected, not a {type(data).__name__}; write lines such as "
+            "steps: 50"
+        )
     nested: dict[str, Any] = {}
     for key, value in data.items():
         _merge(nested, _nest(str(key), value))
@@ -132,7 +135,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{path}, line {line}: not text in {encoding.removesuffix('-sig').upper()} (byte "
+            f"{path}, line {line}: the file is not valid {encoding.removesuffix('-sig').upper()} (byte "
             f"0x{data[error.start]:02x}); save it in UTF-8"
         ) from error
 

@@ -37,52 +37,54 @@ PRESETS: dict[str, dict[str, Any]] = {
         "overlong": 0.2,
     },
 }
-"""Each differs from the first only in what its paper says; docs/objectives.md explains them."""
+"""Each differs from the first only as its paper states; docs/objectives.md explains them."""
 
 
 class Objective(Settings):
-    """A preset, and what is set on top of it. The defaults are decoupled PPO (arXiv 2505.24298).
+    """A preset, and the settings that override it. The default is decoupled PPO (arXiv 2505.24298).
 
-    What is not given, or null, is as the preset has it; written out, it is null again.
+    The preset decides each setting that is absent or null; such a setting is serialized as null again.
     """
 
     objective: str = "decoupled-ppo"
     """The preset: decoupled-ppo, ppo, grpo, dr-grpo, dapo, rloo, reinforce++, gspo or cispo."""
     advantage: Advantage = "group-normalised"
-    """What a reward is compared with."""
+    """The baseline of a reward, and its normalization."""
     ratio: Ratio = "token"
-    """Importance ratio of each token, or one for a whole sequence."""
+    """Importance ratio per token or per sequence."""
     decoupled: bool = True
-    """Trust region around the policy at the start of the step, weighted to who sampled; false: naive."""
+    """true: the trust region is around the policy at the start of the step, π_prox, with the weight
+    π_prox/π_behav; false: it is around the policy that sampled, π_behav (naive)."""
     surrogate: Surrogate = "ppo"
     """ppo: clipped ratios lose their gradient; cispo: the clipped ratio is a constant weight."""
     clip: Bound = Field(0.2, gt=0)
-    """ε of the clipping below 1, and above it too where neither clip_high nor the preset says otherwise."""
+    """Lower clipping range ε. It is also the upper one if neither clip_high nor the preset sets that."""
     clip_high: Bound | None = Field(None, gt=0)
-    """ε of the clipping above 1."""
+    """Upper clipping range ε."""
     dual_clip: Bound = Field(math.inf, gt=1)
-    """Largest ratio that counts where the advantage is negative."""
+    """Largest ratio that counts if the advantage is negative."""
     behav_clip: Bound = Field(5.0, gt=1)
     """Cap of the weight π_prox/π_behav of a decoupled objective."""
     behav_mode: BehavMode = "mask"
-    """mask: tokens above behav_clip are left out of the loss; truncate: they count with the cap."""
+    """What happens to a token whose weight exceeds behav_clip. mask: it does not contribute to the loss;
+    truncate: its weight is the cap."""
     aggregation: Aggregation = "token-mean"
-    """How the losses of tokens make up the loss of a minibatch."""
+    """How the losses of tokens become the loss of a minibatch."""
     kl: float = Field(0.0, ge=0)
-    """Coefficient of the KL divergence from the model that the run began with."""
+    """Coefficient of the KL divergence from the initial model of the run."""
     entropy: float = Field(0.0, ge=0)
     """Coefficient of the entropy bonus."""
     dynamic_sampling: bool = False
-    """Sample another group in place of one whose rewards are all equal."""
+    """Replace a group whose rewards are all equal with another group."""
     overlong: float = Field(0.0, ge=0, le=1)
-    """Last share of max_new_tokens over which a penalty grows from 0 to 1."""
+    """Share of rollout.max_new_tokens, at its end, over which a length penalty grows from 0 to 1."""
     turn_discount: float | None = Field(None, ge=0, le=1)
-    """A turn answers for what the episode earns from it on, discounted by this from turn to turn; null: every
-    turn answers for the whole episode's reward."""
+    """Credit each turn with the rewards of the episode from that turn on, discounted by this factor per turn;
+    null: credit each turn with the reward of the whole episode."""
     gamma: float = Field(1.0, gt=0, le=1)
-    """Discount of advantage=gae, per token."""
+    """Discount factor γ of advantage=gae, per token."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
-    """λ of advantage=gae: 1 trusts returns only, 0 the critic only."""
+    """λ of advantage=gae; 1: use only returns; 0: rely on the critic."""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -91,7 +93,7 @@ class Objective(Settings):
 
     @property
     def compares_groups(self) -> bool:
-        """Whether a reward says something only beside others of its group."""
+        """Whether the advantage compares a reward with the others of its group."""
         return self.advantage in ("group-normalised", "group-centred", "leave-one-out")
 
     @property
@@ -107,7 +109,7 @@ class Objective(Settings):
         return name
 
     def choices(self) -> dict[str, Any]:
-        """Return what the preset decides, and what was given on top of it, as plain data."""
+        """Return the settings that a preset decides, with their values, as plain data."""
         found = {name: getattr(self, name) for name in CHOICES}
         if self.clip_high is None:
             found["clip_high"] = self.clip

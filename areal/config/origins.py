@@ -1,4 +1,4 @@
-"""Where each setting comes from: layers of settings, of which later ones win, and their printed sum."""
+"""The origin of each setting: layers of settings, of which later ones win, and the printed result."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from areal.config.loading import settings_on
 from areal.config.settings import Config
 
 Layer = tuple[str, dict[str, Any]]
-"""Where settings come from, and the settings, nested."""
+"""The origin of settings, and the settings, nested."""
 
 
 def merged(layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return all layers as one nested dict."""
+    """Merge all layers into one nested dict."""
     return functools.reduce(settings_on, (settings for _, settings in layers), {})
 
 
 def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) -> str:
-    """Return all settings as YAML that reads back, each with where it comes from behind it.
+    """Return all settings as YAML that can be read back, each with a comment that names its origin.
 
-    What the preset of the objective decides is written out.
+    Settings that the preset of the objective decides appear with their values.
 
     Args:
-        config: what the layers make.
-        layers: the later ones win.
-        planned: the same, with what the machine and the memory decide.
+        config: the merged layers.
+        layers: later ones win.
+        planned: the same configuration, completed for the machine and its memory.
     """
     asked, decided = leaves(config), leaves(planned)
     shown = decided | {("learner", name): value for name, value in planned.learner.choices().items()}
@@ -38,7 +38,7 @@ def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) 
             lines.append(f"{path[0]}:")
         origin = _origin(path, layers)
         if asked[path] != decided[path]:
-            origin = "what fits into the memory"
+            origin = "memory plan"
         elif asked[path] is None and value is not None:
             origin = f"preset {config.learner.objective}"
         lines += _line(path, value, origin)
@@ -46,7 +46,7 @@ def dump_with_origins(config: Config, layers: Sequence[Layer], planned: Config) 
 
 
 def leaves(config: Config) -> dict[tuple[str, ...], Any]:
-    """Each setting by the names that lead to it; what is itself a mapping, such as env_options, is one."""
+    """Return each setting by its path; a setting that is a mapping, such as env_options, is one setting."""
     found: dict[tuple[str, ...], Any] = {}
     for name, value in config.model_dump(mode="json").items():
         if hasattr(Config.model_fields[name].annotation, "model_fields"):
@@ -68,7 +68,7 @@ def _origin(path: tuple[str, ...], layers: Sequence[Layer]) -> str:
 
 
 def _line(path: tuple[str, ...], value: Any, origin: str) -> list[str]:
-    """Return a setting's lines; where its value takes several, the origin is above them."""
+    """Return the lines of a setting; the origin precedes a value of several lines."""
     indent = "  " * (len(path) - 1)
     text = yaml.safe_dump([value], allow_unicode=True, default_flow_style=True, sort_keys=False, width=2**16)
     if text.count("\n") == 1:

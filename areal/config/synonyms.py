@@ -1,4 +1,4 @@
-"""Other names of our settings: what other trainers (TRL, verl, OpenRLHF …) call them, and former names."""
+"""Other names of the settings: those of other trainers (TRL, verl, OpenRLHF …), and former names."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ RENAMED = {
     "agent_options.most_answers": "agent_options.max_completions",
     "learner.recompute": "learner.activation_checkpointing",
 }
-"""The former name of a setting, and the name that it has now."""
+"""The former name of a setting, and its current name."""
 
 SYNONYMS = {name: key for key, names in _NAMES.items() for name in names.split()} | RENAMED
-"""Another name, with its section where it says too little alone, and our setting."""
+"""Another name, with its section if it is ambiguous alone, and the setting."""
