@@ -72,7 +72,7 @@ class Conversation:
             self.append_prompt(
                 origin.ids[: end.tokens], [image for image in origin.images if image.start < end.tokens]
             )
-            self._append_experts(origin.experts, end.tokens)
+            self._append_experts(origin.experts)
 
     def append_prompt(self, ids: Sequence[int], images: Sequence[Image] = ()) -> None:
         """Append tokens that the policy did not sample, and the images among them."""
@@ -88,7 +88,7 @@ class Conversation:
         self._finish = completion.finish
         sampled = [version >= 0 for version in completion.versions]
         self._append(completion.ids, sampled, completion.logprobs, completion.versions)
-        self._append_experts(completion.experts, len(self.ids))
+        self._append_experts(completion.experts)
 
     def end_turn(self, prompt: Prompt, messages: list[Message], tools: Sequence[Tool] = ()) -> TurnEnd:
         """Set the messages, which end with the response just appended, and the prompt that led to it."""
@@ -103,6 +103,11 @@ class Conversation:
     def credit(self, reward: float) -> None:
         """Add to the reward of the last turn."""
         self._rewards[-1] += reward
+
+    @property
+    def experts_known(self) -> int:
+        """Of how many of its first tokens the experts are known."""
+        return sum(map(len, self._experts))
 
     @property
     def experts(self) -> np.ndarray | None:
@@ -125,9 +130,9 @@ class Conversation:
             experts=self.experts,
         )
 
-    def _append_experts(self, experts: np.ndarray | None, tokens: int) -> None:
-        """Add those of tokens that have none: a later turn's are of the same tokens, but of later weights."""
-        if experts is not None and len(new := experts[sum(map(len, self._experts)) : tokens]):
+    def _append_experts(self, experts: np.ndarray | None) -> None:
+        """Add those of the first tokens that have none."""
+        if experts is not None and len(new := experts[: len(self.ids) - self.experts_known]):
             self._experts.append(new)
 
     def _append(

@@ -37,6 +37,7 @@ class Sampling:
         schema: a JSON schema that the text has to conform to; empty: any text.
         thinking_budget: longest thought, which is ended then; None: as long as the continuation. Engines
             leave that to :mod:`areal.rollout.thought_budget`.
+        experts_from: the first token whose experts are told: those before it, all in the prompt, are known.
     """
 
     max_tokens: int
@@ -52,6 +53,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     schema: str = ""
     thinking_budget: int | None = None
+    experts_from: int = 0
 
     @property
     def is_divisible(self) -> bool:
@@ -75,7 +77,8 @@ class Completion:
         versions: the version of those weights ``[T]``; it may rise inside one continuation; -1 of what was
             put in.
         finish: how it ended; what was aborted is not whole, and must not be trained on.
-        experts: of prompt and continuation together, as :class:`areal.trajectory.Trajectory` has them.
+        experts: of prompt and continuation together, as :class:`areal.trajectory.Trajectory` has them, from
+            the token on that was asked for.
     """
 
     ids: list[int]
@@ -83,13 +86,6 @@ class Completion:
     versions: list[int]
     finish: Finish
     experts: np.ndarray | None = None
-
-
-def known_experts(first: np.ndarray | None, later: np.ndarray | None) -> np.ndarray | None:
-    """Return those of ``first``, and behind them those that ``later`` has of later tokens."""
-    if first is None or later is None:
-        return later if first is None else first
-    return np.concatenate([first, later[len(first) :]])
 
 
 @dataclass(slots=True)

@@ -200,6 +200,7 @@ class Recorder(EpisodeModel):
         target.conversation.busy = True
         try:
             sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
+            sampling = replace(sampling, experts_from=known.experts_known)
             # The call may come from a program, through a server that knows of no episode.
             with span("model", str(call), self.spans):
                 completion = await sample_response(

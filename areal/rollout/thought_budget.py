@@ -14,9 +14,11 @@ from dataclasses import replace
 from itertools import count
 from typing import Protocol
 
+import numpy as np
+
 from areal.agents.interface import BadRequest
 from areal.images import Image
-from areal.rollout.engine import Completion, Sampler, Sampling, known_experts
+from areal.rollout.engine import Completion, Sampler, Sampling
 from areal.rollout.seeds import derive
 from areal.thoughts import Thought, may_begin_thought, may_end_thought
 
@@ -87,6 +89,7 @@ async def sample_response(
             max_tokens=left if known else more,
             # Calls, which have seeds of their own, are numbered from 0.
             seed=None if sampling.seed is None else derive(sampling.seed, -part),
+            experts_from=sampling.experts_from + (0 if said.experts is None else len(said.experts)),
         )
         later = await engine.generate([*ids, *said.ids], rest, images=images)
         said = _joined(said, later, sampling.stop, reader)
@@ -119,12 +122,13 @@ def _joined(said: Completion, later: Completion, stop: tuple[str, ...], reader: 
     """
     put_in = -1 in later.versions
     end = _stop_end(said.ids, later.ids, stop, reader, put_in)
+    experts = [part.experts for part in (said, later) if part.experts is not None]
     return Completion(
         [*said.ids, *later.ids[:end]],
         [*said.logprobs, *later.logprobs[:end]],
         [*said.versions, *later.versions[:end]],
         later.finish if end is None else "stop",
-        known_experts(said.experts, later.experts),
+        np.concatenate(experts) if experts else None,
     )
 
 

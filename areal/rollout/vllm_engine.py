@@ -219,6 +219,7 @@ class VLLMEngine:
             stop=list(sampling.stop),
             logprobs=0,
             flat_logprobs=True,
+            routed_experts_prompt_start=sampling.experts_from,
             # Ids are what we train on: text is decoded once, by whoever wants it, not token by token. Only
             # stop strings need it as it grows.
             detokenize=bool(sampling.stop),
@@ -250,9 +251,9 @@ class VLLMEngine:
         finally:
             self._in_flight.discard(request)
         completion = _completion(whole, request.spans)
-        if not self._experts:
+        if not self._experts or completion.finish == "abort":
             return completion
-        return replace(completion, experts=experts_of(output))
+        return replace(completion, experts=experts_of(output, params.routed_experts_prompt_start))
 
     def _begins_again(self, request: _Request, versions: list[int]) -> bool:
         """Whether new weights came before its first token, so that it may have read the cache of old ones."""

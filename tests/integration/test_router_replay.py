@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inside import only, set_interruption
 from transformers import AutoModelForCausalLM
 
 from areal.config import parse_config
@@ -71,10 +72,12 @@ async def test_experts_are_those_that_each_token_was_sent_to_when_it_was_compute
         for prompt, response in zip(prompts, shared, strict=True):  # the second has the cache of the first
             assert response.experts is not None
             assert agree(response.experts, rows(before, prompt, response)) > NEARLY_ALL
-        # A turn behind a turn, with what a conversation keeps.
+        # A turn behind a turn tells only of what the conversation does not know.
         longer = [*prompts[0], *shared[0].ids, 9, 9]
-        turn = await engine.generate(longer, Sampling(5, ignore_eos=True))
-        assert agree(turn.experts, rows(before, longer, turn)) > NEARLY_ALL
+        assert shared[0].experts is not None
+        known = len(shared[0].experts)
+        turn = await engine.generate(longer, Sampling(5, ignore_eos=True, experts_from=known))
+        assert agree(turn.experts, rows(before, longer, turn)[known:]) > NEARLY_ALL
         running = [asyncio.create_task(engine.generate(p, Sampling(350, ignore_eos=True))) for p in prompts]
         await engine.generate(prompts[0], Sampling(30, ignore_eos=True))  # then all are in flight
         sender.write(weights(after))
@@ -90,6 +93,15 @@ async def test_experts_are_those_that_each_token_was_sent_to_when_it_was_compute
             expected = np.concatenate([old[:end], new[end:]])
             assert agree(response.experts, expected) > NEARLY_ALL
         assert interrupted == len(prompts), "a response was over before the new weights came"
+        # Where the cache is kept, those that wait in vLLM while new weights come begin again.
+        await only(worker).worker.call(set_interruption, "keep")
+        nine = Sampling(9, ignore_eos=True)
+        queued = [asyncio.create_task(engine.generate([7, n], nine)) for n in range(300)]
+        await engine.generate(prompts[0], Sampling(1, ignore_eos=True))
+        await transfer(engine.load(2), asyncio.to_thread(sender.send))
+        found = await asyncio.gather(*queued)
+        assert sum(response.versions[0] == 2 for response in found) > 9
+        assert all(response.experts is not None and len(response.experts) == 10 for response in found)
     finally:
         sender.close()
         await worker.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import routed
 import torch
+from chat import Scripted, tokenizer
 from dummy_batches import batch
 from routed import EXPERTS, others, with_experts
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -25,9 +27,10 @@ from areal.learner.packed import pack
 from areal.learner.routers import Routers
 from areal.models import resolve_model
 from areal.rollout.conversation import Conversation
-from areal.rollout.engine import Completion, known_experts
+from areal.rollout.engine import Completion, Sampling
 from areal.rollout.experts import experts_of
-from areal.rollout.rendering import Prompt
+from areal.rollout.recorder import Recorder
+from areal.rollout.rendering import Renderer
 from areal.runtime.plan import plan
 from areal.trajectory import Batch, Trajectory
 
@@ -173,9 +176,42 @@ def test_what_cannot_be_replayed_is_said_at_the_start(tmp_path: Path):
         policy(pack([trajectory], CPU), 1.0)
 
 
-def test_a_conversation_keeps_the_experts_of_each_token_from_when_it_was_computed_first():
+class Telling(Scripted):
+    """Tells of each token that was asked for an expert whose number is the token's place."""
+
+    async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
+        said = await super().generate(ids, sampling, images=images)
+        places = np.arange(sampling.experts_from, len(ids) + len(said.ids) - 1, dtype=np.uint16)
+        return replace(said, experts=places.reshape(-1, 1, 1))
+
+
+async def test_experts_are_asked_for_once_of_each_token_of_a_conversation():
+    made = tokenizer("qwen3", thought_tokens=True)
+    renderer = Renderer(made, (made.eos_token_id,), thought_end="aba\n</think>\n\n")
+    responses = [made.encode(text, add_special_tokens=False) for text in ("<think>\nthe aba aa", "12", "1")]
+    engine = Telling([*responses, *responses[1:]], finish="length")
+    model = Recorder(engine, renderer, Sampling(100, thinking_budget=8), 999)
+    user: Any = {"role": "user", "content": "go"}
+    reply = await model.chat([user])
+    assert len(engine.asked) == 2, "a thought that is ended, and what follows"
+    engine.finish = "eos"
+    for content in ("aba", "a branch"):
+        tool: Any = {"role": "tool", "tool_call_id": "call_0_0", "content": content}
+        await model.chat([user, reply.message, tool])
+    told = [sampling.experts_from for sampling in engine.samplings]
+    before = len(engine.asked[0]) + 8 - 1  # the last of each response is told of with the next
+    assert told[:2] == [0, before]
+    assert told[2] == len(engine.asked[1]) + len(responses[1]) - 1
+    assert told[3] == told[2] + 1, "a branch has those of the turn that it leaves, its last token's, too"
+    trajectories = model.trajectories()
+    assert len(trajectories) == 2
+    for trajectory in trajectories:
+        assert trajectory.experts is not None
+        assert np.array_equal(trajectory.experts[:, 0, 0], np.arange(len(trajectory) - 1))
+
+
+async def test_an_engine_that_does_not_tell_of_experts_is_asked_again_of_the_same_tokens():
     told = others(np.random.default_rng(0), 20)
-    later = (told + 1) % EXPERTS
 
     def response(ids: list[int], experts: np.ndarray | None) -> Completion:
         return Completion(ids, [-1.0] * len(ids), [0] * len(ids), "eos", experts)
@@ -183,20 +219,10 @@ def test_a_conversation_keeps_the_experts_of_each_token_from_when_it_was_compute
     talk = Conversation()
     talk.append_prompt([1, 2, 3])
     talk.append_completion(response([4, 5], told[:4]), 0)  # of all but the last
-    first = talk.end_turn(Prompt("", []), [{"role": "assistant", "content": ""}])
-    assert np.array_equal(talk.trajectory().experts, told[:4])
-    talk.append_prompt([6])
-    talk.append_completion(response([7, 8], None), 1)  # an engine that did not say
-    assert len(talk.trajectory().experts) == 4
-    talk.append_prompt([9])
-    talk.append_completion(response([10], later[:9]), 2)
-    kept = talk.trajectory()
-    assert len(kept) == 10
-    assert np.array_equal(kept.experts, np.concatenate([told[:4], later[4:9]]))
-    branch = Conversation(talk, first)
-    branch.append_prompt([11])
-    branch.append_completion(response([12], told[5:12]), 3)
-    assert np.array_equal(branch.trajectory().experts, np.concatenate([told[:4], later[4:5], told[10:12]]))
+    talk.append_completion(response([6, 7], None), 1)
+    assert talk.experts_known == 4
+    talk.append_completion(response([8], told[4:19]), 2)  # a stop string cut the response
+    assert np.array_equal(talk.trajectory().experts, told[:8])
 
 
 def test_experts_travel_with_a_trajectory():
@@ -210,30 +236,20 @@ def test_experts_travel_with_a_trajectory():
     assert Trajectory.from_json(trajectory.to_json()).experts is None
 
 
-def test_a_response_in_two_parts_keeps_what_the_first_knew():
-    told = others(np.random.default_rng(0), 9)
-    later = (told + 1) % EXPERTS
-    found = known_experts(told[:4], later)
-    assert found is not None
-    assert np.array_equal(found, np.concatenate([told[:4], later[4:]]))
-    assert known_experts(None, later) is later
-    assert known_experts(told, None) is told
-
-
 def test_an_engine_that_does_not_say_what_it_chose_is_refused():
-    def output(experts: np.ndarray | None, prompt: np.ndarray | None = None) -> Any:
+    def output(experts: np.ndarray) -> Any:
         whole = SimpleNamespace(token_ids=[7, 8, 9], routed_experts=experts)
-        return SimpleNamespace(outputs=[whole], prompt_token_ids=[1, 2], prompt_routed_experts=prompt)
+        return SimpleNamespace(outputs=[whole], prompt_token_ids=[1, 2])
 
     told = others(np.random.default_rng(0), 5)
-    assert np.array_equal(experts_of(output(told)), told[:4])
-    assert np.array_equal(experts_of(output(told[2:], told[:2])), told[:4])
+    assert np.array_equal(experts_of(output(told), 0), told[:4])
+    assert np.array_equal(experts_of(output(told[1:4]), 1), told[1:4])
     told[:, 0] = 0  # a dense layer
-    assert len(experts_of(output(told))) == 4
+    assert len(experts_of(output(told), 0)) == 4
     with pytest.raises(RuntimeError, match="the experts of 3 tokens, not of 4"):
-        experts_of(output(told[:3]))
+        experts_of(output(told[:3]), 0)
     with pytest.raises(UserError, match="does not say which experts"):
-        experts_of(output(np.zeros_like(told)))
+        experts_of(output(np.zeros_like(told)), 0)
 
 
 def test_without_replay_experts_that_were_recorded_change_nothing(tmp_path: Path):
