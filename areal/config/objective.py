@@ -64,7 +64,8 @@ class Objective(Settings):
     dual_clip: Bound = Field(math.inf, gt=1)
     """Largest ratio that counts if the advantage is negative."""
     behav_clip: Bound = Field(5.0, gt=1)
-    """Cap of the weight π_prox/π_behav of a decoupled objective."""
+    """Cap of the weight π_prox/π_behav of a decoupled objective, which corrects for stale rollouts and for an
+    engine that rounds more than the learner (engine.quantization)."""
     behav_mode: BehavMode = "mask"
     """What happens to a token whose weight exceeds behav_clip. mask: it does not contribute to the loss;
     truncate: its weight is the cap."""

@@ -96,6 +96,9 @@ class EngineConfig(Settings):
     the memory plan of docs/gpu.md on a GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights and of the computation; auto: float32 on a CPU, bfloat16 on a GPU."""
+    quantization: Literal["fp8"] | None = None
+    """Data type of the weights of linear layers and experts. fp8: vLLM rounds them to FP8 at the start and at
+    each update, on GPUs of compute capability 8.9 or more (docs/gpu.md); null: engine.dtype."""
     eager: bool | None = None
     """Run without compilation and CUDA graphs; null: true on a CPU, false on a GPU."""
     count: int | None = Field(None, ge=1)
@@ -110,6 +113,15 @@ class EngineConfig(Settings):
     swap: Literal["together", "in_turn"] = "together"
     """How several engines load new weights. together: at the same time; in_turn: one after the other, while
     the others generate (docs/cluster.md)."""
+
+    @model_validator(mode="after")
+    def _quantises_16_bits(self) -> EngineConfig:
+        if self.quantization is not None and self.dtype == "float32":
+            raise ValueError(
+                f"engine.quantization={self.quantization} has layers that compute in 16 bits: leave out "
+                "engine.dtype=float32, or the quantization"
+            )
+        return self
 
 
 class ChatConfig(Settings):

@@ -29,6 +29,7 @@ _NAMES = {
     "rollout.stop": "stop_strings stop_sequences",
     "engine.memory": "gpu_memory_utilization vllm_gpu_memory_utilization kv_cache_memory",
     "engine.eager": "enforce_eager",
+    "engine.quantization": "quantization fp8 rollout_quantization vllm_quantization",
     "engine.count": "vllm_num_engines num_engines data_parallel_size dp_size",
     "learner.learning_rate": "lr actor_learning_rate learning_rates",
     "learner.objective": "loss_type algorithm algo policy_loss",

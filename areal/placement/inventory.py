@@ -22,6 +22,7 @@ class Device:
         uuid: its name in every process.
         visible: the name by which CUDA_VISIBLE_DEVICES shows it to a process.
         model: what it is, such as ``NVIDIA H100 80GB HBM3``.
+        capability: CUDA's compute capability; (0, 0): unknown.
     """
 
     host: str
@@ -30,6 +31,7 @@ class Device:
     nbytes: int
     visible: str
     model: str = ""
+    capability: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def _devices(host: str) -> tuple[Device, ...]:
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"), len(found))
     return tuple(
-        Device(host, index, str(gpu.uuid), gpu.total_memory, name, gpu.name)
+        Device(host, index, str(gpu.uuid), gpu.total_memory, name, gpu.name, (gpu.major, gpu.minor))
         for index, (gpu, name) in enumerate(zip(found, names, strict=True))
     )
 

@@ -11,7 +11,8 @@ is left. In bytes:
   with, the next is on its way, the gradients of the last are): 2 + 2 + 4 bytes (weight, gradient, its float32
   sum). Then what one micro-batch keeps for its backward pass, a chunk of logits, and the gradient of the
   output layer;
-- engine: its weights, the tensors of its largest forward pass, the sampler's, and CUDA graphs;
+- engine: its weights (in FP8 one byte for each parameter but those of the embeddings), the tensors of its
+  largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
 
 An engine that is not on the first rank's GPU also has a snapshot (areal.weights.broadcast). A tensor-parallel
@@ -93,6 +94,7 @@ class Workload:
         sequences: in flight at once in one engine.
         longest: tokens of the longest sequence.
         engine_bytes: of one number in the engine.
+        quantised: whether its weights are in FP8.
         graphs: whether the engine captures CUDA graphs.
         micro_batch_tokens: of the learner; None: there is no learner.
         critic: whether the objective has one.
@@ -109,6 +111,7 @@ class Workload:
     sequences: int
     longest: int
     engine_bytes: int = 2
+    quantised: bool = False
     graphs: bool = True
     micro_batch_tokens: int | None = None
     critic: bool = False
@@ -244,8 +247,17 @@ def engine_bytes(shape: Shape, work: Workload, snapshot: bool) -> int:
     """Bytes that the engine takes on a GPU besides its KV cache."""
     forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * work.engine_bytes
     sampler = work.sequences * shape.vocab * _SAMPLER
-    weights = shape.parameters * work.engine_bytes * (1 / work.tensor_parallel + snapshot)
-    return int(weights + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
+    weights = _engine_weights(shape, work) / work.tensor_parallel
+    received = snapshot * shape.parameters * work.engine_bytes
+    return int(weights + received + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
+
+
+def _engine_weights(shape: Shape, work: Workload) -> int:
+    """Bytes of an engine's weights; of tied embeddings too many in FP8: whether they are does not show."""
+    if not work.quantised:
+        return shape.parameters * work.engine_bytes
+    kept = min(shape.parameters, 2 * shape.vocab * shape.hidden)
+    return kept * work.engine_bytes + (shape.parameters - kept)
 
 
 def _too_small(device: Device, learner: int, engine: int, least: int, missing: int, work: Workload) -> str:

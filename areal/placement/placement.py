@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from areal.config import Config
@@ -22,6 +22,9 @@ from areal.placement.memory import DeviceMemory, Shape, Workload, divide
 from areal.placement.sharing import EngineLoad, engines_per_gpu
 from areal.placement.spread import next_hosts, spread_groups
 from areal.weights.interface import TransferBackend
+
+_FP8 = (8, 9)
+"""The first compute capability whose GPUs multiply in FP8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +182,24 @@ def place(
         )
         for hosts, group in of_engines
     )
+    _check_quantization(config, device_type, [device for engine in engines for device in engine.devices])
     replicas = config.learner.replicas if training else 1
     return Placement(device_type, inventory, ranks, engines, replicas, config.engine.tensor_parallel)
+
+
+def _check_quantization(config: Config, device_type: str, devices: Iterable[Device]) -> None:
+    """Raise a UserError where engines would not compute in FP8."""
+    if (wanted := config.engine.quantization) is None:
+        return
+    if device_type == "cpu":
+        raise UserError(f"engine.quantization={wanted} needs a GPU; leave it out on a CPU")
+    for device in devices:
+        if device.capability < _FP8:
+            found = ".".join(map(str, device.capability))
+            raise UserError(
+                f"engine.quantization={wanted} needs GPUs of compute capability 8.9 or more (Ada, Hopper or "
+                f"later), and GPU {device.index} of {device.host} ({device.model}) has {found}; leave it out"
+            )
 
 
 def _learner_first(devices: Sequence[Device], processes: int, replicas: int) -> list[Device]:
@@ -226,6 +245,7 @@ def place_another(
             )
         group = groups[0]
         where = group[0].host
+    _check_quantization(config, placement.device_type, group)
     hosts = [engine.host for engine in engines] + [where]
     threads = _threads(inventory, config, [rank.host for rank in ranks], hosts)[where][1]
     return _reached(ranks, (where,), group, threads)

@@ -33,6 +33,7 @@ from areal.models.sight import load_sight
 from areal.rollout.engine import Completion, Interruption, Partial, Sampling
 from areal.rollout.experts import experts_of
 from areal.rollout.gate import Gate
+from areal.rollout.quantization import Layer
 from areal.rollout.vllm_sight import Prompts
 from areal.rollout.vllm_start import LONGEST_CAUSE, EngineSettings, engine_config, starting
 from areal.trajectory import Finish
@@ -291,6 +292,17 @@ class VLLMEngine:
         if failure := next((failure for failure, _ in reports if failure), ""):
             raise TransferFailed(f"{failed}: {' '.join(failure.split())[:LONGEST_CAUSE]}")
         return {digest for _, digest in reports}
+
+    async def layers(self) -> list[Layer]:
+        """Return the layers of the model, of each worker's part, with the types that their weights have.
+
+        Raises:
+            EngineLost: vLLM's process has died, or cannot say.
+        """
+        reports = self._llm.collective_rpc("report_layers")
+        answers = await self._answer(reports, "cannot tell the types of its layers")
+        # Workers have parts of the same layers; what one of them alone does otherwise, shows.
+        return list(dict.fromkeys(tuple(layer) for report in answers for layer in report))
 
     async def load(self, version: int, digest: str = "") -> dict[str, float]:
         """Load what the learner wrote as ``version``, between two tokens or, draining, two requests.

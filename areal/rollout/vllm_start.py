@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from areal.errors import EngineLost, UserError
-from areal.rollout import vllm_sight
+from areal.rollout import quantization, vllm_sight
 from areal.rollout.engine import Interruption
 from areal.step_sizes import BATCHED_TOKENS
 
@@ -68,6 +68,7 @@ class EngineSettings:
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
         sees: whether requests may have pictures.
         experts: whether completions tell which experts tokens were sent to; the model is a mixture of them.
+        quantization: of the weights (areal.rollout.quantization); None: they have ``dtype``.
     """
 
     model: str
@@ -91,6 +92,7 @@ class EngineSettings:
     stop_strings: bool = False
     sees: bool = False
     experts: bool = False
+    quantization: quantization.Quantization | None = None
 
 
 def is_eager(wanted: bool | None, device: str) -> bool:
@@ -120,6 +122,8 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     }
     if settings.sees:
         found |= vllm_sight.arguments()
+    if settings.quantization is not None:
+        found |= quantization.arguments()
     if settings.weight_backend is not None:
         found["weight_transfer_config"] = WeightTransferConfig(backend=settings.weight_backend)
         found["worker_extension_cls"] = "areal.rollout.vllm_worker.WorkerExtension"

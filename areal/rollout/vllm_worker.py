@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from areal.rollout.quantization import Layer, layers_of
+
 
 class WorkerExtension:
     """A base class that vLLM's worker is given (``worker_extension_cls``): the engine calls its methods."""
@@ -22,6 +24,11 @@ class WorkerExtension:
 
         worker: Any = self
         ExpertsRecorder(worker.model_runner)
+
+    def report_layers(self) -> list[Layer]:
+        """Return the layers of this worker's model, with the types that their weights have."""
+        worker: Any = self
+        return list(layers_of(worker.model_runner.get_model()))
 
     def release_weights(self) -> None:
         """Close the weight receiver, and with it what it maps of the learner's memory."""

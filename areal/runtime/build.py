@@ -30,6 +30,7 @@ from areal.runtime import checkpoint
 from areal.runtime.changing_hosts import ChangingHosts
 from areal.runtime.checkpoint_writer import CheckpointWriter
 from areal.runtime.control import control_socket
+from areal.runtime.engine_layers import tell_layers
 from areal.runtime.engine_setup import engine_settings
 from areal.runtime.gathering import Gathering, gathering_of
 from areal.runtime.held_out import evaluate_held_out
@@ -135,6 +136,8 @@ async def open_trainer(
             records.progress.message(f"learner: {await learner.call(LearnerRank.description)}")
             with waits.named("the run", "the first load of weights"):
                 trainer = await make_trainer(plan, learner, worker, records, monitor, resume, gathering)
+                if plan.config.engine.quantization and isinstance(worker.engine, Engines):
+                    await tell_layers(worker.engine.engines, records)
             monitor.watch_over(trainer, worker.pool.calls if isinstance(worker, RolloutWorker) else None)
         members = membership(plan, trainer, worker, monitor)
         trainer.sync.connect = members.connect_all
@@ -166,8 +169,11 @@ def membership(plan: Plan, trainer: Trainer, worker: EpisodeRunner, monitor: Mon
         # One that takes another's place does not sample what that one did.
         settings = engine_settings(grown, number, engine, eos, VLLM_BACKEND)
         settings = replace(settings, seed=derive(settings.seed, starts[number]) % 2**32)
-        [started] = (await start_engines([settings], [_launch_engine(grown, engine, guard)], number)).items()
-        return started
+        started = await start_engines([settings], [_launch_engine(grown, engine, guard)], number)
+        if plan.config.engine.quantization:
+            await tell_layers(started, trainer.records)
+        [each] = started.items()
+        return each
 
     async def announce(requested: Mapping[str, SingleEngine], patience: float | None) -> None:
         if isinstance(worker, RolloutWorkers):

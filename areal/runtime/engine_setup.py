@@ -35,6 +35,7 @@ def engine_settings(
         hosts=tuple(map(placement.inventory.address, engine.hosts)) if engine.others else (),
         interruption=config.rollout.interruption,
         experts=config.learner.router_replay and weight_backend is not None,
+        quantization=config.engine.quantization,
         # A program may send stop strings with any call, and so may whoever asks a model that is served.
         sees=sees(plan.model),
         stop_strings=bool(config.rollout.stop) or plan.agent is None or isinstance(plan.agent, Program),

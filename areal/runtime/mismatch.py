@@ -36,6 +36,8 @@ class MismatchWatch:
         wanted, rollout = config.learner.max_mismatch, config.rollout
         if dtypes != {torch.float32}:
             self.precision, self.usual, self.limit = "16 bits", 0.1, 0.5
+            if config.engine.quantization is not None:
+                self.precision = f"{config.engine.quantization} and 16 bits"
         elif device == "cuda":  # where attention multiplies in tf32
             self.precision, self.usual, self.limit = "float32 on a GPU", 0.02, 0.2
         else:

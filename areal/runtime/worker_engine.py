@@ -13,6 +13,7 @@ from areal.errors import EngineLost, TransferFailed, WorkerFrozen, WorkerLost
 from areal.images import Image
 from areal.rollout.busy_clock import BusyClock
 from areal.rollout.engine import Completion, Partial, Sampling
+from areal.rollout.quantization import Layer
 from areal.rollout.vllm_engine import DIED, VLLMEngine
 from areal.workers.attach import Address, listen
 from areal.workers.guard import beat
@@ -94,6 +95,10 @@ class WorkerEngine:
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
         """Open the engine's end of the weight transfer."""
         await self._call(VLLMEngine.connect, init_infos)
+
+    async def layers(self) -> list[Layer]:
+        """Return the layers of the engine's model, with the types that their weights have."""
+        return await self._call(VLLMEngine.layers)
 
     async def load(self, version: int, digest: str = "") -> dict[str, float]:
         """Load weights; see :meth:`areal.rollout.vllm_engine.VLLMEngine.load`."""

@@ -4,7 +4,8 @@
 - ``metrics.jsonl``: one line for each update and for each evaluation;
 - ``starts.jsonl``: one line for each start or resumption: configuration, weights, threads, version of torch;
 - ``events.jsonl``: one line for each moment that matters besides metrics: a part was lost, or was started
-  again; the learner published a version of the weights, or an engine loaded one;
+  again; the learner published a version of the weights, or an engine loaded one; the types of its layers,
+  where it quantises them;
 - ``replays/replay``, ``replay-2``, …: metrics of a replay;
 - ``evaluations/step-000000.json``: the whole report of the evaluation after that update;
 - ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;

@@ -32,12 +32,14 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
+from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS
 
 from areal.factors import merged
 from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.completeness import Reads, complaint
 from areal.weights.cuda_ipc import CudaIpcReceiver
 from areal.weights.digest import digest
+from areal.weights.expert_kernels import Made, forget_expert_kernels, put_back, quantised_expert_kernels
 from areal.weights.interface import Receiver, TransferBackend
 from areal.weights.layout import WeightLayout
 from areal.weights.shared_memory import SharedMemoryReceiver
@@ -84,6 +86,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
     _receiver: Receiver | None = None
     _checked = False
     _own: list[Own]
+    _kernels: Made
 
     def init_transfer_engine(self, init_info: Init) -> None:
         """Release what an earlier sender shared, and open this end of the new one."""
@@ -103,6 +106,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
             give_up(self.model)  # what a load that failed may have left
             if self.device.type == "cpu":
                 forget_expert_kernels(self.model)
+            self._kernels = quantised_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: Update) -> None:
@@ -147,6 +151,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
             give_up(self.model)
             return
         finalize_layerwise_reload(self.model, self.model_config)
+        put_back(self._kernels)
         if self.device.type == "cpu":
             repack_tied(self.model)
         torch.accelerator.synchronize()  # some of it is read from the learner's memory only now
@@ -200,13 +205,17 @@ def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
 def own_parameters(model: torch.nn.Module) -> list[Own]:
     """Return the parameters that a checkpoint fills, with all names of each.
 
-    Those of attention are none: scales of a KV cache, and what latent attention makes of other weights.
+    Those of attention are none: scales of a KV cache, and what latent attention makes of other weights. Nor
+    are scales that vLLM made as it quantised a layer: the layer was built without.
     """
     found: dict[int, Own] = {}
     for path, module in model.named_modules():
         if isinstance(module, (Attention, MLAAttention)):
             continue
+        built = SKIP_TENSORS.union(*get_layerwise_info(module).restore_metadata)
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            if name.rpartition(".")[2] not in built:
+                continue
             found.setdefault(id(parameter), ([], parameter))[0].append(name)
     return list(found.values())
 
@@ -255,18 +264,6 @@ def poison(own: list[Own]) -> None:
 def poisoned(own: list[Own]) -> set[str]:
     """Return the names of parameters that have kept a NaN."""
     return {names[0] for names, parameter in own if parameter.data.isnan().any()}
-
-
-def forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Let the experts' kernels be made anew.
-
-    On a CPU a kernel that is made packs the weights; one that is there already, vLLM hands weights that are
-    not packed, and it would take them for packed ones.
-    """
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if hasattr(method, "moe_kernel"):
-            method.moe_kernel = None
 
 
 def repack_tied(model: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psutil
 import torch
+from inside import only
 from policies import assert_agree
 
 from areal.agents.interface import Env, Message, Model
@@ -17,6 +18,7 @@ from areal.models import resolve_model
 from areal.registry import make_env
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
+from areal.rollout.quantization import not_quantised
 from areal.rollout.tasks import held_out
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.plan import plan
@@ -43,6 +45,16 @@ async def test_nothing_is_imported_twice(worker: RolloutWorker):
     for engine in engines:
         assert len(engine.children()) == 1, [process.cmdline() for process in engine.children()]
     assert engines
+
+
+async def test_an_engine_tells_the_types_of_its_layers(worker: RolloutWorker):
+    layers = await only(worker).layers()
+    assert {dtype for _, _, dtype in layers} == {"float32"}
+    assert [path for path, kind, _ in layers if kind == "embedding"] == ["model.embed_tokens"]
+    linear = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
+    assert not_quantised(layers) == [
+        f"model.layers.{number}.{name}" for number in range(4) for name in linear
+    ]
 
 
 async def test_a_seed_reproduces_a_sample(worker: RolloutWorker):

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.config.quantization import resolve_quantization_config
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.quantization.compressed_tensors.utils import should_ignore_layer
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
 
+from areal.rollout.quantization import arguments
+from areal.weights.expert_kernels import put_back, quantised_expert_kernels
 from areal.weights.receiver import loads_in_place, own_parameters, poison, poisoned
 
 CUDA = torch.device("cuda", 0)
@@ -41,10 +46,40 @@ def test_only_plain_layers_on_a_gpu_are_loaded_in_place():
     assert not loads_in_place(model(Deriving()), CUDA)
 
 
+def test_vllm_is_to_quantise_linear_layers_and_experts_but_no_routers():
+    wanted = arguments()
+    asked = resolve_quantization_config(wanted["quantization"], wanted["quantization_config"])
+    assert asked is not None
+    assert asked.linear is not None
+    assert asked.moe is not None
+    fused = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
+    kept = [
+        name
+        for name in ("qkv_proj", "mlp.gate_up_proj", "mlp.gate", "feed_forward.router", "mlp.experts")
+        if should_ignore_layer(f"model.layers.0.{name}", asked.ignore, fused)
+    ]
+    assert kept == ["mlp.gate", "feed_forward.router"]
+
+
+def test_the_kernels_of_quantised_experts_are_put_back_after_a_load():
+    class Online(Packing):
+        uses_meta_device = True
+        moe_kernel, moe_quant_config = "kernel", "scales"
+
+    made = model(layer(Online), layer(Packing))
+    kernels = quantised_expert_kernels(made)
+    [method] = [method for method, _ in kernels]
+    method.moe_kernel, method.moe_quant_config = "another", "others"
+    put_back(kernels)
+    assert (method.moe_kernel, method.moe_quant_config) == ("kernel", "scales")
+
+
 def test_a_tied_parameter_has_several_names_and_what_a_load_left_out_shows():
     tied, other = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4)
     made: Any = torch.nn.ModuleDict({"embed": tied, "head": torch.nn.Linear(4, 4, bias=False), "mid": other})
     made["head"].weight = tied.weight
+    record_metadata_for_reloading(made)
+    made["mid"].weight_scale = torch.nn.Parameter(torch.ones(4))  # as vLLM does where it quantises
     own = own_parameters(made)
     assert [names for names, _ in own] == [["embed.weight", "head.weight"], ["mid.weight"], ["mid.bias"]]
     poison(own)

@@ -10,8 +10,9 @@ GIB = 2**30
 H100 = 79.6
 
 
-def gpu(gib: float = H100, index: int = 0, host: str = "one") -> Device:
-    return Device(host, index, f"{host}-{index}", int(gib * GIB), str(index), "NVIDIA H100 80GB HBM3")
+def gpu(gib: float = H100, index: int = 0, host: str = "one", capability: tuple[int, int] = (9, 0)) -> Device:
+    uuid, model = f"{host}-{index}", "NVIDIA H100 80GB HBM3"
+    return Device(host, index, uuid, int(gib * GIB), str(index), model, capability)
 
 
 def host(sizes: Sequence[float] = (), name: str = "one", cores: int = 8) -> Host:
