@@ -1,6 +1,7 @@
-"""Take the pictures of docs/viewing.md, in chromium: python scripts/screenshots.py RUN|EVALUATION [...].
+"""Take the pictures of docs/viewing.md and the README: python scripts/screenshots.py RUN|EVALUATION [...].
 
-Runs and evaluations are in pictures of their own; of evaluations give two of the same problems.
+Chromium takes them. Runs and evaluations are in pictures of their own; of evaluations give two of the same
+problems.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def take_runs(driver: webdriver.Chrome, base: str, names: list[str]) -> None:
         " clientY: place.top + 10, bubbles: true}));"
     )
     shoot(driver, f"{base}timeline?run={run}&last=", "view_timeline", (1280, 1010), "light", point)
+    for theme in ("light", "dark"):
+        shoot(driver, f"{base}timeline?run={run}&last=", f"view_{theme}", (1280, 830), theme, point)
     worst = "document.getElementById('worst').click()"
     shoot(driver, f"{base}rollouts?run={run}", "view_rollouts", (1280, 620), "light", worst)
     opened = "document.querySelector('td.excerpt a').click()"

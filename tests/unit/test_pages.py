@@ -161,9 +161,7 @@ def test_each_block_is_of_a_kind_that_is_tested(page: Path):
     for block in found:
         assert block.language in LANGUAGES, f"{block}: no test knows what to do with '{block.language}'"
         assert block.title or block.language not in ("yaml", "json"), f'{block}: give the file title="NAME"'
-        assert block.language != "text" or page in RUN_PAGES or page.name == "README.md", (
-            f"{block}: of which run?"
-        )
+        assert block.language != "text" or page in RUN_PAGES, f"{block}: of which run?"
         if block.title:
             others = "".join(other.text for other in found if other is not block)
             assert block.title in others, f"{block}: nothing on the page uses {block.title}"

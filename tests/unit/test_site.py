@@ -82,8 +82,10 @@ def test_the_search_works_without_a_server(site: Path):
 
 
 def test_links_of_the_readme_lead_somewhere(site: Path):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)", (ROOT / "README.md").read_text())
-    assert links
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)", text)
+    links += [(path, "") for path in re.findall(r' src(?:set)?="([^"]+)"', text)]
+    assert len([path for path, _ in links if "/figures/" in path]) >= 4
     for path, anchor in links:
         assert (ROOT / path).exists(), path
         if anchor:
