@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from areal.config.settings import Config
-from areal.config.synonyms import RENAMED, SYNONYMS
+from areal.config.synonyms import OTHERWISE, RENAMED, SYNONYMS
 
 
 def complaint(error: Any) -> str:
@@ -29,10 +29,13 @@ def complaint(error: Any) -> str:
 def meant(key: str) -> str:
     """Return which settings an unknown name may mean, or else which settings its section has.
 
-    The candidates are, in this order: settings of that name in other sections; settings that other trainers
-    call by that name; settings whose initials it is; the closest name in its section; the closest of all.
+    A name that other trainers use in another sense has an answer of its own. The candidates are, in this
+    order: settings of that name in other sections; settings that other trainers call by that name; settings
+    whose initials it is; the closest name in its section; the closest of all.
     """
     *section, name = key.lower().replace("-", "_").split(".")
+    if name in OTHERWISE:
+        return f"; {OTHERWISE[name]}"
     keys = settings()
     whole = ".".join([*section[-1:], name])
     here = [k for k in keys if k[:-1] == section]

@@ -52,8 +52,7 @@ _NAMES = {
     "learner.weight_decay": "l2 decay",
     "learner.betas": "adam_betas adam_beta1 adam_beta2 beta1 beta2",
     "learner.grad_clip": "max_grad_norm max_norm gradient_clipping clip_grad gradient_clip_val",
-    "learner.minibatches": "num_iterations ppo_mini_batch_size num_minibatches ppo_n_minibatches "
-    "steps_per_generation mini_batch_size",
+    "learner.minibatches": "num_minibatches ppo_n_minibatches n_minibatches",
     "learner.micro_batch_tokens": "gradient_accumulation_steps ppo_micro_batch_size "
     "ppo_micro_batch_size_per_gpu micro_train_batch_size micro_batch_size ppo_max_token_len_per_gpu "
     "max_tokens_per_mb per_device_batch_size",
@@ -78,6 +77,15 @@ RENAMED = {
     "learner.recompute": "learner.activation_checkpointing",
 }
 """The former name of a setting, and its current name."""
+
+_ONCE = "areal goes through each batch once: leave it out"
+_STEPS = "set 'learner.minibatches', the optimizer steps for each batch"
+OTHERWISE = {
+    **dict.fromkeys(("num_iterations", "ppo_epochs", "num_ppo_epochs", "update_epochs"), _ONCE),
+    **dict.fromkeys(("ppo_mini_batch_size", "mini_batch_size"), f"{_STEPS}: batch size / mini-batch size"),
+    "steps_per_generation": f"{_STEPS}: steps_per_generation / gradient_accumulation_steps",
+}
+"""A name that other trainers use in another sense, or for what areal lacks, and what to do instead."""
 
 SYNONYMS = {name: key for key, names in _NAMES.items() for name in names.split()} | RENAMED
 """Another name, with its section if it is ambiguous alone, and the setting."""

@@ -16,7 +16,7 @@ from areal.cli import main
 from areal.config import load_config
 from areal.config.complaints import settings
 from areal.config.describe import describe_group, groups
-from areal.config.synonyms import SYNONYMS
+from areal.config.synonyms import OTHERWISE, SYNONYMS
 from areal.errors import UserError
 
 AREAL = [sys.executable, "-m", "areal"]
@@ -71,6 +71,11 @@ CASES = {
     "TRL's name": (["num_generations=8"], ["did you mean 'rollout.group_size'?"]),
     "verl's name": (["rollout.n=8"], ["did you mean 'rollout.group_size'?"]),
     "verl's path": (["actor_rollout_ref.actor.optim.lr=1"], ["did you mean 'learner.learning_rate'?"]),
+    "TRL's passes": (["num_iterations=2"], ["areal goes through each batch once"]),
+    "verl's size": (
+        ["actor.ppo_mini_batch_size=32"],
+        ["'learner.minibatches'", "batch size / mini-batch size"],
+    ),
     "its name and dashes": (["max-completion-lenght=9"], ["did you mean 'rollout.max_new_tokens'?"]),
     "a name like none": (["learner.colour=red"], ["known here: objective, advantage"]),
     "a setting as an option": (["--learner.clip=0.1"], ["without dashes: learner.clip=…"]),
@@ -165,6 +170,7 @@ def test_a_configuration_with_a_byte_order_mark(encoding: str, tmp_path: Path):
 
 def test_what_others_call_a_setting_is_one_of_ours():
     keys = {".".join(key) for key in settings()}
+    assert not OTHERWISE.keys() & SYNONYMS.keys()
     ours = {key for key in SYNONYMS.values() if not key.startswith(("env_options.", "agent_options."))}
     assert ours <= keys
     assert not {name for name in SYNONYMS if [name] in settings()}, "it would hide ours"
