@@ -25,7 +25,7 @@ _NOT_THERE = {
     "7b-24gb": "adapter or not, the learner and the engine each hold the whole model, 80 GiB in all",
     "7b-80gb": "adapter or not, the learner and the engine each hold the whole model, 80 GiB in all",
 }
-"""What does not fit, and why: areal has no quantised weights, and engines of one GPU each."""
+"""What does not fit, and why: engines of recipes have one GPU each, and their weights are not quantised."""
 
 
 def names() -> list[str]:
