@@ -10,7 +10,7 @@ update with the weights that it had, and says what went wrong when it is asked (
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,7 @@ from areal.weights.completeness import Reads, complaint
 from areal.weights.cuda_ipc import CudaIpcReceiver
 from areal.weights.digest import digest
 from areal.weights.expert_kernels import Made, forget_expert_kernels, put_back, quantised_expert_kernels
+from areal.weights.gpt_oss import one_by_one, takes_experts_one_by_one
 from areal.weights.interface import Receiver, TransferBackend
 from areal.weights.layout import WeightLayout
 from areal.weights.shared_memory import SharedMemoryReceiver
@@ -101,13 +102,14 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         """Make the layers take checkpoint tensors again, where their own were made into something else."""
         self._in_place = loads_in_place(self.model, self.device)
         if not self._checked:
-            self._own = own_parameters(self.model)
+            self._own = own_parameters(self.model.named_modules())
         if not self._in_place:
-            give_up(self.model)  # what a load that failed may have left
+            give_up(self.model.modules())  # what a load that failed may have left
             if self.device.type == "cpu":
                 forget_expert_kernels(self.model)
             self._kernels = quantised_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
+            give_up(filter(is_plain, self.model.modules()))  # into these a model may write past their loaders
 
     def receive_weights(self, update_info: Update) -> None:
         """Load every tensor; vLLM waits for the device when this returns.
@@ -123,21 +125,22 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
             return
         self.digest = digest(self._receiver.tensors)
         model: Any = self.model
+        weights = merged(self._receiver.tensors)
+        if takes_experts_one_by_one(model):
+            weights = one_by_one(weights)
         if self._checked:
-            model.load_weights(merged(self._receiver.tensors))
+            model.load_weights(weights)
             return
-        if self._in_place:
-            poison(self._own)
+        in_place = own_parameters(m for m in model.named_modules() if not get_layerwise_info(m[1]).can_load())
+        poison(in_place)
         with Reads(self._receiver.tensors) as reads:
-            loaded = model.load_weights(merged(self._receiver.tensors))
+            loaded = model.load_weights(weights)
         unreceived = set[str]()
         if loaded is not None:  # a few models of vLLM's do not say
             unreceived = {names[0] for names, _ in self._own if loaded.isdisjoint(reported_names(names))}
         # Weights that came as NaN leave what the check looks for: the next load is checked, too.
-        unclear = self._in_place and any(tensor.isnan().any() for _, tensor in self._receiver.tensors)
-        partial = set[str]()
-        if not unclear:
-            partial = poisoned(self._own) if self._in_place else partly_loaded(self.model)
+        unclear = any(tensor.isnan().any() for _, tensor in self._receiver.tensors)
+        partial = partly_loaded(model) | (set() if unclear else poisoned(in_place))
         partial -= {name.rpartition(".")[0] for name in unreceived} | unreceived
         if lacks := complaint(reads.unread, unreceived, partial):
             raise ValueError(lacks)
@@ -148,7 +151,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         if self._in_place:
             return
         if self.failure:
-            give_up(self.model)
+            give_up(self.model.modules())
             return
         finalize_layerwise_reload(self.model, self.model_config)
         put_back(self._kernels)
@@ -202,14 +205,21 @@ def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
     return type(module) is Attention or not hasattr(module, "process_weights_after_loading")
 
 
-def own_parameters(model: torch.nn.Module) -> list[Own]:
-    """Return the parameters that a checkpoint fills, with all names of each.
+def is_plain(module: torch.nn.Module) -> bool:
+    """Whether a module computes with just what a checkpoint has for it, as norms do."""
+    return getattr(module, "quant_method", None) is None and not hasattr(
+        module, "process_weights_after_loading"
+    )
+
+
+def own_parameters(modules: Iterable[tuple[str, torch.nn.Module]]) -> list[Own]:
+    """Return the parameters of modules that a checkpoint fills, with all names of each.
 
     Those of attention are none: scales of a KV cache, and what latent attention makes of other weights. Nor
     are scales that vLLM made as it quantised a layer: the layer was built without.
     """
     found: dict[int, Own] = {}
-    for path, module in model.named_modules():
+    for path, module in modules:
         if isinstance(module, (Attention, MLAAttention)):
             continue
         built = SKIP_TENSORS.union(*get_layerwise_info(module).restore_metadata)
@@ -244,9 +254,9 @@ def partly_loaded(model: torch.nn.Module) -> set[str]:
     return found
 
 
-def give_up(model: torch.nn.Module) -> None:
+def give_up(layers: Iterable[torch.nn.Module]) -> None:
     """End a layerwise reload where it is: layers that still waited for something have their old weights."""
-    for layer in model.modules():
+    for layer in layers:
         info = get_layerwise_info(layer)
         if info.can_load() and info.kernel_tensors is not None:
             _place_kernel_tensors(layer, info)

@@ -80,7 +80,7 @@ def test_a_tied_parameter_has_several_names_and_what_a_load_left_out_shows():
     made["head"].weight = tied.weight
     record_metadata_for_reloading(made)
     made["mid"].weight_scale = torch.nn.Parameter(torch.ones(4))  # as vLLM does where it quantises
-    own = own_parameters(made)
+    own = own_parameters(made.named_modules())
     assert [names for names, _ in own] == [["embed.weight", "head.weight"], ["mid.weight"], ["mid.bias"]]
     poison(own)
     assert poisoned(own) == {"embed.weight", "mid.weight", "mid.bias"}
