@@ -33,5 +33,5 @@ def merged(tensors: Sequence[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, t
         if is_factor(name):
             continue
         if (b := found.get(name + B)) is not None:
-            tensor = (tensor.float() + b @ found[name + A]).to(tensor.dtype)
+            tensor = (b @ found[name + A]).add_(tensor).to(tensor.dtype)
         yield name, tensor

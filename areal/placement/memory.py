@@ -16,10 +16,10 @@ is left. In bytes:
 - what CUDA itself takes in each of the two processes.
 
 An engine that is not on the first rank's GPU also has a snapshot (areal.weights.broadcast). A tensor-parallel
-engine has a part of its weights and of its cache on each of its GPUs, but a whole snapshot. Engines that
-share a GPU have each all of this, and what is left is divided among their caches. A process that maps memory
-of the first rank's GPU has a context there. A tenth of a GPU is left alone: these are estimates, and
-allocators leave gaps.
+engine has a part of its weights and of its cache on each of its GPUs, but a whole snapshot, and merges an
+adapter into whole weights, one after the other. Engines that share a GPU have each all of this, and what is
+left is divided among their caches. A process that maps memory of the first rank's GPU has a context there. A
+tenth of a GPU is left alone: these are estimates, and allocators leave gaps.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _COMPUTED = 2 + 2
 _SUMMED = 4
 """A gradient on its way to the other ranks."""
 _LAYERS_GATHERED = 3
+_SUM = 4
+"""A weight with an adapter's change, in float32 (areal.factors)."""
 _LOGITS = 2 * 4
 """Two float32 tensors of as many logits as the learner makes at once."""
 _HEAD = 4 + 2
@@ -249,7 +251,10 @@ def engine_bytes(shape: Shape, work: Workload, snapshot: bool) -> int:
     sampler = work.sequences * shape.vocab * _SAMPLER
     weights = _engine_weights(shape, work) / work.tensor_parallel
     received = snapshot * shape.parameters * work.engine_bytes
-    return int(weights + received + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
+    largest = shape.hidden * max(shape.query, shape.intermediate)
+    # Of an adapted weight the sum, the same rounded, and the one before.
+    merged = work.adapted * largest * (_SUM + 2 * work.engine_bytes)
+    return int(weights + received + merged + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
 
 
 def _engine_weights(shape: Shape, work: Workload) -> int:

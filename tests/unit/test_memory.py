@@ -152,6 +152,18 @@ def test_a_gpu_that_is_too_small_says_what_is_missing_and_what_helps():
     assert split(gpu(24 + (missing + 0.1) / 0.9), SHAPES["Qwen2.5-1.5B"], work)
 
 
+def test_each_process_of_an_engine_has_room_for_whole_weights_that_an_adapter_is_merged_into():
+    shape = SHAPES["Qwen2.5-1.5B"]
+
+    def engine(adapted: bool, processes: int) -> int:
+        work = Workload(sequences=8, longest=64, adapted=adapted, tensor_parallel=processes)
+        return divide(gpu(), shape, work, learner=False, engines=1).engine
+
+    alone, together = (engine(True, n) - engine(False, n) for n in (1, 4))
+    assert alone == together
+    assert alone == (4 + 2 + 2) * shape.hidden * shape.intermediate
+
+
 MEASURED = {  # the most GiB that torch allocated in benchmarks/learner.py, on an H100, the last on an H200
     ("Qwen2.5-0.5B", False, True, 16384): 27.8,
     ("Qwen2.5-0.5B", False, False, 16384): 34.0,
