@@ -17,6 +17,7 @@ from areal.results import Evaluation, Run
 
 if TYPE_CHECKING:
     from areal.evaluation.report import Report
+    from areal.placement.inventory import Inventory
     from areal.runtime.plan import Plan
     from areal.runtime.replay import Replay
     from areal.workers.cluster import Cluster
@@ -271,20 +272,26 @@ def export(run: str | Path, folder: str | Path, *, step: int | Literal["best"] |
     return Path(folder)
 
 
-def check(config: Config, training: bool = True, cluster: Cluster | None = None) -> Plan:
+def check(
+    config: Config,
+    training: bool = True,
+    cluster: Cluster | None = None,
+    inventory: Inventory | None = None,
+) -> Plan:
     """Check environment, agent, model, device and memory.
 
     Args:
         config: of the run.
         training: whether there is a learner.
         cluster: the hosts that the run holds; None: this machine.
+        inventory: the devices to plan for; None: those that there are.
 
     Raises:
         UserError: one of them is not available.
     """
     from areal.runtime.plan import plan
 
-    return plan(config, training, cluster=cluster)
+    return plan(config, training, inventory, cluster)
 
 
 def resolve(
@@ -310,8 +317,13 @@ def layers(
     settings: dict[str, Any],
     resume: str | Path | None,
     training: bool = True,
+    inventory: Inventory | None = None,
 ) -> list[Layer]:
-    """Return what :func:`resolve` puts together, where each part is from; raises as it does."""
+    """Return what :func:`resolve` puts together, where each part is from; raises as it does.
+
+    Args:
+        inventory: the devices that a recipe is chosen for; None: those of this machine.
+    """
     given = merged_settings(None, overrides, settings)
     if resume is not None:
         from areal.telemetry.run_directory import RunDirectory
@@ -328,7 +340,7 @@ def layers(
         base = (str(config), {} if config is None else merged_settings(config))
     from areal.recipes.choice import recipe_for
 
-    recipe = recipe_for(settings_on(base[1], given), training)
+    recipe = recipe_for(settings_on(base[1], given), training, inventory)
     name = recipe.get("recipe") or given.get("recipe") or base[1].get("recipe")
     return [(f"recipe {name}", recipe), base, ("command line", given)]
 

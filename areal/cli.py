@@ -138,6 +138,9 @@ def _add_train(commands: Any) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="check the settings, print them, and start nothing"
     )
+    command.add_argument(
+        "--on", metavar="GPUS", help="plan a dry run for other GPUs; 1x24 is one GPU of 24 GB"
+    )
     command.set_defaults(run=train)
 
 

@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,10 @@ def train(given: argparse.Namespace) -> None:
     from areal import api
 
     if given.dry_run:
-        from areal.config import dump_with_origins, merged, parse_config
-        from areal.placement.describe import table
-        from areal.runtime.build import held_cluster
-        from areal.telemetry.tables import lines
-
-        layers = api.layers(given.config, given.overrides, settings, given.resume)
-        config = parse_config(merged(layers), given.config)
-        with held_cluster(config) as cluster:
-            plan = api.check(config, cluster=cluster)
-        print(dump_with_origins(config, layers, plan.config), end="")
-        rows = table(plan.placement, plan.config.engine.memory)
-        for line in [*plan.remarks, *lines(*rows)]:
-            print(f"# {line}")
+        _print_plan(given, settings)
         return
+    if given.on is not None:
+        raise UserError("--on states GPUs that need not be there: give it with --dry-run")
     run = api.train(
         config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings
     )
@@ -63,6 +54,26 @@ def train(given: argparse.Namespace) -> None:
     path = shlex.quote(str(run.path))
     print(f"look at its curves and rollouts: areal view {path}, or here: areal show {path} --worst")
     print(f"evaluate the model: areal eval {path}")
+
+
+def _print_plan(given: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Check a run; print its settings and its placement, on GPUs that were stated or those that there are."""
+    from areal import api
+    from areal.config import dump_with_origins, merged, parse_config
+    from areal.placement.describe import table
+    from areal.placement.inventory import stated
+    from areal.runtime.build import held_cluster
+    from areal.telemetry.tables import lines
+
+    inventory = None if given.on is None else stated(given.on)
+    layers = api.layers(given.config, given.overrides, settings, given.resume, inventory=inventory)
+    config = parse_config(merged(layers), given.config)
+    with held_cluster(config) if inventory is None else nullcontext() as cluster:
+        plan = api.check(config, cluster=cluster, inventory=inventory)
+    print(dump_with_origins(config, layers, plan.config), end="")
+    rows = table(plan.placement, plan.config.engine.memory)
+    for line in [*plan.remarks, *lines(*rows)]:
+        print(f"# {line}")
 
 
 def evaluate(given: argparse.Namespace) -> None:

@@ -41,7 +41,9 @@ def estimate(path: str, settings: LearnerConfig, longest: int) -> int:
         longest=longest,
         engine_bytes=0,
         micro_batch_tokens=settings.micro_batch_tokens,
-        adapted=settings.lora_rank > 0,
+        adapter=settings.lora_rank,
+        nf4=settings.base_precision == "nf4",
+        shared=False,
         activation_checkpointing=settings.activation_checkpointing is True,
     )
     return learner_bytes(Shape.of(AutoConfig.from_pretrained(path)), work)

@@ -3,12 +3,13 @@
     python benchmarks/which_gpu.py
 
 For each model and machine the first way that fits is printed: *full* (all weights are trained), *full,
-checkpointing* (with activation checkpointing), *LoRA* (an adapter, with all that saves memory: activation
-checkpointing, small micro-batches, 32 episodes in flight, no CUDA graphs). With several GPUs it is the fewest
-learner processes with which it fits, and the engines on the other GPUs: *4 + 4*, or *4 + 2 × 2* for two
-engines of two GPUs each. No GPU is needed: sizes are given, and memory is estimated
+checkpointing* (with activation checkpointing), *LoRA* (an adapter of rank 16, with all that saves memory:
+activation checkpointing, small micro-batches, 32 episodes in flight, no CUDA graphs), *QLoRA* (the same with
+`learner.base_precision=nf4`), *QLoRA, FP8* (with `engine.quantization=fp8`, too). With several GPUs it is the
+fewest learner processes with which it fits, and the engines on the other GPUs: *4 + 4*, or *4 + 2 × 2* for
+two engines of two GPUs each. No GPU is needed: sizes are given, and memory is estimated
 (areal/placement/memory.py). `python benchmarks/memory_estimate.py` compares such estimates with what a
-learner takes.
+learner takes. `areal train --dry-run --on 1x24` plans for one run.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from transformers import Qwen2Config
 
 from areal.config import Config, load_config, override_config
 from areal.errors import UserError
-from areal.placement.inventory import Device, Host, Inventory
-from areal.placement.memory import GIB, Shape
+from areal.placement.inventory import SOLD, Inventory, stated
+from areal.placement.memory import Shape
 from areal.placement.placement import place
 from areal.runtime.plan import workload
 
@@ -45,28 +46,20 @@ LARGER: dict[str, dict[str, Any]] = {
 for sizes in LARGER.values():
     sizes |= {"num_key_value_heads": 8, "tie_word_embeddings": False, "vocab_size": 152064}
 MODELS = {**{size: QWEN2[size] for size in ("0.5b", "1.5b", "3b", "7b")}, **LARGER}
-REAL = {24: 23.5, 48: 44.4, 80: 79.2, 141: 139.8}
-"""GiB that CUDA reports of a GPU that is sold as one of so many GB (RTX 4090, L40S, H100, H200)."""
+SAVING = [
+    "learner.activation_checkpointing=true",
+    "learner.lora_rank=16",
+    "learner.micro_batch_tokens=2048",
+    "rollout.max_concurrent=32",
+    "engine.eager=true",
+]
 WAYS: dict[str, list[str]] = {
     "full": [],
     "full, checkpointing": ["learner.activation_checkpointing=true"],
-    "LoRA": [
-        "learner.activation_checkpointing=true",
-        "learner.lora_rank=32",
-        "learner.micro_batch_tokens=2048",
-        "rollout.max_concurrent=32",
-        "engine.eager=true",
-    ],
+    "LoRA": SAVING,
+    "QLoRA": [*SAVING, "learner.base_precision=nf4"],
+    "QLoRA, FP8": [*SAVING, "learner.base_precision=nf4", "engine.quantization=fp8"],
 }
-
-
-def machine(count: int, gigabytes: int) -> Inventory:
-    nbytes = int(REAL[gigabytes] * GIB)
-    name = f"GPU of {gigabytes} GB"
-    gpus = tuple(
-        Device("host", number, f"gpu-{number}", nbytes, str(number), name) for number in range(count)
-    )
-    return Inventory((Host("host", 8 * count, gpus),))
 
 
 def splits(count: int) -> Iterator[tuple[int, int]]:
@@ -104,21 +97,21 @@ def main() -> None:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = ", ".join(map(str, REAL))
+    known = ", ".join(map(str, SOLD))
     arguments.add_argument("--gpus", default="1x24,1x48,1x80,1x141,2x80,8x80", help=f"COUNTxGB, of {known}")
     arguments.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
     arguments.add_argument("--max-model-len", type=int, default=2048, help="tokens of a conversation")
     arguments.add_argument("--batch-size", type=int, default=128, help="episodes of an update")
     given = arguments.parse_args()
-    machines = [tuple(map(int, machine.split("x"))) for machine in given.gpus.split(",")]
+    machines = given.gpus.split(",")
     length = given.max_model_len
     rollout = {"batch_size": given.batch_size, "max_model_len": length, "max_new_tokens": length // 2}
     config = load_config(values={"rollout": rollout, "learner": {"micro_batch_tokens": 8192}})
-    print("| parameters |", " | ".join(f"{count} × {size} GB" for count, size in machines), "|")
+    print("| parameters |", " | ".join(f"{machine.replace('x', ' × ')} GB" for machine in machines), "|")
     print("|" + "---|" * (1 + len(machines)))
     for name in given.models.split(","):
         shape = Shape.of(Qwen2Config(**MODELS[name]))
-        found = [first_that_fits(shape, machine(count, size), config) for count, size in machines]
+        found = [first_that_fits(shape, stated(machine), config) for machine in machines]
         print(f"| {name.upper()} |", " | ".join(found), "|", flush=True)
 
 

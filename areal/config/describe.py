@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
+from typing_extensions import is_typeddict
 
 from areal.config.objective import CHOICES
 from areal.config.settings import Config, LearnerConfig
@@ -78,7 +79,7 @@ def _type(kind: Any, metadata: list[Any]) -> str:
         return " or ".join("`null`" if a is type(None) else _type(a, []) for a in arguments)
     if origin is Literal:
         return " or ".join(f"`{a}`" for a in arguments)
-    if origin is dict:
+    if origin is dict or is_typeddict(kind):
         return "mapping"
     if origin is tuple and arguments[1:] == (...,):
         return f"list of {_type(arguments[0], [])}"

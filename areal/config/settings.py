@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from areal.config.fields import Bound, Moment, Settings, Staleness
+from areal.config.lora_options import LoraOptions
 from areal.config.objective import Objective
 from areal.thoughts import CLOSE
 
@@ -207,6 +208,12 @@ class LearnerConfig(Objective):
     never."""
     lora_rank: int = Field(0, ge=0)
     """Train an adapter of this rank instead of the weights (docs/lora.md); 0: train all weights."""
+    lora_options: LoraOptions = Field(default_factory=LoraOptions)
+    """Further options of the adapter, by the names of peft: lora_alpha, use_rslora, target_modules,
+    rank_pattern, alpha_pattern (docs/lora.md)."""
+    base_precision: Literal["auto", "nf4"] = "auto"
+    """Data type of the frozen weights below an adapter. auto: learner.dtype, which is bfloat16 on a GPU; nf4:
+    4 bits (QLoRA, docs/lora.md)."""
     router_replay: bool = False
     """In a mixture of experts, the learner routes each token to the experts to which the engine routed it
     (R3, docs/objectives.md)."""
@@ -216,6 +223,15 @@ class LearnerConfig(Objective):
     compile: bool | None = None
     """Compile the layers with torch.compile, which takes up to a minute while the engine starts; null: true
     on a GPU, false on a CPU."""
+
+    @model_validator(mode="after")
+    def _of_an_adapter(self) -> LearnerConfig:
+        for name, given in (("lora_options", self.lora_options), ("base_precision", self.base_precision)):
+            if not self.lora_rank and given not in ({}, "auto"):
+                raise ValueError(f"{name} is of an adapter: set lora_rank, too")
+        if self.lora_options.get("use_rslora") and "lora_alpha" not in self.lora_options:
+            raise ValueError("lora_options.use_rslora scales by lora_alpha/√rank: give lora_alpha, too")
+        return self
 
 
 class EvaluationConfig(Settings):

@@ -60,6 +60,9 @@ _NAMES = {
     "learner.replicas": "data_parallel_replicate_degree dp_replicate hsdp replicate_degree",
     "learner.dtype": "bf16 fp16 torch_dtype precision mixed_precision",
     "learner.lora_rank": "lora_r lora use_lora peft_rank",
+    "learner.lora_options": "lora_alpha use_rslora rslora target_modules lora_target_modules rank_pattern "
+    "alpha_pattern peft_config",
+    "learner.base_precision": "load_in_4bit qlora bnb_4bit_quant_type quantization bits",
     "learner.router_replay": "r3 routing_replay rollout_routing_replay enable_return_routed_experts",
     "learner.activation_checkpointing": "gradient_checkpointing enable_gradient_checkpointing recompute",
     "learner.compile": "torch_compile use_torch_compile",

@@ -54,7 +54,7 @@ class Learner:
         kernel: of attention; None: the device's own.
 
     Attributes:
-        model: the Hugging Face model; its parameters are float32, and may be sharded.
+        model: the Hugging Face model; what is trained of it is float32, and may be sharded.
         policy: the model as it is trained.
         passes: micro-batches that went through a model so far.
         token_values: what the last update computed of the tokens of a few rollouts.
@@ -82,13 +82,15 @@ class Learner:
         self.path = path
         self.model: Any = load_model(path)
         if self.adapted:
-            lora.adapt(self.model, settings.lora_rank)
+            lora.adapt(self.model, settings, self._device)
             self._exact_types = lora.exact_types(self.model)
         self._routers = Routers(self.model)
         if settings.router_replay:
             require_replay(self.model, self._routers, path)
         policy = Policy(self.model, self._routers if settings.router_replay else None)
-        self.policy = TrainableModule(policy, settings, self._device, named=self.model)
+        self.policy = TrainableModule(
+            policy, settings, self._device, named=self.model, rounded=not self.adapted
+        )
         if kernel is None and uses_varlen(settings, self._device):
             kernel = varlen_kernel()
         # Kernels of variable length have plain scores only.
@@ -261,8 +263,31 @@ class Learner:
         """
         if not self.adapted or dtype not in self._exact_types or self.model._weight_conversions:
             return self.named_parameters()
-        base = () if again else itertools.chain(lora.base_parameters(self.model), kept_buffers(self.model))
-        return itertools.chain(base, lora.factors(self.model))
+        if again:
+            return lora.factors(self.model)
+        base = ((name, full(tensor.detach())) for name, tensor in lora.base_tensors(self.model))
+        return itertools.chain(base, kept_buffers(self.model), lora.factors(self.model))
+
+    def move_base(self, place: dict[str, torch.Tensor] | None) -> None:
+        """Move the frozen base of an adapter, so that it is held once, and not by engines' memory again.
+
+        Several ranks hold parts of it, which stay.
+
+        Args:
+            place: tensors by the names of :meth:`sent_parameters`, from which engines load; where they are
+                like the base's, they take its numbers over and are the base. None: to the host's memory.
+        """
+        if not self.adapted or world_size() > 1:
+            return
+        for name, tensor in lora.base_tensors(self.model):
+            view = tensor.cpu() if place is None else place.get(name)
+            if view is None or (view.dtype, view.shape) != (tensor.dtype, tensor.shape):
+                view = tensor.to(self._device)
+            elif place is not None:
+                view.copy_(tensor)
+            tensor.data = view
+        if place is None and self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def state(self, whole: bool = False) -> Tensors:
         """Return all that the next update depends on, by name: the tensors themselves, no copies.

@@ -49,12 +49,15 @@ def micro_batch_tokens(settings: LearnerConfig, device: torch.device) -> int:
     return MICRO_BATCH if device.type == "cuda" else _CPU_MICRO_BATCH
 
 
-def parallelize(module: torch.nn.Module, settings: LearnerConfig, device: torch.device) -> None:
+def parallelize(
+    module: torch.nn.Module, settings: LearnerConfig, device: torch.device, rounded: bool = True
+) -> None:
     """Move a module to its device, shard it if there are several ranks, and set up how its layers run.
 
     Args:
         module: a Hugging Face model, or a module around one.
         settings: only dtype, replicas, activation_checkpointing and compile are used.
+        rounded: whether weights are gathered in the type that is computed in; else in their own.
     """
     module.to(device)
     layers = decoder_layers(module)
@@ -65,7 +68,8 @@ def parallelize(module: torch.nn.Module, settings: LearnerConfig, device: torch.
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     if world_size() > 1:
-        _shard(module, layers, compute_dtype(settings, device), _mesh(settings.replicas, device))
+        dtype = compute_dtype(settings, device) if rounded else None
+        _shard(module, layers, dtype, _mesh(settings.replicas, device))
 
 
 def _mesh(replicas: int, device: torch.device) -> DeviceMesh:
@@ -77,7 +81,7 @@ def _mesh(replicas: int, device: torch.device) -> DeviceMesh:
 
 
 def _shard(
-    module: torch.nn.Module, layers: list[torch.nn.Module], dtype: torch.dtype, mesh: DeviceMesh
+    module: torch.nn.Module, layers: list[torch.nn.Module], dtype: torch.dtype | None, mesh: DeviceMesh
 ) -> None:
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in layers:

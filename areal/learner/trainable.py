@@ -1,8 +1,9 @@
 """A module with its float32 master weights, its gradients and its optimizer: all that updates touch.
 
-Guarantee: between passes, every parameter and every gradient is float32, on one rank and on several. What a
-pass computes with (bfloat16 roundings, or FSDP2's gathered layers) is gone when it ends, also by an error. So
-nothing outside can read, save, send or train rounded weights.
+Guarantee: between passes, all that is trained and every gradient is float32, on one rank and on several. What
+a pass computes with (bfloat16 roundings, or FSDP2's gathered layers) is gone when it ends, also by an error.
+So nothing outside can read, save, send or train rounded weights. An adapter's factors are float32 in passes,
+too: only the weight that they make with the base is rounded (areal.learner.merged_linear).
 
 On several ranks this is FSDP2's mixed precision (areal.learner.parallelize). One rank has nothing to gather:
 without FSDP's hooks and copies the host, which a fast GPU waits for, is done sooner.
@@ -29,6 +30,7 @@ class TrainableModule:
     Args:
         module: around a Hugging Face model, in float32; it is moved to the device.
         named: the part of the module whose names of parameters :meth:`state` uses; None: the whole.
+        rounded: whether passes compute with roundings of the weights; else those have their types already.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class TrainableModule:
         settings: LearnerConfig,
         device: torch.device,
         named: torch.nn.Module | None = None,
+        rounded: bool = True,
     ) -> None:
-        parallelize(module, settings, device)
+        parallelize(module, settings, device, rounded)
         self._module, self._named = module, named or module
         self._parameters = list(module.parameters())
         self._shards = [part for part in module.modules() if isinstance(part, FSDPModule)]
-        self._dtype = torch.float32 if world_size() > 1 else compute_dtype(settings, device)
+        exchanges = rounded and world_size() == 1
+        self._dtype = compute_dtype(settings, device) if exchanges else torch.float32
         self._rounded: list[torch.Tensor] = []
         self._rounded_at: list[int] = []
         self._optimizer = _adamw(self._parameters, settings)

@@ -81,6 +81,35 @@ class Inventory:
         return wanted
 
 
+SOLD = {16: 15.6, 24: 23.5, 32: 31.4, 40: 39.4, 48: 44.4, 80: 79.2, 141: 139.8}
+"""GiB that CUDA reports of a GPU that is sold as one of so many GB (24: RTX 4090, 48: L40S, 141: H200)."""
+_RECENT = (9, 0)
+"""Compute capability of a GPU that is stated."""
+_CORES = 8
+"""CPU cores for each GPU of a machine that is stated."""
+
+
+def stated(machine: str) -> Inventory:
+    """Return a machine that need not be there.
+
+    Args:
+        machine: ``COUNTxSIZE``, such as ``8x80``: how many GPUs, and the GB that each is sold with.
+
+    Raises:
+        UserError: it is written otherwise, or no such GPU is known.
+    """
+    count, _, size = machine.lower().removesuffix("gb").partition("x")
+    if not (count.isdecimal() and size.isdecimal() and int(count) and int(size) in SOLD):
+        sizes = ", ".join(map(str, SOLD))
+        raise UserError(f"'{machine}' is no machine: give COUNTxSIZE, such as 1x24, of {sizes} GB")
+    nbytes, model = int(SOLD[int(size)] * 2**30), f"GPU of {size} GB"
+    gpus = [
+        Device("host", index, f"gpu-{index}", nbytes, str(index), model, _RECENT)
+        for index in range(int(count))
+    ]
+    return Inventory((Host("host", _CORES * len(gpus), tuple(gpus)),))
+
+
 def probe(device: str = "auto") -> Inventory:
     """Return the inventory of this machine; the setting ``device=cpu`` leaves its GPUs out."""
     return Inventory((probe_host(device, socket.gethostname(), len(os.sched_getaffinity(0))),))

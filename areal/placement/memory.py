@@ -10,7 +10,9 @@ is left. In bytes:
   they gather in bfloat16, layer by layer, there are at once the embeddings and three layers (one is computed
   with, the next is on its way, the gradients of the last are): 2 + 2 + 4 bytes (weight, gradient, its float32
   sum). Then what one micro-batch keeps for its backward pass, a chunk of logits, and the gradient of the
-  output layer;
+  output layer. Below an adapter a parameter is frozen: 2 bytes, or 0.516 in 4 bits (areal.nf4), which on one
+  rank are the snapshot, too; the adapter's own parameters take 4 + 4 + 8, and one merged weight is made at a
+  time (areal.learner.merged_linear);
 - engine: its weights (in FP8 one byte for each parameter but those of the embeddings), the tensors of its
   largest forward pass, the sampler's, and CUDA graphs;
 - what CUDA itself takes in each of the two processes.
@@ -29,6 +31,7 @@ from typing import Any
 
 from areal.errors import UserError
 from areal.models.sight import auto_class
+from areal.nf4 import BYTES as NF4
 from areal.placement.inventory import Device
 from areal.step_sizes import BATCHED_TOKENS, LOGITS_AT_ONCE
 
@@ -57,7 +60,13 @@ _FEWEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a causal language model that memory depends on; ``query`` and ``key``: of all heads."""
+    """The sizes of a causal language model that memory depends on.
+
+    Attributes:
+        query, key: of all heads.
+        whole: whether engines are sent whole weights though an adapter is trained, as transformers has them
+            in another form than checkpoints.
+    """
 
     parameters: int
     layers: int
@@ -66,6 +75,7 @@ class Shape:
     query: int
     key: int
     vocab: int
+    whole: bool = False
 
     @classmethod
     def of(cls, config: Any) -> Shape:
@@ -85,7 +95,23 @@ class Shape:
             query=heads * width,
             key=(getattr(text, "num_key_value_heads", None) or heads) * width,
             vocab=text.vocab_size,
+            whole=hasattr(config, "vision_config") or any(p.ndim == 3 for p in model.parameters()),
         )
+
+    @property
+    def linear(self) -> int:
+        """Parameters of the linear layers, those that adapters change, about."""
+        return min(self.parameters, self.layers * self.of_layer)
+
+    @property
+    def of_layer(self) -> int:
+        """Parameters of a layer."""
+        return 2 * self.hidden * (self.query + self.key) + 3 * self.hidden * self.intermediate
+
+    def adapter(self, rank: int) -> int:
+        """Return the parameters of an adapter of all linear layers."""
+        attention = 2 * (self.hidden + self.query) + 2 * (self.hidden + self.key)
+        return rank * self.layers * (attention + 3 * (self.hidden + self.intermediate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +130,9 @@ class Workload:
         learner_bytes: of one number that the learner computes with.
         activation_checkpointing: whether the learner keeps only each layer's input for its backward pass.
         compiled: whether its layers are.
-        adapted: whether it trains an adapter, next to which the weights have neither gradient nor moments.
+        adapter: rank of the adapter that it trains; 0: it trains all weights.
+        nf4: whether the weights below the adapter are held in 4 bits.
+        shared: whether engines' weights have the type that those are held in, or are made of the same parts.
         ranks: processes of the learner.
         replicas: copies of its state, each sharded over ``ranks / replicas`` of them.
         tensor_parallel: GPUs of one engine.
@@ -121,7 +149,9 @@ class Workload:
     learner_bytes: int = 2
     activation_checkpointing: bool = False
     compiled: bool = True
-    adapted: bool = False
+    adapter: int = 0
+    nf4: bool = False
+    shared: bool = True
     ranks: int = 1
     replicas: int = 1
     tensor_parallel: int = 1
@@ -210,26 +240,49 @@ def learner_bytes(shape: Shape, work: Workload) -> int:
     """Bytes that the learner takes at its most, the snapshot for the engine included."""
     if work.micro_batch_tokens is None:
         return 0
-    reference = work.reference and not work.adapted  # an adapted model is its own reference
-    held = (4 if work.adapted else _STATE) + _STATE * work.critic + 4 * reference
-    computed = (2 if work.adapted else _COMPUTED) + _COMPUTED * work.critic + 2 * reference
-    weights = shape.parameters * (held * work.replicas / work.ranks + work.engine_bytes)
-    if work.ranks == 1:
-        weights += shape.parameters * computed
-    else:
-        weights += _gathered(shape) * (computed + (0 if work.adapted else _SUMMED))
+    weights = _below_adapter(shape, work) if work.adapter else _trained(shape, work)
+    weights += (_STATE + _COMPUTED) * shape.parameters * work.critic
     # A sequence that is longer than a micro-batch makes one by itself.
     tokens = max(work.micro_batch_tokens, work.longest)
     kept = tokens * _kept_for_backward(shape, work)
-    head = _LOGITS * min(LOGITS_AT_ONCE, tokens * shape.vocab) + _HEAD * shape.vocab * shape.hidden
-    return int(weights + kept + head + _CONTEXT)
+    logits = _LOGITS * min(LOGITS_AT_ONCE, tokens * shape.vocab)
+    trains_head = not work.adapter or work.critic
+    return int(weights + kept + logits + _HEAD * shape.vocab * shape.hidden * trains_head + _CONTEXT)
+
+
+def _trained(shape: Shape, work: Workload) -> float:
+    """Bytes of weights that are all trained, and of a reference beside them."""
+    held, computed = _STATE + 4 * work.reference, _COMPUTED + 2 * work.reference
+    weights = shape.parameters * held * work.replicas / work.ranks + _sent(shape, work)
+    if work.ranks == 1:
+        return weights + shape.parameters * computed
+    return weights + _gathered(shape) * (computed + _SUMMED)
+
+
+def _below_adapter(shape: Shape, work: Workload) -> float:
+    """Bytes of frozen weights and of an adapter; these are their own reference."""
+    share, each = work.replicas / work.ranks, work.learner_bytes
+    rest = shape.parameters - shape.linear
+    base = shape.linear * NF4 if work.nf4 else shape.linear * each * share  # its parts are not sharded
+    weights = base + rest * each * share + _STATE * shape.adapter(work.adapter) * share
+    if work.ranks > 1:
+        weights += each * (rest if work.nf4 else _gathered(shape))
+    once = work.shared and work.ranks == 1 and not shape.whole
+    sent = 4 * shape.adapter(work.adapter) if once else _sent(shape, work)
+    return weights + sent + _merged(shape, each)
+
+
+def _sent(shape: Shape, work: Workload) -> float:
+    """Bytes of what lies ready for engines to load."""
+    packed = shape.linear if work.nf4 and work.shared and not shape.whole else 0
+    changing = 0 if shape.whole else 4 * shape.adapter(work.adapter)
+    return packed * NF4 + (shape.parameters - packed) * work.engine_bytes + changing
 
 
 def _gathered(shape: Shape) -> int:
     """Parameters that a rank of several has whole at once: the embeddings, and some layers."""
-    layer = 2 * shape.hidden * (shape.query + shape.key) + 3 * shape.hidden * shape.intermediate
-    outside = max(0, shape.parameters - shape.layers * layer)
-    return outside + min(_LAYERS_GATHERED, shape.layers) * layer
+    outside = max(0, shape.parameters - shape.layers * shape.of_layer)
+    return outside + min(_LAYERS_GATHERED, shape.layers) * shape.of_layer
 
 
 def _kept_for_backward(shape: Shape, work: Workload) -> int:
@@ -250,11 +303,14 @@ def engine_bytes(shape: Shape, work: Workload, snapshot: bool) -> int:
     forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * work.engine_bytes
     sampler = work.sequences * shape.vocab * _SAMPLER
     weights = _engine_weights(shape, work) / work.tensor_parallel
-    received = snapshot * shape.parameters * work.engine_bytes
-    largest = shape.hidden * max(shape.query, shape.intermediate)
-    # Of an adapted weight the sum, the same rounded, and the one before.
-    merged = work.adapted * largest * (_SUM + 2 * work.engine_bytes)
-    return int(weights + received + merged + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
+    weights += snapshot * _sent(shape, work)
+    merged = bool(work.adapter) * _merged(shape, work.engine_bytes)
+    return int(weights + merged + forward + sampler + (_GRAPHS if work.graphs else 0) + _CONTEXT)
+
+
+def _merged(shape: Shape, each: int) -> int:
+    """Bytes of an adapted weight: of the sum, the same rounded to ``each``, and the one before."""
+    return shape.hidden * max(shape.query, shape.intermediate) * (_SUM + 2 * each)
 
 
 def _engine_weights(shape: Shape, work: Workload) -> int:

@@ -21,11 +21,6 @@ _SMALL = 50e6
 """Parameters below which a model is like the one that ships with areal."""
 _SIZES = {"0.5b": 1e9, "1.5b": 4e9, "7b": 10e9}
 """Sizes by which recipes are named, and the parameters up to which they are for a model."""
-_NOT_THERE = {
-    "7b-24gb": "adapter or not, the learner and the engine each hold the whole model, 80 GiB in all",
-    "7b-80gb": "adapter or not, the learner and the engine each hold the whole model, 80 GiB in all",
-}
-"""What does not fit, and why: engines of recipes have one GPU each, and their weights are not quantised."""
 
 
 def names() -> list[str]:
@@ -45,8 +40,6 @@ def read(name: str) -> dict[str, Any]:
 
 
 def _file(name: str) -> Path:
-    if name in _NOT_THERE:
-        raise UserError(f"there is no recipe {name}: {_NOT_THERE[name]}; take a smaller model or 7b-8x80gb")
     if name not in names():
         raise UserError(
             f"there is no recipe '{name}'{nearest(name, names())} (known: {', '.join(names())}, {NONE})"
@@ -74,6 +67,8 @@ def choose(parameters: float, gpus: list[float]) -> str | None:
     large = not gpus or min(gpus) >= 70
     if large and (len(gpus) >= 8 or (size == "7b" and not gpus)):
         return f"{size}-8x80gb"
+    if size == "7b":
+        return f"{size}-{'48gb' if min(gpus) >= 44 else '24gb'}"
     return f"{size}-{'80gb' if large else '24gb'}"
 
 

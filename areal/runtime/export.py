@@ -85,15 +85,20 @@ def _copy(model: Path, target: Path, card: str) -> None:
 
 def _merge(directory: RunDirectory, config: Config, saved: Path, target: Path, card: str) -> None:
     """Write the whole model of a checkpoint that has an adapter only."""
+    import torch
+
+    from areal.config import override_config
+    from areal.learner.parallelize import compute_dtype
     from areal.models import resolve_model
     from areal.models.sight import saved_beside
     from areal.runtime.learner import make_learner
     from areal.runtime.plan import engine_dtype
 
-    model = resolve_model(config.model)
-    learner = make_learner(config, model, "cpu", 1)
+    model, device = resolve_model(config.model), directory.starts()[-1]["device"]
+    held = str(compute_dtype(config.learner, torch.device(device))).removeprefix("torch.")
+    learner = make_learner(override_config(config, [f"learner.dtype={held}"]), model, "cpu", 1)
     checkpoint.load_learner(saved, learner)
-    dtype = engine_dtype(config, directory.starts()[-1]["device"])
+    dtype = engine_dtype(config, device)
     made = target.with_name(f".partial-export-{target.name}")
     try:
         made.mkdir(parents=True, exist_ok=True)

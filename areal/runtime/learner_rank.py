@@ -156,7 +156,9 @@ class LearnerRank:
             deque(parameters, maxlen=0)
             return []
         in_turn, address = self._setup.config.engine.swap == "in_turn", self._setup.address
+        self._learner.move_base(None)  # there is no room for it twice
         self._sender = open_sender(backends, parameters, dtype, device, address, workers, in_turn)
+        self._learner.move_base(self._sender.tensors)
         return self._sender.init_infos()
 
     async def reopen_sender(self, backends: list[TransferBackend]) -> list[dict[str, Any]]:

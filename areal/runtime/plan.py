@@ -131,9 +131,9 @@ def plan(
     if training:
         require_trackers(config.trackers)
     if training and config.learner.lora_rank:
-        from areal.learner.lora import require_peft
+        from areal.learner.lora import require_packages
 
-        require_peft()
+        require_packages(config.learner)
     agent = make_agent(config)
     resolve_model(config.model)  # which is checked before the environment, whose start may take long
     env = registry.make_env(config.env, **config.env_options)
@@ -267,7 +267,9 @@ def workload(placement: Placement, config: Config, longest: int) -> Workload:
         learner_bytes=compute_dtype(learner, device).itemsize,
         activation_checkpointing=bool(learner.activation_checkpointing),
         compiled=learner.compile is not False,
-        adapted=learner.lora_rank > 0,
+        adapter=max([learner.lora_rank, *learner.lora_options.get("rank_pattern", {}).values()]),
+        nf4=learner.base_precision == "nf4",
+        shared=engine_dtype(config, "cuda") == compute_dtype(learner, device),
         ranks=max(1, ranks),
         replicas=placement.replicas,
         tensor_parallel=placement.tensor_parallel,

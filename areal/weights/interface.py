@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from areal.weights.layout import NamedParameters
+    from areal.weights.layout import NamedParameters, WeightLayout
 
 TransferBackend = Literal["shared memory", "CUDA IPC", "broadcast"]
 VLLM_BACKEND = "areal"
@@ -17,6 +17,9 @@ VLLM_BACKEND = "areal"
 
 class Memory(Protocol):
     """Where a version lies while engines load it."""
+
+    layout: WeightLayout
+    buckets: list[torch.Tensor]
 
     def write(self, parameters: NamedParameters, whole: bool = True) -> None:
         """Make the current values ready to load; no engine may be loading meanwhile.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from areal.factors import is_factor
+from areal.factors import is_factor, is_part
 
 NamedParameters = Iterable[tuple[str, torch.Tensor]]
 """Pairs of a parameter's Hugging Face name and its whole value."""
@@ -61,14 +61,14 @@ class WeightLayout:
         Args:
             parameters: their names, shapes and types.
             limit: bytes of a bucket; only one that holds a single tensor may be larger.
-            dtype: type of all of them but factors; None: each as it is.
+            dtype: type of all of them but what is no weight by itself (areal.factors); None: each as it is.
         """
         slots: dict[str, Slot] = {}
         bucket = offset = 0
         base = True
         for name, tensor in parameters:
             factor = is_factor(name)
-            kept = tensor.dtype if dtype is None or factor else dtype
+            kept = tensor.dtype if dtype is None or is_part(name) else dtype
             slot = Slot(bucket, offset, kept, tuple(tensor.shape))
             full = offset + _padded(slot.nbytes) > limit
             if offset and (full or (factor and base)):

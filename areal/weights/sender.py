@@ -49,6 +49,11 @@ class WeightSender:
         for backend, sender in self._senders.items():
             sender.open(list(backends).count(backend), self._workers)
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The memory, by name: what lies there is what engines load."""
+        return dict(self._memory.layout.views(self._memory.buckets))
+
     def init_infos(self) -> list[dict[str, Any]]:
         """Return what each engine needs to open its end; each call is for one connection of them all."""
         return [self._senders[backend].init_info(self._workers) for backend in self._backends]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from areal.config import LearnerConfig
 from areal.factors import merged
 from areal.learner.learner import Learner
+from areal.learner.lora import base_tensors
 from areal.models import resolve_model
 from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.digest import digest
@@ -19,16 +21,26 @@ from areal.weights.layout import WeightLayout
 from areal.weights.sender import open_sender
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL joins no GPU with itself")
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
+)
 ADAPTED = LearnerConfig(lora_rank=2)
 
 
 @pytest.mark.parametrize("kind", ["starter", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_engines_merge_to_the_bit_and_get_the_factors_alone(kind: str, dtype: torch.dtype, tmp_path: Path):
+@pytest.mark.parametrize("base", ["auto", pytest.param("nf4", marks=needs_bitsandbytes)])
+def test_engines_merge_to_the_bit_and_get_the_factors_alone(
+    kind: str, dtype: torch.dtype, base: str, tmp_path: Path
+):
     """With linear layers as they are, and with GPT-2's, whose weights lie the other way."""
     path = stored_in(torch.bfloat16, kind, tmp_path)
-    learner = Learner(path, ADAPTED, "cpu", 1.0)
+    options = {"lora_alpha": 3, "use_rslora": True}  # a scale that is no power of two
+    settings = ADAPTED.model_copy(update={"base_precision": base, "lora_options": options})
+    learner = Learner(path, settings, "cpu", 1.0)
+    learner.move_base(None)
     sender = open_sender(["broadcast"], learner.sent_parameters(dtype), dtype, "cpu")
+    learner.move_base(sender.tensors)
     [info] = sender.init_infos()
     layout = WeightLayout.from_dict(info["layout"])
     receiver = BroadcastReceiver(info["address"], layout, torch.device("cpu"))
@@ -45,7 +57,13 @@ def test_engines_merge_to_the_bit_and_get_the_factors_alone(kind: str, dtype: to
         whole = dict(learner.named_parameters())
         assert found.keys() == whole.keys()
         for name, tensor in whole.items():
-            assert torch.equal(found[name], tensor.to(dtype)), name
+            assert torch.equal(found[name].to(dtype), tensor.to(dtype)), name
+    held = {name: tensor.data_ptr() for name, tensor in base_tensors(learner.model)}
+    shared = {name for name, tensor in sender.tensors.items() if held.get(name) == tensor.data_ptr()}
+    if base == "nf4":
+        assert {name for name in held if name.endswith(":nf4")} <= shared, "the base is held once"
+    else:
+        assert shared == (held.keys() if dtype == torch.float32 else set())
     assert sum(layout.sizes[layout.changing :]) < 0.5 * sum(layout.sizes), "a small model, a large rank"
     for end in (receiver, sender):
         end.close()

@@ -16,6 +16,7 @@ BASE = {
     "disk",
     "errors",
     "factors",
+    "nf4",
     "faults",
     "host_limits",
     "images",

@@ -12,7 +12,7 @@ import torch
 from dummy_batches import batch
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_learner import padded_logprobs
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from areal.config import LearnerConfig, parse_config
 from areal.errors import UserError
@@ -28,6 +28,9 @@ from areal.runtime.plan import plan
 from areal.runtime.rollout_state import RolloutState
 from areal.telemetry.run_directory import RunDirectory
 
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
+)
 STARTER, CPU, RANK = resolve_model("starter"), torch.device("cpu"), 4
 
 
@@ -79,7 +82,8 @@ def test_updates_are_those_of_a_plain_peft_model():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_only_the_adapter_moves_and_merging_moves_nothing(dtype: str):
-    learner, base = make_learner(dtype=dtype), dict(plain().named_parameters())
+    learner = make_learner(dtype=dtype)
+    base = {name: p.to(getattr(torch, dtype)).float() for name, p in plain().named_parameters()}
     assert weights(learner).keys() == base.keys()
     assert all(torch.equal(weight, base[name]) for name, weight in learner.named_parameters())
     metrics = [learner.update(batch(seed)) for seed in range(3)]
@@ -120,6 +124,92 @@ def test_merged_weights_compute_what_the_learner_does():
     torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
     before = torch.cat([padded_logprobs(plain(), t, 1.0) for t in members])
     assert (own - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("base", ["auto", pytest.param("nf4", marks=needs_bitsandbytes)])
+def test_the_learner_computes_to_the_bit_what_whole_weights_do(dtype: str, base: str):
+    """Those that engines get, trained or not: nothing of an adapter is lost, or kept, by one side alone."""
+    learner = make_learner(dtype=dtype, base_precision=base)
+    whole = Learner(STARTER, LearnerConfig(dtype=dtype), "cpu", 1.0, 1)
+    packed = pack(batch(9).trajectories, CPU)
+    start = whole.policy(packed, 1.0).logprobs
+    for seed in range(2):
+        learner.update(batch(seed))
+    whole.model.load_state_dict(weights(learner), strict=False)
+    assert torch.equal(learner.policy(packed, 1.0).logprobs, whole.policy(packed, 1.0).logprobs)
+    assert (learner.policy(packed, 1.0).logprobs - start).abs().max() > 1e-2
+    held = {tensor.dtype for _, tensor in lora.base_tensors(learner.model)}
+    narrow = {torch.uint8, torch.float32} if base == "nf4" else set()
+    assert held == narrow | {getattr(torch, dtype)}
+    trained = [p for p in learner.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+
+
+def test_ranks_and_scales_are_peft_s_and_go_into_its_files(tmp_path: Path):
+    options = {
+        "lora_alpha": 8,
+        "use_rslora": True,
+        "rank_pattern": {"down_proj": 2, "layers.1.self_attn.q_proj": 8},
+        "alpha_pattern": {"q_proj": 3},
+        "target_modules": ["q_proj", "down_proj"],
+    }
+    learner = make_learner(lora_options=options)
+    learner.update(batch(0))
+    layers = lora.bases(learner.model)
+    assert {name.rpartition("_proj")[0][-1] for name in layers} == {"q", "n"}
+    first, second = (layers[f"model.layers.{n}.self_attn.q_proj.weight"] for n in (0, 1))
+    assert (first.r["default"], second.r["default"]) == (RANK, 8)
+    assert second.scaling["default"] == pytest.approx(3 / 8**0.5)
+    assert layers["model.layers.0.mlp.down_proj.weight"].scaling["default"] == pytest.approx(8 / 2**0.5)
+    lora.write_adapter(tmp_path / "adapter", learner.model, STARTER, lora.adapter_of(learner.model))
+    assert merge_adapter(tmp_path / "adapter", tmp_path / "merged") == STARTER
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    for name, weight in learner.named_parameters():
+        torch.testing.assert_close(merged.get_parameter(name), weight)
+    by_pattern = make_learner(lora_options={"rank_pattern": {"o_proj": 1}})
+    assert {layer.scaling["default"] for layer in lora.bases(by_pattern.model).values()} == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            {"rank_pattern": {"qkv_proj": 2}},
+            r"'qkv_proj' is no adapted layer; they are such as model\.layers",
+        ),
+        ({"target_modules": ["q_proj"], "alpha_pattern": {"k_proj": 2}}, "'k_proj' is no adapted layer"),
+        ({"target_modules": ["embed_tokens"]}, r"embed_tokens is adapted.*leave it out"),
+        ({"target_modules": ["qkv"]}, r"lora_options: .*qkv"),
+        ({"rslora": True}, r"lora_options\.rslora"),
+        ({"use_rslora": True}, "give lora_alpha, too"),
+        ({"rank_pattern": {"q_proj": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_what_would_be_adapted_otherwise_than_was_meant_is_refused(options: dict[str, Any], complaint: str):
+    def learner() -> Learner:
+        settings = parse_config({"learner": {"lora_rank": RANK, "lora_options": options}}).learner
+        return Learner(STARTER, settings, "cpu", 1.0, 1)
+
+    with pytest.raises(UserError, match=complaint):
+        learner()
+
+
+@pytest.mark.parametrize("more", [{"lora_options": {"lora_alpha": 8}}, {"base_precision": "nf4"}])
+def test_without_an_adapter_nothing_is_said_of_one(more: dict[str, Any]):
+    with pytest.raises(UserError, match="is of an adapter: set lora_rank, too"):
+        parse_config({"learner": more})
+
+
+@needs_bitsandbytes
+def test_experts_are_not_held_in_four_bits(tmp_path: Path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "moe_intermediate_size": 16, "num_hidden_layers": 1}
+    config = AutoConfig.for_model(
+        "qwen3_moe", **sizes, num_attention_heads=2, num_key_value_heads=2, vocab_size=32
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"base_precision=nf4 .* dense model"):
+        Learner(str(tmp_path), LearnerConfig(lora_rank=2, base_precision="nf4"), "cpu", 1.0, 1)
 
 
 def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Path):
@@ -188,9 +278,12 @@ def test_a_run_can_be_had_again():
         assert torch.equal(weight, lora.adapter_of(second.model)[name])
 
 
-def test_without_peft_it_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("package", "extra"), [("peft", "lora"), ("bitsandbytes", "qlora")])
+def test_without_a_package_it_is_said_before_anything_starts(
+    package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
-    with pytest.raises(UserError, match=r"areal-gym\[lora\]"):
-        plan(parse_config({"learner": {"lora_rank": 8}}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(UserError, match=rf"areal-gym\[{extra}\]"):
+        plan(parse_config({"learner": {"lora_rank": 8, "base_precision": "nf4"}}))
     plan(parse_config({}))

@@ -19,7 +19,7 @@ from areal.config import parse_config
 from areal.errors import UserError
 from areal.models import resolve_model
 from areal.placement.inventory import Device
-from areal.placement.memory import GIB, DeviceMemory, Shape, Workload, divide
+from areal.placement.memory import GIB, DeviceMemory, Shape, Workload, divide, learner_bytes
 from areal.rollout.vllm_start import EngineSettings, variables
 from areal.runtime.engine_setup import engine_settings
 from areal.runtime.plan import Plan, plan
@@ -72,7 +72,9 @@ workloads = st.builds(
     learner_bytes=st.sampled_from([2, 4]),
     activation_checkpointing=st.booleans(),
     compiled=st.booleans(),
-    adapted=st.booleans(),
+    adapter=st.sampled_from([0, 8, 64]),
+    nf4=st.booleans(),
+    shared=st.booleans(),
 )
 gpus = st.builds(gpu, st.floats(4, 192))
 
@@ -155,13 +157,31 @@ def test_a_gpu_that_is_too_small_says_what_is_missing_and_what_helps():
 def test_each_process_of_an_engine_has_room_for_whole_weights_that_an_adapter_is_merged_into():
     shape = SHAPES["Qwen2.5-1.5B"]
 
-    def engine(adapted: bool, processes: int) -> int:
-        work = Workload(sequences=8, longest=64, adapted=adapted, tensor_parallel=processes)
+    def engine(rank: int, processes: int) -> int:
+        work = Workload(sequences=8, longest=64, adapter=rank, tensor_parallel=processes)
         return divide(gpu(), shape, work, learner=False, engines=1).engine
 
-    alone, together = (engine(True, n) - engine(False, n) for n in (1, 4))
+    alone, together = (engine(8, n) - engine(0, n) for n in (1, 4))
     assert alone == together
     assert alone == (4 + 2 + 2) * shape.hidden * shape.intermediate
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_below_an_adapter_a_weight_takes_two_bytes_or_half_of_one(ranks: int):
+    shape = SHAPES["Qwen2.5-1.5B"]
+    assert shape.linear == pytest.approx(1.31e9, rel=1e-3), "all but the embeddings, about"
+
+    def learner(**more: Any) -> int:
+        work = Workload(8, 1024, micro_batch_tokens=1024, activation_checkpointing=True, ranks=ranks)
+        return learner_bytes(shape, replace(work, adapter=16, **more))
+
+    apart, saved = learner(shared=False) - learner(), learner() - learner(nf4=True)
+    assert apart == pytest.approx(2 * shape.parameters if ranks == 1 else 0), "engines load from the base"
+    if ranks == 1:
+        assert saved == pytest.approx((2 - 0.516) * shape.linear, rel=1e-3)
+    else:  # each has all of them in 4 bits, and engines' snapshot is in 4 bits, too
+        assert saved > (2 + 2 / ranks - 2 * 0.516) * shape.linear
+    assert learner() < 2.2 * shape.parameters * (1 if ranks == 1 else 1.3) + 3 * GIB
 
 
 MEASURED = {  # the most GiB that torch allocated in benchmarks/learner.py, on an H100, the last on an H200

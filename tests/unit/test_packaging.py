@@ -18,6 +18,7 @@ from areal.errors import DISTRIBUTION, install_hint
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BROUGHT = {
     "pydantic_core": "pydantic's own core, released with it",
+    "typing_extensions": "pydantic's own, which takes no other TypedDict before Python 3.12",
     "annotated_types": "pydantic's own, which says the bounds of its fields",
     "flash_attn": "used if installed",
 }

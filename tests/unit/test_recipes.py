@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from models import QWEN2
 
 SIZES = {name: {**QWEN2[name], "max_position_embeddings": 32768} for name in ("0.5b", "1.5b", "7b")}
-GPUS = {"24gb": (1, 23.5), "80gb": (1, 79.2), "8x80gb": (8, 79.2)}
+GPUS = {"24gb": (1, 23.5), "48gb": (1, 44.4), "80gb": (1, 79.2), "8x80gb": (8, 79.2)}
 """How many GPUs, and the GiB that each really has."""
 
 
@@ -66,20 +66,15 @@ def test_each_recipe_fits_its_gpus(name: str, shapes: dict[str, Shape]):
     assert min(part.free for part in found.memory) > 0
 
 
-def test_what_has_no_recipe_does_not_fit(shapes: dict[str, Shape]):
-    """By the plan, with all that saves memory."""
-    saving = {
-        "rollout": {"max_concurrent": 8, "max_new_tokens": 256},
-        "engine": {"eager": True},
-        "learner": {"lora_rank": 8, "activation_checkpointing": True, "micro_batch_tokens": 512},
-    }
-    config = load_config(values=saving)
-    for gpus in ("24gb", "80gb"):
-        placement = place(machine(GPUS[gpus][1]), config)
-        with pytest.raises(UserError, match=r"no recipe 7b-.* 7b-8x80gb"):
-            recipes.read(f"7b-{gpus}")
+def test_what_a_recipe_asks_for_is_needed(shapes: dict[str, Shape]):
+    """7B parameters on 24 GB: in 4 bits and in FP8, or not at all."""
+    recipe, inventory = recipes.read("7b-24gb"), machine(GPUS["24gb"][1])
+    for group, name in (("learner", "base_precision"), ("engine", "quantization")):
+        without = {key: value for key, value in recipe[group].items() if key != name}
+        config = load_config(values=recipe | {group: without})
+        placement = place(inventory, config)
         with pytest.raises(UserError, match="are missing"):
-            placement.with_memory(shapes["7b"], workload(placement, config, 512))
+            placement.with_memory(shapes["7b"], workload(placement, config, 1024))
 
 
 def test_each_recipe_says_what_was_measured():
@@ -110,6 +105,8 @@ def test_parameters_are_about_those_of_the_model(shapes: dict[str, Shape]):
         (1.5e9, [139.0], "1.5b-80gb"),
         (3e9, [23.5] * 8, "1.5b-24gb"),
         (7.6e9, [79.2] * 8, "7b-8x80gb"),
+        (7.6e9, [79.2], "7b-48gb"),
+        (7.6e9, [44.4], "7b-48gb"),
         (7.6e9, [23.5], "7b-24gb"),
     ],
 )
@@ -213,3 +210,24 @@ def dry_run(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert ended.value.code == 0, captured.err
     return captured.out
+
+
+def test_a_dry_run_plans_for_gpus_that_are_not_there(
+    model: Callable[..., str], capsys: pytest.CaptureFixture[str]
+):
+    seven = model("7b")
+
+    def said(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["train", "--model", seven, *words])
+        return "".join(capsys.readouterr())
+
+    fits = said("--dry-run", "--on", "1x48")
+    assert "recipe: 7b-48gb" in fits
+    assert re.search(r" 0: 44\.4 GiB │ 0: \d+\.\d │ 0: \d+\.\d │ CUDA IPC ", fits)
+    assert "recipe: 7b-8x80gb" in said("--dry-run", "--on", "8x80")
+    assert "recipe: 7b-24gb" in said("--dry-run", "--on", "1x24")
+    assert "GiB of GPU memory are missing" in said("--dry-run", "--on", "1x24", "recipe=none")
+    for wrong in ("24", "0x24", "1x25"):
+        assert f"'{wrong}' is no machine: give COUNTxSIZE" in said("--dry-run", "--on", wrong)
+    assert "give it with --dry-run" in said("--on", "1x24")

@@ -1,0 +1,101 @@
+"""An adapted linear layer as the learner computes it: with the very weight that engines get.
+
+peft adds B·(A·x) to W·x. In 16 bits that is another function than the engine's, whose weight is W + B·A,
+rounded: what the rounding drops would move the learner's log-probabilities and not the engine's. So the
+weight is made here, too, for the time of a product, and made again for the backward pass. Gradients are those
+of the factors alone, through the rounding as if it were not there, as those of all weights are in 16 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from areal.factors import merge
+from areal.nf4 import dequantised, quantised
+
+
+class QuantisedBase(torch.nn.Module):
+    """A frozen linear layer whose weight is held in 4 bits (areal.nf4)."""
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+    scales2: torch.Tensor
+
+    def __init__(self, layer: Any, device: torch.device) -> None:
+        super().__init__()
+        parts = quantised(layer.weight.detach().to(device))
+        for name, part in zip(("packed", "scales", "scales2"), parts, strict=True):
+            self.register_buffer(name, part, persistent=False)
+        self.bias = layer.bias
+
+    @property
+    def parts(self) -> tuple[torch.Tensor, ...]:
+        """What the weight is made of."""
+        return self.packed, self.scales, self.scales2
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight, made anew each time, in bfloat16."""
+        return dequantised(*self.parts)
+
+
+def compute_merged(layer: Any, name: str) -> None:
+    """Let a linear layer of peft's compute with its merged weight.
+
+    Args:
+        layer: its forward is replaced.
+        name: of its adapter.
+    """
+    layer.forward = functools.partial(_forward, layer, name)
+
+
+def scaled_factors(layer: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A and B, the scale within B, so that B·A is what the layer's weight, as it lies, changes by.
+
+    The weights of GPT-2's layers lie the other way.
+    """
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]
+    return (b.t(), a.t()) if layer.fan_in_fan_out else (a, b)
+
+
+def _forward(layer: Any, name: str, x: torch.Tensor) -> torch.Tensor:
+    base = layer.base_layer
+    parts = base.parts if isinstance(base, QuantisedBase) else (base.weight,)
+    return _Product.apply(x, base.bias, *scaled_factors(layer, name), layer.fan_in_fan_out, *parts)
+
+
+def _whole(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, parts: Any) -> torch.Tensor:
+    """Return the merged weight in the type of ``x``."""
+    weight = parts[0] if len(parts) == 1 else dequantised(*parts)
+    return merge(weight, a, b).to(x.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """x ``[…, in]`` times the merged weight, which is ``[in, out]`` if ``lies_other_way``, and the bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, bias: Any, a: Any, b: Any, lies_other_way: bool, *parts: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, a, b, *parts)
+        ctx.lies_other_way = lies_other_way
+        whole = _whole(x, a, b, parts)
+        return torch.nn.functional.linear(x, whole.t() if lies_other_way else whole, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        x, a, b, *parts = ctx.saved_tensors
+        of_y, of_x = gradients[0], None
+        if ctx.needs_input_grad[0]:
+            whole = _whole(x, a, b, parts)
+            of_x = of_y @ (whole.t() if ctx.lies_other_way else whole)
+        # The gradient of the whole weight would be rowsᵀ·columns: it is never made.
+        rows, columns = of_y.reshape(-1, of_y.shape[-1]), x.reshape(-1, x.shape[-1])
+        if ctx.lies_other_way:
+            rows, columns = columns, rows
+        of_a = (rows @ b.to(rows.dtype)).t() @ columns
+        of_b = rows.t() @ (columns @ a.t().to(columns.dtype))
+        return of_x, None, of_a.to(a.dtype), of_b.to(b.dtype), None, *[None] * len(parts)

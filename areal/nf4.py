@@ -1,0 +1,68 @@
+"""Weights in 4 bits: NF4 with double quantisation, as in QLoRA (arXiv 2305.14314), by bitsandbytes.
+
+Such a weight is three tensors: the 4-bit numbers, two in a byte; for each 64 of them a scale in 8 bits; and
+for each 256 of those a scale in float32, and behind these the mean that the former had. Together they take
+0.516 bytes for each number. Learner and engine make the weight of the same tensors, by the same code, so that
+both have the same one, in bfloat16.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+
+from areal.errors import UserError, install_hint
+
+PARTS = (":nf4", ":scales", ":scales2")
+"""What the names of the three tensors end with: that of their weight comes before it."""
+BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Of a number, on average."""
+_BLOCK, _BLOCK2 = 64, 256
+
+
+def require_bitsandbytes() -> None:
+    """Check that bitsandbytes is installed; raises UserError if it is not."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"learner.base_precision=nf4 needs bitsandbytes: {install_hint('qlora')}")
+
+
+@torch.no_grad()
+def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the parts of a weight ``[rows, columns]``; the number of columns is even."""
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(
+        weight.contiguous(), blocksize=_BLOCK, compress_statistics=True, quant_type="nf4"
+    )
+    scales2 = torch.cat([state.state2.absmax, state.offset.view(1)])
+    return packed.view(len(weight), -1), state.absmax, scales2
+
+
+@torch.no_grad()
+def dequantised(packed: torch.Tensor, scales: torch.Tensor, scales2: torch.Tensor) -> torch.Tensor:
+    """Return the weight that the parts stand for, ``[rows, columns]``, in bfloat16."""
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    of_scales = QuantState(
+        absmax=scales2[:-1], code=_code_of_scales(scales.device), blocksize=_BLOCK2, dtype=torch.float32
+    )
+    state = QuantState(
+        absmax=scales,
+        shape=torch.Size((len(packed), 2 * packed.shape[1])),
+        blocksize=_BLOCK,
+        quant_type="nf4",
+        dtype=torch.bfloat16,
+        offset=scales2[-1],
+        state2=of_scales,
+    )
+    return dequantize_4bit(packed.view(-1, 1), state)
+
+
+@functools.cache
+def _code_of_scales(device: torch.device) -> torch.Tensor:
+    """Return the numbers that 8 bits stand for."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    return create_dynamic_map().to(device)
