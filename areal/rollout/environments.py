@@ -73,6 +73,7 @@ class EnvironmentPool:
 
     Attributes:
         calls: in flight.
+        name: of the environment, for messages.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class EnvironmentPool:
         self._workers = workers
         self._time_limit = time_limit
         self._slow = min(slow, time_limit)
-        self._name = name
+        self.name = name
         self._envs: ThreadEnvs | ProcessEnvs
         self._envs = ThreadEnvs(make, name) if start is None else ProcessEnvs(start, make, name)
         self.calls = EnvCalls(workers)
@@ -200,7 +201,7 @@ class EnvironmentPool:
         """Wait for a call, but not past the time limit."""
         await asyncio.wait({call.outcome}, timeout=self._slow)
         if not call.outcome.done() and self._time_limit > self._slow:
-            text = f"environment '{self._name}': {what} takes more than {self._slow:g} s"
+            text = f"environment '{self.name}': {what} takes more than {self._slow:g} s"
             log.warning("%s; %s", text, call.location())
             await asyncio.wait({call.outcome}, timeout=self._time_limit - self._slow)
 
@@ -218,7 +219,7 @@ class EnvironmentPool:
         )
 
     def _failure(self, what: str, wrong: str) -> EnvironmentFailure:
-        return EnvironmentFailure(f"environment '{self._name}': {what} {wrong}")
+        return EnvironmentFailure(f"environment '{self.name}': {what} {wrong}")
 
     async def _content(self, what: str, observation: Any) -> Content:
         if not is_readable(observation):

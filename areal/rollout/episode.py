@@ -66,6 +66,7 @@ class RecordedEnv:
     async def reset(self) -> Content:
         """Reset the environment to the task; return the observation."""
         observation, info = self._last = await self._pool.reset(self._env, self._task)
+        self._require_sight(observation, *(message["content"] for message in info.get("messages", ())))
         self.member = str(info.get("env", ""))
         self.tools = info.get("tools", ())
         self._model.set_opening(self.opening()[:-1])
@@ -84,6 +85,7 @@ class RecordedEnv:
         """Act."""
         self.actions.append(action)
         step = await self._pool.step(self._env, action, self._task, self.player)
+        self._require_sight(step.observation)
         self._last = step.observation, step.info
         if rewards := step.info.get("rewards"):
             self._model.credit_players(rewards)
@@ -93,6 +95,20 @@ class RecordedEnv:
         if step.done and (expected := step.info.get("expected")) is not None:
             self.expected = str(expected)[:_LONGEST_EXPECTED]
         return step
+
+    def _require_sight(self, *contents: Content) -> None:
+        """Check that the model sees if there is a picture; of declared ones a run knows at its start.
+
+        Raises:
+            UserError: it does not: the run ends, as other episodes would fail likewise.
+        """
+        parts = [part for content in contents if not isinstance(content, str) for part in content]
+        if not self._model.sees and any(part["type"] == "image" for part in parts):
+            raise UserError(
+                f"environment '{self._pool.name}' shows a picture that neither its first observation had nor "
+                "its observation_space declares, and the model sees none: declare it there "
+                "(docs/environments.md), and take a model that sees, or show text"
+            )
 
 
 class NothingSampled(AgentFailure):

@@ -19,10 +19,13 @@ class EpisodeModel(ABC):
         game: where several players share an episode, the model that they are players of.
 
     Attributes:
+        sees: whether it can be shown pictures, as far as is known.
         reward: of the episode; or of a player, in ``players``.
         parts: its named components.
         players: the models of several players, by name.
     """
+
+    sees = True
 
     def __init__(self, sampling: Sampling, game: EpisodeModel | None = None) -> None:
         self._sampling = sampling

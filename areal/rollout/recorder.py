@@ -72,6 +72,7 @@ class Recorder(EpisodeModel):
         game: Recorder | None = None,
     ) -> None:
         super().__init__(sampling, game)
+        self.sees = renderer.sees
         self._server = server
         self._engine = engine
         self._renderer = renderer

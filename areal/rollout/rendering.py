@@ -68,6 +68,7 @@ class Renderer:
         eos_ids: every token that ends a turn.
         thought_end_ids: the tokens of ``thought_end``.
         marks_thoughts: whether the template knows the marks of thoughts.
+        sees: whether the model can be shown pictures.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Renderer:
         sight: Sight | None = None,
         thought_end: str = CLOSE,
     ) -> None:
-        self._sight = sight
+        self.sees, self._sight = sight is not None, sight
         self._placeholder = tokenizer.decode([sight.token]) if sight else ""
         self._keeps_thoughts = keep_thoughts
         self._template_kwargs = dict(template_kwargs or {})

@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -274,6 +275,28 @@ def test_a_picture_that_cannot_be_shown_is_found_before_the_start(begins: Any):
 
     with pytest.raises(EnvironmentFailure, match=r"environment 'made': reset in the task .* a picture"):
         look_at(Made(), "made", 0, True, 10)
+
+
+async def test_a_picture_that_was_not_declared_ends_the_run_of_a_model_that_sees_none(folder: str):
+    class Opening(Late):
+        def reset(self, **task: Any) -> Any:
+            super().reset(**task)
+            shown = {"role": "user", "content": [{"type": "image", "image": noise(56, 56)}]}
+            return "Look: ", {"messages": [shown]}
+
+    for kind, asked in ((Late, 1), (Opening, 0), (Twice, 0)):
+        engine = Recording()
+        made = partial(kind, UnicodeText(9)) if issubclass(kind, Late) else kind
+        renderer = Renderer(load_tokenizer(resolve_model("starter")), (1,))
+        blind = RolloutWorker(engine, renderer, MultiTurn(), EnvironmentPool(made, 2, name="late"), 200)
+        with pytest.raises(
+            UserError, match=r"environment 'late' shows a picture .*observation_space"
+        ) as refused:
+            await blind.run_episode({"seed": 0}, Sampling(10))
+        assert "\n" not in str(refused.value)
+        assert len(engine.asked) == asked, "what comes before the picture is text"
+        seeing = worker(folder, made, MultiTurn(), Recording())
+        assert (await seeing.run_episode({"seed": 0}, Sampling(10))).reward == 2.0
 
 
 async def test_a_program_whose_task_is_an_undeclared_picture_ends_in_one_line(folder: str):
