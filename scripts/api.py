@@ -26,6 +26,7 @@ _NAMES = {
     "Environments, agents, benchmarks": (
         *("areal.register_env", "areal.register_agent", "areal.register_benchmark"),
         *("areal.registry.make_env", "areal.envs.text.UnicodeText"),
+        *("areal.authoring.check.check_env", "areal.authoring.check.Finding"),
         *("areal.evaluation.benchmark.Benchmark", "areal.evaluation.benchmark.HubFile"),
     ),
     "What an agent sees": tuple(

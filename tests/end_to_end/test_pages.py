@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notebooks import execute
 from pages import ROOT, RUN_PAGES, assert_printed, blocks
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,6 +55,9 @@ def the_default_job_learned(folder: Path, printed: str) -> None:
     page = (ROOT / "docs/run-directory.md").read_text()
     unexplained = [path.name for path in run.iterdir() if f"`{path.name}" not in page]
     assert not unexplained, "what is left in the run directory"
+    looked = execute("results.ipynb", folder, run="runs/first")
+    assert f"after update 20: eval/math-v1/avg@1 is {after:.3f}" in looked
+    assert "16 groups, 128 episodes" in looked
 
 
 def a_newcomer_s_environment(folder: Path, printed: str) -> None:

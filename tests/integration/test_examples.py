@@ -1,4 +1,7 @@
-"""Each file of examples/ that trains is run by the command in its head, two updates long, on one engine."""
+"""Each file of examples/ that trains is run by the command in its head, two updates long, on one engine.
+
+So is the notebook that trains, without a kernel: that would have an engine of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import torch
+from notebooks import code
 from sdk import agents_sdk
 from synchronous import Shared
 
@@ -130,3 +134,19 @@ def test_an_example_trains_as_its_head_says(
     if path.stem in JUDGED:
         assert 0 < sum(episode["reward"] for episode in episodes) < 32
         assert any(row["loss"] != 0 for row in metrics)
+
+
+def test_the_notebook_of_the_first_run(running: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    names: dict[str, Any] = {}
+    for source, sets_parameters in code("first_run.ipynb"):
+        exec(source, names)
+        if sets_parameters:
+            small = [setting for setting in SMALL if not setting.startswith(("steps", "evaluation"))]
+            names["settings"] |= {"steps": 2, "evaluation": {"problems": 16}, "overrides": small}
+    run = names["run"]
+    assert [row["step"] for row in names["updates"]] == [1, 2]
+    assert 0 < run.accuracy_before < 1
+    assert names["reward"] in (0, 1)
+    assert (tmp_path / run.model / "model.safetensors").is_file()
