@@ -111,7 +111,7 @@ def test_installed_in_an_empty_environment(version: str, form: str, built: Path,
     assert "train" in run(areal, "--help")
     assert "math-v1" in run(areal, "env", "list")
     assert "my_env/env.py" in run(areal, "env", "init", "my-env", cwd=empty)
-    assert "all is well" in run(areal, "env", "check", "my-env", cwd=empty)
+    assert "rules hold" in run(areal, "env", "check", "my-env", cwd=empty)
     assert "attacks held" in run(areal, "sandbox", "check")
     output = run(areal, "train", status=2, cwd=empty)
     missing = re.match(r"areal: error: (\w+) is not installed: pip install 'areal-gym\[cpu\]'", output)

@@ -129,7 +129,7 @@ def test_the_commands_find_an_installed_environment(
     assert "broken-env" in listed, "those that cannot be loaded are listed, too"
     assert "of the package tens-env cannot be loaded" in " ".join(listed.split())
     assert "tens_env.env:TensEnv" in areal("env", "show", "tens-env")
-    assert "all is well" in areal("env", "check", "tens-env")
+    assert "rules hold" in areal("env", "check", "tens-env")
     answers = iter(["\\boxed{1}", "\\boxed{2}"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
     assert "Compute" in areal("env", "try", "tens-env", "--episodes", "1")
