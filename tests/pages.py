@@ -24,14 +24,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 RUN_PAGES = [page for page in PAGES if page.read_text().startswith("<!-- test: run -->\n")]
 LANGUAGES = {"sh", "python", "yaml", "json", "text"}
-WITHOUT_TRAINING = """
-import areal, areal.api, areal.results, pathlib
-def train(env=None, **settings):
-    config = areal.api.check(areal.api.resolve(None, None, {"env": env, **settings}, None)).config
-    return areal.results.Run(pathlib.Path(), config, pathlib.Path(), [], None, None)
-areal.train = train
-"""
-"""Before a page's Python: training checks its settings, and that is all."""
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>.*)$")
 _TITLE = re.compile(r'title="([^"]+)"')
 _SETTINGS = re.compile(r"<!-- test: (check|run with (.+)) -->")

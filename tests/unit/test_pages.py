@@ -19,7 +19,7 @@ import jsonschema
 import pytest
 import yaml
 from openenv_running import openenv_server
-from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, WITHOUT_TRAINING, Block, blocks
+from pages import LANGUAGES, PAGES, ROOT, RUN_PAGES, Block, blocks
 from seeing import make
 from verifiers_running import verifiers_python
 from viewed_runs import make_record
@@ -368,6 +368,16 @@ def check_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         patch.syspath_prepend(script.parent)
         with pytest.raises(Parsed):
             runpy.run_path(str(script), run_name="__main__")
+
+
+WITHOUT_TRAINING = """
+import areal, areal.api, areal.results, pathlib
+def train(env=None, **settings):
+    config = areal.api.check(areal.api.resolve(None, None, {"env": env, **settings}, None)).config
+    return areal.results.Run(pathlib.Path(), config, pathlib.Path(), [], None, None)
+areal.train = train
+"""
+"""Before a page's Python: training checks its settings, and that is all."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
