@@ -31,7 +31,11 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
+from vllm.model_executor.model_loader.reload.layerwise import (
+    _get_original_loader,
+    _place_kernel_tensors,
+    get_layerwise_info,
+)
 from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS
 
 from areal.factors import merged
@@ -109,7 +113,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
                 forget_expert_kernels(self.model)
             self._kernels = quantised_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
-            give_up(filter(is_plain, self.model.modules()))  # into these a model may write past their loaders
+            load_in_place(filter(is_plain, self.model.modules()))
 
     def receive_weights(self, update_info: Update) -> None:
         """Load every tensor; vLLM waits for the device when this returns.
@@ -203,6 +207,15 @@ def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
     if type(getattr(module, "quant_method", None)) not in plain:
         return False
     return type(module) is Attention or not hasattr(module, "process_weights_after_loading")
+
+
+def load_in_place(layers: Iterable[torch.nn.Module]) -> None:
+    """Take layers out of a layerwise reload: into these a model may write past the loaders of parameters."""
+    parameter: Any
+    for layer in layers:
+        give_up([layer])
+        for parameter in layer.parameters(recurse=False):  # a bias is wrapped where it is
+            parameter.weight_loader = _get_original_loader(parameter)
 
 
 def is_plain(module: torch.nn.Module) -> bool:

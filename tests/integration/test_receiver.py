@@ -9,11 +9,14 @@ from vllm.config.quantization import resolve_quantization_config
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.compressed_tensors.utils import should_ignore_layer
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
+from vllm.model_executor.model_loader.reload import (
+    initialize_layerwise_reload,
+    record_metadata_for_reloading,
+)
 
 from areal.rollout.quantization import arguments
 from areal.weights.expert_kernels import put_back, quantised_expert_kernels
-from areal.weights.receiver import loads_in_place, own_parameters, poison, poisoned
+from areal.weights.receiver import load_in_place, loads_in_place, own_parameters, poison, poisoned
 
 CUDA = torch.device("cuda", 0)
 
@@ -89,3 +92,15 @@ def test_a_tied_parameter_has_several_names_and_what_a_load_left_out_shows():
         other.weight[:2] = 0
         other.bias.fill_(0)
     assert poisoned(own) == {"mid.weight"}
+
+
+def test_a_layer_that_is_taken_out_of_a_layerwise_reload_takes_all_weights_where_they_are():
+    norm: Any = torch.nn.LayerNorm(4)
+    record_metadata_for_reloading(norm)
+    before = [norm.weight, norm.bias]
+    initialize_layerwise_reload(norm)
+    load_in_place([norm])
+    for parameter in (norm.weight, norm.bias):
+        parameter.weight_loader(parameter, torch.full((4,), 3.0))
+    assert [norm.weight is before[0], norm.bias is before[1]] == [True, True]
+    assert all((parameter == 3).all() for parameter in before)
