@@ -1,4 +1,4 @@
-"""One conversation of an agent with its model, within limits."""
+"""A conversation of an agent with its model, within limits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from areal.errors import UserError
 
 
 class Chat:
-    """The messages so far, and what is left of the turns and tokens.
+    """The messages so far, and the remaining turns and tokens.
 
     Args:
-        model: who answers.
+        model: the model that answers.
         opening: the first messages.
-        tools: that it may call.
-        max_turns: responses.
-        max_tokens: sampled tokens of all responses together; None: no limit of its own.
+        tools: the tools that the model may call.
+        max_turns: maximum number of responses.
+        max_tokens: maximum number of sampled tokens of all responses together; None: no separate limit.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Chat:
 
     @property
     def over(self) -> bool:
-        """Whether no turn or no token is left."""
+        """Whether the turns or the tokens are used up."""
         return self._turns == 0 or self._tokens == 0
 
     async def ask(self) -> Reply | None:
-        """Return the model's response; None: a limit is reached, or the conversation is as long as it can be.
+        """Return the model's response; None: a limit is reached, or the conversation cannot become longer.
 
         Raises:
-            ConversationTooLong: not even the first response has room.
+            ConversationTooLong: there is no room even for the first response.
         """
         if self.over:
             return None
@@ -67,6 +67,6 @@ class Chat:
 
 
 def checked_limits(agent: str, max_turns: int, max_tokens: int | None) -> None:
-    """Refuse limits that leave nothing; raises UserError."""
+    """Check limits; raises UserError if one leaves no room for a response."""
     if max_turns < 1 or (max_tokens is not None and max_tokens < 1):
         raise UserError(f"{agent}: max_turns={max_turns} and max_tokens={max_tokens} must be at least 1")

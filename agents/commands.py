@@ -15,29 +15,29 @@ from areal.errors import AgentFailure, UserError
 from areal.host_limits import HostLimits
 
 MAX_OUTPUT = 2**20
-"""Bytes that a command may write to each of its streams."""
+"""Maximum number of bytes that a command may write to each of its streams."""
 LOOK = 0.5
-"""Seconds between two looks at what a command writes."""
+"""Seconds between two checks of what a command has written."""
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
-"""How a command ends that was killed, or a shell whose last command was."""
+"""Exit codes of a killed command, or of a shell whose last command was killed."""
 
 
 class ProgramFailed(AgentFailure):
-    """The program crashed or hung, for a reason other than the model's response: the episode is run again."""
+    """The program crashed or hung, and the model's response is not the cause: the episode runs again."""
 
 
 class ProgramKilled(ProgramFailed):
-    """The host had no memory left, and the kernel ended the program: the episode is run again."""
+    """The kernel killed the program because the host ran out of memory: the episode runs again."""
 
 
 def words_of(command: str) -> list[str]:
-    """Return the words of a command line; raises UserError if there is no such program."""
+    """Return the words of a command line; raises UserError if the program does not exist."""
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise UserError(f"agent_options.command={command!r}: {error}") from error
     if not words or shutil.which(words[0]) is None:
-        raise UserError(f"agent_options.command={command!r}: there is no such program; give its whole path")
+        raise UserError(f"agent_options.command={command!r}: the program does not exist; give its full path")
     return words
 
 
@@ -81,7 +81,7 @@ async def _ended(process: asyncio.subprocess.Process, written: tuple[IO[bytes], 
 
 
 def kill_group(leader: int) -> None:
-    """Kill a process and what it started; all of them are in its group, unless they left it on purpose."""
+    """Kill a process and those that it started, which are in its group unless they left it on purpose."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:  # it left nothing behind
@@ -89,8 +89,8 @@ def kill_group(leader: int) -> None:
 
 
 def late(time_limit: float, errors: IO[bytes]) -> ProgramFailed:
-    """Return the failure of a program that hangs."""
-    return ProgramFailed(f"the program gave no answer within {time_limit:g} s{_last_line(errors)}")
+    """Return the failure of a program that exceeds its time limit."""
+    return ProgramFailed(f"the program did not answer within {time_limit:g} s{_last_line(errors)}")
 
 
 def flooded() -> ProgramFailed:
@@ -99,14 +99,14 @@ def flooded() -> ProgramFailed:
 
 
 def ended(returncode: int | None, errors: IO[bytes], oom: bool) -> ProgramFailed:
-    """Return the failure of a program that has ended; ``oom``: the kernel has killed something meanwhile."""
+    """Return the failure of a program that has ended; ``oom``: the kernel killed a process meanwhile."""
     if oom and returncode in _KILLED:
         return ProgramKilled(f"the kernel's out-of-memory killer ended the program{_last_line(errors)}")
-    return ProgramFailed(f"the program ended with code {returncode}{_last_line(errors)}")
+    return ProgramFailed(f"the program exited with code {returncode}{_last_line(errors)}")
 
 
 def _last_line(errors: IO[bytes]) -> str:
-    """Return the last line of what a program wrote to standard error, as a message has it."""
+    """Return the last line that a program wrote to standard error, for a message."""
     size = os.fstat(errors.fileno()).st_size
     errors.seek(max(0, size - 1000))
     lines = errors.read().decode(errors="replace").strip().splitlines()
@@ -114,7 +114,7 @@ def _last_line(errors: IO[bytes]) -> str:
 
 
 def environment(at: Endpoint) -> dict[str, str]:
-    """Return our environment with the address and key, as the SDKs look for them."""
+    """Return this process's environment with the address and the key, as the SDKs expect them."""
     ours = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_AUTH_TOKEN"}
     direct = ",".join(filter(None, [ours.get("NO_PROXY", ours.get("no_proxy", "")), "127.0.0.1"]))
     return ours | {

@@ -1,4 +1,4 @@
-"""What an agent sees: an environment to act in and a model to ask. An agent is any object with ``run``."""
+"""The interface of agents: an environment and a model. An agent is any object with ``run``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, Literal, Protocol
 from areal.thoughts import words_of
 
 Message = dict[str, Any]
-"""A message in OpenAI's chat format: ``role``, ``content``, and where it has them ``tool_calls`` (their
+"""A message in OpenAI's chat format: ``role``, ``content``, and, if present, ``tool_calls`` (their
 arguments as a JSON string) and ``tool_call_id``."""
 
 Content = str | list[dict[str, Any]]
-"""Of a message: text, or parts, each of them text, ``{"type": "text", "text": …}``, or a picture, ``{"type":
-"image", "image": …}``, as the bytes of a PNG file."""
+"""Content of a message: text, or a list of parts. Each part is text, ``{"type": "text", "text": …}``, or a
+picture, ``{"type": "image", "image": …}``, as the bytes of a PNG file."""
 
 Tool = dict[str, Any]
-"""A tool in OpenAI's form: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
+"""A tool in OpenAI's format: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
 
 
 Settings = Literal["ignore", "refuse"]
-"""What becomes of a program's wish for another distribution over responses than the run's."""
+"""How the endpoint treats a request for a sampling distribution other than that of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What ``env.step`` returned; ``done`` is terminated or truncated."""
+    """The result of ``env.step``; ``done`` is ``terminated or truncated``."""
 
     observation: Content
     reward: float
@@ -37,25 +37,25 @@ class Step:
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over."""
+        """Whether the episode has ended."""
         return self.terminated or self.truncated
 
 
 class Env(Protocol):
-    """One episode of a Gymnasium environment; calls run on a thread, so they may block on a verifier."""
+    """One episode of a Gymnasium environment. Calls run on a thread, so they may block on a verifier."""
 
     @property
     def tools(self) -> Sequence[Tool]:
-        """Tools that the environment itself has: ``info["tools"]`` of its reset.
+        """Tools of the environment itself: ``info["tools"]`` of its reset.
 
-        A call of one is an action, ``{"name": …, "arguments": {…}}`` as JSON; the next observation is its
-        result.
+        A call of such a tool is an action, ``{"name": …, "arguments": {…}}`` as JSON; the next observation is
+        its result.
         """
         ...
 
     @property
     def player(self) -> str:
-        """Whose turn it is, for whom alone the last observation is; empty where there is one player."""
+        """The player whose turn it is, who alone sees the last observation; empty if there is one player."""
         ...
 
     async def reset(self) -> Content:
@@ -63,34 +63,35 @@ class Env(Protocol):
         ...
 
     async def open(self) -> list[Message]:
-        """Reset the environment and return the messages that the conversation opens with.
+        """Reset the environment and return the messages with which the conversation begins.
 
-        The last one is the observation, as a user message. Before it there may be a system message and
-        earlier turns, which come from the problem itself or from the run's settings (``chat``). Whether an
-        agent calls ``reset`` or ``open``, ``model.generate`` puts them before its first observation.
+        The last message is the observation, as a user message. A system message and earlier turns may precede
+        it, from the problem or from the settings of the run (``chat``). ``model.generate`` puts them before
+        its first observation, whether an agent calls ``reset`` or ``open``.
         """
         ...
 
     def opening(self) -> list[Message]:
-        """Return the messages that a player's conversation opens with, if the last observation is its first.
+        """Return the first messages of a player's conversation, if the last observation is its first.
 
-        After ``open`` these are what it returned.
+        After ``open``, these are the messages that it returned.
         """
         ...
 
     async def step(self, action: str) -> Step:
-        """Act, as the player whose turn it is."""
+        """Act as the player whose turn it is."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingLimits:
-    """What one call may narrow of the run's own sampling. It never widens it.
+    """Limits of one call, which restrict the sampling of the run and never extend it.
 
     Attributes:
-        max_tokens: longest response; the run's own limit holds besides.
-        stop: strings that end the response, besides the run's own; the engine must be started with them.
-        seed: of this call's sampling, in place of the run's.
+        max_tokens: maximum length of the response; the limit of the run applies, too.
+        stop: strings that end the response, in addition to those of the run; the engine must be started with
+            them.
+        seed: random seed of this call, instead of that of the run.
     """
 
     max_tokens: int | None = None
@@ -103,17 +104,18 @@ class Reply:
     """One response of the model.
 
     Attributes:
-        message: the assistant's message; ``tool_calls`` are there if its text is calls in the model's own
-            format, and ``content`` is then what stands beside them; else ``content`` is the text.
-        text: the text that was sampled, without special tokens.
-        finish: ``tool_calls`` if there are any, ``length`` if a limit ended it, else ``stop``.
-        ids: the sampled tokens, and what was put in to end a thought that had used up its budget.
-        logprobs: of each of them; 0 of what was put in.
-        prompt_tokens: of the prompt.
-        thought: how many characters of the message's content are what it thought, marks included, before it
-            spoke; only where the chat template marks thoughts.
-        untold: how many tokens were sampled besides ``ids``: those of a model behind another endpoint, which
-            says their number alone.
+        message: the assistant's message. If its text contains calls in the model's format, they are in
+            ``tool_calls``, and ``content`` is the remaining text; otherwise ``content`` is the whole text.
+        text: the sampled text, without special tokens.
+        finish: ``tool_calls`` if there are calls, ``length`` if a limit ended the response, otherwise
+            ``stop``.
+        ids: the sampled tokens, and tokens inserted to end a thought whose budget was used up.
+        logprobs: log-probability of each of them; 0 for inserted tokens.
+        prompt_tokens: number of tokens of the prompt.
+        thought: number of characters of the thought at the beginning of the message's content, including
+            marks; only if the chat template marks thoughts.
+        untold: number of sampled tokens that are not in ``ids``, because a model behind an endpoint reports
+            only their number.
     """
 
     message: Message
@@ -127,24 +129,24 @@ class Reply:
 
     @property
     def spoken(self) -> str:
-        """The text without what it thought; empty if its thought has no end. Environments judge this."""
+        """The text without the thought, which environments judge; empty if the thought has no end."""
         return words_of(self.text) if self.thought else self.text
 
 
 @dataclass(slots=True)
 class Account:
-    """Counts of the calls that a program made in one episode, and what was refused.
+    """Counts of the requests of a program in one episode, and what was refused.
 
     Attributes:
-        asked: calls that arrived.
-        completions: how many were sampled.
-        refused: calls that were refused for good.
-        refusal: the message of the first of those.
-        unavailable: the message of the first refusal of something that the endpoint does not offer, which the
-            program asked for by itself.
-        exhausted: the message of the first refusal because the history was too long, or because no completion
-            was left.
-        aborted: completions that the engine gave up half-way.
+        asked: number of requests.
+        completions: number of sampled completions.
+        refused: number of requests that were refused permanently.
+        refusal: the message of the first such refusal.
+        unavailable: the message of the first refusal of a feature that the endpoint does not have and that
+            the program itself requested.
+        exhausted: the message of the first refusal because the history was too long, or the completions were
+            used up.
+        aborted: number of completions that the engine aborted.
     """
 
     asked: int = 0
@@ -156,10 +158,10 @@ class Account:
     aborted: int = 0
 
     def summary(self) -> str:
-        """Return what was refused, in words; empty if nothing was."""
+        """Describe what was refused; empty if nothing was."""
         if not self.refused:
             return ""
-        asked = f"asked the model {self.asked} time{'s' * (self.asked != 1)}"
+        asked = f"sent {self.asked} request{'s' * (self.asked != 1)} to the model"
         which = (
             ("" if self.asked == 1 else "each ") if self.refused >= self.asked else f"{self.refused} of them "
         )
@@ -167,14 +169,14 @@ class Account:
 
 
 class PolicyFailed(Exception):
-    """The model's response made its agent fail: the episode has the reward 0 and is trained on.
+    """The model's response made the agent fail: the episode gets the reward 0 and is trained on.
 
-    Agents raise it. If nothing was sampled, there is nothing to train on, and the episode has failed.
+    Agents raise this. If nothing was sampled, there is nothing to train on, and the episode has failed.
     """
 
 
 class BadRequest(ValueError):
-    """The model cannot respond to the messages: its chat template refuses them, or they end with its own."""
+    """The chat template rejects the messages, or the last message is the assistant's."""
 
 
 class ConversationTooLong(RuntimeError):
@@ -183,13 +185,13 @@ class ConversationTooLong(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a program finds the model of one episode.
+    """The endpoint at which a program finds the model of one episode.
 
     Attributes:
-        base_url: as OpenAI's and Anthropic's clients take it.
-        api_key: of this episode alone.
+        base_url: base URL for OpenAI's and Anthropic's clients.
+        api_key: key for this episode only.
         reward: returns the reward that the program set (``POST /v1/reward``); None if it set none.
-        account: of its calls so far.
+        account: account of the requests so far.
     """
 
     base_url: str
@@ -199,59 +201,60 @@ class Endpoint:
 
 
 class Model(Protocol):
-    """The model in one episode; everything it says is recorded and trained on."""
+    """The model in one episode; its responses are recorded and trained on."""
 
     async def generate(self, observation: Content) -> str:
-        """Append ``observation`` as a user message, and return what the model says, without its thoughts.
+        """Append ``observation`` as a user message, and return the response of the model, without thoughts.
 
         Raises:
-            ConversationTooLong: no room is left for a response.
+            ConversationTooLong: there is no room for a response.
         """
         ...
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
     ) -> Reply:
-        """Respond to a whole history, whose last message is not the assistant's.
+        """Respond to a complete history, whose last message must not be the assistant's.
 
-        A history that goes on from an earlier response is recorded as the same conversation. Calls may run at
-        once; a call that is cancelled leaves nothing behind.
+        A history that continues an earlier response is recorded as the same conversation. Concurrent calls
+        are allowed; a cancelled call leaves nothing behind.
 
         Raises:
-            BadRequest: the model's chat template does not take the messages or the tools.
-            ConversationTooLong: no room is left for a response.
+            BadRequest: the model's chat template rejects the messages or the tools.
+            ConversationTooLong: there is no room for a response.
         """
         ...
 
     def player(self, name: str) -> Model:
         """Return the same model as one of several players; the same object each time.
 
-        What is said to it and by it is in conversations of its own, which no other player's continue, and is
-        trained on by what this player earns.
+        It has separate conversations, which those of other players never continue, and is trained on the
+        rewards of this player.
         """
         ...
 
     def set_reward(self, reward: float) -> None:
-        """Set the reward of the whole episode, in place of what the environment has given so far."""
+        """Set the reward of the whole episode, which replaces the rewards of the environment so far."""
         ...
 
     def endpoint(
         self, max_completions: int, settings: Settings = "ignore"
     ) -> AbstractAsyncContextManager[Endpoint]:
-        """Give the model an address, for programs that speak OpenAI's or Anthropic's protocol.
+        """Serve the model at an address, for programs that use OpenAI's or Anthropic's API.
 
-        Inside the context, each request to the address is a call of :meth:`chat`. When the context ends, the
+        Within the context, each request to the address is a call of :meth:`chat`. When the context ends, the
         requests in flight are cancelled and the key becomes invalid.
 
         Args:
-            max_completions: how many may be sampled.
-            settings: whether wishes for another distribution than the run's are ignored, or refuse the call.
+            max_completions: maximum number of completions.
+            settings: whether requests for a distribution other than that of the run are served with that of
+                the run (``ignore``) or refused.
         """
         ...
 
 
 class Agent(Protocol):
-    """How a model acts in an environment. One object runs many episodes at once: keep no state on it."""
+    """How a model acts in an environment. One object runs many episodes concurrently, without state."""
 
     async def run(self, env: Env, model: Model) -> None:
         """Run one episode to its end."""

@@ -6,21 +6,21 @@ from areal.agents.chat import Chat, checked_limits
 from areal.agents.interface import ConversationTooLong, Env, Model
 
 _PATIENCE = 4
-"""Empty moves in a row, for each player, after which a game is given up that does not end by them."""
+"""Consecutive empty moves of each player after which a game is ended, if it does not end by itself."""
 
 
 class MultiTurn:
-    """Responds, receives the environment's next observation as a user message, and responds again.
+    """Responds to each observation of the environment, which it receives as a user message.
 
-    Where a limit is reached before the environment ends the episode, it ends with what it has earned so far.
-    In a game of several players each has a conversation of its own, in which only what is said to this one
-    stands, and limits of its own. One that has reached a limit says nothing when it is its turn, an empty
-    text, which the game judges as any other move: nobody escapes a defeat by talking for too long. Where
-    nothing comes of it, the episode ends.
+    If a limit is reached before the environment ends the episode, the episode ends with the rewards so far.
+    In a game with several players, each player has its own limits and its own conversation, which contains
+    only what is said to this player. A player that has reached a limit moves with an empty text, which the
+    game judges like any other move, so that no player escapes a defeat with long responses. If such moves
+    have no effect, the episode ends.
 
     Args:
-        max_turns: responses of an episode.
-        max_tokens: sampled tokens of an episode; None: no limit of its own.
+        max_turns: maximum number of responses in an episode.
+        max_tokens: maximum number of sampled tokens in an episode; None: no separate limit.
 
     Raises:
         UserError: a limit below 1.
@@ -51,10 +51,11 @@ class MultiTurn:
 
 
 async def _said(chat: Chat, first: bool) -> str | None:
-    """Return what the model says; None: a limit is reached.
+    """Return the model's response; None: a limit is reached.
 
     Args:
-        first: nobody else has been asked, so that a conversation without room is the task's own fault.
+        first: whether this is the first response of the episode, so that a conversation without room is the
+            fault of the task.
     """
     try:
         reply = await chat.ask()

@@ -1,4 +1,4 @@
-"""Any program as an agent: it gets the task, an address where the model is, and a key."""
+"""Any program as an agent: it receives the task, the address of the model, and a key."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from areal.errors import UserError, explained
 from areal.host_limits import HostLimits
 
 Function = Callable[..., Awaitable[str | float]]
-"""``await function(task, base_url=..., api_key=...)``; returns its answer, or a number: the reward."""
+"""``await function(task, base_url=..., api_key=...)`` returns its answer (text), or the reward (a number)."""
 
 _MAX_COMPLETIONS = 256
-"""Completions that one episode may sample, unless ``max_completions`` says otherwise."""
+"""Maximum number of completions in one episode, unless ``max_completions`` is given."""
 _GRACE = 5.0
-"""Seconds for a function that was cancelled to end."""
+"""Seconds in which a cancelled function must end."""
 
 
 class Program:
@@ -33,27 +33,28 @@ class Program:
 
     Args:
         function: an async function, called as ``function(task, base_url=..., api_key=...)``.
-        command: a command line, in place of a function. It reads the task from its standard input, takes the
+        command: a command line instead of a function. It reads the task from its standard input, takes the
             address and the key from the variables that OpenAI's and Anthropic's SDKs read, and writes its
             answer to standard output.
-        workers: that many processes of the command stay, and run one episode after the other: see
-            :mod:`areal.agents.staying`; 0: each episode has a process of its own.
-        at_once: at most so many episodes run their program at once; the others wait. None: any number.
-        time_limit: seconds for one episode, without that wait; then it is killed.
-        max_completions: how many completions one episode may sample.
-        on_failure: what becomes of an episode whose program crashes, hangs or returns nothing usable
-            after the model has said something: ``punish`` gives it the reward 0, ``retry`` runs it again.
-            One whose history outgrew the model, or that had all its completions, has the reward 0 either way;
-            one whose program was refused what it asked for, that the engine gave up, or that the kernel's
-            out-of-memory killer ended, is run again.
-        settings: what becomes of calls that wish for another distribution over responses than the run's
-            (another temperature, JSON alone, a call of a tool whatever the model says): ``ignore`` serves
-            them as the run samples, ``refuse`` refuses them.
-        host: counts what the kernel kills; None: this host.
+        workers: number of persistent processes of the command, each of which runs one episode after the other
+            (see :mod:`areal.agents.staying`); 0: a new process for each episode.
+        at_once: maximum number of episodes that run their program at the same time; None: no limit.
+        time_limit: time limit of one episode, in seconds, without the wait for ``at_once``; the program is
+            then killed.
+        max_completions: maximum number of completions in one episode.
+        on_failure: how to treat an episode whose program crashes, hangs or returns nothing usable after a
+            response of the model: ``punish`` gives it the reward 0, ``retry`` runs it again. In both modes,
+            an episode gets the reward 0 if its history outgrew the model or its completions are used up; it
+            runs again if the endpoint refused a request of the program, the engine aborted a response, or the
+            kernel's out-of-memory killer ended the program.
+        settings: how to treat requests for a distribution of responses other than that of the run (another
+            temperature, forced JSON, a forced tool call): ``ignore`` samples them like the others, ``refuse``
+            refuses them.
+        host: counts the processes that the kernel kills; None: this host.
 
     Raises:
-        UserError: neither or both of ``function`` and ``command`` are given, it cannot be run, or a number is
-            out of range.
+        UserError: neither or both of ``function`` and ``command`` are given, the program cannot run, or a
+            number is out of range.
     """
 
     def __init__(
@@ -70,15 +71,15 @@ class Program:
     ) -> None:
         if (function is None) == (command is None):
             raise UserError(
-                "a program is a function (--agent my_agent.py:solve) or a command "
-                "(--agent program agent_options.command='python my_agent.py')"
+                "a program must be a function (--agent my_agent.py:solve) or a command (--agent program "
+                "agent_options.command='python my_agent.py')"
             )
         if time_limit <= 0 or max_completions < 1:
-            raise UserError("time_limit is a number of seconds above 0, and max_completions at least 1")
+            raise UserError("time_limit must be a number of seconds above 0, and max_completions at least 1")
         if on_failure not in ("punish", "retry"):
-            raise UserError(f"on_failure={on_failure!r} is neither punish nor retry")
+            raise UserError(f"on_failure={on_failure!r} must be punish or retry")
         if settings not in ("ignore", "refuse"):
-            raise UserError(f"settings={settings!r} is neither ignore nor refuse")
+            raise UserError(f"settings={settings!r} must be ignore or refuse")
         self._settings: Settings = settings
         _check_numbers(function is not None, workers, at_once)
         self._punishes = on_failure == "punish"
@@ -105,13 +106,13 @@ class Program:
             PolicyFailed: the program failed because of the model's response.
             ConversationTooLong: it failed because the task leaves no room for a response.
             ProgramFailed: it failed for another reason.
-            UserError: the task has a picture.
+            UserError: the task contains a picture.
         """
         task = await env.reset()
         if not isinstance(task, str):  # what shows at the start, or is declared, is refused by check_sight
             raise UserError(
-                "the environment shows a picture that its observation_space does not declare, and a program "
-                "is given text: take an agent such as single-turn or multi-turn"
+                "the environment shows a picture that its observation_space does not declare, and a "
+                "program receives only text; choose an agent such as single-turn or multi-turn"
             )
         async with self._slots, model.endpoint(self._max_completions, self._settings) as at:
             try:
@@ -126,22 +127,24 @@ class Program:
         model.set_reward(float(outcome) if reward is None else reward)
 
     async def close(self) -> None:
-        """End the processes that stay."""
+        """End the persistent processes."""
         if self._staying is not None:
             await self._staying.close()
 
 
 def _check_numbers(is_function: bool, workers: int, at_once: int | None) -> None:
     if workers < 0 or (at_once is not None and at_once < 1):
-        raise UserError("workers is a number of processes that stay (0: none do), and at_once at least 1")
+        raise UserError("workers must be the number of processes to keep (0: none), and at_once at least 1")
     if workers and is_function:
-        raise UserError("a function has no processes: leave agent_options.workers out")
+        raise UserError("a function has no processes; remove agent_options.workers")
     if workers and at_once is not None:
-        raise UserError(f"workers={workers} run as many episodes at once: leave agent_options.at_once out")
+        raise UserError(
+            f"workers={workers} runs the same number of episodes at once; remove agent_options.at_once"
+        )
 
 
 def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception:
-    """Return the error to raise: it depends on whether the model, the program or neither is to blame."""
+    """Return the error to raise, which depends on whether the model, the program or neither is at fault."""
     if isinstance(error, ProgramKilled):
         return error
     if not account.completions:
@@ -152,7 +155,7 @@ def _judged(error: ProgramFailed, account: Account, punishes: bool) -> Exception
     if account.aborted:
         return error
     if account.unavailable:
-        return ProgramFailed(f"{error}; a call was refused: {account.unavailable}")
+        return ProgramFailed(f"{error}; a request was refused: {account.unavailable}")
     if punishes or account.exhausted:
         return PolicyFailed(str(error))
     return error
@@ -162,19 +165,20 @@ def check_function(function: Function) -> None:
     """Check that a function can be a program.
 
     Raises:
-        UserError: it is not async, or does not take what it is called with.
+        UserError: it is not async, or does not accept its arguments.
     """
     name = getattr(function, "__name__", repr(function))
     if not inspect.iscoroutinefunction(function):
         raise UserError(
-            f"the agent {name} must be an async function: one that blocks would hold up every other episode; "
-            "write 'async def', or run it as a command: --agent program agent_options.command='python ...'"
+            f"the agent {name} must be an async function, because one that blocks would delay all other "
+            "episodes; write 'async def', or run it as a command: --agent program "
+            "agent_options.command='python ...'"
         )
     try:
         inspect.signature(function).bind("task", base_url="", api_key="")
     except TypeError as error:
         raise UserError(
-            f"the agent {name} is called as {name}(task, base_url=..., api_key=...): {error}"
+            f"the agent {name} cannot be called as {name}(task, base_url=..., api_key=...): {error}"
         ) from error
 
 
@@ -188,18 +192,18 @@ async def _call(function: Function, task: str, at: Endpoint, time_limit: float) 
         # Read here, so that asyncio does not report it where the episode itself is cancelled.
         error = running.exception() if running.done() and not running.cancelled() else None
     if late:
-        raise ProgramFailed(f"the program gave no answer within {time_limit:g} s") from error
+        raise ProgramFailed(f"the program did not answer within {time_limit:g} s") from error
     if running.cancelled() or error is not None:
         reason = "it cancelled itself" if error is None else explained(error, __file__)
         raise ProgramFailed(f"the program crashed: {reason}") from error
     outcome = running.result()
     if isinstance(outcome, str) or (isinstance(outcome, float | int) and math.isfinite(outcome)):
         return outcome
-    raise ProgramFailed(f"the program returned {outcome!r}: return its answer (text) or a reward (a number)")
+    raise ProgramFailed(f"the program returned {outcome!r}; return its answer (text) or a reward (a number)")
 
 
 async def _cancel(running: asyncio.Future[Any]) -> None:
-    """Cancel a function, again if it catches that: a loop of retries must not outlive its episode."""
+    """Cancel a function, repeatedly if necessary: a retry loop must not outlive its episode."""
     deadline = asyncio.get_running_loop().time() + _GRACE
     while not running.done() and asyncio.get_running_loop().time() < deadline:
         running.cancel()

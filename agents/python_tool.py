@@ -1,6 +1,6 @@
-"""A ReAct-like agent (arXiv 2210.03629) whose one tool is Python, in the sandbox.
+"""A ReAct-like agent (arXiv 2210.03629) whose only tool is Python, in the sandbox.
 
-Its tool call is a code block: any model can write one, whatever its chat template knows of tools.
+A tool call is a code block, which any model can write, even if its chat template does not support tools.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ HINT = "\nTo run Python first, put the code in a ```python block."
 
 
 class PythonTool:
-    """Runs the code blocks of the model's responses; a response without one is for the environment.
+    """Runs the code blocks in the model's responses. A response without one is the action in the environment.
 
-    The interpreter keeps its variables through the episode. The model sees what the code printed, the value
-    of a last expression, or the error. When the turns are used up, the last response is for the environment,
-    whatever it is. For environments whose answers are code, use ``multi-turn``.
+    The interpreter keeps its variables during the episode. The model sees the output of the code, the value
+    of a last expression, or the error. When the turns are used up, the last response is the action, whatever
+    it contains. For environments whose answers are code, use ``multi-turn``.
 
     Args:
-        max_turns: responses of an episode, with and without code.
-        max_tokens: sampled tokens of an episode; None: no limit of its own.
-        hint: what the first observation ends with, to tell the model of the tool.
+        max_turns: maximum number of responses in an episode, with and without code.
+        max_tokens: maximum number of sampled tokens in an episode; None: no separate limit.
+        hint: text at the end of the first observation that tells the model about the tool.
         sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
-        allow_weak: accept what the host gives when the local sandbox is not strong here.
-        time_limit: seconds of one run.
-        packages: what the code can import beside the standard library, such as ``[numpy]``.
+        allow_weak: accept a weak local sandbox.
+        time_limit: time limit of one run, in seconds.
+        packages: packages that the code can import besides the standard library, such as ``[numpy]``.
 
     Raises:
-        UserError: a limit that leaves nothing, or no sandbox here.
+        UserError: a limit is too small, or there is no sandbox.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class PythonTool:
 
 
 def seen(outcome: Outcome) -> str:
-    """Return what a model sees of a run: its output, then the value of a last expression, or what went wrong.
+    """Return what the model sees of a run: its output, then the value of a last expression, or the error.
 
     Raises:
-        SandboxUnavailable: the sandbox failed; that is no observation.
+        SandboxUnavailable: the sandbox failed, which is not an observation.
     """
     if outcome.status == "infra_error":
         raise SandboxUnavailable(outcome.error)

@@ -6,7 +6,7 @@ from areal.agents.interface import Env, Model
 
 
 class SingleTurn:
-    """Reads the observation, answers once."""
+    """Reads the observation and answers once."""
 
     async def run(self, env: Env, model: Model) -> None:
         """Run one episode."""

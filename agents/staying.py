@@ -1,18 +1,18 @@
-"""Commands that stay: processes that run one episode after the other, and so start once.
+"""Persistent commands: processes that run one episode after the other, and start only once.
 
-A process gets a line of JSON on its standard input for each episode::
+For each episode, a process receives a line of JSON on its standard input::
 
     {"task": "…", "base_url": "http://127.0.0.1:…/v1", "api_key": "sk-areal-…"}
 
-and writes one to its standard output when it is done, which is one of::
+and, when it is done, writes one of these to its standard output::
 
     {"answer": "…"}    the action in the environment, whose reward counts
     {"reward": 0.5}    the reward; the environment is not asked
-    {"error": "…"}     this episode has failed; the process goes on
+    {"error": "…"}     this episode has failed; the process continues
 
-What else it has to say belongs on standard error. A process that ends, hangs or writes anything else costs
-the episode that it had, is killed with all that it started, and is started anew for the next one. When areal
-is done, or is killed, the standard input ends.
+All other output belongs on standard error. If a process ends, hangs or writes anything else, its episode
+fails, the process is killed with everything that it started, and a new one is started for the next episode.
+When areal ends or is killed, the standard input ends.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from areal.agents.interface import Endpoint
 from areal.host_limits import HostLimits
 
 _NO_KEY = "each-task-has-a-key-of-its-own"
-"""In place of a key in the environment, so that no program takes a real one that is there by chance."""
+"""The key in the environment of the process, so that no program uses a real key that happens to be there."""
 _MAX_SHOWN = 80
-"""Characters that are shown of a line that is none."""
+"""Number of characters of an invalid line that a message shows."""
 
 
 class StayingCommands:
-    """Up to ``count`` processes of a command; each is started when an episode finds none that is free.
+    """Up to ``count`` processes of a command; each is started when an episode finds no free one.
 
     Args:
-        words: of the command line.
-        host: counts what the kernel kills.
+        words: the words of the command line.
+        host: counts the processes that the kernel kills.
     """
 
     def __init__(self, words: list[str], count: int, host: HostLimits) -> None:
@@ -63,11 +63,11 @@ class StayingCommands:
         self._free: list[_Staying] = []
 
     async def run(self, task: str, at: Endpoint, time_limit: float) -> str | float:
-        """Run one episode, once a process is free; return its answer, or its reward.
+        """Run one episode when a process is free; return its answer or reward.
 
         Raises:
-            ProgramFailed: the process has ended, hangs for ``time_limit`` seconds (its start included),
-                writes no such line, or says that the episode has failed.
+            ProgramFailed: the process ended, hung for ``time_limit`` seconds (including its start), wrote an
+                invalid line, or reported that the episode has failed.
         """
         async with self._slots:
             staying = await self._one(at)
@@ -83,7 +83,7 @@ class StayingCommands:
         return said["answer"] if "answer" in said else said["reward"]
 
     async def _one(self, at: Endpoint) -> _Staying:
-        """Return a process that is free, or a new one."""
+        """Return a free process, or a new one."""
         while self._free:
             staying = self._free.pop()  # the last one that was used: few are started where few are needed
             if staying.is_ready:
@@ -149,7 +149,7 @@ class _Staying:
         return not self._line.done()
 
     async def ask(self, task: str, at: Endpoint, time_limit: float) -> bytes:
-        """Give it a task; return the line that it answers with."""
+        """Send it a task; return the line with its answer."""
         kills = self._host.read().oom_kills
         self._errors.truncate(0)  # what it said of earlier episodes
         given = {"task": task, "base_url": at.base_url, "api_key": at.api_key}
@@ -168,7 +168,7 @@ class _Staying:
         return line
 
     async def _answer(self) -> bytes:
-        """Return its next line; if it has ended, what there is of one."""
+        """Return its next line; if it has ended, the part that it wrote."""
         while not self._line.done() and not self._ending.done():
             await asyncio.wait({self._line, self._ending}, timeout=LOOK, return_when=FIRST_COMPLETED)
             if os.fstat(self._errors.fileno()).st_size > MAX_OUTPUT:
@@ -186,7 +186,7 @@ class _Staying:
         await asyncio.wait({self._ending})
 
     async def end(self) -> None:
-        """Kill it, and what it started."""
+        """Kill it and the processes that it started."""
         self._line.cancel()
         self._writer.transport.abort()
         await self._kill()
@@ -195,7 +195,7 @@ class _Staying:
 
 
 def _read(line: bytes) -> dict[str, str | float]:
-    """Return what a line says; raises ProgramFailed if it is none."""
+    """Return the content of a line; raises ProgramFailed if it is invalid."""
     text = line.decode(errors="replace").strip()
     try:
         said = json.loads(text)

@@ -17,23 +17,24 @@ CALCULATOR = "areal.agents.calculator:calculator"
 
 
 class ToolUse:
-    """Makes the tool calls of the model's responses, all those of one response at once.
+    """Executes the tool calls in the model's responses, those of one response concurrently.
 
-    A response without a call is the action in the environment. The model sees what a tool raises as the
-    result of the call. When the turns are used up, the last response is the action, whatever it is.
+    A response without a call is the action in the environment. If a tool raises an exception, the model sees
+    it as the result of the call. When the turns are used up, the last response is the action, whatever it
+    contains.
 
-    An environment may have tools itself. Each call of one is an action, and the observation its result; they
-    are made one after the other, also those of a last response.
+    The environment itself may have tools. Each call of such a tool is an action, and the observation is its
+    result; these calls are executed one after the other, even those of the last response.
 
     Args:
         tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``;
-            None: a calculator, or nothing beside the tools of an environment that has some.
-        system: a system message, in place of any other; None: that of the problem or of the setting
-            ``chat.system``, else the chat template's own, if it has one.
-        max_turns: responses of an episode, with and without calls.
-        max_tokens: sampled tokens of an episode; None: no limit of its own.
-        max_calls: calls of one response that are made; the others are refused.
-        time_limit: seconds of one call.
+            None: a calculator, or only the tools of the environment if it has any.
+        system: a system message, which replaces any other; None: that of the problem or of the setting
+            ``chat.system``, otherwise that of the chat template, if it has one.
+        max_turns: maximum number of responses in an episode, with and without calls.
+        max_tokens: maximum number of sampled tokens in an episode; None: no separate limit.
+        max_calls: maximum number of calls in one response; further calls are refused.
+        time_limit: time limit of one call, in seconds.
 
     Raises:
         UserError: a tool does not exist or cannot be described, or a limit is below 1.
@@ -65,7 +66,7 @@ class ToolUse:
         theirs = _names(env.tools)
         ours = self._box.schemas if self._given or not theirs else []
         if twice := theirs & _names(ours):
-            raise UserError(f"tool-use: the environment has a tool '{min(twice)}' itself; rename yours")
+            raise UserError(f"tool-use: the environment itself has a tool '{min(twice)}'; rename yours")
         chat = Chat(model, opening, *self._limits, tools=[*env.tools, *ours])
         while (reply := await chat.ask()) is not None:
             calls = reply.message.get("tool_calls", ())
@@ -83,7 +84,7 @@ class ToolUse:
     async def _make(
         self, calls: Sequence[dict[str, Any]], theirs: set[str], ours: set[str], env: Env
     ) -> list[Message] | None:
-        """Make the calls of a response; return their results, or None if the episode is over."""
+        """Execute the calls of a response; return their results, or None if the episode has ended."""
         allowed = calls[: self._max_calls]
         here = [call for call in allowed if call["function"]["name"] in ours]
         found = await asyncio.gather(*(self._box.execute(call) for call in here))
@@ -96,8 +97,12 @@ class ToolUse:
                 made[id(call)] = _result(call, step.observation)
             elif name not in ours:
                 known = ", ".join([*sorted(theirs), *sorted(ours)])
-                made[id(call)] = _result(call, f"Error: there is no tool '{name}', only {known}.")
-        refused = f"Error: not made: a response may have {self._max_calls} calls."
+                made[id(call)] = _result(
+                    call, f"Error: the tool '{name}' does not exist; choose one of {known}."
+                )
+        refused = (
+            f"Error: this call was not executed, because a response may contain only {self._max_calls} calls."
+        )
         return [made.get(id(call)) or _result(call, refused) for call in calls]
 
 

@@ -1,4 +1,4 @@
-"""Typed Python functions as a model's tools: their schemas, their calls, and errors as observations."""
+"""Typed Python functions as tools of a model: their schemas, their calls, and errors as observations."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from areal.spans import span
 from areal.threads import CallThread
 
 _OURS = (UserError, SandboxUnavailable, ConnectionError, TimeoutError)
-"""Infrastructure failures: the episode is run again. The model sees all other errors."""
+"""Infrastructure failures, after which the episode runs again. The model sees all other errors."""
 
 
 class ToolBox:
-    """Some functions by their names.
+    """Functions by name.
 
     A tool is a function, ``async`` or not, with types and a Google-style docstring that describes its
     arguments.
 
     Args:
         functions: the tools.
-        time_limit: seconds of one call.
-        max_abandoned: calls that may hang for more than twice the time limit.
+        time_limit: time limit of one call, in seconds.
+        max_abandoned: number of calls that may hang for more than twice the time limit.
 
     Attributes:
-        schemas: how they are described to the model.
+        schemas: their descriptions for the model.
 
     Raises:
-        UserError: a function that cannot be described, or two of one name.
+        UserError: a function cannot be described, or two have the same name.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class ToolBox:
         self._blocking = {f.__name__: not inspect.iscoroutinefunction(f) for f in functions}
         self._left: dict[CallThread, float] = {}  # and when its call was given up
         if len(self._functions) < len(functions):
-            raise UserError(f"two tools have one name: {', '.join(f.__name__ for f in functions)}")
+            raise UserError(f"two tools have the same name: {', '.join(f.__name__ for f in functions)}")
         self.schemas = [schema(function) for function in functions]
 
     async def execute(self, call: dict[str, Any]) -> Message:
-        """Make a tool call of a reply's message, and return its result as a message.
+        """Execute a tool call in a reply's message, and return its result as a message.
 
         Raises:
             ConnectionError, TimeoutError, SandboxUnavailable, UserError: as the tool raised them.
@@ -68,7 +68,7 @@ class ToolBox:
     async def _call(self, name: str, arguments: dict[str, Any]) -> str:
         function = self._functions.get(name)
         if function is None:
-            return f"Error: there is no tool '{name}', only {', '.join(self._functions)}."
+            return f"Error: the tool '{name}' does not exist; choose one of {', '.join(self._functions)}."
         try:
             async with asyncio.timeout(self._time_limit) as limit:
                 call = partial(function, **arguments)
@@ -88,7 +88,7 @@ class ToolBox:
         )
 
     async def _on_a_thread(self, call: Callable[[], Any]) -> Any:
-        """Make a call on a thread of its own: if it hangs, nothing else waits for it, now or at the end."""
+        """Execute a call on its own thread: if it hangs, nothing else waits for it, now or at the end."""
         thread = CallThread("areal-tool")
         try:
             found, error = await asyncio.wrap_future(thread.start(call))
@@ -106,16 +106,16 @@ class ToolBox:
         late = sum(time.monotonic() - since > self._time_limit for since in self._left.values())
         if late >= self._max_abandoned:
             raise UserError(
-                f"{late} calls of tools, such as '{name}', have not returned after twice their time limit of "
-                f"{self._time_limit:g} s: give what they do a limit of its own"
+                f"{late} calls of tools, such as '{name}', have not returned after twice their time limit "
+                f"of {self._time_limit:g} s; give the work in them a time limit"
             )
 
 
 def schema(function: Callable[..., Any]) -> Tool:
-    """Return a function's description in OpenAI's form, from its types and its docstring.
+    """Return a function's description in OpenAI's format, from its types and its docstring.
 
     Raises:
-        UserError: it has no types or no docstring for one of its arguments.
+        UserError: an argument has no type or no docstring.
     """
     from transformers.utils import get_json_schema
     from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException
@@ -123,6 +123,6 @@ def schema(function: Callable[..., Any]) -> Tool:
     try:
         found = get_json_schema(function)
     except (DocstringParsingException, TypeHintParsingException) as error:
-        raise UserError(f"the tool {function.__name__} cannot be described to a model: {error}") from error
+        raise UserError(f"cannot describe the tool {function.__name__} to a model: {error}") from error
     found["function"].pop("return", None)
     return found

@@ -1,4 +1,4 @@
-"""``verifiers``: episodes of verifiers' environments, run by verifiers itself."""
+"""``verifiers``: episodes of verifiers' environments, which verifiers itself runs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from areal.envs.verifiers import WORKER
 
 
 class Verifiers(Program):
-    """Runs the tasks of the environment ``verifiers-v1`` by verifiers' own harness, runtime and rewards.
+    """Runs the tasks of the environment ``verifiers-v1`` with verifiers' own harness, runtime and rewards.
 
     Args:
-        workers: processes of verifiers, each of which runs one episode after the other.
-        time_limit: seconds for one episode; then its process is killed.
-        max_completions: how many completions one episode may sample.
-        on_failure: what becomes of an episode that ends with an error of verifiers' after the model has said
-            something, as for any program: ``punish`` or ``retry``.
-        settings: what becomes of wishes for another sampling than the run's: ``ignore`` or ``refuse``.
+        workers: number of verifiers processes, each of which runs one episode after the other.
+        time_limit: time limit of one episode, in seconds; its process is then killed.
+        max_completions: maximum number of completions in one episode.
+        on_failure: how to treat an episode that ends with an error of verifiers after a response of the
+            model, as for any program: ``punish`` or ``retry``.
+        settings: how to treat requests for sampling other than that of the run: ``ignore`` or ``refuse``.
     """
 
     def __init__(

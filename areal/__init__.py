@@ -1,7 +1,7 @@
 """areal: fully asynchronous reinforcement learning for language-model agents.
 
-``import areal`` makes the environments known to Gymnasium, and is cheap: torch and vLLM are imported when
-something needs them.
+``import areal`` registers the environments with Gymnasium, and is light: torch and vLLM are imported only
+when something needs them.
 
 >>> import areal
 >>> run = areal.train(env="math-v1", steps=20)   # doctest: +SKIP

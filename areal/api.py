@@ -1,4 +1,4 @@
-"""``areal.train``, ``areal.evaluate`` and ``areal.replay``: what the command line does, from Python."""
+"""``areal.train``, ``areal.evaluate`` and ``areal.replay``: the commands, for use from Python."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def train(
     show: bool = False,
     **settings: Any,
 ) -> Run:
-    """Train a model in an environment; the same run as ``areal train``.
+    """Train a model in an environment, as ``areal train`` does.
 
     Args:
         env: Gymnasium id of the environment.
         config: a YAML file, or a configuration.
         overrides: ``key.sub=value`` strings, as on the command line.
-        resume: a run directory to go on with from its last checkpoint, with its own configuration.
+        resume: a run directory; the run resumes from its last checkpoint, with its configuration.
         show: draw the live display.
         settings: fields of :class:`areal.config.Config`, such as ``model=...``, ``steps=50`` or
             ``rollout={"max_staleness": 1}``.
 
     Raises:
         UserError: bad input; the message says what to do.
-        WorkerLost: an engine or a process of the learner has died.
-        Interrupted: Ctrl-C; a checkpoint was written.
+        WorkerLost: an engine or a process of the learner died, and could not be replaced.
+        Interrupted: Ctrl-C stopped the run; it wrote a checkpoint.
     """
     if env is not None:
         settings["env"] = env
@@ -76,12 +76,13 @@ def evaluate(
     show: bool = False,
     **settings: Any,
 ) -> Report:
-    """Measure held-out accuracy; the same as ``areal eval`` and as the evaluations of a training run.
+    """Measure the held-out accuracy of a model, as ``areal eval`` and the evaluations of a training run do.
 
     Args:
         env: Gymnasium id of the environment.
-        model: hub id, folder (``RUN/model``), ``"starter"``, or an endpoint's URL: then responses are kept.
-        run: a run directory, whose model, environment, agent and settings hold where nothing else is given.
+        model: hub id, folder (``RUN/model``), ``"starter"``, or the URL of an endpoint, whose responses are
+            kept.
+        run: a run directory; its model, environment, agent and settings apply unless others are given.
         config: as in :func:`train`.
         overrides: likewise.
         show: likewise.
@@ -101,7 +102,7 @@ def evaluate(
         given = resolved.model_dump(mode="json", exclude_unset=True)
         return evaluate_benchmarks([], show=show, **given).reports[0]
     if not resolved.evaluation.problems:
-        raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
+        raise UserError("evaluation.problems=0 leaves nothing to evaluate; set a larger number")
 
     from areal.runtime.early import started_early
 
@@ -126,25 +127,25 @@ def evaluate_benchmarks(
     show: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Evaluate a model on benchmarks, or an environment, and keep every response: ``areal eval --benchmark``.
+    """Evaluate a model on benchmarks or in an environment, and keep every response.
 
     Args:
-        benchmarks: their names; empty: the held-out problems of the setting ``env``.
+        benchmarks: names of the benchmarks; empty: the held-out problems of the setting ``env``.
         model: hub id, folder, run directory, checkpoint, or the URL of an OpenAI-compatible endpoint
             (``http://host:8000/v1#name``).
-        data: a folder with a file for each benchmark, or where the data of the only one is; None: their own
-            sources.
-        run: a run directory, as in :func:`evaluate`; to a benchmark it gives its model.
-        resume: the folder of an evaluation that was stopped, to go on with as it began; ``settings`` may then
-            say where (``placement``, ``ray``).
+        data: a folder with a file for each benchmark, or the data of a single one; None: the sources of the
+            benchmarks.
+        run: a run directory, as in :func:`evaluate`; a benchmark uses only its model.
+        resume: the folder of a stopped evaluation, which resumes with its settings; only ``placement`` and
+            ``ray`` can be given in ``settings``.
         config: as in :func:`train`.
         overrides: likewise.
         show: likewise.
-        settings: likewise; they go before what a benchmark says.
+        settings: likewise; they override the settings of a benchmark.
 
     Raises:
         UserError: bad input.
-        Interrupted: Ctrl-C; the responses so far are kept.
+        Interrupted: Ctrl-C stopped the evaluation; the responses so far are kept.
     """
     from areal.envs.places import absolute
     from areal.recipes.choice import recipe_for
@@ -184,15 +185,16 @@ def serve(
     overrides: list[str] | None = None,
     show: bool = False,
 ) -> None:
-    """Serve a model until a signal ends it; the same as ``areal serve``.
+    """Serve a model until a signal stops it, as ``areal serve`` does.
 
     Args:
         model: hub id, folder, run directory or checkpoint; None: the model that ships with areal.
-        host: an address of this machine.
-        port: 0 is a free one.
-        record: a new file, in which each session that has ended is a line; None: nothing is kept.
+        host: the address of this machine to listen on.
+        port: the port to listen on; 0: any free port.
+        record: a new file, to which each session is written as a line when it ends; None: sessions are not
+            recorded.
         overrides: as in :func:`train`.
-        show: print where it is.
+        show: print the address and the key.
 
     Raises:
         UserError: bad input.
@@ -204,7 +206,9 @@ def serve(
     given = merged_settings(None, overrides, {} if model is None else {"model": str(model)})
     config = parse_config(settings_on(_served_as(str(given.get("model", ""))), given))
     if is_endpoint(config.model) or config.placement != "local":
-        raise UserError("`areal serve` runs a model on this machine: give a folder or a hub id, no placement")
+        raise UserError(
+            "`areal serve` runs a model on this machine; give a folder or a hub id, and no placement"
+        )
 
     from areal.runtime.early import started_early
 
@@ -216,7 +220,7 @@ def serve(
 
 
 def _served_as(model: str) -> dict[str, Any]:
-    """Return what the run of a model says of how it is served; nothing if it is no run's."""
+    """Return the settings with which a run serves its model; an empty dict for other models."""
     from areal.telemetry.run_directory import CONFIG
 
     if not (Path(model) / CONFIG).is_file():
@@ -235,15 +239,16 @@ def replay(
     overrides: list[str] | None = None,
     show: Callable[[str], None] = lambda line: None,
 ) -> Replay:
-    """Feed the batches that a run consumed through the learner again; the same as ``areal replay``.
+    """Train again on the batches that a run consumed, as ``areal replay`` does.
 
-    With the run's own settings the losses are the same, on a CPU to the bit; ``failed`` says if not. Metrics
-    are written to a new folder below ``RUN/replays``.
+    With the settings of the run, the losses are identical, on a CPU bitwise; ``failed`` is true if they are
+    not. Metrics are written to a new folder in ``RUN/replays``.
 
     Args:
         run: the run directory.
-        from_step: the first update to compare; begins at the last checkpoint before it, if there is one.
-        overrides: other learner settings, ``learner.key=value``, for a study on fixed data.
+        from_step: the first update to compare; the replay starts at the last checkpoint before it, if there
+            is one.
+        overrides: learner settings to change, ``learner.key=value``, for a study on fixed data.
         show: called with each line of the report.
 
     Raises:
@@ -255,13 +260,13 @@ def replay(
 
 
 def export(run: str | Path, folder: str | Path, *, step: int | Literal["best"] | None = None) -> Path:
-    """Write a model of a run in Hugging Face format; the same as ``areal export``.
+    """Write the model of a run in Hugging Face format, as ``areal export`` does.
 
     Args:
         run: the run directory.
-        folder: a new folder, or an empty one.
-        step: an update that has a checkpoint; ``"best"``: of these the one with the best held-out score;
-            None: the final model, or the last checkpoint's.
+        folder: the folder to write, which must be new or empty.
+        step: the number of an update that has a checkpoint; ``"best"``: the checkpoint with the best held-out
+            score; None: the final model, or the last checkpoint if there is none.
 
     Raises:
         UserError: no such run or checkpoint, or the folder cannot be written.
@@ -283,7 +288,7 @@ def check(
     Args:
         config: of the run.
         training: whether there is a learner.
-        cluster: the hosts that the run holds; None: this machine.
+        cluster: the hosts that the run has reserved; None: this machine.
         inventory: the devices to plan for; None: those that there are.
 
     Raises:
@@ -301,7 +306,7 @@ def resolve(
     resume: str | Path | None,
     training: bool = True,
 ) -> Config:
-    """Return the configuration of a run: of the one that is resumed, or from a file; then the rest on top.
+    """Return the configuration of a run: the resumed run's or a file's, with the other settings applied.
 
     Raises:
         UserError: wrong keys, types or sizes; no such run; no recipe for the model.
@@ -319,7 +324,7 @@ def layers(
     training: bool = True,
     inventory: Inventory | None = None,
 ) -> list[Layer]:
-    """Return what :func:`resolve` puts together, where each part is from; raises as it does.
+    """Return the layers that :func:`resolve` merges, with their origins; raises the same errors.
 
     Args:
         inventory: the devices that a recipe is chosen for; None: those of this machine.
@@ -329,9 +334,9 @@ def layers(
         from areal.telemetry.run_directory import RunDirectory
 
         if config is not None:
-            raise UserError("a resumed run has its own configuration; give overrides, not a file")
+            raise UserError("a resumed run keeps its configuration; give overrides instead of a file")
         if "recipe" in given:
-            raise UserError("a resumed run has its own settings; a recipe is for a new one")
+            raise UserError("a resumed run keeps its settings; remove the recipe")
         kept = merged_settings(RunDirectory.open(resume).path / "config.yaml")
         return [("the run", kept), ("command line", given)]
     if isinstance(config, Config):
@@ -352,12 +357,12 @@ def settings_of_run(
     settings: dict[str, Any],
     own_env: bool = True,
 ) -> dict[str, Any]:
-    """Return, nested, what an evaluation of a run's model takes from the run, with what was given on top.
+    """Return, nested, the settings for evaluating a run's model: those of the run, then the given ones.
 
     Args:
         run: its directory.
         config, overrides, settings: what was given, as in :func:`evaluate`.
-        own_env: it is evaluated in the run's environment, by its agent, as the run evaluates it.
+        own_env: whether to evaluate in the environment of the run, with its agent, as the run does.
 
     Raises:
         UserError: no such run, or its configuration cannot be read.
@@ -381,7 +386,7 @@ def settings_of_run(
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run to the end, also where an event loop is running already (a notebook)."""
+    """Run a coroutine to its end, even if an event loop is already running (in a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -392,7 +397,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _run_on_thread(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run on a thread of its own; Ctrl-C here cancels the work there and waits for its end."""
+    """Run a coroutine on its own thread; Ctrl-C here cancels it there and waits for its end."""
     running: Future[asyncio.Task[Any]] = Future()
 
     async def main() -> Any:

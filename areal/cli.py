@@ -1,4 +1,4 @@
-"""The command line: how it is read, and how a command ends. What commands do is in areal/commands.py."""
+"""The command line: parses commands and ends them with an exit code. areal/commands.py implements them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from areal.errors import (
 )
 from areal.output import watched_output
 
-_OVERRIDES = "any settings, as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
+_OVERRIDES = "settings, as key.sub=value, such as rollout.max_staleness=4 or env_options.difficulty=2"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -86,7 +86,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def make_parser() -> Parser:
-    """Make the parser of all commands."""
+    """Create the parser of all commands."""
     parser = Parser(
         prog="areal", description="Asynchronous reinforcement learning for language-model agents."
     )

@@ -1,6 +1,6 @@
-"""What each command does with the arguments that areal/cli.py has read.
+"""The implementation of each command, with the arguments that areal/cli.py has parsed.
 
-Nothing heavy is imported before a command needs it.
+Heavy modules are imported only by the commands that need them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def export(given: argparse.Namespace) -> None:
 
 
 def settings_of(given: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
-    """Return the settings that were given as flags, under their configuration keys."""
+    """Return the settings that were given as options, under their configuration keys."""
     names = {**{n: n for n in ("env", "model", "agent", "seed", "device")}, **names}
     found = {key: value for flag, key in names.items() if (value := getattr(given, flag)) is not None}
     return found if given.ray is None else {**found, "placement": "ray", "ray.address": given.ray}
 
 
 def train(given: argparse.Namespace) -> None:
-    """Train, or say what would be trained; list the recipes."""
+    """Train, or print what would be trained; list the recipes."""
     settings = settings_of(given, {n: n for n in ("steps", "output", "name", "recipe")})
     if given.recipe == "list":
         _list_recipes()
@@ -52,8 +52,8 @@ def train(given: argparse.Namespace) -> None:
     if run.before and run.after:
         print(f"held-out accuracy: {run.before.accuracy:.3f} before, {run.after.accuracy:.3f} after")
     path = shlex.quote(str(run.path))
-    print(f"look at its curves and rollouts: areal view {path}, or here: areal show {path} --worst")
-    print(f"evaluate the model: areal eval {path}")
+    print(f"to view its curves and rollouts: areal view {path}; in the terminal: areal show {path} --worst")
+    print(f"to evaluate the model: areal eval {path}")
 
 
 def _print_plan(given: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -99,10 +99,10 @@ def evaluate(given: argparse.Namespace) -> None:
 
 
 def take_run(given: argparse.Namespace) -> None:
-    """Set ``given.trained`` to the run that is evaluated, which is given among the overrides."""
+    """Set ``given.trained`` to the run to evaluate, which is among the overrides."""
     runs = [word for word in given.overrides if "=" not in word]
     if len(runs) > 1:
-        raise UserError(f"one run at a time is evaluated, not {' and '.join(runs)}")
+        raise UserError(f"{' and '.join(runs)} are several runs; evaluate one at a time")
     given.trained = next(iter(runs), None)
     given.overrides = [word for word in given.overrides if "=" in word]
 
@@ -118,7 +118,9 @@ def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
     others = [given.benchmark, given.data, given.config, given.overrides, given.trained]
     others += [value for key, value in settings.items() if key not in ("placement", "ray.address")]
     if given.resume and any(others):
-        raise UserError("an evaluation goes on as it began: give nothing but --resume RUN, and --ray ADDRESS")
+        raise UserError(
+            "a resumed evaluation keeps its settings; give only --resume RUN, and optionally --ray ADDRESS"
+        )
     from areal import api
 
     done = api.evaluate_benchmarks(
@@ -135,14 +137,14 @@ def _eval_and_keep(given: argparse.Namespace, settings: dict[str, Any]) -> None:
 
 
 def _show_reports(given: argparse.Namespace, done: Any, remarks: Iterable[str]) -> None:
-    """Print what an evaluation that is kept, or was scored again, came to."""
+    """Print the results of an evaluation that was kept or scored again."""
     if given.json:
         print(json.dumps({"run": str(done.path), "reports": [r.to_json() for r in done.reports]}))
         return
     _print(*(report.table() for report in done.reports))
     places = (
         f"responses and reports: {done.path}",
-        f"look at them: areal view {shlex.quote(str(done.path))}",
+        f"to view them: areal view {shlex.quote(str(done.path))}",
     )
     for line in (*remarks, *places):
         print(line)
@@ -153,7 +155,7 @@ def _list_recipes() -> None:
 
     from areal import recipes
 
-    table = Table("recipe", "what it is")
+    table = Table("recipe", "description")
     for name in recipes.names():
         table.add_row(name, recipes.about(name))
     _print(table)
@@ -187,9 +189,11 @@ def rescore(given: argparse.Namespace) -> None:
 
     options = merged_settings(None, given.overrides)
     if set(options) - {"env_options"}:
-        raise UserError("only how answers are judged can change without sampling: give env_options.key=value")
+        raise UserError("a rescore can only change how answers are judged; give only env_options.key=value")
     done = scoring.rescore(Path(given.evaluation), options.get("env_options", {}))
-    changed = (f"{name}: {len(pairs)} responses have another score" for name, pairs in done.changed.items())
+    changed = (
+        f"{name}: {len(pairs)} responses have a different score" for name, pairs in done.changed.items()
+    )
     _show_reports(given, done, changed)
 
 
@@ -210,7 +214,7 @@ def compare(given: argparse.Namespace) -> None:
 
 
 def serve(given: argparse.Namespace) -> None:
-    """Serve a model until a signal ends it."""
+    """Serve a model until a signal stops it."""
     from areal import api
 
     record = None if given.record is None else Path(given.record)
@@ -220,7 +224,7 @@ def serve(given: argparse.Namespace) -> None:
 
 
 def status(given: argparse.Namespace) -> None:
-    """Show what a run does now; exit with 1 if it is lost."""
+    """Show the current state of a run; exit with 1 if it was killed."""
     from areal.telemetry.run_directory import RunDirectory
     from areal.telemetry.status import read_status
 
@@ -237,7 +241,7 @@ def status(given: argparse.Namespace) -> None:
 
 
 def _show_status(folder: Path) -> dict[str, Any]:
-    """Show the status of a run until it has ended; return the last one."""
+    """Show the state of a run until it ends; return the last one."""
     import time
 
     from rich.live import Live
@@ -278,7 +282,7 @@ def runs(given: argparse.Namespace) -> None:
         print(json.dumps([run.to_json() for run in found]))
         return
     if not found:
-        raise UserError(f"there are no runs in {given.runs_folder}; `areal train` starts one")
+        raise UserError(f"{given.runs_folder} has no runs; start one with `areal train`")
     from rich.console import Console
 
     from areal.viewer.terminal import list_of
@@ -287,9 +291,9 @@ def runs(given: argparse.Namespace) -> None:
 
 
 def show(given: argparse.Namespace) -> None:
-    """Print rollouts of a run, or the sessions of a model that was served."""
+    """Print rollouts of a run, or sessions of a served model."""
     if given.count < 1:
-        raise UserError(f"--count {given.count}: give 1 or more")
+        raise UserError(f"--count {given.count}: the number must be at least 1")
     from areal.telemetry.run_directory import RunDirectory
     from areal.viewer.rollouts import Order, decoder_of, in_order, read_rollouts, read_sessions
     from areal.viewer.terminal import shown
@@ -297,7 +301,7 @@ def show(given: argparse.Namespace) -> None:
     order: Order = "worst" if given.worst else "best" if given.best else "recorded"
     if (path := Path(given.run_folder)).is_file():
         if given.step is not None:
-            raise UserError(f"{path} is a file of sessions, which has no updates: leave --step out")
+            raise UserError(f"{path} is a file of sessions, which has no updates; remove --step")
         sessions, decode = read_sessions(path)
         found = in_order(sessions, order)
     else:
@@ -315,7 +319,7 @@ def show(given: argparse.Namespace) -> None:
 
 
 _VIEWED = 4
-"""Runs that are shown where none is named."""
+"""Number of runs that are shown if none is named."""
 
 
 def view(given: argparse.Namespace) -> None:
@@ -331,7 +335,7 @@ def view(given: argparse.Namespace) -> None:
         newest = [run.path for run in find_runs(Path("runs")) if not run.error][-_VIEWED:]
         newest += find_evaluations(Path("runs"))[-_VIEWED:]
         if not newest:
-            raise UserError("there are no runs in runs; `areal train` starts one")
+            raise UserError("the folder runs has no runs; start one with `areal train`")
         folders = list(map(str, newest))
     watched = watch(folders, cache_folder())
     if given.export is None:
@@ -361,7 +365,7 @@ def _print(*tables: Any) -> None:
 
 
 def replay(given: argparse.Namespace) -> None:
-    """Replay a run; exit with 1 if its losses are others."""
+    """Replay a run; exit with 1 if its losses differ."""
     from transformers.utils import logging
 
     from areal import api
@@ -377,7 +381,7 @@ def replay(given: argparse.Namespace) -> None:
 
 
 def workers_list(given: argparse.Namespace) -> None:
-    """Show the engines of a run that is going on."""
+    """Show the engines of an active run."""
     from rich.console import Console
 
     from areal.runtime.control import ask
@@ -394,7 +398,7 @@ def workers_list(given: argparse.Namespace) -> None:
 
 
 def workers_add(given: argparse.Namespace) -> None:
-    """Start engines for a run that is going on, one after another."""
+    """Add engines to an active run, one after another."""
     from areal.runtime.control import ask
 
     for _ in range(given.count):
@@ -402,7 +406,7 @@ def workers_add(given: argparse.Namespace) -> None:
 
 
 def workers_remove(given: argparse.Namespace) -> None:
-    """Let an engine leave a run that is going on."""
+    """Remove an engine from an active run."""
     from areal.runtime.control import ask
 
     ask(given.controlled, "remove", engine=given.engine, patience=given.patience)
@@ -410,7 +414,7 @@ def workers_remove(given: argparse.Namespace) -> None:
 
 
 def models_check(given: argparse.Namespace) -> None:
-    """Check a model; exit with 1 if something is not sound."""
+    """Check a model; exit with 1 if a check fails."""
     from areal.model_check.check import findings
     from areal.telemetry.logs import capture
 
@@ -430,11 +434,11 @@ def models_check(given: argparse.Namespace) -> None:
 
 
 def models_merge(given: argparse.Namespace) -> None:
-    """Make a whole model of an adapter."""
+    """Merge an adapter into its base model."""
     from areal.models.merge import merge_adapter
 
     base = merge_adapter(given.adapter, given.folder)
-    print(f"{given.adapter} and {base} together: {given.folder}")
+    print(f"wrote {given.adapter} merged into {base}: {given.folder}")
 
 
 def sandbox_check(given: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and one line for a disk that does not take them."""
+"""Files that appear completely or not at all, and one-line errors for a disk that refuses them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from areal.errors import DiskFull, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ESTALE, errno.EREMOTEIO)
-"""What a disk or its owner refuses; anything else, such as a folder where a file should be, is a defect."""
+"""Errors that a disk or its owner causes; any other error, such as a folder in place of a file, is a
+defect."""
 
 
 @contextmanager
 def one_line(folder: Path, what: str = "") -> Iterator[None]:
-    """Raise what the disk does not do within the block as one line.
+    """Raise the errors of the disk within the block as one-line errors.
 
     Args:
-        folder: what is written is in it.
-        what: is written; empty: just something.
+        folder: the folder of the files.
+        what: what is written, in words; empty: not specified.
 
     Raises:
         DiskFull: there is no space left, or none within the quota.
@@ -36,9 +37,9 @@ def one_line(folder: Path, what: str = "") -> Iterator[None]:
 
 
 def explained(error: BaseException, folder: Path, what: str = "") -> UserError | None:
-    """Return what :func:`one_line` raises for an error; None: it is not the disk's.
+    """Return the error that :func:`one_line` raises for an exception; None: the disk is not the cause.
 
-    safetensors and torch have the number of the error in their message only.
+    safetensors and torch have the error number only in their message.
     """
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
@@ -53,15 +54,15 @@ def explained(error: BaseException, folder: Path, what: str = "") -> UserError |
 
 
 def gone(folder: Path) -> UserError:
-    """Return the error of a folder that somebody has removed, perhaps with those above it."""
+    """Return the error for a folder that was removed, perhaps with its parents."""
     first = next((path for path in (*reversed(folder.parents), folder) if not path.is_dir()), folder)
-    return UserError(f"{first} is gone: it was removed or moved while the run wrote to it")
+    return UserError(f"{first} no longer exists: it was removed or moved while the run was writing to it")
 
 
 class Held:
-    """A folder that must stay where it is. Libraries that write below one that is gone make it anew.
+    """A folder that must remain in place. Libraries that write to a removed folder create it again.
 
-    True while it is the folder that it was when this context was entered, and not another one of its name.
+    True while it is the same folder as at the start of this context, not another one with its name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,13 +85,13 @@ class Held:
             return False
 
     def check(self) -> None:
-        """Raise a UserError if the folder is gone."""
+        """Raise UserError if the folder was removed."""
         if not self:
             raise gone(self._folder)
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file that is there entirely or not at all, also when the machine goes down meanwhile."""
+    """Write a file completely or not at all, even if the machine goes down meanwhile."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -105,13 +106,13 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force a folder to the disk, so that a rename never shows a name without its contents."""
+    """Flush a folder to the disk, so that a rename never shows a name without its contents."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder to the disk."""
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The exceptions that are not a defect of areal: the command line prints each as one line."""
+"""The exceptions that are not defects of areal; the command line prints each as one line."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ import traceback
 from collections.abc import Iterable
 
 DISTRIBUTION = "areal-gym"
-"""What pip calls this package: on PyPI `areal` is another program."""
+"""The name of this package for pip: on PyPI, `areal` is another program."""
 
-WITH_ENGINE = f"pip install '{DISTRIBUTION}[cpu]', or on a machine with a GPU '{DISTRIBUTION}[gpu]'"
-"""How areal is installed with all that a run needs."""
+WITH_ENGINE = f"pip install '{DISTRIBUTION}[cpu]', or '{DISTRIBUTION}[gpu]' on a machine with a GPU"
+"""How to install areal with everything that a run needs."""
 
 _SITE = "site-packages"
 
 
 class UserError(Exception):
-    """Bad input. Its message is one line: what is wrong, and what to do.
+    """Bad input. The message is one line that says what is wrong and what to do.
 
     The command line prints the message without a traceback and exits with status 2.
     """
 
 
 class DiskFull(UserError):
-    """There is no space left on a disk. What was there before is untouched."""
+    """A disk is full. What was there before is unchanged."""
 
 
 class WorkerLost(Exception):
-    """A process that a run needs did not start, has died, or cannot do what it is asked to do.
+    """A process that a run needs did not start, died, or cannot do its work.
 
-    It is not the user's error, and running an episode again does not help: the process has to be replaced.
+    The user is not at fault, and a repeated episode does not help: the process must be replaced.
     The message is one line. The command line prints it without a traceback and exits with status 2.
     """
 
 
 class WorkerFrozen(WorkerLost):
-    """A process that a run needs was frozen, and has been killed; the message says by what it was found."""
+    """A process that a run needs was frozen and was killed; the message says how this was detected."""
 
 
 class RunStalled(WorkerLost):
-    """Nothing in a run moved any more; the message says who waited for what, and where the report is."""
+    """No part of a run made progress; the message says what waited for what, and names the report."""
 
 
 class EngineLost(WorkerLost):
-    """An engine was lost. Where the message states no cause, areal.telemetry.logs adds vLLM's last error."""
+    """An engine was lost. If the message has no cause, areal.telemetry.logs adds vLLM's last error."""
 
 
 class WrongNumbers(EngineLost):
-    """An engine is given up because it computes wrongly: nothing of its requests in flight counts."""
+    """An engine was stopped because it computes wrong results; its requests in flight are discarded."""
 
 
 class TransferFailed(WorkerLost):
-    """Weights did not reach an engine, because something else was lost that took part in their transfer.
+    """Weights did not reach an engine, because another participant of the transfer was lost.
 
-    The engine lives. Its generation is paused until it has connected again and loaded a version.
+    The engine is intact. Its generation pauses until it has reconnected and loaded a version.
     """
 
 
@@ -65,50 +65,52 @@ class LearnerLost(WorkerLost):
 
 
 class EnvironmentFailure(RuntimeError):
-    """An environment raised, or did not return in time. Its message is one line: which, where, on what task.
+    """An environment raised an exception or did not return in time; the message is one line.
 
-    Such an episode is run again. Where that does not help, the command line prints the message without a
-    traceback and exits with status 2.
+    It names the environment, the place and the task.
+
+    The episode runs again. If it keeps failing, the command line prints the message without a traceback and
+    exits with status 2.
     """
 
 
 class AgentFailure(RuntimeError):
-    """An agent, or the program that it runs, failed. Its message is one line that says why.
+    """An agent, or the program that it runs, failed. The message is one line with the reason.
 
-    Such an episode is run again. Where that does not help, the command line prints the message without a
-    traceback and exits with status 2.
+    The episode runs again. If it keeps failing, the command line prints the message without a traceback and
+    exits with status 2.
     """
 
 
 class ForeignFailure(RuntimeError):
-    """Code that is not ours raised in another process; the message is what :func:`explained` said there."""
+    """Foreign code raised in another process; the message is what :func:`explained` returned there."""
 
 
 class RolloutWorkerLost(ForeignFailure):
-    """The process that ran an episode has ended; the episode is run again."""
+    """The process that ran an episode ended; the episode runs again."""
 
 
 class Interrupted(Exception):
-    """The user stopped the run. Its message says how to go on.
+    """The user stopped the run. The message says how to resume it.
 
     The command line prints the message without a traceback and exits with status 130.
     """
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs one of the package's extras, such as ``data``."""
+    """Return the command that installs an extra of the package, such as ``data``."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def missing_requirement(error: ModuleNotFoundError) -> str | None:
-    """Return in one line what to do about a package that areal needs; None: it is not areal that needs it."""
+    """Return in one line how to install a missing package that areal needs; None: areal does not need it."""
     module = (error.name or "").partition(".")[0]
     try:
         requirements = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that nobody installed
         requirements = []
     ours = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in requirements if "extra ==" not in line}
-    return f"{module} is not installed: {WITH_ENGINE}" if module in ours else None
+    return f"{module} is not installed; install it with {WITH_ENGINE}" if module in ours else None
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
@@ -118,10 +120,10 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 
 
 def explained(error: BaseException, caller: str) -> str:
-    """Return in one line what was raised by code that is not ours, and where.
+    """Return in one line what foreign code raised, and where.
 
     Args:
-        error: what was raised.
+        error: the exception.
         caller: the file that called that code.
     """
     text = " ".join(str(error).split())[:300]
@@ -134,11 +136,11 @@ def explained(error: BaseException, caller: str) -> str:
 
 
 def place_of(stack: traceback.StackSummary, caller: str) -> str:
-    """Return the innermost line that is not of Python's own or an installed package's, as ``file:line``.
+    """Return the innermost line outside of Python and installed packages, as ``file:line``.
 
     Args:
         stack: the outermost line first.
-        caller: a file; only what lies within the last call that it made counts.
+        caller: a file; only frames within its last call count.
     """
     calls = [i for i, frame in enumerate(stack) if frame.filename == caller]
     inside = (stack[calls[-1] + 1 :] if calls else stack) or stack

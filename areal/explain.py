@@ -31,7 +31,9 @@ def explain(key: str | None, width: int) -> Iterator[Any]:
     else:
         alone = {setting.key: setting for name in inside for setting in describe_group(name)}
         if key not in alone:
-            raise UserError(f"no setting, group or preset '{key}'{nearest(key, PRESETS, 0.7) or meant(key)}")
+            raise UserError(
+                f"'{key}' is not a setting, group or preset{nearest(key, PRESETS, 0.7) or meant(key)}"
+            )
         yield from _one(alone[key])
 
 
@@ -39,15 +41,15 @@ def _group(name: str, width: int) -> Iterator[Any]:
     if name:
         yield Text(f"\n{name}: {described(name, groups()[name].__doc__)}")
     rows = [
-        (setting.key, _plain(setting.default), _plain(f"{setting.help} Takes: {setting.value}."))
+        (setting.key, _plain(setting.default), _plain(f"{setting.help} Value: {setting.value}."))
         for setting in describe_group(name)
     ]
-    yield from fitted(("setting", "default", "what it is"), rows, width)
+    yield from fitted(("setting", "default", "description"), rows, width)
 
 
 def _one(setting: Described) -> Iterator[Any]:
     yield Text(f"{setting.key}: {_plain(setting.help)}")
-    yield Text(f"takes: {_plain(setting.value)}")
+    yield Text(f"value: {_plain(setting.value)}")
     yield Text(f"default: {_plain(setting.default)}")
     section, _, name = setting.key.rpartition(".")
     if section == "learner" and name == "objective":

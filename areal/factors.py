@@ -1,8 +1,8 @@
-"""Weights that change by low-rank factors alone: the base travels once, the factors with each version.
+"""Weights that change only by low-rank factors: the base is sent once, the factors with each version.
 
-Of an adapted weight (areal.learner.lora) a version is W + B·A. What is laid out for it is W under its name,
-or the parts that make a quantised W (areal.nf4), and the factors under names of their own; who loads it
-multiplies. The sum is made in float32 and rounded once: the learner computes with the same weights.
+A version of an adapted weight (areal.learner.lora) is W + B·A. Its layout has W under its name, or the parts
+of a quantized W (areal.nf4), and the factors under other names; the receiver multiplies them. It computes the
+sum in float32 and rounds it once: the learner computes with the same weights.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from areal import nf4
 
 A, B = ":A", ":B"
-"""What the names of the factors end with: that of their weight comes before it."""
+"""Suffixes of the names of the factors; the name of their weight precedes them."""
 
 
 def is_factor(name: str) -> bool:
-    """Return whether a tensor of that name is a factor of another one's change."""
+    """Return whether a tensor of that name is a factor of another one."""
     return name.endswith((A, B))
 
 
@@ -34,7 +34,7 @@ def merge(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tenso
 
 @torch.no_grad()
 def merged(tensors: Sequence[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield whole weights, in their order.
+    """Yield complete weights, in their order.
 
     One whose base is quantised is in float32: who loads it rounds it.
 

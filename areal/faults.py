@@ -1,6 +1,6 @@
-"""How often the infrastructure failed in this process, by kind, since it started.
+"""Counts of the infrastructure failures in this process since it started, by kind.
 
-What is counted here was repeated, or made an episode fail; none of it became a reward.
+A failure that is counted here led to a repetition, or to a failed episode; none became a reward.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import Counter
 from typing import Literal
 
 Kind = Literal["sandbox_faults", "verifier_faults", "env_faults"]
-"""Runs in a sandbox, and checks by a verifier, that ended for reasons of the infrastructure; calls of an
-environment that took too long, or whose process or server was lost."""
+"""Sandbox runs and verifier checks that the infrastructure ended; environment calls that took too long, or
+whose process or server was lost."""
 
 KINDS: tuple[Kind, ...] = ("sandbox_faults", "verifier_faults", "env_faults")
 
@@ -26,6 +26,6 @@ def count(kind: Kind) -> None:
 
 
 def counts() -> dict[str, int]:
-    """Return how many there were of each kind."""
+    """Return the number of failures of each kind."""
     with _lock:
         return {kind: _counter[kind] for kind in KINDS}

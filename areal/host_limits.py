@@ -1,8 +1,8 @@
-"""What the kernel counts when this host hits its own limits, rather than a program those that it was given.
+"""The kernel's counters of limits of this host, as opposed to the limits of a program.
 
-A process that was killed cannot say who did it. The kernel's counters can: they rise when the out-of-memory
-killer ends a process of this process's control group (of the whole host, where there is none), and when the
-group's limit on processes and threads refuses one.
+A killed process cannot tell who killed it. The kernel's counters can: they increase when the out-of-memory
+killer kills a process in the control group of this process (or on the whole host, if there is no group), and
+when the group's limit on processes and threads refuses one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class HostCounts(NamedTuple):
     """The counters at one moment.
 
     Attributes:
-        oom_kills: processes that the kernel's out-of-memory killer has ended.
-        threads_refused: processes and threads that could not be started for a limit of a control group.
+        oom_kills: processes that the kernel's out-of-memory killer has killed.
+        threads_refused: processes and threads that could not start because of a limit of a control group.
     """
 
     oom_kills: int
@@ -54,7 +54,7 @@ class HostLimits:
         self._threads += [parent / "pids.events" for parent in above if (parent / "pids.events").exists()]
 
     def read(self) -> HostCounts:
-        """Return the counters; what this host does not count is 0."""
+        """Return the counters; counters that this host does not have are 0."""
         oom_kills = sum(_value(file, "oom_kill") for file in self._oom)
         return HostCounts(oom_kills, sum(_value(file, "max") for file in self._threads))
 
@@ -79,7 +79,7 @@ def _text(file: Path) -> str:
 
 
 def _value(file: Path, name: str) -> int:
-    """Return the number behind a name, in lines of a name and a number each."""
+    """Return the number after a name, in lines of a name and a number."""
     for line in _text(file).splitlines():
         key, _, number = line.partition(" ")
         if key == name:

@@ -1,4 +1,4 @@
-"""Pictures as they travel: PNG files, since those are small and keep every pixel."""
+"""Pictures in transit: PNG files, which are small and keep every pixel."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ import numpy as np
 from areal.errors import UserError
 
 MAX_PIXELS = 2**25
-"""Of a picture: 33 million, as on a screen of 8K, are 100 MB; the image processors shrink to fewer."""
+"""Maximum number of pixels of a picture: 33 million, an 8K screen, take 100 MB; image processors reduce them
+anyway."""
 MAX_ASPECT = 200
-"""The longer side of a picture by the shorter: image processors of models that areal knows refuse more."""
+"""Maximum ratio of the longer to the shorter side: the image processors of supported models refuse more."""
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
-"""Of files: those that the vendors' models take. Of others, some start programs as they are read (EPS)."""
+"""File formats that the vendors' models accept. Pillow starts programs to read some others (EPS)."""
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
-"""What Pillow raises of a file that is no picture, breaks off or is damaged."""
+"""Exceptions of Pillow for a file that is not a picture, is truncated or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Image:
     Attributes:
         png: the picture.
         start: index of the first of its placeholders among the tokens.
-        tokens: how many placeholders there are, one after the other.
+        tokens: the number of its placeholders, which are consecutive.
     """
 
     png: bytes = field(repr=False)
@@ -43,7 +44,7 @@ class Image:
     tokens: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {
             "png": base64.b64encode(self.png).decode("ascii"),
             "start": self.start,
@@ -57,24 +58,24 @@ class Image:
 
 
 def shifted(images: Sequence[Image], tokens: int) -> list[Image]:
-    """Return images whose sequence comes behind so many tokens."""
+    """Return images for a sequence that is preceded by a number of tokens."""
     return [replace(image, start=image.start + tokens) for image in images]
 
 
 class Png(bytes):
-    """A PNG file whose pixels have been read: in 8 bits, nothing transparent, and of a size that fits."""
+    """A PNG file whose pixels were checked: 8 bits, no transparency, and a valid size."""
 
     @cached_property
     def digest(self) -> bytes:
-        """What it is known by: 16 bytes."""
+        """Its digest of 16 bytes."""
         return hashlib.blake2b(self, digest_size=16).digest()
 
 
 class LatestFiles:
-    """The files of pictures that were read last, as PNG files: programs send their whole history each time.
+    """A cache of recent pictures as PNG files, because programs send their whole history each time.
 
     Args:
-        limit: bytes of the PNG files that are kept.
+        limit: maximum number of bytes of PNG files in the cache.
     """
 
     def __init__(self, limit: int) -> None:
@@ -101,20 +102,20 @@ class LatestFiles:
 
 
 _LATEST = LatestFiles(2**28)
-"""Some hundred pictures of a screen; conversations that still go on have theirs anyway."""
+"""Space for some hundred pictures of a screen; active conversations keep theirs anyway."""
 
 
 def to_png(picture: Any) -> Png:
     """Return a picture as a PNG file.
 
-    Greys of 16 bits become greys of 8 bits, and what is transparent is put on white.
+    16-bit grayscale becomes 8-bit grayscale, and transparent pixels are placed on white.
 
     Args:
-        picture: an array uint8 ``[H, W, 3]``, ``[H, W, 1]`` or ``[H, W]``, a picture of Pillow's, or the
-            bytes of an image file; those of a PNG in 8 bits, without transparency, stay as they are.
+        picture: an array uint8 ``[H, W, 3]``, ``[H, W, 1]`` or ``[H, W]``, a Pillow picture, or the bytes of
+            an image file; an 8-bit PNG file without transparency is not changed.
 
     Raises:
-        UserError: it is none of these, cannot be read, or is too large or too long.
+        UserError: the picture is none of these, cannot be read, or is too large or too elongated.
     """
     if isinstance(picture, Png):
         return picture
@@ -124,18 +125,18 @@ def to_png(picture: Any) -> Png:
 
 
 def digest_of(png: bytes) -> bytes:
-    """Return what a picture is known by: 16 bytes, which a checked file knows already."""
+    """Return the digest of a picture, of 16 bytes, which a checked file has already."""
     return (png if isinstance(png, Png) else Png(png)).digest
 
 
 def size_of(png: bytes) -> tuple[int, int]:
-    """Return width and height of a PNG file, which stand at its beginning."""
+    """Return width and height of a PNG file, from its header."""
     width, height = struct.unpack(">II", png[16:24])
     return width, height
 
 
 def open_png(png: bytes) -> Any:
-    """Return a picture as Pillow has it, in RGB."""
+    """Return a picture as an RGB picture of Pillow."""
     from PIL import Image as Pillow
 
     return Pillow.open(io.BytesIO(png)).convert("RGB")
@@ -157,9 +158,9 @@ def _read(picture: Any) -> Png:
             return Png(picture)
         return _saved(_in_eight_bits(opened))
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
-        raise UserError(f"a picture has more than {MAX_PIXELS} pixels: make it smaller") from error
+        raise UserError(f"a picture has more than {MAX_PIXELS} pixels; make it smaller") from error
     except _UNREADABLE as error:
-        raise UserError(f"a picture cannot be read: {_line(error)}; give a whole PNG or JPEG file") from error
+        raise UserError(f"cannot read a picture: {_line(error)}; give a complete PNG or JPEG file") from error
 
 
 def _pixels(picture: Any) -> np.ndarray:
@@ -168,26 +169,26 @@ def _pixels(picture: Any) -> np.ndarray:
         array = array[:, :, 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise UserError(
-            "a picture is an array of uint8 of the shape (height, width, 3), and this one is "
-            f"{array.dtype} of the shape {array.shape}"
+            "a picture must be an array of uint8 with the shape (height, width, 3), and this one is "
+            f"{array.dtype} with the shape {array.shape}; convert it"
         )
     return np.ascontiguousarray(array)
 
 
 def _check_size(width: int, height: int) -> None:
-    """Raise UserError if a picture has no pixels, too many, or is too long."""
+    """Raise UserError if a picture has no pixels or too many, or is too elongated."""
     if min(width, height) < 1:
         raise UserError(f"a picture of {width}×{height} has no pixels")
     if width * height > MAX_PIXELS:
-        raise UserError(f"a picture of {width}×{height} has more than {MAX_PIXELS} pixels: make it smaller")
+        raise UserError(f"a picture of {width}×{height} has more than {MAX_PIXELS} pixels; make it smaller")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(
-            f"a picture of {width}×{height} is more than {MAX_ASPECT} times as long as it is wide: cut it"
+            f"a picture of {width}×{height} is more than {MAX_ASPECT} times as long as it is wide; crop it"
         )
 
 
 def _in_eight_bits(opened: Any) -> Any:
-    """Return a picture of Pillow's in RGB, or in grey."""
+    """Return a Pillow picture in RGB, or in grayscale."""
     from PIL import Image as Pillow
 
     # Older releases of Pillow read greys of 16 bits as integers.
@@ -195,7 +196,8 @@ def _in_eight_bits(opened: Any) -> Any:
         return Pillow.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
     if opened.mode in ("I", "F"):
         raise UserError(
-            f"a picture of Pillow's mode {opened.mode} has values of an unknown range: give it in 8 bits"
+            f"the values of a picture in Pillow's mode {opened.mode} have an unknown range; convert it to 8 "
+            "bits"
         )
     if not opened.has_transparency_data:
         return opened.convert("RGB")
@@ -210,5 +212,5 @@ def _saved(picture: Any) -> Png:
 
 
 def _line(error: Exception) -> str:
-    """Return what an error says, in one line."""
+    """Return the message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__

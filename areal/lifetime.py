@@ -1,4 +1,4 @@
-"""What each process that areal starts does first: live and die with us, not with the terminal."""
+"""What each process that areal starts does first: it ties its lifetime to areal's, not to the terminal's."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _libc = ctypes.CDLL(None)
 
 
 def kill_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, also if it is stopped then.
+    """Have the kernel kill this process when its parent ends, even if this process is stopped.
 
     The parent is the *thread* that started this process: see :func:`areal.starting.start_process`. Call this
-    again after a change of user or a fork, which end it. The parent may have ended before.
+    again after a change of user or a fork, which cancel it. The parent may have ended already.
     """
     with suppress(AttributeError):  # another system than Linux
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def die_with(parent: int) -> None:
-    """Leave the terminal's process group, and be killed when ``parent``, which started this process, ends.
+    """Leave the terminal's process group, and die with ``parent``, which started this process.
 
-    Ctrl-C then reaches areal's own process alone, which ends the others in order; and a SIGKILL of that
+    Ctrl-C then reaches only areal's main process, which ends the others in order, and a SIGKILL of the main
     process leaves none of them behind.
     """
     if os.getsid(0) != os.getpid():
@@ -37,7 +37,7 @@ def die_with(parent: int) -> None:
 
 
 def forks_die_with_us() -> None:
-    """Have each process die with this one that it forks, and so on below it."""
+    """Have the processes that this one forks die with it, and so on."""
     forking: list[int] = []
     os.register_at_fork(
         before=lambda: forking.append(os.getpid()),
@@ -47,19 +47,20 @@ def forks_die_with_us() -> None:
 
 
 def end_of_crashes() -> None:
-    """Have this process end at once when native code crashes, and write Python's stacks to standard error.
+    """Have this process end when native code crashes, and write the Python stacks to standard error.
 
-    Call it again after imports: libraries handle SIGSEGV, too. That of tvm_ffi, which vLLM imports, looks up
-    the names of native code for seconds. It allocates for that, and never ends if the allocator has crashed.
+    Call this again after imports, because libraries handle SIGSEGV, too. The handler of tvm_ffi, which vLLM
+    imports, looks up native symbols for seconds. It allocates memory for that, and never ends if the
+    allocator has crashed.
     """
     faulthandler.disable()  # puts back what was there before the first call
     faulthandler.enable()
 
 
 def _hold_no_semaphore() -> None:
-    """Keep progress bars from making a lock for several processes: each of ours has none but its own bars.
+    """Keep progress bars from creating a lock for several processes: each process shows only its own bars.
 
-    In a spawned process that lock has a name in /dev/shm, which stays when it is killed with all its kin.
+    In a spawned process, that lock has a name in /dev/shm, which remains when the whole family is killed.
     """
     import threading
 

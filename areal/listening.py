@@ -1,4 +1,4 @@
-"""Where a server of ours listens, on this machine alone or for others."""
+"""The address at which a server listens, for this machine only or for others."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from areal.errors import UserError
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen at an address of this machine.
+    """Listen on an address of this machine.
 
     Args:
-        port: 0 is a free one.
+        port: 0: any free port.
 
     Raises:
-        UserError: nothing can be served there.
+        UserError: the address cannot be used.
     """
     if not 0 <= port < 2**16:
-        raise UserError(f"--port {port}: give 0 (any free one) to 65535")
+        raise UserError(f"--port {port}: give a number from 0 (any free port) to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=2048)
@@ -29,5 +29,5 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def in_url(host: str) -> str:
-    """Return a host as URLs have it."""
+    """Return a host as it appears in URLs."""
     return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""Standard output that may be gone: a full disk, or a pipe that nobody reads any more."""
+"""Standard output that may become unwritable: a full disk, or a pipe without a reader."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class Output(io.FileIO):
     """Descriptor 1.
 
     Attributes:
-        lost: why it could not be written; from then on what is written is dropped, as Python does at its end.
+        lost: why a write failed; further writes are dropped, as Python does at exit.
     """
 
     lost: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write, until that fails once."""
+        """Write, until a write fails."""
         if self.lost is not None:
             return len(data)
         try:
@@ -28,7 +28,7 @@ class Output(io.FileIO):
 
 
 def watched_output() -> Output | None:
-    """Let ``sys.stdout`` write to descriptor 1 through an :class:`Output`, if it writes there at all."""
+    """Redirect ``sys.stdout`` to descriptor 1 through an :class:`Output`, if it writes there."""
     stream = sys.stdout
     if stream is not sys.__stdout__ or not isinstance(stream, io.TextIOWrapper):
         return None  # it was closed, or is somebody's own

@@ -1,4 +1,4 @@
-"""What training and evaluation return."""
+"""The results of training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a training run made.
+    """The result of a training run.
 
     Attributes:
         path: the run directory.
@@ -22,7 +22,7 @@ class Run:
         model: folder of the final model, in Hugging Face format.
         metrics: one dict for each line of ``metrics.jsonl``.
         before, after: held-out accuracy before and after training, if it was measured.
-        warnings: one line for each thing that was wrong with the run.
+        warnings: the warnings of the run, one line each.
     """
 
     path: Path
@@ -46,11 +46,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An evaluation that was kept.
+    """An evaluation whose responses were kept.
 
     Attributes:
-        path: its folder; ``areal eval rescore`` and ``compare`` take it.
-        reports: one for each benchmark.
+        path: its folder, for ``areal eval rescore`` and ``areal eval compare``.
+        reports: one report for each benchmark.
     """
 
     path: Path

@@ -1,7 +1,7 @@
-"""What an episode did when: its calls of the model, of the environment and of tools, and its verifications.
+"""Time spans of an episode: its calls of the model, the environment and tools, and its verifications.
 
-Who runs an episode collects its spans. Who does something that is worth one says so with :func:`span`, and
-need not know of the episode; outside of any, nothing is kept. Code of your own may do so, too::
+The code that runs an episode collects its spans. Code within records them with :func:`span`, and does not
+need to know the episode; outside of an episode, nothing is recorded. Your code can do so, too::
 
     with span("tool", "search"):
         ...
@@ -19,13 +19,13 @@ Kind = Literal["model", "env", "env_queue", "tool", "verifier"]
 
 
 class Span(NamedTuple):
-    """A stretch of time.
+    """A time span.
 
     Attributes:
-        kind: what was done: a call of the ``model``, of the environment (``env``), the wait for a worker of
-            it before (``env_queue``), a call of a ``tool``, or a verification (``verifier``).
-        name: of the environment's method, the tool or the verifier; of the model, the number of the call in
-            its episode, from 0.
+        kind: what was done: a call of the ``model``, of the environment (``env``), the wait for its worker
+            before that (``env_queue``), a call of a ``tool``, or a verification (``verifier``).
+        name: name of the environment's method, the tool or the verifier; for the model, the number of the
+            call in its episode, from 0.
         begun: when it began, in seconds since the epoch.
         seconds: how long it took.
     """
@@ -41,7 +41,7 @@ _collected: ContextVar[list[Span] | None] = ContextVar("collected", default=None
 
 @contextmanager
 def collect(spans: list[Span]) -> Iterator[None]:
-    """Append what is done within to ``spans``: by this task, those that it starts, and their threads."""
+    """Append the spans within the block to ``spans``, including those of tasks and threads started there."""
     token = _collected.set(spans)
     try:
         yield
@@ -51,10 +51,10 @@ def collect(spans: list[Span]) -> Iterator[None]:
 
 @contextmanager
 def span(kind: Kind, name: str, spans: list[Span] | None = None) -> Iterator[None]:
-    """Time what is done within, whether it succeeds or not.
+    """Record the block as a span, whether it succeeds or not.
 
     Args:
-        spans: what the span is appended to; None: what is being collected, if anything is.
+        spans: the list to which the span is appended; None: the active collection, if there is one.
     """
     begun, since = time.time(), time.monotonic()
     try:
@@ -71,5 +71,5 @@ def add(found: Sequence[Span], spans: list[Span] | None = None) -> None:
 
 
 def total(spans: Sequence[Span], kind: Kind) -> float:
-    """Return the seconds of all spans of a kind; those of spans at once count each."""
+    """Return the total seconds of all spans of a kind; concurrent spans all count."""
     return round(sum(each.seconds for each in spans if each.kind == kind), 4)

@@ -1,4 +1,4 @@
-"""Starts processes that end with this one; what they do for it themselves is in :mod:`areal.lifetime`."""
+"""Starts processes that end with this one; :mod:`areal.lifetime` is their part of it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ROOT = Path(__file__).absolute().parents[1]
 def main_of(module: str) -> str:
     """Return Python code that runs ``main()`` of a module of areal.
 
-    It imports the package without its ``__init__``, which needs more than such a process may have. What it
-    imports besides is also looked for where this process found it, which PYTHONPATH may have told it.
+    It imports the package without its ``__init__``, which needs more than such a process may have. Other
+    imports also use the import path of this process, which PYTHONPATH may have set.
     """
     places = [place for place in sys.path if os.path.isabs(place)]
     return (
@@ -32,7 +32,7 @@ def main_of(module: str) -> str:
 
 
 class _Starter:
-    """A thread that lasts as long as this process; a forked one has another."""
+    """A thread that lasts as long as this process; a forked process has another one."""
 
     def __init__(self) -> None:
         self._forget()
@@ -52,7 +52,7 @@ _starter = _Starter()
 
 
 def start_process(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that may ask the kernel to be killed with its parent, which is a thread.
+    """Start a process from a lasting thread, so that it can ask the kernel to be killed with its parent.
 
     Args:
         arguments: the command.

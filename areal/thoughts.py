@@ -1,8 +1,8 @@
-"""What a model thinks before it speaks, where that is marked in its text. All that knows the marks is here.
+"""The marked thoughts of a model in its text. All code that knows the marks is here.
 
-A thought begins with ``<think>``, at the beginning of a response or at the end of its prompt, where some chat
-templates put it; it ends with the first ``</think>``. Of a text whose prompt and template are not known, that
-mark alone says that what precedes it was thought.
+A thought begins with ``<think>``, at the beginning of a response or, with some chat templates, at the end of
+its prompt. It ends with the first ``</think>``. In a text with unknown prompt and template, only this mark
+shows that the text before it is a thought.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OPEN, CLOSE = "<think>", "</think>"
 _OTHER_CLOSE = re.compile(
     r"</(?:\w+:)?think(?:ing)?>|</thought>|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE
 )
-"""What ends a thought in the texts of models whose templates are not known."""
+"""The marks that end a thought in texts of models with unknown templates."""
 _WHOLE = re.compile(f"{OPEN}(?:(?!{OPEN}).)*?{CLOSE}", re.DOTALL)
 
 ThoughtEnd = Literal["own", "budget", "none"]
@@ -27,8 +27,8 @@ class Thought(NamedTuple):
     """The thought of one response.
 
     Attributes:
-        tokens: of the response that are its thought, marks and what was put in to end it included; 0: it did
-            not think, although its chat template has it.
+        tokens: number of tokens of the thought, including marks and tokens inserted to end it; 0: no thought,
+            although the chat template has thoughts.
         end: how it ended.
     """
 
@@ -37,30 +37,30 @@ class Thought(NamedTuple):
 
 
 def marks_thoughts(template: str | None) -> bool:
-    """Whether a chat template knows the marks, so that they are no words of the model's."""
+    """Return whether a chat template knows the marks, so that the model does not use them as words."""
     return template is not None and CLOSE in template
 
 
 def begins_thought(content: str, prompt: str) -> bool:
-    """Whether a response begins with a thought, or its prompt ended with the beginning of one."""
+    """Return whether a response begins with a thought, or its prompt ends with the beginning of one."""
     return content.lstrip().startswith(OPEN) or prompt.rstrip().endswith(OPEN)
 
 
 def may_begin_thought(text: str) -> bool:
-    """Whether the beginning of a response has no words yet, and no whole mark, so that it may still think."""
+    """Return whether a partial response has no words and no complete mark yet, so that it may still think."""
     return OPEN.startswith(text.lstrip()) and text.lstrip() != OPEN
 
 
 def may_end_thought(text: str) -> bool:
-    """Whether a text ends within ``</think>``, if what follows is the rest of it."""
+    """Return whether a text ends within ``</think>``, given the text that follows."""
     return any(text.endswith(CLOSE[:n]) for n in range(1, len(CLOSE)))
 
 
 def thought_length(content: str, prompt: str) -> int:
-    """Return how many characters of a response are its thought, marks included; 0: it did not think.
+    """Return the number of characters of the thought in a response, including marks; 0: no thought.
 
     Args:
-        prompt: what it responds to; a template may have begun the thought there.
+        prompt: its prompt, in which a template may begin the thought.
     """
     if not begins_thought(content, prompt):
         return 0
@@ -71,13 +71,13 @@ def thought_length(content: str, prompt: str) -> int:
 def thought_of(
     ids: list[int], prompt: str, decode: Callable[[list[int]], str], close: int | None
 ) -> Thought | None:
-    """Return the thought of a response whose chat template marks thoughts; None: its prompt rules them out.
+    """Return the thought of a response whose chat template marks thoughts; None: its prompt excludes them.
 
     Args:
         ids: of the response.
-        prompt: what it responds to.
+        prompt: its prompt.
         decode: returns the text of tokens.
-        close: the token that is ``</think>``, where there is one: it saves looking for the mark.
+        close: the token ``</think>``, if there is one, which saves the search for the mark.
     """
     text = decode(ids)
     if not thought_length(text, prompt):
@@ -92,11 +92,11 @@ def thought_of(
 
 
 def measured(thoughts: Iterable[Thought | None]) -> dict[str, float]:
-    """Return how long thoughts are on average, and how they end; nothing if there are none.
+    """Return the mean length of thoughts, and how they end; an empty dict if there are none.
 
     Returns:
-        ``thought``: mean tokens; ``thought_unended`` and ``thought_cut``: shares of those without an end, and
-        of those that were ended because their budget was used up.
+        ``thought``: mean tokens; ``thought_unended`` and ``thought_cut``: the share of thoughts without an
+            end, and of those that the budget ended.
     """
     found = [thought for thought in thoughts if thought is not None]
     ends = [thought.end for thought in found]
@@ -110,33 +110,33 @@ def measured(thoughts: Iterable[Thought | None]) -> dict[str, float]:
 
 
 def without_thoughts(text: str) -> str:
-    """Return a text of several turns without its thoughts, and without white space, to compare it."""
+    """Return a text of several turns without thoughts and white space, for comparisons."""
     return "".join(_WHOLE.sub("", text).split())
 
 
 def split_thought(content: str, length: int) -> tuple[str, str]:
-    """Return a response's thought, without its marks, and its words."""
+    """Return the thought of a response, without its marks, and its words."""
     thought = content[:length].strip().removeprefix(OPEN).removesuffix(CLOSE).strip("\n")
     return thought, content[length:].lstrip("\n") if length else content
 
 
 def words_of(text: str) -> str:
-    """Return what follows the thought that a response begins with; empty if that has no end."""
+    """Return the text after the thought at the beginning of a response; empty if the thought has no end."""
     return text.partition(CLOSE)[2].lstrip()
 
 
 def after_thought(text: str) -> str:
-    """Return what follows the thought of a text whose prompt is not known; all of it if no thought ends."""
+    """Return the text after the thought in a text with unknown prompt; the whole text if no thought ends."""
     thought, end, rest = text.partition(CLOSE)
     return rest if end else thought
 
 
 def after_any_thought(text: str) -> str:
-    """Return the same of a text of any model: what follows the last of all the marks that end thoughts."""
+    """Do the same for a text of any model: return what follows the last mark that ends a thought."""
     ends = [found.end() for found in _OTHER_CLOSE.finditer(text)]
     return text[ends[-1] :] if ends else text
 
 
 def ends_thought(text: str) -> bool:
-    """Whether any mark that ends a thought is in a text."""
+    """Return whether a text contains a mark that ends a thought."""
     return _OTHER_CLOSE.search(text) is not None

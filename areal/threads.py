@@ -1,7 +1,7 @@
 """Threads for calls that may never return.
 
-A thread cannot be ended from outside, unless it runs Python code. One whose call nobody waits for any longer
-is left behind: it is a daemon, which keeps neither the run nor the end of the process waiting.
+A thread cannot be ended from outside, unless it runs Python code. A thread with an abandoned call is a
+daemon, so that neither the run nor the end of the process waits for it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from areal.errors import place_of
 
 T = TypeVar("T")
 Outcome = tuple[Any, BaseException | None]
-"""The result of a call, or what it raised: anything, also what would end an event loop."""
+"""The result of a call, or what it raised, which may be anything, including exceptions that end an event
+loop."""
 
 
 class GivenUp(BaseException):
-    """Nobody waits for this call any longer."""
+    """The call was abandoned."""
 
 
 class CallThread:
-    """One thread, which makes one call after the other."""
+    """A thread that makes one call after the other."""
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[tuple[Future[Outcome], Callable[[], Any]] | None] = SimpleQueue()
@@ -37,23 +38,23 @@ class CallThread:
         self._thread.start()
 
     def start(self, call: Callable[[], Any]) -> Future[Outcome]:
-        """Make a call, after those before it."""
+        """Make a call after the earlier ones."""
         outcome: Future[Outcome] = Future()
         self._calls.put((outcome, call))
         return outcome
 
     def run(self, call: Callable[[], T]) -> Coroutine[Any, Any, T]:
-        """Make a call, after those before it; awaiting that returns the result, or raises the error."""
+        """Make a call after the earlier ones; awaiting it returns the result, or raises the error."""
         return _result_of(self.start(call))
 
     def end(self) -> None:
-        """Make no call after those that were started; the thread then ends."""
+        """Make no further calls after those that were started; the thread then ends."""
         self._calls.put(None)
 
     def give_up(self) -> None:
-        """Wait no longer: the call gets an exception at its next line of Python, and the thread then ends.
+        """Abandon the running call: an exception ends it at its next line of Python, and then the thread.
 
-        If the call has just returned, its outcome may never be there.
+        If the call has just returned, its outcome may never arrive.
         """
         self.end()
         thread = ctypes.c_ulong(self._thread.ident or 0)
@@ -61,7 +62,7 @@ class CallThread:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread has not ended."""
+        """Whether the thread is still running."""
         return self._thread.is_alive()
 
     def location(self, caller: str) -> str:

@@ -1,4 +1,4 @@
-"""What flows: trajectories, the episode that they belong to, its group, and the batch of the learner.
+"""The data that a run passes on: trajectories, their episodes and groups, and the batches of the learner.
 
 Each object is plain data. Lengths are in tokens; times are seconds since the epoch.
 """
@@ -19,31 +19,31 @@ from areal.spans import Span
 from areal.thoughts import Thought
 
 Finish = Literal["eos", "stop", "length", "abort"]
-"""How a generation ended: by the model's end of sequence, a stop string, a length limit, or given up."""
+"""How a generation ended: with the end-of-sequence token, a stop string, a length limit, or an abort."""
 
 
 @dataclass(slots=True)
 class Trajectory:
-    """One conversation as the learner sees it: what was sampled, by which weights.
+    """One conversation as the learner sees it: its tokens, and which weights sampled them.
 
     Attributes:
         tokens: int32 ``[T]``, prompt, sampled and observation tokens in order.
-        loss_mask: bool ``[T]``, true exactly on the tokens that the policy sampled for this trajectory; in a
-            response it is false on what was put in to end its thought.
+        loss_mask: bool ``[T]``, true exactly for the tokens that the policy sampled in this trajectory. In a
+            response, it is false for tokens that were inserted to end the thought.
         logprobs: float32 ``[T]``, log-probability of each sampled token under the behaviour policy, after
             temperature, as sampled; 0 where the mask is false.
         versions: int32 ``[T]``, the weight version that sampled each token; -1 where the mask is false.
-        finish: how the last generation ended; never ``abort``: an episode with such a part has failed.
+        finish: how the last generation ended; never ``abort``, because such an episode has failed.
         turns: the index of the first sampled token of each turn.
-        calls: of each turn, its number among all turns of the episode, in the order in which they began.
-        rewards: of each turn, the reward between its end and the end of the next turn.
-        player: who speaks in it; empty where the environment has one player.
+        calls: for each turn, its number among all turns of the episode, in the order in which they began.
+        rewards: for each turn, the reward between its end and the end of the next turn.
+        player: the player that the model acts for; empty if the environment has one player.
         images: the pictures that the model saw, in the order of their placeholders among the tokens.
-        thoughts: of each turn, what its response thought; None where its prompt, or the chat template, rules
-            thoughts out. Empty if it is not known.
-        experts: uint8 or uint16 ``[R, layers, k]``, those that the engine sent each of the first R ≤ T tokens
-            to when it first computed them; nothing follows from the last one, so that it may have none. None:
-            they are not recorded.
+        thoughts: for each turn, the thought of its response; None if its prompt or the chat template excludes
+            thoughts. Empty if thoughts are unknown.
+        experts: uint8 or uint16 ``[R, layers, k]``, the experts to which the engine routed each of the first
+            R ≤ T tokens when it first computed them; the last token may have none, because nothing depends on
+            it. None: not recorded.
     """
 
     tokens: np.ndarray
@@ -70,12 +70,12 @@ class Trajectory:
 
     @property
     def sampled(self) -> int:
-        """How many tokens the policy sampled."""
+        """Number of tokens that the policy sampled."""
         return int(np.count_nonzero(self.loss_mask))
 
     @property
     def responses(self) -> np.ndarray:
-        """Bool ``[T]``, true on all tokens of responses: sampled ones, and what was put in between them."""
+        """Bool ``[T]``, true for all tokens of responses: sampled ones, and those inserted between them."""
         mask = self.loss_mask.copy()
         for begin, end in pairwise([*self.turns, len(self)]):
             mask[begin : begin + 1 + int(np.flatnonzero(self.loss_mask[begin:end])[-1])] = True
@@ -87,7 +87,7 @@ class Trajectory:
         return int(self.versions[self.loss_mask].min())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; floats keep every bit."""
+        """Return plain data, in which floats keep every bit."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         experts = values.pop("experts")
         data = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
@@ -109,13 +109,13 @@ class Trajectory:
 
 
 def packed_array(array: np.ndarray) -> dict[str, Any]:
-    """Return an array as plain data, small: its bytes compressed, in base64."""
+    """Return an array as compact plain data: its bytes, compressed, in base64."""
     content = base64.b64encode(zlib.compress(array.tobytes(), level=1)).decode()
     return {"dtype": str(array.dtype), "shape": list(array.shape), "zlib": content}
 
 
 def unpacked_array(data: dict[str, Any]) -> np.ndarray:
-    """Read what :func:`packed_array` made."""
+    """Read what :func:`packed_array` wrote."""
     content = zlib.decompress(base64.b64decode(data["zlib"]))
     return np.frombuffer(content, data["dtype"]).reshape(data["shape"])
 
@@ -127,24 +127,26 @@ _ARRAYS = {"tokens": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "v
 class Episode:
     """One attempt at a problem: its trajectories and the reward that they share.
 
-    In a game of several players each has trajectories and a reward of its own.
+    In a game with several players, each player has its own trajectories and reward.
 
     Attributes:
-        trajectories: at least one; several if there were sub-agents, or if a chat template rewrote history.
+        trajectories: at least one; several if there were sub-agents, or if the chat template rewrote earlier
+            turns.
         reward: the sum of all rewards.
-        reward_parts: its named components; they sum to ``reward``.
+        reward_parts: its named parts, which sum to ``reward``.
         task: the reset options (and seed) that name the problem.
         started, ended: when it began and ended.
-        env: which environment of a mixture it is of; empty if it is of none.
+        env: the environment of a mixture to which it belongs; empty outside of mixtures.
         actions: what the agent did in the environment, in order.
-        unfinished: the agent acted in the environment, and stopped before the environment ended the episode.
-        expected: what would have been right, where the environment says so, for people who read it.
-        failure: the error of its agent, whose episode then has the reward 0; empty if there was none.
-        players: what each player earned, where there are several; they sum to ``reward``.
-        seconds: where its time went: in calls of the ``model`` and of the environment (``env``), within them
-            in its ``verifier``, and waiting for a worker of the environment (``env_queue``). Calls at once
-            count each.
-        spans: what it did when, in the order in which it ended.
+        unfinished: whether the agent acted in the environment, and stopped before the environment ended the
+            episode.
+        expected: the correct answer, for people who read the rollout, if the environment provides it.
+        failure: the error of its agent, for which the episode has the reward 0; empty if there was none.
+        players: the reward of each player, if there are several; they sum to ``reward``.
+        seconds: where the time was spent: in calls of the ``model`` and of the environment (``env``), in the
+            ``verifier`` within them, and waiting for a worker of the environment (``env_queue``). Concurrent
+            calls all count.
+        spans: what it did at which time, ordered by end.
     """
 
     trajectories: list[Trajectory]
@@ -164,7 +166,7 @@ class Episode:
 
     @property
     def returns(self) -> dict[str, float]:
-        """What those earned who acted in it: each player, or the only one, whose name is empty."""
+        """Rewards of the players who acted in it; a single player has the name ""."""
         if not self.players:
             return {"": self.reward}
         acted = {t.player for t in self.trajectories}
@@ -172,7 +174,7 @@ class Episode:
 
     @property
     def sampled(self) -> int:
-        """How many tokens the policy sampled."""
+        """Number of tokens that the policy sampled."""
         return sum(t.sampled for t in self.trajectories)
 
     @property
@@ -181,7 +183,7 @@ class Episode:
         return self.trajectories[-1].finish
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; floats keep every bit."""
+        """Return plain data, in which floats keep every bit."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**values, "trajectories": [t.to_json() for t in self.trajectories]}
 
@@ -195,10 +197,10 @@ class Episode:
 
 @dataclass(slots=True)
 class Group:
-    """The n episodes of one problem (GRPO's group): admitted, finished and consumed together.
+    """The n episodes of one problem (a group of GRPO), which are admitted, finished and consumed together.
 
     Attributes:
-        id: admission number, from 0, never reused.
+        id: the number of its admission, from 0; never reused.
         version: the weight version at admission; the group may be consumed at versions up to
             ``version + max_staleness``.
         episodes: all n of them.
@@ -210,11 +212,11 @@ class Group:
 
     @property
     def trajectories(self) -> list[Trajectory]:
-        """All trajectories, episode after episode."""
+        """All trajectories, in the order of the episodes."""
         return [t for episode in self.episodes for t in episode.trajectories]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; a picture that several episodes show is there once."""
+        """Return plain data, in which a picture that several episodes show is stored once."""
         episodes, pictures = [e.to_json() for e in self.episodes], dict[str, int]()
         for image in _images_of(episodes):
             image["png"] = pictures.setdefault(image["png"], len(pictures))
@@ -231,7 +233,7 @@ class Group:
 
 
 def _images_of(episodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the images of episodes that are plain data."""
+    """Yield the images in episodes that are plain data."""
     for episode in episodes:
         for trajectory in episode["trajectories"]:
             yield from trajectory.get("images", ())
@@ -239,12 +241,12 @@ def _images_of(episodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class TokenValues:
-    """What an update computed of the sampled tokens of a trajectory, when it was trained on them.
+    """The values that an update computed for the sampled tokens of a trajectory.
 
     Attributes:
         group: number of its group.
-        number: place of its episode in the group, from 1.
-        conversation: its place among the trajectories of the episode, from 0.
+        number: number of its episode in the group, from 1.
+        conversation: its index among the trajectories of the episode, from 0.
         values: float32 ``[K]`` by name: ``advantage``, ``entropy`` in nats, and the ratios ``prox/behav``
             and ``theta/prox``, or ``theta/behav`` if the objective is naive (docs/objectives.md).
     """
@@ -255,7 +257,7 @@ class TokenValues:
     values: dict[str, np.ndarray]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, rounded to five digits behind the point."""
+        """Return plain data, rounded to five decimal places."""
         values = {name: column.astype(float).round(5).tolist() for name, column in self.values.items()}
         place = {"group": self.group, "number": self.number, "conversation": self.conversation}
         return {**place, "values": values}
@@ -269,7 +271,7 @@ class TokenValues:
 
 @dataclass(slots=True)
 class Batch:
-    """What the learner takes for one update.
+    """The groups that the learner consumes in one update.
 
     Attributes:
         version: the learner's version at the moment of consumption (the number of finished updates).
@@ -281,15 +283,15 @@ class Batch:
 
     @property
     def episodes(self) -> list[Episode]:
-        """All episodes, group after group."""
+        """All episodes, in the order of the groups."""
         return [episode for group in self.groups for episode in group.episodes]
 
     @property
     def trajectories(self) -> list[Trajectory]:
-        """All trajectories, group after group."""
+        """All trajectories, in the order of the groups."""
         return [t for group in self.groups for t in group.trajectories]
 
     @property
     def staleness(self) -> Sequence[int]:
-        """For each trajectory: the learner's version less the oldest version that sampled in it."""
+        """For each trajectory, the version of the learner minus the oldest version that sampled in it."""
         return [self.version - t.oldest_version for t in self.trajectories]

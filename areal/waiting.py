@@ -1,7 +1,7 @@
-"""Waits that end with the first failure of anything that goes on at the same time.
+"""Waits that end with the first failure of any concurrent work.
 
-A run does not wait for what can no longer come: an engine that has died does not answer, and a batch does not
-grow if generation has failed.
+A run must not wait for something that can no longer happen: a dead engine does not answer, and a batch does
+not grow after generation has failed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ T = TypeVar("T")
 
 
 class Work(NamedTuple):
-    """The work that a worker has done, and the work that it has begun.
+    """The work that a worker has completed, and the work in progress.
 
     Attributes:
-        done: a count that rises with the work.
+        done: a count that increases with the work.
         unit: the unit of that count, such as tokens.
-        open: how many pieces of work are begun and not finished, such as requests; 0: nothing is expected of
-            the worker.
+        open: number of pieces of work in progress, such as requests; 0: no answer is due.
         version: the version of the weights that the worker has.
-        elsewhere: how many things the worker waits for that have limits of their own, such as calls of
-            environments.
+        elsewhere: number of things that the worker waits for and that have their own time limits, such as
+            environment calls.
     """
 
     done: int
@@ -35,14 +34,14 @@ class Work(NamedTuple):
     elsewhere: int = 0
 
     def __str__(self) -> str:
-        """Return the work in a few words."""
-        return f"{self.done:,} {self.unit}, {self.open} begun"
+        """Describe the work in a few words."""
+        return f"{self.done:,} {self.unit}, {self.open} in progress"
 
 
 async def wait_all(*works: Awaitable[T]) -> list[T]:
-    """Wait for all of ``works`` at once and return their results.
+    """Wait for all of ``works`` concurrently, and return their results.
 
-    The first one that fails cancels the others. When they have ended, its error is raised.
+    The first failure cancels the others. When they have ended, its error is raised.
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -59,14 +58,14 @@ async def _awaited(work: Awaitable[T]) -> T:
 
 
 async def cancel(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks and wait until they have ended, in whatever way."""
+    """Cancel tasks, and wait until they have ended, in whatever way."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Wait(NamedTuple):
-    """A wait: who waits for what, and since when, in seconds of the monotonic clock."""
+    """A wait: what waits for what, and since when, in seconds of the monotonic clock."""
 
     who: str
     what: str
@@ -74,14 +73,14 @@ class Wait(NamedTuple):
 
 
 class Waits:
-    """The present waits of a run. Each wait has a name here, so that none is silent."""
+    """The current waits of a run. Each has a name, so that no wait is invisible."""
 
     def __init__(self) -> None:
         self.now: list[Wait] = []
 
     @contextmanager
     def named(self, who: str, what: str) -> Iterator[None]:
-        """Register a wait for as long as the block lasts."""
+        """Register a wait for the duration of the block."""
         wait = Wait(who, what, time.monotonic())
         self.now.append(wait)
         try:
@@ -91,10 +90,10 @@ class Waits:
 
 
 class Watch:
-    """Work in the background. If any of it fails, every wait ends with its error.
+    """Background work. If any of it fails, every wait ends with its error.
 
     Args:
-        waits: where waits are registered; None: nobody reads them.
+        waits: where waits are registered; None: they are not registered.
     """
 
     def __init__(self, waits: Waits | None = None) -> None:
@@ -103,7 +102,7 @@ class Watch:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def add(self, work: Awaitable[T]) -> asyncio.Future[T]:
-        """Start some work, unless it has begun already, and watch it from now on."""
+        """Start some work, unless it has started already, and watch it from now on."""
         task = asyncio.ensure_future(work)
         self._watched.append(task)
         for more in self._waiting:
@@ -114,7 +113,7 @@ class Watch:
     async def wait(self, awaited: Awaitable[T], who: str, what: str) -> T:
         """Wait for something, until it is done or anything that is watched fails.
 
-        If the wait ends early, what is awaited is cancelled, unless it is watched itself.
+        If the wait ends early, the awaited work is cancelled, unless it is watched itself.
 
         Args:
             awaited: what to wait for.
@@ -139,18 +138,18 @@ class Watch:
                 await cancel(wanted)
 
     async def check(self) -> None:
-        """Raise the error of work that has failed by now: of several, that of the work added first."""
+        """Raise the error of failed work; if several failed, that of the work that was added first."""
         await asyncio.sleep(0)  # work that was just set off may be about to end
         self._raise()
 
     def _raise(self) -> None:
-        """Raise the first error once, and drop the work that has ended well."""
+        """Raise the first error once, and drop the work that has succeeded."""
         for task in [task for task in self._watched if task.done()]:
             self._watched.remove(task)
             task.result()
 
     async def drop(self, *tasks: asyncio.Future[Any]) -> None:
-        """Cancel tasks, and watch them no longer."""
+        """Cancel tasks, and stop watching them."""
         self._watched = [task for task in self._watched if task not in tasks]
         await cancel(*tasks)
 

@@ -1,8 +1,8 @@
-"""Lets vLLM serve models that see where torchvision is not installed.
+"""Lets vLLM serve vision-language models without torchvision.
 
 vLLM's files of the Qwen-VL models import one function, ``smart_resize``, from a module of transformers that
-needs torchvision. transformers has the same in a module that does without. torchvision often cannot be there:
-PyPI's builds are for PyTorch with CUDA, and do not load beside one for a CPU.
+requires torchvision. transformers has the same function in a module that does not. torchvision often cannot
+be installed: the builds on PyPI are for PyTorch with CUDA, and do not load next to one for a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DOES_WITHOUT = "image_processing_pil_qwen2_vl.py"
 
 
 class _Finder(MetaPathFinder):
-    """Finds the one module in the place of the other, when it is asked for; nothing is imported before."""
+    """Finds the one module in place of the other on demand; nothing is imported before."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         if name != _NEEDS or not path:
@@ -30,7 +30,7 @@ class _Finder(MetaPathFinder):
 
 
 def look_past_torchvision() -> None:
-    """Do so in this process, if torchvision is not installed."""
+    """Apply this in the current process, if torchvision is not installed."""
     installed = any(isinstance(finder, _Finder) for finder in sys.meta_path)
     if not installed and importlib.util.find_spec("torchvision") is None:
         sys.meta_path.insert(0, _Finder())

@@ -136,7 +136,7 @@ def worst(findings: list[dict[str, Any]], what: str) -> str:
 def explained(text: str) -> str:
     """Return what a finding means, or else the beginning of its own text."""
     known = [meaning for part, meaning in REASONS.items() if part in text]
-    text = text.removeprefix("areal: error: ").rpartition("was printed: ")[2]
+    text = text.removeprefix("areal: error: ").rpartition("in its output: ")[2]
     return known[-1] if known else text if len(text) < NOTE else f"{text[:NOTE]} ..."
 
 

@@ -11,7 +11,7 @@ everything else as in a run. It works without a pause, by turns with and without
 
 Without them, batches are recorded all the same, as replays need them. The table gives tokens/s of both, the
 CPU seconds of the run's process for a million tokens, and the ratios: the median over pairs of neighbouring
-turns. A sign of life, which each worker sends every second, is measured on its own.
+turns. A heartbeat, which each worker sends every second, is measured on its own.
 
 Where the engine's rate is below what the event loop carries, tokens/s do not change at all, and the CPU
 seconds are the cost. With ``--rate 100000`` the loop is full, and each CPU second costs tokens.
@@ -141,7 +141,7 @@ async def measure(checked: Plan, records: Records, pace: Pace, pairs: int, secon
 
 
 def ms_of_beat(times: int = 200) -> float:
-    """Return the CPU milliseconds of a sign of life."""
+    """Return the CPU milliseconds of a heartbeat."""
     used = time.process_time()
     for _ in range(times):
         beat(None)
@@ -174,7 +174,7 @@ def main() -> None:
     cpu = [b.cpu_s_per_million / a.cpu_s_per_million for a, b in pairs]
     for name, ratios in (("tokens/s", speed), ("CPU", cpu)):
         print(f"{name:<9}with / without: {median(ratios):.4f} (from {min(ratios):.4f} to {max(ratios):.4f})")
-    print(f"a sign of life: {ms_of_beat():.2f} ms of CPU")
+    print(f"a heartbeat: {ms_of_beat():.2f} ms of CPU")
     results = {"pace": asdict(pace), "without": without, "with": with_all, "beat_ms": ms_of_beat()}
     name = f"durability_{arguments.rate:g}"
     save(arguments.output, name, {**results, "tokens_per_s_ratio": median(speed), "cpu_ratio": median(cpu)})

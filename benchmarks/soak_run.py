@@ -18,7 +18,7 @@ from run_files import Record, read_lines
 
 AREAL = [sys.executable, "-m", "areal"]
 SILENCE = 6.0
-"""Seconds without a sign of life after which a part of the run is taken for frozen."""
+"""Seconds without a heartbeat after which a part of the run is taken for frozen."""
 SETTINGS = [
     f"env={Path(__file__).parent / 'soak_env.py'}:SoakEnv",
     *("recipe=none", "device=cpu", "model=starter", "learner.threads=1", "engine.threads=1"),

@@ -25,7 +25,7 @@ _BUILTIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def register_builtin() -> None:
-    """Make the built-in environments known to Gymnasium; ``import areal`` calls this."""
+    """Register the built-in environments with Gymnasium; ``import areal`` calls this."""
     from gymnasium.envs.registration import register, registry
 
     for name, entry_point, options in _BUILTIN:

@@ -1,4 +1,4 @@
-"""Environments of other libraries, which have ``reset`` and ``step`` but are none of Gymnasium's."""
+"""Environments of other libraries, which have ``reset`` and ``step`` but are not Gymnasium's."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from gymnasium.spaces import Discrete, Space
 from areal.envs.text import UnicodeText
 from areal.errors import UserError
 
-_NO_SEED = "its reset takes no seed: if its problems are drawn at random, those of a group are not the same"
+_NO_SEED = "its reset does not accept a seed: if it draws problems at random, the problems of a group differ"
 
 
 def acts(thing: Any) -> bool:
-    """Whether a class or an object has what makes an environment: ``reset`` and ``step``."""
+    """Return whether a class or an object has the methods of an environment, ``reset`` and ``step``."""
     return all(callable(getattr(thing, method, None)) for method in ("reset", "step"))
 
 
 def takes_turns(thing: Any) -> bool:
-    """Whether an object is a game of PettingZoo's form AEC, whose players act one after another."""
+    """Return whether an object is a game with PettingZoo's AEC interface, whose players act one after
+    another."""
     return acts(thing) and callable(getattr(thing, "last", None)) and hasattr(thing, "possible_agents")
 
 
 def adapting(name: str, make: Callable[..., Any]) -> Callable[..., gymnasium.Env[Any, Any]]:
-    """Return what makes an environment of Gymnasium, with the arguments and the docstring of ``make``.
+    """Return a function that creates a Gymnasium environment, with the arguments and the docstring of
+    ``make``.
 
     Args:
-        name: of the environment, for messages.
-        make: a class, or a function. What it makes is Gymnasium's, or is adapted (:class:`AdaptedEnv`).
-            UserError where it is neither.
+        name: name of the environment, for messages.
+        make: a class or a function. It creates a Gymnasium environment, or an object to adapt
+            (:class:`AdaptedEnv`); otherwise the returned function raises UserError.
     """
 
     def made(*given: Any, **options: Any) -> gymnasium.Env[Any, Any]:
@@ -42,12 +44,12 @@ def adapting(name: str, make: Callable[..., Any]) -> Callable[..., gymnasium.Env
             return env
         if takes_turns(env):
             raise UserError(
-                f"'{name}' is a game of several players in PettingZoo's form: --env pettingzoo-v1 "
-                f"env_options.env={name} --agent multi-turn"
+                f"'{name}' is a game of several players with PettingZoo's interface; use --env "
+                f"pettingzoo-v1 env_options.env={name} --agent multi-turn"
             )
         if not acts(env):
             raise UserError(
-                f"'{name}' is no environment: it makes a {type(env).__name__}, which lacks reset or step"
+                f"'{name}' is not an environment: it creates a {type(env).__name__} without reset or step"
             )
         return AdaptedEnv(env)
 
@@ -55,22 +57,23 @@ def adapting(name: str, make: Callable[..., Any]) -> Callable[..., gymnasium.Env
 
 
 class AdaptedEnv(gymnasium.Env[Any, Any]):
-    """Makes an object with ``reset`` and ``step`` an environment of Gymnasium.
+    """Adapts an object with ``reset`` and ``step`` to Gymnasium's interface.
 
-    ``reset`` is given ``seed`` and ``options`` where it takes them; an object without, but with a method
-    ``seed``, is seeded by that. It returns the observation, alone or with ``info``. ``step`` returns
+    ``reset`` receives ``seed`` and ``options`` if it accepts them; otherwise a method ``seed`` sets the seed,
+    if there is one. ``reset`` returns the observation, alone or with ``info``. ``step`` returns
     ``(observation, reward, terminated, truncated, info)``, or ``(observation, reward, done, info)``, where
-    ``info["TimeLimit.truncated"]`` tells a limit from an end. Both raise TypeError on anything else.
+    ``info["TimeLimit.truncated"]`` marks a truncation. Both raise TypeError for anything else.
 
-    Spaces that are not Gymnasium's are replaced: discrete actions by ``Discrete``, all else by any text.
+    Spaces that are not Gymnasium's are replaced: discrete actions by ``Discrete``, all others by a space of
+    any text.
 
     Args:
-        env: the object. Its ``metadata``, ``close`` and ``solution`` are taken over, and ``count`` if its
-            ``reset`` takes options.
+        env: the object. The environment has its ``metadata``, ``close`` and ``solution``, and its ``count``
+            if ``reset`` accepts options.
 
     Attributes:
         notices: what it adapts.
-        warnings: what a run should know of it.
+        warnings: possible problems for a run.
     """
 
     def __init__(self, env: Any) -> None:
@@ -108,7 +111,7 @@ class AdaptedEnv(gymnasium.Env[Any, Any]):
         return found, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Act; a ``done`` without a reason is an end."""
+        """Act; a ``done`` without a reason counts as terminated."""
         found = _waited("step", self._env.step(action))
         match found:
             case (observation, reward, ended, Mapping() as info) if isinstance(found, tuple):
@@ -132,7 +135,7 @@ class AdaptedEnv(gymnasium.Env[Any, Any]):
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:
-    """Whether a method takes a keyword argument."""
+    """Return whether a method accepts a keyword argument."""
     try:
         parameters = inspect.signature(method).parameters
     except ValueError:  # native code that does not tell
@@ -153,17 +156,19 @@ def _space(given: Any) -> Space[Any]:
 
 
 def _waited(method: str, found: Any) -> Any:
-    """Return a result, which must be there."""
+    """Return a result, which must not be missing."""
     if inspect.isawaitable(found):
         if inspect.iscoroutine(found):
             found.close()  # else Python warns that nobody awaited it
-        raise TypeError(f"{method} is async; make it a plain method, which may block")
+        raise TypeError(f"{method} is async; make it an ordinary method, which may block")
     return found
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool | np.bool_ | int):
-        raise TypeError(f"step returned the {type(value).__name__} {value!r} where the end is said: a bool")
+        raise TypeError(
+            f"step returned the {type(value).__name__} {value!r} for terminated or truncated; return a bool"
+        )
     return bool(value)
 
 

@@ -20,7 +20,7 @@ DEFAULT_DIFFICULTY = 3
 
 @dataclass(frozen=True, slots=True)
 class ArithmeticProblem:
-    """An expression, its value, and the steps to it: ``("47 + 38 = 85", "85 - 21 = 64")``."""
+    """An expression, its value, and the steps of its computation: ``("47 + 38 = 85", "85 - 21 = 64")``."""
 
     expression: str
     answer: int
@@ -52,7 +52,8 @@ def _draw(rng: random.Random, difficulty: int) -> ArithmeticProblem:
 
 
 def _chain(operands: list[int], operators: list[str]) -> ArithmeticProblem:
-    """Work out operands joined by operators from left to right (products come first in the list)."""
+    """Evaluate operands that are joined by operators, from left to right (products come first in the
+    list)."""
     value, steps, expression = operands[0], [], str(operands[0])
     for op, operand in zip(operators, operands[1:], strict=True):
         result = value + operand if op == "+" else value - operand if op == "-" else value * operand

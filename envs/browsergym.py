@@ -1,4 +1,4 @@
-"""``browsergym-v1``: tasks of BrowserGym in a real browser, its pages as text."""
+"""``browsergym-v1``: BrowserGym's tasks in a real browser, with the pages as text."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ _WHO = "browsergym-v1"
 
 
 class BrowserGymEnv(gymnasium.Env[str, str]):
-    """Acts in a browser by BrowserGym's actions, such as ``click('12')``; the reward is the task's.
+    """Acts in a browser with BrowserGym's actions, such as ``click('12')``. The task gives the reward.
 
-    An observation is the page as its accessibility tree, with the ids that actions name, its address, other
-    tabs, what the user has said since the last one, and the error of the last action; the first one begins
-    with the goal and the actions. Of a response the last code block is the action, or else all that is said.
-    Each environment has a browser, in a process of its own. The agent is ``multi-turn``.
+    An observation is the accessibility tree of the page, with the ids that actions use, its address, other
+    tabs, new messages of the user, and the error of the last action. The first observation begins with the
+    goal and the actions. The action is the last code block of a response, or else the whole response without
+    thoughts. Each environment has its own browser, in its own process. Use the agent ``multi-turn``.
 
     Args:
         task: BrowserGym's id without ``browsergym/``, such as ``miniwob.click-test``, whose package
             (``browsergym-miniwob``) is installed; or ``path/to/file.py:Task`` or ``module:Task``, a subclass
             of its ``AbstractBrowserTask``.
-        options: arguments of its environment: ``task_kwargs``, ``slow_mo``, ``timeout``, ``viewport`` …
-        actions: its sets of actions.
-        longest: characters of a page that are shown.
-        browser: the program, such as ``/usr/bin/chromium``; None: the one that ``playwright install`` got.
+        options: arguments of BrowserGym's environment: ``task_kwargs``, ``slow_mo``, ``timeout``,
+            ``viewport`` …
+        actions: BrowserGym's sets of actions.
+        longest: maximum number of characters of a page in an observation.
+        browser: the browser program, such as ``/usr/bin/chromium``; None: the one that ``playwright install``
+            installed.
 
     Raises:
-        UserError: BrowserGym, the task's package or the browser is not installed, or there is no such task.
+        UserError: BrowserGym, the task's package or the browser is not installed, or the task does not exist.
     """
 
     metadata = {"render_modes": [], "isolation": "process"}  # noqa: RUF012 (Gymnasium's own form)
@@ -56,7 +58,9 @@ class BrowserGymEnv(gymnasium.Env[str, str]):
             from browsergym.core.action.highlevel import HighLevelActionSet
             from browsergym.core.env import BrowserEnv
         except ModuleNotFoundError as error:
-            raise UserError(f"{_WHO} needs BrowserGym: {install_hint('browsergym')}") from error
+            raise UserError(
+                f"{_WHO} requires BrowserGym; install it with {install_hint('browsergym')}"
+            ) from error
         self.observation_space = UnicodeText(2**20)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
@@ -87,7 +91,7 @@ class BrowserGymEnv(gymnasium.Env[str, str]):
         return f"{goal}\n\n{asked}\n\n{self._page(found)}", {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Act in the page; an action that cannot be made, or read, is an error in the next observation."""
+        """Act in the page; the next observation has the error of an action that is invalid or unreadable."""
         if self._over is not False:
             raise ResetNeeded("call reset before step")
         said = after_thought(action)
@@ -107,7 +111,7 @@ class BrowserGymEnv(gymnasium.Env[str, str]):
         self._env.close()
 
     def _page(self, found: dict[str, Any]) -> str:
-        """Return the page that is in front, and the names of the tabs if there are several."""
+        """Return the active page, and the titles of the tabs if there are several."""
         from browsergym.utils.obs import flatten_axtree_to_str
 
         lines = []
@@ -125,30 +129,32 @@ class BrowserGymEnv(gymnasium.Env[str, str]):
 
 
 def _use(program: str | None) -> None:
-    """Have Playwright start a program in this process, also where BrowserGym names none (for its chat).
+    """Have Playwright start a program in this process, even where BrowserGym does not name one (for its
+    chat).
 
     Raises:
-        UserError: it is not there.
+        UserError: the program does not exist.
     """
     from browsergym.core import _get_global_playwright
 
     chromium: Any = _get_global_playwright().chromium
     if not Path(program or chromium.executable_path).is_file():
-        missing = f"there is no browser at {program}" if program else "Playwright has no browser"
-        told = "run `playwright install chromium`, or name one (env_options.browser=/usr/bin/chromium)"
+        missing = f"the browser {program} does not exist" if program else "Playwright has no browser"
+        told = "run `playwright install chromium`, or set env_options.browser=/usr/bin/chromium"
         raise UserError(f"{_WHO}: {missing}: {told}")
     if program and not isinstance(chromium.launch, partial):
         chromium.launch = partial(chromium.launch, executable_path=program)
 
 
 def _registered(task: str) -> Any:
-    """Return what makes the environment of a task that a package of BrowserGym has registered."""
+    """Return a function that creates the environment of a task that a BrowserGym package has registered."""
     package, dot, _ = task.partition(".")
     try:
         importlib.import_module(f"browsergym.{package}" if dot else "browsergym.core")
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{_WHO}: the task '{task}' needs another package: pip install browsergym-{package}"
+            f"{_WHO}: the task '{task}' requires another package; install it with pip install "
+            f"browsergym-{package}"
         ) from error
     spec: Any = gymnasium.registry.get(f"browsergym/{task}")
     if spec is None:

@@ -1,4 +1,4 @@
-"""Multiple choice: a row's question with its choices under letters, and the letter of the right one."""
+"""Multiple choice: a question with lettered choices, and the letter of the correct one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from areal.errors import UserError
 
 _CHOICES = ("choices", "options", "endings")
 _RIGHT = ("answerKey", *REFERENCES, "answer_idx", "answer_index", "correct", "correct_option", "gold")
-"""Where the right choice may be named."""
+"""Fields that may name the correct choice."""
 _APART = (
     ("Correct Answer", tuple(f"Incorrect Answer {n}" for n in range(1, 10))),
     ("correct_answer", tuple(f"distractor{n}" for n in range(1, 10))),
 )
-"""Where the right choice has a field of its own, and the others have theirs (GPQA, SciQ)."""
+"""Fields for the correct choice, with the fields for the others (GPQA, SciQ)."""
 _LETTERS = string.ascii_uppercase
 _OWN_LETTER = re.compile(r"\(?([A-Z])[).:]\s*(\S.*)", re.DOTALL)
 _ASKED = "Answer with the letter of the right choice."
@@ -31,9 +31,9 @@ class Choice:
     """A question with its choices.
 
     Attributes:
-        problem: the question, a line for each choice with its letter before it, and what to answer with.
-        letter: of the right one.
-        field: where that is from.
+        problem: the question, a line with a letter for each choice, and the expected form of the answer.
+        letter: letter of the correct choice.
+        field: the field that names it.
     """
 
     problem: str
@@ -42,16 +42,17 @@ class Choice:
 
 
 def choice_of(row: Row, question: str, where: str) -> Choice | None:
-    """Return the question of a row with its choices; None: it has none, or its answer is one's text.
+    """Return the question of a row with its choices; None: it has no choices, or its answer is the text of
+    one.
 
-    A question that lists them itself stays as it is. An answer is text where that stands in the question with
-    the other choices.
+    A question that already lists its choices is not changed. The answer stays text if the question contains
+    it along with the other choices.
 
-    The right one may be named by its letter, its text, or its number, from 0. Where the right one has a
-    field of its own, the order of the choices follows from a hash of their texts.
+    The correct choice may be given as its letter, its text, or its number, from 0. If it has a separate
+    field, the order of the choices follows from a hash of their texts.
 
     Raises:
-        UserError: no field names one of the choices, or one names two; ``where`` begins the message.
+        UserError: no field names exactly one of the choices; the message begins with ``where``.
     """
     if (apart := _apart(row, question)) is not None:
         texts, right, field = apart
@@ -66,8 +67,8 @@ def choice_of(row: Row, question: str, where: str) -> Choice | None:
     named, value = next(((key, v) for key in _RIGHT if _says_one(v := at(row, key))), ("", None))
     if value is None:
         raise UserError(
-            f"{where}: it has {field}, but no field says which is right: none of answer, answerKey, "
-            f"answer_index, label and their like (found: {', '.join(map(str, row))})"
+            f"{where}: it has {field}, but no field for the correct choice, such as answer, answerKey, "
+            f"answer_index or label (found: {', '.join(map(str, row))})"
         )
     right, texts = _right(value, labels, choices, f"{where}: {named}"), [str(c).strip() for c in choices]
     if str(value).strip() == texts[right] and _has_all(question, texts):
@@ -92,7 +93,8 @@ def _hash(question: str, text: str) -> bytes:
 
 
 def _held(value: Any) -> tuple[list[str], list[Any]] | None:
-    """Return labels and choices, of a list, under their labels, or beside them; None: there are none."""
+    """Return the labels and choices of a row, from a list, a dict, or separate fields; None: there are
+    none."""
     if isinstance(value, str):
         value = decoded(value, None)
     if isinstance(value, dict) and isinstance(value.get("text"), list):
@@ -118,18 +120,18 @@ def _letter(number: int) -> str:
 
 
 def _check_no_text(row: Row, question: str, where: str) -> None:
-    """Raise UserError where choices are text that is no list, and the answer is the letter of one."""
+    """Raise UserError if the choices are text and not a list, and the answer is the letter of one."""
     field = next((key for key in _CHOICES if as_text(at(row, key)) is not None), None)
     answer = next((text for key in _RIGHT if (text := as_text(at(row, key))) is not None), "")
     text = str(at(row, field)) if field else question
     if re.fullmatch(r"\(?[A-Za-z]\)?", answer.strip()) and text not in question:
         raise UserError(
-            f"{where}: {field} is text that is no list of choices: {text[:40]!r}; write it as JSON"
+            f"{where}: {field} is text, and not a list of choices: {text[:40]!r}; write it as JSON"
         )
 
 
 def _in_order(labels: list[str]) -> bool:
-    """Whether labels are those of choices: A, B, ..., or numbers from 0 or 1."""
+    """Return whether labels are those of choices: A, B, ..., or numbers from 0 or 1."""
     numbers = [str(number) for number in range(len(labels) + 1)]
     letters = [_letter(number) for number in range(len(labels))]
     return [label.upper() for label in labels] in (letters, numbers[:-1], numbers[1:])
@@ -152,7 +154,7 @@ def _says_one(value: Any) -> bool:
 
 
 def _right(value: Any, labels: Sequence[str], choices: Sequence[Any], what: str) -> int:
-    """Return the number of the choice that a value names."""
+    """Return the number of the choice that a value means."""
     text = (one_text(value, what) or "").strip()
     letter = re.fullmatch(r"\(?(\w+)\)?[.:]?", text)
     named = [i for i, label in enumerate(labels) if letter and label.upper() == letter.group(1).upper()]
@@ -165,13 +167,13 @@ def _right(value: Any, labels: Sequence[str], choices: Sequence[Any], what: str)
     if len(found) == 1:
         return found.pop()
     if not found:
-        raise UserError(f"{what} is {text[:60]!r}, which names none of the {len(choices)} choices")
+        raise UserError(f"{what} is {text[:60]!r}, which is not one of the {len(choices)} choices")
     meant = " or ".join(repr(str(choices[i])) for i in sorted(found))
-    raise UserError(f"{what} is {text[:60]!r}, which may mean {meant}: name the right choice by its letter")
+    raise UserError(f"{what} is {text[:60]!r}, which may mean {meant}; give the correct choice as a letter")
 
 
 def _has_all(question: str, texts: Sequence[str], labels: Sequence[str] = ()) -> bool:
-    """Whether a question has all of some texts in their order, each behind its label, if there are labels."""
+    """Return whether a question contains some texts in order, each after its label if there are labels."""
     if not all(text in question for text in texts):
         return False
     listed = [re.escape(text) for text in texts]

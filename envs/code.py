@@ -1,6 +1,6 @@
-"""``code-v1``: a programming problem in, a program out; tests in a sandbox judge it.
+"""``code-v1``: programming problems, whose solutions are judged by tests in a sandbox.
 
-Its problems are procedural (areal.envs.programs), or a data set in the form of MBPP, HumanEval, APPS or
+The problems are procedural (areal.envs.programs), or a data set in the format of MBPP, HumanEval, APPS or
 LiveCodeBench.
 """
 
@@ -27,31 +27,31 @@ from areal.spans import span
 
 CODE_PROMPT = "{problem}\nPut the code in a ```python block."
 MAX_FEEDBACK = 2000
-"""Characters of a failing case that an observation shows."""
+"""Maximum number of characters of a failing case in an observation."""
 
 ENDINGS = {
     "timeout": "It took too long and was stopped.",
     "memory": "It took too much memory.",
-    "output_limit": "It wrote or returned too much.",
+    "output_limit": "It wrote or returned too much data.",
     "crashed": "The process crashed.",
-    "violation": "It did something that is not allowed here.",
-    "no_result": "It ended before it gave a result.",
-    "protocol_error": "It gave no valid result.",
+    "violation": "It did something that is forbidden here.",
+    "no_result": "It ended before it returned a result.",
+    "protocol_error": "It did not return a valid result.",
 }
 
 
 def program_prompt(text: str) -> str:
-    """Return what the model is asked for a problem."""
+    """Return the text of a problem for the model."""
     return CODE_PROMPT.format(problem=text)
 
 
 def fenced(source: str) -> str:
-    """Return a program as the response that has it in a code block."""
+    """Return a program as a response with a code block."""
     return f"```python\n{source}```"
 
 
 def placed(problem: CodeProblem, text: str) -> tuple[str, str]:
-    """Return the source of a response, and what is executed before it: it may complete the problem's stub."""
+    """Return the source in a response, and the code to execute before it, such as the problem's stub."""
     if not text.lstrip("\r\n")[:1].isspace():
         return text, problem.before
     flat = textwrap.dedent(text)
@@ -61,28 +61,33 @@ def placed(problem: CodeProblem, text: str) -> tuple[str, str]:
 
 
 class CodeEnv(ProblemEnv[CodeProblem]):
-    """One program, judged by its tests: 1 if all pass, else 0; several turns with feedback, if wanted.
+    """One program, judged by its tests; the reward is 1 if all pass, else 0.
+
+    With ``max_turns``, failures are shown and the model can try again.
 
     Args:
-        data: a file (JSON, CSV, Parquet, ...), a folder, or the id of a data set on the hub, in the form of
+        data: a file (JSON, CSV, Parquet, ...), a folder, or the id of a data set on the hub, in the format of
             MBPP, HumanEval, APPS or LiveCodeBench; None: procedural problems.
-        subset: the hub's configuration of the data set.
+        subset: configuration of the data set on the hub.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
-        skip_unreadable: leave out rows of which no problem can be made; a line says how many, and why.
-        split: where a reset without an index draws from, ``train`` or ``test``.
-        difficulty: of procedural problems, 1 to 4.
-        prompt: a template with ``{problem}`` (braces of its own doubled).
-        max_turns: attempts at a problem; after each but the last, a failure is shown as the observation.
-        show_expected: show what a failing test expects; the tests are no longer hidden then.
-        partial: give the share of the tests that pass, rather than all or nothing.
+        skip_unreadable: skip rows that cannot be read as problems; a line reports their number and the
+            reason.
+        split: split from which a reset without an index draws, ``train`` or ``test``.
+        difficulty: difficulty of procedural problems, 1 to 4.
+        prompt: a template with ``{problem}``; double all other braces.
+        max_turns: maximum number of attempts at a problem; the observation after a failed attempt shows a
+            failing test.
+        show_expected: show the expected result of a failing test; the tests are then no longer hidden.
+        partial: the reward is the share of the tests that pass, instead of all or nothing.
         rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
         sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
-        allow_weak: accept what the host gives when the local sandbox is not strong here.
-        time_limit: seconds of one run.
-        packages: what code can import beside the standard library, such as ``[numpy]``; nothing, by default.
+        allow_weak: accept a weak local sandbox.
+        time_limit: time limit of one run, in seconds.
+        packages: packages that code can import besides the standard library, such as ``[numpy]``; none by
+            default.
 
     Raises:
-        UserError: unreadable data, a wrong argument, or no sandbox here.
+        UserError: unreadable data, a wrong argument, or no sandbox on this host.
     """
 
     def __init__(
@@ -123,14 +128,14 @@ class CodeEnv(ProblemEnv[CodeProblem]):
             refuse_unusable(key, problems, self._sandbox, self._verifier(Comparison()))
 
     def asked(self, problem: CodeProblem) -> str:
-        """Return the problem in the prompt."""
+        """Return the problem, inserted into the prompt."""
         return self._prompt.format(problem=problem.problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Run a response against the tests. The episode is over when they pass or the turns are used up.
+        """Run a response against the tests. The episode ends when they pass or the turns are used up.
 
         Raises:
-            SandboxUnavailable: the sandbox could not run it; no reward was given.
+            SandboxUnavailable: the sandbox could not run it; there is no reward.
             UserError: the tests themselves are broken.
         """
         problem = self.problem
@@ -153,7 +158,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         return "", reward, True, False, {"reward_parts": parts}
 
     def _verifier(self, comparison: Comparison) -> CodeVerifier:
-        """Return the verifier that compares in this way; it remembers the tests that it has parsed."""
+        """Return the verifier with a comparison; it caches parsed tests."""
         if comparison not in self._verifiers:
             self._verifiers[comparison] = CodeVerifier(
                 self._sandbox, self._limits, comparison, partial=self._partial
@@ -161,7 +166,8 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         return self._verifiers[comparison]
 
     def _feedback(self, case: CaseVerdict) -> str:
-        """Return what an engineer sees of a failing case; what it expects only if that may be shown."""
+        """Return what the observation shows of a failing case; the expected result only if it may be
+        shown."""
         lines = [
             "The code does not pass all tests.",
             *([f"Test: {shortened(case.asked)}"] if case.asked else []),
@@ -174,7 +180,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
             lines.append(f"Result: {shortened(case.got)}")
         if self._show_expected and case.expected:
             lines.append(f"Expected: {shortened(case.expected)}")
-        return "\n".join([*lines, "Mend the code and give it again, whole."])
+        return "\n".join([*lines, "Fix the code and give it again in full."])
 
     def _draw(self, split: str, index: int) -> CodeProblem:
         drawn = programs.problem(split, self._difficulty, index)
@@ -184,7 +190,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
 
 
 def shortened(text: str, longest: int = MAX_FEEDBACK) -> str:
-    """Shorten a text in its middle, and leave out what cannot be written."""
+    """Shorten a text in its middle, and remove characters that cannot be encoded."""
     half = longest // 2
     short = text if len(text) <= longest else f"{text[:half]}\n…\n{text[-half:]}"
     return short.encode("utf-8", "replace").decode("utf-8")

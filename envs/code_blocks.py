@@ -1,6 +1,6 @@
-"""Which part of a response is its code: fenced blocks as CommonMark has them, and as models write them.
+"""Finds the code in a response: fenced blocks as CommonMark defines them, and as models write them.
 
-The text is a model's, so all of this takes time linear in it.
+The text comes from a model, so everything here takes linear time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from areal.thoughts import after_any_thought, ends_thought
 
 _FENCE = re.compile(r"`{3,}|~{3,}")
 _BEFORE_A_FENCE = re.compile(r"(?:[ \t]|<[^<>]*>|[-*+]|\d+[.)])*")
-"""What may stand before an opening fence: space, tags such as ``<answer>``, the mark of a list."""
+"""What may precede an opening fence: space, tags such as ``<answer>``, a list marker."""
 _MAX_BEFORE = 200
 _PYTHON = re.compile(r"\{?\.?(?:i?python[\d.]*|py[\d.]*|pypy[\d.]*)\b(?![+#])", re.IGNORECASE)
 _LANGUAGE = re.compile(
@@ -21,9 +21,9 @@ _LANGUAGE = re.compile(
     r"plaintext|output|input|json|yaml|xml|html|markdown|md|diff|pycon)[\d.]*\b(?![ \t]*[^\s{])",
     re.IGNORECASE,
 )
-"""An info string that opens a block where another one has not been closed; words of prose close it."""
+"""An info string that may open a block within an unclosed one; prose closes it instead."""
 _GLUED = re.compile(r"(?:`{3,}|~{3,})\s*(?:</?\w+>\s*)*\Z")
-"""A closing fence behind the last line of code, rather than on a line of its own."""
+"""A closing fence after the last line of code, instead of on its own line."""
 _CLOSING_TAG = re.compile(r"\s*</\w+>\s*\Z")
 _QUOTES = re.compile(r"\"\"\"|'''")
 _TAGGED = re.compile(r"<(/?)(answer|solution|code)>", re.IGNORECASE)
@@ -34,10 +34,10 @@ class _Block:
     """A fenced block.
 
     Attributes:
-        fence: what opened it.
-        info: what stands behind that, in lower case.
-        indent: columns of space, or of the mark of a list, before it.
-        lines: of its contents.
+        fence: the opening fence.
+        info: the text after the fence, in lower case.
+        indent: columns of space, or of a list marker, before the fence.
+        lines: the lines of its content.
         closed: whether its end was found.
     """
 
@@ -49,7 +49,7 @@ class _Block:
 
     @property
     def text(self) -> str:
-        """Return its contents, without the indentation of its fence."""
+        """Return its content, without the indentation of its fence."""
         end = len(self.lines)
         while not self.closed and end and _CLOSING_TAG.match(self.lines[end - 1]):
             end -= 1
@@ -61,21 +61,22 @@ class _Block:
 
     @property
     def rank(self) -> int:
-        """Return how likely it is code in Python: by name, without a name, by another one."""
+        """Return how likely the block is Python code: marked as Python, unmarked, or marked as another
+        language."""
         return 2 if _PYTHON.match(self.info) else int(not self.info)
 
 
 def code_block(text: str, wanted: str = "") -> str | None:
-    """Return the contents of the code block of a response that counts, if there is one.
+    """Return the content of the relevant code block of a response, if there is one.
 
-    What has a block marked as Python counts before one without a mark, and that before one of another
-    language; of several the last one that has what is ``wanted``, or else the last one. A block may lack its
-    end. What a model thought (up to ``</think>``) does not count.
+    A block marked as Python takes precedence over an unmarked one, and that over one in another language.
+    Among several, it is the last one that matches ``wanted``, or else the last one. The end of a block may be
+    missing. Thoughts (up to ``</think>``) are ignored.
 
     Args:
         text: the response.
-        wanted: a regular expression that is found in what solves the problem, such as the definition of its
-            function; it takes linear time.
+        wanted: a regular expression that a solution matches, such as the definition of its function; it must
+            take linear time.
     """
     blocks = _blocks_of_response(text)
     if not blocks:
@@ -90,10 +91,10 @@ def code_block(text: str, wanted: str = "") -> str | None:
 
 
 def program_of(text: str, wanted: str = "") -> tuple[str, bool]:
-    """Return the program of a response, and whether it stands in a code block.
+    """Return the program in a response, and whether it is in a code block.
 
-    Without a block it is what stands between ``<answer>`` (or ``<code>``, ``<solution>``) and its end, or
-    all that follows the model's thoughts.
+    Without a block, it is the text within ``<answer>`` (or ``<code>``, ``<solution>``), or all text after the
+    thoughts.
     """
     block = code_block(text, wanted)
     if block is not None:
@@ -160,7 +161,7 @@ def _opened(line: str) -> _Block | None:
 
 
 def _end(lines: list[str], start: int, block: _Block, careful: bool) -> tuple[int | None, int | None]:
-    """Return the line that ends a block, and the first one that might if there is none.
+    """Return the line that ends a block, and if there is none, the first line that might.
 
     A fence within triple quotes is part of a program's text, if the quotes end.
     """
@@ -184,7 +185,7 @@ def _is_fence(line: str, block: _Block) -> bool:
 
 
 def _opening(line: str, block: _Block) -> str | None:
-    """Return what of a line that ends a block opens another one: all of it, if the end was forgotten."""
+    """Return the part of an ending line that opens another block: all of it, if the end was forgotten."""
     if not _is_fence(line, block):
         return None
     behind = line.lstrip()[len(block.fence) :]

@@ -1,6 +1,6 @@
-"""Refuses programming problems that cannot be judged here, before one is used.
+"""Refuses programming problems that cannot be judged on this host, before they are used.
 
-That is: tests that import what the sandbox does not have, and tests that pass whatever an answer does.
+These are problems whose tests import packages that the sandbox does not have, or pass with any answer.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from areal.sandbox.interface import SandboxUnavailable
 from areal.sandbox.packages import missing_packages
 
 _PROVING_S = 1.0
-"""Seconds for running tests when data are loaded; the rest are run when their problem is first used."""
+"""Seconds for running tests when data are loaded; the other tests run when their problem is first used."""
 _checked: set[tuple[Any, ...]] = set()
-"""Data that have been looked at, with the sandbox."""
+"""Data that have been checked, with the sandbox."""
 
 
 def refuse_unusable(
     key: Sequence[Any], problems: Iterable[CodeProblem], sandbox: Any, verifier: CodeVerifier
 ) -> None:
-    """Look at all problems of a data set, once in this process; ``key`` says which data and which sandbox.
+    """Check all problems of a data set, once in this process; ``key`` identifies the data and the sandbox.
 
     Raises:
-        UserError: a test cannot be run, or passes anything; the message names the file and the line.
+        UserError: a test cannot run, or passes with any answer; the message names the file and the line.
     """
     if tuple(key) in _checked:
         return
@@ -48,7 +48,7 @@ def refuse_unusable(
 
 
 def refuse_unsound(problem: CodeProblem, verifier: CodeVerifier) -> None:
-    """Raise UserError if the tests of a problem pass whatever an answer does, or cannot be run."""
+    """Raise UserError if the tests of a problem pass with any answer, or cannot run."""
     try:
         verifier.ensure_sound_blocking(problem.tests)
     except ValueError as error:
@@ -56,10 +56,10 @@ def refuse_unsound(problem: CodeProblem, verifier: CodeVerifier) -> None:
 
 
 def broken(problem: CodeProblem, error: ValueError) -> UserError:
-    """Return the complaint about a problem whose tests cannot be used."""
+    """Return the error for a problem with unusable tests."""
     lines = str(error).strip().splitlines()
     said = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
-    return UserError(f"{problem.where or 'a problem'}: its tests are broken: {said}; mend or remove the row")
+    return UserError(f"{problem.where or 'a problem'}: its tests are broken: {said}; fix or remove the row")
 
 
 def _refuse_missing_packages(problems: Sequence[CodeProblem], sandbox: Any) -> None:
@@ -72,12 +72,13 @@ def _refuse_missing_packages(problems: Sequence[CodeProblem], sandbox: Any) -> N
     try:
         missing = missing_packages(sandbox, needed)
     except SandboxUnavailable as error:
-        raise UserError(f"code-v1 cannot run code here: {error}") from error
+        raise UserError(f"code-v1 cannot run code on this host: {error}") from error
     if missing:
         rows = [problem for name in missing for problem in needed[name]]
         names = ",".join(missing)
         raise UserError(
-            f"{rows[0].where}: its tests import {missing[0]}, which the sandbox does not have; such are "
-            f"{len(set(map(id, rows))):,} of {len(problems):,} rows. env_options.packages=[{names}] shows it "
-            "what is installed here (another sandbox than the local one must have it)"
+            f"{rows[0].where}: its tests import {missing[0]}, which the sandbox does not have, as do the "
+            f"tests of {len(set(map(id, rows))):,} of {len(problems):,} rows in total; "
+            f"env_options.packages=[{names}] makes packages of this host available (in a sandbox other than "
+            "local, they must be installed there)"
         )

@@ -1,4 +1,5 @@
-"""Programming problems as benchmarks publish them: MBPP, HumanEval, APPS and LiveCodeBench, by their keys."""
+"""Programming problems in the formats of MBPP, HumanEval, APPS and LiveCodeBench, recognized by their
+keys."""
 
 from __future__ import annotations
 
@@ -28,17 +29,17 @@ from areal.sandbox.interface import Call
 
 _TEXT_KEYS = ("problem", "text", "question_content", "question", "prompt")
 _SHOWN_ASSERTS = 1
-"""Assertions of MBPP that a problem shows: without one, nobody knows the function's name."""
+"""Number of MBPP's assertions that a problem shows: without one, the name of the function is unknown."""
 _JSON = Comparison(relative=1e-6, absolute=1e-9, tuples_are_lists=True, keys_are_text=True)
-"""Tests that are kept as JSON know no tuples, and their numbers are rounded."""
+"""Tests that are stored as JSON have no tuples, and their numbers are rounded."""
 _DECIMALS = Comparison(output="decimals")
-"""As LiveCodeBench's runner compares outputs."""
+"""Comparison of outputs in LiveCodeBench's runner."""
 _WORDS = Comparison(relative=1e-5, absolute=1e-8, output="words")
-"""As APPS' runner compares outputs, but in order: it takes lines, and the words of one, as sets, too, so that
-``YES`` and ``NO`` once each would do for any list of them."""
+"""Comparison of outputs in APPS' runner, but with the order: the runner also treats lines and words as sets,
+so that one ``YES`` and one ``NO`` would pass for any list of them."""
 _EXACT = Comparison()
 _CHUNK = 4000
-"""Digits of an integer that are read at once."""
+"""Number of digits of an integer that are read at once."""
 _SOLUTION = "class Solution"
 _HAS_CHECK = re.compile(r"^(?:async[ \t]+)?def[ \t]+check\b|^check[ \t]*=", re.MULTILINE)
 _CALLS_CHECK = re.compile(r"^check[ \t]*\(", re.MULTILINE)
@@ -50,17 +51,17 @@ class CodeProblem:
     """A programming problem.
 
     Attributes:
-        problem: what is asked, as text.
-        tests: what a program must pass.
-        before: code that runs before the answer, which may complete it: the stub of its function.
-        comparison: when a returned value or an output is the expected one.
-        by_value: whether the tests can be run by value; those that need objects of the program's own classes
+        problem: the text of the problem.
+        tests: the tests that a program must pass.
+        before: code that runs before the answer, such as the stub of a function that the answer completes.
+        comparison: how returned values or outputs are compared with the expected ones.
+        by_value: whether the tests can run by value; tests that need objects of the program's own classes
             cannot.
         opening: messages before the question, as pairs of role and text.
-        form: what rows of this form are called.
-        wanted: a regular expression that is found in what may solve the problem.
+        form: the name of the format of the row.
+        wanted: a regular expression that a solution matches.
         where: file and line.
-        packages: what the tests import that is not in the standard library.
+        packages: packages outside of the standard library that the tests import.
     """
 
     problem: str
@@ -80,7 +81,7 @@ def load_code_problems(
 ) -> Loaded[CodeProblem]:
     """Return the problems of the splits ``train`` and ``test``; see data.load_problems.
 
-    Those whose tests cannot be run by value are left out, and counted in the notices.
+    Problems whose tests cannot run by value are skipped, and counted in the notices.
 
     Raises:
         UserError: unreadable data; the message names file and line.
@@ -97,13 +98,13 @@ def _loaded(
     usable.notices, usable.warnings, usable.skipped = loaded.notices, loaded.warnings, loaded.skipped
     if missing := sum(map(len, loaded.values())) - sum(map(len, usable.values())):
         usable.notices += (
-            f"{data}: left out {missing:,} problems whose tests need objects of the answer's classes",
+            f"{data}: skipped {missing:,} problems whose tests need objects of the classes in the answer",
         )
     return usable
 
 
 def has_tests(row: Row) -> bool:
-    """Whether a row is a programming problem, by its fields."""
+    """Return whether a row is a programming problem, from its fields."""
     return ("entry_point" in row and "test" in row) or any(
         _with_graded(row).get(key) is not None for key, _, _ in _FORMS
     )
@@ -112,16 +113,16 @@ def has_tests(row: Row) -> bool:
 def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
     """Return the problem of a row.
 
-    The form decides what the benchmark's own runner decides. Before code of LiveCodeBench and APPS runs, what
-    contests import is in scope. Their programs may end with any exit code; outputs are compared as decimals,
-    line by line (LiveCodeBench), or within 1e-5, word by word (APPS). What their functions return is compared
-    with JSON: a tuple is a list, and a number with a point is right within 1e-6. APPS keeps a result in a
-    list of one or as it is, and either counts; arguments may be text, one JSON value a line. MBPP(+) and
-    HumanEval(+) bring assertions, which are exact where these are.
+    The format decides the same things as the benchmark's own runner. Code of LiveCodeBench and APPS runs with
+    the usual imports of contests in scope. Programs may end with any exit code; outputs are compared as
+    decimals, line by line (LiveCodeBench), or within 1e-5, word by word (APPS). Return values are compared
+    with JSON: a tuple equals a list, and a floating-point number may differ by 1e-6. APPS stores a result
+    either directly or in a list of one, and both count; arguments may be text with one JSON value per line.
+    MBPP(+) and HumanEval(+) have assertions, which are as exact as they are written.
 
     Raises:
-        UserError: its keys are those of no known form, or what they hold is broken, or its tests pass
-            whatever the answer does.
+        UserError: its keys do not belong to a known format, its values are malformed, or its tests pass with
+            any answer.
     """
     problem = _problem(row, where)
     try:
@@ -130,7 +131,7 @@ def code_problem(row: dict[str, Any], where: str) -> CodeProblem:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{where}: its tests cannot be read: {type(error).__name__}: {error}") from error
     if said:
-        raise UserError(f"{where}: {said}: any answer could pass; mend or remove the row")
+        raise UserError(f"{where}: {said}, so any answer could pass; fix or remove the row")
     return replace(problem, where=where, packages=frozenset(needed))
 
 
@@ -138,8 +139,8 @@ def _problem(row: dict[str, Any], where: str) -> CodeProblem:
     try:
         if "entry_point" in row and "instruct_prompt" in row:
             raise UserError(
-                f"{where}: BigCodeBench's tests run in the answer's process, which could make them pass: "
-                "take its own runner, with `areal serve` for a model"
+                f"{where}: BigCodeBench's tests run in the process of the answer, which could make them "
+                "pass; use its own runner, with `areal serve` for the model"
             )
         if "entry_point" in row and "test" in row:
             return replace(_humaneval(row), form="HumanEval rows")
@@ -151,14 +152,15 @@ def _problem(row: dict[str, Any], where: str) -> CodeProblem:
     except (KeyError, TypeError, ValueError, SyntaxError, zlib.error, pickle.UnpicklingError) as error:
         raise UserError(f"{where}: its tests cannot be read: {type(error).__name__}: {error}") from error
     raise UserError(
-        f"{where}: no tests: it needs tests or test_list (MBPP), test and entry_point (HumanEval), "
-        "input_output (APPS), public_test_cases (LiveCodeBench) or verifier_metadata.unit_tests (NeMo Gym); "
-        f"found: {', '.join(row) or 'nothing'}"
+        f"{where}: no tests; a row needs tests or test_list (MBPP), test and entry_point (HumanEval), "
+        "input_output (APPS), public_test_cases (LiveCodeBench) or verifier_metadata.unit_tests (NeMo "
+        f"Gym); found: {', '.join(row) or 'nothing'}"
     )
 
 
 def _with_graded(row: Row) -> Row:
-    """Return a row with its tests at the top: verl's have APPS' cases as ground truth, NeMo Gym its own."""
+    """Return a row with its tests at the top level: verl has APPS' cases as ground truth, NeMo Gym its
+    own."""
     if (tests := at(row, "verifier_metadata.unit_tests")) is not None:
         return {**row, "unit_tests": tests}
     held = at(row, "reward_model.ground_truth")
@@ -179,7 +181,7 @@ def _humaneval(row: dict[str, Any]) -> CodeProblem:
 
 
 def _completed(stub: str) -> str | None:
-    """Return a stub as code that runs, with a body if it has none; ``None`` if it is no code but words."""
+    """Return a stub as executable code, with a body if it has none; ``None`` if it is prose."""
     body = f"{stub.rstrip()}\n"
     for end in ("", "    pass\n", "        pass\n", "\tpass\n", "  pass\n"):
         with contextlib.suppress(SyntaxError):
@@ -189,7 +191,7 @@ def _completed(stub: str) -> str | None:
 
 
 def defines(path: str) -> str:
-    """Return what finds the definition of a function, or of the class in a path such as ``Solution.f``."""
+    """Return a pattern for the definition of a function, or of the class in a path such as ``Solution.f``."""
     first = re.escape(path.partition(".")[0])
     return rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{first}\b|^{first}[ \t]*[:=]"
 
@@ -197,7 +199,7 @@ def defines(path: str) -> str:
 def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
     asserts = tuple(row.get("test_list") or row["tests"])
     if not asserts or not all(isinstance(item, str) for item in asserts):
-        raise ValueError("the tests are no list of assertions")
+        raise ValueError("the tests are not a list of assertions")
     imports = "\n".join(row.get("test_imports") or ())
     setup = f"{imports}\n{row.get('test_setup_code') or row.get('setup') or ''}".strip()
     shown = "\n".join(asserts[:_SHOWN_ASSERTS])
@@ -215,13 +217,13 @@ def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
 
 
 def _called_first(text: str) -> str | None:
-    """Return the first name that an assertion calls and that is no builtin, or any that it calls."""
+    """Return the first name that an assertion calls and that is not a builtin, or else any that it calls."""
     names = _called(ast.parse(text.strip()))
     return next((name for name in names if name not in vars(builtins)), names[0] if names else None)
 
 
 def _needs_objects(setup: str, asserts: Sequence[str]) -> bool:
-    """Say whether tests use what only the answer can define, other than by calling its functions."""
+    """Return whether tests use what only the answer can define, other than by calling its functions."""
     trees = [ast.parse(setup), *(ast.parse(text.strip()) for text in asserts)]
     defined = set(vars(builtins)) | {name for tree in trees for name in _bound(tree)}
     in_setup, *in_asserts = [set(_called(tree)) - defined for tree in trees]
@@ -277,7 +279,7 @@ def _apps_case(given: Any, output: Any) -> tuple[tuple[Any, ...], Any]:
 
 
 def _with_integer_keys(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Undo what JSON does to the keys of a dictionary that is the only argument, as APPS' runner does."""
+    """Undo JSON's conversion of the keys of a dictionary that is the only argument, as APPS' runner does."""
     if len(arguments) == 1 and isinstance(arguments[0], dict):
         with contextlib.suppress(ValueError):
             return ({int(key): value for key, value in arguments[0].items()},)
@@ -285,7 +287,7 @@ def _with_integer_keys(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _arguments(text: str) -> tuple[Any, ...]:
-    """Return arguments that are kept as text, one JSON value a line."""
+    """Return arguments that are stored as text, with one JSON value per line."""
     return tuple(from_json(line) for line in text.strip().split("\n")) if text.strip() else ()
 
 
@@ -322,7 +324,7 @@ def _livecodebench(row: dict[str, Any], text: str) -> CodeProblem:
 
 
 def _nemo_gym(row: dict[str, Any], text: str) -> CodeProblem:
-    """Return a problem of NeMo Gym's code_gen, which runs LiveCodeBench's runner; its prompt is whole."""
+    """Return a problem of NeMo Gym's code_gen, which uses LiveCodeBench's runner; its prompt is complete."""
     held = row["unit_tests"]
     cases = from_json(held) if isinstance(held, str) else held
     name = cases.get("fn_name")
@@ -351,11 +353,11 @@ _FORMS = (
     ("public_test_cases", "LiveCodeBench", _livecodebench),
     ("unit_tests", "NeMo Gym", _nemo_gym),
 )
-"""The field by which rows of a form are known, what they are called, and what reads them."""
+"""The field that identifies a format, the name of the format, and its reader."""
 
 
 def _cases(held: Any) -> list[dict[str, Any]]:
-    """Return cases that are kept as a list, as JSON, or as JSON in a pickle, compressed, in base64."""
+    """Return cases that are stored as a list, as JSON, or as JSON in a compressed pickle in base64."""
     if not isinstance(held, str):
         return list(held)
     if held.lstrip().startswith("["):
@@ -364,12 +366,12 @@ def _cases(held: Any) -> list[dict[str, Any]]:
 
 
 def from_json(text: str) -> Any:
-    """Return the value of JSON, whose integers may be of any length."""
+    """Parse JSON with integers of any length."""
     return json.loads(text, parse_int=_integer)
 
 
 def _integer(text: str) -> int:
-    """Return an integer of any length: Python's own way refuses long ones."""
+    """Parse an integer of any length, which Python itself refuses."""
     digits, value = text.lstrip("-"), 0
     for start in range(0, len(digits), _CHUNK):
         part = digits[start : start + _CHUNK]
@@ -378,7 +380,7 @@ def _integer(text: str) -> int:
 
 
 class _Text(pickle.Unpickler):
-    """Reads a pickle of builtin types: one that names anything else could run code."""
+    """Reads a pickle of builtin types; a pickle that names anything else could run code."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Refuse."""

@@ -1,4 +1,4 @@
-r"""``countdown-v1``: reach a target with given numbers; the answer is an expression in ``\boxed{}``.
+r"""``countdown-v1``: reach a target with given numbers, with an expression in ``\boxed{}`` as the answer.
 
 Problems are procedural (areal.envs.procedural); the sorted numbers and the target are the key of one.
 """
@@ -15,10 +15,10 @@ from areal.rewards.answers import boxed_answer
 from areal.rewards.expressions import LONGEST, numbers, value
 
 LARGEST = 99
-"""Largest number, and largest target."""
+"""Largest number and largest target."""
 
 Countdown = tuple[tuple[int, ...], int]
-"""Numbers, and a target that an expression of all of them has."""
+"""Numbers, and a target that an expression of all of them reaches."""
 
 
 def problem(split: str, size: int, index: int) -> Countdown:
@@ -40,11 +40,11 @@ def _draw(rng: random.Random, size: int) -> Countdown:
 
 
 class CountdownEnv(ProblemEnv[Countdown]):
-    r"""Reach a target with + - * / and each of the given numbers once: 1 if the ``\boxed{}`` does, else 0.
+    r"""Reach a target with + - * / and each of the given numbers once; the reward is 1 for success, else 0.
 
     Args:
-        size: how many numbers.
-        split: where a reset without an index draws from, ``train`` or ``test``.
+        size: number of given numbers.
+        split: split from which a reset without an index draws, ``train`` or ``test``.
 
     Raises:
         UserError: a wrong argument.
@@ -65,7 +65,7 @@ class CountdownEnv(ProblemEnv[Countdown]):
         return f"{asked}\nPut the expression in \\boxed{{}}."
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Judge an expression; the episode is over."""
+        """Judge an expression; the episode ends."""
         right = float(_solves(boxed_answer(action), *self.problem))
         return "", right, True, False, {"reward_parts": {"correct": right}}
 

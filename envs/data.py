@@ -21,25 +21,25 @@ from areal.errors import UserError
 from areal.rewards.answers import Reference, read_reference
 
 _HELD_OUT_SHARE = 10
-"""Where a data set has no test split, one problem in this many is held out."""
+"""If a data set has no test split, one in this many problems is held out."""
 _HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval", "evaluation")
-"""Splits that are held out, the first that there is."""
+"""Names of held-out splits, in order of precedence."""
 _OF_ONE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)?|\d+")
-"""What tells complaints of one kind apart."""
+"""The parts of a message that differ within one kind."""
 
 
 class HasProblem(Protocol):
-    """Whatever is asked, as text."""
+    """A problem, as text."""
 
     @property
     def problem(self) -> str:
-        """The text: it alone decides whether the problem is held out."""
+        """The text, which alone decides whether the problem is held out."""
         ...
 
 
 T = TypeVar("T", bound=HasProblem)
 Convert = Callable[[Row, str], T]
-"""Makes a problem of a row; the second argument says where the row stands, for complaints."""
+"""Creates a problem from a row; the second argument is the place of the row, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Pair:
         problem: the question.
         answer: the expected answer.
         opening: messages before the question, as pairs of role and text.
-        form: what rows of this form are called.
-        rule: where the final answer stood in the reference.
+        form: the name of the format of the row.
+        rule: where in the reference the final answer was found.
     """
 
     problem: str
@@ -65,9 +65,9 @@ class Loaded(dict[str, list[T]]):
     """The problems of the splits ``train`` and ``test``.
 
     Attributes:
-        notices: how the data was read, for the user to see.
-        warnings: what may be wrong with it.
-        skipped: rows that were left out: the complaint about the first of each kind, and how many.
+        notices: how the data was read, for the user.
+        warnings: possible problems of the data.
+        skipped: skipped rows: the message about the first of each kind, and their number.
     """
 
     notices: tuple[str, ...] = ()
@@ -89,15 +89,15 @@ def load_problems(
     test_data: str | None,
     skip_unreadable: bool = False,
 ) -> Loaded[T]:
-    """Return the problems of the splits ``train`` and ``test``; they are remembered until a file changes.
+    """Return the problems of the splits ``train`` and ``test``; they are cached until a file changes.
 
     Args:
-        convert: makes a problem of a row.
+        convert: creates a problem from a row.
         data: a place (areal.envs.places).
-        subset: the hub's name of a configuration, such as ``main``.
+        subset: configuration of the data set on the hub, such as ``main``.
         test_data: a place of held-out problems; None: the data set's own test split, or else one in ten
             problems, chosen by the hash of their text, so that the choice survives reordering.
-        skip_unreadable: leave out rows of which no problem can be made; the notices say which.
+        skip_unreadable: skip rows that cannot be read as problems; the notices report them.
 
     Raises:
         UserError: unreadable data; the message names file and line.
@@ -129,7 +129,7 @@ def _load(
     if skipped is not None and (counts := skipped.counts):
         found.skipped = counts
         found.notices += tuple(
-            f"left out {count:,} row{'s' * (count > 1)}{', as the first' * (count > 1)}: {first}"
+            f"skipped {count:,} row{'s' * (count > 1)}{', the first because' * (count > 1)}: {first}"
             for first, count in counts.items()
         )
     found.warnings = tuple(_warnings(train, test))
@@ -137,7 +137,7 @@ def _load(
 
 
 class _Skipped:
-    """Complaints about rows, by their kind: without where the row stands, and what it says."""
+    """Messages about rows, by kind, without the place and the content of the row."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
@@ -150,12 +150,12 @@ class _Skipped:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The first complaint of each kind, and how many there were, the most frequent first."""
+        """The first message of each kind, and their numbers, the most frequent kind first."""
         return {self._first[kind]: count for kind, count in self._count.most_common()}
 
 
 def divided(problems: list[T]) -> tuple[list[T], list[T]]:
-    """Hold out one in ten problems; of few of them, too, at least one, and at least one stays to train on."""
+    """Hold out one in ten problems; at least one, and at least one remains for training."""
     chosen = {p.problem: _hash(p.problem) for p in problems}
     held = {text for text, number in chosen.items() if number % _HELD_OUT_SHARE == 0}
     if len(chosen) > 1 and not held:
@@ -173,7 +173,7 @@ def _hash(text: str) -> int:
 def _read(
     convert: Convert[T], data: str, subset: str | None, skipped: _Skipped | None
 ) -> tuple[list[T], list[T], str]:
-    """Return the problems to train on, those that a place holds out itself, and how these are called."""
+    """Return the training problems, the problems that a place itself holds out, and the name of those."""
     train, test, name = _chosen(find_splits(data, subset), data)
     kept = [list(_converted(convert, rows(), skipped)) for rows in (train, test)]
     return kept[0], kept[1], f"its split {name}"
@@ -185,17 +185,18 @@ def _converted(convert: Convert[T], rows: Rows, skipped: _Skipped | None) -> Ite
             yield convert(row, where)
         except UserError as error:
             if skipped is None:
-                raise UserError(f"{error} (`areal data show` finds all such rows)") from error
+                raise UserError(f"{error} (`areal data show` lists all such rows)") from error
             skipped.add(str(error), where)
 
 
 def _chosen(splits: Splits, data: str) -> tuple[Callable[[], Rows], Callable[[], Rows], str]:
-    """Return what reads the split to train on, and the one that is held out, with its name."""
+    """Return the readers of the training split and of the held-out split, with the name of the latter."""
     test = next((name for name in _HELD_OUT if name in splits), "")
     others = [name for name in splits if name not in _HELD_OUT]
     if len(others) > 1 and "train" not in others:
         raise UserError(
-            f"{data} has no split train: name one, as in data={data}:{others[0]} ({', '.join(splits)})"
+            f"{data} has no split train; name another one, as in data={data}:{others[0]} "
+            f"({', '.join(splits)})"
         )
     train = "train" if "train" in others else next(iter(others), None)
     return splits.get(train or "", _nothing), splits[test] if test else _nothing, test
@@ -206,10 +207,10 @@ def _nothing() -> Rows:
 
 
 def held_out_rows(data: str) -> Rows:
-    """Yield the rows that a place holds out, or all, if it has one split only, and where they stand.
+    """Yield the held-out rows of a place, or all rows if it has only one split, with their places.
 
     Raises:
-        UserError: there is no such place, or it cannot be read.
+        UserError: the place does not exist, or cannot be read.
     """
     splits = find_splits(data, None)
     _, test, _ = _chosen(splits, data)
@@ -226,7 +227,7 @@ def _summary(data: str, train: list[T], test: list[T], held_out: str) -> str:
 
 
 def _rules(problems: list[T]) -> Iterable[str]:
-    """Say where final answers were found, unless all of them were given alone."""
+    """Describe where final answers were found, unless all were given alone."""
     rules = Counter(rule for p in problems if (rule := getattr(p, "rule", "")))
     if set(rules) - {"the whole text", "a letter"}:
         yield "final answers: " + ", ".join(
@@ -238,11 +239,11 @@ def _warnings(train: list[T], test: list[T]) -> Iterable[str]:
     known = {_asked(p) for p in train}
     if leaked := sum(_asked(p) in known for p in test):
         yield (
-            f"{leaked:,} of the {len(test):,} held-out problems are trained on, too: their accuracy tells "
-            "nothing of new ones"
+            f"{leaked:,} of the {len(test):,} held-out problems are also training problems, so the accuracy "
+            "does not measure performance on new problems"
         )
     if (again := len(train) - len(known)) * _HELD_OUT_SHARE >= len(train) > 0:
-        yield f"{again:,} of the {len(train):,} problems to train on repeat an earlier one: leave them out"
+        yield f"{again:,} of the {len(train):,} training problems are duplicates; remove them"
 
 
 def _asked(problem: HasProblem) -> tuple[str, Opening]:
@@ -260,18 +261,18 @@ def _pair(row: Row, where: str) -> Pair:
 
 
 def choice_pair(row: Row, question: Asked, choice: Choice, shown: str | None = None) -> Pair:
-    """Return a question with choices as a pair; ``shown`` is what it is in a prompt, if that is not alone."""
+    """Return a question with choices as a pair; ``shown`` is the question within the prompt, if not alone."""
     form = f"{form_name(row, question, choice.field)} with choices"
     return Pair(shown or choice.problem, choice.letter, question.opening, form, "a letter")
 
 
 def found_answer(text: str, where: str, mathematics: bool = True) -> Reference:
-    """Return the final answer of a reference; raises UserError if there is none that can be read."""
+    """Return the final answer of a reference; raises UserError if it cannot be read."""
     found = read_reference(text, mathematics)
     if found is None:
         end = text.strip()[-60:]
         raise UserError(
-            f"{where}: no final answer: give it alone in 'answer', after '####', or in a \\boxed{{}}"
+            f"{where}: no final answer; give it alone in 'answer', after '####', or in a \\boxed{{}}"
             + (f" (it ends: {end!r})" if end else "")
         )
     return found

@@ -1,4 +1,4 @@
-"""Environments written as YAML: which one, and with which options.
+"""Environments as YAML files: an environment and its options.
 
     # data.yaml: data-v1, unless `env` names another
     data: problems.jsonl
@@ -10,7 +10,7 @@
       - {env: math-v1, weight: 2, options: {difficulty: 2}}
       - {env: data.yaml}
 
-Files are looked for beside the YAML file first.
+Relative paths are first looked up in the folder of the YAML file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _FILES = ("data", "test_data", "verifier")
 
 
 def read_env_file(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the name of the environment that a file is made on, and its options.
+    """Return the name of the environment that a file uses, and its options.
 
     Raises:
-        UserError: unreadable, or no mapping.
+        UserError: the file cannot be read, or is not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def read_env_file(path: Path) -> tuple[str, dict[str, Any]]:
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path}: an environment is a mapping of options, such as data: problems.jsonl")
+        raise UserError(f"{path}: an environment must be a mapping of options, such as data: problems.jsonl")
     folder = path.resolve().parent
     options = {key: _beside(folder, value) if key in _FILES else value for key, value in content.items()}
     if "mixture" in options:
@@ -56,7 +56,7 @@ def read_env_file(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _beside(folder: Path, value: Any) -> Any:
-    """Return a place beside the YAML file, if there is one: ``data.jsonl:train``, ``file.py:Name``."""
+    """Return a place in the folder of the YAML file, if it exists: ``data.jsonl:train``, ``file.py:Name``."""
     if not isinstance(value, str) or not value:
         return value
     return str(folder / value) if is_here(str(folder / value)) else value

@@ -1,7 +1,7 @@
-"""What a row of data asks and expects, known by its fields: the forms of TRL, verl, prime-rl and others.
+"""Finds the question and the answer of a row by its fields, in the formats of TRL, verl, prime-rl and others.
 
-A question is text, or a list of messages of which the last is the user's. An answer is the first of the
-fields REFERENCES that holds one.
+A question is text, or a list of messages that ends with the user's. The answer is in the first of the fields
+REFERENCES that has one.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ ANSWER_KEYS = ("answer", "solution", "response")
 
 _MORE_PROBLEM_KEYS = ("instruction", "input", "inputs", "query", "ctx")
 _STORIES = {"body": " ", "context": "\n", "passage": "\n", "support": "\n"}
-"""What a question in another field is about (SVAMP, SQuAD, BoolQ, SciQ), and what parts the two."""
+"""A field with the context of a question (SVAMP, SQuAD, BoolQ, SciQ), and the separator of the two."""
 _SYSTEM_KEYS = ("system", "system_prompt")
 _PROMPTS = ("prompt", "responses_create_params.input")
-"""Where the messages of a prompt may be."""
+"""Fields for the messages of a prompt."""
 _CONVERSATIONS = (
     *("messages", "context_messages", "conversations", "conversation", "input", "question", "problem"),
 )
-"""Where messages may be that are a prompt, if they end with the user, or else a transcript."""
+"""Fields for messages that are a prompt if they end with the user's, and otherwise a transcript."""
 REFERENCES = (
     *("reward_model.ground_truth", "reward_spec.ground_truth", "verification_info.ground_truth"),
     *("answer", "expected_answer", "ground_truth", "final_answer", "reference_answer", "gt_answer"),
     *("solution", "response", "label", "target", "targets", "output", "completion"),
     *("extra_info.ground_truth", "extra_info.answer", "verifier_metadata.expected_answer"),
 )
-"""Where the expected answer may be: what is judged by first, what merely has it in it last."""
+"""Fields for the expected answer: from those that are used for judging to those that merely contain it."""
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
@@ -46,10 +46,10 @@ _ROLES = {
 }
 _LIKE_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
 _BETWEEN = re.compile(r"\}\s*\{(?=\s*['\"](?:role|content|from|value)['\"]\s*:)")
-"""NumPy writes no commas, and CSV files of data frames have messages as it does."""
+"""NumPy writes no commas; CSV files of data frames contain messages in this form."""
 _LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _LITERALS = re.compile(rf"\s*\[\s*(?:{_LITERAL.pattern})(?:[\s,]+(?:{_LITERAL.pattern}))*\s*\]\s*", re.DOTALL)
-"""A list of texts, with commas between them or, as NumPy writes it, without."""
+"""A list of texts, separated by commas or, in NumPy's form, by space."""
 _NAMES = {
     "reward_model": "verl",
     "reward_spec": "SkyRL",
@@ -57,18 +57,18 @@ _NAMES = {
     "responses_create_params": "NeMo Gym",
     "conversations": "ShareGPT",
 }
-"""What rows with such a field are called; others are called by their fields."""
+"""Names of formats with such a field; others are named after their fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a row asks.
+    """The question of a row.
 
     Attributes:
         problem: the question, as text.
         opening: the messages before it.
-        field: where it is from.
-        said: what the assistant says to it in a transcript: a solution; None: it is no transcript.
+        field: the field with the question.
+        said: the assistant's reply in a transcript, which is a solution; None: it is not a transcript.
     """
 
     problem: str
@@ -78,21 +78,24 @@ class Asked:
 
 
 def asked(row: Row, where: str, keys: Sequence[str] = PROBLEM_KEYS) -> Asked:
-    """Return what a row asks: messages that end with the user, else text, else a transcript's last question.
+    """Return the question of a row: messages that end with the user's, or else text, or else the last
+    question of a transcript.
 
     Args:
         row: its fields.
-        where: where it stands, for complaints.
-        keys: of text, the first that holds some.
+        where: its place, for messages.
+        keys: fields for text, of which the first non-empty one is used.
 
-    A system prompt in a field of its own comes first.
+    A system prompt in a separate field comes first.
 
     Raises:
-        UserError: nothing, messages that cannot be read, or images.
+        UserError: there is no question, messages cannot be read, or there are images.
     """
     found = _asked(row, where, keys)
     if "<image>" in found.problem and any(row.get(key) for key in ("image", "images")):
-        raise UserError(f"{where}: it has images, and they are not seen: leave such rows out")
+        raise UserError(
+            f"{where}: it contains images, which this environment does not show; remove such rows"
+        )
     system = next((text for key in _SYSTEM_KEYS if (text := as_text(row.get(key))) is not None), None)
     if system is None or any(role == "system" for role, _ in found.opening):
         return found
@@ -114,7 +117,7 @@ def _asked(row: Row, where: str, keys: Sequence[str]) -> Asked:
         if found is not None and (found.said is None or text is None):
             return found
     if text is None:
-        raise UserError(f"{where}: none of the keys {', '.join(keys)} holds text (found: {_found(row)})")
+        raise UserError(f"{where}: none of the keys {', '.join(keys)} contains text (found: {_found(row)})")
     return text
 
 
@@ -130,18 +133,18 @@ def _asked_in_text(row: Row, where: str, keys: Sequence[str]) -> Asked | None:
 
 
 def _history(row: Row, where: str) -> Opening:
-    """Return what was said before, in pairs of both sides, as LLaMA-Factory's rows have it."""
+    """Return the history of a conversation, as pairs of both sides, in the format of LLaMA-Factory."""
     held = row.get("history")
     turns = decoded(held, None) if isinstance(held, str) else held
     if not turns:
         return ()
     if not isinstance(turns, list) or not all(isinstance(t, list | tuple) and len(t) == 2 for t in turns):
-        raise UserError(f"{where}: history is no list of pairs, of what the user said and the assistant")
+        raise UserError(f"{where}: history is not a list of pairs of a user's and an assistant's message")
     return tuple(pair for said, answer in turns for pair in (("user", str(said)), ("assistant", str(answer))))
 
 
 def _asked_at(row: Row, path: str, where: str) -> Asked | None:
-    """Return what the messages at a path ask; None: there are none."""
+    """Return the question in the messages at a path; None: there are none."""
     held = at(row, path)
     if not path.startswith("responses_create_params."):
         return asked_by(held, path, where)
@@ -151,17 +154,18 @@ def _asked_at(row: Row, path: str, where: str) -> Asked | None:
     if conversation(held) is None:
         return None
     if request.get("tools"):
-        raise UserError(f"{where}: it asks for tools, which data cannot bring: see the agent tool-use")
+        raise UserError(f"{where}: it requests tools, which data cannot provide; see the agent tool-use")
     if (text := as_text(request.get("instructions"))) is not None:
         held = [{"role": "system", "content": text}, *held]
     return asked_by(held, path, where)
 
 
 def asked_by(value: Any, field: str, where: str) -> Asked | None:
-    """Return what messages ask, in OpenAI's form or ShareGPT's, also as JSON; None: a value is none.
+    """Return the question in messages in the format of OpenAI or ShareGPT, also as JSON; None: the value has
+    another format.
 
     Raises:
-        UserError: messages that cannot be read, or that leave nothing to answer.
+        UserError: the messages cannot be read, or do not end with a question.
     """
     if (listed := conversation(value)) is None:
         if isinstance(value, str) and _LIKE_MESSAGES.match(value):
@@ -170,21 +174,21 @@ def asked_by(value: Any, field: str, where: str) -> Asked | None:
     messages, said = [_message(message, where) for message in listed], None
     if messages[-1][0] == "assistant" and field == "prompt":
         raise UserError(
-            f"{where}: the prompt ends with the assistant's own words, but a model answers the user's: leave "
-            "them out"
+            f"{where}: the prompt ends with a message of the assistant, but the model answers the user; "
+            "remove that message"
         )
     while messages and messages[-1][0] == "assistant":
         said = messages.pop()[1]
     if not messages or messages[-1][0] != "user" or not messages[-1][1].strip():
-        raise UserError(f"{where}: the messages of {field} have no last word of the user, to be answered")
+        raise UserError(f"{where}: the messages of {field} do not end with a message of the user")
     return Asked(messages[-1][1], tuple(messages[:-1]), field, said)
 
 
 def reference(row: Row, question: Asked, where: str) -> tuple[str, str]:
-    """Return the text that holds the expected answer, and the name of its field.
+    """Return the text with the expected answer, and the name of its field.
 
     Raises:
-        UserError: no field does, or one that holds several.
+        UserError: no field has an answer, or a field has several.
     """
     for path in REFERENCES:
         if (said := conversation(at(row, path))) is not None:
@@ -196,13 +200,13 @@ def reference(row: Row, question: Asked, where: str) -> tuple[str, str]:
     if question.said is not None:
         return question.said, "the assistant's last message"
     raise UserError(
-        f"{where}: none of the keys {', '.join(ANSWER_KEYS)} holds text, nor reward_model.ground_truth, "
-        f"expected_answer, label and their like (found: {_found(row)})"
+        f"{where}: none of the keys {', '.join(ANSWER_KEYS)}, reward_model.ground_truth, expected_answer, "
+        f"label and similar ones contains text (found: {_found(row)})"
     )
 
 
 def form_name(row: Row, question: Asked, answer: str) -> str:
-    """Return what rows of this form are called."""
+    """Return the name of the format of a row."""
     top = {question.field.partition(".")[0], answer.partition(".")[0]}
     name = next((name for key, name in _NAMES.items() if key in top), None)
     if name is not None:
@@ -213,7 +217,7 @@ def form_name(row: Row, question: Asked, answer: str) -> str:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a scalar as text; None where there is none: null, blank, not a number (also as CSV has it)."""
+    """Return a scalar as text; None for null, blank and NaN (also in their CSV forms)."""
     if value is None or isinstance(value, list | tuple | dict):
         return None
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -221,10 +225,10 @@ def as_text(value: Any) -> str | None:
 
 
 def one_text(value: Any, what: str) -> str | None:
-    """Return the one text that a field holds, if any: a scalar, or a list (also as JSON) of one.
+    """Return the only text in a field, if any: a scalar, or a list of one (also as JSON).
 
     Raises:
-        UserError: it holds several, or an object; ``what`` begins the message.
+        UserError: the field has several texts, or an object; the message begins with ``what``.
     """
     if isinstance(value, str) and value.lstrip().startswith(('["', "['")):
         value = decoded(value, value)
@@ -232,8 +236,8 @@ def one_text(value: Any, what: str) -> str | None:
         inner = next((value[k] for k in ("ground_truth", "value", "answer") if k in value), None)
         if inner is None and any(v is not None for v in value.values()):
             raise UserError(
-                f"{what} holds an object ({', '.join(map(str, value))}): name the part that is the answer, "
-                "with data-v1 and a template such as answer='{label[value]}'"
+                f"{what} is an object ({', '.join(map(str, value))}); select the part that is the answer "
+                "with data-v1 and a template, such as answer='{label[value]}'"
             )
         return one_text(inner, what)
     if not isinstance(value, list | tuple):
@@ -241,14 +245,14 @@ def one_text(value: Any, what: str) -> str | None:
     texts = list(dict.fromkeys(text for text in (one_text(item, what) for item in value) if text))
     if len(texts) > 1:
         raise UserError(
-            f"{what} holds {len(texts)} answers ({', '.join(texts)[:80]}): say which counts, with data-v1 "
-            "and a template such as answer='{answer[0]}'"
+            f"{what} has {len(texts)} answers ({', '.join(texts)[:80]}); select one with data-v1 and a "
+            "template, such as answer='{answer[0]}'"
         )
     return texts[0] if texts else None
 
 
 def conversation(value: Any) -> list[Any] | None:
-    """Return a list of messages, also one that is written as text; None if a value is none."""
+    """Return a list of messages, also from text; None if a value is not a list of messages."""
     if isinstance(value, str) and _LIKE_MESSAGES.match(value):
         value = decoded(_BETWEEN.sub("}, {", value), None) if (read := decoded(value, None)) is None else read
     return list(value) if is_conversation(value) else None
@@ -258,9 +262,11 @@ def _message(message: Row, where: str) -> tuple[str, str]:
     name = message.get("role") or message.get("from")
     role = _ROLES.get(str(name).lower())
     if role is None:
-        raise UserError(f"{where}: a message has the role {name!r}; it is system, user or assistant")
+        raise UserError(f"{where}: a message has the role {name!r}; it must be system, user or assistant")
     if message.get("tool_calls") or message.get("function_call"):
-        raise UserError(f"{where}: a message has tool calls, which data cannot bring: see the agent tool-use")
+        raise UserError(
+            f"{where}: a message has tool calls, which data cannot provide; see the agent tool-use"
+        )
     contents = (message.get(key) for key in ("content", "value", "ground_truth"))
     content = next((held for held in contents if held is not None), None)
     if isinstance(content, list):
@@ -268,7 +274,8 @@ def _message(message: Row, where: str) -> tuple[str, str]:
             isinstance(p, str) or (isinstance(p, dict) and isinstance(p.get("text"), str)) for p in content
         ):
             raise UserError(
-                f"{where}: a message has parts that are no text, such as an image: they are not seen"
+                f"{where}: a message has parts other than text, such as an image, which this environment "
+                "does not show"
             )
         return role, "".join(part if isinstance(part, str) else part["text"] for part in content)
     if isinstance(content, dict):
@@ -277,7 +284,7 @@ def _message(message: Row, where: str) -> tuple[str, str]:
 
 
 def at(row: Row, path: str) -> Any:
-    """Return what a row has at a path, such as ``reward_model.ground_truth``; objects may be JSON."""
+    """Return the value of a row at a path, such as ``reward_model.ground_truth``; objects may be JSON."""
     value: Any = row
     for key in path.split("."):
         if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -289,7 +296,7 @@ def at(row: Row, path: str) -> Any:
 
 
 def decoded(text: str, otherwise: Any) -> Any:
-    """Read JSON, or what Python or NumPy writes in its place, as CSV files have it."""
+    """Parse JSON, or the form in which Python or NumPy write it to CSV files."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""``data-v1``: an environment out of data, a prompt template and a named verifier, without code."""
+"""``data-v1``: an environment made from data, a prompt template and a named verifier, without code."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from areal.spans import span
 
 
 class DataEnv(ProblemEnv[Pair]):
-    r"""Rows of data become problems by a template; a named verifier judges the answers.
+    r"""A template turns rows of data into problems, and a named verifier judges the answers.
 
     Args:
         data: a file (JSON, CSV, Parquet, ...), a folder, or a data set's id on the hub (areal.envs.places).
-        prompt: a template with the fields of a row, such as ``{question}`` (braces of its own doubled);
-            ``{problem}`` is what a row asks, whichever field has it (areal.envs.forms).
-        answer: a template for the expected answer; None: whichever field has it, where GSM8K's ``####`` and
-            MATH's ``\boxed`` are understood.
-        verifier: ``math`` (what is boxed, as mathematics), ``number`` (the last number), ``exact`` (all of
-            the text), another registered one (areal.rewards), or ``path/to/file.py:function``.
-        subset: the hub's configuration of the data set.
+        prompt: a template with the fields of a row, such as ``{question}``; double all other braces.
+            ``{problem}`` is the question of the row, whichever field has it (areal.envs.forms).
+        answer: a template for the expected answer; None: the answer of the row, whichever field has it,
+            including GSM8K's ``####`` and MATH's ``\boxed``.
+        verifier: ``math`` (the content of the box, as mathematics), ``number`` (the last number), ``exact``
+            (the whole text), another registered verifier (areal.rewards), or ``path/to/file.py:function``.
+        subset: configuration of the data set on the hub.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
-        skip_unreadable: leave out rows of which no problem can be made; a line says how many, and why.
-        split: where a reset without an index draws from, ``train`` or ``test``.
+        skip_unreadable: skip rows that cannot be read as problems; a line reports their number and the
+            reason.
+        split: split from which a reset without an index draws, ``train`` or ``test``.
         rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
 
     Raises:
@@ -60,11 +61,11 @@ class DataEnv(ProblemEnv[Pair]):
         self._reward = Reward(rewards)
 
     def asked(self, problem: Pair) -> str:
-        """Return the problem: the prompt is a part of it."""
+        """Return the problem, which includes the prompt."""
         return problem.problem
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Judge an answer; the episode is over. Raises ValueError if the verifier's score is none."""
+        """Judge an answer; the episode ends. Raises ValueError if the verifier's score is invalid."""
         problem = self.problem
         with span("verifier", self._verifier):
             score = self._verify(action, problem.answer)
@@ -87,19 +88,20 @@ def load_by_template(
     test_data: str | None = None,
     skip_unreadable: bool = False,
 ) -> Loaded[Pair]:
-    """Return the problems that ``DataEnv`` makes of the same arguments."""
+    """Return the problems that ``DataEnv`` uses with the same arguments."""
     return load_problems(_converter(prompt, answer, verifier), data, subset, test_data, skip_unreadable)
 
 
 @lru_cache(maxsize=16)
 def _converter(prompt: str, answer: str | None, verifier: str) -> Convert[Pair]:
-    """Return what makes a problem of a row; the same object each time, by which load_problems remembers."""
+    """Return the function that creates problems from rows; the same object each time, as a key of
+    load_problems' cache."""
     expected = None if answer is None else Template("answer", answer)
     return partial(_pair, Template("prompt", prompt), expected, verifier)
 
 
 def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, where: str) -> Pair:
-    """Make a problem of a row; of its fields only those that a template names have to be readable."""
+    """Create a problem from a row; only the fields that a template names must be readable."""
     if answer is None:
         refuse_other_judges(row, where)
     named, question = prompt.whole, None
@@ -135,7 +137,8 @@ def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, wh
 
 
 def _choice_in(shown: str, row: Row, where: str) -> Choice | None:
-    """Return the right one of the choices that a prompt lists; raises UserError if it does not list them."""
+    """Return the correct one of the choices in a prompt; raises UserError if the prompt does not list
+    them."""
     choice = choice_of(row, shown, where)
     if choice is not None and choice.problem != shown:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Games of several players as one environment: who acts next, what each earned, who plays against whom."""
+"""Games with several players as one environment: turns, rewards, and opponents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from areal.envs.seeds import HELD_OUT
 from areal.envs.text import UnicodeText
 
 _TRIES = 100
-"""Games that begin, at most, until there is one in which the model is to act."""
+"""Maximum number of games that are started until the model can act in one."""
 
 
 class Game(Protocol):
@@ -20,8 +20,8 @@ class Game(Protocol):
 
     Attributes:
         players: their names.
-        ended, cut: whether it is over, by its rules or by a limit; nobody is to act then.
-        player: who is to act.
+        ended, cut: whether it has ended, by its rules or by a limit; nobody acts then.
+        player: the player whose turn it is.
     """
 
     players: list[str]
@@ -39,32 +39,32 @@ class Game(Protocol):
         """Begin a game."""
 
     def told(self) -> str:
-        """Return what the player who is to act has not been told yet; after the end, what is left to say."""
+        """Return what the current player has not been told yet; after the end, the remaining messages."""
 
     def moves(self) -> list[str] | None:
-        """Return what the player who is to act, and was just told something, may say; None: not known."""
+        """Return the legal moves of the current player, who has just been told something; None: unknown."""
 
     def act(self, said: str) -> None:
-        """Make the move of the player who is to act."""
+        """Make the move of the current player."""
 
     def earned(self) -> dict[str, float]:
-        """Return what each player earned since this was asked the last time."""
+        """Return what each player earned since the last call of this method."""
 
 
 class GameEnv(gymnasium.Env[str, str]):
-    """Plays a game with the model as all of its players, or as one against opponents that do not learn.
+    """Plays a game with the model as all players, or as one player against opponents that do not learn.
 
-    ``info["player"]`` of ``reset`` and ``step`` names who acts next: the observation is for this player
-    alone. ``info["rewards"]`` of ``step`` is what each player of the model earned. A game for one player has
-    neither.
+    ``info["player"]`` of ``reset`` and ``step`` names the player who acts next, and for whom alone the
+    observation is. ``info["rewards"]`` of ``step`` has the reward of each player that the model plays. A game
+    for one player has neither.
 
-    On held-out problems the model plays one side, which follows from the seed, and each as often: against
-    itself it would not be seen to get better.
+    On held-out problems, the model plays one side, which follows from the seed, and each side equally often,
+    because playing against itself would not show any progress.
 
     Args:
-        game: what is played.
-        opponent: who plays the other sides in training: ``self``, the model does; or as
-            :func:`areal.envs.opponents.find_opponent` has it.
+        game: the game.
+        opponent: the player of the other sides in training: ``self`` (the model), or an opponent as in
+            :func:`areal.envs.opponents.find_opponent`.
         test_opponent: the same on held-out problems; None: the one in training, and ``random`` for ``self``.
     """
 
@@ -90,10 +90,10 @@ class GameEnv(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Begin a game; opponents make their first moves. One that these end is no game: another one begins.
+        """Begin a game; opponents make their first moves. If these end the game, another one begins.
 
         Raises:
-            RuntimeError: all of many ended so.
+            RuntimeError: many games in a row ended in this way.
         """
         super().reset(seed=seed)
         players = self._game.players
@@ -109,10 +109,10 @@ class GameEnv(gymnasium.Env[str, str]):
             if not (self._game.ended or self._game.cut):
                 self._over = False
                 return self._game.told(), self._info()
-        raise RuntimeError(f"{_TRIES} games in a row were over before the model was to act")
+        raise RuntimeError(f"{_TRIES} consecutive games ended before the model could act")
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Make a move, and those of opponents up to the next one of the model."""
+        """Make a move, and the moves of opponents up to the model's next turn."""
         if self._over is not False:
             raise ResetNeeded("call reset before step")
         self._game.act(action)
@@ -129,7 +129,7 @@ class GameEnv(gymnasium.Env[str, str]):
         return self._game.told(), reward, ended, cut and not ended, info
 
     def _answer(self) -> None:
-        """Let opponents act until the model is to act, or the game is over."""
+        """Let opponents act until it is the model's turn, or the game ends."""
         game = self._game
         while not (game.ended or game.cut) and game.player in self._others:
             game.act(self._others[game.player].answer(game.told(), game.moves()))

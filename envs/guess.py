@@ -1,6 +1,6 @@
-r"""``guess-v1``: a number is to be guessed in several turns; each guess is said to be too low or too high.
+r"""``guess-v1``: guess a number in several turns, with a hint after each guess.
 
-The best player halves what is left: ``numbers`` numbers need at most ⌈log₂(numbers + 1)⌉ guesses.
+The best strategy is bisection: ``numbers`` numbers need at most ⌈log₂(numbers + 1)⌉ guesses.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ HIGHEST = 99
 
 
 def opening(low: int, high: int) -> str:
-    r"""Return how the game begins."""
+    r"""Return the first observation of a game."""
     return f"Guess a number from {low} to {high}.\nPut the final answer in \\boxed{{}}."
 
 
 def feedback(guess: int, number: int) -> str:
-    """Return what is said to a wrong guess."""
+    """Return the hint after a wrong guess."""
     return f"The number is {'greater' if number > guess else 'less'} than {guess}."
 
 
 class GuessEnv(gymnasium.Env[str, str]):
-    r"""Guess a number in ``\boxed{}``, with a hint after each guess: 1 if found, else 0.
+    r"""Guess a number in ``\boxed{}``, with a hint after each guess; the reward is 1 if it is found, else 0.
 
     Args:
-        numbers: how many numbers it may be; they end at 99 at most.
-        max_turns: guesses.
-        low: the least of them; None: anywhere from 1 on, another one in each game.
+        numbers: number of possible numbers, the largest of which is at most 99.
+        max_turns: maximum number of guesses.
+        low: the smallest of them; None: a random one in each game, from 1 on.
 
     Raises:
         UserError: a wrong argument.
@@ -62,7 +62,7 @@ class GuessEnv(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Think of a number; the seed says which, and of which range."""
+        """Choose a number; the seed determines it and its range."""
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(1, HIGHEST - self._numbers + 2))
         low = drawn if self._low is None else self._low
@@ -72,7 +72,7 @@ class GuessEnv(gymnasium.Env[str, str]):
         return opening(low, high), {"low": low, "high": high}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Take a guess. The game is over when it is right, or the guesses are used up."""
+        """Take a guess. The episode ends when it is correct, or the guesses are used up."""
         if self._number is None:
             raise ResetNeeded("call reset before step")
         self._turn += 1
@@ -86,7 +86,7 @@ class GuessEnv(gymnasium.Env[str, str]):
         return observation, float(right), over, False, info
 
 
-NO_GUESS = "That is no number. Put a number in \\boxed{}."
+NO_GUESS = "That is not a number. Put a number in \\boxed{}."
 
 
 def _whole_number(text: str | None) -> int | None:

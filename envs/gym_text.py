@@ -1,4 +1,4 @@
-r"""``gym-text-v1``: any Gymnasium environment that can be written down, as a task for a language model."""
+r"""``gym-text-v1``: any Gymnasium environment that can be described in words."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ from areal.registry import make_env
 from areal.rewards.answers import boxed_answer
 
 _COLOURED = re.compile(r"\x1b\[\d+m(.*?)\x1b\[0m")
-"""What a rendering has in colour, such as the player's place: here it is in brackets."""
+"""Colored parts of a rendering, such as the player's position; they appear in brackets."""
 _READABLE = 32
-"""Numbers of an array that a model may still make something of: a small vector is, an image is not."""
+"""Array size up to which a model may make sense of the numbers: a small vector, but not an image."""
 
 
 class GymTextEnv(gymnasium.Env[str, str]):
-    r"""Plays another environment in words: its observations as text, actions by name in ``\boxed{}``.
+    r"""Plays another environment in words, with observations as text and actions by name in ``\boxed{}``.
 
-    An observation is what ``describe`` says of it, or what the environment renders as ``ansi``, if it can, or
-    else the observation as Python writes it. A response that names no action costs the turn, and the
-    observation says so. Its agent is ``multi-turn``.
+    An observation is the result of ``describe``, or the ``ansi`` rendering of the environment if there is
+    one, or else the observation as Python prints it. A response without a valid action costs a turn, and the
+    observation says so. Use the agent ``multi-turn``.
 
     Args:
-        env: the other environment, by any name that training takes; its actions are ``Discrete`` or ``Text``.
+        env: the other environment, by any name that training accepts; its actions must be ``Discrete`` or
+            ``Text``.
         options: its keyword arguments.
-        actions: names of its discrete actions, in order; None: those that the environment has for them, or
-            else their numbers.
-        describe: ``path/to/file.py:function`` or ``module:function``, which gets an observation and the
-            environment (``unwrapped``), and returns text.
-        task: what the first observation begins with.
-        max_turns: responses of an episode.
+        actions: names of its discrete actions, in order; None: the environment's own names, or else their
+            numbers.
+        describe: ``path/to/file.py:function`` or ``module:function``, which receives an observation and the
+            environment (``unwrapped``) and returns text.
+        task: text at the beginning of the first observation.
+        max_turns: maximum number of responses in an episode.
 
     Attributes:
         notices: what was adapted.
-        warnings: what a run should know of it.
+        warnings: possible problems for a run.
 
     Raises:
-        UserError: no such environment or function, or an environment whose actions cannot be named.
+        UserError: the environment or function does not exist, or the actions cannot be named.
     """
 
     def __init__(
@@ -79,21 +80,21 @@ class GymTextEnv(gymnasium.Env[str, str]):
         numbers = _largest(self._env.observation_space)
         if numbers > _READABLE and self._describe is None and self._env.render_mode != "ansi":
             self.warnings += (
-                f"observations of '{env}' have an array of {numbers} numbers, which no model reads: say what "
-                "they mean by env_options.describe=path/to/file.py:function",
+                f"observations of '{env}' have an array of {numbers} numbers, which a model cannot "
+                "interpret; describe them in words with env_options.describe=path/to/file.py:function",
             )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Begin the other environment's episode."""
+        """Begin an episode of the other environment."""
         super().reset(seed=seed)
         observation, _ = self._env.reset(seed=seed, options=options)
         self._turn = 0
         return f"{self._task}\n{self._shown(observation)}\n{self._asked()}", {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Do what the response names; the reward is the other environment's."""
+        """Take the action that the response names; the reward is that of the other environment."""
         if self._turn is None:
             raise ResetNeeded("call reset before step")
         self._turn += 1
@@ -101,7 +102,7 @@ class GymTextEnv(gymnasium.Env[str, str]):
         named = boxed_answer(action)
         chosen = named if self._actions is None else self._actions.get((named or "").strip().lower())
         if chosen is None:
-            return f"That names no action. {self._asked()}", 0.0, False, used_up, _of(0.0)
+            return f"That is not an action. {self._asked()}", 0.0, False, used_up, _of(0.0)
         observation, reward, terminated, truncated, _ = self._env.step(chosen)
         text = f"{self._shown(observation)}\n{self._asked()}"
         return text, float(reward), bool(terminated), bool(truncated) or used_up, _of(float(reward))
@@ -127,7 +128,7 @@ class GymTextEnv(gymnasium.Env[str, str]):
 
 
 def _of(reward: float) -> dict[str, Any]:
-    """Return what info has of a reward."""
+    """Return the entries of info about the reward."""
     return {"reward_parts": {"reward": reward}}
 
 
@@ -144,7 +145,7 @@ def _make(name: str, options: dict[str, Any], ansi: bool) -> gymnasium.Env[Any, 
 
 
 def _own_names(env: Any, space: Any) -> list[str] | None:
-    """Return what an environment calls its actions: by an enumeration (MiniGrid) or meanings (Atari)."""
+    """Return the environment's names of its actions: from an enumeration (MiniGrid) or meanings (Atari)."""
     if not isinstance(space, Discrete):
         return None
     wanted = range(int(space.start), int(space.start + space.n))
@@ -158,7 +159,7 @@ def _own_names(env: Any, space: Any) -> list[str] | None:
 
 
 def _largest(space: Any) -> int:
-    """Return how many numbers the largest array of an observation has."""
+    """Return the size of the largest array in an observation."""
     if isinstance(space, Dict | Tuple):
         parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
         return max(map(_largest, parts), default=0)

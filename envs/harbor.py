@@ -1,9 +1,10 @@
-"""``harbor-v1``: tasks in Harbor's format; the model works on a machine by a shell, the task's tests judge.
+"""``harbor-v1``: tasks in Harbor's format. The model works on a machine through a shell, and the task's tests
+judge the result.
 
-Where a task needs no image it runs on a machine of this host's own programs (areal.sandbox.local.machine),
-else in a container. What a task's ``tests/test.sh`` writes as its reward is the reward: unlike areal's own
-verifiers it runs beside what the model has left, as the format has it. Before, all that the model left
-running is killed, and the tests are put there only then.
+A task that needs no image runs on a machine with this host's programs (areal.sandbox.local.machine), any
+other in a container. The task's ``tests/test.sh`` writes the reward: unlike areal's own verifiers, and as the
+format requires, it runs on the machine that the model has changed. Before that, areal kills all processes
+that the model has left running, and only then copies the tests to the machine.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from areal.spans import span
 from areal.thoughts import after_thought
 
 LONGEST = 8000
-"""Characters of an observation after the first."""
+"""Maximum number of characters of an observation after the first."""
 SANDBOXES = ("local", "container")
 _LOCAL_MB = 1024
 """Files of a local machine are in memory."""
@@ -38,33 +39,34 @@ _START_S = 120.0
 TOOLS = (
     ToolSpec(
         "bash",
-        "run a command by bash; files stay from one to the next",
+        "run a command in bash; files remain for later commands",
         {"command": ("string", "the command")},
     ),
-    ToolSpec("submit", "hand the machine in as it is now, which ends the task", {}),
+    ToolSpec("submit", "submit the machine in its current state and end the task", {}),
 )
 _BY_NAME = {tool.name: tool for tool in TOOLS}
 _BLOCK = re.compile(r"^```(?:bash|sh|shell)[ \t]*\n(.*?)(?:^```|\Z)", re.MULTILINE | re.DOTALL)
 _checked: set[tuple[str, str]] = set()
-"""Tasks whose solution has earned something, with the sandbox."""
+"""Tasks whose solution has been checked, with the sandbox."""
 
 
 class HarborEnv(ProblemEnv[HarborTask]):
-    """A task on a machine: the reward is what its own tests say.
+    """A task on a machine, whose own tests give the reward.
 
     Args:
         tasks: a folder of tasks in Harbor's format, or one of them.
-        split: where a reset without an index draws from, ``train`` or ``test``.
-        max_turns: actions of an episode; after the last one the machine is judged as it is.
-        describe_tools: say in the observation which tools there are, for agents that do not.
-        sandbox: where tasks run: ``local``, for those that need no image, or ``container``.
-        network: whether containers reach the network.
-        command_s: seconds of one command.
-        reward: which number of a ``reward.json`` is the reward; None: ``reward``, or the only one.
-        check: run each task's solution before it is used, and refuse tasks that it does not solve.
+        split: split from which a reset without an index draws, ``train`` or ``test``.
+        max_turns: maximum number of actions in an episode; after the last one, the machine is judged as it
+            is.
+        describe_tools: describe the tools in the observation, for agents that do not do so.
+        sandbox: where tasks run: ``local`` (tasks that need no image) or ``container``.
+        network: whether containers have network access.
+        command_s: time limit of one command, in seconds.
+        reward: the key of the reward in ``reward.json``; None: ``reward``, or the only key.
+        check: run the solution of each task before the task is used, and refuse tasks that it does not solve.
 
     Raises:
-        UserError: tasks that cannot be read or not be run here, or a wrong argument.
+        UserError: a task cannot be read or cannot run on this host, or an argument is wrong.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class HarborEnv(ProblemEnv[HarborTask]):
         if max_turns < 1 or not command_s > 0:
             raise UserError(f"harbor-v1: max_turns={max_turns} and command_s={command_s} must be positive")
         if sandbox not in SANDBOXES:
-            raise UserError(f"harbor-v1: sandbox={sandbox!r} is none of {', '.join(SANDBOXES)}")
+            raise UserError(f"harbor-v1: sandbox={sandbox!r} must be one of {', '.join(SANDBOXES)}")
         if network and sandbox == "local":
             raise UserError("harbor-v1: a local machine has no network; set env_options.sandbox=container")
         loaded = load_harbor_tasks(str(tasks))
@@ -105,15 +107,16 @@ class HarborEnv(ProblemEnv[HarborTask]):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Which tasks run on this host's own programs in place of an image's."""
+        """Return the tasks that use the programs of this host instead of an image."""
         assert not callable(self._problems)
         named = {task.name: task.base for tasks in self._problems.values() for task in tasks if task.base}
         if self._kind != "local" or not named:
             return ()
         first = min(named)
         return (
-            f"harbor-v1: {len(named)} tasks, as {first}, just copy files onto an image ({named[first]}); "
-            "they run on this host's own programs; env_options.sandbox=container takes the image",
+            f"harbor-v1: {len(named)} tasks, such as {first}, only copy files into an image "
+            f"({named[first]}), so they use the programs of this host; env_options.sandbox=container uses "
+            "the image",
         )
 
     def asked(self, problem: HarborTask) -> str:
@@ -128,7 +131,7 @@ class HarborEnv(ProblemEnv[HarborTask]):
         """Choose a task; ``info["tools"]`` has the tools in OpenAI's form. See ProblemEnv.
 
         Raises:
-            UserError: no such task, or one that its own solution does not solve here.
+            UserError: the task does not exist, or its own solution does not solve it on this host.
             SandboxUnavailable: its machine did not start.
         """
         self.close()
@@ -138,10 +141,10 @@ class HarborEnv(ProblemEnv[HarborTask]):
         return asked, info | {"tools": [tool.schema for tool in TOOLS]}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Run the commands of an action; at the end the task's tests.
+        """Run the commands of an action and, at the end of the episode, the task's tests.
 
         Raises:
-            SandboxUnavailable: the machine has failed; no reward was given.
+            SandboxUnavailable: the machine failed; there is no reward.
         """
         task = self.problem
         self._turn += 1
@@ -162,7 +165,8 @@ class HarborEnv(ProblemEnv[HarborTask]):
         return said, reward, True, False, info
 
     def solution(self) -> str:
-        """Return the calls that make the task's own solution; one without is submitted as it is."""
+        """Return the calls that perform the task's own solution; a task without a solution is submitted
+        unchanged."""
         script = self.problem.folder / "solution" / "solve.sh"
         submit = json.dumps({"name": "submit", "arguments": {}})
         if not script.is_file():
@@ -180,7 +184,7 @@ class HarborEnv(ProblemEnv[HarborTask]):
         return json.dumps({"name": "bash", "arguments": {"command": "\n".join(lines)}}) + f"\n{submit}"
 
     def close(self) -> None:
-        """End the machine."""
+        """Stop the machine."""
         machine, self._machine = self._machine, None
         if machine is not None:
             machine.close()
@@ -218,13 +222,13 @@ class HarborEnv(ProblemEnv[HarborTask]):
         return machine
 
     def _running(self, task: HarborTask) -> Machine:
-        """Return the machine of this episode; it is started when it is first needed."""
+        """Return the machine of this episode, which starts when it is first needed."""
         if self._machine is None:
             self._machine = self._started(task)
         return self._machine
 
     def _act(self, calls: list[Asked], task: HarborTask) -> str:
-        """Return what the calls before a submission gave."""
+        """Return the results of the calls before a submission."""
         given: list[str] = []
         for call in calls:
             if call.name == "submit":
@@ -235,7 +239,7 @@ class HarborEnv(ProblemEnv[HarborTask]):
     def _call(self, call: Asked, task: HarborTask) -> str:
         tool = _BY_NAME.get(call.name)
         if tool is None:
-            return f"Error: there is no tool '{call.name[:100]}', only {', '.join(_BY_NAME)}."
+            return f"Error: the tool '{call.name[:100]}' does not exist; choose one of {', '.join(_BY_NAME)}."
         try:
             command = tool.checked(call.arguments)["command"]
         except ToolError as error:
@@ -250,9 +254,9 @@ class HarborEnv(ProblemEnv[HarborTask]):
         return _shown(ran, seconds)
 
     def _judged(self, machine: Machine, task: HarborTask) -> tuple[float, str]:
-        """Run the task's tests; return the reward, and what they said.
+        """Run the task's tests; return the reward and their output.
 
-        What keeps them from running, or from leaving a reward, is the doing of what ran before, and earns 0.
+        If they cannot run, or leave no reward, the earlier commands are the cause, and the reward is 0.
         """
         variables = task.variables["environment"] | task.variables["verifier"]
         bash = "bash"
@@ -267,11 +271,11 @@ class HarborEnv(ProblemEnv[HarborTask]):
             machine.settle()
             text, numbers = machine.read(f"{_LOGS}/reward.txt"), machine.read(f"{_LOGS}/reward.json")
         except MachineFull as error:
-            return 0.0, f"the tests could not be run: {error}"
+            return 0.0, f"the tests could not run: {error}"
         return reward_of(text, numbers, self._named), shortened(_shown(ran, task.verifier_s), LONGEST)
 
     def _refuse_unsolved(self, task: HarborTask) -> None:
-        """Run a task's solution once; raises UserError if it earns no more than doing nothing."""
+        """Run a task's solution once; raises UserError if it does not earn more than doing nothing."""
         key = (str(task.folder), self._kind)
         script = task.folder / "solution" / "solve.sh"
         if not self._checks or key in _checked or not script.is_file():
@@ -289,26 +293,26 @@ class HarborEnv(ProblemEnv[HarborTask]):
             finally:
                 machine.close()
         if not earned[1] > earned[0]:
-            last = (said.strip().splitlines() or ["the tests say nothing"])[-1][:200]
+            last = (said.strip().splitlines() or ["the tests printed nothing"])[-1][:200]
             other = (
                 "; it may need its image: env_options.sandbox=container"
                 if self._kind == "local"
                 else ("" if self._network else "; it may need env_options.network=true")
             )
             raise UserError(
-                f"harbor-v1: {task.folder}: its own solution earns {earned[1]:g} here, and doing nothing "
-                f"{earned[0]:g} ({last}){other}. env_options.check=false uses it all the same"
+                f"harbor-v1: {task.folder}: its own solution earns {earned[1]:g} on this host, and doing "
+                f"nothing earns {earned[0]:g} ({last}){other}; env_options.check=false uses the task anyway"
             )
         _checked.add(key)
 
 
 def reward_of(text: str | None, numbers: str | None, named: str | None) -> float:
-    """Return the reward that tests have left, as text or as JSON; 0 if it is none.
+    """Return the reward that tests have left, as text or as JSON; 0 if it is invalid.
 
     Args:
-        text: of ``reward.txt``, which counts first.
-        numbers: of ``reward.json``: an object of numbers.
-        named: the one that counts; None: ``reward``, or the only one.
+        text: content of ``reward.txt``, which takes precedence.
+        numbers: content of ``reward.json``, an object of numbers.
+        named: the key of the reward; None: ``reward``, or the only key.
     """
     try:
         if text is not None and named is None:
@@ -324,7 +328,7 @@ def reward_of(text: str | None, numbers: str | None, named: str | None) -> float
 
 
 def _calls(action: str) -> list[Asked]:
-    """Return the calls of an action; blocks of shell code are calls, too."""
+    """Return the calls of an action; blocks of shell code count as calls."""
     blocks = _BLOCK.findall(after_thought(action))
     return calls_of(action) or [Asked("bash", {"command": text}) for text in blocks]
 
@@ -335,29 +339,31 @@ def _refuse_images(tasks: list[HarborTask]) -> None:
         first = needing[0]
         what = f"the image {first.image}" if first.image else "the image that its Dockerfile builds"
         raise UserError(
-            f"harbor-v1: {first.folder} needs {what}; such are {len({t.name for t in needing}):,} of "
-            f"{len({t.name for t in tasks}):,} tasks: set env_options.sandbox=container (docker or podman)"
+            f"harbor-v1: {first.folder} needs {what}, as do {len({t.name for t in needing}):,} of "
+            f"{len({t.name for t in tasks}):,} tasks in total; set env_options.sandbox=container (docker or "
+            "podman)"
         )
 
 
 def _refuse_missing_images(tasks: list[HarborTask]) -> None:
-    """Raise UserError if no engine answers, or it lacks an image that a task names, or a task names none."""
+    """Raise UserError if no container engine answers, or it lacks an image of a task, or a task names
+    none."""
     try:
         engine = find_engine()
     except SandboxUnavailable as error:
         raise UserError(
-            f"harbor-v1: {error}; install or start one, or run tasks that need no image by "
+            f"harbor-v1: {error}; install or start one, or run tasks that need no image with "
             "env_options.sandbox=local"
         ) from error
     for task in tasks:
         if task.image is None and not task.dockerfile:
             raise UserError(
-                f"harbor-v1: {task.folder} has neither environment.docker_image nor environment/Dockerfile: "
-                "name an image, or set env_options.sandbox=local"
+                f"harbor-v1: {task.folder} has neither environment.docker_image nor environment/Dockerfile; "
+                "add one, or set env_options.sandbox=local"
             )
     for image in dict.fromkeys(task.image for task in tasks if task.image):
         if not ask_engine(engine, "image", "inspect", "--format", "{{.Id}}", image):
-            raise UserError(f"harbor-v1: {engine} does not have the image {image}: {engine} pull {image}")
+            raise UserError(f"harbor-v1: {engine} does not have the image {image}; run {engine} pull {image}")
 
 
 def _placed(copied: Copied, folder: str) -> str:

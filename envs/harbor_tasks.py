@@ -1,7 +1,7 @@
 """Tasks in Harbor's format: ``task.toml``, ``instruction.md``, ``environment/``, ``tests/``, ``solution/``.
 
-The format is Harbor's own (https://www.harborframework.com/docs/tasks). What this file reads of it is what a
-task of one step in one container needs; what asks for more is refused by its name.
+The format is Harbor's (https://www.harborframework.com/docs/tasks). This file reads what a task with one step
+in one container needs, and refuses tasks that need more, naming the feature.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from areal.sandbox.machine import MachineLimits
 
 MARK = "task.toml"
 _PLAIN = {"FROM", "WORKDIR", "COPY", "ENV", "LABEL"}
-"""Instructions of a Dockerfile for which no image must be built: files are copied, the rest is the base's."""
+"""Dockerfile instructions for which no image must be built: files are copied, and the base has the rest."""
 _OF_THE_IMAGE = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "dev")
-"""Folders at the top that a local machine has read-only."""
+"""Top-level folders that are read-only on a local machine."""
 _UNSUPPORTED = {
     "steps": "several steps",
     "environment.mcp_servers": "MCP servers",
     "environment.healthcheck": "a health check",
-    "verifier.environment": "an environment of its own for the tests",
+    "verifier.environment": "a separate environment for the tests",
     "verifier.collect": "commands that collect artifacts",
 }
 _MEMORY = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
@@ -35,7 +35,7 @@ _MEMORY = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A file or folder of ``environment/`` that the Dockerfile puts somewhere."""
+    """A file or folder of ``environment/`` that the Dockerfile copies."""
 
     source: Path
     target: str
@@ -46,19 +46,19 @@ class HarborTask:
     """A task.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         problem: the instruction.
-        folder: of the task.
-        image: that the task names; None: none.
-        dockerfile: whether it brings one.
-        base: the image on which that builds; empty if more than files and variables come on top.
-        copied: files that the Dockerfile copies, where ``base`` is not empty.
-        workdir: where commands run; None: where the image says.
-        variables: of the environment, of the tests and of the solution.
-        agent_s: seconds of all commands of an episode together.
-        verifier_s: seconds of the tests.
-        build_s: seconds for building the image.
-        limits: of the machine.
+        folder: the folder of the task.
+        image: the image that the task names; None: it names none.
+        dockerfile: whether it has a Dockerfile.
+        base: the base image of the Dockerfile; empty if it adds more than files and variables.
+        copied: files that the Dockerfile copies, if ``base`` is not empty.
+        workdir: working directory of commands; None: that of the image.
+        variables: environment variables of the environment, the tests and the solution.
+        agent_s: time limit of all commands of an episode together, in seconds.
+        verifier_s: time limit of the tests, in seconds.
+        build_s: time limit of building the image, in seconds.
+        limits: limits of the machine.
     """
 
     name: str
@@ -77,13 +77,13 @@ class HarborTask:
 
     @property
     def plain(self) -> bool:
-        """Whether it needs no image: it brings files at most."""
+        """Return whether it needs no image, because it only adds files."""
         return self.image is None and (not self.dockerfile or bool(self.base))
 
 
 @lru_cache(maxsize=8)
 def load_harbor_tasks(place: str) -> dict[str, list[HarborTask]]:
-    """Return the tasks of a folder by their split; raises UserError if one cannot be read."""
+    """Return the tasks in a folder by split; raises UserError if one cannot be read."""
     return read_tasks("harbor-v1", place, MARK, _task)
 
 
@@ -95,12 +95,14 @@ def _task(folder: Path) -> HarborTask:
         raise UserError(f"{told}: {MARK} is not valid TOML: {error}") from error
     for path, what in _UNSUPPORTED.items():
         if _at(settings, path):
-            raise UserError(f"{told}: {path} in {MARK} asks for {what}, which harbor-v1 does not have")
+            raise UserError(f"{told}: {path} in {MARK} requests {what}, which harbor-v1 does not support")
     environment = folder / "environment"
     if any((environment / f"docker-compose.{end}").is_file() for end in ("yaml", "yml")):
-        raise UserError(f"{told} has a docker-compose file; harbor-v1 runs tasks of one container")
+        raise UserError(
+            f"{told} has a docker-compose file, and harbor-v1 supports only tasks with one container"
+        )
     if _at(settings, "environment.gpus"):
-        raise UserError(f"{told}: environment.gpus: harbor-v1 gives its machines no GPU")
+        raise UserError(f"{told}: environment.gpus: harbor-v1 does not give GPUs to machines")
     instruction = read_text(folder / "instruction.md", told).strip()
     if not instruction:
         raise UserError(f"{told}: instruction.md is empty")
@@ -145,7 +147,7 @@ def _task(folder: Path) -> HarborTask:
 
 @dataclass(frozen=True, slots=True)
 class _Brought:
-    """What a Dockerfile adds to its base image; the base is empty if that takes a build."""
+    """The additions of a Dockerfile to its base image; the base is empty if they require a build."""
 
     base: str = ""
     copied: tuple[Copied, ...] = ()
@@ -181,7 +183,7 @@ def _read_dockerfile(text: str, environment: Path) -> _Brought:
 
 
 def _copied(words: list[str], workdir: str, environment: Path) -> Copied | None:
-    """Return what an instruction copies; None: it is not one file or folder as it is."""
+    """Return what an instruction copies; None: it is not a single file or folder, copied unchanged."""
     if len(words) != 2 or any(sign in "".join(words) for sign in "$*?[") or words[0].startswith("-"):
         return None
     source, target = environment / words[0], _joined(workdir, words[1])
@@ -192,7 +194,7 @@ def _copied(words: list[str], workdir: str, environment: Path) -> Copied | None:
 
 
 def _changes_image(copied: Copied) -> bool:
-    """Return whether a file lands among the programs and settings of the image."""
+    """Return whether a file is copied into the programs and settings of the image."""
     placed = [copied.target]
     if copied.source.is_dir():
         placed += [
@@ -223,7 +225,7 @@ def _number(settings: Mapping[str, Any], path: str, default: float, told: str) -
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-        raise UserError(f"{told}: {path}={value!r} in {MARK} is no number above 0")
+        raise UserError(f"{told}: {path}={value!r} in {MARK} is not a number above 0")
     return float(value)
 
 
@@ -236,17 +238,19 @@ def _size(settings: Mapping[str, Any], name: str, default: float, told: str) -> 
     try:
         return float(text[:-1]) * _MEMORY[text[-1]]
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{told}: environment.{name}={old!r} in {MARK} is no size, such as '2G'") from error
+        raise UserError(
+            f"{told}: environment.{name}={old!r} in {MARK} is not a size, such as '2G'"
+        ) from error
 
 
 def _variables(settings: Mapping[str, Any], part: str, told: str) -> dict[str, str]:
     found = _at(settings, f"{part}.env") or {}
     if not isinstance(found, Mapping) or not all(isinstance(value, str) for value in found.values()):
-        raise UserError(f"{told}: {part}.env in {MARK} is no table of texts")
+        raise UserError(f"{told}: {part}.env in {MARK} is not a table of strings")
     for name, value in found.items():
         if "${" in value:
             raise UserError(
-                f"{told}: {part}.env.{name}={value!r} takes a variable of the host, which no task is given; "
-                "write its value"
+                f"{told}: {part}.env.{name}={value!r} refers to a variable of the host, which tasks cannot "
+                "read; write its value"
             )
     return dict(found)

@@ -1,6 +1,6 @@
-r"""``math-v1``: a problem in, a final answer in ``\boxed{}`` out.
+r"""``math-v1``: problems with a final answer in ``\boxed{}``.
 
-Its problems are procedural arithmetic (areal.envs.arithmetic), or any data set of problem and answer pairs.
+The problems are procedural arithmetic (areal.envs.arithmetic), or any data set of problem and answer pairs.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ WRONG = "The answer is not correct. Try again.\n"
 
 
 def arithmetic_prompt(expression: str) -> str:
-    """Return what the model is asked for an arithmetic expression."""
+    """Return the problem text of an arithmetic expression."""
     return BOXED_PROMPT.format(problem=f"Compute {expression}.")
 
 
 class MathEnv(ProblemEnv[Pair]):
-    r"""One problem, one answer: 1 if its ``\boxed{}`` is equivalent to the expected answer, else 0.
+    r"""One problem, one answer; the reward is 1 if the ``\boxed{}`` equals the expected answer, else 0.
 
-    Where there is no box, what follows ``####`` counts, which is how GSM8K's own solutions end.
-    With ``max_turns`` a wrong answer is said to be wrong, and the problem is asked again.
+    Without a box, the text after ``####`` counts, as in GSM8K's solutions. With ``max_turns``, the
+    observation says that an answer is wrong, and the model can try again.
 
     Args:
         data: a file (JSON, CSV, Parquet, ...), a folder, or the id of a data set on the hub, with questions
-            and answers in the fields that TRL, verl and others know (areal.envs.forms); GSM8K's ``####`` and
-            MATH's ``\boxed`` are understood. None: procedural arithmetic.
-        subset: the hub's configuration of the data set, such as ``main``.
+            and answers in the fields that TRL, verl and others use (areal.envs.forms), including GSM8K's
+            ``####`` and MATH's ``\boxed``. None: procedural arithmetic.
+        subset: configuration of the data set on the hub, such as ``main``.
         test_data: held-out problems; None: the data set's test split, or one in ten of its problems.
-        skip_unreadable: leave out rows of which no problem can be made; a line says how many, and why.
-        split: where a reset without an index draws from, ``train`` or ``test``.
-        difficulty: of procedural arithmetic, 1 to 5.
-        prompt: a template with ``{problem}`` (braces of its own doubled).
-        max_turns: responses to a problem; the reward is that of the last.
+        skip_unreadable: skip rows that cannot be read as problems; a line reports their number and the
+            reason.
+        split: split from which a reset without an index draws, ``train`` or ``test``.
+        difficulty: difficulty of procedural arithmetic, 1 to 5.
+        prompt: a template with ``{problem}``; double all other braces.
+        max_turns: maximum number of responses to a problem; the last one gives the reward.
         rewards: weights of the parts of the reward (areal.rewards.parts); None: ``{"correct": 1.0}``.
 
     Raises:
@@ -72,14 +73,14 @@ class MathEnv(ProblemEnv[Pair]):
         self._max_turns = max_turns
 
     def asked(self, problem: Pair) -> str:
-        """Return the problem in the prompt."""
+        """Return the problem, inserted into the prompt."""
         return self._prompt.format(problem=problem.problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Judge an answer; the episode is over if it is right, or the turns are used up.
+        """Judge an answer; the episode ends if it is correct, or the turns are used up.
 
         Raises:
-            VerifierError: the verifier could not run; no reward was given.
+            VerifierError: the verifier could not run; there is no reward.
         """
         problem, answer = self.problem, final_answer(action)
         with span("verifier", "math"):

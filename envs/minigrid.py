@@ -1,4 +1,4 @@
-"""What a player of MiniGrid and BabyAI sees, in words."""
+"""Describes in words what a player of MiniGrid and BabyAI sees."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ _DIRECTIONS = ("east", "south", "west", "north")
 
 
 def describe(observation: dict[str, Any], env: Any = None) -> str:
-    """Say what is around the player: objects, by steps from there, and the walls straight ahead and beside.
+    """Describe the surroundings of the player: objects, by steps from the player, and the walls ahead and to
+    the sides.
 
-    For ``gym-text-v1``, as ``describe=areal.envs.minigrid:describe``.
+    Use it in ``gym-text-v1`` as ``describe=areal.envs.minigrid:describe``.
 
     Args:
-        observation: ``image`` (columns, rows, 3), which the player sees from the middle of its last row,
+        observation: ``image`` (columns, rows, 3), seen from the middle of its last row,
             ``direction`` and ``mission``.
-        env: not used; what the player does not see stays unsaid.
+        env: not used, because the description contains only what the player sees.
     """
     from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT, STATE_TO_IDX
 

@@ -1,7 +1,7 @@
 """``mixture-v1``: several environments as one, each with a weight.
 
-Which of them a problem comes from, and which of its problems it is, follows from the index alone: no state,
-the same on every thread and after a resumption.
+The index alone determines the environment of a problem and the problem in it, so there is no state: the
+choice is the same on every thread and after the run is resumed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Member:
     """One environment of a mixture.
 
     Attributes:
-        name: in metrics and in ``info["env"]``.
+        name: its name in metrics and in ``info["env"]``.
         env: the environment.
-        weight: its share of the problems is weight / sum of the weights.
-        after: it joins after so many problems of a run: a curriculum.
+        weight: its share of the problems is its weight divided by the sum of the weights.
+        after: number of problems of a run before it joins (a curriculum).
     """
 
     name: str
@@ -41,25 +41,25 @@ class Member:
 
     @property
     def counted(self) -> bool:
-        """Whether its problems have indices."""
+        """Return whether its problems have indices."""
         return callable(getattr(self.env.unwrapped, "count", None))
 
     def count(self, split: str) -> int | None:
-        """Return how many problems a split has; None: no end to them."""
+        """Return the number of problems in a split; None: unbounded."""
         return self.env.unwrapped.count(split) if self.counted else None
 
 
 class MixtureEnv(gymnasium.Env[str, str]):
-    """Several environments as one; ``info["env"]`` says which one a problem is from.
+    """Several environments as one; ``info["env"]`` names the one of the problem.
 
     Args:
-        members: for each ``{"env": ..., "weight": 2, "options": {...}, "name": ..., "after": 0}``; all but
-            ``env`` may be left out. Weights are whole numbers; a member joins ``after`` so many problems of a
-            run, so that easy ones come first.
-        split: where a reset without an index draws from, ``train`` or ``test``.
+        members: for each ``{"env": ..., "weight": 2, "options": {...}, "name": ..., "after": 0}``; all keys
+            but ``env`` are optional. Weights are whole numbers. A member joins after ``after`` problems of a
+            run, so that easy ones can come first.
+        split: split from which a reset without an index draws, ``train`` or ``test``.
 
     Raises:
-        UserError: no members, a wrong one, or two of one name.
+        UserError: there are no members, a member is invalid, or two have the same name.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
@@ -77,22 +77,22 @@ class MixtureEnv(gymnasium.Env[str, str]):
 
     @property
     def environments(self) -> dict[str, Any]:
-        """Its members' environments, by their names."""
+        """Environments of the members, by name."""
         return {member.name: member.env for member in self._members}
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """How the members' data was read."""
+        """How the data of the members was read."""
         return tuple(line for m in self._members for line in getattr(m.env.unwrapped, "notices", ()))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may be wrong with the members' data."""
+        """Possible problems of the members' data."""
         found = ((m.name, line) for m in self._members for line in getattr(m.env.unwrapped, "warnings", ()))
         return tuple(f"{name}: {line}" for name, line in found)
 
     def count(self, split: str) -> int | None:
-        """Return how many problems a split has: of ``test``: until one would come twice."""
+        """Return the number of problems in a split; for ``test``, the number before the first repetition."""
         if split == "train":
             return None
         weights, total = [m.weight for m in self._members], sum(m.weight for m in self._members)
@@ -111,7 +111,7 @@ class MixtureEnv(gymnasium.Env[str, str]):
 
         Args:
             seed: makes the choice reproducible.
-            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
+            options: ``{"index": i, "split": "train" | "test"}``; both are optional.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -127,25 +127,25 @@ class MixtureEnv(gymnasium.Env[str, str]):
         return observation, {**info, **whole, "env": self._current.name, "index": index}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Act in the environment that the problem is from."""
+        """Act in the environment of the problem."""
         if self._current is None:
             raise ResetNeeded("call reset before step")
         return self._current.env.step(action)
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all environments."""
         for member in self._members:
             member.env.close()
 
 
 def turn(index: int, weights: tuple[int, ...], joins: tuple[int, ...]) -> tuple[int, int]:
-    """Return which member the problem at an index is from, and how many of that member come before it.
+    """Return the member of the problem at an index, and the number of earlier problems of that member.
 
     Args:
-        index: of the problem.
-        weights: of the members.
-        joins: how many problems of a run come before each member's first. If all are larger than 0, the first
-            to join begins at once.
+        index: index of the problem.
+        weights: weights of the members.
+        joins: for each member, the number of problems of a run before its first. If all are larger than 0,
+            the first to join begins immediately.
     """
     base, position = index - index % RUN_STRIDE, index % RUN_STRIDE
     joins = tuple(j - min(joins) for j in joins)
@@ -163,7 +163,7 @@ def turn(index: int, weights: tuple[int, ...], joins: tuple[int, ...]) -> tuple[
 
 @lru_cache(maxsize=64)
 def pattern(weights: tuple[int, ...]) -> tuple[int, ...]:
-    """Return whose turn it is, for one round of as many turns as the weights' sum, evenly spread."""
+    """Return the order of members in one round, whose length is the sum of the weights, evenly spread."""
     credit, turns = [0] * len(weights), []
     for _ in range(sum(weights)):
         credit = [c + w for c, w in zip(credit, weights, strict=True)]
@@ -179,7 +179,7 @@ def _task(member: Member, split: str, number: int) -> dict[str, Any]:
         return {"seed": number % HELD_OUT + (HELD_OUT if split == "test" else 0)}
     if (count := member.count(split)) is not None:
         if not count:
-            raise UserError(f"mixture-v1: '{member.name}' has no problem in its {split} split")
+            raise UserError(f"mixture-v1: '{member.name}' has no problems in its {split} split")
         epoch, place = divmod(number, count)
         number = _order(count, epoch)[place] if split == "train" else place
     return {"seed": number % HELD_OUT, "options": {"index": number, "split": split}}
@@ -199,7 +199,7 @@ def _make_members(members: Any) -> list[Member]:
     names = [member.name for member in made]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"mixture: two members are called '{name}'; give one of them another `name`")
+            raise UserError(f"mixture: two members have the name '{name}'; set `name` of one of them")
     return made
 
 
@@ -208,12 +208,12 @@ def _make_member(given: Any) -> Member:
         raise UserError(f"mixture: {given!r} is no member; write {{env: math-v1, weight: 2}}")
     for key in given:
         if key not in _DEFAULTS:
-            raise UserError(f"mixture: a member has no '{key}'{nearest(key, _DEFAULTS)}")
+            raise UserError(f"mixture: a member has no key '{key}'{nearest(key, _DEFAULTS)}")
     whole = {**_DEFAULTS, **given}
     for key, least in (("weight", 1), ("after", 0)):
         if type(whole[key]) is not int or whole[key] < least:
             raise UserError(
-                f"mixture: {key}={whole[key]!r} of '{whole['env']}' is no whole number from {least} on"
+                f"mixture: {key}={whole[key]!r} of '{whole['env']}' is not a whole number of at least {least}"
             )
     env = make_env(whole["env"], **whole["options"])
     return Member(whole["name"] or env_label(whole["env"]), env, whole["weight"], whole["after"])

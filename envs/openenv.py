@@ -17,32 +17,32 @@ from areal.errors import UserError
 
 
 class OpenEnv(gymnasium.Env[str, str]):
-    r"""Plays an environment of an OpenEnv server; each instance has a session of its own there.
+    r"""Plays an environment of an OpenEnv server; each instance has its own session.
 
-    A response is the value of one field of the action: as it is where the field takes any text; alone or in
-    ``\boxed{}`` where it takes a number, a yes or no, or one of several names. One that cannot be read, or
-    that the server refuses for that field, costs the turn, and the observation says so; or, with
-    ``unreadable``, it ends the episode. The reward is the server's; none is 0. Where episodes have several
-    steps, the agent is ``multi-turn``.
+    A response is the value of one field of the action: the whole response if the field accepts any text;
+    alone or in ``\boxed{}`` if the field is a number, a boolean, or one of several names. A response that
+    cannot be read, or that the server refuses for that field, costs a turn, and the observation says so; with
+    ``unreadable``, it ends the episode. The server gives the reward; a missing reward is 0. For episodes with
+    several steps, use the agent ``multi-turn``.
 
     Args:
-        url: of the server, as in ``http://localhost:8000``.
-        says: the field of the action that has the response; None: the one that the server's schema leaves.
-        field: the field of the observation that is shown, or a list of them; None: likewise.
-        action: what else every action has, by field.
-        task: what the first observation begins with, for servers that do not say what is to be done.
-        options: what every reset has besides the seed.
-        time_limit: seconds that the server has for a call.
-        wait: seconds that a reset waits for a server that has gone, or has no session left.
-        unreadable: reward of a response that cannot be read, or is refused, which then ends the episode;
-            None: it costs the turn.
+        url: address of the server, such as ``http://localhost:8000``.
+        says: the field of the action for the response; None: the only suitable one in the server's schema.
+        field: the field of the observation to show, or a list of fields; None: likewise.
+        action: values of other fields in every action.
+        task: text at the beginning of the first observation, for servers that do not describe the task.
+        options: arguments of every reset besides the seed.
+        time_limit: time limit of a call, in seconds.
+        wait: seconds that a reset waits for a server that is unreachable or has no free session.
+        unreadable: reward of a response that cannot be read or is refused, which then ends the episode; None:
+            it costs a turn.
 
     Attributes:
-        notices: which fields those are.
+        notices: the fields in use.
 
     Raises:
-        UserError: no OpenEnv server is there, its fields leave a choice, or an option is none.
-        EnvironmentFailure: the server has gone, is too late, or its environment raised.
+        UserError: there is no OpenEnv server, its fields are ambiguous, or an option is invalid.
+        EnvironmentFailure: the server is unreachable or too slow, or its environment raised an exception.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
@@ -61,9 +61,11 @@ class OpenEnv(gymnasium.Env[str, str]):
         render_mode: str | None = None,
     ) -> None:
         if url is None:
-            raise UserError("openenv-v1 needs a server: env_options.url=http://HOST:PORT")
+            raise UserError("openenv-v1 needs a server; set env_options.url=http://HOST:PORT")
         if unreadable is not None and not _is_number(unreadable):
-            raise UserError(f"openenv-v1: env_options.unreadable={unreadable} is no finite number, as -1 is")
+            raise UserError(
+                f"openenv-v1: env_options.unreadable={unreadable} is not a finite number, such as -1"
+            )
         self.observation_space = UnicodeText(2**20)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
@@ -78,20 +80,21 @@ class OpenEnv(gymnasium.Env[str, str]):
         self._over: bool | None = None
         shows = ", ".join(self._shown)
         self.notices = (
-            f"{url}: the response is the action's {self._said}, and the observation's {shows} is shown",
+            f"{url}: the response is the action's {self._said}, and the model sees the observation's {shows}",
         )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Begin an episode. A server whose reset takes a seed gets one that follows from ``seed``."""
+        """Begin an episode. If the server's reset accepts a seed, it receives one that follows from
+        ``seed``."""
         super().reset(seed=seed)
         told = self._session.reset({"seed": int(self.np_random.integers(2**31)), **self._options})
         self._over = False
         return "\n".join(filter(None, (self._task, self._text(told)))), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Say the response to the server."""
+        """Send the response to the server."""
         if self._over is not False:
             raise ResetNeeded("call reset before step")
         try:
@@ -107,7 +110,7 @@ class OpenEnv(gymnasium.Env[str, str]):
                     f"openenv-v1: the server refuses an action for its field {named} ({refused}): say what "
                     "it is by env_options.action={FIELD: VALUE}"
                 ) from refused
-            return self._not_taken(f"That was refused: {refused}. {self._said.asked}".strip())
+            return self._not_taken(f"The server refused that: {refused}. {self._said.asked}".strip())
         self._over = told.done
         cut = told.done and told.observation.get("truncated") is True
         return self._text(told), told.reward, told.done and not cut, cut, _of(told.reward)
@@ -117,7 +120,7 @@ class OpenEnv(gymnasium.Env[str, str]):
         self._session.close()
 
     def _not_taken(self, observation: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Return what comes of a response that is no action."""
+        """Return the result of a response that is not an action."""
         if self._unreadable is None:
             return observation, 0.0, False, False, _of(0.0)
         self._over = True
@@ -135,5 +138,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _of(reward: float) -> dict[str, Any]:
-    """Return what info has of a reward."""
+    """Return the entries of info about the reward."""
     return {"reward_parts": {"reward": reward}}

@@ -54,10 +54,10 @@ class Field:
         if known is None:
             number = _KINDS[self.kind](answer)
             if not math.isfinite(number):
-                raise ValueError(f"{answer!r} is no finite number")
+                raise ValueError(f"{answer!r} is not a finite number")
             return number
         if answer not in known:
-            raise ValueError(f"{answer!r} is no choice")
+            raise ValueError(f"{answer!r} is not one of the choices")
         return known[answer]
 
     def filled(self, rest: Mapping[str, Any], value: Any) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def said_field(schema: Mapping[str, Any], says: str | None, rest: Mapping[str, A
     known = _fields(schema, "action")
     for name in rest:
         if name not in known:
-            raise _wrong("action", f"action={{{name}: …}} is none of", known)
+            raise _wrong("action", f"action={{{name}: …}} is not one of", known)
     fixed = fixed_values(schema).keys() | rest.keys()
     said = _named(known, says) if says is not None else _only(known, fixed)
     missing = [f for f in known.values() if f.required and f.name not in {said.name, *fixed}]
     if missing:
         given = ", ".join(f"{field.name}: VALUE" for field in missing)
         raise _wrong(
-            "action", f"'{said.name}' alone is none, env_options.action={{{given}}} besides; of", known
+            "action", f"'{said.name}' is not enough; also set env_options.action={{{given}}}; fields:", known
         )
     return said
 
@@ -100,25 +100,31 @@ def said_field(schema: Mapping[str, Any], says: str | None, rest: Mapping[str, A
 def _named(known: Mapping[str, Field], says: str) -> Field:
     name, *path = says.split(".")
     if name not in known:
-        raise _wrong("action", f"says={says} is none of", known)
+        raise _wrong("action", f"says={says} is not one of", known)
     if path and known[name].kind == "object":
         return replace(known[name], kind="string", choices=(), path=tuple(path))
     if path or known[name].kind not in _KINDS:
-        raise _wrong("action", f"says={says} takes neither text nor a number; of", known)
+        raise _wrong("action", f"says={says} is neither text nor a number; choose one of", known)
     return known[name]
 
 
 def _only(known: Mapping[str, Field], fixed: Collection[str]) -> Field:
     if {"tool_name", "arguments"} <= known.keys():
         call = "env_options.says=arguments.NAME 'env_options.action={tool_name: TOOL}'"
-        raise _wrong("action", f"it calls tools: give one, and its argument, by {call}; of", known)
+        raise _wrong(
+            "action",
+            f"the server has tools; choose one, and the argument for the response, with {call}; fields:",
+            known,
+        )
     able = [field for field in known.values() if field.kind in _KINDS and field.name not in fixed]
     able = [field for field in able if field.required] or able
     if len(able) > 1:
         able = [field for field in able if field.kind == "string" and not field.choices] or able
     if len(able) != 1:
-        which = "which field has the response? env_options.says=FIELD, of"
-        raise _wrong("action", which if able else "none takes text or a number, of", known)
+        which = "choose the field for the response with env_options.says=FIELD, from"
+        raise _wrong(
+            "action", which if able else "the action has no field for text or a number; fields:", known
+        )
     return able[0]
 
 
@@ -144,15 +150,19 @@ def shown_fields(schema: Mapping[str, Any], given: str | Sequence[str] | None) -
         names = (given,) if isinstance(given, str) else tuple(given)
         for name in names:
             if name.partition(".")[0] not in known:
-                raise _wrong("observation", f"field={name} is none of", known)
+                raise _wrong("observation", f"field={name} is not one of", known)
         if not names:
-            raise _wrong("observation", "field=[] shows nothing of", known)
+            raise _wrong("observation", "field=[] shows none of", known)
         return names
     found = list(known.values())
     if len(found) > 1:
         found = [field for field in found if field.kind == "string"]
     if len(found) != 1:
-        raise _wrong("observation", "which are shown? env_options.field=FIELD, or =[ONE, OTHER], of", known)
+        raise _wrong(
+            "observation",
+            "choose the fields to show with env_options.field=FIELD, or =[ONE, OTHER], from",
+            known,
+        )
     return (found[0].name,)
 
 

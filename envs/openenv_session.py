@@ -74,8 +74,8 @@ def schemas(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
         said = found.json() if found.is_success else None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
-            f"openenv-v1: no server answers at {url} ({type(error).__name__}: {error}); start it, or give "
-            "another env_options.url"
+            f"openenv-v1: no server answers at {url} ({type(error).__name__}: {error}); start it, or set "
+            "env_options.url to another address"
         ) from error
     except ValueError:
         said = None
@@ -83,8 +83,8 @@ def schemas(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
         isinstance(said.get(n), dict) for n in ("action", "observation")
     ):
         raise UserError(
-            f"openenv-v1: {address}/schema is none of an OpenEnv server ({found.status_code}, "
-            f"{found.text[:80]!r}); env_options.url is the address that its client takes as base_url"
+            f"openenv-v1: {address}/schema does not belong to an OpenEnv server ({found.status_code}, "
+            f"{found.text[:80]!r}); env_options.url must be the address that its client takes as base_url"
         )
     return said["action"], said["observation"]
 
@@ -105,7 +105,9 @@ class OpenEnvSession:
         try:
             import websockets.sync.client  # noqa: F401 (before a run starts)
         except ModuleNotFoundError as error:
-            raise UserError(f"openenv-v1 needs websockets: {install_hint('openenv')}") from error
+            raise UserError(
+                f"openenv-v1 requires websockets; install it with {install_hint('openenv')}"
+            ) from error
         self._url = url
         self._time_limit = time_limit
         self._wait = wait
@@ -131,10 +133,10 @@ class OpenEnvSession:
             raise self._failure("reset", str(error)) from error.__cause__
         except _Full as error:
             raise UserError(
-                f"openenv-v1: {self._url} has no session left ({error.args[0]}): start it with more "
-                "(max_concurrent_envs), one for each episode in flight: rollout.max_concurrent, but "
-                "rollout.group_size at least, and as many again for evaluations during training "
-                "(evaluation.every); or set these lower"
+                f"openenv-v1: {self._url} has no free session ({error.args[0]}); start it with more "
+                "(max_concurrent_envs): one for each episode in flight (rollout.max_concurrent, but at "
+                "least rollout.group_size), and as many again for evaluations during training "
+                "(evaluation.every); or decrease these settings"
             ) from error
 
     def _patiently(self, message: dict[str, Any]) -> Told:
@@ -216,12 +218,12 @@ class OpenEnvSession:
                 call, f"has not answered after {self._time_limit:g} s (time_limit)"
             ) from error
         except (OSError, WebSocketException) as error:
-            raise _Gone(f"has gone ({_words(error)})") from error
+            raise _Gone(f"has disconnected ({_words(error)})") from error
         except ValueError:
             said = None
         data = said.get("data") if isinstance(said, dict) else None
         if not isinstance(data, dict):
-            raise self._failure(call, f"answered what no OpenEnv server does: {str(said)[:80]}")
+            raise self._failure(call, f"did not answer like an OpenEnv server: {str(said)[:80]}")
         if said.get("type") == "error":
             raise self._error(call, data)
         reward = data.get("reward")
@@ -268,7 +270,7 @@ def _http(url: str) -> str:
     scheme, rest, where = url.partition("://")
     known = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
     if scheme not in known or not _host(url):
-        raise UserError(f"openenv-v1: env_options.url={url} is no address such as http://HOST:PORT")
+        raise UserError(f"openenv-v1: env_options.url={url} is not an address such as http://HOST:PORT")
     return f"{known[scheme]}{rest}{where.rstrip('/')}"
 
 

@@ -36,15 +36,15 @@ def find_opponent(name: str) -> Opponent | None:
     if name.startswith(("http://", "https://")):
         url, _, model = name.partition("#")
         if not model:
-            raise UserError(f"the opponent {name} names no model: {url}#MODEL")
+            raise UserError(f"the opponent {name} does not name a model; give {url}#MODEL")
         return _Endpoint(url, model)
     if ":" not in name:
         raise UserError(
-            f"the opponent '{name}' is not known: give self, random, path/to/file.py:function or URL#MODEL"
+            f"the opponent '{name}' is unknown; give self, random, path/to/file.py:function or URL#MODEL"
         )
     found = load_object(name)
     if not callable(found):
-        raise UserError(f"the opponent '{name}' is no function")
+        raise UserError(f"the opponent '{name}' is not a function")
     given: Opponent = found
     return given
 
@@ -57,9 +57,9 @@ def at_random(messages: list[dict[str, str]], moves: list[str] | None, rng: np.r
     """
     if not moves:
         raise UserError(
-            "a random opponent does not know what it may say, since the game does not list its moves: give "
-            "env_options.test_opponent (path/to/file.py:function or URL#MODEL) to measure against, or "
-            "evaluation.problems=0 to measure nothing"
+            "a random opponent needs the list of moves, which this game does not give; set "
+            "env_options.test_opponent (path/to/file.py:function or URL#MODEL) for evaluation, or "
+            "evaluation.problems=0 to turn evaluation off"
         )
     return moves[int(rng.integers(len(moves)))]
 

@@ -56,7 +56,7 @@ def patched(files: Mapping[str, str], diff: str) -> dict[str, str | None]:
             continue
         text = found.get(change.old, files.get(change.old))
         if text is None:
-            raise PatchError(f"there is no file '{change.old}'")
+            raise PatchError(f"the file '{change.old}' does not exist")
         lines, shift = text.split("\n"), 0
         for hunk in change.hunks:
             place = _place(lines, hunk, shift, change.old)
@@ -67,7 +67,7 @@ def patched(files: Mapping[str, str], diff: str) -> dict[str, str | None]:
         if change.new != _NOTHING:
             found[change.new] = "\n".join(lines)
     if not found:
-        raise PatchError("there is no change in it")
+        raise PatchError("it contains no change")
     return found
 
 
@@ -80,7 +80,7 @@ def _place(lines: list[str], hunk: _Hunk, shift: int, path: str) -> int:
         return stated
     places = [i for i in range(len(lines) - size + 1) if lines[i : i + size] == hunk.old]
     if len(places) != 1:
-        raise PatchError(f"the lines of a hunk are in {path} {len(places)} times: {hunk.old[0]!r} …")
+        raise PatchError(f"the lines of a hunk occur {len(places)} times in {path}: {hunk.old[0]!r} …")
     return places[0]
 
 
@@ -95,7 +95,7 @@ def _changes(diff: str) -> Iterator[_Change]:
         line = lines[number]
         number += 1
         if line.startswith(("rename from", "copy from", "Binary files", "GIT binary")) and hunk is None:
-            raise PatchError(f"it has something else than changes of lines: {line[:60]!r}")
+            raise PatchError(f"it contains something other than changes of lines: {line[:60]!r}")
         if line.startswith("--- ") and number < len(lines) and lines[number].startswith("+++ "):
             if change is not None:
                 yield change
@@ -108,7 +108,7 @@ def _changes(diff: str) -> Iterator[_Change]:
             change.hunks.append(hunk)
         elif hunk is not None and not line.startswith("\\"):
             if line[:1] not in ("", " ", "+", "-"):
-                raise PatchError(f"a line of a hunk begins with neither a space, '+' nor '-': {line[:60]!r}")
+                raise PatchError(f"a line of a hunk does not begin with a space, '+' or '-': {line[:60]!r}")
             if line[:1] != "+":
                 hunk.old.append(line[1:])
             if line[:1] != "-":

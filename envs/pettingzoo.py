@@ -64,8 +64,9 @@ class PettingZooEnv(GameEnv):
         made = make(**(options or {})) if callable(make) else make
         if not takes_turns(made):
             raise UserError(
-                f"{_WHO}: '{env}' makes a {type(made).__name__}, which is no game of PettingZoo's form AEC: "
-                "that has reset, step, last and possible_agents (parallel_to_aec makes one of a parallel one)"
+                f"{_WHO}: '{env}' creates a {type(made).__name__}, which is not a game with PettingZoo's "
+                "AEC interface (reset, step, last and possible_agents); parallel_to_aec converts a "
+                "parallel one"
             )
         if asked := (getattr(made, "metadata", None) or {}).get("isolation"):
             self.metadata = {**self.metadata, "isolation": asked}
@@ -184,8 +185,8 @@ class _AecGame:
             env.step(None)
             if agent in env.agents:
                 raise TypeError(
-                    f"step(None) of the player {agent}, who is out, has left it in agents: remove it, as "
-                    "PettingZoo's _was_dead_step does"
+                    f"step(None) of the player {agent}, who has ended, did not remove it from agents; "
+                    "remove it, as PettingZoo's _was_dead_step does"
                 )
         self.ended, self.cut = not cut, cut
 

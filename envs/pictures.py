@@ -11,8 +11,8 @@ from gymnasium import spaces
 from areal.images import size_of, to_png
 
 READS = (
-    "a model reads text: a str; one that sees also reads pictures, arrays of uint8 of the shape (height, "
-    "width, 3)"
+    "a model reads only text (a str) or, if it can see, pictures (arrays of uint8 with the shape (height, "
+    "width, 3))"
 )
 """What an observation is to be."""
 
@@ -40,7 +40,7 @@ def is_readable(observation: Any) -> bool:
 def kind_of(observation: Any) -> str:
     """Say of what type an observation is that cannot be shown to a model, and of which shape."""
     if isinstance(observation, np.ndarray):
-        return f"ndarray of {observation.dtype} of the shape {observation.shape}"
+        return f"ndarray of {observation.dtype} with the shape {observation.shape}"
     kind = type(observation).__name__
     if isinstance(observation, Mapping) and any(
         isinstance(each, np.ndarray) for each in observation.values()

@@ -105,7 +105,7 @@ def stamp(*places: str | None) -> tuple[int, ...]:
 
 
 def _listed(splits: Splits) -> str:
-    return f"it has {', '.join(splits)}" if list(splits) != [""] else "its files name none"
+    return f"it has {', '.join(splits)}" if list(splits) != [""] else "its files do not define any"
 
 
 def looks_remote(name: str) -> bool:
@@ -171,11 +171,15 @@ def _check_one_set(folder: Path, split: str, paths: list[Path]) -> None:
     """Raise UserError where files are not parts of one data set."""
     forms = sorted({form_of(path) or "" for path in paths})
     if len(forms) > 1:
-        raise UserError(f"{folder} has files of several forms ({', '.join(forms)}): name one of them as data")
+        raise UserError(
+            f"{folder} has files of several formats ({', '.join(forms)}); give one of them as data"
+        )
     tops = sorted({path.relative_to(folder).parts[0] for path in paths if path.parent != folder})
     own = [top for top in tops if top != "data" and not _NAMED.fullmatch(top.lower())]
     if len(own) > 1:
-        raise UserError(f"{folder} has several data sets: name one, as in subset={own[0]} ({', '.join(own)})")
+        raise UserError(
+            f"{folder} has several data sets; choose one, as in subset={own[0]} ({', '.join(own)})"
+        )
 
 
 def _files(paths: list[Path]) -> Rows:
@@ -186,7 +190,7 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): save the data set again") from error
+        raise UserError(f"cannot read {path} ({error}); save the data set again") from error
     return found if isinstance(found, dict) else {}
 
 
@@ -196,7 +200,7 @@ def _saved(folder: Path) -> Rows:
     listed = state.get("_data_files")
     names = [f["filename"] for f in listed if "filename" in f] if isinstance(listed, list) else []
     if not names or state.get("_indices_files") or state.get("_indices_data_files"):
-        raise UserError(f"{folder} is no whole data set of save_to_disk: save it again, or as Parquet")
+        raise UserError(f"{folder} is not a complete data set of save_to_disk; save it again, or as Parquet")
     return _files([folder / name for name in names])
 
 
@@ -213,7 +217,7 @@ def _on_hub(name: str, subset: str | None, streaming: bool) -> Splits:
         if error.name != "datasets":
             raise
         raise UserError(
-            f"'{name}' is no file, and to read it from the hub needs `{install_hint('data')}`"
+            f"'{name}' is not a file, and reading it from the hub requires `{install_hint('data')}`"
         ) from error
     load: Any = datasets.load_dataset  # to its types, streaming is one of two constants
     with _hub_errors(name):
@@ -223,7 +227,7 @@ def _on_hub(name: str, subset: str | None, streaming: bool) -> Splits:
         kept = re.search("/([0-9a-f]{40})/", rows.cache_files[0]["filename"]) if rows.cache_files else None
         if kept and kept[1] != commit:
             raise UserError(
-                f"cannot load the data set '{name}': the hub cannot be reached, and what is kept here is of "
+                f"cannot load the data set '{name}': the hub cannot be reached, and the local cache has "
                 "another revision"
             )
     return {split: partial(_hub_rows, name, split, rows) for split, rows in loaded.items()}
@@ -243,7 +247,7 @@ def _hub_errors(name: str) -> Iterator[None]:
         yield
     except errors as error:
         text = " ".join(str(error).split())[:300]
-        hint = "; name it with subset=…" if "onfig name is missing" in text else ""
+        hint = "; choose one with subset=…" if "onfig name is missing" in text else ""
         raise UserError(f"cannot load the data set '{name}': {text}{hint}") from error
 
 

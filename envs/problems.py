@@ -92,7 +92,9 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
         index = options.get("index")
         index = int(self.np_random.integers(size) if index is None else index)
         if not 0 <= index < size:
-            raise UserError(f"{self._name}: no problem {index} in the {split} split: it has {size}")
+            raise UserError(
+                f"{self._name}: the {split} split has {size} problems, and {index} is not one of them"
+            )
         chosen = self._problems(split, index) if callable(self._problems) else self._problems[split][index]
         self._chosen, self._turn = chosen, 0
         asked = self.asked(chosen)
@@ -112,12 +114,12 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
     def _size(self, split: str) -> int:
         count = self.count(split)
         if count == 0:
-            raise UserError(f"{self._name}: the data has no problem in its {split} split")
+            raise UserError(f"{self._name}: the data has no problems in its {split} split")
         return _UNBOUNDED if count is None else count
 
     def _known(self, split: str) -> str:
         if split not in SPLITS:
-            raise UserError(f"{self._name}: split={split!r} is neither 'train' nor 'test'")
+            raise UserError(f"{self._name}: split={split!r} must be 'train' or 'test'")
         return split
 
 
@@ -125,7 +127,7 @@ def checked_difficulty(env: str, difficulty: int, known: dict[int, str]) -> int:
     """Return a difficulty; raises UserError if it is none."""
     if difficulty not in known:
         texts = "; ".join(f"{n}: {text}" for n, text in known.items())
-        raise UserError(f"{env}: difficulty={difficulty!r} is none of these: {texts}")
+        raise UserError(f"{env}: difficulty={difficulty!r} must be one of: {texts}")
     return difficulty
 
 

@@ -37,6 +37,6 @@ def drawn(seed: str, split: str, draw: Callable[[random.Random], T], key: Callab
 def check_known(split: str, difficulty: int, difficulties: dict[int, str]) -> None:
     """Raise ValueError for an unknown split or difficulty."""
     if split not in ("train", "test"):
-        raise ValueError(f"split is 'train' or 'test', not {split!r}")
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
     if difficulty not in difficulties:
-        raise ValueError(f"difficulty is one of {sorted(difficulties)}, not {difficulty!r}")
+        raise ValueError(f"difficulty must be one of {sorted(difficulties)}, not {difficulty!r}")

@@ -76,8 +76,8 @@ class _Questions(Sequence[Question]):
             if hashlib.sha256(found["question"].encode()).digest()[0] % 2 == self._split:
                 return found
         raise UserError(
-            f"reasoning-gym-v1: {_TRIES} draws gave no question {index} of this split: the data set has "
-            "too few of them; give other options"
+            f"reasoning-gym-v1: {_TRIES} attempts found no question {index} of this split, because the data "
+            "set has too few; choose other options"
         )
 
 
@@ -87,8 +87,10 @@ def _load(dataset: str, size: int, seed: int, options: dict[str, Any]) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "reasoning_gym":
             raise
-        raise UserError(f"reasoning-gym-v1 needs reasoning-gym: {install_hint('reasoning-gym')}") from error
+        raise UserError(
+            f"reasoning-gym-v1 requires reasoning-gym; install it with {install_hint('reasoning-gym')}"
+        ) from error
     try:
         return reasoning_gym.create_dataset(dataset, seed=seed, size=size, **options)
     except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"reasoning-gym-v1: the data set '{dataset}' cannot be had: {error}") from error
+        raise UserError(f"reasoning-gym-v1: the data set '{dataset}' cannot be created: {error}") from error

@@ -208,13 +208,13 @@ class RepoEnv(ProblemEnv[RepoTask]):
                 else:
                     self._repository.write_file(path, text)
         except (PatchError, ToolError) as error:
-            return f"Error: the diff does not fit: {error}"
-        return "The diff is applied."
+            return f"Error: the diff cannot be applied: {error}"
+        return "The diff was applied."
 
     def _call(self, call: Asked) -> str:
         tool = BY_NAME.get(call.name)
         if tool is None:
-            return f"Error: there is no tool '{call.name[:100]}', only {', '.join(BY_NAME)}."
+            return f"Error: the tool '{call.name[:100]}' does not exist; choose one of {', '.join(BY_NAME)}."
         try:
             arguments = tool.checked(call.arguments)
             if tool.name == "run_tests":
@@ -226,7 +226,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
     def _run_tests(self, path: str = "") -> str:
         """Run visible tests; what they print is shown, and counts for nothing."""
         if path and path.removeprefix("./") not in self._repository.files:
-            raise ToolError(f"there is no file '{path}'")
+            raise ToolError(f"the file '{path}' does not exist")
         source = f"WANTED = {path.removeprefix('./')!r}\n{_RUNNER}"
         job = Job(source, Script(any_exit=True), _unpacking(self._repository.files))
         with span("tool", "run_tests"):
@@ -247,11 +247,11 @@ class RepoEnv(ProblemEnv[RepoTask]):
             return
         for test in task.tests:
             must = test.kind == "pass_to_pass"
-            if self._passes(test, task.files, must, f"{task.where}: before anything is changed") != must:
+            if self._passes(test, task.files, must, f"{task.where}: before any change") != must:
                 how = "fails" if must else "passes"
                 raise UserError(
-                    f"repo-v1: {task.where}: the hidden test {test.name} of {test.kind} {how} before "
-                    "anything is changed"
+                    f"repo-v1: {task.where}: the hidden test {test.name} of {test.kind} {how} before any "
+                    "change"
                 )
         solved = {**task.files, **task.solution}
         for test in task.tests if task.solution else ():
@@ -271,7 +271,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
             if status == "timeout":
                 raise UserError(
                     f"repo-v1: {when} the hidden test {test.name} took longer than time_limit, "
-                    f"{self._limits.wall_s:g} s, twice; give it more by env_options.time_limit"
+                    f"{self._limits.wall_s:g} s, twice; increase env_options.time_limit"
                 )
         return status == "ok"
 

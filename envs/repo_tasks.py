@@ -82,17 +82,17 @@ def _task(folder: Path) -> RepoTask:
     told = f"repo-v1: {folder}"
     for name in ("repo", "hidden"):
         if not (folder / name).is_dir():
-            raise UserError(f"{told} has no folder {name}; a task has {MARK}, repo, hidden and solution")
+            raise UserError(f"{told} has no folder {name}; a task needs {MARK}, repo, hidden and solution")
     issue = read_text(folder / MARK, told).strip()
     files = read_files(folder / "repo", told)
     if not issue or not files:
-        raise UserError(f"{told}: {'repo has no file' if issue else f'{MARK} is empty'}")
+        raise UserError(f"{told}: {'repo has no files' if issue else f'{MARK} is empty'}")
     tests: list[HiddenTest] = []
     for kind in _KINDS:
         file = folder / "hidden" / f"{kind}.py"
         tests += hidden_tests(read_text(file, told), kind, str(file))
     if len({test.name for test in tests}) < len(tests):
-        raise UserError(f"{told}: two hidden tests have one name")
+        raise UserError(f"{told}: two hidden tests have the same name")
     solution = read_files(folder / "solution", told) if (folder / "solution").is_dir() else {}
     return RepoTask(folder.name, issue, files, tuple(tests), solution, str(folder))
 
@@ -106,7 +106,7 @@ def hidden_tests(text: str, kind: Kind, where: str) -> list[HiddenTest]:
     try:
         module = ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"{where} is no Python: {error}") from error
+        raise UserError(f"{where} is not valid Python: {error}") from error
     expected: dict[str, list[Any]] = {}
     for statement in module.body:
         if isinstance(statement, ast.FunctionDef) and statement.name.startswith("test"):
@@ -133,7 +133,7 @@ def _taken_out(function: ast.FunctionDef, where: str) -> list[Any]:
     ]
     _refuse_asserts(function, where)
     if all(value is None or isinstance(value, bool) for value in expected):
-        wrong = f"{function.name} expects nothing but True, False or None, which can be guessed"
+        wrong = f"{function.name} expects only True, False or None, which can be guessed"
         raise _refused(where, function, wrong)
     return expected
 
@@ -159,7 +159,7 @@ def _refuse_asserts(tree: ast.AST, where: str) -> None:
     """Refuse the assertions that are left: how often they are met is for the code to decide."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
-            raise _refused(where, node, "an assertion stands in a test itself, in no loop or branch")
+            raise _refused(where, node, "an assertion must be directly in a test, not in a loop or branch")
 
 
 def _sides(statement: ast.Assert, where: str) -> tuple[ast.expr, Any]:
@@ -174,4 +174,4 @@ def _sides(statement: ast.Assert, where: str) -> tuple[ast.expr, Any]:
 
 
 def _refused(where: str, node: ast.stmt | ast.expr, wrong: str) -> UserError:
-    return UserError(f"{where}:{node.lineno}: {wrong} (a hidden test is judged by its values: {_FORM})")
+    return UserError(f"{where}:{node.lineno}: {wrong} (areal compares the values in a hidden test: {_FORM})")

@@ -26,32 +26,30 @@ TOOLS = (
     ToolSpec("list_files", "list the files of the repository", {}),
     ToolSpec(
         "read_file",
-        "show lines of a file, with their numbers",
+        "show lines of a file with their numbers",
         {"path": _PATH, "start": ("integer", "first line"), "end": ("integer", "last line")},
         ("start", "end"),
     ),
     ToolSpec(
         "search",
         "show the lines that contain a text",
-        {"text": ("string", "what to look for"), "path": ("string", "a file or folder to look in")},
+        {"text": ("string", "the text to search for"), "path": ("string", "the file or folder to search")},
         ("path",),
     ),
     ToolSpec(
         "edit_file",
-        "replace a text that a file has exactly once",
-        {"path": _PATH, "old": ("string", "text to replace"), "new": ("string", "text in its place")},
+        "replace a text that occurs exactly once in a file",
+        {"path": _PATH, "old": ("string", "text to replace"), "new": ("string", "the new text")},
     ),
-    ToolSpec(
-        "write_file", "make a file, or overwrite it", {"path": _PATH, "content": ("string", "its text")}
-    ),
+    ToolSpec("write_file", "create or overwrite a file", {"path": _PATH, "content": ("string", "its text")}),
     ToolSpec("delete_file", "delete a file", {"path": _PATH}),
     ToolSpec(
         "run_tests",
         "run the tests of the repository",
-        {"path": ("string", "one file of tests; all, if it is left out")},
+        {"path": ("string", "one file of tests; without it, all tests run")},
         ("path",),
     ),
-    ToolSpec("submit", "hand the repository in as it is now, which ends the task", {}),
+    ToolSpec("submit", "submit the repository in its current state and end the task", {}),
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
 
@@ -65,7 +63,7 @@ def known_path(path: str) -> str:
         or not path.isprintable()
         or "\\" in path
     ):
-        raise ToolError(f"{path[:_LONGEST_PATH]!r} is no path in the repository, such as 'folder/file.py'")
+        raise ToolError(f"{path[:_LONGEST_PATH]!r} is not a path in the repository, such as 'folder/file.py'")
     return "/".join(parts)
 
 
@@ -91,15 +89,15 @@ class Repository:
         lines = self._text(path).split("\n")
         last = min(len(lines) if end is None else end, start + LONGEST_READ - 1, len(lines))
         if not 1 <= start <= last:
-            raise ToolError(f"{path} has the lines 1 to {len(lines)}")
+            raise ToolError(f"{path} has only the lines 1 to {len(lines)}")
         shown = [f"{number}\t{lines[number - 1]}" for number in range(start, last + 1)]
-        more = [f"(it goes on to line {len(lines)})"] if last < len(lines) else []
+        more = [f"(the file continues to line {len(lines)})"] if last < len(lines) else []
         return "\n".join([*shown, *more])
 
     def search(self, text: str, path: str = "") -> str:
         """Return the lines that contain a text."""
         if not text:
-            raise ToolError("there is nothing to look for")
+            raise ToolError("there is no text to search for")
         below = path.removeprefix("./").rstrip("/")
         hits = [
             f"{name}:{number}: {line[:200]}"
@@ -115,7 +113,7 @@ class Repository:
         """Replace a text that is there exactly once."""
         text = self._text(path)
         if (count := text.count(old) if old else 0) != 1:
-            raise ToolError(f"{path} has the text to replace {count} times; it must be there once")
+            raise ToolError(f"the text to replace occurs {count} times in {path}; it must occur once")
         return self.write_file(path, text.replace(old, new))
 
     def write_file(self, path: str, content: str) -> str:
@@ -126,25 +124,25 @@ class Repository:
         if len(content) > LARGEST_FILE or others + len(content) > LARGEST:
             raise ToolError(f"{path} would be too large")
         if path not in self.files and len(self.files) >= MOST_FILES:
-            raise ToolError(f"the repository has {MOST_FILES} files, and can have no more")
+            raise ToolError(f"the repository has {MOST_FILES} files, and cannot have more")
         # What cannot be written to a file is no text of one.
         self.files[path] = content.encode("utf-8", "replace").decode("utf-8")
-        return f"{path} is written."
+        return f"{path} was written."
 
     def delete_file(self, path: str) -> str:
         """Delete a file."""
         self._text(path)
         del self.files[known_path(path)]
-        return f"{path} is deleted."
+        return f"{path} was deleted."
 
     def _text(self, path: str) -> str:
         try:
             return self.files[known_path(path)]
         except KeyError:
-            raise ToolError(f"there is no file '{path}'; list_files shows which there are") from None
+            raise ToolError(f"the file '{path}' does not exist; list_files shows all files") from None
 
     def _check_place(self, path: str) -> None:
         """Refuse a file in the place of a folder, and a folder in that of a file."""
         for name in self.files:
             if name.startswith(f"{path}/") or path.startswith(f"{name}/"):
-                raise ToolError(f"{path} cannot be a file: {name} is there")
+                raise ToolError(f"{path} cannot be a file, because {name} exists")

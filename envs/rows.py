@@ -26,12 +26,12 @@ FORMS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _NO_DATA = {
-    b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the sheet as CSV",
-    b"version https://git-lfs": "a pointer of Git LFS, not the data itself: git lfs pull",
-    b"\xff\xfe": "UTF-16 text: convert it, as with iconv -f UTF-16 -t UTF-8",
-    b"\xfe\xff": "UTF-16 text: convert it, as with iconv -f UTF-16 -t UTF-8",
+    b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack it, or save the sheet as CSV",
+    b"version https://git-lfs": "a Git LFS pointer instead of the data; run git lfs pull",
+    b"\xff\xfe": "UTF-16 text; convert it, for example with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16 text; convert it, for example with iconv -f UTF-16 -t UTF-8",
 }
-_CONVERT = "convert it, as with iconv -t UTF-8"
+_CONVERT = "convert it, for example with iconv -t UTF-8"
 _BOM = "\ufeff"
 _AROUND = ("data", "rows", "examples", "problems", "questions")
 """Names that rows are put under where a file is one object on one line."""
@@ -56,11 +56,11 @@ def read_rows(path: Path) -> Iterator[tuple[Row, str]]:
                 empty = False
                 yield row
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} is not a whole {path.suffix.lstrip('.')} file: {error}") from error
+        raise UserError(f"{path} is not a complete {path.suffix.lstrip('.')} file: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if empty:
-        raise UserError(f"{path} is empty; it should have one problem a row")
+        raise UserError(f"{path} is empty; it needs one problem per row")
 
 
 def form_of(path: Path) -> str | None:
@@ -84,12 +84,12 @@ def _unpacked(path: Path) -> IO[bytes]:
 
 
 def _zstd(path: Path) -> bytes:
-    pyarrow = arrow(path, "is packed by zstd")
+    pyarrow = arrow(path, "is compressed with zstd")
     try:
         with pyarrow.input_stream(str(path), compression="zstd") as stream:
             return stream.read()
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a whole zst file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not a complete zst file: {' '.join(str(error).split())}") from error
 
 
 def arrow(path: Path, what: str) -> Any:
@@ -97,7 +97,7 @@ def arrow(path: Path, what: str) -> Any:
     try:
         import pyarrow
     except ModuleNotFoundError as error:
-        raise UserError(f"{path} {what}: to read it, {install_hint('data')}") from error
+        raise UserError(f"{path} {what}; to read it, run {install_hint('data')}") from error
     return pyarrow
 
 
@@ -112,9 +112,9 @@ def _rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
     if begin.startswith((_ARROW_FILE, _ARROW_STREAM)):
         return _table(path, file, "an Arrow file")
     if b"\0" in begin:
-        raise UserError(f"{path} is no text, or UTF-16: convert it to UTF-8")
+        raise UserError(f"{path} is not text, or is UTF-16; convert it to UTF-8")
     if form_of(path) in (".parquet", ".arrow") and begin:
-        raise UserError(f"{path} is no whole {'Parquet' if '.parquet' in path.name else 'Arrow'} file")
+        raise UserError(f"{path} is not a complete {'Parquet' if '.parquet' in path.name else 'Arrow'} file")
     return _csv(path, file) if form_of(path) in (".csv", ".tsv") else _json(path, file)
 
 
@@ -135,7 +135,9 @@ def _table(path: Path, file: IO[bytes], what: str) -> Iterator[tuple[Row, str]]:
         for number, row in enumerate(rows):
             yield row, f"{path}, row {number}"
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no whole {what[2:].strip()}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{path} is not a complete {what[2:].strip()}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -252,7 +254,7 @@ def _parse(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}); mend or remove the line") from error
+        raise UserError(f"{where}: not valid JSON ({error}); fix or remove the line") from error
 
 
 def _broken(path: Path, text: str) -> UserError:
@@ -260,8 +262,8 @@ def _broken(path: Path, text: str) -> UserError:
         json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        return UserError(f"{path}, line {line}: not valid JSON ({error}); mend it")
-    raise AssertionError("it is broken")
+        return UserError(f"{path}, line {line}: not valid JSON ({error}); fix it")
+    raise AssertionError("it is malformed")
 
 
 def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
@@ -274,18 +276,21 @@ def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
         names = reader.fieldnames or []
         if len(set(names)) < len(names) or any(not name.strip() for name in names[1:]):
             raise UserError(
-                f"{path}, line 1: the header names each column, and none twice: {', '.join(names)}"
+                f"{path}, line 1: the header must name each column, without duplicates: {', '.join(names)}"
             )
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise UserError(f"{where}: the row has not as many cells as the header; quote its commas")
+                raise UserError(
+                    f"{where}: the number of cells differs from the header; put cells that contain commas "
+                    "in quotes"
+                )
             row.pop("", None)  # the numbers of rows, as data frames write them
             yield dict(row), where
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason}; {_CONVERT}") from error
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error}); mend it") from error
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error}); fix it") from error
 
 
 def _delimiter(path: Path, head: str) -> str:

@@ -32,7 +32,7 @@ def read_tasks(env: str, place: str | Path, mark: str, read: Callable[[Path], T]
     folder = Path(place)
     told = f"{env}: env_options.tasks={place}"
     if not folder.is_dir():
-        raise UserError(f"{told}: there is no such folder")
+        raise UserError(f"{told}: the folder does not exist")
     if (folder / mark).is_file():
         return {"train": [read(folder)], "test": [read(folder)]}
     train = folder / "train" if (folder / "train").is_dir() else folder
@@ -54,7 +54,7 @@ def read_files(folder: Path, told: str) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            raise UserError(f"{told}: {path} is a link; put the file itself there")
+            raise UserError(f"{told}: {path} is a link; replace it with the file")
         if not path.is_file() or "__pycache__" in path.parts:
             continue
         size += path.stat().st_size
@@ -78,8 +78,8 @@ def _folders(folder: Path, mark: str, told: str) -> list[Path]:
     folders = (path for path in folder.iterdir() if path.is_dir())
     found = sorted(path for path in folders if not path.name.startswith((".", "_")))
     if not found:
-        raise UserError(f"{told}: {folder} holds no folder of a task (one with {mark})")
+        raise UserError(f"{told}: {folder} contains no folder of a task (one with {mark})")
     for task in found:
         if not (task / mark).is_file():
-            raise UserError(f"{told}: {task} has no {mark}, which each task has; mend or remove it")
+            raise UserError(f"{told}: {task} has no {mark}, which each task needs; fix or remove it")
     return found

@@ -47,7 +47,7 @@ class UnicodeText(Text):
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """Return a random string of printable ASCII; raises ValueError if given a mask."""
         if mask is not None or probability is not None:
-            raise ValueError("a space of all Unicode strings takes no mask")
+            raise ValueError("a space of all Unicode strings does not support masks")
         length = self.np_random.integers(0, min(self.max_length, _SAMPLED) + 1)
         return "".join(self.np_random.choice(list(string.printable), size=length))
 

@@ -60,7 +60,9 @@ class _TextArenaGame:
             import textarena
             from textarena.envs.registration import ENV_REGISTRY
         except ModuleNotFoundError as error:
-            raise UserError(f"textarena-v1 needs TextArena: {install_hint('textarena')}") from error
+            raise UserError(
+                f"textarena-v1 requires TextArena; install it with {install_hint('textarena')}"
+            ) from error
         raw = name.removesuffix("-raw").removesuffix("-train") + "-raw"
         if raw not in ENV_REGISTRY:
             raise UserError(f"textarena-v1: TextArena {textarena.__version__} has no game '{name}'")
@@ -85,7 +87,9 @@ class _TextArenaGame:
             if players is not None or count > 1 or isinstance(self._game.state, self._alone):
                 return count
         many = f"up to {_MOST}" if players is None else players
-        raise UserError(f"textarena-v1: '{name}' is no game for {many} player{'s' * (players != 1)}: {wrong}")
+        raise UserError(
+            f"textarena-v1: '{name}' is not a game for {many} player{'s' * (players != 1)}: {wrong}"
+        )
 
     @property
     def player(self) -> str:

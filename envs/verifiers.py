@@ -53,7 +53,7 @@ class VerifiersEnv(gymnasium.Env[str, str]):
         render_mode: str | None = None,
     ) -> None:
         if taskset is None:
-            raise UserError("verifiers-v1 needs a taskset: env_options.taskset=ID")
+            raise UserError("verifiers-v1 needs a taskset; set env_options.taskset=ID")
         self.observation_space = UnicodeText(2**20)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode
@@ -100,23 +100,23 @@ class VerifiersEnv(gymnasium.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Refuse: nothing is to be done here."""
-        raise UserError("episodes of verifiers-v1 are run by verifiers itself: add --agent verifiers")
+        raise UserError("verifiers itself runs the episodes of verifiers-v1; add --agent verifiers")
 
 
 def _interpreter(python: str | None) -> str:
     if python is None:
         if importlib.util.find_spec("verifiers") is None:
             raise UserError(
-                "verifiers is not installed beside areal, where it would downgrade packages: make it an "
-                "environment of its own (python -m venv DIR && DIR/bin/pip install verifiers uv), and say "
-                "env_options.python=DIR/bin/python"
+                "verifiers cannot be installed next to areal, because it would downgrade packages; create "
+                "a separate environment for it (python -m venv DIR && DIR/bin/pip install verifiers uv), "
+                "and set env_options.python=DIR/bin/python"
             )
         return sys.executable
     found = os.path.abspath(
         os.path.expanduser(python)
     )  # not resolved: a link is what tells environments apart
     if not os.access(found, os.X_OK) or os.path.isdir(found):
-        raise UserError(f"verifiers-v1: env_options.python={python} is no interpreter")
+        raise UserError(f"verifiers-v1: env_options.python={python} is not an interpreter")
     return found
 
 
@@ -131,12 +131,12 @@ def _count(python: str, config: str) -> int | None:
     except subprocess.TimeoutExpired as error:
         raise UserError(f"verifiers-v1: the taskset has not loaded after {_LOADING:g} s") from error
     except OSError as error:
-        raise UserError(f"verifiers-v1: env_options.python={python} cannot be run: {error}") from error
+        raise UserError(f"verifiers-v1: cannot run env_options.python={python}: {error}") from error
     try:
         said = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise UserError(f"verifiers-v1: {python} ended with code {done.returncode}: {last}") from None
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise UserError(f"verifiers-v1: {python} exited with code {done.returncode}: {last}") from None
     if "error" in said:
         raise UserError(f"verifiers-v1: {said['error']}")
     count: int | None = said["count"]

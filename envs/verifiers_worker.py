@@ -42,7 +42,7 @@ class _Environment:
             if len(self._tasks) > index:
                 break
         if index >= len(self._tasks):
-            raise _Refused(f"the taskset has {len(self._tasks)} tasks: there is none at {index}")
+            raise _Refused(f"the taskset has {len(self._tasks)} tasks, and {index} is not one of them")
         return self._tasks[index]
 
     def count(self) -> int | None:
@@ -68,7 +68,10 @@ def _resolved(given: dict[str, Any]) -> Any:
     resolved = resolve_env_config(config)
     here = any(spec.runtime.type == "subprocess" for spec in agent_config_fields(resolved).values())
     if here and shutil.which("uv") is None:
-        raise _Refused("verifiers runs programs by uv, which is not there: pip install uv beside verifiers")
+        raise _Refused(
+            "verifiers runs programs with uv, which is not installed; install it next to verifiers with "
+            "pip install uv"
+        )
     return resolved
 
 
@@ -99,7 +102,7 @@ class Worker:
         episode = await environment.env.run_slot(slot, ModelContext(model="areal", client=client))
         if not episode.ok:
             errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
-            why = f"{errors[-1].type}: {errors[-1].message}" if errors else "it did not complete"
+            why = f"{errors[-1].type}: {errors[-1].message}" if errors else "it did not finish"
             return {"error": _line(why)}
         learned = [trace for trace in episode.traces if trace.agent.trainable] or episode.traces
         return {"reward": sum(trace.reward for trace in learned) / len(learned)}
@@ -169,7 +172,9 @@ def _take_over(line: bytes) -> None:
     try:
         python = json.loads(json.loads(line)["task"])["python"]
     except (ValueError, TypeError, KeyError):
-        _answer(1, {"error": "the task is none of the environment verifiers-v1: add --env verifiers-v1"})
+        _answer(
+            1, {"error": "the task does not belong to the environment verifiers-v1; add --env verifiers-v1"}
+        )
         return
     os.environ[_FIRST] = line.decode()
     os.execv(python, [python, "-P", __file__])

@@ -32,12 +32,14 @@ def not_in_words(env: Any, observation: Any, name: str) -> str:
     if not is_readable(observation):
         wrong = f"its observations are of the type {kind_of(observation)}, but {READS}"
     elif isinstance(actions, _NO_TEXT):
-        wrong = f"its actions are {actions}, but a model says text"
+        wrong = f"its actions are {actions}, but a model writes text"
     else:
         return ""
     if isinstance(actions, spaces.Discrete | spaces.Text) and (name in gymnasium.registry or ":" in name):
-        return f"{wrong}; play it in words: --env gym-text-v1 env_options.env={name} --agent multi-turn"
-    return f"{wrong}; write it down as text, as gym-text-v1 does"
+        return (
+            f"{wrong}; describe it in words with --env gym-text-v1 env_options.env={name} --agent multi-turn"
+        )
+    return f"{wrong}; convert it to text, as gym-text-v1 does"
 
 
 def describer(who: str, name: str) -> Callable[[Any, Any], Any]:
@@ -50,7 +52,7 @@ def describer(who: str, name: str) -> Callable[[Any, Any], Any]:
         raise UserError(f"{who}: describe={name} is not of the form path/to/file.py:function")
     found = load_object(name)
     if not callable(found):
-        raise UserError(f"{who}: describe={name} is no function")
+        raise UserError(f"{who}: describe={name} is not a function")
     given: Callable[[Any, Any], Any] = found
     return given
 

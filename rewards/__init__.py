@@ -1,1 +1,1 @@
-"""Verifiers and their composition."""
+"""Verifiers, and rewards composed of parts."""

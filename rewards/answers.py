@@ -1,4 +1,4 @@
-r"""Finds the final answer in a text: what is boxed, follows GSM8K's ``####``, or is said in the last line."""
+r"""Finds the final answer in a text: in a box, after GSM8K's ``####``, or in the last line."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ _SAID_AGAIN = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s+is:?\s*(.+)", re.IGN
 _HOPE = re.compile(r"[.\s]*I hope (?:it|this) (?:is correct|helps)\.?\s*$", re.IGNORECASE)
 _NEXT_LINE = re.compile(r"\s*\n\s*([^\n]*[^\s][^\n]*)")
 _ANSWERS = re.compile(r"[0-9\\$]|^[*_`]*\S+[*_`]*$")
-"""What a line that is no heading has, where more lines follow: mathematics, or one word."""
+"""The content of a non-heading line that precedes others: mathematics, or one word."""
 _MAX_PROSE = 12
-"""Words without any mathematics that a final answer may have."""
+"""Number of words that a final answer without mathematics may have."""
 
 
 class Reference(NamedTuple):
-    """A reference's final answer, and the rule by which it was found."""
+    """The final answer of a reference, and the rule that found it."""
 
     answer: str
     rule: str
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""Return the contents of the last whole ``\boxed{…}`` (also ``\fbox{…}`` and ``\boxed 5``), if any.
+    r"""Return the content of the last complete ``\boxed{…}`` (also ``\fbox{…}`` and ``\boxed 5``), if any.
 
-    Boxes that only commas, ``and`` or ``or`` part are one answer: their contents, with commas between them.
-    Takes time linear in the text, whatever it is: the text is a model's.
+    Boxes separated only by commas, ``and`` or ``or`` are one answer: their contents, joined by commas. The
+    time is linear in the text, whatever it contains, because it comes from a model.
     """
     boxes = _boxes(text)
     return ", ".join(boxes) if boxes else None
 
 
 def final_answer(text: str) -> str | None:
-    r"""Return the final answer of a model's text: the last whole ``\boxed{…}``, or what follows ``####``.
+    r"""Return the final answer in a text: the last complete ``\boxed{…}``, or the text after ``####``.
 
-    The second is GSM8K's own mark, which its reference solutions have; the last counts that is no heading.
+    ``####`` is the mark in GSM8K's reference solutions; the last one that is not a heading counts.
     """
     boxed = boxed_answer(text)
     if boxed is not None:
@@ -81,12 +81,12 @@ def reference_answer(text: str) -> str | None:
 
 
 def read_reference(text: str, mathematics: bool = True) -> Reference | None:
-    r"""Return the final answer of a reference: behind its ``####``, in its ``\boxed``, or all of it.
+    r"""Return the final answer of a reference: after its ``####``, in its ``\boxed``, or all of it.
 
-    ``####`` counts where no box follows and it is no heading of Markdown. A text of several lines without
+    ``####`` counts if no box follows and it is not a Markdown heading. A text of several lines without
     either has an answer only if its last line says so (``Answer: 42``), alone under such a heading or in
-    ``<answer>``. None: no answer is recognised, or it
-    cannot be read as ``mathematics``: a brace is open, or it is prose.
+    ``<answer>``. None: no answer is found, or it is not readable as ``mathematics``, because a brace is
+    unclosed or it is prose.
     """
     found = _find_reference(text)
     return found if found and (not mathematics or _is_readable(found.answer)) else None
@@ -120,7 +120,7 @@ def _find_reference(text: str) -> Reference | None:
 
 
 def _mark(text: str) -> re.Match[str] | None:
-    """Return the last ``####`` that an answer follows, on its line or, behind "Answer", on the next."""
+    """Return the last ``####`` before an answer, on its line or, after "Answer", on the next line."""
     for mark in reversed(list(_HASHES.finditer(text))):
         said = mark.group(1).strip()
         if _ANSWER_HEADING.fullmatch(said) or not said:
@@ -139,7 +139,7 @@ def _is_readable(answer: str) -> bool:
 
 
 def _boxes(text: str) -> list[str]:
-    """Return the contents of the last box, and of those before it that are the same answer."""
+    """Return the content of the last box, joined with those of preceding boxes of the same answer."""
     closing = _closing_braces(text)
     found: list[str] = []
     begins = len(text)
@@ -167,7 +167,8 @@ def _box(text: str, match: re.Match[str], closing: dict[int, int]) -> tuple[str,
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Return for each matched opening brace where it closes; escaped braces are no braces."""
+    """Return the position of the closing brace for each matched opening brace; escaped braces do not
+    count."""
     open_braces: list[int] = []
     closing = {}
     for match in _BRACE.finditer(text):

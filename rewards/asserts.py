@@ -1,8 +1,8 @@
 """Splits an assertion into a call and the value that it expects; it runs inside the sandbox.
 
-The text of this file is the source of a job (code.py): the assertions come with a data set, so they are
-parsed and their literals are evaluated where nothing can go wrong. The code under test is not there, so a
-name that nothing defines is a name of its.
+The text of this file is the source of a job (code.py): the assertions come from a data set, so they are
+parsed and their literals are evaluated where they can do no harm. The code under test is not there, so an
+undefined name is one of its names.
 """
 
 import ast
@@ -15,7 +15,7 @@ from typing import Any
 def split(setup: str, text: str) -> tuple[str, list[Any], dict[str, Any], Any] | None:
     """Return (function, arguments, keyword arguments, expected value) of ``assert f(…) == value``.
 
-    ``None`` for an assertion of any other form: it needs a checker of its own.
+    ``None`` for an assertion of any other form, which needs a separate checker.
     """
     body = ast.parse(text.strip()).body
     test = body[0].test if len(body) == 1 and isinstance(body[0], ast.Assert) else None
@@ -51,7 +51,7 @@ def _case(
 
 
 def _names(setup: str, text: str) -> dict[str, Any]:
-    """Return what the setup defines, and the modules that a careless assertion mentions without importing."""
+    """Return what the setup defines, and the modules that an assertion uses without importing them."""
     names: dict[str, Any] = {}
     exec(setup, names)
     del names["__builtins__"]
@@ -60,7 +60,7 @@ def _names(setup: str, text: str) -> dict[str, Any]:
 
 
 def _modules(text: str) -> set[str]:
-    """Return the modules of the standard library that stand before a dot."""
+    """Return the modules of the standard library that appear before a dot."""
     dotted = [node.value for node in ast.walk(ast.parse(text.strip())) if isinstance(node, ast.Attribute)]
     return {node.id for node in dotted if isinstance(node, ast.Name)} & sys.stdlib_module_names
 

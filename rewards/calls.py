@@ -1,8 +1,8 @@
-"""Function calls in a model's words, ``[name(key=value), ...]``, judged by the calls that would be right.
+"""Function calls in a model's text, ``[name(key=value), ...]``, compared with the correct calls.
 
 The rules are those of the Berkeley Function Calling Leaderboard's checker of syntax trees (BFCL, Patil et
-al., ICML 2025), for Python: how a call is spelled does not matter, nor do the order of calls, capitals, and
-most punctuation in texts.
+al., ICML 2025), for Python: spelling variants of a call, the order of calls, capitalization, and most
+punctuation in strings do not matter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Call = tuple[str, dict[str, Any]]
 """A function's name and its arguments."""
 
 _LONGEST = 20_000
-"""Characters of words that are read as calls; Python's parser takes long for more."""
+"""Maximum number of characters that are read as calls; Python's parser takes long for more."""
 _TYPES: dict[str, type] = {
     "string": str,
     "any": str,
@@ -41,17 +41,16 @@ _PUNCTUATION = re.compile(r"[ ,./\-_*^]")
 
 
 def calls(action: str, expected: str) -> float | None:
-    """Judge the calls in a model's words.
+    """Judge the calls in a model's text.
 
     Args:
-        action: such as ``[weather(city="Oslo"), weather(city="Bergen")]``; what it thought does not count.
-        expected: JSON: ``functions`` has the descriptions of those that may be called, ``calls`` a list of
-            ``{name: {argument: [each value that is right]}}``, where ``""`` among the values means that the
-            argument may be left out. ``calls`` is ``"none"`` where no call is right, and ``"some"`` where any
-            is.
+        action: such as ``[weather(city="Oslo"), weather(city="Bergen")]``; thoughts are ignored.
+        expected: JSON: ``functions`` has the descriptions of the available functions, ``calls`` is a list of
+            ``{name: {argument: [all correct values]}}``, where ``""`` among the values means that the
+            argument is optional. ``calls`` is ``"none"`` if no call is correct, and ``"some"`` if any is.
 
     Returns:
-        1 or 0; None: the words are no calls, where calls are right.
+        1 or 0; None: the text is not a list of calls, although calls are correct.
     """
     wanted, made = json.loads(expected), read_calls(after_thought(action))
     if wanted["calls"] in ("none", "some"):
@@ -63,7 +62,7 @@ def calls(action: str, expected: str) -> float | None:
 
 
 def read_calls(text: str) -> list[Call] | None:
-    """Return the calls that a text consists of; None: it has other things, too. Nothing in it is executed."""
+    """Return the calls of which a text consists; None: it contains other things. Nothing is executed."""
     text = text.strip("`\n ").removeprefix("python\n").strip()
     if len(text) > _LONGEST:
         return None
@@ -96,7 +95,7 @@ def _name(node: ast.expr) -> str:
 
 
 def _value(node: ast.expr) -> Any:
-    """Return an argument; what is no literal is its own text, as a variable's name is."""
+    """Return an argument; an expression that is not a literal, such as a variable, becomes its own text."""
     match node:
         case ast.List():
             return [_value(item) for item in node.elts]
@@ -121,7 +120,7 @@ def _key(node: ast.expr | None) -> Any:
 
 
 def _number(node: ast.expr) -> int | float | None:
-    """Return what arithmetic with literal numbers is, as in ``12 * 5000``; None: it is something else."""
+    """Return the value of arithmetic with literal numbers, such as ``12 * 5000``; None: something else."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return value
@@ -137,7 +136,7 @@ def _number(node: ast.expr) -> int | float | None:
 def _all_match(
     made: Sequence[Call], wanted: Sequence[Mapping[str, Any]], described: Mapping[str, Any]
 ) -> bool:
-    """Whether each call is one that is wanted, and none is missing, in whatever order."""
+    """Return whether the calls are exactly the expected ones, in any order."""
     if len(made) != len(wanted):
         return False
     left = list(made)
@@ -163,7 +162,7 @@ def _fits(given: Mapping[str, Any], right: Mapping[str, list[Any]], function: Ma
 
 
 def _is_right(value: Any, right: list[Any], described: Mapping[str, Any]) -> bool:
-    """Whether an argument is of the type that is described, and one of the right values."""
+    """Return whether an argument has the described type and one of the correct values."""
     said = described["type"]
     if said == "tuple" and isinstance(value, tuple):
         value = list(value)
@@ -206,5 +205,6 @@ def _same_fields(given: Mapping[str, Any], right: Mapping[str, list[Any]]) -> bo
 
 
 def _plain(value: Any) -> Any:
-    """Return a text without what does not matter: spaces, most punctuation, capitals, which quotes."""
+    """Return a text without what does not matter: spaces, most punctuation, capitalization, kind of
+    quotes."""
     return _PUNCTUATION.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The usual forms of tests that code benchmarks come with."""
+"""The usual forms of tests in code benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from areal.sandbox.interface import Call
 
 @dataclass(frozen=True, slots=True)
 class CallCase:
-    """One call and what it must return: a value made of builtin types, compare.Raises or compare.Either."""
+    """One call and its expected return value: builtin types, compare.Raises or compare.Either."""
 
     call: Call
     expected: Any
@@ -26,7 +26,7 @@ class CallTests:
 
 @dataclass(frozen=True, slots=True)
 class StreamCase:
-    """What a program reads, and what it must write."""
+    """The input of a program, and its expected output."""
 
     stdin: str
     stdout: str
@@ -37,7 +37,7 @@ class StreamTests:
     """Programs that read standard input and write standard output (APPS, LiveCodeBench).
 
     Attributes:
-        cases: what is read and written.
+        cases: inputs and expected outputs.
         scope: as in a Job.
         any_exit: as in a Script.
     """
@@ -62,13 +62,13 @@ class AssertTests:
 
 @dataclass(frozen=True, slots=True)
 class CheckTests:
-    """A function ``check(candidate)`` that asserts what it likes; it is one case (HumanEval).
+    """A function ``check(candidate)`` with any assertions, which is one case (HumanEval).
 
     Attributes:
-        check: code that defines it.
+        check: code that defines the function.
         entry: the name of the function under test, or ``Solution.name`` for a method.
-        prompt: what the model was asked to complete; helpers that it defines serve the check.
-        script: whether the code runs its assertions itself, rather than in a function ``check``.
+        prompt: the code that the model was asked to complete; the check can use its helpers.
+        script: whether the code runs its assertions itself, instead of in a function ``check``.
     """
 
     check: str

@@ -1,4 +1,4 @@
-"""Verifies code: runs it in a sandbox, takes the values that it returns, and compares them here.
+"""Verifies code: runs it in a sandbox, and compares the values that it returns in this process.
 
 >>> verifier = CodeVerifier(local_sandbox())                                              # doctest: +SKIP
 >>> tests = AssertTests(("assert add(1, 2) == 3",))                                       # doctest: +SKIP
@@ -42,29 +42,29 @@ log = logging.getLogger(__name__)
 
 _SPLITTER = Path(__file__).with_name("asserts.py").read_text(encoding="utf-8")
 _SPLIT_S = 30.0
-"""Seconds for a list of assertions to be parsed; it takes milliseconds, but where the machine is busy."""
+"""Seconds for parsing a list of assertions, which takes milliseconds on an idle machine."""
 _WAIT = "import time\ndef wait(seconds): time.sleep(seconds)"
 _SPARE_S = 0.2
 _REMEMBERED = 20_000
-"""Lists of assertions whose split is kept: a training set is verified again and again."""
+"""Number of parsed lists of assertions in the cache: a training set is verified repeatedly."""
 
 _sound: set[AssertTests | CheckTests] = set()
-"""Tests that do not pass with code that solves nothing."""
+"""The tests also pass with code that solves nothing."""
 
 CaseStatus: TypeAlias = Status | Literal["wrong"]
 
 
 @dataclass(frozen=True, slots=True)
 class CaseVerdict:
-    """How one case went.
+    """The result of one case.
 
     Attributes:
-        passed: whether it did; if so, the texts are empty.
-        status: ``"ok"`` if it passed, ``"wrong"`` if another value came, else how the run ended.
-        asked: the call, or the input, as text; empty if none was made.
-        got: what came, as text: a value, an exception or an output.
-        expected: what should have come, as text, or the assertion that failed. It alone tells what a hidden
-            test expects: show it to a model only if the task says so.
+        passed: whether the case passed; if so, the texts are empty.
+        status: ``"ok"`` if it passed, ``"wrong"`` if the result differs, otherwise how the run ended.
+        asked: the call or the input, as text; empty if there was none.
+        got: the result, as text: a value, an exception or an output.
+        expected: the expected result, as text, or the failed assertion. It reveals what a hidden test
+            expects: show it to a model only if the task says so.
         trace: a traceback within the code under test, if there is one.
     """
 
@@ -81,13 +81,13 @@ PASSED = CaseVerdict(True, "ok")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How code did on its tests.
+    """The result of code on its tests.
 
     Attributes:
-        score: 1 if every case passed, else 0; with partial credit, the share that passed.
-        cases: in order; those that were not reached have the status of what ended the run.
-        stdout: what the code printed, of the first run.
-        seconds: of all runs together.
+        score: 1 if every case passed, otherwise 0; with partial credit, the share of passed cases.
+        cases: results in order; cases that were not reached have the status with which the run ended.
+        stdout: the output of the code in the first run.
+        seconds: total seconds of all runs.
     """
 
     score: float
@@ -107,12 +107,12 @@ class CodeVerifier:
     Args:
         sandbox: where the code runs.
         limits: of each run.
-        comparison: when an answer is the expected one; assertions and checks bring their own.
-        partial: give the share of the cases that passed, rather than all or nothing.
-        retries: runs that failed for the sandbox's reasons are repeated so often.
+        comparison: how results are compared with expected ones; assertions and checks compare themselves.
+        partial: the score is the share of passed cases, instead of all or nothing.
+        retries: number of repetitions of a run that failed because of the sandbox.
 
     Attributes:
-        infra_failures: runs that failed for the sandbox's reasons so far.
+        infra_failures: number of runs that have failed because of the sandbox.
     """
 
     def __init__(
@@ -137,15 +137,15 @@ class CodeVerifier:
 
         Args:
             source: the code.
-            tests: what it must pass.
-            before: code that is executed before it.
-            ahead: send the calls of a run all at once. It takes less time where the sandbox is far away, but
-                the code can then show calls that it has yet to answer in what it returns: not for a verdict
-                whose texts a model sees and may act on.
+            tests: the tests that it must pass.
+            before: code that is executed before the source.
+            ahead: send all calls of a run at once. This saves time if the sandbox is remote, but the code can
+                then reveal later calls in its results; do not use it if a model sees the texts of the verdict
+                and may act on them.
 
         Raises:
-            SandboxUnavailable: the sandbox failed, again after the retries; this is no verdict.
-            ValueError: there are no cases, or the tests themselves are broken.
+            SandboxUnavailable: the sandbox failed, even after the retries; there is no verdict.
+            ValueError: there are no cases, or the tests are broken.
         """
         code = _Code(source, before, ahead)
         match tests:
@@ -158,19 +158,19 @@ class CodeVerifier:
             case CheckTests():
                 verdict = await self._check(code, tests)
         if not verdict.cases:
-            raise ValueError("code cannot be verified without a single case")
+            raise ValueError("code cannot be verified without test cases")
         return verdict
 
     def verify_blocking(self, source: str, tests: Tests, *, before: str = "", ahead: bool = False) -> Verdict:
-        """Do what ``verify`` does, from any thread, whether it has an event loop or not."""
+        """Like ``verify``, from any thread, with or without an event loop."""
         return wait_for(self.verify(source, tests, before=before, ahead=ahead))
 
     async def ensure_sound(self, tests: Tests) -> None:
-        """Raise if tests pass whatever the code does: they are run, once, with code that solves nothing.
+        """Raise an error if tests pass with any code: run them once with code that solves nothing.
 
         Raises:
             SandboxUnavailable: the sandbox failed.
-            ValueError: they do, or cannot be run at all.
+            ValueError: they pass, or cannot run.
         """
         if not isinstance(tests, AssertTests | CheckTests) or tests in _sound:
             return
@@ -191,7 +191,7 @@ class CodeVerifier:
         _sound.add(tests)
 
     def ensure_sound_blocking(self, tests: Tests) -> None:
-        """Do what ``ensure_sound`` does, from any thread."""
+        """Like ``ensure_sound``, from any thread."""
         if isinstance(tests, AssertTests | CheckTests) and tests not in _sound:
             wait_for(self.ensure_sound(tests))
 
@@ -267,10 +267,10 @@ class CodeVerifier:
         return Verdict(score, tuple(cases), outcomes[0].stdout if outcomes else "", seconds)
 
     async def _run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
-        """Run a job, within the verifier's limits or others, again if the sandbox failed.
+        """Run a job within the verifier's limits or others, and repeat it if the sandbox failed.
 
-        Where the sandbox cannot say who did it, code that brings its own process or machine down each time,
-        while other code runs well in between, is to blame.
+        If the sandbox cannot determine the cause, the code is at fault if its process or machine fails each
+        time while other code runs well in between.
 
         Raises:
             SandboxUnavailable: the sandbox failed each time.
@@ -284,21 +284,21 @@ class CodeVerifier:
             if outcome.status != "infra_error":
                 return outcome
             self.infra_failures += 1
-            log.warning("a run failed for the sandbox's reasons: %s", outcome.error)
+            log.warning("a run failed because of the sandbox: %s", outcome.error)
             blamed = blamed and outcome.if_repeated is not None and await self._sound(outcome, limits)
         if blamed and outcome.if_repeated is not None:
             return replace(outcome, status=outcome.if_repeated)
         raise SandboxUnavailable(f"{self._retries + 1} runs failed: {outcome.error}")
 
     async def _sound(self, failed: Outcome, limits: SandboxLimits) -> bool:
-        """Say whether code that only waits lives longer than the run that failed."""
+        """Return whether code that only waits lives longer than the failed run."""
         # For as long alone, what ends all runs now and then might let it live by chance.
         seconds = min(2 * failed.seconds + _SPARE_S, limits.wall_s)
         wait = Job(_WAIT, Calls((Call("wait", (seconds,)),)))
         return (await self._sandbox.run(wait, replace(limits, wall_s=seconds + _SPLIT_S))).status == "ok"
 
     async def _split(self, tests: AssertTests) -> _Split:
-        """Return how a list of assertions is to be run; the list is parsed inside the sandbox, once."""
+        """Return how to run a list of assertions, which is parsed once, inside the sandbox."""
         known = self._splits.get(tests)
         if known is not None:
             return known
@@ -320,7 +320,7 @@ class CodeVerifier:
 
 @dataclass(frozen=True, slots=True)
 class _Code:
-    """What is verified; see CodeVerifier.verify."""
+    """The input of a verification; see CodeVerifier.verify."""
 
     source: str
     before: str
@@ -338,10 +338,10 @@ class _Split:
     """A list of assertions, parsed.
 
     Attributes:
-        calls: those that compare a call with a value, by their place in the list.
-        others: the places of the rest.
-        proxies: the names that the rest takes from the code under test.
-        modules: those that the rest mentions without importing them.
+        calls: assertions that compare a call with a value, by their index in the list.
+        others: the indices of the others.
+        proxies: the names in the others that the code under test defines.
+        modules: the modules in the others that are not imported.
     """
 
     calls: dict[int, CallCase]
@@ -350,7 +350,7 @@ class _Split:
     modules: set[str]
 
     def add(self, number: int, split: Result, needs: Result) -> None:
-        """Add an assertion, from the answers of asserts.py."""
+        """Add an assertion, from the results of asserts.py."""
         if isinstance(split, Returned) and split.value is not None:
             function, args, kwargs, expected = split.value
             self.calls[number] = CallCase(Call(function, tuple(args), kwargs), expected)
@@ -370,7 +370,7 @@ def _answer(outcome: Outcome, place: int) -> Result | None:
 
 
 def _failed(outcome: Outcome, answer: Result | None, case: CallCase) -> CaseVerdict:
-    """Return the verdict on an answer that is not the expected one, or did not come."""
+    """Return the result for a value that is not the expected one, or is missing."""
     asked, wanted = _shown_call(case.call), _shown(case.expected)
     match answer:
         case None:
@@ -383,7 +383,7 @@ def _failed(outcome: Outcome, answer: Result | None, case: CallCase) -> CaseVerd
 
 
 def _checked(outcome: Outcome, place: int, statement: str) -> CaseVerdict:
-    """Return the verdict of a checker on one statement."""
+    """Return the result of a checker for one statement."""
     answer = _answer(outcome, place)
     if isinstance(answer, Returned):
         return PASSED

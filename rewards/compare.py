@@ -1,8 +1,8 @@
-"""When an answer counts as the expected one.
+"""Compares results with expected ones.
 
-By default as Python's ``==`` says: sandboxes return exact builtin types, so no object of the code under test
-takes part. Benchmarks that mean something looser say so with a Comparison. No tolerance makes an integer or a
-boolean out of a number that is near it: there is one only where the expected number is no integer.
+The default is Python's ``==``: sandboxes return exact builtin types, so no object of the code under test is
+involved. Benchmarks with a looser notion use a Comparison. No tolerance turns a nearby number into an integer
+or a boolean: tolerances apply only if the expected number is not an integer.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from typing import Any, Literal
 _NUMBER = re.compile(
     r"[+-]?((\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[iI][nN][fF]([iI][nN][iI][tT][yY])?)", re.ASCII
 )
-"""Unambiguous, so that it takes linear time: the text is a model's."""
+"""Unambiguous, so that matching takes linear time: the text comes from a model."""
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _LONGEST_KEY = 10**18
-"""An integer that JSON may have as the key of an object is not longer."""
+"""Maximum number of digits of an integer as the key of a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raises:
-    """An expected exception, in place of an expected value, by the name of its class or of a base class."""
+    """An expected exception instead of a value, by the name of its class or of a base class."""
 
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """Several expected values, made of builtin types, in place of one: any of them will do."""
+    """Several acceptable values instead of one, made of builtin types."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How answers are compared.
+    """How results are compared.
 
     Attributes:
         relative: relative tolerance of floating-point numbers.
         absolute: absolute tolerance of floating-point numbers.
-        tuples_are_lists: take ``(1, 2)`` and ``[1, 2]`` as equal, as benchmarks kept in JSON must.
-        keys_are_text: take ``{1: 2}`` and ``{"1": 2}`` as equal, for the same reason.
-        nan_is_nan: take two NaNs as equal.
+        tuples_are_lists: treat ``(1, 2)`` and ``[1, 2]`` as equal, as benchmarks in JSON must.
+        keys_are_text: treat ``{1: 2}`` and ``{"1": 2}`` as equal, for the same reason.
+        nan_is_nan: treat two NaNs as equal.
         output: how the outputs of programs are compared. ``"lines"``: line by line, but for space at the
             ends of lines and for empty lines at the end; with a tolerance, words that are numbers may differ
             within it. ``"words"``: likewise, but for all empty lines and all space between words; a
@@ -64,7 +64,7 @@ class Comparison:
     output: Literal["lines", "words", "decimals"] = "lines"
 
     def values(self, actual: Any, expected: Any) -> bool:
-        """Say whether a value is the expected one; both are made of builtin types."""
+        """Return whether a value equals the expected one; both are made of builtin types."""
         if isinstance(expected, Either):
             return any(self.values(actual, value) for value in expected.values)
         if self == Comparison():
@@ -72,7 +72,7 @@ class Comparison:
         return self._alike(actual, expected)
 
     def texts(self, actual: str, expected: str) -> bool:
-        """Say whether a program's output is the expected one; see ``output``."""
+        """Return whether a program's output equals the expected one; see ``output``."""
         alike: Callable[[str, str], bool]
         if self.output == "decimals":
             lines, wanted = _stripped_lines(actual.strip()), _stripped_lines(expected.strip())
@@ -102,7 +102,7 @@ class Comparison:
         return bool(actual == expected)
 
     def _sets_alike(self, actual: Any, expected: Any) -> bool:
-        """Compare sets of numbers in order; no tolerance is defined for others."""
+        """Compare sets of numbers in sorted order; other sets have no tolerance."""
         if len(actual) != len(expected) or not all(
             type(item) in (float, int) for item in [*actual, *expected]
         ):
@@ -133,7 +133,7 @@ class Comparison:
 
 
 def _json_key(key: Any) -> Any:
-    """Return what JSON makes of the key of an object."""
+    """Return the form of a key in a JSON object."""
     if type(key) is bool or key is None:
         return {True: "true", False: "false", None: "null"}[key]
     if type(key) is float or (type(key) is int and abs(key) < _LONGEST_KEY):
@@ -142,7 +142,7 @@ def _json_key(key: Any) -> Any:
 
 
 def _same_decimals(actual: str, expected: str) -> bool:
-    """Say whether two lines are equal, as text or as numbers."""
+    """Return whether two lines are equal, as text or as numbers."""
     if actual == expected:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Arithmetic expressions, exactly: their values, and the numbers that they are made of."""
+"""Exact arithmetic expressions: their values, and the numbers in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 LONGEST = 200
-"""Characters of an expression: far more than any has, and few enough to parse whatever they are."""
+"""Maximum number of characters of an expression: more than any needs, and few enough to parse."""
 
 _BINARY: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -22,13 +22,14 @@ def value(expression: str) -> Fraction:
     """Return the value of an expression of whole numbers with + - * / and parentheses.
 
     Raises:
-        ValueError: it is something else, or divides by zero.
+        ValueError: the text is something else, or divides by zero.
     """
     return _value(_parse(expression))
 
 
 def numbers(expression: str) -> list[int]:
-    """Return the numbers of such an expression, ascending; raises ValueError as :func:`value` does."""
+    """Return the numbers in such an expression, in ascending order; raises ValueError as :func:`value`
+    does."""
     tree = _parse(expression)
     _value(tree)
     return sorted(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))  # type: ignore[misc]
@@ -40,7 +41,7 @@ def _parse(expression: str) -> ast.expr:
     try:
         return ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{expression!r} is no arithmetic expression") from error
+        raise ValueError(f"{expression!r} is not an arithmetic expression") from error
 
 
 def _value(node: ast.expr) -> Fraction:
@@ -54,4 +55,4 @@ def _value(node: ast.expr) -> Fraction:
                 return _BINARY[type(op)](_value(left), _value(right))
             except ZeroDivisionError as error:
                 raise ValueError("division by zero") from error
-    raise ValueError("an expression has whole numbers, + - * / and parentheses only")
+    raise ValueError("an expression contains only whole numbers, + - * / and parentheses")

@@ -13,14 +13,14 @@ from areal.thoughts import after_thought
 
 
 def instructions(action: str, expected: str) -> float | None:
-    """Return 1 if a response follows every instruction, as the paper's strict accuracy of prompts counts.
+    """Return 1 if a response follows all instructions (the paper's strict prompt-level accuracy).
 
     Args:
-        action: the response; what it thought does not count.
+        action: the response; thoughts are ignored.
         expected: JSON with ``prompt``, ``instruction_id_list`` and ``kwargs``, as IFEval's rows have them.
 
     Raises:
-        UserError: the checkers, or their data, are not installed, or do not know an instruction.
+        UserError: the checkers or their data are not installed, or an instruction is unknown.
     """
     row, said = json.loads(expected), after_thought(action)
     given = zip(row["instruction_id_list"], row["kwargs"], strict=True)
@@ -30,7 +30,9 @@ def instructions(action: str, expected: str) -> float | None:
 def _follows(said: str, prompt: str, name: str, options: dict[str, Any]) -> bool:
     known = _checkers()
     if name not in known:
-        raise UserError(f"instructions: there is no checker of '{name}' (known: {', '.join(sorted(known))})")
+        raise UserError(
+            f"instructions: the checker '{name}' does not exist (known: {', '.join(sorted(known))})"
+        )
     checker = known[name](name)
     checker.build_description(**{key: value for key, value in options.items() if value})
     if "prompt" in (checker.get_instruction_args() or ()):
@@ -43,8 +45,8 @@ def _follows(said: str, prompt: str, name: str, options: dict[str, Any]) -> bool
         if type(error) is not LookupError:  # NLTK raises just that
             raise
         raise UserError(
-            f"instructions: NLTK has no data to check '{name}'; where there is a network: "
-            "python -m nltk.downloader punkt_tab"
+            f"instructions: NLTK lacks the data to check '{name}'; with network access, run python -m "
+            "nltk.downloader punkt_tab"
         ) from error
 
 

@@ -1,8 +1,9 @@
-"""Judges mathematics: by rules (:mod:`areal.rewards.mathematics.same`), and for the rest by math-verify.
+"""Judges mathematical answers with rules (:mod:`areal.rewards.mathematics.same`) and, if these do not decide,
+with math-verify.
 
-Guarantee: a check ends within its limit, whatever the answer makes sympy do, and harms no other check. What
-cannot be parsed, or not in time, is wrong. Only a verifier that cannot run at all is an error, and it never
-becomes a reward.
+A check ends within its limit, whatever the answer makes sympy do, and does not affect other checks. An answer
+that cannot be parsed in time is wrong. Only a verifier that cannot run is an error, which never becomes a
+reward.
 """
 
 from __future__ import annotations
@@ -33,30 +34,31 @@ log = logging.getLogger(__name__)
 
 _STARTUP_LIMIT = 120.0
 _LOOK, _LOOKS = 1.0, 5
-"""Seconds between two looks at whether a worker that owes an answer is stopped, and looks that suffice."""
+"""Seconds between two checks whether a busy worker is stopped, and the number of checks that suffice."""
 _PATIENCE = 20.0
-"""A worker may take this many times its limit by the clock: a slow machine says nothing of an answer."""
+"""A worker may take this many times its limit in wall-clock time: a slow machine does not make answers
+wrong."""
 _ATTEMPTS = 3
 _DEEPEST = 50
-"""Parentheses within each other of an answer, at most: deeper ones take math-verify all of its time."""
+"""Maximum nesting of parentheses in an answer: with more, math-verify takes too long."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}|-?[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5}")
-"""Whole numbers, plain or with commas between thousands, are compared at once."""
+"""Whole numbers, plain or with thousands separators, are compared directly."""
 _KNOWN = (r"\max(1, 3)", "3")
-"""A pair that each sound worker finds equal."""
+"""A pair that each working worker judges equal."""
 
 
 class VerifierError(RuntimeError):
-    """The verifier itself could not run; this says nothing of the answer."""
+    """The verifier itself could not run, which says nothing about the answer."""
 
 
 class MathVerifier:
-    """Says whether two final answers are equivalent; safe to share between threads.
+    """Decides whether two final answers are equivalent; thread-safe.
 
     Args:
-        workers: processes; each takes 0.1 GB and starts (1 s) when first needed.
-        time_limit: seconds of processor time of one check, by the kernel's clock; then it is killed.
-        memory: bytes of address space of a worker.
-        max_length: longer answers are wrong without a look: no final answer is that long.
+        workers: number of processes; each takes 0.1 GB, and starts within 1 s when it is first needed.
+        time_limit: limit of the CPU time of one check, in seconds; the kernel then kills the worker.
+        memory: limit of the address space of a worker, in bytes.
+        max_length: maximum number of characters of an answer; longer ones are wrong.
     """
 
     def __init__(
@@ -76,10 +78,10 @@ class MathVerifier:
         self._idle: list[_CheckerProcess] = []
 
     def equivalent(self, answer: str, target: str) -> bool:
-        r"""Say whether ``answer`` is a form of ``target``, as in ``\frac12``, ``1/2``, ``0.5``, ``50\%``.
+        r"""Return whether ``answer`` equals ``target``, as in ``\frac12``, ``1/2``, ``0.5``, ``50\%``.
 
         Raises:
-            VerifierError: no worker could be started, or something other than the answer ended each of them.
+            VerifierError: no worker could start, or a cause other than the answer ended each of them.
         """
         answer, target = answer.strip(), target.strip()
         if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(target):
@@ -97,10 +99,10 @@ class MathVerifier:
             return self._checked(plain(answer), plain(target))
 
     def _checked(self, answer: str, target: str) -> bool:
-        """Ask workers until one comes to an end that is the answer's doing.
+        """Ask workers until the answer, rather than something else, determines how a check ends.
 
-        Where that cannot be told, as of a crash, an answer that takes down each worker, while other workers
-        judge another pair well, is to blame.
+        If the cause is unclear, such as for a crash, the answer is at fault if it crashes each worker while
+        other workers judge another pair correctly.
         """
         end = _Ended("", "outside")
         blamed = True
@@ -117,7 +119,7 @@ class MathVerifier:
                     return verdict
                 worker.kill()
             self.killed += 1
-            log.warning("a math check ended by %s: %.100r for %.100r", verdict.reason, answer, target)
+            log.warning("%s ended a math check: %.100r for %.100r", verdict.reason, answer, target)
             if verdict.cause == "answer":
                 return False
             faults.count("verifier_faults")
@@ -126,12 +128,12 @@ class MathVerifier:
         if blamed and self._works():
             return False
         raise VerifierError(
-            f"the math verifier's workers failed {_ATTEMPTS} times in a check, the last by {end.reason}; is "
-            "the machine out of memory?"
+            f"the workers of the math verifier failed {_ATTEMPTS} times in one check, the last time because "
+            f"of {end.reason}; check whether the machine is out of memory"
         )
 
     def _works(self) -> bool:
-        """Say whether a worker judges a known pair rightly."""
+        """Return whether a worker judges a known pair correctly."""
         try:
             worker = self._take()
         except _NotStarted:
@@ -151,17 +153,17 @@ class MathVerifier:
         return _CheckerProcess(self.memory)
 
     def close(self) -> None:
-        """End the workers; a later check starts new ones."""
+        """Stop the workers; a later check starts new ones."""
         while self._idle:
             self._idle.pop().kill()
 
 
 class _NotStarted(Exception):
-    """A worker could not be started; the message says by what."""
+    """A worker could not start; the message has the reason."""
 
 
 class _Ended(NamedTuple):
-    """Why a worker gave no verdict, and whose doing that was."""
+    """Why a worker gave no verdict, and what caused that."""
 
     reason: str
     cause: Literal["answer", "outside", "unclear"]
@@ -187,11 +189,11 @@ class _CheckerProcess:
         try:
             self._process = _start(memory)
         except OSError as error:  # this host has no more processes, descriptors or memory
-            raise _NotStarted(f"a worker that does not start ({error})") from error
+            raise _NotStarted(f"a worker that did not start ({error})") from error
         if self._line(_STARTUP_LIMIT) != b"ready\n":
             self.kill()
             raise _NotStarted(
-                f"a worker that does not start (exit code {self._process.returncode}: is math-verify "
+                f"a worker that did not start (exit code {self._process.returncode}: is math-verify "
                 f"installed? Try `{sys.executable} -c 'import math_verify'`)"
             )
 
@@ -199,7 +201,7 @@ class _CheckerProcess:
         return self._process.poll() is None
 
     def ask(self, answer: str, target: str, time_limit: float) -> bool | _Ended:
-        """Return the verdict, or what ended the check."""
+        """Return the verdict, or the reason why the check ended."""
         assert self._process.stdin is not None
         try:
             job = json.dumps({"answer": answer, "target": target, "limit": time_limit}) + "\n"
@@ -211,7 +213,7 @@ class _CheckerProcess:
         if line in (b"true\n", b"false\n"):
             return line == b"true\n"
         if self.alive():
-            return _Ended("a machine that stood still, or a stop", "outside")
+            return _Ended("a suspended machine, or a stop", "outside")
         return self._how_it_died()
 
     def _how_it_died(self) -> _Ended:
@@ -225,7 +227,7 @@ class _CheckerProcess:
         return _Ended(reason, "unclear" if code < 0 or code == TROUBLE else "answer")
 
     def _line(self, seconds: float) -> bytes:
-        """Return one line, or what there is of it when the time is over or the output ends."""
+        """Return one line, or the part that was written when the time is up or the output ends."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + seconds
@@ -247,7 +249,7 @@ class _CheckerProcess:
         return line
 
     def _is_stopped(self) -> bool:
-        """Whether somebody has stopped it by a signal, so that it will never answer."""
+        """Return whether a signal has stopped it, so that it will never answer."""
         try:
             stat = Path(f"/proc/{self._process.pid}/stat").read_text()
         except OSError:  # another system than Linux, or it has just ended
@@ -264,7 +266,7 @@ class _CheckerProcess:
 
 
 def _depth(text: str) -> int:
-    """Return how many parentheses, of whatever kind, are open at once, at most."""
+    """Return the maximum nesting of parentheses of any kind."""
     steps = (1 if mark in "([{" else -1 for mark in text if mark in "()[]{}")
     return max(accumulate(steps), default=0)
 
@@ -273,5 +275,5 @@ _shared = MathVerifier()
 
 
 def shared_verifier() -> MathVerifier:
-    """Return this process's verifier: all environments share its workers."""
+    """Return the verifier of this process, whose workers all environments share."""
     return _shared

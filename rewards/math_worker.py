@@ -1,9 +1,8 @@
-"""The process that judges mathematics: reads pairs as JSON lines, answers with verdicts as JSON lines.
+"""A process that judges mathematics: reads pairs as JSON lines and writes verdicts as JSON lines.
 
-Run by :mod:`areal.rewards.math` so that it imports math-verify, and of areal only this. Whatever
-happens to the process that started it, it ends: by the kernel, also when it is stopped; at the end of its
-input; or, in a check that hangs, by the kernel's clock of its processor time, which no computation can hold
-off.
+Run by :mod:`areal.rewards.math` so that it imports math-verify, and of areal only this. It always ends after
+the process that started it: the kernel kills it, even if it is stopped; its input ends; or, in a check that
+hangs, the kernel enforces the limit of its CPU time, which no computation can block.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ TROUBLE = 75
 
 
 def equivalent(parse: Any, verify: Any, answer: str, target: str) -> bool:
-    """Say whether math-verify takes ``answer`` for ``target``, and no number in them differs."""
+    """Return whether math-verify considers ``answer`` equal to ``target``, and no numbers in them differ."""
     parsed_target = _parsed(parse, target)
     parsed_answer = _parsed(parse, answer)
     # Time limits are the parent's: math-verify's own rest on an exception that sympy may swallow.
@@ -34,14 +33,14 @@ def equivalent(parse: Any, verify: Any, answer: str, target: str) -> bool:
 
 
 def _parsed(parse: Any, text: str) -> list[Any]:
-    """Parse as LaTeX in a box; what that does not understand, as it stands."""
+    """Parse as LaTeX in a box; if that fails, as plain text."""
     return parse(f"\\boxed{{{text}}}", parsing_timeout=None) or parse(text, parsing_timeout=None)
 
 
 def _differ(a: Any, b: Any) -> bool:
-    """Say whether two exact numbers differ, here or within two things of one shape.
+    """Return whether two exact numbers differ, themselves or within two objects of the same structure.
 
-    math-verify rounds to 6 places and takes what is below 1e-15 for nothing: no reward may rest on that.
+    math-verify rounds to 6 places and treats numbers below 1e-15 as 0, which must not decide a reward.
     """
     import sympy
 
@@ -69,7 +68,7 @@ def _apart(a: Any, b: Any) -> bool:
 
 
 def main() -> None:
-    """Answer until the input ends. Arguments: bytes of memory, and the process that has started this one."""
+    """Answer until the input ends. Arguments: bytes of memory, and the id of the parent process."""
     memory, parent = map(int, sys.argv[1:])
     kill_with_parent()
     if os.getppid() != parent:

@@ -4,7 +4,7 @@
 >>> reward(Judged("How many?", "\\\\boxed{4}", found=True, correct=1.0))
 (0.9982, {'correct': 1.0, 'length': -0.0018})
 
-A part is any function of what is known of an answer; ``areal.registry.rewards`` knows them by name, and
+A part is a function of a judged answer; ``areal.registry.rewards`` has the parts by name, and
 ``"my_package.module:function"`` and ``"path/to/file.py:function"`` name any other. Environments show the
 parts in ``info["reward_parts"]``.
 """
@@ -20,17 +20,17 @@ from areal.errors import UserError
 from areal.registry import load_object, rewards
 
 LONG = 1000
-"""Characters of an answer whose ``length`` is −1."""
+"""Number of characters of an answer whose ``length`` is −1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An answer, and what its environment found.
+    """An answer, with the findings of its environment.
 
     Attributes:
-        problem: what was asked.
-        answer: the model's words.
-        found: whether they have an answer in the form that was asked for.
+        problem: the problem.
+        answer: the text of the model.
+        found: whether the text has an answer in the required form.
         correct: the verifier's score, from 0 to 1.
     """
 
@@ -49,12 +49,12 @@ def correct(judged: Judged) -> float:
 
 
 def answer_format(judged: Judged) -> float:
-    """Return 1 for an answer in the form that was asked for, else 0."""
+    """Return 1 for an answer in the required form, otherwise 0."""
     return float(judged.found)
 
 
 def length(judged: Judged) -> float:
-    """Return minus one for every thousand characters, at most −1: short answers are better."""
+    """Return minus one per thousand characters, at least −1, so that short answers are better."""
     return -min(1.0, len(judged.answer) / LONG)
 
 
@@ -63,31 +63,31 @@ class Reward:
 
     Args:
         weights: the weight of each part, by its name in the registry, as ``"module:function"`` or as
-            ``"path/to/file.py:function"``; None: the verifier's score alone.
+            ``"path/to/file.py:function"``; None: only the verifier's score.
 
     Raises:
-        UserError: no parts, an unknown one, or a weight that is no number.
+        UserError: there are no parts, a part is unknown, or a weight is not a number.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         weights = {"correct": 1.0} if weights is None else weights
         if not isinstance(weights, Mapping) or not weights:
-            raise UserError(f"rewards={weights!r} names no part; write rewards={{correct: 1.0, length: 0.1}}")
+            raise UserError(f"rewards={weights!r} has no parts; write rewards={{correct: 1.0, length: 0.1}}")
         for name, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-                raise UserError(f"rewards: the weight {weight!r} of '{name}' is no number")
+                raise UserError(f"rewards: the weight {weight!r} of '{name}' is not a number")
         self._parts = {name: (float(weight), _part(name)) for name, weight in weights.items()}
 
     def __call__(self, judged: Judged) -> tuple[float, dict[str, float]]:
-        """Return the reward and its weighted parts, its summands; raises ValueError if one is not finite."""
+        """Return the reward and its weighted parts; raises ValueError if a part is not finite."""
         parts = {name: weight * float(part(judged)) for name, (weight, part) in self._parts.items()}
         for name, value in parts.items():
             if not math.isfinite(value):
-                raise ValueError(f"the part '{name}' of the reward is {value}")
+                raise ValueError(f"the part '{name}' of the reward is {value}, which is not a finite number")
         return sum(parts.values()), parts
 
     def nothing(self) -> dict[str, float]:
-        """Return the parts of a step that earns nothing yet."""
+        """Return the parts of a step without a reward."""
         return dict.fromkeys(self._parts, 0.0)
 
 
@@ -99,5 +99,5 @@ def _part(name: str) -> Part:
     except UserError as error:
         raise UserError(f"rewards: {error}") from error
     if not callable(found):
-        raise UserError(f"rewards: '{name}' is no function")
+        raise UserError(f"rewards: '{name}' is not a function")
     return found

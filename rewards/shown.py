@@ -1,4 +1,4 @@
-"""Values of untrusted code as text, in no more time than the text takes that is shown."""
+"""Values of untrusted code as text, in time proportional to the text that is shown."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 }
 
 _MAX_BITS = 13_000
-"""Of an integer that is written in decimal digits, some 3,900 of them."""
+"""Number of bits up to which an integer is written in decimal digits, about 3,900 of them."""
 
 
 def shown(value: Any, max_chars: int = 10_000) -> str:
     """Return ``repr(value)``, or its beginning if that is longer than ``max_chars`` characters.
 
-    ``repr`` itself takes seconds, in which no other thread runs, for some thousand integers of 4,000 digits.
+    For a thousand integers of 4,000 digits, ``repr`` itself takes seconds, during which no other thread runs.
 
     Args:
-        value: made of exact builtin types.
-        max_chars: characters, roughly: the last part of a value is not cut.
+        value: a value made of exact builtin types.
+        max_chars: approximate maximum number of characters: the last part of a value is not truncated.
     """
     parts = []
     for part in _parts(value, max_chars):

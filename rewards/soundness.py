@@ -1,7 +1,7 @@
-"""What is wrong with tests themselves: those that pass whatever the code does, and what they must import.
+"""Finds defects of tests: tests that pass with any code, and packages that they must import.
 
-This reads the tests; CodeVerifier.ensure_sound runs them against code that solves nothing. Both are meant for
-the moment when data are loaded: a test that passes anything rewards anything.
+This module reads the tests; CodeVerifier.ensure_sound runs them with code that solves nothing. Both are used
+when data are loaded, because a test that passes with anything rewards anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from .cases import AssertTests, CheckTests, Tests
 
 _LONG_LITERAL = re.compile(r"^([ \t]*\w+[ \t]*=[ \t]*)[\[({].{1000,}$", re.MULTILINE)
-"""A line that is a table of inputs or results: HumanEval+ has megabytes of them."""
+"""A line with a table of inputs or results, of which HumanEval+ has megabytes."""
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+([\w., \t]+))", re.MULTILINE)
 _STAR = re.compile(r"^[ \t]*from[ \t]+[\w.]+[ \t]+import[ \t]*\*", re.MULTILINE)
 _GIVEN = frozenset(vars(builtins)) | {"__name__", "__file__", "__doc__"}
@@ -27,10 +27,10 @@ PROBES = ("'no answer: areal 7f31'", "(-7.31e-05+2.17j)", "None")
 
 
 def complaint(tests: Tests) -> str | None:
-    """Return why tests cannot tell right code from wrong code, as far as reading them says.
+    """Return why tests cannot distinguish correct from incorrect code, as far as reading shows.
 
     Raises:
-        SyntaxError: they are no Python.
+        SyntaxError: the tests are not valid Python.
     """
     match tests:
         case CheckTests():
@@ -45,7 +45,8 @@ def complaint(tests: Tests) -> str | None:
 
 
 def may_pass_anything(tests: Tests) -> bool:
-    """Say whether only running tests (CodeVerifier.ensure_sound) tells that they do not pass anything."""
+    """Return whether tests must be run (CodeVerifier.ensure_sound) to know that they do not pass with any
+    code."""
     if isinstance(tests, AssertTests):
         # A call that must give a value does not pass with each of several others.
         return not any(_Names(item.strip()).called_for_a_value for item in tests.asserts)
@@ -91,7 +92,10 @@ def _check_complaint(tests: CheckTests) -> str | None:
         return None
     missing = check.free - _Names(tests.prompt).bound - {entry, "candidate"}
     if missing:
-        return f"its test needs {min(missing)}, which neither it nor the prompt defines, but only the answer"
+        return (
+            f"its test needs {min(missing)}, which only the answer defines, and neither the test nor the "
+            "prompt"
+        )
     return None
 
 
@@ -112,8 +116,8 @@ class _Names:
     """The names of a piece of code; raises SyntaxError.
 
     Attributes:
-        bound: what its top level defines or imports.
-        used: what it takes from its top level or from elsewhere, in any scope.
+        bound: the names that its top level defines or imports.
+        used: the names that it uses from its top level or from elsewhere, in any scope.
     """
 
     def __init__(self, text: str) -> None:
@@ -132,17 +136,17 @@ class _Names:
 
     @property
     def free(self) -> set[str]:
-        """Return what it takes from elsewhere."""
+        """Return the names that it uses from elsewhere."""
         return self.used - self.bound - _GIVEN
 
     @property
     def asserts(self) -> bool:
-        """Say whether it is more than imports."""
+        """Return whether it contains more than imports."""
         return not all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(self._text).body)
 
     @property
     def called_for_a_value(self) -> set[str]:
-        """Return the names that ``assert f(…) == value`` calls: that is the answer, whatever its name."""
+        """Return the names that ``assert f(…) == value`` calls, which the answer defines."""
         body = ast.parse(self._text).body
         test = body[0].test if len(body) == 1 and isinstance(body[0], ast.Assert) else None
         if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Eq):
@@ -151,7 +155,7 @@ class _Names:
         return {s.func.id for s in sides if isinstance(s, ast.Call) and isinstance(s.func, ast.Name)}
 
     def uses_first_parameter(self, function: str) -> bool:
-        """Say whether a function of the top level uses its first parameter, or is defined in another way."""
+        """Return whether a top-level function uses its first parameter, or is defined in another way."""
         found = [table for table in self._top.get_children() if table.get_name() == function]
         if not found or not isinstance(found[-1], symtable.Function) or not found[-1].get_parameters():
             return True
@@ -171,7 +175,7 @@ def _tables(top: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
 
 
 def _imported(text: str) -> set[str]:
-    """Return the top-level names of what code imports, other than what it can do without."""
+    """Return the top-level names of the modules that code imports and needs."""
     found: set[str] = set()
     nodes: list[ast.AST] = [ast.parse(text)]
     while nodes:

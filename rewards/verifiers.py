@@ -1,7 +1,7 @@
-"""Verifiers by name: each compares a model's words with an expected answer.
+"""Verifiers by name: each compares a model's text with an expected answer.
 
-A verifier is any function of both that returns a score from 0 to 1, or None where the words have no answer in
-the form that was asked for. ``areal.registry.verifiers`` knows these by name; ``"module:function"`` and
+A verifier is a function of both that returns a score from 0 to 1, or None if the text has no answer in the
+required form. ``areal.registry.verifiers`` has these by name; ``"module:function"`` and
 ``"path/to/file.py:function"`` name any other.
 """
 
@@ -26,28 +26,28 @@ _NUMBER = re.compile(
     r"|\s*(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{[+-]?[0-9]{1,3}\}|[+-]?[0-9]{1,3}))?"
 )
 _LONGEST = 100
-"""Characters of a number that is looked at: no answer has more, and huge ones take time."""
+"""Maximum number of characters of a number: no answer has more, and huge numbers take time."""
 
 _ANSWER_LINE = re.compile(
     r"^[*_#> \t]*(?:final[ \t]+)?answer[*_]*[ \t]*:([^\n]*)$", re.IGNORECASE | re.MULTILINE
 )
 _MOST_BRACES = 1000
-"""Opening braces that are looked at: each may be tried to the end of the text."""
+"""Maximum number of opening braces that are tried: each may take time linear in the text."""
 
 
 def math(action: str, expected: str) -> float | None:
-    r"""Compare what stands in the last ``\boxed{}`` as mathematics."""
+    r"""Compare the content of the last ``\boxed{}`` as mathematics."""
     answer = boxed_answer(action)
     return None if answer is None else float(shared_verifier().equivalent(answer, expected))
 
 
 def exact(action: str, expected: str) -> float | None:
-    """Compare all of the text; white space around it does not count."""
+    """Compare the whole text, without surrounding white space."""
     return float(action.strip() == expected.strip()) if action.strip() else None
 
 
 def number(action: str, expected: str) -> float | None:
-    """Compare the last number of the text; 1,000 is 1e3, and 2.50 is 2.5."""
+    """Compare the last number in the text; 1,000 equals 1e3, and 2.50 equals 2.5."""
     found = _last_number(action)
     return None if found is None else float(found == _last_number(expected))
 
@@ -59,15 +59,15 @@ def _last_number(text: str) -> Fraction | None:
 
 
 def find_verifier(name: str) -> Verifier:
-    """Return a verifier by its name; raises UserError if there is none."""
+    """Return a verifier by name; raises UserError if it does not exist."""
     return load_object(name) if ":" in name else verifiers.get(name)
 
 
 def answer_line(action: str, expected: str) -> float | None:
-    """Compare what follows the last ``Answer:`` with a short text.
+    """Compare the text after the last ``Answer:`` with a short text.
 
-    Capitals, commas, emphasis, quotes and a point at the end do not count. Of a choice that is expected as
-    ``(B)`` the letter is enough, and its text may follow.
+    Capitalization, commas, emphasis, quotes and a final period do not matter. For an expected choice such as
+    ``(B)``, the letter suffices, and its text may follow.
     """
     found = _ANSWER_LINE.findall(action)
     if not found:
@@ -79,9 +79,9 @@ def answer_line(action: str, expected: str) -> float | None:
 
 
 def json_object(action: str, expected: str) -> float | None:
-    """Compare the last JSON object in the text with another; capitals and white space do not count.
+    """Compare the last JSON object in the text with another; capitalization and white space do not matter.
 
-    A number is the same as its text. The score is 1 for all of it, else 0.
+    A number equals its text. The score is 1 if everything matches, otherwise 0.
     """
     found = _last_object(action)
     try:

@@ -1,4 +1,4 @@
-"""Where untrusted code runs.
+"""Sandboxes for untrusted code.
 
 >>> from areal.sandbox import Call, Calls, Job, local_sandbox
 >>> pool = local_sandbox()                                                          # doctest: +SKIP
@@ -55,7 +55,8 @@ _MODULES = {"local_sandbox": "local", "container_sandbox": "container", "e2b_san
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use: the processes that run the code import this package too."""
+    """Import the public names on first use, because the processes that run the code import this package,
+    too."""
     if name not in __all__:
         raise AttributeError(f"module 'areal.sandbox' has no attribute {name!r}")
     module = importlib.import_module(f".{_MODULES.get(name, 'interface')}", __name__)

@@ -1,4 +1,4 @@
-"""Says what sandbox this host gives and why, and proves it by attacking it."""
+"""Reports which sandbox this host provides and why, and tests it with attacks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .pool import Pool
 
 STRONG = ("full", "namespaces")
 _MEANINGS = {
-    "full": "own users, processes, mounts and network; Landlock; a filter of system calls",
-    "namespaces": "own users, processes, mounts and network; a filter of system calls; no Landlock here",
-    "confined": "Landlock and a filter of system calls alone: weak, since runs share the host's processes",
+    "full": "own user, process, mount and network namespaces; Landlock; a filter of system calls",
+    "namespaces": "own user, process, mount and network namespaces; a filter of system calls, no Landlock",
+    "confined": "only Landlock and a filter of system calls; weak, as runs share the host's processes",
 }
 _LIMITS = SandboxLimits(wall_s=1.0, memory_mb=256, threads=16)
 _SLACK_S = 1.0
@@ -38,7 +38,7 @@ _ATTACKS = {
     "opens a socket to a hypervisor": "import socket\nsocket.socket(40, 1)\nreturn True",
     "starts a process": "import os\nif os.fork() == 0: os._exit(0)\nreturn True",
     "runs a program": "import subprocess\nreturn subprocess.run(['/bin/true']).returncode == 0",
-    "makes a user namespace": "import ctypes\nreturn ctypes.CDLL(None).unshare(0x10000000) == 0",
+    "creates a user namespace": "import ctypes\nreturn ctypes.CDLL(None).unshare(0x10000000) == 0",
     "traces": "import ctypes\nreturn ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
     "opens an io_uring": "import ctypes\nreturn ctypes.CDLL(None).syscall(425, 8, bytes(120)) >= 0",
     "takes too much memory": f"return len(bytearray({4 * _LIMITS.memory_mb} << 20)) > 0",
@@ -47,14 +47,14 @@ _ATTACKS = {
         f"for _ in range({2 * _LIMITS.threads}): threading.Thread(target=time.sleep, args=(9,)).start()\n"
         "return True"
     ),
-    "runs for ever": "while True: pass",
-    "writes without end": "while True: print('x' * 10**6)",
+    "runs forever": "while True: pass",
+    "writes endlessly": "while True: print('x' * 10**6)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """One attack on the sandbox: it ``held`` if that failed, in time, and the next run went well."""
+    """One attack on the sandbox: it ``held`` if the attack failed in time, and the next run worked."""
 
     attack: str
     held: bool
@@ -63,16 +63,16 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What this host gives.
+    """The sandbox of this host.
 
     Attributes:
-        level: ``"full"``, ``"namespaces"``, ``"confined"``, or ``None`` if there is no local sandbox here.
-        reason: what the level consists of, or why there is none better.
-        landlock: the version of Landlock, 0 where there is none.
-        median_ms: milliseconds of a run that does nothing.
-        proofs: the attacks that were made.
-        python: the version of its interpreter.
-        packages: what that can import beside the standard library.
+        level: ``"full"``, ``"namespaces"``, ``"confined"``, or ``None`` if there is no local sandbox.
+        reason: what the level consists of, or why there is no better one.
+        landlock: the version of Landlock; 0: none.
+        median_ms: milliseconds of an empty run.
+        proofs: the attacks and their results.
+        python: version of its interpreter.
+        packages: packages that it can import besides the standard library.
     """
 
     level: str | None
@@ -85,7 +85,7 @@ class HostReport:
 
     @property
     def strong(self) -> bool:
-        """Say whether the sandbox may be used without ``allow_weak``, and has held."""
+        """Return whether the sandbox may be used without ``allow_weak``, and has held."""
         return self.level in STRONG and all(proof.held for proof in self.proofs)
 
     def to_json(self) -> dict[str, Any]:
@@ -99,9 +99,9 @@ class HostReport:
             return
         host = f"Linux {os.uname().release}, {os.uname().machine}, as user {os.geteuid()}"
         yield f"{host}; Landlock {self.landlock or 'absent'}"
-        packages = ", ".join(self.packages) or "no other package (env_options.packages=[numpy] adds one)"
-        yield f"Python {self.python}: the standard library, and {packages}"
-        yield f"{self.median_ms:.1f} ms for a run that does nothing"
+        packages = ", ".join(self.packages) or "no other packages (env_options.packages=[numpy] adds one)"
+        yield f"Python {self.python}: the standard library and {packages}"
+        yield f"an empty run takes {self.median_ms:.1f} ms"
         for proof in self.proofs:
             yield f"  {'held' if proof.held else 'BROKEN'}  {proof.attack}: {proof.detail}"
         held = sum(proof.held for proof in self.proofs)
@@ -109,7 +109,7 @@ class HostReport:
 
 
 def report() -> HostReport:
-    """Start the best sandbox that this host gives, weak or not, attack it, and say what came of it."""
+    """Start the best sandbox of this host, weak or not, attack it, and report the results."""
     why = ""
     for allow_weak in (False, True):
         backend = LocalBackend(1, allow_weak=allow_weak)
@@ -170,6 +170,6 @@ def _proof(pool: Pool, attack: str, body: str) -> Proof:
 
 
 def _works(pool: Pool) -> bool:
-    """Say whether an honest run goes well."""
+    """Return whether an honest run works."""
     outcome = pool.run_blocking(Job("def f(x): return x * x", Calls((Call("f", (12,)),))), _LIMITS)
     return outcome.values == (Returned(144),)

@@ -1,4 +1,4 @@
-"""A sandbox of containers, one per run, by docker or podman; under gVisor where it is installed."""
+"""A sandbox of containers, one per run, with docker or podman, and with gVisor if it is installed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SEND_S = 20.0
 _END_S = 2.0
 _CHUNK = 1 << 16
 _MAX_ARRIVED = 64 << 20
-"""Bytes that are taken in while something is being sent."""
+"""Number of bytes that are received while something is being sent."""
 _OVERHEAD_MB = 64
-"""Memory of a container beyond its limit: the interpreter twice, and its scratch folder."""
+"""Memory of a container in addition to its limit: the interpreter twice, and the scratch folder."""
 
 
 def container_sandbox(
@@ -41,13 +41,13 @@ def container_sandbox(
     """Return a sandbox of containers.
 
     Args:
-        size: runs at once; the processors that this process may use, by default.
-        image: an image with a ``python3`` of at least 3.10; it is not pulled here.
-        command: ``"docker"`` or ``"podman"``; the first one that works, by default.
-        runtime: the container runtime; gVisor's where it is installed, by default.
+        size: number of concurrent runs; default: the number of CPUs available to this process.
+        image: an image with a ``python3`` of at least 3.10; it is not pulled automatically.
+        command: ``"docker"`` or ``"podman"``; default: the first one that works.
+        runtime: the container runtime; default: gVisor's if it is installed.
 
     Raises:
-        SandboxUnavailable: there is no container engine that answers, or it does not have the image.
+        SandboxUnavailable: no container engine answers, or it does not have the image.
     """
     return Pool(ContainerBackend(image, command, runtime), size)
 
@@ -59,7 +59,7 @@ class ContainerBackend:
         self._command = command or find_engine()
         info = ask_engine(self._command, "info", "--format", "{{json .}}")
         if not ask_engine(self._command, "image", "inspect", "--format", "{{.Id}}", image):
-            raise SandboxUnavailable(f"{self._command} does not have the image {image}: pull it first")
+            raise SandboxUnavailable(f"{self._command} does not have the image {image}; pull it first")
         known = json.loads(info or "").get("Runtimes") or {}
         self._runtime = runtime or (_GVISOR if _GVISOR in known else None)
         self._image = image
@@ -67,7 +67,8 @@ class ContainerBackend:
 
     @property
     def level(self) -> str:
-        """Return ``"gvisor"``, with a kernel of its own, or ``"container"``, which shares the host's."""
+        """Return ``"gvisor"``, with its own kernel, or ``"container"``, which shares the kernel of the
+        host."""
         return "gvisor" if self._runtime == _GVISOR else "container"
 
     def open(
@@ -122,7 +123,7 @@ class _ContainerLink:
                 start_new_session=True,
             )
         except OSError as error:  # this host has no more processes, descriptors or memory
-            raise SandboxUnavailable(f"{command} could not be started: {error}") from error
+            raise SandboxUnavailable(f"cannot start {command}: {error}") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -136,7 +137,7 @@ class _ContainerLink:
         return not self._closed
 
     def send(self, data: bytes) -> None:
-        """Send bytes; meanwhile take in what comes, or both ends could wait for each other."""
+        """Send bytes, and receive meanwhile, because both ends could otherwise wait for each other."""
         end = time.monotonic() + self._send_s
         unsent = memoryview(data)
         while unsent:
@@ -147,17 +148,19 @@ class _ContainerLink:
             left = end - time.monotonic()
             ready = {descriptor for descriptor, _ in poll.poll(1000 * left)} if left > 0 else set()
             if not ready:
-                raise SandboxUnavailable(f"the container has not taken its input in {self._send_s:g} s")
+                raise SandboxUnavailable(
+                    f"the container has not accepted its input within {self._send_s:g} s"
+                )
             if self._stdout.fileno() in ready:
                 self._read()
             if self._stdin.fileno() in ready:
                 try:
                     unsent = unsent[os.write(self._stdin.fileno(), unsent[:_CHUNK]) :]
                 except OSError as error:
-                    raise SandboxUnavailable(f"the container takes no input: {error}") from None
+                    raise SandboxUnavailable(f"the container does not accept input: {error}") from None
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Return what the container has written."""
+        """Return the output of the container."""
         if not self._arrived and not self._ended:
             poll = select.poll()
             poll.register(self._stdout, select.POLLIN)
@@ -174,7 +177,7 @@ class _ContainerLink:
         self._ended = not data
 
     def state(self) -> LinkState:
-        """Say how the container is; it is lost if somebody at this host has killed the engine's client.
+        """Return the state of the container; it is lost if the engine's client was killed on this host.
 
         Its end without a report may be the engine's doing, whatever the code with which the client ended: 125
         to 127 are the engine's, 137 and 143 anyone's.
@@ -188,14 +191,14 @@ class _ContainerLink:
         return "unclear" if self._ended or running in (None, "false") else "well"
 
     def complaint(self) -> str:
-        """Return the last line that the engine wrote for a person; the container has ended."""
+        """Return the last line that the engine wrote; the container has ended."""
         assert self._process.stderr is not None
         os.set_blocking(self._process.stderr.fileno(), False)
         text = self._process.stderr.read() or b""
         return (text.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
 
     def close(self) -> None:
-        """Kill the container; raises SandboxUnavailable if the engine does not confirm that it is gone."""
+        """Kill the container; raises SandboxUnavailable if the engine does not confirm its end."""
         if self._closed:
             return
         self._closed = True
@@ -212,7 +215,7 @@ class _ContainerLink:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            raise SandboxUnavailable(f"the container {self._name} could not be removed") from None
+            raise SandboxUnavailable(f"cannot remove the container {self._name}") from None
         finally:
             self._stdout.close()
 
@@ -227,7 +230,7 @@ def find_engine() -> str:
             return command
         else:
             complaints.append(f"{command} does not answer")
-    raise SandboxUnavailable(f"there is no container engine: {', '.join(complaints)}")
+    raise SandboxUnavailable(f"no container engine is available: {', '.join(complaints)}")
 
 
 def ask_engine(*arguments: str, seconds: float = _ASK_S) -> str | None:

@@ -48,10 +48,10 @@ def build_image(folder: Path, seconds: float, command: str | None = None) -> str
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise SandboxUnavailable(f"{folder / 'Dockerfile'} is not built: {error}") from error
+            raise SandboxUnavailable(f"cannot build {folder / 'Dockerfile'}: {error}") from error
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise SandboxUnavailable(f"{folder / 'Dockerfile'} is not built: {last}")
+            raise SandboxUnavailable(f"cannot build {folder / 'Dockerfile'}: {last}")
     return name
 
 
@@ -73,7 +73,7 @@ class ContainerMachine:
         self._closed = False
         if not ask_engine(self._engine, "image", "inspect", "--format", "{{.Id}}", image):
             raise SandboxUnavailable(
-                f"{self._engine} does not have the image {image}: pull it first ({self._engine} pull {image})"
+                f"{self._engine} does not have the image {image}; pull it first ({self._engine} pull {image})"
             )
         self._name = f"areal-{uuid.uuid4().hex}"
         memory = f"{limits.memory_mb}m"
@@ -114,7 +114,7 @@ class ContainerMachine:
         )
         if copied.code:
             self._check_alive()
-            raise MachineFull((copied.output.strip().splitlines() or [f"{target} takes no files"])[-1])
+            raise MachineFull((copied.output.strip().splitlines() or [f"{target} does not accept files"])[-1])
 
     def read(self, path: str) -> str | None:
         """Return the beginning of a file."""
@@ -127,7 +127,7 @@ class ContainerMachine:
         for folder in folders:
             done = self._inside(f"rm -rf '{folder}' && mkdir -p '{folder}'")
             if done.code:
-                raise MachineFull(f"{folder} cannot be made anew: {done.output.strip()[-200:]}")
+                raise MachineFull(f"cannot recreate {folder}: {done.output.strip()[-200:]}")
 
     def close(self) -> None:
         """Remove the container."""
@@ -163,7 +163,7 @@ class ContainerMachine:
         except OSError as error:  # no processes, descriptors or memory
             if error.errno == errno.E2BIG:  # only the command of a run gets so long
                 return Ran(126, f"bash: {error.strerror}\n")
-            raise SandboxUnavailable(f"{self._engine} cannot be started: {error}") from error
+            raise SandboxUnavailable(f"cannot start {self._engine}: {error}") from error
         output = bytearray()
         assert process.stdout is not None
         with process.stdout as stream:

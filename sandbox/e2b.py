@@ -37,12 +37,13 @@ T = TypeVar("T")
 
 
 def e2b_sandbox(size: int = _DEFAULT_SIZE, template: str | None = None, api_key: str | None = None) -> Pool:
-    """Return a sandbox of E2B's machines.
+    """Return a sandbox of E2B machines.
 
     Args:
-        size: runs at once; accounts have a limit too.
-        template: the kind of machine, with a ``python3`` of at least 3.10; E2B's code interpreter by default.
-        api_key: of the account; the environment variable E2B_API_KEY by default.
+        size: number of concurrent runs; accounts have a limit, too.
+        template: the template of the machine, with a ``python3`` of at least 3.10; default: E2B's code
+            interpreter.
+        api_key: key of the account; default: the environment variable E2B_API_KEY.
 
     Raises:
         SandboxUnavailable: the package e2b-code-interpreter is not installed.
@@ -88,7 +89,7 @@ class E2BBackend:
         sdk = _sdk()
         seconds = math.ceil(max(limits.wall_s, limits.processor_s)) + _SPARE_S
         return _ask(
-            "E2B gave no machine",
+            "E2B did not provide a machine",
             _REQUEST_S,
             sdk.Sandbox.create,
             self._template,
@@ -119,7 +120,7 @@ class _MachineLink:
         """Run the tender; raises SandboxUnavailable if the machine does not run it."""
         threading.Thread(target=self._listen, name="e2b-output", daemon=True).start()
         if not self._started.wait(_START_S):
-            raise SandboxUnavailable(f"the machine has not run the sandbox in {_START_S:g} s")
+            raise SandboxUnavailable(f"the machine has not started the sandbox within {_START_S:g} s")
         if self._handle is None:
             raise SandboxUnavailable(self._broken)
 
@@ -127,7 +128,7 @@ class _MachineLink:
         """Start the tender and pass on what it writes, on a thread: the SDK can only be waited for."""
         command = f"exec python3 -I -c {shlex.quote(tender.LOADER)}"
         try:
-            with _border("the machine does not run the sandbox"):
+            with _border("the machine does not start the sandbox"):
                 # Without a limit of the SDK's, which could not be distinguished from other failures.
                 self._handle = self._machine.commands.run(
                     command, background=True, stdin=True, timeout=0, retain_output=False
@@ -151,7 +152,7 @@ class _MachineLink:
 
     def send(self, data: bytes) -> None:
         """Send bytes."""
-        _ask("the machine takes no input", _REQUEST_S, self._send, data)
+        _ask("the machine does not accept input", _REQUEST_S, self._send, data)
 
     def _send(self, data: bytes, request_timeout: float) -> None:
         # If the tender has ended, what it said before is yet to be read.
@@ -185,14 +186,16 @@ class _MachineLink:
             return
         self._closed = True
         with contextlib.suppress(SandboxUnavailable):
-            _ask("the machine cannot be ended", _REQUEST_S, self._machine.kill)
+            _ask("cannot stop the machine", _REQUEST_S, self._machine.kill)
 
 
 def _sdk() -> Any:
     try:
         return importlib.import_module("e2b_code_interpreter")
     except ImportError:
-        raise SandboxUnavailable("E2B needs its package: pip install e2b-code-interpreter") from None
+        raise SandboxUnavailable(
+            "E2B requires its package; install it with pip install e2b-code-interpreter"
+        ) from None
 
 
 def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:

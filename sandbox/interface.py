@@ -1,9 +1,9 @@
-"""What every sandbox offers: jobs in, values out.
+"""The interface of all sandboxes: they run jobs and return values.
 
-Code under test owns its process, so nothing that it says about passing counts. A sandbox therefore never
-returns a verdict on untrusted code: it returns the *values* that the code produced, rebuilt from a strict
-encoding as exact builtin types, and whoever asked compares them with what it expected. Expected values
-never enter the process that runs the code.
+Code under test controls its process, so it cannot be trusted to report whether it passes. A sandbox therefore
+never returns a verdict: it returns the *values* that the code produced, rebuilt from a strict encoding as
+exact builtin types, and the caller compares them with the expected values. Expected values never enter the
+process that runs the code.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ Status: TypeAlias = Literal[
     "protocol_error",
     "infra_error",
 ]
-"""How a run ended. ``infra_error`` alone is our failure: it is retried and never becomes a reward."""
+"""How a run ended. ``infra_error`` is a failure of the sandbox, which is retried and never becomes a
+reward."""
 
 
 class SandboxUnavailable(RuntimeError):
-    """The sandbox cannot be used here, or failed for its own reasons; the code under test is not to blame."""
+    """The sandbox cannot be used on this host, or failed; the code under test is not at fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What one run may use.
+    """Limits of one run.
 
     Attributes:
-        wall_s: seconds from the moment when the code starts to the last result.
-        cpu_s: seconds of processor time; ``None`` is ``wall_s`` plus one second.
-        memory_mb: address space beyond what the interpreter itself takes, in MiB.
-        threads: threads alive at once.
+        wall_s: seconds from the start of the code to the last result.
+        cpu_s: seconds of CPU time; ``None``: ``wall_s`` plus one second.
+        memory_mb: address space in addition to that of the interpreter, in MiB.
+        threads: concurrent threads.
         files: open file descriptors.
         scratch_mb: size of the writable folder ``/tmp``, and of one file, in MiB.
-        output_bytes: bytes of standard output, and as many of standard error.
-        result_bytes: bytes of all results together, as encoded.
-        source_bytes: bytes of source code; longer code is refused without being run.
+        output_bytes: bytes of standard output, and of standard error.
+        result_bytes: bytes of all encoded results together.
+        source_bytes: bytes of source code; longer code is refused.
     """
 
     wall_s: float = 6.0
@@ -58,7 +59,7 @@ class SandboxLimits:
 
     @property
     def processor_s(self) -> float:
-        """Return the limit on processor time, in seconds."""
+        """Return the limit of the CPU time, in seconds."""
         return self.wall_s + 1 if self.cpu_s is None else self.cpu_s
 
 
@@ -72,7 +73,7 @@ class Call:
             and APPS do.
         args: positional arguments, made of builtin types.
         kwargs: keyword arguments, likewise.
-        otherwise: what is called if the first name of ``function`` is not defined: another path.
+        otherwise: another path, which is called if the first name of ``function`` is not defined.
     """
 
     function: str
@@ -86,9 +87,9 @@ class Calls:
     """Run the source as a module, then call its functions; one result per call, in order.
 
     Attributes:
-        calls: what is called.
-        ahead: send all of them at once, rather than each when the one before it has been answered. It takes
-            less time where the process is far away, but the code can read calls to come, and return them.
+        calls: the calls.
+        ahead: send all calls at once, instead of each after the result of the previous one. This saves time
+            if the process is remote, but the code can read later calls and return them.
     """
 
     calls: tuple[Call, ...]
@@ -97,11 +98,11 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Run the source as a script that reads ``stdin``; its standard output is the result.
+    """Run the source as a script that reads ``stdin``, and return its standard output.
 
     Attributes:
-        stdin: what it reads.
-        any_exit: whether it may end with ``exit(code)`` whatever the code is, rather than with 0.
+        stdin: its input.
+        any_exit: whether it may end with any exit code, instead of only 0.
     """
 
     stdin: str = ""
@@ -113,9 +114,10 @@ class Check:
     """Run the caller's check code in a second sandboxed process that calls the code under test by value.
 
     Attributes:
-        setup: executed first in the checker's process; errors in it are the caller's.
-        statements: executed one by one after it; one result each, ``Returned(None)`` or ``Raised``.
-        proxies: names of the checker's namespace to the functions of the source that they stand for.
+        setup: code that is executed first in the checker's process; its errors are the caller's fault.
+        statements: statements that are executed one after the other; each has one result, ``Returned(None)``
+            or ``Raised``.
+        proxies: maps names in the checker's namespace to functions of the source.
     """
 
     setup: str
@@ -130,8 +132,8 @@ class Job:
     Attributes:
         source: the code.
         mode: what to do with it.
-        before: executed before it, in the same namespace.
-        scope: what is in scope before both: ``"contest"`` is what the judges of programming contests import
+        before: code that is executed before the source, in the same namespace.
+        scope: names in scope before both; ``"contest"``: those that judges of programming contests import
             (scope.py).
     """
 
@@ -150,7 +152,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """A call raised.
+    """A call raised an exception.
 
     Attributes:
         type_names: class names, from the exception's class to ``"BaseException"``.
@@ -165,7 +167,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A call returned something that is no value: a generator, an object of a class, a cycle."""
+    """A call returned something that is not a value: a generator, an object of a class, a cycle."""
 
     type_name: str
 
@@ -175,18 +177,18 @@ Result: TypeAlias = Returned | Raised | Opaque
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run gave.
+    """The outcome of a run.
 
     Attributes:
-        status: how it ended; ``"ok"`` says that every result came, not that any is right.
+        status: how it ended; ``"ok"`` means that all results arrived, not that they are correct.
         values: the results so far, in order.
-        stdout: standard output as UTF-8, bytes that are not replaced; up to the limit.
+        stdout: standard output as UTF-8, with invalid bytes replaced, up to the limit.
         stderr: likewise standard error.
         error: a traceback, or a line of explanation; empty when the status is ``"ok"``.
         seconds: from the start of the code to its last result.
-        last_call: of a check: its last call of the code under test, and what that gave, if it gave anything.
-        if_repeated: of an ``infra_error`` that the code may have brought about: what it is if every run of
-            this code ends so on a sandbox where other code runs well.
+        last_call: for a check: its last call of the code under test, and the result of that call, if any.
+        if_repeated: for an ``infra_error`` that the code may have caused: the status that applies if every
+            run of this code ends in this way while other code runs well.
     """
 
     status: Status
@@ -203,11 +205,11 @@ class SandboxSession(Protocol):
     """A Python interpreter that keeps its variables between calls."""
 
     async def run(self, code: str, wall_s: float | None = None) -> Outcome:
-        """Execute code; the value of a last expression comes back as ``Returned(repr)``.
+        """Execute code; the value of a last expression is returned as ``Returned(repr)``.
 
         Args:
-            code: statements; the names that they bind stay.
-            wall_s: seconds for this call; ``None`` is the session's own limit per call.
+            code: statements; the names that they bind remain.
+            wall_s: time limit of this call, in seconds; ``None``: the limit of the session per call.
         """
         ...
 
@@ -218,12 +220,12 @@ class SandboxSession(Protocol):
 
 @runtime_checkable
 class Sandbox(Protocol):
-    """A place where untrusted Python runs. Safe to use from any thread and any event loop."""
+    """A place where untrusted Python runs. It can be used from any thread and any event loop."""
 
     async def run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
-        """Run one job in a process of its own.
+        """Run one job in its own process.
 
-        Never raises for what the code does; a failure of the sandbox is the status ``infra_error``.
+        This never raises because of the code; a failure of the sandbox has the status ``infra_error``.
         """
         ...
 
@@ -231,14 +233,14 @@ class Sandbox(Protocol):
         """Start an interpreter that keeps its state.
 
         Args:
-            limits: ``wall_s`` holds for each call, the rest for the whole session.
-            session_s: seconds after which the session ends, whatever it does.
+            limits: ``wall_s`` applies to each call, the other limits to the whole session.
+            session_s: maximum duration of the session, in seconds.
 
         Raises:
-            SandboxUnavailable: it could not be started.
+            SandboxUnavailable: the interpreter could not start.
         """
         ...
 
     async def close(self) -> None:
-        """End every process; a second call does nothing."""
+        """End all processes; a second call does nothing."""
         ...

@@ -113,5 +113,5 @@ async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.ar
     try:
         running = threads.submit(function, *args, **kwargs)
     except RuntimeError as error:  # the pool has just been closed, or this host starts no more threads
-        raise SandboxUnavailable(f"the sandbox takes no more runs: {error}") from error
+        raise SandboxUnavailable(f"the sandbox does not accept further runs: {error}") from error
     return await asyncio.wrap_future(running)

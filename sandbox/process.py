@@ -59,18 +59,20 @@ def ending(status: int, cpu_s: float, limits: SandboxLimits, partial: bool, outs
     if not os.WIFSIGNALED(status):
         if partial:
             return Ended("protocol_error", "the process ended within a result")
-        return Ended("no_result", f"the process ended with code {os.WEXITSTATUS(status)} and no result")
+        return Ended(
+            "no_result", f"the process exited with code {os.WEXITSTATUS(status)} and without a result"
+        )
     number = os.WTERMSIG(status)
     if number == signal.SIGSYS:
         return Ended("violation", "a forbidden system call")
     # The kernel counts the time of a limit by ticks: on a busy machine what was really used may be less.
     if number == signal.SIGXCPU or (number == signal.SIGKILL and cpu_s >= 0.9 * limits.processor_s):
-        return Ended("timeout", f"{cpu_s:.1f} s of processor time", doubtful=bool(outside))
+        return Ended("timeout", f"{cpu_s:.1f} s of CPU time", doubtful=bool(outside))
     if number == signal.SIGKILL and outside:
         return Ended("infra_error", f"killed by {outside}")
     if number == signal.SIGKILL:
         # Code cannot pass its limit on memory: it was the host that had none left, or somebody at the host.
-        return Ended("memory", "killed, perhaps because the host had no memory left", doubtful=True)
+        return Ended("memory", "killed, perhaps because the host ran out of memory", doubtful=True)
     # A signal for programs' own use has a number and no name.
     named = number in signal.Signals.__members__.values()
     return Ended("crashed", signal.Signals(number).name if named else f"signal {number}")

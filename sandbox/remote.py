@@ -128,7 +128,7 @@ class RemoteRun:
             lost = self._lost()
             raise lost if state == "lost" else Ended("crashed", lost.detail, doubtful=True)
         elif data is None:
-            raise Ended("timeout", "no result in time")
+            raise Ended("timeout", "no result within the time limit")
         else:
             raise Ended("crashed", "the process and its tender ended")
 

@@ -13,24 +13,24 @@ from .interface import Calls, Job, Outcome, Raised, SandboxLimits, SandboxUnavai
 from .process import Backend, Ended
 
 SLACK_S = 1.0
-"""Seconds between the moment when a call is asked to stop and the moment when it is killed."""
+"""Seconds from the request to interrupt a call until it is killed."""
 _TRIAL_S = 30.0
-"""Seconds in which an interpreter that does nothing has to end."""
+"""Seconds in which an idle interpreter must end."""
 
 
 class Interpreter:
     """The blocking half of a session (pool.py has the other half).
 
-    A call that is too long is interrupted and the variables stay; one that ignores this ends the session.
-    Between calls nothing of it runs, where the backend can stop it.
+    A call that is too long is interrupted, and the variables remain; a call that ignores this ends the
+    session. Between calls, nothing runs, if the backend can stop the process.
 
     Args:
-        backend: where it runs.
-        limits: ``wall_s`` and ``output_bytes`` hold for each call, the rest for the session.
-        session_s: seconds after which the session ends, used or not; also its limit on processor time.
+        backend: where the interpreter runs.
+        limits: ``wall_s`` and ``output_bytes`` apply to each call, the other limits to the session.
+        session_s: maximum duration of the session, in seconds, which is also the limit of its CPU time.
 
     Raises:
-        SandboxUnavailable: it could not be started.
+        SandboxUnavailable: the interpreter could not start.
     """
 
     def __init__(self, backend: Backend, limits: SandboxLimits, session_s: float) -> None:
@@ -88,13 +88,15 @@ class Interpreter:
                     self._end("timeout")
 
     def _sound(self) -> bool:
-        """Say whether another interpreter works here: the code may have brought its own one down."""
+        """Return whether another interpreter works: the code may have crashed its own."""
         limits = replace(self._limits, wall_s=_TRIAL_S)
         return drive.run(self._backend, Job("", Calls(())), limits).status == "ok"
 
     def _end(self, status: Status, detail: str = "", seconds: float = 0.0) -> Outcome:
-        """Kill the process; what was written comes with this call, later ones say that it has ended."""
-        self._ended = Outcome("no_result", error=f"the session has ended ({status}); its variables are lost")
+        """Kill the process; this call returns its output, later ones say that it has ended."""
+        self._ended = Outcome(
+            "no_result", error=f"the session has ended ({status}), and its variables are lost"
+        )
         self._alarm.cancel()
         output = self._process.stop().texts
         error = f"{detail}; the session has ended" if detail else "the session has ended"

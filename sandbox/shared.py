@@ -24,15 +24,15 @@ def shared_sandbox(
     """Return this process's sandbox of that name.
 
     Args:
-        user: the environment or agent that wants it, for complaints.
+        user: the environment or agent that uses it, for messages.
         options: the setting that holds its options, ``env_options`` or ``agent_options``.
         name: ``local``, ``container``, ``e2b`` or a registered one.
-        allow_weak: accept what the host gives when the local sandbox is not strong here.
-        packages: what code can import beside the standard library, by the names that it imports. The local
-            sandbox shows what is installed here; others must have it.
+        allow_weak: accept a weak local sandbox.
+        packages: packages that code can import besides the standard library, by import name. The local
+            sandbox provides those installed on this host; other sandboxes must have them.
 
     Raises:
-        UserError: there is none here, or it does not have a package.
+        UserError: there is no such sandbox on this host, or it does not have a package.
     """
     make = sandboxes.get(name)
     wanted = (packages,) if isinstance(packages, str) else tuple(packages)
@@ -48,8 +48,8 @@ def shared_sandbox(
                     _ = pool.backend.level
             except SandboxUnavailable as error:
                 raise UserError(
-                    f"{user} cannot run code here: {error}. Use {options}.sandbox=container (or e2b), or, "
-                    f"where the code may be trusted, {options}.allow_weak=true"
+                    f"{user} cannot run code on this host: {error}. Set {options}.sandbox=container (or "
+                    f"e2b) or, if the code is trusted, {options}.allow_weak=true"
                 ) from error
             if name != "local" and wanted and (missing := missing_packages(pool, wanted)):
                 raise UserError(f"{options}.packages: the sandbox {name} does not have {', '.join(missing)}")
@@ -58,14 +58,14 @@ def shared_sandbox(
 
 
 def _check_installed(options: str, packages: Sequence[str]) -> None:
-    """Raise UserError if a package is not a package, or not installed here."""
+    """Raise UserError if a name is not a package, or the package is not installed on this host."""
     for name in packages:
         if not isinstance(name, str) or not name.replace(".", "_").isidentifier():
-            raise UserError(f"{options}.packages={list(packages)}: {name!r} is no name of a package")
+            raise UserError(f"{options}.packages={list(packages)}: {name!r} is not the name of a package")
         if find_spec(name.partition(".")[0]) is None:
             raise UserError(
-                f"{options}.packages={list(packages)}: {name} is not installed here; install it (with pip, "
-                "under its name there), or name it as it is imported"
+                f"{options}.packages={list(packages)}: {name} is not installed on this host; install it "
+                "with pip, or use the name under which it is imported"
             )
 
 

@@ -43,7 +43,7 @@ def configuration_page(model: type[BaseModel] = Config) -> str:
             (f"`{setting.key}`", setting.value, setting.default, _linked(setting.help))
             for setting in describe_group(name, model)
         ]
-        parts.append(_table(("setting", "value", "default", "what it is"), rows))
+        parts.append(_table(("setting", "value", "default", "description"), rows))
     return "\n".join(parts)
 
 
@@ -56,7 +56,7 @@ def commands_page(parser: argparse.ArgumentParser | None = None) -> str:
             f"## {command.prog}\n",
             _sentence(_described(command.prog, command.description or about)) + "\n",
             f"```text\n{usage}\n```\n",
-            _table(("option", "what it is"), list(_options(command))),
+            _table(("option", "description"), list(_options(command))),
         ]
         parts += [_linked(command.epilog) + "\n"] if command.epilog else []
     return "\n".join(parts)

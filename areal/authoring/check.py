@@ -17,7 +17,7 @@ from areal.errors import EnvironmentFailure, UserError, explained
 
 TIME_LIMIT = 30.0
 """Seconds of one call of the environment."""
-FIRST = "it can be made"
+FIRST = "can be created"
 RULES: dict[str, Callable[[Subject], str]] = {
     FIRST: rules.is_made,
     "honest spaces": rules.spaces_are_honest,
@@ -80,7 +80,9 @@ def _findings(subject: Subject, rules: Mapping[str, Callable[[Subject], str]]) -
         except Hang as hang:
             findings.append(
                 Finding(
-                    rule, "failed", f"{hang}. Give the work a time limit; the other rules were not checked"
+                    rule,
+                    "failed",
+                    f"{hang}. Set a time limit for this work. The other rules were not checked",
                 )
             )
             return findings

@@ -118,7 +118,7 @@ def _list(given: argparse.Namespace) -> None:
     from areal.errors import UserError
     from areal.registry import env_names, find_env
 
-    table = Table("environment", "options", "what it is")
+    table = Table("environment", "options", "description")
     for name in env_names():
         try:
             found = describe(name, find_env(name))
@@ -144,7 +144,7 @@ def _show(given: argparse.Namespace) -> None:
     console = Console()
     console.print(Text(f"{found.name}: {found.summary or '(it has no docstring)'}"))
     console.print(Text(f"from {found.place}", style="dim"))
-    table = Table("env_options.", "default", "what it does")
+    table = Table("env_options.", "default", "description")
     for option in found.options:
         table.add_row(*(Text(t) for t in (option.name, option.default or "(must be given)", option.help)))
     for column in table.columns:

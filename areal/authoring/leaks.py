@@ -19,19 +19,19 @@ HOSTILE = {
     "white space": " \n\t\r",
     "a null character": "\0",
     "control characters": "".join(map(chr, range(32))) + "\x7f\x1b[2J",
-    "half a surrogate pair": "\ud800",
+    "half of a surrogate pair": "\ud800",
     "other scripts and emoji": "é𝄞 \u202e שלום \u0661\u0662 👩‍👩‍👧",
     "100,000 characters": "a" * 100_000,
-    "an open box": "\\boxed{",
+    "an unclosed box": "\\boxed{",
     "10,000 braces": "\\boxed" + "{" * 10_000,
     "10,000 parentheses": "\\boxed{" + "(" * 10_000 + "}",
     "a number of 5,000 digits": "\\boxed{" + "9" * 5_000 + "}",
     "a huge power": "\\boxed{9^{9^{9^9}}}",
-    "no number": "\\boxed{nan}",
+    "not a number": "\\boxed{nan}",
     "infinity": "\\boxed{inf}",
     "every number": " ".join(map(str, range(-200, 1000))),
     "a format string": "{0.__class__} %s%n ${x}",
-    "an open code block": "```python\nwhile True",
+    "an unclosed code block": "```python\nwhile True",
     "code that ends the process": "```python\nimport os; os._exit(0)\n```",
     "broken JSON": '{"answer": [',
     "markup": "<answer><answer></answer>",
@@ -61,15 +61,17 @@ def answers_are_hidden(subject: Subject) -> str:
                     wins.setdefault((place, form), []).append(earned)
     often = {handed: earned for handed, earned in wins.items() if len(earned) >= _LEAK * len(tasks)}
     if not often:
-        return "nothing in observation or info earns a reward when it is handed in"
+        return "no text in an observation or info earns a reward as an answer"
     place, form = max(often, key=lambda handed: sum(often[handed]))
     count = len(often[place, form])
-    found = f"{place}, handed in as {form.format('…')!r}, earns a reward in {count} of {len(tasks)} problems"
+    found = f"{place}, as the answer {form.format('…')!r}, earns a reward in {count} of {len(tasks)} problems"
     if not _is_game(subject):
-        raise Broken(f"{found}: the answer can be read off there; keep it in an attribute of the environment")
+        raise Broken(f"{found}, so it reveals the answer; keep the answer in an attribute of the environment")
     mean = sum(often[place, form]) / count
-    subject.warn(f"{found} ({mean:.3g} on average): a move of a game may earn a part, but it should not win")
-    return f"{found}, as a move of a game may"
+    subject.warn(
+        f"{found} ({mean:.3g} on average); a move of a game may earn a partial reward, but should not win"
+    )
+    return f"{found}, which a move of a game may"
 
 
 def _is_game(subject: Subject) -> bool:
@@ -129,16 +131,16 @@ def hostile_actions_fail(subject: Subject) -> str:
             for observation, *_ in episode.steps:
                 if observation not in env.observation_space:
                     raise Broken(
-                        f"after {name} as the action, the observation is not one of the observation space"
+                        f"the action {name} leads to an observation outside of the observation space"
                     )
             if episode.reward > top:
                 earned.append(f"{name} ({short(action)}) earns {episode.reward:g}")
                 if not _is_game(subject):
                     raise Broken(
-                        f"{earned[0]}; a verifier is to look for the answer where it belongs, and to take "
-                        "what it cannot read for wrong"
+                        f"{earned[0]}; a verifier must look for the answer only where it belongs, and count "
+                        "an unreadable answer as wrong"
                     )
     if earned:
-        subject.warn(f"{earned[0]}: a move of a game may earn a part, but it should not win")
-        return f"{len(HOSTILE)} of them do not raise"
-    return f"{len(HOSTILE)} of them neither raise nor earn"
+        subject.warn(f"{earned[0]}; a move of a game may earn a partial reward, but should not win")
+        return f"none of the {len(HOSTILE)} actions raises"
+    return f"none of the {len(HOSTILE)} actions raises or earns a reward"

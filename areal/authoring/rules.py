@@ -42,7 +42,7 @@ def is_made(subject: Subject) -> str:
     """It can be made, and is one of Gymnasium's."""
     env = subject.env = subject.make()
     if not isinstance(env, gymnasium.Env):
-        raise Broken(f"it makes a {type(env).__name__}; make it a subclass of gymnasium.Env")
+        raise Broken(f"it creates a {type(env).__name__}; make it a subclass of gymnasium.Env")
     subject.solves = callable(getattr(env.unwrapped, "solution", None))
     for warning in getattr(env.unwrapped, "warnings", ()):
         subject.warn(warning)
@@ -62,7 +62,7 @@ def gymnasium_agrees(subject: Subject) -> str:
     for warning in said:
         if issubclass(warning.category, UserWarning):
             subject.warn(re.sub(r"\x1b\[\d+m", "", str(warning.message)).removeprefix("WARN: "))
-    return "gymnasium.utils.env_checker finds no error"
+    return "gymnasium.utils.env_checker finds no errors"
 
 
 def _ask_gymnasium(env: Any) -> None:
@@ -78,38 +78,38 @@ def spaces_are_honest(subject: Subject) -> str:
     for text in ("", "plain words", "é𝄞", "a\nb\0c", "a" * 10_000):
         if text not in env.action_space:
             raise Broken(
-                f"the action space does not hold {short(text)}, but a model may say anything; use "
+                f"the action space does not contain {short(text)}, but a model may write anything; use "
                 "areal.envs.text.UnicodeText(2**20)"
             )
     for task in subject.tasks():
         episode = subject.run_episode(env, task, FILLERS[0])
         for name, observation in [("reset", episode.observation)] + [("step", s[0]) for s in episode.steps]:
             if not is_readable(observation):
-                raise Broken(f"{name} gave an observation of the type {kind_of(observation)}; {READS}")
+                raise Broken(f"{name} returned an observation of the type {kind_of(observation)}; {READS}")
             if observation not in env.observation_space:
                 raise Broken(
-                    f"{name} gave an observation that is not in the observation space: {short(observation)}; "
-                    "use areal.envs.text.UnicodeText(2**16), or a longer one"
+                    f"{name} returned an observation outside of the observation space: "
+                    f"{short(observation)}; use areal.envs.text.UnicodeText(2**16), or a longer one"
                 )
-    return "any action is one, and observations are of the space"
+    return "all actions are accepted, and observations are in the space"
 
 
 def is_deterministic(subject: Subject) -> str:
     """The same seed and options give the same problem, and the same action the same outcome."""
     mend = (
-        "draw from self.np_random (after super().reset(seed=seed)) or from random.Random(...) of seed or "
-        "index, not from random or numpy.random, sets, hashes of text or the clock"
+        "use only self.np_random (after super().reset(seed=seed)) or random.Random(...) with seed or index "
+        "as sources of randomness; do not use random, numpy.random, sets, hashes of text or the clock"
     )
     env, other = subject.env, subject.make()
     for task in subject.tasks():
         first = subject.reset(env, task)
         for again, which in ((env, "the second time"), (other, "in another instance")):
             if not data_equivalence(first, subject.reset(again, task)):
-                raise Broken(f"reset({arguments(task)}) gives something else {which}; {mend}")
+                raise Broken(f"reset({arguments(task)}) returns something else {which}; {mend}")
         for action in (FILLERS[0], *([None] if subject.solves else [])):
             one, two = (subject.run_episode(e, task, action).steps for e in (env, other))
             if not data_equivalence(one, two):
-                raise Broken(f"the same action earns something else the second time, after {task}; {mend}")
+                raise Broken(f"the same action has a different result the second time, after {task}; {mend}")
     return f"{PROBLEMS} problems, three times each"
 
 
@@ -117,7 +117,7 @@ def splits_are_disjoint(subject: Subject) -> str:
     """What is measured was not trained on."""
     env = subject.env
     if not callable(getattr(env.unwrapped, "count", None)):
-        return "there are none: evaluation uses other seeds than training"
+        return "there are no splits: evaluation uses other seeds than training"
     sizes = [
         subject.watch.call(f"count({split!r})", env.unwrapped.count, split) for split in ("train", "test")
     ]
@@ -127,10 +127,11 @@ def splits_are_disjoint(subject: Subject) -> str:
     test = _of_splits(subject, held_out(env, 200))
     if train & test and len(train | test) > 1:
         raise Broken(
-            f"{len(train & test)} of {len(test)} held-out problems are in the train split too, such as "
-            f"{short(next(iter(train & test)))}; what is measured must not be what was trained on"
+            f"{len(train & test)} of {len(test)} held-out problems are also in the train split, such as "
+            f"{short(next(iter(train & test)))}; remove them, because an evaluation must not use training "
+            "problems"
         )
-    return "no held-out problem was met in the train split"
+    return "no held-out problem was found in the train split"
 
 
 def _of_splits(subject: Subject, tasks: list[dict[str, Any]]) -> set[Any]:
@@ -151,12 +152,13 @@ def rewards_are_whole(subject: Subject) -> str:
             players = [info.get("player") for info in (episode.info, *(step[4] for step in episode.steps))]
             nameless += [player for player in players if player is not None and not isinstance(player, str)]
     if nameless:
-        subject.warn(f'info["player"] is {short(nameless[0])}, which is no text: it is nobody who acts')
+        subject.warn(f'info["player"] is {short(nameless[0])}, which is not a string, so it names no player')
     if not named:
         subject.warn(
-            'name the parts of the reward, as in info["reward_parts"] = {"correct": reward}: each is a metric'
+            'name the parts of the reward, as in info["reward_parts"] = {"correct": reward}; each '
+            "becomes a metric"
         )
-    return "finite, and the sum of their parts"
+    return "finite, and equal to the sum of their parts"
 
 
 def checked_rewards(episode: FixedActionEpisode) -> bool:
@@ -175,47 +177,48 @@ def _checked_reward(reward: Any, info: dict[str, Any], player: str) -> bool:
         player: who acted; empty where there is one player.
     """
     if not isinstance(reward, Real) or not math.isfinite(reward):
-        raise Broken(f"step gave the reward {reward!r}; it is to be a finite float")
+        raise Broken(f"step returned the reward {reward!r}; return a finite float")
     reward = float(reward)
     if "rewards" in info:
         earned = info["rewards"]
         if not isinstance(earned, Mapping) or not all(
             isinstance(n, str) and isinstance(x, Real) and math.isfinite(x) for n, x in earned.items()
         ):
-            raise Broken(
-                f'info["rewards"] is {short(earned)}; it is to be a dict of players and finite floats'
-            )
+            raise Broken(f'info["rewards"] is {short(earned)}; set it to a dict of players and finite floats')
         if abs(sum(earned.values()) - reward) > 1e-6 * max(1.0, abs(reward)):
-            raise Broken(f"the players earned {dict(earned)}, but the reward is {reward:g}; it is their sum")
+            raise Broken(f"the players earned {dict(earned)}, but the reward is {reward:g}; return their sum")
     if wrong := wrong_player(reward, info, player):
-        raise Broken(f"step gave {wrong}")
+        raise Broken(f"step returned {wrong}")
     if "reward_parts" not in info:
         return "rewards" in info
     parts = info["reward_parts"]
     if not isinstance(parts, Mapping) or not all(
         isinstance(n, str) and isinstance(v, Real) and math.isfinite(v) for n, v in parts.items()
     ):
-        raise Broken(f'info["reward_parts"] is {short(parts)}; it is to be a dict of names and finite floats')
+        raise Broken(f'info["reward_parts"] is {short(parts)}; set it to a dict of names and finite floats')
     if abs(sum(parts.values()) - reward) > 1e-6 * max(1.0, abs(reward)):
-        raise Broken(f"the parts {dict(parts)} sum to {sum(parts.values()):g}, but the reward is {reward:g}")
+        raise Broken(
+            f"the parts {dict(parts)} sum to {sum(parts.values()):g}, but the reward is {reward:g}; return "
+            "their sum"
+        )
     return True
 
 
 def solutions_earn(subject: Subject) -> str:
     """What the environment calls its solution earns more than what is none."""
     if not subject.solves:
-        raise Unknown("give the environment a method solution() -> str, and more can be checked")
+        raise Unknown("define a method solution() -> str of the environment to have more rules checked")
     for task in subject.tasks():
         best, worst = (subject.run_episode(subject.env, task, action).reward for action in (None, FILLERS[0]))
         if not best > worst:
-            raise Broken(f"after {task}, solution() earns {best:g}, no more than the answer '?'")
+            raise Broken(f"after {task}, solution() earns {best:g}, not more than the answer '?'")
     return "solution() earns more than a wrong answer"
 
 
 def threads_agree(subject: Subject) -> str:
     """Environments on several threads find what one finds alone; those with own processes need not."""
     if (subject.env.metadata or {}).get("isolation") == "process":
-        raise Unknown("each environment asks for a process of its own (metadata)")
+        raise Unknown("each environment requests its own process (metadata)")
     tasks = subject.tasks()
     actions = (FILLERS[0], *([None] if subject.solves else []))
     plan = [(task, action) for task in tasks for action in actions]
@@ -243,11 +246,12 @@ def threads_agree(subject: Subject) -> str:
         sys.setswitchinterval(interval)
     if not all(outcome.result() for outcome in running):
         raise Broken(
-            f"on {THREADS} threads, each with an environment of its own, rewards or observations differ from "
-            "those on one; environments must share nothing that changes: no global, no class attribute, no "
-            "working directory; of code that is not yours, rollout.env_isolation=process gives each its own"
+            f"with {THREADS} threads, each with its own environment, rewards or observations differ from "
+            "those with one thread; environments must not share anything that changes: no globals, no "
+            "class attributes, no working directory; for code that you cannot change, "
+            "rollout.env_isolation=process gives each environment its own process"
         )
-    return f"{THREADS} threads with an environment each find what one finds"
+    return f"{THREADS} threads with one environment each have the same results as one thread"
 
 
 def is_fast(subject: Subject, seconds: float = 0.5) -> str:
@@ -268,10 +272,10 @@ def is_fast(subject: Subject, seconds: float = 0.5) -> str:
     many = sum(outcome.result() for outcome in running)
     if many < 10:
         subject.warn(
-            f"{many:.1f} episodes/s on {THREADS} threads may keep training waiting; raise "
+            f"{many:.1f} episodes/s with {THREADS} threads may slow training down; increase "
             "rollout.env_workers, or do less in step"
         )
-    return f"{one:,.0f} episodes/s on one thread, {many:,.0f} on {THREADS} (rollout.env_workers)"
+    return f"{one:,.0f} episodes/s with one thread, {many:,.0f} with {THREADS} (rollout.env_workers)"
 
 
 def closes(subject: Subject) -> str:

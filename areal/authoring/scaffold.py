@@ -29,7 +29,7 @@ def write_package(name: str, parent: Path) -> list[Path]:
     folder = parent / name
     module = _checked(name).replace("-", "_")
     if folder.exists():
-        raise UserError(f"{folder} exists already; choose another name, or remove it")
+        raise UserError(f"{folder} already exists; choose another name, or remove it")
     words = {"my_env": module, "MyEnv": _class_name(module), "my-env": name}
     written = []
     for source in sorted(_TEMPLATE.rglob("*")):
@@ -46,16 +46,19 @@ def write_package(name: str, parent: Path) -> list[Path]:
 def _checked(name: str) -> str:
     if keyword.iskeyword(name):
         raise UserError(
-            f"'{name}' is a word of Python, which no module can be called; add another, as in {name}-env"
+            f"'{name}' is a Python keyword, which cannot be the name of a module; add a word, as in "
+            f"{name}-env"
         )
     if not _NAME.fullmatch(name):
-        raise UserError(f"'{name}' is no name of an environment; use lower case, digits and -, as in my-env")
+        raise UserError(
+            f"'{name}' is not a valid name of an environment; use lower case, digits and -, as in my-env"
+        )
     if name in env_names():
         raise UserError(
-            f"the environment '{name}' exists already (see `areal env list`); choose another name"
+            f"the environment '{name}' already exists (see `areal env list`); choose another name"
         )
     if find_spec(name.replace("-", "_")) is not None:
-        raise UserError(f"there is a Python module {name.replace('-', '_')} already; choose another name")
+        raise UserError(f"the Python module {name.replace('-', '_')} already exists; choose another name")
     return name
 
 

@@ -56,7 +56,9 @@ def read_data(place: str, options: Mapping[str, Any]) -> Read:
     """
     for name in options:
         if name not in _OPTIONS:
-            raise UserError(f"no option '{name}'{nearest(name, _OPTIONS)} (there are {', '.join(_OPTIONS)})")
+            raise UserError(
+                f"the option '{name}' does not exist{nearest(name, _OPTIONS)} (known: {', '.join(_OPTIONS)})"
+            )
     given: dict[str, Any] = {name: str(options[name]) for name in _OPTIONS if name in options}
     prompt = given.get("prompt", "{problem}")
     find_verifier(given.get("verifier", "math"))
@@ -114,5 +116,5 @@ def _expected(problem: Pair | CodeProblem) -> dict[str, str]:
     if isinstance(tests, StreamTests):
         return {"tests": f"inputs with their outputs ({len(tests.cases)})"}
     if isinstance(tests, CallTests):
-        return {"tests": f"calls with what they return ({len(tests.cases)})"}
+        return {"tests": f"calls with their return values ({len(tests.cases)})"}
     return {"tests": f"a script that checks {tests.entry}"}

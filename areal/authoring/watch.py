@@ -23,8 +23,8 @@ _LONG = 1.0
 _MORE = 5
 """Seconds beyond the limit after which a lock is taken for lost."""
 LOCK = (
-    "keeps Python's lock, so that nothing else in its process goes on, and nothing there can end it. Give "
-    'each environment a process of its own: metadata = {"isolation": "process"} in its class, or '
+    "holds Python's lock, so nothing else in its process can run, and nothing there can end it. Give each "
+    'environment its own process: metadata = {"isolation": "process"} in its class, or '
     "rollout.env_isolation=process"
 )
 _GUARD = """

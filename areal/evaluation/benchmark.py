@@ -1,4 +1,4 @@
-"""A benchmark: problems from an exact source, an environment that asks and judges, and a way to sample.
+"""Benchmarks: problems from a fixed source, an environment that judges, and sampling settings.
 
 >>> from areal import register_benchmark
 >>> from areal.evaluation.benchmark import Benchmark
@@ -23,17 +23,17 @@ Row = dict[str, Any]
 
 _DATE = re.compile(r"[0-9]{4}(-[0-9]{2}){0,2}")
 _ALL = 1_000_000
-"""Problems of a part, at most: how many there are its rows say."""
+"""Maximum number of problems of a part; the rows determine the actual number."""
 _SHOWN_PARTS = 12
-"""Parts that a complaint lists."""
+"""Number of parts that an error message lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of one revision of a data set on the hub, in a form that areal.envs.rows reads.
+    """A file of one revision of a data set on the hub, in a format that areal.envs.rows reads.
 
-    Several are a tuple of paths, or a pattern such as ``*/test.parquet``: their rows follow one another, each
-    with its file's path in the field ``file``.
+    Several files are a tuple of paths, or a pattern such as ``*/test.parquet``; their rows follow one
+    another, each with the path of its file in the field ``file``.
     """
 
     repo: str
@@ -46,23 +46,23 @@ class HubFile:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The paths of several files, or their patterns; empty for one file."""
+        """The paths or patterns of several files; empty for one file."""
         if isinstance(self.path, tuple):
             return self.path
         return (self.path,) if "*" in self.path else ()
 
     def among(self, folder: Path) -> list[tuple[str, Path]]:
-        """Return those of several files that a folder has: each path in it, and the file, in order."""
+        """Return those of several files that a folder contains, as pairs of path and file, in order."""
         files = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
         return sorted(
             (name, path) for name, path in files if any(fnmatchcase(name, known) for known in self.patterns)
         )
 
     def fetch(self) -> Path:
-        """Return the file in the hub's cache, or the folder of several, downloaded if need be.
+        """Return the file in the hub's cache, or the folder of several, downloaded if necessary.
 
         Raises:
-            UserError: that fails.
+            UserError: the download fails.
         """
         from huggingface_hub import hf_hub_download, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
@@ -82,25 +82,26 @@ class HubFile:
         except errors as error:
             text = " ".join(str(error).split())[:200]
             raise UserError(
-                f"cannot load {self} ({text}); if the network is not to blame, the data set has moved: give "
-                "a folder or file that has it with --data FOLDER"
+                f"cannot load {self} ({text}); check the network; if the data set has moved, give a folder "
+                "or file that has it with --data FOLDER"
             ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What may stand behind a benchmark's name, as in ``mmlu@anatomy`` or ``livecodebench@2024-10..2025-01``.
+    """The part that may follow a benchmark's name, as in ``mmlu@anatomy`` or
+    ``livecodebench@2024-10..2025-01``.
 
     Attributes:
-        field: of a row, that says to which part it belongs; a range compares it as text.
-        source: returns where a part is, if not all of the benchmark's files are needed for it.
+        field: the field of a row that names its part; a range compares it as text.
+        source: returns the source of a part, if it does not need all files of the benchmark.
     """
 
     field: str
     source: Callable[[str], HubFile] | None = None
 
     def has(self, part: str, row: Row) -> bool:
-        """Say whether a row belongs to a part; a range's end is in it, also where it is a month."""
+        """Return whether a row belongs to a part; a range includes its end, even if that is a month."""
         value = str(row[self.field])
         first, several, last = part.partition("..")
         if several or _DATE.fullmatch(part):
@@ -111,19 +112,19 @@ class Parts:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What ``areal eval --benchmark NAME`` does; every part of it can be set on the command line.
+    """The definition of ``areal eval --benchmark NAME``; the command line can override each setting.
 
     Attributes:
-        name: also of the file in a folder of data: ``NAME.jsonl``, ``NAME_test.parquet`` and the like, or a
-            folder ``NAME``.
-        env: the environment; it takes ``data``, ``test_data`` and ``prompt``.
+        name: name of the benchmark, and of its file in a folder of data: ``NAME.jsonl``,
+            ``NAME_test.parquet`` and the like, or a folder ``NAME``.
+        env: the environment, which must accept ``data``, ``test_data`` and ``prompt``.
         prompt: a template with ``{problem}``.
-        max_new_tokens: longest response of one turn.
-        temperature, top_p: of the sampling.
-        keep: which rows of the file are the benchmark's; None: all.
-        prepare: makes the rows that the environment reads of those that are kept; None: they are the same.
-        parts: what ``NAME@PART`` may name; None: nothing.
-        part: which part of it this is; empty: all of it.
+        max_new_tokens: maximum length of the response in one turn, in tokens.
+        temperature, top_p: sampling parameters.
+        keep: selects the rows of the benchmark; None: all rows.
+        prepare: converts the selected rows to those that the environment reads; None: no conversion.
+        parts: the parts that ``NAME@PART`` can select; None: none.
+        part: the part of the benchmark; empty: the whole benchmark.
     """
 
     name: str
@@ -143,21 +144,23 @@ class Benchmark:
     part: str = ""
 
     def at(self, part: str) -> Benchmark:
-        """Return a part of the benchmark; raises UserError if it has none."""
+        """Return a part of the benchmark; raises UserError if it has no parts."""
         if self.parts is None:
-            raise UserError(f"benchmark '{self.name}' has no parts: leave '@{part}' out")
+            raise UserError(f"benchmark '{self.name}' has no parts; remove '@{part}'")
         source = self.source if self.parts.source is None else self.parts.source(part)
         if isinstance(source, HubFile) and not source.path:
-            raise UserError(f"benchmark '{self.name}' has no part '{part}': none of its files is so new")
+            raise UserError(
+                f"benchmark '{self.name}' has no part '{part}', because all of its files are older"
+            )
         return replace(self, part=part, source=source, problems=_ALL)
 
     @property
     def label(self) -> str:
-        """The name, with the part behind it."""
+        """The name, followed by the part."""
         return f"{self.name}@{self.part}" if self.part else self.name
 
     def rows(self, source: Iterable[Row]) -> Iterator[Row]:
-        """Yield the rows of the problems, of those that the source has.
+        """Yield the rows of the problems, from the rows of the source.
 
         Raises:
             KeyError: a row lacks a field.
@@ -176,9 +179,9 @@ class Benchmark:
             known.add(str(row[self.parts.field]))
         if not found:
             names = sorted(known)
-            some = ", ".join(names[:_SHOWN_PARTS]) + (", ..." if len(names) > _SHOWN_PARTS else "")
+            some = ", ".join(names[:_SHOWN_PARTS]) + ("," if len(names) > _SHOWN_PARTS else "")
             raise UserError(
-                f"benchmark '{self.name}' has no part '{self.part}' (its {self.parts.field}: {some})"
+                f"benchmark '{self.name}' has no part '{self.part}' (values of {self.parts.field}: {some})"
             )
 
     def settings(self, data: Path) -> dict[str, Any]:

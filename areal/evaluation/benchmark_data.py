@@ -57,7 +57,9 @@ def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> B
     except KeyError as error:
         raise UserError(f"benchmark '{benchmark.name}': a row of {place} has no field {error}") from error
     if not lines:
-        raise UserError(f"benchmark '{benchmark.name}': {place} has none of its problems")
+        raise UserError(
+            f"benchmark '{benchmark.name}': {place} has none of its problems; give another file with --data"
+        )
     path = folder / f"{slug(benchmark.label)}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, lines)
@@ -108,7 +110,7 @@ def _given(benchmark: Benchmark, given: str) -> str:
     folder = Path(given).expanduser()
     if not folder.is_dir() or is_saved(folder):
         if not is_here(given) and not looks_remote(cut(given)[0]):
-            raise UserError(f"--data {given}: no such file or folder")
+            raise UserError(f"--data {given}: the file or folder does not exist")
         return absolute(given)
     names = [f"{benchmark.name}{kind}" for kind in ("", "_test")]
     by_name = {path.name.lower(): path for path in sorted(folder.iterdir())}
@@ -117,6 +119,6 @@ def _given(benchmark: Benchmark, given: str) -> str:
             if name + end in by_name:
                 return str(by_name[name + end].resolve())
     raise UserError(
-        f"--data {given} has no file for benchmark '{benchmark.name}': none of {names[0]}.jsonl, "
-        f"{names[1]}.jsonl and the like (also {', '.join(FORMS[1:])})"
+        f"--data {given} has no file for benchmark '{benchmark.name}'; it needs {names[0]}.jsonl or "
+        f"{names[1]}.jsonl (or, with one of these names, {', '.join(FORMS[1:])})"
     )

@@ -1,4 +1,4 @@
-"""Two evaluations side by side, on the problems that both have."""
+"""Compares two evaluations on the problems that both have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SIGNIFICANT = 0.05
-"""p-values below it are called significant."""
+"""Significance level of p-values."""
 _COLUMNS = ("benchmark", "problems", "A", "B", "B − A (95% interval)", "B better / worse", "p", "verdict")
 
 
@@ -27,9 +27,9 @@ class BenchmarkComparison:
     """One benchmark in two evaluations.
 
     Attributes:
-        models: A's and B's.
+        models: models of A and B.
         means: mean scores of A and B, on the problems that both have.
-        scores: of each problem, A's mean and B's.
+        scores: for each problem, the means of A and B.
         problems: the number of each problem in A and in B.
     """
 
@@ -42,7 +42,7 @@ class BenchmarkComparison:
 
     @property
     def verdict(self) -> str:
-        """What the p-value says."""
+        """The conclusion from the p-value."""
         if self.found.p >= SIGNIFICANT:
             return "no significant difference"
         return "B is better" if self.found.mean > 0 else "A is better"
@@ -70,7 +70,7 @@ def compare(a: Path, b: Path) -> list[BenchmarkComparison]:
     """Compare each benchmark that two evaluations (folders, or files of responses) both have.
 
     Raises:
-        UserError: one of them is none or not finished, or they have no problem in common.
+        UserError: one of them is not an evaluation or is not finished, or they have no problems in common.
     """
     ours, theirs = ({path.name: path for path in response_files(run)} for run in (a, b))
     pairs = [(ours[name], theirs[name]) for name in ours if name in theirs]
@@ -78,8 +78,8 @@ def compare(a: Path, b: Path) -> list[BenchmarkComparison]:
         pairs = [(a, b)]
     if not pairs:
         raise UserError(
-            f"{a} and {b} have no benchmark in common ({', '.join(ours)}; {', '.join(theirs)}): there is "
-            "nothing to compare"
+            f"{a} and {b} have no benchmark in common ({', '.join(ours)}; {', '.join(theirs)}), so they "
+            "cannot be compared"
         )
     return [compare_files(*pair) for pair in pairs]
 
@@ -88,11 +88,11 @@ def compare_files(a: Path, b: Path) -> BenchmarkComparison:
     """Compare two files of responses to the same problems; raises UserError as :func:`compare` does."""
     (header, responses), (other, others) = read_whole(a), read_whole(b)
     if (header.name, header.data) != (other.name, other.data):
-        raise UserError(f"{a} and {b} are responses to different problems: they cannot be compared")
+        raise UserError(f"{a} and {b} have responses to different problems, so they cannot be compared")
     ours, theirs = _by_task(responses), _by_task(others)
     common = [task for task in ours if task in theirs]
     if not common:
-        raise UserError(f"{a} and {b} have no problem in common")
+        raise UserError(f"{a} and {b} have no problems in common, so they cannot be compared")
     first, second = [ours[task][1] for task in common], [theirs[task][1] for task in common]
     problems = [(ours[task][0], theirs[task][0]) for task in common]
     scores = [(statistics.fmean(x), statistics.fmean(y)) for x, y in zip(first, second, strict=True)]
@@ -103,7 +103,7 @@ def compare_files(a: Path, b: Path) -> BenchmarkComparison:
 
 
 def _by_task(responses: list[Response]) -> dict[str, tuple[int, list[float]]]:
-    """Return of each problem its number and the scores of its responses, by its task."""
+    """Return the number and the scores of each problem, by its task."""
     found: dict[str, tuple[int, list[float]]] = {}
     for response in responses:
         found.setdefault(repr(response.task), (response.problem, []))[1].append(response.reward)

@@ -92,7 +92,7 @@ class EndpointClient:
         names = [str(entry.get("id")) for entry in found.get("data") or []]
         if len(names) != 1:
             listed = ", ".join(names[:8]) or "none"
-            raise UserError(f"{base} serves {len(names)} models; give one as {base}#NAME ({listed})")
+            raise UserError(f"{base} serves {len(names)} models; choose one with {base}#NAME ({listed})")
         return names[0]
 
     async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -106,8 +106,8 @@ class EndpointClient:
         completion = await self._request("POST", "chat/completions", {"model": self.model, **body})
         if not completion.get("choices"):
             raise UserError(
-                f"{self._client.base_url} answered without a message: {str(completion)[:300]}; is it an "
-                "OpenAI-compatible endpoint?"
+                f"{self._client.base_url} answered without a message: {str(completion)[:300]}; check that "
+                "it is an OpenAI-compatible endpoint"
             )
         return completion
 
@@ -130,8 +130,8 @@ class EndpointClient:
         if not isinstance(found, dict):
             text = " ".join(response.text[:100].split())
             raise UserError(
-                f"{response.url} answers what no OpenAI-compatible endpoint does ({text!r}); check the URL: "
-                "it mostly ends with /v1"
+                f"{response.url} does not answer like an OpenAI-compatible endpoint ({text!r}); check the "
+                "URL, which usually ends with /v1"
             )
         return found
 
@@ -146,12 +146,14 @@ class EndpointClient:
         if status in (401, 403, 404):
             return UserError(
                 f"{self._client.base_url} refuses '{self.model}' (status {status}: {text}); check the URL, "
-                "the model's name after #, and OPENAI_API_KEY"
+                "the name of the model after #, and OPENAI_API_KEY"
             )
         return BadRequest(f"status {status}: {text}")
 
     def _silent(self, problem: str) -> UserError:
-        return UserError(f"the endpoint {self._client.base_url} does not answer ({problem}); is it up?")
+        return UserError(
+            f"the endpoint {self._client.base_url} does not answer ({problem}); check that it is running"
+        )
 
     async def close(self) -> None:
         """Close the connections."""

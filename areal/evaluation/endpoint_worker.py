@@ -75,18 +75,18 @@ class EndpointModel(EpisodeModel):
     async def endpoint(self, max_completions: int, settings: Settings = "ignore") -> AsyncIterator[Endpoint]:
         """Give the model an address of ours; see :class:`areal.agents.interface.Model`."""
         if self._server is None:
-            raise ValueError("this model has no server")
+            raise ValueError("this model has no endpoint for programs")
         async with self._server.open(self, max_completions, settings) as at:
             self.accounts.append(at.account)
             yield at
 
     async def complete(self, text: str, *, limits: SamplingLimits | None = None) -> Reply:
         """Raise BadRequest: it is asked by chat completions alone."""
-        raise BadRequest("the model is behind an endpoint, which is asked for chat completions alone")
+        raise BadRequest("the model is behind an endpoint, which supports only chat completions")
 
     def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
         """Raise BadRequest: its tokens are not known."""
-        raise BadRequest("the model is behind an endpoint, so that its tokens cannot be counted")
+        raise BadRequest("the model is behind an endpoint, so its tokens cannot be counted")
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None

@@ -168,7 +168,7 @@ class _Failures:
     def check(self) -> None:
         """Raise the agent's first failure if no episode has succeeded."""
         if self._first is not None and not self._sound:
-            message = f"{self._first}; none of {len(self._held)} episodes came to its end"
+            message = f"{self._first}; none of the {len(self._held)} episodes finished"
             raise type(self._first)(message) from self._first
 
 
@@ -181,7 +181,7 @@ async def _outcome(
             return await run_episode(task, seed), None
         except BadRequest as error:
             raise UserError(
-                f"the model refuses what it is asked: {error}; where that is the sampling, set "
+                f"the model rejects the request: {error}; if the sampling parameters are the cause, set "
                 "evaluation.temperature, top_p, top_k or max_new_tokens"
             ) from error
         except ConversationTooLong as error:
@@ -190,7 +190,7 @@ async def _outcome(
         except (RuntimeError, OSError) as error:  # a verifier, a sandbox, a connection
             if retries:
                 retries -= 1
-                log.warning("an evaluation of %s failed and is run again: %r", task, error)
+                log.warning("an evaluation of %s failed and runs again: %r", task, error)
                 continue
             if isinstance(error, AgentFailure):
                 log.warning("an evaluation of %s failed, and counts as wrong: %s", task, error)
@@ -205,5 +205,5 @@ async def _outcome(
 
 
 def _in_one_line(error: Exception, task: dict[str, Any]) -> EvaluationFailure:
-    log.error("an evaluation of %s failed for good", task, exc_info=error)
+    log.error("an evaluation of %s failed in all attempts", task, exc_info=error)
     return EvaluationFailure(f"an episode of {task} failed: {explained(error, __file__)}")

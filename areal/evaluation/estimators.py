@@ -36,7 +36,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
         ValueError: impossible counts.
     """
     if not 1 <= k <= samples or not 0 <= right <= samples:
-        raise ValueError(f"pass@{k} of {right} right responses among {samples} has no meaning")
+        raise ValueError(f"pass@{k} is not defined for {right} correct responses of {samples}")
     if samples - right < k:
         return 1.0
     return 1.0 - math.prod(1.0 - k / i for i in range(samples - right + 1, samples + 1))
@@ -106,7 +106,7 @@ def difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Di
         ValueError: no problems, or not the same number of them.
     """
     if not a or len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} problems are no pairs to compare")
+        raise ValueError(f"{len(a)} and {len(b)} problems cannot be paired")
     pairs = [statistics.fmean(y) - statistics.fmean(x) for x, y in zip(a, b, strict=True)]
     half = Z * statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
     mean = statistics.fmean(pairs)

@@ -1,4 +1,4 @@
-"""What an evaluation found, with how sure one can be of it."""
+"""The result of an evaluation, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of a model on the problems of a benchmark, or the held-out ones of an environment.
+    """Scores of a model on the problems of a benchmark, or on the held-out problems of an environment.
 
     Attributes:
         scores: the reward of each response, by problem and sample.
         finishes: how each response ended.
-        lengths: tokens of each response.
-        seconds: how long it took; 0 if not all responses were sampled in one go.
-        settings: what else the figures depend on.
+        lengths: number of tokens of each response.
+        seconds: duration of the evaluation; 0 if the responses were not all sampled in one run.
+        settings: settings on which the scores depend.
         parts: mean of each named part of the reward.
-        members: of a mixture, which problems, from 0, are of each of its environments.
-        source: where its problems come from.
-        of: how many problems there are, if not all were asked, or could be judged.
-        busy: share of ``seconds`` in which the engine was generating, if it is ours.
-        in_flight: responses in flight at once, on average.
-        failure: what the first response failed of whose agent, or program, failed.
-        thoughts: how long they are, and how they end; see :func:`areal.thoughts.measured`.
+        members: for a mixture, the numbers of the problems of each environment, from 0.
+        source: source of the problems.
+        of: total number of problems, if not all were used or could be judged.
+        busy: share of ``seconds`` in which the engine generated; None for an endpoint.
+        in_flight: mean number of concurrent responses.
+        failure: the first failure of an agent or program.
+        thoughts: length and ends of the thoughts; see :func:`areal.thoughts.measured`.
 
     Raises:
-        ValueError: no problems, or the three tables differ in shape.
+        ValueError: there are no problems, or the three tables have different shapes.
     """
 
     env: str
@@ -69,16 +69,16 @@ class Report:
             raise ValueError("a report needs at least one response to each problem")
         for name in ("scores", "finishes", "lengths"):
             if [len(row) for row in getattr(self, name)] != shape:
-                raise ValueError(f"{name} is not {len(shape)} problems with {shape[0]} responses each")
+                raise ValueError(f"{name} does not have {len(shape)} problems with {shape[0]} responses each")
 
     @property
     def problems(self) -> int:
-        """How many problems."""
+        """Number of problems."""
         return len(self.scores)
 
     @property
     def samples(self) -> int:
-        """How many responses to each problem."""
+        """Number of responses to each problem."""
         return len(self.scores[0])
 
     @property
@@ -93,7 +93,7 @@ class Report:
 
     @property
     def by_member(self) -> dict[str, tuple[float, tuple[float, float]]]:
-        """Of a mixture: accuracy and its interval on the problems of each of its environments."""
+        """For a mixture: accuracy and its interval on the problems of each environment."""
         return {name: self._mean(numbers) for name, numbers in self.members.items()}
 
     def _mean(self, problems: Iterable[int]) -> tuple[float, tuple[float, float]]:
@@ -102,7 +102,7 @@ class Report:
 
     @property
     def passes(self) -> dict[int, tuple[float, tuple[float, float]]]:
-        """pass@k and its interval for k = 1, 2, 4 … and all samples, where responses are right or wrong."""
+        """pass@k and its interval for k = 1, 2, 4 … and all samples, if responses are correct or wrong."""
         if self.samples == 1 or not set(_flat(self.scores)) <= {0.0, 1.0}:
             return {}
         sizes = sorted({self.samples, *(2**i for i in range(self.samples.bit_length()))})
@@ -116,12 +116,12 @@ class Report:
 
     @property
     def mean_length(self) -> float:
-        """Mean tokens of a response."""
+        """Mean number of tokens of a response."""
         return statistics.fmean(_flat(self.lengths))
 
     @property
     def finish_counts(self) -> dict[str, int]:
-        """How many responses ended in which way, commonest first."""
+        """Number of responses for each way in which they ended, the most common first."""
         return dict(Counter(_flat(self.finishes)).most_common())
 
     @property
@@ -131,11 +131,11 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """How many responses are wrong because the agent, or its program, failed."""
+        """Number of responses that are wrong because the agent or its program failed."""
         return self.finish_counts.get(FAILED, 0)
 
     def failure_summary(self) -> str:
-        """How many failed, and the first of what; empty if none did."""
+        """Number of failures, and the first of them; empty if there are none."""
         if not self.failed:
             return ""
         several = self.failed > 1
@@ -144,7 +144,7 @@ class Report:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens generated in a second."""
+        """Tokens generated per second."""
         return sum(_flat(self.lengths)) / self.seconds if self.seconds > 0 else 0.0
 
     def table(self) -> Table:
@@ -165,7 +165,7 @@ class Report:
         return markdown_table(names, [values])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: all that was measured, and what follows from it."""
+        """Return plain data: all measurements, and the results that follow from them."""
         low, high = (bound if math.isfinite(bound) else None for bound in self.interval)
         return {
             **asdict(self),
@@ -195,8 +195,8 @@ class Report:
                 for k, (value, (low, high)) in self.passes.items()
                 if k > 1
             ),
-            ("of which", _listed_members(self)),
-            ("parts of it", _listed(self.parts, ".3f") if len(self.parts) > 1 else ""),
+            ("by environment", _listed_members(self)),
+            ("reward parts", _listed(self.parts, ".3f") if len(self.parts) > 1 else ""),
             ("mean length", f"{self.mean_length:.1f} tokens"),
             ("truncated", f"{self.truncated:.1%}"),
             ("finishes", _listed(self.finish_counts, "d")),
@@ -212,7 +212,7 @@ class Report:
         if not self.thoughts:
             return ""
         length, unended, cut = (self.thoughts[n] for n in ("thought", "thought_unended", "thought_cut"))
-        return f"{length:.1f} tokens, {unended:.1%} without an end, {cut:.1%} cut by their budget"
+        return f"{length:.1f} tokens, {unended:.1%} without an end, {cut:.1%} ended by the budget"
 
     def _speed(self) -> list[tuple[str, str]]:
         if not self.seconds:
@@ -247,7 +247,7 @@ def _mean_parts(responses: list[Response]) -> dict[str, float]:
 
 
 def report(responses: list[Response], samples: int, **known: Any) -> Report:
-    """Put a report together on all responses, by problem and sample; ``known`` is what else it has."""
+    """Create a report on all responses, by problem and sample; ``known`` has its other fields."""
     rows = [responses[i : i + samples] for i in range(0, len(responses), samples)]
     return Report(
         scores=[[r.reward for r in row] for row in rows],
@@ -268,7 +268,7 @@ def conditions(
     agent_options: dict[str, Any],
     chat: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return what an accuracy depends on besides the model and the problems, by the names of the settings."""
+    """Return the settings on which an accuracy depends besides the model and the problems."""
     found = {**sampling, **env_options}
     if agent != "single-turn":
         found["agent"] = agent
@@ -280,7 +280,8 @@ def conditions(
 
 
 def sampling_settings(sampling: Sampling) -> dict[str, Any]:
-    """Return what a report says of the sampling: temperature and length, and whatever is not the default."""
+    """Return the sampling settings in a report: temperature and length, and others that are not the
+    default."""
     values = asdict(sampling)
     shown = {"temperature": values.pop("temperature"), "max_new_tokens": values.pop("max_tokens")}
     default = asdict(Sampling(sampling.max_tokens))
@@ -288,7 +289,7 @@ def sampling_settings(sampling: Sampling) -> dict[str, Any]:
 
 
 def report_of(header: Header, responses: list[Response], **known: Any) -> Report:
-    """Return the report on all the responses of a file; ``known`` is what else it has."""
+    """Return the report on all responses of a file; ``known`` has its other fields."""
     given = {name: value for name, value in header.env_options.items() if name not in ("data", "test_data")}
     return report(
         responses,
@@ -311,7 +312,7 @@ def write_reports(folder: Path, reports: list[Report]) -> None:
 
 
 def markdown(reports: list[Report]) -> str:
-    """Return reports as one Markdown table of what counts, and a table of each."""
+    """Return reports as one Markdown table with the main results, and a table of each report."""
     names = ("benchmark", "problems", "samples", "accuracy", "95% interval", "mean length", "truncated")
     rows = [
         (

@@ -1,7 +1,7 @@
 """Scores the responses of an evaluation again, without sampling: after a verifier or its options changed.
 
-The recorded actions are done in the environment again, from the same reset; whatever it earns now is the new
-score. The old files stay as they are.
+The recorded actions are repeated in the environment, from the same reset, and the new reward is the new
+score. The old files are not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WORKERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Rescored:
-    """What came of it.
+    """The result of rescoring.
 
     Attributes:
         path: the folder of the new files.
@@ -37,17 +37,17 @@ class Rescored:
 
 
 def response_files(run: Path) -> list[Path]:
-    """Return the files of responses of an evaluation's folder, or the one named; raises UserError without."""
+    """Return the files of responses in an evaluation's folder, or the named one; raises UserError without."""
     if run.is_file():
         return [run]
     if (run / "config.yaml").is_file():
         raise UserError(
             f"{run} is a training run; evaluate its model with `areal eval {run} --name NAME`, and give the "
-            "folder that this makes"
+            "folder of the evaluation"
         )
     found = sorted(run.glob("*.jsonl"))
     if not found:
-        raise UserError(f"{run} is no evaluation: there is no file of responses (NAME.jsonl) in it")
+        raise UserError(f"{run} is not an evaluation: it has no file of responses (NAME.jsonl)")
     return found
 
 
@@ -67,8 +67,8 @@ def rescore(run: Path, options: dict[str, Any]) -> Rescored:
     """Score all responses of an evaluation again.
 
     Args:
-        run: the folder of the evaluation, or a file of it.
-        options: options of the environments, in place of those of the evaluation.
+        run: the folder of the evaluation, or a file in it.
+        options: options of the environments, which override those of the evaluation.
 
     Raises:
         UserError: there is no such evaluation, it is not finished, or its problems have changed.
@@ -101,8 +101,8 @@ def _check_data(header: Header) -> None:
     path = header.env_options.get("data")
     if header.data and digest_of(Path(str(path))) != header.data:
         raise UserError(
-            f"the problems of '{header.name}' in {path} are not those of the evaluation any more; give a "
-            "file that has them with env_options.data=FILE env_options.test_data=FILE"
+            f"the problems of '{header.name}' in {path} are no longer those of the evaluation; give a file "
+            "that has them with env_options.data=FILE env_options.test_data=FILE"
         )
 
 
@@ -126,9 +126,9 @@ def _scored(header: Header, responses: list[Response]) -> list[Response]:
 
 
 def replay_actions(env: Any, response: Response) -> Response:
-    """Return a response with what its actions earn in the environment now.
+    """Return a response with the reward that its actions earn in the environment now.
 
-    An episode that ends sooner than it did is over there; one that would go on ends with its last action.
+    An episode that ends earlier than before ends there; one that would continue ends with its last action.
     """
     if response.finish == FAILED:
         return response

@@ -1,8 +1,8 @@
-"""Responses to problems, one by one, and the file that they are kept in.
+"""Responses to problems, and the file that stores them.
 
 The file is JSONL. Its first line is the header: what was evaluated, on which data, and how it was sampled.
-Every further line is a response, written when it is there: a killed evaluation goes on from its file. A last
-line that is not whole is forgotten.
+Every further line is a response, which is written as soon as it is complete, so that a killed evaluation can
+resume from its file. An incomplete last line is ignored.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from areal.evaluation.conversations import Conversation, conversations_path, wri
 from areal.thoughts import Thought
 
 FORMAT = 1
-"""Of the file; a reader refuses others."""
+"""Version of the file format; a reader refuses others."""
 FAILED = "failed"
-"""The finish of a response whose agent, or program, failed: it counts as wrong."""
+"""The finish of a response whose agent or program failed, which counts as wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,16 @@ class Response:
         problem: its number in the evaluation, from 0.
         sample: the response's number among those to the problem, from 0.
         task: keyword arguments of ``env.reset`` that name the problem.
-        actions: what the agent did in the environment, in order: the environment can judge it again.
+        actions: the actions of the agent in the environment, in order, from which the environment can judge
+            it again.
         parts: its named components; they sum to the reward.
         finish: how the last generation ended; ``too_long``: the problem left no room for a response;
             ``failed``: the agent, or its program, failed.
         seconds: from the reset to the last reward.
-        env: which environment of a mixture the problem is of; empty if it is of none.
-        failure: what the agent, or its program, failed of; empty if it did not.
-        expected: what would have been right, where the environment says so.
-        thoughts: of each turn whose prompt and chat template have thoughts.
+        env: the environment of a mixture to which the problem belongs; empty outside of mixtures.
+        failure: the failure of the agent or its program; empty if there was none.
+        expected: the correct answer, if the environment provides it.
+        thoughts: for each turn whose prompt and chat template have thoughts.
     """
 
     problem: int
@@ -60,16 +61,16 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of a file of responses: what they are responses to, and how they came about.
+    """The first line of a file of responses: the problems, and how the responses were produced.
 
     Attributes:
         name: of the benchmark, or of the environment.
         env, env_options, agent, agent_options: what judges the responses, and how the model acted.
         model: as the user named it.
-        problems: how many of them were asked; ``of`` how many there are, if that is known.
-        sampling: temperature, lengths and the rest of it.
-        chat: how the conversations opened, where the settings say so.
-        source: where the data is from; ``data`` the digest of its rows.
+        problems: number of problems; ``of``: total number of problems, if known.
+        sampling: temperature, lengths and other parameters.
+        chat: how the conversations began, if the settings determine that.
+        source: source of the data; ``data``: digest of its rows.
     """
 
     name: str
@@ -90,13 +91,14 @@ class Header:
 
 
 class ResponseFile:
-    """A file of responses that is being written.
+    """A file of responses, open for writing.
 
     Args:
-        path: of the file; it is begun with the header, or gone on with if it has the same one.
+        path: path of the file; a new file begins with the header, and an existing one with the same header is
+            continued.
 
     Raises:
-        UserError: its responses are to something else.
+        UserError: the existing file has another header.
     """
 
     def __init__(self, path: Path, header: Header) -> None:
@@ -111,7 +113,7 @@ class ResponseFile:
         write_responses(path, header, self.responses)  # without a last line that was cut off
 
     def write(self, response: Response, said: Sequence[Conversation] = ()) -> None:
-        """Add a response, and what was said in its episode; both are in their files when this returns.
+        """Add a response and the conversations of its episode; both are written when this returns.
 
         Raises:
             UserError: it cannot be written.
@@ -129,10 +131,10 @@ class ResponseFile:
 
 
 def read_responses(path: Path) -> tuple[Header, list[Response]]:
-    """Return the header of a file and its whole responses, by problem and sample.
+    """Return the header of a file and its complete responses, by problem and sample.
 
     Raises:
-        UserError: it is no file of responses, or damaged before its last line.
+        UserError: it is not a file of responses, or is damaged before its last line.
     """
     try:
         *lines, _ = path.read_text(encoding="utf-8").split(
@@ -141,28 +143,31 @@ def read_responses(path: Path) -> tuple[Header, list[Response]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not lines:
-        raise UserError(f"{path} has no whole line; it should begin with the header of an evaluation")
+        raise UserError(f"{path} has no complete line; its first line should be the header of an evaluation")
     header = read_header(lines[0], f"{path}, line 1")
     responses = [read_response(line, f"{path}, line {n}") for n, line in enumerate(lines[1:], start=2)]
     return header, sorted(responses, key=lambda r: (r.problem, r.sample))
 
 
 def read_response(line: str, where: str) -> Response:
-    """Return the response of a line; raises UserError, which names ``where`` it is, if it has none."""
+    """Return the response in a line; raises UserError, which names ``where`` it is, if the line has none."""
     found: Response = _parse(Response, line, where)
     return replace(found, thoughts=[Thought(*values) for values in found.thoughts])
 
 
 def read_header(line: str, where: str) -> Header:
-    """Return the header of a first line; raises UserError, which names ``where`` it is, if it is none."""
+    """Return the header in a first line; raises UserError, which names ``where`` it is, if it is invalid."""
     found: Header = _parse(Header, line, where)
     if found.format != FORMAT:
-        raise UserError(f"{where}: format {found.format}; this version of areal reads format {FORMAT}")
+        raise UserError(
+            f"{where}: the format is {found.format}, and this version of areal reads format {FORMAT}; use "
+            "the version that wrote it"
+        )
     return found
 
 
 def write_responses(path: Path, header: Header, responses: Iterable[Response]) -> None:
-    """Write a whole file in place of what was there."""
+    """Write a whole file, which replaces an existing one."""
     with one_line(path.parent):
         write_whole(path, [_line(header), *map(_line, responses)])
 
@@ -180,8 +185,8 @@ def _parse(kind: type[Any], line: str, where: str) -> Any:
     needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
     if not isinstance(data, dict) or needed - data.keys():
         raise UserError(
-            f"{where}: no {kind.__name__.lower()} of an evaluation; give the folder that `areal eval --name` "
-            "makes, or a file of responses in it"
+            f"{where}: this is not a {kind.__name__.lower()} of an evaluation; give the folder that `areal "
+            "eval --name` writes, or a file of responses in it"
         )
     return kind(**{f.name: data[f.name] for f in known if f.name in data})
 
@@ -190,5 +195,5 @@ def _what_differs(found: Header, wanted: Header) -> str:
     for item in fields(Header):
         old, new = getattr(found, item.name), getattr(wanted, item.name)
         if old != new:
-            return f"has responses with {item.name}={old!r}, not {new!r}"
+            return f"has responses with {item.name}={old!r} instead of {new!r}"
     raise AssertionError("the headers are equal")

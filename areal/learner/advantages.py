@@ -88,7 +88,7 @@ def of_returns(
             return leave_one_out(returns, weights, group_size)
         case "global-normalised":
             return global_normalised(returns, lengths)
-    raise ValueError(f"{advantage} is no advantage of whole returns")
+    raise ValueError(f"{advantage} is not an advantage of whole returns")
 
 
 def overlong_penalty(lengths: torch.Tensor, max_new_tokens: int, share: float) -> torch.Tensor:

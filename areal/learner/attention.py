@@ -110,7 +110,7 @@ class Kernel:
     attend: Callable[..., torch.Tensor]
 
 
-PADDED = "PyTorch's, in runs of like lengths"
+PADDED = "PyTorch's, in runs of similar lengths"
 """The name of attention without such a kernel."""
 
 
@@ -168,7 +168,7 @@ def packed_attention(
     if layout is None:
         raise ValueError("packed attention needs the layout of the sequences")
     if unknown := [name for name, value in others.items() if name not in _NO_EFFECT and value is not None]:
-        raise UserError(f"areal cannot train this model: its attention has {' and '.join(unknown)}")
+        raise UserError(f"areal cannot train this model, because its attention has {' and '.join(unknown)}")
     if isinstance(layout, Varlen):
         assert softcap is s_aux is None, "changes_scores"
         return _varlen(query[0], key[0], value[0], scaling, sliding_window, layout)[None], None

@@ -76,9 +76,11 @@ class Learner:
         self._device = torch.device(device)
         self._temperature = temperature
         if max_new_tokens is None and (settings.overlong or settings.aggregation == "fixed-length"):
-            raise ValueError(f"objective {settings.objective} measures lengths by max_new_tokens: give it")
+            raise ValueError(
+                f"objective {settings.objective} measures lengths in max_new_tokens; give max_new_tokens"
+            )
         if settings.advantage == "gae" and world_size() > 1:
-            raise ValueError("a critic is trained by one process alone")
+            raise ValueError("only one process can train a critic")
         self.path = path
         self.model: Any = load_model(path)
         if self.adapted:
@@ -314,8 +316,8 @@ class Learner:
             critic = below("critic.", state)
             if not critic:
                 raise UserError(
-                    "the checkpoint has no critic for learner.advantage=gae: go on with the objective that "
-                    "the run began with"
+                    "the checkpoint has no critic for learner.advantage=gae; resume with the objective "
+                    "with which the run began"
                 )
             self._critic.values.load_state(critic)
         self.policy.load_state(state)

@@ -40,7 +40,7 @@ _TOWER = r".*\bvisual\b.*"
 def require_packages(settings: LearnerConfig) -> None:
     """Check that what adapters need is installed; raises UserError if it is not."""
     if importlib.util.find_spec("peft") is None:
-        raise UserError(f"learner.lora_rank needs peft: {install_hint('lora')}")
+        raise UserError(f"learner.lora_rank requires peft; install it with {install_hint('lora')}")
     if settings.base_precision == "nf4":
         nf4.require_bitsandbytes()
 

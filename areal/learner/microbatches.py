@@ -70,8 +70,8 @@ def _fill(
     """Fill micro-batches, longest sequence first, each into the fitting one with the least cost."""
     if lengths and max(lengths) > budget:
         raise UserError(
-            f"a sequence of {max(lengths)} tokens does not fit in learner.micro_batch_tokens={budget}; "
-            f"raise it, or lower rollout.max_new_tokens"
+            f"a sequence of {max(lengths)} tokens does not fit into learner.micro_batch_tokens={budget}; "
+            "increase it, or decrease rollout.max_new_tokens"
         )
     batches: list[list[int]] = []
     room: list[int] = []

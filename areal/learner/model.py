@@ -82,7 +82,8 @@ def require_replay(model: Any, routers: Routers, path: str) -> None:
     """
     if not len(routers):
         raise UserError(
-            f"learner.router_replay=true: areal knows no routers of the model {path}; set it to false"
+            f"learner.router_replay=true: areal does not know the routers of the model {path}; set it to "
+            "false"
         )
     tokens = torch.tensor([[1, 2]])
     routers.counting = True
@@ -136,11 +137,13 @@ def _check(model: Any, path: str) -> None:
     together = _tried(trunk, torch.cat([first, second], 1), 2).last_hidden_state
     logits = _tried(model, second, 1).logits
     if not torch.isfinite(logits).all():
-        raise UserError(f"the weights of {path} make logits that are not finite: some are NaN or infinite")
+        raise UserError(
+            f"the weights of {path} produce logits that are not finite: some weights are NaN or infinite"
+        )
     if not torch.allclose(alone, together[:, 2:], rtol=1e-4, atol=1e-4):
         raise UserError(
-            f"areal cannot train the model {path}: it carries more than attention from token to token (a "
-            "state, as Mamba does), which would run from one sequence into the next"
+            f"areal cannot train the model {path}, which carries a state from token to token besides "
+            "attention (as Mamba does), because the state would leak from one sequence into the next"
         )
     scale, cap = output_of(model.config)
     expected = scale * (alone @ model.get_output_embeddings().weight.t())
@@ -148,8 +151,8 @@ def _check(model: Any, path: str) -> None:
         expected = cap * torch.tanh(expected / cap)
     if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4):
         raise UserError(
-            f"areal cannot train the model {path}: it changes its logits after the output layer in a way "
-            "that areal does not know, such as by a bias"
+            f"areal cannot train the model {path}, which transforms its logits after the output layer in an "
+            "unknown way, such as with a bias"
         )
 
 

@@ -91,7 +91,7 @@ def pack(
     pictures, places = None, positions
     if any(seen):
         if sight is None:
-            raise ValueError("a trajectory has pictures, and the model sees nothing")
+            raise ValueError("a trajectory contains pictures, and the model cannot see them")
         pictures = pictures_of(seen, index, owned, sight, device)
         whole = [positions_of(len(t), t.images, sight) for t in trajectories]
         places = np.concatenate([each[:, owned[i, : each.shape[1]]] for i, each in enumerate(whole)], axis=1)
@@ -133,7 +133,9 @@ def _places(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]
     for i, trajectory in enumerate(trajectories):
         prompt = int(trajectory.loss_mask.argmax())
         if prompt == 0:
-            raise ValueError("the first token of a sequence cannot be a sampled one: nothing predicts it")
+            raise ValueError(
+                "the first token of a sequence cannot be a sampled one, because nothing predicts it"
+            )
         # The same tokens are another prompt where their placeholders stand for another picture.
         images = tuple(image for image in trajectory.images if image.start < prompt)
         first = prompts.setdefault((trajectory.tokens[:prompt].tobytes(), images), end)

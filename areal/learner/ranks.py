@@ -47,7 +47,7 @@ def join_store(address: str, port: int, patience: float = _MEETING) -> dist.TCPS
     try:
         store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=patience))
     except dist.DistError as error:
-        raise _unreachable(f"the learner's rank 0 at {address}:{port} is not", patience, error) from error
+        raise _unreachable(f"rank 0 of the learner at {address}:{port} was not", patience, error) from error
     store.set_timeout(_APART)
     return store
 
@@ -76,15 +76,15 @@ def init_process_group(
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     except RuntimeError as error:  # of several kinds, by what was waited for
-        raise _unreachable("not all of the learner's ranks are", patience, error) from error
+        raise _unreachable("some ranks of the learner were not", patience, error) from error
     dist.distributed_c10d._set_pg_timeout(_APART)
 
 
 def _unreachable(what: str, patience: float, error: RuntimeError) -> UserError:
     reason = str(error).strip().partition("\n")[0]
     return UserError(
-        f"{what} reached within {patience:.0f} s ({reason}): let the hosts reach each other on all ports, or "
-        "give the network interface by which they do as ray.interface"
+        f"{what} reached within {patience:.0f} s ({reason}); allow connections between the hosts on all "
+        "ports, or set ray.interface to the network interface that connects them"
     )
 
 

@@ -62,8 +62,9 @@ class Routers:
         """
         if experts is not None and experts.shape[1] not in (self._depth, len(self._layers)):
             raise UserError(
-                f"the engine gives the experts of {experts.shape[1]} layers; the model has {self._depth}, "
-                f"{len(self._layers)} of them with experts: set learner.router_replay=false"
+                f"the engine returns the experts of {experts.shape[1]} layers, but the model has "
+                f"{self._depth} layers, {len(self._layers)} of them with experts; set "
+                "learner.router_replay=false"
             )
         self._replayed = experts
 
@@ -118,7 +119,7 @@ class Routers:
                     outputs = forward(*inputs, **keywords)
                 if answering.answered != 1:
                     raise UserError(
-                        f"learner.router_replay does not know how {type(router).__name__} chooses experts: "
+                        f"learner.router_replay does not know how {type(router).__name__} chooses experts; "
                         "set it to false"
                     )
                 if self.comparing:

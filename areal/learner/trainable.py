@@ -80,7 +80,7 @@ class TrainableModule:
         norm = full(torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip))
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient is not finite at version {version}: lower learner.learning_rate"
+                f"the gradient is not finite at version {version}; lower learner.learning_rate"
             )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate

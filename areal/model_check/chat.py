@@ -48,7 +48,7 @@ def chat_findings(tokenizer: Any, eos: tuple[int, ...]) -> Iterator[Finding]:
     """Yield what there is to know of a tokenizer's chat template."""
     template = tokenizer.chat_template
     if template is None:
-        yield Finding("chat template", None, "none: the model reads the bare text of all messages")
+        yield Finding("chat template", None, "none: the model reads the plain text of all messages")
         return
     renderer = Renderer(tokenizer, eos)
     opening = renderer.opening([_user(_QUESTION)])
@@ -60,7 +60,9 @@ def chat_findings(tokenizer: Any, eos: tuple[int, ...]) -> Iterator[Finding]:
         said = _THOUGHT.removeprefix(OPEN) if opened else _THOUGHT
         yield _earlier_turns(renderer, opening.text, said + _ANSWER, "earlier thoughts")
         if switch := re.search(r"\b(enable_thinking|thinking|reasoning_effort)\b", template):
-            yield Finding("thinking", None, f"chat.template_kwargs.{switch.group()} turns it on and off")
+            yield Finding(
+                "thinking", None, f"chat.template_kwargs.{switch.group()} turns thinking on and off"
+            )
     yield from _tools(renderer)
 
 
@@ -80,16 +82,16 @@ def _end_of_turn(tokenizer: Any, renderer: Renderer) -> Finding:
     return Finding(
         "end of turn",
         False,
-        f"the template ends a turn by {missed!r}, at which the model does not stop (it does at "
-        f"{listed}): name the token in eos_token_id of generation_config.json",
+        f"the template ends a turn with {missed!r}, at which the model does not stop (it stops at "
+        f"{listed}); add the token to eos_token_id in generation_config.json",
     )
 
 
 def _earlier_turns(renderer: Renderer, before: str, said: str, what: str) -> Finding:
     history = [_user(_QUESTION), _said(said), _user(_NEXT)]
     if renderer.continuation(before, said, renderer.eos_ids[0], history) is not None:
-        return Finding(what, True, "stay as they were: a conversation is one trajectory")
-    return Finding(what, None, "are rewritten: each turn of a conversation is a trajectory of its own")
+        return Finding(what, True, "unchanged: a conversation is one trajectory")
+    return Finding(what, None, "rewritten: each turn of a conversation is a separate trajectory")
 
 
 def _tools(renderer: Renderer) -> Iterator[Finding]:
@@ -101,8 +103,8 @@ def _tools(renderer: Renderer) -> Iterator[Finding]:
     try:
         opening = renderer.opening([_user(_QUESTION)], [_TOOL])
         if not renderer.tools.shows:
-            described = "unknown to the template: they are described in the system message"
-            yield Finding("tools", None, f"{described}; calls are read as {known.name}")
+            described = "not in the template: the system message describes them"
+            yield Finding("tools", None, f"{described}; areal reads calls as {known.name}")
             return
         call = {
             "id": "call_0_0",
@@ -116,6 +118,6 @@ def _tools(renderer: Renderer) -> Iterator[Finding]:
         yield Finding("tools", False, str(error))
         return
     if "add" not in opening.text or "5" not in after.text.removeprefix(opening.text):
-        yield Finding("tools", False, "the template leaves out the tool, or what it returns")
+        yield Finding("tools", False, "the template drops the tool, or its result")
         return
     yield Finding("tools", True, known.name)

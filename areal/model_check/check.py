@@ -88,5 +88,5 @@ def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[
         yield Finding(
             what, all(value < bound for value in differences), f"{text} (bound {bound:g})", (*differences,)
         )
-    text = f"{found.packed:.1e} off transformers' own model (bound {BOUND:g})"
+    text = f"differ from transformers' own model by {found.packed:.1e} (bound {BOUND:g})"
     yield Finding("packed sequences", found.packed < BOUND, text, (found.packed,))

@@ -102,7 +102,7 @@ def make_small(path: str, folder: Path, tied: bool | None = None) -> Path:
     try:
         config = small_config(AutoConfig.from_pretrained(path))
     except (StrictDataclassError, AttributeError) as error:
-        raise UserError(f"no small model can be made of {path}: {_line(error)}") from error
+        raise UserError(f"cannot create a small version of {path}: {_line(error)}") from error
     text, seeing = config.get_text_config(), config.model_type in FAMILIES
     if bare:
         if seeing:
@@ -116,7 +116,7 @@ def make_small(path: str, folder: Path, tied: bool | None = None) -> Path:
         try:
             model = auto_class(config).from_config(config, dtype=torch.float32)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise UserError(f"no small model can be made of {path}: {_line(error)}") from error
+            raise UserError(f"cannot create a small version of {path}: {_line(error)}") from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if seeing:

@@ -22,17 +22,17 @@ def check_folder(path: Path) -> Path:
     if not config_path.is_file():
         if (path / "adapter_config.json").is_file():
             raise UserError(
-                f"'{path}' holds an adapter; make a whole model of it, `areal models merge {path} FOLDER`, "
-                "and give that folder"
+                f"'{path}' contains only an adapter; merge it with its base model, `areal models merge "
+                f"{path} FOLDER`, and give that folder"
             )
-        raise UserError(f"'{path}' is no model: it has no config.json (nor a model/ folder that has one)")
+        raise UserError(f"'{path}' is not a model: it has neither config.json nor a folder model/ with one")
     config = read_json(config_path)
     missing = [key for key in ("model_type", "architectures") if not config.get(key)]
     if missing:
-        raise UserError(f"'{path}' is no model: its config.json has no {' and no '.join(missing)}")
+        raise UserError(f"'{path}' is not a model: its config.json has no {' and no '.join(missing)}")
     _check_weights(path)
     if not has_tokenizer(path):
-        raise UserError(f"'{path}' has no tokenizer: none of {', '.join(_TOKENIZER_FILES)} is there")
+        raise UserError(f"'{path}' has no tokenizer; add one of {', '.join(_TOKENIZER_FILES)}")
     return path
 
 
@@ -44,7 +44,7 @@ def has_tokenizer(path: Path) -> bool:
 def _check_weights(path: Path) -> None:
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
     if not files:
-        raise UserError(f"'{path}' has no weights: no *.safetensors (nor *.bin) file is there")
+        raise UserError(f"'{path}' has no weights; add *.safetensors or *.bin files")
     for index in (path / "model.safetensors.index.json", path / "pytorch_model.bin.index.json"):
         if not index.is_file():
             continue
@@ -76,9 +76,9 @@ def _check_safetensors(file: Path) -> None:
         tensors = json.loads(header)
         ends = [value["data_offsets"][1] for name, value in tensors.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise UserError(f"'{file}' is no safetensors file; copy or download the weights again") from None
+        raise UserError(f"'{file}' is not a safetensors file; copy or download the weights again") from None
     if 8 + length + max(ends, default=0) != size:
-        raise UserError(f"'{file}' is cut off or damaged; copy or download the weights again")
+        raise UserError(f"'{file}' is truncated or damaged; copy or download the weights again")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,8 +24,8 @@ _LIMITS = (
 )
 """How configurations name the longest sequence."""
 _UNREACHABLE = (
-    "cannot load '{path}' from the Hugging Face hub; check the spelling and the network, log in with "
-    "`hf auth login` if it is gated, or download it and give its folder ({error})"
+    "cannot load '{path}' from the Hugging Face hub; check the spelling and the network, log in with `hf "
+    "auth login` if it is gated, or download it and give the folder ({error})"
 )
 
 

@@ -35,14 +35,19 @@ def merge_adapter(adapter: str | Path, folder: str | Path) -> str:
     """
     source, target = Path(adapter).expanduser(), Path(folder).expanduser()
     if not (source / "adapter_config.json").is_file():
-        raise UserError(f"'{source}' is no adapter: it has no adapter_config.json")
+        raise UserError(
+            f"'{source}' is not an adapter, because it has no adapter_config.json; give the folder of an "
+            "adapter"
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there already; give a new folder")
+        raise UserError(f"{target} already exists; give a new folder")
     if importlib.util.find_spec("peft") is None:
-        raise UserError(f"merging needs peft: {install_hint('lora')}")
+        raise UserError(f"a merge requires peft; install it with {install_hint('lora')}")
     config = read_json(source / "adapter_config.json")
     if not (named := config.get("base_model_name_or_path")):
-        raise UserError(f"'{source}' does not say which model it belongs to (base_model_name_or_path)")
+        raise UserError(
+            f"'{source}' does not name its base model; set base_model_name_or_path in its adapter_config.json"
+        )
     base = resolve_model(str(named))
     partial = target.with_name(f".partial-{target.name}")
     try:
@@ -72,11 +77,9 @@ def _write(source: Path, base: str, folder: Path) -> None:
             warnings.simplefilter("ignore")  # it warns of what is an error below
             adapted = PeftModel.from_pretrained(model, str(source))
         if wrong := get_peft_model_state_dict(adapted).keys() ^ stored.keys():
-            raise ValueError(f"one of them alone has {min(wrong)}, and {len(wrong) - 1} more")
+            raise ValueError(f"only one of them has {min(wrong)}, and {len(wrong) - 1} more")
         if not hasattr(adapted, "merge_and_unload"):
-            raise ValueError(
-                f"an adapter of the kind {adapted.active_peft_config.peft_type} cannot be merged"
-            )
+            raise ValueError(f"adapters of the type {adapted.active_peft_config.peft_type} cannot be merged")
         merged: Any = adapted.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:_SHOWN]

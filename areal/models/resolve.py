@@ -28,12 +28,12 @@ def resolve_model(name: str) -> str:
     if name == STARTER:
         return str(Path(__file__).parent / STARTER)
     if not name or name != name.strip() or not name.isprintable():
-        raise UserError(f"{name!r} is no model name; {_MODEL_FORMS}")
+        raise UserError(f"{name!r} is not the name of a model; {_MODEL_FORMS}")
     path = Path(name).expanduser()
     if path.is_dir():
         return str(check_folder(_model_of_run(path)).resolve())
     if path.exists():
-        raise UserError(f"model '{name}' is a file; give the folder that holds it: '{path.parent}'")
+        raise UserError(f"'{name}' is a file; give its folder, '{path.parent}'")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith("/"):
         raise UserError(_missing_folder(path))
     owner, slash, repository = name.partition("/")
@@ -43,7 +43,8 @@ def resolve_model(name: str) -> str:
     # 'runs/typo' has the shape of a hub id; an existing folder 'runs' tells that a path was meant.
     if path.parent.is_dir():
         raise UserError(
-            f"{_missing_folder(path)} (if you mean the hub's '{name}', start where no folder '{owner}' is)"
+            f"{_missing_folder(path)} (to use '{name}' from the hub, start in a directory without a folder "
+            f"'{owner}')"
         )
     if not all(_HUB_PART.fullmatch(part) and "--" not in part for part in (owner, repository)):
         raise UserError(f"'{name}' is neither a folder nor a hub id; {_MODEL_FORMS}")
@@ -80,13 +81,13 @@ def _model_of_run(path: Path) -> Path:
         path = checkpoint
         if not (path / "model").is_dir():
             raise UserError(
-                f"'{path}' holds an adapter only, and its run has no final model yet; write one with "
-                f"`areal export {run} FOLDER`, or let the run end with `areal train --resume {run}`"
+                f"'{path}' contains only an adapter, and its run has no final model yet; write one with "
+                f"`areal export {run} FOLDER`, or finish the run with `areal train --resume {run}`"
             )
     elif (path / "config.yaml").is_file() and not (path / "model").is_dir():
         raise UserError(
-            f"the run '{run}' has no model yet: it ended before its first checkpoint; go on with "
-            f"`areal train --resume {run}`"
+            f"the run '{run}' has no model yet, because it ended before its first checkpoint; resume it "
+            f"with `areal train --resume {run}`"
         )
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
@@ -101,5 +102,5 @@ def _folders(parent: Path) -> list[str]:
 def _missing_folder(path: Path) -> str:
     parent, siblings = path.parent, _folders(path.parent)
     if not parent.is_dir():
-        return f"no folder '{path}' ('{parent}' does not exist either); check the path"
-    return f"no folder '{path}'{nearest(path.name, siblings) or '; check the path'}"
+        return f"the folder '{path}' does not exist (nor does '{parent}'); check the path"
+    return f"the folder '{path}' does not exist{nearest(path.name, siblings) or '; check the path'}"

@@ -144,6 +144,5 @@ def load_sight(path: str) -> Sight | None:
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"{path} is a model that sees, and its image processor does not load "
-            f"(preprocessor_config.json): {first_line(error)}"
+            f"the image processor of {path} does not load (preprocessor_config.json): {first_line(error)}"
         ) from error

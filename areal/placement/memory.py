@@ -217,8 +217,8 @@ def divide(
     if not engines:
         if ours > usable:
             raise UserError(
-                f"the learner needs {ours / GIB:.1f} of its GPU's {device.nbytes / GIB:.1f} GiB, a tenth of "
-                f"which is left alone; {_remedies(work)}"
+                f"the learner needs {ours / GIB:.1f} of the {device.nbytes / GIB:.1f} GiB of its GPU, a "
+                f"tenth of which is reserved; {_remedies(work)}"
             )
         return DeviceMemory(device, ours)
     theirs = engine_bytes(shape, work, snapshot)
@@ -324,15 +324,15 @@ def _engine_weights(shape: Shape, work: Workload) -> int:
 def _too_small(device: Device, learner: int, engine: int, least: int, missing: int, work: Workload) -> str:
     parts = f"learner {learner / GIB:.1f}, " if learner else ""
     return (
-        f"{missing / GIB:.1f} GiB of GPU memory are missing: of {device.nbytes / GIB:.1f} GiB, {parts}"
-        f"engine {engine / GIB:.1f}, smallest KV cache {least / GIB:.1f}, "
-        f"reserve {device.nbytes * _RESERVE / GIB:.1f}; {_remedies(work)}; if you know better, give the KV "
-        "cache's share of the GPU yourself (engine.memory=0.1)"
+        f"{missing / GIB:.1f} GiB of GPU memory are missing: the GPU has {device.nbytes / GIB:.1f} GiB, and "
+        f"the run needs {parts}engine {engine / GIB:.1f}, smallest KV cache {least / GIB:.1f}, reserve "
+        f"{device.nbytes * _RESERVE / GIB:.1f}; {_remedies(work)}; to skip this estimate, set the share of "
+        "the KV cache yourself (engine.memory=0.1)"
     )
 
 
 def _remedies(work: Workload) -> str:
-    remedies = "take a smaller model, lower rollout.max_model_len"
+    remedies = "use a smaller model, decrease rollout.max_model_len"
     if work.micro_batch_tokens is not None:
         remedies += f" or learner.micro_batch_tokens={work.micro_batch_tokens}"
         remedies += "" if work.activation_checkpointing else ", set learner.activation_checkpointing=true"

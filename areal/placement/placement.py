@@ -167,7 +167,7 @@ def place(
         if processes > len(devices):
             raise UserError(
                 f"learner.processes={processes}, but there {_gpus(len(devices))}, and each process needs "
-                f"one: set it to {len(devices)} or less"
+                f"one; set it to {len(devices)} or less"
             )
         devices = _learner_first(devices, processes, config.learner.replicas)
         groups = _engine_devices(inventory, devices, config.engine, processes, load)
@@ -229,7 +229,7 @@ def place_another(
     usable = [each for each in inventory.hosts if each.name not in without and host in (None, each.name)]
     if not usable:
         where = host or "each host"
-        raise UserError(f"no room for another engine: {where} is gone, or about to go")
+        raise UserError(f"no room for another engine: {where} is gone, or is about to leave")
     group: tuple[Device, ...] = ()
     if placement.device_type == "cpu":
         taken = [rank.host for rank in ranks] + [engine.host for engine in engines]
@@ -240,8 +240,8 @@ def place_another(
         groups = _groups(free, placement.tensor_parallel)
         if not groups:
             raise UserError(
-                f"no room for another engine: of {len(inventory.devices)} GPUs {len(free)} are free, and it "
-                f"needs {placement.tensor_parallel} of one host; remove an engine first"
+                f"no room for another engine: {len(free)} of {len(inventory.devices)} GPUs are free, and it "
+                f"needs {placement.tensor_parallel} on one host; remove an engine first"
             )
         group = groups[0]
         where = group[0].host
@@ -313,8 +313,8 @@ def _engine_devices(
     count, first, size = wanted.count, wanted.gpu, wanted.tensor_parallel
     if first is not None and first >= len(devices):
         raise UserError(
-            f"engine.gpu={first}, but there {_gpus(len(devices))}, counted from 0; give another or leave it "
-            "out"
+            f"engine.gpu={first}, but there {_gpus(len(devices))}, numbered from 0; choose one of them, or "
+            "remove the setting"
         )
     start = first if first is not None else learners % len(devices)
     order = [*devices[start:], *devices[:start]]
@@ -324,12 +324,12 @@ def _engine_devices(
         groups = spread_groups([each for each in order if each not in devices[: min(1, learners)]], size)
     free = [group for group in groups if set(group).isdisjoint(devices[:learners])]
     if not groups or (count is None and first is None and not free and learners < len(devices)):
-        taken = f", of which the learner has {learners}" if learners else ""
-        fewer = ", or lower learner.processes" if learners > 1 else ""
+        taken = f", of which the learner uses {learners}" if learners else ""
+        fewer = ", or decrease learner.processes" if learners > 1 else ""
         raise UserError(
-            f"engine.tensor_parallel={size} finds no room: there {_gpus(len(devices))}{taken}, and those of "
-            "an engine are on one host or, if none has as many, as many on each of several; set it to "
-            f"{_largest(devices[learners:]) or _largest(devices)} or less{fewer}"
+            f"engine.tensor_parallel={size} does not fit: there {_gpus(len(devices))}{taken}, and the GPUs "
+            "of an engine must be on one host or, if no host has enough, in equal numbers on several; set "
+            f"it to {_largest(devices[learners:]) or _largest(devices)} or less{fewer}"
         )
     # Those of another host could not map the memory of the learner's first GPU.
     near = [group for group in groups if not learners or group[0].host == devices[0].host]
@@ -344,8 +344,8 @@ def _engine_devices(
     chosen = groups[:count]
     if count > len(groups) and not sharable:
         raise UserError(
-            f"engine.count={count}, but there {_gpus(len(devices))}, and each engine needs {size}: set it to "
-            f"{len(groups)} or less"
+            f"engine.count={count}, but there {_gpus(len(devices))}, and each engine needs {size}; set it "
+            f"to {len(groups)} or less"
         )
     counts = Counter([*chosen, *itertools.islice(itertools.cycle(sharable), count - len(chosen))])
     return [group for group in chosen for _ in range(counts[group])]

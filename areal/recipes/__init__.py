@@ -42,7 +42,8 @@ def read(name: str) -> dict[str, Any]:
 def _file(name: str) -> Path:
     if name not in names():
         raise UserError(
-            f"there is no recipe '{name}'{nearest(name, names())} (known: {', '.join(names())}, {NONE})"
+            f"the recipe '{name}' does not exist{nearest(name, names())} (known: {', '.join(names())}, "
+            f"{NONE})"
         )
     return _FOLDER / f"{name}.yaml"
 
@@ -61,8 +62,8 @@ def choose(parameters: float, gpus: list[float]) -> str | None:
     size = next((name for name, limit in _SIZES.items() if parameters <= limit), None)
     if size is None:
         raise UserError(
-            f"no recipe is for a model of {parameters / 1e9:.0f}B parameters: say all that matters yourself, "
-            "with recipe=none (`areal config` lists the settings)"
+            f"there is no recipe for a model of {parameters / 1000000000.0:.0f}B parameters; set "
+            "recipe=none, and choose the settings yourself (`areal config` lists them)"
         )
     large = not gpus or min(gpus) >= 70
     if large and (len(gpus) >= 8 or (size == "7b" and not gpus)):

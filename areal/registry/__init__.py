@@ -1,6 +1,6 @@
-"""One registry each for environments, agents, rewards, verifiers, sandboxes and benchmarks.
+"""The registries of environments, agents, rewards, verifiers, sandboxes and benchmarks.
 
-All take third-party entries through entry points of the same name: ``areal.envs``, ``areal.agents``,
+Packages can add entries through entry points of the same names: ``areal.envs``, ``areal.agents``,
 ``areal.rewards``, ``areal.verifiers``, ``areal.sandboxes``, ``areal.benchmarks``.
 """
 

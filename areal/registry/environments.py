@@ -1,4 +1,4 @@
-"""Environments by their names, in Gymnasium's own registry, so that ``gymnasium.make`` finds them."""
+"""Environments by name, in Gymnasium's own registry, so that ``gymnasium.make`` finds them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from areal.registry.loading import load_entry, load_module, load_object, name_wh
 from areal.registry.tables import entry_name, installed, two_of
 
 _VERSIONED = re.compile(r"-v\d+$")
-"""How ids of Gymnasium end; no name in Python does."""
+"""The suffix of Gymnasium ids; Python names cannot end with it."""
 
 
 def register_env(name: str, entry_point: Callable[..., Any] | str, **options: Any) -> None:
-    """Make an environment known to Gymnasium and to areal.
+    """Register an environment with Gymnasium and areal.
 
     Args:
         name: a Gymnasium id, such as ``"my-env-v0"``.
@@ -29,7 +29,7 @@ def register_env(name: str, entry_point: Callable[..., Any] | str, **options: An
         options: default keyword arguments of the environment.
 
     Raises:
-        UserError: the name is taken by something else.
+        UserError: another environment has the name.
     """
     import gymnasium
 
@@ -43,11 +43,13 @@ def register_env(name: str, entry_point: Callable[..., Any] | str, **options: An
         # Text environments have no rendering and end by themselves: no time limit.
         gymnasium.register(id=name, entry_point=entry_point, kwargs=options, additional_wrappers=())
     except gymnasium.error.Error as error:
-        raise UserError(f"'{name}' cannot name an environment: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"'{name}' is not a valid name of an environment: {' '.join(str(error).split())}"
+        ) from error
 
 
 def env_names() -> list[str]:
-    """Return the ids of all areal environments: built in, from entry points, and registered here."""
+    """Return the ids of all environments: built-in, from entry points, and registered in this process."""
     import gymnasium
 
     _, refused = _discover_envs()
@@ -60,16 +62,17 @@ def env_names() -> list[str]:
 
 
 def find_env(name: str) -> Any:
-    """Return the Gymnasium specification of an environment; its ``entry_point`` is ready to be called.
+    """Return the Gymnasium specification of an environment, whose ``entry_point`` is callable.
 
     Args:
-        name: an id; ``path/to/file.py:Class`` or ``module:Class``, also of a function that makes one;
-            ``module:id`` of one that a module registers with Gymnasium; a YAML file (areal.envs.files); or
-            the folder of a package that need not be installed (``areal env init`` writes one). What is not
-            Gymnasium's, but has ``reset`` and ``step``, is adapted (areal.envs.adapted).
+        name: an id; ``path/to/file.py:Class`` or ``module:Class``, where a function that creates an
+            environment may replace the class; ``module:id`` of an environment that a module registers with
+            Gymnasium; a YAML file (areal.envs.files); or the folder of a package, which need not be installed
+            (``areal env init`` writes one). Other objects with ``reset`` and ``step`` are adapted
+            (areal.envs.adapted).
 
     Raises:
-        UserError: there is none, or what the name means cannot be loaded.
+        UserError: there is no such environment, or it cannot be loaded.
     """
     import gymnasium
     from gymnasium.envs.registration import EnvSpec
@@ -102,15 +105,15 @@ def find_env(name: str) -> Any:
     known = env_names()
     told = "see `areal env list`"
     if _VERSIONED.search(name):
-        told += f"; one of another package needs its module, as in MODULE:{name}"
+        told += f"; for one of another package, prefix its module: MODULE:{name}"
     raise UserError(f"unknown environment '{name}'{nearest(name, known)} ({told})")
 
 
 def make_env(name: str, **options: Any) -> Any:
-    """Build one environment; :func:`find_env` says what its name may be.
+    """Create an environment; :func:`find_env` documents its name.
 
     Raises:
-        UserError: no such environment, or options that it does not take.
+        UserError: no such environment, or options that it does not accept.
         EnvironmentFailure: its constructor raised.
     """
     import gymnasium
@@ -124,12 +127,12 @@ def make_env(name: str, **options: Any) -> Any:
         raise
     except Exception as error:  # an environment may raise anything
         raise EnvironmentFailure(
-            f"environment '{name}' cannot be made: it raised {explained(error, __file__)}"
+            f"environment '{name}' cannot be created: it raised {explained(error, __file__)}"
         ) from error
 
 
 def env_label(name: str) -> str:
-    """Return what an environment is called in metrics and names: of a file, the class or the file's stem."""
+    """Return the name of an environment for metrics and files; for a file, the class or the stem."""
     place, _, attribute = name.rpartition(":")
     label = attribute if place else Path(name).stem if name.endswith((".yaml", ".yml")) else Path(name).name
     return re.sub(r"[^\w.-]", "-", label) or "env"
@@ -137,10 +140,10 @@ def env_label(name: str) -> str:
 
 @cache
 def _discover_envs() -> tuple[dict[str, str], dict[str, str]]:
-    """Register the environments of installed packages, once: to find them takes 10 ms and more.
+    """Register the environments of installed packages, once: the search takes 10 ms or more.
 
     Returns:
-        The package of each name; and of those that cannot be registered, why.
+        The package of each name; and the reason for each name that cannot be registered.
     """
     import gymnasium
 
@@ -161,7 +164,7 @@ def _discover_envs() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _loaded(spec: Any, package: str | None) -> Any:
-    """Return a specification whose entry point is imported."""
+    """Return a specification with an imported entry point."""
     found, name = spec.entry_point, spec.id
     if isinstance(found, str):
         name, found = found, load_entry(f"environment '{spec.id}'", found, package)
@@ -169,7 +172,7 @@ def _loaded(spec: Any, package: str | None) -> Any:
 
 
 def _checked_env(name: str, found: Any) -> Any:
-    """Return what makes an environment of Gymnasium: a class of them, or else what adapts others."""
+    """Return what creates a Gymnasium environment: a class, or a function that adapts others."""
     import gymnasium
 
     from areal.envs.adapted import acts, adapting
@@ -178,12 +181,12 @@ def _checked_env(name: str, found: Any) -> Any:
         return found
     if not inspect.isclass(found) and acts(found):
         raise UserError(
-            f"'{name}' is one environment, but there are several at once: name its class, or a function that "
-            "makes one"
+            f"'{name}' creates one environment, but several are needed at the same time; name its class, or "
+            "a function that creates one"
         )
     if not callable(found) or (inspect.isclass(found) and not acts(found)):
         raise UserError(
-            f"'{name}' is no environment; make it a subclass of gymnasium.Env, or give it reset and step"
+            f"'{name}' is not an environment; make it a subclass of gymnasium.Env, or give it reset and step"
         )
     return adapting(name, found)
 
@@ -200,8 +203,8 @@ def _in_package(folder: Path) -> Any:
     points = project.get("entry-points", {}).get("areal.envs", {})
     if len(points) != 1:
         raise UserError(
-            f'{file} names {len(points)} environments under [project.entry-points."areal.envs"]; install the '
-            "package (pip install -e) and give the id of one"
+            f'{file} names {len(points)} environments under [project.entry-points."areal.envs"]; install '
+            "the package (pip install -e) and give the id of one"
         )
     if (place := str(folder.resolve())) not in sys.path:
         sys.path.append(place)
@@ -210,7 +213,7 @@ def _in_package(folder: Path) -> Any:
 
 
 def _check_options(name: str, spec: Any, options: dict[str, Any]) -> None:
-    """Raise UserError where a constructor does not take options, or lacks some."""
+    """Raise UserError if a constructor does not accept the options, or lacks required ones."""
     parameters = inspect.signature(spec.entry_point).parameters.values()
     known = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     given = {**spec.kwargs, **options}
@@ -223,4 +226,4 @@ def _check_options(name: str, spec: Any, options: dict[str, Any]) -> None:
                 )
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in given:
-            raise UserError(f"environment '{name}' needs the option '{option}' {see}")
+            raise UserError(f"environment '{name}' requires the option '{option}' {see}")

@@ -1,4 +1,4 @@
-"""Objects by the names that users and packages give: ``module:attribute`` or ``path/to/file.py:Name``."""
+"""Loads objects by name: ``module:attribute`` or ``path/to/file.py:Name``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from areal.errors import UserError, explained, nearest
 
 
 def load_object(name: str) -> Any:
-    """Return the object that ``path/to/file.py:Name`` or ``module:Name`` means.
+    """Return the object named ``path/to/file.py:Name`` or ``module:Name``.
 
     Raises:
-        UserError: no such file or module, or nothing of that name in it, or it raises when it is loaded.
+        UserError: the file or module does not exist, has no such name, or raises an exception.
     """
     place, _, attribute = name.rpartition(":")
     module = load_module(place, name)
@@ -28,20 +28,20 @@ def load_object(name: str) -> Any:
 
 
 def load_entry(what: str, value: str, package: str | None) -> Any:
-    """Load what a registry, or a package's entry point, says in the form ``module:attribute``."""
+    """Load the object that a registry, or the entry point of a package, gives as ``module:attribute``."""
     try:
         return load_object(value)
     except UserError as error:
         if package is None:
             raise UserError(f"{what} cannot be loaded: {error}") from error
         raise UserError(
-            f"{what} of the package {package} cannot be loaded: {error}; mend it, or the entry point in "
-            "its pyproject.toml, and install it again"
+            f"{what} of the package {package} cannot be loaded: {error}; fix it, or the entry point in its "
+            "pyproject.toml, and install it again"
         ) from error
 
 
 def name_what_is_in(file: str, what: str, wanted: Callable[[Any], bool]) -> UserError:
-    """Return the complaint about a file that was named alone, with what it has of a kind."""
+    """Return the message about a file that was given without a name, with the suitable names in it."""
     module = load_module(file, file)
     found = [
         name
@@ -54,7 +54,7 @@ def name_what_is_in(file: str, what: str, wanted: Callable[[Any], bool]) -> User
 
 
 def load_module(place: str, name: str) -> Any:
-    """Return the module ``place`` of ``name``, a file or a module; raises UserError if there is none."""
+    """Return the module ``place`` of ``name``, a file or a module; raises UserError if it does not exist."""
     try:
         return _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
     except UserError:
@@ -69,16 +69,16 @@ def _import(module: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and lacks another
-        raise UserError(f"'{name}': there is no module {module}") from error
+        raise UserError(f"'{name}': the module {module} does not exist") from error
     except ValueError as error:  # an empty or a relative name
         raise UserError(f"'{name}' is not of the form path/to/file.py:Name or module:Name") from error
 
 
 @cache
 def _load_file(path: Path) -> Any:
-    """Run a Python file as a module, once; it may import what stands beside it."""
+    """Run a Python file as a module, once; it may import its neighbors."""
     if not path.is_file():
-        raise UserError(f"there is no file '{path}'")
+        raise UserError(f"the file '{path}' does not exist")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

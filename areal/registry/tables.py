@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to objects of one kind; an object may be given as ``"module:attribute"`` and is imported late."""
+    """Objects of one kind by name; one given as ``"module:attribute"`` is imported on first use."""
 
     def __init__(self, kind: str, group: str, builtin: dict[str, str]) -> None:
         self.kind = kind
@@ -28,7 +28,7 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str, value: T | str) -> None:
-        """Add an entry; raises UserError if the name is taken by something else."""
+        """Add an entry; raises UserError if another object has the name."""
         if name in self._entries and self._entries[name] != value:
             raise UserError(f"the {self.kind} '{name}' is already registered; choose another name")
         self._entries[name] = value
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
         return dict(self._entries)
 
     def restore(self, name: str, value: T | str) -> None:
-        """Add an entry that another process had, unless the name is known."""
+        """Add an entry from another process, unless the name is known."""
         self._discover()
         self._entries.setdefault(name, value)
 
@@ -52,8 +52,8 @@ class Registry(Generic[T]):
         """Return the object called ``name``.
 
         Raises:
-            UserError: no such name (the message suggests the nearest one), two things of that name, or one
-                that cannot be loaded.
+            UserError: the name is unknown (the message suggests the nearest one) or not unique, or the object
+                cannot be loaded.
         """
         self._discover()
         if name in self._refused:
@@ -141,10 +141,10 @@ benchmarks: Registry[Benchmark] = Registry(
 
 
 def find_agent(name: str) -> Callable[..., Any]:
-    """Return a registered agent, or the object that ``path/to/file.py:Name`` or ``module:Name`` means.
+    """Return a registered agent, or the object named ``path/to/file.py:Name`` or ``module:Name``.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such agent.
     """
     if name.endswith(".py"):
         raise name_what_is_in(name, "agent", lambda v: hasattr(v, "run") or inspect.iscoroutinefunction(v))
@@ -152,30 +152,30 @@ def find_agent(name: str) -> Callable[..., Any]:
 
 
 def register_agent(name: str, agent: Callable[..., Any] | str) -> None:
-    """Make an agent (a class, a factory, or ``"module:attribute"``) known by ``name``."""
+    """Register an agent (a class, a factory, or ``"module:attribute"``) under a name."""
     agents.register(name, agent)
 
 
 def register_benchmark(name: str, benchmark: Benchmark | str) -> None:
-    """Make a benchmark (or ``"module:attribute"``) known by ``name``, for ``areal eval --benchmark``."""
+    """Register a benchmark (or ``"module:attribute"``) under a name, for ``areal eval --benchmark``."""
     benchmarks.register(name, benchmark)
 
 
 def installed(group: str) -> list[tuple[str, str, str]]:
-    """Return what installed packages give to a group of entry points: name, value and package of each.
+    """Return the entry points of a group in installed packages: name, value and package of each.
 
-    They are in the order of names and packages; in that of the files, it would hang on the file system.
+    They are sorted by name and package; the order of the files would depend on the file system.
     """
     found = [(p.name, p.value, p.dist.name if p.dist else "?") for p in entry_points(group=group)]
     return sorted(found, key=lambda each: (each[0], each[2]))
 
 
 def two_of(kind: str, name: str, old: str, old_package: str | None, new: str, new_package: str) -> str:
-    """Return the complaint about two entries of one name."""
+    """Return the message about two entries with the same name."""
     whose = f"of the package {old_package}" if old_package else "registered already"
     return (
-        f"the {kind} '{name}' is there twice: {old}, {whose}, and {new} of the package {new_package}; rename "
-        "one in its pyproject.toml, or uninstall one"
+        f"the {kind} '{name}' is defined twice: {old}, {whose}, and {new} of the package {new_package}; "
+        "rename one in its pyproject.toml, or uninstall one"
     )
 
 

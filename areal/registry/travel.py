@@ -1,8 +1,8 @@
-"""What was registered in one process, for another one of the same run.
+"""Sends what was registered in one process to another process of the same run.
 
-Names of modules travel as they are. What is no name travels by cloudpickle: what a module defines by its
-place there, and what the user's script or notebook defines (``__main__``) by value, since no other process
-has it.
+Names of modules are sent as they are. Objects are sent with cloudpickle: those that a module defines by
+reference, and those that the user's script or notebook (``__main__``) defines by value, because no other
+process has it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TABLES = {table.kind: table for table in (agents, rewards, sandboxes, verifiers
 
 
 def registered() -> bytes:
-    """Return what is registered here, in the form that :func:`restore` reads.
+    """Return what is registered in this process, in the form that :func:`restore` reads.
 
     Raises:
         UserError: something cannot be sent to another process.
@@ -39,14 +39,14 @@ def registered() -> bytes:
             pickled[kind, name] = cloudpickle.dumps(value)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise UserError(
-                f"the {kind} '{name}' cannot be sent to other processes ({error}): define it in a module, or "
+                f"cannot send the {kind} '{name}' to other processes ({error}); define it in a module, or "
                 "set rollout.workers=0 and rollout.env_isolation=thread"
             ) from error
     return pickle.dumps(pickled)
 
 
 def restore(content: bytes) -> None:
-    """Register here what another process had registered.
+    """Register what another process has registered.
 
     Raises:
         UserError: a module is not found in this process.
@@ -58,7 +58,7 @@ def restore(content: bytes) -> None:
         try:
             value = pickle.loads(pickled)
         except ImportError as error:
-            raise UserError(f"the {kind} '{name}' is not found in a process of its own: {error}") from error
+            raise UserError(f"the {kind} '{name}' is not found in a worker process: {error}") from error
         if kind == "environment":
             gymnasium.registry.setdefault(name, value)
         else:
@@ -66,10 +66,10 @@ def restore(content: bytes) -> None:
 
 
 def maker_elsewhere(name: str, options: dict[str, Any]) -> Callable[[], Any]:
-    """Return what makes an environment in another process, which learns what is registered here.
+    """Return a function that creates an environment in another process, with this one's registrations.
 
     Raises:
-        UserError: something that is registered cannot be sent to another process.
+        UserError: a registered object cannot be sent to another process.
     """
     return partial(_make_elsewhere, registered(), name, options)
 

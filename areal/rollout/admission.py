@@ -106,7 +106,7 @@ class Admission(Generic[T]):
     def finish(self, number: int, result: T) -> None:
         """Record the result of an admitted group."""
         if self._outstanding[number].result is not None:
-            raise RuntimeError(f"group {number} is finished already")
+            raise RuntimeError(f"group {number} has already finished")
         self._outstanding[number].result = result
         if self.log is not None:
             self.log("finished", number, self._outstanding[number].version, result)
@@ -121,7 +121,7 @@ class Admission(Generic[T]):
     def advance(self, version: int) -> None:
         """Record that ``version`` updates are finished and that their weights sample now."""
         if version < self.version:
-            raise ValueError(f"the version cannot fall from {self.version} to {version}")
+            raise ValueError(f"the version cannot decrease from {self.version} to {version}")
         self.version = version
 
     def take(self, version: int) -> list[T] | None:

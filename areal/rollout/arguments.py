@@ -33,13 +33,13 @@ def first(text: str, start: int = 0) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, start)
         _check(value, _DEEPEST)
     except RecursionError:
-        raise ValueError("too deep") from None
+        raise ValueError("the JSON is nested too deeply") from None
     return value, end
 
 
 def _check(value: Any, levels: int) -> None:
     if levels == 0:
-        raise ValueError("too deep")
+        raise ValueError("the JSON is nested too deeply")
     if isinstance(value, str):
         value.encode()  # raises a ValueError
     elif isinstance(value, dict):
@@ -59,7 +59,7 @@ def _number(text: str) -> float:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 _DECODER = json.JSONDecoder(strict=False, parse_float=_number, parse_constant=_no_number)

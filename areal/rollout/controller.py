@@ -183,7 +183,7 @@ class RolloutController:
                         self._in_flight -= 1
                         continue
                     self.retries += 1
-                    log.warning("an episode of %s failed and is run again: %r", task, error)
+                    log.warning("an episode of %s failed and runs again: %r", task, error)
                     start(episode_id._replace(attempt=episode_id.attempt + 1))
         finally:
             for episode in running:
@@ -199,7 +199,11 @@ class RolloutController:
         self.finished_episodes += 1
         self.finished_tokens += episode.result().sampled
         if failure := episode.result().failure:
-            log.log(logging.INFO if self.punished else logging.WARNING, "an episode is worth 0: %s", failure)
+            log.log(
+                logging.INFO if self.punished else logging.WARNING,
+                "an episode gets the reward 0: %s",
+                failure,
+            )
             self.punished += 1
         self._room.set()
 
@@ -210,14 +214,14 @@ class RolloutController:
         self._failed_in_row += 1
         if isinstance(error, UserError | WorkerLost | asyncio.CancelledError):
             raise error
-        log.error("the group of %s failed for good", task, exc_info=error)
+        log.error("the group of %s failed in all attempts", task, exc_info=error)
         if self._failed_in_row > self.max_failures:
             text = f"{self._failed_in_row} groups in a row failed (rollout.max_failures={self.max_failures})"
             if isinstance(error, EnvironmentFailure | AgentFailure):
                 raise type(error)(f"{error}; {text}") from error
             if isinstance(error, ConversationTooLong):
                 raise RolloutFailure(f"{error}; {text}") from error
-            raise RolloutFailure(f"{text}; the last with {explained(error, __file__)}") from error
+            raise RolloutFailure(f"{text}; the last one with {explained(error, __file__)}") from error
 
     def _reject_equal(self, number: int, reward: float, limit: int) -> None:
         """Reject a group with equal rewards, from which nothing can be learned, up to a limit in a row."""
@@ -226,9 +230,9 @@ class RolloutController:
         self._equal_in_row += 1
         if self._equal_in_row > limit:
             raise UserError(
-                f"dynamic sampling found {self._equal_in_row} groups in a row with equal rewards (the last "
-                f"{reward:g}): there is nothing to learn; give easier or harder problems, or set "
-                "learner.dynamic_sampling=false"
+                f"dynamic sampling found {self._equal_in_row} consecutive groups with equal rewards (the "
+                f"last {reward:g}), from which nothing can be learned; use easier or harder problems, or "
+                "set learner.dynamic_sampling=false"
             )
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _BEGINNING = 64
 """Tokens by which requests count as beginning alike, if their task is not known."""
 _SILENCE = 3.0
-"""Seconds without a sign of life after which an engine has stood still: a long prompt takes no longer."""
+"""Seconds without a heartbeat after which an engine counts as frozen: a long prompt takes less."""
 
 
 class Engines:
@@ -141,7 +141,7 @@ class Engines:
 
     def remove(self, name: str) -> SingleEngine:
         """Leave out an engine that is drained, and return it. No load may be in flight."""
-        assert name in self.leaving, f"{name} still gets requests"
+        assert name in self.leaving, f"{name} still receives requests"
         assert not self._running[name], f"{name} has requests in flight"
         return self._take_out(name)
 
@@ -302,7 +302,7 @@ class Engines:
             while len(done) < len(there) and self.engines == there:
                 done.append(await next(loads))
             if len(done) < len(there):
-                raise TransferFailed(f"version {version} of the weights has come to some engines only")
+                raise TransferFailed(f"version {version} of the weights has reached only some of the engines")
         else:
             done = await _all_of(loads)
         self._version = version

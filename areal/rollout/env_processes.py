@@ -92,7 +92,7 @@ class ProcessEnvs:
             self._kill(process)
             if isinstance(error, (UserError, *_NOT_SENT)):
                 raise UserError(
-                    f"environment '{self._name}' cannot be made in a process of its own: {error}; name it as "
+                    f"environment '{self._name}' cannot be created in its own process: {error}; name it as "
                     "path/to/file.py:Class or module:Class, or set rollout.env_isolation=thread"
                 ) from error
             raise
@@ -115,14 +115,16 @@ class ProcessEnvs:
             faults.count("env_faults")
             await asyncio.wait([process.ended])
             self._processes.discard(process)
-            raise CallFailed(f"ended its process: {process.ended.result()}") from None
+            raise CallFailed(f"crashed its process: {process.ended.result()}") from None
         self._faults[process.name] = answer.faults
         spans.add(answer.spans)
         if not answer.wrong:
             try:
                 return pickle.loads(answer.result)
             except (ImportError, AttributeError) as error:
-                raise CallFailed(f"gave something that only its own process knows: {error}") from None
+                raise CallFailed(
+                    f"returned an object whose type exists only in its process: {error}"
+                ) from None
         failure = CallFailed(answer.wrong)
         if answer.trace:
             failure.add_note(f"In its process:\n{answer.trace}")

@@ -88,7 +88,7 @@ class ThreadEnvs:
             return
         _, hung = await asyncio.wait([asyncio.wrap_future(c) for c in self._closing], timeout=grace)
         if hung:
-            text = f"environment '{self._name}': close is not over after {grace:g} s"
+            text = f"environment '{self._name}': close has not returned after {grace:g} s"
             log.warning("%s; it is at %s", text, self._closer.location(__file__))
         self._closer.end()
 

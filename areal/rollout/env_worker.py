@@ -73,7 +73,10 @@ def _answer(call: Callable[[], Any]) -> Answer:
         return Answer(b"", f"raised {explained(error, __file__)}", trace, faults.counts())
     if error := _refusal(result):
         return Answer(
-            b"", f"gave {_culprit(result)}, which cannot leave its process: {error}", "", faults.counts()
+            b"",
+            f"returned {_culprit(result)}, which cannot be sent to another process: {error}",
+            "",
+            faults.counts(),
         )
     return Answer(pickle.dumps(result), "", "", faults.counts(), spans)
 

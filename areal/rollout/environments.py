@@ -104,7 +104,7 @@ class EnvironmentPool:
         Raises:
             EnvironmentFailure: it cannot be made.
         """
-        env = self._idle.pop() if self._idle else await self._call("making it", self._envs.make, "make")
+        env = self._idle.pop() if self._idle else await self._call("its creation", self._envs.make, "make")
         try:
             yield env
         except (Exception, asyncio.CancelledError):
@@ -128,10 +128,10 @@ class EnvironmentPool:
         info = dict(given[1])
         if "messages" in info:
             if wrong := wrong_messages(info["messages"]):
-                raise self._failure(what, f"gave info['messages'], which {wrong}")
+                raise self._failure(what, f"returned info['messages'], which {wrong}")
             info["messages"] = await self._read(what, "info['messages']", with_files, info["messages"])
         if "tools" in info and (wrong := wrong_tools(info["tools"])):
-            raise self._failure(what, f"gave info['tools'], which {wrong}")
+            raise self._failure(what, f"returned info['tools'], which {wrong}")
         return observation, info
 
     async def step(self, env: Any, action: str, task: dict[str, Any], player: str = "") -> Step:
@@ -152,17 +152,21 @@ class EnvironmentPool:
         content = await self._content(what, observation)
         parts = _given(info, "reward_parts")
         if not isinstance(parts, Mapping):
-            raise self._failure(what, f"gave reward_parts={parts!r}, which is no dict of names and numbers")
+            raise self._failure(
+                what, f"returned reward_parts={parts!r}, which is not a dict of names and numbers"
+            )
         players = _given(info, "rewards")
         if not isinstance(players, Mapping) or not all(isinstance(name, str) for name in players):
-            raise self._failure(what, f"gave rewards={players!r}, which is no dict of players and numbers")
+            raise self._failure(
+                what, f"returned rewards={players!r}, which is not a dict of players and numbers"
+            )
         for value in (reward, *parts.values(), *players.values()):
             if not _is_number(value):
-                raise self._failure(what, f"gave the reward {value!r}, which is no finite number")
+                raise self._failure(what, f"returned the reward {value!r}, which is not a finite number")
         if players and not math.isclose(reward, total := sum(players.values()), abs_tol=1e-6):
-            raise self._failure(what, f"gave the reward {reward!r}, but rewards that sum to {total!r}")
+            raise self._failure(what, f"returned the reward {reward!r}, but rewards that sum to {total!r}")
         if wrong := wrong_player(float(reward), info, player):
-            raise self._failure(what, f"gave {wrong}")
+            raise self._failure(what, f"returned {wrong}")
         return Step(content, float(reward), bool(terminated), bool(truncated), dict(info))
 
     def counts(self) -> dict[str, int]:
@@ -201,7 +205,7 @@ class EnvironmentPool:
         """Wait for a call, but not past the time limit."""
         await asyncio.wait({call.outcome}, timeout=self._slow)
         if not call.outcome.done() and self._time_limit > self._slow:
-            text = f"environment '{self.name}': {what} takes more than {self._slow:g} s"
+            text = f"environment '{self.name}': {what} has taken more than {self._slow:g} s"
             log.warning("%s; %s", text, call.location())
             await asyncio.wait({call.outcome}, timeout=self._time_limit - self._slow)
 
@@ -214,8 +218,8 @@ class EnvironmentPool:
         if self._hung <= self._workers and left < _MAX_ABANDONED:
             return found
         return UserError(
-            f"{found}; {self._hung} calls hung since an episode last finished, and {left} threads are left "
-            "behind: give what they do a time limit"
+            f"{found}; {self._hung} calls hung since an episode last finished, and {left} threads are "
+            "stuck; give these calls a time limit in the environment"
         )
 
     def _failure(self, what: str, wrong: str) -> EnvironmentFailure:
@@ -223,7 +227,9 @@ class EnvironmentPool:
 
     async def _content(self, what: str, observation: Any) -> Content:
         if not is_readable(observation):
-            raise self._failure(what, f"gave an observation of the type {kind_of(observation)}, but {READS}")
+            raise self._failure(
+                what, f"returned an observation of the type {kind_of(observation)}, but {READS}"
+            )
         if isinstance(observation, str):
             return observation
         content: Content = await self._read(what, "an observation", content_of, observation)
@@ -234,7 +240,7 @@ class EnvironmentPool:
         try:
             return await asyncio.to_thread(read, given)
         except UserError as error:
-            raise self._failure(what, f"gave {name}: {error}") from error
+            raise self._failure(what, f"returned {name}: {error}") from error
 
 
 def named_player(info: Mapping[str, Any]) -> str:
@@ -252,11 +258,11 @@ def wrong_player(reward: float, info: Mapping[str, Any], acted: str) -> str:
     named, rewards = acted or named_player(info), info.get("rewards")
     if named and reward and not rewards:
         return (
-            f"the reward {reward!r} and named the player {named!r}, but not what each player earned: set "
-            f"info['rewards'] = {{{named!r}: {reward!r}}}, or leave info['player'] out if there is one player"
+            f"the reward {reward!r} and named the player {named!r}, but not what each player earned; set "
+            f"info['rewards'] = {{{named!r}: {reward!r}}}, or remove info['player'] if there is one player"
         )
     if rewards and not named and "player" in info:
-        return f"info['player']={info['player']!r}, which is no name of a player: a text"
+        return f"info['player']={info['player']!r}, which is not a string; set it to the name of a player"
     return ""
 
 

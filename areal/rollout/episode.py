@@ -143,7 +143,7 @@ async def run_episode(
             if not model.trajectories():
                 raise
             if isinstance(error, PolicyFailed) and await model.disturbed():  # as by a short time limit
-                raise AgentFailure(f"{error}; an engine was lost or stood still meanwhile") from error
+                raise AgentFailure(f"{error}; an engine was lost or frozen meanwhile") from error
             failure = str(error)
             model.set_reward(0.0)
     trajectories = model.trajectories()
@@ -171,7 +171,7 @@ def one_conversation(agent: Agent, players: Iterable[str]) -> UserError:
     """Return the error of an agent that has one conversation for all players."""
     return UserError(
         f"the environment has several players ({', '.join(players)}), and the agent {type(agent).__name__} "
-        "has one conversation for all of them: give --agent multi-turn"
+        "has one conversation for all of them; use --agent multi-turn"
     )
 
 
@@ -179,4 +179,7 @@ def nothing_sampled(agent: Agent, accounts: Sequence[Account]) -> str:
     """Say that an agent sampled nothing; ``accounts`` are of its calls at endpoints, where it has any."""
     summaries = [account.summary() for account in accounts if account.refused]
     name = type(agent).__name__
-    return f"the agent {name} {summaries[0] if summaries else 'ended the episode without asking the model'}"
+    return (
+        f"the agent {name} "
+        f"{summaries[0] if summaries else 'ended the episode without a request to the model'}"
+    )

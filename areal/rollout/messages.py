@@ -51,7 +51,9 @@ def normal(message: Message) -> Message:
         raise BadRequest(f"a message needs a role: {message!r}")
     found: Message = {"role": role, "content": _content(message.get("content"))}
     if role not in ("user", "tool") and not isinstance(found["content"], str):
-        raise BadRequest(f"a message of the role {role} has a picture, which only user and tool may show")
+        raise BadRequest(
+            f"a message with the role {role} contains a picture; only messages of user and tool may"
+        )
     if calls := message.get("tool_calls"):
         found["tool_calls"] = [_call(call) for call in calls]
     for name in ("tool_call_id", "name"):
@@ -131,7 +133,7 @@ def _call(call: Any) -> dict[str, Any]:
         if isinstance(arguments, str):
             arguments = loads(arguments or "{}")
         if not isinstance(arguments, dict):
-            raise ValueError("arguments are an object")
+            raise ValueError("the arguments must be an object")
     except (TypeError, KeyError, ValueError) as error:
         shown = repr(call)[:200]
         raise BadRequest(f"a tool call needs a function with a name and JSON arguments: {shown}") from error

@@ -38,13 +38,13 @@ class Opening:
 def wrong_messages(messages: Any) -> str:
     """Return what is wrong with an environment's messages; an empty string if nothing is."""
     if not isinstance(messages, Sequence) or not messages or isinstance(messages, str):
-        return "is no list of messages"
+        return "is not a list of messages"
     for message in messages:
         if not isinstance(message, Mapping) or not _is_content(message.get("content")):
-            return f"has {message!r}, which is no message with a role, and text or parts as its content"
+            return f"has {message!r}, which is not a message with a role and with text or parts as content"
         if message.get("role") not in ("system", "user", "assistant"):
-            return f"has the role {message.get('role')!r}; it is system, user or assistant"
-    return "" if messages[-1]["role"] == "user" else "does not end with the user, whom the model is to answer"
+            return f"has the role {message.get('role')!r}; the role must be system, user or assistant"
+    return "" if messages[-1]["role"] == "user" else "does not end with a message of the user"
 
 
 def _is_content(content: Any) -> bool:
@@ -56,9 +56,9 @@ def _is_content(content: Any) -> bool:
 def wrong_tools(tools: Any) -> str:
     """Return what is wrong with an environment's tools; an empty string if nothing is."""
     if not isinstance(tools, Sequence) or isinstance(tools, str):
-        return "is no list of tools"
+        return "is not a list of tools"
     for tool in tools:
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            return f"has {tool!r}, which is no tool in OpenAI's form"
+            return f"has {tool!r}, which is not a tool in OpenAI's format"
     return ""

@@ -96,7 +96,7 @@ class Recorder(EpisodeModel):
         """
         history = await normal_history(messages)
         if not history or history[-1]["role"] == "assistant":
-            raise BadRequest("the messages must end with one that the assistant is to answer")
+            raise BadRequest("the last message must be one that the assistant answers")
         keys = [key(message) for message in history]
         target = self._target(history, keys, tools)
         call, completion = await self._sample(target, limits)
@@ -140,7 +140,7 @@ class Recorder(EpisodeModel):
     async def endpoint(self, max_completions: int, settings: Settings = "ignore") -> AsyncIterator[Endpoint]:
         """Give the model an address; see :class:`areal.agents.interface.Model`."""
         if self._server is None:
-            raise ValueError("this recorder has no server")
+            raise ValueError("this recorder has no endpoint")
         async with self._server.open(self, max_completions, settings) as at:
             self.accounts.append(at.account)
             yield at
@@ -210,7 +210,7 @@ class Recorder(EpisodeModel):
         finally:
             target.conversation.busy = False
         if completion.finish == "abort":
-            raise GenerationAborted(f"the engine gave up a response after {len(completion.ids)} tokens")
+            raise GenerationAborted(f"the engine aborted a response after {len(completion.ids)} tokens")
         return call, completion
 
     def _append(self, target: _Target, completion: Completion, call: int) -> int:
@@ -233,7 +233,7 @@ class Recorder(EpisodeModel):
         if room < 1:
             raise ConversationTooLong(
                 f"the conversation has {length} tokens, and this model's maximum context length is "
-                f"{self._max_model_len}: raise rollout.max_model_len, or leave out long problems"
+                f"{self._max_model_len}; increase rollout.max_model_len, or remove long problems"
             )
         return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 

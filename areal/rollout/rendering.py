@@ -156,8 +156,8 @@ class Renderer:
             if not self._warned:
                 self._warned = True
                 log.warning(
-                    "the chat template rewrites earlier turns: where it does, a conversation goes on as "
-                    "another trajectory, with its beginning as the template has it then"
+                    "the chat template rewrites earlier turns; from such a point on, the conversation "
+                    "continues as a new trajectory, whose prompt is the rewritten conversation"
                 )
             return None
         text, behind = found
@@ -269,19 +269,22 @@ class Renderer:
         """
         if self._template is not None and self.tools.format is None:
             raise UserError(
-                "the model's chat template shows tools in a format that areal does not read; known are "
-                f"{', '.join(known.name for known in FORMATS)}: take such a model, or an agent without tools"
+                "the model's chat template shows tools in a format that areal does not read (it reads "
+                f"{', '.join(known.name for known in FORMATS)}); choose a model with one of these "
+                "formats, or an agent without tools"
             )
 
     def _text(self, messages: Sequence[Message], tools: Sequence[Tool], spelled: bool = False) -> str:
         """Return messages as text; ``spelled``: the responses in them as they were sampled."""
         if self._sight is None and pictures(messages):
-            raise BadRequest(f"the messages have a picture, and the model sees none: take one of {_SEE}")
+            raise BadRequest(
+                f"the messages contain a picture, which the model cannot see; choose one of {_SEE}"
+            )
         if self._template is None:
             if tools:
-                raise BadRequest("the model has no chat template, which tools need")
+                raise BadRequest("the model has no chat template, and tools need one")
             if pictures(messages):
-                raise BadRequest("the model has no chat template, which pictures need")
+                raise BadRequest("the model has no chat template, and pictures need one")
             if not any(m["content"] for m in messages):
                 raise BadRequest("the messages are empty, and the model has no chat template")
             return _plain(messages)
@@ -303,7 +306,7 @@ class Renderer:
                 **self._template_kwargs,
             )
         except _OF_TEMPLATES as error:
-            raise BadRequest(f"the model's chat template refuses the messages: {error}") from error
+            raise BadRequest(f"the model's chat template rejects the messages: {error}") from error
 
     def _prompt(
         self,
@@ -324,8 +327,8 @@ class Renderer:
             stands = self._stand_for_pictures(messages, tools)[-count:] if count else []
         if len(stands) != count or sum(stands) != len(shown):
             raise BadRequest(
-                f"the model's chat template has a place for {sum(stands)} of {len(shown)} pictures: "
-                "show them in messages that it does not rewrite"
+                f"the model's chat template shows {sum(stands)} of {len(shown)} pictures; put them in "
+                "messages that it does not rewrite"
             )
         return Prompt(text, *self._sight.place(ids, shown, stands))
 
@@ -373,8 +376,8 @@ def check_template_kwargs(template: Any, kwargs: Mapping[str, Any]) -> None:
     for name in kwargs:
         if name not in words:
             meant = nearest(name, [word for word in words if "_" in word])
-            what = f"a chat template that never reads '{name}'{meant}" if text else "no chat template"
-            raise UserError(f"chat.template_kwargs.{name}: the model has {what}")
+            what = f"a chat template that does not use '{name}'{meant}" if text else "no chat template"
+            raise UserError(f"chat.template_kwargs.{name}: the model has {what}; remove the setting")
 
 
 def _behind(text: str, before: str, said: str) -> str | None:

@@ -54,7 +54,7 @@ class Router:
         """Take engines in; they have no requests in flight."""
         for engine in engines:
             if engine in self.in_flight:
-                raise ValueError(f"there is an engine '{engine}' already")
+                raise ValueError(f"engine '{engine}' already exists")
             self.in_flight[engine] = 0
             self._owners |= dict.fromkeys(_points(engine), engine)
             self._levels.setdefault(0, {})[engine] = None

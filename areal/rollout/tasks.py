@@ -25,7 +25,7 @@ class TaskSource:
         self._indexed = _indexed(env)
         self._count = _count(env, "train") if self._indexed else None
         if self._count == 0:
-            raise UserError(f"environment '{_name(env)}' has no problem in its train split")
+            raise UserError(f"environment '{_name(env)}' has no problems in its train split")
         self._seed = seed
         self._epoch = -1
         self._order: list[int] = []
@@ -74,7 +74,9 @@ def _count(env: Any, split: str) -> int | None:
     except Exception as error:  # an environment may raise anything
         raise UserError(f"{what} raised {explained(error, __file__)}") from error
     if count is not None and (not isinstance(count, int) or count < 0):
-        raise UserError(f"{what} gave {count!r}; it is a number of problems, or None where there is no end")
+        raise UserError(
+            f"{what} returned {count!r}; return the number of problems, or None if it is unbounded"
+        )
     return count
 
 

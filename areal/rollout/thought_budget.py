@@ -61,13 +61,13 @@ async def sample_response(
     budget, ending = sampling.thinking_budget, reader.thought_end_ids
     whole = replace(sampling, thinking_budget=None)
     if budget is not None and not reader.marks_thoughts:
-        raise BadRequest("the model's chat template marks no thoughts, so that none can be ended")
+        raise BadRequest("the model's chat template does not mark thoughts, so areal cannot limit them")
     if budget is None or sampling.schema or budget + len(ending) >= sampling.max_tokens:
         return await engine.generate(ids, whole, images=images)
     if sampling.presence_penalty or sampling.frequency_penalty:
         raise BadRequest(
-            "presence_penalty and frequency_penalty are for a response in one piece, which a budget of "
-            "thoughts may divide; leave them out, or the budget (thinking_token_budget=-1)"
+            "presence_penalty and frequency_penalty cannot be combined with a thinking budget, because it "
+            "divides the response; remove the penalties, or the budget (thinking_token_budget=-1)"
         )
     said = await engine.generate(ids, replace(whole, max_tokens=budget), images=images)
     for part in count(1):

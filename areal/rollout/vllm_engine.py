@@ -106,7 +106,7 @@ class VLLMEngine:
             from vllm.v1.engine.async_llm import AsyncLLM
         except ModuleNotFoundError as error:
             if error.name and error.name.split(".")[0] == "vllm":
-                raise UserError(f"vLLM is not installed: {WITH_ENGINE}") from error
+                raise UserError(f"vLLM is not installed; install it with {WITH_ENGINE}") from error
             raise
         # In no variable here: an exception that vLLM caught and kept holds on to this frame.
         with starting():
@@ -234,7 +234,7 @@ class VLLMEngine:
         if not images:
             return {"type": "token", "prompt_token_ids": ids, "cache_salt": salt}
         if self._prompts is None:
-            raise BadRequest("the model sees no pictures")
+            raise BadRequest("the model does not see pictures")
         return self._prompts.prompt(ids, images, salt)
 
     async def _complete(self, request: _Request, prompt: dict[str, Any], params: Any) -> Completion:
@@ -248,7 +248,7 @@ class VLLMEngine:
         except self._invalid as error:
             if params.structured_outputs is None:
                 raise
-            raise BadRequest(f"vLLM does not take the schema of the response: {error}") from error
+            raise BadRequest(f"vLLM does not support the schema of the response: {error}") from error
         finally:
             self._in_flight.discard(request)
         completion = _completion(whole, request.spans)
@@ -361,11 +361,11 @@ class VLLMEngine:
         await self._llm.start_weight_update()
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
         await self._llm.finish_weight_update()
-        came = await self._check_transfer(f"version {version} of the weights did not come")
+        came = await self._check_transfer(f"version {version} of the weights did not arrive")
         if digest and came != {digest}:  # each worker is sent all weights
             raise EngineLost(
-                f"what came as version {version} of the weights is not what the learner sent: the digest is "
-                f"{' and '.join(sorted(came))}, not {digest}"
+                f"the weights that arrived as version {version} are not those that the learner sent: the "
+                f"digest is {' and '.join(sorted(came))}, not {digest}"
             )
         if self._reports_versions:
             await self._llm.update_weight_version(str(version))
@@ -453,8 +453,8 @@ def _require_numbers(logprobs: list[float]) -> None:
     """Raise WrongNumbers if vLLM has computed what is no number: the tokens mean nothing then, either."""
     if not all(map(math.isfinite, logprobs)):
         raise WrongNumbers(
-            "vLLM sampled a token whose log-probability is not a finite number: it computes wrongly, or its "
-            "weights are not numbers; engine.eager=true does without compilation and CUDA graphs"
+            "vLLM sampled a token whose log-probability is not finite: its kernels are faulty, or its "
+            "weights are not finite; engine.eager=true avoids compilation and CUDA graphs"
         )
 
 

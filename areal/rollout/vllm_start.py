@@ -168,8 +168,8 @@ def engine_config(settings: EngineSettings) -> Any:
     if settings.device == "cpu" and settings.experts:
         if not config.cache_config.enable_prefix_caching:  # which latent attention does without there
             raise UserError(
-                "learner.router_replay=true: on a CPU vLLM cannot keep the experts of tokens for a model "
-                "with latent attention, as DeepSeek's are; set it to false"
+                "learner.router_replay=true: on a CPU, vLLM cannot record the experts of a model with "
+                "latent attention, such as DeepSeek's; set it to false"
             )
         # vLLM's own setting it refuses for a CPU.
         config.additional_config = {RECORDS_EXPERTS: True}

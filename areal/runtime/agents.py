@@ -24,8 +24,8 @@ def make_agent(config: Config) -> Any:
         found, options = Program, {"function": found, **options}
     if not callable(found):
         raise UserError(
-            f"agent '{config.agent}' is {_kind(found)}; name a class with 'async def run(self, env, model)', "
-            "or an async function"
+            f"agent '{config.agent}' is {_kind(found)}; name a class with 'async def run(self, env, "
+            "model)', or an async function"
         )
     if not inspect.isclass(found) and _is_program(found):
         check_function(found)
@@ -33,7 +33,7 @@ def make_agent(config: Config) -> Any:
         inspect.signature(found).bind(**options)
     except (TypeError, ValueError) as error:
         for key in RENAMED.keys() & {f"agent_options.{option}" for option in options}:
-            raise UserError(f"'{key}' is called '{RENAMED[key]}' now; rename it") from error
+            raise UserError(f"'{key}' was renamed; use '{RENAMED[key]}' instead") from error
         raise UserError(f"agent '{config.agent}': {error}") from error
     try:
         agent = found(**options)
@@ -46,8 +46,8 @@ def make_agent(config: Config) -> Any:
         require_framework()
         if config.chat.system is not None or config.chat.examples:
             raise UserError(
-                "chat.system and chat.examples are for areal's own agents: a program opens its conversations "
-                "itself; leave them out"
+                "chat.system and chat.examples do not apply to a program, which begins its conversations "
+                "itself; remove them"
             )
     return agent
 
@@ -56,15 +56,15 @@ def _check(name: str, agent: Any) -> None:
     """Make sure that an object is an agent, and is called as agents are."""
     run = getattr(agent, "run", None)
     if not inspect.iscoroutinefunction(run):
-        what = "no method run" if run is None else "a run that is no 'async def'"
+        what = "no method run" if run is None else "a method run that is not 'async def'"
         raise UserError(
-            f"agent '{name}' gives {_kind(agent)}, which has {what}; an agent has "
-            "'async def run(self, env, model)'"
+            f"agent '{name}' creates {_kind(agent)} with {what}; an agent needs 'async def run(self, env, "
+            "model)'"
         )
     try:
         inspect.signature(run).bind(None, None)
     except TypeError as error:
-        raise UserError(f"agent '{name}' is called as run(env, model): {error}") from error
+        raise UserError(f"agent '{name}' cannot be called as run(env, model): {error}") from error
 
 
 def _is_program(function: Any) -> bool:

@@ -88,7 +88,7 @@ def held_cluster(config: Config) -> Iterator[Cluster | None]:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise UserError(f"placement=ray needs Ray: {install_hint('ray')}") from error
+        raise UserError(f"placement=ray requires Ray; install it with {install_hint('ray')}") from error
     gpus = None if config.device == "auto" else config.device == "cuda"
     ray = config.ray
     held = reserve(ray.address, gpus, ray.hosts, cpu_hosts=ray.cpu_hosts)
@@ -134,7 +134,7 @@ async def open_trainer(
                     _kept(engines, (start or start_rollouts)(plan, guard)),
                 )
             records.progress.message(f"learner: {await learner.call(LearnerRank.description)}")
-            with waits.named("the run", "the first load of weights"):
+            with waits.named("the run", "the engines to load the initial weights"):
                 trainer = await make_trainer(plan, learner, worker, records, monitor, resume, gathering)
                 if plan.config.engine.quantization and isinstance(worker.engine, Engines):
                     await tell_layers(worker.engine.engines, records)

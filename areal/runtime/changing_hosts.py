@@ -101,7 +101,7 @@ class ChangingHosts:
                 await self._members.add(name)
         except (UserError, WorkerLost) as error:
             self._refused.add(name)
-            self._notice(f"host {name} gets no engine: {error}")
+            self._notice(f"host {name} does not get an engine: {error}")
         finally:
             self._joining.discard(name)
 
@@ -113,8 +113,8 @@ class ChangingHosts:
     async def _give_up(self, name: str, seconds: float) -> None:
         """Let the engines of a host leave that will be gone; half of the time is for their requests."""
         left, patience = ("", None) if seconds == math.inf else (f" in {seconds:.0f} s", seconds / 2)
-        learner = "; a process of the learner is there, and stays until then" if self._learns(name) else ""
-        self._notice(f"host {name} will be gone{left}: its engines leave{learner}")
+        learner = "; the learner process on it stays until then" if self._learns(name) else ""
+        self._notice(f"host {name} will leave{left}: its engines leave the run{learner}")
         self._members.close_host(name)
         try:
             engines, others = self._members.by_host(name)
@@ -122,7 +122,7 @@ class ChangingHosts:
                 await self._members.add()  # a run needs one
             await wait_all(*(self._members.remove(engine, patience) for engine in engines))
         except (UserError, WorkerLost) as error:
-            self._notice(f"host {name} keeps its engines until it is gone: {error}")
+            self._notice(f"the engines of host {name} stay until it is gone: {error}")
             return
         if not self._learns(name):
             await _called(partial(self._cluster.release, name))

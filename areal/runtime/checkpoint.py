@@ -312,15 +312,17 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
     """
     if not (checkpoint / "learner").is_dir():
         raise UserError(
-            f"{checkpoint} was written by an older version of areal and cannot be resumed; start a new run "
-            f"from its weights: model={checkpoint / 'model'}"
+            f"an older version of areal wrote {checkpoint}, and this version cannot resume it; start a new "
+            f"run from its weights with model={checkpoint / 'model'}"
         )
     saved = dcp.FileSystemReader(checkpoint / "learner").read_metadata().state_dict_metadata
     own = learner.state(whole=True)
     shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("weights.")}
     sizes = {name: getattr(what, "size", None) for name, what in saved.items() if name.startswith("weights.")}
     if shapes != sizes:
-        raise UserError(f"the weights in {checkpoint} are of another model; go on with {_own(checkpoint)}")
+        raise UserError(
+            f"the weights in {checkpoint} belong to another model; resume with {_own(checkpoint)}"
+        )
     found = {name: tensor for name, tensor in own.items() if name in saved}
     try:
         dcp.load(found, checkpoint_id=checkpoint / "learner", no_dist=True)  # each process reads its own
@@ -333,9 +335,9 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
 def _own(checkpoint: Path) -> str:
     """Return in a few words which model a checkpoint's weights are of."""
     if not (path := checkpoint.parents[1] / "config.yaml").exists():  # of a copy on another host
-        return "the run's own"
+        return "the model of the run"
     config = load_config(path)
-    return f"the run's own: model={config.model} learner.lora_rank={config.learner.lora_rank}"
+    return f"the settings of the run: model={config.model} learner.lora_rank={config.learner.lora_rank}"
 
 
 def _write_rollouts(folder: Path, rollouts: RolloutState) -> None:

@@ -55,7 +55,7 @@ class CheckpointWriter:
     async def begin(self, version: int) -> None:
         """Begin the checkpoint of an update, as soon as the last one is written."""
         if self._writing is not None:
-            await self.watch.wait(self._writing, "the learner", "the checkpoint before")
+            await self.watch.wait(self._writing, "the learner", "the previous checkpoint")
         self._take(version)
         await self.begin_again()
 
@@ -112,7 +112,7 @@ class CheckpointWriter:
             await self._write_staged()
         except DiskFull as full:
             self.owed = None
-            self.notice(f"{full}; the run goes on, and tries again when the next checkpoint is due")
+            self.notice(f"{full}; the run continues, and tries again at the next checkpoint")
 
     async def _write_staged(self) -> None:
         wanted, gathering = self.wanted(), self.gathering
@@ -127,7 +127,7 @@ class CheckpointWriter:
         with gathering.collected(partial, "a checkpoint"):
             if what := checkpoint.damage(partial):
                 raise UserError(
-                    f"a checkpoint was damaged on its way from {', '.join(gathering.hosts)}: {what}"
+                    f"a checkpoint was damaged in transfer from {', '.join(gathering.hosts)}: {what}"
                 )
             checkpoint.settle(partial, self.keep, wanted)
 

@@ -34,21 +34,21 @@ def require_compilers(
     if device == "cuda":
         if not _found(variables, "CC", "gcc", "clang"):
             raise UserError(
-                f"on a GPU, kernels are compiled as they are used, and there is no C compiler: {_GET}, or "
-                "name it: CC=/path/to/gcc"
+                "a GPU needs a C compiler, because kernels are compiled when they are first used, and "
+                f"there is none; {_GET}, or name it with CC=/path/to/gcc"
             )
         if not (file := Path(headers or _headers(), "Python.h")).is_file():
             raise UserError(
-                f"on a GPU, kernels are compiled as they are used, and there is no {file}: install Python's "
-                "headers (Debian and Ubuntu: apt install python3-dev)"
+                "a GPU needs Python's headers, because kernels are compiled when they are first used, and "
+                f"there is no {file}; install them (Debian and Ubuntu: apt install python3-dev)"
             )
         return
     asked = ["learner.compile=true"] * bool(config.learner.compile)
     asked += ["engine.eager=false"] * (config.engine.eager is False)
     if asked and not _found(variables, "CXX", "g++"):
         raise UserError(
-            f"{' and '.join(asked)}: there is no C++ compiler; {_GET}, name it (CXX=/path/to/g++), or leave "
-            f"{'them' if len(asked) > 1 else 'it'} out"
+            f"{' and '.join(asked)}: there is no C++ compiler; {_GET}, name it with CXX=/path/to/g++, or "
+            f"remove {'these settings' if len(asked) > 1 else 'this setting'}"
         )
 
 

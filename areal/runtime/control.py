@@ -51,7 +51,7 @@ async def control_socket(
                 writer.write(json.dumps(await asyncio.shield(task)).encode() + b"\n")
                 await writer.drain()
         except ConnectionError:
-            log.info("the sender of a request has gone away")
+            log.info("the sender of a request has disconnected")
         finally:
             writer.close()
 
@@ -61,7 +61,10 @@ async def control_socket(
             os.chmod(address, 0o600)  # nobody can connect before it listens
         await server.start_serving()
     except OSError as error:
-        notice(f"`areal workers` cannot reach this run: no socket in {directory.path}: {error.strerror}")
+        notice(
+            f"`areal workers` cannot reach this run, because {directory.path} cannot hold a socket: "
+            f"{error.strerror}"
+        )
         yield
         return
     try:
@@ -79,7 +82,7 @@ async def _answer(line: bytes, commands: Commands) -> dict[str, Any]:
         request = json.loads(line)
         command = commands[request.pop("command")]
     except (ValueError, KeyError, AttributeError):
-        return {"error": f"the run does not know this request; its commands are {', '.join(commands)}"}
+        return {"error": f"the run does not know this command; its commands are {', '.join(commands)}"}
     try:
         return {"result": await command(**request)}
     except (UserError, WorkerLost, TypeError) as error:
@@ -99,13 +102,13 @@ def ask(run: str, command: str, **fields: Any) -> Any:
             end.connect(address)
         except FileNotFoundError as error:
             raise UserError(
-                f"{run} is not going on, or has not started its engines yet; `areal train --resume {run}` "
-                "continues one that has stopped"
+                f"{run} is not active, or has not started its engines yet; `areal train --resume {run}` "
+                "resumes a stopped run"
             ) from error
         except ConnectionRefusedError as error:
             raise UserError(
-                f"{run} is not going on on this host: it was killed, and left {SOCKET} behind, or it goes on "
-                f"on another one; `areal train --resume {run}` continues a run that was killed"
+                f"{run} is not active on this host: it was killed and left {SOCKET} behind, or it is active "
+                f"on another host; `areal train --resume {run}` resumes a killed run"
             ) from error
         except OSError as error:
             raise UserError(f"cannot reach {run}: {error.strerror}") from error
@@ -117,7 +120,7 @@ def ask(run: str, command: str, **fields: Any) -> Any:
                     if "error" in answer:
                         raise UserError(answer["error"])
                     return answer["result"]
-    raise UserError(f"{run} has ended before it answered")
+    raise UserError(f"{run} ended before it answered")
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def damage(folder: Path, last: str) -> str:
         lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
         expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if last not in expected:
-            return f"{SUMS} is cut short"
+            return f"{SUMS} is truncated"
         if missing := [name for name in expected if not (folder / name).is_file()]:
             return f"{missing[0]} is missing"
         found = digests_of(folder, expected)

@@ -59,6 +59,6 @@ def draw_last(directory: RunDirectory, title: str, progress: Progress) -> None:
     try:
         plot_curve(metrics, directory.curve, title)
     except OSError as error:  # what ends the run is more important
-        progress.message(f"the curve could not be drawn: {error}")
+        progress.message(f"cannot draw the learning curve: {error}")
     else:
-        progress.message(f"curve: {directory.curve}")
+        progress.message(f"learning curve: {directory.curve}")

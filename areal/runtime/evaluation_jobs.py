@@ -85,7 +85,9 @@ def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[Ev
             found = EvaluationRequest(**json.loads((resume / _REQUEST).read_text(encoding="utf-8")))
             return replace(found, settings=settings_on(found.settings, request.settings)), resume.resolve()
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{resume} is no evaluation to go on with: no sound {_REQUEST} in it") from error
+            raise UserError(
+                f"{resume} is not an evaluation that can be resumed: it has no valid {_REQUEST}"
+            ) from error
     config = parse_config(request.settings)
     root = config.output / "eval"
     names = request.benchmarks or [config.env]
@@ -94,7 +96,9 @@ def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[Ev
         root.mkdir(parents=True, exist_ok=True)
         path = new_folder(root, config.name, dated_name(*names, model), "eval")
     except OSError as error:
-        raise UserError(f"cannot write in {root}: {error.strerror}; give another output=FOLDER") from error
+        raise UserError(
+            f"cannot write to {root}: {error.strerror}; choose another folder with output=FOLDER"
+        ) from error
     write_whole(path / _REQUEST, [json.dumps(asdict(request), indent=1)])
     return request, path.resolve()
 
@@ -112,14 +116,15 @@ def make_jobs(
     """
     names = request.benchmarks
     if len(set(names)) < len(names):
-        raise UserError(f"a benchmark is named twice: {', '.join(names)}")
+        raise UserError(f"a benchmark is named twice: {', '.join(names)}; name each once")
     if not names:
         return [_job(parse_config(request.settings), cluster)]
     if "env" in request.settings:
-        raise UserError("a benchmark has its own environment: give --benchmark or --env, not both")
+        raise UserError("a benchmark has its own environment; give --benchmark or --env, not both")
     if "max_new_tokens" in request.settings.get("rollout", {}):
         raise UserError(
-            "a benchmark has its own longest response: set evaluation.max_new_tokens, not rollout's"
+            "a benchmark sets its own maximum response length; set evaluation.max_new_tokens instead of "
+            "rollout.max_new_tokens"
         )
     jobs = []
     for name in names:
@@ -138,17 +143,23 @@ def _job(
     digest: str = "",
 ) -> EvaluationJob:
     if not config.evaluation.problems:
-        raise UserError("evaluation.problems=0 leaves nothing to evaluate; give a number of problems")
+        raise UserError("evaluation.problems=0 leaves nothing to evaluate; set a larger number")
     checked = None
     if is_endpoint(config.model):
         if config.placement != "local":
-            raise UserError(f"model={config.model} is served already: leave placement={config.placement} out")
+            raise UserError(
+                f"model={config.model} is an endpoint, which runs elsewhere; remove "
+                f"placement={config.placement}"
+            )
         if config.chat.keep_thoughts:
-            raise UserError(f"model={config.model} has its own chat template: leave chat.keep_thoughts out")
+            raise UserError(
+                f"model={config.model} is an endpoint, which applies its own chat template; remove "
+                "chat.keep_thoughts"
+            )
         if config.rollout.thinking_budget is not None:
             raise UserError(
-                f"model={config.model} is sampled by its own server, which alone could end a thought: set "
-                "rollout.thinking_budget=null"
+                f"model={config.model} is an endpoint, and areal cannot end the thoughts that another "
+                "server samples; set rollout.thinking_budget=null"
             )
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
         if look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit):

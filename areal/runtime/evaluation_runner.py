@@ -78,7 +78,7 @@ Runners: TypeAlias = tuple[Callable[[EvaluationJob], RunEpisode], Callable[[], f
 
 
 def _interrupted(folder: Path) -> Interrupted:
-    return Interrupted(f"stopped; go on with `areal eval --resume {folder}`")
+    return Interrupted(f"stopped; resume with `areal eval --resume {folder}`")
 
 
 async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -> T:
@@ -91,7 +91,7 @@ async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -
         raise _interrupted(folder)
 
     def wind_up() -> None:
-        progress.message("stopping: every response so far is kept")
+        progress.message("stopping: all responses so far are kept")
         stop.set()
 
     watch.add(stopped())
@@ -120,7 +120,8 @@ async def _run(
                         if not (file.responses and file.path.exists()):
                             raise
                         raise type(error)(
-                            f"{error}; the responses so far are kept: `areal eval --resume {folder}`"
+                            f"{error}; the responses so far are kept; resume with `areal eval --resume "
+                            f"{folder}`"
                         ) from error
     return [
         report_of(job.header, file.sorted(), **{"seconds": 0.0, **speeds.get(job.header.name, {})})
@@ -211,4 +212,4 @@ async def _close_programs(jobs: list[EvaluationJob]) -> None:
 
 
 def _no_tokens(ids: list[int]) -> list[str]:
-    raise unavailable("log-probabilities are not available of a model behind an endpoint; leave them out")
+    raise unavailable("an endpoint does not provide log-probabilities; do not request them")

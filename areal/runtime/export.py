@@ -25,7 +25,7 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
     """
     directory, target = RunDirectory.open(run), Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there already; give a new folder")
+        raise UserError(f"{target} already exists; give a new or empty folder")
     kept = checkpoint.versions(directory.checkpoints)
     config = load_config(directory.path / "config.yaml")
     if step is None and is_final(directory.model, max(kept, default=0)):
@@ -34,7 +34,7 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
     chosen = _chosen(directory, list(kept), step)
     if what := checkpoint.damage(kept[chosen]):
         others = ", ".join(str(version) for version in kept if version != chosen)
-        way_out = f"with --step there is another of {others}" if others else "there is no other"
+        way_out = f"choose another one with --step: {others}" if others else "there is no other one"
         raise UserError(f"the checkpoint of update {chosen} is damaged ({what}); {way_out}")
     card = model_card(directory, config, chosen)
     if (kept[chosen] / "model").is_dir():
@@ -46,8 +46,8 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
 
 def _chosen(directory: RunDirectory, kept: list[int], step: Step) -> int:
     if not kept:
-        raise UserError(f"{directory.path} has no checkpoint yet")
-    there = f"there are checkpoints of {', '.join(map(str, kept))}"
+        raise UserError(f"{directory.path} has no checkpoint yet; export the model after the first one")
+    there = f"its checkpoints are of updates {', '.join(map(str, kept))}"
     if step is None:
         return kept[-1]
     if step == "best":
@@ -55,14 +55,14 @@ def _chosen(directory: RunDirectory, kept: list[int], step: Step) -> int:
         best = best_of({step: score for step, score in scores.items() if step in kept})
         if best is None:
             raise UserError(
-                f"{directory.path} has no checkpoint that was evaluated ({there}); with evaluation.every=N a "
-                "run is evaluated as it goes on"
+                f"{directory.path} has no evaluated checkpoint ({there}); set evaluation.every=N to "
+                "evaluate during training, or give --step"
             )
         return best
     if step not in kept:
         raise UserError(
-            f"{directory.path} has no checkpoint of update {step}; {there} (checkpoint.every says how often, "
-            "checkpoint.keep how many stay)"
+            f"{directory.path} has no checkpoint of update {step}; {there} (checkpoint.every and "
+            "checkpoint.keep decide which are kept)"
         )
     return step
 

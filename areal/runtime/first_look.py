@@ -46,8 +46,8 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
     held = held_out(env, min(problems, 1))
     if problems and not held:
         raise UserError(
-            f"environment '{name}' has no held-out problem: add some (env_options.test_data, where it has "
-            f"data){', or measure nothing with evaluation.problems=0' if training else ''}"
+            f"environment '{name}' has no held-out problems; add some (env_options.test_data, if it has "
+            f"data){', or turn evaluation off with evaluation.problems=0' if training else ''}"
         )
     if members := getattr(env.unwrapped, "environments", None):  # a mixture's
         seen = [look_at(member, label, 0, training, time_limit) for label, member in members.items()]
@@ -58,7 +58,7 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
     if wrong := not_in_words(env, observation, name):
         raise UserError(f"environment '{name}': {wrong}")
     if "messages" in info and (wrong := wrong_messages(info["messages"])):
-        raise EnvironmentFailure(f"{what} gave info['messages'], which {wrong}")
+        raise EnvironmentFailure(f"{what} returned info['messages'], which {wrong}")
     try:
         content_of(observation)
         shown = pictures(map(normal, info.get("messages", ())))
@@ -96,7 +96,9 @@ def _close(env: Any, name: str, thread: CallThread) -> None:
     if wait([closed], _GRACE).not_done:
         location = thread.location(__file__)
         thread.give_up()
-        log.warning("environment '%s': close is not over after %g s; it is at %s", name, _GRACE, location)
+        log.warning(
+            "environment '%s': close has not returned after %g s; it is at %s", name, _GRACE, location
+        )
         return
     thread.end()
     _, error = closed.result()

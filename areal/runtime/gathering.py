@@ -77,8 +77,8 @@ class Gathering:
     def notice(self) -> str:
         """A line for the user."""
         return (
-            f"{' and '.join(self.hosts)} do not share {self._folder}: what the learner writes there is "
-            "copied here (output=FOLDER on a file system that all hosts share saves that)"
+            f"{' and '.join(self.hosts)} do not share {self._folder}, so areal copies what the learner "
+            "writes there; to avoid the copies, set output=FOLDER to a folder that all hosts share"
         )
 
     def clear(self) -> None:
@@ -171,8 +171,8 @@ def _shares(sign: str, host: str, patience: float) -> bool:
         own.unlink()
     except OSError as error:
         raise UserError(
-            f"host {host} cannot write in {path.parent} ({os.strerror(error.errno or 0)}), where the learner "
-            "writes checkpoints: give another folder as output=FOLDER"
+            f"host {host} cannot write to {path.parent} ({os.strerror(error.errno or 0)}), where the "
+            "learner writes checkpoints; choose another folder with output=FOLDER"
         ) from error
     return found
 

@@ -29,7 +29,7 @@ async def evaluate_held_out(
     config, settings = plan.config, plan.config.evaluation
     tasks = held_out(plan.env, settings.problems)
     if not tasks:
-        raise UserError(f"environment '{config.env}' has no held-out problem to evaluate on")
+        raise UserError(f"environment '{config.env}' has no held-out problems for evaluation")
     done = itertools.count(1)
     responses, speed = await timed_responses(
         engine_runner(worker, evaluation_sampling(config)),

@@ -33,12 +33,15 @@ def probe_hosts(cluster: Cluster, device: str) -> Inventory:
 def probe_host_of(cluster: Cluster, host: ClusterHost, device: str) -> Host:
     """Return a host of a cluster as it is seen there; see :func:`probe_hosts`."""
     if (version := cluster.run(host.name, _version)) != (own := _version()):
-        raise UserError(f"host {host.name} has areal {version}, this one has {own}: install the same on all")
+        raise UserError(
+            f"host {host.name} has areal {version}, and this host has {own}; install the same version on "
+            "all hosts"
+        )
     found = cluster.run(host.name, probe_host, device, host.name, host.cores, host.address)
     if host.gpus and device != "cpu" and not found.devices:
         raise UserError(
-            f"host {host.name} has GPUs in Ray ({host.gpus}), but torch sees none there: install a CUDA "
-            "build of torch and the driver, or use device=cpu"
+            f"Ray lists GPUs on host {host.name} ({host.gpus}), but torch finds none there; install the "
+            "driver and a CUDA build of torch, or use device=cpu"
         )
     return found
 
@@ -53,8 +56,8 @@ def check_model_on_hosts(cluster: Cluster, hosts: Iterable[str], model: str) -> 
     for host in sorted(set(hosts)) if folder.is_dir() else ():
         if not cluster.run(host, _appears, str(folder)):
             raise UserError(
-                f"host {host} does not have {folder}: put it on a folder that all hosts share, under the "
-                "same name"
+                f"host {host} does not have {folder}; move it to a folder that all hosts share, with the "
+                "same path"
             )
 
 
@@ -70,8 +73,8 @@ def check_code_on_hosts(cluster: Cluster, hosts: Iterable[str], config: Config) 
             cluster.run(host, _find_code, config, registered)
         except UserError as error:
             raise UserError(
-                f"host {host} lacks code of this run: {error}; put it on a folder that all hosts share, "
-                "under the same name, or bring it by Ray's runtime_env (py_modules, working_dir)"
+                f"host {host} lacks code of this run ({error}); move it to a folder that all hosts share, "
+                "with the same path, or distribute it with Ray's runtime_env (py_modules, working_dir)"
             ) from error
 
 

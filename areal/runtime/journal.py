@@ -91,7 +91,9 @@ class Journal:
         if self._file is None and self._trouble is not None and not self._warned:
             self._warned = True
             line = disk.explained(self._trouble, self._directory.path, "the journal") or self._trouble
-            self._warn(f"{line}; until it can be written, finished groups are lost if the run is killed")
+            self._warn(
+                f"{line}; until the journal can be written, finished groups are lost if the run is killed"
+            )
 
     async def close(self) -> None:
         """Wait until everything is written, but for no more than some seconds."""

@@ -15,7 +15,7 @@ A step (:meth:`Trainer._step`) waits for four things, in this order:
 4. *The checkpoint before*, where a new one is due: the disk.
 
 Whatever fails in the background (generation, a load, a checkpoint, an evaluation) ends each of these waits
-but the second, and so does the user's wish to stop.
+but the second, and so does a stop by the user.
 
 A process of the learner that is lost ends none of it, while the budget of restarts lasts: whatever waited for
 the learner waits until it is back (:mod:`areal.runtime.recovery`), and is then done again. What was done
@@ -87,8 +87,12 @@ class Trainer:
 
         While the learner is started again there is none to write: the recorded batches are enough to go on.
         """
-        first = "the learner is not waited for" if self.recovering else "a checkpoint is written first"
-        self.records.progress.message(f"stopping: {first}; a second Ctrl-C stops at once")
+        first = (
+            "the run does not wait for the learner"
+            if self.recovering
+            else "the run writes a checkpoint first"
+        )
+        self.records.progress.message(f"stopping: {first}; press Ctrl-C again to stop immediately")
         self._stop.set()
 
     def stop_at_once(self) -> None:
@@ -117,13 +121,13 @@ class Trainer:
             await self.held_out.measure_after(self.version)
         except (Exception, asyncio.CancelledError) as error:  # it is raised, perhaps in other words
             if self.hurried:  # whatever it is, it is a consequence of that
-                raise Interrupted(self._way_on("stopped at once")) from error
+                raise Interrupted(self._way_on("stopped immediately")) from error
             if isinstance(error, Interrupted) and self._stop.is_set():
                 raise Interrupted(self._way_on("stopped")) from error
             raise
         finally:
             await self.watch.close()
-            with self.watch.waits.named("the end of the run", "the disk to take the journal"):
+            with self.watch.waits.named("the end of the run", "the journal to be written"):
                 await self.recorder.close()
 
     async def _train(self) -> None:
@@ -168,7 +172,7 @@ class Trainer:
         try:
             sync = await self.sync.publish(self.version)
         finally:  # an update that was made is recorded, also when the run is stopped just then
-            with self.watch.waits.named("the run", "the disk to take the batch"):
+            with self.watch.waits.named("the run", "the batch to be written"):
                 await self.recorder.record(batch, metrics, values, sync)
         self.recorder.check_mismatch(batch, metrics)
         await self._begin_what_is_due()
@@ -193,7 +197,8 @@ class Trainer:
         if worst > self.config.rollout.max_staleness:
             raise AssertionError(
                 f"staleness {worst} at version {batch.version} exceeds "
-                f"rollout.max_staleness={self.config.rollout.max_staleness}: a bug in areal, please report it"
+                f"rollout.max_staleness={self.config.rollout.max_staleness}; this is a bug in areal, please "
+                "report it"
             )
 
     async def _surviving(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -230,7 +235,7 @@ class Trainer:
         """Wait for the load and the checkpoint that a lost learner has begun: they fail, or just end."""
         if self._lost is not None:
             await self.watch.drop(self._lost)
-        with self.watch.waits.named("the run", "what the learner had begun"):
+        with self.watch.waits.named("the run", "the learner to finish its work"):
             await self.sync.settle()
             await self.checkpoints.settle()
 
@@ -240,7 +245,7 @@ class Trainer:
 
     async def _settle(self, generating: asyncio.Future[None] | None) -> None:
         """End what goes on in the background, but for a checkpoint."""
-        with self.watch.waits.named("the end of the run", "episodes and the load of weights"):
+        with self.watch.waits.named("the end of the run", "episodes and weight updates to end"):
             if generating is not None:
                 await self.watch.drop(generating)
             await self.held_out.drop()
@@ -268,17 +273,17 @@ class Trainer:
             if not isinstance(error, one_line):
                 raise
             if str(second) != str(error):
-                raise type(error)(f"{error}; besides, {second}") from error
+                raise type(error)(f"{error}; in addition, {second}") from error
 
     async def _learner_lost(self) -> None:
         """Wait for a process of the learner to end unasked; raises LearnerLost then."""
         raise LearnerLost(await asyncio.shield(self.learner.ended))
 
     async def _stopped(self) -> None:
-        """Wait for the wish to stop; raises Interrupted then."""
+        """Wait until the user stops the run; then raises Interrupted."""
         await self._stop.wait()
         raise Interrupted("stopped")
 
     def _way_on(self, stopped: str) -> str:
         done = f"{stopped} after {self.version} of {self.config.steps} updates"
-        return f"{done}; go on with `areal train --resume {self.records.directory.path}`"
+        return f"{done}; resume with `areal train --resume {self.records.directory.path}`"

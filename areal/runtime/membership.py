@@ -117,7 +117,7 @@ class Membership:
         try:
             found = place_learner(self.placement, self._config, self._closed)
         except UserError as full:
-            raise UserError(f"{line}, and no other has room: {full}") from full
+            raise UserError(f"{line}, and no other host has room: {full}") from full
         self._placement, self._placed = found, dict(zip(self._placed, found.engines, strict=True))
         self._notice(
             f"{line}: the learner starts on {' and '.join(dict.fromkeys(r.host for r in found.ranks))}"
@@ -198,11 +198,11 @@ class Membership:
                 except TimeoutError as error:
                     raise EngineLost(f"{name} has not loaded the weights within {LIMIT:g} s") from error
                 except TransferFailed as error:
-                    raise EngineLost(f"{name} did not get the weights: {error}") from error
+                    raise EngineLost(f"{name} did not receive the weights: {error}") from error
                 finally:
                     await self._sync.renew()
         except LearnerLost as lost:
-            log.warning("%s was to join: %s", name, lost)
+            log.warning("%s could not join: %s", name, lost)
         return joined
 
     def _lose(self, name: str, engine: SingleEngine, error: EngineLost) -> None:
@@ -222,10 +222,10 @@ class Membership:
         if leaves:
             return
         self._restarts.allow(name, error)
-        left = f"{_count(self._engines)} left" if self._engines.engines else "until then requests wait"
-        self._notice(f"{name} was lost: {error}; another one starts in its place, {left}")
+        left = f"{_count(self._engines)} left" if self._engines.engines else "requests wait for it"
+        self._notice(f"{name} was lost: {error}; a new one replaces it, {left}")
         await self._announce(self._requested, None)
-        with self._sync.watch.waits.named("the run", f"{name} to start again"):
+        with self._sync.watch.waits.named("the run", f"{name} to restart"):
             if not await self._replaced(name):
                 return
         await self._announce(self._requested, None)
@@ -246,14 +246,14 @@ class Membership:
                 try:
                     self._placed[name] = place_another(self.placement, self._config, None, self._closed)
                 except UserError as full:
-                    self._notice(f"{name} has no place: its host is gone, and there is {full}")
+                    self._notice(f"{name} cannot be replaced, because its host is gone: {full}")
                     await self._engines.until_there()  # another host may bring one
                     return False
             try:
                 await self._start_in(name)
             except EngineLost as error:
                 self._restarts.allow(name, error)
-                self._notice(f"{name} did not start again: {error}; it is tried once more")
+                self._notice(f"{name} did not restart: {error}; areal tries again")
             else:
                 return True
 
@@ -268,14 +268,14 @@ class Membership:
             UserError: there is no such engine, or it is the last one.
         """
         if name not in self._engines.engines:
-            raise UserError(f"the run has no {name}; it has {', '.join(self._engines.engines)}")
+            raise UserError(f"the run has no {name}; choose one of {', '.join(self._engines.engines)}")
         if name in self._engines.leaving:
-            raise UserError(f"{name} is leaving already")
+            raise UserError(f"{name} is already leaving; wait until it has left")
         if len(self._requested) == 1:
-            raise UserError(f"{name} is the last one, and a run needs an engine; add another one first")
+            raise UserError(f"{name} is the last engine, and a run needs one; add another one first")
         self._engines.retire(name)
         self._leaving.add(name)
-        self._notice(f"{name} leaves")
+        self._notice(f"{name} is leaving")
         try:
             await self._announce(self._requested, patience)
             await self._engines.drain(name, patience)

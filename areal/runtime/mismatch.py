@@ -59,16 +59,19 @@ class MismatchWatch:
         found = metrics.get("mismatch/logprob")
         if not self._looks or found is None or metrics["mismatch/tokens"] * tokens < _ENOUGH:
             return None
-        what = f"log-probabilities of engine and learner differ by {found:.2g} in the mean (mismatch/logprob)"
+        what = (
+            f"the log-probabilities of engine and learner differ by {found:.2g} on average (mismatch/logprob)"
+        )
         if not found <= self.limit:  # nor is NaN
             raise UserError(
-                f"{what}, more than {self.limit:g}: what answers is not the policy that is trained; please "
-                "report it with the model's name; learner.max_mismatch=inf trains all the same"
+                f"{what}, which exceeds the limit of {self.limit:g}: the engine does not sample from the "
+                "policy that is trained; please report this with the model's name, or set "
+                "learner.max_mismatch=inf to train anyway"
             )
         if found <= self.usual or self._warned:
             return None
         self._warned = True
         return (
-            f"warning: {what}; in {self.precision} at most {self.usual:g} is usual, and above {self.limit:g} "
-            "(learner.max_mismatch) the run ends"
+            f"warning: {what}; in {self.precision}, the usual difference is at most {self.usual:g}, and the "
+            f"run ends above {self.limit:g} (learner.max_mismatch)"
         )

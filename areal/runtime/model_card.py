@@ -46,7 +46,7 @@ def model_card(directory: RunDirectory, config: Config, step: int | None) -> str
             f"# {directory.path.name}\n",
             "A language model trained by asynchronous reinforcement learning with areal.\n",
             *_table(("", ""), facts.items()),
-            "\nSettings that are not the defaults:\n",
+            "\nSettings that differ from the defaults:\n",
             *_table(("setting", "value"), _settings(config)),
             "",
         ]

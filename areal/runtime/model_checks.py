@@ -41,7 +41,7 @@ def check_model(path: str, training: bool) -> list[str]:
     eos = eos_ids_of(path, tokenizer)
     _check_vocabulary(path, config, tokenizer, eos)
     if tokenizer.chat_template is None:
-        return [f"{path} has no chat template: it reads the bare text of all messages, one after the other"]
+        return [f"{path} has no chat template: the model reads the plain text of all messages, joined"]
     _check_template(path, tokenizer)
     return _ends(path, tokenizer, eos)
 
@@ -57,9 +57,9 @@ def _ends(path: str, tokenizer: Any, eos: tuple[int, ...]) -> list[str]:
         return []
     listed = ", ".join(stops(tokenizer, renderer))
     return [
-        f"warning: the chat template of {path} ends a turn by {missed!r}, at which the model does not stop "
-        f"(it does at {listed}): its responses will end by their limit alone; name the token in eos_token_id "
-        "of its generation_config.json"
+        f"warning: the chat template of {path} ends a turn with {missed!r}, at which the model does not "
+        f"stop (it stops at {listed}), so only the length limit ends its responses; add the token to "
+        "eos_token_id in its generation_config.json"
     ]
 
 
@@ -77,11 +77,12 @@ def check_experts(path: str) -> None:
     text = _configuration(path).get_text_config()
     if not any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
         raise UserError(
-            f"learner.router_replay=true is for mixtures of experts, and {path} is none: leave it false"
+            f"learner.router_replay=true requires a mixture of experts, and {path} is not one; set it to "
+            "false"
         )
 
 
-_WHERE = "in an observation, or by its observation_space"
+_WHERE = "in an observation or in its observation_space"
 
 
 def check_sight(env: str, agent: Any, model: str | None = None) -> None:
@@ -92,13 +93,13 @@ def check_sight(env: str, agent: Any, model: str | None = None) -> None:
     """
     if isinstance(agent, Program):
         raise UserError(
-            f"environment '{env}' shows pictures ({_WHERE}), which a program is not given: take an agent "
-            "such as single-turn or multi-turn"
+            f"environment '{env}' shows pictures ({_WHERE}), which a program does not receive; choose an "
+            "agent such as single-turn or multi-turn"
         )
     if model is not None and not sees(resolve_model(model)):
         raise UserError(
-            f"environment '{env}' shows pictures ({_WHERE}), and the model {model} sees none: take one of "
-            f"{', '.join(FAMILIES.values())}"
+            f"environment '{env}' shows pictures ({_WHERE}), and the model {model} cannot see them; choose "
+            f"one of {', '.join(FAMILIES.values())}"
         )
 
 
@@ -124,11 +125,11 @@ def check_tensor_parallel(path: str, workers: int) -> None:
 
     if not fits(workers):
         possible = ", ".join(str(n) for n in range(1, heads + 1) if fits(n))
-        parts = [f"{heads} attention heads", f"{keys} of keys and values"]
-        parts += [f"perceptrons of width {width}" for width in widths if isinstance(width, int)]
+        parts = [f"{heads} attention heads", f"{keys} key and value heads"]
+        parts += [f"an MLP of width {width}" for width in widths if isinstance(width, int)]
         raise UserError(
-            f"engine.tensor_parallel={workers}: the model {path} has {', '.join(parts)}, which do not divide "
-            f"evenly; it can be {possible}"
+            f"engine.tensor_parallel={workers} does not divide the sizes of the model {path} "
+            f"({', '.join(parts)}); set it to one of {possible}"
         )
 
 
@@ -147,15 +148,16 @@ def check_thoughts(config: Config, path: str, lengths: Mapping[str, int]) -> Non
     tokenizer = load_tokenizer(path)
     if not marks_thoughts(tokenizer.chat_template):
         raise UserError(
-            f"rollout.thinking_budget={budget}: the chat template of {path} marks no thoughts, so that "
-            "nobody knows where one ends; leave it out, or take a model that thinks"
+            f"rollout.thinking_budget={budget}: the chat template of {path} does not mark thoughts, so "
+            "areal cannot tell where one ends; remove the setting, or choose a model that thinks"
         )
     ending = len(tokenizer.encode(config.chat.thought_end, add_special_tokens=False))
     for name, length in lengths.items():
         if budget + ending >= length:
             raise UserError(
-                f"rollout.thinking_budget={budget} leaves no room for words in {name}={length}, as what "
-                f"ends a thought (chat.thought_end) has {ending} tokens; raise one or lower the other"
+                f"rollout.thinking_budget={budget} leaves no room for an answer in {name}={length}, because "
+                f"the text that ends a thought (chat.thought_end) has {ending} tokens; increase {name} or "
+                "decrease the budget"
             )
 
 
@@ -171,8 +173,8 @@ def eos_ids_of(path: str, tokenizer: Any) -> tuple[int, ...]:
         return eos_ids(tokenizer, generation)
     except ValueError as error:
         raise UserError(
-            f"the tokenizer of {path} has no end-of-sequence token, so no response would end; name one as "
-            "eos_token in its tokenizer_config.json, or as eos_token_id in generation_config.json"
+            f"the tokenizer of {path} has no end-of-sequence token, so no response would end; set eos_token "
+            "in its tokenizer_config.json, or eos_token_id in generation_config.json"
         ) from error
 
 
@@ -186,11 +188,13 @@ def _configuration(path: str) -> Any:
         text = " ".join(str(error).split())
         if "trust_remote_code" in text or "custom code" in text:
             text = (
-                "it needs code of its own, which areal does not run: convert it to one that transformers has"
+                "it needs custom code, which areal does not run; convert it to an architecture of "
+                "transformers"
             )
         elif "does not recognize this architecture" in text:
             text = (
-                "the installed transformers does not know its model_type; upgrade it, or take another model"
+                "the installed transformers does not know its model_type; upgrade transformers, or choose "
+                "another model"
             )
         raise UserError(f"cannot use the model {path}: {text[:300]}") from error
     except OSError as error:
@@ -209,15 +213,17 @@ def _check_kind(path: str, config: Any) -> None:
     names = config.architectures or []
     if config.model_type in SEEING and config.model_type not in KNOWN:
         raise UserError(
-            f"{path} ({', '.join(names) or config.model_type}) sees pictures in a way that areal does not "
-            f"know: it knows that of {', '.join(FAMILIES.values())}"
+            f"areal does not know how {path} ({', '.join(names) or config.model_type}) sees pictures; "
+            f"choose one of {', '.join(FAMILIES.values())}"
         )
     other = config.is_encoder_decoder or any(
         name.endswith(_OTHER_HEADS) and not name.endswith("LMHeadModel") for name in names
     )
     if other or config.model_type not in KNOWN:
         what = ", ".join(names) or config.model_type
-        raise UserError(f"{path} ({what}) is no causal language model, which alone can write responses")
+        raise UserError(
+            f"{path} ({what}) is not a causal language model, so it cannot generate text; choose one that is"
+        )
 
 
 def _check_trainable(path: str, config: Any) -> None:
@@ -226,13 +232,14 @@ def _check_trainable(path: str, config: Any) -> None:
             quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
         ) or "somehow"
         raise UserError(
-            f"{path} is quantised ({getattr(method, 'value', method)}), and quantised weights cannot be "
-            "trained; take the model that it was made from"
+            f"{path} is quantized ({getattr(method, 'value', method)}), and quantized weights cannot be "
+            "trained; choose the model that it was made from"
         )
     if getattr(auto_class(config)._model_mapping[type(config)], "_is_stateful", False):
         raise UserError(
-            f"areal cannot train {path} ({config.model_type}): it carries a state from token to token, which "
-            "in a row of several sequences would run from one into the next; take one with attention only"
+            f"areal cannot train {path} ({config.model_type}), which carries a state from token to token, "
+            "because the state would leak between sequences that are packed into one row; choose a model "
+            "with attention only"
         )
 
 
@@ -247,7 +254,7 @@ def _check_vocabulary(path: str, config: Any, tokenizer: Any, eos: tuple[int, ..
     if wrong:
         raise UserError(
             f"the tokenizer of {path} has {len(wrong)} tokens that its model does not have (ids from {size} "
-            f"on, such as {wrong[0]!r}): they are not of one model; copy both from where they come"
+            f"on, such as {wrong[0]!r}); use the tokenizer and the weights of the same model"
         )
 
 
@@ -259,11 +266,11 @@ def _check_template(path: str, tokenizer: Any) -> None:
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
-            f"the chat template of {path} does not take a plain question: {reason}; mend its "
-            "chat_template.jinja (or chat_template in tokenizer_config.json)"
+            f"the chat template of {path} rejects a plain question: {reason}; fix its chat_template.jinja "
+            "(or chat_template in tokenizer_config.json)"
         ) from error
     if _TRIED[0]["content"] not in text:
         raise UserError(
-            f"the chat template of {path} leaves out what the user says; mend its chat_template.jinja (or "
+            f"the chat template of {path} drops the user's message; fix its chat_template.jinja (or "
             "chat_template in tokenizer_config.json)"
         )

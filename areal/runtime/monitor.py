@@ -144,12 +144,12 @@ class Monitor:
         if len(names) != 1 or any(each.pulse.accused for each in owing):
             return False
         for each in owing:
-            each.pulse.accused = f"nothing has moved for {self._limit:.0f} s, and it owes an answer (frozen)"
+            each.pulse.accused = f"no progress for {self._limit:.0f} s, and its answer is overdue (frozen)"
         return True
 
     async def _stall(self, main: asyncio.Task[Any]) -> None:
         waits = "; ".join(f"{wait.who} waits for {wait.what}" for wait in self.waits.now)
-        line = f"nothing has moved for {self._limit:.0f} s: {waits or 'nothing is waited for'}"
+        line = f"no progress for {self._limit:.0f} s: {waits or 'no part waits for another'}"
         self._stalled = line + await self._write_report(line, self.guard.workers)
         log.error("%s", self._stalled)
         main.cancel()
@@ -174,8 +174,8 @@ class Monitor:
         try:
             write_whole(path, (f"{part}\n" for part in parts))
         except OSError as error:
-            log.exception("the report cannot be written")
-            return f"; its report cannot be written: {error.strerror}"
+            log.exception("cannot write the report")
+            return f"; cannot write its report: {error.strerror}"
         self._report = str(path)
         return f"; report: {path}"
 

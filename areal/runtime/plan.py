@@ -93,7 +93,8 @@ class Plan:
         if config.recipe and self.training:
             lines.append(
                 f"recipe {config.recipe}: responses of up to {config.rollout.max_new_tokens:,} tokens, "
-                f"learning rate {config.learner.learning_rate:g} (--recipe none: areal's own defaults)"
+                f"learning rate {config.learner.learning_rate:g} (--recipe none selects areal's own "
+                "defaults)"
             )
         made = None if self.env is None else self.env.unwrapped
         lines += getattr(made, "notices", ())
@@ -162,7 +163,7 @@ def _planned(
 ) -> Plan:
     model, notices = resolve_model(config.model), list[str]()
     if (checkpoint := last_checkpoint(config.model)) is not None:
-        notices.append(f"{config.model} has no final model; its last checkpoint is taken: {checkpoint}")
+        notices.append(f"{config.model} has no final model; using its last checkpoint, {checkpoint}")
         config = config.model_copy(update={"model": str(checkpoint)})
     if config.chat.template_kwargs:
         check_template_kwargs(load_tokenizer(model).chat_template, config.chat.template_kwargs)
@@ -182,7 +183,7 @@ def _planned(
     else:
         placement = place(inventory, config, training)
     if config.learner.activation_checkpointing != wanted.learner.activation_checkpointing:
-        notices.append("learner.activation_checkpointing=true: without it the learner does not fit")
+        notices.append("learner.activation_checkpointing=true, because the learner does not fit without it")
     if cluster is not None:
         used = {rank.host for rank in placement.ranks}
         used |= {host for engine in placement.engines for host in engine.hosts}
@@ -280,15 +281,17 @@ def _max_model_len(config: Config, model: str) -> int:
     limit = context_limit(model) or _DEFAULT_MAX_MODEL_LEN
     length = config.rollout.max_model_len or min(limit, _DEFAULT_MAX_MODEL_LEN)
     if length > limit:
-        raise UserError(f"rollout.max_model_len={length} is more than the model's own {limit}")
+        raise UserError(
+            f"rollout.max_model_len={length} exceeds the model's limit of {limit} tokens; decrease it"
+        )
     for name, wanted in (
         ("rollout", config.rollout.max_new_tokens),
         ("evaluation", config.evaluation.max_new_tokens or 0),
     ):
         if wanted >= length:
             raise UserError(
-                f"{name}.max_new_tokens={wanted} leaves no room for a prompt in {length} tokens (the model's "
-                "limit, or rollout.max_model_len)"
+                f"{name}.max_new_tokens={wanted} leaves no room for a prompt in {length} tokens (the "
+                "model's limit, or rollout.max_model_len); decrease it"
             )
     return length
 

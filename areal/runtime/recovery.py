@@ -64,7 +64,7 @@ class LearnerRecovery:
             raise self.sync.learner.error
         self.records.directory.log_event("lost", part=PART, cause=str(loss))
         self.restarts.allow("the learner", loss)
-        self.records.warn_of(f"{loss}; the learner restarts, and goes on after update {version}")
+        self.records.warn_of(f"{loss}; the learner restarts and continues after update {version}")
 
     async def bring_back(self, version: int) -> None:
         """Start the learner again, bring it to where it was, and have the engines load that.
@@ -93,8 +93,8 @@ class LearnerRecovery:
             )
             await self.sync.start(version)
         self.records.progress.message(
-            f"the learner is back at update {version} after {time.monotonic() - begun:.0f} s; "
-            f"{again} update{'s' * (again != 1)} made again from recorded batches"
+            f"the learner is back at update {version} after {time.monotonic() - begun:.0f} s; it repeated "
+            f"{again} update{'s' * (again != 1)} from recorded batches"
         )
 
     async def _redo(self, loaded: int, version: int) -> None:
@@ -102,9 +102,9 @@ class LearnerRecovery:
         show = self.records.progress.status
         redone = await redo(self.sync.learner, self.records.directory, loaded + 1, version, show)
         if redone.version < version:
-            raise UserError(f"the learner cannot be brought back to update {version}: {redone.damage}")
+            raise UserError(f"cannot restore the learner to update {version}: {redone.damage}")
         if redone.difference > TOLERANCE:
-            self.records.warn_of(f"updates made again have other losses, by up to {redone.difference:.1e}")
+            self.records.warn_of(f"repeated updates have different losses, by up to {redone.difference:.1e}")
 
     async def _load(self) -> int:
         """Load the newest checkpoint that is not damaged, if there is one; return its number of updates."""
@@ -114,12 +114,12 @@ class LearnerRecovery:
                 return await load_checkpoint(self.sync.learner, saved, self.checkpoints.gathering)
             update = checkpoint.version_of(saved)
             self.records.warn_of(
-                f"the checkpoint of update {update} is damaged ({what}): the learner takes the one before"
+                f"the checkpoint of update {update} is damaged ({what}); the learner uses the previous one"
             )
             checkpoint.set_aside(saved)
         if await self.sync.learner.call(LearnerRank.hash_weights) != directory.starts()[0]["weights"]:
             raise UserError(
-                "the learner cannot be brought back: there is no checkpoint yet, and the model that the run "
-                "began with has other weights now"
+                "cannot restore the learner: there is no checkpoint yet, and the weights of the initial "
+                "model have changed since the run began"
             )
         return 0

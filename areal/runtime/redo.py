@@ -59,7 +59,7 @@ async def redo(
     metrics = {line["step"]: line for line in read_metrics(directory.path) if "loss" in line}
     consumed, worst = set[int](), 0.0
     for step in range(first, last + 1):
-        show(f"making update {step} of {last} again, from its recorded batch")
+        show(f"repeating update {step} of {last} from its recorded batch")
         try:
             groups = await asyncio.to_thread(read_groups, directory, step)
         except UserError as error:

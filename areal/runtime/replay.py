@@ -76,14 +76,16 @@ class Replay:
         """One line."""
         worst = max(s.difference for s in self.steps)
         if self.changed:
-            return f"other settings ({'; '.join(self.changed)}): the losses are expected to differ"
+            return f"the settings differ ({'; '.join(self.changed)}), so the losses are expected to differ"
         if worst == 0:
-            return f"the same to the bit: {len(self.steps)} updates"
+            return f"bitwise identical: {len(self.steps)} updates"
         why = f" ({'; '.join(self.environment)})" if self.environment else ""
         if self.failed:
             first = next(s.step for s in self.steps if s.difference > self.tolerance)
             return f"DIFFERENT from update {first} on, by up to {worst:.1e}{why}"
-        return f"the same within {worst:.1e}: sums of a GPU or of several processes have no fixed order{why}"
+        return (
+            f"identical within {worst:.1e}; sums on a GPU or over several processes have no fixed order{why}"
+        )
 
 
 def read_groups(directory: RunDirectory, step: int) -> list[Group]:
@@ -150,7 +152,7 @@ def replay_run(run: str | Path, from_step: int, overrides: list[str], show: Call
     output = directory.new_replay(config)
     changed, environment = recording.differences(from_step)
     for line in changed:
-        show(f"other setting: {line}")
+        show(f"changed setting: {line}")
     show(f"{'step':>6}  {'loss recorded':>14} {'replayed':>14}  {'grad_norm recorded':>18} {'replayed':>14}")
     steps = []
     for step in range(learner.version + 1, recording.last + 1):
@@ -159,7 +161,7 @@ def replay_run(run: str | Path, from_step: int, overrides: list[str], show: Call
         metrics = learner.update(Batch(step - 1, read_groups(directory, step)))
         output.log_metrics({"step": step, **metrics})
         if step < from_step:
-            show(f"{step:>6}  (on the way to update {from_step})")
+            show(f"{step:>6}  (before update {from_step})")
             continue
         old = recording.metrics[step]
         made = ReplayedStep(step, {n: old.get(n) for n in COMPARED}, {n: metrics.get(n) for n in COMPARED})
@@ -188,7 +190,8 @@ class _Recording:
         for item in overrides:
             if not item.startswith("learner."):
                 raise UserError(
-                    f"'{item}' is no learner setting: the batches are recorded, so only learner.* can differ"
+                    f"'{item}' is not a learner setting; a replay uses recorded batches, so change only "
+                    "learner.* settings"
                 )
         self._directory = directory
         self._overrides = overrides
@@ -205,11 +208,17 @@ class _Recording:
         """Refuse what cannot be replayed."""
         path = self._directory.path
         if not set(self._batches) & set(self.metrics):
-            raise UserError(f"{path} has no recorded updates to replay: it stopped before its first one")
+            raise UserError(
+                f"{path} has no recorded updates to replay, because it stopped before its first one"
+            )
         if not self._starts:
-            raise UserError(f"{path} has no starts.jsonl: it cannot be known which learner made its losses")
+            raise UserError(
+                f"{path} has no starts.jsonl, which records the settings of the learner; replay another run"
+            )
         if not 1 <= from_step <= self.last:
-            raise UserError(f"from_step={from_step}: {path} recorded updates 1 to {self.last}")
+            raise UserError(
+                f"from_step={from_step}: {path} recorded updates 1 to {self.last}; choose one of them"
+            )
 
     def start_of(self, step: int) -> dict[str, Any]:
         """The start that made update ``step``: a later one overrides all from its first update on."""
@@ -229,13 +238,15 @@ class _Recording:
             show(f"from the checkpoint after update {learner.version}")
             return learner, start
         if from_step > 1:
-            show(f"there is no checkpoint before update {from_step}: replaying from the initial model")
+            show(
+                f"there is no checkpoint before update {from_step}: the replay starts from the initial model"
+            )
         start = self.start_of(1)
         learner = self._make(1, start)
         if hash_weights(learner) != start["weights"]:
             raise UserError(
-                f"the model '{start['config']['model']}' is not the one that the run began with: its weights "
-                "have changed; put the old ones back, or replay from a checkpoint with --from-step"
+                f"the weights of the model '{start['config']['model']}' have changed since the run began; "
+                "restore the old ones, or replay from a checkpoint with --from-step"
             )
         return learner, start
 
@@ -258,7 +269,7 @@ class _Recording:
             start["torch"] != torch.__version__
         )
         if processes := self.shared(from_step):
-            environment.append(f"processes of the learner: {processes} → 1")
+            environment.append(f"learner processes: {processes} → 1")
         return changed, environment
 
     def shared(self, from_step: int) -> int:
@@ -272,7 +283,10 @@ class _Recording:
 
     def _make(self, step: int, start: dict[str, Any]) -> Learner:
         if start["device"] == "cuda" and not probe().devices:
-            raise UserError("the run's learner was on a GPU, and torch sees none here")
+            raise UserError(
+                "the learner of the run was on a GPU, and torch finds none here; replay on a machine with "
+                "a GPU"
+            )
         config = self.config_at(step)
         model = resolve_model(start["config"]["model"])
         threads = config.learner.threads or start["threads"]

@@ -51,6 +51,6 @@ class Restarts:
             raise first
         times = f"{self._limit} time{'s' * (self._limit != 1)}"
         raise type(first)(
-            f"{first}; {part} was restarted {times} within an hour (run.max_restarts={self._limit}), "
-            f"and this was the first cause"
+            f"{first}; {part} was restarted {times} within an hour (run.max_restarts={self._limit}), and "
+            "this was the first cause"
         ) from loss

@@ -74,14 +74,15 @@ class ResumePoint:
     def notices(self) -> list[str]:
         """Lines for the user."""
         lines = [
-            f"the checkpoint of update {checkpoint.version_of(path)} is damaged ({what}): the run goes on "
-            f"from the one of update {self.version}"
+            f"the checkpoint of update {checkpoint.version_of(path)} is damaged ({what}); the run resumes "
+            f"from that of update {self.version}"
             for path, what in self.damaged.items()
         ]
         if self.changed and self.recorded > self.version:
             lines.append(
-                f"updates {self.version + 1} to {self.recorded} are given up: they cannot be made again "
-                f"with other settings ({'; '.join(self.changed)}); to keep them, resume without these first"
+                f"updates {self.version + 1} to {self.recorded} are discarded, because they cannot be "
+                f"repeated with other settings ({'; '.join(self.changed)}); to keep them, first resume "
+                "without these settings"
             )
         return lines
 
@@ -99,7 +100,7 @@ def find_resume_point(directory: RunDirectory, config: Config) -> ResumePoint:
     if not found and damaged:
         raise UserError(_all_damaged(directory, damaged))
     if not found and not directory.starts():
-        raise UserError(f"{directory.path} has no checkpoint to go on from; start a new run")
+        raise UserError(f"{directory.path} has no checkpoint to resume from; start a new run")
     begin = checkpoint.version_of(found[-1]) if found else 0
     recorded = last_recorded(directory, begin)
     point = ResumePoint(
@@ -108,12 +109,13 @@ def find_resume_point(directory: RunDirectory, config: Config) -> ResumePoint:
     done = begin if point.changed else recorded
     if done > config.steps:
         raise UserError(
-            f"{directory.path} has made {done} updates already, more than steps={config.steps}; give more "
-            f"with steps={2 * done} to go on"
+            f"{directory.path} has already made {done} updates, more than steps={config.steps}; to "
+            f"continue, set steps={2 * done} or another larger number"
         )
     if done == config.steps and _finished(directory, config):
         raise UserError(
-            f"{directory.path} has finished its {done} updates; give more with steps={2 * done} to go on"
+            f"{directory.path} has finished its {done} updates; to continue, set steps={2 * done} or "
+            "another larger number"
         )
     return point
 
@@ -139,7 +141,7 @@ def _all_damaged(directory: RunDirectory, damaged: dict[Path, str]) -> str:
     each = "; ".join(f"{path.name}: {what}" for path, what in damaged.items())
     way_out = "start a new run"
     if recorded := last_recorded(directory, 0):
-        way_out = f"move {directory.checkpoints} away, and the {recorded} recorded updates are made again"
+        way_out = f"move {directory.checkpoints} away, and areal repeats the {recorded} recorded updates"
     return f"every checkpoint of {directory.path} is damaged ({each}); {way_out}"
 
 
@@ -149,7 +151,7 @@ def _changed(directory: RunDirectory, config: Config, begin: int, recorded: int)
     for step in range(begin + 1, recorded + 1):
         made_by = next((start for start in reversed(starts) if start["step"] <= step), None)
         if made_by is None:
-            return ("starts.jsonl does not say which they were",)
+            return ("starts.jsonl does not record the old ones",)
         old = _arithmetic(parse_config(made_by["config"]))
         changed.update({key: f"{key}: {old[key]} → {new[key]}" for key in new if new[key] != old[key]})
     return tuple(changed.values())
@@ -196,22 +198,25 @@ async def restore(
         base = checkpoint.load_rollouts(point.checkpoint)
     elif await learner.call(LearnerRank.hash_weights) != directory.starts()[0]["weights"]:
         raise UserError(
-            f"the model '{config.model}' is not the one that the run began with: its weights have changed; "
-            "put the old ones back"
+            f"the weights of the model '{config.model}' have changed since the run began; restore the old "
+            "ones"
         )
     last = base.version if point.changed else point.recorded
     redone = await redo(learner, directory, base.version + 1, last, records.progress.status)
     if redone.damage:
-        records.warn_of(f"{redone.damage}: the updates from there on are made anew")
+        records.warn_of(f"{redone.damage}: the updates from there on are computed with new batches")
     if redone.difference > TOLERANCE:
-        records.warn_of(f"updates made again have other losses, by up to {redone.difference:.1e}")
+        records.warn_of(f"repeated updates have different losses, by up to {redone.difference:.1e}")
     journal = read_journal(directory.journal)
     if journal is None and redone.version > base.version:
-        records.warn_of("there is no journal, or it is damaged: groups that had finished are lost")
+        records.warn_of("there is no journal, or it is damaged: finished groups are lost")
     state = remaining(base, journal, redone.consumed, redone.version)
     meet_deadlines(state, config.groups_per_batch, config.rollout.max_staleness)
     if state.dropped:
-        records.warn_of(f"{len(state.dropped)} groups can no longer be consumed in time, and are left out")
+        records.warn_of(
+            f"{len(state.dropped)} groups are discarded, because they can no longer be consumed within the "
+            "staleness limit"
+        )
     return state
 
 
@@ -220,8 +225,8 @@ def announce(point: ResumePoint, state: RolloutState, records: Records) -> None:
     version, kept = state.version, state.finished
     again = len(state.outstanding) - kept
     records.progress.message(
-        f"going on after update {version}: {version - point.version} updates were made again from their "
-        f"recorded batches, {kept} groups had finished and are used, {again} were in flight and are "
+        f"resuming after update {version}: {version - point.version} updates were repeated from their "
+        f"recorded batches; {kept} groups were finished and are kept; {again} groups were in flight and are "
         "generated again"
     )
     redone, dropped = version - point.version, state.dropped

@@ -103,7 +103,7 @@ class RolloutProcess:
         self._addresses = {address.name: address for address in addresses}
         for name, address in self._addresses.items():
             if self._attached.get(name, address) != address:
-                engines.lose(name, EngineLost(f"another engine has its place and its name, {name}"))
+                engines.lose(name, EngineLost(f"another engine has taken its place and its name, {name}"))
         new = [address for name, address in self._addresses.items() if name not in engines.engines]
         await wait_all(*map(self._attach, new))
         # Engines that an earlier call lets leave are left to that call.
@@ -137,7 +137,7 @@ class RolloutProcess:
             await self._attach(address)
 
     def _lost(self, name: str, engine: SingleEngine, error: EngineLost) -> None:
-        log.warning("%s is lost: %s", name, error)
+        log.warning("%s was lost: %s", name, error)
         self._do(engine.close())
         self._do(self._attach_later(self._attached.pop(name)))
 

@@ -30,7 +30,7 @@ async def first_that_starts(starts: Sequence[Start]) -> Handle[RolloutProcess]:
         try:
             return await start()
         except WorkerLost as lost:
-            log.warning("%s; it is tried on another host", lost)
+            log.warning("%s; it runs again on another host", lost)
     return await starts[-1]()
 
 
@@ -169,7 +169,7 @@ class RolloutWorkers:
         name, place.handle = place.handle.name, None
         if self._closing:
             return
-        log.warning("%s ended: %s; another one starts in its place", name, ended.result())
+        log.warning("%s ended: %s; a new one replaces it", name, ended.result())
         place.counted.update(place.counts)
         place.counts = {}
         place.starting = asyncio.create_task(self._start(place), name=f"start of {name}")
@@ -179,7 +179,7 @@ class RolloutWorkers:
         if place.starting is not None:
             await asyncio.shield(place.starting)
         if place.handle is None:
-            raise WorkerLost("the rollout workers have ended: they were closed")
+            raise WorkerLost("the rollout workers were closed")
         return place.handle
 
     async def _close(self, place: _Place) -> None:

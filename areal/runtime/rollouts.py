@@ -84,7 +84,8 @@ def env_isolation(config: Config, env: Any) -> str:
     asked = {str((member.metadata or {}).get("isolation", "thread")) for member in members.values()}
     if unknown := asked - {"thread", "process"}:
         raise UserError(
-            f"environment '{config.env}': metadata['isolation'] is {unknown.pop()!r}; it is thread or process"
+            f"environment '{config.env}': metadata['isolation'] is {unknown.pop()!r}; set it to thread or "
+            "process"
         )
     return "process" if "process" in asked else "thread"
 

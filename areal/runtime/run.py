@@ -115,7 +115,7 @@ def _conclude(records: Records, scores: dict[int, float], title: str) -> None:
         records.progress.message(summary)
     records.warn(records.alarms.end())
     if records.alarms.summary:
-        records.progress.message(f"warnings of this run: {records.alarms.summary}")
+        records.progress.message(f"warnings during this run: {records.alarms.summary}")
 
 
 def _best_summary(directory: RunDirectory, scores: dict[int, float]) -> str:
@@ -125,8 +125,8 @@ def _best_summary(directory: RunDirectory, scores: dict[int, float]) -> str:
     if best is None or best == max(kept):
         return ""
     return (
-        f"best held-out accuracy of a checkpoint: {scores[best]:.3f} after update {best}; "
-        f"`areal export {directory.path} FOLDER --best` gives its model"
+        f"the checkpoint with the best held-out accuracy is that of update {best}, with {scores[best]:.3f}; "
+        f"`areal export {directory.path} FOLDER --best` writes its model"
     )
 
 
@@ -137,8 +137,8 @@ def _way_on(directory: RunDirectory, config: Config) -> str:
         return ""
     command = f"`areal train --resume {directory.path}`"
     if done == config.steps and is_final(directory.model, done):
-        return f"; the model is in {directory.model}, and {command} measures it"
-    return f"; go on after update {done} with {command}"
+        return f"; the model is in {directory.model}, and {command} evaluates it"
+    return f"; resume after update {done} with {command}"
 
 
 async def run_evaluation(plan: Plan, show: bool) -> Report:

@@ -111,7 +111,7 @@ async def _serve(
             end(error)
 
     def lost(name: str, engine: Any, error: EngineLost) -> None:
-        say(f"warning: {name} is lost: {error}")
+        say(f"warning: {name} was lost: {error}")
         if not engines.engines:
             end(error)
 
@@ -122,7 +122,7 @@ async def _serve(
     release = on_signals(lambda: end(Interrupted("stopped")), lambda: end(Interrupted("stopped")))
     tasks = [asyncio.ensure_future(server.serve([listening])), asyncio.ensure_future(sessions.run())]
     try:
-        say(f"base_url: {_url(listening, host)}/v1\napi_key: {key}\nCtrl-C ends it")
+        say(f"base_url: {_url(listening, host)}/v1\napi_key: {key}\nCtrl-C stops the server")
         await over
     finally:
         release()
@@ -157,7 +157,7 @@ class Record:
             try:
                 self._file = self.path.open("x", encoding="utf-8")
             except FileExistsError as error:
-                raise UserError(f"--record {self.path} exists; give a new file") from error
+                raise UserError(f"--record {self.path} already exists; give a new file") from error
             except OSError as error:
                 raise UserError(f"--record {self.path}: {error.strerror}; give another file") from error
         return self

@@ -42,7 +42,7 @@ async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None)
     except BaseException as error:
         if signalled:
             task.uncancel()
-            raise Interrupted("stopped while starting; nothing was done yet") from error
+            raise Interrupted("stopped during startup; nothing was trained") from error
         raise
     finally:
         release()

@@ -46,7 +46,7 @@ def over_hosts(launches: Sequence[Launch], visible: Sequence[str], is_free: Call
             except WorkerLost:
                 if await asyncio.to_thread(is_free, port):
                     raise
-                log.warning("%s: another program took port %d; it is started again", name, port)
+                log.warning("%s: another program took port %d; the engine starts again", name, port)
         port = await asyncio.to_thread(_free_port, is_free)
         return await _launch(launches, visible, name, factory, replace(settings, port=port))
 

@@ -62,8 +62,8 @@ async def make_anew(learner: WorkerGroup[LearnerRank]) -> None:
 
 def _advice(reason: str) -> str:
     """Return what to do about a rank that ended for a reason."""
-    memory = ", and SIGKILL is mostly a lack of memory" if "SIGKILL" in reason else ""
-    return f"; what it said last is in the run's engine.log{memory}"
+    memory = ", and SIGKILL usually means that memory ran out" if "SIGKILL" in reason else ""
+    return f"; engine.log in the run directory has its last output{memory}"
 
 
 async def start_engines(

@@ -185,7 +185,7 @@ class WeightSync:
             metrics = await transfer(loading, sending)
             if (failed := sending.result()) and not self._lost.is_set():
                 # All have it, but what they are connected by is broken.
-                log.warning("the learner's part of a load failed: %s", failed)
+                log.warning("the learner's part of a weight update failed: %s", failed)
                 self._lost.set()
             return metrics
         except TransferFailed:

@@ -130,23 +130,23 @@ def _nothing_learned(recent: Lines) -> str:
     if _all(recent, "reward/std", lambda x: x < _EQUAL):
         if _all(recent, "reward/mean", lambda x: x == 0):
             return (
-                f"no response earned anything in {when}, so nothing was learned: read some (rollouts/, or "
-                "`areal env try`); then take easier problems, a reward with parts, a longer "
-                "rollout.max_new_tokens, or a model that succeeds at times"
+                f"no response earned a reward in {when}, so nothing was learned; read some responses "
+                "(rollouts/, or `areal env try`), then use easier problems, a reward with parts, a larger "
+                "rollout.max_new_tokens, or a model that succeeds sometimes"
             )
         return (
-            f"every response earned the same in {when} ({recent[-1]['reward/mean']:.3f}), so nothing was "
-            "learned: take harder problems, or a reward that tells responses apart"
+            f"every response earned the same reward in {when} ({recent[-1]['reward/mean']:.3f}), so nothing "
+            "was learned; use harder problems, or a reward that distinguishes between responses"
         )
     if _all(recent, "advantage/zero", lambda x: x == 1):
         return (
-            f"all responses to a problem earned the same in {when}, so nothing was learned: raise "
-            "rollout.group_size, or take problems that are solved at times"
+            f"in {when}, all responses to each problem earned the same reward, so nothing was learned; "
+            "increase rollout.group_size, or use problems that are solved sometimes"
         )
     if _all(recent, "grad_norm", lambda x: x == 0) or _all(recent, "learner/tokens_per_s", lambda x: x == 0):
         return (
-            f"the gradient was 0 in {when}, so nothing was learned: every token was clipped or masked; raise "
-            "learner.clip or learner.behav_clip, or lower rollout.max_staleness"
+            f"the gradient was 0 in {when}, so nothing was learned: every token was clipped or masked; "
+            "increase learner.clip or learner.behav_clip, or decrease rollout.max_staleness"
         )
     return ""
 
@@ -156,8 +156,9 @@ def _programs_failed(recent: Lines) -> str:
         return ""
     share = statistics.fmean(line["response/failed"] for line in recent)
     return (
-        f"the program or agent failed in {share:.0%} of the episodes of {_when(recent)}, which are worth 0: "
-        "areal.log says what it raised and where; mend it, if the model's responses are not to blame"
+        f"the program or agent failed in {share:.0%} of the episodes of {_when(recent)}, which get the "
+        "reward 0; areal.log has the errors and where they were raised; fix them, unless the responses of "
+        "the model cause them"
     )
 
 
@@ -169,13 +170,16 @@ def _cut_off(recent: Lines) -> str:
     every = _all(recent, "response/truncated", lambda x: x == 1)
     more = ""
     if _all(recent, "response/thought_unended", lambda x: x > _THINKING):
-        more = ", or set rollout.thinking_budget, since most were still thinking"
+        more = ", or set rollout.thinking_budget, because most were still thinking"
     elif every:
-        more = "; if they never end by themselves, `areal models check` says at which token the model stops"
+        more = (
+            "; if responses never end by themselves, `areal models check` shows the token at which the "
+            "model stops"
+        )
     share = "all" if every else "nearly all"
     return (
-        f"{share} responses were cut off at the length limit in {_when(recent)}{mean}: "
-        f"raise rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses{more}"
+        f"{share} responses were truncated at the length limit in {_when(recent)}{mean}; increase "
+        f"rollout.max_new_tokens or rollout.max_model_len, or ask for shorter responses{more}"
     )
 
 
@@ -185,9 +189,9 @@ def _entropy_gone(recent: Lines) -> str:
     if _all(recent, "reward/std", lambda x: x < _EQUAL):  # then there is nothing left to find out
         return ""
     return (
-        f"the policy says nearly the same each time (entropy {recent[-1]['policy/entropy']:.2g} nats) in "
-        f"{_when(recent)}: lower learner.learning_rate, or set learner.entropy or learner.kl, and begin "
-        "again, or from an earlier checkpoint"
+        f"the policy has almost no entropy ({recent[-1]['policy/entropy']:.2g} nats) in {_when(recent)}; "
+        "lower learner.learning_rate, or set learner.entropy or learner.kl, and restart from the initial "
+        "model or an earlier checkpoint"
     )
 
 
@@ -195,9 +199,8 @@ def _unfinished(recent: Lines) -> str:
     if not _all(recent, "response/unfinished", lambda x: x == 1):
         return ""
     return (
-        f"no episode was ended by its environment in {_when(recent)}, as the agent stopped before: "
-        "for episodes of several turns take --agent multi-turn, or give the agent more of them "
-        "(agent_options.max_turns)"
+        f"no environment ended an episode in {_when(recent)}, because the agent stopped first; for episodes "
+        "of several turns, use --agent multi-turn, or allow more turns (agent_options.max_turns)"
     )
 
 
@@ -205,9 +208,10 @@ def _mismatch(recent: Lines) -> str:
     if not _all(recent, "mismatch/logprob", lambda x: x > _MISMATCH):
         return ""
     return (
-        f"engine and learner give a token other log-probabilities (by {recent[-1]['mismatch/logprob']:.2g} "
-        f"in the mean) in {_when(recent)}: set engine.dtype=float32 and learner.dtype=float32 if there is "
-        "room, and leave rollout.interruption=keep; if it stays, please report it with the model's name"
+        f"the log-probabilities of engine and learner differ (by {recent[-1]['mismatch/logprob']:.2g} on "
+        f"average) in {_when(recent)}; set engine.dtype=float32 and learner.dtype=float32 if memory allows, "
+        "and do not use rollout.interruption=keep; if the difference remains, please report it with the "
+        "model's name"
     )
 
 
@@ -217,9 +221,10 @@ def _staleness_at_bound(recent: Lines) -> str:
     if held is None or held <= _HELD:
         return ""
     return (
-        f"the learner waited in {held:.0%} of the time of {_when(recent)} for its oldest groups, which would "
-        "have been too stale one update later, while others were finished: raise rollout.max_staleness, or "
-        "lower rollout.max_new_tokens or rollout.env_time_limit, which bound what a straggler takes"
+        f"the learner spent {held:.0%} of the time of {_when(recent)} waiting for its oldest groups, which "
+        "would have been too stale one update later, while others were finished; increase "
+        "rollout.max_staleness, or decrease rollout.max_new_tokens or rollout.env_time_limit, which limit "
+        "the slowest episodes"
     )
 
 
@@ -229,9 +234,9 @@ def _engines_idle(recent: Lines) -> str:
     if wait is None or busy is None or wait - busy <= _IDLE:
         return ""
     return (
-        f"the learner waited in {wait:.0%} of the time of {_when(recent)}, and the engines generated in "
-        f"{busy:.0%} only: raise rollout.max_concurrent or rollout.max_staleness, so that more episodes go "
-        "on at once, or find what the episodes wait for (latency/… in the metrics)"
+        f"the learner waited for {wait:.0%} of the time of {_when(recent)}, and the engines generated for "
+        f"only {busy:.0%}; increase rollout.max_concurrent or rollout.max_staleness to have more episodes "
+        "in flight, or find out what the episodes wait for (latency/… in the metrics)"
     )
 
 
@@ -242,11 +247,11 @@ def _environment_slow(recent: Lines) -> str:
         return ""
     if wait <= _WAITS or calls + queue <= _MOST * whole:
         return ""
-    what = "raise rollout.env_workers" if queue > calls else "make reset, step or the verifier faster"
+    what = "increase rollout.env_workers" if queue > calls else "make reset, step or the verifier faster"
     return (
         f"episodes spent {(calls + queue) / whole:.0%} of their time in the environment in {_when(recent)} "
-        f"({calls:.3g} s in calls, {queue:.3g} s until a worker was free), and the learner waits for them: "
-        f"{what}, or raise rollout.max_concurrent, so that others go on meanwhile"
+        f"({calls:.3g} s in calls, {queue:.3g} s waiting for a worker), and the learner waits for them; "
+        f"{what}, or increase rollout.max_concurrent, so that other episodes run meanwhile"
     )
 
 
@@ -261,8 +266,8 @@ def _collapsed(updates: Lines) -> str:
     if min(rewards) < 0 or best <= 0.05 or now > _COLLAPSED * best:
         return ""
     return (
-        f"the reward has fallen from {best:.3f} to {now:.3f}: lower learner.learning_rate or "
-        "rollout.max_staleness, and begin again or from an earlier checkpoint"
+        f"the reward has fallen from {best:.3f} to {now:.3f}; lower learner.learning_rate or "
+        "rollout.max_staleness, and restart from the initial model or an earlier checkpoint"
     )
 
 
@@ -279,7 +284,7 @@ def _constant_parts(updates: Lines) -> Iterator[tuple[str, str]]:
             yield (
                 part,
                 f"the part '{part}' of the reward was {mean:.3f} on average in each of the last {_LONG} "
-                "updates: it teaches nothing; look whether it is what you meant",
+                "updates, so it teaches nothing; check whether this is intended",
             )
 
 
@@ -291,23 +296,23 @@ def _few_problems(lines: Lines) -> str:
     n = int(counts[-1])
     width = 1.96 * math.sqrt(0.25 / n)
     return (
-        f"the held-out accuracy is of {n} problem{'s' * (n > 1)}: it is known to about "
-        f"±{min(width, 0.5):.2f} only; give more test problems, or raise evaluation.problems"
+        f"the held-out accuracy is measured on {n} problem{'s' * (n > 1)}, so its error is about "
+        f"±{min(width, 0.5):.2f}; add test problems, or increase evaluation.problems"
     )
 
 
 _RULES: dict[str, Callable[[Lines], str]] = {
     "programs failed": _programs_failed,
     "nothing learned": _nothing_learned,
-    "responses cut off": _cut_off,
-    "no entropy left": _entropy_gone,
+    "responses truncated": _cut_off,
+    "entropy collapsed": _entropy_gone,
     "no episode ended": _unfinished,
     MISMATCH: _mismatch,
 }
 _SLOW: dict[str, Callable[[Lines], str]] = {
-    "staleness at its bound": _staleness_at_bound,
-    "engines idle": _engines_idle,
-    "environment slow": _environment_slow,
+    "staleness at its limit": _staleness_at_bound,
+    "idle engines": _engines_idle,
+    "slow environment": _environment_slow,
 }
 """What costs time: shares of many updates, since single ones say little."""
 

@@ -70,10 +70,10 @@ def _explained(failure: EngineLost, output: bytes, directory: RunDirectory | Non
     errors = [e for e in _ERROR.findall(output.decode(errors="replace")) if "EngineCore" not in e]
     cause = ""
     if ": " not in str(failure):
-        cause = " without a word, mostly for lack of memory"
+        cause = " without an error message, usually because memory ran out"
         if errors:
-            cause = f"; the last error that was printed: {errors[-1].strip()[:300]}"
-    where = f"; all output is in {directory.engine_log}" if directory is not None else ""
+            cause = f"; the last error in its output: {errors[-1].strip()[:300]}"
+    where = f"; {directory.engine_log} has all output" if directory is not None else ""
     return f"{failure}{cause}{where}"
 
 

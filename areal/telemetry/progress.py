@@ -26,13 +26,13 @@ _QUIET = 10.0  # seconds between status lines that differ only in their numbers
 _WIDEST = 100  # columns: a longer bar says no more
 _ROWS = (
     ("staleness", {"staleness/mean": "mean", "staleness/max": "max"}, "{:.3g}"),
-    ("tokens/s", {"throughput/tokens_per_s": "generated", "learner/tokens_per_s": "learned"}, "{:,.0f}"),
+    ("tokens/s", {"throughput/tokens_per_s": "generated", "learner/tokens_per_s": "trained"}, "{:,.0f}"),
 )
 _TROUBLE = {
     "rollout/retries": "{:,.0f} retries",
-    "rollout/failures": "{:,.0f} groups lost",
-    "rollout/punished": "{:,.0f} punished",
-    "rollout/refused": "{:,.0f} calls refused",
+    "rollout/failures": "{:,.0f} groups discarded",
+    "rollout/punished": "{:,.0f} with reward 0",
+    "rollout/refused": "{:,.0f} requests refused",
     "rollout/sandbox_faults": "{:,.0f} sandbox faults",
     "rollout/verifier_faults": "{:,.0f} verifier faults",
     "rollout/env_faults": "{:,.0f} environment faults",
@@ -140,7 +140,7 @@ class Progress:
             "staleness/mean": "staleness {:.2f}",
             "staleness/max": "(max {:.0f})",
             "throughput/tokens_per_s": "generated {:,.0f} tokens/s",
-            "learner/tokens_per_s": "learned {:,.0f} tokens/s",
+            "learner/tokens_per_s": "trained {:,.0f} tokens/s",
             "overlap": "overlap {:.2f}",
         }
         known = {key: value for key in forms if (value := finite(self._metrics, key)) is not None}
@@ -188,7 +188,7 @@ class Progress:
             rows.append(("time", "  ".join(shares)))
         if "overlap" in number:
             rows.append(
-                ("overlap", f"{number['overlap']:.2f}" + (f"  (a step takes {step:.1f} s)" if step else ""))
+                ("overlap", f"{number['overlap']:.2f}" + (f"  ({step:.1f} s per step)" if step else ""))
             )
         return rows
 

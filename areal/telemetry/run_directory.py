@@ -87,11 +87,11 @@ class RunDirectory:
                 raise
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(
-                f"output={root} is a file or lies below one; give a folder with output=FOLDER"
+                f"output={root} is a file, or lies below one; set output=FOLDER to a folder"
             ) from error
         except OSError as error:
             raise UserError(
-                f"cannot write in output={root}: {error.strerror}; give another folder with output=FOLDER"
+                f"cannot write to output={root}: {error.strerror}; set output=FOLDER to another folder"
             ) from error
         _point_latest(root, path.name)
         return cls(path)
@@ -112,7 +112,7 @@ class RunDirectory:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         if not found:
             meant = _meant(Path(path))
-            raise UserError(f"{path} is no run directory: there is no {CONFIG} in it{nor}{meant}")
+            raise UserError(f"{path} is not a run directory: it has no {CONFIG}{nor}{meant}")
         return cls(_as_given(Path(path)))
 
     @property
@@ -256,7 +256,7 @@ class RunDirectory:
         try:
             return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError as error:
-            missing = UserError(f"the batch of update {step} is missing: there is no {file}")
+            missing = UserError(f"the batch of update {step} is missing: {file} does not exist")
             raise disk.explained(error, self.path) or missing from error
 
     def new_replay(self, config: Config) -> RunDirectory:
@@ -397,14 +397,13 @@ def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Pa
     if name is None:
         return _make(root, otherwise)
     if name in ("", ".", "..", LATEST) or "/" in name or "\0" in name:
-        raise UserError(f"name={name!r} cannot name a run directory; choose another name")
+        raise UserError(f"name={name!r} cannot be the name of a run directory; choose another name")
     path = root / name
     try:
         path.mkdir()
     except FileExistsError as error:
         raise UserError(
-            f"{path} is there already; choose another name, or go on with it: "
-            f"`areal {command} --resume {path}`"
+            f"{path} already exists; choose another name, or resume it with `areal {command} --resume {path}`"
         ) from error
     return path
 

@@ -19,7 +19,7 @@ from areal.errors import UserError
 _FILE = "status.json"
 _STALE = 15.0
 """Seconds without news after which a run on another host counts as lost."""
-_WORKERS = ("worker", "host", "pid", "silent", "cores", "version", "begun", "done")
+_WORKERS = ("worker", "host", "pid", "silent", "cores", "version", "in progress", "done")
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:
@@ -46,7 +46,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     try:
         status = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} says nothing about itself: there is no {_FILE} in it (yet)") from error
+        raise UserError(
+            f"{folder} has no {_FILE}: the run has not started yet, or did not write one"
+        ) from error
     status["age"] = max(0.0, time.time() - status["time"])
     status["state"] = _state(status)
     status["checkpoint"] = _last_checkpoint(folder)
@@ -96,8 +98,8 @@ def rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         longest = f" (the longest {span(episodes['longest call'])})" if episodes["longest call"] else ""
         yield (
             "episodes",
-            f"{episodes['in flight']} in flight, {episodes['requests']} requests of them in engines, "
-            f"{episodes['environment calls']} calls of environments{longest}",
+            f"{episodes['in flight']} in flight, with {episodes['requests']} requests in engines and "
+            f"{episodes['environment calls']} environment calls{longest}",
         )
     rates = status["rates"]
     yield "rates", f"{rates['tokens_per_s']:,.0f} tokens/s, {rates['updates_per_hour']:,.0f} updates/h"
@@ -114,8 +116,8 @@ def _run(status: dict[str, Any]) -> str:
     if state == "ended":
         return f"ended {span(status['age'])} ago: {status['ended']}"
     if state == "lost":
-        return f"killed: {where} is gone; its last word is {span(status['age'])} old"
-    late = f"; its last word is {span(status['age'])} old" if status.get("age", 0) > _STALE else ""
+        return f"killed: {where} no longer exists; its last status is {span(status['age'])} old"
+    late = f"; its last status is {span(status['age'])} old" if status.get("age", 0) > _STALE else ""
     return f"{state} for {span(status['seconds'])}, {where}{late}"
 
 

@@ -242,11 +242,15 @@ class _Entry:
             "latency": {},
             "actions": response.actions,
         }
-        note = "" if self.said else "What was said was not kept of this response; this is what its agent did."
+        note = (
+            ""
+            if self.said
+            else "The conversation of this response was not recorded. These are the actions of its agent."
+        )
         try:
             said = [self._conversation(each) for each in self.said]
         except UserError as error:  # there is no tokenizer any more
-            said, note = [], f"The tokens cannot be read: {error}. This is what the agent did."
+            said, note = [], f"The tokens cannot be read: {error}. These are the actions of the agent."
         return {**plain_data({**facts, "note": note}), "conversations": said}
 
     def _conversation(self, said: Conversation) -> dict[str, Any]:

@@ -211,7 +211,10 @@ def causes(
     found = [cause for cause in found if cause[1] >= _SMALL * most]
     kinds = {kind for kind, _, _ in found}
     if {"model", "learner"} <= kinds and "length" not in kinds:
-        words = "model and learner took longer for as many tokens: other programs may have used the machine"
+        words = (
+            "model and learner took longer for the same number of tokens: other programs may have used the "
+            "machine"
+        )
         found.append(("machine", 0.0, words))
     return found
 
@@ -234,7 +237,7 @@ def _paused(
         share_now, usually = share(*now), share(*before)
         if share_now > usually + 0.1:
             words = (
-                f"engines were paused for new weights in {share_now:.0%} of the time, usually {usually:.0%}"
+                f"engines were paused for new weights for {share_now:.0%} of the time, usually {usually:.0%}"
             )
             yield "paused", (share_now - usually) * (now[1] - now[0]), words
 

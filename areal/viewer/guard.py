@@ -72,13 +72,13 @@ class Guard:
             if len(hosts) != 1 or _without_port(hosts[0]) not in self._hosts:
                 return (
                     403,
-                    "the page is for this machine alone: open it by the address that areal has printed",
+                    "only this machine can open the page; use the address that areal has printed",
                     "",
                 )
         if self._token:
             first, slash, rest = path.removeprefix("/").partition("/")
             if not slash or not secrets.compare_digest(first.encode(), self._token.encode()):
-                return 404, "open the page by the whole address that areal has printed", ""
+                return 404, "open the page with the complete address that areal has printed", ""
             path = f"/{rest}"
         if scope["method"] not in ("GET", "HEAD"):
             return 405, "the page is read-only", ""

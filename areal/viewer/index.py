@@ -143,7 +143,7 @@ class Index:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"no index can be kept in {folder}: {error.strerror}; set XDG_CACHE_HOME to a folder"
+                f"cannot keep an index in {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
             ) from error
         with self._open() as database:
             database.execute("PRAGMA journal_mode=WAL")

@@ -144,7 +144,7 @@ class Listing(ABC):
         if number is not None:
             rows = [row for row in rows if row["number"] == number]
         if not rows:
-            raise UserError(f"there is no {self.called(step, group, number)} in {self.name}")
+            raise UserError(f"{self.name} has no {self.called(step, group, number)}")
         read = self.reader()
         return {"rollouts": [read(row).whole() for row in rows]}
 

@@ -214,7 +214,7 @@ class EvaluationRecords:
         """Return the file of a benchmark; raises UserError without it."""
         names = self.names()
         if not 1 <= number <= len(names):
-            raise UserError(f"{self.path} has {len(names)} benchmarks, and no number {number}")
+            raise UserError(f"{self.path} has {len(names)} benchmarks; {number} is not one of their numbers")
         return inside(self.path, names[number - 1])
 
     def rows(self, number: int) -> tuple[list[Row], bool]:

@@ -55,7 +55,7 @@ def write_report(watched: Sequence[Watched], path: Path, limit: int = BYTES) -> 
         UserError: a record is damaged, or nothing can be written there.
     """
     if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written: give a file in a folder that is there")
+        raise UserError(f"cannot write {path}: give a file in an existing folder")
     runs = [each for each in watched if isinstance(each, WatchedRun)]
     evaluations = [each for each in watched if isinstance(each, WatchedEvaluation)]
     sessions = [each for each in watched if isinstance(each, WatchedSessions)]
@@ -68,7 +68,7 @@ def write_report(watched: Sequence[Watched], path: Path, limit: int = BYTES) -> 
     note = "; ".join([*(["all metrics"] if runs else []), *(["all scores"] if evaluations else []), *parts])
     data = {
         "when": time.strftime("%Y-%m-%d %H:%M"),
-        "note": f"In this file: {note}.",
+        "note": f"This file contains {note}.",
         "runs": [run.state() for run in runs],
         "evaluations": [each.state() for each in evaluations],
         "sessions": [each.state() for each in sessions],

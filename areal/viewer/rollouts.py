@@ -20,7 +20,10 @@ from areal.trajectory import Episode, Group, Trajectory
 
 Decode = Callable[[list[int]], str]
 Order = Literal["recorded", "worst", "best"]
-_NO_SESSIONS = "{path} is no file of sessions: give one that `areal serve --record` has written, or a run"
+_NO_SESSIONS = (
+    "{path} is not a file of sessions; give a file that `areal serve --record` has written, or a run "
+    "directory"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +113,13 @@ def read_rollouts(run: RunDirectory, step: int | None = None, order: Order = "re
     """
     recorded = run.recorded_steps()
     if not recorded:
-        raise UserError(f"{run.path} has learned from nothing yet")
+        raise UserError(f"{run.path} has not completed an update yet")
     if step is None:
         step = recorded[-1]
     if step not in recorded:
         raise UserError(
-            f"update {step} of {run.path} is not recorded; there are {recorded[0]} to {recorded[-1]}"
+            f"update {step} of {run.path} is not recorded; the record has updates {recorded[0]} to "
+            f"{recorded[-1]}"
         )
     try:
         groups = [Group.from_json(line) for line in run.read_rollouts(step)]
@@ -161,7 +165,7 @@ def model_of_sessions(path: Path) -> str:
         with path.open(encoding="utf-8") as file:
             first = file.readline()
         if not first.strip():
-            raise UserError(f"{path} has no session yet: each is written when it has ended")
+            raise UserError(f"{path} has no session yet; a session is written when it ends")
         data = json.loads(first)
         Group.from_json(data)
         return str(data["model"])

@@ -57,7 +57,7 @@ def find_runs(folder: Path) -> list[RunSummary]:
     try:
         found = [path for path in folder.iterdir() if not path.is_symlink() and (path / CONFIG).is_file()]
     except OSError as error:
-        raise UserError(f"there are no runs in {folder}: {error.strerror}") from error
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
     return sorted(map(summary_of, found), key=lambda run: run.started)
 
 

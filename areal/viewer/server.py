@@ -54,7 +54,7 @@ def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) ->
         threading.Thread(target=_index, args=(each, ended, quiet), name=name, daemon=True).start()
     name = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else in_url(host)
     shown = f"http://{name}:{number}/" + (f"{token}/" if token else "")
-    print(f"{', '.join(each.name for each in watched)}: {shown} (Ctrl-C ends it)", flush=True)
+    print(f"{', '.join(each.name for each in watched)}: {shown} (press Ctrl-C to stop)", flush=True)
     try:
         uvicorn.Server(
             uvicorn.Config(
@@ -90,6 +90,4 @@ def require_framework() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"the page needs {error.name}, which is not installed: {install_hint('view')}"
-        ) from error
+        raise UserError(f"the page requires {error.name}; install it with {install_hint('view')}") from error

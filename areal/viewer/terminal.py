@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_ENDS = {"eos": "ended by itself", "stop": "ended by a stop string", "length": "cut off", "abort": "given up"}
+_ENDS = {
+    "eos": "ended by itself",
+    "stop": "ended by a stop string",
+    "length": "truncated",
+    "abort": "aborted",
+}
 
 
 def shown(rollout: Rollout, decode: Decode) -> Text:
@@ -58,13 +63,13 @@ def _facts(rollout: Rollout) -> Iterator[str]:
     yield f"reward {episode.reward:g}" + (f" ({parts})" if len(episode.reward_parts) > 1 else "")
     if episode.players:
         yield ", ".join(f"{plain(name)} {reward:g}" for name, reward in episode.players.items())
-    yield f"mean of its group {rollout.mean:g}"
+    yield f"group mean {rollout.mean:g}"
     if episode.env:
         yield plain(episode.env)
     yield f"{episode.sampled:,} tokens"
     yield f"weights {oldest}" if oldest == newest else f"weights {oldest} to {newest}"
     yield f"staleness {rollout.staleness}"
-    yield "the agent stopped before its end" if episode.unfinished else _ENDS[episode.finish]
+    yield "the agent stopped before the end" if episode.unfinished else _ENDS[episode.finish]
 
 
 _COLUMNS = ("run", "state", "updates", "reward", "accuracy", "environment", "model")

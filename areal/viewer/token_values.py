@@ -26,7 +26,7 @@ def read_token_values(run: RunDirectory, step: int) -> Known:
     try:
         read = [TokenValues.from_json(line) for line in run.read_token_values(step)]
     except DAMAGE as error:
-        raise UserError(f"the record of the tokens of update {step} is damaged") from error
+        raise UserError(f"the recorded token values of update {step} are damaged") from error
     return {(each.group, each.number, each.conversation): each for each in read}
 
 
@@ -39,7 +39,7 @@ def of_each_token(trajectory: Trajectory, known: TokenValues | None) -> dict[str
     found = {}
     for name, column in ({} if known is None else known.values).items():
         if len(column) != trajectory.sampled:
-            raise UserError("the record of the tokens has changed; try again")
+            raise UserError("the recorded token values have changed; try again")
         whole = np.full(len(trajectory), np.nan)
         whole[trajectory.loss_mask] = column
         found[plain(name)] = plain_data(whole.round(5).tolist())

@@ -49,7 +49,7 @@ _TAIL = 2 * 2**20
 """Bytes of the last metrics, which alarms are looked for in."""
 _MARKS = 200
 """Restarts and resumptions that are told with the state of a run."""
-_NOR = "; nor is it an evaluation, or has sessions of `areal serve --record`: it has no NAME.jsonl"
+_NOR = "; it has no NAME.jsonl either, as an evaluation and the sessions of `areal serve --record` have"
 _LIVES = ("running", "suspended")
 _NOW = ("waiting", "groups")
 """Of the lines of ``areal status``, those that are told with the state of a run that goes on."""

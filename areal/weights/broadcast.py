@@ -87,7 +87,7 @@ class BroadcastSender(Sender):
     def init_info(self, workers: int = 1) -> dict[str, Any]:
         """Return what the next engine needs once to join; ``rank`` is that of the first of its workers."""
         group, rank = divmod(self._connected, self._size - 1)
-        assert group < len(self._groups), "all workers have joined"
+        assert group < len(self._groups), "all workers joined"
         address = {
             "host": self._address,
             "port": self._store.port,
@@ -184,10 +184,10 @@ class _Group:
         begun = time.monotonic()
         while not futures.wait([broadcasting], _LOOK).done:
             if self._looking.check([self._over]):
-                raise RuntimeError("another member of the weights' broadcast has failed")
+                raise RuntimeError("another member of the weight broadcast has failed")
             if time.monotonic() - begun > LIMIT:
                 self._give_up()
-                raise TimeoutError(f"the weights' broadcast was not over within {LIMIT:g} s")
+                raise TimeoutError(f"the weight broadcast has not finished within {LIMIT:g} s")
         if (error := broadcasting.result()[1]) is not None:
             self._give_up()
             raise error

@@ -59,15 +59,17 @@ def complaint(unread: Iterable[str], unreceived: Iterable[str], partial: Iterabl
     found = [
         f"the engine {what} {_names(names)}"
         for what, names in (
-            ("does not know what the learner sends as", sorted(unread)),
-            ("gets nothing for its", sorted(unreceived)),
-            ("does not get all of its", sorted(partial)),
+            ("does not recognize the learner's", sorted(unread)),
+            ("receives nothing for its", sorted(unreceived)),
+            ("does not receive all of its", sorted(partial)),
         )
         if names
     ]
     if not found:
         return ""
-    return f"{'; '.join(found)}: it would sample from another policy; areal cannot train this model with it"
+    return (
+        f"{'; '.join(found)}: it would sample from another policy, so areal cannot train this model with it"
+    )
 
 
 def _names(names: list[str]) -> str:

@@ -87,5 +87,5 @@ def _refuse_expandable_segments() -> None:
     for variable in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
         if "expandable_segments:true" in os.environ.get(variable, "").lower().replace(" ", ""):
             raise UserError(
-                f"{variable} asks for expandable_segments, whose memory the engine cannot map; leave it out"
+                f"{variable} sets expandable_segments, whose memory the engine cannot map; remove it"
             )

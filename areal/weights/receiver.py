@@ -172,7 +172,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         except _OF_THIS_GPU:
             raise
         except (RuntimeError, TimeoutError) as error:  # torch's errors of a group and of a store are these
-            log.warning("a transfer of weights failed", exc_info=True)
+            log.warning("a weight transfer failed", exc_info=True)
             self.failure = str(error) or type(error).__name__
 
     def shutdown(self) -> None:
@@ -184,7 +184,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
     @staticmethod
     def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:
         """Refuse: the learner has a sender of its own (vLLM 0.26 demands this method)."""
-        raise TypeError("weights are sent by areal.weights.sender")
+        raise TypeError("areal.weights.sender sends the weights")
 
 
 def loads_in_place(model: torch.nn.Module, device: torch.device) -> bool:

@@ -132,7 +132,7 @@ class Connection(Generic[W]):
         self._calls.fail(self._lost)
 
     def _lost(self) -> WorkerLost:
-        return WorkerLost(f"{self.name} is lost: {self.ended.result()}")
+        return WorkerLost(f"{self.name} was lost: {self.ended.result()}")
 
     def kill(self) -> None:
         """Close the connection; whoever waits for an answer gets WorkerLost."""

@@ -1,21 +1,23 @@
-"""Finds workers that are frozen: they have not ended, but nothing comes of them any more.
+"""Finds frozen workers: workers that have not ended, but make no progress any more.
 
-Each process of a worker sends a sign of life every second: :class:`Beat`. A worker is taken for frozen, and
-killed, when for longer than a limit
+Each process of a worker sends a heartbeat every second: :class:`Beat`. A worker counts as frozen, and is
+killed, if for longer than a limit
 
-- *it sends no sign of life*, as when it is stopped (SIGSTOP), its host hangs, its event loop is held up, or
-  native code holds Python's lock for ever. Such code may be at work: compilers and cold files hold that lock
-  for long. While the process computes, reads or writes, it therefore has ten times as long.
-- *a process below it is stopped*, as vLLM's own may be: the worker answers, and no token ever comes.
-- *it has begun work, and its count of work done does not rise*, for ten times as long: one step of an engine
-  may be a long prefill, and one of a learner a compilation.
+- *it sends no heartbeat*, for example because it is stopped (SIGSTOP), its host hangs, its event loop is
+  blocked, or native code holds Python's lock forever. Such code may be working: compilers and reads of cold
+  files hold that lock for long. While the process computes, reads or writes, its limit is therefore ten times
+  as long.
+- *one of its subprocesses is stopped*, such as vLLM's own: the worker answers, but no token ever arrives.
+- *it has work in progress, and its count of completed work does not increase*, with a limit that is ten times
+  as long: one step of an engine may be a long prefill, and one of a learner a compilation.
 
-What starts is held up by imports, compilers and the processes below it, and may send no sign of life for
-minutes. It is left alone while any process of it computes, reads or writes, and else has ten times as long.
+Imports, compilers and subprocesses delay a worker that is starting, which may send no heartbeat for minutes.
+It is left alone while any of its processes computes, reads or writes; otherwise its limit is ten times as
+long.
 
-Nobody is accused of what is ours. Time counts only while this process looks, a second or two at a time: after
-Ctrl-Z and ``fg``, a laptop's sleep, or an event loop that was held up, all of them are heard again first. A
-worker that a debugger holds is left alone.
+Delays of this process are not blamed on workers. Time counts only while this process is watching, in steps of
+a second or two: after Ctrl-Z and ``fg``, a laptop's sleep, or a blocked event loop, it first waits for new
+heartbeats of all workers. A worker under a debugger is left alone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from areal.waiting import Work
 from areal.workers.vitals import Vitals, read_family
 
 BEAT = 1.0
-"""Seconds from one sign of life to the next."""
+"""Seconds between two heartbeats."""
 STALL_LIMIT = 300.0
 """Seconds without progress, unless a run says otherwise."""
 _PATIENCE = 10
@@ -47,7 +49,7 @@ _ANSWER = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A sign of life.
+    """A heartbeat.
 
     Attributes:
         family: vitals of the process that sends it, first, and of those below it.
@@ -64,7 +66,7 @@ class Beat:
 
 
 def beat(work: Work | None) -> Beat:
-    """Return a sign of life of this process."""
+    """Return a heartbeat of this process."""
     return Beat(read_family(os.getpid()), work)
 
 
@@ -82,7 +84,7 @@ class Pulse:
 
     Attributes:
         limit: of a silence, in seconds; 0: nothing is ever found frozen.
-        last: the last sign of life.
+        last: the last heartbeat.
         silent: seconds since then.
         idle: seconds in which its count of work did not rise although it had some.
         stopped: seconds in which a process below it was stopped.
@@ -101,7 +103,7 @@ class Pulse:
     _seen: tuple[float, list[Vitals]] | None = None
 
     def hear(self, new: Beat | None = None) -> None:
-        """Take note of a sign of life: a beat, or any other message."""
+        """Note a heartbeat, or any other message."""
         self.silent, self._seen = 0.0, None
         if new is None:
             return
@@ -142,7 +144,7 @@ class Pulse:
         stopped = _stopped(family)
         if stopped is None and self.silent < self._patience(_work(*before, *self._seen, self.starting)):
             return ""
-        return f"no sign of life for {self.silent:.0f} s{_named(stopped, family)} (frozen)"
+        return f"no heartbeat for {self.silent:.0f} s{_named(stopped, family)} (frozen)"
 
     def _patience(self, works: bool) -> float:
         """How long a silence may last if the process works meanwhile, or does not."""
@@ -162,7 +164,7 @@ class Pulse:
 
 
 def _work(then: float, before: list[Vitals], since: float, now: list[Vitals], all_of_them: bool) -> bool:
-    """Whether processes did something, or tried to, between two looks, though there was no sign of life."""
+    """Whether processes worked, or tried to, between two checks, although there was no heartbeat."""
     count = None if all_of_them else 1
     before, now = before[:count], now[:count]
     if not before or not now:
@@ -182,8 +184,8 @@ def _named(stopped: Vitals | None, family: list[Vitals]) -> str:
     if stopped is None:
         return ""
     if stopped is family[0]:
-        return ": it is stopped"
-    return f": its process {stopped.pid} ({stopped.name}) is stopped"
+        return "; it is stopped"
+    return f"; its process {stopped.pid} ({stopped.name}) is stopped"
 
 
 def _same_work(before: Beat | None, now: Beat) -> bool:

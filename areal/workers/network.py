@@ -29,7 +29,7 @@ def join_network(interface: str | None, address: str) -> str:
         if interface not in found:
             raise UserError(
                 f"ray.interface={interface}, but host {address} has no such network interface with an IPv4 "
-                f"address; it has {', '.join(found)}"
+                f"address; choose one of {', '.join(found)}"
             )
         os.environ |= dict.fromkeys(_COLLECTIVES, interface)
         return found[interface]
@@ -37,8 +37,8 @@ def join_network(interface: str | None, address: str) -> str:
         address = socket.gethostbyname(address)
     except OSError as error:
         raise UserError(
-            f"host {address} does not find its own name ({error.strerror}): give its IPv4 address to "
-            "`ray start` as --node-ip-address"
+            f"host {address} cannot resolve its own name ({error.strerror}); pass its IPv4 address to `ray "
+            "start` as --node-ip-address"
         ) from error
     # By themselves they look up the host's name, for which /etc/hosts may give an address of this host alone.
     for name in [name for name, own in found.items() if own == address]:

@@ -164,8 +164,8 @@ class RayCluster:
                 raise WorkerLost(f"host {host} is gone, or does not answer") from failure
             reason = str(failure).strip().splitlines()[-1][:300]
             raise UserError(
-                f"areal does not start on host {host}: {reason}; install areal in Ray's Python there, "
-                "or bring it by Ray's runtime_env"
+                f"areal does not start on host {host}: {reason}; install areal in Ray's Python there, or "
+                "distribute it with Ray's runtime_env"
             ) from failure
 
     def launch_on(self, host: str, guard: Guard | None = None) -> Launch:
@@ -204,8 +204,8 @@ class RayCluster:
         except (RayTaskError, TimeoutError) as failure:
             raise UserError(
                 f"{name} on host {host} cannot reach this process at {':'.join(map(str, address))}: "
-                f"{getattr(failure, 'cause', failure)}; if hosts reach each other by another network "
-                "interface, give it as ray.interface"
+                f"{getattr(failure, 'cause', failure)}; if another network interface connects the hosts, "
+                "set ray.interface to it"
             ) from failure
         except RayError as failure:
             self._lose(host)

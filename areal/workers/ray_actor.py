@@ -133,7 +133,7 @@ class RemoteProcess:
             self._lose()
             return (
                 f"host {self.host} is gone: it left the cluster, or Ray ended its actor there, as it does "
-                "where memory is full"
+                "when memory runs out"
             )
 
     async def _late(self) -> str:

@@ -26,8 +26,8 @@ from areal.workers.cluster import Survey
 T = TypeVar("T")
 
 _NO_CLIENT = (
-    "areal has to run on a host of the cluster, where its head is auto or host:port; from elsewhere: "
-    "ray job submit -- areal train ..."
+    "run areal on a host of the cluster, where the address of its head is auto or host:port; from another "
+    "machine, use: ray job submit -- areal train ..."
 )
 _LOOK = 1.0
 """Seconds after which to look again which hosts there are."""
@@ -190,13 +190,13 @@ def _join(address: str, patience: float) -> None:
         reason = f"no answer within {patience:g} s"
     except (ConnectionError, RuntimeError, ValueError, AssertionError) as failure:
         reason = " ".join(str(failure).split())[:300]
-    advice = "is Ray started on this host (`ray status`), and is the address that of the head?"
+    advice = "check that Ray is running on this host (`ray status`), and that the address is that of the head"
     if (
         "RAY_AUTH_MODE" not in os.environ
     ):  # Ray uses a token by itself only for a cluster that it finds itself
-        advice += " If the cluster asks for a token, set RAY_AUTH_MODE=token"
+        advice += " if the cluster requires a token, set RAY_AUTH_MODE=token"
     if "Version mismatch" in reason:
-        advice = "run areal by the Python and Ray with which the cluster was started"
+        advice = "run areal with the Python and the Ray with which the cluster was started"
     raise UserError(f"ray.address={address}: {reason}; {advice}")
 
 
@@ -207,12 +207,12 @@ def _check_joined(address: str) -> None:
         UserError: it is another cluster, or joined by Ray Client.
     """
     if ray.util.client.ray.is_connected():
-        raise UserError(f"this process has joined Ray by Ray Client: {_NO_CLIENT}")
+        raise UserError(f"this process is connected to Ray through Ray Client; {_NO_CLIENT}")
     joined = ray.get_runtime_context().gcs_address
     if address != "auto" and _resolved(address) != _resolved(joined):
         raise UserError(
-            f"ray.address={address}, but this process has joined the cluster at {joined} (ray.init): leave "
-            "ray.address out, or call ray.shutdown() first"
+            f"ray.address={address}, but this process has already joined the cluster at {joined} "
+            "(ray.init); remove ray.address, or call ray.shutdown() first"
         )
 
 
@@ -262,8 +262,8 @@ def _hold(
         remove_placement_group(group)
     if not chosen and (there := len(_beside(gpus, cpu_hosts))) < cpu_hosts:
         raise UserError(
-            f"the Ray cluster has {_count(there, 'host')} without GPU beside those with GPUs, and "
-            f"ray.cpu_hosts={cpu_hosts} asks for {cpu_hosts}: add hosts to it, or lower ray.cpu_hosts"
+            f"ray.cpu_hosts={cpu_hosts}, but besides the hosts with GPUs the Ray cluster has "
+            f"{_count(there, 'host')} without; add hosts to it, or decrease ray.cpu_hosts"
         )
     raise UserError(_not_free(chosen) if chosen else _twice(_hosts(gpus)) or _too_few(gpus, count))
 
@@ -301,7 +301,7 @@ def _hosts(gpus: bool | None) -> list[RayHost]:
     found = _alive()
     if by_ipv6 := [host.address for host in found if ":" in host.address]:
         raise UserError(
-            f"Ray knows host {by_ipv6[0]} by an IPv6 address, but workers reach each other by IPv4: give its "
+            f"Ray knows host {by_ipv6[0]} by an IPv6 address, but workers communicate over IPv4; pass its "
             "IPv4 address to `ray start` as --node-ip-address"
         )
     if gpus is None:
@@ -314,7 +314,9 @@ def _twice(hosts: Sequence[RayHost]) -> str:
     addresses = [host.address for host in hosts]
     twice = next((address for address in addresses if addresses.count(address) > 1), "")
     return (
-        twice and f"Ray was started twice on host {twice}: start it once on each (`ray stop` ends all of it)"
+        twice
+        and f"Ray was started twice on host {twice}; start it once on each host (`ray stop` ends all "
+        "instances)"
     )
 
 
@@ -322,9 +324,10 @@ def _too_few(gpus: bool | None, count: int | None) -> str:
     fit, all_hosts = _hosts(gpus), [*_hosts(True), *_hosts(False)]
     missing = (count or 1) - len(fit)
     return (
-        f"the Ray cluster is too small: {_count(count or 1, 'host')} with {'GPUs' if gpus else 'CPU cores'} "
-        f"asked for{' (ray.hosts)' if count else ''}; there: {_listed(all_hosts)}; missing: "
-        f"{_count(missing, 'host')}; add hosts to it{', or lower ray.hosts' if len(fit) else ''}"
+        f"the Ray cluster is too small: the run needs {_count(count or 1, 'host')} with "
+        f"{'GPUs' if gpus else 'CPU cores'}{' (ray.hosts)' if count else ''}; the cluster has "
+        f"{_listed(all_hosts)}; {_count(missing, 'host')} missing; add hosts to "
+        f"it{', or decrease ray.hosts' if len(fit) else ''}"
     )
 
 
@@ -336,9 +339,10 @@ def _not_free(hosts: Sequence[RayHost]) -> str:
             missing.append(_count(int(lacking), one))
     there = f"{_count(int(free.get('GPU', 0)), 'GPU')} and {_count(int(free.get('CPU', 0)), 'CPU core')}"
     return (
-        f"the Ray cluster has no room now: {_listed(hosts)} asked for, as a whole; free in all: "
-        f"{there}; missing: {' and '.join(missing) or 'what others hold of one host'}; wait for other jobs "
-        "(`ray status`), or lower ray.hosts"
+        f"the Ray cluster has no room now: the run needs {_listed(hosts)}, each as a whole; {there} are "
+        "free in total; missing: "
+        f"{' and '.join(missing) or 'resources on one host, which other jobs hold'}; wait for other jobs "
+        "(`ray status`), or decrease ray.hosts"
     )
 
 

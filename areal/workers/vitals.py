@@ -159,7 +159,7 @@ async def take_stacks(pid: int, file: int, forced: bool) -> str:
 async def _stacks(vitals: Vitals, file: int, ways: tuple[signal.Signals, ...]) -> str:
     """Return the stacks of one process, from a new line on, or in the same one why there are none."""
     if not all(_catches(vitals.pid, way) for way in ways):  # it would end of it
-        return " no Python, or it has just begun\n"
+        return " it does not run Python, or has just started\n"
     begin = os.fstat(file).st_size
     for way in ways:
         with suppress(ProcessLookupError):

@@ -18,10 +18,10 @@ def local_sandbox(
     """Return a sandbox on this machine; its processes start with the first run.
 
     Args:
-        size: runs at once; the processors that this process may use, by default.
-        preload: modules to import in advance, such as ``("numpy",)``; runs see no other installed package.
-        allow_weak: accept what this host gives when that is not strong, rather than refuse.
-        landlock: the version of Landlock to use at most, to see what an older kernel gives.
+        size: number of concurrent runs; default: the number of CPUs available to this process.
+        preload: modules to import in advance, such as ``("numpy",)``; runs see no other installed packages.
+        allow_weak: accept a weak sandbox, instead of refusing it.
+        landlock: maximum version of Landlock to use, to test the sandbox of older kernels.
     """
     # Late: the zygote imports this package too, and needs none of this.
     from ..pool import Pool, processors

@@ -37,7 +37,9 @@ class LocalBackend:
         host: HostLimits | None = None,
     ) -> None:
         if sys.platform != "linux":
-            raise SandboxUnavailable("the local sandbox needs Linux; the container and E2B sandboxes do not")
+            raise SandboxUnavailable(
+                "the local sandbox requires Linux; the container and E2B sandboxes do not"
+            )
         self._profile = Profile("private", tuple(preload), package_paths(preload), landlock)
         self._allow_weak = allow_weak
         self._host = host or HostLimits()
@@ -78,10 +80,10 @@ class LocalBackend:
             return worker.open(limits, first, stdin, cut_output, self._host)
         except (BrokenPipeError, ConnectionResetError) as error:
             worker.kill()  # its zygote is gone, and its keeper does not see that: it is stopped
-            raise SandboxUnavailable(f"a run could not be started: {error}") from error
+            raise SandboxUnavailable(f"cannot start a run: {error}") from error
         except OSError as error:
             # Ours to mend: no descriptors left, for example.
-            raise SandboxUnavailable(f"a run could not be started: {error}") from error
+            raise SandboxUnavailable(f"cannot start a run: {error}") from error
 
     def close(self) -> None:
         """End every zygote and every run."""
@@ -95,7 +97,7 @@ class LocalBackend:
     def _worker(self, place: int) -> ZygoteHandle:
         """Return a living zygote; raises SandboxUnavailable if it cannot be started."""
         if os.getpid() != self._process:
-            raise SandboxUnavailable("a forked process must make a sandbox of its own")
+            raise SandboxUnavailable("a forked process must create its own sandbox")
         with self._locks[place]:
             if self._closed:
                 raise SandboxUnavailable("the sandbox is closed")
@@ -118,7 +120,7 @@ class LocalBackend:
             return started
         if not self._allow_weak:
             raise SandboxUnavailable(
-                f"this host gives no strong sandbox ({strong}); `areal sandbox check` says what is missing, "
-                "and allow_weak=True accepts less"
+                f"this host does not provide a strong sandbox ({strong}); `areal sandbox check` shows what "
+                "is missing, and allow_weak=True accepts a weak one"
             )
         return ZygoteHandle(replace(self._profile, level="confined"))

@@ -26,7 +26,7 @@ def standard_library() -> list[str]:
     # In a virtual environment the second one is a folder of the environment, which holds no modules.
     found = [os.path.realpath(folder) for folder in folders if os.path.exists(f"{folder}/os.py")]
     if not found or any(folder.startswith(f"{SCRATCH}/") for folder in found):
-        raise OSError(f"the sandbox needs an interpreter outside {SCRATCH}, not in {folders}")
+        raise OSError(f"the sandbox requires an interpreter outside of {SCRATCH}, not in {folders}")
     return found
 
 

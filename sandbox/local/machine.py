@@ -45,7 +45,7 @@ class LocalMachine:
     def __init__(self, limits: MachineLimits | None = None) -> None:
         limits = limits or MachineLimits()
         if sys.platform != "linux":
-            raise SandboxUnavailable("a local machine needs Linux")
+            raise SandboxUnavailable("a local machine requires Linux")
         if limits.network:
             raise SandboxUnavailable("a local machine has no network")
         self._control, theirs = socket.socketpair()
@@ -71,7 +71,7 @@ class LocalMachine:
         except (SandboxUnavailable, MachineFull) as error:
             lines = self._complaint()
             self.close()
-            raise SandboxUnavailable(f"a machine did not start: {(lines or [str(error)])[-1]}") from None
+            raise SandboxUnavailable(f"cannot start a machine: {(lines or [str(error)])[-1]}") from None
 
     def run(
         self,
@@ -128,7 +128,7 @@ class LocalMachine:
             self._control.sendall(LENGTH.pack(len(text)) + text)
             return self._answer(wait_s + _ANSWER_S)
         except OSError as error:
-            raise SandboxUnavailable(f"the machine is gone: {error}") from error
+            raise SandboxUnavailable(f"the machine has ended: {error}") from error
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         deadline = time.monotonic() + seconds

@@ -59,7 +59,7 @@ def enter_user_namespace(proc: int, outer_uid: int, outer_gid: int, flags: int) 
         os.close(entered_write)
         _, status = os.waitpid(helper, 0)
     if status != 0:
-        raise OSError("the user namespace could not be mapped")
+        raise OSError("cannot map the user namespace")
 
 
 def write_maps(proc: int, process: str, outer_uid: int, outer_gid: int) -> None:

@@ -22,7 +22,7 @@ def package_paths(modules: Sequence[str]) -> tuple[str, ...]:
     wanted = [name.partition(".")[0] for name in modules]
     for name in wanted:
         if importlib.util.find_spec(name) is None:
-            raise SandboxUnavailable(f"'{name}' is to be preloaded but is not installed")
+            raise SandboxUnavailable(f"'{name}' is to be preloaded, but is not installed")
     return tuple(dict.fromkeys(path for name in _with_needs(wanted) for path in _paths(name)))
 
 

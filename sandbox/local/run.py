@@ -82,7 +82,7 @@ class LocalRun:
             raise SandboxUnavailable(f"a run did not start ({end})") from None
         # The code has not been sent yet, so this message is our own.
         if kind != "ready":
-            raise SandboxUnavailable(f"a run could not be locked down: {parts[0]}")
+            raise SandboxUnavailable(f"cannot lock down a run: {parts[0]}")
 
     def send(self, frame: bytes) -> None:
         """Queue a frame, or write it at once if it fits into the pipe."""
@@ -138,7 +138,7 @@ class LocalRun:
             return self.take_output()
         except Ended as end:
             self._abandon()
-            raise SandboxUnavailable(f"a run could not be ended ({end})") from None
+            raise SandboxUnavailable(f"cannot stop a run ({end})") from None
         finally:
             for descriptor in list(self._open):
                 self._shut(descriptor)
@@ -155,7 +155,7 @@ class LocalRun:
             return "another process of this host has stopped the run"
         delayed, cpu_s = report.get("delayed_s", 0.0), report.get("cpu_s", 0.0)
         if delayed >= max(_QUEUE_S, self._limits.wall_s / 2) and cpu_s < self._limits.wall_s / 4:
-            return f"this host is busy: a run waited {delayed:.1f} s for the {cpu_s:.1f} s that it computed"
+            return f"this host is busy: a run waited {delayed:.1f} s for {cpu_s:.1f} s of computation"
         return ""
 
     def _tell(self, order: bytes) -> None:
@@ -172,7 +172,7 @@ class LocalRun:
         left = deadline + self._held_s - began
         if left <= 0 and self._late:
             self._timed_out = True
-            raise Ended("timeout", "no result in time")
+            raise Ended("timeout", "no result within the time limit")
         # Once more after the deadline: what has come in time may not have been read in time.
         self._late = left <= 0
         wait_s = min(max(left, 0.0), _LOOK_S)

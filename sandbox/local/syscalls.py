@@ -110,7 +110,7 @@ def number(name: str, machine: str | None = None) -> int | None:
     """
     machine = machine or platform.machine()
     if machine not in MACHINES:
-        raise OSError(f"the local sandbox knows {' and '.join(MACHINES)}, not {machine}")
+        raise OSError(f"the local sandbox supports {' and '.join(MACHINES)}, not {machine}")
     return NUMBERS[name][MACHINES.index(machine)]
 
 

@@ -131,12 +131,12 @@ def _isolate(options: dict[str, Any]) -> lockdown.Host:
         if outer is not None:
             become(outer)
         if not all(os.access(folder, os.R_OK | os.X_OK) for folder in libraries):
-            raise OSError(f"nobody but root may read the standard library in {libraries}")
+            raise OSError(f"only root can read the standard library in {libraries}")
         readable += packages
         sys.path += sorted({os.path.dirname(package) for package in packages})
     abi = landlock.version(options["landlock"])
     if not private and not abi:
-        raise OSError("without namespaces the sandbox needs Landlock, which this kernel does not have")
+        raise OSError("without namespaces, the sandbox requires Landlock, which this kernel does not have")
     writable = [layout.SCRATCH_PLACE] if private else []
     rules = landlock.ruleset(abi, readable, writable, layout.DEVICES) if abi else None
     filter_ = seccomp.Filter(seccomp.closing()) if private else None
@@ -183,7 +183,7 @@ def unused_uid(proc: int) -> int | None:
             return wanted
     if all(outer != 0 for first, outer, _ in ranges if first == 0):
         return None
-    raise OSError("root here is the machine's root, and this namespace has no other user to become")
+    raise OSError("root in this namespace is root of the machine, and the namespace has no other user")
 
 
 def _address_space(proc: int) -> int:

@@ -202,7 +202,7 @@ def test_a_run_on_two_hosts_is_replayed_to_the_bit(cluster: Cluster, tmp_path: P
     assert f"rollout workers: 2, on {FIRST} and {SECOND}" in output + errors
     replay = [*AREAL, "replay", str(tmp_path / "r")]
     found = subprocess.run(replay, capture_output=True, text=True, timeout=120)
-    assert "the same to the bit: 3 updates" in found.stdout
+    assert "bitwise identical: 3 updates" in found.stdout
     mismatches = [row["mismatch/logprob"] for row in rows(tmp_path / "r") if "mismatch/logprob" in row]
     assert mismatches, "no token was sampled by the weights that an update began with"
     assert max(mismatches) < 1e-3

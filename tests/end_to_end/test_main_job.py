@@ -20,7 +20,7 @@ import pytest
 AREAL = [sys.executable, "-m", "areal"]
 MAX_STALENESS = 2
 SILENCE = 4
-"""Seconds after which what gives no sign of life is taken for frozen."""
+"""Seconds without a heartbeat after which a process counts as frozen."""
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "stopping: a checkpoint is written first; a second Ctrl-C stops at once" in errors
+    assert "stopping: the run writes a checkpoint first; press Ctrl-C again to stop immediately" in errors
     assert f"areal train --resume {run}" in errors
     assert "learner rank 0 ended: SIGKILL, exit code -9; " in errors
     assert "Traceback" not in errors
@@ -173,7 +173,7 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     rows = {int(row.split()[0]): row for row in replayed.stdout.splitlines() if row.split()[0].isdigit()}
     assert list(rows) == list(range(1, end + 1)), "across both resumptions"
     assert [step for step, row in rows.items() if "differs" in row and step <= stopped] == [], "to the bit"
-    assert "processes of the learner: 2 → 1" in replayed.stdout.splitlines()[-2], "but for the order of sums"
+    assert "learner processes: 2 → 1" in replayed.stdout.splitlines()[-2], "but for the order of sums"
 
 
 @pytest.mark.long
@@ -197,7 +197,7 @@ def test_at_eta_zero_a_killed_run_is_the_undisturbed_one_to_the_bit(tmp_path: Pa
     assert done < 12, "it was killed before its end"
     resumed = subprocess.run([*AREAL, "train", "--resume", str(run)], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"going on after update {done}: {done} updates were made again from their" in resumed.stderr
+    assert f"resuming after update {done}: {done} updates were repeated from their" in resumed.stderr
     for name in ("loss", "grad_norm", "reward/mean"):
         expected = [row[name] for row in metrics(tmp_path / "whole")]
         assert [row[name] for row in metrics(run)] == expected, name
@@ -205,7 +205,7 @@ def test_at_eta_zero_a_killed_run_is_the_undisturbed_one_to_the_bit(tmp_path: Pa
     assert len(again) == 1
     assert again.pop() <= 8, "at most a batch was in flight"
     replayed = subprocess.run([*AREAL, "replay", str(run)], capture_output=True, text=True)
-    assert "the same to the bit: 12 updates" in replayed.stdout
+    assert "bitwise identical: 12 updates" in replayed.stdout
 
 
 def test_an_engine_that_fails_is_reported_in_one_line(tmp_path: Path):
@@ -216,10 +216,10 @@ def test_an_engine_that_fails_is_reported_in_one_line(tmp_path: Path):
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2, errors
     last = errors.strip().splitlines()[-1]
-    assert last.startswith("areal: error: vLLM did not start; the last error that was printed: ValueError: ")
+    assert last.startswith("areal: error: vLLM did not start; the last error in its output: ValueError: ")
     assert "(4000.0 GiB)" in last
     assert "--resume" not in last, "there is nothing to go on from"
-    assert last.endswith(f"all output is in {run}/engine.log")
+    assert last.endswith(f"{run}/engine.log has all output")
     assert "Traceback" not in errors
 
     shutil.rmtree(run)
@@ -238,13 +238,12 @@ def test_an_engine_that_fails_is_reported_in_one_line(tmp_path: Path):
     assert process.returncode == 2, errors
     lines = errors.strip().splitlines()
     assert (
-        len([line for line in lines if "engine 0 was lost: vLLM has died; another one starts" in line]) == 2
+        len([line for line in lines if "engine 0 was lost: vLLM has died; a new one replaces it" in line])
+        == 2
     )
     assert len([line for line in lines if "engine 0 is back after" in line]) == 2
     assert lines[-1].startswith("areal: error: vLLM has died; engine 0 was restarted 2 times within an hour")
-    assert (
-        f"; all output is in {run}/engine.log; go on after update {steps(run)[-1]} with `areal" in lines[-1]
-    )
+    assert f"; {run}/engine.log has all output; resume after update {steps(run)[-1]} with `areal" in lines[-1]
     assert lines[-1].endswith(f"--resume {run}`")
     assert "Traceback" not in errors
     assert psutil.wait_procs(list(every), timeout=10)[1] == []
@@ -275,7 +274,10 @@ def test_a_run_whose_directory_is_removed_ends_in_one_line(tmp_path: Path):
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2, errors
     lines = errors.splitlines()
-    assert lines[-1] == f"areal: error: {run} is gone: it was removed or moved while the run wrote to it"
+    assert (
+        lines[-1]
+        == f"areal: error: {run} no longer exists: it was removed or moved while the run was writing to it"
+    )
     assert [line for line in lines if "rror" in line or "Traceback" in line] == lines[-1:]
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert not run.exists(), "nothing makes a part of it anew"

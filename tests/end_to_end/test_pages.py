@@ -71,7 +71,7 @@ def a_newcomer_s_environment(folder: Path, printed: str) -> None:
 def an_evaluation_is_kept(folder: Path, printed: str) -> None:
     kept = folder / "runs/eval/sampled"
     assert {"gsm8k.jsonl", "report.json", "report.md", "rescored"} <= {path.name for path in kept.iterdir()}
-    assert "0 responses have another score" in printed
+    assert "0 responses have a different score" in printed
     assert "verdict" in printed
 
 

@@ -75,4 +75,4 @@ def test_a_run_with_rollout_workers_and_ctrl_c(tmp_path: Path):
     assert max(row["mismatch/logprob"] for row in found if "mismatch/logprob" in row) < 1e-3
     assert min(row["throughput/tokens_per_s"] for row in found) > 0
     replay = subprocess.run([*AREAL, "replay", str(run)], capture_output=True, text=True, timeout=300)
-    assert "the same to the bit" in replay.stdout, replay.stderr
+    assert "bitwise identical" in replay.stdout, replay.stderr

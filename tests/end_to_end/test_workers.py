@@ -47,7 +47,7 @@ def test_an_engine_is_added_and_the_first_one_removed(tmp_path: Path):
     refused = workers("remove", str(run), "0")
     assert refused.returncode == 2
     assert refused.stderr == (
-        "areal: error: engine 0 is the last one, and a run needs an engine; add another one first\n"
+        "areal: error: engine 0 is the last engine, and a run needs one; add another one first\n"
     )
     added = workers("add", str(run))
     assert (added.returncode, added.stdout) == (0, "engine 1 has joined\n"), added.stderr
@@ -74,4 +74,4 @@ def test_an_engine_is_added_and_the_first_one_removed(tmp_path: Path):
     assert any("mismatch/logprob" in row for row in found[counts.index(2) :]), "none had weights of now"
     gone = workers("list", str(run))
     assert gone.returncode == 2
-    assert "is not going on" in gone.stderr
+    assert "is not active" in gone.stderr

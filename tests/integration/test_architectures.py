@@ -47,8 +47,8 @@ async def test_what_is_not_whole_or_not_known_is_refused_and_what_is_whole_goes_
         without_norm = {n: t for n, t in named.items() if n != "model.norm.weight"}
         unknown = {**named, "model.layers.0.mlp.experts.gate_up_proj": torch.ones(3, 3)}
         for sent, complaint in (
-            (without_key, "does not get all of its model.layers.0.self_attn.qkv_proj"),
-            (without_norm, "gets nothing for its model.norm.weight"),
+            (without_key, "does not receive all of its model.layers.0.self_attn.qkv_proj"),
+            (without_norm, "receives nothing for its model.norm.weight"),
             (unknown, "layers.0.mlp.experts"),
         ):
             sender = open_sender(checked.placement.backends, sent.items(), torch.float32, checked.device)

@@ -99,6 +99,6 @@ async def test_a_program_that_floods_and_is_stopped_leaves_nothing_in_the_engine
         return ""
 
     agent = Program(floods, time_limit=1, max_completions=10**6, on_failure="retry")
-    with pytest.raises(ProgramFailed, match="no answer within 1 s"):
+    with pytest.raises(ProgramFailed, match="did not answer within 1 s"):
         await replace(worker, agent=agent).run_episode({"seed": 0}, Sampling(400))
     assert await only(worker).worker.call(left_over) == 0

@@ -96,7 +96,7 @@ def test_json_is_as_its_schema_says(served: Served):
             if said.finish_reason == "stop":  # whitespace has no end where nobody has learnt JSON
                 assert json.loads(said.message.content or "")["x"] in range(10)
         wrong: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
-        with pytest.raises(openai.BadRequestError, match="does not take the schema"):
+        with pytest.raises(openai.BadRequestError, match="does not support the schema"):
             create(**told, response_format=wrong)
         assert create(**told, temperature=0).choices, "it goes on"
 
@@ -131,8 +131,8 @@ def test_an_evaluation_takes_it_for_any_endpoint(served: Served, tmp_path: Path)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stdout + refused.stderr
     *_, last = refused.stderr.splitlines()
-    assert last.startswith("areal: error: the model refuses what it is asked: ")
-    assert "temperature=0.001: give 0, or 0.01 and above" in last
+    assert last.startswith("areal: error: the model rejects the request: ")
+    assert "temperature=0.001: give 0, or a value of at least 0.01" in last
 
 
 def test_ctrl_c_ends_it_and_every_session_is_kept(served: Served):

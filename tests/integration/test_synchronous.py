@@ -65,4 +65,4 @@ async def test_eta_zero_is_the_synchronous_algorithm(worker: RolloutWorker, tmp_
     async with trainer_with(new_rollout_worker(), checked, directory) as trainer:
         await trainer.run()
     assert_same(directory.path, expected)
-    assert areal.replay(directory.path).verdict == "the same to the bit: 3 updates"
+    assert areal.replay(directory.path).verdict == "bitwise identical: 3 updates"

@@ -112,7 +112,7 @@ async def test_a_part_that_does_not_come_is_missed(uneven: Started):
     sender = open_sender([backend], sent.items(), torch.float32, DEVICE, workers=WORKERS)
     await uneven.engine.connect(sender.init_infos())
     sender.write(sent.items())
-    complaint = r"does not get all of its model\.layers\.0\.self_attn\.qkv_proj"
+    complaint = r"does not receive all of its model\.layers\.0\.self_attn\.qkv_proj"
     with pytest.raises(EngineLost, match=complaint) as lost:
         await uneven.engine.load(uneven.engine.version + 1)
     assert str(lost.value).endswith("areal cannot train this model with it")

@@ -56,7 +56,9 @@ async def test_nothing_samples_with_weights_that_are_not_what_was_sent(worker: R
     first = await policies.update()
     before = asyncio.create_task(engine.generate([3, 20, 21, 4], Sampling(900, ignore_eos=True)))
     await asyncio.sleep(0.05)  # it is in flight when the weights come
-    with pytest.raises(EngineLost, match=r"is not what the learner sent: the digest is \w{16}, not another"):
+    with pytest.raises(
+        EngineLost, match=r"are not those that the learner sent: the digest is \w{16}, not another"
+    ):
         await engine.worker.call(VLLMEngine.load, first + 1, "another")
     assert not (await asyncio.wait([before], timeout=2))[0], "generation is paused"
     second = await policies.update()
@@ -81,7 +83,7 @@ async def test_what_is_sampled_where_nothing_is_a_number_is_not_handed_on(worker
     engine, policies = only(worker), Policies(worker.engine)
     await policies.connect()
     await policies.update(float("nan"))
-    with pytest.raises(EngineLost, match="log-probability is not a finite number"):
+    with pytest.raises(EngineLost, match="log-probability is not finite"):
         await engine.worker.call(VLLMEngine.generate, [3, 20, 21, 4], Sampling(8, ignore_eos=True))
     await policies.update()
     assert len((await engine.generate([3, 20, 21, 4], Sampling(8, ignore_eos=True))).ids) == 8

@@ -66,7 +66,7 @@ BROKEN = {
     "no check": (humaneval("def test(candidate):\n    assert candidate(1, 2) == 3\n"), "never calls add"),
     "a missing helper": (
         humaneval("def check(candidate):\n    assert close(candidate(1, 2), 3)\n"),
-        "needs close, which neither it nor the prompt defines",
+        "needs close, which only the answer defines",
     ),
     "swallowed errors": (
         humaneval("def check(c):\n    try:\n        assert c(1, 2) == 3\n    except Exception: pass\n"),
@@ -210,7 +210,7 @@ def test_the_check_of_the_sandbox_says_what_its_interpreter_has(capsys):
     with pytest.raises(SystemExit):
         cli.main(["sandbox", "check"])
     said = capsys.readouterr().out
-    assert "the standard library, and no other package (env_options.packages=[numpy] adds one)" in said
+    assert "the standard library and no other packages (env_options.packages=[numpy] adds one)" in said
 
 
 def test_tests_with_long_tables_are_read_quickly():

@@ -301,12 +301,12 @@ def test_bad_options(options: dict, complaint: str):
 
 def test_a_host_without_a_strong_sandbox_is_refused(monkeypatch):
     def unavailable(**_options: object) -> None:
-        raise SandboxUnavailable("this host gives no strong sandbox")
+        raise SandboxUnavailable("this host does not provide a strong sandbox")
 
     monkeypatch.setattr(shared, "_pools", {})
     monkeypatch.setitem(shared.sandboxes._entries, "local", unavailable)
     for make, options in ((lambda: gymnasium.make("code-v1"), "env_options"), (PythonTool, "agent_options")):
-        pattern = rf"no strong sandbox.*{options}\.sandbox=container.*{options}\.allow_weak=true"
+        pattern = rf"a strong sandbox.*{options}\.sandbox=container.*{options}\.allow_weak=true"
         with pytest.raises(UserError, match=pattern) as caught:
             make()
         assert "\n" not in str(caught.value)

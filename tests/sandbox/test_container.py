@@ -160,7 +160,7 @@ def test_silence_of_a_container_that_has_stopped_is_no_timeout(pool, engine):
 def test_a_container_that_does_not_read_is_given_up(engine, command):
     link = _ContainerLink("docker", "none", ["sh", "-c", command], send_s=0.5)
     start = time.monotonic()
-    with pytest.raises(SandboxUnavailable, match="has not taken its input"):
+    with pytest.raises(SandboxUnavailable, match="has not accepted its input"):
         link.send(bytes(1 << 22))
     assert time.monotonic() - start < 60
     link._process.kill()

@@ -128,7 +128,7 @@ def test_no_machine(pool, server, status):
     server.create_status = status
     outcome = call(pool, "def f(): return 1")
     assert outcome.status == "infra_error"
-    assert "E2B gave no machine" in outcome.error
+    assert "E2B did not provide a machine" in outcome.error
 
 
 def test_an_answer_that_makes_no_sense(pool, server):

@@ -48,7 +48,7 @@ print(pool.backend.level, pool.run_blocking(job).values)
 
 def test_it_refuses_where_the_kernel_gives_no_namespaces(as_nobody):
     refusal, weak = as_nobody("-c", WITHOUT_NAMESPACES).splitlines()
-    assert refusal.startswith("refused: this host gives no strong sandbox (unshare: No space")
+    assert refusal.startswith("refused: this host does not provide a strong sandbox (unshare: No space")
     assert weak.startswith("confined (Returned(value=9), Raised(type_names=('PermissionError'")
     assert weak.count("type_names=('PermissionError'") == 2
 
@@ -58,12 +58,12 @@ def test_a_lock_that_fails_ends_the_run_before_the_code(sandbox, level):
     try:
         worker = ZygoteHandle(Profile(level))
     except SandboxUnavailable as error:
-        if "nobody but root" not in str(error):
+        if "only root" not in str(error):
             raise
         pytest.skip(str(error))
     try:
         # No limit that the kernel would take.
-        with pytest.raises(SandboxUnavailable, match="locked down"):
+        with pytest.raises(SandboxUnavailable, match="cannot lock down"):
             worker.open(SandboxLimits(files=-5), b"", b"", False, HostLimits())
         run = worker.open(SandboxLimits(), b"", b"", False, HostLimits())
         run.stop()

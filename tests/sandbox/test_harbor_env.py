@@ -199,7 +199,8 @@ def test_limits_end_commands_and_episodes(tmp_path: Path):
 def test_a_solution_that_does_not_solve_it_here_is_refused(tmp_path: Path):
     folder = write(tmp_path / "t", **{"solution/solve.sh": "apt-get install -y nothing\n"})
     with pytest.raises(
-        UserError, match=r"its own solution earns 0.25 here, and doing nothing 0.25 .judged 0.25."
+        UserError,
+        match=r"its own solution earns 0.25 on this host, and doing nothing earns 0.25 .judged 0.25.",
     ) as raised:
         HarborEnv(str(folder)).reset(options={"index": 0})
     assert "env_options.sandbox=container" in str(raised.value)
@@ -210,14 +211,22 @@ def test_a_solution_that_does_not_solve_it_here_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("path", "text", "said"),
     [
-        ("task.toml", None, "has no task.toml|holds no folder of a task"),
+        ("task.toml", None, "has no task.toml|contains no folder of a task"),
         ("task.toml", "x = [", "is not valid TOML"),
-        ("task.toml", "[verifier]\ntimeout_sec = 'x'", "verifier.timeout_sec='x' in task.toml is no number"),
-        ("task.toml", "[environment]\nmemory = 'much'", "environment.memory='much' in task.toml is no size"),
-        ("task.toml", "[environment]\ngpus = 1", "no GPU"),
+        (
+            "task.toml",
+            "[verifier]\ntimeout_sec = 'x'",
+            "verifier.timeout_sec='x' in task.toml is not a number",
+        ),
+        (
+            "task.toml",
+            "[environment]\nmemory = 'much'",
+            "environment.memory='much' in task.toml is not a size",
+        ),
+        ("task.toml", "[environment]\ngpus = 1", "does not give GPUs"),
         ("task.toml", "[[steps]]\nname = 'a'", "several steps"),
         ("task.toml", "[[environment.mcp_servers]]\nname = 'a'", "MCP servers"),
-        ("task.toml", "[verifier]\nenv = { KEY = '${KEY}' }", "takes a variable of the host"),
+        ("task.toml", "[verifier]\nenv = { KEY = '${KEY}' }", "refers to a variable of the host"),
         (
             "task.toml",
             "[environment]\ndocker_image = 'a/b:1'",
@@ -249,7 +258,7 @@ def test_wrong_arguments_are_refused(task: Path):
     for options in ({"sandbox": "e2b"}, {"network": True}, {"max_turns": 0}, {"command_s": 0}):
         with pytest.raises(UserError, match="harbor-v1"):
             HarborEnv(str(task), **options)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="the folder does not exist"):
         HarborEnv(str(task / "none"))
 
 
@@ -363,7 +372,7 @@ def test_images_that_are_not_there_are_refused_before_a_run(engine: Path, task: 
         (
             SETTINGS + 'docker_image = "a/b:1"\n',
             True,
-            "docker does not have the image a/b:1: docker pull a/b:1",
+            "docker does not have the image a/b:1; run docker pull a/b:1",
         ),
         (SETTINGS, False, "has neither environment.docker_image nor environment/Dockerfile"),
     ):
@@ -375,7 +384,7 @@ def test_images_that_are_not_there_are_refused_before_a_run(engine: Path, task: 
             HarborEnv(str(task), sandbox="container")
     monkeypatch.setenv("PATH", str(task))
     with pytest.raises(
-        UserError, match=r"there is no container engine: docker is not installed.*sandbox=local"
+        UserError, match=r"no container engine is available: docker is not installed.*sandbox=local"
     ):
         HarborEnv(str(task), sandbox="container")
 
@@ -384,7 +393,7 @@ def test_containers_that_do_not_start_say_why(engine: Path, task: Path):
     env = HarborEnv(str(task), sandbox="container", check=False)
     env.reset(options={"index": 0})
     (engine / "no-build").touch()
-    with pytest.raises(SandboxUnavailable, match="Dockerfile is not built: ERROR: no such base"):
+    with pytest.raises(SandboxUnavailable, match="Dockerfile: ERROR: no such base"):
         env.step(bash("ls"))
     (engine / "no-build").unlink()
     (engine / "no-run").touch()

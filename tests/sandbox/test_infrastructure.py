@@ -423,5 +423,5 @@ async def test_a_sandbox_that_is_closed_meanwhile_is_no_score(sandbox):
     with pytest.raises(SandboxUnavailable, match="closed"):
         await CodeVerifier(pool).verify("def f(x): return x * x", SQUARE)
     pool._closed = False  # as between the look at it and the start of the run
-    with pytest.raises(SandboxUnavailable, match="takes no more runs"):
+    with pytest.raises(SandboxUnavailable, match="does not accept further runs"):
         await CodeVerifier(pool).verify("def f(x): return x * x", SQUARE)

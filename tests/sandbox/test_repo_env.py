@@ -120,31 +120,35 @@ def test_wrong():
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("shell", {"command": "ls"}, "there is no tool 'shell'"),
+        ("shell", {"command": "ls"}, "the tool 'shell' does not exist"),
         ("read_file", {}, "read_file needs the argument 'path'"),
         ("read_file", {"path": 3}, "'path' must be of the type string"),
         ("read_file", {"path": "a.py", "lines": 3}, "has no argument 'lines'"),
-        ("read_file", {"path": "pager/none.py"}, "there is no file 'pager/none.py'"),
-        ("read_file", {"path": "pager/pages.py", "start": 900}, "has the lines 1 to "),
+        ("read_file", {"path": "pager/none.py"}, "the file 'pager/none.py' does not exist"),
+        ("read_file", {"path": "pager/pages.py", "start": 900}, "has only the lines 1 to "),
         ("read_file", {"path": "pager/pages.py", "start": True}, "'start' must be of the type integer"),
         (
             "edit_file",
             {"path": "pager/pages.py", "old": "return", "new": ""},
-            "has the text to replace 2 times",
+            "the text to replace occurs 2 times",
         ),
-        ("edit_file", {"path": "pager/pages.py", "old": "", "new": "x"}, "has the text to replace 0 times"),
+        (
+            "edit_file",
+            {"path": "pager/pages.py", "old": "", "new": "x"},
+            "the text to replace occurs 0 times",
+        ),
         (
             "edit_file",
             {"path": "pager/pages.py", "old": "nothing", "new": "x"},
-            "has the text to replace 0 times",
+            "the text to replace occurs 0 times",
         ),
-        ("search", {"text": ""}, "nothing to look for"),
+        ("search", {"text": ""}, "no text to search for"),
         ("write_file", {"path": "pager", "content": ""}, "cannot be a file"),
         ("write_file", {"path": "pager/pages.py/more.py", "content": ""}, "cannot be a file"),
         ("write_file", {"path": "big.txt", "content": "x" * 300_000}, "would be too large"),
-        ("run_tests", {"path": "tests/test_none.py"}, "there is no file"),
+        ("run_tests", {"path": "tests/test_none.py"}, "does not exist"),
         *(
-            ("write_file", {"path": path, "content": "x"}, "is no path in the repository")
+            ("write_file", {"path": path, "content": "x"}, "is not a path in the repository")
             for path in ("/etc/passwd", "../x", "a/../../x", "", "a//b", "a\0b", ".", "a\\b", "x" * 150)
         ),
     ],
@@ -303,7 +307,10 @@ def test_code_that_runs_finds_nothing_and_leaves_nothing(env: RepoEnv):
     begin(env)
     said = env.step(f"{call('write_file', path='tests/test_pry.py', content=PRYING)}\n{call('run_tests')}")[0]
     assert "found []" in said
-    assert "Error: there is no file" in env.step(call("read_file", path="pager/link.py"))[0]
+    assert (
+        "Error: the file 'pager/link.py' does not exist"
+        in env.step(call("read_file", path="pager/link.py"))[0]
+    )
     env.step(call("write_file", path="tests/test_fill.py", content=FILLING))
     assert "full" not in env.step(call("list_files"))[0].splitlines()
     env.step(call("run_tests"))
@@ -369,7 +376,7 @@ def test_a_diff_is_an_answer():
     ):
         begin(env)
         said, reward, over, _, _ = env.step(wrong)
-        assert said.startswith("Error: the diff does not fit")
+        assert said.startswith("Error: the diff cannot be applied")
         assert (reward, over) == (0, True)
 
 
@@ -409,7 +416,7 @@ ASSERTED = "def test_x():\n    assert 1 + 1 == 2\n"
         ("pages/issue.md", None, "has no issue.md"),
         ("pages/issue.md", " ", "issue.md is empty"),
         ("pages/hidden/fail_to_pass.py", None, "has no fail_to_pass.py"),
-        ("pages/hidden/fail_to_pass.py", "def test_x(:", "is no Python"),
+        ("pages/hidden/fail_to_pass.py", "def test_x(:", "is not valid Python"),
         ("pages/hidden/fail_to_pass.py", "x = 1\n", "has no function test_"),
         (
             "pages/hidden/fail_to_pass.py",
@@ -419,14 +426,14 @@ ASSERTED = "def test_x():\n    assert 1 + 1 == 2\n"
         (
             "pages/hidden/fail_to_pass.py",
             "def test_x():\n    for i in (1,):\n        assert i == 1\n",
-            "in no loop",
+            "not in a loop",
         ),
         ("pages/hidden/fail_to_pass.py", "def test_x():\n    assert f() == True\n", "can be guessed"),
         ("pages/hidden/fail_to_pass.py", "def test_x(a):\n    assert a == 3\n", "has arguments"),
         (
             "pages/hidden/pass_to_pass.py",
             ASSERTED + "def test_links_lead_to_the_last_page():\n    assert 1 == 1\n",
-            "one name",
+            "the same name",
         ),
         ("pages/repo/data.bin", b"\xff\xfe", "cannot be read as UTF-8"),
     ],
@@ -451,17 +458,17 @@ def test_links_and_missing_folders_are_refused(tasks: Path):
     with pytest.raises(UserError, match="has no folder repo"):
         RepoEnv(tasks=str(tasks))
     shutil.rmtree(tasks)
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="the folder does not exist"):
         RepoEnv(tasks=str(tasks))
     tasks.mkdir()
-    with pytest.raises(UserError, match="holds no folder of a task"):
+    with pytest.raises(UserError, match="contains no folder of a task"):
         RepoEnv(tasks=str(tasks))
 
 
 @pytest.mark.parametrize(
     ("path", "text", "said"),
     [
-        ("hidden/fail_to_pass.py", ASSERTED, "test_x of fail_to_pass passes before anything is changed"),
+        ("hidden/fail_to_pass.py", ASSERTED, "test_x of fail_to_pass passes before any change"),
         (
             "hidden/pass_to_pass.py",
             "def test_x():\n    assert 1 == 2\n",
@@ -495,7 +502,7 @@ class Late:
         ("pass_to_pass", 1, None),
         # Before the change it may take long, as where the issue is a loop without end.
         ("fail_to_pass", 2, None),
-        ("pass_to_pass", 2, "before anything is changed the hidden test {} took longer than time_limit, 6 s"),
+        ("pass_to_pass", 2, "before any change the hidden test {} took longer than time_limit, 6 s"),
         ("fail_to_pass", 3, "with its own solution the hidden test {} took longer than time_limit, 6 s"),
     ],
 )

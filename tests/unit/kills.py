@@ -80,7 +80,8 @@ def removed(export: bool, stride: int, folder: Path) -> None:
         try:
             kept.export(run) if export else kept.write(staged)
         except UserError as error:
-            assert str(error) == f"{run} is gone: it was removed or moved while the run wrote to it"  # noqa: PT017
+            gone = f"{run} no longer exists: it was removed or moved while the run was writing to it"
+            assert str(error) == gone  # noqa: PT017
         else:
             os._exit(UNSEEN)
 

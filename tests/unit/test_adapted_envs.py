@@ -101,9 +101,9 @@ def test_what_makes_gymnasium_s_is_left_as_it_is(coins: str):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        (":NoEnv", "is no environment; make it a subclass of gymnasium.Env, or give it reset and step"),
-        (":none", "is no environment: it makes a dict, which lacks reset or step"),
-        (":one", "is one environment, but there are several at once: name its class"),
+        (":NoEnv", "is not an environment; make it a subclass of gymnasium.Env, or give it reset and step"),
+        (":none", "is not an environment: it creates a dict without reset or step"),
+        (":one", "creates one environment, but several are needed at the same time; name its class"),
         ("", "name the environment in it, as in .*coins.py:Coin .it has Coin."),
     ],
 )
@@ -201,7 +201,10 @@ def test_solution_and_count_are_taken_over_where_they_can_be_used():
         (("o", 1.0, True, False, None), "step returned a tuple of 5 .*NoneType"),
         (["o", 1.0, True, False, {}], "step returned a list"),
         (None, "step returned a NoneType"),
-        (("o", {"a": 1.0}, {"a": True}, {}), "step returned the dict .* where the end is said: a bool"),
+        (
+            ("o", {"a": 1.0}, {"a": True}, {}),
+            "step returned the dict .* for terminated or truncated; return a bool",
+        ),
     ],
 )
 def test_what_step_may_return(given: Any, expected: Any):
@@ -269,7 +272,7 @@ def test_a_run_says_what_it_adapts_and_what_may_be_wrong(
     said = " ".join(capsys.readouterr().out.split())
     assert exit.value.code == 0
     assert "adapts fixed:Fixed, which has reset and step" in said
-    assert ("its reset takes no seed" in said) != seeded
+    assert ("its reset does not accept a seed" in said) != seeded
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gem") is None, reason="gem-llm is not installed")

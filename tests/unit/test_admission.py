@@ -238,8 +238,8 @@ def test_misuse_is_refused():
     with pytest.raises(RuntimeError, match="closed"):
         gate.admit()
     gate.finish(number, 7)
-    with pytest.raises(RuntimeError, match="finished already"):
+    with pytest.raises(RuntimeError, match="has already finished"):
         gate.finish(number, 7)
     gate.advance(1)
-    with pytest.raises(ValueError, match="cannot fall"):
+    with pytest.raises(ValueError, match="cannot decrease"):
         gate.advance(0)

@@ -106,14 +106,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("NoRun", "gives an object of type NoRun, which has no method run; an agent has 'async def run"),
-        ("NotAsync", "NotAsync, which has a run that is no 'async def'"),
-        ("Generates", "Generates, which has a run that is no 'async def'"),
+        ("NoRun", "creates an object of type NoRun with no method run; an agent needs 'async def run"),
+        ("NotAsync", "NotAsync with a method run that is not 'async def'"),
+        ("Generates", "Generates with a method run that is not 'async def'"),
         ("AsksMore", r"called as run\(env, model\): missing a required argument: 'third'"),
         ("Raises", r"raised KeyError: 'MY_KEY' \(at .*choice_of_agents.py:\d+\)"),
         ("NeedsMore", "missing a required argument: 'depth'"),
         ("solve", "the agent solve must be an async function"),
-        ("nothing", "gives an object of type NoneType"),
+        ("nothing", "creates an object of type NoneType"),
         ("INSTANCE", "is an object of type Good; name a class with 'async def run"),
         ("NUMBER", "is an object of type int; name a class"),
         ("MODULE", "is a module; name a class"),

@@ -77,7 +77,7 @@ def test_who_halves_what_is_left_always_finds_the_number(seed: int, count: int):
 def test_a_guess_that_is_none_costs_a_turn():
     env = gymnasium.make("guess-v1", max_turns=2)
     env.reset(seed=0)
-    assert env.step("seven")[0] == "That is no number. Put a number in \\boxed{}."
+    assert env.step("seven")[0] == "That is not a number. Put a number in \\boxed{}."
     assert env.step("\\boxed{-1}")[1:3] == (0.0, True)
     fixed = gymnasium.make("guess-v1", numbers=8, low=3)
     assert {fixed.reset(seed=i)[0] for i in range(9)} == {guess.opening(3, 10)}
@@ -171,7 +171,7 @@ def test_any_gymnasium_environment_can_be_played_in_words():
     assert observation.startswith("Cross the lake.\n")
     assert observation.split("\n")[1:5] == ["[S]FFF", "FHFH", "FFFH", "HFFG"]
     assert observation.endswith("Put one of these in \\boxed{}: left, down, right, up.")
-    assert env.step("down")[0].startswith("That names no action.")
+    assert env.step("down")[0].startswith("That is not an action.")
     moves = ["Down", "down", "right", "right", "down", "right"]
     steps = [env.step(f"\\boxed{{{move}}}") for move in moves]
     assert [s[1] for s in steps] == [0.0] * 5 + [1.0]
@@ -181,9 +181,9 @@ def test_any_gymnasium_environment_can_be_played_in_words():
     assert env.step("\\boxed{1}")[1:4] == (1.0, False, False)
     assert env.step("\\boxed{0}")[1:4] == (1.0, False, True)
     for options, complaint in (
-        ({"env": "No-v1"}, "gym-text-v1: unknown environment 'No-v1'.* needs its module, as in MODULE:No-v1"),
+        ({"env": "No-v1"}, "gym-text-v1: unknown environment 'No-v1'.* prefix its module: MODULE:No-v1"),
         ({"env": "CartPole-v1", "describe": "words"}, "describe=words is not of the form"),
-        ({"env": "CartPole-v1", "describe": "math:pi"}, "describe=math:pi is no function"),
+        ({"env": "CartPole-v1", "describe": "math:pi"}, "describe=math:pi is not a function"),
         ({"env": "CartPole-v1", "describe": "math:words"}, "math has no 'words'"),
         ({"env": "CartPole-v1", "options": {"size": 5}}, "has no option 'size'"),
         ({"env": "FrozenLake-v1", "actions": ["a", "a", "b", "c"]}, "4 actions"),
@@ -255,7 +255,7 @@ def test_observations_that_are_no_text_are_described(grid: Path):
         assert env.unwrapped.warnings == ()
         assert env.metadata["isolation"] == "process"
     plain = make_env("gym-text-v1", env=f"{file}:Grid")
-    assert "have an array of 64 numbers, which no model reads" in plain.unwrapped.warnings[0]
+    assert "have an array of 64 numbers, which a model cannot interpret" in plain.unwrapped.warnings[0]
     with pytest.raises(TypeError, match="describe returned a ndarray; return text"):
         make_env("gym-text-v1", env=f"{file}:Grid", describe=f"{file}:numbers").reset(seed=0)
     with pytest.raises(UserError, match="registers no environment 'TextGrit-v0'; did you mean 'TextGrid-v0'"):

@@ -157,9 +157,9 @@ async def test_tools_answer_in_the_model_s_own_format_and_errors_are_observation
     assert found[0] == '{"at": 12, "how": "far"}'
     assert found[1] == "Error: KeyError: 'nothing there'"
     assert found[2].startswith("Error: at: Input should be a valid integer")
-    assert found[3] == "Error: there is no tool 'lok', only look, slow."
+    assert found[3] == "Error: the tool 'lok' does not exist; choose one of look, slow."
     assert found[4] == "Error: the tool took longer than 3 s."
-    assert found[5] == "Error: not made: a response may have 5 calls."
+    assert found[5] == "Error: this call was not executed, because a response may contain only 5 calls."
     (trajectory,) = episode.trajectories
     assert trajectory.rewards == [0.0, 1.0, 2.0, 3.0]
 
@@ -249,7 +249,7 @@ async def test_an_environment_s_tools_stand_in_place_of_the_calculator():
         ToolUse(max_turns=2), call("calculator", expression="1"), "words", made=Shelf
     )
     assert "calculator" not in prompts[0]
-    assert observations(prompts[1])[0].startswith("Error: there is no tool 'calculator'")
+    assert observations(prompts[1])[0].startswith("Error: the tool 'calculator' does not exist")
     assert said == ["words"]
     # A last response is made of it, too.
     _, said, _ = await run_episode(ToolUse(max_turns=1), call("take", what="a"), made=Shelf)
@@ -258,7 +258,7 @@ async def test_an_environment_s_tools_stand_in_place_of_the_calculator():
     def take() -> None:
         """Take it."""
 
-    with pytest.raises(UserError, match="the environment has a tool 'take' itself"):
+    with pytest.raises(UserError, match="the environment itself has a tool 'take'"):
         await run_episode(ToolUse([take]), "a", made=Shelf)
 
 
@@ -268,7 +268,7 @@ async def test_tools_of_an_environment_that_are_none_fail_the_episode(tools: Any
         pass
 
     Wrong.tools = tools
-    with pytest.raises(EnvironmentFailure, match="gave info\\['tools'\\], which"):
+    with pytest.raises(EnvironmentFailure, match="returned info\\['tools'\\], which"):
         await run_episode(ToolUse(), "a", made=Wrong)
 
 
@@ -286,9 +286,9 @@ def test_a_tool_that_cannot_be_described_or_found_is_refused():
     def bare(x):
         return x
 
-    with pytest.raises(UserError, match="the tool bare cannot be described"):
+    with pytest.raises(UserError, match="cannot describe the tool bare"):
         ToolUse([bare])
-    with pytest.raises(UserError, match="two tools have one name"):
+    with pytest.raises(UserError, match="two tools have the same name"):
         ToolBox([look, look])
     with pytest.raises(UserError, match="max_turns=0"):
         MultiTurn(max_turns=0)
@@ -305,9 +305,9 @@ def test_an_agent_of_ones_own_is_named_by_its_file_or_module(tmp_path: Path):
     assert find_agent("areal.agents.multi_turn:MultiTurn") is MultiTurn is find_agent("multi-turn")
     for name, complaint in (
         (f"{file}:MyAgen", "has no 'MyAgen'; did you mean 'MyAgent'"),
-        (f"{tmp_path}/no.py:X", "there is no file"),
-        ("no_such.module:X", "there is no module no_such.module"),
-        ("areal.agents.no:X", "there is no module areal.agents.no"),
+        (f"{tmp_path}/no.py:X", "does not exist"),
+        ("no_such.module:X", "the module no_such.module does not exist"),
+        ("areal.agents.no:X", "the module areal.agents.no does not exist"),
         (":X", "not of the form"),
     ):
         with pytest.raises(UserError, match=complaint):

@@ -61,27 +61,31 @@ def test_a_run_that_is_well_is_left_alone():
 @pytest.mark.parametrize(
     ("wrong", "name", "says"),
     [
-        (NOTHING, "nothing learned", "no response earned anything in the last 5 updates"),
-        ({**NOTHING, "reward/mean": 1.0}, "nothing learned", "earned the same in the last 5 updates (1.000)"),
-        ({**NOTHING, "reward/mean": 0.1, "reward/std": 1.4e-17}, "nothing learned", "take harder problems"),
+        (NOTHING, "nothing learned", "no response earned a reward in the last 5 updates"),
+        (
+            {**NOTHING, "reward/mean": 1.0},
+            "nothing learned",
+            "earned the same reward in the last 5 updates (1.000)",
+        ),
+        ({**NOTHING, "reward/mean": 0.1, "reward/std": 1.4e-17}, "nothing learned", "use harder problems"),
         ({"response/failed": 0.6}, "programs failed", "failed in 60% of the episodes of the last 5 updates"),
-        ({**NOTHING, "response/failed": 1.0}, "programs failed", "areal.log says what it raised"),
+        ({**NOTHING, "response/failed": 1.0}, "programs failed", "areal.log has the errors"),
         # All groups agree within themselves, and differ from each other.
-        ({"advantage/zero": 1.0}, "nothing learned", "raise rollout.group_size"),
+        ({"advantage/zero": 1.0}, "nothing learned", "increase rollout.group_size"),
         ({"grad_norm": 0.0}, "nothing learned", "every token was clipped or masked"),
-        ({"response/truncated": 1.0}, "responses cut off", "all responses were cut off"),
-        ({"response/truncated": 0.96}, "responses cut off", "of 12 tokens on average"),
+        ({"response/truncated": 1.0}, "responses truncated", "all responses were truncated"),
+        ({"response/truncated": 0.96}, "responses truncated", "of 12 tokens on average"),
         (
             {"response/truncated": 1.0, "response/thought_unended": 0.6},
-            "responses cut off",
-            "shorter responses, or set rollout.thinking_budget, since most were still thinking",
+            "responses truncated",
+            "shorter responses, or set rollout.thinking_budget, because most were still thinking",
         ),
-        ({"policy/entropy": 0.001}, "no entropy left", "learner.learning_rate"),
+        ({"policy/entropy": 0.001}, "entropy collapsed", "learner.learning_rate"),
         ({"response/unfinished": 1.0}, "no episode ended", "--agent multi-turn"),
         (
             {"mismatch/logprob": 0.11},
             "log-probability mismatch",
-            "other log-probabilities (by 0.11 in the mean)",
+            "log-probabilities of engine and learner differ (by 0.11 on average)",
         ),
     ],
 )
@@ -124,10 +128,10 @@ def test_what_is_nearly_wrong_is_not(well: dict[str, Any]):
 
 
 SLOW = [
-    ({"time/held": 0.21}, "staleness at its bound", "raise rollout.max_staleness"),
-    ({"time/wait": 1.9, "time/generate": 1.2}, "engines idle", "raise rollout.max_concurrent"),
-    ({"latency/env": 0.41}, "environment slow", "make reset, step or the verifier faster"),
-    ({"latency/env_queue": 0.31}, "environment slow", "raise rollout.env_workers"),
+    ({"time/held": 0.21}, "staleness at its limit", "increase rollout.max_staleness"),
+    ({"time/wait": 1.9, "time/generate": 1.2}, "idle engines", "increase rollout.max_concurrent"),
+    ({"latency/env": 0.41}, "slow environment", "make reset, step or the verifier faster"),
+    ({"latency/env_queue": 0.31}, "slow environment", "increase rollout.env_workers"),
 ]
 
 
@@ -161,7 +165,7 @@ def test_what_costs_little_time_is_not(well: dict[str, Any]):
 
 def test_stragglers_need_not_come_in_each_update():
     now_and_then = [(1, {"time/held": 0.9}), (2, {"time/held": 0.0})] * 7
-    assert names(run(*now_and_then)) == ["staleness at its bound"]
+    assert names(run(*now_and_then)) == ["staleness at its limit"]
     assert names(run((1, {"time/held": 2.0}), (LONG - 1, {"time/held": 0.0}))) == [], "as at the start"
 
 

@@ -82,7 +82,7 @@ def test_a_reference_that_cannot_be_read_is_refused_by_its_line(tmp_path: Path, 
     path = tmp_path / "d.jsonl"
     rows = [{"problem": "1+1?", "answer": "2"}, {"problem": "2+3?", "answer": text}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=r"line 2: no final answer: give it alone in 'answer'"):
+    with pytest.raises(UserError, match=r"line 2: no final answer; give it alone in 'answer'"):
         MathEnv(data=str(path))
 
 

@@ -142,33 +142,33 @@ BROKEN: dict[str, tuple[str, Any, list[str]]] = {
     "a player who earns nothing": (
         "rewards",
         {"info": lambda self: {"player": "north"}, "score": lambda self, action: 1.0},
-        ["named the player 'north', but not what each player earned: set info['rewards']"],
+        ["named the player 'north', but not what each player earned; set info['rewards']"],
     ),
     "no finite reward": ("rewards", {"score": lambda self, action: float("nan")}, ["finite float"]),
     "chance": (
         "determinism",
         {"numbers": lambda self: (random.randrange(10**6), 1)},
-        ["something else the second time", "np_random"],
+        ["returns something else the second time", "np_random"],
     ),
     "one answer for all": (
         "threads",
         {"prompt": shares, "score": judges_shared},
-        ["8 threads", "class attribute"],
+        ["8 threads", "class attributes"],
     ),
     "one problem for both": (
         "separate splits",
         {"numbers": lambda self: (self.draw.randrange(5), 1)},
-        ["are in the train split too"],
+        ["are also in the train split"],
     ),
     "narrow actions": (
         "honest spaces",
         {"__init__": other_space},
-        ["action space does not hold", "UnicodeText"],
+        ["action space does not contain", "UnicodeText"],
     ),
     "long observations": (
         "honest spaces",
         {"prompt": lambda self, a, b: "x" * 2000},
-        ["observation that is not in", "UnicodeText"],
+        ["observation outside of", "UnicodeText"],
     ),
     "no text": (
         "honest spaces",
@@ -180,9 +180,9 @@ BROKEN: dict[str, tuple[str, Any, list[str]]] = {
         {"__init__": lambda self, **_: setattr(self, "action_space", gymnasium.spaces.Discrete(2))},
         ["actions are Discrete(2)", "gym-text-v1"],
     ),
-    "no solution": ("solutions", {"solution": lambda self: "?"}, ["no more than the answer '?'"]),
+    "no solution": ("solutions", {"solution": lambda self: "?"}, ["not more than the answer '?'"]),
     "cannot be made": (
-        "it can be made",
+        "can be created",
         {"__init__": lambda self: {}["x"]},
         ["the constructor raised KeyError"],
     ),
@@ -254,7 +254,7 @@ class Locks(GuessEnv):
     def step(self, action):
         ctypes.PyDLL(None).sleep(1000)  # a call that keeps the lock
 
-check_env(Locks, time_limit=2, rules={name: RULES[name] for name in ("it can be made", "rewards")})
+check_env(Locks, time_limit=2, rules={name: RULES[name] for name in ("can be created", "rewards")})
 print("never")
 """
 
@@ -325,7 +325,7 @@ def test_a_game_whose_answer_is_shown_is_found():
     solved = check_env(broken("Leaky", SolvedGame, **leaky), rules=rules)
     assert "info['target']" in failures(solved)["hidden answers"]
     unsolved = check_env(broken("Leaky", Game, **leaky), rules=rules)
-    assert "info['target'], handed in" in unsolved[-1].message
+    assert "info['target'], as the answer" in unsolved[-1].message
 
 
 @pytest.mark.parametrize("turns", [1, 2])
@@ -353,7 +353,7 @@ def test_unnamed_parts_are_a_warning():
 def test_a_player_that_is_no_text_is_a_warning(player: Any, warnings: int):
     found = check_env(broken("Placed", info=lambda self: {"player": player}), rules=of("rewards"))
     said = [f.message for f in found if f.verdict == "warning"]
-    assert said == ['info["player"] is 3, which is no text: it is nobody who acts'] * warnings
+    assert said == ['info["player"] is 3, which is not a string, so it names no player'] * warnings
     assert not failures(found)
 
 
@@ -398,10 +398,10 @@ def test_a_new_package_is_found_without_installing_it(package: Path, capsys: pyt
     ("name", "complaint"),
     [
         ("My Env", "lower case"),
-        ("math-v1", "exists already"),
-        ("json", "a Python module json"),
-        ("class", "a word of Python, .* as in class-env"),
-        ("None", "a word of Python"),
+        ("math-v1", "already exists"),
+        ("json", "the Python module json already exists"),
+        ("class", "a Python keyword, .* as in class-env"),
+        ("None", "a Python keyword"),
         ("here", "exists"),
     ],
 )
@@ -428,12 +428,12 @@ def test_a_class_in_a_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("none.py:Env", "no file 'none.py'"),
+        ("none.py:Env", "the file 'none.py' does not exist"),
         ("areal.envs.math:MathEmv", "did you mean 'MathEnv'"),
-        ("areal.nothing:Env", "no module areal.nothing"),
-        ("areal.errors:UserError", "is no environment; make it a subclass"),
+        ("areal.nothing:Env", "the module areal.nothing does not exist"),
+        ("areal.errors:UserError", "is not an environment; make it a subclass"),
         ("math-v2", "did you mean 'math-v1'"),
-        ("none.py", "no file 'none.py'"),
+        ("none.py", "the file 'none.py' does not exist"),
         (__file__, "name the environment in it, as in .*test_authoring.py:Good .it has Good, Known"),
     ],
 )

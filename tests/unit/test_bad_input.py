@@ -57,8 +57,8 @@ def refused_here(
 CASES = {
     "unknown environment": (["--env", "mth-v1"], ["unknown environment 'mth-v1'", "did you mean 'math-v1'"]),
     "unknown agent": (["--agent", "single-trun"], ["did you mean 'single-turn'"]),
-    "missing model": (["--model", "./nowhere"], ["no folder", "nowhere", "check the path"]),
-    "no model": (["--model", "."], ["is no model", "config.json"]),
+    "missing model": (["--model", "./nowhere"], ["the folder", "nowhere' does not exist", "check the path"]),
+    "no model": (["--model", "."], ["is not a model", "config.json"]),
     "unknown key": (["rollout.max_stalenes=4"], ["'rollout.max_stalenes'", "did you mean 'max_staleness'"]),
     "abbreviated key": (["learner.lr=1"], ["'learner.lr'", "did you mean 'learner.learning_rate'"]),
     "key of another section": (["learner.batch_size=8"], ["did you mean 'rollout.batch_size'?"]),
@@ -95,7 +95,7 @@ CASES = {
     "truncated sampling": (["rollout.top_p=0.9"], ["top_p", "the learner", "set evaluation.top_p"]),
     "greedy training": (["rollout.temperature=0"], ["rollout.temperature=0", "greater than 0"]),
     "empty stop string": (["rollout.stop=['']"], ["rollout.stop", "empty", "remove it"]),
-    "thoughts of a model without": (["rollout.thinking_budget=9"], ["template", "marks no thoughts"]),
+    "thoughts of a model without": (["rollout.thinking_budget=9"], ["template", "does not mark thoughts"]),
     "a thought of no tokens": (["rollout.thinking_budget=7"], ["thinking_budget=7", "equal to 8"]),
     "no end of a thought": (["chat.thought_end=Enough."], ["chat.thought_end", "must contain </think>"]),
     "interruption": (["rollout.interruption=never"], ["'recompute', 'keep' or 'drain'"]),
@@ -114,7 +114,7 @@ CASES = {
     "resumed nowhere": (["--resume", "nowhere"], ["nowhere"]),
     "too long": (["rollout.max_new_tokens=5000"], ["5000", "no room"]),
     "too long an evaluation": (["evaluation.max_new_tokens=5000"], ["evaluation.max_new_tokens", "no room"]),
-    "too long a model": (["rollout.max_model_len=5000"], ["5000", "the model's own 1024"]),
+    "too long a model": (["rollout.max_model_len=5000"], ["5000", "the model's limit of 1024"]),
 }
 
 

@@ -90,7 +90,10 @@ class TestInABrowser:
 
     async def test_what_cannot_be_opened(self):
         for options, wrong in (
-            ({"task": "miniwob.click-test"}, "needs another package: pip install browsergym-miniwob"),
+            (
+                {"task": "miniwob.click-test"},
+                "requires another package; install it with pip install browsergym-miniwob",
+            ),
             ({"task": "nothing"}, "BrowserGym has no task 'nothing'"),
             ({"task": PRESS, "actions": ["fly"]}, r"actions=\['fly'\]"),
         ):
@@ -99,12 +102,14 @@ class TestInABrowser:
                 await episode(pool, 0)
             await pool.close()
         pool = pool_of(task=PRESS, browser="/no/such/browser")
-        with pytest.raises(UserError, match=r"there is no browser at /no/such/browser"):
+        with pytest.raises(UserError, match=r"the browser /no/such/browser does not exist"):
             await episode(pool, 0)
         await pool.close()
 
 
 @pytest.mark.skipif(INSTALLED, reason="browsergym-core is installed")
 def test_without_browsergym():
-    with pytest.raises(UserError, match=r"needs BrowserGym: pip install 'areal-gym.browsergym.'"):
+    with pytest.raises(
+        UserError, match=r"requires BrowserGym; install it with pip install 'areal-gym.browsergym.'"
+    ):
         make_env("browsergym-v1")

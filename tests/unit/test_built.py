@@ -114,7 +114,9 @@ def test_installed_in_an_empty_environment(version: str, form: str, built: Path,
     assert "rules hold" in run(areal, "env", "check", "my-env", cwd=empty)
     assert "attacks held" in run(areal, "sandbox", "check")
     output = run(areal, "train", status=2, cwd=empty)
-    missing = re.match(r"areal: error: (\w+) is not installed: pip install 'areal-gym\[cpu\]'", output)
+    missing = re.match(
+        r"areal: error: (\w+) is not installed; install it with pip install 'areal-gym\[cpu\]'", output
+    )
     assert missing is not None, output
     assert missing[1].replace("_", "-") in LATE
     assert output.count("\n") == 1

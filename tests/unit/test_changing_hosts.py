@@ -147,7 +147,7 @@ def test_a_host_with_the_learner_stays_until_it_is_gone():
             await this.placed({"0": "b"})
             await this.passes()
             assert len(this.cluster.hosts) == 2
-            assert "host a will be gone: its engines leave; a process of the learner is there" in str(
+            assert "host a will leave: its engines leave the run; the learner process on it" in str(
                 this.run.notices
             )
 
@@ -162,7 +162,7 @@ def test_a_host_that_lacks_something_is_asked_once():
             await this.placed({"0": "b", "1": "d"})
             await this.passes()
             assert sorted(this.cluster.asked) == ["c", "d"]
-            assert "host c gets no engine: areal does not start on host c" in this.run.notices
+            assert "host c does not get an engine: areal does not start on host c" in this.run.notices
             this.cluster.free.remove("c")
             await this.passes()
             this.cluster.broken.clear()
@@ -196,7 +196,7 @@ def test_a_learner_whose_host_is_gone_starts_on_another():
             ]
             this.cluster.gone.add("b")
             await this.until(lambda: bool(this.run.members.stranded))
-            line = "^host b is gone with learner rank 0, and no other has room: .* no other host is left; add"
+            line = "^host b is gone with learner rank 0, and no other host has room: .* no other host is"
             with pytest.raises(UserError, match=line):
                 await this.changing.start_learner(start)
 

@@ -242,9 +242,9 @@ def test_the_model_after_any_update_can_be_had(tmp_path: Path):
     kept.export(run.path)
     assert export_model(run.path, tmp_path / "final") is None
     assert resolve_model(str(run.path)) == str(run.model)
-    with pytest.raises(UserError, match="no checkpoint of update 7; there are checkpoints of 1, 2, 3"):
+    with pytest.raises(UserError, match="no checkpoint of update 7; its checkpoints are of updates 1, 2, 3"):
         export_model(run.path, tmp_path / "none", 7)
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="already exists"):
         export_model(run.path, tmp_path / "final", 1)
     # Resumed for more updates, and stopped: what lies in model/ is of the run's former end.
     learner.update(batch(4))
@@ -252,7 +252,7 @@ def test_the_model_after_any_update_can_be_had(tmp_path: Path):
     assert export_model(run.path, tmp_path / "newest") == 4
     assert resolve_model(str(run.path)) == str(run.checkpoints / "step-000004" / "model")
     run.truncate_metrics(1)
-    with pytest.raises(UserError, match="no checkpoint that was evaluated"):
+    with pytest.raises(UserError, match="no evaluated checkpoint"):
         export_model(run.path, tmp_path / "none", "best")
     assert not list(tmp_path.glob(".partial*")) + list(tmp_path.glob("none"))
 

@@ -26,7 +26,7 @@ def test_a_complaint_is_one_line_with_a_few_names():
     names = [f"layers.{i}.weight" for i in range(9)]
     message = complaint(names, ["head"], [])
     assert "layers.0.weight, layers.1.weight, layers.2.weight, layers.3.weight and 5 more" in message
-    assert "the engine gets nothing for its head" in message
+    assert "the engine receives nothing for its head" in message
     assert "all of" not in message
     assert "\n" not in message
-    assert "does not get all of its qkv_proj" in complaint([], [], {"qkv_proj"})
+    assert "does not receive all of its qkv_proj" in complaint([], [], {"qkv_proj"})

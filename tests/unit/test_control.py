@@ -51,7 +51,7 @@ async def test_answers_come_and_errors_are_the_users(directory: RunDirectory):
         ]  # fmt: skip
         with pytest.raises(UserError, match=r"^give a number that is not negative$"):
             await asked(directory, "double", number=-1)
-        with pytest.raises(UserError, match="does not know this request; its commands are double"):
+        with pytest.raises(UserError, match="does not know this command; its commands are double"):
             await asked(directory, "halve", number=1)
         with pytest.raises(UserError, match="missing 1 required"):
             await asked(directory, "double")
@@ -97,21 +97,21 @@ async def test_a_run_that_ends_leaves_nobody_waiting(directory: RunDirectory):
     async with served(directory, forever=forever):
         waiting = asyncio.ensure_future(asked(directory, "forever"))
         await asyncio.wait_for(begun.wait(), 60)
-    with pytest.raises(UserError, match="has ended before it answered"):
+    with pytest.raises(UserError, match="ended before it answered"):
         await asyncio.wait_for(waiting, 60)
 
 
 async def test_runs_that_are_not_going_on_say_so(directory: RunDirectory, tmp_path: Path):
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         ask(str(tmp_path), "double")
-    with pytest.raises(UserError, match="is not going on, or has not started"):
+    with pytest.raises(UserError, match="is not active, or has not started"):
         ask(str(directory.path), "double")
     code = (
         "import os, socket, sys; os.chdir(sys.argv[1]); s = socket.socket(socket.AF_UNIX); "
         f"s.bind('{SOCKET}'); s.listen(); os.kill(os.getpid(), 9)"
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, str(directory.path)])
-    with pytest.raises(UserError, match=f"it was killed, and left {SOCKET} behind"):
+    with pytest.raises(UserError, match=f"it was killed and left {SOCKET} behind"):
         ask(str(directory.path), "double")
     async with served(directory):  # it is resumed
         assert await asked(directory, "double", number=3) == 6
@@ -123,4 +123,4 @@ async def test_a_folder_that_can_have_no_socket_costs_the_run_nothing(directory:
     async with control_socket(directory, {}, notices.append):
         pass
     [line] = notices
-    assert line.startswith("`areal workers` cannot reach this run: no socket in ")
+    assert line.startswith("`areal workers` cannot reach this run, because ")

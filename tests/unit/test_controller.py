@@ -156,7 +156,9 @@ async def test_groups_that_are_always_equal_end_the_run():
         return episode()
 
     _, control = controller(run_episode, max_equal=5)
-    with pytest.raises(UserError, match=r"[6-8] groups in a row with equal rewards.*dynamic_sampling=false"):
+    with pytest.raises(
+        UserError, match=r"[6-8] consecutive groups with equal rewards.*dynamic_sampling=false"
+    ):
         await asyncio.wait_for(control.run(), 60)
     _, control = controller(run_episode)
     running = asyncio.create_task(control.run())

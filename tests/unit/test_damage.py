@@ -92,10 +92,10 @@ def test_the_one_before_serves_and_a_line_says_which_and_why(run: RunDirectory):
     assert found.checkpoint == run.checkpoints / "step-000001"
     (line,) = found.notices
     assert "the checkpoint of update 2 is damaged (learner/__0_0.distcp does not match its SHA-256)" in line
-    assert "from the one of update 1" in line
+    assert "from that of update 1" in line
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
     assert checkpoint.before(run.checkpoints, 3) == found.checkpoint, "a replay does not begin with it either"
-    with pytest.raises(UserError, match=r"update 2 is damaged \(learner.*another of 1"):
+    with pytest.raises(UserError, match=r"update 2 is damaged \(learner.*choose another one with --step: 1"):
         export_model(run.path, run.path.parent / "model", 2)
 
 

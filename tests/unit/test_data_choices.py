@@ -95,20 +95,20 @@ def test_which_choice_an_answer_names(choices: Any, answer: object, letter: str,
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ({"choices": ["x", "y"], "answer": "C"}, "answer is 'C', which names none of the 2 choices"),
-        ({"choices": ["x", "y"], "answer": 2}, "answer is '2', which names none"),
-        ({"choices": ["1", "2"], "answer": "1"}, "'1', which may mean '1' or '2': name .* by its letter"),
+        ({"choices": ["x", "y"], "answer": "C"}, "answer is 'C', which is not one of the 2 choices"),
+        ({"choices": ["x", "y"], "answer": 2}, "answer is '2', which is not one of"),
+        ({"choices": ["1", "2"], "answer": "1"}, "'1', which may mean '1' or '2'; give .* as a letter"),
         ({"choices": [1, 2], "answer": 1}, "which may mean '1' or '2'"),
         ({"choices": ["O", "A"], "answer": "A"}, "which may mean 'O' or 'A'"),
         (
             {"options": "a ) 38 , b ) 27 , c ) none", "answer": "a"},
-            r"options is text that is no list of choices: 'a \) 38",
+            r"options is text, and not a list of choices: 'a \) 38",
         ),
         (
             {"choices": "{'text': array(['x', 'y'], dtype=object)}", "answerKey": "B"},
-            "choices is text that is",
+            "choices is text, and not",
         ),
-        ({"choices": ["x", "y"]}, "it has choices, but no field says which is right"),
+        ({"choices": ["x", "y"]}, "it has choices, but no field for the correct choice"),
         ({"options": ["x"] * 27, "answer": "A"}, "options has 27 choices, more than there are letters"),
     ],
 )

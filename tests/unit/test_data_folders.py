@@ -81,12 +81,12 @@ def test_folders_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "both").mkdir()
     as_parquet(tmp_path / "both" / "train.parquet")
     (tmp_path / "both" / "train.jsonl").write_text(LINES)
-    with pytest.raises(UserError, match=r"several forms .\.jsonl, \.parquet"):
+    with pytest.raises(UserError, match=r"several formats .\.jsonl, \.parquet"):
         sizes("./both")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "a-00000-of-00001.jsonl").write_text(LINES)
     (tmp_path / "odd" / "b-00000-of-00001.jsonl").write_text(LINES)
-    with pytest.raises(UserError, match="has no split train: name one, as in data=odd:a"):
+    with pytest.raises(UserError, match="has no split train; name another one, as in data=odd:a"):
         sizes("odd")
     for place in ("./empt", "empt.jsonl", "/nowhere/at/all", "a/b/c", "~/nothing.parquet"):
         with pytest.raises(UserError, match="does not exist"):
@@ -171,12 +171,12 @@ def test_how_it_was_read_and_what_may_be_wrong(tmp_path: Path):
         f"{len(splits['train'])} problems, {len(splits['test'])} held out "
         "(one in ten, by a hash of their text)",
     )
-    again = f"39 of the {len(splits['train'])} problems to train on repeat an earlier one: leave them out"
+    again = f"39 of the {len(splits['train'])} training problems are duplicates; remove them"
     assert splits.warnings == (again,)
     some = jsonl(tmp_path / "some.jsonl", *MANY[:5])
     leaking = load_pairs(jsonl(tmp_path / "all.jsonl", *MANY), None, some)
     assert len(leaking.warnings) == 1
-    assert leaking.warnings[0].startswith("5 of the 5 held-out problems are trained on, too")
+    assert leaking.warnings[0].startswith("5 of the 5 held-out problems are also training problems")
     # Near misses: the same question after another opening, and a few that repeat.
     other = {**VERL, "prompt": [SYSTEM, USER]}
     fine = load_pairs(jsonl(tmp_path / "e.jsonl", VERL, *MANY), None, jsonl(tmp_path / "f.jsonl", other))

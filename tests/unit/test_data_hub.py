@@ -118,7 +118,7 @@ def test_a_revision_is_exact_also_without_the_hub(address: tuple[str, list[str],
         assert shown(address, place, "subset=main", **offline)[0] == 0, "what is kept will do"
     status, line = shown(address, f"o/several@{'b' * 40}", "subset=main", **offline)
     assert status == 2
-    assert "what is kept here is of another revision" in line
+    assert "the local cache has another revision" in line
     status, line = shown(address, "o/several@v1", "subset=main", **offline)
     assert status == 2
     assert "offline mode is enabled" in line

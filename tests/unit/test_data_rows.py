@@ -125,25 +125,25 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
     ("row", "options", "complaint"),
     [
         ({"prompt": "[{'role': 'user', 'content': array(1)}]", "answer": "2"}, {}, "looks like messages"),
-        ({"prompt": [USER, SHOTS[1]], "answer": "2"}, {}, "ends with the assistant's own words"),
-        ({"prompt": [SYSTEM], "answer": "2"}, {}, "no last word of the user"),
+        ({"prompt": [USER, SHOTS[1]], "answer": "2"}, {}, "ends with a message of the assistant"),
+        ({"prompt": [SYSTEM], "answer": "2"}, {}, "do not end with a message of the user"),
         ({"prompt": [{"role": "tool", "content": "x"}], "answer": "2"}, {}, "the role 'tool'"),
         (
             {"prompt": [{**USER, "content": [{"type": "image"}]}], "answer": "2"},
             {},
-            "no text, such as an image",
+            "other than text, such as an image",
         ),
         ({"prompt": [{**USER, "tool_calls": [{}]}], "answer": "2"}, {}, "has tool calls"),
-        ({"prompt": "1+1?", "history": ["2+2?"], "answer": "2"}, {}, "history is no list of pairs"),
-        ({"prompt": [USER]}, {}, "none of the keys answer, solution, response .*expected_answer"),
+        ({"prompt": "1+1?", "history": ["2+2?"], "answer": "2"}, {}, "history is not a list of pairs"),
+        ({"prompt": [USER]}, {}, "none of the keys answer, solution, response, .*expected_answer"),
         ({"prompt": [USER], "answer": ""}, {}, "none of the keys answer"),
-        ({"prompt": [USER], "answer": ["3", "-2"]}, {}, "answer holds 2 answers"),
-        ({"prompt": "1+1?", "answer": "['3' '-2']"}, {}, "answer holds 2 answers"),  # as NumPy writes it
-        ({"prompt": [USER], "reward_model": {"ground_truth": {"target": 9}}}, {}, "holds an object .target."),
+        ({"prompt": [USER], "answer": ["3", "-2"]}, {}, "answer has 2 answers"),
+        ({"prompt": "1+1?", "answer": "['3' '-2']"}, {}, "answer has 2 answers"),  # as NumPy writes it
+        ({"prompt": [USER], "reward_model": {"ground_truth": {"target": 9}}}, {}, "is an object .target."),
         (
             {"responses_create_params": {"input": [USER], "tools": [{"type": "function"}]}, "label": "2"},
             {},
-            "asks for tools",
+            "requests tools",
         ),
         (
             {
@@ -181,7 +181,7 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
             "its own server .judge_agent. judges it",
         ),
         ({"q": "?", "label": None}, {"prompt": "{q}", "answer": "{label}"}, "holds no answer"),
-        ({"q": "?", "label": [1, 2]}, {"prompt": "{q}", "answer": "{label}"}, "holds 2 answers"),
+        ({"q": "?", "label": [1, 2]}, {"prompt": "{q}", "answer": "{label}"}, "has 2 answers"),
         ({"q": None, "label": 1}, {"prompt": "{q}", "answer": "{label}"}, "{q} is null"),
         ({"q": "?", "r": {"a": 1}}, {"prompt": "{q}", "answer": "{r[b]}"}, "needs {b}"),
         ({"q": "?", "r": "text"}, {"prompt": "{q}", "answer": "{r[b]}"}, "names what the row has not"),

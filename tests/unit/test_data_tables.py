@@ -97,7 +97,11 @@ def test_bytes_are_text(tmp_path: Path):
     [
         ("rows.csv", "question,answer\nq?,1\nr?,NaN\n", "line 3: none of the keys"),
         ("rows.csv", "question,answer\nq?,nan\n", "line 2: none of the keys"),
-        ("rows.jsonl", '{"problem": "<image>?", "images": ["a.png"], "answer": 1}', "line 1: it has images"),
+        (
+            "rows.jsonl",
+            '{"problem": "<image>?", "images": ["a.png"], "answer": 1}',
+            "line 1: it contains images",
+        ),
     ],
 )
 def test_what_is_not_there_or_not_seen_is_refused(name: str, content: str, complaint: str, tmp_path: Path):

@@ -43,7 +43,11 @@ def message(path: str, response: httpx.Response) -> str:
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("/chat/completions", {"temperature": 0.7}, "temperature=0.7 is not the run's.*rollout.temperature"),
+    (
+        "/chat/completions",
+        {"temperature": 0.7},
+        "temperature=0.7 differs from the temperature of the run.*rollout.temperature",
+    ),
     ("/chat/completions", {"top_p": 0.9}, "top_p=0.9 is not available"),
     ("/chat/completions", {"logit_bias": {"5": 1}}, "logit_bias"),
     ("/chat/completions", {"presence_penalty": 0.1}, "presence_penalty"),
@@ -61,7 +65,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "/chat/completions",
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        "none is fetched from an address",
+        "does not fetch URLs",
     ),
     ("/chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages.0: content"),
     (
@@ -69,15 +73,19 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
         "messages.0: a tool",
     ),
-    ("/chat/completions", {"tools": [{"type": "custom"}]}, "functions alone"),
-    ("/chat/completions", {"tools": [{"type": "function", "function": {}}]}, "a tool has a name"),
+    ("/chat/completions", {"tools": [{"type": "custom"}]}, "only functions"),
+    ("/chat/completions", {"tools": [{"type": "function", "function": {}}]}, "a tool needs a name"),
     ("/responses", {"text": {"format": {"type": "json_schema"}}}, "text.format"),
     ("/responses", {"temperature": 0}, "temperature=0"),
-    ("/responses", {"previous_response_id": "resp_1"}, "none of this episode's"),
+    ("/responses", {"previous_response_id": "resp_1"}, "does not belong to this episode"),
     ("/responses", {"conversation": "c"}, "previous_response_id"),
-    ("/responses", {"tools": [{"type": "web_search"}]}, "no tool of its own.*web_search"),
-    ("/responses", {"input": [{"type": "item_reference", "id": "i"}]}, "input.0: the item .i. is none of"),
-    ("/responses", {"input": [{"type": "function_call", "call_id": "c"}]}, "input.0: a call"),
+    ("/responses", {"tools": [{"type": "web_search"}]}, "no built-in tools.*web_search"),
+    (
+        "/responses",
+        {"input": [{"type": "item_reference", "id": "i"}]},
+        "input.0: the item .i. does not belong",
+    ),
+    ("/responses", {"input": [{"type": "function_call", "call_id": "c"}]}, "input.0: a tool call"),
     ("/messages", {"top_k": 5}, "top_k=5"),
     ("/messages", {"max_tokens": None}, "max_tokens"),
     ("/messages", {"tool_choice": {"type": "any"}}, "forced call"),
@@ -86,12 +94,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
         "disable_parallel",
     ),
-    ("/messages", {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "no tool of its own"),
+    ("/messages", {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "no built-in tools"),
     ("/messages", {"messages": [{"role": "user", "content": [5]}]}, "blocks"),
     (
         "/messages",
         {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
-        "none is fetched from an address",
+        "does not fetch URLs",
     ),
 ]
 
@@ -151,7 +159,7 @@ async def test_only_the_key_of_an_open_episode_opens_anything_and_only_that_epis
                 for path, body in {**BODIES, "/reward": {"reward": 1}}.items():
                     response = await http.post(path, json=body, headers={"authorization": key})
                     assert response.status_code == 401, key
-                    assert "no such key" in message(path, response)
+                    assert "the key is unknown" in message(path, response)
                 assert (await http.get("/models", headers={"authorization": key})).status_code == 401
             both = {"x-api-key": at.api_key, "authorization": "Bearer of-the-environment"}
             assert (await http.post("/messages", json=BODIES["/messages"], headers=both)).status_code == 200

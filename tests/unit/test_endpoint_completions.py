@@ -149,9 +149,9 @@ async def test_a_prompt_that_cannot_be_had_is_refused():
     ):
         for change, found in (
             ({"prompt": ""}, "the prompt is empty"),
-            ({"prompt": None}, "prompt: it is one text"),
-            ({"prompt": ["a", "b"]}, "prompt: it is one text"),
-            ({"prompt": [1, 2]}, "prompt: it is one text"),
+            ({"prompt": None}, "prompt: give one string"),
+            ({"prompt": ["a", "b"]}, "prompt: give one string"),
+            ({"prompt": [1, 2]}, "prompt: give one string"),
             ({"prompt": "a" * 300}, "rollout.max_model_len"),
             ({"echo": True}, "echo"),
             ({"suffix": "b"}, "suffix"),

@@ -55,9 +55,11 @@ async def test_items_may_be_named_by_their_ids():
         async with model.endpoint(9) as other, of_openai(other) as stranger:
             for who, bad in ((client, "msg_1"), (client, called.id), (stranger, said.id)):
                 missing: Any = [USER, {"type": "item_reference", "id": bad}, USER]
-                with pytest.raises(openai.BadRequestError, match=f"input.1: the item '{bad}' is none of"):
+                with pytest.raises(
+                    openai.BadRequestError, match=f"input.1: the item '{bad}' does not belong"
+                ):
                     await who.responses.create(model="m", input=missing)
-            with pytest.raises(openai.NotFoundError, match="none of this episode's"):
+            with pytest.raises(openai.NotFoundError, match="does not belong to"):
                 await stranger.responses.retrieve(called.id)
         assert len(model.asked) == asked
 

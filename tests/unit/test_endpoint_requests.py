@@ -267,12 +267,12 @@ async def test_the_first_refusal_of_each_kind_is_logged_and_each_is_counted(capl
         assert model.server.refusals.count == 7
         logged = [record.getMessage() for record in caplog.records]
         assert len(logged) == 5
-        assert "temperature=0 is not the run's" in logged[0]
+        assert "temperature=0 differs from the temperature of the run" in logged[0]
         assert logged[0].endswith("(400) to /v1/chat/completions by framework/1.0")
         assert at.account.asked == 6
         assert (at.account.refused, at.account.completions) == (5, 1)
         assert at.account.summary().startswith(
-            "asked the model 6 times, 5 of them refused: temperature=0 is not"
+            "sent 6 requests to the model, 5 of them refused: temperature=0 differs"
         )
 
 
@@ -293,7 +293,7 @@ async def test_a_wish_is_ignored_by_name_and_nothing_else_is(caplog: pytest.LogC
             assert model.server.refusals.count == 0
             logged = [record.getMessage() for record in caplog.records]
             assert len(logged) == len(WISHES), "once for each name and path"
-            assert logged[0].startswith("temperature=0 is ignored")
+            assert logged[0].startswith("ignored temperature=0")
             asked = len(model.asked)
             for path, name, values in NO_WISHES:
                 for value in values:
@@ -447,7 +447,7 @@ async def test_a_part_whose_type_is_no_string_is_refused(server: EndpointServer,
     async with model.endpoint(100) as at, client(at) as http:
         response = await http.post(path, json=body)
     assert response.status_code == 400
-    assert "a part of type" in response.json()["error"]["message"]
+    assert "parts of type" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", REQUESTS)

@@ -289,7 +289,7 @@ def test_one_that_is_lost_in_a_load_hurts_no_other(in_turn: bool):
             engine.gate.set()
         engines[1].error = EngineLost("engine 1")
         if in_turn:  # the third has another connection now
-            with pytest.raises(TransferFailed, match="has come to some engines only"):
+            with pytest.raises(TransferFailed, match="has reached only some of the engines"):
                 await several.load(1)
         else:
             await several.load(1)

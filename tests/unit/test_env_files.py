@@ -75,7 +75,7 @@ def test_data_alone(folder: Path):
     [
         ("data: [", "my.yaml, line 1: not valid YAML"),
         ("just text", "a mapping of options"),
-        ("prompt: '{question}'", "needs the option 'data'"),
+        ("prompt: '{question}'", "requires the option 'data'"),
         ("data: none.jsonl", "none.jsonl does not exist"),
         (DATA.replace("verifier", "verifyer"), "no option 'verifyer'; did you mean 'verifier'"),
         (DATA.replace("number", "nunber"), "unknown verifier 'nunber'; did you mean 'number'"),
@@ -84,9 +84,9 @@ def test_data_alone(folder: Path):
         (DATA.replace("format:", "formal:"), "unknown part of a reward 'formal'"),
         ("env: math-v3", "unknown environment 'math-v3'"),
         ("mixture: []", "a list of members"),
-        ("mixture: [{env: math-v1, wight: 2}]", "no 'wight'; did you mean 'weight'"),
-        ("mixture: [{env: math-v1, weight: 0.5}]", "weight=0.5 of 'math-v1' is no whole number"),
-        ("mixture: [{env: math-v1}, {env: math-v1}]", "two members are called 'math-v1'"),
+        ("mixture: [{env: math-v1, wight: 2}]", "no key 'wight'; did you mean 'weight'"),
+        ("mixture: [{env: math-v1, weight: 0.5}]", "weight=0.5 of 'math-v1' is not a whole number"),
+        ("mixture: [{env: math-v1}, {env: math-v1}]", "two members have the name 'math-v1'"),
         ("mixture: [{env: math-v1, options: {difficulty: 9}}]", "difficulty=9"),
     ],
 )

@@ -110,17 +110,17 @@ async def test_an_episode_that_is_cancelled_between_two_calls_leaves_no_process(
 
 
 ENDS = {
-    "crashes": r"step in the task .* ended its process: SIGSEGV, exit code -11$",
-    "aborts": r"ended its process: SIGABRT, exit code -6$",
-    "is killed": r"ended its process: SIGKILL, exit code -9$",
-    "ends its process": r"ended its process: exit code 3$",
+    "crashes": r"step in the task .* crashed its process: SIGSEGV, exit code -11$",
+    "aborts": r"crashed its process: SIGABRT, exit code -6$",
+    "is killed": r"crashed its process: SIGKILL, exit code -9$",
+    "ends its process": r"crashed its process: exit code 3$",
 }
 WRONG = {
     "exits": r"step in the task .* raised SystemExit: 0 \(at .*native_envs.py:\d+\)$",
     "raises": r"^environment 'native': step in .* raised ValueError: no luck \(at .*native_envs.py:\d+\)$",
     "reset fails": r"reset in the task .* raised KeyError: 'no such\\nlevel' \(at .*native_envs.py:\d+\)$",
     "grows": r"raised MemoryError",
-    "lock": r"gave info\['deep'\]\['state'\]\['lock'\] \(a lock\), which cannot leave its process: ",
+    "lock": r"info\['deep'\]\['state'\]\['lock'\] \(a lock\), which cannot be sent to another process: ",
 }
 
 
@@ -142,8 +142,8 @@ async def test_a_call_that_hangs_with_the_lock_is_ended_with_its_process():
     pool = pool_of(time_limit=45)
     running = await play(pool)
     others = asyncio.create_task(play(pool))
-    # It sends no sign of life either, which may be noticed first.
-    text = r"(has not returned after 45 s \(rollout.env_time_limit\)|ended its process: no sign of life)"
+    # It sends no heartbeat either, which may be noticed first.
+    text = r"(has not returned after 45 s \(rollout.env_time_limit\)|crashed its process: no heartbeat)"
     with pytest.raises(EnvironmentFailure, match=text):
         await play(pool, "hangs with the lock")
     assert (await others)["steps"] >= 1
@@ -184,7 +184,7 @@ async def test_what_cannot_be_made_there_is_the_users_to_mend():
         pass
 
     for make, text in ((Local, "Local"), (partial(make_env, "no-such-env"), "unknown environment")):
-        with pytest.raises(UserError, match=f"in a process of its own: .*{text}.*env_isolation=thread"):
+        with pytest.raises(UserError, match=f"in its own process: .*{text}.*env_isolation=thread"):
             await play(pool_of(make))
 
 
@@ -193,9 +193,9 @@ def no_constructor() -> Any:
 
 
 async def test_a_constructor_that_raises_or_is_killed():
-    with pytest.raises(EnvironmentFailure, match=r"making it raised OSError: gone \(at "):
+    with pytest.raises(EnvironmentFailure, match=r"its creation raised OSError: gone \(at "):
         await play(pool_of(no_constructor))
-    with pytest.raises(EnvironmentFailure, match="making it ended its process: exit code 4"):
+    with pytest.raises(EnvironmentFailure, match="its creation crashed its process: exit code 4"):
         await play(pool_of(partial(os._exit, 4)))
 
 

@@ -68,23 +68,23 @@ WRONG = {
     ),
     "gives a number": (
         lambda self, action: (3, 0.0, True, False, {}),
-        r"gave an observation of the type int, .* a str",
+        r"returned an observation of the type int, .*a str",
     ),
     "gives no reward": (
         lambda self, action: ("", None, True, False, {}),
-        r"gave the reward None, which is no",
+        r"returned the reward None, which is not",
     ),
     "gives NaN": (
         lambda self, action: ("", float("nan"), True, False, {}),
-        r"gave the reward nan, which is no",
+        r"returned the reward nan, which is not",
     ),
     "gives a list of parts": (
         lambda self, action: ("", 1.0, True, False, {"reward_parts": [1.0]}),
-        r"gave reward_parts=\[1.0\], which is no dict of names and numbers",
+        r"returned reward_parts=\[1.0\], which is not a dict of names and numbers",
     ),
     "gives a part": (
         lambda self, action: ("", 1.0, True, False, {"reward_parts": {"a": float("inf")}}),
-        r"gave the reward inf, which is no finite number",
+        r"returned the reward inf, which is not a finite number",
     ),
 }
 
@@ -179,7 +179,7 @@ async def test_too_many_that_hang_end_the_run(released: threading.Event):
         admission, lambda task, episode_id: run_episode(pool), lambda n: {}, 2, 8, 100, 100
     )
     with pytest.raises(
-        UserError, match=r"has not returned after 0.05 s .*; \d+ calls hung since .*: give what they do"
+        UserError, match=r"has not returned after 0.05 s .*; \d+ calls hung since .*; give these calls"
     ):
         await asyncio.wait_for(control.run(), 60)
     await pool.close()
@@ -216,7 +216,7 @@ async def test_a_close_that_hangs_or_raises_is_written_down(
     released: threading.Event, caplog: pytest.LogCaptureFixture
 ):
     for close, grace, text in (
-        (lambda self: released.wait(), 2, "close is not over after 2 s; it is at"),
+        (lambda self: released.wait(), 2, "close has not returned after 2 s; it is at"),
         (lambda self: [][0], 60, "close raised IndexError"),
     ):
         pool = EnvironmentPool(env_that(close=close), 2, name="slow")
@@ -231,7 +231,7 @@ async def test_slow_calls_are_written_down_before_they_fail(caplog: pytest.LogCa
             time.sleep(0.01)
         return Echo.step(self, action)
 
-    line = "environment 'slow': step in the task {'seed': 3} takes more than 0.05 s; it is at"
+    line = "environment 'slow': step in the task {'seed': 3} has taken more than 0.05 s; it is at"
     assert (await run_episode(EnvironmentPool(env_that(step=step), 2, name="slow", slow=0.05))).reward > 0
 
 

@@ -332,7 +332,10 @@ def test_a_folder_that_is_removed_ends_the_evaluation_in_one_line(sums: Path, se
     threading.Thread(target=take_away).start()
     with pytest.raises(UserError) as raised:
         evaluated(server, "a", rollout={"max_concurrent": 1})
-    assert str(raised.value) == f"{folder} is gone: it was removed or moved while the run wrote to it"
+    assert (
+        str(raised.value)
+        == f"{folder} no longer exists: it was removed or moved while the run was writing to it"
+    )
     assert len(server.bodies) < PROBLEMS * 2, "it does not go on for nothing"
     assert not folder.exists()
 
@@ -340,13 +343,13 @@ def test_a_folder_that_is_removed_ends_the_evaluation_in_one_line(sums: Path, se
 def test_what_does_not_belong_together_is_refused(sums: Path, server: Server, tmp_path: Path):
     done = evaluated(server, "a")
     header, responses = read_responses(done.path / "sums.jsonl")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         evaluated(server, "a")
-    with pytest.raises(UserError, match=r"seed=0, not 5"):
+    with pytest.raises(UserError, match=r"seed=0 instead of 5"):
         ResponseFile(done.path / "sums.jsonl", type(header)(**{**vars_of(header), "seed": 5}))
     with (sums / "sums.jsonl").open("a") as file:
         file.write('{"problem": "1 + 1?", "answer": "2"}\n')
-    with pytest.raises(UserError, match="not those of the evaluation any more"):
+    with pytest.raises(UserError, match="no longer those of the evaluation"):
         rescore(done.path, {})
     other = evaluated(server, "b")
     with pytest.raises(UserError, match="responses to different problems"):
@@ -356,7 +359,7 @@ def test_what_does_not_belong_together_is_refused(sums: Path, server: Server, tm
     )
     with pytest.raises(UserError, match=r"has 3 of 24 responses; finish it with"):
         compare(done.path, other.path)
-    with pytest.raises(UserError, match="is no evaluation"):
+    with pytest.raises(UserError, match="is not an evaluation"):
         compare(tmp_path / "data" / "..", other.path)
     assert responses
 
@@ -386,7 +389,7 @@ def test_an_endpoint_that_refuses(sums: Path, server: Server, failure: tuple[int
 def test_an_endpoint_that_refuses_later_keeps_what_it_gave(sums: Path, server: Server):
     server.failures = [(400, "enough")] * 10 + [(0, "")] * 14  # the last is the first
     with pytest.raises(
-        UserError, match=r"enough.*the responses so far are kept: `areal eval --resume .*eval/a`"
+        UserError, match=r"enough.*the responses so far are kept; resume with `areal eval --resume .*eval/a`"
     ):
         evaluated(server, "a", rollout={"max_concurrent": 2})
     server.failures = []
@@ -394,11 +397,11 @@ def test_an_endpoint_that_refuses_later_keeps_what_it_gave(sums: Path, server: S
 
 
 def test_what_is_no_endpoint(sums: Path, server: Server):
-    with pytest.raises(UserError, match=r"/models.*answers what no OpenAI-compatible endpoint does"):
+    with pytest.raises(UserError, match=r"/models.*does not answer like an OpenAI-compatible endpoint"):
         evaluate_benchmarks(["sums"], server.url.replace("/v1", "/page"), name="a")
-    with pytest.raises(UserError, match=r"has its own chat template: leave chat\.keep_thoughts out"):
+    with pytest.raises(UserError, match=r"applies its own chat template; remove chat\.keep_thoughts"):
         evaluated(server, "b", chat={"keep_thoughts": True})
-    with pytest.raises(UserError, match=r"by its own server.*set rollout\.thinking_budget=null"):
+    with pytest.raises(UserError, match=r"that another server samples; set rollout\.thinking_budget=null"):
         evaluated(server, "c", rollout={"thinking_budget": 100})
 
 
@@ -464,7 +467,7 @@ def test_a_program_that_crashes_of_what_an_endpoint_said_has_failed_there(sums: 
 
 
 def test_what_an_endpoint_cannot_give_a_program_ends_the_evaluation_in_one_line(sums: Path, server: Server):
-    with pytest.raises(AgentFailure, match="log-probabilities are not available of"):
+    with pytest.raises(AgentFailure, match="an endpoint does not provide log-probabilities"):
         evaluated_program(sums, server, more='{"logprobs": True}')
     server.failures = [(400, "it has no such tool")] * 60
     with pytest.raises(AgentFailure, match="it has no such tool"):
@@ -515,7 +518,9 @@ def test_a_run_is_evaluated_as_it_was_trained(sums: Path, server: Server):
 
 
 async def test_an_endpoint_that_is_not_there():
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9/v1/ does not answer \(ConnectError.*is it up"):
+    with pytest.raises(
+        UserError, match=r"127\.0\.0\.1:9/v1/ does not answer \(ConnectError.*check that it is running"
+    ):
         await EndpointClient.connect("http://127.0.0.1:9/v1", tries=1)
 
 
@@ -556,7 +561,7 @@ def test_an_environment_that_raises_is_named_and_the_other_responses_are_kept(
     with pytest.raises(
         EnvironmentFailure,
         match=r"environment 'bad.py:Bad': step in the task .*'index': 11.* raised OSError: no judge today "
-        r"\(at .*bad.py:4\); the responses so far are kept: `areal eval --resume .*eval/b`$",
+        r"\(at .*bad.py:4\); the responses so far are kept; resume with `areal eval --resume .*eval/b`$",
     ):
         evaluate_benchmarks([], server.url, env="bad.py:Bad", env_options=options, name="b")
     _, responses = read_responses(tmp_path / "runs" / "eval" / "b" / "Bad.jsonl")
@@ -579,13 +584,13 @@ def test_bad_requests_leave_nothing_behind(sums: Path, server: Server, tmp_path:
         ({"benchmarks": ["sums", "sums"]}, "named twice"),
         ({"benchmarks": ["sums"], "env": "math-v1"}, "not both"),
         ({"benchmarks": ["sums"], "overrides": ["rollout.max_new_tokens=9"]}, "evaluation.max_new_tokens"),
-        ({"benchmarks": ["gsm8k"], "data": sums}, "has no file for benchmark 'gsm8k': none of gsm8k.jsonl"),
-        ({"benchmarks": ["sums"], "data": sums / "nowhere"}, "no such file or folder"),
+        ({"benchmarks": ["gsm8k"], "data": sums}, "has no file for benchmark 'gsm8k'; it needs gsm8k.jsonl"),
+        ({"benchmarks": ["sums"], "data": sums / "nowhere"}, "the file or folder does not exist"),
     ):
         with pytest.raises(UserError, match=re.escape(text)):
             evaluate_benchmarks(model=server.url, **arguments)
     assert list((tmp_path / "runs" / "eval").iterdir()) == []
-    with pytest.raises(UserError, match="no evaluation to go on with"):
+    with pytest.raises(UserError, match="not an evaluation that can be resumed"):
         evaluate_benchmarks([], resume=tmp_path)
 
 

@@ -67,5 +67,5 @@ def test_weights_that_are_not_finite_are_said_to_be_so(tmp_path: Path):
             model.get_parameter("model.layers.1.mlp.up_proj.weight")[0, 0] = torch.nan
 
     folder = make("llama", tmp_path, break_one)
-    with pytest.raises(UserError, match="some are NaN or infinite"):
+    with pytest.raises(UserError, match="some weights are NaN or infinite"):
         load_model(str(folder))

@@ -47,13 +47,16 @@ NO_TEXT = gymnasium.spaces.Discrete(3)
         (begins(({"a": 1}, {})), "its observations are of the type dict, .* as gym-text-v1 does"),
         (begins((3, {})), "of the type int"),
         (begins((None, {})), "of the type NoneType"),
-        (begins(("go", {}), action_space=NO_TEXT), r"its actions are Discrete\(3\), but a model says text"),
+        (begins(("go", {}), action_space=NO_TEXT), r"its actions are Discrete\(3\), but a model writes text"),
         (begins("go"), r"did not return \(observation, info\)"),
         (begins(("go", None)), r"did not return \(observation, info\)"),
         (begins(ValueError("broken")), "raised ValueError: broken .at .*test_first_look.py"),
-        (begins(("go", {"messages": []})), "which is no list of messages"),
+        (begins(("go", {"messages": []})), "which is not a list of messages"),
         (begins(("go", {}), count=lambda self, split: int(split == "train")), "has no held-out problem"),
-        (begins(("go", {}), count=lambda self, split: int(split == "test")), "no problem in its train split"),
+        (
+            begins(("go", {}), count=lambda self, split: int(split == "test")),
+            "no problems in its train split",
+        ),
     ],
 )
 def test_one_reset_shows_it(env: Any, complaint: str):
@@ -126,7 +129,7 @@ def test_few_rows(count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     code, out, error = dry_run(data, capsys)
     if count == 1:
         assert code == 2
-        assert "has no held-out problem: add some (env_options.test_data" in error
+        assert "has no held-out problems; add some (env_options.test_data" in error
         assert error.count("\n") == 1
         code, out, _ = dry_run(data, capsys, "evaluation.problems=0")
     assert code == 0
@@ -137,5 +140,5 @@ def test_held_out_problems_that_are_trained_on_are_told(tmp_path: Path, capsys: 
     data = tmp_path / "problems.jsonl"
     data.write_text("".join(json.dumps({"problem": f"{i}?", "answer": f"{i}"}) + "\n" for i in range(40)))
     _, out, _ = dry_run(data, capsys, f"env_options.test_data={data}")
-    assert "# warning: 40 of the 40 held-out problems are trained on, too" in out
+    assert "# warning: 40 of the 40 held-out problems are also training problems" in out
     assert "warning" not in dry_run(data, capsys)[1]

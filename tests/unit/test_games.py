@@ -147,12 +147,14 @@ def test_a_random_opponent_follows_from_the_seed():
 def test_opponents_that_cannot_play(tmp_path: Path):
     env = GameEnv(Count(lists=False))
     env.reset(seed=1)  # in training nobody asks for moves
-    with pytest.raises(UserError, match=r"does not list its moves: give env_options\.test_opponent"):
+    with pytest.raises(
+        UserError, match=r"list of moves, which this game does not give; set env_options\.test_opponent"
+    ):
         env.reset(seed=HELD_OUT + 1)
     for name, wrong in (
-        ("randon", "'randon' is not known: give self, random, path/to/file.py:function or URL#MODEL"),
-        ("http://127.0.0.1:9", "names no model"),
-        (f"{__file__}:TWOS", "is no function"),
+        ("randon", "'randon' is unknown; give self, random, path/to/file.py:function or URL#MODEL"),
+        ("http://127.0.0.1:9", "does not name a model"),
+        (f"{__file__}:TWOS", "is not a function"),
         (f"{__file__}:nobody", "nobody"),
     ):
         with pytest.raises(UserError, match=wrong):
@@ -222,9 +224,9 @@ def test_textarena_s_games_for_several_players():
     assert sorted(info["rewards"].values()) in ([-1.0, 1.0], [0.0, 0.0])
     assert reward == 0.0
     assert make_env("textarena-v1", game="Golf-v0", players=3).reset(seed=0)[1] == {"player": "Player 0"}
-    with pytest.raises(UserError, match="'TicTacToe-v0' is no game for 3 players"):
+    with pytest.raises(UserError, match="'TicTacToe-v0' is not a game for 3 players"):
         make_env("textarena-v1", game="TicTacToe-v0", players=3)
-    with pytest.raises(UserError, match="'TicTacToe-v0' is no game for 1 player:"):
+    with pytest.raises(UserError, match="'TicTacToe-v0' is not a game for 1 player:"):
         make_env("textarena-v1", game="TicTacToe-v0", players=1)
 
 
@@ -251,7 +253,7 @@ def test_textarena_against_a_random_opponent():
         *_, over, _, info = env.step(env.unwrapped._game.moves()[0])
     assert list(info["rewards"]) == ["Player 1"]
     listless = make_env("textarena-v1", game="Nim-v0")
-    with pytest.raises(UserError, match="does not list its moves"):
+    with pytest.raises(UserError, match="needs the list of moves"):
         listless.reset(seed=HELD_OUT + 1)
 
 
@@ -283,5 +285,7 @@ def test_a_whole_game_of_textarena_in_a_process_of_its_own():
 
 @pytest.mark.skipif(importlib.util.find_spec("textarena") is not None, reason="textarena is installed")
 def test_without_textarena():
-    with pytest.raises(UserError, match=r"needs TextArena: pip install 'areal-gym.textarena.'"):
+    with pytest.raises(
+        UserError, match=r"requires TextArena; install it with pip install 'areal-gym.textarena.'"
+    ):
         make_env("textarena-v1")

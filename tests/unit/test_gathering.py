@@ -62,13 +62,13 @@ def test_who_shares_the_run_directory_is_found_and_the_others_get_folders(run: P
     found = gathering_of(Folders(run.parents[1], "a"), placement, run, 0.1)
     assert found is not None
     assert found.hosts == ["b"]
-    assert found.notice.startswith(f"b do not share {run}: ")
+    assert found.notice.startswith(f"b do not share {run}, so areal copies ")
     assert files(run) == {}
     there = Folders(run.parents[1]).at("b", run)
     assert (there / "checkpoints").is_dir()
     (there / "checkpoints").rmdir()
     (there / "checkpoints").write_text("in the way")
-    with pytest.raises(UserError, match=rf"^host b cannot write in {there} \(File exists\).*output=FOLDER"):
+    with pytest.raises(UserError, match=rf"^host b cannot write to {there} \(File exists\).*output=FOLDER"):
         gathering_of(Folders(run.parents[1], "a"), placement, run, 0.1)
     only_first = place(cpus, parse_config({}))
     assert gathering_of(Folders(run.parents[1], "a"), only_first, run, 0.1) is None, "b has no rank"

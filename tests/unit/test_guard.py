@@ -138,17 +138,17 @@ async def stand_still(toy: Any, child: int) -> None:
 
 
 FREEZES: dict[str, tuple[type[Toy], Callable[[Any, int], Any], str, str]] = {
-    "stopped": (Toy, stop, r"no sign of life for \d s: it is stopped", "in serve"),
+    "stopped": (Toy, stop, r"no heartbeat for \d s; it is stopped", "in serve"),
     "waits in native code": (
         Toy,
         lambda toy, child: toy.call(Toy.hold),
-        r"no sign of life for \d s",
+        r"no heartbeat for \d s",
         "in hold",
     ),
     "computes in native code": (
         Toy,
         lambda toy, child: toy.call(Toy.compute, 3600),
-        r"no sign of life for [34]\d s",
+        r"no heartbeat for [34]\d s",
         "in compute",
     ),
     "a process below it is stopped": (

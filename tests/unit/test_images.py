@@ -122,7 +122,7 @@ def test_a_picture_that_is_too_long_is_refused():
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_values_of_an_unknown_range_are_refused(mode: str):
-    with pytest.raises(UserError, match=f"mode {mode} has values of an unknown range"):
+    with pytest.raises(UserError, match=f"mode {mode} have an unknown range"):
         to_png(PIL.Image.new(mode, (4, 4)))
 
 

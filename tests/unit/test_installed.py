@@ -154,16 +154,20 @@ def test_agents_rewards_and_benchmarks_of_a_package(site: Path):
             registry.find_env,
             "no-module-env",
             r"environment 'no-module-env' of the package tens-env cannot be loaded: "
-            r".*no module tens_env.nowhere.*pyproject",
+            r".*the module tens_env.nowhere does not exist.*pyproject",
         ),
         (registry.find_env, "broken-env", r"package tens-env .*AttributeError: .*\(at .*broken.py:3\)"),
         (registry.find_env, "no-class-env", r"package tens-env .*no 'TenEnv'; did you mean 'TensEnv'"),
-        (registry.make_env, "no-env", r"environment 'no-env' needs the option 'judged'"),
-        (registry.find_env, "bad id", r"'bad id' cannot name an environment: .*\(of the package tens-env\)"),
+        (registry.make_env, "no-env", r"environment 'no-env' requires the option 'judged'"),
+        (
+            registry.find_env,
+            "bad id",
+            r"'bad id' is not a valid name of an environment: .*\(of the package tens-env\)",
+        ),
         (
             registry.find_env,
             "math-v1",
-            r"'math-v1' is there twice: areal.envs.math:MathEnv, registered already, and "
+            r"'math-v1' is defined twice: areal.envs.math:MathEnv, registered already, and "
             r"tens_env.env:TensEnv of the package tens-env; rename",
         ),
         (
@@ -172,11 +176,11 @@ def test_agents_rewards_and_benchmarks_of_a_package(site: Path):
             r"twice: tens_env.env:TensEnv, of the package tens-env, and other_tens.env:Env of the package z",
         ),
         (registry.agents.get, "broken-agent", r"agent 'broken-agent' of the package tens-env.*broken.py:3"),
-        (registry.agents.get, "single-turn", r"agent 'single-turn' is there twice: .*package tens-env"),
+        (registry.agents.get, "single-turn", r"agent 'single-turn' is defined twice: .*package tens-env"),
         (
             registry.benchmarks.get,
             "twice",
-            r"benchmark 'twice' is there twice: .*tens-env, and .*zz-other-tens",
+            r"benchmark 'twice' is defined twice: .*tens-env, and .*zz-other-tens",
         ),
     ],
 )

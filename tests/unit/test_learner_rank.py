@@ -207,11 +207,11 @@ def test_ranks_that_do_not_reach_each_other_say_so_in_a_line():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(
-        UserError, match=rf"^the learner's rank 0 at 127\.0\.0\.1:{port} is not reached "
+        UserError, match=rf"^rank 0 of the learner at 127\.0\.0\.1:{port} was not reached "
     ) as one:
         ranks.join_store("127.0.0.1", port, 1)
     store = ranks.open_store("127.0.0.1")
-    with pytest.raises(UserError, match=r"^not all of the learner's ranks are reached within 1 s ") as other:
+    with pytest.raises(UserError, match=r"^some ranks of the learner were not reached within 1 s ") as other:
         ranks.init_process_group("cpu", store, 0, 2, 1)
     for error in (one, other):
         assert "ray.interface" in str(error.value)

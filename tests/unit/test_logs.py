@@ -137,8 +137,10 @@ def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
     run.engine_log.write_text("OSError: of an earlier run\n")
     with pytest.raises(EngineLost) as silent, capture(run if kept else None):
         raise EngineLost("vLLM has died")
-    place = f"; all output is in {tmp_path}/engine.log" if kept else ""
-    assert str(silent.value) == "vLLM has died without a word, mostly for lack of memory" + place
+    place = f"; {tmp_path}/engine.log has all output" if kept else ""
+    assert (
+        str(silent.value) == "vLLM has died without an error message, usually because memory ran out" + place
+    )
     printed = [
         "an answer: KeyError: 'x'",
         "(EngineCore pid=7) ERROR 11-28 04:29:35 [core.py:1] torch.OutOfMemoryError: CUDA out of memory.",
@@ -152,10 +154,13 @@ def test_what_the_engine_printed_explains_its_failure(tmp_path, kept):
 
     with pytest.raises(EngineLost) as raised, capture(run if kept else None):
         fail()
-    last = "; the last error that was printed: torch.OutOfMemoryError: CUDA out of memory."
+    last = "; the last error in its output: torch.OutOfMemoryError: CUDA out of memory."
     assert str(raised.value) == "vLLM did not start" + last + place
     printed.append("\nFatal Python error: Segmentation fault\n\nThread 0x01 (most recent call first):")
-    with pytest.raises(EngineLost, match=r"printed: Fatal Python error: Segmentation fault$"), capture(None):
+    with (
+        pytest.raises(EngineLost, match=r"in its output: Fatal Python error: Segmentation fault$"),
+        capture(None),
+    ):
         fail()
     failure = "vLLM cannot load version 3 of the weights: no attribute 'lm_head'"
     with pytest.raises(EngineLost) as known, capture(run if kept else None):

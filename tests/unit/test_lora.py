@@ -250,12 +250,12 @@ def test_checkpoints_are_small_resume_to_the_bit_and_export_for_all(tmp_path: Pa
 
 def test_an_adapter_that_does_not_merge_says_why_and_leaves_nothing(tmp_path: Path):
     learner, target = make_learner(), tmp_path / "model"
-    complaints = {"no-such-model": "unknown model 'no-such-model'", "": "does not say which model"}
+    complaints = {"no-such-model": "unknown model 'no-such-model'", "": "does not name its base model"}
     for base, complaint in complaints.items():
         lora.write_adapter(tmp_path / "adapter", learner.model, base, lora.adapter_of(learner.model))
         with pytest.raises(UserError, match=complaint):
             merge_adapter(tmp_path / "adapter", target)
-    with pytest.raises(UserError, match=r"no adapter: it has no adapter_config\.json"):
+    with pytest.raises(UserError, match=r"not an adapter, because it has no adapter_config\.json"):
         merge_adapter(tmp_path, target)
     other = {f"{name}.wrong": weight for name, weight in lora.adapter_of(learner.model).items()}
     lora.write_adapter(tmp_path / "adapter", learner.model, STARTER, other)

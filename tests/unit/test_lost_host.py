@@ -138,7 +138,7 @@ async def test_a_learner_whose_host_is_lost_goes_on_elsewhere(hosts: Cluster, tm
     said = list[str]()
     with pytest.raises(UserError) as error:
         await train(config, directory, hosts, engine, said)
-    line = f"host {SECOND} is gone with learner rank 0, 1, and no other has room: "
+    line = f"host {SECOND} is gone with learner rank 0, 1, and no other host has room:  "
     assert str(error.value).startswith(line + "learner.processes=2, and no other host is left; add a host")
     assert f"host {FIRST} is gone with learner rank 0: the learner starts on {SECOND}" in said
     events = [event["event"] for event in directory.events() if event.get("part") == "learner"]

@@ -174,7 +174,9 @@ def test_an_answer_that_takes_down_each_worker_is_a_wrong_answer():
 
 def test_workers_that_cannot_load_are_an_error_and_no_wrong_answer():
     verifier = MathVerifier(workers=1, memory=50 << 20)
-    with pytest.raises(VerifierError, match="3 times in a check, the last by a worker that does not start"):
+    with pytest.raises(
+        VerifierError, match="3 times in one check, the last time because of a worker that did not start"
+    ):
         verifier.equivalent(*ASKED)
 
 

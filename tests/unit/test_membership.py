@@ -122,15 +122,15 @@ def test_what_leaves_finishes_or_after_its_limit_begins_again_elsewhere():
         leaving = asyncio.ensure_future(this.members.remove("engine 0", 0.1))
         await asyncio.sleep(0)
         assert [row["state"] for row in this.members.rows()] == ["leaves", "runs"]
-        with pytest.raises(UserError, match="is leaving already"):
+        with pytest.raises(UserError, match="is already leaving"):
             await this.members.remove("engine 0")
-        with pytest.raises(UserError, match="engine 1 is the last one"):
+        with pytest.raises(UserError, match="engine 1 is the last engine"):
             await this.members.remove("engine 1")
         await leaving
         found = await asyncio.gather(*requests)
         assert all(99 not in completion.ids for completion in found), "of the second, also what had begun"
         assert this.engines.requests["engine 1"] == 8
-        with pytest.raises(UserError, match="the run has no engine 0; it has engine 1"):
+        with pytest.raises(UserError, match="the run has no engine 0; choose one of engine 1"):
             await this.members.remove("engine 0")
         assert this.of("left") == [{"part": "engine 0"}]
 
@@ -152,7 +152,7 @@ def test_a_new_engine_takes_free_gpus_of_one_host():
     )
     asyncio.run(_joined(this, members))
     assert [row["where"].partition(", ")[2] for row in members.rows()] == ["GPU 1", "GPU 2"]
-    with pytest.raises(UserError, match=r"of 3 GPUs 0 are free, and it needs 1 of one host"):
+    with pytest.raises(UserError, match=r"0 of 3 GPUs are free, and it needs 1 on one host"):
         asyncio.run(members.add())
 
 

@@ -234,7 +234,7 @@ def test_a_model_that_fits_only_with_activation_checkpointing_gets_it(model: Mod
     large = model("Qwen2.5-1.5B")
     chosen = plan(parse_config(large), inventory=machine(H100))
     assert chosen.config.learner.activation_checkpointing
-    assert "learner.activation_checkpointing=true: without it" in "\n".join(chosen.summary)
+    assert "learner.activation_checkpointing=true, because" in "\n".join(chosen.summary)
     with pytest.raises(UserError, match="activation_checkpointing=true"):
         plan(parse_config(large | {"learner": {"activation_checkpointing": False}}), inventory=machine(H100))
     smaller = plan(parse_config(model("Qwen2.5-0.5B")), inventory=machine(H100))

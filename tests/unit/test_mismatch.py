@@ -34,11 +34,11 @@ def test_it_warns_once_and_far_off_ends_the_run(
     assert looking.look({}, 1000) is None, "nothing could be compared"
     warning = looking.look(metrics(far / 3), 1000)
     assert warning is not None
-    assert warning.startswith("warning: log-probabilities of engine and learner differ by ")
+    assert warning.startswith("warning: the log-probabilities of engine and learner differ by ")
     assert "\n" not in warning
     assert looking.look(metrics(far / 3), 1000) is None, "once"
     for worst in (far, float("nan")):
-        with pytest.raises(UserError, match=r"more than 0\.\d+: what answers is not the policy"):
+        with pytest.raises(UserError, match=r"limit of 0\.\d+: the engine does not sample from the policy"):
             looking.look(metrics(worst), 1000)
 
 

@@ -36,11 +36,11 @@ def test_what_a_template_does_is_said():
     findings = found("qwen3")
     assert findings["earlier thoughts"] == (
         None,
-        "are rewritten: each turn of a conversation is a trajectory of its own",
+        "rewritten: each turn of a conversation is a separate trajectory",
     )
     assert findings["thinking"][1].startswith("chat.template_kwargs.enable_thinking")
     assert findings["tools"] == (True, "JSON in <tool_call> (Hermes, Qwen 2.5, Qwen 3)")
-    assert found("chatml")["tools"][1].startswith("unknown to the template")
+    assert found("chatml")["tools"][1].startswith("not in the template")
 
 
 def test_what_is_wrong_with_a_template_is_said():
@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_template_is_said():
     forgets = "{% for m in messages[-1:] %}{{ m.content }}<|im_end|>{% endfor %}Answer:"
     assert found("qwen2.5", chat_template=forgets)["earlier turns"][0] is None
     assert found("qwen2.5", chat_template=None) == {
-        "chat template": (None, "none: the model reads the bare text of all messages")
+        "chat template": (None, "none; the model reads the plain text of all messages")
     }
 
 
@@ -100,11 +100,11 @@ def test_a_small_model_is_of_the_same_architecture(kind: str, expected: dict[str
 
 def test_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     AutoConfig.for_model("nemotron").save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no small model can be made of"):
+    with pytest.raises(UserError, match="cannot create a small version of"):
         make_small(str(tmp_path), tmp_path / "made")
     for arguments, said in (
-        ([str(tmp_path / "gone")], "no folder"),
-        ([str(tmp_path / "gone"), "--tiny"], "no folder"),
+        ([str(tmp_path / "gone")], "does not exist"),
+        ([str(tmp_path / "gone"), "--tiny"], "does not exist"),
         (["starter", "--updates", "0"], "--updates must be at least 1"),
     ):
         with pytest.raises(SystemExit) as ended:

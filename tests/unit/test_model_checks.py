@@ -44,23 +44,23 @@ def no_end(folder: Path) -> None:
 
 REFUSED: dict[str, tuple[Change, str]] = {
     "no end": (no_end, "no end-of-sequence token"),
-    "broken template": (template("{% for x in %}"), "does not take a plain question: TemplateSyntaxError"),
+    "broken template": (template("{% for x in %}"), "rejects a plain question: TemplateSyntaxError"),
     "refusing template": (template("{{ raise_exception('no users') }}"), "TemplateError: no users"),
-    "silent template": (template("<s>"), "leaves out what the user says"),
-    "quantised": (settings("config.json", quantization_config={"quant_method": "gptq"}), "quantised (gptq)"),
+    "silent template": (template("<s>"), "drops the user's message"),
+    "quantised": (settings("config.json", quantization_config={"quant_method": "gptq"}), "quantized (gptq)"),
     "unknown": (settings("config.json", model_type="newer"), "does not know its model_type"),
     "own code": (
         settings("config.json", model_type="newer", auto_map={"AutoConfig": "own.Config"}),
-        "needs code of its own",
+        "needs custom code",
     ),
     "other tokenizer": (settings("config.json", vocab_size=100), "tokens that its model does not have"),
     "encoder": (
         settings("config.json", model_type="bert", architectures=["BertForMaskedLM"]),
-        "(BertForMaskedLM) is no causal language model",
+        "(BertForMaskedLM) is not a causal language model",
     ),
     "encoder and decoder": (
         settings("config.json", model_type="t5", is_encoder_decoder=True, architectures=["T5Model"]),
-        "is no causal language model",
+        "is not a causal language model",
     ),
     "wrong type": (settings("config.json", num_hidden_layers="two"), "num_hidden_layers"),
 }
@@ -105,7 +105,9 @@ def test_the_workers_of_an_engine_share_heads_and_widths_evenly(
         if count in workers:
             check_tensor_parallel(str(model), count)
             continue
-        with pytest.raises(UserError, match=rf"engine\.tensor_parallel={count}: .* it can be {possible}$"):
+        with pytest.raises(
+            UserError, match=rf"engine\.tensor_parallel={count} .* set it to one of {possible}$"
+        ):
             check_tensor_parallel(str(model), count)
 
 
@@ -124,7 +126,7 @@ def test_a_model_that_goes_on_where_its_template_ends_a_turn_is_noticed(model: P
     (notice,) = check_model(str(model), training=True)
     assert notice.startswith("warning: ")
     assert "ends a turn by '<|over|>" in notice
-    assert f"(it does at {ends})" in notice
+    assert f"(it stops at {ends})" in notice
     path.write_text("{% for m in messages[-1:] %}{{ m.content }}{% endfor %}")
     assert check_model(str(model), training=True) == [], "it drops earlier turns, and nobody can tell"
     refuses = "{% if messages|length > 1 %}{{ raise_exception('One!') }}{% endif %}"
@@ -162,9 +164,9 @@ def test_a_budget_of_thoughts_leaves_room_for_words(tmp_path: Path):
     ending = len(load_tokenizer(str(folder)).encode("</think>"))
     check_thoughts(config, str(folder), {"rollout.max_new_tokens": 21 + ending, "another": 999})
     with pytest.raises(
-        UserError, match=rf"no room for words in rollout.max_new_tokens={20 + ending}, .*lower"
+        UserError, match=rf"no room for an answer in rollout.max_new_tokens={20 + ending}, .*decrease"
     ):
         check_thoughts(config, str(folder), {"another": 999, "rollout.max_new_tokens": 20 + ending})
-    with pytest.raises(UserError, match="marks no thoughts"):
+    with pytest.raises(UserError, match="does not mark thoughts"):
         check_thoughts(config, resolve_model("starter"), {})
     check_thoughts(parse_config({}), resolve_model("starter"), {})

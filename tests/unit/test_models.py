@@ -76,13 +76,14 @@ def test_a_run_that_did_not_end_stands_for_its_last_whole_checkpoint(model: Path
     assert resolve_model(str(run)) == str(last / "model")
     checked = plan(parse_config({"model": str(run), "device": "cpu"}), training=False)
     assert checked.config.model == str(last), "what a report names is what was measured"
-    assert checked.notices[0] == f"{run} has no final model; its last checkpoint is taken: {last}"
+    assert checked.notices[0] == f"{run} has no final model; using its last checkpoint, {last}"
     (last / "model").rename(last / "adapter")
-    assert "holds an adapter only" in refused(run)
+    assert "contains only an adapter" in refused(run)
     shutil.rmtree(run / "checkpoints")
     (run / "config.yaml").write_text("env: math-v1\n")
-    assert f"no model yet: it ended before its first checkpoint; go on with `areal train --resume {run}`" in (
-        refused(run)
+    assert (
+        "no model yet, because it ended before its first checkpoint; resume it with `areal train --resume "
+        f"{run}`" in (refused(run))
     )
     model.rename(run / "model")
     assert resolve_model(str(run)) == str(run / "model")
@@ -110,7 +111,7 @@ def test_misspelt_starter():
 
 def test_missing_folder_names_its_sibling(model: Path, monkeypatch: pytest.MonkeyPatch):
     assert "did you mean 'mine'?" in refused(model.parent / "mime")
-    assert "does not exist either" in refused(model.parent / "no" / "mine")
+    assert "does not exist (nor does" in refused(model.parent / "no" / "mine")
     monkeypatch.chdir(model.parent.parent)
     # The shape of a hub id, but its first half is a folder here.
     assert "did you mean 'mine'?" in refused(f"{model.parent.name}/mime")
@@ -122,7 +123,7 @@ def test_file_instead_of_folder(model: Path):
 
 def test_no_config(model: Path):
     (model / "config.json").unlink()
-    assert "no config.json" in refused(model)
+    assert "neither config.json" in refused(model)
     (model / "adapter_config.json").write_text("{}")
     assert f"areal models merge {model} FOLDER" in refused(model)
 
@@ -151,10 +152,10 @@ def test_bad_weights(model: Path):
     whole = (STARTER / "model.safetensors").read_bytes()
     for garbage in (b"weights", b"\xff" * 5000, whole[100:], whole[:4]):
         weights.write_bytes(garbage)
-        assert "is no safetensors file" in refused(model)
+        assert "is not a safetensors file" in refused(model)
     for damaged in (whole[:-1], whole + b" "):
         weights.write_bytes(damaged)
-        assert "is cut off or damaged" in refused(model)
+        assert "is truncated or damaged" in refused(model)
     weights.write_bytes(whole)
     assert resolve_model(str(model))
     weights.unlink()

@@ -57,7 +57,7 @@ async def test_a_run_that_stands_still_ends_and_says_who_waited_for_what(tmp_pat
     with pytest.raises(RunStalled) as error:
         await ended(config_of(tmp_path, 15), Silent())
     path = tmp_path / "r" / "stall.txt"
-    line = f"nothing has moved for 15 s: the learner waits for a batch; report: {path}"
+    line = f"no progress for 15 s: the learner waits for a batch; report: {path}"
     assert str(error.value) == line
     report = path.read_text()
     assert re.search(r"^waiting +the learner for a batch, \d\d s$", report, re.MULTILINE)
@@ -75,8 +75,8 @@ async def test_a_learner_that_is_stopped_ends_the_run(tmp_path: Path):
         await ended(config_of(tmp_path, 30), ScriptedEngine(), rank=freezing.Stopped)
     path = tmp_path / "r" / "stall.txt"
     assert re.match(
-        r"learner rank 0 ended: no sign of life for \d s: it is stopped \(frozen\); "
-        rf"report: {path}; what it said last is in the run's engine.log$",
+        r"learner rank 0 ended: no heartbeat for \d s; it is stopped \(frozen\); "
+        rf"report: {path}; engine.log in the run directory has its last output$",
         str(error.value),
     )
     assert re.search(r'freezing.py", line \d+ in update$', path.read_text(), re.MULTILINE)
@@ -173,7 +173,7 @@ def test_status_shows_a_run_and_says_how_it_ended(tmp_path: Path, capsys: pytest
     assert "killed: process " in text
 
     status_of(tmp_path, host="elsewhere", time=time.time() - 3600)
-    assert "its last word is 1 h 0 min old" in shown(capsys, str(tmp_path))[1]
+    assert "its last status is 1 h 0 min old" in shown(capsys, str(tmp_path))[1]
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         began = Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -185,7 +185,7 @@ def test_status_shows_a_run_and_says_how_it_ended(tmp_path: Path, capsys: pytest
 
 
 def test_status_of_what_is_no_run_or_has_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for wanted in (r"is no run directory", r"says nothing about itself"):
+    for wanted in (r"is not a run directory", r"has no status.json"):
         with pytest.raises(SystemExit) as exit_:
             main(["status", str(tmp_path)])
         assert exit_.value.code == 2

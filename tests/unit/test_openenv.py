@@ -73,7 +73,7 @@ def test_an_episode_has_the_server_s_words_rewards_and_end(server: str):
         earned.add(asked)
     assert len(earned) == 3
     assert env.unwrapped.notices == (
-        f"{url}: the response is the action's text (string), and the observation's said is shown",
+        f"{url}: the response is the action's text (string), and the model sees the observation's said",
     )
     env.close()
     env.close()
@@ -137,8 +137,13 @@ def test_a_tool_of_an_mcp_server(server: str):
 
 def test_what_the_server_refuses_costs_the_turn(server: str):
     found = played(f"{server}/strict", "x", "a long one", "four")
-    assert found[1] == ("That was refused: String should have at least 2 characters.", 0.0, False, False)
-    assert found[2][0] == "That was refused: String should have at most 5 characters."
+    assert found[1] == (
+        "The server refused that:  String should have at least 2 characters.",
+        0.0,
+        False,
+        False,
+    )
+    assert found[2][0] == "The server refused that:  String should have at most 5 characters."
     assert found[3] == ("{'word': 'four'}", 1.0, True, False)
     env = make_env("openenv-v1", url=f"{server}/two", says="word", action={"name": 3})
     env.reset(seed=0)
@@ -155,7 +160,12 @@ def test_what_cannot_be_read_may_end_the_episode(server: str):
         ("Put one of these in \\boxed{}: up, down.", -1.0, True, False),
     ]
     found = played(f"{server}/strict", "x", unreadable=-0.5)
-    assert found[1] == ("That was refused: String should have at least 2 characters.", -0.5, True, False)
+    assert found[1] == (
+        "The server refused that:  String should have at least 2 characters.",
+        -0.5,
+        True,
+        False,
+    )
     first, second = (make_env("openenv-v1", url=f"{server}/one-board", wait=60, **board) for _ in range(2))
     for env in (first, second, first):
         env.reset(seed=1)
@@ -165,28 +175,44 @@ def test_what_cannot_be_read_may_end_the_episode(server: str):
     first.close()
     second.close()
     for value in ("-1", True, float("nan")):
-        with pytest.raises(UserError, match=f"env_options.unreadable={value} is no finite number"):
+        with pytest.raises(UserError, match=f"env_options.unreadable={value} is not a finite number"):
             make_env("openenv-v1", url=f"{server}/strict", unreadable=value)
 
 
 @pytest.mark.parametrize(
     ("path", "options", "complaint"),
     [
-        ("two", {}, r"action: which field has the response\? env_options.says=FIELD, of name .string., word"),
-        ("two", {"says": "nix"}, r"action: says=nix is none of name .string., word .string.$"),
-        ("two", {"says": "word"}, r"'word' alone is none, env_options.action={name: VALUE} besides; of name"),
-        ("two", {"says": "word", "action": {"nam": 1}}, r"action: action={nam: …} is none of name .string."),
-        ("two", {"says": "word.x"}, "says=word.x takes neither text nor a number; of name"),
-        ("board", {}, r"which field has .*, of kind .one of move., move .one of up.down., speed .integer.$"),
+        (
+            "two",
+            {},
+            r"choose the field for the response with env_options.says=FIELD, from name .string., word",
+        ),
+        ("two", {"says": "nix"}, r"action: says=nix is not one of name .string., word .string.$"),
+        (
+            "two",
+            {"says": "word"},
+            r"'word' is not enough; also set env_options.action={name: VALUE}; fields: name",
+        ),
+        (
+            "two",
+            {"says": "word", "action": {"nam": 1}},
+            r"action: action={nam: …} is not one of name .string.",
+        ),
+        ("two", {"says": "word.x"}, "says=word.x is neither text nor a number; choose one of name"),
+        (
+            "board",
+            {},
+            r"choose the field for .*, from kind .one of move., move .one of up.down., speed .integer.$",
+        ),
         ("board", {"says": "move"}, ""),
         (
             "board",
             {"says": "move", "field": "bord"},
-            "observation: field=bord is none of board .array., hint",
+            "observation: field=bord is not one of board .array., hint",
         ),
-        ("board", {"says": "move", "field": []}, r"observation: field=\[\] shows nothing of board"),
-        ("tools", {}, r"it calls tools: .*says=arguments.NAME 'env_options.action={tool_name: TOOL}'"),
-        ("", {}, "/schema is none of an OpenEnv server .404"),
+        ("board", {"says": "move", "field": []}, r"observation: field=\[\] shows none of board"),
+        ("tools", {}, r"has tools; .*says=arguments.NAME 'env_options.action={tool_name: TOOL}'"),
+        ("", {}, "/schema does not belong to an OpenEnv server .404"),
     ],
 )
 def test_fields_that_leave_a_choice_are_listed(server: str, path: str, options: Any, complaint: str):
@@ -200,13 +226,13 @@ def test_fields_that_leave_a_choice_are_listed(server: str, path: str, options: 
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        (None, r"openenv-v1 needs a server: env_options.url=http://HOST:PORT"),
-        ("localhost:8000", "env_options.url=localhost:8000 is no address such as http://HOST:PORT"),
-        ("http:///", "is no address"),
-        ("http://[", "no server answers at|is no address"),
+        (None, r"openenv-v1 needs a server; set env_options.url=http://HOST:PORT"),
+        ("localhost:8000", "env_options.url=localhost:8000 is not an address such as http://HOST:PORT"),
+        ("http:///", "is not an address"),
+        ("http://[", "no server answers at|is not an address"),
         (
             "http://127.0.0.1:{free}",
-            "no server answers at http://127.0.0.1:.*ConnectError.*; start it, or give",
+            "no server answers at http://127.0.0.1:.*ConnectError.*; start it, or set",
         ),
     ],
 )
@@ -256,7 +282,7 @@ def test_a_session_that_was_idle_when_the_server_died_is_none_that_fails(server:
     idle, other = (make_env("openenv-v1", url=f"{server}/sums", wait=60) for _ in range(2))
     opening = idle.reset(seed=1)[0]
     other.reset(seed=1)
-    with pytest.raises(EnvironmentFailure, match="has gone"):
+    with pytest.raises(EnvironmentFailure, match="has disconnected"):
         other.step("die")
     assert idle.reset(seed=1)[0] == opening
     idle.close()
@@ -294,14 +320,14 @@ def test_sessions_that_are_idle_make_room(server: str):
     first.reset(seed=1)
     with pytest.raises(
         UserError,
-        match=r"has no session left .*1/1 sessions.*: start it with more .max_concurrent_envs., one for each "
-        r"episode in flight: rollout.max_concurrent, but rollout.group_size at least",
+        match=r"has no free session .*1/1 sessions.*; start it with more .max_concurrent_envs., one for each "
+        r"episode in flight \(rollout.max_concurrent, but at least rollout.group_size\)",
     ):
         third.reset(seed=1)
     first.step("1")
     first.step("1")  # its episode is over
     assert second.reset(seed=1)[0].startswith("Compute")
-    with pytest.raises(UserError, match="has no session left"):
+    with pytest.raises(UserError, match="has no free session"):
         third.reset(seed=1)
     second.close()
     assert first.reset(seed=1)[0].startswith("Compute")
@@ -359,7 +385,9 @@ def test_fields_that_are_fixed_and_shown():
     assert shown_fields(of(a=NUMBER, b=TEXT, **base), None) == ("b",)
     assert shown_fields(of(a={"type": "object"}, b=TEXT), ["a.x", "b"]) == ("a.x", "b")
     for schema in (of(a=TEXT, b=TEXT), of(a=NUMBER, b=NUMBER), of(**base)):
-        with pytest.raises(UserError, match="openenv-v1: the server's observation: which are shown"):
+        with pytest.raises(
+            UserError, match="openenv-v1: the server's observation: choose the fields to show"
+        ):
             shown_fields(schema, None)
     assert shown({"a": {"x": [1, "ü"]}, "b": None}, ("a.x", "b")) == 'a.x: [1, "ü"]'
     assert shown({"a": {"x": "ü"}}, ("a.x",)) == "ü"

@@ -135,11 +135,11 @@ async def test_thinking_can_be_turned_off():
 def test_a_template_that_does_not_read_a_setting_is_named():
     template = tokenizer("qwen3").chat_template
     check_template_kwargs(template, {"enable_thinking": False})
-    with pytest.raises(UserError, match="never reads 'enable_thinkin'; did you mean 'enable_thinking'"):
+    with pytest.raises(UserError, match="does not use 'enable_thinkin'; did you mean 'enable_thinking'"):
         check_template_kwargs(template, {"enable_thinkin": False})
     with pytest.raises(UserError, match="has no chat template"):
         check_template_kwargs(None, {"enable_thinking": False})
-    with pytest.raises(UserError, match="never reads 'enable_thinking'"):
+    with pytest.raises(UserError, match="does not use 'enable_thinking'"):
         check(load_config(values={"chat.template_kwargs.enable_thinking": False, "device": "cpu"}))
 
 
@@ -162,7 +162,7 @@ def test_a_program_opens_its_own_conversations(tmp_path: Path):
     (tmp_path / "solve.py").write_text("async def solve(task, base_url, api_key):\n    return task\n")
     agent = f"{tmp_path}/solve.py:solve"
     check(load_config(values={"agent": agent, "device": "cpu"}))
-    with pytest.raises(UserError, match="a program opens its conversations itself"):
+    with pytest.raises(UserError, match="a program, which begins its conversations itself"):
         check(load_config(values={"agent": agent, "chat.system": "Be brief.", "device": "cpu"}))
 
 
@@ -179,11 +179,11 @@ class Wrong(gymnasium.Env[str, str]):
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        ("go", "no list of messages"),
-        ([], "no list of messages"),
-        ([{"role": "user"}], "no message with a role, and text"),
+        ("go", "not a list of messages"),
+        ([], "not a list of messages"),
+        ([{"role": "user"}], "not a message with a role and with text"),
         ([{"role": "tool", "content": "x"}], "has the role 'tool'"),
-        ([{"role": "assistant", "content": "x"}], "does not end with the user"),
+        ([{"role": "assistant", "content": "x"}], "does not end with a message of the user"),
     ],
 )
 async def test_messages_of_an_environment_that_are_none(messages: Any, complaint: str):

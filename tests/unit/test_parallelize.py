@@ -94,7 +94,7 @@ def test_models_that_bend_their_logits_are_refused(tmp_path: Path):
     torch.nn.init.normal_(model.lm_head.bias)
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="such as by a bias"):
+    with pytest.raises(UserError, match="such as with a bias"):
         load_model(str(tmp_path))
 
 

@@ -70,12 +70,12 @@ def test_renames():
     [
         ("", "no change"),
         ("words", "no change"),
-        ("--- a/none\n+++ b/none\n@@ -1 +1 @@\n-a\n+b\n", "there is no file 'none'"),
+        ("--- a/none\n+++ b/none\n@@ -1 +1 @@\n-a\n+b\n", "the file 'none' does not exist"),
         ("--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-five\n+b\n", "0 times"),
-        ("--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n one\nwords\n", "begins with neither"),
+        ("--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n one\nwords\n", "does not begin with"),
         (
             "diff --git a/a.py b/e.py\nrename from a.py\nrename to e.py\n",
-            "something else than changes of lines",
+            "something other than changes of lines",
         ),
     ],
 )

@@ -236,7 +236,7 @@ def test_a_game_that_opponents_end_at_once_is_none():
         assert "4" in told.split(":")[1]
         assert env.step(r"\boxed{4}")[1:3] == (1.0, True)
     hopeless = make_env("pettingzoo-v1", env=f"{__file__}:Taking", opponent=f"{__file__}:wins")
-    with pytest.raises(RuntimeError, match="100 games in a row were over before the model was to act"):
+    with pytest.raises(RuntimeError, match="100 consecutive games ended before the model could act"):
         hopeless.reset(seed=1)
 
 
@@ -251,10 +251,10 @@ def wins(messages: Any, moves: Any, rng: Any) -> str:
         ({"env": "nim"}, "not of the form path/to/file.py:NAME"),
         ({"env": f"{__file__}:Boxes"}, "they must be Discrete or Text"),
         ({"env": f"{__file__}:play"}, None),
-        ({"env": f"{__file__}:NIM"}, "makes a str, which is no game of PettingZoo's form AEC"),
+        ({"env": f"{__file__}:NIM"}, "creates a str, which is not a game with PettingZoo's AEC interface"),
         ({"env": f"{__file__}:Taking", "actions": ["one"]}, "has 5 actions"),
         ({"env": f"{__file__}:Taking", "describe": "words"}, "describe=words is not of the form"),
-        ({"env": f"{__file__}:Taking", "opponent": "nobody"}, "the opponent 'nobody' is not known"),
+        ({"env": f"{__file__}:Taking", "opponent": "nobody"}, "the opponent 'nobody' is unknown"),
     ],
 )
 def test_what_is_no_game(options: dict[str, Any], wrong: str | None):
@@ -265,7 +265,9 @@ def test_what_is_no_game(options: dict[str, Any], wrong: str | None):
 def test_games_that_break_the_form_say_how():
     lingers = make_env("pettingzoo-v1", env=f"{__file__}:Lingers")
     lingers.reset(seed=1)
-    with pytest.raises(TypeError, match=r"step\(None\) of the player a, who is out, has left it in agents"):
+    with pytest.raises(
+        TypeError, match=r"step\(None\) of the player a, who has ended, did not remove it from agents"
+    ):
         lingers.step(r"\boxed{3}")
     wordy = make_env("pettingzoo-v1", env=f"{__file__}:Taking", describe=f"{__file__}:wordless")
     with pytest.raises(TypeError, match="describe returned a int"):

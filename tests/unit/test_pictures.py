@@ -184,18 +184,18 @@ def test_what_can_be_shown_to_a_model():
 def test_what_cannot_be_shown_is_told_its_shape():
     alpha = np.zeros((4, 5, 4), np.uint8)
     for wrong, kind in (
-        (BOARD[:, :, 0], "ndarray of uint8 of the shape (56, 84)"),
-        (alpha, "ndarray of uint8 of the shape (4, 5, 4)"),
+        (BOARD[:, :, 0], "ndarray of uint8 with the shape (56, 84)"),
+        (alpha, "ndarray of uint8 with the shape (4, 5, 4)"),
         (
             {"text": "", "image": BOARD / 255},
-            "dict whose 'image' is of the type ndarray of float64 of the shape ",
+            "dict whose 'image' is of the type ndarray of float64 with the shape ",
         ),
         ({"image": BOARD, "number": 3}, "dict whose 'number' is of the type int"),
         ({"number": 3}, "dict"),
         (3, "int"),
     ):
         assert kind_of(wrong).startswith(kind)
-        assert f"{kind_of(wrong)}, but a model reads text: a str; " in not_in_words(Twice(), wrong, "")
+        assert f"{kind_of(wrong)}, but a model reads only text" in not_in_words(Twice(), wrong, "")
 
 
 def test_a_person_is_told_of_pictures():
@@ -250,13 +250,13 @@ def test_a_look_tells_whether_pictures_are_shown():
 def test_pictures_are_refused_before_the_start_where_they_are_lost(folder: str):
     shapes = str(ROOT / "examples/count_shapes.py:CountShapes")
     with pytest.raises(
-        UserError, match=r"shows pictures .*, and the model starter sees none: take one of Qwen2-VL"
+        UserError, match=r"shows pictures .*, and the model starter cannot see them; choose one of Qwen2-VL"
     ):
         plan(parse_config({"env": shapes}))
     checked = plan(parse_config({"env": shapes, "model": folder, "rollout": {"max_model_len": 128}}))
     assert isinstance(checked.agent, SingleTurn)
     words = {"agent": "program", "agent_options": {"command": "cat"}}
-    with pytest.raises(UserError, match="which a program is not given"):
+    with pytest.raises(UserError, match="which a program does not receive"):
         plan(parse_config({"env": shapes, "model": folder, "rollout": {"max_model_len": 128}, **words}))
     assert isinstance(plan(parse_config({"env": "math-v1", **words})).agent, Program)
 
@@ -300,7 +300,7 @@ async def test_a_picture_that_was_not_declared_ends_the_run_of_a_model_that_sees
 
 
 async def test_a_program_whose_task_is_an_undeclared_picture_ends_in_one_line(folder: str):
-    with pytest.raises(UserError, match="a program is given text"):
+    with pytest.raises(UserError, match="a program receives only text"):
         await worker(folder, Twice, Program(command="cat"), Recording()).run_episode(
             {"seed": 0}, Sampling(10)
         )
@@ -426,7 +426,7 @@ async def test_pictures_of_an_agent_are_read_on_a_thread(folder: str, server: En
     assert threading.get_ident() not in canvas.threads
     assert len(canvas.threads) == 1
     assert [[image.png for image in images] for _, images in engine.asked] == [[to_png(BOARD)], [png]]
-    with pytest.raises(BadRequest, match="a picture is an array"):
+    with pytest.raises(BadRequest, match="a picture must be an array"):
         await said.chat([{"role": "user", "content": [{"type": "image", "image": BOARD / 2}]}])
 
 
@@ -445,7 +445,7 @@ async def test_pictures_of_an_environment_become_files_once():
         async with pool.lend() as env:
             if wrong:
                 with pytest.raises(
-                    EnvironmentFailure, match=r"gave info\['messages'\]: a picture is an array"
+                    EnvironmentFailure, match=r"returned info\['messages'\]: a picture must be an array"
                 ):
                     await pool.reset(env, {"seed": 0})
                 continue
@@ -471,13 +471,17 @@ async def test_pictures_that_a_program_cannot_show_are_refused_in_one_line(
     PIL.Image.new("RGB", (1, 300)).save(written, format="PNG")
     long = written.getvalue()
     for role, part, complaint in (
-        ("user", {"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}, "none is fetched"),
+        ("user", {"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}, "does not fetch URLs"),
         ("user", {"type": "image_url", "image_url": {"url": "data:image/png;base64,!"}}, "messages.0"),
-        ("user", {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "cannot be read"),
-        ("user", data_url(noise(56, 56)[:200]), "messages.0: a picture cannot be read"),
+        (
+            "user",
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+            "cannot read a picture",
+        ),
+        ("user", data_url(noise(56, 56)[:200]), "messages.0: cannot read a picture"),
         ("user", data_url(long), "messages.0: a picture of 1×300 is more than 200 times"),
-        ("user", {"type": "input_audio", "input_audio": {}}, "knows text, and pictures of users"),
-        ("system", {"type": "image_url", "image_url": url}, "knows text, and pictures of users"),
+        ("user", {"type": "input_audio", "input_audio": {}}, "reads text, and pictures in messages of users"),
+        ("system", {"type": "image_url", "image_url": url}, "reads text, and pictures in messages of users"),
     ):
         async with recorder(folder, Recording(), server).endpoint(10) as at:
             openai = AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
@@ -487,5 +491,5 @@ async def test_pictures_that_a_program_cannot_show_are_refused_in_one_line(
     async with recorder(resolve_model("starter"), Recording(), server).endpoint(10) as at:
         openai = AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)
         shown: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]
-        with pytest.raises(BadRequestError, match="the model sees none"):
+        with pytest.raises(BadRequestError, match="which the model cannot see"):
             await openai.chat.completions.create(model="m", messages=shown)

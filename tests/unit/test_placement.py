@@ -223,7 +223,7 @@ def test_devices_of_different_size_are_divided_each_by_its_own():
     assert small.cache < large.cache
     for part in found.memory:
         assert part.free >= 0.1 * part.device.nbytes - 1
-    with pytest.raises(UserError, match=r"the learner needs .* of its GPU's 24\.0 GiB"):
+    with pytest.raises(UserError, match=r"the learner needs .* of the 24\.0 GiB of its GPU"):
         divided(machine(24, H100))
 
 
@@ -249,7 +249,7 @@ def test_an_engine_that_is_too_large_for_one_host_has_as_many_gpus_on_each_of_se
     assert [engine.hosts for engine in placed(three, False, tensor_parallel=6).engines] == [("a", "b", "c")]
     assert [engine.hosts for engine in placed(three, tensor_parallel=3).engines] == [("a", "b", "c")]
     assert [engine.hosts for engine in placed(three, tensor_parallel=2).engines] == [("b",), ("c",)]
-    with pytest.raises(UserError, match="finds no room"):  # its workers would need the learner's first GPU
+    with pytest.raises(UserError, match="does not fit"):  # its workers would need the learner's first GPU
         placed(TWO_HOSTS, tensor_parallel=4)
 
 
@@ -325,22 +325,22 @@ def test_tensor_parallel_engines_hold_a_part_of_each_token_on_each_gpu():
             machine(*[H100] * 3),
             2,
             {"engine": {"count": 2}},
-            r"engine\.count=2, but there are 3 GPUs, and each engine needs 2: set it to 1 or less",
+            r"engine\.count=2, but there are 3 GPUs, and each engine needs 2; set it to 1 or less",
         ),
         (
             machine(*[H100] * 3),
             2,
             {"learner": {"processes": 2}},
-            r"of which the learner has 2, .* set it to 1 or less, or lower learner\.processes",
+            r"of which the learner uses 2, .* set it to 1 or less, or decrease learner\.processes",
         ),
-        (machine(*[H100] * 3), 4, {}, "there are 3 GPUs, of which the learner has 1, .* 2 or less"),
+        (machine(*[H100] * 3), 4, {}, "there are 3 GPUs, of which the learner uses 1, .* 2 or less"),
         (TWO_HOSTS, 3, {}, r"engine\.tensor_parallel=3 .* on one host or, .* set it to 2 or less"),
-        (machine(H100), 1, {"engine": {"gpu": 1}}, r"engine\.gpu=1, but there is 1 GPU, counted from 0"),
+        (machine(H100), 1, {"engine": {"gpu": 1}}, r"engine\.gpu=1, but there is 1 GPU, numbered from 0"),
         (
             machine(*[H100] * 2),
             1,
             {"learner": {"processes": 3}},
-            r"learner\.processes=3, but there are 2 GPUs, and each process needs one: set it to 2 or less",
+            r"learner\.processes=3, but there are 2 GPUs, and each process needs one; set it to 2 or less",
         ),
     ],
 )

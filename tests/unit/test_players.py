@@ -163,11 +163,11 @@ async def test_an_agent_with_one_conversation_is_refused():
 @pytest.mark.parametrize(
     ("pays", "wrong"),
     [
-        ([1.0], "which is no dict of players and numbers"),
-        ({"north": math.nan}, "no finite number"),
-        ({"north": "1"}, "no finite number"),
-        ({0: 0.25}, "which is no dict of players and numbers"),
-        ({"north": 9.0}, "gave the reward 0.25, but rewards that sum to 9.0"),
+        ([1.0], "which is not a dict of players and numbers"),
+        ({"north": math.nan}, "not a finite number"),
+        ({"north": "1"}, "not a finite number"),
+        ({0: 0.25}, "which is not a dict of players and numbers"),
+        ({"north": 9.0}, "returned the reward 0.25, but rewards that sum to 9.0"),
     ],
 )
 async def test_wrong_rewards(pays: Any, wrong: str):
@@ -205,12 +205,16 @@ NORTH = {"player": "north"}
 @pytest.mark.parametrize(
     ("opens", "then", "wrong"),
     [
-        (NORTH, [NORTH], "gave the reward 1.0 and named the player 'north', but not what each player earned"),
-        (NORTH, [{}], r"set info\['rewards'\] = {'north': 1.0}, or leave info\['player'\] out"),
+        (
+            NORTH,
+            [NORTH],
+            "returned the reward 1.0 and named the player 'north', but not what each player earned",
+        ),
+        (NORTH, [{}], r"set info\['rewards'\] = {'north': 1.0}, or remove info\['player'\]"),
         ({}, [NORTH], "named the player 'north', but not"),
         (NORTH, [{**NORTH, "rewards": {}}], "named the player 'north', but not"),
         (NORTH, [{**NORTH, "rewards": {"north": 1.0}}, NORTH], "the reward 1.0 and named"),
-        ({"player": 0}, [{"player": 0, "rewards": {"0": 1.0}}], r"info\['player'\]=0, which is no name"),
+        ({"player": 0}, [{"player": 0, "rewards": {"0": 1.0}}], r"info\['player'\]=0, which is not a string"),
     ],
 )
 async def test_a_reward_in_a_game_is_some_player_s(opens: Any, then: list[Any], wrong: str):

@@ -81,12 +81,12 @@ async def test_functions_that_fail_and_functions_that_hang():
         await run_episode(Program(crashes))
     assert isinstance(failed.value.__cause__, KeyError)
     for function in (hangs, clings):
-        with pytest.raises(ProgramFailed, match=r"no answer within 0\.05 s"):
+        with pytest.raises(ProgramFailed, match=r"did not answer within 0\.05 s"):
             await run_episode(Program(function, time_limit=0.05))
     assert len(caught) == 3, "cancelled until it gave in"
     for returned in (None, float("nan"), [4]):
         outcome = returned
-        with pytest.raises(ProgramFailed, match=r"returned .*: return its answer"):
+        with pytest.raises(ProgramFailed, match=r"returned .*; return its answer"):
             await run_episode(Program(nothing))
 
 
@@ -135,12 +135,12 @@ print(" ", body["messages"][0]["content"], said, "ü")
 @pytest.mark.parametrize(
     ("code", "time_limit", "found"),
     [
-        ("import sys; sys.exit('bad luck')", 99, "ended with code 1: bad luck"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 99, "ended with code -9"),
+        ("import sys; sys.exit('bad luck')", 99, "exited with code 1: bad luck"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 99, "exited with code -9"),
         (
             CHILD + "import time; print('x', file=sys.stderr, flush=True); time.sleep(99)",
             8,
-            "no answer within 8 s: x",
+            "did not answer within 8 s: x",
         ),
         ("while True: print('x' * 9999)", 99, "wrote more than 1048576 bytes"),
     ],
@@ -282,9 +282,9 @@ async def takes_nothing() -> str:
         (lambda: Program(takes_nothing, command="true"), "a function .* or a command"),
         (lambda: Program(blocks), "must be an async function"),
         (lambda: Program(takes_nothing), r"called as takes_nothing\(task, base_url"),
-        (lambda: Program(command="no-such-program --fast"), "there is no such program"),
+        (lambda: Program(command="no-such-program --fast"), "the program does not exist"),
         (lambda: Program(command="'"), "No closing quotation"),
-        (lambda: Program(command=""), "there is no such program"),
+        (lambda: Program(command=""), "the program does not exist"),
         (lambda: Program(command="true", time_limit=0), "above 0"),
     ],
 )

@@ -170,11 +170,15 @@ async def test_a_program_that_fails_of_a_response_is_worth_nothing_and_is_traine
         (
             asks_in_vain,
             ProgramFailed,
-            "no answer.*; it asked the model 3 times, each refused: temperature=0.1",
+            "no answer.*; it sent 3 requests to the model, each refused: temperature=0.1",
         ),
-        (asks_half_in_vain, ProgramFailed, "no JSON.*; a call was refused: response_format: forced JSON"),
+        (asks_half_in_vain, ProgramFailed, "no JSON.*; a request was refused: response_format: forced JSON"),
         (too_long_at_once, ConversationTooLong, "maximum context length is 100"),
-        (gives_the_error_out, NothingSampled, "Program asked the model 1 time, refused: top_p=0.5 is not"),
+        (
+            gives_the_error_out,
+            NothingSampled,
+            "Program sent 1 request to the model, refused: top_p=0.5 is not",
+        ),
         (quiet, NothingSampled, "the agent Program ended the episode without asking the model$"),
     ],
 )
@@ -291,7 +295,7 @@ async def test_a_command_that_the_kernel_s_out_of_memory_killer_ends_is_no_rewar
 async def test_a_command_s_last_line_is_what_it_failed_of(worker: RolloutWorker):
     code = "import sys; print('one'); print('Traceback', file=sys.stderr); sys.exit('no key in KEY')"
     command = shlex.join([sys.executable, "-S", "-c", code])
-    with pytest.raises(ProgramFailed, match=r"^the program ended with code 1: no key in KEY$"):
+    with pytest.raises(ProgramFailed, match=r"^the program exited with code 1: no key in KEY$"):
         await run_episode(worker, Program(command=command))
 
 
@@ -306,7 +310,7 @@ class OneOfSeveral(Engine):
         """Its processes are stopped, for so long that it is found and killed."""
         if self.frozen:
             await asyncio.sleep(0.1)
-            raise EngineLost("no sign of life for 30 s")
+            raise EngineLost("no heartbeat for 30 s")
 
     async def generate(
         self, ids: list[int], sampling: Sampling, partial: Any = None, *, images: object = ()
@@ -343,14 +347,14 @@ async def test_what_fails_while_an_engine_is_lost_is_no_reward(worker: RolloutWo
     if outage == "none":
         assert (await episode).reward == 0
     else:
-        with pytest.raises(AgentFailure, match=r"no response within 30 s.*; an engine was lost or stood"):
+        with pytest.raises(AgentFailure, match=r"no response within 30 s.*; an engine was lost or frozen"):
             await episode
 
 
 def test_what_on_failure_may_be():
-    with pytest.raises(UserError, match="on_failure='reward:0' is neither punish nor retry"):
+    with pytest.raises(UserError, match="on_failure='reward:0' must be punish or retry"):
         Program(quiet, on_failure="reward:0")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="settings='drop' is neither ignore nor refuse"):
+    with pytest.raises(UserError, match="settings='drop' must be ignore or refuse"):
         Program(crashes, settings="drop")  # type: ignore[arg-type]
 
 
@@ -385,7 +389,7 @@ async def test_punished_episodes_are_part_of_the_batch_and_counted(
     assert set(rewards) == {0.0, 1.0}
     assert (control_.retries, control_.failures) == (0, 0)
     assert control_.punished >= rewards.count(0.0) >= 3
-    logged = [r.getMessage() for r in caplog.records if "worth 0" in r.getMessage()]
+    logged = [r.getMessage() for r in caplog.records if "gets the reward 0" in r.getMessage()]
     assert len(logged) == 1
     assert "unparseable" in logged[0]
 
@@ -394,7 +398,7 @@ async def test_punished_episodes_are_part_of_the_batch_and_counted(
     ("error", "kind", "message"),
     [
         (
-            ProgramFailed("the program ended with code 1: no key"),
+            ProgramFailed("the program exited with code 1: no key"),
             ProgramFailed,
             "^the program .*: no key; [34] gro",
         ),
@@ -411,7 +415,7 @@ async def test_punished_episodes_are_part_of_the_batch_and_counted(
         (
             KeyError("x"),
             RolloutFailure,
-            r"^[34] groups in a row failed .*; the last with KeyError: 'x' \(at .*:\d+\)$",
+            r"^[34] groups in a row failed .*; the last one with KeyError: 'x' \(at .*:\d+\)$",
         ),
     ],
 )
@@ -461,12 +465,12 @@ async def test_an_evaluation_whose_program_fails_at_once_ends_with_the_reason(co
     async def fails(task: dict[str, Any], seed: int) -> EpisodeOutcome:
         calls.append(task)
         await asyncio.sleep(0)
-        raise ProgramFailed("the program ended with code 1: no key")
+        raise ProgramFailed("the program exited with code 1: no key")
 
     calls: list[Any] = []
     kept: list[Response] = []
     with pytest.raises(
-        ProgramFailed, match=r"^the program ended with code 1: no key; none of [1-4] episodes came"
+        ProgramFailed, match=r"^the program exited with code 1: no key; none of the [1-4] episodes finished"
     ):
         await sample_responses(
             fails, TASKS[:count], 1, 2, 0, keep=lambda response, said: kept.append(response), max_failures=2
@@ -500,5 +504,5 @@ def test_what_failed_is_on_the_screen_once_there_is_any(capsys: pytest.CaptureFi
     first, second, third = capsys.readouterr().out.splitlines()[1:]
     assert "retries" not in first
     assert "punished" not in first
-    assert "1,163 retries  18 groups lost" in second
-    assert "5 punished  40 calls refused" in third
+    assert "1,163 retries  18 groups discarded" in second
+    assert "5 with reward 0  40 requests refused" in third

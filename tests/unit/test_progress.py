@@ -94,7 +94,7 @@ def test_short_run_off_a_terminal_has_a_line_each_step():
     assert shown[0] == "title"
     assert [line.split()[1] for line in shown[1:]] == [f"{step}/20" for step in range(1, 21)]
     assert shown[10] == (
-        "step 10/20  reward 0.500  staleness 1.25  (max 4)  generated 12,346 tokens/s  learned 8,901 tokens/s"
+        "step 10/20  reward 0.500  staleness 1.25  (max 4)  generated 12,346 tokens/s  trained 8,901 tokens/s"
         "  overlap 1.75  0:20 left"
     )
     assert "left" not in shown[-1]
@@ -166,9 +166,9 @@ def test_display_on_a_terminal(columns, screens):
     assert rows[1:] == [
         "held-out   0.250  (95% interval 0.200 to 0.300)",
         "staleness  mean 1.25  max 4",
-        "tokens/s   generated 12,346  learned 8,901",
+        "tokens/s   generated 12,346  trained 8,901",
         "time       generate 100%  train 75%  sync 5%  wait 25%",
-        "overlap    1.75  (a step takes 2.0 s)",
+        "overlap    1.75  (2.0 s per step)",
         "",  # the status is gone, and the cursor stands below
     ]
     spark = rows[0].split()[-1]

@@ -127,8 +127,10 @@ async def test_what_others_hold_is_not_taken(cluster: RayCluster):
     with pytest.raises(UserError, match="the Ray cluster has no room now") as error:
         reserve("auto", patience=1)
     assert time.monotonic() - begun < 30
-    assert f"{FIRST} (0 GPUs, 2 CPU cores), {SECOND} (0 GPUs, 2 CPU cores) asked for" in str(error.value)
-    assert "free in all: 0 GPUs and 0 CPU cores; missing: 4 CPU cores" in str(error.value)
+    assert f"{FIRST} (0 GPUs, 2 CPU cores), {SECOND} (0 GPUs, 2 CPU cores), each as a whole" in str(
+        error.value
+    )
+    assert "0 GPUs and 0 CPU cores are free in total; missing: 4 CPU cores" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +139,15 @@ async def test_what_others_hold_is_not_taken(cluster: RayCluster):
         (
             None,
             3,
-            "too small: 3 hosts with CPU cores asked for (ray.hosts); there: HOSTS; missing: 1 host; add",
+            "too small: the run needs 3 hosts with CPU cores (ray.hosts); the cluster has HOSTS; 1 host "
+            "missing; add",
         ),
-        (True, None, "too small: 1 host with GPUs asked for; there: HOSTS; missing: 1 host; add hosts to it"),
+        (
+            True,
+            None,
+            "too small: the run needs 1 host with GPUs; the cluster has HOSTS; 1 host missing; add hosts to "
+            "it",
+        ),
     ],
 )
 async def test_too_small_a_cluster(cluster: RayCluster, gpus: bool | None, count: int | None, line: str):
@@ -235,7 +243,7 @@ async def test_two_runs_have_a_host_each(hosts: Cluster, cluster: RayCluster):
 
 def test_a_host_that_was_started_twice(hosts: Cluster):
     nodes = [hosts.add_node(num_cpus=4, node_ip_address="127.0.0.7") for _ in range(2)]
-    with pytest.raises(UserError, match=r"^Ray was started twice on host 127.0.0.7: start it once on each"):
+    with pytest.raises(UserError, match=r"^Ray was started twice on host 127.0.0.7; start it once on each"):
         reserve("auto", count=1, patience=2)
     for node in nodes:
         hosts.remove_node(node)
@@ -285,7 +293,7 @@ async def test_workers_see_the_gpus_of_ray_in_order(hosts: Cluster, cluster: Ray
 
 
 async def test_hosts_without_gpu_beside_those_with_some(hosts: Cluster, cluster: RayCluster):
-    with pytest.raises(UserError, match="0 hosts without GPU beside"):
+    with pytest.raises(UserError, match="cluster has 0 hosts without"):
         reserve("auto", cpu_hosts=1, patience=1)
     nodes = [
         hosts.add_node(num_cpus=1, num_gpus=count, node_ip_address=address)
@@ -371,7 +379,7 @@ reserve("127.0.0.1:1")
 """
     node = hosts.add_node(num_cpus=3, node_ip_address="127.0.0.8")
     found = subprocess.run([sys.executable, "-c", code, hosts.address], capture_output=True, text=True)
-    line = f"ray.address=127.0.0.1:1, but this process has joined the cluster at {hosts.address}"
+    line = f"ray.address=127.0.0.1:1, but this process has already joined the cluster at {hosts.address}"
     assert line in found.stderr, found.stderr
     hosts.remove_node(node)
 
@@ -386,7 +394,7 @@ reserve(sys.argv[1])
     found = subprocess.run([sys.executable, "-c", code, hosts.address], capture_output=True, text=True)
     *_, line = found.stderr.strip().splitlines()
     assert "Version mismatch: The cluster was started with: Ray: " in line
-    assert line.endswith("; run areal by the Python and Ray with which the cluster was started")
+    assert line.endswith("; run areal with the Python and the Ray with which the cluster was started")
 
 
 def test_a_host_with_an_ipv6_address(hosts: Cluster, cluster: RayCluster):
@@ -404,7 +412,7 @@ async def test_code_that_a_host_lacks(cluster: RayCluster, tmp_path: Path, monke
     (tmp_path / "lacking.py").write_text(AGENT)
     monkeypatch.syspath_prepend(tmp_path)
     config = parse_config({"agent": "lacking:Mine"})
-    with pytest.raises(UserError, match=rf"^host {FIRST} lacks code of this run: .*lacking.* runtime_env"):
+    with pytest.raises(UserError, match=rf"^host {FIRST} lacks code of this run \(.*lacking.* runtime_env"):
         check_code_on_hosts(cluster, [FIRST], config)
     check_code_on_hosts(cluster, [FIRST, SECOND], parse_config({}))
 
@@ -438,8 +446,8 @@ def test_an_address_without_a_cluster():
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         silent = f"127.0.0.1:{nobody.getsockname()[1]}"
         for address, line in (
-            (silent, "no answer within 3 s; is Ray started on this host"),
-            ("ray://host:10001", "areal has to run on a host of the cluster"),
+            (silent, "no answer within 3 s; check that Ray is running on this host"),
+            ("ray://host:10001", "run areal on a host of the cluster"),
         ):
             command = [sys.executable, "-c", code, address]
             found = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -452,10 +460,10 @@ def test_the_network_of_a_host():
     assert join_network(None, "10.0.0.1") == "10.0.0.1"
     assert join_network(None, "localhost") == "127.0.0.1", "`ray start` may be given names"
     with pytest.raises(
-        UserError, match=r"^host no_such.host does not find its own name .* --node-ip-address"
+        UserError, match=r"^host no_such.host cannot resolve its own name .* --node-ip-address"
     ):
         join_network(None, "no_such.host")
-    with pytest.raises(UserError, match=r"^ray.interface=ib7, but host 10.0.0.1 has no .* it has lo"):
+    with pytest.raises(UserError, match=r"^ray.interface=ib7, but host 10.0.0.1 has no .* choose one of lo"):
         join_network("ib7", "10.0.0.1")
 
 

@@ -159,7 +159,7 @@ def test_on_a_cpu_nothing_is_said_for_the_sake_of_gpus(model: Callable[..., str]
 def test_a_resumed_run_takes_no_recipe(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("steps: 3\nrecipe: 0.5b-24gb\n")
     assert api.resolve(None, None, {}, tmp_path).rollout.max_new_tokens == 64, "its own settings are whole"
-    with pytest.raises(UserError, match="a recipe is for a new one"):
+    with pytest.raises(UserError, match="remove the recipe"):
         api.resolve(None, ["recipe=none"], {}, tmp_path)
 
 

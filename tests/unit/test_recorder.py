@@ -311,8 +311,8 @@ async def test_what_cannot_be_asked_is_said_and_leaves_nothing():
     user: dict[str, Any] = {"role": "user", "content": "go"}
     call = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
     for messages, complaint in (
-        ([], "must end"),
-        ([user, {"role": "assistant", "content": "a"}], "must end"),
+        ([], "the last message must"),
+        ([user, {"role": "assistant", "content": "a"}], "the last message must"),
         ([{"content": "go"}], "needs a role"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "text"),
         (

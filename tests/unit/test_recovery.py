@@ -75,7 +75,7 @@ async def test_a_learner_that_is_killed_at_every_moment_changes_nothing(tmp_path
     assert_same(directory.path, expected)
     assert list(versions(directory.checkpoints)) == [2, 4, 6], "what was due is written"
     assert not list(directory.path.rglob(".partial*"))
-    assert areal.replay(directory.path).verdict.startswith("the same to the bit")
+    assert areal.replay(directory.path).verdict.startswith("bitwise identical")
     times = {"lost": len(moments) + 1, "restarted": len(moments)}
     assert counts(directory) == times, "once it died while it was brought back"
     assert read_status(directory.path)["restarts"] == len(moments) + 1
@@ -91,13 +91,13 @@ async def test_what_is_under_way_at_its_death_keeps_its_staleness_and_is_consume
     await asynchronous(ScriptedEngine(), directory, config, rank=Mortal)
     assert counts(directory) == {"lost": 2, "restarted": 2}
     hung, _ = (event["cause"] for event in directory.events() if event["event"] == "lost")
-    assert hung.startswith("learner rank 0 ended: nothing has moved for 30 s, and it owes an answer (frozen)")
+    assert hung.startswith("learner rank 0 ended: no progress for 30 s, and its answer is overdue (frozen)")
     assert steps_of(directory) == list(range(1, UPDATES + 1))
     assert max(line["staleness/max"] for line in read_metrics(directory.path)) <= 2
     groups = consumed(directory)
     assert len(groups) == len(set(groups)) == UPDATES * GROUPS
     assert max(groups) < UPDATES * GROUPS + 3 * GROUPS, "none in flight was given up"
-    assert areal.replay(directory.path).verdict.startswith("the same to the bit")
+    assert areal.replay(directory.path).verdict.startswith("bitwise identical")
 
 
 async def test_one_of_two_ranks_that_is_killed_or_freezes_is_brought_back(tmp_path: Path):
@@ -109,7 +109,7 @@ async def test_one_of_two_ranks_that_is_killed_or_freezes_is_brought_back(tmp_pa
     await asynchronous(ScriptedEngine(), directory, config, rank=Mortal)
     killed, frozen = (event for event in directory.events() if event["event"] == "lost")
     assert killed["cause"].startswith("learner rank 1 ended: SIGKILL")
-    assert frozen["cause"].startswith("learner rank 1 ended: no sign of life for ")
+    assert frozen["cause"].startswith("learner rank 1 ended: no heartbeat for ")
     assert steps_of(directory) == [1, 2, 3]
     assert len(set(consumed(directory))) == 3 * GROUPS
     assert list(directory.path.glob("stall*.txt")), "where it stood still"
@@ -129,7 +129,7 @@ async def test_past_the_budget_the_run_ends_with_the_first_cause_and_can_be_resu
     assert "besides" not in str(error.value)
     assert workers() == []
     await asynchronous(ScriptedEngine(), directory, config, find_resume_point(directory, config))
-    assert areal.replay(directory.path).verdict.startswith("the same to the bit")
+    assert areal.replay(directory.path).verdict.startswith("bitwise identical")
 
 
 @pytest.mark.parametrize("hurried", [False, True])
@@ -168,7 +168,10 @@ async def test_a_run_directory_that_vanishes_meanwhile_ends_the_run_in_one_line(
             shutil.rmtree(directory.path, ignore_errors=True)
         with pytest.raises(UserError) as error:
             await running
-    assert str(error.value) == f"{directory.path} is gone: it was removed or moved while the run wrote to it"
+    assert (
+        str(error.value)
+        == f"{directory.path} no longer exists: it was removed or moved while the run was writing to it"
+    )
     assert workers() == []
 
 

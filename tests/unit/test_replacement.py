@@ -89,12 +89,12 @@ def test_what_is_lost_comes_back_as_often_as_the_budget_allows():
         this.engines.lose("engine 0", EngineLost("vLLM has died"))
         assert [(row["engine"], row["state"]) for row in this.members.rows()] == [("0", "starts")]
         await asyncio.sleep(0)
-        assert ("the run", "engine 0 to start again") in [(w.who, w.what) for w in this.watch.waits.now]
+        assert ("the run", "engine 0 to restart") in [(w.who, w.what) for w in this.watch.waits.now]
         await settled(this)
         assert this.made[0].closed
         assert this.made[1].version == 0
         assert this.notices[0] == (
-            "engine 0 was lost: vLLM has died; another one starts in its place, until then requests wait"
+            "engine 0 was lost: vLLM has died; a new one replaces it, requests wait for it"
         )
         assert this.notices[1].startswith("engine 0 is back after ")
         this.engines.lose("engine 0", EngineLost("something else"))
@@ -163,7 +163,7 @@ def test_an_engine_whose_host_is_gone_starts_on_another_one():
         while len(this.notices) < 6:
             await this.watch.check()
             await asyncio.sleep(0.01)
-        assert "engine 1 has no place: its host is gone, and there is no room" in this.notices[-1]
+        assert "engine 1 cannot be replaced, because its host is gone: no room" in this.notices[-1]
         assert await this.sync.publish(1) == {}
         this.members.open_host(host([], "c"))
         await this.members.add("c")

@@ -69,7 +69,7 @@ def test_the_same_losses_to_the_bit_also_across_a_resumption(run: Path, from_ste
     assert [s.step for s in found.steps] == list(range(from_step, 6))
     assert all(s.difference == 0 for s in found.steps), lines
     assert not found.failed
-    assert found.verdict.startswith("the same to the bit")
+    assert found.verdict.startswith("bitwise identical")
     assert any("no checkpoint before update 3" in line for line in lines) == (from_step == 3)
     assert any("from the checkpoint after update 3" in line for line in lines) == (from_step == 5)
 
@@ -104,13 +104,13 @@ def test_the_command_fails_where_a_loss_is_not_the_recorded_one(run: Path, tmp_p
 
 
 def test_what_cannot_be_replayed_is_refused(run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="not a run directory"):
         areal.replay(tmp_path)
     with pytest.raises(UserError, match="recorded updates 1 to 5"):
         areal.replay(run, from_step=6)
     with pytest.raises(UserError, match="recorded updates 1 to 5"):
         areal.replay(run, from_step=0)
-    with pytest.raises(UserError, match="no learner setting"):
+    with pytest.raises(UserError, match="not a learner setting"):
         areal.replay(run, overrides=["rollout.batch_size=4"])
     with pytest.raises(UserError, match="did you mean 'learning_rate'"):
         areal.replay(run, overrides=["learner.learning_rat=4"])
@@ -125,5 +125,5 @@ def test_a_changed_model_is_noticed(run: Path, tmp_path: Path):
     starts = [json.loads(line) for line in (copy / "starts.jsonl").read_text().splitlines()]
     starts[0]["weights"] = "0" * 64
     (copy / "starts.jsonl").write_text("".join(json.dumps(s) + "\n" for s in starts))
-    with pytest.raises(UserError, match="weights have changed"):
+    with pytest.raises(UserError, match="have changed since the run began"):
         areal.replay(copy)

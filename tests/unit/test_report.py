@@ -53,7 +53,7 @@ def test_thoughts_are_reported_where_there_are_some(tmp_path):
     found, read = read_responses(tmp_path / "a.jsonl")
     assert (found, read) == (header, rows)
     made = report_of(found, read, seconds=0.0)
-    assert "15.0 tokens, 25.0% without an end, 25.0% cut by their budget" in made.markdown()
+    assert "15.0 tokens, 25.0% without an end, 25.0% ended by the budget" in made.markdown()
     assert Report.from_json(made.to_json()) == made
     without = report_of(found, [replace(row, thoughts=[]) for row in rows], seconds=0.0)
     assert "thoughts" not in without.markdown()

@@ -57,7 +57,7 @@ async def asynchronous(*args: Any, **parts: Any) -> None:
 async def killed(
     run: RunDirectory, config: Config, version: int, engine: ScriptedEngine | None = None
 ) -> None:
-    with pytest.raises(Interrupted, match="stopped at once"):
+    with pytest.raises(Interrupted, match="stopped immediately"):
         await asynchronous(ScriptedEngine(), run, config, recorded=killed_after(version))
 
 
@@ -100,9 +100,9 @@ async def test_at_eta_zero_a_killed_run_is_the_undisturbed_one_to_the_bit(
     assert losses(run) == losses(whole)
     assert consumed(run) == consumed(whole) == list(range(7 * GROUPS))
     assert "damaged" not in caplog.text
-    assert "other losses" not in caplog.text
+    assert "different losses" not in caplog.text
     assert len(engine.seeds) <= 2 * GROUPS * 4, "nothing of the updates before is generated again"
-    assert areal.replay(run.path).verdict == "the same to the bit: 7 updates"
+    assert areal.replay(run.path).verdict == "bitwise identical: 7 updates"
 
 
 async def test_stale_groups_that_had_finished_are_used_and_those_in_flight_are_counted(tmp_path: Path):
@@ -130,7 +130,7 @@ async def test_stale_groups_that_had_finished_are_used_and_those_in_flight_are_c
             group = found.outstanding[line["id"]][1]
             assert group is not None
             assert line == json.loads(json.dumps(group.to_json())), "token for token"
-    assert areal.replay(run.path).verdict == "the same to the bit: 8 updates"
+    assert areal.replay(run.path).verdict == "bitwise identical: 8 updates"
 
 
 async def test_with_other_learner_settings_it_goes_on_from_the_checkpoint(tmp_path: Path):
@@ -143,11 +143,11 @@ async def test_with_other_learner_settings_it_goes_on_from_the_checkpoint(tmp_pa
     assert point.changed == ("learner.learning_rate: 5e-05 → 0.001",)
     (notice,) = point.notices
     assert point.version in (2, 4)
-    assert notice.startswith(f"updates {point.version + 1} to 5 are given up")
+    assert notice.startswith(f"updates {point.version + 1} to 5 are discarded")
     await asynchronous(ScriptedEngine(), run, other, point)
     assert [line["step"] for line in read_metrics(run.path)] == [1, 2, 3, 4, 5, 6]
     assert consumed(run) == list(range(6 * GROUPS))
-    assert areal.replay(run.path).verdict.startswith("the same to the bit")
+    assert areal.replay(run.path).verdict.startswith("bitwise identical")
 
 
 async def test_a_damaged_batch_is_made_anew_from_its_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -171,7 +171,7 @@ async def test_a_model_that_has_changed_is_refused(tmp_path: Path):
     starts[0]["weights"] = "0" * 64
     (run.path / "starts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starts))
     before = contents(run)
-    with pytest.raises(UserError, match="its weights have changed"):
+    with pytest.raises(UserError, match="have changed since the run began"):
         await asynchronous(ScriptedEngine(), run, config, find_resume_point(run, config))
     assert contents(run) == before
 
@@ -190,7 +190,10 @@ async def test_a_run_directory_that_vanishes_ends_the_run_in_one_line(tmp_path: 
 
     with pytest.raises(UserError) as raised:
         await scripted.asynchronous(ScriptedEngine(), run, config, recorded=take_away)
-    assert str(raised.value) == f"{run.path} is gone: it was removed or moved while the run wrote to it"
+    assert (
+        str(raised.value)
+        == f"{run.path} no longer exists: it was removed or moved while the run was writing to it"
+    )
     assert not run.path.exists(), "nothing makes half of it anew"
     assert workers() == []
     if not removed:

@@ -55,15 +55,15 @@ def test_functions_in_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "complaint"),
     [
-        ({}, "names no part"),
-        ([1], "names no part"),
+        ({}, "has no parts"),
+        ([1], "has no parts"),
         ({"corect": 1.0}, "did you mean 'correct'"),
-        ({"correct": "much"}, "no number"),
-        ({"correct": float("inf")}, "no number"),
-        ({"areal.nothing:f": 1.0}, r"rewards: .* there is no module areal\.nothing"),
-        ({"nothing.py:f": 1.0}, r"rewards: there is no file 'nothing\.py'"),
+        ({"correct": "much"}, "not a number"),
+        ({"correct": float("inf")}, "not a number"),
+        ({"areal.nothing:f": 1.0}, r"rewards: .* the module areal\.nothing does not exist"),
+        ({"nothing.py:f": 1.0}, r"rewards: the file 'nothing\.py' does not exist"),
         ({"areal.rewards.parts:lenght": 1.0}, "did you mean 'length'"),
-        ({"areal.rewards.parts:LONG": 1.0}, "no function"),
+        ({"areal.rewards.parts:LONG": 1.0}, "not a function"),
     ],
 )
 def test_what_is_wrong_is_said(weights, complaint):

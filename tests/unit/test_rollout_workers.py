@@ -303,7 +303,7 @@ async def test_an_environment_that_kills_its_process_ends_the_run_with_a_line(tm
     async with rollouts(1, 1, env=f"{file}:Deadly") as (workers, _):
         with pytest.raises(Exception, match="groups in a row failed") as caught:
             await asyncio.wait_for(controller(workers, max_retries=1).run(), 120)
-        assert "the last with rollout worker 0 ended: exit code 3" in str(caught.value)
+        assert "the last one with rollout worker 0 ended: exit code 3" in str(caught.value)
         assert isinstance(caught.value.__cause__, RolloutWorkerLost)
 
 

@@ -157,11 +157,11 @@ def test_adapters_and_a_reference_go_with_it(tmp_path: Path):
 
 
 def test_what_cannot_be_replayed_is_said_at_the_start(tmp_path: Path):
-    with pytest.raises(UserError, match="is for mixtures of experts"):
+    with pytest.raises(UserError, match="requires a mixture of experts"):
         plan(parse_config({"learner": {"router_replay": True}}))
     dense = load_model(resolve_model("starter"))
     assert not len(Routers(dense))
-    with pytest.raises(UserError, match="knows no routers of the model"):
+    with pytest.raises(UserError, match="does not know the routers of the model"):
         learner(Path(resolve_model("starter")), router_replay=True)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 530}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
@@ -172,7 +172,7 @@ def test_what_cannot_be_replayed_is_said_at_the_start(tmp_path: Path):
     model = load_model(str(make("qwen3-moe", tmp_path / "qwen")))
     policy, [trajectory] = Policy(model, Routers(model)), batch(0, 1).trajectories[:1]
     trajectory.experts = np.zeros((len(trajectory), 5, 2), np.uint8)
-    with pytest.raises(UserError, match="experts of 5 layers; the model has 2"):
+    with pytest.raises(UserError, match="experts of 5 layers, but the model has 2"):
         policy(pack([trajectory], CPU), 1.0)
 
 
@@ -246,9 +246,9 @@ def test_an_engine_that_does_not_say_what_it_chose_is_refused():
     assert np.array_equal(experts_of(output(told[1:4]), 1), told[1:4])
     told[:, 0] = 0  # a dense layer
     assert len(experts_of(output(told), 0)) == 4
-    with pytest.raises(RuntimeError, match="the experts of 3 tokens, not of 4"):
+    with pytest.raises(RuntimeError, match="the experts of 3 tokens instead of 4"):
         experts_of(output(told[:3]), 0)
-    with pytest.raises(UserError, match="does not say which experts"):
+    with pytest.raises(UserError, match="does not report the experts"):
         experts_of(output(np.zeros_like(told)), 0)
 
 

@@ -133,15 +133,18 @@ def test_a_folder_that_others_have_made_anew_is_not_the_runs(run):
         run.starts,
     )
     for write in writes:
-        assert refused(write) == f"{run.path} is gone: it was removed or moved while the run wrote to it"
+        assert (
+            refused(write)
+            == f"{run.path} no longer exists: it was removed or moved while the run was writing to it"
+        )
     assert [path.name for path in run.path.iterdir()] == ["checkpoints"]
 
 
 def test_open_refuses_what_is_no_run(tmp_path):
-    assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path))
-    assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path / "missing"))
+    assert "is not a run directory" in refused(lambda: RunDirectory.open(tmp_path))
+    assert "is not a run directory" in refused(lambda: RunDirectory.open(tmp_path / "missing"))
     (tmp_path / "latest").symlink_to("gone")
-    assert "is no run directory" in refused(lambda: RunDirectory.open(tmp_path / "latest"))
+    assert "is not a run directory" in refused(lambda: RunDirectory.open(tmp_path / "latest"))
 
 
 def test_output_that_is_a_file(tmp_path):
@@ -151,7 +154,7 @@ def test_output_that_is_a_file(tmp_path):
 
 
 def test_output_that_takes_no_folder():
-    assert "cannot write in output=/proc/x" in refused(lambda: RunDirectory.create(config(Path("/proc/x"))))
+    assert "cannot write to output=/proc/x" in refused(lambda: RunDirectory.create(config(Path("/proc/x"))))
 
 
 def test_full_disk_at_the_start_leaves_nothing(tmp_path, monkeypatch):
@@ -285,7 +288,10 @@ def test_a_run_directory_that_vanishes_is_one_line(run):
         lambda: run.read_rollouts(1),
         run.starts,
     ):
-        assert refused(write) == f"{run.path} is gone: it was removed or moved while the run wrote to it"
+        assert (
+            refused(write)
+            == f"{run.path} no longer exists: it was removed or moved while the run was writing to it"
+        )
     assert not run.path.exists(), "nothing makes half of it anew"
 
 

@@ -151,10 +151,10 @@ async def test_a_call_may_bound_its_thought():
     ("given", "found"),
     [
         ({"temperature": -0.1}, "temperature=-0.1: Input should be greater than or equal to 0"),
-        ({"temperature": 0.005}, "temperature=0.005: give 0, or 0.01 and above"),
+        ({"temperature": 0.005}, "temperature=0.005: give 0, or a value of at least 0.01"),
         ({"temperature": 2.1}, "temperature=2.1: Input should be less than or equal to 2"),
-        ({"temperature": True}, "temperature=True is not"),
-        ({"temperature": "hot"}, "temperature='hot' is not"),
+        ({"temperature": True}, "temperature=True differs"),
+        ({"temperature": "hot"}, "temperature='hot' differs"),
         ({"top_p": 0}, "top_p=0: Input should be greater than 0"),
         ({"top_p": 1.5}, "top_p=1.5"),
         ({"top_k": 1.5}, "top_k=1.5"),
@@ -162,13 +162,13 @@ async def test_a_call_may_bound_its_thought():
         ({"presence_penalty": 3}, "presence_penalty=3"),
         ({"repetition_penalty": 0}, "repetition_penalty=0"),
         ({"thinking_token_budget": 7}, "thinking_token_budget=7: Input should be greater than or equal to 8"),
-        ({"thinking_token_budget": 9}, "the model's chat template marks no thoughts"),
+        ({"thinking_token_budget": 9}, "the model's chat template does not mark thoughts"),
         ({"logit_bias": {"5": 1}}, "logit_bias={'5': 1} is not available"),
         ({"guided_json": SCHEMA}, "guided_json="),
         ({"response_format": {"type": "json_schema"}}, "json_schema with a schema"),
         ({"response_format": {"type": "json_schema", "json_schema": "x"}}, "json_schema with a schema"),
         ({"response_format": {"type": "grammar"}}, "give text, json_object, or json_schema"),
-        ({"tool_choice": "required", "tools": []}, "a forced call is no sample"),
+        ({"tool_choice": "required", "tools": []}, "a forced call is not sampled"),
         ({"no_such_field": 1}, "no_such_field=1"),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_file_that_is_there_already_is_not_written(tmp_path: Path):
         with pytest.raises(UserError, match=found), Record(path, "m"):
             pass
     assert (tmp_path / "kept.jsonl").read_text() == "kept\n"
-    with pytest.raises(UserError, match="no file of sessions"):
+    with pytest.raises(UserError, match="not a file of sessions"):
         read_sessions(tmp_path / "kept.jsonl")
 
 
@@ -261,7 +261,7 @@ def test_a_file_that_is_there_already_is_not_written(tmp_path: Path):
         (["--model", "no/such/model"], "no/such/model"),
         (["--port", "70000"], "--port 70000"),
         (["--host", "192.0.2.1"], "cannot serve on 192.0.2.1"),
-        (["rollout.max_model_len=1000000"], "more than the model's own"),
+        (["rollout.max_model_len=1000000"], "exceeds the model's limit"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(words: list[str], found: str, capsys: pytest.CaptureFixture[str]):

@@ -74,7 +74,7 @@ def test_a_picture_that_sequences_share_is_in_the_row_once(sight: Sight):
     assert len(row.pictures.grids) == 1 + 0 + 1 + 3
     assert len(row.tokens) == sum(map(len, members)) - (4 + sight.count(WIDE))
     assert pack(members[4:], CPU, sight=sight).pictures is None
-    with pytest.raises(ValueError, match="sees nothing"):
+    with pytest.raises(ValueError, match="the model cannot see them"):
         pack(members, CPU)
 
 
@@ -238,7 +238,7 @@ def test_the_next_picture_is_placed_whatever_was_said_before(
 
 def test_a_model_that_sees_nothing_refuses_pictures():
     tokenizer = load_tokenizer(resolve_model("starter"))
-    with pytest.raises(BadRequest, match=r"the model sees none: take one of Qwen2-VL"):
+    with pytest.raises(BadRequest, match=r"which the model cannot see; choose one of Qwen2-VL"):
         Renderer(tokenizer, (tokenizer.eos_token_id,), sight=load_sight(resolve_model("starter"))).opening(
             [user(WIDE)]
         )
@@ -248,12 +248,12 @@ def test_messages_with_different_pictures_differ():
     assert key(user("a", WIDE)) == key(user("a", WIDE))
     assert key(user("a", WIDE)) != key(user("a", OTHER))
     assert key(user("a", WIDE)) != key(user("a"))
-    with pytest.raises(BadRequest, match="role system has a picture"):
+    with pytest.raises(BadRequest, match="role system contains a picture"):
         normal({"role": "system", "content": [{"type": "image", "image": WIDE}]})
     for content in (3, [3], [{"type": "audio", "audio": b""}], [{"type": "image", "image": None}]):
         with pytest.raises(BadRequest, match="nothing else is seen"):
             normal({"role": "user", "content": content})
-    with pytest.raises(BadRequest, match="a picture cannot be read"):
+    with pytest.raises(BadRequest, match="cannot read a picture"):
         normal({"role": "user", "content": [{"type": "image", "image": b"GIF?"}]})
 
 
@@ -296,11 +296,13 @@ def test_another_way_to_see_is_refused_with_the_reason(tmp_path: Path):
     config.architectures = ["LlavaForConditionalGeneration"]
     config.save_pretrained(tmp_path)
     with pytest.raises(
-        UserError, match=r"sees pictures in a way that areal does not know: it knows .*Qwen3-VL"
+        UserError, match=r"areal does not know how .* sees pictures; choose one of .*Qwen3-VL"
     ):
         check_architecture(str(tmp_path), training=True)
 
 
 def test_a_model_that_sees_without_an_image_processor_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"image processor does not load \(preprocessor_config.json\)"):
+    with pytest.raises(
+        UserError, match=r"the image processor of .* does not load \(preprocessor_config.json\)"
+    ):
         load_sight(str(configuration("qwen2_5_vl", tmp_path)))

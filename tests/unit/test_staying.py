@@ -91,10 +91,10 @@ GARBAGE = r"the program wrote .*: it answers a task with one line"
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        ("sys.exit('bad luck')", r"ended with code 1: bad luck$"),
-        ("os.kill(os.getpid(), 9)", r"ended with code -9$"),
-        ("os.close(0); os.close(1); time.sleep(99)", r"ended with code -9$"),
-        ("print('x', file=sys.stderr, flush=True); time.sleep(99)", r"no answer within 3 s: x$"),
+        ("sys.exit('bad luck')", r"exited with code 1: bad luck$"),
+        ("os.kill(os.getpid(), 9)", r"exited with code -9$"),
+        ("os.close(0); os.close(1); time.sleep(99)", r"exited with code -9$"),
+        ("print('x', file=sys.stderr, flush=True); time.sleep(99)", r"did not answer within 3 s: x$"),
         ("print('loading…', flush=True); time.sleep(99)", GARBAGE),
         ("print('42', flush=True)", GARBAGE),
         ("print('{\"answer\": 4}', flush=True)", GARBAGE),
@@ -102,11 +102,11 @@ GARBAGE = r"the program wrote .*: it answers a task with one line"
         ('print(\'{"answer": "a", "reward": 1}\', flush=True)', GARBAGE),
         ("print('[' * 100000, flush=True)", GARBAGE),
         ("sys.stdout.buffer.write(b'\\xff\\n'); sys.stdout.flush()", GARBAGE),
-        ("print('{\"answer\": \"half', end='', flush=True); sys.exit(3)", "ended with code 3$"),
+        ("print('{\"answer\": \"half', end='', flush=True); sys.exit(3)", "exited with code 3$"),
         ("sys.stdout.write('x' * 2**21)", "wrote more than 1048576 bytes"),
         ("while True: print('x' * 9999, file=sys.stderr)", "wrote more than 1048576 bytes"),
-        (CHILD.replace("\n", "; ") + "sys.exit(4)", "ended with code 4$"),
-        (CHILD.replace("\n", "; ") + "time.sleep(99)", "no answer within 3 s"),
+        (CHILD.replace("\n", "; ") + "sys.exit(4)", "exited with code 4$"),
+        (CHILD.replace("\n", "; ") + "time.sleep(99)", "did not answer within 3 s"),
     ],
 )
 async def test_a_process_that_fails_costs_its_episode_and_is_started_anew(
@@ -243,11 +243,11 @@ async def solve(task: str, base_url: str, api_key: str) -> str:
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ({"command": "true", "workers": -1}, "workers is a number of processes"),
+        ({"command": "true", "workers": -1}, "workers must be the number of processes"),
         ({"command": "true", "at_once": 0}, "at_once at least 1"),
         ({"function": solve, "workers": 2}, "a function has no processes"),
-        ({"command": "true", "workers": 2, "at_once": 2}, "leave agent_options.at_once out"),
-        ({"command": "no-such-program", "workers": 2}, "there is no such program"),
+        ({"command": "true", "workers": 2, "at_once": 2}, "remove agent_options.at_once"),
+        ({"command": "no-such-program", "workers": 2}, "the program does not exist"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict, found: str):

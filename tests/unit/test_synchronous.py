@@ -79,7 +79,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path):
     assert len(set(engine.seeds)) == len(engine.seeds), "each request has a seed of its own"
     assert_same(directory.path, expected)
     replayed = areal.replay(directory.path)
-    assert replayed.verdict.startswith("the same to the bit")
+    assert replayed.verdict.startswith("bitwise identical")
 
     # Stopped after two updates and resumed, it is the same run still, also where episodes are run again.
     short = settings(tmp_path, "parts", steps=2)
@@ -89,7 +89,7 @@ async def test_eta_zero_is_the_synchronous_algorithm(tmp_path: Path):
     whole = settings(tmp_path, "parts")
     await asynchronous(ScriptedEngine(), parts, whole, find_resume_point(parts, whole))
     assert_same(parts.path, expected)
-    assert areal.replay(parts.path, from_step=3).verdict.startswith("the same to the bit")
+    assert areal.replay(parts.path, from_step=3).verdict.startswith("bitwise identical")
 
 
 async def test_a_curriculum_goes_on_over_a_resumption(tmp_path: Path):
@@ -186,7 +186,7 @@ async def test_a_second_stop_writes_no_checkpoint(tmp_path: Path):
             trainer.stop()
             trainer.stop_at_once()
 
-    with pytest.raises(Interrupted, match=r"stopped at once after 5 of 500 updates; go on"):
+    with pytest.raises(Interrupted, match=r"stopped immediately after 5 of 500 updates; resume"):
         await asynchronous(ScriptedEngine(), directory, config, recorded=stop_twice)
     assert workers() == []
     kept = latest(directory.checkpoints)
@@ -229,7 +229,7 @@ async def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path):
 
     await asynchronous(ScriptedEngine(), directory, config, rank=disks.SlowDisk, recorded=note)
     assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000002", "step-000004"]
-    assert areal.replay(directory.path, from_step=3).verdict.startswith("the same to the bit")
+    assert areal.replay(directory.path, from_step=3).verdict.startswith("bitwise identical")
 
 
 class Kills(ScriptedEngine):
@@ -259,8 +259,8 @@ async def test_a_run_of_two_processes_ends_when_one_is_killed_and_one_goes_on(tm
     assert not replayed.failed
     assert len(replayed.steps) == STEPS
     assert max(step.difference for step in replayed.steps) < 1e-3
-    assert replayed.environment == ["processes of the learner: 2 → 1"]
-    assert areal.replay(directory.path, from_step=3).verdict == "the same to the bit: 2 updates", "of one"
+    assert replayed.environment == ["learner processes: 2 → 1"]
+    assert areal.replay(directory.path, from_step=3).verdict == "bitwise identical: 2 updates", "of one"
 
 
 async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(

@@ -285,8 +285,8 @@ async def test_a_receiver_that_takes_nothing_is_left_out(
             run.trackers.rollouts(consumed(step, episode))
         await run.end()
     [warning] = run.warned
-    assert warning.startswith("opentelemetry has failed, and is left out: ")
-    assert f"{address} has not taken the spans; engine.log has the reason" in warning
+    assert warning.startswith("opentelemetry failed, and the run continues without it: ")
+    assert f"{address} has not accepted the spans; engine.log has the reason" in warning
     assert fault == "absent" or len(requests) == 1, "nothing more is sent"
 
 
@@ -295,4 +295,4 @@ async def test_contents_must_be_asked_for_in_a_known_way(monkeypatch: pytest.Mon
     run = Traced(monkeypatch, tmp_path, "http://127.0.0.1:9", **asks)
     await run.end()
     [warning] = run.warned
-    assert "CAPTURE_MESSAGE_CONTENT=yes is none of true, span_only" in warning
+    assert "CAPTURE_MESSAGE_CONTENT=yes is not valid; set it to one of true, span_only" in warning

@@ -276,7 +276,7 @@ async def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(
         run.trackers.log({"step": step})
     await run.end()
     [line] = run.warned
-    assert line.startswith(f"wandb has failed, and is left out: {type(error).__name__}: ")
+    assert line.startswith(f"wandb failed, and the run continues without it: {type(error).__name__}: ")
     assert "\n" not in line
     assert {call[0] for call in bad.calls} == {
         "start": set(),
@@ -301,7 +301,7 @@ async def test_what_a_tracker_is_too_slow_for_is_dropped(tmp_path: Path):
     run = Tracked(tmp_path, queue=4, wandb=fake)
     for step in range(1, 50):
         run.trackers.log({"step": step})
-    assert run.warned == ["wandb is too slow to be given all of the run; metrics.jsonl has it"]
+    assert run.warned == ["wandb is too slow to receive the whole run; metrics.jsonl has all of it"]
     going_on.set()
     await run.end()
     assert [call[:2] for call in fake.calls] == [
@@ -319,7 +319,7 @@ async def test_few_batches_wait_for_a_tracker(tmp_path: Path):
     for step in range(1, 50):
         run.trackers.rollouts(consumed(step))
     run.trackers.log({"step": 49})
-    assert run.warned == ["wandb is too slow to be given all of the run; metrics.jsonl has it"]
+    assert run.warned == ["wandb is too slow to receive the whole run; metrics.jsonl has all of it"]
     going_on.set()
     await run.end()
     assert [call[1] for call in fake.calls if call[0] == "rollouts"] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -336,7 +336,8 @@ async def test_a_tracker_that_hangs_does_not_keep_the_run(tmp_path: Path, hangin
         async with asyncio.timeout(SOON):
             await run.end(patience=0.5)
         assert run.warned == [
-            "wandb has not taken all of the run in time, and is left behind; metrics.jsonl has it"
+            "wandb has not received the whole run in time, and the run ends without it; metrics.jsonl has "
+            "all of it"
         ]
         assert good.calls[-1] == ("finish", True)
     finally:
@@ -373,7 +374,7 @@ def test_a_tracker_that_hangs_does_not_keep_the_process(tmp_path: Path):
     command = [sys.executable, "-c", HANGING]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SOON)
     assert ran.returncode == 0, ran.stderr
-    assert "left behind" in ran.stdout
+    assert "the run ends without it" in ran.stdout
     assert ran.stdout.splitlines()[-1] == "others are called"
 
 
@@ -392,7 +393,7 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path):
     with pytest.raises(UserError) as refused:
         require_trackers(["swanlab"], lambda name: None)
     assert str(refused.value) == (
-        "trackers=swanlab needs swanlab, which is not installed: pip install 'areal-gym[swanlab]'"
+        "trackers=swanlab requires the package swanlab; install it with pip install 'areal-gym[swanlab]'"
     )
     (tmp_path / "wandb").mkdir()
     with pytest.raises(UserError):  # what W&B leaves where it was started is no package

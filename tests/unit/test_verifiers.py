@@ -48,10 +48,10 @@ async def run(agent: Verifiers, task: str, says: str | None) -> Scripted:
 def test_what_can_be_said_before_verifiers_is_there(tmp_path: Path):
     (tmp_path / "no").write_text("")
     for options, complaint in (
-        ({}, "verifiers-v1 needs a taskset: env_options.taskset=ID"),
-        ({"taskset": "a", "python": str(tmp_path / "no")}, "env_options.python=.*/no is no interpreter"),
-        ({"taskset": "a", "python": str(tmp_path)}, "is no interpreter"),
-        ({"taskset": "a", "python": "/bin/false"}, "/bin/false ended with code 1: it said nothing"),
+        ({}, "verifiers-v1 needs a taskset; set env_options.taskset=ID"),
+        ({"taskset": "a", "python": str(tmp_path / "no")}, "env_options.python=.*/no is not an interpreter"),
+        ({"taskset": "a", "python": str(tmp_path)}, "is not an interpreter"),
+        ({"taskset": "a", "python": "/bin/false"}, "/bin/false exited with code 1: it printed nothing"),
         ({"taskset": "a", "python": sys.executable}, "ModuleNotFoundError: No module named 'verifiers"),
     ):
         with pytest.raises(UserError, match=complaint) as failed:
@@ -63,7 +63,9 @@ def test_what_can_be_said_before_verifiers_is_there(tmp_path: Path):
 
 async def test_the_agent_runs_tasks_of_its_environment_alone():
     agent = Verifiers(workers=1)
-    with pytest.raises(ProgramFailed, match="the task is none of the environment verifiers-v1: add --env"):
+    with pytest.raises(
+        ProgramFailed, match="the task does not belong to the environment verifiers-v1; add --env"
+    ):
         await run(agent, "What is 2 + 2?", None)
     await agent.close()
 
@@ -92,7 +94,9 @@ def test_the_tasks_of_both_splits(monkeypatch: pytest.MonkeyPatch):
     }
     assert tasks["test"] == [9, 19, 29, 39]
     assert sorted(tasks["train"] + tasks["test"]) == list(range(40))
-    with pytest.raises(UserError, match="run by verifiers itself: add --agent verifiers"):
+    with pytest.raises(
+        UserError, match="verifiers itself runs the episodes of verifiers-v1; add --agent verifiers"
+    ):
         env.step("42")
     own = {"taskset": {"count": 7}, "agent": {"max_turns": 3}}
     env = make_env(
@@ -134,7 +138,7 @@ async def test_episodes_are_verifiers_own(monkeypatch: pytest.MonkeyPatch):
     assert [message["content"] for message in model.asked[0][0]][-1] == "Task 12: how is the weather?"
     assert [tool["function"]["name"] for tool in model.asked[0][1]] == ["toy_weather"]
     assert (len(model.asked), model.rewards) == (2, [1.0])
-    with pytest.raises(ProgramFailed, match="the taskset has 40 tasks: there is none at 40"):
+    with pytest.raises(ProgramFailed, match="the taskset has 40 tasks, and 40 is not one of them"):
         await run(agent, sums.replace('"index": 0', '"index": 40'), "x")
     await agent.close()
 

@@ -295,7 +295,7 @@ def test_it_says_whether_runs_go_on_and_that_the_server_has_ended(page: Page, tm
         write_status(run, {**STATUS, **identity(), "time": time.time(), "ended": "finished"})
         page.until(lambda: page.text("#status") == "connected")
     page.until(lambda: "trying again" in page.text("#status"))
-    page.until(lambda: "the server has ended: start `areal view` again" in page.text("#status"))
+    page.until(lambda: "the server has stopped; start `areal view` again" in page.text("#status"))
     assert page.all(".chart canvas"), "what is shown stays"
     page.driver.get("about:blank")
     page.complaints()
@@ -426,7 +426,7 @@ def test_a_timeline_of_lanes(page: Page):
     for words in (
         "learner: trains, 1.4 s", "engine 0: up; engines generate in 90% of this step", "engine 1: up",
         "staleness of 2 groups: 2 (η=4)", "model 600 ms, environment 150 ms, verifier 50 ms",
-        "held up by the engines: the learner waits ", "engines are busy 90%",
+        "limited by the engines: the learner waits ", "engines are busy 90%",
     ):  # fmt: skip
         assert words in said
     ActionChains(page.driver).click().perform()
@@ -446,7 +446,7 @@ def test_a_timeline_of_lanes(page: Page):
         ),
         (0.1, 0.95, 0.1, "by the learner: .* busy 95%$"),
         (1.0, 0.95, 0.1, "by the engines: the learner waits 50%"),
-        (1.0, 0.3, 0.9, "by environments: .*longer in them"),
+        (1.0, 0.3, 0.9, "by environments: .*more time in them"),
         (1.0, 0.3, 0.1, "by the longest rollouts, pauses or a start"),
         (1.0, None, 0.1, None),
     ],
@@ -460,7 +460,7 @@ def test_who_holds_a_run_up(page: Page, taken: float, generate: float | None, en
         "import('./assets/causes.js').then(({ holdUp }) => done(holdUp(updates, 0, 1)))",
         updates,
     )
-    assert said is None if words is None else re.search(f"held up {words}", said)
+    assert said is None if words is None else re.search(f"limited {words}", said)
 
 
 def test_where_tokens_per_s_fell_and_why(page: Page, tmp_path: Path):
@@ -555,7 +555,7 @@ def test_thousands_of_updates_are_a_colour_for_each_pixel(page: Page, tmp_path: 
     with page.at([run.path], tmp_path / "cache"):
         page.open("timeline")
         page.until(lambda: "3,000 updates" in page.text(".readout"))
-        assert "The first 200 updates of this range are left out" in page.text(".notes")
+        assert "The first 200 updates of this range are not shown" in page.text(".notes")
         most = variable(page, "--run-0")
         assert {pixel(page, share / 10, 0) for share in range(1, 10)} == {most}, "it trains most of the time"
         point(page, 0.5)
@@ -591,7 +591,7 @@ def test_filters_order_and_search(page: Page):
     page.until(lambda: set(rewards(page)) == {1.0})
     page.one("[name=least]").send_keys(*[Keys.BACKSPACE] * 3)
     page.until(lambda: len(rewards(page)) == 32)
-    Select(page.one("[name=finish]")).select_by_visible_text("cut off")
+    Select(page.one("[name=finish]")).select_by_visible_text("truncated")
     page.until(lambda: set(rewards(page)) == {0.0})
     Select(page.one("[name=finish]")).select_by_visible_text("any")
     page.button("reward").click()
@@ -648,7 +648,7 @@ def test_what_an_update_computed_of_tokens(page: Page):
     said = "advantage -3 · π_prox/π_behav 0.3679 · π_θ/π_prox 1 · entropy 0"
     page.until(lambda: said in page.text(".values"))
     page.open("rollout?run=second&step=5&group=10&number=2&view=tokens&colour=advantage")
-    page.until(lambda: "are recorded of 2 rollouts of update" in page.text(".hint"))
+    page.until(lambda: "are recorded for 2 rollouts of update" in page.text(".hint"))
     assert not page.all("[data-colour=advantage]")
     assert page.all(".legend"), "by version"
     page.one(".hint a").click()
@@ -693,7 +693,7 @@ def test_what_ended_a_thought_is_within_its_response(browser: Page, tmp_path: Pa
     add_cut_thought(run, 2, "\n</think>\n")
     with page.at([run.path], tmp_path / "cache"):
         page.open("")
-        page.until(lambda: "Thoughts that were cut" in page.text("main"))
+        page.until(lambda: "Thoughts ended by the budget" in page.text("main"))
         page.open("rollout?run=thinks&step=2&group=60&number=1")
         titles = [each.text for each in page.all(".message.said h3")]
         assert titles == ["response 1, reward 0.25", "response 2, reward 0.75"]
@@ -974,7 +974,7 @@ def test_sessions_of_a_model_that_was_served(browser: Page, tmp_path: Path):
 
 def test_what_is_not_there_is_said(page: Page):
     page.open("rollout?run=first&step=1&group=999&number=1")
-    assert "there is no rollout 1 of group 999" in page.text(".failure")
+    assert "has no rollout 1 of group 999" in page.text(".failure")
     assert any("404" in line for line in page.complaints())
     page.open("constructor")
-    assert "there is no page constructor" in page.text(".failure")
+    assert "the page constructor does not exist" in page.text(".failure")

@@ -205,9 +205,9 @@ def test_a_rollout_has_the_values_of_each_token(watched: WatchedRun):
     assert sorted(set(conversation["versions"])) == [-1, 0, 2]
     assert (row["staleness"], row["oldest"], row["newest"]) == (2, 0, 2)
     assert len(watched.group(3, 6)["rollouts"]) == 4
-    with pytest.raises(UserError, match="there is no rollout 5 of group 6 of update 3"):
+    with pytest.raises(UserError, match="has no rollout 5 of group 6 of update 3"):
         watched.group(3, 6, 5)
-    with pytest.raises(UserError, match="there is no group 60 of update 3"):
+    with pytest.raises(UserError, match="has no group 60 of update 3"):
         watched.group(3, 60)
 
 
@@ -328,7 +328,7 @@ def test_alarms_are_those_of_the_run(run: RunDirectory, tmp_path: Path):
         ("nothing learned", 10),
         ("reward collapsed", 10),
     ]
-    assert "no response earned anything" in found[0]["line"]
+    assert "no response earned a reward" in found[0]["line"]
 
 
 def test_each_run_has_a_name_of_its_own(run: RunDirectory, tmp_path: Path):
@@ -354,7 +354,7 @@ def test_the_report_has_all_metrics_and_the_last_rollouts(watched: WatchedRun, t
     assert write_report([watched], path, size) == "all metrics; the rollouts of steps 4 to 4"
     assert {row["step"] for row in embedded(path)["rollouts"]["run"]["rows"]} == {4}
     assert write_report([watched], path, size - 1) == "all metrics; no rollouts"
-    with pytest.raises(UserError, match="give a file in a folder that is there"):
+    with pytest.raises(UserError, match="give a file in an existing folder"):
         write_report([watched], tmp_path / "none" / "report.html")
 
 

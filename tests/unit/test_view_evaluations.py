@@ -78,7 +78,7 @@ def test_what_was_said_has_its_tokens(a: Path, tmp_path: Path):
     assert conversation["versions"] is None
     assert evaluation.prompts(1, [3, 99])[99] is None
     assert "".join(evaluation.prompts(1, [3])[3]["texts"]) == "<|user|>Compute 3 + 9.<|end|>\n<|assistant|>"
-    with pytest.raises(UserError, match="there is no response 5 to problem 3 of benchmark 1 in a"):
+    with pytest.raises(UserError, match="a has no response 5 to problem 3 of benchmark 1"):
         evaluation.group(1, 3, 5)
 
 
@@ -96,7 +96,7 @@ def test_what_is_not_kept_is_said(a: Path, tmp_path: Path):
     shutil.rmtree(a / "conversations")
     evaluation = one(tmp_path, a)
     (found,) = evaluation.group(1, 3, 2)["rollouts"]
-    assert "was not kept" in found["note"]
+    assert "was not recorded" in found["note"]
     assert found["actions"][0].startswith("3 + 9 = ")
     gone = one(tmp_path, make_evaluation(tmp_path / "runs", "gone", model=str(tmp_path / "gone")))
     (found,) = gone.group(1, 3, 2)["rollouts"]
@@ -142,7 +142,7 @@ def test_runs_and_evaluations_are_found_and_told_apart(a: Path, b: Path, tmp_pat
     assert {path.name for path in find_evaluations(tmp_path / "runs")} == {"a", "b"}
     names = [each.name for each in watched(tmp_path, run.path, a, b)]
     assert names == [str(run.path), str(a), "b"]
-    with pytest.raises(UserError, match=r"is no run directory: .*; nor is it an evaluation"):
+    with pytest.raises(UserError, match=r"is not a run directory: .*; it has no NAME.jsonl either"):
         watched(tmp_path, tmp_path / "runs")
 
 

@@ -196,13 +196,13 @@ def test_what_cannot_be_shown_is_one_line(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for words, line in (
-            ((str(tmp_path),), "is no run directory"),
-            ((str(run), "none"), "none is no run directory"),
-            ((), "there are no runs in runs"),
+            ((str(tmp_path),), "is not a run directory"),
+            ((str(run), "none"), "none is not a run directory"),
+            ((), "cannot read the folder runs"),
             ((str(run), "--port", port), f"cannot serve on 127.0.0.1, port {port}: Address already in use"),
-            ((str(run), "--port", "70000"), "--port 70000: give 0"),
+            ((str(run), "--port", "70000"), "--port 70000: give a number"),
             ((str(run), "--host", "192.0.2.1"), "cannot serve on 192.0.2.1"),
-            ((str(run), "--export", "none/report.html"), "give a file in a folder that is there"),
+            ((str(run), "--export", "none/report.html"), "give a file in an existing folder"),
         ):
             with pytest.raises(SystemExit) as ended:
                 cli.main(["view", *words])
@@ -213,5 +213,5 @@ def test_what_cannot_be_shown_is_one_line(
     with pytest.raises(SystemExit) as ended:
         cli.main(["view", str(run)])
     error = capsys.readouterr().err
-    assert "set XDG_CACHE_HOME to a folder" in error
+    assert "set XDG_CACHE_HOME to a writable folder" in error
     assert (ended.value.code, error.count("\n")) == (2, 1), error

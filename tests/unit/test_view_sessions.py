@@ -58,7 +58,7 @@ def test_a_session_has_its_conversations_token_for_token(record: Path, tmp_path:
         assert conversation["logprobs"] == pytest.approx(trajectory.logprobs.tolist(), abs=1e-5)
         assert conversation["sampled"] == trajectory.loss_mask.astype(int).tolist()
         assert conversation["versions"] is None, "nothing was learned, so there are no weights to tell apart"
-    with pytest.raises(UserError, match=r"there is no session 9 in sessions\.jsonl"):
+    with pytest.raises(UserError, match=r"sessions\.jsonl has no session 9"):
         sessions.group(1, 9)
 
 
@@ -90,8 +90,9 @@ def test_a_folder_stands_for_its_records_and_for_nothing_else(record: Path, tmp_
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "has no session yet"), ("{}\n", "is no file of sessions"), ("[1]\n", "is no file of sessions"),
-     ("a, b\n", "is no file of sessions"), ('{"id": 1}', "is no file of sessions")],
+    [("", "has no session yet"), ("{}\n", "is not a file of sessions"),
+     ("[1]\n", "is not a file of sessions"), ("a, b\n", "is not a file of sessions"),
+     ('{"id": 1}', "is not a file of sessions")],
 )  # fmt: skip
 def test_what_is_no_record_is_said(text: str, words: str, tmp_path: Path):
     path = tmp_path / "other.jsonl"

@@ -119,7 +119,7 @@ def test_the_worst_come_first(run: RunDirectory, capsys: pytest.CaptureFixture[s
 def test_where_the_weights_changed_is_seen(run: RunDirectory, capsys: pytest.CaptureFixture[str]):
     shown = output(capsys, "show", str(run.path), "-n", "2")
     first, second = shown.split("update 2, group 5, response ")[1:]
-    assert first.startswith("1 of 2 · reward 1 · mean of its group 0.75")
+    assert first.startswith("1 of 2 · reward 1 · group mean 0.75")
     assert "Compute 1 + 1.[v0]12\n" in first
     assert "staleness 1" in first
     assert "Compute 1 + 1.[v1]1 = [v2]2\n" in second
@@ -144,13 +144,18 @@ def test_what_is_not_there_is_one_line(run: RunDirectory, tmp_path: Path, capsys
     (run.path / "rollouts" / "step-000001.jsonl").write_text('{"id": 1}\n')
     empty = RunDirectory.create(parse_config({"output": tmp_path / "runs", "name": "empty"}))
     for words, line in {
-        ("show", str(run.path), "--step", "7"): "update 7 of .* is not recorded; there are 1 to 2",
+        (
+            "show",
+            str(run.path),
+            "--step",
+            "7",
+        ): "update 7 of .* is not recorded; the record has updates 1 to 2",
         ("show", str(run.path), "--step", "1"): "the record of update 1 of .* is damaged",
-        ("show", str(run.path), "--count", "0"): "--count 0: give 1 or more",
-        ("show", str(empty.path)): "has learned from nothing yet",
-        ("show", str(tmp_path)): "is no run directory",
-        ("runs", str(tmp_path / "none")): "there are no runs in .*: No such file or directory",
-        ("runs", str(tmp_path)): "there are no runs in .*; `areal train` starts one",
+        ("show", str(run.path), "--count", "0"): "--count 0: the number must be at least 1",
+        ("show", str(empty.path)): "has not completed an update yet",
+        ("show", str(tmp_path)): "is not a run directory",
+        ("runs", str(tmp_path / "none")): "cannot read the folder .*: No such file or directory",
+        ("runs", str(tmp_path)): "has no runs; start one with `areal train`",
     }.items():
         error = output(capsys, *words, code=2)
         assert len(error.splitlines()) == 1

@@ -51,7 +51,7 @@ def make_app(
 ) -> Starlette:
     """Return the application; ``session_of`` finds a key's session, ``refusals`` records what is refused.
 
-    A response that takes longer than ``sign_every`` seconds gives a sign of life after each of them.
+    A response that takes longer than ``sign_every`` seconds sends a keep-alive after each of them.
 
     Starlette, and not FastAPI on top of it: what that adds (validation, errors, a description of the service)
     has here the forms of the vendors' protocols.
@@ -152,7 +152,7 @@ def make_app(
 
 
 def _agent(request: Request) -> str:
-    return request.headers.get("user-agent", "") or "a client without a name"
+    return request.headers.get("user-agent", "") or "an unnamed client"
 
 
 def _session(request: Request, session_of: SessionOf) -> Session:
@@ -164,7 +164,7 @@ def _session(request: Request, session_of: SessionOf) -> Session:
             return session
     raise Refusal(
         401,
-        "no such key, or its episode is over; send the key that the episode was given as 'Authorization: "
+        "the key is unknown, or its episode has ended; send the key of the episode as 'Authorization: "
         "Bearer KEY' or 'x-api-key: KEY'",
         "invalid_api_key",
     )
@@ -181,7 +181,7 @@ async def _body(request: Request, max_bytes: int) -> bytes:
             if len(body) > max_bytes:
                 raise too_large
     except ClientDisconnect:
-        raise Refusal(499, "the client is gone") from None
+        raise Refusal(499, "the client has disconnected") from None
     return bytes(body)
 
 

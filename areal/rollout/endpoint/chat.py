@@ -76,7 +76,7 @@ def parse(body: bytes, reading: Reading) -> ModelRequest:
 def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, dict):
-        raise unavailable(f"tools: this endpoint knows functions alone, not {shown(tool.get('type'))}")
+        raise unavailable(f"tools: this endpoint supports only functions, not {shown(tool.get('type'))}")
     return [function_tool(function.get("name"), function.get("description"), function.get("parameters"))]
 
 
@@ -85,7 +85,7 @@ def _message(given: dict[str, Any], location: str) -> Message:
     for field in ("function_call", "audio"):
         if given.get(field) is not None:
             raise Refusal(
-                400, f"{location}: {field} cannot be read; this endpoint knows text and tool_calls alone"
+                400, f"{location}: {field} is not supported; this endpoint reads only text and tool_calls"
             )
     said = given.get("content") or given.get("refusal")
     read = content_of if role in ("user", "tool") else plain_text
@@ -93,7 +93,7 @@ def _message(given: dict[str, Any], location: str) -> Message:
     calls = given.get("tool_calls")
     if role == "assistant" and calls:
         if not isinstance(calls, list):
-            raise Refusal(400, f"{location}: tool_calls is a list")
+            raise Refusal(400, f"{location}: tool_calls must be a list")
         message["tool_calls"] = [_call(call, location) for call in calls]
     thought = given.get("reasoning_content") or given.get("reasoning")
     if role == "assistant" and isinstance(thought, str):
@@ -108,7 +108,7 @@ def _message(given: dict[str, Any], location: str) -> Message:
 def _call(call: Any, location: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        raise Refusal(400, f"{location}: a tool call has a function")
+        raise Refusal(400, f"{location}: a tool call needs a function")
     return function_call(call.get("id"), function.get("name"), function.get("arguments"), location)
 
 

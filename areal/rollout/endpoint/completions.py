@@ -40,7 +40,7 @@ def parse(body: bytes, reading: Reading) -> ModelRequest:
     request: _Request = read(_Request, body)
     look_at_fields(request.model_extra, reading)
     if request.tools:
-        raise unavailable("tools: a text has none; use /v1/chat/completions")
+        raise unavailable("tools: /v1/completions has no tools; use /v1/chat/completions")
     return ModelRequest(
         model=request.model,
         messages=[],
@@ -58,7 +58,9 @@ def parse(body: bytes, reading: Reading) -> ModelRequest:
 def _text(given: Any) -> str:
     texts = given if isinstance(given, list) else [given]
     if len(texts) != 1 or not isinstance(texts[0], str):
-        raise unavailable("prompt: it is one text; make a call for each of several, and none of token ids")
+        raise unavailable(
+            "prompt: give one string; send a request for each of several prompts, and do not send token ids"
+        )
     return texts[0]
 
 

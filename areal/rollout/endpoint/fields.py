@@ -1,9 +1,9 @@
-"""One policy for each field of a request: it is read, known to be harmless, a wish, or refused.
+"""One policy for each field of a request: it is read, harmless, a change of the sampling, or refused.
 
-A field is harmless if neither the distribution that is sampled from nor what the model sees depends on it. A
-wish is for another distribution over responses than the run's: it is ignored, and named, or refused, as the
-episode's settings say; what is sampled is the run's either way. Whatever else there is is refused (Refusal),
-even if nobody knows it: it may be that the model would see something else than the program thinks.
+A field is harmless if it affects neither the sampling distribution nor the input of the model. A field that
+asks for a distribution of responses other than that of the run is ignored, with a log entry, or refused, as
+the episode's settings decide; the run's distribution is sampled in both cases. All other fields are refused
+(Refusal), even unknown ones, because the model might see something other than the program expects.
 """
 
 from __future__ import annotations
@@ -89,22 +89,23 @@ logit_bias bad_words allowed_token_ids logits_processors use_beam_search do_samp
 parallel_tool_calls structured_outputs guided_json guided_regex guided_choice guided_grammar
 guided_decoding_backend guided_whitespace_pattern thinking_token_budget repetition_detection
 """
-_WISHES = dict.fromkeys(_NUMBERS.split(), (int, float)) | dict.fromkeys(_OTHERS.split(), (object,))
+_SAMPLING = dict.fromkeys(_NUMBERS.split(), (int, float)) | dict.fromkeys(_OTHERS.split(), (object,))
 """Fields that ask for another distribution over responses, and for nothing else, with the types they have."""
 
 _TEMPERATURE = (
-    "temperature={value} is not the run's: this endpoint samples at {run:g}, as the learner computes; leave "
-    "it out, or set rollout.temperature for the whole run"
+    "temperature={value} differs from the temperature of the run: this endpoint samples at {run:g}, for "
+    "which the learner computes probabilities; remove it, or set rollout.temperature for the whole run"
 )
 _REFUSED = (
     "{name}={value} is not available: this endpoint ignores it, but the distribution that is sampled from, "
     "or what the model sees, may depend on it; leave it out"
 )
-_JSON = "{name}: forced JSON is no sample of the model; ask for it in the prompt"
+_JSON = "{name}: forced JSON is not sampled from the model; ask for it in the prompt"
 
 
 def look_at_format(name: str, given: Any, reading: Reading) -> None:
-    """Look at a form of the response: any but plain text is a wish; what is no form is refused."""
+    """Check a response format: any format other than plain text changes the sampling; invalid ones are
+    refused."""
     if given is None or (isinstance(given, dict) and given.get("type", "text") == "text"):
         return
     why = _JSON.format(name=name)
@@ -114,7 +115,7 @@ def look_at_format(name: str, given: Any, reading: Reading) -> None:
 
 
 def look_within(name: str, given: dict[str, Any] | None, reading: Reading) -> None:
-    """Look at the fields within a field, of which ``format`` is a form of the response."""
+    """Check the fields within a field, of which ``format`` is the format of the response."""
     inside = {f"{name}.{inner}": value for inner, value in (given or {}).items()}
     form = f"{name}.format"
     look_at_format(form, inside.pop(form, None), reading)
@@ -122,11 +123,11 @@ def look_within(name: str, given: dict[str, Any] | None, reading: Reading) -> No
 
 
 def look_at_fields(given: Mapping[str, Any] | None, reading: Reading) -> None:
-    """Look at fields that are not read.
+    """Check fields that are not read.
 
     Raises:
-        Refusal: one of them is neither harmless nor a wish, or is a wish where those are refused; null and a
-            value that changes nothing pass.
+        Refusal: a field is neither harmless nor a change of the sampling, or is such a change while
+            these are refused; null and values without effect pass.
     """
     for name, value in (given or {}).items():
         if value is None or value == [] or name in _IGNORED:
@@ -138,13 +139,13 @@ def look_at_fields(given: Mapping[str, Any] | None, reading: Reading) -> None:
             continue
         why = _TEMPERATURE if name == "temperature" else _REFUSED
         why = why.format(name=name[:80], value=shown(value), run=reading.temperature)
-        if not _is_wish(name, value):
+        if not _changes_sampling(name, value):
             raise unavailable(why)
-        reading.wish(name, value, why)
+        reading.override(name, value, why)
 
 
-def _is_wish(name: str, value: Any) -> bool:
-    types = _WISHES.get(name, ())
+def _changes_sampling(name: str, value: Any) -> bool:
+    types = _SAMPLING.get(name, ())
     return isinstance(value, types) and (types == (object,) or not isinstance(value, bool))
 
 

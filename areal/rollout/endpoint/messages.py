@@ -45,7 +45,7 @@ _ERROR_TYPES = {
 }
 _VENDOR_TOOL = re.compile(r"_\d{8}$|^mcp_toolset$")
 """Types of tools that Anthropic runs, or has the form of: they bear a date."""
-_THREAD = "thread: no history is kept here; send the whole conversation with each call"
+_THREAD = "thread: this endpoint keeps no history; send the whole conversation with each request"
 
 
 class _Counted(RequestForm):
@@ -101,7 +101,7 @@ def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
     if isinstance(kind, str) and _VENDOR_TOOL.search(kind):
         return vendor_tool(kind, reading)
     if kind not in ("custom", None):
-        raise unavailable(f"tools: this endpoint knows functions alone, not {shown(kind)}")
+        raise unavailable(f"tools: this endpoint supports only functions, not {shown(kind)}")
     return [function_tool(tool.get("name"), tool.get("description"), tool.get("input_schema"))]
 
 
@@ -110,9 +110,9 @@ def _messages(given: dict[str, Any], location: str) -> Iterator[Message]:
     content = given.get("content")
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if given.get("role") not in ("user", "assistant", "system") or not isinstance(blocks, list):
-        raise Refusal(400, f"{location}: a message has a role, user or assistant, and content")
+        raise Refusal(400, f"{location}: a message needs a role (user or assistant) and content")
     if not all(isinstance(block, dict) for block in blocks):
-        raise Refusal(400, f"{location}: content is a string or a list of blocks")
+        raise Refusal(400, f"{location}: content must be a string or a list of blocks")
     if given["role"] == "assistant":
         yield _assistant(blocks, location)
         return
@@ -137,7 +137,7 @@ def _assistant(blocks: list[dict[str, Any]], location: str) -> Message:
         if block.get("type") == "tool_use":
             if not isinstance(block.get("input"), dict):
                 raise Refusal(
-                    400, f"{location}: the input of a tool is an object, not {shown(block.get('input'))}"
+                    400, f"{location}: the input of a tool must be an object, not {shown(block.get('input'))}"
                 )
             arguments = json.dumps(block["input"])
             calls.append(function_call(block.get("id", ""), block.get("name"), arguments, location))

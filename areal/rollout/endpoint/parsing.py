@@ -51,7 +51,7 @@ def plain_text(content: Any, location: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        raise Refusal(400, f"{location}: content is a string or a list of parts")
+        raise Refusal(400, f"{location}: content must be a string or a list of parts")
     return "".join(_part_text(part, location) for part in content)
 
 
@@ -63,8 +63,8 @@ def _part_text(part: Any, location: str) -> str:
             return text
     raise Refusal(
         400,
-        f"{location}: a part of type {shown(kind)} cannot be read; this endpoint knows text, and pictures of "
-        "users and tools",
+        f"{location}: parts of type {shown(kind)} are not supported; this endpoint reads text, and pictures "
+        "in messages of users and tools",
     )
 
 
@@ -72,31 +72,33 @@ def role_of(message: dict[str, Any], location: str, known: tuple[str, ...] = ROL
     """Return the role of a message."""
     role = message.get("role")
     if role not in known:
-        raise Refusal(400, f"{location}: role={shown(role)} is none of {', '.join(known)}")
+        raise Refusal(400, f"{location}: role={shown(role)} is not one of {', '.join(known)}")
     return "system" if role == "developer" else role
 
 
 def call_id(number: Any, location: str) -> str | None:
     """Return the id of the call that a message is the result of."""
     if not isinstance(number, str | None):
-        raise Refusal(400, f"{location}: the id of a tool's call is a string, not {shown(number)}")
+        raise Refusal(400, f"{location}: the id of a tool call must be a string, not {shown(number)}")
     return number
 
 
 def function_call(number: str, name: Any, arguments: Any, location: str) -> dict[str, Any]:
     """One call of a tool, in OpenAI's chat form."""
     if not (isinstance(name, str) and isinstance(arguments, str) and isinstance(number, str)):
-        raise Refusal(400, f"{location}: a call of a tool has an id, a name and arguments, each a string")
+        raise Refusal(
+            400, f"{location}: a tool call needs an id, a name and arguments, each of them a string"
+        )
     return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any]:
     """A tool that the model may call, in OpenAI's chat form."""
     if not isinstance(name, str) or not name:
-        raise Refusal(400, "tools: a tool has a name")
+        raise Refusal(400, "tools: a tool needs a name")
     if not isinstance(description, str | None) or not isinstance(parameters, dict | None):
         raise Refusal(
-            400, f"tools: the description of {name!r} is a string, and its parameters are an object"
+            400, f"tools: the description of {name!r} must be a string, and its parameters an object"
         )
     function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
@@ -113,8 +115,8 @@ def shown_tools(
         read_tool: returns the functions that a tool consists of, in OpenAI's chat form.
 
     Raises:
-        Refusal: it forces the model to call a tool, which is no sample of the model, where wishes are
-            refused; or a tool is none.
+        Refusal: it forces the model to call a tool, which is not sampled from the model, while such
+            settings are refused; or a tool is invalid.
     """
     choice = request.tool_choice
     tools = [function for tool in request.tools or () for function in read_tool(tool, reading)]
@@ -126,17 +128,17 @@ def shown_tools(
         tools = [tool for tool in tools if tool["function"]["name"] in names]
     if kind not in (None, "auto", "none"):
         why = (
-            f"tool_choice={shown(choice)} is not available: a forced call is no sample of the model; use "
-            "'auto' and ask for the call in the prompt"
+            f"tool_choice={shown(choice)} is not available, because a forced call is not sampled from the "
+            "model; use 'auto' and ask for the call in the prompt"
         )
         if kind not in _FORCED:
             raise unavailable(why)
         if isinstance(choice, dict) and (name := _name(choice)) not in {None, *names}:
-            raise unavailable(f"tool_choice: {name!r} is none of the tools that the model is shown")
-        reading.wish("tool_choice", choice, why)
+            raise unavailable(f"tool_choice: {name!r} is not one of the tools in this request")
+        reading.override("tool_choice", choice, why)
     if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
-        why = "disable_parallel_tool_use is not available: it forces the model; leave it out"
-        reading.wish("disable_parallel_tool_use", True, why)
+        why = "disable_parallel_tool_use is not available, because it constrains the model; remove it"
+        reading.override("disable_parallel_tool_use", True, why)
     return [] if kind == "none" else tools
 
 
@@ -144,7 +146,7 @@ def _allowed(given: dict[str, Any]) -> tuple[Any, set[Any]]:
     """Return the mode of a choice among some tools, and their names."""
     tools = given.get("tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise Refusal(400, "tool_choice: allowed_tools has a mode and a list of tools")
+        raise Refusal(400, "tool_choice: allowed_tools needs a mode and a list of tools")
     return given.get("mode"), {_name(tool) for tool in tools}
 
 
@@ -156,7 +158,7 @@ def _name(tool: dict[str, Any]) -> str | None:
 
 
 def vendor_tool(kind: Any, reading: Reading) -> list[dict[str, Any]]:
-    """Leave a tool of the vendor's out, as a wish that is not granted; return the functions for it: none."""
-    why = f"tools: this endpoint has no tool of its own, and so no {shown(kind)}"
-    reading.wish("tools", kind, why)
+    """Ignore or refuse a built-in tool of the vendor; return the functions for it, which are none."""
+    why = f"tools: this endpoint has no built-in tools, so {shown(kind)} is not available"
+    reading.override("tools", kind, why)
     return []

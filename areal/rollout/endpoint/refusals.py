@@ -42,7 +42,7 @@ class Refusals:
         if kind not in self._known and len(self._known) < _MAX_KINDS:
             self._known.add(kind)
             log.warning(
-                "a call was refused, the first of its kind: %s (%d) to %s by %s",
+                "refused a request, the first of its kind: %s (%d) to %s by %s",
                 refusal.message,
                 refusal.status,
                 path,
@@ -57,8 +57,9 @@ class Refusals:
             if kind not in self._known_settings and len(self._known_settings) < _MAX_KINDS:
                 self._known_settings.add(kind)
                 log.warning(
-                    "%s is ignored, as of every call: responses are sampled as the run has it; asked for at "
-                    "%s by %s (agent_options.settings=refuse refuses such calls)",
+                    "ignored %s, in this and all further requests, because the run decides how responses "
+                    "are sampled; requested at %s by %s (agent_options.settings=refuse refuses such "
+                    "requests)",
                     setting,
                     path,
                     agent,

@@ -77,7 +77,8 @@ def _parsed(request: _Counted, reading: Reading) -> ModelRequest:
     look_within("text", request.text, reading)
     if request.conversation is not None or request.prompt is not None:
         raise unavailable(
-            "conversation and prompt name what OpenAI keeps: use previous_response_id, or send the input"
+            "conversation and prompt refer to objects stored at OpenAI; use previous_response_id, or send "
+            "the input"
         )
     tools = shown_tools(request, _tool, reading)
     return ModelRequest(
@@ -101,15 +102,17 @@ def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
     if kind == "namespace":
         space, inner = tool.get("name"), tool.get("tools")
         if not isinstance(space, str) or not isinstance(inner, list):
-            raise Refusal(400, "tools: a namespace has a name and tools")
+            raise Refusal(400, "tools: a namespace needs a name and tools")
         if any(not isinstance(member, dict) or member.get("type") != "function" for member in inner):
-            raise unavailable(f"tools: this endpoint knows functions alone, not all that {space!r} has")
+            raise unavailable(
+                f"tools: this endpoint supports only functions, and {space!r} contains other tools"
+            )
         return [
             _tool({**member, "name": _qualified(space, member.get("name"))}, reading)[0] for member in inner
         ]
     if isinstance(kind, str) and kind in _VENDOR_TOOLS:
         return vendor_tool(kind, reading)
-    raise unavailable(f"tools: this endpoint knows functions alone, not {shown(kind)}")
+    raise unavailable(f"tools: this endpoint supports only functions, not {shown(kind)}")
 
 
 def _qualified(space: Any, name: Any) -> Any:
@@ -157,7 +160,7 @@ def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Messa
         elif kind == "reasoning":  # of what comes next
             thought = _thought(item)
         else:
-            raise Refusal(400, f"{location}: an item of type {shown(kind)} cannot be read")
+            raise Refusal(400, f"{location}: items of type {shown(kind)} are not supported")
     return messages
 
 
@@ -173,7 +176,9 @@ def _whole(item: dict[str, Any], location: str, reading: Reading) -> dict[str, A
         return {**item, "type": kind}
     number = item.get("id")
     if not isinstance(number, str) or number not in reading.items:
-        raise Refusal(400, f"{location}: the item {shown(number)} is none of this episode's responses")
+        raise Refusal(
+            400, f"{location}: the item {shown(number)} does not belong to a response of this episode"
+        )
     return reading.items[number]
 
 

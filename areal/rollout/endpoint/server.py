@@ -114,7 +114,7 @@ def require_framework() -> None:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"programs reach the model over HTTP, and {error.name} is not installed: "
+            f"programs reach the model over HTTP, which requires {error.name}; install it with "
             f"{install_hint('endpoint')}"
         ) from error
 

@@ -50,7 +50,7 @@ class AskedSampling(SamplingLimits):
 
 @dataclass
 class GrantingReading(Reading):
-    """A request while it is read, of which wishes are granted where vLLM has them exactly.
+    """A request while it is read; settings that vLLM supports exactly are applied.
 
     Attributes:
         asked: what it asks for, under the names of :class:`Sampling`.
@@ -58,11 +58,13 @@ class GrantingReading(Reading):
 
     asked: dict[str, Any] = field(default_factory=dict)
 
-    def wish(self, name: str, value: Any, why: str) -> None:
-        """Grant a wish; raises Refusal if it cannot be."""
+    def override(self, name: str, value: Any, why: str) -> None:
+        """Apply a setting that changes the sampling; raises Refusal if that is impossible."""
         if name not in _Granted.model_fields:
-            super().wish(name, value, why)  # which are not ignored, but refused
-        if name == "thinking_token_budget" and value == -1 and type(value) is int:  # vLLM's word for none
+            super().override(name, value, why)  # refused, not ignored
+        if (
+            name == "thinking_token_budget" and value == -1 and type(value) is int
+        ):  # vLLM's value for no budget
             self.asked["thinking_budget"] = None
             return
         try:
@@ -71,7 +73,7 @@ class GrantingReading(Reading):
             why = error.errors()[0]["msg"]
             raise Refusal(400, f"{name}={shown(value)}: {why}", by_program=True) from error
         if name == "temperature" and 0 < found < 0.01:  # vLLM would take 0.01 in its place
-            raise Refusal(400, f"temperature={found}: give 0, or 0.01 and above", by_program=True)
+            raise Refusal(400, f"temperature={found}: give 0, or a value of at least 0.01", by_program=True)
         ours = "thinking_budget" if name == "thinking_token_budget" else name  # which is vLLM's
         self.asked[ours] = max(0, found) if name == "top_k" else found
 

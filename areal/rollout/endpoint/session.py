@@ -46,7 +46,7 @@ class Session:
     Args:
         texts: of tokens, for calls that want log-probabilities.
         max_completions: how many are sampled; then calls are refused for good.
-        settings: what becomes of wishes for another distribution than the run's.
+        settings: how to treat requests for a distribution other than that of the run.
         max_sampling: how many are sampled at once; more wait, so that no program takes the engine for itself.
         max_in_flight: calls at once; more are refused, and may come again.
 
@@ -85,7 +85,7 @@ class Session:
         self._shown = ShownReplies()
 
     async def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
-        """Return a request, and what it wishes for and is ignored, each as NAME=VALUE.
+        """Return a request, and its ignored settings, each as NAME=VALUE.
 
         Raises:
             Refusal: it is none, or asks for what is refused.
@@ -110,7 +110,7 @@ class Session:
     def kept(self, response: str) -> bytes:
         """Return a response of OpenAI's Responses, as JSON, by its id; raises Refusal if there is none."""
         if response not in self._kept:
-            raise Refusal(404, f"the response {response!r} is none of this episode's")
+            raise Refusal(404, f"the response {response!r} does not belong to this episode")
         return self._kept[response]
 
     async def _parsed(self, parse: Parse, body: bytes, reading: Reading) -> ModelRequest:
@@ -197,7 +197,7 @@ class Session:
         raise self._refusal(error)
 
     def _flooded(self) -> Refusal:
-        text = f"{self._max_in_flight} calls of this episode are in flight; call again"
+        text = f"{self._max_in_flight} requests of this episode are in flight; try again"
         return Refusal(429, text, retry=True)
 
     def _refusal(self, error: BaseException) -> Refusal:
@@ -210,9 +210,9 @@ class Session:
             return Refusal(400, f"prompt is too long: {error}", _TOO_LONG)
         if isinstance(error, GenerationAborted):
             self.account.aborted += 1
-            return Refusal(503, f"{error}; call again", retry=True)
+            return Refusal(503, f"{error}; try again", retry=True)
         self.failure = self.failure or error
-        return Refusal(500, f"the call failed with {error!r}, and so has the episode")
+        return Refusal(500, f"the request failed with {error!r}, and so did the episode")
 
     async def _respond(self, wire: WireFormat, request: ModelRequest) -> bytes:
         if request.count > self._left:
@@ -268,7 +268,9 @@ class Session:
         earlier: list[Message] = []
         if request.previous is not None:
             if request.previous not in self._responses:
-                raise Refusal(400, f"previous_response_id={request.previous!r} is none of this episode's")
+                raise Refusal(
+                    400, f"previous_response_id={request.previous!r} does not belong to this episode"
+                )
             earlier = self._responses[request.previous]
         given = [*earlier, *request.messages]
         begin = next((i for i, message in enumerate(given) if message["role"] != "system"), len(given))
@@ -281,4 +283,4 @@ class Session:
 
 
 def _over() -> Refusal:
-    return Refusal(401, "the episode of this key is over")
+    return Refusal(401, "the episode of this key has ended")

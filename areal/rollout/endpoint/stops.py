@@ -10,7 +10,7 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
     """Read stop strings; an empty one is refused."""
     found = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if "" in found:
-        raise Refusal(400, "stop: an empty string would end every response at once; leave it out")
+        raise Refusal(400, "stop: an empty string would end every response immediately; remove it")
     return found
 
 

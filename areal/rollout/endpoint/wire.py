@@ -43,10 +43,10 @@ class Reading:
 
     Attributes:
         temperature: the run's.
-        ignore: whether wishes for another distribution than the run's are ignored; else the first one
-            refuses the request.
+        ignore: whether settings that would change the sampling are ignored; otherwise the first one refuses
+            the request.
         items: what the episode's responses (OpenAI's) are made of, by its id.
-        ignored: the wishes that were, each as NAME=VALUE.
+        ignored: the ignored settings, each as NAME=VALUE.
     """
 
     temperature: float
@@ -54,15 +54,15 @@ class Reading:
     items: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
-    def wish(self, name: str, value: Any, why: str) -> None:
-        """Note a wish; ``why`` it is not granted."""
+    def override(self, name: str, value: Any, why: str) -> None:
+        """Note a setting that would change the sampling; ``why`` it is not applied."""
         if not self.ignore:
             raise unavailable(why)
         self.ignored.append(f"{name}={shown(value)}")
 
     def form(self, name: str, given: dict[str, Any], why: str) -> None:
-        """Note a wish for a form of the response, ``given`` with its type."""
-        self.wish(name, given["type"], why)
+        """Note a required format of the response, ``given`` with its type."""
+        self.override(name, given["type"], why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class WireFormat(Protocol):
     SIGN_OF_LIFE: bytes
 
     def parse(self, body: bytes, reading: Reading) -> ModelRequest:
-        """Read a request, and note what it wishes for and does not get."""
+        """Read a request, and note the settings that are ignored."""
         ...
 
     def render(self, request: ModelRequest, response: ModelResponse) -> dict[str, Any]:

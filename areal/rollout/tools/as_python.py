@@ -117,7 +117,7 @@ def _name(node: ast.expr) -> str:
         return f"{_name(node.value)}.{node.attr}"
     if isinstance(node, ast.Name):
         return node.id
-    raise ValueError("a function has a name")
+    raise ValueError("a function must have a name")
 
 
 def _value(node: ast.expr) -> Any:
@@ -133,6 +133,6 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Dict):
         keys = [None if key is None else _value(key) for key in node.keys]
         if not all(isinstance(key, str) for key in keys):
-            raise ValueError("the names of an object are texts")
+            raise ValueError("the keys of an object must be strings")
         return dict(zip(keys, map(_value, node.values), strict=True))
     return ast.literal_eval(node)

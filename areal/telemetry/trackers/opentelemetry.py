@@ -53,7 +53,7 @@ class OpenTelemetry(Tracker):
         spans = self._tracer.spans(consumed)
         for begin in range(0, len(spans), _AT_ONCE):
             if self._exporter.export(spans[begin : begin + _AT_ONCE]) is not SpanExportResult.SUCCESS:
-                raise OSError(f"{self.link} has not taken the spans; engine.log has the reason")
+                raise OSError(f"{self.link} has not accepted the spans; engine.log has the reason")
 
     def finish(self, succeeded: bool) -> None:
         """Close the connection."""
@@ -63,5 +63,7 @@ class OpenTelemetry(Tracker):
 def _with_contents() -> bool:
     asked = os.environ.get(_CONTENTS, "").strip().lower()
     if asked not in (*_WITH, *_WITHOUT):
-        raise ValueError(f"{_CONTENTS}={asked} is none of {', '.join(filter(None, _WITH + _WITHOUT))}")
+        raise ValueError(
+            f"{_CONTENTS}={asked} is not valid; set it to one of {', '.join(filter(None, _WITH + _WITHOUT))}"
+        )
     return asked in _WITH

@@ -52,4 +52,4 @@ class Swanlab(Tracker):
         if succeeded:
             self._run.finish()
         else:
-            self._run.finish(state="crashed", error="the run was stopped or has failed")
+            self._run.finish(state="crashed", error="the run was stopped, or failed")

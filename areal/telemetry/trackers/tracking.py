@@ -55,7 +55,9 @@ def require_trackers(names: Sequence[str], find: Callable[[str], Any] = find_spe
         except ModuleNotFoundError:  # nor is what the module is a part of
             spec = None
         if spec is None or spec.origin is None:  # a folder of that name, as W&B makes, is found, but is none
-            raise UserError(f"trackers={name} needs {name}, which is not installed: {install_hint(name)}")
+            raise UserError(
+                f"trackers={name} requires the package {name}; install it with {install_hint(name)}"
+            )
 
 
 def make_tracker(name: str, directory: Path) -> Tracker:
@@ -188,7 +190,7 @@ class _Running:
             self._thread.start(partial(self._do, work, room.release))
         elif not (self._full or self._left_out):
             self._full = True
-            self._warn(f"{self._name} is too slow to be given all of the run; metrics.jsonl has it")
+            self._warn(f"{self._name} is too slow to receive the whole run; metrics.jsonl has all of it")
 
     def finish(self, succeeded: bool) -> Any:
         """Begin to end the run in the tracker; return a future of when it has ended, or failed to."""
@@ -206,7 +208,8 @@ class _Running:
         if not self._left_out:
             self._left_out = True
             self._warn(
-                f"{self._name} has not taken all of the run in time, and is left behind; metrics.jsonl has it"
+                f"{self._name} has not received the whole run in time, and the run ends without it; "
+                "metrics.jsonl has all of it"
             )
         atexit.unregister(_Of(self._name))  # type: ignore[arg-type]
 
@@ -220,7 +223,7 @@ class _Running:
         # tracker's alone, so that no Ctrl-C or end of the process is lost here.
         except BaseException as error:  # noqa: BLE001
             self._left_out = True
-            self._warn(f"{self._name} has failed, and is left out: {explained(error, __file__)}")
+            self._warn(f"{self._name} failed, and the run continues without it: {explained(error, __file__)}")
         finally:
             done()
 

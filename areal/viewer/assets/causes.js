@@ -1,10 +1,10 @@
-// Who holds a run up, and why its tokens/s fell, in words.
+// Describes what limits a run, and why its tokens/s fell.
 
 import { format } from "./dom.js";
 
 const percent = (share) => `${Math.round(100 * share)}%`;
 
-// Who holds a run up in the updates from one place to another, and by which shares of the time.
+// Describes what limits a run in the updates from one index to another, and the shares of the time.
 export function holdUp({ start, taken, end, generate, model, env, verifier, env_queue: queue }, first, last) {
   let [whole, waited, known, generated, ofModel, ofEnv] = [0, 0, 0, 0, 0, 0];
   for (let i = first; i <= last; i++) {
@@ -17,13 +17,13 @@ export function holdUp({ start, taken, end, generate, model, env, verifier, env_
   if (!(whole > 0 && known > 0)) return null;
   const [wait, busy] = [waited / whole, generated / known];
   const shares = `the learner waits ${percent(wait)} of the time, engines are busy ${percent(busy)}`;
-  if (wait < 0.1) return `held up by the learner: ${shares}`;
-  if (busy >= 0.8) return `held up by the engines: ${shares}`;
-  if (ofEnv > ofModel) return `held up by environments: ${shares}, and rollouts are longer in them than in the model`;
-  return `held up by the longest rollouts, pauses or a start: ${shares}`;
+  if (wait < 0.1) return `limited by the learner: ${shares}`;
+  if (busy >= 0.8) return `limited by the engines: ${shares}`;
+  if (ofEnv > ofModel) return `limited by environments: ${shares}, and rollouts spend more time in them than in the model`;
+  return `limited by the longest rollouts, pauses or a start: ${shares}`;
 }
 
-// What an update's tokens/s are, beside what was usual if they fell far below it, and why; null: unknown.
+// Describes the tokens/s of an update and, if they fell far below the usual rate, that rate and the causes; null: unknown.
 export function rateAt({ updates: { tokens_per_s: rates }, falls }, i) {
   if (rates[i] === null) return null;
   const said = `${format(Math.round(rates[i]))} generated tokens/s`;

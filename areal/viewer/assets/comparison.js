@@ -16,7 +16,7 @@ const WHICH = {
 
 export function comparison(main, store, params) {
   const shared = sharedBenchmarks(store);
-  if (!shared.length) throw new Error("there are no two evaluations of one benchmark: give `areal view` both");
+  if (!shared.length) throw new Error("no benchmark has two evaluations; pass both to `areal view`");
   const benchmark = shared.includes(params.get("benchmark")) ? params.get("benchmark") : shared[0];
   const all = having(store, benchmark);
   const chosen = (name, other) => all.find((each) => each.name === params.get(name)) ?? all.find((each) => each !== other);
@@ -81,13 +81,13 @@ export function comparison(main, store, params) {
       .sort((x, y) => sign * (change(x) - change(y)) || x.problems[0] - y.problems[0]);
     const page = wanted.slice(0, shown);
     more.hidden = page.length === wanted.length;
-    note.textContent = wanted.length ? "" : "There is no such problem.";
+    note.textContent = wanted.length ? "" : "This problem does not exist.";
     head.replaceChildren(el("th", { scope: "col", class: "number" }, "problem"),
       el("th", { scope: "col", class: "number" }, "A"), el("th", { scope: "col", class: "number" }, "B"),
       el("th", { scope: "col", class: "number", "aria-sort": descending ? "descending" : "ascending" },
         el("button", { type: "button", onclick: () => ((descending = !descending), draw()) }, `B − A ${descending ? "↓" : "↑"}`)),
       ...others.map(({ each }) => el("th", { scope: "col", class: "number extra" }, each.name)),
-      el("th", { scope: "col", class: "excerpt" }, "what was asked"));
+      el("th", { scope: "col", class: "excerpt" }, "problem"));
     const cells = new Map(); // of the problems that are not known yet
     body.replaceChildren(...page.map((pair) => {
       const here = problemLink(pair);

@@ -120,8 +120,8 @@ export function showConversation(conversation, { prompt = true, typeset = true }
     const title = move || (several ? `response ${turn}${earned}` : "response");
     return [said(title, speech.flatMap((stretch) => parts(conversation, stretch)).flatMap((part) => {
       const text = conversation.texts.slice(part.begin, part.end).join("");
-      if (!conversation.sampled[part.begin]) return [el("span", { class: "token given", title: "put in, not sampled" }, text)];
-      const title = `sampled by the weights of version ${part.version}`;
+      if (!conversation.sampled[part.begin]) return [el("span", { class: "token given", title: "inserted, not sampled" }, text)];
+      const title = `sampled by weight version ${part.version}`;
       const mark = part.version === null ? [] : [el("span", { class: "version", title }, `v${part.version}`)];
       return [...mark, ...(typeset ? withMathematics(text) : [text])];
     }))];

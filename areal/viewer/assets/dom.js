@@ -1,4 +1,4 @@
-// Elements out of names and texts. A text is always a text node: nothing that a model wrote becomes HTML.
+// Creates elements from names and texts. A text always becomes a text node: nothing that a model wrote becomes HTML.
 
 export function el(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -32,9 +32,9 @@ export function duration(seconds) {
 const ENDINGS = {
   eos: "ended by itself",
   stop: "stop string",
-  length: "cut off",
-  abort: "given up",
-  unfinished: "left by its agent",
+  length: "truncated",
+  abort: "aborted",
+  unfinished: "the agent stopped",
   failed: "failed",
   too_long: "no room for a response",
 };
@@ -44,7 +44,7 @@ export function ending(finish) {
 }
 
 export function weights(row) {
-  if (row.oldest === undefined) return ""; // of an evaluation, or a session
+  if (row.oldest === undefined) return ""; // a row of an evaluation or a session
   return row.oldest === row.newest ? `v${row.oldest}` : `v${row.oldest} to v${row.newest}`;
 }
 

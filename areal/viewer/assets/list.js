@@ -60,7 +60,7 @@ export function list(main, store, params) {
     input("text", "Text", { type: "search", class: "wide" }),
   );
   const changed = el("button", {
-    type: "button", hidden: !ofSteps, title: "other weights took over before the rollout ended: in all steps, the newest first",
+    type: "button", hidden: !ofSteps, title: "rollouts during which new weights were loaded, in all steps, the newest first",
     onclick: () => reset({ changed: asked.changed ? "" : "1" }),
   }, "Weights changed within a rollout");
   const quick = el("div", { class: "controls" },
@@ -152,11 +152,11 @@ export function list(main, store, params) {
       const searched = found.next ?? found.count;
       parts.push(`${format(rows.length)} found in ${format(searched)} of ${format(found.count)} ${what.toLowerCase()}`);
     } else parts.push(`${format(found.count)} ${what.toLowerCase()}`);
-    if (found.count === 0 && !found.left) parts.push("“All” clears what is asked for");
+    if (found.count === 0 && !found.left) parts.push("“All” clears the filters");
     if (found.left) parts.push(`${format(found.left)} ${records} are still being indexed`);
     if (found.damaged.length)
-      parts.push(sessions ? "some lines are damaged, and left out" : `the records of these ${records} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
-    if (found.parts_left_out) parts.push("of the parts of the reward only the first 16 are listed");
+      parts.push(sessions ? "some lines are damaged and are skipped" : `the records of these ${records} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
+    if (found.parts_left_out) parts.push("only the first 16 parts of the reward are listed");
     if (report) parts.push(report.note);
     count.textContent = parts.join("; ");
   }

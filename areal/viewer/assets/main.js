@@ -1,4 +1,4 @@
-// Which page is shown, light or dark, and what is new, every two seconds.
+// Shows the pages in light or dark colors, and fetches updates every two seconds.
 
 import { comparison } from "./comparison.js";
 import { el } from "./dom.js";
@@ -11,7 +11,7 @@ import { timeline } from "./timeline.js";
 
 const PAGES = { "": overview, rollouts: list, rollout, group, timeline, comparison };
 const PERIOD = 2000;
-const MISSES = 4; // answers in a row that did not come, after which the server counts as ended
+const MISSES = 4; // consecutive failed requests after which the server counts as stopped
 const store = { runs: [], evaluations: [], sessions: [] };
 const root = document.documentElement;
 const statusLine = document.getElementById("status");
@@ -32,7 +32,7 @@ async function showPage() {
   scrollTo(0, 0);
   const make = Object.hasOwn(PAGES, path) ? PAGES[path] : null;
   try {
-    if (!make) throw new Error(`there is no page ${path}`);
+    if (!make) throw new Error(`the page ${path} does not exist`);
     page = make(fresh, store, new URLSearchParams(query));
     await page.ready;
   } catch (error) {
@@ -58,7 +58,7 @@ async function refresh() {
   return { states, metrics: read.includes(true) };
 }
 
-// All of some states but what a run does now, which is another thing each time, and for which nothing is drawn anew.
+// Serializes states without what the runs are doing now, which always changes and needs no redraw.
 function lasting(states) {
   return JSON.stringify(states, (key, value) => (key === "now" ? undefined : value));
 }
@@ -72,7 +72,7 @@ function showNavigation() {
 function sayHow() {
   const alive = store.runs.filter(goesOn).length;
   const every = Math.max(0, ...store.runs.map((run) => run.every));
-  const whole = every ? `; one of ${every} updates so far, the others follow` : "";
+  const whole = every ? `; showing one of ${every} updates, the others are loading` : "";
   statusLine.textContent = report ? `report of ${report.when}` : (alive ? `live, ${alive} running` : "connected") + whole;
 }
 
@@ -84,10 +84,10 @@ async function poll() {
       sayHow();
       page?.update?.(changed);
     } catch (error) {
-      // The server has ended, or a run was removed: what is shown stays, and the line says so.
+      // The server has stopped, or a run was removed: the page stays, and the status line says so.
       missed = error instanceof TypeError ? missed + 1 : 0;
-      statusLine.textContent = !missed ? error.message : missed < MISSES ? "not connected; trying again"
-        : "the server has ended: start `areal view` again, and open its new address";
+      statusLine.textContent = !missed ? error.message : missed < MISSES ? "disconnected; trying again"
+        : "the server has stopped; start `areal view` again, and open its new address";
     }
   }
   setTimeout(poll, PERIOD);

@@ -1,4 +1,4 @@
-// The first page: runs, what is wrong with them, their curves, and what differs in their settings.
+// The first page: the runs with their problems and curves, and the settings that differ.
 
 import { Chart } from "./charts.js";
 import { el, format, link } from "./dom.js";
@@ -9,7 +9,7 @@ const SCORE = /^eval\/(.+)\/avg@(\d+)$/;
 const SPEED = "Asynchrony and speed";
 const WHOLE = ["reward/mean", "reward/std"];
 
-// Which charts there are: [section, [[title, keys, help], …]]; metrics that no run has make none.
+// The charts: [section, [[title, keys, help], …]]; metrics without data have no chart.
 function sections(keys) {
   const scores = keys.filter((key) => SCORE.test(key));
   const parts = keys.filter((key) => key.startsWith("reward/") && !WHOLE.includes(key));
@@ -20,36 +20,36 @@ function sections(keys) {
       ...scores.map((key) => [`Held-out accuracy (${SCORE.exec(key)[1]})`, [key], "mean reward on held-out problems"]),
       ...(parts.length > 1 ? parts.map((key) => [`Reward: ${key.slice(7)}`, [key], "mean of this part of the reward"]) : []),
       ...members.map((key) => [`Reward in ${key.slice(4, -7)}`, [key], "mean reward of this environment's episodes"]),
-      ["Reward, standard deviation", ["reward/std"], "0 teaches nothing"],
-      ["Advantage 0", ["advantage/zero"], "share of the trajectories that teach nothing"],
+      ["Reward, standard deviation", ["reward/std"], "if 0, nothing is learned"],
+      ["Advantage 0", ["advantage/zero"], "share of the trajectories from which nothing is learned"],
     ]],
     ["Policy", [
       ["Entropy", ["policy/entropy"], "in nats"],
-      ["KL to the policies that sampled", ["policy/kl"], "how far the policy is from those that sampled"],
-      ["KL to the reference", ["policy/reference_kl"], "where the objective has one"],
-      ["Clip ratio", ["policy/clip_ratio"], "share of the tokens whose gradient clipping changed"],
-      ["Behaviour ratio", ["policy/behav_ratio"], "mean of the proximal policy over the one that sampled"],
+      ["KL to the behaviour policy", ["policy/kl"], "KL divergence from the policies that sampled the tokens"],
+      ["KL to the reference", ["policy/reference_kl"], "if the objective has a KL term"],
+      ["Clip ratio", ["policy/clip_ratio"], "share of the tokens that are clipped"],
+      ["Behaviour ratio", ["policy/behav_ratio"], "mean of π_prox/π_behav"],
       ["Gradient norm", ["grad_norm"], "before clipping"],
       ["Log-probabilities, engine against learner", ["mismatch/logprob"], "mean difference under the same weights"],
     ]],
     ["Responses", [
       ["Length", ["response/length_mean"], "sampled tokens of an episode"],
-      ["Cut off", ["response/truncated"], "share of the episodes that ended at a length limit"],
-      ["Thought", ["response/thought"], "tokens of a response that are its thought"],
+      ["Truncated", ["response/truncated"], "share of the episodes that ended at a length limit"],
+      ["Thought", ["response/thought"], "tokens of a response that belong to its thought"],
       ["Thoughts without an end", ["response/thought_unended"], "share of the responses"],
-      ["Thoughts that were cut", ["response/thought_cut"], "share of the responses whose thought used up its budget"],
+      ["Thoughts ended by the budget", ["response/thought_cut"], "share of the responses"],
       ["Failed", ["response/failed"], "share of the episodes whose program failed"],
     ]],
     [SPEED, [
-      ["Staleness", ["staleness/mean", "staleness/max"], "updates between the oldest token and the update"],
-      ["Generated tokens/s", ["throughput/tokens_per_s"], "sampled tokens of finished episodes, over 10 s at least"],
-      ["Learned tokens/s", ["learner/tokens_per_s"], "in the learner's working time"],
+      ["Staleness", ["staleness/mean", "staleness/max"], "updates from the oldest token to the update that uses it"],
+      ["Generated tokens/s", ["throughput/tokens_per_s"], "sampled tokens of finished episodes, over at least 10 s"],
+      ["Trained tokens/s", ["learner/tokens_per_s"], "while the learner works"],
       ["Seconds per step", ["time/step"], ""],
       ["Share of the step: learner waits", [["time/wait", "time/step"]], "for a batch"],
       ["Share of the step: learner works", [["time/train", "time/step"]], ""],
-      ["Share of the step: engine generates", [["time/generate", "time/step"]], "it has requests, and is not paused"],
-      ["Seconds of a weight update", ["time/sync"], "beside everything else"],
-      ["Overlap", ["overlap"], "above 1, learner and engine worked at once"],
+      ["Share of the step: engine generates", [["time/generate", "time/step"]], "the engine has requests and is not paused"],
+      ["Seconds of a weight update", ["time/sync"], "in parallel with everything else"],
+      ["Overlap", ["overlap"], "above 1, learner and engine work in parallel"],
       ["Engines", ["engine/count"], ""],
     ]],
   ];
@@ -65,7 +65,7 @@ function title({ runs, evaluations, sessions }) {
   return counts.map(([count, name]) => `${count} ${name}${count > 1 ? "s" : ""}`).join(", ");
 }
 
-// The files of sessions, each a link to what was said in them.
+// The files of sessions, each with a link to its sessions.
 function recorded(store) {
   const rows = () => store.sessions.map(({ name, state }) => el("tr", {},
     el("th", { scope: "row" }, el("a", { href: link("rollouts", { run: name }) }, name)),
@@ -94,7 +94,7 @@ export function overview(main, store) {
       (location.hash = link("timeline", { run: run.name, from: Math.max(1, step - 60), to: step + 10, at: step })),
   };
   const runsBox = el("div", { class: "scroll" });
-  const alarmsBox = el("ul", { class: "alarms", "aria-label": "What is wrong" });
+  const alarmsBox = el("ul", { class: "alarms", "aria-label": "Problems" });
   const marksBox = el("p", { class: "hint" });
   const chartsBox = el("div");
   const settingsBox = el("section", { class: "settings" });
@@ -108,12 +108,12 @@ export function overview(main, store) {
     },
   });
   const amount = el("output", { for: "smoothing" }, smoothing ? `mean of ${2 * smoothing + 1}` : "off");
-  const settings = store.runs.length ? source.settings() : null; // is asked for while charts are drawn
+  const settings = store.runs.length ? source.settings() : null; // requested while the charts are drawn
   const evaluated = store.evaluations.length ? scores(store) : null;
   const served = store.sessions.length ? recorded(store) : null;
   const ofRuns = [
     el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
-      el("span", { class: "hint" }, "drag to zoom, click for the rollouts of a step, or for its timeline where a chart is about speed")),
+      el("span", { class: "hint" }, "drag to zoom; click for the rollouts of a step, or for its timeline in a chart of speed")),
     marksBox,
     chartsBox,
     settingsBox,
@@ -139,7 +139,7 @@ export function overview(main, store) {
       ...(run ? [
         el("a", { href: link("rollouts", { run: run.name, from: low, to: high, sort: "reward" }) },
           `rollouts of steps ${low} to ${high}`),
-        el("a", { href: link("timeline", { run: run.name, from: low, to: high }) }, "who did what when")] : []),
+        el("a", { href: link("timeline", { run: run.name, from: low, to: high }) }, "timeline of these steps")] : []),
     );
   }
 
@@ -167,7 +167,7 @@ export function overview(main, store) {
     runsBox.replaceChildren(el("table", { class: "runs" }, el("thead", {}, head), el("tbody", {}, rows)));
   }
 
-  // What a run does now, beside its state; it changes in its place, so that the row keeps the keyboard's focus.
+  // What a run is doing now, next to its state; it changes in place, so that the row keeps the keyboard focus.
   function nowOf(run) {
     const box = el("div", { class: "now" });
     nows.set(run, box);
@@ -189,7 +189,7 @@ export function overview(main, store) {
   function showMarks() {
     const found = store.runs.filter((run) => run.state.marks?.length);
     marksBox.hidden = !found.length;
-    marksBox.replaceChildren("Dotted lines: a part was lost, came back or left, or the run was resumed (",
+    marksBox.replaceChildren("Dotted lines mark when a part was lost, came back or left, or when the run was resumed (",
       ...found.flatMap((run, i) => [i ? ", " : "", el("a", { href: link("timeline", { run: run.name, last: "" }) },
         `${run.state.marks.length} in ${run.name}`)]), ").");
   }
@@ -202,7 +202,7 @@ export function overview(main, store) {
       for (const chart of charts.values()) chart.close();
       charts.clear();
       chartsBox.replaceChildren(...sections(keys).map(section).filter((each) => each));
-      if (!keys.length) chartsBox.append(el("p", { class: "empty" }, "No update has been made yet; the page waits for the first."));
+      if (!keys.length) chartsBox.append(el("p", { class: "empty" }, "The run has not made an update yet; the page waits for the first one."));
     }
     for (const chart of charts.values()) if (chart.wanted()) chart.show(visible());
   }
@@ -217,10 +217,10 @@ export function overview(main, store) {
       : el("section", { class: "section" }, el("h2", {}, title), grid);
     if (title === SPEED) {
       const run = usualRun(visible()) ?? usualRun(store.runs);
-      grid.before(el("p", { class: "hint" }, "Why it is fast or slow: ",
-        el("a", { href: link("timeline", { run: run.name }) }, "who did what when"),
-        ", with the waits of the learner, the pauses of the engines, where rollouts spent their time, and why tokens/s fell. ",
-        "A click on a chart of this section leads to that step there."));
+      grid.before(el("p", { class: "hint" }, "To see why the run is fast or slow, open ",
+        el("a", { href: link("timeline", { run: run.name }) }, "the timeline"),
+        ". It shows when the learner waited, when the engines paused, where rollouts spent their time, and why tokens/s fell. ",
+        "A click on a chart of this section opens that step in the timeline."));
     }
     for (const [name, keys, help] of there) {
       const about = { title: name, keys, help, points: SCORE.test(String(keys[0])), opens: title === SPEED ? "timeline" : "rollouts" };

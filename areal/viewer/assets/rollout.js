@@ -12,7 +12,7 @@ function facts(row, short = false) {
     ["players", Object.entries(row.players ?? {}).map(([name, x]) => `${name} ${format(x)}`).join(", ")],
     ["expected", row.expected],
     ["session", row.session],
-    [row.benchmark ? "mean of the problem" : "group mean", short || row.session !== undefined ? null : format(row.mean)],
+    [row.benchmark ? "problem mean" : "group mean", short || row.session !== undefined ? null : format(row.mean)],
     ["environment", short ? null : row.env],
     ["tokens", format(row.tokens)],
     ["weights", weights(row)],
@@ -27,7 +27,7 @@ function facts(row, short = false) {
 
 // Where the seconds of a rollout went, as far as that was recorded.
 function latencyText(latency) {
-  const names = [["model", "model"], ["env_queue", "queue for the environment"], ["env", "environment"], ["verifier", "of it verifier"]];
+  const names = [["model", "model"], ["env_queue", "queue for the environment"], ["env", "environment"], ["verifier", "of which verifier"]];
   const parts = names.filter(([key]) => typeof latency[key] === "number").map(([key, name]) => `${name} ${duration(latency[key])}`);
   return parts.length ? ` (${parts.join(", ")})` : "";
 }

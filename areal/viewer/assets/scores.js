@@ -46,7 +46,7 @@ function scoreRow(each, one, first, span) {
   const label = el("td", {}, el("a", { href: responsesLink(each, one) },
     el("i", { class: `swatch run-${each.index % 8}` }), each.name));
   if (one.accuracy === undefined) {
-    const how = one.error ?? `${format(one.responses)} of ${format(one.wanted)} responses so far; a score comes with the last`;
+    const how = one.error ?? `${format(one.responses)} of ${format(one.wanted)} responses so far; the score follows when all are done`;
     return el("tr", {}, name, label, el("td", { colspan: 7 }, how), el("td", { class: "model" }, one.model));
   }
   const [low, high] = one.interval;
@@ -80,10 +80,10 @@ function table(names, rows, kind) {
 }
 
 const SCORE_COLUMNS = [
-  ["benchmark", ""], ["evaluation", "a link to its responses, the worst first"],
-  ["score", "avg@k: the mean reward of all responses", true], ["95% interval", "problems are the sample", true], ["", ""],
-  ["pass@k", "the chance that one of k responses is right", true], ["problems × samples", "", true],
-  ["tokens", "mean length of a response", true], ["cut off", "share of the responses that a length limit ended", true],
+  ["benchmark", ""], ["evaluation", "links to its responses, the worst first"],
+  ["score", "avg@k: the mean reward of all responses", true], ["95% interval", "over problems", true], ["", ""],
+  ["pass@k", "probability that at least one of k responses is correct", true], ["problems × samples", "", true],
+  ["tokens", "mean length of a response", true], ["truncated", "share of the responses that a length limit ended", true],
   ["model", ""],
 ];
 
@@ -98,10 +98,10 @@ function scoreTable(store) {
 }
 
 const DIFFERENCE_COLUMNS = [
-  ["benchmark", ""], ["B", ""], ["A", "mean score on the problems that both have", true], ["B", "likewise", true],
-  ["B − A", "", true], ["95% interval", "of the mean of the problems' differences", true], ["", ""],
+  ["benchmark", ""], ["B", ""], ["A", "mean score on the problems that both evaluations have", true], ["B", "likewise", true],
+  ["B − A", "", true], ["95% interval", "of the mean difference per problem", true], ["", ""],
   ["B better on", "problems", true], ["A better on", "problems", true],
-  ["p", "of the paired sign-flip test: how likely such a difference is if the two are the same", true], ["", ""],
+  ["p", "of the paired sign-flip test: the probability of such a difference if both are equally good", true], ["", ""],
 ];
 
 async function differenceRows(store, a) {
@@ -145,7 +145,7 @@ export function scores(store) {
   } }, evaluations.map((each, i) => el("option", { value: i }, each.name)));
   const compared = el("section", {}, el("h2", {}, "Differences on the same problems"),
     el("div", { class: "controls" }, el("label", { for: "base" }, "A is"), choice,
-      el("span", { class: "hint" }, "a number of problems leads to them, with the responses of both")), rows);
+      el("span", { class: "hint" }, "each number links to these problems, with the responses of both evaluations")), rows);
   const element = el("section", { class: "evaluations" }, box, compared);
 
   async function compare() {

@@ -66,7 +66,7 @@ function listed(run, params) {
 function groupOf(run, step, group, number) {
   const found = report.rollouts[run]?.groups[`${step}/${group}`];
   const wanted = found?.filter((each) => number === undefined || each.number === Number(number));
-  if (!wanted?.length) throw new Error(`this report does not have it: ${report.note}`);
+  if (!wanted?.length) throw new Error(`this file does not contain that. ${report.note}`);
   return { rollouts: wanted };
 }
 

@@ -11,22 +11,22 @@ const SPANS = {
   wait: ["waits for a batch", "--line"],
   publish: ["publishes weights", "--run-2"],
   load: ["waits until engines have loaded", "--run-1"],
-  lost: ["lost, until it is back", "--run-7"],
+  lost: ["lost until it is back", "--run-7"],
 };
 const ENGINE_SPANS = {
   up: ["up", "--kind-2"],
   load: ["paused for new weights", "--run-1"],
-  lost: ["lost, until it has loaded again", "--run-7"],
+  lost: ["lost until its replacement has loaded", "--run-7"],
 };
-const GENERATES = ["generates (height: share of the step, mean of the engines)", "--run-2"];
-const RATES = [["generated", "--run-2"], ["less than four fifths of what is usual", "--run-7"]];
+const GENERATES = ["generates (height: share of the step, averaged over engines)", "--run-2"];
+const RATES = [["generated", "--run-2"], ["less than four fifths of the usual rate", "--run-7"]];
 const LATENCIES = [
   ["model", "model", "--run-0"],
   ["env", "environment", "--run-1"],
   ["verifier", "verifier", "--run-3"],
   ["env_queue", "queue for the environment", "--run-4"],
   ["other", "else", "--run-5"],
-  ["buffer", "in the buffer, until its batch", "--line"],
+  ["buffer", "in the buffer until a batch takes it", "--line"],
 ];
 const PERIODS = [["60", "last minute"], ["300", "last 5 minutes"], ["900", "last 15 minutes"], ["3600", "last hour"],
   ["", "whole run"]];
@@ -357,7 +357,7 @@ class TimelineChart {
 
   latency(top, width) {
     const { updates } = this.data;
-    const where = width < 600 ? "" : ": where their seconds went, on average";
+    const where = width < 600 ? "" : ": average seconds by activity";
     this.title(`Latency of the rollouts of each batch${where}`, top);
     const rows = updates.step.map((_, i) => LATENCIES.map(([part]) => updates[part][i]));
     const most = rows.reduce((best, parts) => Math.max(best, parts.reduce((sum, part) => sum + part, 0)), 0);
@@ -577,7 +577,7 @@ export function timeline(main, store, params) {
     el("h1", {}, store.runs.length > 1 ? `Timeline of ${run.name}` : "Timeline"),
     form,
     el("div", { class: "controls" }, el("span", { class: "hint" },
-      "point for values, drag to zoom, click a step for its rollouts"), zoomed),
+      "point at a step for values, drag to zoom, click a step for its rollouts"), zoomed),
     failed,
     chart.element,
     el("div", { class: "legend" }, el("b", {}, "Learner"), legendOf(Object.values(SPANS))),
@@ -638,9 +638,9 @@ export function timeline(main, store, params) {
     }
     const said = [...data.missing];
     const count = format(data.left_out);
-    if (data.left_out) said.push(`The first ${count} updates of this range are left out: choose a smaller one.`);
+    if (data.left_out) said.push(`The first ${count} updates of this range are not shown; choose a smaller range.`);
     if (data.left) said.push(`The staleness of ${format(data.left)} updates is still being indexed.`);
-    if (!data.zero) said.push("Nothing has been recorded yet; the page waits for the first update.");
+    if (!data.zero) said.push("The run has not recorded an update yet; the page waits for the first one.");
     if (report) said.push(report.note);
     notes.replaceChildren(...said.map((text) => el("li", {}, text)));
     showFalls();

@@ -69,13 +69,13 @@ function kinds(conversation, row) {
 // Why a conversation has nothing that the learner computed, and the way to rollouts that have it.
 function withoutValues(conversation, row, run) {
   if (!row.valued || Object.keys(conversation.values).length) return null; // an evaluation has no learner
-  if (!row.valued.length) return el("p", { class: "hint" }, `Of update ${row.step} no advantages, ratios and entropies are recorded.`);
+  if (!row.valued.length) return el("p", { class: "hint" }, `Update ${row.step} has no recorded advantages, ratios and entropies.`);
   const links = row.valued.map(([group, number]) => {
     const to = rolloutLink(run, { step: row.step, group, number }, { view: "tokens", colour: "advantage" });
     return [" ", el("a", { href: to }, `${group}/${number}`)];
   });
-  return el("p", { class: "hint" }, `Advantages, ratios and entropies are recorded of ${row.valued.length} rollouts of update`,
-    ` ${row.step}; this one is none of them. They are:`, links.flat());
+  return el("p", { class: "hint" }, `Advantages, ratios and entropies are recorded for ${row.valued.length} rollouts of update`,
+    ` ${row.step}, but not for this one. They are:`, links.flat());
 }
 
 export function showTokens(conversation, row, run, chosen, onchoose) {
@@ -159,7 +159,7 @@ export function showTokens(conversation, row, run, chosen, onchoose) {
     values.textContent = facts.join(" · ");
   }
 
-  const buttons = el("div", { class: "controls" }, "Colour by",
+  const buttons = el("div", { class: "controls" }, "Color by",
     Object.entries(all).map(([key, { name }]) =>
       el("button", {
         type: "button", "aria-pressed": String(key === kind), "data-colour": key,
