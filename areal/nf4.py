@@ -8,7 +8,6 @@ both have the same one, in bfloat16.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 
 import torch
@@ -36,6 +35,7 @@ def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     packed, state = quantize_4bit(
         weight.contiguous(), blocksize=_BLOCK, compress_statistics=True, quant_type="nf4"
     )
+    _code_of_scales(packed.device)  # is there when a pass is compiled
     scales2 = torch.cat([state.state2.absmax, state.offset.view(1)])
     return packed.view(len(weight), -1), state.absmax, scales2
 
@@ -60,9 +60,13 @@ def dequantised(packed: torch.Tensor, scales: torch.Tensor, scales2: torch.Tenso
     return dequantize_4bit(packed.view(-1, 1), state)
 
 
-@functools.cache
+_CODES: dict[torch.device, torch.Tensor] = {}
+
+
 def _code_of_scales(device: torch.device) -> torch.Tensor:
     """Return the numbers that 8 bits stand for."""
-    from bitsandbytes.functional import create_dynamic_map
+    if device not in _CODES:
+        from bitsandbytes.functional import create_dynamic_map
 
-    return create_dynamic_map().to(device)
+        _CODES[device] = create_dynamic_map().to(device)
+    return _CODES[device]

@@ -19,7 +19,7 @@ from common import BLUE, ORANGE, parser, picture, save
 from families import VOCABULARY
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from areal.model_check.agreement import measure
+from areal.model_check.agreement import ALL_WEIGHTS, measure
 from areal.models import resolve_model
 
 FAMILIES = {"Qwen3-MoE": "qwen3_moe", "Mixtral": "mixtral", "OLMoE": "olmoe"}
@@ -59,7 +59,7 @@ def make(model_type: str, folder: Path) -> Path:
 def measured(folder: Path, dtype: str, replay: bool) -> dict[str, float]:
     """Return means over the comparisons; of the largest difference, the largest."""
     found = asyncio.run(measure(str(folder), dtype=dtype, learning_rate=1e-3, router_replay=replay))
-    rows = found.metrics[0]
+    rows = found.metrics[ALL_WEIGHTS]
     return {
         name: float((np.max if name.endswith("max") else np.mean)([row[name] for row in rows]))
         for name in MEASURED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.weights.interface import VLLM_BACKEND
 from areal.weights.sender import open_sender, transfer
 
+ALL_WEIGHTS = "all weights"
+"""What the usual way to train is called."""
 GROUPS, MEMBERS = 4, 4
 PROMPT, RESPONSE = 6, 40
 
@@ -32,14 +34,14 @@ class Agreement:
 
     Attributes:
         updates: largest difference between the log-probability that the engine gave a sampled token and the
-            learner's, before the first update and after each, for all weights (0) or an adapter of this rank.
+            learner's, before the first update and after each, for each way to train.
         metrics: those of each update, of the same.
         packed: largest difference between the learner's, of sequences end to end in one row, and those of
             transformers' own model, of each sequence alone.
     """
 
-    updates: dict[int, list[float]] = field(default_factory=dict)
-    metrics: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+    updates: dict[str, list[float]] = field(default_factory=dict)
+    metrics: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     packed: float = 0.0
 
 
@@ -65,21 +67,21 @@ def settings_of(folder: str, device: str = "auto", dtype: str = "float32", **lea
 
 async def measure(
     folder: str,
-    ranks: Sequence[int] = (0,),
+    ways: Mapping[str, dict[str, Any]] | None = None,
     updates: int = 3,
     device: str = "auto",
     dtype: str = "float32",
     **learner: Any,
 ) -> Agreement:
-    """Start an engine, and train the model with each of these ranks of adapters in turn.
+    """Start an engine, and train the model in each of some ways in turn.
 
     Engine and learner are those of a run, on one device.
 
     Args:
         folder: the model.
-        ranks: of the adapters; 0: all weights are trained.
+        ways: settings of the learner, by what they are called; None: all weights are trained.
         dtype: what both compute in.
-        learner: settings of the learner.
+        learner: settings of the learner in all of them.
 
     Raises:
         UserError: it cannot be trained, or the engine cannot serve it.
@@ -88,10 +90,10 @@ async def measure(
     worker = await start_rollout_worker(checked, VLLM_BACKEND)
     found = Agreement()
     try:
-        for rank in ranks:
-            config = settings_of(folder, device, dtype, lora_rank=rank, **learner)
-            found.metrics[rank] = await _trained(config, checked, worker.engine, updates)
-            found.updates[rank] = [metrics["mismatch/logprob_max"] for metrics in found.metrics[rank]]
+        for name, way in (ways or {ALL_WEIGHTS: {}}).items():
+            config = settings_of(folder, device, dtype, **learner | way)
+            found.metrics[name] = await _trained(config, checked, worker.engine, updates)
+            found.updates[name] = [metrics["mismatch/logprob_max"] for metrics in found.metrics[name]]
         batch = await sampled(worker.engine, 0, load_sight(folder))
         found.packed = packed_against_alone(folder, batch.trajectories)
         return found

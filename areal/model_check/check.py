@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,13 @@ def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[
     from areal.model_check.agreement import measure
     from areal.placement.inventory import probe
 
-    ranks = [0, lora_rank] if lora_rank else [0]
     try:
-        found = asyncio.run(measure(path, ranks, updates, device))
+        found = asyncio.run(measure(path, _ways(path, lora_rank), updates, device))
     except (UserError, WorkerLost) as error:
         yield Finding("engine and learner", False, str(error))
         return
     bound = BOUND_GPU if probe(device).device_type(device) == "cuda" else BOUND
-    for rank, differences in found.updates.items():
-        what = f"adapter of rank {rank}" if rank else "all weights"
+    for what, differences in found.updates.items():
         listed = ", ".join(f"{value:.1e}" for value in differences)
         text = f"largest difference of log-probabilities before and after each update: {listed}"
         yield Finding(
@@ -90,3 +89,23 @@ def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[
         )
     text = f"differ from transformers' own model by {found.packed:.1e} (bound {BOUND:g})"
     yield Finding("packed sequences", found.packed < BOUND, text, (found.packed,))
+
+
+def _ways(path: str, lora_rank: int) -> dict[str, dict[str, Any]]:
+    """Return the ways to train that are tried: settings of the learner, by what they are called."""
+    from transformers import AutoConfig
+
+    from areal.model_check.agreement import ALL_WEIGHTS
+    from areal.placement.memory import Shape
+
+    ways: dict[str, dict[str, Any]] = {ALL_WEIGHTS: {}}
+    if lora_rank:
+        adapter = f"adapter of rank {lora_rank}"
+        ways[adapter] = {"lora_rank": lora_rank}
+        if not Shape.of(AutoConfig.from_pretrained(path)).whole and find_spec("bitsandbytes") is not None:
+            scale = {"use_rslora": True, "lora_alpha": lora_rank}
+            ways[f"{adapter}, rsLoRA, base in 4 bits"] = ways[adapter] | {
+                "base_precision": "nf4",
+                "lora_options": scale,
+            }
+    return ways

@@ -10,7 +10,7 @@ from pages import ROOT
 from seeing import KINDS, make
 
 from areal import cli
-from areal.model_check.agreement import measure
+from areal.model_check.agreement import ALL_WEIGHTS, measure
 from areal.model_check.check import BOUND
 
 
@@ -19,8 +19,8 @@ from areal.model_check.check import BOUND
 )
 async def test_logprobs_agree_before_and_after_updates(kind: str, tmp_path: Path):
     found = await measure(make(kind, tmp_path), updates=2, device="cpu")
-    assert len(found.updates[0]) == 3
-    assert max(*found.updates[0], found.packed) < BOUND
+    assert len(found.updates[ALL_WEIGHTS]) == 3
+    assert max(*found.updates[ALL_WEIGHTS], found.packed) < BOUND
 
 
 @pytest.mark.long

@@ -44,6 +44,7 @@ def graphs(monkeypatch) -> Any:
         {"objective": "ppo", "minibatches": 2, "kl": 0.1},
         {"advantage": "gae"},
         {"dtype": "bfloat16", "lora_rank": 2},
+        {"dtype": "bfloat16", "lora_rank": 2, "base_precision": "nf4"},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
