@@ -200,8 +200,8 @@ class LearnerConfig(Objective):
     """Number of CPU threads of all learner processes together on a machine without a GPU; null: half of the
     cores."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Data type of the computation; auto: float32 on a CPU, bfloat16 on a GPU. Weights and optimizer state
-    are float32."""
+    """Data type of the computation; auto: float32 on a CPU, bfloat16 on a GPU. Trained weights and
+    optimizer state are float32."""
     max_mismatch: Bound | None = Field(None, gt=0)
     """Stop the run if the log-probabilities of engine and learner differ by more than this in the mean
     (mismatch/logprob); null: 0.01 in float32 on a CPU, 0.2 in float32 on a GPU, 0.5 in 16 bits; inf:
