@@ -220,7 +220,7 @@ def test_a_part_of_the_reward_that_never_changes():
 
 def test_few_held_out_problems():
     [alarm] = alarms([{"step": 0, "eval/e/avg@1": 0.5, "eval/e/problems": 4}])
-    assert "is of 4 problems" in alarm.line
+    assert "is measured on 4 problems" in alarm.line
     assert "±0.49" in alarm.line
     assert names([{"step": 0, "eval/e/avg@1": 0.5, "eval/e/problems": 32}]) == []
 
