@@ -229,7 +229,7 @@ def test_what_an_update_computed_of_tokens_is_there_for_some(watched: WatchedRun
 def test_values_of_other_tokens_are_not_shown(watched: WatchedRun):
     path = watched.run.path / "tokens" / "step-000003.jsonl"
     other = '{"group": 6, "number": 1, "conversation": 0, "values": {"entropy": [1.0]}}'
-    for damage, said in ((other, "have changed"), ('{"group": 6}', "of update 3 is damaged")):
+    for damage, said in ((other, "have changed"), ('{"group": 6}', "of update 3 are damaged")):
         write_whole(path, [damage + "\n"])
         with pytest.raises(UserError, match=said):
             watched.group(3, 6)
