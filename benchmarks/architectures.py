@@ -29,17 +29,23 @@ NOTE = 180
 REASONS = {
     "no module or parameter named 'lm_head'": "vLLM always ties embeddings and output layer of this "
     "family. All its published models have them tied.",
+    "does not know what the learner sends as lm_head.weight:": "vLLM always ties embeddings and output layer "
+    "of this family. All its published models have them tied.",
     "the engine gets nothing for its lm_head.weight:": "vLLM never ties embeddings and output layer of "
     "this family. No published model of it has them tied.",
-    "the engine does not get all of its": "vLLM's interface for weight updates does not reach the experts "
-    "and sinks of this family: the engine would keep the old ones.",
+    "it carries a state from token to token": "It has a recurrent state beside attention, and areal refuses "
+    "it.",
 }
 """What known findings mean, by a part of their text; the last that fits counts."""
 OF_FAMILY = {
+    "apertus": "vLLM keeps the parameters of its activation (xIELU) in bfloat16, also where it computes in "
+    "float32.",
+    "minimax_m2": "vLLM cannot choose experts by sigmoid on a CPU for it. On a GPU it was not tried.",
     "cohere2": "The sliding window is one token longer in vLLM than in transformers: the two differ from "
     "the window's length on (4096 tokens in published models).",
-    "phimoe": "vLLM knows this architecture under another name than transformers, falls back to "
-    "transformers' code, and crashes in its routing of tokens.",
+    "phimoe": "vLLM knows this architecture under another name than transformers. Under that of transformers "
+    "it falls back to transformers' code, and crashes in its routing of tokens; under its own it samples NaN "
+    "on a CPU.",
 }
 """What findings about a type in transformers mean, whose text does not say it."""
 LIMIT = 600
@@ -61,8 +67,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3": ("qwen3", {"num_key_value_heads": 8}),
     "Qwen2-MoE": ("qwen2_moe", {}),
     "Qwen3-MoE": ("qwen3_moe", {}),
-    "Qwen3-Next": ("qwen3_next", {}),
-    "Qwen3.5": ("qwen3_5_text", {}),
     "Mistral": ("mistral", {}),
     "Ministral 3": ("ministral3", {}),
     "Mixtral": ("mixtral", {}),
@@ -80,7 +84,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepSeek-V3, Kimi K2": ("deepseek_v3", {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}),
     "GLM-4": ("glm4", {}),
     "GLM-4.5": ("glm4_moe", {"head_dim": 128}),
-    "GLM-4.7-Flash": ("glm4_moe_lite", {}),
+    "GLM-4.7-Flash": ("glm4_moe_lite", {"first_k_dense_replace": 1}),
     "Cohere": ("cohere", {}),
     "Cohere 2": ("cohere2", {}),
     "ERNIE 4.5": ("ernie4_5", {}),
@@ -92,12 +96,29 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Granite MoE": ("granitemoe", {"attention_multiplier": 0.25, "logits_scaling": 8.0}),
     "Hunyuan": ("hunyuan_v1_dense", {"head_dim": 128}),
     "Hunyuan MoE": ("hunyuan_v1_moe", {"head_dim": 128}),
-    "MiniMax M2": ("minimax_m2", {}),
-    "dots.llm1": ("dots1", {"n_routed_experts": 128}),
+    "MiniMax M2": (
+        "minimax_m2",
+        {"rotary_dim": 64, "scoring_func": "sigmoid", "use_routing_bias": True},
+    ),
+    "dots.llm1": (
+        "dots1",
+        {
+            "n_routed_experts": 128,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 6,
+            "first_k_dense_replace": 1,
+        },
+    ),
     "Apertus": ("apertus", {}),
     "Nemotron": ("nemotron", {}),
     "Falcon": ("falcon", {}),
     "GPT-2": ("gpt2", {}),
+    "Qwen3-Next": ("qwen3_next", {}),
+    "Qwen3.5": ("qwen3_5_text", {}),
+    "Falcon-H1": ("falcon_h1", {}),
+    "LFM2": ("lfm2", {"full_attn_idxs": [2, 5, 8, 10, 12, 14]}),
+    "Nemotron-H": ("nemotron_h", {}),
+    "Granite 4": ("granitemoehybrid", {}),
     "Qwen2-VL": ("qwen2_vl", {}),
     "Qwen2.5-VL": ("qwen2_5_vl", {}),
     "Qwen3-VL": ("qwen3_vl", {"text_config": {"rope_parameters": _INTERLEAVED}}),

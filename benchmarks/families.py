@@ -117,6 +117,7 @@ FAMILIES: dict[str, Settings] = {
         "state_size": 16,
         "n_groups": 1,
     },
+    "lfm2": {"model_type": "lfm2", **_SIZES, "layer_types": ["conv", "full_attention"]},
     "qwen3-next": {
         "model_type": "qwen3_next",
         **_SIZES,

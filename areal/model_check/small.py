@@ -158,7 +158,9 @@ def _heads(text: Any) -> tuple[int, int]:
 
 
 def _scale_rotary(text: Any, before: int) -> None:
-    """Cut what a rotary embedding has for each pair of a head's numbers (LongRoPE)."""
+    """Cut what a rotary embedding has for each pair of a head's numbers (LongRoPE), and its own width."""
+    if isinstance(turned := getattr(text, "rotary_dim", None), int):
+        text.rotary_dim = turned * _HEAD // before
     held = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
     if not isinstance(held, dict):
         return

@@ -235,7 +235,10 @@ def _check_trainable(path: str, config: Any) -> None:
             f"{path} is quantized ({getattr(method, 'value', method)}), and quantized weights cannot be "
             "trained; choose the model that it was made from"
         )
-    if getattr(auto_class(config)._model_mapping[type(config)], "_is_stateful", False):
+    # Not all classes of transformers say that they are stateful; LFM2's layers between attention do not.
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    recurrent = any(not kind.endswith("attention") or kind.startswith("linear") for kind in kinds)
+    if recurrent or getattr(auto_class(config)._model_mapping[type(config)], "_is_stateful", False):
         raise UserError(
             f"areal cannot train {path} ({config.model_type}), which carries a state from token to token, "
             "because the state would leak between sequences that are packed into one row; choose a model "

@@ -134,7 +134,7 @@ def test_a_model_that_goes_on_where_its_template_ends_a_turn_is_noticed(model: P
     assert check_model(str(model), training=True) == []
 
 
-@pytest.mark.parametrize("family", ["mamba2", "qwen3-next"])
+@pytest.mark.parametrize("family", ["mamba2", "lfm2", "qwen3-next"])
 def test_a_model_with_a_state_is_refused(tmp_path: Path, family: str):
     folder = make(family, tmp_path)
     with pytest.raises(UserError, match="carries a state from token to token"):
