@@ -9,8 +9,8 @@ the same prompt. Ways:
 - *algorithm 1*: as the learner does it; *best fit*: the fullest micro-batches that can be made;
 - *fixed count, padded*: in the order in which they came, each padded to the longest of its micro-batch, as
   many micro-batches as keep each within the same budget;
-- *eager*, *flash-attn*, *PyTorch's attention*, *activation checkpointing*: algorithm 1 with one choice turned
-  (its attention is FlashAttention 4's or flash-attn's if that is installed).
+- *eager*, *flash-attn*, *FlashAttention 4*, *PyTorch's attention*, *activation checkpointing*: algorithm 1
+  with one choice turned (its attention is flash-attn's if that is installed).
 
 ``--lora RANK`` trains an adapter: a 7B model then fits one GPU.
 
@@ -37,7 +37,7 @@ from models import qwen2
 
 from areal.config import LearnerConfig
 from areal.learner import microbatches
-from areal.learner.attention import Kernel, flash_kernel, torch_kernel
+from areal.learner.attention import Kernel, flash4_kernel, flash_kernel, torch_kernel
 from areal.learner.learner import Learner
 from areal.learner.microbatches import allocate, best_fit
 from areal.trajectory import Batch, Episode, Group, Trajectory
@@ -48,6 +48,7 @@ COLOURS = {
     "fixed count, padded": ORANGE,
     "eager": GREY,
     "flash-attn": "black",
+    "FlashAttention 4": "#999933",
     "PyTorch's attention": SKY,
     "activation checkpointing": PURPLE,
 }
@@ -56,14 +57,11 @@ TURNED = {"eager": {"compile": False}, "activation checkpointing": {"activation_
 GROUP = 8
 
 
-def pytorchs_own() -> Kernel:
-    """Return PyTorch's kernel without FlashAttention 4, which an earlier way may have put in its place."""
-    if hasattr(torch.nn.attention, "restore_flash_attention_impl"):
-        torch.nn.attention.restore_flash_attention_impl()
-    return torch_kernel()
-
-
-KERNELS: dict[str, Callable[[], Kernel]] = {"flash-attn": flash_kernel, "PyTorch's attention": pytorchs_own}
+KERNELS: dict[str, Callable[[], Kernel]] = {
+    "flash-attn": flash_kernel,
+    "FlashAttention 4": flash4_kernel,
+    "PyTorch's attention": torch_kernel,
+}
 
 
 def trajectories(rng: np.random.Generator, count: int, vocabulary: int, longest: int) -> list[Trajectory]:
@@ -155,6 +153,8 @@ class Bench:
         learner.warm_up()
         if self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        # An adapter's weights need next to nothing, and those below it no gradient.
+        passes = 2 if learner.adapted else 3
         rows, slots = [], []
         for members in self._batches:
             tokens = sum(map(len, members))
@@ -170,7 +170,7 @@ class Bench:
             with cut_by(same_cut(parts)):
                 seconds = learner.update(batch(given))["time/train"]
             slots.append(len(parts))
-            rows.append((tokens / seconds, 3 * needed / seconds))
+            rows.append((tokens / seconds, passes * needed / seconds))
         speeds, flops = zip(*rows[1:], strict=True)
         peak = learner._peak
         found = {
@@ -194,11 +194,13 @@ class Bench:
         )
         return found
 
-    def profile(self, file: Path) -> None:
-        """Write where the time of one update goes, kernel by kernel."""
+    def profile(self, file: Path, **settings: Any) -> None:
+        """Write where the time of one update goes, kernel by kernel, and its trace beside it."""
         from torch.profiler import ProfilerActivity, profile
 
-        settings = LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget)
+        settings = LearnerConfig(
+            minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget, **settings
+        )
         learner = Learner(self._path, settings, self._device, temperature=1.0)
         learner.warm_up()
         learner.update(batch(self._batches[0]))
@@ -210,6 +212,7 @@ class Bench:
             for key in ("self_cuda_time_total", "self_cpu_time_total")
         ]
         file.write_text("\n".join(tables))
+        found.export_chrome_trace(str(file.with_suffix(".json.gz")))
         del learner
         gc.collect()
         torch.cuda.empty_cache()
@@ -255,7 +258,7 @@ def main() -> None:
             for way in given.ways:
                 results[size][way] = bench.measure(way, **adapter, **TURNED.get(way, {}))
             if given.profile:
-                bench.profile(given.output / f"profile-{size}.txt")
+                bench.profile(given.output / f"profile-{size}.txt", **adapter)
     settings = {
         key: getattr(given, key)
         for key in ("device", "budget", "micro_batches", "repeats", "longest", "lora")

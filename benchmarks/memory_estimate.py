@@ -1,12 +1,13 @@
 """What `areal train --dry-run` says of the learner's memory, against what the learner takes.
 
-    python benchmarks/memory_estimate.py --sizes 0.5b,1.5b,3b,7b --lora 32
+    python benchmarks/memory_estimate.py --sizes 0.5b,1.5b,3b,7b --lora 0,32
 
 Models of Qwen2.5 shapes with random weights. Each learner is a process of its own. It compiles, and makes two
 updates whose micro-batches are full. *needed* is the most that PyTorch gave out at once, with CUDA's share;
 *taken* is what the GPU has less of: PyTorch keeps more than it needs, as long as nobody else asks for it. The
-engine's snapshot of the weights is in neither figure: nobody connects. A shape of which the estimate is more
-than nine tenths of the GPU is left out, as a run would refuse it.
+engine's snapshot of the weights is in neither figure: nobody connects. *bounded* is how many times as long an
+update takes if PyTorch may take no more than the estimate. A shape of which the estimate is more than nine
+tenths of the GPU is left out, as a run would refuse it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,17 @@ def estimate(path: str, settings: LearnerConfig, longest: int) -> int:
     return learner_bytes(Shape.of(AutoConfig.from_pretrained(path)), work)
 
 
-def taken(path: str, settings: LearnerConfig, longest: int) -> dict[str, float]:
-    """Return what a learner takes of the GPU, in bytes."""
+def taken(path: str, settings: LearnerConfig, longest: int, bound: float | None = None) -> dict[str, float]:
+    """Return what a learner takes of the GPU, in bytes, and the seconds of its last update.
+
+    Args:
+        path: of the model.
+        settings: of the learner.
+        longest: tokens of a trajectory at most.
+        bound: share of the GPU that PyTorch may take; None: all of it.
+    """
+    if bound is not None:
+        torch.cuda.set_per_process_memory_fraction(bound)
     before = used()
     learner = Learner(path, settings, "cuda", temperature=1.0)
     learner.warm_up()
@@ -62,10 +72,16 @@ def taken(path: str, settings: LearnerConfig, longest: int) -> dict[str, float]:
         members = trajectories(
             rng, GROUP * max(1, 3 * budget // (longest // 16 * GROUP)), vocabulary, longest
         )
-        learner.update(batch(members))
+        seconds = learner.update(batch(members))["time/train"]
     whole = used() - before
     context = whole - torch.cuda.memory_reserved()
-    return {"needed": torch.cuda.max_memory_allocated() + context, "taken": whole}
+    return {"needed": torch.cuda.max_memory_allocated() + context, "taken": whole, "seconds": seconds}
+
+
+def alone(*arguments: Any) -> dict[str, float]:
+    """Return what :func:`taken` finds in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(taken, *arguments).result()
 
 
 def used() -> int:
@@ -78,7 +94,7 @@ def used() -> int:
 def main() -> None:
     made = parser(__doc__, "memory_estimate")
     made.add_argument("--sizes", default="0.5b,1.5b,3b,7b", help=f"of {', '.join(QWEN2)} (%(default)s)")
-    made.add_argument("--lora", type=int, default=32, help="rank of the adapter (%(default)s)")
+    made.add_argument("--lora", default="0,32", help="ranks of the adapter; 0: all weights (%(default)s)")
     made.add_argument("--budgets", default="16384,32768", help="tokens of a micro-batch (%(default)s)")
     made.add_argument("--longest", type=int, default=8192, help="tokens of a trajectory (%(default)s)")
     arguments = made.parse_args()
@@ -87,7 +103,7 @@ def main() -> None:
     for size in arguments.sizes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             path = qwen2(Path(folder), size)
-            for rank in (0, arguments.lora):
+            for rank in map(int, arguments.lora.split(",")):
                 for budget in map(int, arguments.budgets.split(",")):
                     settings = LearnerConfig(minibatches=1, micro_batch_tokens=budget, lora_rank=rank)
                     said = estimate(path, settings, arguments.longest)
@@ -97,12 +113,20 @@ def main() -> None:
                     if said > FULL * device:
                         print(f"{name}: estimate {said / GIB:.1f} GiB: left out", flush=True)
                         continue
-                    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                        found = pool.submit(taken, path, settings, arguments.longest).result()
+                    found = alone(path, settings, arguments.longest)
+                    try:
+                        bounded = alone(path, settings, arguments.longest, said / device)["seconds"]
+                        slower = f"{bounded / found['seconds']:.2f} times"
+                    except torch.OutOfMemoryError:
+                        slower = "out of memory"
                     ratio = said / found["needed"]
-                    parts = ", ".join(f"{key} {value / GIB:.1f}" for key, value in found.items())
-                    print(f"{name}: estimate {said / GIB:.1f} GiB, {parts}; {ratio:.2f} times", flush=True)
-                    rows.append({"name": name, "estimate": said, "ratio": ratio, **found})
+                    parts = ", ".join(f"{key} {found[key] / GIB:.1f}" for key in ("needed", "taken"))
+                    print(
+                        f"{name}: estimate {said / GIB:.1f} GiB, {parts}; {ratio:.2f} times; "
+                        f"bounded {slower}",
+                        flush=True,
+                    )
+                    rows.append({"name": name, "estimate": said, "ratio": ratio, "bounded": slower, **found})
     print(save(arguments.output, "memory_estimate", {"rows": rows}))
 
 

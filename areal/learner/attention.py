@@ -1,7 +1,8 @@
 """Causal attention within each of the sequences that lie end to end in one row, in two ways.
 
 - Variable length, in 16 bits on a GPU: kernels that know where sequences begin and end; nothing is padded.
-  flash-attn's where it is installed, PyTorch's own elsewhere.
+  flash-attn's where it is installed, PyTorch's own elsewhere. FlashAttention 4's is faster on Hopper; runs do
+  not choose it until its gradients have passed the tests there.
 - Runs of like lengths, everywhere else: PyTorch's plain attention on a rectangle for each run.
 
 A prompt that several sequences share is in the row once. Its queries belong to the first of them; for the
@@ -23,6 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from areal.errors import UserError
+from areal.learner import flash4
 
 ATTENTION = "areal_packed"
 """Name under which transformers knows :func:`packed_attention`."""
@@ -272,6 +274,11 @@ def varlen_kernel() -> Kernel:
     except ModuleNotFoundError:
         installed = False
     return flash_kernel() if installed else torch_kernel()
+
+
+def flash4_kernel() -> Kernel:
+    """Return the kernel of flash-attn-4."""
+    return Kernel("FlashAttention 4, variable length", flash4.attend)
 
 
 @functools.cache

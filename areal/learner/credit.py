@@ -37,8 +37,8 @@ class Credit:
 
     def of_tokens(self, values: torch.Tensor) -> list[torch.Tensor]:
         """Spread values of units, ``[R, K]``, over the sampled tokens of each trajectory."""
-        pairs = zip(self.row, self.units, strict=True)
-        return [values[row][torch.from_numpy(units)] for row, units in pairs]
+        known, pairs = values.numpy(), zip(self.row, self.units, strict=True)
+        return [torch.from_numpy(known[row][units]) for row, units in pairs]
 
     def advantages(self, advantage: Advantage, group_size: int) -> torch.Tensor:
         """Return the advantage of each unit, ``[R, K]``: a player is compared with itself alone.

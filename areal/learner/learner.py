@@ -83,6 +83,7 @@ class Learner:
             raise ValueError("only one process can train a critic")
         self.path = path
         self.model: Any = load_model(path)
+        self._flops = FlopCounter(self.model)  # before weights become parts of adapted layers
         if self.adapted:
             lora.adapt(self.model, settings, self._device)
             self._exact_types = lora.exact_types(self.model)
@@ -114,7 +115,6 @@ class Learner:
             self._reference = self.policy
             if not self.adapted:
                 self._reference = TrainableModule(Policy(load_model(path)), settings, self._device)
-        self._flops = FlopCounter(self.model)
         self._peak = peak_flops(self._device)
         self.version = self.passes = 0
         self.token_values: list[TokenValues] = []

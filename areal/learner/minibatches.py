@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from areal.config.objective import Objective
-from areal.learner.attention import Kernel
+from areal.learner.attention import Kernel, to_device
 from areal.learner.credit import assign
 from areal.learner.microbatches import partition
 from areal.learner.objectives import Tokens, shares
@@ -21,14 +22,17 @@ LOOKED_AT = 16
 """Rollouts of an update of which the values of tokens are kept."""
 
 
-@dataclass(slots=True)
+@dataclass
 class MicroBatch:
     """One forward and backward pass: S sequences with K sampled tokens.
 
+    It is packed when its pass asks for it. A GPU still computes the pass before then, and waits for nothing.
+
     Attributes:
-        share: ``[K]``, share of each sampled token in the loss of the minibatch.
+        pack: lays the sequences end to end on the device.
+        shares: ``[S]``, share of each sampled token of each sequence in the loss of the minibatch.
         rewards: ``[S]``, on the CPU.
-        advantages: ``[K]``; None until the critic has judged, if there is one.
+        of_sequences: advantages of the sampled tokens of each sequence; None: the critic judges.
         returns: ``[K]``, what the critic is to learn, once it is known.
         prox: ``[K]``, log-probabilities under π_prox once they are known.
         reference: ``[K]``, and under the reference model.
@@ -36,15 +40,32 @@ class MicroBatch:
         counts: false for one that only keeps a rank in step with the others: its shares are 0.
     """
 
-    packed: Packed
-    share: torch.Tensor
+    pack: Callable[[], Packed]
+    shares: torch.Tensor
     rewards: torch.Tensor
-    advantages: torch.Tensor | None = None
+    of_sequences: list[torch.Tensor] | None = None
     returns: torch.Tensor | None = None
     prox: torch.Tensor | None = None
     reference: torch.Tensor | None = None
     looked_at: list[tuple[int, slice]] = field(default_factory=list)
     counts: bool = True
+
+    @functools.cached_property
+    def packed(self) -> Packed:
+        """The sequences, on the device."""
+        return self.pack()
+
+    @functools.cached_property
+    def share(self) -> torch.Tensor:
+        """``[K]``, the share of each sampled token in the loss of the minibatch."""
+        return to_device(self.shares.numpy(), self.packed.owner.device)[self.packed.owner]
+
+    @functools.cached_property
+    def advantages(self) -> torch.Tensor | None:
+        """``[K]``; None until the critic has judged, if there is one."""
+        if self.of_sequences is None:
+            return None
+        return to_device(torch.cat(self.of_sequences).numpy(), self.packed.owner.device)
 
     def tokens(self, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> Tokens:
         """Return the inputs of the objective for a part of the sampled tokens, given what the policy says."""
@@ -103,23 +124,25 @@ class Splitter:
             [shares(objective.aggregation, part, self.max_new_tokens) for part in tokens.split(rows)]
         )
         episode = [credit.episode[row] for row in credit.row]
-        passing = [episode[i] for i in self._useful(range(len(trajectories)), advantages)]
+        moves = None if advantages is None else [bool(a.numpy().any()) for a in advantages]
+        passing = [episode[i] for i in self._useful(range(len(trajectories)), moves)]
         looked_at = _looked_at(batch.episodes, sorted(set(passing)))
         minibatches = []
         for start in range(0, len(batch.episodes), size):
-            members = [i for i, e in enumerate(episode) if start <= e < start + size]
             micros = []
-            useful = self._useful(members, advantages)
+            of_minibatch = [i for i, e in enumerate(episode) if start <= e < start + size]
+            useful = self._useful(of_minibatch, moves)
             lengths = [len(trajectories[i]) for i in useful]
             for part in partition(lengths, self.budget, self.world_size)[self.rank]:
                 chosen = [useful[i] for i in part] or useful[:1]
-                packed = pack([trajectories[i] for i in chosen], self.device, self.kernel, self.sight)
+                members = [trajectories[i] for i in chosen]
                 owners = [credit.row[i] for i in chosen]
                 micro = MicroBatch(
-                    packed, share[owners].to(self.device)[packed.owner], credit.returns[owners, 0]
+                    functools.partial(pack, members, self.device, self.kernel, self.sight),
+                    share[owners],
+                    credit.returns[owners, 0],
+                    None if advantages is None else [advantages[i] for i in chosen],
                 )
-                if advantages is not None:
-                    micro.advantages = torch.cat([advantages[i] for i in chosen]).to(self.device)
                 ends = itertools.accumulate(trajectories[i].sampled for i in chosen)
                 bounds = itertools.pairwise([0, *ends])
                 micro.looked_at = [
@@ -128,17 +151,17 @@ class Splitter:
                     if episode[i] in looked_at
                 ]
                 if not part:
-                    micro.counts, micro.share = False, torch.zeros_like(micro.share)
+                    micro.counts, micro.shares = False, torch.zeros_like(micro.shares)
                 micros.append(micro)
             minibatches.append(micros)
-        idle = 0.0 if advantages is None else sum(not a.any() for a in advantages) / len(advantages)
-        return minibatches, float(idle)
+        idle = 0.0 if moves is None else moves.count(False) / len(moves)
+        return minibatches, idle
 
-    def _useful(self, members: Sequence[int], advantages: list[torch.Tensor] | None) -> list[int]:
-        """Return the trajectories of a minibatch that can move it."""
-        if advantages is None or self.objective.uses_every_token:
+    def _useful(self, members: Sequence[int], moves: list[bool] | None) -> list[int]:
+        """Return the trajectories of a minibatch that can move it; ``moves``: by their advantages."""
+        if moves is None or self.objective.uses_every_token:
             return list(members)
-        return [i for i in members if advantages[i].any()]
+        return [i for i in members if moves[i]]
 
 
 def _looked_at(episodes: Sequence[Episode], passing: Sequence[int]) -> set[int]:

@@ -183,6 +183,16 @@ class DeviceMemory:
         """Bytes that are left, the reserve included."""
         return self.device.nbytes - self.learner - self.engines * (self.engine + self.cache)
 
+    @property
+    def learner_share(self) -> float:
+        """Share of the GPU that PyTorch may take in the learner's process: all of it where no engine is.
+
+        It keeps more than it needs as long as it finds some. Engines get half of what is free.
+        """
+        if not self.engine:
+            return 1.0
+        return (self.learner - _CONTEXT + self.free / 2) / self.device.nbytes
+
     def __str__(self) -> str:
         """The parts, for the terminal, in GiB."""
         learner = f"learner {self.learner / GIB:.1f}, " if self.learner else ""

@@ -222,7 +222,11 @@ def learner_setup(plan: Plan, checkpoints: Path, shared: bool = True) -> Learner
     address = plan.placement.inventory.address(ranks[0].host)
     threads = tuple(rank.threads for rank in ranks)
     folder = checkpoints.absolute()  # workers elsewhere may be in another folder
-    return LearnerSetup(plan.config, plan.model, plan.device, threads, folder, gpus, address, shared)
+    planned = {part.device: part.learner_share for part in plan.placement.memory}
+    gpu_shares = tuple(planned[rank.device] for rank in ranks if rank.device in planned)
+    return LearnerSetup(
+        plan.config, plan.model, plan.device, threads, folder, gpus, address, shared, gpu_shares
+    )
 
 
 def _launch_on(plan: Plan, host: str, guard: Guard) -> Launch:

@@ -42,6 +42,7 @@ class LearnerSetup:
         checkpoints: the folder that all write to.
         shared: whether it is the same folder on the hosts of all ranks and of the run's process.
         gpus: index of each rank's GPU; empty on a CPU.
+        gpu_shares: of its memory, that PyTorch may take for each rank; empty if that is not planned.
         address: by which other hosts reach that of rank 0.
     """
 
@@ -53,6 +54,7 @@ class LearnerSetup:
     gpus: tuple[int, ...] = ()
     address: str = "127.0.0.1"
     shared: bool = True
+    gpu_shares: tuple[float, ...] = ()
 
 
 class LearnerRank:
@@ -89,6 +91,7 @@ class LearnerRank:
         Args:
             port: of the store of several ranks.
         """
+        import torch
         import torch.distributed as dist
 
         from areal.learner.ranks import init_process_group, join_store
@@ -105,6 +108,8 @@ class LearnerRank:
             init_process_group(device, store, self._rank, config.learner.processes)
             # Of its own: checkpoints are written on a thread, while updates go on.
             group = dist.new_group(backend="gloo")
+        if setup.gpu_shares:
+            torch.cuda.set_per_process_memory_fraction(setup.gpu_shares[self._rank])
         self._learner = make_learner(config, setup.model, setup.device, setup.threads[self._rank])
         self._checkpoints = Checkpoints(
             setup.checkpoints,

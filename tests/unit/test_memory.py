@@ -105,6 +105,10 @@ def test_the_parts_fit_and_the_cache_is_of_use(device: Device, shape: Shape, wor
     assert found.cache_tokens >= min(work.sequences, 8) * work.longest
     assert found.cache_tokens <= work.sequences * (work.longest + 15) + 16
     assert found.cache_tokens * 4 * shape.layers * shape.key * work.engine_bytes // 2 <= found.cache
+    taken = found.learner_share * device.nbytes + 0.6 * GIB
+    assert found.learner < taken < device.nbytes - found.engine - found.cache, (
+        "PyTorch would take the engine's"
+    )
     room = 0.9 * device.nbytes - found.learner - found.engine - found.cache
     assert room < 1 or found.cache_tokens > work.sequences * work.longest, "room that the cache could use"
 

@@ -18,6 +18,7 @@ from areal.config import LearnerConfig
 from areal.errors import UserError
 from areal.learner.attention import (
     Kernel,
+    flash4_kernel,
     flash_kernel,
     packed_attention,
     torch_kernel,
@@ -150,7 +151,11 @@ def test_on_a_gpu_in_16_bits_it_is_the_same_update(settings: dict[str, Any], pla
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=0.15)
 
 
-KERNELS = {"torch": torch_kernel, "flash_attn.flash_attn_interface": flash_kernel}
+KERNELS = {
+    "torch": torch_kernel,
+    "flash_attn.flash_attn_interface": flash_kernel,
+    "flash_attn.cute.interface": flash4_kernel,
+}
 
 
 def test_another_package_in_the_folder_flash_attn_is_not_taken_for_flash_attn(tmp_path: Path):
@@ -166,7 +171,7 @@ def test_another_package_in_the_folder_flash_attn_is_not_taken_for_flash_attn(tm
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("module", KERNELS)
-@pytest.mark.parametrize("heads", [(14, 2, 64), (4, 4, 128)])
+@pytest.mark.parametrize("heads", [(14, 2, 64), (4, 4, 128), (4, 4, 32)])
 @pytest.mark.parametrize("window", [None, 40])
 def test_variable_length_attention_is_the_padded_one(
     module: str, heads: tuple[int, int, int], window: int | None
