@@ -1,1 +1,1 @@
-"""For authors of environments: write one, describe it, check it, try it."""
+"""Tools for authors of environments: create, describe, check and try an environment."""

@@ -1,6 +1,7 @@
-"""Checks an environment against what training takes for granted; each failure says how to mend it.
+"""Checks an environment against the assumptions of training; each failure explains how to fix it.
 
-An environment that has ``solution()``, an answer that earns the most, is checked more sharply.
+An environment with a ``solution()`` method, which returns an answer with the highest reward, gets stricter
+checks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from areal.authoring.watch import LOCK, CallWatch, Hang
 from areal.errors import EnvironmentFailure, UserError, explained
 
 TIME_LIMIT = 30.0
-"""Seconds of one call of the environment."""
+"""Time limit of one call of the environment, in seconds."""
 FIRST = "can be created"
 RULES: dict[str, Callable[[Subject], str]] = {
     FIRST: rules.is_made,
@@ -39,7 +40,7 @@ Verdict = Literal["passed", "warning", "not checked", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one rule found."""
+    """The result of one rule."""
 
     rule: str
     verdict: Verdict
@@ -57,13 +58,13 @@ def check_env(
     """Check an environment.
 
     Args:
-        make: returns a new one; the class will do.
-        time_limit: seconds of one call.
-        rules: by their names, in order; the first one makes the environment.
+        make: creates an environment, such as its class.
+        time_limit: time limit of one call, in seconds.
+        rules: the rules by name, in order; the first rule creates the environment.
 
     Returns:
-        One finding for each rule, and warnings beside them; a call that hangs ends the checks. One that
-        keeps Python's lock for good ends this process, by SIGKILL, with a line that says so.
+        One finding for each rule, and warnings. A call that hangs ends the checks. A call that never releases
+        Python's lock ends this process with SIGKILL, after a line that says so.
     """
     subject = Subject(make, CallWatch(time_limit))
     with subject.watch.guarded():
@@ -88,7 +89,7 @@ def _findings(subject: Subject, rules: Mapping[str, Callable[[Subject], str]]) -
             return findings
         except Unknown as unknown:
             findings.append(Finding(rule, "not checked", str(unknown)))
-        except Exception as error:  # noqa: BLE001 (whatever an environment raises is what we look for)
+        except Exception as error:  # noqa: BLE001 (the check looks for anything that an environment raises)
             findings.append(_finding(rule, error))
             if rule == FIRST or isinstance(error, NoText):
                 return [*findings, *(Finding(rule, "warning", text) for text in subject.warned())]
@@ -97,7 +98,7 @@ def _findings(subject: Subject, rules: Mapping[str, Callable[[Subject], str]]) -
 
 
 def _of_locks(subject: Subject) -> list[Finding]:
-    """Warn of calls that kept Python's lock for long, unless nothing else is in their process."""
+    """Warn of calls that held Python's lock for long, unless the environment runs in its own process."""
     metadata = getattr(getattr(subject, "env", None), "metadata", None) or {}
     if metadata.get("isolation") == "process":
         return []
@@ -109,7 +110,7 @@ def _finding(rule: str, error: Exception) -> Finding:
     if isinstance(error, Broken | EnvironmentFailure | UserError):
         return Finding(rule, "failed", str(error))
     call = getattr(error, "call", None)
-    if call is None:  # no call of the environment was running: it is not to blame
+    if call is None:  # no call of the environment was running, so it is not at fault
         return Finding(rule, "not checked", f"the check itself raised {explained(error, watch.__file__)}")
     return Finding(
         rule, "failed", f"{call} raised {explained(error, watch.__file__)}; an environment never raises"

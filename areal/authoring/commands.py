@@ -13,7 +13,7 @@ _WHICH = "an id, path/to/file.py:Class, a YAML file, or the folder of a package"
 
 
 def add_env(commands: Any) -> None:
-    """Add the commands to the parser."""
+    """Add ``areal env`` to the parser."""
     env = commands.add_parser(
         "env",
         help="write, list, check and try environments",
@@ -122,7 +122,7 @@ def _list(given: argparse.Namespace) -> None:
     for name in env_names():
         try:
             found = describe(name, find_env(name))
-        except UserError as error:  # the others can still be listed
+        except UserError as error:  # the other environments can still be listed
             table.add_row(name, "", Text(str(error), style="red"))
             continue
         options = [o.name if o.default is None else f"{o.name}={o.default}" for o in found.options]
@@ -158,7 +158,7 @@ def _check(given: argparse.Namespace) -> None:
     from areal.config import merged_settings
     from areal.registry import find_env, make_env
 
-    find_env(given.name)  # an unknown name is bad input, not a broken rule
+    find_env(given.name)  # an unknown name is invalid input, not a broken rule
     options = merged_settings(None, given.options)
     findings = check_env(lambda: make_env(given.name, **options), given.time_limit or TIME_LIMIT)
     for finding in findings:

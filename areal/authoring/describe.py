@@ -1,4 +1,4 @@
-"""What an environment is and which options it takes, read from its constructor and its docstring."""
+"""Describes an environment and its options, from its constructor and its docstring."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Option:
     """A keyword argument of an environment.
 
     Attributes:
-        default: as Python writes it; None: it must be given.
-        help: from the docstring; empty if that says nothing of it.
+        default: the default as Python code; None: the option is required.
+        help: the description in the docstring; empty if there is none.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Description:
     """An environment.
 
     Attributes:
-        name: its id, or what else it was found by.
+        name: its id, or the name by which it was found.
         summary: the first line of its docstring.
-        place: where its code is, ``module:Class``.
-        options: of its constructor.
+        place: the location of its code, ``module:Class``.
+        options: the arguments of its constructor.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Description:
 
 
 def describe(name: str, spec: Any) -> Description:
-    """Describe an environment by its Gymnasium specification, whose entry point is callable."""
-    make = inspect.unwrap(spec.entry_point)  # what is adapted is described as it is
+    """Describe an environment by its Gymnasium specification, which has a callable entry point."""
+    make = inspect.unwrap(spec.entry_point)  # describe an adapted environment, not its adapter
     doc = _own_doc(make)
     helps = _arguments(doc)
     options = tuple(
@@ -57,7 +57,7 @@ def describe(name: str, spec: Any) -> Description:
 
 
 def _own_doc(make: Any) -> str:
-    """Return a docstring, of a class also what it has from others, but not from Gymnasium's Env."""
+    """Return the docstring; for a class, with those that it inherits, except that of Gymnasium's Env."""
     for base in make.__mro__ if inspect.isclass(make) else [make]:
         if inspect.isclass(base) and base.__module__ in ("gymnasium.core", "abc", "typing", "builtins"):
             break
@@ -72,7 +72,7 @@ def _default(parameter: inspect.Parameter, given: dict[str, Any]) -> str | None:
 
 
 def _arguments(doc: str) -> dict[str, str]:
-    """Return what the section ``Args:`` of a Google docstring says of each argument."""
+    """Return the description of each argument in the section ``Args:`` of a Google docstring."""
     found: dict[str, str] = {}
     section, name = "", ""
     for line in doc.splitlines():

@@ -1,7 +1,7 @@
-"""Attacks on an environment's rewards: reading the answer off, and actions that are no answers.
+"""Attacks on the rewards of an environment: copied answers, and actions that are not answers.
 
-Whether answers are hidden cannot be decided without knowing them, so it is attacked: whatever stands in the
-observation or in ``info``, at the same place in most problems, is handed in as the answer.
+A check cannot decide whether answers are hidden without knowing them, so it attacks: it submits as the answer
+whatever appears in the observation or in ``info``, at the same place in most problems.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ HOSTILE = {
     "broken JSON": '{"answer": [',
     "markup": "<answer><answer></answer>",
 }
-"""Actions that a policy may say one day; none is an answer."""
+"""Actions that a policy may take at some point; none is an answer."""
 _FORMS = ("{}", "\\boxed{{{}}}", "<answer>{}</answer>", "```\n{}\n```")
 _MEANINGLESS = (*FILLERS, "-7919")
 _MAX_WORDS = 15
 _LEAK = 0.8
-"""Share of the problems from which on what earns the reward was not found by chance."""
+"""Share of the problems above which a reward for copied text is not chance."""
 _WORD = re.compile(r"[^\s,;:!?(){}]+")
 
 
 def answers_are_hidden(subject: Subject) -> str:
-    """What can be read in observations and info earns nothing when it is handed in."""
+    """Text from observations and info earns nothing as an answer."""
     tasks = subject.tasks()
     wins: dict[tuple[str, str], list[float]] = {}
     for number, task in enumerate(tasks):
@@ -54,7 +54,7 @@ def answers_are_hidden(subject: Subject) -> str:
         for form in _FORMS:
             least = _least(subject, task, form)
             for place, text in seen.items():
-                # After a few problems, only what has earned something in half of them goes on.
+                # After a few problems, keep only what has earned a reward in half of them.
                 if number >= 4 and len(wins.get((place, form), ())) * 2 < number:
                     continue
                 if (earned := subject.run_episode(subject.env, task, form.format(text)).reward) > least:
@@ -75,12 +75,12 @@ def answers_are_hidden(subject: Subject) -> str:
 
 
 def _is_game(subject: Subject) -> bool:
-    """Whether it has several turns and no known solution: any move may earn a part of the reward."""
+    """Return whether it has several turns and no known solution; any move may then earn a partial reward."""
     return subject.turns > 1 and not subject.solves
 
 
 def _least(subject: Subject, task: dict[str, Any], form: str) -> float:
-    """Return what the mere form earns; where the solution is known, just less than that earns."""
+    """Return the reward of the form alone; if the solution is known, slightly less than its reward."""
     if subject.solves:
         return subject.run_episode(subject.env, task, None).reward - 1e-9
     return (
@@ -90,11 +90,11 @@ def _least(subject: Subject, task: dict[str, Any], form: str) -> float:
 
 
 def _seen(subject: Subject, task: dict[str, Any]) -> dict[str, str]:
-    """Return what can be read in an episode, by the place where it stands."""
+    """Return the texts that an episode shows, by their place."""
     episode = subject.run_episode(subject.env, task, FILLERS[0])
     seen = {**_words("the observation", episode.observation), **_leaves("info", episode.info)}
     observation, _, terminated, truncated, info = episode.steps[0]
-    if terminated or truncated:  # what would have been right may be said then
+    if terminated or truncated:  # the environment may then reveal the correct answer
         info = {name: value for name, value in info.items() if name != "expected"}
     return {**seen, **_words("the observation of a step", observation), **_leaves("a step's info", info)}
 
@@ -121,7 +121,7 @@ def _leaves(place: str, value: Any) -> dict[str, str]:
 
 
 def hostile_actions_fail(subject: Subject) -> str:
-    """What is no answer neither raises nor earns."""
+    """Actions that are not answers neither raise nor earn a reward."""
     env, earned = subject.env, list[str]()
     for task in subject.tasks(3):
         top = (min if subject.solves else max)(_least(subject, task, form) for form in _FORMS)

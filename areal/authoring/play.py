@@ -1,4 +1,4 @@
-"""Runs episodes of an environment and shows them: a person answers, or a model does."""
+"""Runs episodes of an environment and shows them; a person or a model answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARKS = {"observation": "", "action": "> ", "reward": "reward: "}
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """Writes what happens in an episode to a stream: observations, actions, rewards."""
+    """Writes the events of an episode to a stream: observations, actions and rewards."""
 
     stream: TextIO
 
@@ -32,7 +32,7 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
     """Let a person play training problems.
 
     Args:
-        ask: returns an answer; None ends the game.
+        ask: returns an answer; None ends play.
 
     Returns:
         The sum of all rewards.
@@ -51,32 +51,32 @@ def play_person(env: Any, episodes: int, seed: int, ask: Callable[[], str | None
             over = terminated or truncated
             earned += float(reward)
             show("reward", describe_reward(float(reward), info))
-        if not isinstance(observation, str) or observation:  # a picture of Pillow has no length
+        if not isinstance(observation, str) or observation:  # an image of Pillow has no length
             show("observation", words_of(observation))
     return earned
 
 
 def describe_reward(reward: float, info: dict[str, Any]) -> str:
-    """Return a reward, and its parts where they say more."""
+    """Describe a reward, and its parts if they add information."""
     parts = info.get("rewards") or info.get("reward_parts") or {}
     shown = ", ".join(f"{name} {value:g}" for name, value in parts.items())
     return f"{reward:g}" + (f" ({shown})" if len(parts) > 1 else "")
 
 
 def to_player(observation: Any, info: dict[str, Any]) -> str:
-    """Return an observation with the name of the player whom it is for, if there are several."""
+    """Return an observation, with the name of its player if there are several."""
     player, words = named_player(info), words_of(observation)
     return f"[{player}] {words}" if player else words
 
 
 def said_by(message: Message) -> str:
-    """Return a message with who says it."""
+    """Return a message with the name of its speaker."""
     return f"[{message['role']}] {words_of(message['content'])}"
 
 
 @dataclass(frozen=True, slots=True)
 class ShownAgent:
-    """An agent whose environment shows what is said."""
+    """An agent whose environment shows the conversation."""
 
     agent: Agent
     show: Show
@@ -127,9 +127,9 @@ class _ShownEnv:
 
 
 async def play_model(config: Config, episodes: int) -> float:
-    """Let a model play training problems, by the agent and with the sampling of the configuration.
+    """Let a model play training problems, with the agent and the sampling of the configuration.
 
-    What happens is written to the terminal.
+    The episodes are written to the terminal.
 
     Returns:
         The sum of all rewards.

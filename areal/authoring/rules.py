@@ -1,4 +1,4 @@
-"""What training takes for granted of an environment, rule by rule; a broken rule says how to mend it."""
+"""The assumptions of training about an environment, as rules; a broken rule explains how to fix it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from areal.rollout.environments import named_player, wrong_player
 from areal.rollout.tasks import held_out
 
 THREADS = 8
-"""As many as rollout.env_workers has by default."""
+"""The default of rollout.env_workers."""
 
 
 def is_made(subject: Subject) -> str:
-    """It can be made, and is one of Gymnasium's."""
+    """The environment can be created, and is a Gymnasium environment."""
     env = subject.env = subject.make()
     if not isinstance(env, gymnasium.Env):
         raise Broken(f"it creates a {type(env).__name__}; make it a subclass of gymnasium.Env")
@@ -51,7 +51,7 @@ def is_made(subject: Subject) -> str:
 
 
 def gymnasium_agrees(subject: Subject) -> str:
-    """Gymnasium's own checker has nothing to say; its warnings are passed on."""
+    """Gymnasium's own checker finds nothing wrong; its warnings are passed on."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         env = subject.make().unwrapped
@@ -70,7 +70,7 @@ def _ask_gymnasium(env: Any) -> None:
 
 
 def spaces_are_honest(subject: Subject) -> str:
-    """Any text is an action; observations are text, and in their space."""
+    """Any text is an action; observations are text and belong to their space."""
     env = subject.env
     observation, _ = subject.reset(env, subject.tasks(1)[0])
     if wrong := not_in_words(env, observation, env.spec.id if env.spec else ""):
@@ -95,7 +95,7 @@ def spaces_are_honest(subject: Subject) -> str:
 
 
 def is_deterministic(subject: Subject) -> str:
-    """The same seed and options give the same problem, and the same action the same outcome."""
+    """The same seed and options give the same problem, and the same action gives the same outcome."""
     mend = (
         "use only self.np_random (after super().reset(seed=seed)) or random.Random(...) with seed or index "
         "as sources of randomness; do not use random, numpy.random, sets, hashes of text or the clock"
@@ -114,7 +114,7 @@ def is_deterministic(subject: Subject) -> str:
 
 
 def splits_are_disjoint(subject: Subject) -> str:
-    """What is measured was not trained on."""
+    """The evaluation split has no problem of the training split."""
     env = subject.env
     if not callable(getattr(env.unwrapped, "count", None)):
         return "there are no splits: evaluation uses other seeds than training"
@@ -135,7 +135,7 @@ def splits_are_disjoint(subject: Subject) -> str:
 
 
 def _of_splits(subject: Subject, tasks: list[dict[str, Any]]) -> set[Any]:
-    """Return what is asked; of a mixture, only by those environments that have splits."""
+    """Return the questions; for a mixture, only those of environments that have splits."""
     asked = [subject.reset(subject.env, task) for task in tasks]
     return {
         repr(content_of(observation)) for observation, info in asked if "split" in info or "env" not in info
@@ -143,7 +143,7 @@ def _of_splits(subject: Subject, tasks: list[dict[str, Any]]) -> set[Any]:
 
 
 def rewards_are_whole(subject: Subject) -> str:
-    """Rewards are finite, and the sum of their parts."""
+    """Rewards are finite, and equal the sum of their parts."""
     env, named, nameless = subject.env, True, list[Any]()
     for task in subject.tasks():
         for action in (*FILLERS, *([None] if subject.solves else [])):
@@ -162,7 +162,7 @@ def rewards_are_whole(subject: Subject) -> str:
 
 
 def checked_rewards(episode: FixedActionEpisode) -> bool:
-    """Return whether the parts of all rewards are named; raises Broken if one is wrong."""
+    """Return whether the parts of all rewards are named; raises Broken if a reward is wrong."""
     named, player = True, named_player(episode.info)
     for _, reward, _, _, info in episode.steps:
         named &= _checked_reward(reward, info, player)
@@ -174,7 +174,7 @@ def _checked_reward(reward: Any, info: dict[str, Any], player: str) -> bool:
     """Check the reward of a step.
 
     Args:
-        player: who acted; empty where there is one player.
+        player: the player who acted; empty if there is one player.
     """
     if not isinstance(reward, Real) or not math.isfinite(reward):
         raise Broken(f"step returned the reward {reward!r}; return a finite float")
@@ -205,7 +205,7 @@ def _checked_reward(reward: Any, info: dict[str, Any], player: str) -> bool:
 
 
 def solutions_earn(subject: Subject) -> str:
-    """What the environment calls its solution earns more than what is none."""
+    """The environment's solution earns more than an action that is not a solution."""
     if not subject.solves:
         raise Unknown("define a method solution() -> str of the environment to have more rules checked")
     for task in subject.tasks():
@@ -216,7 +216,7 @@ def solutions_earn(subject: Subject) -> str:
 
 
 def threads_agree(subject: Subject) -> str:
-    """Environments on several threads find what one finds alone; those with own processes need not."""
+    """Several threads give the same results as one; environments with their own processes are exempt."""
     if (subject.env.metadata or {}).get("isolation") == "process":
         raise Unknown("each environment requests its own process (metadata)")
     tasks = subject.tasks()
@@ -238,7 +238,7 @@ def threads_agree(subject: Subject) -> str:
         return same
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # an episode takes less than a thread is given otherwise
+    sys.setswitchinterval(1e-5)  # an episode takes less time than a thread's default interval
     try:
         running = [subject.watch.start(partial(work, n)) for n in range(THREADS)]
         wait(running)
@@ -260,7 +260,7 @@ def is_fast(subject: Subject, seconds: float = 0.5) -> str:
 
     def work() -> float:
         env, done, started = subject.make(), 0, time.monotonic()
-        subject.run_episode(env, tasks[0], FILLERS[0])  # what is prepared once is not counted
+        subject.run_episode(env, tasks[0], FILLERS[0])  # excludes what is prepared only once
         started = time.monotonic()
         while done < 3 or time.monotonic() - started < seconds:
             subject.run_episode(env, tasks[done % len(tasks)], FILLERS[0])
@@ -279,6 +279,6 @@ def is_fast(subject: Subject, seconds: float = 0.5) -> str:
 
 
 def closes(subject: Subject) -> str:
-    """It can be closed."""
+    """The environment can be closed."""
     subject.watch.call("close()", subject.env.close)
     return "close() raises nothing"

@@ -1,4 +1,4 @@
-"""Writes a new environment: a small package that works as it is, for its author to change."""
+"""Creates a new environment: a small, working package for its author to change."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def write_package(name: str, parent: Path) -> list[Path]:
     """Write the package of an environment to ``parent/name``.
 
     Args:
-        name: the environment's id, such as ``my-env``; module and class are called after it.
+        name: the environment's id, such as ``my-env``; the module and the class are named after it.
 
     Returns:
-        The files.
+        The files of the package.
 
     Raises:
-        UserError: no good name, or one that is taken; the folder exists already.
+        UserError: the name is invalid or taken, or the folder already exists.
     """
     folder = parent / name
     module = _checked(name).replace("-", "_")

@@ -1,4 +1,4 @@
-"""What areal reads of data: its form, how many problems there are, the first ones, and what is left out."""
+"""Shows how areal reads a data set: its form, its number of problems, the first ones, and skipped rows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _OPTIONS = ("subset", "test_data", "prompt", "answer", "verifier")
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read of a place.
+    """The result of reading a data set.
 
     Attributes:
-        env: the environment that reads it so.
-        loaded: its problems, by split, and what is to say of them.
-        prompt: what they are asked in, with ``{problem}``.
+        env: the environment that reads this form.
+        loaded: its problems by split, and the notes on them.
+        prompt: the prompt template, with ``{problem}``.
     """
 
     env: str
@@ -36,7 +36,7 @@ class Read:
     prompt: str
 
     def first(self, count: int) -> Iterator[dict[str, Any]]:
-        """Yield the first problems: split, index, messages, and the answer, or what tests there are."""
+        """Yield the first problems: split, index, messages, and the answer or the available tests."""
         split = "train" if self.loaded["train"] else "test"
         for index, problem in enumerate(self.loaded[split][:count]):
             said = [*problem.opening, ("user", self.prompt.format(problem=problem.problem))]
@@ -45,14 +45,14 @@ class Read:
 
 
 def read_data(place: str, options: Mapping[str, Any]) -> Read:
-    """Read a place as the environment does that its rows are for; rows that cannot be read are left out.
+    """Read a place as its environment does; rows that cannot be read are skipped.
 
     Args:
-        place: of data (areal.envs.places).
-        options: of the environment: subset, test_data, prompt, answer, verifier.
+        place: the place of the data (areal.envs.places).
+        options: options of the environment: subset, test_data, prompt, answer, verifier.
 
     Raises:
-        UserError: no such place or option, or not one row can be read.
+        UserError: the place or an option does not exist, or no row can be read.
     """
     for name in options:
         if name not in _OPTIONS:
@@ -75,7 +75,7 @@ def read_data(place: str, options: Mapping[str, Any]) -> Read:
 
 
 def as_json(read: Read, count: int) -> dict[str, Any]:
-    """Return what was read, with the first ``count`` problems."""
+    """Return the result as JSON values, with the first ``count`` problems."""
     loaded = read.loaded
     return {
         "env": read.env,
@@ -88,7 +88,7 @@ def as_json(read: Read, count: int) -> dict[str, Any]:
 
 
 def as_lines(read: Read, count: int) -> Iterator[str]:
-    """Yield what was read as lines, with the first ``count`` problems."""
+    """Yield the result as lines of text, with the first ``count`` problems."""
     yield from read.loaded.notices
     yield from (f"warning: {line}" for line in read.loaded.warnings)
     for found in read.first(count):
@@ -99,7 +99,7 @@ def as_lines(read: Read, count: int) -> Iterator[str]:
 
 
 def command(place: str, read: Read, options: Mapping[str, Any]) -> str:
-    """Return the command that trains on a place."""
+    """Return the command that trains on this data."""
     given = {"data": place, **options}
     if read.loaded.skipped:
         given["skip_unreadable"] = "true"

@@ -1,4 +1,4 @@
-"""The environment that is checked: every call of it is watched and named."""
+"""The environment under check; every call of it is timed and named."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from areal.authoring.watch import CallWatch
 from areal.rollout.tasks import TaskSource
 
 FILLERS = ("?", "zzz")
-"""Actions that are no answer to anything."""
+"""Actions that answer no problem."""
 PROBLEMS = 16
-"""How many problems a rule looks at."""
+"""Number of problems that a rule examines."""
 _MAX_STEPS = 20
 
 
 class Broken(Exception):
-    """A rule is broken; the message says how, and how to mend it."""
+    """A rule is broken; the message explains how, and how to fix it."""
 
 
 class NoText(Broken):
-    """It is no environment for a model: no other rule can be checked."""
+    """The environment cannot serve a language model, so no other rule can be checked."""
 
 
 class Unknown(Exception):
@@ -30,7 +30,7 @@ class Unknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FixedActionEpisode:
-    """An episode in which every action was the same."""
+    """An episode in which every action is the same."""
 
     observation: Any
     info: dict[str, Any]
@@ -43,17 +43,17 @@ class FixedActionEpisode:
 
     @property
     def over(self) -> bool:
-        """Whether the episode ended by itself."""
+        """Whether the episode ended on its own."""
         return bool(self.steps[-1][2] or self.steps[-1][3])
 
 
 class Subject:
-    """The environment that is checked, and how it is called.
+    """The environment under check, and how to call it.
 
     Attributes:
-        env: the instance that most rules look at; the first rule makes it.
+        env: the instance that most rules examine; the first rule creates it.
         solves: whether it has ``solution()``.
-        turns: steps of the longest episode that was run.
+        turns: number of steps of the longest episode so far.
     """
 
     env: Any
@@ -67,11 +67,11 @@ class Subject:
         self._warnings: list[str] = []
 
     def warn(self, message: str) -> None:
-        """Note what is no failure."""
+        """Record a warning, which is not a failure."""
         self._warnings.append(message)
 
     def warned(self) -> list[str]:
-        """Return what was noted since the last call."""
+        """Return the warnings since the last call."""
         said, self._warnings = self._warnings, []
         return said
 
@@ -80,7 +80,7 @@ class Subject:
         return self.watch.call("the constructor", self._make)
 
     def tasks(self, number: int = PROBLEMS) -> list[dict[str, Any]]:
-        """Return what training resets with."""
+        """Return the reset arguments of training problems."""
         source = TaskSource(self.env, 0)
         return [source.task(i) for i in range(number)]
 
@@ -93,7 +93,7 @@ class Subject:
         return self.watch.call(f"step({short(action)})", env.step, action)
 
     def run_episode(self, env: Any, task: dict[str, Any], action: str | None) -> FixedActionEpisode:
-        """Run an episode with one action over and over; None: the solution."""
+        """Run an episode that repeats one action; None: the solution."""
         observation, info = self.reset(env, task)
         steps: list[Any] = []
         while len(steps) < _MAX_STEPS and not (steps and (steps[-1][2] or steps[-1][3])):
@@ -104,11 +104,11 @@ class Subject:
 
 
 def arguments(task: dict[str, Any]) -> str:
-    """Return keyword arguments as they are written in a call."""
+    """Return keyword arguments as the text of a call."""
     return ", ".join(f"{name}={value!r}" for name, value in task.items())
 
 
 def short(value: Any) -> str:
-    """Return a value as ASCII, shortened."""
+    """Return a value as shortened ASCII text."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"

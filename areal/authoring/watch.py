@@ -1,4 +1,4 @@
-"""Runs what may raise or never return, on threads of its own, and says what happened and where."""
+"""Runs code that may raise or never return on separate threads, and reports what happened and where."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from areal.errors import place_of
 T = TypeVar("T")
 _TICK = 0.05
 _LONG = 1.0
-"""Seconds for which a call may keep the interpreter's lock unnoticed."""
+"""Seconds for which a call may hold the interpreter's lock without a report."""
 _MORE = 5
-"""Seconds beyond the limit after which a lock is taken for lost."""
+"""Seconds beyond the limit after which a lock counts as lost."""
 LOCK = (
     "holds Python's lock, so nothing else in its process can run, and nothing there can end it. Give each "
     'environment its own process: metadata = {"isolation": "process"} in its class, or '
@@ -42,11 +42,11 @@ while silent < int(limit):
 print(f"areal: error: {call} has not returned after {limit} s, and {advice}", file=sys.stderr)
 os.kill(int(process), signal.SIGKILL)
 """
-"""Ends a process that does not say once in a second what it does, as only another process can."""
+"""Ends a process that does not report every second what it does; only another process can do that."""
 
 
 class _Clocks(NamedTuple):
-    """Seconds: of the clock, of this thread in the queue for a processor, and of this process on one."""
+    """Seconds: wall time, this thread's wait for a processor, and this process's time on a processor."""
 
     time: float
     queued: float
@@ -56,24 +56,24 @@ class _Clocks(NamedTuple):
 def _clocks() -> _Clocks:
     try:
         queued = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except OSError:  # a kernel that does not count it: there a busy machine may look like a kept lock
+    except OSError:  # the kernel does not count it, so a busy machine may look like a held lock
         queued = 0.0
     return _Clocks(time.monotonic(), queued, time.process_time())
 
 
 class Hang(Exception):
-    """A call did not return within the limit; the message says which one, and where it is."""
+    """A call did not return within the limit; the message names the call and its position."""
 
 
 class CallWatch:
     """Calls with a time limit in seconds.
 
-    A thread that hangs cannot be ended: it is a daemon, which does not outlive the process. If it keeps
-    Python's lock meanwhile, no code of ours runs any more: within :meth:`guarded`, another process then says
-    so, and ends this one.
+    A thread that hangs cannot be ended; it is a daemon, so it does not outlive the process. If it holds
+    Python's lock, no other code of this process runs. Within :meth:`guarded`, another process then reports
+    this and ends this process.
 
     Attributes:
-        locked: calls that kept Python's lock, and for how many seconds.
+        locked: the calls that held Python's lock, and for how many seconds.
     """
 
     def __init__(self, limit: float) -> None:
@@ -85,7 +85,7 @@ class CallWatch:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Have another process look after this one."""
+        """Let another process guard this one."""
         arguments = [str(os.getpid()), str(round(self._limit + _MORE)), LOCK]
         command = [sys.executable, "-I", "-S", "-c", _GUARD, *arguments]
         self._guard = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -103,17 +103,17 @@ class CallWatch:
         result = function(*args, **kwargs)
         if time.monotonic() - began > _LONG:
             self._long.append(what)
-        del self._calls[me]  # what raised stays, to be named
+        del self._calls[me]  # the entry of a call that raised remains, so that it can be named
         return result
 
     def run(self, work: Callable[[], T]) -> T:
-        """Run on a new thread, and wait.
+        """Run on a new thread and wait for the result.
 
         Raises:
-            Hang: a call of it, or of a thread that it started, took too long.
+            Hang: a call on this thread, or on one that it started, took too long.
             BaseException: whatever the work raised.
         """
-        before = _clocks()  # the work may keep the lock before its thread counts as started
+        before = _clocks()  # the work may hold the lock before its thread counts as started
         outcome = self.start(work)
         while not wait([outcome], _TICK).done:
             self._look_for_hangs()
@@ -122,12 +122,12 @@ class CallWatch:
         return outcome.result()
 
     def _look_for_locks(self, before: _Clocks) -> _Clocks:
-        """Note which calls have kept this thread from its look since the last one."""
+        """Record which calls have delayed this thread since its last look."""
         calls = [*self._long, *(what for what, _ in list(self._calls.values()))]
         self._long.clear()
         now = _clocks()
-        # A busy machine keeps us from it as well: then we wait for a processor, not for the lock, or whoever
-        # has the lock does. On one that stands still nobody computes.
+        # A busy machine delays this thread as well. It then waits for a processor, not for the lock, or the
+        # thread with the lock does. If the machine stands still, no process computes.
         waited = now.time - before.time - (now.queued - before.queued)
         if (seconds := min(waited, now.computed - before.computed)) > _LONG:
             for what in calls:
@@ -141,13 +141,13 @@ class CallWatch:
             os.write(self._guard.stdin.fileno(), f"{what}\n".encode())
 
     def start(self, work: Callable[[], T]) -> Future[T]:
-        """Run on a new thread, beside the caller."""
+        """Run on a new thread, concurrently with the caller."""
         outcome: Future[T] = Future()
 
         def main() -> None:
             try:
                 outcome.set_result(work())
-            except BaseException as error:  # noqa: BLE001 (it is raised where the outcome is asked for)
+            except BaseException as error:  # noqa: BLE001 (it is raised when the result is requested)
                 if (call := self._calls.get(threading.get_ident())) and not hasattr(error, "call"):
                     error.call = call[0]  # type: ignore[attr-defined]
                 outcome.set_exception(error)

@@ -1,4 +1,4 @@
-r"""The environment: a difference of two numbers is asked for, and the answer belongs in ``\boxed{}``."""
+r"""An environment that asks for the difference of two numbers; the answer belongs in ``\boxed{}``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PROBLEMS = {"train": 5000, "test": 500}
 
 
 class MyEnv(gymnasium.Env[str, str]):
-    """Asks for the difference of two numbers; the right answer earns 1, any other 0.
+    """Asks for the difference of two numbers; the correct answer earns 1, any other 0.
 
     Args:
-        largest: the largest number that is asked about, at least 10.
+        largest: the largest number in a problem, at least 10.
 
     Raises:
         UserError: ``largest`` is too small.
@@ -36,13 +36,13 @@ class MyEnv(gymnasium.Env[str, str]):
         self._expected = ""
 
     def count(self, split: str) -> int:
-        """Return how many problems a split has; areal trains on one split and measures on the other."""
+        """Return the number of problems in a split; areal trains on one split and evaluates on the other."""
         return PROBLEMS[split]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Ask for problem ``options["index"]`` of ``options["split"]``, or for any."""
+        """Ask for problem ``options["index"]`` of ``options["split"]``, or for a random one."""
         super().reset(seed=seed)
         options = options or {}
         split = options.get("split", "train")
@@ -50,24 +50,25 @@ class MyEnv(gymnasium.Env[str, str]):
         if index is None:
             index = int(self.np_random.integers(PROBLEMS[split]))
         prompt, self._expected = problem(split, index, self._largest)
-        # Nothing of the answer belongs in here, or in the observation: the model, or its agent, may see it.
+        # Neither info nor the observation may reveal the answer, because the model or its agent may see both.
         return prompt, {"split": split, "index": index}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Judge an answer; the episode is over."""
+        """Judge an answer and end the episode."""
         reward = score(action, self._expected)
-        # The parts of the reward by name; they sum to it, and each is a metric of a run.
+        # The named parts of the reward. They sum to it, and each becomes a metric of the run.
         return "", reward, True, False, {"reward_parts": {"correct": reward}}
 
     def solution(self) -> str:
-        """Return an answer that earns the most here. For `areal env check` and tests; no agent calls it."""
+        """Return an answer with the highest reward, for `areal env check` and tests; agents never call it."""
         return f"\\boxed{{{self._expected}}}"
 
 
 def problem(split: str, index: int, largest: int) -> tuple[str, str]:
-    """Return what is asked, and the expected answer: the same for the same arguments, in any process.
+    """Return the question and the expected answer: the same for the same arguments, in any process.
 
-    The splits share no problem: a pair whose sum ends in 0 is for measuring, any other for training.
+    The splits share no problem: a pair whose sum ends in 0 belongs to the evaluation split, any other to
+    training.
     """
     draw = random.Random(f"my-env/{split}/{index}")
     while True:

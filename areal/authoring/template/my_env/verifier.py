@@ -1,7 +1,7 @@
-r"""Whether an answer is right. It reads a model's words: expect anything, and never raise.
+r"""Judges whether an answer is correct. It reads a model's text: expect anything, and never raise.
 
-Look only at the place where the answer belongs (here the last ``\boxed{}``): a verifier that searches the
-whole text pays for answers that name every number there is.
+Look only at the place where the answer belongs (here the last ``\boxed{}``). A verifier that searches the
+whole text rewards answers that list every possible number.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ from areal.rewards.answers import boxed_answer
 
 
 def score(action: str, expected: str) -> float:
-    r"""Return 1 if what stands in the last ``\boxed{}`` of an action is the expected answer, else 0."""
+    r"""Return 1 if the content of the last ``\boxed{}`` of an action is the expected answer, else 0."""
     answer = boxed_answer(action)
     return float(answer is not None and answer.strip() == expected)

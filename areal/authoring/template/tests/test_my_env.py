@@ -1,4 +1,4 @@
-"""What must stay true of my-env."""
+"""Tests of my-env."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from areal.errors import UserError
 
 
 def test_it_keeps_the_rules():
-    """The checks of `areal env check my-env`."""
+    """my-env passes `areal env check my-env`."""
     failures = [finding for finding in check_env(MyEnv) if finding.verdict == "failed"]
     assert not failures, "\n".join(map(str, failures))
 
