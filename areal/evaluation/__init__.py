@@ -1,1 +1,1 @@
-"""Held-out accuracy and its report."""
+"""Evaluation on held-out problems, and its report."""

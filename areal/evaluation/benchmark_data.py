@@ -1,4 +1,4 @@
-"""The problems of a benchmark, found: in the file that the user gives, or at the benchmark's own source."""
+"""Finds the problems of a benchmark: in the user's file, or at the benchmark's own source."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class BenchmarkData:
     """The problems of a benchmark as a file.
 
     Attributes:
-        path: ``.jsonl`` or ``.jsonl.gz``.
-        source: where it is from, for the report.
-        digest: SHA-256 of its rows, whatever their form as text.
+        path: a ``.jsonl`` or ``.jsonl.gz`` file.
+        source: the source of the problems, for the report.
+        digest: SHA-256 of the rows, independent of their text form.
     """
 
     path: Path
@@ -37,12 +37,12 @@ def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> B
     """Return the data of a benchmark.
 
     Args:
-        given: a place (areal.envs.places), or a folder that has one of the benchmark's name; None: its own
-            source.
-        folder: where a file is written, if the source's own is in another form or has other rows, too.
+        given: a place (areal.envs.places), or a folder with a place of the benchmark's name; None: the
+            benchmark's own source.
+        folder: where to write a file if the source's own file has another form or contains other rows.
 
     Raises:
-        UserError: it cannot be had, or has no problem.
+        UserError: the data is not available, or has no problems.
     """
     source = benchmark.source if given is None else _given(benchmark, str(given))
     place = str(source.fetch() if isinstance(source, HubFile) else absolute(source))
@@ -67,14 +67,14 @@ def find_data(benchmark: Benchmark, given: str | Path | None, folder: Path) -> B
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """Return a benchmark, or with ``NAME@PART`` a part of one; raises UserError if there is none."""
+    """Return a benchmark, or with ``NAME@PART`` a part of one; raises UserError if it does not exist."""
     name, at, part = name.partition("@")
     found = benchmarks.get(name)
     return found.at(part) if at else found
 
 
 def _rows(benchmark: Benchmark, place: str) -> Iterator[Row]:
-    """Yield the rows of a place; of several files each row says which one it is from."""
+    """Yield the rows of a place; if it has several files, each row names its file."""
     source, folder = benchmark.source, Path(place)
     if not (isinstance(source, HubFile) and source.patterns and folder.is_dir() and not is_saved(folder)):
         yield from (row for row, _ in held_out_rows(place))
@@ -88,10 +88,10 @@ def _rows(benchmark: Benchmark, place: str) -> Iterator[Row]:
 
 
 def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file's rows, whatever their form as text.
+    """Return the SHA-256 of a file's rows, independent of their text form.
 
     Raises:
-        UserError: it is not there, or no such file.
+        UserError: the file does not exist or is not a file of rows.
     """
     if not path.is_file():
         raise UserError(f"the data file {path} does not exist")
@@ -102,7 +102,7 @@ def digest_of(path: Path) -> str:
 
 
 def _canonical(row: Row) -> str:
-    return json.dumps(row, sort_keys=True, default=str) + "\n"  # Parquet knows dates, too
+    return json.dumps(row, sort_keys=True, default=str) + "\n"  # Parquet also has dates
 
 
 def _given(benchmark: Benchmark, given: str) -> str:

@@ -113,7 +113,7 @@ HMMT_FEB26 = _contest(
 )
 OLYMPIADBENCH = _math(
     "olympiadbench",
-    # Open questions of mathematics in English, with text alone.
+    # Open-ended problems of mathematics in English, without images.
     source=HubFile(
         "Hothan/OlympiadBench",
         "91184b52131e7fc9455fef848035173aea8cc01a",
@@ -147,7 +147,7 @@ MMLU_PRO = _choice(
 )
 GPQA_DIAMOND = _choice(
     "gpqa_diamond",
-    # The hub gives it to who has agreed to its terms, by their token.
+    # The hub requires a token of an account that has accepted the terms.
     source=HubFile("Idavidrein/gpqa", "633f5ee89ab8ad4522a9f850766b73f62147ffdd", "gpqa_diamond.csv"),
     problems=198,
     max_new_tokens=16384,
@@ -155,7 +155,7 @@ GPQA_DIAMOND = _choice(
 )
 MINERVA = _math(
     "minerva",
-    source=HubFile("math-ai/minervamath", "main", "*test*"),  # no fixed revision is known to us
+    source=HubFile("math-ai/minervamath", "main", "*test*"),  # no fixed revision is known
     problems=272,
     max_new_tokens=4096,
 )
@@ -174,7 +174,7 @@ BBH = Benchmark(
 ZEBRALOGIC = Benchmark(
     "zebralogic",
     env="data-v1",
-    # The mirror that has the solutions.
+    # The mirror that includes the solutions.
     source=HubFile(
         "WildEval/ZebraLogic",
         "0a473f5a0054835754ed156d5a79c6ce27178bb1",
@@ -248,16 +248,16 @@ MBPP_PLUS = _code(
 )
 LIVECODEBENCH = _code(
     "livecodebench",
-    # What release 6 added: 175 problems of contests from January to April 2025.
+    # The problems added in release 6: 175 problems of contests from January to April 2025.
     source=_livecodebench("test6.jsonl"),
     problems=175,
     max_new_tokens=8192,
-    # Any time from May 2023 on, as livecodebench@2024-10..2025-01.
+    # Any period from May 2023 on, such as livecodebench@2024-10..2025-01.
     parts=Parts("contest_date", lambda part: _livecodebench(published.livecodebench_files(part))),
 )
 LIVECODEBENCH_V5 = _code(
     "livecodebench_v5",
-    # What release 5 added: 167 problems, up to January 2025.
+    # The problems added in release 5: 167 problems, up to January 2025.
     source=_livecodebench("test5.jsonl"),
     problems=167,
     max_new_tokens=8192,

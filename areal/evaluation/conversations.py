@@ -1,8 +1,9 @@
-"""What was said in the episodes of an evaluation: ``conversations/NAME.jsonl`` beside ``NAME.jsonl``.
+"""The conversations of an evaluation's episodes: ``conversations/NAME.jsonl`` beside ``NAME.jsonl``.
 
-Each line has the ``problem`` and the ``sample`` of a response, and its ``conversations``. One that an engine
-of ours generated has its tokens; of one with a model behind an endpoint there are only the ``messages``. The
-last line of a response counts. The file is for reading: nothing is judged by it, and it may be deleted.
+Each line has the ``problem`` and the ``sample`` of a response, and its ``conversations``. A conversation with
+an areal engine has its tokens; one with a model behind an endpoint has only its ``messages``. If a response
+has several lines, the last one counts. The file is for reading: no score depends on it, and it may be
+deleted.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from areal.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation of which the tokens are not known.
+    """A conversation without known tokens.
 
     Attributes:
-        messages: all of them, with the last response.
-        given: how many of them there were before the model first spoke; there may be examples among them.
-        player: who speaks in it; empty where the environment has one player.
+        messages: all messages, including the last response.
+        given: number of messages before the model's first response, including any examples.
+        player: the player who speaks in it; empty if the environment has one player.
     """
 
     messages: list[Message]
@@ -40,20 +41,20 @@ class Chat:
 
 Conversation: TypeAlias = Trajectory | Chat
 CONVERSATIONS = "conversations"
-"""The folder of these files."""
+"""The folder of the conversations."""
 _PLACE = re.compile(rb'\{"problem":(\d{1,15}),"sample":(\d{1,15}),')
 
 
 def conversations_path(responses: Path) -> Path:
-    """Return where the conversations of a file of responses are."""
+    """Return the path of the conversations of a file of responses."""
     return responses.parent / CONVERSATIONS / responses.name
 
 
 def write_conversations(path: Path, problem: int, sample: int, said: Sequence[Conversation]) -> None:
-    """Add the conversations of a response to a file.
+    """Append the conversations of a response to a file.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: the file cannot be written.
     """
     data = {"problem": problem, "sample": sample, "conversations": list(map(_plain, said))}
     with one_line(path.parent.parent):
@@ -79,7 +80,7 @@ def _plain(said: Conversation) -> dict[str, Any]:
 
 
 def read_conversations(line: bytes) -> list[Conversation]:
-    """Return the conversations in a line of a file; all weights are of version 0.
+    """Return the conversations in a line of a file; all weights have version 0.
 
     Raises:
         ValueError: the line is damaged.
@@ -108,7 +109,7 @@ def _read(data: dict[str, Any]) -> Conversation:
 
 
 def places(path: Path, begin: int = 0) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the problem, the sample, the begin and the length of each whole line of a file, in bytes."""
+    """Yield the problem, the sample, the start and the length in bytes of each complete line of a file."""
     with path.open("rb") as file:
         file.seek(begin)
         for line in file:

@@ -25,24 +25,24 @@ from areal.errors import UserError
 log = logging.getLogger(__name__)
 
 _TRIES = 6
-"""With pauses of 1, 2, 4, 8 and 16 seconds in between."""
+"""The pauses between them are 1, 2, 4, 8 and 16 seconds."""
 _MAX_PAUSE = 60.0
-"""Seconds; an endpoint whose Retry-After asks for more is asked again after these."""
+"""Maximum pause in seconds, even if the endpoint's Retry-After asks for more."""
 
 
 def is_endpoint(model: str) -> bool:
-    """Say whether a model is given by the URL of an endpoint."""
+    """Return whether a model is given by the URL of an endpoint."""
     return model.startswith(("http://", "https://"))
 
 
 class EndpointClient:
-    """Asks the model of an OpenAI-compatible chat endpoint.
+    """Sends requests to an OpenAI-compatible chat endpoint.
 
     A request that may succeed later (no connection, status 408, 409, 429, 500 and above) is sent again, after
-    the pause that the endpoint asks for with ``Retry-After``, or after one that doubles each time.
+    the pause in the endpoint's ``Retry-After``, or after a pause that doubles each time.
 
     Args:
-        client: whose base URL is the endpoint's (``…/v1/``).
+        client: a client whose base URL is that of the endpoint (``…/v1/``).
     """
 
     def __init__(self, client: httpx.AsyncClient, model: str, tries: int = _TRIES) -> None:
@@ -58,14 +58,14 @@ class EndpointClient:
 
     @classmethod
     async def connect(cls, url: str, concurrency: int = 128, tries: int = _TRIES) -> EndpointClient:
-        """Find an endpoint; its key, if it needs one, is in ``OPENAI_API_KEY``.
+        """Connect to an endpoint; if it needs a key, the key is in ``OPENAI_API_KEY``.
 
         Args:
-            url: of the endpoint, as in ``http://localhost:8000/v1``, with the model's name after a ``#``
-                unless it serves just one.
+            url: URL of the endpoint, such as ``http://localhost:8000/v1``, followed by ``#`` and the model's
+                name unless it serves only one model.
 
         Raises:
-            UserError: it does not answer, or serves several models and none is named.
+            UserError: the endpoint does not answer, or serves several models and the URL names none.
         """
         base, _, model = url.partition("#")
         key = os.environ.get("OPENAI_API_KEY", "")
@@ -73,7 +73,7 @@ class EndpointClient:
             httpx.AsyncClient(
                 base_url=base.rstrip("/") + "/",
                 headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=httpx.Timeout(None, connect=10.0),  # a response takes as long as it takes
+                timeout=httpx.Timeout(None, connect=10.0),  # a response may take any time
                 limits=httpx.Limits(max_connections=concurrency),
             ),
             model,
@@ -96,12 +96,13 @@ class EndpointClient:
         return names[0]
 
     async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return a chat completion of the endpoint's.
+        """Return a chat completion of the endpoint.
 
         Raises:
             ConversationTooLong: the messages leave no room for a response.
-            BadRequest: the endpoint refuses them.
-            UserError: there is no such model or no access to it, or it does not respond after all tries.
+            BadRequest: the endpoint refuses the request.
+            UserError: there is no such model or no access to it, or the endpoint does not respond after all
+                tries.
         """
         completion = await self._request("POST", "chat/completions", {"model": self.model, **body})
         if not completion.get("choices"):
@@ -161,7 +162,7 @@ class EndpointClient:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Say whether a request that failed may succeed later."""
+    """Return whether a failed request may succeed later."""
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         return status in (408, 409, 429) or status >= 500
@@ -172,7 +173,7 @@ _doubling = wait_exponential()
 
 
 def _pause(state: RetryCallState) -> float:
-    """Return the seconds to the next try."""
+    """Return the pause before the next try, in seconds."""
     error = state.outcome.exception() if state.outcome is not None else None
     wanted = error.response.headers.get("retry-after", "") if isinstance(error, httpx.HTTPStatusError) else ""
     return min(float(wanted), _MAX_PAUSE) if wanted.isdecimal() else _doubling(state)

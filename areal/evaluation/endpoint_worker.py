@@ -1,6 +1,6 @@
-"""Episodes with a model behind an endpoint: the same environments and agents as with an engine of ours.
+"""Runs episodes with a model behind an endpoint, in the same environments and agents as with an areal engine.
 
-Nothing is known of the model's tokens but their number, as the endpoint reports it.
+Only the number of the model's tokens is known, as the endpoint reports it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class EndpointModel(EpisodeModel):
     """The model behind an endpoint, in one episode.
 
     Attributes:
-        tokens: sampled so far, as the endpoint counts them.
-        finish: how the last response ended; empty: none was asked for.
-        conversations: all so far.
-        accounts: of the calls at each of its own endpoints.
+        tokens: number of sampled tokens so far, as the endpoint counts them.
+        finish: how the last response ended; empty if there is none.
+        conversations: all conversations so far.
+        accounts: the records of the calls at each of its own endpoints.
 
     Args:
-        server: where programs reach the model.
-        game: the model of the episode, if this one is of one of its players; it counts for both.
+        server: the server at which programs reach the model.
+        game: the model of the whole episode, if this model belongs to one of its players; calls count for
+            both.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class EndpointModel(EpisodeModel):
 
     @asynccontextmanager
     async def endpoint(self, max_completions: int, settings: Settings = "ignore") -> AsyncIterator[Endpoint]:
-        """Give the model an address of ours; see :class:`areal.agents.interface.Model`."""
+        """Serve the model at a local address; see :class:`areal.agents.interface.Model`."""
         if self._server is None:
             raise ValueError("this model has no endpoint for programs")
         async with self._server.open(self, max_completions, settings) as at:
@@ -81,17 +82,17 @@ class EndpointModel(EpisodeModel):
             yield at
 
     async def complete(self, text: str, *, limits: SamplingLimits | None = None) -> Reply:
-        """Raise BadRequest: it is asked by chat completions alone."""
+        """Raise BadRequest: the endpoint serves only chat completions."""
         raise BadRequest("the model is behind an endpoint, which supports only chat completions")
 
     def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
-        """Raise BadRequest: its tokens are not known."""
+        """Raise BadRequest: the model's tokens are not known."""
         raise BadRequest("the model is behind an endpoint, so its tokens cannot be counted")
 
     async def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), limits: SamplingLimits | None = None
     ) -> Reply:
-        """Respond to a whole history; see :class:`areal.agents.interface.Model`. Tokens are not known."""
+        """Respond to a whole history; see :class:`areal.agents.interface.Model`. The tokens are not known."""
         call = self._next_call()
         body = self._body(self._narrowed(call, limits or SamplingLimits()))
         given = {"tools": list(tools)} if tools else {}
@@ -107,12 +108,12 @@ class EndpointModel(EpisodeModel):
         said = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
         self._record([*map(_kept, messages)], said)
         finish: Any = "tool_calls" if calls else ended
-        # What a server leaves in the text of its model's thoughts, no environment sees here, either.
+        # Environments do not see thoughts here either, if the server leaves them in the text.
         thought = thought_length(text, "")
         return Reply(said, text, finish, [], [], used.get("prompt_tokens") or 0, thought, sampled)
 
     def said(self) -> list[Chat]:
-        """Return all conversations, those of several players with their names."""
+        """Return all conversations; with several players, each has its player's name."""
         found = list(self.conversations)
         for name, player in self.players.items():
             found += [replace(chat, player=name) for chat in player.conversations]
@@ -122,7 +123,7 @@ class EndpointModel(EpisodeModel):
         return EndpointModel(self._endpoint, self._sampling, self._template_kwargs, self._server, self)
 
     def _record(self, messages: list[Message], said: Message) -> None:
-        """Keep what was asked and said, in place of the conversation that it goes on with."""
+        """Record a request and its response, in place of the conversation that they continue."""
         for number, before in enumerate(self.conversations):
             if messages[: len(before.messages)] == before.messages:
                 self.conversations[number] = Chat([*messages, said], before.given)
@@ -134,17 +135,17 @@ class EndpointModel(EpisodeModel):
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": None if sampling.seed is None else sampling.seed % 2**31,  # what servers take
+            "seed": None if sampling.seed is None else sampling.seed % 2**31,  # the range that servers accept
             "stop": list(sampling.stop) or None,
-            "top_k": sampling.top_k or None,  # these two are no part of OpenAI's protocol
+            "top_k": sampling.top_k or None,  # these two are not part of OpenAI's protocol
             "min_p": sampling.min_p or None,
-            "chat_template_kwargs": dict(self._template_kwargs) or None,  # as vLLM and SGLang take them
+            "chat_template_kwargs": dict(self._template_kwargs) or None,  # the form of vLLM and SGLang
         }
         return {name: value for name, value in given.items() if value is not None}
 
 
 def _sent(message: Message) -> Message:
-    """Return a message with its pictures as OpenAI's protocol has them."""
+    """Return a message with its images in the form of OpenAI's protocol."""
     if not isinstance(content := message.get("content"), list):
         return message
     return {**message, "content": [_sent_part(part) for part in content]}
@@ -158,7 +159,7 @@ def _sent_part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(message: Message) -> Message:
-    """Return a message as it is recorded, in words."""
+    """Return a message as text, for the record."""
     content = message.get("content")
     return {**message, "content": words_of(content)} if isinstance(content, list) else message
 
@@ -179,8 +180,8 @@ class EndpointWorker:
 
         Raises:
             EnvironmentFailure: the environment raised or hung.
-            NothingSampled: the agent never asked the model, or each of its calls was refused.
-            UserError: there are several players, and the agent does not tell them apart.
+            NothingSampled: the agent never called the model, or each of its calls was refused.
+            UserError: there are several players, and the agent does not distinguish them.
         """
         started, failure = time.monotonic(), ""
         model = EndpointModel(self.endpoint, sampling, self.template_kwargs, self.server)

@@ -1,4 +1,4 @@
-"""The episodes of an evaluation: many at once, each response handed on as soon as it is there."""
+"""Runs the episodes of an evaluation concurrently; each response is passed on as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EpisodeOutcome:
-    """What an evaluation keeps of an episode; the attributes are those of :class:`Response`.
+    """The parts of an episode that an evaluation keeps; the attributes are those of :class:`Response`.
 
     Attributes:
-        conversations: what was said.
+        conversations: the conversations of the episode.
     """
 
     finish: str
@@ -43,7 +43,7 @@ class EpisodeOutcome:
 
     @classmethod
     def of(cls, episode: Episode) -> EpisodeOutcome:
-        """Return the outcome of an episode that our engine generated."""
+        """Return the outcome of an episode that an areal engine generated."""
         return cls(
             finish=FAILED if episode.failure else episode.finish,
             actions=episode.actions,
@@ -59,23 +59,23 @@ class EpisodeOutcome:
         )
 
     def response(self, problem: int, sample: int, task: dict[str, Any]) -> Response:
-        """Return what is kept as the response to a problem: all but the conversations."""
+        """Return the response to a problem: everything except the conversations."""
         facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "conversations"}
         return Response(problem, sample, task, **facts)
 
 
 class EvaluationFailure(UserError):
-    """An episode failed for good, and not for its agent; what it failed of is the cause."""
+    """An episode failed permanently, and not because of its agent; the exception's cause is the failure."""
 
 
 Keep = Callable[[Response, Sequence[Conversation]], None]
-"""Takes a response, and what was said in its episode."""
+"""Receives a response and the conversations of its episode."""
 RunEpisode = Callable[[dict[str, Any], int], Awaitable[EpisodeOutcome]]
 """Runs one episode of a task (keyword arguments of ``env.reset``) with a sampling seed."""
 
 
 def engine_runner(worker: EpisodeRunner, sampling: Sampling) -> RunEpisode:
-    """Return how an episode is run with an engine of ours."""
+    """Return a function that runs an episode with an areal engine."""
 
     async def run_episode(task: dict[str, Any], seed: int) -> EpisodeOutcome:
         return EpisodeOutcome.of(await worker.run_episode(task, replace(sampling, seed=seed)))
@@ -100,11 +100,11 @@ async def sample_responses(
     whose agent fails after all retries gets the reward 0 and the finish ``failed``, unless all episodes fail.
 
     Args:
-        seed: the sampling seed of each response is derived from this one and the response's place.
-        retries: how often an episode that fails is run again.
-        known: responses that need no episode.
-        keep: called with each response as soon as it is there.
-        max_failures: if the first so many episodes and one more all fail, the evaluation ends.
+        seed: the seed from which, together with a response's place, its sampling seed is derived.
+        retries: how often a failed episode is run again.
+        known: responses that already exist and need no episode.
+        keep: called with each response as soon as it is complete.
+        max_failures: the evaluation ends if this number of episodes and one more fail before any succeeds.
 
     Returns:
         All responses, by problem and sample.
@@ -139,13 +139,13 @@ async def sample_responses(
 
 
 class _Failures:
-    """Tells an agent that fails at some problems from one that always fails.
+    """Distinguishes an agent that fails on some problems from one that always fails.
 
     No response is kept before one episode has succeeded.
 
     Args:
-        max_failures: more failures than these, and no success, mean that the agent always fails.
-        sound: whether an episode has succeeded already.
+        max_failures: more failures than this, without a success, mean that the agent always fails.
+        sound: whether an episode has already succeeded.
     """
 
     def __init__(self, max_failures: int, keep: Keep, sound: bool) -> None:
@@ -156,7 +156,7 @@ class _Failures:
         self._first: AgentFailure | None = None
 
     def add(self, response: Response, said: Sequence[Conversation], error: AgentFailure | None) -> None:
-        """Take a response and what was said; ``error`` is the failure of its agent."""
+        """Accept a response and its conversations; ``error`` is the failure of its agent."""
         self._first = self._first or error
         self._held.append((response, said))
         self._sound |= error is None
@@ -175,7 +175,7 @@ class _Failures:
 async def _outcome(
     run_episode: RunEpisode, task: dict[str, Any], seed: int, retries: int
 ) -> tuple[EpisodeOutcome, AgentFailure | None]:
-    """Run an episode, again if need be; return its outcome and the failure of its agent, if that failed."""
+    """Run an episode, and retry it if necessary; return its outcome and its agent's failure, if any."""
     while True:
         try:
             return await run_episode(task, seed), None
@@ -200,7 +200,7 @@ async def _outcome(
             raise _in_one_line(error, task) from error
         except (UserError, WorkerLost):
             raise
-        except Exception as error:  # an agent of the user's, most likely
+        except Exception as error:  # most likely from the user's agent
             raise _in_one_line(error, task) from error
 
 

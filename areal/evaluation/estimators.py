@@ -1,6 +1,6 @@
-"""What responses to a sample of problems say of a model, and how sure one can be of it: pure functions.
+"""Estimates from responses to a sample of problems, and their uncertainty, as pure functions.
 
-Problems are the sample: several responses to one problem are never counted as independent evidence.
+The problems are the sample; several responses to one problem never count as independent evidence.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import numpy as np
 Z = 1.959963984540054
 """The normal distribution's 97.5 % point."""
 _FLIPS = 20_000
-"""Random sign flips where they cannot be counted: a p-value of 0.05 is then known to ±0.003."""
+"""Number of random sign flips if exact counting is too slow; they give a p-value of 0.05 to ±0.003."""
 
 _COUNTABLE = 5e8
-"""Steps of counting all sign patterns that are done in a few seconds."""
+"""Number of steps of exact counting that take a few seconds."""
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Return the unbiased estimate of the chance that one of ``k`` responses is right.
+    """Return the unbiased estimate of the probability that one of ``k`` responses is correct.
 
     1 − C(n−c, k) / C(n, k), as a product that neither overflows nor cancels (Chen et al. 2021, arXiv
     2107.03374, eq. 1 and fig. 3).
 
     Args:
         samples: n responses to a problem.
-        right: c of them that are right.
+        right: c of them that are correct.
         k: from 1 to n.
 
     Raises:
-        ValueError: impossible counts.
+        ValueError: the counts are impossible.
     """
     if not 1 <= k <= samples or not 0 <= right <= samples:
         raise ValueError(f"pass@{k} is not defined for {right} correct responses of {samples}")
@@ -43,14 +43,15 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def mean_interval(values: Sequence[float], bounded: bool) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the mean over all problems, from one value for each of a sample.
+    """Return the 95 % confidence interval of the mean over all problems, from one value per sampled problem.
 
-    Wilson's where all values are 0 or 1, or all the same bound, which a spread of zero would make certain;
-    else the normal one. One problem alone says nothing of the spread: its interval is all that is possible.
+    The interval is Wilson's if all values are 0 or 1, or all equal to the same bound, where a spread of zero
+    would suggest certainty; otherwise it is the normal interval. A single problem carries no information on
+    the spread, so its interval contains everything that is possible.
 
     Args:
-        values: one for each problem.
-        bounded: whether values lie between 0 and 1 by their nature.
+        values: one value per problem.
+        bounded: whether values are between 0 and 1 by definition.
     """
     mean, n = statistics.fmean(values), len(values)
     if bounded and (mean in (0.0, 1.0) or (n > 1 and set(values) <= {0.0, 1.0})):
@@ -61,11 +62,11 @@ def mean_interval(values: Sequence[float], bounded: bool) -> tuple[float, float]
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share among ``n`` (Wilson 1927)."""
+    """Return Wilson's 95 % interval of a share of ``n`` (Wilson 1927)."""
     z2 = Z * Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # Rounding must not push a bound past the share itself at 0 and at 1.
+    # Rounding must not move a bound past the share itself at 0 and at 1.
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
@@ -74,10 +75,11 @@ class Difference:
     """How the mean of B differs from that of A on the same problems.
 
     Attributes:
-        mean: B less A.
-        interval: its 95 % confidence interval, normal, from the spread of the problems' differences.
+        mean: mean of B minus mean of A.
+        interval: its 95 % confidence interval, normal, from the spread of the differences between problems.
         p: two-sided p-value of the paired sign-flip test.
-        better, worse, equal: problems on which B's mean is above, below and at A's.
+        better, worse, equal: number of problems on which the mean of B is above, below and equal to that of
+            A.
     """
 
     mean: float
@@ -91,19 +93,19 @@ class Difference:
 def difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Difference:
     """Compare two models by their scores on the same problems.
 
-    The test is the paired permutation test: if nothing distinguishes A from B, then on each problem the
-    difference of their means might as well have the other sign; p is the share of all 2^n sign patterns whose
-    sum is at least as far from 0 as the one found. It supposes no distribution, uses that a problem is as
-    hard for both (which two intervals side by side do not), and with one right-or-wrong response to each
-    problem it is McNemar's exact test. Right-or-wrong scores are counted exactly; others by random flips with
-    a fixed seed.
+    The test is the paired permutation test. If A and B do not differ, the difference of their means on each
+    problem might as well have the other sign; p is the share of all 2^n sign patterns whose sum is at least
+    as far from 0 as the observed one. The test assumes no distribution, and it uses the fact that a problem
+    is equally hard for both, which two separate intervals do not. With one correct-or-wrong response per
+    problem, it is McNemar's exact test. Correct-or-wrong scores are counted exactly, others by random flips
+    with a fixed seed.
 
     Args:
-        a: A's scores, by problem and sample.
-        b: B's, of the same problems in the same order.
+        a: scores of A, by problem and sample.
+        b: scores of B on the same problems, in the same order.
 
     Raises:
-        ValueError: no problems, or not the same number of them.
+        ValueError: there are no problems, or the numbers of problems differ.
     """
     if not a or len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} problems cannot be paired")
@@ -121,7 +123,7 @@ def difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Di
 
 
 def _counted(differences: list[int]) -> float:
-    """Return the p-value from the distribution of ±d_1 ± d_2 …, which is built up a difference at a time."""
+    """Return the p-value from the distribution of ±d_1 ± d_2 …, built one difference at a time."""
     found = abs(sum(differences))
     reach = sum(map(abs, differences))
     chances = np.zeros(2 * reach + 1)
@@ -129,7 +131,7 @@ def _counted(differences: list[int]) -> float:
     for d in filter(None, map(abs, differences)):
         chances = 0.5 * (
             np.roll(chances, d) + np.roll(chances, -d)
-        )  # the ends are still empty: nothing wraps
+        )  # the ends are still empty, so nothing wraps around
     sums = np.abs(np.arange(-reach, reach + 1))
     return min(1.0, float(chances[sums >= found].sum()))
 
@@ -137,7 +139,7 @@ def _counted(differences: list[int]) -> float:
 def _flipped(differences: list[float]) -> float:
     found, draws = abs(sum(differences)), np.random.default_rng(0)
     moved = np.array([d for d in differences if d])
-    extreme = 1  # the pattern that was found is one of them
+    extreme = 1  # the observed pattern is one of them
     for _ in range(_FLIPS):
         signs = draws.integers(0, 2, len(moved)) * 2 - 1
         extreme += bool(abs(float(signs @ moved)) >= found - 1e-12)

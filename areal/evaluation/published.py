@@ -1,4 +1,4 @@
-"""Makes rows with ``problem`` or ``messages`` and ``answer`` of the rows that benchmarks publish."""
+"""Converts the rows that benchmarks publish to rows with ``problem`` or ``messages`` and ``answer``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RELEASES = {
     "test5.jsonl": "2025-01",
     "test6.jsonl": "2025-04",
 }
-"""The files of LiveCodeBench, and up to which month each release has problems."""
+"""The files of LiveCodeBench, with the last month of the problems in each release."""
 
 _BFCL_JUDGED = (
     "simple",
@@ -31,7 +31,7 @@ _BFCL_JUDGED = (
     "live_parallel_multiple",
 )
 _BFCL_RELEVANCE = {"irrelevance": "none", "live_irrelevance": "none", "live_relevance": "some"}
-"""Categories without answers: whether a call is right, whatever it is."""
+"""Categories without answers; they only test whether the response has a call."""
 BFCL_FILES = tuple(
     f"{folder}BFCL_v3_{category}.json"
     for folder, categories in (("", (*_BFCL_JUDGED, *_BFCL_RELEVANCE)), ("possible_answer/", _BFCL_JUDGED))
@@ -45,20 +45,20 @@ If none of the functions serves the purpose, or an argument that one needs is no
 
 
 def livecodebench_files(part: str) -> tuple[str, ...]:
-    """Return the files that may have problems of a time, such as ``2024-10..2025-01``."""
+    """Return the files that may contain problems of a period, such as ``2024-10..2025-01``."""
     first = part.partition("..")[0]
     return tuple(file for file, last in _RELEASES.items() if last >= first[: len(last)])
 
 
 def bbh(rows: Iterable[Row]) -> Iterator[Row]:
-    """Name the task of each row, which is its file's folder."""
+    """Add the task to each row: the folder of its file."""
     for row in rows:
         task = row.get("task") or row.get("file", "").rpartition("/")[0]
         yield {"task": task, "problem": row["input"], "answer": row["target"].strip()}
 
 
 def zebralogic(rows: Iterable[Row]) -> Iterator[Row]:
-    """Ask for the solution as JSON: an object for each house."""
+    """Ask for the solution as JSON, with an object for each house."""
     for row in rows:
         _, *named = row["solution"]["header"]
         houses = {f"House {number}": cells for number, *cells in row["solution"]["rows"]}
@@ -69,7 +69,7 @@ def zebralogic(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def ifeval(rows: Iterable[Row]) -> Iterator[Row]:
-    """Put what is checked into the answer."""
+    """Put the instructions to check into the answer."""
     for row in rows:
         checked = {name: row[name] for name in ("prompt", "instruction_id_list", "kwargs")}
         yield {"key": row["key"], "problem": row["prompt"], "answer": json.dumps(checked)}

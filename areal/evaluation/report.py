@@ -156,7 +156,7 @@ class Report:
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for name, value in self._rows():
-            table.add_row(name, Text(value))  # Text, because a name may hold what rich takes for markup
+            table.add_row(name, Text(value))  # Text, because rich might take parts of a name for markup
         return table
 
     def markdown(self) -> str:

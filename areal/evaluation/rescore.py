@@ -1,4 +1,4 @@
-"""Scores the responses of an evaluation again, without sampling: after a verifier or its options changed.
+"""Rescores the responses of an evaluation without sampling, after a verifier or its options have changed.
 
 The recorded actions are repeated in the environment, from the same reset, and the new reward is the new
 score. The old files are not changed.
@@ -27,8 +27,8 @@ class Rescored:
 
     Attributes:
         path: the folder of the new files.
-        reports: of each evaluation, with the new scores.
-        changed: of each, the responses that changed, before and after.
+        reports: the report of each evaluation, with the new scores.
+        changed: for each evaluation, the responses that changed, before and after.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Rescored:
 
 
 def response_files(run: Path) -> list[Path]:
-    """Return the files of responses in an evaluation's folder, or the named one; raises UserError without."""
+    """Return the response files of an evaluation folder, or the given file; raises UserError if none."""
     if run.is_file():
         return [run]
     if (run / "config.yaml").is_file():

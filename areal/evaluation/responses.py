@@ -19,7 +19,7 @@ from areal.evaluation.conversations import Conversation, conversations_path, wri
 from areal.thoughts import Thought
 
 FORMAT = 1
-"""Version of the file format; a reader refuses others."""
+"""Version of the file format; readers refuse other versions."""
 FAILED = "failed"
 """The finish of a response whose agent or program failed, which counts as wrong."""
 
@@ -34,7 +34,7 @@ class Response:
         task: keyword arguments of ``env.reset`` that name the problem.
         actions: the actions of the agent in the environment, in order, from which the environment can judge
             it again.
-        parts: its named components; they sum to the reward.
+        parts: named components of the reward, which sum to it.
         finish: how the last generation ended; ``too_long``: the problem left no room for a response;
             ``failed``: the agent, or its program, failed.
         seconds: from the reset to the last reward.
@@ -64,7 +64,7 @@ class Header:
     """The first line of a file of responses: the problems, and how the responses were produced.
 
     Attributes:
-        name: of the benchmark, or of the environment.
+        name: name of the benchmark or of the environment.
         env, env_options, agent, agent_options: what judges the responses, and how the model acted.
         model: as the user named it.
         problems: number of problems; ``of``: total number of problems, if known.
@@ -110,7 +110,7 @@ class ResponseFile:
                 raise UserError(
                     f"{path} {_what_differs(found, header)}; choose another name for this evaluation"
                 )
-        write_responses(path, header, self.responses)  # without a last line that was cut off
+        write_responses(path, header, self.responses)  # without an incomplete last line
 
     def write(self, response: Response, said: Sequence[Conversation] = ()) -> None:
         """Add a response and the conversations of its episode; both are written when this returns.
@@ -118,9 +118,9 @@ class ResponseFile:
         Raises:
             UserError: it cannot be written.
         """
-        if said:  # before the response, which without it would stay without it
+        if said:  # before the response: if writing stops in between, the response has its conversations
             write_conversations(conversations_path(self.path), response.problem, response.sample, said)
-        # An open file would take it also where the folder is gone.
+        # An open file would accept the line even if the folder is gone.
         with one_line(self.path.parent), self.path.open("a", encoding="utf-8") as file:
             file.write(_line(response))
         self.responses.append(response)
@@ -139,7 +139,7 @@ def read_responses(path: Path) -> tuple[Header, list[Response]]:
     try:
         *lines, _ = path.read_text(encoding="utf-8").split(
             "\n"
-        )  # what follows the last end of line is not whole
+        )  # an incomplete line may follow the last newline
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not lines:
