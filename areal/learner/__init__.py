@@ -1,1 +1,1 @@
-"""The update: objectives, advantages, micro-batches, the model and the learner."""
+"""The learner: objectives, advantages, micro-batches, and the model with its updates."""

@@ -1,11 +1,11 @@
-"""Advantages from returns. All groups have the same size, and follow one another.
+"""Computes advantages from returns. All groups have the same size and follow one another.
 
-A return is what a unit of credit is worth: a whole episode, or each turn of one (areal.learner.credit). All
-are ``[E, K]``: E episodes with up to K units. Weights are 0 behind an episode's last unit and sum to 1 over
-each episode, so that each episode counts once, however many turns it has.
+A return is the value of a unit of credit: a whole episode, or each of its turns (areal.learner.credit). All
+tensors are ``[E, K]``: E episodes with up to K units. Weights are 0 after an episode's last unit and sum to 1
+over each episode, so that each episode counts once, independent of its number of turns.
 
-Where all returns that are compared with each other are equal, the advantages are exactly 0: means of equal
-floats need not be those floats, and dividing what is left by a spread of all but 0 would be huge noise.
+If all returns in a comparison are equal, the advantages are exactly 0. The mean of equal floats may differ
+from them in rounding, and a division of this difference by a spread close to 0 would be huge noise.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ _EPSILON = 1e-6
 def group_normalised(
     returns: torch.Tensor, weights: torch.Tensor, group_size: int, epsilon: float = _EPSILON
 ) -> torch.Tensor:
-    """Return each return less its group's mean, over its group's standard deviation (GRPO, arXiv 2402.03300).
+    """Return each return minus its group's mean, divided by its standard deviation (GRPO, arXiv 2402.03300).
 
     Args:
         returns: ``[groups · group_size, K]``, group after group.
-        weights: of the same shape.
-        group_size: episodes of one problem.
-        epsilon: added to the standard deviation.
+        weights: weights of the same shape.
+        group_size: number of episodes per problem.
+        epsilon: constant that is added to the standard deviation.
 
     Returns:
-        ``[groups · group_size, K]``; exactly 0 where all returns of a group are equal.
+        ``[groups · group_size, K]``; exactly 0 if all returns of a group are equal.
     """
     centred = group_centred(returns, weights, group_size)
     return centred / (_group_mean(centred**2, weights, group_size).sqrt() + epsilon)
 
 
 def group_centred(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return each return less its group's mean (Dr. GRPO, arXiv 2503.20783); shapes as above."""
+    """Return each return minus its group's mean (Dr. GRPO, arXiv 2503.20783); shapes as above."""
     centred = returns - _group_mean(returns, weights, group_size)
     return torch.where(_group_equal(returns, weights, group_size), 0.0, centred)
 
 
 def leave_one_out(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return each return less the mean of its group's other episodes (RLOO, arXiv 2402.14740); as above."""
+    """Return each return minus the mean of the group's other episodes (RLOO, arXiv 2402.14740); as above."""
     centred = group_centred(returns, weights, group_size)
-    others = max(group_size - 1, 1)  # without any, what is centred is 0
+    others = max(group_size - 1, 1)  # without other episodes, the centred return is 0
     return centred + (weights * centred).sum(dim=1, keepdim=True) / others
 
 
@@ -53,12 +53,12 @@ def global_normalised(
 ) -> torch.Tensor:
     """Normalise returns over the tokens of the batch (REINFORCE++, arXiv 2501.03262).
 
-    A reward at the end is the return of each token, so that a return counts once for each of its tokens.
+    A reward at the end is the return of each token, so a return counts once for each of its tokens.
 
     Args:
         returns: ``[E, K]``.
-        lengths: ``[E, K]``, sampled tokens of each; 0 behind an episode's last unit.
-        epsilon: added to the standard deviation.
+        lengths: ``[E, K]``, sampled tokens of each unit; 0 after an episode's last unit.
+        epsilon: constant that is added to the standard deviation.
 
     Returns:
         ``[E, K]``; exactly 0 if all returns are equal.
@@ -72,10 +72,10 @@ def global_normalised(
 def of_returns(
     advantage: Advantage, returns: torch.Tensor, lengths: torch.Tensor, group_size: int
 ) -> torch.Tensor:
-    """Return the advantage of each unit, ``[E, K]``, by one of the above; ``lengths`` are its sampled tokens.
+    """Return the advantage of each unit, ``[E, K]``; ``lengths`` are its sampled tokens.
 
     Raises:
-        ValueError: the advantage is not one of whole returns but of single tokens (gae).
+        ValueError: the advantage applies to single tokens instead of whole returns (gae).
     """
     present = (lengths > 0).to(returns.dtype)
     weights = present / present.sum(dim=1, keepdim=True)
@@ -92,42 +92,42 @@ def of_returns(
 
 
 def overlong_penalty(lengths: torch.Tensor, max_new_tokens: int, share: float) -> torch.Tensor:
-    """Return what a long response's reward loses (DAPO's soft punishment, arXiv 2503.14476, eq 13).
+    """Return the penalty on a long response's reward (DAPO's soft punishment, arXiv 2503.14476, eq 13).
 
     Args:
         lengths: ``[N]``, tokens of each response, at most ``max_new_tokens``.
         max_new_tokens: tokens of the longest response allowed.
-        share: of ``max_new_tokens``, the last part of it, over which the penalty grows; more than 0.
+        share: last share of ``max_new_tokens``, over which the penalty grows; more than 0.
 
     Returns:
-        ``[N]``, 0 up to ``(1 − share) · max_new_tokens``, from there linear to 1 at ``max_new_tokens``.
+        ``[N]``, 0 up to ``(1 − share) · max_new_tokens``, then linear to 1 at ``max_new_tokens``.
     """
-    # Exactly 1 at the longest: what is left of a reward may then be exactly that of others.
+    # Exactly 1 at the maximum length, so that equal rewards can remain exactly equal.
     return (1 - (max_new_tokens - lengths) / (share * max_new_tokens)).clamp(0, 1)
 
 
 def gae(
     values: torch.Tensor, rewards: torch.Tensor, owner: torch.Tensor, gamma: float, gae_lambda: float
 ) -> torch.Tensor:
-    """Generalised advantage estimation over sampled tokens, rewards at the end (arXiv 1506.02438, eq 16).
+    """Generalised advantage estimation over sampled tokens with rewards at the end (arXiv 1506.02438, eq 16).
 
-    Each sampled token is one action; what the environment said between two of them is no step of its own.
-    With δ_t = r_t + γ·V_{t+1} − V_t: Â_t = δ_t + γλ·Â_{t+1}; behind the last token V and Â are 0.
+    Each sampled token is one action; tokens of the environment between two of them are not steps. With δ_t =
+    r_t + γ·V_{t+1} − V_t: Â_t = δ_t + γλ·Â_{t+1}; after the last token V and Â are 0.
 
     Args:
         values: ``[K]``, V before each sampled token, sequence after sequence.
         rewards: ``[S]``.
-        owner: ``[K]``, sequence of each token, ascending.
+        owner: ``[K]``, the sequence of each token, ascending.
         gamma: γ.
         gae_lambda: λ.
 
     Returns:
-        ``[K]``; returns for the critic are these plus ``values``.
+        ``[K]``; the returns for the critic are the advantages plus ``values``.
     """
     lengths = torch.bincount(owner, minlength=len(rewards))
     step = torch.arange(len(owner)) - (lengths.cumsum(0) - lengths)[owner]
     after = lengths[owner] - 1 - step  # tokens that follow in the same sequence
-    padded = values.new_zeros(int(lengths.max()), len(rewards))  # the last token of each is in row 0
+    padded = values.new_zeros(int(lengths.max()), len(rewards))  # the last token of each sequence is in row 0
     padded[after, owner] = values
     advantages = torch.zeros_like(padded)
     following, following_value = torch.zeros_like(rewards), torch.zeros_like(rewards)
@@ -144,13 +144,13 @@ def whiten(advantages: torch.Tensor, epsilon: float = _EPSILON) -> torch.Tensor:
 
 
 def _group_mean(values: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Mean of each group, for each of its episodes: ``[E, K]`` to ``[E, 1]``."""
+    """Return the mean of each group, for each of its episodes: ``[E, K]`` to ``[E, 1]``."""
     of_episodes = (weights * values).sum(dim=1)
     return of_episodes.view(-1, group_size).mean(dim=1).repeat_interleave(group_size)[:, None]
 
 
 def _group_equal(values: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Whether all values of a group are equal, for each of its episodes: ``[E, K]`` to bool ``[E, 1]``."""
+    """Return whether all values of a group are equal, for each episode: ``[E, K]`` to bool ``[E, 1]``."""
     first = values[::group_size, :1].repeat_interleave(group_size, dim=0)
     same = ((values == first) | (weights == 0)).all(dim=1)
     return same.view(-1, group_size).all(dim=1).repeat_interleave(group_size)[:, None]

@@ -1,12 +1,13 @@
-"""Causal attention within each of the sequences that lie end to end in one row, in two ways.
+"""Causal attention within each of the sequences that are packed into one row, in two ways.
 
-- Variable length, in 16 bits on a GPU: kernels that know where sequences begin and end; nothing is padded.
-  flash-attn's where it is installed, PyTorch's own elsewhere. FlashAttention 4's is faster on Hopper; runs do
-  not choose it until its gradients have passed the tests there.
-- Runs of like lengths, everywhere else: PyTorch's plain attention on a rectangle for each run.
+- Variable length, in 16 bits on a GPU: kernels that know where sequences begin and end, without padding. The
+  kernel is flash-attn's if it is installed, otherwise PyTorch's. FlashAttention 4's is faster on Hopper; runs
+  do not choose it until its gradients have passed the tests there.
+- Runs of similar lengths, everywhere else: PyTorch's plain attention on a rectangle for each run.
 
-A prompt that several sequences share is in the row once. Its queries belong to the first of them; for the
-others only what follows it asks, and sees the prompt's keys and values, gathered from the row.
+The row contains a prompt that several sequences share once. Its queries belong to the first of these
+sequences. For the others, only the tokens after the prompt are queries; they see the prompt's keys and
+values, which are gathered from the row.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from areal.errors import UserError
 from areal.learner import flash4
 
 ATTENTION = "areal_packed"
-"""Name under which transformers knows :func:`packed_attention`."""
+"""Name of :func:`packed_attention` in transformers."""
 _NO_EFFECT = ("dropout", "position_ids", "use_cache", "output_router_logits", "is_causal")
-"""What else models hand to their attention: dropout is off, positions are in queries and keys already."""
+"""Other arguments of models: dropout is off, and queries and keys already contain the positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """Which tokens of the row make up each of S sequences, L the longest of them.
+    """Describes which tokens of the row form each of S sequences; L is the length of the longest.
 
-    The cost of attention is quadratic in what a sequence is padded to: it is done in runs of like lengths.
+    The cost of attention is quadratic in the padded length, so it is computed in runs of similar lengths.
 
     Attributes:
-        index: ``[S, L]``, place in the row of each token of each sequence; anything behind its end.
+        index: ``[S, L]``, place in the row of each token of each sequence; arbitrary after its end.
         owned: bool ``[S, L]``, where a token is computed: true once for each place of the row, in its order.
-        runs: first sequence, one behind the last, and the longest length of each run.
+        runs: first sequence, last sequence plus one, and longest length of each run.
     """
 
     index: torch.Tensor
@@ -50,20 +51,20 @@ class Padded:
 
     @classmethod
     def build(cls, index: np.ndarray, owned: np.ndarray, lengths: np.ndarray, device: torch.device) -> Padded:
-        """Take index and owned as above, and lengths ``[S]``, to the device."""
+        """Move index and owned, as above, and lengths ``[S]`` to the device."""
         return cls(to_device(index, device), to_device(owned, device), runs(lengths.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
 class Varlen:
-    """Where S sequences end, for kernels of variable length.
+    """Describes where S sequences end, for kernels of variable length.
 
     Attributes:
         gather: ``[M]``, place in the row of each token of each sequence.
-        ends_q: int32 ``[S + 1]``, 0 and then where the tokens end that each sequence computes.
-        ends_k: int32 ``[S + 1]``, and where all its tokens end among the gathered ones.
-        longest_q: tokens computed of one sequence, at most.
-        longest_k: tokens of one sequence, at most.
+        ends_q: int32 ``[S + 1]``, 0 and then the end of the computed tokens of each sequence.
+        ends_k: int32 ``[S + 1]``, 0 and then the end of all tokens of each sequence among the gathered ones.
+        longest_q: maximum number of computed tokens of a sequence.
+        longest_k: maximum number of tokens of a sequence.
         attend: takes query, key, value, the four above, the scaling and the window.
     """
 
@@ -83,11 +84,11 @@ class Varlen:
         device: torch.device,
         attend: Callable[..., torch.Tensor],
     ) -> Varlen:
-        """Take index and owned as in :class:`Padded`, and lengths ``[S]``, to the device."""
+        """Move index and owned, as in :class:`Padded`, and lengths ``[S]`` to the device."""
         computed = owned.sum(1)
         real = np.arange(index.shape[1]) < lengths[:, None]
         gather = to_device(index[real], device)
-        # Where no prompt is shared M is N, by chance: compiled layers must not take it for a rule.
+        # Without a shared prompt, M equals N by chance; compiled layers must not assume that it always does.
         torch._dynamo.maybe_mark_dynamic(gather, 0)
 
         def ends(sizes: np.ndarray) -> torch.Tensor:
@@ -104,7 +105,7 @@ class Kernel:
     """Attention of variable length.
 
     Attributes:
-        name: for whoever reads the output of a run.
+        name: name of the kernel, for the output of a run.
         attend: as in :class:`Varlen`.
     """
 
@@ -113,17 +114,17 @@ class Kernel:
 
 
 PADDED = "PyTorch's, in runs of similar lengths"
-"""The name of attention without such a kernel."""
+"""Name of the attention without such a kernel."""
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return a tensor of an array's values; the host does not wait for a GPU to take them."""
+    """Return an array as a tensor on a device; the host does not wait for the copy to a GPU."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def runs(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    """Cut neighbours into runs, none shorter than two thirds of its run's longest: few if they are sorted."""
+    """Split into runs of neighbours of at least 2/3 of the run's longest; few if the lengths are sorted."""
     bounds = [0]
     shortest = longest = lengths[0]
     for i, length in enumerate(lengths):
@@ -153,19 +154,19 @@ def packed_attention(
     Args:
         module: the attention layer (unused).
         query: ``[1, heads, N, d]``; ``key`` and ``value`` may have fewer heads.
-        attention_mask: unused: ``layout`` says all.
-        scaling: of the scores; None: 1/√d.
-        sliding_window: tokens that each token sees, itself included; None: all before it.
-        layout: as in :class:`areal.learner.packed.Packed`.
-        softcap: bound of the scores, which come near it as a tanh does; None: no bound.
-        s_aux: ``[heads]``, the score of a token that is not there, which takes a share of the attention.
-        others: of no effect on what is computed here.
+        attention_mask: unused, because ``layout`` contains the same information.
+        scaling: factor of the scores; None: 1/√d.
+        sliding_window: number of tokens that each token sees, including itself; None: all tokens before it.
+        layout: the layout of :class:`areal.learner.packed.Packed`.
+        softcap: bound of the scores, which approach it as a tanh does; None: no bound.
+        s_aux: ``[heads]``, score of an attention sink, a virtual token that takes a share of the attention.
+        others: arguments without an effect on the result.
 
     Returns:
         ``[1, N, heads, d]`` and None.
 
     Raises:
-        UserError: the model's attention has something that is not known here.
+        UserError: the model's attention has a feature that areal does not know.
     """
     if layout is None:
         raise ValueError("packed attention needs the layout of the sequences")
@@ -180,7 +181,7 @@ def packed_attention(
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """What is made of the products of queries and keys; see :func:`packed_attention`."""
+    """Computes attention from the products of queries and keys; see :func:`packed_attention`."""
 
     scaling: float | None
     softcap: float | None
@@ -189,7 +190,7 @@ class _Scores:
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Attend; ``[S, heads, L, d]`` each; mask: bool ``[L, L]``, None: causal."""
+        """Attend; inputs are ``[S, heads, L, d]``; mask: bool ``[L, L]``, None: causal."""
         if self.softcap is None and self.sinks is None:
             return F.scaled_dot_product_attention(
                 q,
@@ -214,12 +215,12 @@ class _Scores:
 
 
 def changes_scores(model: Any) -> bool:
-    """Whether a model's attention does more to its scores than to scale them."""
+    """Return whether a model's attention changes its scores beyond scaling them."""
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
     return capped or any(hasattr(module, "sinks") for module in model.modules())
 
 
-@torch.compiler.disable  # the number of its runs varies from row to row
+@torch.compiler.disable  # the number of runs varies from row to row
 def _padded(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -228,11 +229,11 @@ def _padded(
     sliding_window: int | None,
     layout: Padded,
 ) -> torch.Tensor:
-    """``[heads, N, d]`` to ``[N, heads, d]``."""
+    """Attend within padded sequences, from ``[heads, N, d]`` to ``[N, heads, d]``."""
     parts = []
     for first, last, longest in layout.runs:
         index, owned = layout.index[first:last, :longest], layout.owned[first:last, :longest]
-        # What lies behind the end of a sequence comes last: under a causal mask no real token ever sees it.
+        # Tokens after the end of a sequence come last, so under a causal mask no real token sees them.
         q, k, v = (x[:, index].transpose(0, 1) for x in (query, key, value))
         mask = _window(longest, sliding_window, query.device)
         parts.append(scores.attend(q, k, v, mask).transpose(1, 2)[owned])
@@ -240,7 +241,7 @@ def _padded(
 
 
 def _window(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
-    """Return who sees whom, bool ``[length, length]``; None: every token all before it."""
+    """Return which tokens each token sees, bool ``[length, length]``; None: all tokens before it."""
     if sliding_window is None or length <= sliding_window:
         return None
     steps = torch.arange(length, device=device)
@@ -256,9 +257,9 @@ def _varlen(
     sliding_window: int | None,
     layout: Varlen,
 ) -> torch.Tensor:
-    """``[heads, N, d]`` to ``[N, heads, d]``; causal from the ends: the last query sees the last key."""
+    """Attend, ``[heads, N, d]`` to ``[N, heads, d]``; causal from the end: the last query sees all keys."""
     q = query.transpose(0, 1)
-    # Also where it changes nothing: without it, layers would be compiled once more, in the middle of a run.
+    # Even if it changes nothing: without it, the layers would be compiled again in the middle of a run.
     k, v = (x.transpose(0, 1).index_select(0, layout.gather) for x in (key, value))
     back = -1 if sliding_window is None else sliding_window - 1
     return layout.attend(
@@ -267,9 +268,10 @@ def _varlen(
 
 
 def varlen_kernel() -> Kernel:
-    """Return the kernel for 16 bits on a GPU: flash-attn's where it is installed, PyTorch's elsewhere."""
+    """Return the kernel for 16 bits on a GPU: flash-attn's if it is installed, otherwise PyTorch's."""
     try:
-        # Of flash-attn itself: FlashAttention 4, another package, makes a folder of that name, too.
+        # Check a file of flash-attn itself: FlashAttention 4, a different package, creates a folder of that
+        # name, too.
         installed = importlib.util.find_spec("flash_attn.flash_attn_interface") is not None
     except ModuleNotFoundError:
         installed = False
@@ -301,7 +303,7 @@ def torch_kernel() -> Kernel:
 
     grouped = (
         "enable_gqa" in inspect.signature(varlen_attn).parameters
-    )  # before it, grouped heads just worked
+    )  # versions without it accept grouped heads as they are
 
     def attend(q: Any, k: Any, v: Any, eq: Any, ek: Any, nq: int, nk: int, scale: Any, window: Any) -> Any:
         more = {"enable_gqa": q.shape[1] != k.shape[1]} if grouped else {}

@@ -1,8 +1,8 @@
-"""Weights under the names and in the shapes of a model's checkpoints, as engines and files need them.
+"""Yields weights with the names and shapes of a model's checkpoints, as engines and files need them.
 
-In memory, transformers keeps some of them in another form: the experts of a layer in one tensor, or other
-names. It can undo that, since it writes checkpoints as it found them. Here this is done part by part, so
-that at most one layer is held twice.
+In memory, transformers stores some weights in another form: the experts of a layer in one tensor, or under
+other names. It can reverse this, because it writes checkpoints in their original form. This module reverses
+it part by part, so that memory holds at most one layer twice.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import torch
 
 _LAYER = re.compile(r"(.*?\.\d+)\.")
-"""The beginning of a name, up to the number of its layer."""
+"""The start of a name, up to the number of its layer."""
 
 
 def as_in_checkpoints(
     model: Any, weights: Iterable[tuple[str, torch.Tensor]]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield weights under the names and in the shapes that checkpoints of the model have.
+    """Yield weights with the names and shapes of the model's checkpoints.
 
     Args:
-        weights: all of its weights, under the model's own names and in its order; whole, not sharded.
+        weights: all weights, with the model's own names, in its order, and not sharded.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    if not model._weight_conversions:  # those that were used as it was loaded
+    if not model._weight_conversions:  # the conversions that were applied when it was loaded
         yield from weights
         return
     for _, part in itertools.groupby(weights, key=lambda pair: _layer(pair[0])):
@@ -36,7 +36,7 @@ def as_in_checkpoints(
 
 
 def kept_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the buffers that a checkpoint holds beside the parameters."""
+    """Yield the buffers that a checkpoint contains in addition to the parameters."""
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:

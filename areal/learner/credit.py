@@ -1,4 +1,4 @@
-"""Which return each sampled token answers for: its episode's or player's reward, or what its turn led to."""
+"""Assigns a return to each sampled token: the reward of its episode or player, or the return of its turn."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from areal.trajectory import Episode, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The returns of R rows with up to K units of credit each: their turns, or one for the whole row.
+    """The returns of R rows with up to K units of credit each; a unit is a turn, or the whole row.
 
-    A row is an episode, or what one player did in it: players earn rewards of their own.
+    A row is an episode, or one player's part of it, because each player earns its own reward.
 
     Attributes:
         returns: float32 ``[R, K]``.
-        lengths: int64 ``[R, K]``, sampled tokens of each unit; 0 behind a row's last unit.
-        episode: of each row, which episode it belongs to; in order.
-        player: of each row, whose it is.
-        row: of each trajectory, which row it belongs to.
-        units: of each trajectory, the unit of each of its sampled tokens.
+        lengths: int64 ``[R, K]``, sampled tokens of each unit; 0 after a row's last unit.
+        episode: the episode of each row, in order.
+        player: the player of each row.
+        row: the row of each trajectory.
+        units: for each trajectory, the unit of each of its sampled tokens.
     """
 
     returns: torch.Tensor
@@ -36,24 +36,25 @@ class Credit:
     units: list[np.ndarray]
 
     def of_tokens(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """Spread values of units, ``[R, K]``, over the sampled tokens of each trajectory."""
+        """Expand values of units, ``[R, K]``, to the sampled tokens of each trajectory."""
         known, pairs = values.numpy(), zip(self.row, self.units, strict=True)
         return [torch.from_numpy(known[row][units]) for row, units in pairs]
 
     def advantages(self, advantage: Advantage, group_size: int) -> torch.Tensor:
-        """Return the advantage of each unit, ``[R, K]``: a player is compared with itself alone.
+        """Return the advantage of each unit, ``[R, K]``; a player is only compared with itself.
 
-        What a player can expect depends on its role: who moves first wins more often, a seller earns
-        something else than a buyer. So each role has a baseline of its own, as in SPIRAL's role-conditioned
-        advantage estimation (arXiv 2506.24119). There it is a running mean over games; here it is over the
-        episodes of the group, whose problem is the same. Who acted in no other one has the advantage 0.
+        The expected reward of a player depends on its role: the first to move wins more often, and a seller
+        earns a different reward than a buyer. Each role therefore has its own baseline, as in SPIRAL's
+        role-conditioned advantage estimation (arXiv 2506.24119). There the baseline is a running mean over
+        games; here it is the mean over the episodes of the group, which have the same problem. A player that
+        acted in no other episode has the advantage 0.
 
         Args:
-            advantage: by what it is computed.
-            group_size: episodes of one problem.
+            advantage: the method of estimation.
+            group_size: number of episodes per problem.
 
         Raises:
-            ValueError: the advantage is not one of whole returns but of single tokens (gae).
+            ValueError: the advantage applies to single tokens instead of whole returns (gae).
         """
         whole = advantage == "global-normalised"
         compared: dict[tuple[int, str], list[int]] = {}
@@ -69,15 +70,15 @@ class Credit:
 
 
 def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: int) -> Credit:
-    """Assign to each sampled token the return that it answers for.
+    """Assign a return to each sampled token.
 
-    Without ``turn_discount`` every token answers for the reward of its episode, or of its player there. With
-    γ, a token of turn k answers for Σ_{j≥k} γ^(j−k)·r_j over the turns j of its episode, or of its player
-    there, in the order in which they began, whichever trajectory they are in. Overlong responses lose in
-    that reward, or in the one of their turn.
+    Without ``turn_discount``, each token has the reward of its episode, or of its player in it. With γ, a
+    token of turn k has Σ_{j≥k} γ^(j−k)·r_j over the turns j of its episode, or of its player in it, in the
+    order in which they began, across all trajectories. The penalty on overlong responses reduces this reward,
+    or that of their turn.
 
     Args:
-        max_new_tokens: tokens of the longest response allowed, what is put in to end its thought included.
+        max_new_tokens: tokens of the longest response allowed, including those inserted to end its thought.
     """
     rows, owners = _rows(episodes)
     if objective.turn_discount is None:
@@ -87,7 +88,7 @@ def assign(episodes: Sequence[Episode], objective: Objective, max_new_tokens: in
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one player did in an episode, and what it earned."""
+    """One player's part of an episode, and its reward."""
 
     episode: int
     player: str
@@ -96,11 +97,11 @@ class _Row:
 
 
 def _rows(episodes: Sequence[Episode]) -> tuple[list[_Row], list[int]]:
-    """Return the rows of some episodes, and the row of each trajectory."""
+    """Return the rows of the episodes, and the row of each trajectory."""
     rows: list[_Row] = []
     owners: list[int] = []
     for number, episode in enumerate(episodes):
-        # A player that earned nothing that the environment spoke of earned 0.
+        # A player without a reward from the environment earned 0.
         rewards = episode.players if episode.players else {"": episode.reward}
         known: dict[str, int] = {}
         for trajectory in episode.trajectories:
@@ -151,14 +152,14 @@ def _places(rows: Sequence[_Row]) -> tuple[list[int], list[str]]:
 
 
 def _taken(rows: Sequence[_Row], owners: list[int]) -> list[tuple[int, Trajectory]]:
-    """Return all trajectories in the order of the batch, each with its place in its row."""
+    """Return all trajectories in the order of the batch, each with its index in its row."""
     left = [enumerate(row.trajectories) for row in rows]
     return [next(left[owner]) for owner in owners]
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A turn: how many tokens were sampled in it, and how many its response has."""
+    """A turn, with its number of sampled tokens and the length of its response."""
 
     call: int
     trajectory: int
@@ -168,7 +169,7 @@ class _Turn:
 
 
 def _turns_of(row: _Row) -> list[_Turn]:
-    """The turns of a row in the order in which they began."""
+    """Return the turns of a row in the order in which they began."""
     found = []
     for number, trajectory in enumerate(row.trajectories):
         tokens, lengths = turn_lengths(trajectory).tolist(), response_lengths(trajectory).tolist()
@@ -180,16 +181,16 @@ def _turns_of(row: _Row) -> list[_Turn]:
 
 
 def turn_lengths(trajectory: Trajectory) -> np.ndarray:
-    """Return the number of sampled tokens of each turn; without turns, the trajectory is one."""
+    """Return the number of sampled tokens of each turn; a trajectory without turns counts as one turn."""
     if not trajectory.turns:
         return np.array([trajectory.sampled])
     return np.add.reduceat(trajectory.loss_mask.astype(np.int64), trajectory.turns)
 
 
 def response_lengths(trajectory: Trajectory) -> np.ndarray:
-    """Return the number of tokens of the response of each turn, what was put in to end its thought included.
+    """Return the number of tokens of each turn's response, including those inserted to end its thought.
 
-    They are what ``max_new_tokens`` limits. Without turns, the trajectory is one.
+    ``max_new_tokens`` limits these lengths. A trajectory without turns counts as one turn.
     """
     if not trajectory.turns:
         return np.array([trajectory.sampled])
@@ -197,7 +198,7 @@ def response_lengths(trajectory: Trajectory) -> np.ndarray:
 
 
 def _discounted(rewards: list[float], discount: float) -> list[float]:
-    """Σ_{j≥k} γ^(j−k)·r_j for each k."""
+    """Return Σ_{j≥k} γ^(j−k)·r_j for each k."""
     found, following = [], 0.0
     for reward in reversed(rewards):
         following = reward + discount * following

@@ -1,7 +1,7 @@
 """The critic of ``advantage: gae``: a copy of the model with one output, the expected return.
 
-It is a copy, so that the loss of the values never moves the policy. Its head begins at 0: the first
-advantages are the returns themselves.
+It is a copy, so that the value loss never changes the policy. Its head starts at 0, so the first advantages
+are the returns themselves.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class ValueModel(torch.nn.Module):
 
 
 class Critic:
-    """Values of states, how they are trained, and the advantages that they give.
+    """Predicts the values of states, trains them, and computes advantages from them.
 
     Args:
         path: the model to copy.
 
     Attributes:
-        values: the copy, as it is trained.
+        values: the trained copy.
     """
 
     def __init__(self, path: str, settings: LearnerConfig, device: torch.device) -> None:
@@ -50,7 +50,7 @@ class Critic:
         self.values = TrainableModule(ValueModel(load_model(path)), settings, device)
 
     def judge(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
-        """Fill in the advantages, normalised over the batch, and the returns; return metrics."""
+        """Set the advantages, normalised over the batch, and the returns; return metrics."""
         s = self._settings
         values = [self.values(micro.packed).cpu() for micro in micros]
         found = [
@@ -69,7 +69,7 @@ class Critic:
         return {"critic/loss": float(advantages.square().mean() / 2), "critic/explained": float(explained)}
 
     def accumulate(self, micro: MicroBatch) -> None:
-        """Add a micro-batch's gradient of the squared error, in the shares of the policy's loss."""
+        """Add a micro-batch's gradient of the squared error, with the token shares of the policy's loss."""
         returns = micro.returns
         assert returns is not None, "judge first"
         self.values.accumulate(

@@ -1,6 +1,6 @@
-"""A batch that nobody sampled, on which the learner warms up: everything is compiled before a real one comes.
+"""An artificial batch that warms up the learner: everything is compiled before a real batch arrives.
 
-Compiling takes a learner up to a minute, during which the engine starts anyway.
+Compilation takes up to a minute, and the engine starts during this time.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import numpy as np
 from areal.trajectory import Batch, Episode, Group, Trajectory
 
 _PROMPT, _RESPONSE = 8, 256
-"""Tokens of the prompt of a pair, and of the longest response."""
+"""Number of tokens of a pair's prompt, and of the longest response."""
 
 
 def dummy_batch(minibatches: int, tokens: int, max_new_tokens: int) -> Batch:
-    """Return a batch of pairs of responses to one prompt, of which one is right.
+    """Return a batch of pairs of responses to one prompt, one of which is correct.
 
     Args:
-        minibatches: how many minibatches the batch is split into; each gets as many pairs as the others.
-        tokens: the largest number of tokens of a minibatch; a minibatch has at least one pair.
+        minibatches: number of minibatches of the batch; each has the same number of pairs.
+        tokens: maximum number of tokens of a minibatch; a minibatch has at least one pair.
         max_new_tokens: tokens of the longest response allowed; 0: no limit.
     """
     response = min(_RESPONSE, max_new_tokens or _RESPONSE, max(1, tokens // 2 - _PROMPT))

@@ -1,7 +1,7 @@
-"""FlashAttention 4 (the package flash-attn-4), as operations that torch.compile leaves whole.
+"""FlashAttention 4 (the package flash-attn-4) as operations that torch.compile does not trace.
 
-Its own functions are Python that compiles kernels as they are first needed: a compiler of layers cannot look
-into them. Here a forward and a backward pass are one operation each, whose shapes are known beforehand.
+Its own functions are Python code that compiles kernels on first use, and torch.compile cannot trace them.
+Here the forward and the backward pass are one operation each, with shapes that are known in advance.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _backward(
     """Return the gradients of query, key and value."""
     from flash_attn.cute.interface import _flash_attn_bwd
 
-    # Contiguous, as the shapes below promise to compiled layers.
+    # Contiguous, as the registered shapes tell compiled layers.
     gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)]
     _flash_attn_bwd(
         query.contiguous(),
@@ -108,7 +108,7 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _mask(back: int) -> dict[str, Any]:
-    """Return who sees whom: each token all before it, or so many before it."""
+    """Return the mask arguments: each token sees all tokens before it, or a fixed number of them."""
     if back < 0:
         return {"causal": True}
     return {"window_size_left": back, "window_size_right": 0}

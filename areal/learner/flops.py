@@ -21,11 +21,11 @@ _PEAKS = {
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
-"""Dense bfloat16 operations per second, from the vendor's data sheets; the first name that fits counts."""
+"""Dense bfloat16 operations per second, from the vendor's data sheets; the first matching name counts."""
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Return the GPU's peak in bfloat16 by its name; None for a CPU or a GPU that is not in the table."""
+    """Return the GPU's peak in bfloat16, by its name; None for a CPU or a GPU that is not in the table."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -35,9 +35,9 @@ def peak_flops(device: torch.device) -> float | None:
 class FlopCounter:
     """Counts the operations of a model's passes, as PaLM's appendix B does (arXiv 2204.02311).
 
-    Two for each weight of a matrix and token, and 4·d for each pair of tokens that attention compares in each
-    layer; a backward pass has twice those of the forward pass. What is computed a second time to save memory
-    is not counted, nor are logits that nothing asks for.
+    It counts two operations for each matrix weight and token, and 4·d for each pair of tokens that attention
+    compares in each layer. A backward pass has twice the operations of the forward pass. Recomputation that
+    saves memory does not count, nor do logits that are not needed.
     """
 
     def __init__(self, model: Any) -> None:
@@ -52,8 +52,8 @@ class FlopCounter:
         """Return the operations of a forward pass.
 
         Args:
-            tokens: N that pass through the layers.
-            predicted: K whose logits are made.
-            pairs: of a token with itself and each before it that it sees.
+            tokens: number N of tokens that pass through the layers.
+            predicted: number K of tokens with logits.
+            pairs: number of pairs of a token with itself or an earlier token that it sees.
         """
         return 2 * (self._trunk * tokens + self._head * predicted + self._attention * pairs)

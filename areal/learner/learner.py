@@ -1,8 +1,8 @@
-"""The learner: takes a batch, updates the model, reports what happened.
+"""The learner: takes a batch, updates the model, and reports metrics.
 
-Guarantee: π_prox is the policy at the start of the step, for every minibatch (eq 5). No forward pass is
-made that cannot change the result: the first minibatch's own pass gives its π_prox, a naive objective needs
-none, and trajectories that cannot move the policy only count in the denominators.
+Guarantee: π_prox is the policy at the start of the step, for every minibatch (eq 5). The learner makes no
+forward pass that cannot change the result: the first minibatch's own pass gives its π_prox, a naive objective
+needs none, and trajectories that cannot change the policy only count in the denominators.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from areal.models.sight import load_sight
 from areal.trajectory import Batch, TokenValues
 
 _SMALL = 512
-"""Tokens of a small micro-batch."""
+"""Number of tokens of a small micro-batch."""
 
 
 class Learner:
     """A causal language model, its optimizer, and the number of finished updates.
 
     Args:
-        path: the model that the run begins with; with ``kl`` it is also the reference.
-        temperature: of the distribution that was sampled from.
-        threads: CPU threads, without a GPU; None: as torch has it.
-        max_new_tokens: tokens of the longest response allowed, which some objectives measure lengths by.
-        kernel: of attention; None: the device's own.
+        path: the initial model of the run; with ``kl`` it is also the reference.
+        temperature: temperature of the sampling distribution.
+        threads: number of CPU threads, if there is no GPU; None: PyTorch's default.
+        max_new_tokens: tokens of the longest response allowed, in which some objectives measure lengths.
+        kernel: attention kernel; None: the default of the device.
 
     Attributes:
-        model: the Hugging Face model; what is trained of it is float32, and may be sharded.
-        policy: the model as it is trained.
-        passes: micro-batches that went through a model so far.
-        token_values: what the last update computed of the tokens of a few rollouts.
+        model: the Hugging Face model; its trained weights are float32, and may be sharded.
+        policy: the trained policy.
+        passes: number of micro-batches that have passed through a model.
+        token_values: values of the tokens of a few rollouts in the last update.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Learner:
         )
         if kernel is None and uses_varlen(settings, self._device):
             kernel = varlen_kernel()
-        # Kernels of variable length have plain scores only.
+        # Kernels of variable length only support plain scores.
         self._kernel = None if changes_scores(self.model) else kernel
         self._splitter = Splitter(
             settings,
@@ -121,18 +121,18 @@ class Learner:
 
     @property
     def adapted(self) -> bool:
-        """Whether an adapter is trained and not the weights."""
+        """Whether the learner trains an adapter instead of the weights."""
         return self._settings.lora_rank > 0
 
     @property
     def description(self) -> str:
-        """How it computes, in a few words."""
+        """A short description of the computation."""
         dtype = str(compute_dtype(self._settings, self._device)).removeprefix("torch.")
         processes = f"{world_size()} processes, " if world_size() > 1 else ""
         return f"{processes}{dtype}, attention: {self._kernel.name if self._kernel else PADDED}"
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """Make one update (one optimizer step for each minibatch) and return its metrics."""
+        """Make one update, with one optimizer step per minibatch, and return its metrics."""
         started = time.monotonic()
         minibatches, without_advantage = self._splitter.split(batch)
         judged = self._score_before(minibatches)
@@ -161,7 +161,7 @@ class Learner:
         }
 
     def _score_before(self, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
-        """Score the tokens with all models, before the first step, as the objective needs; return metrics."""
+        """Score the tokens before the first step with each model the objective needs; return metrics."""
         if self._settings.decoupled:
             for micro in itertools.chain(*minibatches[1:]):
                 micro.prox = self.policy(micro.packed, self._temperature).logprobs
@@ -169,14 +169,14 @@ class Learner:
         if self._reference is not None:
             with lora.without_adapter(self.model) if self.adapted else nullcontext():
                 for micro in itertools.chain(*minibatches):
-                    # It is a policy of its own, and so are its choices of experts.
+                    # The reference is a separate policy with its own choices of experts.
                     packed = replace(micro.packed, experts=None)
                     micro.reference = self._reference(packed, self._temperature).logprobs
                     self.passes += 1
         return {} if self._critic is None else self._critic.judge(list(itertools.chain(*minibatches)))
 
     def _accumulate(self, micro: MicroBatch, sums: Sums, tokens_of_some: TokenLog, first: bool) -> None:
-        """Add a micro-batch's gradients, and what it says; ``first``: no step was made in this update yet."""
+        """Add a micro-batch's gradients and metrics; ``first``: this update has made no step yet."""
         self.passes += 1
         losses: list[TokenLoss] = []
 
@@ -184,7 +184,7 @@ class Learner:
             losses.append(token_loss(self._settings, micro.tokens(logprobs, entropy, part)))
             return losses[-1].loss * micro.share[part]
 
-        # A sequence's ratio is made of all its tokens; every other term is of one token.
+        # A sequence-level ratio needs all tokens of the sequence; every other term needs one token.
         separable = self._settings.ratio == "token"
         self._routers.counting, self._routers.comparing = micro.counts, micro.counts and first
         scores: Scores = self.policy.accumulate(
@@ -210,10 +210,10 @@ class Learner:
         return norm
 
     def _work(self, minibatches: list[list[MicroBatch]]) -> int:
-        """Return the floating-point operations that this rank's part of an update has to make."""
+        """Return the floating-point operations of this rank's part of an update."""
         work = 0
         for i, minibatch in enumerate(minibatches):
-            # Forward, and backward to the inputs and to the weights, of which adapters are next to nothing.
+            # Forward, and backward to the inputs and the weights; an adapter's weights are negligible.
             passes = 2 if self.adapted else 3
             passes += (i > 0 and self._settings.decoupled) + (self._reference is not None)
             for packed in (micro.packed for micro in minibatch if micro.counts):
@@ -224,10 +224,10 @@ class Learner:
         return work
 
     def warm_up(self) -> None:
-        """Compile everything that updates need, if anything is compiled, by their passes on dummy batches.
+        """Compile everything that updates need, by passes on dummy batches, if anything is compiled.
 
-        One batch fills its micro-batches and one is small: sums over a small one are compiled differently.
-        Weights, optimizer and random states stay as they are.
+        One batch fills its micro-batches and one is small, because sums over a small one are compiled
+        differently. The weights, the optimizer and the random states do not change.
         """
         if not compiles(self._settings, self._device):
             return
@@ -243,9 +243,9 @@ class Learner:
             self._critic.values.zero_grad()
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Return the float32 weights as checkpoints of the model have them, tied ones once, each whole.
+        """Return the float32 weights in the form of the model's checkpoints, tied ones once, none sharded.
 
-        The few that are never trained but belong to a checkpoint, such as the bias of a router, are included.
+        They include the few that are never trained but belong to a checkpoint, such as the bias of a router.
         """
         if self.adapted:
             weights = lora.merged_parameters(self.model)
@@ -254,14 +254,16 @@ class Learner:
         return as_in_checkpoints(self.model, itertools.chain(weights, kept_buffers(self.model)))
 
     def sent_parameters(self, dtype: torch.dtype, again: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """Return what engines are sent: all weights, or those that an adapter changes and its factors.
+        """Return the weights to send to engines: all, or with an adapter, the base and the factors.
 
-        The weights below an adapter are sent as they are if the engine's type holds them exactly. What
-        transformers converts as it loads, such as experts, is sent whole.
+        The base of an adapter is sent unchanged if the engine's type represents it exactly. Otherwise, or
+        if transformers converts weights when it loads the model, such as experts, all weights are sent, with
+        the adapter merged.
 
         Args:
-            dtype: of the engine's weights.
-            again: whether they have those weights: then the factors alone, if there are any.
+            dtype: type of the engine's weights.
+            again: whether the engines already have the base; if so, only the factors are sent, if there are
+                any.
         """
         if not self.adapted or dtype not in self._exact_types or self.model._weight_conversions:
             return self.named_parameters()
@@ -271,13 +273,14 @@ class Learner:
         return itertools.chain(base, kept_buffers(self.model), lora.factors(self.model))
 
     def move_base(self, place: dict[str, torch.Tensor] | None) -> None:
-        """Move the frozen base of an adapter, so that it is held once, and not by engines' memory again.
+        """Move the frozen base of an adapter, to avoid a second copy beside the engines' weights.
 
-        Several ranks hold parts of it, which stay.
+        With several ranks, each keeps its part in place.
 
         Args:
-            place: tensors by the names of :meth:`sent_parameters`, from which engines load; where they are
-                like the base's, they take its numbers over and are the base. None: to the host's memory.
+            place: tensors with the names of :meth:`sent_parameters`, from which engines load. Those with the
+                type and shape of the base's receive its values and become the base. None: the base moves to
+                host memory.
         """
         if not self.adapted or world_size() > 1:
             return
@@ -292,10 +295,10 @@ class Learner:
             torch.cuda.empty_cache()
 
     def state(self, whole: bool = False) -> Tensors:
-        """Return all that the next update depends on, by name: the tensors themselves, no copies.
+        """Return everything on which the next update depends, by name: the tensors themselves, not copies.
 
         Args:
-            whole: with all that a trained learner has, so that a saved state can be loaded into it.
+            whole: include all tensors of a trained learner, so that a saved state can be loaded into them.
         """
         found = self.policy.state(whole)
         if self._critic is not None:
@@ -310,7 +313,7 @@ class Learner:
         """Restore what :meth:`state` returned, here or in another process.
 
         Raises:
-            UserError: the state has no critic, and the objective needs one.
+            UserError: the objective needs a critic, and the state has none.
         """
         if self._critic is not None:
             critic = below("critic.", state)

@@ -1,10 +1,10 @@
-"""Log-probabilities of chosen tokens, entropies, and the loss made of them, without ever holding all logits.
+"""Log-probabilities of chosen tokens, entropies, and their loss, without all logits in memory.
 
-With a vocabulary of 150,000 the logits of 16,000 tokens take 10 GB, and as much again for their gradient.
-Here they are made for so many tokens at a time as fit in two GB, used, and dropped. The gradients of the
-output layer's inputs are made at once, while a chunk of logits is there: nothing is computed a second time.
-Products of 16-bit matrices are kept in float32: a logit near 20 has a rounding error of 0.06 in bfloat16,
-which would go straight into every importance ratio.
+With a vocabulary of 150,000, the logits of 16,000 tokens take 10 GB, and their gradient takes as much again.
+This module computes the logits of as many tokens at a time as fit in two GB, uses them, and drops them. It
+computes the gradients of the output layer's inputs while a chunk of logits exists, so it computes nothing
+twice. Products of 16-bit matrices stay in float32: in bfloat16, a logit near 20 has a rounding error of 0.06,
+which would enter every importance ratio.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import torch
 from areal.step_sizes import LOGITS_AT_ONCE
 
 _BLOCK = 1024
-"""Logits of a row that a GPU keeps in registers, so that they are read once for maximum and sums."""
+"""Number of logits of a row that a GPU keeps in registers, to read them once for the maximum and the sums."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
-"""Gives the loss of each of the tokens ``[slice]`` from their log-probabilities and their entropies."""
+"""Returns the loss of each of the tokens ``[slice]``, from their log-probabilities and their entropies."""
 
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Scores(NamedTuple):
-    """What the model says of K sampled tokens.
+    """The model's scores of K sampled tokens.
 
     Attributes:
         logprobs: float32 ``[K]``, log p(target); no gradient.
-        entropy: float32 ``[K]``, of p; no gradient.
-        loss: the sum of the tokens' losses, differentiable; None if none was asked for.
+        entropy: float32 ``[K]``, the entropy of p; no gradient.
+        loss: the sum of the tokens' losses, differentiable; None if no loss was requested.
     """
 
     logprobs: torch.Tensor
@@ -56,16 +56,17 @@ def scores(
     """Score tokens under p = softmax(hidden · weightᵀ / temperature).
 
     Args:
-        hidden: ``[K, d]``; the loss is differentiable by it.
-        weight: ``[V, d]``, of the output layer; and by this.
+        hidden: ``[K, d]``; the loss is differentiable with respect to it.
+        weight: ``[V, d]``, the weight of the output layer; likewise differentiable.
         targets: int64 ``[K]``.
-        temperature: of the distribution that was sampled from.
-        loss: of each token, if a gradient is wanted.
-        separable: whether the loss of a token depends on that token only. Otherwise ``loss`` is asked once
-            for all of them, and the logits are made a second time.
-        cap: bound of the products, which come near it as a tanh does, before the temperature; None: no bound.
-        at_once: how many logits are held at a time, at most, but for those of one token.
-        compile: compiles what is done to a chunk of logits; None: torch.compile on a GPU, nothing on a CPU.
+        temperature: temperature of the sampling distribution.
+        loss: loss of each token; None: no gradient is needed.
+        separable: whether the loss of a token depends only on that token. If not, ``loss`` is called once for
+            all tokens, and the logits are computed twice.
+        cap: bound of the products before the temperature, which they approach as a tanh does; None: no bound.
+        at_once: maximum number of logits in memory, but at least those of one token.
+        compile: compiles the computation on a chunk of logits; None: torch.compile on a GPU, nothing on a
+            CPU.
     """
     if compile is None and hidden.device.type == "cuda":
         compile = torch.compile
@@ -78,7 +79,7 @@ def scores(
 
 
 class _Chunks(NamedTuple):
-    """How logits are made, as in :func:`scores`."""
+    """Parameters of the computation of logits, as in :func:`scores`."""
 
     targets: torch.Tensor
     temperature: float
@@ -88,7 +89,7 @@ class _Chunks(NamedTuple):
 
 
 class _Loss(torch.autograd.Function):
-    """The loss and, in the same pass, its gradients."""
+    """The loss and its gradients, computed in the same pass."""
 
     @staticmethod
     def forward(
@@ -118,7 +119,7 @@ class _Loss(torch.autograd.Function):
 
 
 class _Output:
-    """The output layer at work on K tokens, a chunk of rows at a time; it sums up the gradients."""
+    """The output layer on K tokens, one chunk of rows at a time; it accumulates the gradients."""
 
     def __init__(
         self, hidden: torch.Tensor, weight: torch.Tensor, chunks: _Chunks, trained: bool = False
@@ -133,7 +134,7 @@ class _Output:
         )
 
     def gradient_of_weight(self) -> list[torch.Tensor]:
-        """Return it, in the weight's type, if the weight is trained."""
+        """Return the gradient in the weight's type, if the weight is trained."""
         return [] if self._of_weight is None else [self._of_weight.to(self._weight.dtype)]
 
     def all_scores(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -146,19 +147,19 @@ class _Output:
         )
 
     def loss_in_one_pass(self, loss: Loss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return log-probabilities, entropies and the loss of tokens of which each has its own."""
+        """Return log-probabilities, entropies and the loss, for a loss that is separable by token."""
         found = []
         for part in self._parts():
             logits, logprobs, entropy, normaliser = self._score(part)
             total, of_logprob, of_entropy = _differentiate(loss, logprobs, entropy, part)
             self._backward(part, logits, normaliser, entropy, of_logprob, of_entropy)
-            del logits  # before the next ones are made
+            del logits  # before the next logits are computed
             found.append((logprobs, entropy, total))
         columns = list(zip(*found, strict=True))
         return torch.cat(columns[0]), torch.cat(columns[1]), torch.stack(columns[2]).sum()
 
     def loss_in_two_passes(self, loss: Loss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the same where the loss of a token depends on others."""
+        """Return the same for a loss in which a token depends on others."""
         logprobs, entropy, normaliser = self.all_scores()
         total, of_logprob, of_entropy = _differentiate(loss, logprobs, entropy, slice(0, len(logprobs)))
         for part in self._parts():
@@ -204,7 +205,7 @@ class _Output:
     def _parts(self) -> list[slice]:
         rows = len(self._hidden)
         count = -(-rows // max(1, self._at_once // len(self._weight)))
-        # All about as large: one with a single row left would be compiled for on its own.
+        # Chunks of similar size: a remainder of a single row would need its own compilation.
         bounds = [rows * i // count for i in range(count + 1)]
         return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
@@ -212,7 +213,7 @@ class _Output:
 def _differentiate(
     loss: Loss, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return the sum of the tokens' losses and its gradients; None: it does not depend on the entropy."""
+    """Return the sum of the tokens' losses and its gradients; None: no dependence on the entropy."""
     with torch.enable_grad():
         inputs = logprobs.detach().requires_grad_(), entropy.detach().requires_grad_()
         total = loss(*inputs, part).sum()
@@ -225,7 +226,7 @@ def _statistics(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the log-probability of the target, the entropy, and the log of the normaliser of each row.
 
-    Maximum and sums are made block by block, then of the blocks: H = log Σ eˣ − Σ x·eˣ / Σ eˣ.
+    The maximum and the sums are computed per block, then over the blocks: H = log Σ eˣ − Σ x·eˣ / Σ eˣ.
     """
     rows, columns = logits.shape
     size = next((n for n in (_BLOCK, _BLOCK // 2, _BLOCK // 4, _BLOCK // 8) if columns % n == 0), columns)
@@ -255,7 +256,7 @@ def _gradient(
     temperature: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Return the gradient of the logits: (1[target] − p)·g + p·(−log p − H)·g_H, over the temperature."""
+    """Return the gradient of the logits: ((1[target] − p)·g + p·(−log p − H)·g_H) / temperature."""
     logprobs = logits / temperature - normaliser[:, None]
     probabilities = logprobs.exp()
     target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
@@ -269,7 +270,7 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return the matrix product in float32."""
     if left.dtype == torch.float32:
         return left @ right
-    if left.device.type == "cpu":  # which cannot widen within the product
+    if left.device.type == "cpu":  # which cannot widen the type within the product
         return left.float() @ right.float()
     return torch.mm(left, right, out_dtype=torch.float32)
 
@@ -288,13 +289,14 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
 def _compiled(function: Any, compile: Compile) -> Any:
     """Compile a function of tensors with a row for each token, once for any number of rows.
 
-    On a GPU these are bound by memory: compiled, a chunk is read once instead of ten times. Their width is
-    compiled in, since it is divided by for every logit.
+    These functions are memory-bound on a GPU: compiled, a chunk is read once instead of ten times. Their
+    width is a compile-time constant, because it is a divisor for every logit.
     """
     compiled = compile(function)
 
     def call(*arguments: Any) -> Any:
-        # Code is made for where a tensor begins in its memory, too: a part of one would be compiled for anew.
+        # The compiled code also depends on where a tensor begins in its memory: a slice would be compiled
+        # anew.
         own = [a.clone() if torch.is_tensor(a) and a.storage_offset() else a for a in arguments]
         for rows in filter(torch.is_tensor, own):
             torch._dynamo.maybe_mark_dynamic(rows, 0)

@@ -1,11 +1,11 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): the model stays as it is; each layer has a small product added.
+"""Low-rank adapters (LoRA, arXiv 2106.09685): the model is frozen, and each layer adds a small product.
 
-The layers are peft's; areal.learner.merged_linear says how they compute. This file adds what a learner needs:
-whole weights, as if all had been trained, and the model without its adapter. Neither ever writes to a weight,
-so nothing drifts.
+The layers are those of peft; areal.learner.merged_linear describes their computation. This module adds what a
+learner needs: all weights of the adapted model, as if they were trained, and the model without its adapter.
+Neither ever writes to a weight, so no error accumulates.
 
-The base is frozen, so it needs no float32: it is held in the type that is computed in, or in 4 bits
-(areal.nf4). The factors are float32.
+The base is frozen, so it needs no float32: it is stored in the compute type, or in 4 bits (areal.nf4). The
+factors are float32.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from areal.learner.parallelize import compute_dtype, full
 
 _NAME = "default"
 _SAMPLE = 2**16
-"""Numbers of a weight."""
+"""Number of values of a weight in a sample."""
 _SHOWN = 300
-"""Characters of an error of peft's."""
+"""Number of characters that are shown of an error of peft."""
 _TOWER = r".*\bvisual\b.*"
-"""The layers of a vision tower, which is frozen (areal.learner.sight)."""
+"""Pattern of the layers of a vision tower, which is frozen (areal.learner.sight)."""
 
 
 def require_packages(settings: LearnerConfig) -> None:
-    """Check that what adapters need is installed; raises UserError if it is not."""
+    """Check that the packages for adapters are installed; raises UserError if they are not."""
     if importlib.util.find_spec("peft") is None:
         raise UserError(f"learner.lora_rank requires peft; install it with {install_hint('lora')}")
     if settings.base_precision == "nf4":
@@ -46,19 +46,19 @@ def require_packages(settings: LearnerConfig) -> None:
 
 
 def adapt(model: Any, settings: LearnerConfig, device: torch.device) -> None:
-    """Freeze a model and add adapters to its linear layers, in place; hold the base in little memory.
+    """Freeze a model and add adapters to its linear layers, in place; store the base in little memory.
 
-    All but the output layer are adapted, unless ``lora_options`` says which. The experts of a mixture, which
-    are one tensor for each layer, are none of them; see :func:`_targets`.
+    All linear layers except the output layer are adapted, unless ``lora_options`` selects others. The experts
+    of a mixture, which are one tensor per layer, are not adapted; see :func:`_targets`.
 
-    Adapters begin with no effect, and always with the same random part, so that a run can be repeated.
+    Adapters have no effect at first. Their random part is always the same, so that a run is reproducible.
 
     Args:
-        settings: what the adapters are like, and what the base is held in.
-        device: where the model will be; a base in 4 bits is there at once.
+        settings: settings of the adapters, and the precision of the base.
+        device: the later device of the model; a base in 4 bits moves there immediately.
 
     Raises:
-        UserError: a package is not installed, or such adapters do not go with the model.
+        UserError: a package is not installed, or the model does not support such adapters.
     """
     require_packages(settings)
     from peft import inject_adapter_in_model
@@ -68,7 +68,7 @@ def adapt(model: Any, settings: LearnerConfig, device: torch.device) -> None:
         torch.manual_seed(0)
         try:
             inject_adapter_in_model(config, model, adapter_name=_NAME)
-        except ValueError as error:  # no layer is called so, or it is of a kind without adapters
+        except ValueError as error:  # no layer has this name, or its type has no adapters
             raise UserError(f"learner.lora_options: {' '.join(str(error).split())[:_SHOWN]}") from error
     _check(model, config)
     if settings.base_precision == "nf4":
@@ -88,8 +88,8 @@ def adapt(model: Any, settings: LearnerConfig, device: torch.device) -> None:
 def _config(model: Any, settings: LearnerConfig) -> Any:
     """Return peft's configuration of the adapters.
 
-    Their scale is 2 (``lora_alpha`` is twice the rank) where nothing is said, so that the learning rate need
-    not follow the rank.
+    The default scale is 2 (``lora_alpha`` is twice the rank), so that the learning rate does not depend on
+    the rank.
     """
     from peft import LoraConfig
 
@@ -111,10 +111,10 @@ def _config(model: Any, settings: LearnerConfig) -> Any:
 
 
 def _check(model: Any, config: Any) -> None:
-    """Check that what was adapted is what the learner computes.
+    """Check that areal can compute the adapted layers.
 
     Raises:
-        UserError: it is not, or a rank or scale was given for a layer that there is not.
+        UserError: it cannot, or a rank or scale is given for a layer that does not exist.
     """
     from peft.tuners.lora import Linear, LoraLayer
 
@@ -127,14 +127,14 @@ def _check(model: Any, config: Any) -> None:
                 "no embeddings, no experts and not the output layer; leave it out"
             )
     for key in itertools.chain(config.rank_pattern, config.alpha_pattern):
-        if not any(re.match(rf"(.*\.)?({key})$", path) for path in adapted):  # as peft does
+        if not any(re.match(rf"(.*\.)?({key})$", path) for path in adapted):  # the same matching as in peft
             raise UserError(
                 f"learner.lora_options: '{key}' is no adapted layer; they are such as {next(iter(adapted))}"
             )
 
 
 def _check_base(model: Any) -> None:
-    """Check that the weights of a model can be held in 4 bits; raises UserError if they cannot."""
+    """Check that the weights of a model can be stored in 4 bits; raises UserError if they cannot."""
     if any(len(parameter.shape) == 3 for parameter in model.parameters()):
         raise UserError(
             "learner.base_precision=nf4 holds linear layers in 4 bits, and most weights of this model are "
@@ -145,10 +145,10 @@ def _check_base(model: Any) -> None:
 
 
 def _targets(model: Any) -> str | list[str]:
-    """Return which layers are adapted; where there are experts, peft's word for all means them, too.
+    """Return the layers to adapt; if the model has experts, peft's "all-linear" would include them.
 
-    So does the name of one of their layers in checkpoints, as shared experts and dense layers have it, too:
-    those stay as they are.
+    So would the name of an expert's layer in checkpoints, which shared experts and dense layers have as well,
+    so layers of that name are not adapted.
     """
     if not any(len(parameter.shape) == 3 for parameter in model.parameters()):
         return "all-linear"
@@ -158,16 +158,16 @@ def _targets(model: Any) -> str | list[str]:
     return [
         path
         for path, layer in model.named_modules()
-        # By exact type: a router that builds on it returns more than its products.
+        # The exact type, because a router that inherits from it returns more than its products.
         if type(layer) is torch.nn.Linear and layer is not head and path.rpartition(".")[2] not in taken
     ]
 
 
 @torch.no_grad()
 def merged_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights that the adapted model amounts to, under the names of one without adapters.
+    """Yield the weights with the adapter merged, under the names of a model without adapters.
 
-    Those that are adapted are in float32, as their sum is made.
+    The adapted weights are in float32, the type of their sum.
     """
     layers = bases(model)
     for name, parameter in base_tensors(model):
@@ -180,9 +180,9 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def base_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what the model without its adapter is held in: the tensors themselves, tied ones once.
+    """Yield the stored tensors of the model without its adapter: the tensors themselves, tied ones once.
 
-    They have the names that they had before it was adapted; of a quantised weight it is its parts.
+    They have the names from before the adaptation; a quantised weight yields its parts.
     """
     seen = set[int]()
     for path, module in model.named_modules():
@@ -196,16 +196,16 @@ def base_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def bases(model: Any) -> dict[str, Any]:
-    """Return the adapted layers by the name that their weight has in one without adapters."""
+    """Return the adapted layers by the name of their weight in a model without adapters."""
     from peft.tuners.lora import LoraLayer
 
     return {f"{path}.weight": layer for path, layer in model.named_modules() if isinstance(layer, LoraLayer)}
 
 
 def exact_types(model: Any) -> set[torch.dtype]:
-    """Return the types in which the adapted layers' own weights are what they are in float32.
+    """Return the types that represent the adapted layers' own weights exactly, as float32 does.
 
-    A sample of each is looked at: weights of another type would not all end in zeros by chance.
+    A sample of each layer suffices: weights of another type would not all end in zeros by chance.
     """
     samples = [layer.base_layer.weight.detach().flatten()[:_SAMPLE] for layer in bases(model).values()]
     narrow = (torch.bfloat16, torch.float16)
@@ -214,7 +214,7 @@ def exact_types(model: Any) -> set[torch.dtype]:
 
 @torch.no_grad()
 def factors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what each adapted weight has changed by, as :mod:`areal.factors` wants it."""
+    """Yield the change of each adapted weight as factors, in the form of :mod:`areal.factors`."""
     for name, layer in bases(model).items():
         for part, tensor in zip((A, B), scaled_factors(layer, _NAME), strict=True):
             yield name + part, full(tensor).contiguous()
@@ -222,7 +222,7 @@ def factors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """Within, the model computes what it did before it was adapted."""
+    """Let the model compute without its adapter within the context."""
     from peft.tuners.lora import LoraLayer
 
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
@@ -236,7 +236,7 @@ def without_adapter(model: Any) -> Iterator[None]:
 
 
 def adapter_of(model: Any) -> dict[str, torch.Tensor]:
-    """Return the adapter's weights, whole, under the names that peft gives them in its files."""
+    """Return the adapter's weights, not sharded, with the names that peft uses in its files."""
     return {
         f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": full(parameter.detach())
         for name, parameter in model.named_parameters()
@@ -248,8 +248,8 @@ def write_adapter(folder: Path, model: Any, base: str, weights: dict[str, torch.
     """Write an adapter in peft's format.
 
     Args:
-        base: folder or hub id of the model without it.
-        weights: as :func:`adapter_of` gives them, on the CPU.
+        base: folder or hub id of the model without the adapter.
+        weights: weights from :func:`adapter_of`, on the CPU.
     """
     from safetensors.torch import save_file
 

@@ -1,9 +1,10 @@
-"""An adapted linear layer as the learner computes it: with the very weight that engines get.
+"""An adapted linear layer that computes with the same merged weight as the engines.
 
-peft adds B·(A·x) to W·x. In 16 bits that is another function than the engine's, whose weight is W + B·A,
-rounded: what the rounding drops would move the learner's log-probabilities and not the engine's. So the
-weight is made here, too, for the time of a product, and made again for the backward pass. Gradients are those
-of the factors alone, through the rounding as if it were not there, as those of all weights are in 16 bits.
+peft adds B·(A·x) to W·x. In 16 bits this differs from the engine's function, whose weight is W + B·A,
+rounded: the part that rounding drops would change the learner's log-probabilities but not the engine's. The
+learner therefore also merges the weight for the duration of a product, and again for the backward pass. Only
+the factors have gradients, which pass through the rounding unchanged, as they do when all weights are trained
+in 16 bits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from areal.nf4 import dequantised, quantised
 
 
 class QuantisedBase(torch.nn.Module):
-    """A frozen linear layer whose weight is held in 4 bits (areal.nf4)."""
+    """A frozen linear layer with a weight in 4 bits (areal.nf4)."""
 
     packed: torch.Tensor
     scales: torch.Tensor
@@ -33,29 +34,29 @@ class QuantisedBase(torch.nn.Module):
 
     @property
     def parts(self) -> tuple[torch.Tensor, ...]:
-        """What the weight is made of."""
+        """The stored parts of the weight."""
         return self.packed, self.scales, self.scales2
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight, made anew each time, in bfloat16."""
+        """The weight in bfloat16, computed anew each time."""
         return dequantised(*self.parts)
 
 
 def compute_merged(layer: Any, name: str) -> None:
-    """Let a linear layer of peft's compute with its merged weight.
+    """Let a linear layer of peft compute with its merged weight.
 
     Args:
-        layer: its forward is replaced.
-        name: of its adapter.
+        layer: the layer, whose forward method is replaced.
+        name: name of its adapter.
     """
     layer.forward = functools.partial(_forward, layer, name)
 
 
 def scaled_factors(layer: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A and B, the scale within B, so that B·A is what the layer's weight, as it lies, changes by.
+    """Return A and B, with the scale in B, such that B·A is the change of the layer's weight as stored.
 
-    The weights of GPT-2's layers lie the other way.
+    The weights of GPT-2's layers are stored transposed.
     """
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]
     return (b.t(), a.t()) if layer.fan_in_fan_out else (a, b)
@@ -74,7 +75,7 @@ def _whole(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, parts: Any) -> tor
 
 
 class _Product(torch.autograd.Function):
-    """x ``[…, in]`` times the merged weight, which is ``[in, out]`` if ``lies_other_way``, and the bias."""
+    """x ``[…, in]`` times the merged weight, which is ``[in, out]`` if ``lies_other_way``, plus the bias."""
 
     @staticmethod
     def forward(
@@ -92,7 +93,7 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             whole = _whole(x, a, b, parts)
             of_x = of_y @ (whole.t() if ctx.lies_other_way else whole)
-        # The gradient of the whole weight would be rowsᵀ·columns: it is never made.
+        # The gradient of the full weight would be rowsᵀ·columns; it is never computed.
         rows, columns = of_y.reshape(-1, of_y.shape[-1]), x.reshape(-1, x.shape[-1])
         if ctx.lies_other_way:
             rows, columns = columns, rows

@@ -1,4 +1,4 @@
-"""Sums over the sampled tokens of an update, from which its metrics are made."""
+"""Sums over the sampled tokens of an update, for its metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sums:
     totals: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def add_pass(self, packed: Packed, scores: Scores, token: TokenLoss) -> None:
-        """Add what a pass says of the policy that is trained."""
+        """Add the statistics of a pass of the trained policy."""
         difference = scores.logprobs - packed.behav
         self.tokens += len(packed.behav)
         self._add(
@@ -34,14 +34,14 @@ class Sums:
             self._add(reference_kl=token.reference_kl)
 
     def add_mismatch(self, packed: Packed, prox: torch.Tensor, version: int) -> None:
-        """Add how far learner and engine differ, on the tokens that this version has sampled.
+        """Add the difference between learner and engine, on the tokens that this version sampled.
 
         Args:
-            prox: ``[K]``, their log-probabilities under the learner's weights of that version.
-            version: of the weights that the update begins with.
+            prox: ``[K]``, log-probabilities of the tokens under the learner's weights of that version.
+            version: version of the weights at the start of the update.
         """
         fresh = packed.versions == version
-        # 0 elsewhere: to pick them out, the host would have to wait for the device.
+        # 0 elsewhere, because the host would have to wait for the device to select them.
         difference = torch.where(fresh, prox - packed.behav, 0.0)
         self._add(fresh=fresh, mismatch=difference.abs(), mismatch_kl=(difference.exp() - 1 - difference))
         largest, name = difference.abs().max(), "mismatch_max"
@@ -53,7 +53,7 @@ class Sums:
             self.totals[name] = self.totals[name] + total if name in self.totals else total
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics of all ranks' tokens; all ranks have to call this."""
+        """Return the metrics of all ranks' tokens; every rank must call this."""
         found = all_gather_objects((self.tokens, {name: float(value) for name, value in self.totals.items()}))
         tokens, ranks = sum(count for count, _ in found), [totals for _, totals in found]
 
@@ -72,7 +72,7 @@ class Sums:
         }
         if any("reference_kl" in of_rank for of_rank in ranks):
             metrics["policy/reference_kl"] = mean("reference_kl")
-        if fresh := total("fresh"):  # without such tokens there is nothing to compare
+        if fresh := total("fresh"):  # without such tokens there is no comparison
             metrics |= {
                 "mismatch/logprob": total("mismatch") / fresh,
                 "mismatch/logprob_max": max(of_rank.get("mismatch_max", 0.0) for of_rank in ranks),

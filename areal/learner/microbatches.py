@@ -1,7 +1,7 @@
-"""Splitting sequences into micro-batches under a token budget.
+"""Splits sequences into micro-batches under a token budget.
 
-A sequence counts with all its tokens, also with a prompt that it shares: the row has that prompt once, but
-attention gathers it for each sequence, and it is attention that fills the memory.
+All tokens of a sequence count, even those of a shared prompt: the row contains that prompt once, but
+attention gathers it for each sequence, and attention determines the memory.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from areal.errors import UserError
 
 
 def allocate(lengths: Sequence[int], budget: int, minimum: int = 1) -> list[list[int]]:
-    """Return micro-batches as lists of indices into ``lengths``; each index stands in exactly one.
+    """Return micro-batches as lists of indices into ``lengths``; each index occurs exactly once.
 
-    Algorithm 1 of arXiv 2505.24298. Longest first; a sequence opens a new micro-batch if there are fewer than
-    ``minimum`` or it fits in none, else it joins the fitting one with the fewest sequences.
+    Algorithm 1 of arXiv 2505.24298. The longest sequence comes first. A sequence opens a new micro-batch if
+    there are fewer than ``minimum`` or it fits into none; otherwise it joins the fitting one with the fewest
+    sequences.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: number of tokens of each sequence.
         budget: largest sum of lengths in one micro-batch.
-        minimum: smallest number of micro-batches (as far as there are sequences).
+        minimum: smallest number of micro-batches, if there are enough sequences.
 
     Raises:
         UserError: a sequence is longer than the budget.
@@ -29,9 +30,10 @@ def allocate(lengths: Sequence[int], budget: int, minimum: int = 1) -> list[list
 
 
 def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Return micro-batches as :func:`allocate` does, but as full as they can be: sequence packing.
+    """Return micro-batches as :func:`allocate` does, but as full as possible (sequence packing).
 
-    Longest first; a sequence joins the fitting micro-batch with the least room left (best-fit decreasing).
+    The longest sequence comes first; each joins the fitting micro-batch with the least free space (best-fit
+    decreasing).
 
     Raises:
         UserError: a sequence is longer than the budget.
@@ -42,11 +44,12 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def partition(lengths: list[int], budget: int, world_size: int) -> list[list[list[int]]]:
     """Return the micro-batches of each rank, as lists of indices into ``lengths``.
 
-    What the ranks compute at the same time has about as many tokens, since they wait for each other. All
-    ranks have as many micro-batches; if there are too few sequences for that, some micro-batches are empty.
+    Micro-batches that the ranks compute at the same time have similar numbers of tokens, because the ranks
+    wait for each other. All ranks have the same number of micro-batches; with too few sequences, some are
+    empty.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: number of tokens of each sequence.
         budget: largest sum of lengths in one micro-batch.
 
     Raises:
@@ -59,7 +62,7 @@ def partition(lengths: list[int], budget: int, world_size: int) -> list[list[lis
         parts.sort(key=lambda part: -sum(lengths[i] for i in part))
     parts += [[]] * (-len(parts) % world_size)
     rounds = [parts[i : i + world_size] for i in range(0, len(parts), world_size)]
-    # Reversed every other time, so that no rank always has the larger one.
+    # Reversed every second time, so that no rank always has the larger one.
     rounds = [parts[::-1] if i % 2 else parts for i, parts in enumerate(rounds)]
     return [[parts[rank] for parts in rounds] for rank in range(world_size)]
 
@@ -67,7 +70,7 @@ def partition(lengths: list[int], budget: int, world_size: int) -> list[list[lis
 def _fill(
     lengths: Sequence[int], budget: int, minimum: int, cost: Callable[[list[int], int], int]
 ) -> list[list[int]]:
-    """Fill micro-batches, longest sequence first, each into the fitting one with the least cost."""
+    """Fill micro-batches, longest sequence first, each into the fitting one with the lowest cost."""
     if lengths and max(lengths) > budget:
         raise UserError(
             f"a sequence of {max(lengths)} tokens does not fit into learner.micro_batch_tokens={budget}; "

@@ -1,4 +1,4 @@
-"""A batch as it passes through the model: minibatches, their micro-batches, and the part of each token."""
+"""A batch as it passes through the model: minibatches, their micro-batches, and the share of each token."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from areal.models.sight import Sight
 from areal.trajectory import Batch, Episode
 
 LOOKED_AT = 16
-"""Rollouts of an update of which the values of tokens are kept."""
+"""Number of rollouts per update whose token values are kept."""
 
 
 @dataclass
 class MicroBatch:
     """One forward and backward pass: S sequences with K sampled tokens.
 
-    It is packed when its pass asks for it. A GPU still computes the pass before then, and waits for nothing.
+    It is packed when its pass begins. A GPU still computes the previous pass at that time, so it does not
+    wait.
 
     Attributes:
-        pack: lays the sequences end to end on the device.
+        pack: packs the sequences into one row on the device.
         shares: ``[S]``, share of each sampled token of each sequence in the loss of the minibatch.
         rewards: ``[S]``, on the CPU.
-        of_sequences: advantages of the sampled tokens of each sequence; None: the critic judges.
-        returns: ``[K]``, what the critic is to learn, once it is known.
-        prox: ``[K]``, log-probabilities under π_prox once they are known.
-        reference: ``[K]``, and under the reference model.
-        looked_at: trajectories whose values are kept: the index in the batch, and which of the K tokens.
-        counts: false for one that only keeps a rank in step with the others: its shares are 0.
+        of_sequences: advantages of the sampled tokens of each sequence; None: the critic estimates them.
+        returns: ``[K]``, targets of the critic, once they are known.
+        prox: ``[K]``, log-probabilities under π_prox, once they are known.
+        reference: ``[K]``, log-probabilities under the reference model, likewise.
+        looked_at: trajectories whose values are kept: the index in the batch, and the slice of the K tokens.
+        counts: false for a micro-batch that only keeps a rank in step with the others; its shares are 0.
     """
 
     pack: Callable[[], Packed]
@@ -52,7 +53,7 @@ class MicroBatch:
 
     @functools.cached_property
     def packed(self) -> Packed:
-        """The sequences, on the device."""
+        """The packed sequences, on the device."""
         return self.pack()
 
     @functools.cached_property
@@ -62,13 +63,13 @@ class MicroBatch:
 
     @functools.cached_property
     def advantages(self) -> torch.Tensor | None:
-        """``[K]``; None until the critic has judged, if there is one."""
+        """``[K]``; None until the critic has estimated them, if there is a critic."""
         if self.of_sequences is None:
             return None
         return to_device(torch.cat(self.of_sequences).numpy(), self.packed.owner.device)
 
     def tokens(self, logprobs: torch.Tensor, entropy: torch.Tensor, part: slice) -> Tokens:
-        """Return the inputs of the objective for a part of the sampled tokens, given what the policy says."""
+        """Return the inputs of the objective for a part of the sampled tokens, given the policy's outputs."""
         assert self.advantages is not None, "the critic judges first"
         return Tokens(
             logprobs=logprobs,
@@ -86,10 +87,10 @@ class Splitter:
     """Splits a batch into minibatches, and this rank's part of each into micro-batches.
 
     Attributes:
-        budget: tokens of one micro-batch.
-        kernel: of attention; None: PyTorch's plain one, padded.
-        sight: what the model makes of pictures; None: it sees nothing.
-        rank: which of the learner's processes this is.
+        budget: number of tokens of one micro-batch.
+        kernel: attention kernel; None: PyTorch's plain attention, padded.
+        sight: how the model processes images; None: the model has no vision.
+        rank: rank of this process of the learner.
     """
 
     objective: Objective
@@ -103,14 +104,14 @@ class Splitter:
     sight: Sight | None = None
 
     def split(self, batch: Batch) -> tuple[list[list[MicroBatch]], float]:
-        """Return this rank's part of each minibatch, and the share of trajectories that have no advantage.
+        """Return this rank's part of each minibatch, and the share of trajectories without an advantage.
 
-        Groups stay whole within a minibatch. Trajectories that cannot move the policy, since their advantage
-        is exactly 0 and no other term of the objective sees them, are left out; their tokens still count in
+        Groups stay whole within a minibatch. Trajectories that cannot change the policy are left out, because
+        their advantage is exactly 0 and no other term of the objective uses them; their tokens still count in
         the denominators.
 
         Raises:
-            UserError: a trajectory does not fit in a micro-batch.
+            UserError: a trajectory does not fit into a micro-batch.
         """
         objective, trajectories, group = self.objective, batch.trajectories, len(batch.groups[0].episodes)
         credit = assign(batch.episodes, objective, self.max_new_tokens)
@@ -158,14 +159,14 @@ class Splitter:
         return minibatches, idle
 
     def _useful(self, members: Sequence[int], moves: list[bool] | None) -> list[int]:
-        """Return the trajectories of a minibatch that can move it; ``moves``: by their advantages."""
+        """Return the trajectories of a minibatch that can change the policy; ``moves``: by advantage."""
         if moves is None or self.objective.uses_every_token:
             return list(members)
         return [i for i in members if moves[i]]
 
 
 def _looked_at(episodes: Sequence[Episode], passing: Sequence[int]) -> set[int]:
-    """Return whose values are kept, of those that pass: by reward, the worst, the best, and some between."""
+    """Return the passing episodes whose values are kept: the worst, the best, and some between, by reward."""
     ordered = sorted(passing, key=lambda i: episodes[i].reward)
     if len(ordered) <= LOOKED_AT:
         return set(ordered)

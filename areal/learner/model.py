@@ -1,4 +1,4 @@
-"""The policy as the learner holds it: a Hugging Face causal language model on packed sequences."""
+"""The policy in the learner: a Hugging Face causal language model on packed sequences."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from areal.models.sight import auto_class, sees
 
 
 class Policy(torch.nn.Module):
-    """A causal language model that gives log-probabilities of sampled tokens, never logits.
+    """A causal language model that returns log-probabilities of sampled tokens, never logits.
 
     Attributes:
         model: the Hugging Face model; its parameters are float32.
-        routers: those of its mixtures of experts, which choose what an engine chose; None: they choose.
+        routers: routers of its mixtures of experts, which repeat the engine's choices; None: no replay.
     """
 
     def __init__(self, model: Any, routers: Routers | None = None) -> None:
@@ -34,9 +34,9 @@ class Policy(torch.nn.Module):
     ) -> Scores:
         """Return the log-probability of each sampled token, the entropy of its distribution, and the loss.
 
-        The logits are divided by ``temperature`` first, as the engine does: it is that distribution which was
-        sampled from. Logits are computed only where a sampled token is predicted. ``loss`` and ``separable``
-        as in :func:`areal.learner.logits.scores`; without a loss there is no gradient.
+        The logits are first divided by ``temperature``, as in the engine, because that is the sampling
+        distribution. Logits are computed only where they predict a sampled token. ``loss`` and ``separable``
+        are those of :func:`areal.learner.logits.scores`; without a loss there is no gradient.
         """
         if self.routers is not None:
             self.routers.replay(packed.experts)
@@ -50,8 +50,8 @@ def load_model(path: str) -> Any:
     """Load a causal language model for training, in float32, on the CPU; a vision tower is frozen.
 
     Raises:
-        UserError: the folder or hub id holds no causal language model, or one of which the learner would
-            compute something else.
+        UserError: the folder or hub id contains no causal language model, or one that the learner would
+            compute incorrectly.
     """
     from transformers import AttentionInterface, AutoConfig
 
@@ -65,7 +65,7 @@ def load_model(path: str) -> Any:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
-    # No dropout: the recomputed log-probabilities must be those of the policy that is updated.
+    # No dropout, because the recomputed log-probabilities must be those of the updated policy.
     model.eval()
     if sees(path):
         model.base_model.visual.requires_grad_(False)
@@ -75,10 +75,10 @@ def load_model(path: str) -> Any:
 
 @torch.no_grad()
 def require_replay(model: Any, routers: Routers, path: str) -> None:
-    """Try on two tokens whether a model's routers can choose what an engine chose.
+    """Test on two tokens whether a model's routers can repeat the choices of an engine.
 
     Raises:
-        UserError: it has none, or they do not choose as areal knows it.
+        UserError: it has no routers, or areal does not know how they choose.
     """
     if not len(routers):
         raise UserError(
@@ -96,7 +96,7 @@ def require_replay(model: Any, routers: Routers, path: str) -> None:
 
 
 def output_of(config: Any) -> tuple[float, float | None]:
-    """Return what the products of output layer and hidden states are multiplied with, and their soft cap.
+    """Return the factor of the products of output layer and hidden states, and their soft cap.
 
     Granite divides them (logits_scaling), Cohere multiplies them (logit_scale), Gemma 2 caps them.
     """
@@ -106,7 +106,7 @@ def output_of(config: Any) -> tuple[float, float | None]:
 
 
 def language_model(trunk: Any) -> Any:
-    """Return the part of a trunk that reads tokens: of one that sees, the vision tower stands beside it."""
+    """Return the language model of a trunk, without the vision tower of a vision-language model."""
     return getattr(trunk, "language_model", trunk)
 
 
@@ -126,10 +126,10 @@ def hidden_states(trunk: Any, packed: Packed) -> torch.Tensor:
 
 @torch.no_grad()
 def _check(model: Any, path: str) -> None:
-    """Try the model on two sequences of two tokens, together and apart.
+    """Test the model on two sequences of two tokens, together and separately.
 
     Raises:
-        UserError: what the learner computes is not what the model is.
+        UserError: the learner's computation differs from the model's.
     """
     first, second = torch.tensor([[1, 2]]), torch.tensor([[3, 1]])
     trunk = language_model(model.base_model)
@@ -157,7 +157,7 @@ def _check(model: Any, path: str) -> None:
 
 
 def _tried(module: Any, tokens: torch.Tensor, sequences: int) -> Any:
-    """Call a model or its trunk on a row of tokens, sequences of the same length end to end."""
+    """Call a model or its trunk on one row that contains several sequences of the same length."""
     index = np.arange(tokens.shape[1]).reshape(sequences, -1)
     length = index.shape[1]
     owned, lengths = np.ones_like(index, dtype=bool), np.full(sequences, length)

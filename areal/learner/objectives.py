@@ -1,12 +1,13 @@
 """The objective, as pure functions of log-probabilities; docs/objectives.md has the formulas.
 
-K is the number of sampled tokens of a micro-batch, S of its sequences. Three choices are independent of each
-other: the advantages (areal.learner.advantages), the loss of a token (:func:`token_loss`), and the share of a
-token in the loss of its minibatch (:func:`shares`). The loss is Σ share · token loss.
+K is the number of sampled tokens of a micro-batch, S the number of its sequences. Three choices are
+independent of each other: the advantages (areal.learner.advantages), the loss of a token
+(:func:`token_loss`), and the share of a token in the loss of its minibatch (:func:`shares`). The loss is Σ
+share · token loss.
 
-Log-ratios are clamped to at most 20 before they are exponentiated: up to a ratio of 5·10⁸ nothing changes,
-and beyond it neither a loss nor a gradient is ever infinite (the token's gradient is 0). Small ratios need no
-care: they go to 0, and no logarithm is taken of them.
+Log-ratios are clamped to at most 20 before exponentiation. Up to a ratio of 5·10⁸ this changes nothing, and
+beyond it neither a loss nor a gradient is ever infinite (the token's gradient is 0). Small ratios need no
+clamp: they approach 0, and their logarithm is never taken.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ _LARGEST_LOG_RATIO = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What is known of each sampled token, all ``[K]``.
+    """The data of each sampled token; all are ``[K]``.
 
     Attributes:
-        logprobs: of the policy that is trained, π_θ; differentiable.
-        prox: of the policy at the start of the step, π_prox; no gradient. A naive objective only reports it.
-        behav: of the policy that sampled, π_behav; no gradient.
+        logprobs: log-probabilities under the trained policy, π_θ; differentiable.
+        prox: log-probabilities under the policy at the start of the step, π_prox; no gradient. A naive
+            objective only reports it.
+        behav: log-probabilities under the policy that sampled the tokens, π_behav; no gradient.
         advantages: Â; no gradient.
-        owner: the sequence that it belongs to, from 0. If ratios are of sequences, all their tokens are here.
-        entropy: of the distribution that it was sampled from; differentiable if the objective uses it.
-        reference: log-probabilities of the reference model, π_ref, if the objective uses it; no gradient.
+        owner: the sequence of each token, from 0. If ratios are per sequence, all its tokens are present.
+        entropy: entropy of the token's distribution; differentiable if the objective uses it.
+        reference: log-probabilities under the reference model, π_ref, if the objective uses it; no gradient.
     """
 
     logprobs: torch.Tensor
@@ -47,7 +49,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
-    """Loss of each token, and what it says of the policy.
+    """The loss of each token, and its statistics of the policy.
 
     Attributes:
         loss: ``[K]``, to be minimised; differentiable.
@@ -65,7 +67,7 @@ class TokenLoss:
 
     @classmethod
     def joined(cls, parts: Sequence[TokenLoss]) -> TokenLoss:
-        """Join parts of a row, one behind the other."""
+        """Concatenate parts of a row."""
         kl = [p.reference_kl for p in parts if p.reference_kl is not None]
         return cls(
             torch.cat([p.loss for p in parts]),
@@ -77,14 +79,14 @@ class TokenLoss:
 
 
 def token_loss(objective: Objective, tokens: Tokens) -> TokenLoss:
-    """Return the loss of each token; :class:`Objective` says what each choice means.
+    """Return the loss of each token; :class:`Objective` describes each choice.
 
     Decoupled (arXiv 2505.24298, eq 5): −w · min(u·Â, clip(u)·Â) with u = π_θ/π_prox and w = π_prox/π_behav.
-    Naive: the same with π_behav in place of π_prox, so that w = 1 and stale samples are clipped against a
-    policy long gone.
+    Naive: the same with π_behav in place of π_prox, so that w = 1 and stale samples are clipped against an
+    outdated policy.
 
     Raises:
-        ValueError: the objective needs the entropy or a reference, and it is not there.
+        ValueError: the objective needs the entropy or a reference, and it is missing.
     """
     weight = behav_ratio = _ratio(objective, tokens, tokens.prox, tokens.behav)
     if not objective.decoupled:
@@ -107,7 +109,7 @@ def token_loss(objective: Objective, tokens: Tokens) -> TokenLoss:
 
 
 def _ratio(objective: Objective, tokens: Tokens, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """Return new/old of each token, or the geometric mean of its sequence's (arXiv 2507.18071, eq 7)."""
+    """Return new/old of each token, or the geometric mean over its sequence (arXiv 2507.18071, eq 7)."""
     log_ratio = new - old
     if objective.ratio == "sequence":
         log_ratio = _mean_over_sequence(log_ratio, tokens.owner)
@@ -159,12 +161,12 @@ def reference_kl(tokens: Tokens) -> torch.Tensor:
 def shares(aggregation: Aggregation, lengths: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
     """Return the share of each token of each sequence in the loss of its minibatch, ``[S]``.
 
-    All sequences of the minibatch count, also those that are not passed through the model since they cannot
-    move it: the split into micro-batches changes nothing.
+    All sequences of the minibatch count, including those that do not pass through the model because they
+    cannot change it. The split into micro-batches therefore has no effect.
 
     Args:
-        aggregation: token-mean: 1/Σ lengths; sequence-mean: 1/(S · length); fixed-length:
-            1/(S · max_new_tokens).
+        aggregation: token-mean: 1/Σ lengths; sequence-mean: 1/(S · length); fixed-length: 1/(S ·
+            max_new_tokens).
         lengths: int ``[S]``, sampled tokens of each sequence of the minibatch, each at least 1.
         max_new_tokens: tokens of the longest response allowed.
     """

@@ -1,7 +1,7 @@
-"""Sequences laid end to end in one row: only attention pads, and a shared prompt is in the row once.
+"""Packs sequences into one row: only attention pads, and the row contains a shared prompt once.
 
-The trajectories of a group have one prompt. Its hidden states are the same for all of them, so they are
-computed once; each sequence's attention gathers its own tokens, shared ones included, from the row.
+The trajectories of a group have the same prompt. Its hidden states are the same for all of them, so they are
+computed once; each sequence's attention gathers its own tokens, including shared ones, from the row.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from areal.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Some trajectories as the model and the objective need them: a row of N tokens, K of them sampled.
+    """Trajectories as the model and the objective need them: a row of N tokens, K of them sampled.
 
     Attributes:
         tokens: ``[N]``.
-        positions: ``[N]``, of each token in its own sequence, or ``[3, N]`` where there are pictures.
-        layout: which of them make up each sequence, as attention takes it.
-        before: ``[K]``, place of the token that each sampled token follows: its logits predict it.
+        positions: ``[N]``, position of each token in its own sequence, or ``[3, N]`` if there are images.
+        layout: the tokens of each sequence, in the form that attention takes.
+        before: ``[K]``, place of the token before each sampled token, whose logits predict it.
         targets: ``[K]``, the sampled tokens.
-        behav: ``[K]``, their log-probabilities as sampled.
+        behav: ``[K]``, their log-probabilities at sampling.
         versions: ``[K]``, the versions of the weights that sampled them.
-        owner: ``[K]``, which of the sequences each sampled token belongs to.
-        pairs: how many pairs of a computed token with one that it sees, itself included.
-        pictures: among the tokens; None: there are none.
-        experts: int16 ``[N, layers, k]``, those that the engine sent each token to, -1 where it is not known;
-            None: of no token.
+        owner: ``[K]``, the sequence of each sampled token.
+        pairs: number of pairs of a computed token with a token that it sees, including itself.
+        pictures: the images among the tokens; None: there are none.
+        experts: int16 ``[N, layers, k]``, the experts that the engine chose for each token, -1 where unknown;
+            None: all unknown.
     """
 
     tokens: torch.Tensor
@@ -57,16 +57,16 @@ def pack(
     kernel: Kernel | None = None,
     sight: Sight | None = None,
 ) -> Packed:
-    """Lay trajectories end to end, each prompt once.
+    """Pack trajectories into one row, each prompt once.
 
     Args:
-        trajectories: at least one.
-        kernel: of attention; None: PyTorch's plain one, padded.
-        sight: what the model makes of pictures; None: it sees nothing.
+        trajectories: the trajectories, at least one.
+        kernel: attention kernel; None: PyTorch's plain attention, padded.
+        sight: how the model processes images; None: the model has no vision.
 
     Raises:
-        ValueError: a trajectory begins with a sampled token, which nothing predicts, or has pictures that the
-            model does not see.
+        ValueError: a trajectory begins with a sampled token, which nothing predicts, or has images but the
+            model has no vision.
     """
     index, owned = _places(trajectories)
     lengths = np.array([len(t) for t in trajectories])
@@ -111,7 +111,7 @@ def pack(
 
 
 def _experts(trajectories: Sequence[Trajectory], index: np.ndarray, owned: np.ndarray) -> np.ndarray | None:
-    """Return ``experts`` of :class:`Packed`: those of a shared prompt are those of its owner."""
+    """Return ``experts`` of :class:`Packed`; a shared prompt has those of its owner."""
     known = [t.experts for t in trajectories if t.experts is not None]
     if not known:
         return None
@@ -136,7 +136,7 @@ def _places(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]
             raise ValueError(
                 "the first token of a sequence cannot be a sampled one, because nothing predicts it"
             )
-        # The same tokens are another prompt where their placeholders stand for another picture.
+        # Equal tokens are different prompts if their placeholders represent different images.
         images = tuple(image for image in trajectory.images if image.start < prompt)
         first = prompts.setdefault((trajectory.tokens[:prompt].tobytes(), images), end)
         shared = prompt if first < end else 0

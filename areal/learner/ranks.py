@@ -1,7 +1,7 @@
-"""The ranks of a learner: processes that hold its shards, and each do a part of every minibatch.
+"""The ranks of a learner: processes that store its shards and compute a part of every minibatch.
 
 A rank is a process of torch.distributed's default group; a single process is rank 0 of 1. FSDP keeps the
-ranks in step: all make as many micro-batches, and their gradients are summed.
+ranks in step: all have the same number of micro-batches, and their gradients are summed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from areal.errors import UserError
 T = TypeVar("T")
 
 _MEETING = 300.0
-"""Seconds for all ranks to reach each other."""
+"""Time limit in seconds for all ranks to reach each other."""
 _APART = timedelta(minutes=10)
-"""How much later than another a rank may come to a collective: it may read the model from a slow disk. One
-that has ended, or is frozen, is found before that, and the others are not left waiting."""
+"""Time limit by which a rank may arrive at a collective later than another, for example because it reads the
+model from a slow disk. A rank that has ended or hangs is detected before that, so the others do not wait for
+it."""
 
 
 def rank() -> int:
-    """Return which rank this process is."""
+    """Return the rank of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return how many ranks there are."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -42,7 +43,7 @@ def join_store(address: str, port: int, patience: float = _MEETING) -> dist.TCPS
     """Connect to the store of rank 0.
 
     Raises:
-        UserError: it is not reached within ``patience`` seconds.
+        UserError: the store is not reached within ``patience`` seconds.
     """
     try:
         store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=patience))
@@ -55,13 +56,13 @@ def join_store(address: str, port: int, patience: float = _MEETING) -> dist.TCPS
 def init_process_group(
     device: str, store: dist.Store, rank: int, world_size: int, patience: float = _MEETING
 ) -> None:
-    """Become a rank of the default process group, on a GPU of its own or a CPU.
+    """Join the default process group as a rank, on its own GPU or on a CPU.
 
-    A group that an earlier learner of this process left behind is destroyed first.
+    If an earlier learner of this process has left a group behind, the group is destroyed first.
 
     Args:
-        device: of this rank, such as ``cpu`` or ``cuda:1``.
-        store: where the ranks find each other.
+        device: device of this rank, such as ``cpu`` or ``cuda:1``.
+        store: the store at which the ranks meet.
 
     Raises:
         UserError: the ranks do not reach each other within ``patience`` seconds.
@@ -75,7 +76,7 @@ def init_process_group(
     limit = timedelta(seconds=patience)
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
-    except RuntimeError as error:  # of several kinds, by what was waited for
+    except RuntimeError as error:  # the kind depends on what it waited for
         raise _unreachable("some ranks of the learner were not", patience, error) from error
     dist.distributed_c10d._set_pg_timeout(_APART)
 
@@ -89,18 +90,18 @@ def _unreachable(what: str, patience: float, error: RuntimeError) -> UserError:
 
 
 def broken(error: RuntimeError) -> str:
-    """Return what an error says of a GPU, or of a connection to other ranks, that has failed; else nothing.
+    """Return the message of an error of a failed GPU or connection between ranks; empty for other errors.
 
-    Processes that are started anew may have better ones. Lack of memory is not of this kind.
+    New processes may not have this error. Out-of-memory errors are not of this kind.
     """
-    # Gloo has no error of its own.
+    # Gloo has no exception class of its own.
     if not isinstance(error, torch.AcceleratorError | dist.DistError) and "/gloo/" not in str(error):
         return ""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """Return the value of each rank; all ranks have to call this."""
+    """Return the value of each rank; every rank must call this."""
     if world_size() == 1:
         return [value]
     found: list[T | None] = [None] * world_size()

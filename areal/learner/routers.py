@@ -1,12 +1,13 @@
-"""The routers of a mixture of experts: how they spread tokens, and how they take an engine's choices over.
+"""The routers of a mixture of experts: how they distribute tokens, and how they replay an engine's choices.
 
-Engine and learner compute a router's scores with other kernels. Where two experts are nearly as good, a
-rounding error decides, and all that follows is another network's. With replay (R3, arXiv 2510.11370) the
-learner takes, of each token and in each layer, the experts that the engine took. Their weights it computes
-from its own scores, so that gradients reach the router.
+Engine and learner compute a router's scores with different kernels. If two experts have almost the same
+score, a rounding error decides, and all later layers then belong to a different network. With replay (R3,
+arXiv 2510.11370), the learner uses, for each token and in each layer, the experts that the engine chose. It
+computes their weights from its own scores, so that gradients reach the router.
 
-A router of transformers chooses by ``torch.topk`` over the scores of all experts, whatever it makes of them
-before and after. That call is answered here, and so is one over groups of experts that comes before it.
+A router of transformers chooses with ``torch.topk`` over the scores of all experts, regardless of what it
+does before and after. This module replaces the result of that call, and of an earlier call over groups of
+experts.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from areal.learner.ranks import all_gather_objects
 
 _LAYER = re.compile(r"\.(\d+)\.")
 _NAMES = ("gate", "router")
-"""What a layer calls its router, beside its ``experts``."""
+"""Names of a layer's router, which stands beside its ``experts``."""
 
 
 class Routers:
     """The routers of a model, each with its number of experts.
 
     Args:
-        model: a Hugging Face model, before it is sharded. Its routers' ``forward`` is replaced.
+        model: a Hugging Face model, before it is sharded; the ``forward`` of its routers is replaced.
 
     Attributes:
-        counting: whether what passes now counts for the metrics of the load.
-        comparing: whether it counts, too, for how the engine's choices differ from the learner's.
+        counting: whether the following passes count for the metrics of the load.
+        comparing: whether they also count for the difference between the engine's and the learner's choices.
     """
 
     def __init__(self, model: Any) -> None:
@@ -51,14 +52,14 @@ class Routers:
             self._wrap(len(self._layers) - 1, router, experts)
 
     def replay(self, experts: torch.Tensor | None) -> None:
-        """Let the passes from now on choose as given: also what is computed again for a backward pass.
+        """Replay the given choices in the following passes, including recomputation for a backward pass.
 
         Args:
-            experts: ``[N, layers, k]`` of each token of a row, -1 where the router itself chooses; the layers
-                are all of the model's, or those with experts. None: routers choose.
+            experts: ``[N, layers, k]``, the experts of each token of a row, -1 where the router itself
+                chooses; layers are all layers of the model, or those with experts. None: the routers choose.
 
         Raises:
-            UserError: these are not the choices of such a model.
+            UserError: the choices do not match the model.
         """
         if experts is not None and experts.shape[1] not in (self._depth, len(self._layers)):
             raise UserError(
@@ -70,21 +71,21 @@ class Routers:
 
     @property
     def chosen(self) -> int:
-        """How many experts a token was sent to by what counted last; 0: there are none, or it is not said."""
+        """Number of experts per token in the last pass that counted; 0: there are none, or it is unknown."""
         return self._chosen
 
     def __len__(self) -> int:
         return len(self._layers)
 
     def clear(self) -> None:
-        """Begin to count anew."""
+        """Reset the counts."""
         self._totals = [None] * len(self._totals)
         self._changed = []
 
     def metrics(self) -> dict[str, float]:
-        """Return how evenly tokens were spread since the last :meth:`clear`; all ranks have to call this.
+        """Return how evenly tokens were distributed since the last :meth:`clear`; every rank must call this.
 
-        Nothing where there are no routers, or none of them says what it chose.
+        The result is empty if there are no routers, or if no router reports its choices.
         """
         if not self._layers:
             return {}
@@ -108,7 +109,7 @@ class Routers:
     def _wrap(self, number: int, router: torch.nn.Module, experts: int) -> None:
         forward = router.forward
 
-        # In a compiled layer, too: a mode and a sum that is kept are none of its business.
+        # Not compiled, even within a compiled layer, because it uses a mode and stores a sum.
         @torch.compiler.disable
         def forward_and_count(*inputs: Any, **keywords: Any) -> Any:
             chosen = self._choices(number)
@@ -138,7 +139,7 @@ class Routers:
 
     @torch.no_grad()
     def _count(self, number: int, outputs: Any, experts: int) -> None:
-        """Add the experts that tokens were sent to; a router says it by the only integers that it returns."""
+        """Count the experts of the tokens, which are the only integers that a router returns."""
         found = outputs if isinstance(outputs, tuple) else (outputs,)
         chosen = next((o for o in found if isinstance(o, torch.Tensor) and not o.is_floating_point()), None)
         if chosen is None:
@@ -150,7 +151,7 @@ class Routers:
 
 
 class _Answering(TorchFunctionMode):
-    """Answers the call of ``topk`` that chooses experts; see :class:`Routers`."""
+    """Replaces the result of the ``topk`` call that chooses experts; see :class:`Routers`."""
 
     def __init__(self, chosen: torch.Tensor, experts: int) -> None:
         super().__init__()
@@ -159,7 +160,7 @@ class _Answering(TorchFunctionMode):
         self._own: torch.Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make the call, and answer it otherwise if it is the one."""
+        """Make the call, and replace its result if it chooses experts."""
         found = func(*args, **(kwargs or {}))
         if func not in (torch.topk, torch.Tensor.topk):
             return found
@@ -168,21 +169,21 @@ class _Answering(TorchFunctionMode):
             self.answered += 1
             self._own = found[1]
             indices = torch.where(self._chosen < 0, self._own, self._chosen)
-        elif scores.ndim == 2 and 1 < scores.shape[1] < self._experts:  # of groups of experts
+        elif scores.ndim == 2 and 1 < scores.shape[1] < self._experts:  # a call over groups of experts
             indices = self._groups(scores, found[1].shape[1])
         else:
             return found
         return torch.return_types.topk((scores.gather(1, indices), indices))
 
     def _groups(self, scores: torch.Tensor, count: int) -> torch.Tensor:
-        """Choose the groups of the given experts, and the best of others to make it ``count``."""
+        """Choose the groups of the given experts, and the best of the others up to ``count``."""
         group = self._chosen.clamp(min=0) // (self._experts // scores.shape[1])
         wanted = torch.zeros_like(scores, dtype=torch.bool).scatter(1, group, self._chosen >= 0)
         return scores.detach().masked_fill(wanted, torch.inf).topk(count, dim=1).indices
 
     @torch.no_grad()
     def changed(self) -> torch.Tensor:
-        """Return how many of the choices the router would not have made, and how many there are, ``[2]``."""
+        """Return how many choices differ from the router's own, and the number of choices, ``[2]``."""
         assert self._own is not None
         same = (self._chosen[:, :, None] == self._own[:, None]).any(-1)
         given = self._chosen >= 0
@@ -190,7 +191,7 @@ class _Answering(TorchFunctionMode):
 
 
 def _found(model: Any) -> Iterator[tuple[str, torch.nn.Module, int]]:
-    """Yield path and router of each layer with experts, and how many there are."""
+    """Yield the path, the router and the number of experts of each layer with experts."""
     for path, module in model.named_modules():
         parts = dict(module.named_children())
         router = next((parts[name] for name in _NAMES if name in parts), None)

@@ -1,7 +1,7 @@
-"""The pictures of a row of sequences: their pixels, where their features go, and positions in two dimensions.
+"""The images of a row of sequences: their pixels, the places of their features, and 2D positions.
 
-The vision tower is frozen: features of a picture are the same for every version of the weights, so that what
-an engine keeps of them stays true.
+The vision tower is frozen, so the features of an image are the same for every version of the weights, and
+features in an engine's cache remain valid.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from areal.models.sight import Pixels, Sight
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The pictures that are computed in a row of N tokens, in the order of their placeholders.
+    """The computed images in a row of N tokens, in the order of their placeholders.
 
     Attributes:
-        values: ``[P, D]``, the patches of all of them, on the host: a batch has many.
-        grids: ``[I, 3]``, patches of each in time, height and width.
-        places: ``[F]``, place in the row of each of their placeholders, ascending.
+        values: ``[P, D]``, the patches of all images, on the host, because a batch has many.
+        grids: ``[I, 3]``, number of patches of each image in time, height and width.
+        places: ``[F]``, place in the row of each placeholder, ascending.
     """
 
     values: torch.Tensor
@@ -36,8 +36,8 @@ class Pictures:
 def positions_of(length: int, images: Sequence[Image], sight: Sight) -> np.ndarray:
     """Return the positions of a sequence's tokens, int64 ``[3, L]``: time, height and width (M-RoPE).
 
-    Text counts on by one in all three. The placeholders of a picture begin where the text before it ends, and
-    count its rows and columns besides; the text behind goes on from the largest (arXiv 2409.12191, 2.1).
+    Text increases all three by one per token. The placeholders of an image start where the text before it
+    ends, and add its rows and columns; the text after it continues from the largest (arXiv 2409.12191, 2.1).
     """
     parts, end, begun = [], 0, 0
     for image in images:
@@ -61,10 +61,10 @@ def pictures_of(
     sight: Sight,
     device: torch.device,
 ) -> Pictures | None:
-    """Return the pictures of a row, each once where a prompt is shared; None: there are none.
+    """Return the images of a row, once for a shared prompt; None: there are none.
 
     Args:
-        sequences: the images of each.
+        sequences: the images of each sequence.
         index: and ``owned``, as in :class:`areal.learner.attention.Padded`.
     """
     found: list[Pixels] = []
@@ -84,9 +84,9 @@ def pictures_of(
 
 
 def embedded(trunk: Any, tokens: torch.Tensor, pictures: Pictures) -> dict[str, Any]:
-    """Return what the language model in ``trunk`` takes in the place of ``tokens`` ``[1, N]``.
+    """Return the inputs of the language model in ``trunk`` that replace ``tokens`` ``[1, N]``.
 
-    Which tokens are a picture's is known by their places: a placeholder that the policy sampled is none.
+    The tokens of an image are identified by their places, because the policy may also sample a placeholder.
     """
     with torch.no_grad():
         seen = trunk.get_image_features(pictures.values.to(tokens.device), pictures.grids)

@@ -1,7 +1,7 @@
-"""The state of a module and its optimizer by name, as a checkpoint holds it.
+"""The state of a module and its optimizer by name, in the form of a checkpoint.
 
-Tensors have names, not positions, and are DTensors where the module is sharded: the same lines serve one
-process and many, and what n processes saved, m can load.
+Tensors have names instead of positions, and are DTensors if the module is sharded. The same code therefore
+serves one process and several, and m processes can load what n processes saved.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ Tensors = dict[str, torch.Tensor]
 def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer, whole: bool = False) -> Tensors:
     """Return the trained weights, tied ones once, and the optimizer's state of each.
 
-    They are the tensors themselves, no copies: ``weights.NAME`` and, once there was a step,
+    They are the tensors themselves, not copies: ``weights.NAME`` and, after the first step,
     ``optimizer.NAME.KEY``.
 
     Args:
-        whole: before the first step, make the optimizer's state, of zeros, so that one can be loaded into it.
+        whole: before the first step, create the optimizer's state, filled with zeros, so that a state can be
+            loaded into it.
     """
     weights: dict[str, Any] = get_model_state_dict(
         module, options=StateDictOptions(ignore_frozen_params=True)
@@ -35,7 +36,7 @@ def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer, whole:
     tied = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     tied -= {name for name, _ in module.named_parameters()}
     found = {f"weights.{name}": tensor for name, tensor in weights.items() if name not in tied}
-    if whole or optimizer.state:  # torch makes a state where there is none, and counts that as a step
+    if whole or optimizer.state:  # if there is no state, torch creates one and counts that as a step
         states: Any = get_optimizer_state_dict(module, optimizer)["state"]
         for name, state in states.items():
             found |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
@@ -43,7 +44,7 @@ def tensors_of(module: torch.nn.Module, optimizer: torch.optim.Optimizer, whole:
 
 
 def load_tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer, found: Tensors) -> None:
-    """Restore what :func:`tensors_of` returned: weights are copied, the optimizer's state is taken over.
+    """Restore the result of :func:`tensors_of`: weights are copied, the optimizer adopts the given state.
 
     The optimizer keeps its own settings (decay, betas), which may have changed since.
     """
@@ -53,7 +54,7 @@ def load_tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer, foun
         state.setdefault(name, {})[key] = tensor
     some = StateDictOptions(
         strict=False
-    )  # a tied weight has one name here, and what got no gradient no state
+    )  # a tied weight has one name here, and a weight without a gradient has no state
     if state:
         own = get_optimizer_state_dict(module, optimizer)
         own["state"] = state
@@ -65,5 +66,5 @@ def load_tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer, foun
 
 
 def below(prefix: str, found: Tensors) -> Tensors:
-    """Return the tensors whose names begin so, under the rest of their names."""
+    """Return the tensors whose names start with the prefix, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What an update computes of each sampled token, kept of a few rollouts, for a person who looks at them."""
+"""Values that an update computes for each sampled token of a few rollouts, for people to inspect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TokenLog:
         self._kept: list[tuple[int, list[str], torch.Tensor]] = []
 
     def add(self, micro: MicroBatch, scores: Scores, token: TokenLoss) -> None:
-        """Keep what a pass says of the micro-batch's trajectories that are looked at."""
+        """Add the values of a pass for the micro-batch's selected trajectories."""
         assert micro.advantages is not None, "the critic judges first"
         values = {"advantage": micro.advantages, "entropy": scores.entropy}
         if self._decoupled:
@@ -32,7 +32,7 @@ class TokenLog:
             self._kept.append((index, list(values), kept))
 
     def gathered(self, batch: Batch) -> list[TokenValues]:
-        """Return the values of all ranks, in the order of the batch; all ranks have to call this."""
+        """Return the values of all ranks, in the order of the batch; every rank must call this."""
         own = {index: dict(zip(names, kept.cpu().numpy(), strict=True)) for index, names, kept in self._kept}
         found = {index: values for of_rank in all_gather_objects(own) for index, values in of_rank.items()}
         places = [

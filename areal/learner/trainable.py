@@ -1,12 +1,12 @@
-"""A module with its float32 master weights, its gradients and its optimizer: all that updates touch.
+"""A module with its float32 master weights, its gradients and its optimizer: everything that updates change.
 
-Guarantee: between passes, all that is trained and every gradient is float32, on one rank and on several. What
-a pass computes with (bfloat16 roundings, or FSDP2's gathered layers) is gone when it ends, also by an error.
-So nothing outside can read, save, send or train rounded weights. An adapter's factors are float32 in passes,
-too: only the weight that they make with the base is rounded (areal.learner.merged_linear).
+Guarantee: between passes, all trained weights and every gradient are float32, on one rank and on several. The
+weights that a pass computes with (bfloat16 roundings, or FSDP2's gathered layers) are gone when it ends, even
+with an error, so no other code can read, save, send or train rounded weights. An adapter's factors are
+float32 in passes, too; only the merged weight of base and factors is rounded (areal.learner.merged_linear).
 
-On several ranks this is FSDP2's mixed precision (areal.learner.parallelize). One rank has nothing to gather:
-without FSDP's hooks and copies the host, which a fast GPU waits for, is done sooner.
+On several ranks this is FSDP2's mixed precision (areal.learner.parallelize). One rank has nothing to gather;
+without FSDP's hooks and copies, the host finishes sooner, and a fast GPU waits for the host.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from areal.learner.state import Tensors, load_tensors, tensors_of
 
 
 class TrainableModule:
-    """A module that computes in the learner's type, and an AdamW that moves its float32 weights.
+    """A module that computes in the learner's type, and an AdamW that updates its float32 weights.
 
     Args:
-        module: around a Hugging Face model, in float32; it is moved to the device.
-        named: the part of the module whose names of parameters :meth:`state` uses; None: the whole.
-        rounded: whether passes compute with roundings of the weights; else those have their types already.
+        module: a module around a Hugging Face model, in float32; it is moved to the device.
+        named: the part of the module whose parameter names :meth:`state` uses; None: the whole module.
+        rounded: whether passes compute with rounded weights; if not, the weights already have their types.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class TrainableModule:
             return self._module(*inputs)
 
     def accumulate(self, loss_of: Callable[[Any], torch.Tensor], *inputs: Any) -> Any:
-        """Add the gradients of ``loss_of(outputs)`` to those of the passes before; return the outputs.
+        """Add the gradients of ``loss_of(outputs)`` to those of earlier passes; return the outputs.
 
-        Sums are float32. Several ranks sum over each other's gradients, too, so all have to call this.
+        The sums are float32. They include the gradients of all ranks, so every rank must call this.
         """
         with self._computing():
             outputs = self._module(*inputs)
@@ -71,12 +71,12 @@ class TrainableModule:
         """Clip the gradients, make one optimizer step, and drop them; return their norm before clipping.
 
         Args:
-            version: number of finished updates, for the message of an error.
+            version: number of finished updates, for an error message.
 
         Raises:
             FloatingPointError: a gradient is not finite.
         """
-        self._rounded = []  # nothing needs them any more: this is where the memory is short
+        self._rounded = []  # no longer needed, and memory is tightest here
         norm = full(torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip))
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -89,7 +89,7 @@ class TrainableModule:
         return float(norm)
 
     def zero_grad(self) -> None:
-        """Drop the gradients, and the roundings that are kept from pass to pass."""
+        """Drop the gradients, and the rounded weights that are kept from pass to pass."""
         self._rounded = []
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -103,7 +103,7 @@ class TrainableModule:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Let the module compute in its type within; afterwards it has its float32 weights and gradients."""
+        """Let the module compute in its type in the context; afterwards weights and gradients are float32."""
         if self._shards:
             try:
                 yield
@@ -121,9 +121,9 @@ class TrainableModule:
 
     @torch.no_grad()
     def _exchange(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
-        """Put the roundings in the parameters' place; return the float32 weights and gradients.
+        """Replace the parameters by rounded weights; return the float32 weights and gradients.
 
-        They are rounded once for all passes in between which no weight is written to.
+        They are rounded once for all passes until a weight changes.
         """
         weights, gradients = [p.data for p in self._parameters], [p.grad for p in self._parameters]
         versions = [p._version for p in self._parameters]
@@ -138,7 +138,7 @@ class TrainableModule:
 
     @torch.no_grad()
     def _restore(self, weights: list[torch.Tensor], gradients: list[torch.Tensor | None]) -> None:
-        """Give the parameters their float32 weights back, and their gradients with this pass's added."""
+        """Restore the parameters' float32 weights, and their gradients plus those of this pass."""
         totals, added = [], []
         for parameter, weight, total in zip(self._parameters, weights, gradients, strict=True):
             gradient, parameter.grad = parameter.grad, None
@@ -155,7 +155,7 @@ class TrainableModule:
 
 
 def _adamw(parameters: list[torch.nn.Parameter], settings: LearnerConfig) -> torch.optim.Optimizer:
-    """AdamW that decays matrices only: norms and biases have no scale to hold down."""
+    """AdamW with weight decay on matrices only, because norms and biases need none."""
     trained = [p for p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
