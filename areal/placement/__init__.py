@@ -1,1 +1,1 @@
-"""Which devices there are, who gets which, and how the memory of each is divided: plain values."""
+"""The available devices, their assignment, and the division of their memory, as plain values."""

@@ -1,4 +1,4 @@
-"""A placement for the terminal: who is on which device, with how much memory for what."""
+"""Describes a placement for the terminal: the processes on each device, and the division of its memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def summary(placement: Placement) -> list[str]:
-    """Return a few lines: where replicas and engines are, and how memory is divided, equal GPUs together."""
+    """Return a few lines: the places of replicas and engines, and the memory, with equal GPUs together."""
     lines = []
     if placement.replicas > 1:
         lines.append(f"learner: {'; '.join(_replicas(placement))}")
@@ -33,7 +33,7 @@ def summary(placement: Placement) -> list[str]:
 
 
 def _replicas(placement: Placement) -> list[str]:
-    """Say where each replica of the learner is: on several hosts, every layer waits for the network."""
+    """Describe the place of each replica; one on several hosts waits for the network at every layer."""
     ranks, found = placement.ranks, []
     size = len(ranks) // placement.replicas
     for number in range(placement.replicas):
@@ -82,13 +82,13 @@ def _of_gpus(placement: Placement, cache: float | None) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """What a GPU is used for.
+    """The use of a GPU.
 
     Attributes:
-        rank: of the learner on it.
-        engines: on it, first and last; they follow each other.
-        cells: what the table says besides, of the rank, the engine and the rest.
-        alike: equal for GPUs that follow each other and can share a row.
+        rank: rank of the learner on it.
+        engines: the first and the last engine on it; they are consecutive.
+        cells: the other cells of the table: of the rank, of the engine and of the rest.
+        alike: equal for consecutive GPUs that can share a row.
     """
 
     device: Device
@@ -122,7 +122,7 @@ def _use(
 
 
 def _row(placement: Placement, first: _Use, last: _Use) -> tuple[str, ...]:
-    """Return the row of GPUs that follow each other and are alike."""
+    """Return the row of consecutive GPUs with the same use."""
     gpu = f"{_name(placement, first.device, last.device)}: {first.device.nbytes / GIB:.1f} GiB"
     rank = "" if first.rank is None else _span(first.rank, last.rank) + first.cells[0]
     engine = ""
@@ -132,7 +132,7 @@ def _row(placement: Placement, first: _Use, last: _Use) -> tuple[str, ...]:
 
 
 def _names(placement: Placement, devices: Sequence[Device]) -> str:
-    """Name GPUs in their order, three or more that follow each other by the first and the last."""
+    """Name GPUs in their order; three or more consecutive ones by the first and the last."""
     runs: list[list[Device]] = []
     for device in devices:
         if runs and (device.host, device.index) == (runs[-1][-1].host, runs[-1][-1].index + 1):

@@ -1,7 +1,7 @@
 """The hosts and devices that a run may use.
 
-This file alone asks torch which GPUs there are, and reads CUDA_VISIBLE_DEVICES. Everything else is given an
-:class:`Inventory`, so that tests and other launchers make one up.
+Only this module asks torch for GPUs and reads CUDA_VISIBLE_DEVICES. Everything else receives an
+:class:`Inventory`, so that tests and other launchers can construct one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Device:
     """A GPU.
 
     Attributes:
-        index: its number in a process that sees what the run's process on that host sees.
+        index: its number in a process with the same visible devices as the run's process on that host.
         uuid: its name in every process.
-        visible: the name by which CUDA_VISIBLE_DEVICES shows it to a process.
-        model: what it is, such as ``NVIDIA H100 80GB HBM3``.
+        visible: the name that makes it visible in CUDA_VISIBLE_DEVICES.
+        model: its model, such as ``NVIDIA H100 80GB HBM3``.
         capability: CUDA's compute capability; (0, 0): unknown.
     """
 
@@ -39,10 +39,10 @@ class Host:
     """A machine.
 
     Attributes:
-        name: in messages.
-        cores: CPU cores that a run may use there.
+        name: its name in messages.
+        cores: number of CPU cores that a run may use on it.
         devices: its GPUs, by index.
-        address: by which the run's other hosts reach it.
+        address: its address for the run's other hosts.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All hosts of a run; of several the first one is that of the run's own process, if it is among them."""
+    """All hosts of a run; the first one is that of the run's own process, if it is among them."""
 
     hosts: tuple[Host, ...]
 
@@ -63,14 +63,14 @@ class Inventory:
         return tuple(device for host in self.hosts for device in host.devices)
 
     def address(self, host: str) -> str:
-        """Return the address of a host, by its name."""
+        """Return the address of the host with this name."""
         return next(each.address for each in self.hosts if each.name == host)
 
     def device_type(self, wanted: str) -> str:
-        """Return ``cpu`` or ``cuda``: what the setting ``device`` means here.
+        """Return ``cpu`` or ``cuda``, to which the setting ``device`` resolves here.
 
         Raises:
-            UserError: there is no GPU, but one is wanted.
+            UserError: the setting requires a GPU, and there is none.
         """
         if wanted == "auto":
             return "cuda" if self.devices else "cpu"
@@ -82,21 +82,21 @@ class Inventory:
 
 
 SOLD = {16: 15.6, 24: 23.5, 32: 31.4, 40: 39.4, 48: 44.4, 80: 79.2, 141: 139.8}
-"""GiB that CUDA reports of a GPU that is sold as one of so many GB (24: RTX 4090, 48: L40S, 141: H200)."""
+"""GiB that CUDA reports, by the nominal GB of a GPU (24: RTX 4090, 48: L40S, 141: H200)."""
 _RECENT = (9, 0)
-"""Compute capability of a GPU that is stated."""
+"""Compute capability of a GPU of a stated machine."""
 _CORES = 8
-"""CPU cores for each GPU of a machine that is stated."""
+"""Number of CPU cores per GPU of a stated machine."""
 
 
 def stated(machine: str) -> Inventory:
-    """Return a machine that need not be there.
+    """Return the inventory of a machine that need not exist.
 
     Args:
-        machine: ``COUNTxSIZE``, such as ``8x80``: how many GPUs, and the GB that each is sold with.
+        machine: ``COUNTxSIZE``, such as ``8x80``: the number of GPUs, and the nominal GB of each.
 
     Raises:
-        UserError: it is written otherwise, or no such GPU is known.
+        UserError: the form is invalid, or no such GPU is known.
     """
     count, _, size = machine.lower().removesuffix("gb").partition("x")
     if not (count.isdecimal() and size.isdecimal() and int(count) and int(size) in SOLD):
@@ -111,18 +111,18 @@ def stated(machine: str) -> Inventory:
 
 
 def probe(device: str = "auto") -> Inventory:
-    """Return the inventory of this machine; the setting ``device=cpu`` leaves its GPUs out."""
+    """Return the inventory of this machine; the setting ``device=cpu`` excludes its GPUs."""
     return Inventory((probe_host(device, socket.gethostname(), len(os.sched_getaffinity(0))),))
 
 
 def probe_host(device: str, name: str, cores: int, address: str = "127.0.0.1") -> Host:
-    """Return what this machine is to a run.
+    """Return this machine as a host of a run.
 
     Args:
-        device: the setting; ``cpu`` leaves its GPUs out.
-        name: in messages.
-        cores: CPU cores that the run may use.
-        address: by which the run's other hosts reach it.
+        device: the setting; ``cpu`` excludes its GPUs.
+        name: its name in messages.
+        cores: number of CPU cores that the run may use.
+        address: its address for the run's other hosts.
     """
     return Host(name, cores, _devices(name) if device != "cpu" else (), address)
 
@@ -141,10 +141,10 @@ def _devices(host: str) -> tuple[Device, ...]:
 
 
 def visible_names(shown: str | None, count: int) -> list[str]:
-    """Return the name by which CUDA_VISIBLE_DEVICES shows each GPU to a process.
+    """Return the name of each GPU in CUDA_VISIBLE_DEVICES.
 
     Args:
-        shown: what that variable is in this process; None: it is not set.
-        count: GPUs that this process sees.
+        shown: value of that variable in this process; None: it is not set.
+        count: number of GPUs that this process sees.
     """
     return shown.split(",")[:count] if shown else [str(index) for index in range(count)]

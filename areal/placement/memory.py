@@ -1,27 +1,27 @@
-"""How the memory of a GPU is divided between the learner, an engine and its KV cache.
+"""Divides the memory of a GPU between the learner, an engine and its KV cache.
 
-Each part is estimated from the shape of the model and the settings; the KV cache gets what it can use of what
-is left. In bytes:
+Each part is estimated from the shape of the model and the settings. The KV cache gets the part of the rest
+that it can use. In bytes:
 
 - learner: per parameter 4 (master weight) + 4 (gradient) + 8 (AdamW's moments) + 2 + 2 (weight and gradient
-  in bfloat16, on one rank of the whole model: areal.learner.trainable) + the snapshot from which the engine
+  in bfloat16, if one rank has the whole model: areal.learner.trainable) + the snapshot from which the engine
   loads (areal.weights.cuda_ipc); for a critic the same without a snapshot; for the frozen reference of
-  ``learner.kl`` 4 + 2. Several ranks divide what is in float32 by how many they are in each replica. Of what
-  they gather in bfloat16, layer by layer, there are at once the embeddings and three layers (one is computed
-  with, the next is on its way, the gradients of the last are): 2 + 2 + 4 bytes (weight, gradient, its float32
-  sum). Then what one micro-batch keeps for its backward pass, a chunk of logits, and the gradient of the
-  output layer. Below an adapter a parameter is frozen: 2 bytes, or 0.516 in 4 bits (areal.nf4), which on one
-  rank are the snapshot, too; the adapter's own parameters take 4 + 4 + 8, and one merged weight is made at a
-  time (areal.learner.merged_linear);
-- engine: its weights (in FP8 one byte for each parameter but those of the embeddings), the tensors of its
-  largest forward pass, the sampler's, and CUDA graphs;
-- what CUDA itself takes in each of the two processes.
+  ``learner.kl`` 4 + 2. Several ranks divide the float32 part by the number of ranks in each replica. They
+  gather the bfloat16 part layer by layer; at any time it consists of the embeddings and three layers (one in
+  use, the next in transfer, and the gradients of the last): 2 + 2 + 4 bytes (weight, gradient, its float32
+  sum). To this add the activations of one micro-batch for its backward pass, a chunk of logits, and the
+  gradient of the output layer. Below an adapter a parameter is frozen: 2 bytes, or 0.516 in 4 bits
+  (areal.nf4), which on one rank also serve as the snapshot; the adapter's own parameters take 4 + 4 + 8, and
+  only one merged weight exists at a time (areal.learner.merged_linear);
+- engine: its weights (in FP8 one byte for each parameter except those of the embeddings), the tensors of its
+  largest forward pass, those of the sampler, and CUDA graphs;
+- the memory of CUDA itself in each of the two processes.
 
 An engine that is not on the first rank's GPU also has a snapshot (areal.weights.broadcast). A tensor-parallel
 engine has a part of its weights and of its cache on each of its GPUs, but a whole snapshot, and merges an
-adapter into whole weights, one after the other. Engines that share a GPU have each all of this, and what is
-left is divided among their caches. A process that maps memory of the first rank's GPU has a context there. A
-tenth of a GPU is left alone: these are estimates, and allocators leave gaps.
+adapter into whole weights, one after the other. Each of several engines on a GPU needs all of this, and the
+rest is divided among their caches. A process that maps memory of the first rank's GPU has a context there. A
+tenth of a GPU is reserved, because these are estimates and allocators leave gaps.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ _GRAPHS = 1.5 * GIB
 _STATE = 4 + 4 + 8
 _COMPUTED = 2 + 2
 _SUMMED = 4
-"""A gradient on its way to the other ranks."""
+"""A gradient during its transfer to the other ranks."""
 _LAYERS_GATHERED = 3
 _SUM = 4
-"""A weight with an adapter's change, in float32 (areal.factors)."""
+"""A weight plus an adapter's change, in float32 (areal.factors)."""
 _LOGITS = 2 * 4
-"""Two float32 tensors of as many logits as the learner makes at once."""
+"""Two float32 tensors of the number of logits that the learner computes at once."""
 _HEAD = 4 + 2
-"""The output layer's gradient, in float32 and in bfloat16."""
+"""The gradient of the output layer, in float32 and in bfloat16."""
 _SAMPLER = 5 * 4
-"""Five float32 tensors: logits, with temperature, their softmax, its logarithm, and noise."""
+"""Five float32 tensors: the logits, the logits with temperature, their softmax, its logarithm, and noise."""
 _BLOCK = 16
-"""Tokens of one block of the KV cache."""
+"""Number of tokens in a block of the KV cache."""
 _FEWEST = 8
-"""Longest sequences that must fit into the KV cache at once for a run to make sense."""
+"""Number of longest sequences that the KV cache must hold at once for a useful run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a causal language model that memory depends on.
+    """The sizes of a causal language model that determine its memory.
 
     Attributes:
-        query, key: of all heads.
-        whole: whether engines are sent whole weights though an adapter is trained, as transformers has them
-            in another form than checkpoints.
+        query, key: size of all heads together.
+        whole: whether engines receive whole weights even if an adapter is trained, because transformers' form
+            differs from that of checkpoints.
     """
 
     parameters: int
@@ -79,7 +79,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape:
-        """Read them off a transformers configuration, parameters by building the model without memory."""
+        """Read the sizes from a transformers configuration; count parameters of a model without memory."""
         import torch
 
         with torch.device("meta"):
@@ -100,42 +100,43 @@ class Shape:
 
     @property
     def linear(self) -> int:
-        """Parameters of the linear layers, those that adapters change, about."""
+        """Approximate number of parameters of the linear layers, which adapters change."""
         return min(self.parameters, self.layers * self.of_layer)
 
     @property
     def of_layer(self) -> int:
-        """Parameters of a layer."""
+        """Number of parameters of a layer."""
         return 2 * self.hidden * (self.query + self.key) + 3 * self.hidden * self.intermediate
 
     def adapter(self, rank: int) -> int:
-        """Return the parameters of an adapter of all linear layers."""
+        """Return the number of parameters of an adapter for all linear layers."""
         attention = 2 * (self.hidden + self.query) + 2 * (self.hidden + self.key)
         return rank * self.layers * (attention + 3 * (self.hidden + self.intermediate))
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a run asks of its GPUs.
+    """The demands of a run on its GPUs.
 
     Attributes:
-        sequences: in flight at once in one engine.
-        longest: tokens of the longest sequence.
-        engine_bytes: of one number in the engine.
-        quantised: whether its weights are in FP8.
+        sequences: number of concurrent sequences in one engine.
+        longest: number of tokens of the longest sequence.
+        engine_bytes: bytes of one value in the engine.
+        quantised: whether the engine's weights are in FP8.
         graphs: whether the engine captures CUDA graphs.
-        micro_batch_tokens: of the learner; None: there is no learner.
-        critic: whether the objective has one.
-        reference: whether a frozen reference is held.
-        learner_bytes: of one number that the learner computes with.
-        activation_checkpointing: whether the learner keeps only each layer's input for its backward pass.
-        compiled: whether its layers are.
-        adapter: rank of the adapter that it trains; 0: it trains all weights.
-        nf4: whether the weights below the adapter are held in 4 bits.
-        shared: whether engines' weights have the type that those are held in, or are made of the same parts.
-        ranks: processes of the learner.
-        replicas: copies of its state, each sharded over ``ranks / replicas`` of them.
-        tensor_parallel: GPUs of one engine.
+        micro_batch_tokens: number of tokens in a micro-batch of the learner; None: there is no learner.
+        critic: whether the objective has a critic.
+        reference: whether there is a frozen reference.
+        learner_bytes: bytes of one value in the learner's computation.
+        activation_checkpointing: whether the learner only keeps each layer's input for its backward pass.
+        compiled: whether the learner's layers are compiled.
+        adapter: rank of the trained adapter; 0: all weights are trained.
+        nf4: whether the weights below the adapter are in 4 bits.
+        shared: whether the engines' weights have the type of the weights below the adapter, or the same
+            parts.
+        ranks: number of processes of the learner.
+        replicas: number of copies of its state, each sharded over ``ranks / replicas`` processes.
+        tensor_parallel: number of GPUs of one engine.
     """
 
     sequences: int
@@ -159,15 +160,15 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """How the bytes of a GPU are divided.
+    """The division of the bytes of a GPU.
 
     Attributes:
         learner: bytes of the learner's rank on it; 0: there is none.
         engine: bytes of an engine on it, without its KV cache; 0: there is none.
         cache: bytes of the KV cache of an engine.
-        cache_tokens: tokens that this KV cache holds.
-        engines: that share the GPU.
-        whole: whether their caches hold all sequences at their longest.
+        cache_tokens: number of tokens in this KV cache.
+        engines: number of engines on the GPU.
+        whole: whether their caches hold all sequences at maximum length.
     """
 
     device: Device
@@ -180,21 +181,21 @@ class DeviceMemory:
 
     @property
     def free(self) -> int:
-        """Bytes that are left, the reserve included."""
+        """Number of free bytes, including the reserve."""
         return self.device.nbytes - self.learner - self.engines * (self.engine + self.cache)
 
     @property
     def learner_share(self) -> float:
-        """Share of the GPU that PyTorch may take in the learner's process: all of it where no engine is.
+        """Share of the GPU that PyTorch may use in the learner's process; everything if no engine is on it.
 
-        It keeps more than it needs as long as it finds some. Engines get half of what is free.
+        PyTorch keeps more memory than it needs while some is free. Engines get half of the free memory.
         """
         if not self.engine:
             return 1.0
         return (self.learner - _CONTEXT + self.free / 2) / self.device.nbytes
 
     def __str__(self) -> str:
-        """The parts, for the terminal, in GiB."""
+        """The parts in GiB, for the terminal."""
         learner = f"learner {self.learner / GIB:.1f}, " if self.learner else ""
         times = f"{self.engines} × " if self.engines > 1 else ""
         cache = f"KV cache {times}{self.cache / GIB:.1f} ({self.cache_tokens:,} tokens)"
@@ -211,13 +212,13 @@ def divide(
     snapshot: bool = False,
     mapping: int = 0,
 ) -> DeviceMemory:
-    """Divide a GPU: KV caches get what is left, up to what all sequences at their longest fill.
+    """Divide a GPU; KV caches get the rest, up to the size of all sequences at maximum length.
 
     Args:
         learner: whether a rank of the learner is on it.
-        engines: how many are.
+        engines: number of engines on it.
         snapshot: whether an engine keeps a snapshot of the weights.
-        mapping: processes of engines that map the learner's memory on it, beside those that have the GPU.
+        mapping: number of engine processes without this GPU that map the learner's memory on it.
 
     Raises:
         UserError: not even a few sequences fit.
@@ -235,7 +236,7 @@ def divide(
     token = 2 * shape.layers * shape.key * work.engine_bytes // work.tensor_parallel
     sequence = -(-work.longest // _BLOCK) * _BLOCK * token
     left = (usable - ours) // engines - theirs
-    # One block more than all sequences fill: vLLM keeps one for itself.
+    # One more block than all sequences need, because vLLM keeps one for itself.
     useful = work.sequences * sequence + _BLOCK * token
     least = min(work.sequences, _FEWEST) * sequence + _BLOCK * token
     if left < least:
@@ -247,12 +248,12 @@ def divide(
 
 
 def learner_bytes(shape: Shape, work: Workload) -> int:
-    """Bytes that the learner takes at its most, the snapshot for the engine included."""
+    """Return the maximum bytes of the learner, including the snapshot for the engine."""
     if work.micro_batch_tokens is None:
         return 0
     weights = _below_adapter(shape, work) if work.adapter else _trained(shape, work)
     weights += (_STATE + _COMPUTED) * shape.parameters * work.critic
-    # A sequence that is longer than a micro-batch makes one by itself.
+    # A sequence longer than a micro-batch forms its own.
     tokens = max(work.micro_batch_tokens, work.longest)
     kept = tokens * _kept_for_backward(shape, work)
     logits = _LOGITS * min(LOGITS_AT_ONCE, tokens * shape.vocab)
@@ -261,7 +262,7 @@ def learner_bytes(shape: Shape, work: Workload) -> int:
 
 
 def _trained(shape: Shape, work: Workload) -> float:
-    """Bytes of weights that are all trained, and of a reference beside them."""
+    """Return the bytes of the weights if all are trained, and of a reference."""
     held, computed = _STATE + 4 * work.reference, _COMPUTED + 2 * work.reference
     weights = shape.parameters * held * work.replicas / work.ranks + _sent(shape, work)
     if work.ranks == 1:
@@ -270,7 +271,7 @@ def _trained(shape: Shape, work: Workload) -> float:
 
 
 def _below_adapter(shape: Shape, work: Workload) -> float:
-    """Bytes of frozen weights and of an adapter; these are their own reference."""
+    """Return the bytes of frozen weights and of an adapter; the frozen weights are also the reference."""
     share, each = work.replicas / work.ranks, work.learner_bytes
     rest = shape.parameters - shape.linear
     base = shape.linear * NF4 if work.nf4 else shape.linear * each * share  # its parts are not sharded
@@ -283,24 +284,24 @@ def _below_adapter(shape: Shape, work: Workload) -> float:
 
 
 def _sent(shape: Shape, work: Workload) -> float:
-    """Bytes of what lies ready for engines to load."""
+    """Return the bytes of the weights that are ready for engines to load."""
     packed = shape.linear if work.nf4 and work.shared and not shape.whole else 0
     changing = 0 if shape.whole else 4 * shape.adapter(work.adapter)
     return packed * NF4 + (shape.parameters - packed) * work.engine_bytes + changing
 
 
 def _gathered(shape: Shape) -> int:
-    """Parameters that a rank of several has whole at once: the embeddings, and some layers."""
+    """Return the parameters that one of several ranks gathers at once: the embeddings, and some layers."""
     outside = max(0, shape.parameters - shape.layers * shape.of_layer)
     return outside + min(_LAYERS_GATHERED, shape.layers) * shape.of_layer
 
 
 def _kept_for_backward(shape: Shape, work: Workload) -> int:
-    """Bytes for each token.
+    """Return the bytes for each token.
 
-    In one layer: two norms (input and output; not compiled, also the input in float32 and normalised),
-    attention (query and output, key and value), and the gated perceptron (gate, up, their product; not
-    compiled, also the gate's activation).
+    One layer keeps two norms (input and output; without compilation also the input in float32 and
+    normalised), attention (query and output, key and value), and the gated perceptron (gate, up, their
+    product; without compilation also the gate's activation).
     """
     norms, perceptron = (4, 3) if work.compiled else (8, 4)
     layer = norms * shape.hidden + 2 * shape.query + 2 * shape.key + perceptron * shape.intermediate
@@ -309,7 +310,7 @@ def _kept_for_backward(shape: Shape, work: Workload) -> int:
 
 
 def engine_bytes(shape: Shape, work: Workload, snapshot: bool) -> int:
-    """Bytes that the engine takes on a GPU besides its KV cache."""
+    """Return the bytes of the engine on a GPU, without its KV cache."""
     forward = BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate) * work.engine_bytes
     sampler = work.sequences * shape.vocab * _SAMPLER
     weights = _engine_weights(shape, work) / work.tensor_parallel
@@ -319,12 +320,12 @@ def engine_bytes(shape: Shape, work: Workload, snapshot: bool) -> int:
 
 
 def _merged(shape: Shape, each: int) -> int:
-    """Bytes of an adapted weight: of the sum, the same rounded to ``each``, and the one before."""
+    """Return the bytes for merging a weight: the sum, its rounding to ``each``, and the previous one."""
     return shape.hidden * max(shape.query, shape.intermediate) * (_SUM + 2 * each)
 
 
 def _engine_weights(shape: Shape, work: Workload) -> int:
-    """Bytes of an engine's weights; of tied embeddings too many in FP8: whether they are does not show."""
+    """Return the bytes of an engine's weights; an overestimate for tied embeddings in FP8."""
     if not work.quantised:
         return shape.parameters * work.engine_bytes
     kept = min(shape.parameters, 2 * shape.vocab * shape.hidden)

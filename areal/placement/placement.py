@@ -1,10 +1,10 @@
-"""Who runs where: the devices and CPU threads of each rank of the learner and of each engine.
+"""Assigns devices and CPU threads to each rank of the learner and to each engine.
 
-The learner has the first GPUs, one for each rank; a replica of it has GPUs of one host, where hosts have as
-many. Engines have those that follow, in a circle: first those that the learner leaves, then its own; engines
-share a GPU where that is faster (areal.placement.sharing). On CPUs hosts take the place of GPUs, and any
-number of processes share one: the engines get half of its cores and the learner the other half, so that they
-never fight for one.
+The learner has the first GPUs, one for each rank; if the hosts have enough GPUs, a replica has GPUs of one
+host. Engines have the following GPUs, in a circle: first those without a rank, then the learner's. Engines
+share a GPU if that is faster (areal.placement.sharing). On CPUs, hosts take the place of GPUs, and any number
+of processes share one; the engines get half of its cores and the learner the other half, so that they never
+compete for a core.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from areal.placement.spread import next_hosts, spread_groups
 from areal.weights.interface import TransferBackend
 
 _FP8 = (8, 9)
-"""The first compute capability whose GPUs multiply in FP8."""
+"""The lowest compute capability of GPUs that multiply in FP8."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankPlacement:
-    """Where a rank of the learner is: its host, its GPU (None: on the CPU) and its CPU threads."""
+    """The place of a rank of the learner: its host, its GPU (None: on the CPU) and its CPU threads."""
 
     host: str
     device: Device | None
@@ -38,16 +38,16 @@ class RankPlacement:
 
 @dataclass(frozen=True, slots=True)
 class EnginePlacement:
-    """Where an engine is.
+    """The place of an engine.
 
     Attributes:
-        host: of its scheduler, and of its first workers.
-        devices: its GPUs, several for tensor parallelism, those of one host after each other; none on a CPU.
-        threads: of it on one host.
+        host: host of its scheduler, and of its first workers.
+        devices: its GPUs, several for tensor parallelism, those of one host consecutively; none on a CPU.
+        threads: number of its threads on one host.
         colocated: whether a rank of the learner has one of its GPUs or, on a CPU, its host.
-        backend: how the learner's weights reach it; None: there is no learner.
-        others: the hosts of its other workers, if it is too large for one; as many on each.
-        mapped: the GPU of the learner's first rank, if the engine maps the weights there and has others.
+        backend: backend that transfers the learner's weights to it; None: there is no learner.
+        others: hosts of its other workers, if it is too large for one host; each has the same number.
+        mapped: GPU of the learner's first rank, if the engine maps the weights there and has other GPUs.
     """
 
     host: str
@@ -60,25 +60,25 @@ class EnginePlacement:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """All its hosts, that of its scheduler first."""
+        """All hosts of the engine, that of its scheduler first."""
         return self.host, *self.others
 
     def visible_on(self, host: str) -> str:
-        """Return what CUDA_VISIBLE_DEVICES shows its workers on one of its hosts, their own GPUs first."""
+        """Return CUDA_VISIBLE_DEVICES of its workers on one of its hosts, their own GPUs first."""
         seen = [*self.devices, *([self.mapped] if self.mapped else [])]
         return ",".join(device.visible for device in seen if device.host == host)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Who runs where.
+    """The places of all processes of a run.
 
     Attributes:
         device_type: ``cpu`` or ``cuda``.
-        ranks: of the learner, in order; none: there is no learner.
-        replicas: of the learner's state, each on as many ranks that follow each other.
-        tensor_parallel: worker processes of each engine, with a GPU each if there are any.
-        memory: how each GPU in use is divided; empty on a CPU, and where the user gave ``engine.memory``.
+        ranks: ranks of the learner, in order; empty: there is no learner.
+        replicas: number of copies of the learner's state, each on the same number of consecutive ranks.
+        tensor_parallel: number of worker processes of each engine; each has one GPU, if there are any.
+        memory: division of each GPU in use; empty on a CPU, and if the user sets ``engine.memory``.
     """
 
     device_type: str
@@ -91,25 +91,25 @@ class Placement:
 
     @property
     def backends(self) -> list[TransferBackend]:
-        """The weight-transfer backend of each engine; there must be a learner."""
+        """The weight-transfer backend of each engine; requires a learner."""
         return [engine.backend for engine in self.engines if engine.backend is not None]
 
     @property
     def rollout_hosts(self) -> list[str]:
-        """Hosts for rollout workers that have processes of their own: those without GPU, if there are any."""
+        """Hosts for separate processes of rollout workers: those without a GPU, if there are any."""
         without = [host.name for host in self.inventory.hosts if not host.devices]
         return without or [host.name for host in self.inventory.hosts]
 
     def engines_on(self, device: Device) -> list[EnginePlacement]:
-        """Return the engines of a GPU, which may share it."""
+        """Return the engines on a GPU, which may share it."""
         return [engine for engine in self.engines if device in engine.devices]
 
     def memory_of(self, engine: EnginePlacement) -> DeviceMemory | None:
-        """Return how the first GPU of an engine is divided, if that was planned."""
+        """Return the division of an engine's first GPU, if it is planned."""
         return next((part for part in self.memory if part.device in engine.devices), None)
 
     def with_memory(self, shape: Shape, work: Workload) -> Placement:
-        """Return this with the memory of its GPUs divided; raises UserError if something does not fit."""
+        """Return a copy with the memory of its GPUs divided; raises UserError if something does not fit."""
         ranked = {rank.device for rank in self.ranks}
         first = self.ranks[0].device if self.ranks else None
         on = {device: self.engines_on(device) for device in self.inventory.devices}
@@ -122,13 +122,13 @@ class Placement:
                 learner=device in ranked,
                 engines=len(on[device]),
                 snapshot=any(engine.backend == "broadcast" for engine in on[device]),
-                # Each process that maps memory of this GPU has a context there.
+                # Each process that maps memory of this GPU has a context on it.
                 mapping=mapping + len(on[device]) * (work.tensor_parallel - 1) if device == first else 0,
             )
             for device in self.inventory.devices
             if device in ranked or on[device]
         }
-        for engine in self.engines:  # each of its GPUs has a part of every token
+        for engine in self.engines:  # each of its GPUs holds a part of every token
             least = min((parts[device] for device in engine.devices), key=lambda part: part.cache)
             for device in engine.devices:
                 parts[device] = replace(parts[device], cache=least.cache, cache_tokens=least.cache_tokens)
@@ -138,17 +138,17 @@ class Placement:
 def place(
     inventory: Inventory, config: Config, training: bool = True, load: EngineLoad | None = None
 ) -> Placement:
-    """Decide who runs where.
+    """Decide the places of all processes.
 
     Args:
-        config: of the run, whose device, engine.count, engine.tensor_parallel, engine.gpu, engine.threads,
-            learner.processes and learner.threads count.
-        training: whether there is a learner, beside the engines.
-        load: of the engines, by which it is decided how many share a GPU; None: none do unless
-            ``engine.count`` asks for it.
+        config: configuration of the run; uses device, engine.count, engine.tensor_parallel, engine.gpu,
+            engine.threads, learner.processes and learner.threads.
+        training: whether there is a learner in addition to the engines.
+        load: load of the engines, which determines how many share a GPU; None: none do unless
+            ``engine.count`` requires it.
 
     Raises:
-        UserError: there are not as many devices; the message says what would fit.
+        UserError: there are not enough devices; the message suggests what would fit.
     """
     device_type, devices = inventory.device_type(config.device), list(inventory.devices)
     processes = config.learner.processes if training else 0
@@ -157,7 +157,7 @@ def place(
     if device_type == "cpu":
         hosts = itertools.cycle(host.name for host in inventory.hosts)
         of_ranks = [(next(hosts), None) for _ in range(processes)]
-        order = [host.name for host in inventory.hosts]  # ranks of one host follow each other
+        order = [host.name for host in inventory.hosts]  # ranks of one host are consecutive
         of_ranks.sort(key=lambda rank: order.index(rank[0]))
         workers = config.engine.tensor_parallel
         of_engines = [
@@ -188,7 +188,7 @@ def place(
 
 
 def _check_quantization(config: Config, device_type: str, devices: Iterable[Device]) -> None:
-    """Raise a UserError where engines would not compute in FP8."""
+    """Raise a UserError if engines would not compute in FP8."""
     if (wanted := config.engine.quantization) is None:
         return
     if device_type == "cpu":
@@ -203,7 +203,7 @@ def _check_quantization(config: Config, device_type: str, devices: Iterable[Devi
 
 
 def _learner_first(devices: Sequence[Device], processes: int, replicas: int) -> list[Device]:
-    """Return all GPUs, those of the learner's ranks first: each replica on one host, if that is possible."""
+    """Return all GPUs, those of the learner's ranks first; each replica is on one host, if possible."""
     on_one_host = _groups(devices, processes // replicas)[:replicas] if replicas > 1 and processes else []
     if len(on_one_host) < replicas:
         return list(devices)
@@ -214,16 +214,16 @@ def _learner_first(devices: Sequence[Device], processes: int, replicas: int) -> 
 def place_another(
     placement: Placement, config: Config, host: str | None = None, without: Collection[str] = ()
 ) -> EnginePlacement:
-    """Decide where one more engine of a run is: on free GPUs, or on the CPU host with the fewest processes.
+    """Decide the place of one more engine of a run: free GPUs, or the CPU host with the fewest processes.
 
     Args:
-        placement: of what there is now.
-        config: of the run.
-        host: on which it has to be; None: any.
-        without: hosts on which it cannot be.
+        placement: the current placement.
+        config: configuration of the run.
+        host: required host; None: any.
+        without: excluded hosts.
 
     Raises:
-        UserError: no GPU is free, or not as many on one host as an engine needs; or no host is left.
+        UserError: no GPU is free, or not enough on one host for an engine; or no host is left.
     """
     inventory, ranks, engines = placement.inventory, placement.ranks, placement.engines
     usable = [each for each in inventory.hosts if each.name not in without and host in (None, each.name)]
@@ -252,15 +252,15 @@ def place_another(
 
 
 def place_learner(placement: Placement, config: Config, without: Collection[str]) -> Placement:
-    """Decide where the ranks of a learner are that is started again; engines stay where they are.
+    """Decide the places of the ranks of a learner that is restarted; engines keep their places.
 
-    Ranks on other hosts keep their places. The others get GPUs that no engine has or, on CPUs, the hosts with
+    Ranks on other hosts keep their places. The others get GPUs without an engine or, on CPUs, the hosts with
     the fewest processes.
 
     Args:
-        placement: of what there is now.
-        config: of the run.
-        without: hosts on which no rank can be.
+        placement: the current placement.
+        config: configuration of the run.
+        without: hosts that cannot have a rank.
 
     Raises:
         UserError: there is no room.
@@ -268,7 +268,7 @@ def place_learner(placement: Placement, config: Config, without: Collection[str]
     inventory, ranks, engines = placement.inventory, placement.ranks, placement.engines
     kept = [(rank.host, rank.device) for rank in ranks if rank.host not in without]
     usable = {host.name: host for host in inventory.hosts if host.name not in without}
-    names = list(dict.fromkeys([*(host for host, _ in kept), *usable]))  # rank 0 stays where it is, if it can
+    names = list(dict.fromkeys([*(host for host, _ in kept), *usable]))  # rank 0 keeps its place if it can
     taken = [host for engine in engines for host in engine.hosts]
     if placement.device_type == "cpu":
         while usable and len(kept) < len(ranks):
@@ -302,13 +302,13 @@ def _engine_devices(
     learners: int,
     load: EngineLoad | None,
 ) -> list[tuple[Device, ...]]:
-    """Return the GPUs of each engine; engines that share one follow each other.
+    """Return the GPUs of each engine; engines that share one are consecutive.
 
     Args:
-        devices: all there are, the learner's first.
+        devices: all GPUs, the learner's first.
         wanted: the settings.
-        learners: how many are the learner's.
-        load: of the engines; None: they share no GPU unless there are more of them than GPUs.
+        learners: number of the learner's GPUs.
+        load: load of the engines; None: they share no GPU unless there are more engines than GPUs.
     """
     count, first, size = wanted.count, wanted.gpu, wanted.tensor_parallel
     if first is not None and first >= len(devices):
@@ -331,14 +331,14 @@ def _engine_devices(
             "of an engine must be on one host or, if no host has enough, in equal numbers on several; set "
             f"it to {_largest(devices[learners:]) or _largest(devices)} or less{fewer}"
         )
-    # Those of another host could not map the memory of the learner's first GPU.
+    # Engines on another host could not map the memory of the learner's first GPU.
     near = [group for group in groups if not learners or group[0].host == devices[0].host]
     sharable = near if size == 1 else []
     if count is None:
         chosen = groups[: max(1, len(free))] if first is None else groups[:1]
         shares = _sharing(inventory, devices[0].host, load, len(chosen))
-        # Not every machine lets a process map memory of a GPU that is not its own: only who asks for more
-        # engines than GPUs gets that.
+        # Not every machine lets a process map memory of a GPU that is not its own, so this only happens if
+        # the user requests more engines than GPUs.
         own = [group for group in sharable if not learners or group == (devices[0],)]
         return [group for group in chosen for _ in range(shares if group in own else 1)]
     chosen = groups[:count]
@@ -352,7 +352,7 @@ def _engine_devices(
 
 
 def _sharing(inventory: Inventory, host: str, load: EngineLoad | None, gpus: int) -> int:
-    """Return how many engines share each of so many GPUs."""
+    """Return the number of engines that share each GPU."""
     if load is None:
         return 1
     [found] = [each for each in inventory.hosts if each.name == host]
@@ -360,7 +360,7 @@ def _sharing(inventory: Inventory, host: str, load: EngineLoad | None, gpus: int
 
 
 def _groups(devices: Sequence[Device], size: int) -> list[tuple[Device, ...]]:
-    """Return groups of GPUs that follow each other on one host; what is left over belongs to none."""
+    """Return groups of consecutive GPUs of one host; remaining GPUs belong to no group."""
     groups = []
     for _, of_host in itertools.groupby(devices, key=lambda device: device.host):
         run = list(of_host)
@@ -369,7 +369,7 @@ def _groups(devices: Sequence[Device], size: int) -> list[tuple[Device, ...]]:
 
 
 def _largest(devices: Sequence[Device]) -> int:
-    """Return how many GPUs the host with the most has."""
+    """Return the number of GPUs of the host with the most."""
     hosts = [device.host for device in devices]
     return max(map(hosts.count, hosts), default=0)
 
@@ -377,7 +377,7 @@ def _largest(devices: Sequence[Device]) -> int:
 def _threads(
     inventory: Inventory, config: Config, of_ranks: list[str], of_engines: list[str]
 ) -> dict[str, tuple[int, int]]:
-    """Return the CPU threads of a rank and of an engine, by host; the hosts of all are given."""
+    """Return the CPU threads of a rank and of an engine, by host, given the hosts of all of them."""
     found = {}
     for host in inventory.hosts:
         engines = config.engine.threads or max(1, host.cores // 2)
@@ -394,10 +394,10 @@ def _reached(
     threads: int,
     sharing: int = 1,
 ) -> EnginePlacement:
-    """Return the placement of an engine, which says how the weights of the first rank reach it.
+    """Return the placement of an engine, with the backend that transfers the first rank's weights to it.
 
-    NCCL has no two ranks on one GPU: an engine that shares its GPU, with the first rank or with other
-    engines, maps that rank's memory, in all of its workers. No memory is shared by hosts.
+    NCCL does not support two ranks on one GPU. An engine that shares its GPU, with the first rank or with
+    other engines, therefore maps that rank's memory in all of its workers. Hosts share no memory.
     """
     colocated = any(rank.device in devices if rank.device else rank.host in hosts for rank in ranks)
     backend: TransferBackend | None = "broadcast" if ranks else None

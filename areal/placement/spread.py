@@ -1,4 +1,4 @@
-"""Which hosts an engine has that is too large for one: as few as do, with as many workers on each."""
+"""Selects hosts for an engine that is too large for one: as few as possible, with equal worker counts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from areal.placement.inventory import Device, Host
 
 
 def spread_groups(devices: Sequence[Device], size: int) -> list[tuple[Device, ...]]:
-    """Return groups of GPUs, each with as many of one host as of another; empty if there is no such group.
+    """Return groups of GPUs with the same number on each of their hosts; empty if there is no such group.
 
     Args:
-        devices: that may be used, the best first.
-        size: GPUs of a group.
+        devices: available GPUs, the best first.
+        size: number of GPUs in a group.
     """
     for count in range(2, size + 1):
         if size % count:
@@ -36,9 +36,9 @@ def next_hosts(hosts: Sequence[Host], names: Iterator[str], workers: int) -> tup
     """Return the hosts of an engine on CPUs: the next one, or as few as have a core for each worker.
 
     Args:
-        hosts: all there are.
-        names: of hosts, in a circle.
-        workers: of the engine.
+        hosts: all hosts.
+        names: names of hosts, in a circle.
+        workers: number of workers of the engine.
     """
     cores = max(host.cores for host in hosts)
     fits = (n for n in range(1, len(hosts) + 1) if workers % n == 0 and workers // n <= cores)

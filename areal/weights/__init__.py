@@ -1,1 +1,1 @@
-"""How weights travel from the learner to the engine."""
+"""The transfer of weights from the learner to the engines."""

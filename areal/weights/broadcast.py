@@ -1,21 +1,21 @@
-"""Weights to engines on other GPUs than the learner's, by a broadcast: NCCL between GPUs, gloo between CPUs.
+"""Broadcasts weights to engines on other GPUs than the learner's, with NCCL on GPUs and gloo on CPUs.
 
-The learner sends its snapshot (areal.weights.snapshot), so that it goes on while the engines load a version.
-Each engine receives it into a snapshot of its own and loads from that: two bytes for each parameter on either
-GPU, in bfloat16. All have to take part at the same time (:func:`areal.weights.sender.transfer`), the
-learner on a stream of its own, which does not wait for other work of its GPU.
+The learner sends its snapshot (areal.weights.snapshot), so that it can continue while the engines load a
+version. Each engine receives it into its own snapshot and loads from that: two bytes for each parameter on
+either GPU, in bfloat16. All members must take part at the same time (:func:`areal.weights.sender.transfer`).
+The learner uses its own stream, which does not wait for other work of its GPU.
 
-The learner, rank 0, and all workers of the engines have a process group for this alone. Its members cannot
-change, so each change of the engines begins a new *epoch*: a group under a new name, with the engines that
-are there then. A member that is dead or frozen would keep the others waiting. Therefore whoever sees a
-broadcast fail says so in the store that all members share, and the others stop waiting for it. Nobody waits
-longer than :data:`LIMIT`. The epoch is over then, and the next one is not affected.
+The learner, rank 0, and all workers of the engines have a process group for this purpose alone. Its members
+cannot change, so each change of the engines begins a new *epoch*: a group under a new name, with the engines
+that exist then. A member that is dead or frozen would block the others. A member that sees a broadcast fail
+therefore reports it in the store that all members share, and the others stop waiting. No member waits longer
+than :data:`LIMIT`. The epoch then ends, and the next one is not affected.
 
-Where engines load in turn, each has a group of its own with the learner, which sends to one after the other.
+If engines load in turn, each has its own group with the learner, which sends to one after the other.
 
-Where only factors change (areal.factors), an epoch begins with all weights, and goes on with those.
+If only factors change (areal.factors), an epoch begins with all weights and continues with the factors alone.
 
-vLLM's own ``nccl`` engine would need its trainer's side too, which differs from release to release.
+vLLM's own ``nccl`` engine would also need its trainer side, which differs between releases.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from areal.weights.layout import WeightLayout
 
 BACKEND: TransferBackend = "broadcast"
 LIMIT = 180.0
-"""Seconds that a member waits at most for the others, the transfer included."""
+"""Maximum seconds that a member waits for the others, including the transfer."""
 _LEARNER = 0
 _LOOK = 0.1
-"""Seconds after which a member that waits looks whether another one has given up."""
+"""Interval in seconds at which a waiting member checks whether another one has given up."""
 _TIMEOUT = datetime.timedelta(seconds=2 * LIMIT)
-"""torch's own limit: what runs into it, nobody waits for any more. NCCL's ends the process."""
+"""torch's own limit; no member waits for a call that reaches it. NCCL's limit ends the process."""
 
 
 class Buckets(Protocol):
-    """Memory of the learner that is sent whole."""
+    """Memory of the learner that is sent as a whole."""
 
     device: torch.device
     layout: WeightLayout
@@ -57,8 +57,8 @@ class BroadcastSender(Sender):
     """The learner's end: sends each new version to all engines of the epoch.
 
     Args:
-        memory: what is sent.
-        address: by which other hosts reach this one.
+        memory: the memory to send.
+        address: address at which other hosts reach this one.
         in_turn: whether to send to one engine after the other, in the order in which they connect.
     """
 
@@ -71,7 +71,7 @@ class BroadcastSender(Sender):
         self._groups: list[_Group] = []
 
     def open(self, engines: int, workers: int = 1) -> None:
-        """Begin the next epoch; its groups come about with the first broadcast."""
+        """Begin the next epoch; the first broadcast creates its groups."""
         self.close()
         count, together = (engines, 1) if self._in_turn else (min(1, engines), engines)
         self._epoch, self._size, self._connected = self._epoch + 1, 1 + together * workers, 0
@@ -85,7 +85,7 @@ class BroadcastSender(Sender):
         return f"{self._epoch}/{group}"
 
     def init_info(self, workers: int = 1) -> dict[str, Any]:
-        """Return what the next engine needs once to join; ``rank`` is that of the first of its workers."""
+        """Return the data with which the next engine joins; ``rank`` is that of its first worker."""
         group, rank = divmod(self._connected, self._size - 1)
         assert group < len(self._groups), "all workers joined"
         address = {
@@ -115,7 +115,7 @@ class BroadcastSender(Sender):
 
 
 class BroadcastReceiver(Receiver):
-    """The end of one worker of an engine: receives into a snapshot of its own."""
+    """The end of one worker of an engine: receives into its own snapshot."""
 
     def __init__(
         self, address: dict[str, Any], layout: WeightLayout, device: torch.device, worker: int = 0
@@ -127,7 +127,7 @@ class BroadcastReceiver(Receiver):
         self.tensors = layout.views(self._buckets)
 
     def receive(self) -> None:
-        """Take part in what the learner sends.
+        """Receive what the learner sends.
 
         Raises:
             RuntimeError, TimeoutError: a member of the epoch failed, or did not take part in time.
@@ -140,15 +140,15 @@ class BroadcastReceiver(Receiver):
 
 
 class _Group:
-    """A process group of one epoch; it comes about with the first broadcast.
+    """A process group of one epoch; the first broadcast creates it.
 
-    Torch's calls are made on a thread of its own, which may be left behind: some of them cannot be ended.
+    Torch's calls run on a separate thread, which may be abandoned, because some of them cannot be ended.
 
     Args:
-        host: of the learner's store, which serves all.
-        port: of that.
-        name: of the group, which no other has.
-        stream: of a GPU, for the broadcasts; None: the default one.
+        host: host of the learner's store, which serves all groups.
+        port: port of the store.
+        name: unique name of the group.
+        stream: stream of a GPU for the broadcasts; None: the default stream.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class _Group:
         device: torch.device,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
-        # Two connections: one on which a call waits serves no other.
+        # Two connections, because a connection with a waiting call serves no other.
         self._store = dist.PrefixStore(f"areal-weights/{name}", _client(host, port))
         self._looking = _client(host, port)
         self._over = f"areal-weights/{name}/over"
@@ -172,11 +172,11 @@ class _Group:
         self._thread = CallThread("areal-weights")
 
     def broadcast(self, buckets: list[torch.Tensor], changing: int = 0) -> None:
-        """From the learner to the engines; when this returns, they are there.
+        """Broadcast from the learner to the engines; returns when the data has arrived.
 
         Args:
-            buckets: all of them.
-            changing: the first that is sent again each time.
+            buckets: all buckets.
+            changing: index of the first bucket that is sent again each time.
         """
         self._sound = False
         sent = buckets[changing:] if self._begun else buckets
@@ -194,7 +194,7 @@ class _Group:
         self._sound = self._begun = True
 
     def leave(self) -> None:
-        """End the group: on all sides, if this is the learner's."""
+        """End the group; if this is the learner's end, on all sides."""
         if self._rank == _LEARNER:
             self._give_up()
         self._thread.end()
@@ -203,13 +203,13 @@ class _Group:
             return
         if self._sound:
             group.abort()
-        # Gloo's abort ends no call: its thread keeps the group until torch's own limit.
+        # Gloo's abort ends no call; its thread keeps the group until torch's own limit.
         elif self._device.type == "cuda":
             threading.Thread(target=group.abort, name="areal-abort", daemon=True).start()
 
     def _give_up(self) -> None:
-        """Let the others wait no longer."""
-        with suppress(dist.DistError):  # without the learner, whose store it is, they have given up
+        """Tell the others to stop waiting."""
+        with suppress(dist.DistError):  # the learner owns the store; if it is gone, the others have given up
             self._looking.set(self._over, "")
 
     def _broadcast(self, buckets: list[torch.Tensor]) -> None:
@@ -223,7 +223,7 @@ class _Group:
     def _take_part(self, buckets: list[torch.Tensor]) -> None:
         if self._group is None:
             self._group = self._join()
-        group = self._group  # which would wait for its calls where it is forgotten last: here, not in leave()
+        group = self._group  # its destructor waits for its calls: let it do so here, not in leave()
         for work in [group.broadcast(bucket, _LEARNER) for bucket in buckets]:
             work.wait()
 

@@ -1,7 +1,7 @@
-"""Whether a load brought an engine all of its parameters, and took from all tensors that were sent.
+"""Checks that a load reaches all parameters of an engine and uses all tensors that were sent.
 
-A loader passes over a name that it does not know, and a parameter that nobody sends keeps its old value:
-either way the engine would sample from another policy than the learner's, and nothing would say so.
+A loader ignores a name that it does not know, and a parameter without a tensor keeps its old value. In both
+cases the engine would sample from a different policy than the learner's, without an error.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _SHOWN = 4
-"""Names that a message has, at most."""
+"""Maximum number of names in a message."""
 
 
 class Reads(TorchDispatchMode):
-    """Notes which of some tensors are read within, whole or in part, as they are or through views.
+    """Records which of the given tensors are read in the context, fully or partly, directly or through views.
 
     Attributes:
-        unread: the names of those that were not.
+        unread: names of the tensors that were not read.
     """
 
     def __init__(self, tensors: Sequence[tuple[str, torch.Tensor]]) -> None:
@@ -33,7 +33,7 @@ class Reads(TorchDispatchMode):
         self.unread = {name for name, tensor in tensors if tensor.numel()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make the call; one that only views reads nothing."""
+        """Make the call and record the tensors that it reads; creating a view reads nothing."""
         if not func.is_view:
             for value in tree_leaves((args, kwargs)):
                 if isinstance(value, torch.Tensor) and not value.is_meta and value.numel():
@@ -49,12 +49,12 @@ class Reads(TorchDispatchMode):
 
 
 def complaint(unread: Iterable[str], unreceived: Iterable[str], partial: Iterable[str]) -> str:
-    """Say in one line what a load lacked; nothing if it was complete.
+    """Describe in one line what a load lacked; empty if it was complete.
 
     Args:
-        unread: names of tensors that were sent, and of which the engine took nothing.
-        unreceived: names of the engine's parameters that nothing was sent for.
-        partial: names of its parameters or layers that only a part was sent for.
+        unread: names of sent tensors that the engine did not use.
+        unreceived: names of the engine's parameters for which nothing was sent.
+        partial: names of its parameters or layers for which only a part was sent.
     """
     found = [
         f"the engine {what} {_names(names)}"

@@ -1,14 +1,14 @@
-"""Weights to an engine on the learner's GPU, by CUDA IPC: they never leave the GPU's memory.
+"""Transfers weights to an engine on the learner's GPU by CUDA IPC; they never leave the GPU's memory.
 
-The engine loads from the learner's snapshot (areal.weights.snapshot). One small buffer used over and over
-would save the memory of a whole one, but hold the learner still during each load, and the engine paused for
-as long as the learner takes to fill it.
+The engine loads from the learner's snapshot (areal.weights.snapshot). A single small buffer would save the
+memory of a full snapshot, but would block the learner during each load, and the engine while the learner
+fills the buffer.
 
-The snapshot lies in a few large allocations, which each worker of the engine maps once, when it is connected:
-a tensor-parallel worker on another GPU, too, which copies its part from there to its own. Torch counts who
-maps an allocation, to know when its memory may be freed: one export (:meth:`CudaIpcSender.init_info`) must
-meet one mapping. vLLM's own ``ipc`` engine maps its handles at each
-update; with handles that are made once, as here, the count in vLLM 0.26 would run below zero.
+The snapshot consists of a few large allocations, which each worker of the engine maps once, when it is
+connected. This includes a tensor-parallel worker on another GPU, which copies its part from there to its own
+GPU. Torch counts the mappings of an allocation, to know when its memory may be freed, so one export
+(:meth:`CudaIpcSender.init_info`) must correspond to one mapping. vLLM's own ``ipc`` engine maps its handles
+at each update; with handles that are created once, as here, the count would become negative in vLLM 0.26.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from areal.weights.snapshot import Snapshot
 
 BACKEND: TransferBackend = "CUDA IPC"
 _DEVICE = 6
-"""Where :func:`rebuild_cuda_tensor` takes the number of the GPU, which differs between processes."""
+"""Argument of :func:`rebuild_cuda_tensor` with the number of the GPU, which differs between processes."""
 
 
 class CudaIpcSender(Sender):
     """The learner's end: lets an engine map the snapshot.
 
     Raises:
-        UserError: torch is set to allocate memory in a way that cannot be shared.
+        UserError: torch is configured to allocate memory in a way that cannot be shared.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -42,13 +42,13 @@ class CudaIpcSender(Sender):
         self._snapshot = snapshot
 
     def init_info(self, workers: int = 1) -> dict[str, Any]:
-        """Return what an engine needs once to map the snapshot in each of its workers."""
+        """Return the data with which an engine maps the snapshot once in each of its workers."""
         return {
             "backend": BACKEND,
             "layout": self._snapshot.layout.to_dict(),
             "address": {
                 "gpu": _uuid(self._snapshot.device),
-                # Pickles, as torch sends tensors between processes; in hexadecimal, for vLLM's messages.
+                # Pickles, as torch sends tensors between processes, in hexadecimal for vLLM's messages.
                 "handles": [
                     [pickle.dumps(reduce_tensor(bucket)[1]).hex() for bucket in self._snapshot.buckets]
                     for _ in range(workers)
@@ -58,7 +58,7 @@ class CudaIpcSender(Sender):
 
 
 class CudaIpcReceiver(Receiver):
-    """A worker's end: maps the allocations of the learner's process, on the GPU where they are.
+    """A worker's end: maps the allocations of the learner's process, on their own GPU.
 
     Raises:
         ValueError: this process does not see that GPU.
@@ -79,7 +79,7 @@ class CudaIpcReceiver(Receiver):
 
 
 def _uuid(device: torch.device | int) -> str:
-    """Return the name that a GPU has in every process."""
+    """Return the name of a GPU that is the same in every process."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 

@@ -1,7 +1,7 @@
-"""A short digest of weights, by which the learner and engines tell whether they have the same.
+"""A short digest of weights, with which the learner and engines check that they have the same weights.
 
-It is a checksum, made where the weights are, at the speed of memory: it finds what was mixed up, cut short or
-left out, and is no protection against anybody who wants to deceive.
+It is a checksum that is computed on the device of the weights, at the speed of memory. It detects weights
+that were mixed up, truncated or omitted, but does not protect against deliberate deception.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from hashlib import blake2b
 import torch
 
 _PERIOD = 2**15
-"""Numbers of 8 bytes after which factors repeat: few enough for the caches of a CPU."""
+"""Number of 8-byte values after which the factors repeat; they fit into the caches of a CPU."""
 _ROWS = 128
-"""Periods that a GPU takes at once."""
+"""Number of periods that a GPU processes at once."""
 _SPREAD, _MIX = -7046029254386353131, 0x2545F4914F6CDD1D
 
 
@@ -38,7 +38,7 @@ def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 @cache
 def _factors(device: torch.device) -> torch.Tensor:
-    """Return odd numbers, one for each place of a period: products overflow, which is what mixes them."""
+    """Return odd numbers, one for each place of a period; the products overflow, which mixes the bits."""
     found = torch.arange(_PERIOD, device=device) * _SPREAD
     found ^= found >> 29
     return found * _MIX | 1

@@ -1,4 +1,4 @@
-"""The kernels of experts, which vLLM makes anew with each load, and with them some tensors of their own."""
+"""The kernels of experts, which vLLM recreates with each load, together with some of their tensors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import torch
 
 Made = list[tuple[Any, dict[str, Any]]]
-"""Methods of layers, and what each has made of its layer's weights."""
+"""Methods of layers, with the attributes that each has created from its layer's weights."""
 
 _MADE = "moe_kernel", "moe_quant_config"
 
 
 def forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Let the experts' kernels be made anew.
+    """Discard the experts' kernels, so that vLLM creates them again.
 
-    On a CPU a kernel that is made packs the weights; one that is there already, vLLM hands weights that are
-    not packed, and it would take them for packed ones.
+    On a CPU, a new kernel packs the weights. To an existing kernel, vLLM passes weights that are not packed,
+    and the kernel would treat them as packed.
     """
     for module in model.modules():
         method: Any = getattr(module, "quant_method", None)
@@ -25,10 +25,10 @@ def forget_expert_kernels(model: torch.nn.Module) -> None:
 
 
 def quantised_expert_kernels(model: torch.nn.Module) -> Made:
-    """Return the kernels of experts that vLLM quantises, to be put back after a load.
+    """Return the kernels of experts that vLLM quantises, so that they can be restored after a load.
 
-    A load copies new weights and scales to where the old ones were, which these kernels know. CUDA graphs
-    know the addresses of other tensors of theirs, too, which would go with them.
+    A load copies new weights and scales to the places of the old ones, which these kernels use. CUDA graphs
+    also use the addresses of their other tensors, which would be lost with the kernels.
     """
     methods = [getattr(module, "quant_method", None) for module in model.modules()]
     return [
@@ -39,7 +39,7 @@ def quantised_expert_kernels(model: torch.nn.Module) -> Made:
 
 
 def put_back(kernels: Made) -> None:
-    """Let methods have the kernels that they had."""
+    """Restore the kernels of the methods."""
     for method, made in kernels:
         for name, value in made.items():
             setattr(method, name, value)

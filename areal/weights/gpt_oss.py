@@ -1,7 +1,8 @@
-"""The experts of GPT-OSS, one by one, as vLLM takes them while an engine runs.
+"""Splits the experts of GPT-OSS into single experts, which vLLM can load while an engine runs.
 
-A checkpoint has those of a layer in one tensor. vLLM's model copies that one past the loaders of its
-parameters, which are not there while weights are updated layer by layer; of one expert it calls them.
+A checkpoint has all experts of a layer in one tensor. vLLM's model copies that tensor without the parameters'
+loaders, and the parameters do not exist while weights are updated layer by layer. For a single expert, it
+calls the loaders.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _EXPERTS = re.compile(r"(.*\.mlp\.experts)\.((?:gate_up|down)_proj(?:_bias)?)")
 
 
 def takes_experts_one_by_one(model: torch.nn.Module) -> bool:
-    """Return whether a model of vLLM's is GPT-OSS, in a release that knows experts one by one."""
+    """Return whether a model of vLLM is GPT-OSS, in a release that loads single experts."""
     return any(type(module).__name__ == "GptOssRoutedExperts" for module in model.modules())
 
 
 def one_by_one(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield tensors, of a layer's experts each under a name of its own."""
+    """Yield the tensors, with each of a layer's experts under its own name."""
     for name, tensor in tensors:
         if (found := _EXPERTS.fullmatch(name)) is None:
             yield name, tensor

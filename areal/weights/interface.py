@@ -1,4 +1,4 @@
-"""What every weight-transfer backend has: a sender at the learner, and a receiver in each engine."""
+"""The interface of a weight-transfer backend: a sender at the learner, and a receiver in each engine."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ VLLM_BACKEND = "areal"
 
 
 class Memory(Protocol):
-    """Where a version lies while engines load it."""
+    """The memory of a version while engines load it."""
 
     layout: WeightLayout
     buckets: list[torch.Tensor]
 
     def write(self, parameters: NamedParameters, whole: bool = True) -> None:
-        """Make the current values ready to load; no engine may be loading meanwhile.
+        """Make the current values ready to load; no engine may be loading at this time.
 
         Args:
-            parameters: all of them, or without ``whole`` those that change (:meth:`WeightLayout.write`).
+            parameters: all parameters, or without ``whole`` those that change (:meth:`WeightLayout.write`).
 
         Raises:
-            ValueError: the parameters are not the ones that the memory was laid out for.
+            ValueError: the parameters do not match the layout of the memory.
         """
         ...
 
     def digest(self) -> str:
-        """Return the digest of what was written, as :func:`areal.weights.digest.digest` makes it."""
+        """Return the digest of the written values, from :func:`areal.weights.digest.digest`."""
         ...
 
     def close(self) -> None:
-        """Release it."""
+        """Release the memory."""
         ...
 
 
@@ -45,18 +45,18 @@ class Sender(ABC):
     """The learner's end of one backend."""
 
     def open(self, engines: int, workers: int = 1) -> None:  # noqa: B027 (only a group has members)
-        """Begin an epoch in which so many engines connect, each by so many workers, and no others."""
+        """Begin an epoch with this number of engines, each with this number of workers."""
 
     @abstractmethod
     def init_info(self, workers: int = 1) -> dict[str, Any]:
-        """Return what an engine needs once to open its end; each call is for exactly one connection.
+        """Return the data with which an engine opens its end; each call is for exactly one connection.
 
         Args:
-            workers: processes of the engine, each of which opens an end of its own with this same value.
+            workers: number of processes of the engine, each of which opens its own end with this value.
         """
 
     def send(self) -> None:  # noqa: B027 (where engines read the memory themselves there is none)
-        """Do the learner's part of a load, on any thread while the engines load."""
+        """Do the learner's part of a load; runs on any thread while the engines load."""
 
     def close(self) -> None:  # noqa: B027 (a snapshot's memory is free when both sides have released it)
         """Release all resources."""
@@ -68,7 +68,7 @@ class Receiver:
     tensors: list[tuple[str, torch.Tensor]]
 
     def receive(self) -> None:
-        """Make the tensors hold what the learner wrote; where its memory is mapped, they do."""
+        """Fill the tensors with what the learner wrote; mapped memory already contains it."""
 
     def close(self) -> None:
-        """Release all resources but the memory of the tensors, which goes with this object."""
+        """Release all resources except the memory of the tensors, which lives as long as this object."""

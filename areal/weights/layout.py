@@ -1,4 +1,4 @@
-"""How a model's tensors lie end to end in a few buckets of bytes, the same for the writer and the reader."""
+"""Places a model's tensors in a few buckets of bytes, in the same way for the writer and the reader."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from areal.factors import is_factor, is_part
 
 NamedParameters = Iterable[tuple[str, torch.Tensor]]
-"""Pairs of a parameter's Hugging Face name and its whole value."""
+"""Pairs of a parameter's Hugging Face name and its unsharded value."""
 
 BUCKET = 512 * 2**20
-"""Bytes of one allocation on a GPU: large enough for few, and small enough to find room among others."""
+"""Bytes of one allocation on a GPU: large enough to need few, and small enough to find free space."""
 ALIGN = 64
-"""Bytes to whose multiple each tensor is aligned, so that it can be viewed as any type and copied fast."""
+"""Alignment of each tensor in bytes, so that it can be viewed as any type and copied fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one tensor lies: in which bucket, from which byte on, and what it is."""
+    """The place of one tensor: its bucket, its first byte, and its type and shape."""
 
     bucket: int
     offset: int
@@ -31,17 +31,17 @@ class Slot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor, without padding."""
+        """Number of bytes of the tensor, without padding."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class WeightLayout:
     """Slots by name, in the order of the tensors, and the size in bytes of each bucket.
 
-    Factors (areal.factors) come last, in buckets of their own.
+    Factors (areal.factors) come last, in their own buckets.
 
     Attributes:
-        changing: the first bucket that changes from version to version, as all behind it do.
+        changing: the first bucket that changes from version to version; all later ones change as well.
     """
 
     def __init__(self, slots: dict[str, Slot]) -> None:
@@ -56,12 +56,12 @@ class WeightLayout:
     def of(
         cls, parameters: NamedParameters, limit: float = math.inf, dtype: torch.dtype | None = None
     ) -> WeightLayout:
-        """Lay tensors out in their order.
+        """Lay out tensors in their order.
 
         Args:
             parameters: their names, shapes and types.
-            limit: bytes of a bucket; only one that holds a single tensor may be larger.
-            dtype: type of all of them but what is no weight by itself (areal.factors); None: each as it is.
+            limit: bytes of a bucket; only a bucket with a single tensor may be larger.
+            dtype: type of all tensors except factors (areal.factors); None: each keeps its type.
         """
         slots: dict[str, Slot] = {}
         bucket = offset = 0
@@ -80,20 +80,20 @@ class WeightLayout:
         return cls(slots)
 
     def views(self, buckets: Sequence[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-        """Return the tensors that lie in ``buckets`` (uint8), sharing their storage."""
+        """Return the tensors in ``buckets`` (uint8), which share their storage."""
         return [(name, _view(buckets, slot)) for name, slot in self.slots.items()]
 
     @torch.no_grad()
     def write(self, parameters: NamedParameters, buckets: Sequence[torch.Tensor], whole: bool = True) -> None:
-        """Copy current values into ``buckets``, converting them to the types laid out.
+        """Copy current values into ``buckets``, converted to the types of the layout.
 
         Args:
             parameters: names and values.
-            buckets: where they lie.
-            whole: whether all have to be given; else, where there are factors, those alone.
+            buckets: the buckets of the layout.
+            whole: whether all parameters are given; if not, and there are factors, only those are given.
 
         Raises:
-            ValueError: the parameters are not the ones that were laid out.
+            ValueError: the parameters do not match the layout.
         """
         missing = set(self.slots if whole or not self.factors else self.factors)
         for name, tensor in parameters:
@@ -107,7 +107,7 @@ class WeightLayout:
             raise ValueError(f"no value for {sorted(missing)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values from which :meth:`from_dict` makes the same layout in another process."""
+        """Return plain values from which :meth:`from_dict` creates the same layout in another process."""
         return {
             name: [slot.bucket, slot.offset, str(slot.dtype).removeprefix("torch."), list(slot.shape)]
             for name, slot in self.slots.items()
@@ -115,7 +115,7 @@ class WeightLayout:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> WeightLayout:
-        """Make a layout of what :meth:`to_dict` returned."""
+        """Create a layout from the result of :meth:`to_dict`."""
         return cls(
             {
                 name: Slot(bucket, offset, getattr(torch, dtype), tuple(shape))

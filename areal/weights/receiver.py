@@ -1,10 +1,10 @@
 """The weight receiver in a vLLM worker: a ``WeightTransferEngine`` of vLLM's own interface.
 
-A transfer fails when something else that takes part in it is lost. The engine lives then, and loads the same
-version, or a later one, over a new connection. So nothing is raised for that. Where one of several workers
-raises, vLLM leaves the answers of the others unread, and takes them for those of the next call; and a worker
-that has begun an update, and not finished it, refuses to begin another. Each worker therefore finishes the
-update with the weights that it had, and says what went wrong when it is asked (areal.rollout.vllm_worker).
+A transfer fails if another member is lost. The engine survives, and loads the same version or a later one
+over a new connection, so nothing is raised in this case. If one of several workers raises, vLLM leaves the
+answers of the others unread and takes them for those of the next call. A worker that has begun an update but
+not finished it refuses to begin another. Each worker therefore finishes the update with its previous weights,
+and reports the failure when it is asked (areal.rollout.vllm_worker).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from areal.weights.shared_memory import SharedMemoryReceiver
 log = logging.getLogger(__name__)
 
 Own = tuple[list[str], torch.nn.Parameter]
-"""A parameter of the engine's and its names, of which a tied one has several."""
+"""A parameter of the engine and its names; a tied parameter has several."""
 
 _RECEIVERS: dict[TransferBackend, Callable[[dict[str, Any], WeightLayout, torch.device, int], Receiver]] = {
     "shared memory": SharedMemoryReceiver,
@@ -63,7 +63,7 @@ _RECEIVERS: dict[TransferBackend, Callable[[dict[str, Any], WeightLayout, torch.
 
 @dataclass
 class Init(WeightTransferInitInfo):
-    """How the weights travel, how they are laid out, and where they are (see ``Sender.init_info``)."""
+    """The backend of the weights, their layout, and their address (see ``Sender.init_info``)."""
 
     backend: TransferBackend
     layout: dict[str, Any]
@@ -71,44 +71,44 @@ class Init(WeightTransferInitInfo):
 
 
 _OF_THIS_GPU = torch.OutOfMemoryError, torch.AcceleratorError
-"""Errors that are this engine's own."""
+"""Errors of this engine itself."""
 
 
 @dataclass
 class Update(WeightTransferUpdateInfo):
-    """Nothing: what is loaded is what the learner wrote last."""
+    """Empty, because an update loads what the learner wrote last."""
 
 
 class WeightReceiver(WeightTransferEngine[Init, Update]):
-    """Loads what the learner wrote, in checkpoint format."""
+    """Loads the learner's weights, in checkpoint format."""
 
     init_info_cls = Init
     update_info_cls = Update
     failure = ""
-    """Why the last connection or transfer failed; empty: it did not."""
+    """Why the last connection or transfer failed; empty if it succeeded."""
     digest = ""
-    """Of the weights that came last (areal.weights.digest)."""
+    """Digest of the latest weights (areal.weights.digest)."""
     _receiver: Receiver | None = None
     _checked = False
     _own: list[Own]
     _kernels: Made
 
     def init_transfer_engine(self, init_info: Init) -> None:
-        """Release what an earlier sender shared, and open this end of the new one."""
+        """Release the memory of an earlier sender, and open this end of the new one."""
         self.shutdown()
-        self._checked = False  # it may bring other weights
+        self._checked = False  # the new sender may send other weights
         layout = WeightLayout.from_dict(init_info.layout)
         worker = get_tensor_model_parallel_rank()
         with self._noting_failure():
             self._receiver = _RECEIVERS[init_info.backend](init_info.address, layout, self.device, worker)
 
     def start_weight_update(self) -> None:
-        """Make the layers take checkpoint tensors again, where their own were made into something else."""
+        """Let the layers accept checkpoint tensors again, if their own tensors have been converted."""
         self._in_place = loads_in_place(self.model, self.device)
         if not self._checked:
             self._own = own_parameters(self.model.named_modules())
         if not self._in_place:
-            give_up(self.model.modules())  # what a load that failed may have left
+            give_up(self.model.modules())  # remains of a failed load
             if self.device.type == "cpu":
                 forget_expert_kernels(self.model)
             self._kernels = quantised_expert_kernels(self.model)
@@ -119,13 +119,13 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         """Load every tensor; vLLM waits for the device when this returns.
 
         Raises:
-            ValueError: the first time, if that was not all that the engine has, or more than it knows.
+            ValueError: on the first load, if tensors are missing or unknown to the engine.
         """
         assert self._receiver is not None, "init_transfer_engine first"
         with self._noting_failure():
             self._receiver.receive()
         if self.failure:
-            self.shutdown()  # vLLM waits for the GPU next, on which the broadcast goes on until it is ended
+            self.shutdown()  # vLLM next waits for the GPU, where the broadcast would otherwise continue
             return
         self.digest = digest(self._receiver.tensors)
         model: Any = self.model
@@ -140,9 +140,9 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         with Reads(self._receiver.tensors) as reads:
             loaded = model.load_weights(weights)
         unreceived = set[str]()
-        if loaded is not None:  # a few models of vLLM's do not say
+        if loaded is not None:  # a few models of vLLM do not return the names
             unreceived = {names[0] for names, _ in self._own if loaded.isdisjoint(reported_names(names))}
-        # Weights that came as NaN leave what the check looks for: the next load is checked, too.
+        # The check looks for NaN, so after weights that contain NaN, the next load is checked again.
         unclear = any(tensor.isnan().any() for _, tensor in self._receiver.tensors)
         partial = partly_loaded(model) | (set() if unclear else poisoned(in_place))
         partial -= {name.rpartition(".")[0] for name in unreceived} | unreceived
@@ -151,7 +151,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         self._checked = not unclear
 
     def finish_weight_update(self) -> None:
-        """Make of the checkpoint tensors what the kernels want, the tied output layer included."""
+        """Convert the checkpoint tensors to the form of the kernels, including the tied output layer."""
         if self._in_place:
             return
         if self.failure:
@@ -161,17 +161,17 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         put_back(self._kernels)
         if self.device.type == "cpu":
             repack_tied(self.model)
-        torch.accelerator.synchronize()  # some of it is read from the learner's memory only now
+        torch.accelerator.synchronize()  # some tensors are read from the learner's memory only now
 
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:
-        """Take note of what fails within for a reason that lies elsewhere."""
+        """Record a failure in the context if its cause lies outside this engine."""
         self.failure = ""
         try:
             yield
         except _OF_THIS_GPU:
             raise
-        except (RuntimeError, TimeoutError) as error:  # torch's errors of a group and of a store are these
+        except (RuntimeError, TimeoutError) as error:  # the types of torch's errors of groups and stores
             log.warning("a weight transfer failed", exc_info=True)
             self.failure = str(error) or type(error).__name__
 
@@ -183,18 +183,18 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
 
     @staticmethod
     def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:
-        """Refuse: the learner has a sender of its own (vLLM 0.26 demands this method)."""
+        """Raise an error: the learner has its own sender (vLLM 0.26 requires this method)."""
         raise TypeError("areal.weights.sender sends the weights")
 
 
 def loads_in_place(model: torch.nn.Module, device: torch.device) -> bool:
-    """Whether a checkpoint's tensors can be loaded into a running model as it stands.
+    """Return whether a checkpoint's tensors can be loaded into a running model without conversion.
 
-    On a GPU, linear layers, embeddings and norms that are not quantised compute with just the tensors that
-    the checkpoint's were copied to, a tied head with the embedding's, and attention derives nothing from
-    weights: so they are copied there again, and CUDA graphs, which know addresses, see the new values. This
-    takes one copy of each tensor. Whatever else there is (weights packed for a CPU, quantised layers,
-    mixtures of experts, MLA) is loaded layer by layer and made anew, which is slower.
+    On a GPU, linear layers, embeddings and norms that are not quantised compute with exactly the tensors of
+    the checkpoint, a tied head with the embedding's, and attention derives nothing from weights. The tensors
+    are therefore copied in place, and CUDA graphs, which store addresses, see the new values. This takes one
+    copy of each tensor. All other modules (weights packed for a CPU, quantised layers, mixtures of experts,
+    MLA) are loaded layer by layer and converted again, which is slower.
     """
     if device.type != "cuda":
         return False
@@ -202,7 +202,7 @@ def loads_in_place(model: torch.nn.Module, device: torch.device) -> bool:
 
 
 def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
-    # By exact type: a method that builds on these may pack weights after all.
+    # The exact type, because a method that inherits from these may pack weights.
     plain = (type(None), UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
     if type(getattr(module, "quant_method", None)) not in plain:
         return False
@@ -210,16 +210,16 @@ def _keeps_checkpoint_tensors(module: torch.nn.Module) -> bool:
 
 
 def load_in_place(layers: Iterable[torch.nn.Module]) -> None:
-    """Take layers out of a layerwise reload: into these a model may write past the loaders of parameters."""
+    """Exclude layers from a layerwise reload; a model may write into them without the parameters' loaders."""
     parameter: Any
     for layer in layers:
         give_up([layer])
-        for parameter in layer.parameters(recurse=False):  # a bias is wrapped where it is
+        for parameter in layer.parameters(recurse=False):  # a bias is wrapped in place
             parameter.weight_loader = _get_original_loader(parameter)
 
 
 def is_plain(module: torch.nn.Module) -> bool:
-    """Whether a module computes with just what a checkpoint has for it, as norms do."""
+    """Return whether a module computes with exactly the tensors of a checkpoint, as norms do."""
     return getattr(module, "quant_method", None) is None and not hasattr(
         module, "process_weights_after_loading"
     )
@@ -228,8 +228,9 @@ def is_plain(module: torch.nn.Module) -> bool:
 def own_parameters(modules: Iterable[tuple[str, torch.nn.Module]]) -> list[Own]:
     """Return the parameters of modules that a checkpoint fills, with all names of each.
 
-    Those of attention are none: scales of a KV cache, and what latent attention makes of other weights. Nor
-    are scales that vLLM made as it quantised a layer: the layer was built without.
+    The parameters of attention are excluded: scales of a KV cache, and values that latent attention derives
+    from other weights. So are scales that vLLM created when it quantised a layer, because the layer was built
+    without them.
     """
     found: dict[int, Own] = {}
     for path, module in modules:
@@ -244,16 +245,17 @@ def own_parameters(modules: Iterable[tuple[str, torch.nn.Module]]) -> list[Own]:
 
 
 def reported_names(names: list[str]) -> set[str]:
-    """Return the names by which a load may tell of a parameter: vLLM 0.26 leaves out a part of experts'."""
+    """Return the possible names of a parameter in a load's result; vLLM 0.26 omits a part for experts."""
     return {*names, *(name.replace(".routed_experts.", ".") for name in names)}
 
 
 def partly_loaded(model: torch.nn.Module) -> set[str]:
-    """Return the layers of a layerwise reload, before its end, that not all elements came for.
+    """Return the layers of a layerwise reload that have not received all elements before its end.
 
-    None come where a model writes into its parameters itself, past their loaders: into what is not there.
+    A layer has received none if the model writes into its parameters itself, without their loaders, and so
+    into tensors that do not exist.
 
-    What is left of an embedding may be rows that make its size even: its loader fills them itself.
+    Embeddings are excluded: the missing elements may be padding rows, which their loader fills itself.
     """
     found = set()
     for path, layer in model.named_modules():
@@ -261,14 +263,14 @@ def partly_loaded(model: torch.nn.Module) -> set[str]:
         if not info.can_load() or isinstance(layer, (Attention, MLAAttention, VocabParallelEmbedding)):
             continue
         own = [p for p in layer.parameters(recurse=False) if not isinstance(p, UninitializedParameter)]
-        # What vLLM adds to make a size even is in no checkpoint; since 0.32 it says how much is.
+        # No checkpoint contains the padding that vLLM adds; since 0.32 vLLM reports its size.
         if info.load_numel < sum(getattr(p, "weight_loader_numel", p.numel()) for p in own):
             found.add(path)
     return found
 
 
 def give_up(layers: Iterable[torch.nn.Module]) -> None:
-    """End a layerwise reload where it is: layers that still waited for something have their old weights."""
+    """End a layerwise reload in its current state; layers that are incomplete keep their old weights."""
     for layer in layers:
         info = get_layerwise_info(layer)
         if info.can_load() and info.kernel_tensors is not None:
@@ -285,15 +287,15 @@ def poison(own: list[Own]) -> None:
 
 @torch.no_grad()
 def poisoned(own: list[Own]) -> set[str]:
-    """Return the names of parameters that have kept a NaN."""
+    """Return the names of parameters that still contain a NaN."""
     return {names[0] for names, parameter in own if parameter.data.isnan().any()}
 
 
 def repack_tied(model: torch.nn.Module) -> None:
-    """Rebuild what CPU kernels hold of embeddings and heads that share one weight.
+    """Rebuild the packed weights of CPU kernels for embeddings and heads that share one weight.
 
-    The layerwise reload sees the weight loaded for one of them only: the packed copy of the other would
-    silently keep the old weights.
+    The layerwise reload loads the weight for only one of them, so the packed copy of the other would silently
+    keep the old weights.
     """
     sharing: dict[int, list[Any]] = {}
     modules: list[Any] = [m for m in model.modules() if isinstance(m, VocabParallelEmbedding)]

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GRACE = 5.0
-"""Seconds in which the learner may be found lost, after the engines' part has failed."""
+"""Seconds to wait for the failure of the learner's part after the engines' part has failed."""
 
 
 class WeightSender:
-    """Sends weights to all engines: from one memory, by one sender for each backend (:func:`open_sender`).
+    """Sends weights to all engines: from one memory, with one sender for each backend (:func:`open_sender`).
 
     Args:
-        memory: where a version lies while engines load it.
-        make: makes the sender of a backend, when an engine first needs it.
-        workers: processes of each engine.
+        memory: the memory of a version while engines load it.
+        make: creates the sender of a backend, when an engine first needs it.
+        workers: number of processes of each engine.
     """
 
     def __init__(self, memory: Memory, make: Callable[[TransferBackend], Sender], workers: int) -> None:
@@ -35,9 +35,9 @@ class WeightSender:
         self._senders: dict[TransferBackend, Sender] = {}
 
     def open(self, backends: Sequence[TransferBackend]) -> None:
-        """Begin an epoch with the engines that there are now; no load may be in flight, but for a broken one.
+        """Begin an epoch with the current engines; no load may be in progress, except a broken one.
 
-        Those of a broadcast have to connect anew; a connection by another backend stays.
+        Engines with a broadcast must connect again; a connection of another backend remains.
 
         Args:
             backends: the backend of each engine.
@@ -51,11 +51,11 @@ class WeightSender:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The memory, by name: what lies there is what engines load."""
+        """The tensors in the memory by name, from which engines load."""
         return dict(self._memory.layout.views(self._memory.buckets))
 
     def init_infos(self) -> list[dict[str, Any]]:
-        """Return what each engine needs to open its end; each call is for one connection of them all."""
+        """Return the data with which each engine opens its end; each call is for one connection of each."""
         return [self._senders[backend].init_info(self._workers) for backend in self._backends]
 
     def write(self, parameters: NamedParameters, whole: bool = True) -> str:
@@ -88,12 +88,12 @@ def open_sender(
 
     Args:
         backends: the backend of each engine.
-        parameters: pairs of name and whole tensor, whose shapes stay as they are.
-        dtype: of the engines' weights.
-        device: where the weights lie while engines load them; memory of the CPU can be shared with engines.
-        address: by which engines on other hosts reach this one.
-        workers: processes of each engine, one for each part of its weights.
-        in_turn: whether engines load one after the other, in this order; else all at the same time.
+        parameters: pairs of name and unsharded tensor, whose shapes never change.
+        dtype: type of the engines' weights.
+        device: device of the weights while engines load them; engines can share memory of the CPU.
+        address: address at which engines on other hosts reach this one.
+        workers: number of processes of each engine, one for each part of its weights.
+        in_turn: whether engines load one after the other, in this order; if not, all load at the same time.
     """
     from areal.weights.broadcast import BroadcastSender
     from areal.weights.cuda_ipc import CudaIpcSender
@@ -116,10 +116,9 @@ def open_sender(
 async def transfer(loading: Awaitable[T], sending: Awaitable[Any]) -> T:
     """Wait for the engines' part of a load and for the learner's; return the result of the engines' part.
 
-    Where the learner's part fails, its error is raised, but not before the engines have seen that: a load
-    that is given up in the middle would leave an engine of which nobody knows what it has. An engine that
-    failed takes no part in a broadcast, so that the learner's part may wait for it in vain: nobody waits for
-    that longer than :data:`_GRACE`.
+    If the learner's part fails, its error is raised, but only after the engines have noticed it: a load that
+    stops in the middle would leave an engine with unknown weights. A failed engine takes no part in a
+    broadcast, so the learner's part might wait for it in vain; this wait is limited to :data:`_GRACE`.
     """
     works = [asyncio.ensure_future(loading), asyncio.ensure_future(sending)]
     try:
