@@ -1,4 +1,4 @@
-"""Fields of an OpenEnv server's actions and observations, as its JSON schemas have them."""
+"""The fields of an OpenEnv server's actions and observations, from its JSON schemas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from areal.errors import UserError
 from areal.rewards.answers import boxed_answer
 
 _OF_ALL = {"action": {"metadata"}, "observation": {"done", "reward", "metadata"}}
-"""Fields that every action and every observation has, whatever the environment."""
+"""Fields of every action and every observation, in any environment."""
 _KINDS: dict[str, Callable[[str], Any]] = {"string": str, "integer": int, "number": float, "boolean": bool}
 _YES_OR_NO = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -22,10 +22,10 @@ class Field:
     """A field.
 
     Attributes:
-        kind: its JSON type; ``value`` where it has several, or none.
-        choices: the values that it takes; empty: any of its type.
+        kind: its JSON type; ``value`` if it has several types or none.
+        choices: its possible values; empty: any value of its type.
         required: whether it has no default.
-        path: where in it the value is, if it is an object.
+        path: the path of the value in the field, if the field is an object.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Field:
 
     @property
     def asked(self) -> str:
-        """What a model is asked for; empty where any text will do."""
+        """The instruction for the model; empty if any text is valid."""
         if self.choices:
             return f"Put one of these in \\boxed{{}}: {', '.join(map(str, self.choices))}."
         kinds = {"integer": "a whole number", "number": "a number", "boolean": "yes or no"}
         return f"Put {kinds[self.kind]} in \\boxed{{}}." if self.kind in kinds else ""
 
     def read(self, response: str) -> Any:
-        """Return the value that a response is; raises ValueError if it is none."""
+        """Return a response as a value of this field; raises ValueError if it is not one."""
         if self.kind == "string" and not self.choices:
-            return response.encode(errors="replace").decode()  # JSON has no halves of characters
+            return response.encode(errors="replace").decode()  # JSON does not allow lone surrogates
         boxed = boxed_answer(response)
         answer = (response if boxed is None else boxed).strip().lower()
         known = {str(choice).lower(): choice for choice in self.choices} or (
@@ -61,7 +61,7 @@ class Field:
         return known[answer]
 
     def filled(self, rest: Mapping[str, Any], value: Any) -> dict[str, Any]:
-        """Return an action with the value in this field, and the rest in others."""
+        """Return an action with the value in this field, and with the rest in the others."""
         return _filled(rest, (self.name, *self.path), value)
 
     def __str__(self) -> str:
@@ -70,17 +70,17 @@ class Field:
 
 
 def said_field(schema: Mapping[str, Any], says: str | None, rest: Mapping[str, Any]) -> Field:
-    """Return the field of an action that has the model's response.
+    """Return the field of an action that receives the model's response.
 
     Args:
-        schema: of actions.
-        says: its name, or ``field.name`` for text in an object; None: there is just one that can, of those
-            that have no default if there are any, or just one that takes any text.
-        rest: values of other fields.
+        schema: the schema of actions.
+        says: name of the field, or ``field.name`` for text in an object; None: the only suitable field, among
+            those without a default if there are any, or the only one that accepts any text.
+        rest: values of the other fields.
 
     Raises:
-        UserError: there is no such field, or a choice; or another field has to be given, too. The message
-            lists the fields.
+        UserError: there is no such field, or there are several; or another field needs a value, too. The
+            message lists the fields.
     """
     known = _fields(schema, "action")
     for name in rest:
@@ -129,21 +129,21 @@ def _only(known: Mapping[str, Field], fixed: Collection[str]) -> Field:
 
 
 def fixed_values(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of those fields of an action that take one alone, and have no default."""
+    """Return the fields of an action that have only one possible value and no default."""
     known = _fields(schema, "action").values()
     return {field.name: field.choices[0] for field in known if field.required and len(field.choices) == 1}
 
 
 def shown_fields(schema: Mapping[str, Any], given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the fields of an observation that are shown.
+    """Return the fields of an observation to show.
 
     Args:
-        schema: of observations.
-        given: their names, or ``field.name`` for what is in an object; None: there is just one field, or
-            just one of text.
+        schema: the schema of observations.
+        given: their names, or ``field.name`` for a value in an object; None: the only field, or the only text
+            field.
 
     Raises:
-        UserError: there is no such field, or a choice; the message lists the fields.
+        UserError: there is no such field, or there are several; the message lists the fields.
     """
     known = _fields(schema, "observation")
     if given is not None:
@@ -167,7 +167,7 @@ def shown_fields(schema: Mapping[str, Any], given: str | Sequence[str] | None) -
 
 
 def shown(observation: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return fields of an observation as text; several are named, and left out where they have no value."""
+    """Return fields of an observation as text; several fields have names, and empty ones are omitted."""
     values = {name: _at(observation, name) for name in names}
     texts = {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -180,7 +180,7 @@ def shown(observation: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _at(observation: Mapping[str, Any], name: str) -> Any:
-    """Return what is in a field, or in an object there; None where there is none."""
+    """Return the value of a field, or of a name in an object; None if there is none."""
     found: Any = observation
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -203,7 +203,7 @@ def _wrong(what: str, why: str, known: Mapping[str, Field]) -> UserError:
 
 
 def _fields(schema: Mapping[str, Any], what: str) -> dict[str, Field]:
-    """Return the fields that are an environment's own."""
+    """Return the fields that are specific to the environment."""
     required = schema.get("required") or ()
     return {
         name: _field(name, part, schema, name in required)
@@ -213,7 +213,7 @@ def _fields(schema: Mapping[str, Any], what: str) -> dict[str, Field]:
 
 
 def _field(name: str, part: Mapping[str, Any], schema: Mapping[str, Any], required: bool) -> Field:
-    """Return a field, whose own schema may be a reference, or one of several of which the others are null."""
+    """Return a field whose schema may be a reference, or one alternative beside null."""
     some = [each for each in part.get("anyOf") or () if each.get("type") != "null"]
     if len(some) == 1:
         part = some[0]

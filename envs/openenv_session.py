@@ -1,7 +1,7 @@
-"""A session with an OpenEnv server: a connection, to which an environment of its own belongs there.
+"""A session with an OpenEnv server: a connection with its own environment on the server.
 
-The server's package is not needed here: messages are JSON on a WebSocket. Its own client is imported with
-its web interface, which takes seconds.
+This module does not need the server's package: messages are JSON on a WebSocket. The package's own client
+would also import its web interface, which takes seconds.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 _CONNECT = 10.0
-"""Seconds for a connection."""
+"""Time limit for opening a connection, in seconds."""
 _GOODBYE = 1.0
-"""Seconds for the end of one."""
+"""Time limit for closing a connection, in seconds."""
 _LARGEST = 2**26
-"""Bytes of one message."""
+"""Maximum bytes of a message."""
 _idle: set[OpenEnvSession] = set()
-"""Sessions of this process whose episode is over; they make room for others where a server has no more."""
+"""Sessions of this process without a running episode; they end if a server has no more sessions."""
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a server answers: an observation by field, the reward of the step, and whether it was the last."""
+    """A server's answer: an observation by field, the reward of the step, and whether the episode is over."""
 
     observation: Mapping[str, Any]
     reward: float
@@ -46,7 +46,7 @@ class Told:
 
 
 class Refused(Exception):
-    """A server does not take an action, for the values of these fields."""
+    """The server refuses an action because of the values of these fields."""
 
     def __init__(self, message: str, fields: set[str]) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class Refused(Exception):
 
 
 class _Full(Exception):
-    """A server has no session left."""
+    """The server has no free session."""
 
 
 class _Gone(Exception):
@@ -63,10 +63,10 @@ class _Gone(Exception):
 
 @cache
 def schemas(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the JSON schemas of a server's actions and observations; it is asked once.
+    """Return the JSON schemas of a server's actions and observations; the server is asked once.
 
     Raises:
-        UserError: no OpenEnv server is there.
+        UserError: there is no OpenEnv server at this address.
     """
     address = _http(url)
     try:
@@ -90,20 +90,20 @@ def schemas(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 class OpenEnvSession:
-    """A session; it is connected by its first reset, and again by the next one after it was lost.
+    """A session; its first reset connects it, and after a lost connection, the next reset connects it again.
 
     Args:
-        url: of the server.
-        time_limit: seconds of a call.
-        wait: seconds that a reset waits for a server that has gone, or has no session left.
+        url: URL of the server.
+        time_limit: time limit of a call, in seconds.
+        wait: seconds that a reset waits for a server that is unavailable or has no free session.
 
     Raises:
-        UserError: the client of WebSockets is not installed.
+        UserError: the WebSocket client is not installed.
     """
 
     def __init__(self, url: str, time_limit: float, wait: float) -> None:
         try:
-            import websockets.sync.client  # noqa: F401 (before a run starts)
+            import websockets.sync.client  # noqa: F401 (fails before a run starts)
         except ModuleNotFoundError as error:
             raise UserError(
                 f"openenv-v1 requires websockets; install it with {install_hint('openenv')}"
@@ -117,15 +117,16 @@ class OpenEnvSession:
         """Begin an episode.
 
         Raises:
-            UserError: the server has fewer sessions than are asked for.
-            EnvironmentFailure: it cannot be reached, is too late, or its environment raised.
+            UserError: the server has fewer sessions than needed.
+            EnvironmentFailure: the server is unreachable or exceeds the time limit, or its environment
+                raised.
         """
         message = {"type": "reset", "data": dict(given)}
         with _lock:
             _idle.discard(self)
         try:
             if self._socket is not None:
-                with suppress(_Gone):  # it may have been idle for long: nothing is lost
+                with suppress(_Gone):  # a connection may end after a long idle time; nothing is lost
                     return self._told(message)
                 self.close()
             return self._patiently(message)
@@ -140,7 +141,7 @@ class OpenEnvSession:
             ) from error
 
     def _patiently(self, message: dict[str, Any]) -> Told:
-        """Connect and reset, again while the server is away or has no session left."""
+        """Connect and reset; retry while the server is unavailable or has no free session."""
         retrying = Retrying(
             retry=retry_if_exception_type((_Gone, _Full)),
             wait=wait_exponential(0.05, max=1.0),
@@ -158,7 +159,7 @@ class OpenEnvSession:
                 f"{_http(self._url).replace('http', 'ws', 1)}/ws",
                 open_timeout=_CONNECT,
                 close_timeout=_GOODBYE,
-                ping_interval=None,  # a server that computes answers no pings
+                ping_interval=None,  # a server does not answer pings while it computes
                 max_size=_LARGEST,
                 proxy=None if _is_here(self._url) else True,
             )
@@ -187,11 +188,11 @@ class OpenEnvSession:
         _end(socket)
 
     def step(self, action: Mapping[str, Any]) -> Told:
-        """Act.
+        """Take an action.
 
         Raises:
-            Refused: the action is none; the episode goes on.
-            EnvironmentFailure: the server has gone, is too late, or its environment raised.
+            Refused: the action is invalid; the episode continues.
+            EnvironmentFailure: the server is gone or exceeds the time limit, or its environment raised.
         """
         try:
             return self._told({"type": "step", "data": dict(action)})
@@ -199,7 +200,7 @@ class OpenEnvSession:
             raise self._failure("step", str(error)) from error.__cause__
 
     def leave(self) -> None:
-        """Note that the episode is over: from now on the session makes room where the server has no more."""
+        """Record the end of the episode; the session then ends if the server has no more sessions."""
         with _lock:
             _idle.add(self)
 
@@ -210,7 +211,7 @@ class OpenEnvSession:
         if self._socket is None:
             raise _Gone("has lost the session")
         try:
-            with suppress(ConnectionClosed):  # what it said last is there to be read
+            with suppress(ConnectionClosed):  # its last message can still be read
                 self._socket.send(json.dumps(message))
             said = json.loads(self._socket.recv(self._time_limit))
         except TimeoutError as error:
@@ -242,7 +243,7 @@ class OpenEnvSession:
         return self._failure(call, f"answered with an error: {text} ({code})", fault=False)
 
     def _failure(self, call: str, wrong: str, fault: bool = True) -> EnvironmentFailure:
-        """Return a failure; the session is at no place that is known."""
+        """Return a failure, after which the state of the session is unknown."""
         self.close()
         if fault:
             faults.count("env_faults")
@@ -260,13 +261,13 @@ def _end(socket: ClientConnection | None) -> None:
     from websockets.exceptions import WebSocketException
 
     if socket is not None:
-        with suppress(OSError, WebSocketException):  # it may have gone
+        with suppress(OSError, WebSocketException):  # the connection may be gone
             socket.send('{"type": "close"}')
         socket.close()
 
 
 def _http(url: str) -> str:
-    """Return the address as HTTP has it; raises UserError if it is none."""
+    """Return the address in HTTP form; raises UserError if it is invalid."""
     scheme, rest, where = url.partition("://")
     known = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
     if scheme not in known or not _host(url):
@@ -275,7 +276,7 @@ def _http(url: str) -> str:
 
 
 def _host(url: str) -> str:
-    """Return the host of an address; empty if there is none."""
+    """Return the host of an address; empty if it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -283,7 +284,7 @@ def _host(url: str) -> str:
 
 
 def _is_here(url: str) -> bool:
-    """Whether a server is on this machine: no proxy leads there."""
+    """Return whether a server is on this machine, which needs no proxy."""
     host = _host(url)
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,4 +1,4 @@
-"""Players that do not learn: the sides of a game that the model does not play."""
+"""Opponents: players that do not learn, for the sides of a game that the model does not play."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from areal.registry import load_object
 from areal.thoughts import after_thought
 
 Opponent = Callable[[list[dict[str, str]], list[str] | None, np.random.Generator], str]
-"""Gets its conversation so far (messages with ``role`` and ``content``; ``user`` is the game, ``assistant``
-the opponent itself), the moves it may make where the game lists them, and a generator; returns its move."""
+"""Receives its conversation so far (messages with ``role`` and ``content``; ``user`` is the game,
+``assistant`` the opponent itself), the legal moves if the game lists them, and a random generator; returns
+its move."""
 
 
 def find_opponent(name: str) -> Opponent | None:
-    """Return an opponent; None: the model itself plays.
+    """Return an opponent; None: the model itself plays that side.
 
     Args:
-        name: ``self``; ``random``, any of the moves that the game lists; ``path/to/file.py:function`` or
-            ``module:function``, an :data:`Opponent`; or the URL of an OpenAI-compatible endpoint with the
-            model's name behind a ``#``, whose key, if it needs one, is in ``OPENAI_API_KEY``.
+        name: ``self``; ``random``, which chooses any of the moves that the game lists;
+            ``path/to/file.py:function`` or ``module:function``, an :data:`Opponent`; or the URL of an
+            OpenAI-compatible endpoint, followed by ``#`` and the model's name, whose key, if it needs one, is
+            in ``OPENAI_API_KEY``.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the name is none of these.
     """
     if name == "self":
         return None
@@ -50,7 +52,7 @@ def find_opponent(name: str) -> Opponent | None:
 
 
 def at_random(messages: list[dict[str, str]], moves: list[str] | None, rng: np.random.Generator) -> str:
-    """Return any of the moves.
+    """Return a random move.
 
     Raises:
         UserError: the game does not list them.
@@ -65,7 +67,7 @@ def at_random(messages: list[dict[str, str]], moves: list[str] | None, rng: np.r
 
 
 class Listener:
-    """An opponent in one game, with what it was told and said."""
+    """An opponent in one game, with its conversation."""
 
     def __init__(self, opponent: Opponent, rng: np.random.Generator) -> None:
         self._opponent = opponent
@@ -73,10 +75,10 @@ class Listener:
         self._messages: list[dict[str, str]] = []
 
     def answer(self, told: str, moves: list[str] | None) -> str:
-        """Return what it says to what it is told.
+        """Return the opponent's answer to an observation.
 
         Raises:
-            TypeError: it gave no text.
+            TypeError: the opponent returned no text.
         """
         self._messages.append({"role": "user", "content": told})
         said: Any = self._opponent([dict(message) for message in self._messages], moves, self._rng)
@@ -87,7 +89,7 @@ class Listener:
 
 
 class _Endpoint:
-    """The model of an endpoint as an opponent; what it thinks, it does not say."""
+    """The model of an endpoint as an opponent; its thoughts are not part of its answer."""
 
     def __init__(self, url: str, model: str) -> None:
         self._url = url.rstrip("/") + "/chat/completions"
@@ -101,7 +103,7 @@ class _Endpoint:
             self._url,
             json={"model": self._model, "messages": messages, "seed": int(rng.integers(2**31))},
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(None, connect=10.0),  # rollout.env_time_limit ends it
+            timeout=httpx.Timeout(None, connect=10.0),  # rollout.env_time_limit ends the call
         )
         if 400 <= response.status_code < 500 and response.status_code not in (408, 409, 429):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Unified diffs, as ``git diff`` and models write them, on texts by their paths."""
+"""Applies unified diffs, as ``git diff`` and models write them, to texts by path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOTHING = "/dev/null"
 
 
 class PatchError(ValueError):
-    """A diff does not fit; the message says where."""
+    """A diff does not apply; the message says where."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class _Change:
 
 
 def diff_in(text: str) -> str | None:
-    """Return the diff of an answer: its last block of code that is one, or all from where one begins."""
+    """Return the diff in an answer: its last code block with a diff, or everything from where one starts."""
     if blocks := _FENCE.findall(text):
         return str(blocks[-1])
     begin = _BEGIN.search(text)
@@ -41,13 +41,14 @@ def diff_in(text: str) -> str | None:
 def patched(files: Mapping[str, str], diff: str) -> dict[str, str | None]:
     """Return the files that a diff changes.
 
-    A hunk is applied at its line if its old lines are there, or else where they are, if that is one place.
+    A hunk is applied at its line if its old lines are there. Otherwise it is applied where they are, if there
+    is only one such place.
 
     Returns:
-        New texts by path; None stands for a file that is deleted.
+        New texts by path; None represents a deleted file.
 
     Raises:
-        PatchError: it is no diff, or does not fit.
+        PatchError: the text is not a diff, or it does not apply.
     """
     found: dict[str, str | None] = {}
     for change in _changes(diff):

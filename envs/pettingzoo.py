@@ -1,4 +1,4 @@
-"""``pettingzoo-v1``: games of several players in PettingZoo's form AEC, in words."""
+"""``pettingzoo-v1``: games of several players with PettingZoo's AEC interface, as text."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _WHO = "pettingzoo-v1"
 
 
 class PettingZooEnv(GameEnv):
-    r"""Plays a game whose players act one after another, as PettingZoo's AEC environments do.
+    r"""Plays a game whose players act in turn, as in PettingZoo's AEC environments.
 
-    Observations that are text are said as they are, others as ``describe`` has it, or as Python writes them.
-    Actions that are ``Text`` are what a player says; discrete ones have names, of which one stands in
-    ``\boxed{}``. Who names none of those that are legal (``action_mask`` of the observation or of its info)
-    forfeits: the game ends, this player earns ``forfeit``, and the others what they have so far, as the
-    game's ``rewards`` tell; of a game without them, what it has told them when they were asked. The agent is
-    ``multi-turn``.
+    Text observations are shown as they are, others as ``describe`` returns them, or in Python's notation. An
+    action in a ``Text`` space is the player's response; a discrete action has a name, which the player puts
+    in ``\boxed{}``. A player that names no legal action (``action_mask`` of the observation or of its info)
+    forfeits. The game then ends: this player earns ``forfeit``, and the others what they have earned so far
+    according to the game's ``rewards``; if the game has no ``rewards``, what it has reported at their turns.
+    The agent is ``multi-turn``.
 
-    The model plays all sides in training, and one in evaluation, against ``test_opponent``.
+    In training, the model plays all sides; in evaluation, it plays one side against ``test_opponent``.
 
     Args:
-        env: ``path/to/file.py:NAME`` or ``module:NAME`` of a class or function that makes the game, as in
+        env: ``path/to/file.py:NAME`` or ``module:NAME`` of a class or function that creates the game, such as
             ``pettingzoo.classic.tictactoe_v3:env``.
         options: its keyword arguments.
         actions: names of its discrete actions, in order; None: their numbers.
-        describe: ``path/to/file.py:function`` or ``module:function``, which gets an observation and the game
-            (``unwrapped``; ``agent_selection`` is who sees it), and returns text.
-        task: what each player's first observation begins with, before the player's name; empty: neither.
+        describe: ``path/to/file.py:function`` or ``module:function``; the function receives an observation
+            and the game (``unwrapped``; ``agent_selection`` is the player who sees it), and returns text.
+        task: text at the start of each player's first observation, before the player's name; empty: neither.
         forfeit: reward of a player who names no legal action.
-        opponent: who plays the other sides in training: ``self`` (the model), ``random`` (any legal action),
-            ``path/to/file.py:function``, or an endpoint, ``URL#MODEL``.
-        test_opponent: who plays them in evaluation; None: the one in training, or ``random``.
+        opponent: opponent on the other sides in training: ``self`` (the model), ``random`` (any legal
+            action), ``path/to/file.py:function``, or an endpoint, ``URL#MODEL``.
+        test_opponent: opponent in evaluation; None: the one in training, or ``random``.
 
     Raises:
-        UserError: no such game or function, or actions that are neither discrete nor text.
+        UserError: the game or a function does not exist, or the actions are neither discrete nor text.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PettingZooEnv(GameEnv):
         self._close = getattr(made, "close", None)
 
     def close(self) -> None:
-        """Close the game, if it can be closed."""
+        """Close the game, if it has a method for that."""
         if callable(self._close):
             self._close()
 
@@ -97,14 +97,15 @@ class _AecGame:
         self._task = task
         self._forfeit = forfeit
         self.players = [str(agent) for agent in env.possible_agents]
-        # Agents may have actions of their own, as players with roles do.
+        # Agents may have different actions, for example players with roles.
         self._actions = {
             str(agent): action_names(_WHO, name, env.action_space(agent), actions)
             for agent in env.possible_agents
         }
         self.ended = self.cut = False
         self._due: dict[str, float] = {}
-        # What each player was given of what the game is to tell when it asks this player the next time.
+        # Rewards that each player has already received, and that the game reports again at the player's next
+        # turn.
         self._early: dict[str, float] = {}
         self._greeted: set[str] = set()
         self._legal: list[str] | None = None
@@ -159,9 +160,9 @@ class _AecGame:
         return found
 
     def _pay_early(self) -> None:
-        """Give players what a move earned them: whom the game does not ask again would never have it.
+        """Give players the reward of a move at once, because the game may never ask some of them again.
 
-        PettingZoo's ``rewards`` are those of the last step alone.
+        PettingZoo's ``rewards`` are those of the last step only.
         """
         rewards = getattr(self._env, "rewards", None)
         if not isinstance(rewards, Mapping):
@@ -172,7 +173,7 @@ class _AecGame:
             self._early[str(agent)] += reward
 
     def _advance(self) -> None:
-        """Take what the next player has earned since it acted; players who are out leave."""
+        """Collect the rewards of the next player since its last action; players who are out leave."""
         env, cut = self._env, False
         while env.agents:
             agent = env.agent_selection
@@ -197,12 +198,12 @@ class _AecGame:
                 raise TypeError(f"describe returned a {type(text).__name__}; return text, a str")
             return text
         if isinstance(observation, Mapping) and "action_mask" in observation and "observation" in observation:
-            observation = observation["observation"]  # what may be done is listed beside it
+            observation = observation["observation"]  # the legal actions are listed beside it
         return str(observation)
 
 
 def _legal(names: dict[str, int], observation: Any, info: Any) -> list[str]:
-    """Return the names of the actions that the mask leaves, or all."""
+    """Return the names of the actions that the mask allows, or of all actions."""
     for place in (observation, info):
         if isinstance(place, Mapping) and place.get("action_mask") is not None:
             mask = np.asarray(place["action_mask"]).astype(bool)

@@ -1,4 +1,4 @@
-"""Observations with pictures: what they look like, and the content of a message that they become."""
+"""Observations with images: how to recognize them, and how to convert them to the content of a message."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ READS = (
     "a model reads only text (a str) or, if it can see, pictures (arrays of uint8 with the shape (height, "
     "width, 3))"
 )
-"""What an observation is to be."""
+"""The types of observation that are allowed."""
 
 
 def is_picture(value: Any) -> bool:
-    """Whether a value is a picture: an array of uint8 ``[H, W, 3]``, or one of Pillow's."""
+    """Return whether a value is an image: a uint8 array ``[H, W, 3]``, or an image of Pillow."""
     if isinstance(value, np.ndarray):
         return value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
     if value is None or isinstance(value, str | Mapping):
@@ -29,7 +29,7 @@ def is_picture(value: Any) -> bool:
 
 
 def is_readable(observation: Any) -> bool:
-    """Whether an observation can be shown to a model: it is text, or a picture, or a dict of both."""
+    """Return whether an observation can be shown to a model: text, an image, or a dict of both."""
     if isinstance(observation, Mapping):
         return shows_picture(observation) and all(
             isinstance(value, str) or is_picture(value) for value in observation.values()
@@ -38,7 +38,7 @@ def is_readable(observation: Any) -> bool:
 
 
 def kind_of(observation: Any) -> str:
-    """Say of what type an observation is that cannot be shown to a model, and of which shape."""
+    """Describe the type and the shape of an observation that cannot be shown to a model."""
     if isinstance(observation, np.ndarray):
         return f"ndarray of {observation.dtype} with the shape {observation.shape}"
     kind = type(observation).__name__
@@ -52,14 +52,14 @@ def kind_of(observation: Any) -> str:
 
 
 def shows_picture(observation: Any) -> bool:
-    """Whether there is a picture in an observation."""
+    """Return whether an observation contains an image."""
     if isinstance(observation, Mapping):
         return any(map(is_picture, observation.values()))
     return is_picture(observation)
 
 
 def may_show_picture(space: Any) -> bool:
-    """Whether there is a picture in the observations of a space."""
+    """Return whether the observations of a space contain an image."""
     if isinstance(space, spaces.Dict):
         return any(map(may_show_picture, space.values()))
     return (
@@ -71,10 +71,10 @@ def may_show_picture(space: Any) -> bool:
 
 
 def content_of(observation: Any) -> str | list[dict[str, Any]]:
-    """Return a readable observation as the content of a message: text, or parts in the order of the dict.
+    """Convert a readable observation to the content of a message: text, or parts in the order of the dict.
 
     Raises:
-        UserError: a picture has no pixels.
+        UserError: an image has no pixels.
     """
     if isinstance(observation, str):
         return observation
@@ -88,10 +88,10 @@ def content_of(observation: Any) -> str | list[dict[str, Any]]:
 
 
 def with_files(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return messages with each of their pictures as a PNG file.
+    """Return messages with each of their images as a PNG file.
 
     Raises:
-        UserError: one of them is none, or cannot be shown.
+        UserError: an image is invalid or cannot be shown.
     """
     return [
         {**message, "content": [_with_file(part) for part in message["content"]]}
@@ -102,7 +102,7 @@ def with_files(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def words_of(content: Any) -> str:
-    """Return content, or an observation, as text, in which pictures are said to be there."""
+    """Return content, or an observation, as text that mentions its images."""
     if isinstance(content, str) or not (isinstance(content, list) or is_readable(content)):
         return str(content)
     parts = content if isinstance(content, list) else content_of(content)
@@ -110,7 +110,7 @@ def words_of(content: Any) -> str:
 
 
 def with_text(content: str | list[dict[str, Any]], text: str) -> str | list[dict[str, Any]]:
-    """Return content that ends with a text besides."""
+    """Return content with a text added at its end."""
     return content + text if isinstance(content, str) else [*content, {"type": "text", "text": text}]
 
 

@@ -1,7 +1,7 @@
-"""Where data lies: a file, a folder of files, a folder of ``datasets.save_to_disk``, or the Hugging Face hub.
+"""Places of data: a file, a folder of files, a folder of ``datasets.save_to_disk``, or the Hugging Face hub.
 
-A place is written ``PLACE``, ``PLACE:SPLIT`` or, on the hub, ``OWNER/NAME@REVISION:SPLIT``; with ``[:1000]``
-at its end it is the first 1,000 rows.
+A place is written ``PLACE``, ``PLACE:SPLIT`` or, on the hub, ``OWNER/NAME@REVISION:SPLIT``; a final
+``[:1000]`` selects the first 1,000 rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from areal.errors import UserError, install_hint, nearest
 
 Rows = Iterator[tuple[Row, str]]
 Splits = dict[str, Callable[[], Rows]]
-"""What reads each split; the only one of a file, and of files that name none, is called ``""``."""
+"""The reader of each split; if files name no split, as a single file does, the only split is ``""``."""
 
 _PLACE = re.compile(r"(.+?)(?::([\w.-]+))?(?:\[:(\d+)\])?", re.DOTALL)
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
@@ -29,7 +29,7 @@ _WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
     "validation": ("validation", "valid", "val", "dev"),
 }
-"""How files and folders are named after splits, on the hub too."""
+"""Words for splits in the names of files and folders, also on the hub."""
 _NAMED = re.compile(r"(?<![a-z])(" + "|".join(w for words in _WORDS.values() for w in words) + ")(?![a-z])")
 _ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _HUB = re.compile(
@@ -38,14 +38,14 @@ _HUB = re.compile(
 
 
 def find_splits(data: str, subset: str | None) -> Splits:
-    """Return the splits of what a place has; nothing is read yet.
+    """Return the splits of a place, without reading them.
 
     Args:
-        data: the place; what is there as it is written goes before a split in its name.
+        data: the place; an existing file or folder takes precedence over a split in the name.
         subset: the hub's configuration, or a subfolder.
 
     Raises:
-        UserError: there is no such place, subset or split.
+        UserError: the place, subset or split does not exist.
     """
     name, split, most = cut(data)
     path = Path(name).expanduser()
@@ -67,7 +67,7 @@ def find_splits(data: str, subset: str | None) -> Splits:
 
 
 def cut(data: str) -> tuple[str, str | None, int | None]:
-    """Return the name in a place, its split, and how many rows at most; what is there is a name as it is."""
+    """Return the name, the split and the row limit of a place; an existing path is a name as a whole."""
     found = None if Path(data).expanduser().exists() else _PLACE.fullmatch(data)
     if found is None:
         return data, None, None
@@ -79,23 +79,23 @@ def _first(rows: Callable[[], Rows], count: int) -> Rows:
 
 
 def is_here(data: str) -> bool:
-    """Whether a place is a file or a folder of this machine."""
+    """Return whether a place is a file or a folder of this machine."""
     return Path(cut(data)[0]).expanduser().exists()
 
 
 def absolute(data: str) -> str:
-    """Return a place in a form that means the same in every folder."""
+    """Return a place in a form that does not depend on the current folder."""
     name = cut(data)[0]
     return f"{Path(name).expanduser().resolve()}{data[len(name) :]}" if is_here(data) else data
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` wrote a folder."""
+    """Return whether ``save_to_disk`` wrote a folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def stamp(*places: str | None) -> tuple[int, ...]:
-    """Return numbers that are others once a file of these places has changed; the hub's count as they are."""
+    """Return numbers that change when a file of these places changes; places on the hub never change."""
     files: list[Path] = []
     for place in filter(None, places):
         path = Path(cut(absolute(place))[0])
@@ -109,13 +109,13 @@ def _listed(splits: Splits) -> str:
 
 
 def looks_remote(name: str) -> bool:
-    """Whether what is no file may be on the hub."""
+    """Return whether a name that is not a file may be on the hub."""
     known = Path(name).suffix in (*FORMS, *PACKED)
     return not known and not name.startswith((".", "~", "/")) and _HUB.fullmatch(name) is not None
 
 
 def _beside(path: Path) -> str:
-    """Return which file beside it was meant."""
+    """Return the neighbouring file that the user may have meant."""
     try:
         return nearest(path.name, [found.name for found in path.parent.iterdir()])
     except OSError:
@@ -157,7 +157,7 @@ def _is_data(inside: Path, path: Path) -> bool:
 
 
 def _split_of(inside: Path) -> str:
-    """Return the split that a file's name, or the folder that it is in, says; else an empty string."""
+    """Return the split in the name of a file or of its folder, or an empty string."""
     stem = inside.name.partition(".")[0]
     if shard := _SHARD.fullmatch(stem):
         return shard.group(1)
@@ -168,7 +168,7 @@ def _split_of(inside: Path) -> str:
 
 
 def _check_one_set(folder: Path, split: str, paths: list[Path]) -> None:
-    """Raise UserError where files are not parts of one data set."""
+    """Raise UserError if files are not parts of one data set."""
     forms = sorted({form_of(path) or "" for path in paths})
     if len(forms) > 1:
         raise UserError(
@@ -195,7 +195,7 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _saved(folder: Path) -> Rows:
-    """Read one split that ``save_to_disk`` wrote: Arrow files, in the order of its ``state.json``."""
+    """Read a split that ``save_to_disk`` wrote: Arrow files, in the order of ``state.json``."""
     state = _about(folder / "state.json")
     listed = state.get("_data_files")
     names = [f["filename"] for f in listed if "filename" in f] if isinstance(listed, list) else []
@@ -219,7 +219,7 @@ def _on_hub(name: str, subset: str | None, streaming: bool) -> Splits:
         raise UserError(
             f"'{name}' is not a file, and reading it from the hub requires `{install_hint('data')}`"
         ) from error
-    load: Any = datasets.load_dataset  # to its types, streaming is one of two constants
+    load: Any = datasets.load_dataset  # according to its types, streaming is one of two constants
     with _hub_errors(name):
         commit = None if revision is None else _commit(id, revision)
         loaded = load(id, subset, revision=commit, streaming=streaming)
@@ -235,12 +235,12 @@ def _on_hub(name: str, subset: str | None, streaming: bool) -> Splits:
 
 @contextmanager
 def _hub_errors(name: str) -> Iterator[None]:
-    """Make one line of what the hub, its client and ``datasets`` raise."""
+    """Turn errors of the hub, its client and ``datasets`` into one line."""
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
-    # Some of its errors have no base but Exception; RuntimeError: of data sets that are scripts; the hub's
-    # have their HTTP client's.
+    # Some errors have no base class except Exception. RuntimeError comes from data sets that are scripts; the
+    # hub's errors have the base of their HTTP client's.
     errors: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError)
     errors += (datasets.exceptions.DatasetsError, *HfHubHTTPError.__bases__)
     try:
@@ -252,7 +252,7 @@ def _hub_errors(name: str) -> Iterator[None]:
 
 
 def _commit(id: str, revision: str) -> str:
-    """Return the commit of a branch or tag; where the hub fails, ``datasets`` takes any that it has kept."""
+    """Return the commit of a branch or tag, because ``datasets`` takes any cached one if the hub fails."""
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     from huggingface_hub import HfApi
@@ -263,7 +263,7 @@ def _commit(id: str, revision: str) -> str:
 def _hub_rows(name: str, split: str, rows: Iterable[Row]) -> Rows:
     listed = enumerate(rows)
     while True:
-        with _hub_errors(name):  # where rows are streamed, reading them asks the hub
+        with _hub_errors(name):  # with streaming, reading rows accesses the hub
             found = next(listed, None)
         if found is None:
             return

@@ -1,4 +1,4 @@
-"""What environments of problems share: the choice of one, its episode, and its prompt."""
+"""The common parts of environments with problems: the choice of a problem, its episode, and its prompt."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from areal.errors import UserError
 
 SPLITS = ("train", "test")
 _UNBOUNDED = 2**31
-"""A reset without an index draws one below this, where there are problems without end."""
+"""A reset without an index draws one below this, if the number of problems is unlimited."""
 
 T = TypeVar("T")
 
 
 class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
-    """An environment whose episodes are about one problem each; a subclass says what is asked, and judges.
+    """An environment with one problem per episode; a subclass asks the question and judges the answer.
 
-    Where a problem is a conversation (its attribute ``opening`` has what was said before), the observation is
-    the question alone, and ``info["messages"]`` all of it.
+    If a problem is a conversation (its attribute ``opening`` contains the earlier messages), the observation
+    is only the question, and ``info["messages"]`` contains all messages.
 
     Args:
-        name: of the environment, for complaints.
-        problems: of the splits ``train`` and ``test``; or what returns problem ``index`` of a split, where
-            there is no end to them.
-        split: where a reset without an index draws from.
-        longest: characters of an observation.
-        render_mode: of Gymnasium; there is none.
+        name: name of the environment, for error messages.
+        problems: problems of the splits ``train`` and ``test``; or a function that returns problem ``index``
+            of a split, if their number is unlimited.
+        split: the split from which a reset without an index draws.
+        longest: maximum length of an observation, in characters.
+        render_mode: Gymnasium's argument; no mode is supported.
 
     Raises:
-        UserError: no such split.
+        UserError: the split does not exist.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
@@ -56,21 +56,21 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
         self._turn = 0
 
     def asked(self, problem: T) -> str:
-        """Return what the model is asked."""
+        """Return the question for the model."""
         raise NotImplementedError
 
     def count(self, split: str) -> int | None:
-        """Return how many problems a split has; None: no end to them."""
+        """Return the number of problems in a split; None: unlimited."""
         return None if callable(self._problems) else len(self._problems[self._known(split)])
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """How the data was read, for the user to see."""
+        """Notes for the user on how the data was read."""
         return getattr(self._problems, "notices", ())
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may be wrong with the data."""
+        """Warnings on possible errors in the data."""
         return getattr(self._problems, "warnings", ())
 
     def reset(
@@ -80,10 +80,10 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
 
         Args:
             seed: makes the choice reproducible.
-            options: ``{"index": i, "split": "train" | "test"}``; either may be left out.
+            options: ``{"index": i, "split": "train" | "test"}``; both keys are optional.
 
         Raises:
-            UserError: no such problem.
+            UserError: the problem does not exist.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -106,7 +106,7 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
 
     @property
     def problem(self) -> T:
-        """The problem of this episode; raises ResetNeeded if there is none yet."""
+        """The problem of the current episode; raises ResetNeeded if there is none."""
         if self._chosen is None:
             raise ResetNeeded("call reset first")
         return self._chosen
@@ -124,7 +124,7 @@ class ProblemEnv(gymnasium.Env[str, str], Generic[T]):
 
 
 def checked_difficulty(env: str, difficulty: int, known: dict[int, str]) -> int:
-    """Return a difficulty; raises UserError if it is none."""
+    """Return a difficulty; raises UserError if it is invalid."""
     if difficulty not in known:
         texts = "; ".join(f"{n}: {text}" for n, text in known.items())
         raise UserError(f"{env}: difficulty={difficulty!r} must be one of: {texts}")
@@ -132,7 +132,7 @@ def checked_difficulty(env: str, difficulty: int, known: dict[int, str]) -> int:
 
 
 def checked_prompt(env: str, prompt: str) -> str:
-    """Return a template with ``{problem}``; raises UserError if it is none."""
+    """Return a template with ``{problem}``; raises UserError if it is invalid."""
     try:
         shown = prompt.format(problem="\0")
     except (KeyError, IndexError, ValueError) as error:

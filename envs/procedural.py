@@ -1,9 +1,8 @@
 """Procedural problems in two splits.
 
-Nothing is downloaded and nothing is stored: problem ``index`` of a split is drawn from a generator seeded
-with (family, split, difficulty, index). The splits are disjoint by construction: a problem belongs to the
-test split exactly if the hash of its key (all that tells it from others) says so, whoever draws it and with
-whatever seed.
+Nothing is downloaded or stored: problem ``index`` of a split is drawn from a generator with the seed (family,
+split, difficulty, index). The splits are disjoint by construction: the hash of a problem's key, which
+identifies the problem, decides whether it belongs to the test split, independent of the seed.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 TEST_SHARE = 10
-"""One problem in this many belongs to the test split."""
+"""One in this number of problems belongs to the test split."""
 
 T = TypeVar("T")
 
 
 def is_test(key: str) -> bool:
-    """Say whether a problem belongs to the test split (about one in ten do)."""
+    """Return whether a problem belongs to the test split (about one in ten does)."""
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:8], "big") % TEST_SHARE == 0
 
 
 def drawn(seed: str, split: str, draw: Callable[[random.Random], T], key: Callable[[T], str]) -> T:
-    """Return the first problem of a split that a generator with a seed gives."""
+    """Return the first problem of a split that a seeded generator draws."""
     rng = random.Random(seed)
     while True:
         found = draw(rng)

@@ -1,7 +1,8 @@
 """Procedural programming problems (areal.envs.procedural): the built-in problems of ``code-v1``.
 
-Each problem asks for ``f(x)`` and knows the expression that is right, and *slips*: expressions that people
-write in its place, off by one or the wrong way round. The tests tell the slips from the right expression.
+Each problem asks for ``f(x)`` and has the correct expression and *slips*: wrong expressions that people write
+instead, such as off-by-one errors or reversed comparisons. The tests distinguish the slips from the correct
+expression.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class ProgramProblem:
     """A function to be written.
 
     Attributes:
-        task: such as ``"3 times x plus 7"``: what ``f(x)`` must return.
-        right: an expression in ``x`` that is right.
-        slips: expressions that look like it and are wrong for at least one input.
-        inputs: values of ``x`` to test with.
+        task: the required result of ``f(x)``, such as ``"3 times x plus 7"``.
+        right: a correct expression in ``x``.
+        slips: similar expressions that are wrong for at least one input.
+        inputs: values of ``x`` for the tests.
     """
 
     task: str
@@ -41,22 +42,22 @@ class ProgramProblem:
 
     @property
     def text(self) -> str:
-        """The problem as it is asked."""
+        """The text of the problem."""
         return f"Write a Python function f(x) that returns {self.task}."
 
     @property
     def outputs(self) -> tuple[Any, ...]:
-        """What ``f`` must return for each of the inputs."""
+        """The correct result of ``f`` for each of the inputs."""
         return values(self.right, self.inputs)
 
 
 def program(expression: str) -> str:
-    """Return the source of a function ``f(x)`` that returns an expression."""
+    """Return the source of a function ``f(x)`` that returns the value of an expression."""
     return f"def f(x):\n    return {expression}\n"
 
 
 def values(expression: str, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the value of an expression of ours for each input."""
+    """Return the value of a trusted expression for each input."""
     function: Callable[[Any], Any] = eval(f"lambda x: {expression}")
     return tuple(map(function, inputs))
 
@@ -76,7 +77,7 @@ _NEARLY = {">": (">=", "<"), "<": ("<=", ">"), ">=": (">", "<="), "<=": ("<", ">
 
 
 def _numbers(rng: random.Random, *edges: int) -> tuple[int, ...]:
-    """Return inputs at the edges, beside them, and anywhere."""
+    """Return inputs at the edges, next to them, and anywhere."""
     beside = {edge + step for edge in edges for step in (-1, 0, 1)}
     return tuple(sorted(beside | {0, *(rng.randint(-50, 150) for _ in range(4))}))
 
@@ -139,13 +140,13 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _lists(rng: random.Random, *edges: int) -> tuple[list[int], ...]:
-    """Return lists of numbers, each with the edges and their neighbours among others, and the empty one."""
+    """Return lists of numbers, each of which includes the edges and their neighbours, and the empty list."""
     beside = [edge + step for edge in edges for step in (-1, 0, 1)]
     return ([], *(rng.sample([*beside, *(rng.randint(1, 120) for _ in range(n))], 3 + n) for n in (3, 4, 5)))
 
 
 def _words(rng: random.Random, letters: str, size: int) -> tuple[str, ...]:
-    """Return words that have each of the letters more than once, and longer ones of any letters."""
+    """Return words that contain each of the letters more than once, and longer words of any letters."""
     dense = "".join(rng.choices(letters, k=size)) + letters * 2
     return (dense, *("".join(rng.choices(_LETTERS, k=size + n)) for n in (4, 7, 9)))
 

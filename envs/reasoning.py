@@ -1,4 +1,4 @@
-r"""``reasoning-gym-v1``: the procedural data sets of reasoning-gym, judged by their own scorers."""
+r"""``reasoning-gym-v1``: the procedural data sets of reasoning-gym, with their own scorers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from areal.rewards.answers import boxed_answer
 
 PROMPT = "{question}\nPut the final answer in \\boxed{{}}."
 _TRIES = 60
-"""Draws for one question; each is of the split with probability 1/2."""
+"""Maximum number of draws for a question; each belongs to the split with probability 1/2."""
 
 Question: TypeAlias = dict[str, Any]
 
 
 class ReasoningGymEnv(ProblemEnv[Question]):
-    r"""One question of a data set of reasoning-gym; the reward is its scorer's, of what is in ``\boxed{}``.
+    r"""A question of a reasoning-gym data set; its scorer rewards the content of ``\boxed{}``.
 
     Args:
-        dataset: its name there, such as ``chain_sum`` or ``countdown``.
-        size: questions of each split. A question is of the one or the other by the hash of its text, however
-            it is drawn.
-        split: where a reset without an index draws from, ``train`` or ``test``.
+        dataset: name of the data set, such as ``chain_sum`` or ``countdown``.
+        size: number of questions in each split; the hash of its text assigns a question to a split.
+        split: the split from which a reset without an index draws, ``train`` or ``test``.
         options: settings of the data set.
 
     Raises:
-        UserError: reasoning-gym is not installed, has no such data set, or refuses the options.
+        UserError: reasoning-gym is not installed, does not have this data set, or refuses the options.
     """
 
     def __init__(
@@ -46,18 +45,18 @@ class ReasoningGymEnv(ProblemEnv[Question]):
         super().__init__("reasoning-gym-v1", sets, split, 2**16, render_mode)
 
     def asked(self, problem: Question) -> str:
-        """Return the question in the prompt."""
+        """Return the prompt with the question."""
         return PROMPT.format(question=problem["question"])
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Judge an answer; the episode is over."""
+        """Judge an answer and end the episode."""
         reward = float(self._scorer.score_answer(boxed_answer(action), self.problem))
         expected = self.problem["answer"]
         return "", reward, True, False, {"reward_parts": {"correct": reward}, "expected": expected}
 
 
 class _Questions(Sequence[Question]):
-    """The questions of a split (0 or 1): drawn with one seed after the other, until one is of the split.
+    """The questions of a split (0 or 1): each comes from the next seeds, until one belongs to the split.
 
     ``load`` returns the data set of a seed; half of all questions belong to each split.
     """

@@ -1,8 +1,8 @@
-"""``repo-v1``: an issue and a small repository in, a change of it out; hidden tests in a sandbox judge it.
+"""``repo-v1``: changes to a small repository that solve an issue; hidden tests in a sandbox judge them.
 
-The model reads, searches, edits and runs the visible tests by tools, one action after the other. A call is a
-line of JSON in an action; the agent ``tool-use`` makes them in the model's own format. An action may also be
-the whole answer, as a diff.
+The model reads, searches, edits and runs the visible tests with tools, one action after the other. A call is
+a line of JSON in an action; the agent ``tool-use`` makes calls in the model's own format. An action may also
+be the whole answer, as a diff.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from areal.sandbox.shared import shared_sandbox
 from areal.spans import span
 
 LONGEST = 8000
-"""Characters of an observation after the first."""
+"""Maximum characters of an observation after the first."""
 FOLDER = "/tmp/repository"
-"""Where the files are while code runs, in the sandbox."""
+"""The folder of the files in the sandbox while code runs."""
 _RUNNER = Path(__file__).with_name("repo_runner.py").read_text(encoding="utf-8")
 _UNPACK = f"""
 import os, sys
@@ -51,28 +51,29 @@ _OPENING = """{issue}
 The repository:
 {files}"""
 _checked: set[tuple[str, str, bool]] = set()
-"""Tasks of users that have been run once, with the sandbox."""
+"""Tasks of users that have been verified once, with their sandbox."""
 _untouched: dict[tuple[str, str, bool], dict[str, bool]] = {}
-"""How the hidden tests go where nothing has been changed: many episodes end so."""
+"""Results of the hidden tests without a change, because many episodes end without one."""
 
 
 class RepoEnv(ProblemEnv[RepoTask]):
-    """An issue to be solved in a repository: 1 if all hidden tests pass that must, else 0.
+    """Solves an issue in a repository; the reward is 1 if all required hidden tests pass, else 0.
 
     Args:
-        tasks: a folder of tasks (areal.envs.repo_tasks); None: the ten that areal brings.
-        split: where a reset without an index draws from, ``train`` or ``test``.
-        max_turns: actions of an episode; after the last one the repository is judged as it is.
-        partial: give the share of the tests that were to be mended, rather than all or nothing.
-        describe_tools: say in the observation which tools there are, for agents that do not.
-        show_files: have all files in the first observation, for agents that answer once.
-        sandbox: where the code runs: ``local``, ``container``, ``e2b`` or a registered one.
-        allow_weak: accept what the host gives when the local sandbox is not strong here.
-        time_limit: seconds of one hidden test, and of one run of the visible tests.
-        packages: what code can import beside the standard library, such as ``[numpy]``; nothing, by default.
+        tasks: a folder of tasks (areal.envs.repo_tasks); None: the ten that are included in areal.
+        split: the split from which a reset without an index draws, ``train`` or ``test``.
+        max_turns: maximum actions of an episode; after the last one, the repository is judged as it is.
+        partial: give the share of the ``fail_to_pass`` tests that pass, instead of all or nothing.
+        describe_tools: describe the tools in the observation, for agents that do not.
+        show_files: include all files in the first observation, for agents that answer once.
+        sandbox: the sandbox that runs the code: ``local``, ``container``, ``e2b`` or a registered one.
+        allow_weak: accept a weak local sandbox if this host has no strong one.
+        time_limit: time limit of one hidden test, and of one run of the visible tests, in seconds.
+        packages: packages that code can import besides the standard library, such as ``[numpy]``; default:
+            none.
 
     Raises:
-        UserError: tasks that cannot be read, a wrong argument, or no sandbox here.
+        UserError: the tasks cannot be read, an argument is wrong, or this host has no sandbox.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         self._repository = Repository({})
 
     def asked(self, problem: RepoTask) -> str:
-        """Return the issue, what there is in the repository, and how to work on it."""
+        """Return the issue, the content of the repository, and the instructions."""
         files = problem.files
         listed = [f"{path}:\n```\n{files[path]}\n```" if self._shows else path for path in sorted(files)]
         text = _OPENING.format(issue=problem.problem, files="\n".join(listed))
@@ -121,10 +122,10 @@ class RepoEnv(ProblemEnv[RepoTask]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Choose a task; ``info["tools"]`` has the tools in OpenAI's form. See ProblemEnv.
+        """Choose a task; ``info["tools"]`` contains the tools in OpenAI's form. See ProblemEnv.
 
         Raises:
-            UserError: no such task, or a task of the user's whose tests do not tell a solution.
+            UserError: the task does not exist, or is a user's task whose tests do not recognize a solution.
         """
         asked, info = super().reset(seed=seed, options=options)
         self._refuse_unsound(self.problem)
@@ -135,7 +136,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         """Make the calls of an action, or apply its diff and submit.
 
         Raises:
-            SandboxUnavailable: the sandbox could not run the code; no reward was given.
+            SandboxUnavailable: the sandbox could not run the code; there is no reward.
         """
         task = self.problem
         self._turn += 1
@@ -148,7 +149,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         return said, reward, True, False, found
 
     def solution(self) -> str:
-        """Return the calls that solve the task; a task without a known solution is submitted as it is."""
+        """Return the calls that solve the task; a task without a known solution is submitted unchanged."""
         writes = [
             {"name": "write_file", "arguments": {"path": path, "content": text}}
             for path, text in self.problem.solution.items()
@@ -158,10 +159,10 @@ class RepoEnv(ProblemEnv[RepoTask]):
     def judge(self, task: RepoTask, files: dict[str, str]) -> dict[str, bool]:
         """Run the hidden tests on files; return which passed.
 
-        Each test has a process of its own. After one that takes too long the rest have failed, too.
+        Each test has its own process. If one takes too long, the remaining ones count as failed, too.
 
         Raises:
-            SandboxUnavailable: the sandbox could not run them.
+            SandboxUnavailable: the sandbox could not run the tests.
         """
         passed = dict.fromkeys((test.name for test in task.tests), False)
         with span("verifier", "repo"):
@@ -173,13 +174,13 @@ class RepoEnv(ProblemEnv[RepoTask]):
         return passed
 
     def _ended(self, test: HiddenTest, files: dict[str, str]) -> CaseStatus:
-        """Run one hidden test on files; return how it ended, ``"ok"`` if it passed."""
+        """Run one hidden test on files; return its status, ``"ok"`` if it passed."""
         tests = CallTests((CallCase(Call(test.name), test.expected),))
         verdict = self._verifier.verify_blocking(test.source, tests, before=_unpacking(files))
         return verdict.cases[0].status
 
     def _passed(self, task: RepoTask) -> dict[str, bool]:
-        """Return which hidden tests pass now."""
+        """Return which hidden tests currently pass."""
         key = (task.where, *self._key)
         if self._repository.files != task.files:
             return self.judge(task, self._repository.files)
@@ -188,7 +189,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         return dict(_untouched[key])
 
     def _act(self, action: str) -> tuple[str, bool]:
-        """Return what an action gave, and whether the repository is handed in."""
+        """Return the result of an action, and whether it submits the repository."""
         calls = calls_of(action)
         if not calls:
             diff = diff_in(action)
@@ -224,7 +225,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
             return f"Error: {error}."
 
     def _run_tests(self, path: str = "") -> str:
-        """Run visible tests; what they print is shown, and counts for nothing."""
+        """Run visible tests; their output is only shown, and does not count."""
         if path and path.removeprefix("./") not in self._repository.files:
             raise ToolError(f"the file '{path}' does not exist")
         source = f"WANTED = {path.removeprefix('./')!r}\n{_RUNNER}"
@@ -241,7 +242,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         return shortened(_ADDRESS.sub("0x…", text), LONGEST) or "There is no output."
 
     def _refuse_unsound(self, task: RepoTask) -> None:
-        """Run a user's task as it is, and solved; raises UserError if the tests do not tell them apart."""
+        """Test a user's task with and without its solution; raises UserError if its tests are unsound."""
         key = (task.where, *self._key)
         if self._trusted or key in _checked:
             return
@@ -263,7 +264,7 @@ class RepoEnv(ProblemEnv[RepoTask]):
         """Return whether a hidden test passes.
 
         Raises:
-            UserError: it must, and takes too long, twice.
+            UserError: the test must pass, and takes too long, twice.
         """
         status = self._ended(test, files)
         if must and status == "timeout":  # the host may have been busy
@@ -277,12 +278,12 @@ class RepoEnv(ProblemEnv[RepoTask]):
 
 
 def _unpacking(files: dict[str, str]) -> str:
-    """Return code that writes the files, and goes to where they are."""
+    """Return code that writes the files and changes to their folder."""
     return f"FILES = {files!r}\n{_UNPACK}"
 
 
 def _reward(task: RepoTask, passed: dict[str, bool], partial: bool) -> tuple[float, dict[str, float]]:
-    """Return the reward and its parts: what was mended, and its loss if something else was broken."""
+    """Return the reward and its parts: the reward of the fixed tests, and its loss if another test broke."""
     mended = [passed[test.name] for test in task.tests if test.kind == "fail_to_pass"]
     intact = all(passed[test.name] for test in task.tests if test.kind == "pass_to_pass")
     earned = sum(mended) / len(mended) if partial else float(all(mended))
@@ -291,7 +292,7 @@ def _reward(task: RepoTask, passed: dict[str, bool], partial: bool) -> tuple[flo
 
 
 def _expected(task: RepoTask, passed: dict[str, bool]) -> str:
-    """Return what people see beside the answer: how the hidden tests went, and the solution."""
+    """Return the text that people see beside the answer: results of the hidden tests, and the solution."""
     lines = [f"{test.kind} {test.name}: {'passed' if passed[test.name] else 'failed'}" for test in task.tests]
     lines += [f"{path}:\n{text}" for path, text in task.solution.items()]
     return "\n".join(lines)

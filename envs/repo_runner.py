@@ -1,7 +1,7 @@
-"""Runs the visible tests of a repository, and says what failed; it runs inside the sandbox.
+"""Runs the visible tests of a repository and prints the failures; it runs inside the sandbox.
 
-The text of this file is the source of a job (repo.py). It knows unittest's classes, and functions
-``test_...()`` as pytest has them. What it prints is for the model to read, and decides nothing.
+The text of this file is the source of a job (repo.py). It supports unittest's classes, and functions
+``test_...()`` as in pytest. The model reads its output, which decides nothing.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from types import ModuleType
 
 
 def load(path: str) -> ModuleType:
-    """Return a file of tests as a module."""
+    """Return a test file as a module."""
     name = re.sub(r"\W", "_", path.removesuffix(".py"))
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -35,14 +35,14 @@ def suite_of(module: ModuleType) -> unittest.TestSuite:
 
 
 def title(test: unittest.TestCase) -> str:
-    """Return how a test is called."""
+    """Return the name of a test."""
     if isinstance(test, unittest.FunctionTestCase):
         return str(test.id()).rpartition(".")[2]
     return ".".join(test.id().split(".")[-2:])
 
 
 def files_of(wanted: str) -> list[str]:
-    """Return the files of tests that are meant."""
+    """Return the selected test files."""
     if wanted:
         return [wanted]
     return sorted(
@@ -54,7 +54,7 @@ def files_of(wanted: str) -> list[str]:
 
 
 def main(wanted: str) -> None:
-    """Run tests and print what failed."""
+    """Run tests and print the failures."""
     passed, failed = 0, 0
     for path in files_of(wanted):
         try:

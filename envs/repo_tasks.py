@@ -2,15 +2,15 @@
 
 A task is a folder:
 
-- ``issue.md``: what is asked;
+- ``issue.md``: the issue;
 - ``repo/``: the repository, with its visible tests in ``repo/tests``;
-- ``hidden/fail_to_pass.py``: tests that fail now, and must pass;
-- ``hidden/pass_to_pass.py``: tests that pass now, and must still do;
-- ``solution/``: the files that a right answer changes or adds. It may be missing.
+- ``hidden/fail_to_pass.py``: tests that fail before the change, and must pass after it;
+- ``hidden/pass_to_pass.py``: tests that pass before the change, and must still pass after it;
+- ``solution/``: the files that a correct answer changes or adds. It is optional.
 
 Hidden tests are functions ``test_...()`` that end in ``assert EXPRESSION == LITERAL``. The code under test
-shares its process with a test, so it could make any assertion pass. Therefore the literals are taken out
-here: a test only returns the values of its expressions, and these are compared outside of the sandbox.
+shares its process with a test, so it could make any assertion pass. The literals are therefore removed here:
+a test only returns the values of its expressions, which are compared outside the sandbox.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from areal.envs.task_folders import read_files, read_tasks, read_text
 from areal.errors import UserError
 
 SHIPPED = Path(__file__).with_name("repositories")
-"""The tasks that areal brings."""
+"""The tasks that are included in areal."""
 MARK = "issue.md"
 Kind = Literal["fail_to_pass", "pass_to_pass"]
 _KINDS: tuple[Kind, ...] = ("fail_to_pass", "pass_to_pass")
@@ -39,10 +39,10 @@ class HiddenTest:
     """A test that the model does not see.
 
     Attributes:
-        name: of its function.
+        name: name of its function.
         kind: when it must pass.
         source: the module that defines it; the function returns the values of its assertions.
-        expected: what they must be.
+        expected: the required values.
     """
 
     name: str
@@ -56,12 +56,12 @@ class RepoTask:
     """A repository with an issue.
 
     Attributes:
-        name: of the task's folder.
+        name: name of the task's folder.
         problem: the issue.
-        files: of the repository, by their paths.
+        files: files of the repository, by path.
         tests: all hidden tests.
-        solution: files that solve it, by their paths; empty: none is known.
-        where: the folder, for complaints.
+        solution: files that solve the issue, by path; empty: unknown.
+        where: the folder, for error messages.
     """
 
     name: str
@@ -74,7 +74,7 @@ class RepoTask:
 
 @lru_cache(maxsize=8)
 def load_repo_tasks(place: str | Path = SHIPPED) -> dict[str, list[RepoTask]]:
-    """Return the tasks of a folder by their split; raises UserError if one cannot be read."""
+    """Return the tasks of a folder by split; raises UserError if one cannot be read."""
     return read_tasks("repo-v1", place, MARK, _task)
 
 
@@ -101,7 +101,7 @@ def hidden_tests(text: str, kind: Kind, where: str) -> list[HiddenTest]:
     """Return the tests of a module.
 
     Raises:
-        UserError: it is no Python, it has no test, or one that cannot be judged from outside.
+        UserError: it is not valid Python, has no test, or has one that cannot be judged from outside.
     """
     try:
         module = ast.parse(text)
@@ -124,7 +124,7 @@ def hidden_tests(text: str, kind: Kind, where: str) -> list[HiddenTest]:
 
 
 def _taken_out(function: ast.FunctionDef, where: str) -> list[Any]:
-    """Take the literals out of a test's assertions, and return them; the test returns the rest."""
+    """Remove the literals from a test's assertions, and return them; the test returns the other sides."""
     expected: list[Any] = []
     function.body = [
         ast.Assign([ast.Name(_SEEN, ast.Store())], ast.List([], ast.Load())),
@@ -144,7 +144,7 @@ def _statements(body: list[ast.stmt], expected: list[Any], where: str) -> list[a
         if isinstance(statement, ast.Assert):
             value, literal = _sides(statement, where)
             expected.append(literal)
-            # By value: what the test does to it later does not count.
+            # By value, so that later changes by the test do not count.
             copied = ast.Call(ast.Name(_COPY, ast.Load()), [value], [])
             append = ast.Attribute(ast.Name(_SEEN, ast.Load()), "append", ast.Load())
             made.append(ast.Expr(ast.Call(append, [copied], [])))
@@ -156,7 +156,7 @@ def _statements(body: list[ast.stmt], expected: list[Any], where: str) -> list[a
 
 
 def _refuse_asserts(tree: ast.AST, where: str) -> None:
-    """Refuse the assertions that are left: how often they are met is for the code to decide."""
+    """Refuse other assertions, because the code under test could decide how often they run."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
             raise _refused(where, node, "an assertion must be directly in a test, not in a loop or branch")

@@ -1,7 +1,7 @@
-"""The tools of ``repo-v1`` that look at a repository and change it.
+"""The tools of ``repo-v1`` that read and change a repository.
 
-The repository is a dict of texts by their paths. No tool touches a file of this machine: there are no links
-to follow, and no paths that lead out. Files exist only while code runs, in the sandbox.
+The repository is a dict of texts by path. No tool accesses a file of this machine, so there are no links to
+follow and no paths that lead outside. Files only exist in the sandbox, while code runs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from areal.envs.tool_calls import ToolError, ToolSpec
 
 LARGEST_FILE = 256 << 10
-"""Characters of a file."""
+"""Maximum characters of a file."""
 LARGEST = 1 << 20
-"""Characters of all files together."""
+"""Maximum characters of all files together."""
 MOST_FILES = 200
 MOST_HITS = 50
 LONGEST_READ = 400
-"""Lines that one call shows."""
+"""Maximum lines that one call shows."""
 _LONGEST_PATH = 200
 
 
@@ -55,7 +55,7 @@ BY_NAME = {tool.name: tool for tool in TOOLS}
 
 
 def known_path(path: str) -> str:
-    """Return a path as the repository writes it; raises ToolError if it cannot name a file there."""
+    """Return a path in the repository's form; raises ToolError if it cannot name a file there."""
     parts = path.removeprefix("./").split("/")
     if (
         len(path) > _LONGEST_PATH
@@ -71,10 +71,10 @@ class Repository:
     """The files of an episode.
 
     Args:
-        files: their texts, by their paths.
+        files: their texts, by path.
 
     Attributes:
-        files: likewise, as they are now.
+        files: their current texts, by path.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
@@ -85,7 +85,7 @@ class Repository:
         return "\n".join(sorted(self.files))
 
     def read_file(self, path: str, start: int = 1, end: int | None = None) -> str:
-        """Return lines with their numbers."""
+        """Return lines of a file with their numbers."""
         lines = self._text(path).split("\n")
         last = min(len(lines) if end is None else end, start + LONGEST_READ - 1, len(lines))
         if not 1 <= start <= last:
@@ -95,7 +95,7 @@ class Repository:
         return "\n".join([*shown, *more])
 
     def search(self, text: str, path: str = "") -> str:
-        """Return the lines that contain a text."""
+        """Return the lines that contain the text."""
         if not text:
             raise ToolError("there is no text to search for")
         below = path.removeprefix("./").rstrip("/")
@@ -110,14 +110,14 @@ class Repository:
         return "\n".join([*hits[:MOST_HITS], *more]) or "No line contains it."
 
     def edit_file(self, path: str, old: str, new: str) -> str:
-        """Replace a text that is there exactly once."""
+        """Replace a text that occurs exactly once."""
         text = self._text(path)
         if (count := text.count(old) if old else 0) != 1:
             raise ToolError(f"the text to replace occurs {count} times in {path}; it must occur once")
         return self.write_file(path, text.replace(old, new))
 
     def write_file(self, path: str, content: str) -> str:
-        """Make or overwrite a file."""
+        """Create or overwrite a file."""
         path = known_path(path)
         self._check_place(path)
         others = sum(len(text) for name, text in self.files.items() if name != path)
@@ -125,7 +125,7 @@ class Repository:
             raise ToolError(f"{path} would be too large")
         if path not in self.files and len(self.files) >= MOST_FILES:
             raise ToolError(f"the repository has {MOST_FILES} files, and cannot have more")
-        # What cannot be written to a file is no text of one.
+        # Text that cannot be encoded is not the text of a file.
         self.files[path] = content.encode("utf-8", "replace").decode("utf-8")
         return f"{path} was written."
 
@@ -142,7 +142,7 @@ class Repository:
             raise ToolError(f"the file '{path}' does not exist; list_files shows all files") from None
 
     def _check_place(self, path: str) -> None:
-        """Refuse a file in the place of a folder, and a folder in that of a file."""
+        """Refuse a file in place of a folder, and a folder in place of a file."""
         for name in self.files:
             if name.startswith(f"{path}/") or path.startswith(f"{name}/"):
                 raise ToolError(f"{path} cannot be a file, because {name} exists")

@@ -1,6 +1,6 @@
-"""The rows of one data file, whatever its form: JSON, CSV, Parquet or Arrow, packed or not.
+"""Reads the rows of a data file in any supported form: JSON, CSV, Parquet or Arrow, compressed or not.
 
-The form is seen in the first bytes; only CSV is distinguished from JSON by its name.
+The first bytes determine the form; only CSV is distinguished from JSON by its name.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ _NO_DATA = {
 _CONVERT = "convert it, for example with iconv -t UTF-8"
 _BOM = "\ufeff"
 _AROUND = ("data", "rows", "examples", "problems", "questions")
-"""Names that rows are put under where a file is one object on one line."""
+"""Names under which a file that is one object on one line may contain rows."""
 _LONGEST_CELL = 2**30
-"""Characters of a cell of CSV; Python's own limit is 131,072."""
+"""Maximum characters of a CSV cell; Python's own limit is 131,072."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, str]]:
-    """Yield each row of a file, and where it stands, for complaints.
+    """Yield each row of a file, with its position for error messages.
 
     Args:
-        path: JSON lines, a JSON array, CSV or TSV with a header, Parquet, or Arrow; also packed (gzip, zstd,
-            bzip2, xz).
+        path: JSON lines, a JSON array, CSV or TSV with a header, Parquet, or Arrow; also compressed (gzip,
+            zstd, bzip2, xz).
 
     Raises:
-        UserError: not such a file, or empty.
+        UserError: the file has another form, or is empty.
     """
     empty = True
     try:
@@ -64,7 +64,7 @@ def read_rows(path: Path) -> Iterator[tuple[Row, str]]:
 
 
 def form_of(path: Path) -> str | None:
-    """Return which of FORMS a file's name says that it has, packed or not; None: none of them."""
+    """Return the one of FORMS that a file's name indicates, compressed or not; None: none of them."""
     name = path.with_suffix("") if path.suffix in PACKED else path
     return name.suffix if name.suffix in FORMS else None
 
@@ -141,7 +141,7 @@ def _table(path: Path, file: IO[bytes], what: str) -> Iterator[tuple[Row, str]]:
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield the lines that hold something, from 1; only a line feed ends one."""
+    """Yield the lines that are not empty, with their numbers from 1; only a line feed ends a line."""
     for number, raw in enumerate(file, start=1):
         try:
             line = raw.decode("utf-8").strip()
@@ -184,7 +184,7 @@ def _whole_object(line: str) -> bool:
 
 
 def _value(text: str) -> Any:
-    """Return the JSON value that a text is, if it is one."""
+    """Return the JSON value of a text, or the text itself."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -192,7 +192,7 @@ def _value(text: str) -> Any:
 
 
 def _turned(value: Any) -> list[Row] | None:
-    """Return the rows of one object: a table by columns, rows by their numbers, or rows under a name."""
+    """Return the rows of an object: a table by columns, rows by number, or rows under a name."""
     if not isinstance(value, dict) or not value:
         return None
     columns = list(value.values())
@@ -211,13 +211,13 @@ def _turned(value: Any) -> list[Row] | None:
 
 
 def _items(path: Path, value: Any) -> Iterator[tuple[Row, str]]:
-    """Yield the rows of a whole file that is one JSON value."""
+    """Yield the rows of a file that is one JSON value."""
     if (turned := _turned(value)) is not None:
         value = turned
     if isinstance(value, dict):
         lists = [held for held in value.values() if _all_rows(held)]
         others = [held for held in value.values() if isinstance(held, list) and held and not _all_rows(held)]
-        # An object around the rows, as {"data": [...]}; or a row alone, such as one with messages.
+        # An object around the rows, such as {"data": [...]}; or a single row, such as one with messages.
         if len(lists) == 1 and not others and not is_conversation(lists[0]):
             value = lists[0]
     if isinstance(value, dict) or is_conversation(value):
@@ -234,7 +234,7 @@ def _all_rows(held: Any) -> bool:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a value is a list of messages, in OpenAI's form or ShareGPT's."""
+    """Return whether a value is a list of messages, in OpenAI's or ShareGPT's form."""
     return (
         isinstance(value, list | tuple)
         and bool(value)
@@ -245,7 +245,7 @@ def is_conversation(value: Any) -> bool:
 def _row(value: Any, where: str) -> Row:
     if isinstance(value, dict):
         return value
-    if is_conversation(value):  # a row that is nothing but its messages
+    if is_conversation(value):  # a row that only consists of messages
         return {"conversations": value}
     raise UserError(f'{where}: not a JSON object; a row looks like {{"problem": "…", …}}')
 
@@ -285,7 +285,7 @@ def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
                     f"{where}: the number of cells differs from the header; put cells that contain commas "
                     "in quotes"
                 )
-            row.pop("", None)  # the numbers of rows, as data frames write them
+            row.pop("", None)  # row numbers, which data frames write
             yield dict(row), where
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason}; {_CONVERT}") from error

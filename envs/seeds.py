@@ -1,8 +1,8 @@
-"""Which reset seeds, and indices of unbounded problems, are for training and which are for evaluation."""
+"""Divides reset seeds, and indices of unlimited problems, between training and evaluation."""
 
 from __future__ import annotations
 
 RUN_STRIDE = 2**25
-"""Training counts its problems from a multiple of this; each seed of a run has another one."""
+"""Training counts its problems from a multiple of this; each seed of a run has a different one."""
 HELD_OUT = 2**31
-"""Environments without splits are evaluated on reset seeds from here on; training stays below."""
+"""Environments without splits are evaluated on reset seeds from this one; training stays below it."""

@@ -1,4 +1,4 @@
-"""Tasks that are folders each: where they are, and which of them are held out."""
+"""Tasks that are folders: where they are, and which ones are held out."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from areal.errors import UserError
 
 T = TypeVar("T", bound=HasProblem)
 LARGEST = 2 << 20
-"""Bytes of all the files of a folder."""
+"""Maximum bytes of all files of a folder."""
 
 
 def read_tasks(env: str, place: str | Path, mark: str, read: Callable[[Path], T]) -> dict[str, list[T]]:
-    """Return the tasks of a folder by their split.
+    """Return the tasks of a folder by split.
 
-    It holds a folder for each task, or the folders ``train`` and ``test`` of such. Without a folder ``test``
-    one task in ten is held out. A folder that is a task itself is all there is, in both splits.
+    It contains one folder for each task, or the folders ``train`` and ``test`` with such folders. Without a
+    folder ``test``, one task in ten is held out. A folder that is a task itself is the only task, in both
+    splits.
 
     Args:
-        env: the environment's name, for complaints.
+        env: name of the environment, for error messages.
         place: the folder.
-        mark: the file that a task's folder has.
-        read: reads a task.
+        mark: the file that identifies a task's folder.
+        read: function that reads a task.
 
     Raises:
-        UserError: there is no such folder, or one in it is no task.
+        UserError: the folder does not exist, or a folder in it is not a task.
     """
     folder = Path(place)
     told = f"{env}: env_options.tasks={place}"
@@ -44,10 +45,10 @@ def read_tasks(env: str, place: str | Path, mark: str, read: Callable[[Path], T]
 
 
 def read_files(folder: Path, told: str) -> dict[str, str]:
-    """Return the text files below a folder, by their paths in it.
+    """Return the text files below a folder, by relative path.
 
     Raises:
-        UserError: a link, a file that is no UTF-8, or more than LARGEST bytes.
+        UserError: there is a link, a file that is not UTF-8, or more than LARGEST bytes.
     """
     found: dict[str, str] = {}
     size = 0

@@ -1,4 +1,4 @@
-"""Templates that are filled with the fields of a row: ``{question}``, ``{reward_model[ground_truth]}``."""
+"""Templates with the fields of a row: ``{question}``, ``{reward_model[ground_truth]}``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Template:
     """A template with the fields of a row.
 
     Args:
-        name: of the option that it is, for complaints.
-        text: as Python's ``str.format`` takes it: braces of its own doubled.
+        name: name of its option, for error messages.
+        text: a template of Python's ``str.format``; literal braces are doubled.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -28,20 +28,21 @@ class Template:
 
     @property
     def whole(self) -> set[str]:
-        """The fields that stand in it whole, not in parts."""
+        """The fields that it contains as a whole, not in part."""
         try:
             parsed = [name for _, name, _, _ in string.Formatter().parse(self._text) if name]
-        except ValueError:  # filling it says what is wrong
+        except ValueError:  # filling the template reports the error
             return set()
         return {name for name in parsed if _FIRST.fullmatch(name)}
 
     def filled(self, row: Row, where: str, shown: Callable[[Any, str], str]) -> str:
         """Fill in a row's fields.
 
-        ``shown`` makes text of what a field holds; its second argument begins complaints, as ``where`` does.
+        ``shown`` converts the value of a field to text; its second argument starts its error messages, as
+        ``where`` does.
 
         Raises:
-            UserError: the row lacks a field, or the template is none.
+            UserError: the row lacks a field, or the template is invalid.
         """
         try:
             return _Formatter(f"{where}: the {self._name}", shown).vformat(self._text, (), row)
@@ -69,7 +70,7 @@ class _Formatter(string.Formatter):
         self._field = ""
 
     def get_field(self, field_name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
-        """Look a field up; parts of a text are those of the JSON in it."""
+        """Look up a field; for parts of a text, the text is read as JSON."""
         self._field = field_name
         first = _FIRST.match(field_name)
         name = first.group() if first else ""
@@ -78,14 +79,14 @@ class _Formatter(string.Formatter):
         return super().get_field(field_name, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        """Make text of a field."""
+        """Convert a field to text."""
         if format_spec and value is not None:
             return super().format_field(value, format_spec)
         return self._shown(value, f"{self._what}: {{{self._field}}}")
 
 
 def in_prompt(value: Any, what: str) -> str:
-    """Return a field as prompts show it: of messages the user's last; raises UserError for an empty one."""
+    """Return a field for a prompt: of messages, the last of the user; raises UserError if it is empty."""
     if value is None:
         raise UserError(f"{what} is null: give the field a value, or leave the row out")
     messages = asked_by(value, "it", what)
@@ -93,7 +94,7 @@ def in_prompt(value: Any, what: str) -> str:
 
 
 def as_answer(value: Any, what: str) -> str:
-    """Return a scalar, or a list of one, as the expected answer; raises UserError for none or several."""
+    """Return a scalar, or the only element of a list, as the expected answer; raises UserError otherwise."""
     text = one_text(value, what)
     if text is None:
         raise UserError(f"{what} holds no answer: give the field a value, or leave the row out")

@@ -1,4 +1,4 @@
-"""The space of everything that can be said."""
+"""The space of all text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gymnasium.spaces import Text
 from gymnasium.vector.utils import read_from_shared_memory, write_to_shared_memory
 
 _SAMPLED = 256
-"""Longest random sample, in characters."""
+"""Maximum length of a random sample, in characters."""
 
 
 class _Unicode(Sequence[str]):
-    """Every character there is, in order, without holding any of them."""
+    """Every character, in order, without storing any of them."""
 
     def __len__(self) -> int:
         return sys.maxunicode + 1
@@ -37,8 +37,8 @@ class _Unicode(Sequence[str]):
 class UnicodeText(Text):
     """Any string of up to ``max_length`` characters; samples are printable ASCII.
 
-    Gymnasium's ``Text`` lists its characters; this one admits all of them: the index of a character is its
-    code point. It works in ``AsyncVectorEnv`` with shared memory, too.
+    Gymnasium's ``Text`` lists its characters. This space contains all characters, and the index of a
+    character is its code point. It also works in ``AsyncVectorEnv`` with shared memory.
     """
 
     def __init__(self, max_length: int, seed: int | np.random.Generator | None = None) -> None:
@@ -52,11 +52,11 @@ class UnicodeText(Text):
         return "".join(self.np_random.choice(list(string.printable), size=length))
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a string that is not too long."""
+        """Return whether ``x`` is a string within the maximum length."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     def character_index(self, char: str) -> np.int32:
-        """Return the code point."""
+        """Return the code point of a character."""
         return np.int32(ord(char))
 
     @property
@@ -75,14 +75,14 @@ class UnicodeText(Text):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnicodeText) and self.max_length == other.max_length
 
-    __hash__ = None  # type: ignore[assignment]  # as for every space: it holds a random state
+    __hash__ = None  # type: ignore[assignment]  # as for every space, because it has a random state
 
 
 class _LiveTexts(Sequence[str]):
-    """The observations that the workers of an ``AsyncVectorEnv`` wrote last.
+    """The last observations of the workers of an ``AsyncVectorEnv``.
 
-    The vector environment reads its shared memory once, when it is made, and takes what it gets for a view
-    that changes; a copy of it is what a step returns.
+    The vector environment reads its shared memory once, when it is created, and treats the result as a view
+    that changes; a step returns a copy of it.
     """
 
     def __init__(self, memory: Any, count: int, max_length: int) -> None:
@@ -108,7 +108,7 @@ class _LiveTexts(Sequence[str]):
 
 
 def _codes(memory: Any) -> np.ndarray:
-    """Shared memory of a space: for each character its code point + 1, and 0 after the last one."""
+    """Return the shared memory of a space: the code point of each character + 1, and 0 after the last one."""
     return np.frombuffer(memory.get_obj(), dtype=np.int32)
 
 

@@ -1,4 +1,4 @@
-"""``textarena-v1``: TextArena's games, for one player and for several."""
+"""``textarena-v1``: TextArena's games, for one or several players."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _LISTED = re.compile(
 )
 _MOVE = re.compile(r"\[[^\[\]\n]+\]")
 _MOST = 15
-"""Players of the largest game."""
+"""Number of players of the largest game."""
 
 
 class TextArenaEnv(GameEnv):
     """Plays a game of TextArena; each player's reward is the game's, at its end.
 
-    An observation is what the game, and other players, have said since the player's last move. Games draw
-    from Python's global generator of random numbers, so each is in a process of its own. The agent is
-    ``multi-turn``.
+    An observation contains the messages of the game and of other players since the player's last move. Games
+    use Python's global random generator, so each runs in its own process. The agent is ``multi-turn``.
 
-    The model plays all sides in training, and one in evaluation, against ``test_opponent``.
+    In training, the model plays all sides; in evaluation, it plays one side against ``test_opponent``.
 
     Args:
-        game: TextArena's id of the game. Its form ``-raw``, which leaves the history to the conversation, is
-            played, whatever the id ends with.
+        game: TextArena's id of the game. Its ``-raw`` form is played in any case, which leaves the history to
+            the conversation.
         options: arguments of the game.
-        players: how many; None: as few as the game takes.
-        opponent: who plays the other sides in training: ``self`` (the model), ``random`` (any of the moves
+        players: number of players; None: the minimum of the game.
+        opponent: opponent on the other sides in training: ``self`` (the model), ``random`` (any of the moves
             that the game lists), ``path/to/file.py:function``, or an endpoint, ``URL#MODEL``.
-        test_opponent: who plays them in evaluation; None: the one in training, or ``random``.
+        test_opponent: opponent in evaluation; None: the one in training, or ``random``.
 
     Raises:
-        UserError: TextArena is not installed, has no such game, or the game is not for so many players.
+        UserError: TextArena is not installed, does not have this game, or the game does not allow this number
+            of players.
     """
 
     metadata = {"render_modes": [], "isolation": "process"}  # noqa: RUF012 (Gymnasium's own form)
@@ -75,7 +75,7 @@ class _TextArenaGame:
         self._paid = True
 
     def _take(self, name: str, players: int | None) -> int:
-        """Return how many play."""
+        """Return the number of players."""
         wrong = ""
         for count in range(1, _MOST + 1) if players is None else [players]:
             try:
@@ -83,7 +83,7 @@ class _TextArenaGame:
             except (AssertionError, ValueError) as error:
                 wrong = wrong or str(error)
                 continue
-            # Some games for several take one as well, who would play alone.
+            # Some multiplayer games also accept a single player, who would play alone.
             if players is not None or count > 1 or isinstance(self._game.state, self._alone):
                 return count
         many = f"up to {_MOST}" if players is None else players
@@ -111,7 +111,7 @@ class _TextArenaGame:
         return self._heard
 
     def moves(self) -> list[str] | None:
-        """Return the moves in brackets in the last list that the game has given."""
+        """Return the moves in brackets in the last list that the game has shown."""
         listed = _LISTED.findall(self._heard)
         return _MOVE.findall(listed[-1]) or None if listed else None
 

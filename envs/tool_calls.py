@@ -1,7 +1,7 @@
-"""Tools that an environment has itself: how they are described, and calls of them in a text.
+"""Tools of an environment itself: their descriptions, and calls of them in a text.
 
-A call is a line of JSON. An agent that knows tools writes it for the model (areal.agents.tool_use); one that
-does not lets the model write it.
+A call is a line of JSON. An agent that supports tools writes it for the model (areal.agents.tool_use); with
+other agents, the model writes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from areal.thoughts import CLOSE
 
 MOST_CALLS = 32
-"""Calls of one action."""
+"""Maximum number of calls in an action."""
 NO_CALL = "There is no call of a tool in it. A call is one line of JSON with name and arguments."
 _BEGIN = re.compile(r"^[ \t]*(?:<tool_call>[ \t]*)?(?=\{)", re.MULTILINE)
 _TOLD = """
@@ -27,18 +27,18 @@ Hidden tests judge what you submit."""
 
 
 class ToolError(Exception):
-    """A call cannot be made; the model reads why."""
+    """A call cannot be made; the model reads the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool as the model is told of it.
+    """A tool as described to the model.
 
     Attributes:
-        name: of the tool.
-        says: what it does.
-        takes: its arguments: their types in JSON, and what they mean.
-        optional: those that may be left out.
+        name: name of the tool.
+        says: its description.
+        takes: its arguments, with their JSON types and descriptions.
+        optional: arguments that may be omitted.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ToolSpec:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The tool in OpenAI's form."""
+        """The description of the tool in OpenAI's form."""
         properties = {name: {"type": kind, "description": text} for name, (kind, text) in self.takes.items()}
         required = [name for name in self.takes if name not in self.optional]
         parameters = {"type": "object", "properties": properties, "required": required}
@@ -57,12 +57,12 @@ class ToolSpec:
 
     @property
     def line(self) -> str:
-        """The tool in one line of text."""
+        """The description of the tool in one line of text."""
         shown = (f"{name}{'?' if name in self.optional else ''}" for name in self.takes)
         return f"- {self.name}({', '.join(shown)}): {self.says}"
 
     def checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a call; raises ToolError if they are not what the tool takes."""
+        """Return the arguments of a call; raises ToolError if the tool does not accept them."""
         for name in arguments:
             if name not in self.takes:
                 known = ", ".join(self.takes) or "none"
@@ -78,16 +78,17 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call as it was written."""
+    """A call as written."""
 
     name: str
     arguments: dict[str, Any]
 
 
 def calls_of(text: str) -> list[Asked]:
-    """Return the calls of an action: JSON objects with ``name`` and ``arguments`` that begin a line each.
+    """Return the calls of an action: JSON objects with ``name`` and ``arguments``, each starting a line.
 
-    What a model only thought of is none. The mark within a call is what the call writes, and ends no thought.
+    Calls within a thought do not count. An end-of-thought mark within a call belongs to the call's text, and
+    ends no thought.
     """
     calls = list(_calls(text))
     for mark in re.finditer(re.escape(CLOSE), text):
@@ -97,7 +98,7 @@ def calls_of(text: str) -> list[Asked]:
 
 
 def _calls(text: str) -> Iterator[tuple[Asked, int, int]]:
-    """Yield each call, with where it begins and ends."""
+    """Yield each call with its start and its end."""
     decoder, position, tried = json.JSONDecoder(), 0, 0
     while tried < MOST_CALLS and (found := _BEGIN.search(text, position)):
         tried += 1
@@ -112,6 +113,6 @@ def _calls(text: str) -> Iterator[tuple[Asked, int, int]]:
 
 
 def told(tools: Sequence[ToolSpec], example: Asked) -> str:
-    """Return what a model is told of the tools, for the end of an observation."""
+    """Return the description of the tools for the model, which ends an observation."""
     call = json.dumps({"name": example.name, "arguments": example.arguments})
     return _TOLD.format(tools="\n".join(tool.line for tool in tools), example=call)

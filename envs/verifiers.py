@@ -1,4 +1,4 @@
-"""``verifiers-v1``: the tasks of an environment written with verifiers."""
+"""``verifiers-v1``: the tasks of an environment of the package verifiers."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from areal.envs.text import UnicodeText
 from areal.errors import UserError
 
 WORKER = Path(__file__).with_name("verifiers_worker.py")
-"""A command that stays, and runs episodes of these tasks."""
+"""A persistent command that runs episodes of these tasks."""
 _HELD_OUT = 10
-"""Where nothing else is held out, the last of so many tasks in a row is."""
+"""If no tasks are held out explicitly, the last of every ten tasks is."""
 _LOADING = 1800.0
-"""Seconds that a taskset has to load, which may fetch its data."""
+"""Time limit in seconds for loading a taskset, which may download its data."""
 
 
 class VerifiersEnv(gymnasium.Env[str, str]):
-    """Has the tasks of a taskset of verifiers; the agent ``verifiers`` runs their episodes.
+    """Provides the tasks of a taskset of verifiers; the agent ``verifiers`` runs their episodes.
 
     Args:
-        taskset: verifiers' id of it: of a package that is installed, or of one that verifiers has itself.
-        config: what else verifiers takes as ``--env.…``, such as ``{agent: {max_turns: 8}}``. What neither it
-            nor the taskset chooses is a plain chat (harness ``null``) on this machine (``subprocess``).
-        test: what is different for held-out tasks, such as ``{taskset: {split: test}}``; None: one task in
+        taskset: verifiers' id of the taskset, from an installed package or from verifiers itself.
+        config: further options that verifiers accepts as ``--env.…``, such as ``{agent: {max_turns: 8}}``.
+            Unless these or the taskset choose otherwise, an episode is a plain chat (harness ``null``) on
+            this machine (``subprocess``).
+        test: options that differ for held-out tasks, such as ``{taskset: {split: test}}``; None: one task in
             ten is held out.
-        python: the interpreter of the environment that verifiers is installed in; None: areal's own.
+        python: the interpreter of the environment in which verifiers is installed; None: areal's own.
 
     Attributes:
-        notices: what there is of it.
+        notices: notes for the user on the number of tasks.
 
     Raises:
-        UserError: no such interpreter, no verifiers there, no such taskset, or options that it does not take.
+        UserError: the interpreter does not exist or lacks verifiers, the taskset does not exist, or it does
+            not accept the options.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
@@ -66,7 +68,7 @@ class VerifiersEnv(gymnasium.Env[str, str]):
         self.notices = (f"taskset {taskset}: {_said(train)} tasks, {_said(held)} held out",)
 
     def count(self, split: str) -> int | None:
-        """Return how many tasks a split has; None: no end to them."""
+        """Return the number of tasks in a split; None: unlimited."""
         number = self._all[split]
         if number is None or not self._shares:
             return number
@@ -76,7 +78,7 @@ class VerifiersEnv(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Return a task, as the worker takes it: ``options`` has its index and split."""
+        """Return a task in the form of the worker; ``options`` contains its index and split."""
         super().reset(seed=seed)
         options = options or {}
         split = str(options.get("split", "train"))
@@ -88,7 +90,7 @@ class VerifiersEnv(gymnasium.Env[str, str]):
         return json.dumps({"python": self._python, "env": self._configs[split], "index": place}), {}
 
     def _place(self, split: str, index: int) -> int:
-        """Return where in the taskset the task of a split is; both splits of one taskset share it."""
+        """Return the index of a split's task in the taskset, which both splits may share."""
         if not self._shares:
             return index
         number = self._all[split]
@@ -99,7 +101,7 @@ class VerifiersEnv(gymnasium.Env[str, str]):
         return index + index // (_HELD_OUT - 1)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Refuse: nothing is to be done here."""
+        """Refuse: this environment has no steps of its own."""
         raise UserError("verifiers itself runs the episodes of verifiers-v1; add --agent verifiers")
 
 
@@ -114,7 +116,7 @@ def _interpreter(python: str | None) -> str:
         return sys.executable
     found = os.path.abspath(
         os.path.expanduser(python)
-    )  # not resolved: a link is what tells environments apart
+    )  # not resolved, because the link identifies the virtual environment
     if not os.access(found, os.X_OK) or os.path.isdir(found):
         raise UserError(f"verifiers-v1: env_options.python={python} is not an interpreter")
     return found
@@ -122,7 +124,7 @@ def _interpreter(python: str | None) -> str:
 
 @cache
 def _count(python: str, config: str) -> int | None:
-    """Return how many tasks there are, as the other interpreter says; None: no end to them."""
+    """Return the number of tasks, as the other interpreter reports it; None: unlimited."""
     words = [python, "-P", str(WORKER), "describe", json.dumps({"env": json.loads(config)})]
     try:
         done = subprocess.run(
@@ -144,7 +146,7 @@ def _count(python: str, config: str) -> int | None:
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Return both, where ``other`` counts; dicts in them are merged, too."""
+    """Return both merged, including nested dicts; ``other`` takes precedence."""
     found = dict(one)
     for name, value in other.items():
         inner = found.get(name)

@@ -1,9 +1,10 @@
-"""Runs episodes of verifiers' environments: ``python verifiers_worker.py`` is a command that stays.
+"""Runs episodes of verifiers' environments: ``python verifiers_worker.py`` is a persistent command.
 
-It runs in the environment where verifiers is installed, which has no areal: it imports none. It gets a line
-of JSON for each episode (:mod:`areal.agents.staying`), whose ``task`` is what ``verifiers-v1`` made; the
-first one names the interpreter, which takes over. ``python verifiers_worker.py describe TASK`` writes what
-there is of a taskset, ``{"count": 120}`` (null: no end), or ``{"error": "…"}``.
+It runs in the environment in which verifiers is installed, without areal, so it does not import areal. It
+reads a line of JSON for each episode (:mod:`areal.agents.staying`), whose ``task`` comes from
+``verifiers-v1``. The first one names the interpreter, which then takes over. ``python verifiers_worker.py
+describe TASK`` writes the number of tasks in a taskset, ``{"count": 120}`` (null: unlimited), or ``{"error":
+"…"}``.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 _FIRST = "AREAL_VERIFIERS_TASK"
-"""The variable with the line that was read before the interpreter changed: a key is no argument."""
+"""The variable with the line that was read before the change of interpreter; arguments would expose a key."""
 
 
 class _Refused(Exception):
-    """What is asked for cannot be run; the message is one line."""
+    """The request cannot be run; the message is one line."""
 
 
 class _Environment:
-    """An environment of verifiers', and the tasks of its taskset, which are read as they are needed."""
+    """An environment of verifiers, and the tasks of its taskset, which are read when needed."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         from verifiers.v1.utils.loaders import load_environment
@@ -50,7 +51,7 @@ class _Environment:
 
 
 def _resolved(given: dict[str, Any]) -> Any:
-    """Return the configuration; what nobody has chosen runs on this machine, and in a plain chat."""
+    """Return the configuration; without other choices, it is a plain chat on this machine."""
     from verifiers.v1.configs.agent import AgentConfig, agent_config_fields
     from verifiers.v1.utils.loaders import default_harness_id, env_config_type, resolve_env_config
 
@@ -76,23 +77,23 @@ def _resolved(given: dict[str, Any]) -> Any:
 
 
 def describe(task: dict[str, Any]) -> dict[str, Any]:
-    """Return how many tasks there are."""
+    """Return the number of tasks."""
     return {"count": _Environment(task["env"]).count()}
 
 
 class Worker:
-    """Runs episodes, one after the other, of environments that it keeps."""
+    """Runs episodes one after the other, and keeps their environments."""
 
     def __init__(self) -> None:
         self._served: dict[str, tuple[_Environment, Any]] = {}
 
     async def episode(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Run an episode; return its reward, or why there is none."""
+        """Run an episode; return its reward, or the reason why there is none."""
         from verifiers.v1.clients import EvalClientConfig, ModelContext
 
         task = json.loads(given["task"])
         environment = await self._environment(task["env"])
-        # The key in a header: clients take keys from variables of the process alone.
+        # The key is in a header, because clients only read keys from variables of the process.
         client = EvalClientConfig(
             base_url=given["base_url"],
             api_key_var="AREAL_NO_KEY",
@@ -117,7 +118,7 @@ class Worker:
         return self._served[name][0]
 
     async def close(self) -> None:
-        """End what environments share."""
+        """Close the resources that environments share."""
         for _, serving in self._served.values():
             await serving.__aexit__(None, None, None)
 
@@ -136,14 +137,14 @@ async def _stay(line: bytes, answers: int) -> None:
         while line:
             try:
                 said = await worker.episode(json.loads(line))
-            except Exception as error:  # noqa: BLE001 (whatever verifiers or a taskset raises costs an episode)
+            except Exception as error:  # noqa: BLE001 (an error of verifiers or a taskset costs an episode)
                 said = {"error": _line(f"{type(error).__name__}: {error}")}
             _answer(answers, said)
             line = await asyncio.to_thread(_next_line)
 
 
 def _next_line() -> bytes:
-    """Return a line of standard input, and nothing behind it: there is none before it is answered."""
+    """Return a line of standard input, without reading further; the next one comes after the answer."""
     line = b""
     while not line.endswith(b"\n"):
         if not (piece := os.read(0, 2**16)):
@@ -161,14 +162,14 @@ def _line(text: str) -> str:
 
 
 def _answers() -> int:
-    """Return where answers go; what libraries print goes to standard error."""
+    """Return a file descriptor for answers, and redirect the output of libraries to standard error."""
     answers = os.dup(1)
     os.dup2(2, 1)
     return answers
 
 
 def _take_over(line: bytes) -> None:
-    """Go on in the interpreter that the first task names, with that task."""
+    """Continue in the interpreter that the first task names, with that task."""
     try:
         python = json.loads(json.loads(line)["task"])["python"]
     except (ValueError, TypeError, KeyError):
@@ -187,7 +188,7 @@ def main(words: list[str]) -> None:
             answers = _answers()
             try:
                 said = describe(json.loads(task))
-            except Exception as error:  # noqa: BLE001 (whatever a taskset raises is why it cannot be used)
+            except Exception as error:  # noqa: BLE001 (any error of a taskset is the reason to report)
                 said = {"error": _line(f"{type(error).__name__}: {error}")}
             _answer(answers, said)
         case _:
@@ -198,6 +199,6 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Programs that are installed beside verifiers, as uv may be, are found.
+    # Find programs that are installed beside verifiers, such as uv.
     os.environ["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", "")))
     main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Which environments are none for a model, and how they are played in words."""
+"""Explains why some environments cannot be played by a model, and how to play them as text."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _NO_TEXT = (
 
 
 def not_in_words(env: Any, observation: Any, name: str) -> str:
-    """Say why a model cannot play an environment, and how it can; an empty string if it can.
+    """Explain why a model cannot play an environment, and how it can; empty if it can.
 
-    ``observation`` is one of its own, and ``name`` its id, if it has one.
+    ``observation`` is one of the environment's observations, and ``name`` its id, if it has one.
     """
     actions = getattr(env, "action_space", None)
     if not is_readable(observation):
@@ -43,10 +43,10 @@ def not_in_words(env: Any, observation: Any, name: str) -> str:
 
 
 def describer(who: str, name: str) -> Callable[[Any, Any], Any]:
-    """Return the function that says what an observation means; ``who`` asks, for messages.
+    """Return the function that describes an observation; ``who`` is named in error messages.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no function of this name.
     """
     if ":" not in name:
         raise UserError(f"{who}: describe={name} is not of the form path/to/file.py:function")
@@ -58,16 +58,16 @@ def describer(who: str, name: str) -> Callable[[Any, Any], Any]:
 
 
 def action_names(who: str, id: str, space: Any, names: Sequence[str] | None) -> dict[str, int] | None:
-    """Return discrete actions by their names, or by their numbers; None: the response itself is the action.
+    """Return discrete actions by name or by number; None: the response itself is the action.
 
     Args:
-        who: asks, for messages.
-        id: of the environment.
-        space: its actions.
-        names: of all of them, in order; None: their numbers.
+        who: the caller, for error messages.
+        id: id of the environment.
+        space: its action space.
+        names: names of all actions, in order; None: their numbers.
 
     Raises:
-        UserError: the actions are neither discrete nor text, or the names do not name each.
+        UserError: the actions are neither discrete nor text, or the names do not match their number.
     """
     if isinstance(space, spaces.Text):
         return None
