@@ -1,1 +1,1 @@
-"""``areal models check``: whether an engine computes what the learner computes, for one model."""
+"""``areal models check``: whether an engine and the learner compute the same for a model."""

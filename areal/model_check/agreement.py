@@ -1,4 +1,4 @@
-"""How far an engine is off the learner, update after update, and the learner off transformers' own model."""
+"""Measures how far an engine differs from the learner, and the learner from transformers' own model."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from areal.weights.interface import VLLM_BACKEND
 from areal.weights.sender import open_sender, transfer
 
 ALL_WEIGHTS = "all weights"
-"""What the usual way to train is called."""
+"""Name of the usual way to train."""
 GROUPS, MEMBERS = 4, 4
 PROMPT, RESPONSE = 6, 40
 
 
 @dataclass
 class Agreement:
-    """What was measured.
+    """The measurements.
 
     Attributes:
-        updates: largest difference between the log-probability that the engine gave a sampled token and the
-            learner's, before the first update and after each, for each way to train.
-        metrics: those of each update, of the same.
-        packed: largest difference between the learner's, of sequences end to end in one row, and those of
-            transformers' own model, of each sequence alone.
+        updates: for each way to train, before the first update and after each: the largest difference between
+            the engine's and the learner's log-probability of a sampled token.
+        metrics: for each way to train: the metrics of each update.
+        packed: largest difference between the learner's log-probabilities of sequences packed into one row,
+            and those of transformers' own model on each sequence alone.
     """
 
     updates: dict[str, list[float]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Agreement:
 
 
 def settings_of(folder: str, device: str = "auto", dtype: str = "float32", **learner: Any) -> Config:
-    """Return the settings of a trial: few tokens, and a rate that moves every weight."""
+    """Return the settings of a trial: few tokens, and a learning rate that changes every weight."""
     on_gpu = probe(device).device_type(device) == "cuda"
     return parse_config(
         {
@@ -73,18 +73,18 @@ async def measure(
     dtype: str = "float32",
     **learner: Any,
 ) -> Agreement:
-    """Start an engine, and train the model in each of some ways in turn.
+    """Start an engine, and train the model in several ways, one after the other.
 
     Engine and learner are those of a run, on one device.
 
     Args:
         folder: the model.
-        ways: settings of the learner, by what they are called; None: all weights are trained.
-        dtype: what both compute in.
-        learner: settings of the learner in all of them.
+        ways: settings of the learner by name; None: all weights are trained.
+        dtype: compute type of both.
+        learner: settings of the learner for all ways.
 
     Raises:
-        UserError: it cannot be trained, or the engine cannot serve it.
+        UserError: the model cannot be trained, or the engine cannot serve it.
     """
     checked = plan(settings_of(folder, device, dtype, **learner))
     worker = await start_rollout_worker(checked, VLLM_BACKEND)
@@ -112,7 +112,7 @@ async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) 
         if update or engine.version:
             sender.write(learner.sent_parameters(dtype))
             await transfer(engine.load(engine.version + 1), asyncio.to_thread(sender.send))
-        learner.version = engine.version  # what another learner loaded before counts, too
+        learner.version = engine.version  # versions that an earlier learner sent also count
         batch = await sampled(engine, engine.version, sight)
         found.append(learner.update(batch))
     sender.close()
@@ -120,9 +120,9 @@ async def _trained(config: Config, checked: Plan, engine: Engine, updates: int) 
 
 
 async def sampled(engine: Engine, version: int, sight: Sight | None = None) -> Batch:
-    """Sample from random prompts; half of the responses to each count as right.
+    """Sample from random prompts; half of the responses to each count as correct.
 
-    A model that sees has a picture of noise in each but the last.
+    For a vision-language model, all prompts except the last contain an image of noise.
     """
     rng = np.random.default_rng(version)
     prompts: list[tuple[list[int], tuple[Image, ...]]] = []
@@ -146,7 +146,7 @@ async def sampled(engine: Engine, version: int, sight: Sight | None = None) -> B
 
 
 def trajectory(prompt: list[int], response: Completion, images: Sequence[Image] = ()) -> Trajectory:
-    """Put a response behind its prompt."""
+    """Append a response to its prompt."""
     before = len(prompt)
     return Trajectory(
         tokens=np.array([*prompt, *response.ids], np.int32),
@@ -160,7 +160,7 @@ def trajectory(prompt: list[int], response: Completion, images: Sequence[Image] 
 
 @torch.no_grad()
 def packed_against_alone(folder: str, trajectories: Sequence[Trajectory]) -> float:
-    """Return by how much the learner's row of sequences is off transformers' own model, at most."""
+    """Return the largest difference between the learner's packed row and transformers' own model."""
     from transformers import AutoConfig
 
     from areal.learner.model import Policy, load_model
@@ -183,16 +183,16 @@ def packed_against_alone(folder: str, trajectories: Sequence[Trajectory]) -> flo
 
 
 def _readable(one: Trajectory, sight: Sight | None) -> int:
-    """Return how much of a sequence transformers' own model takes: up to a placeholder that was sampled.
+    """Return the length of a sequence that transformers' own model can read: up to a sampled placeholder.
 
-    It takes any for a picture's.
+    It takes every placeholder for that of an image.
     """
     taken = np.flatnonzero(one.loss_mask & (one.tokens == (-1 if sight is None else sight.token)))
     return int(taken[0]) if len(taken) else len(one)
 
 
 def _shown(one: Trajectory, sight: Sight, length: int) -> dict[str, torch.Tensor]:
-    """Return what transformers' own model takes for the pictures of a sequence."""
+    """Return the image inputs of transformers' own model for a sequence."""
     pixels = [sight.pixels(image.png) for image in one.images]
     kinds = torch.zeros(1, length, dtype=torch.int32)
     for image in one.images:

@@ -1,4 +1,4 @@
-"""What a model's chat template does to a conversation: what areal can train on, and what it cannot."""
+"""Checks how a model's chat template renders a conversation, and what areal can train on."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _TOOL: Tool = {
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: its name.
-        sound: None where it is as it is, and worth to know.
-        text: what was found.
-        differences: of log-probabilities, where they were compared.
+        what: name of the check.
+        sound: whether the result is good; None: information only.
+        text: the result.
+        differences: differences of log-probabilities, if they were compared.
     """
 
     what: str
@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 
 
 def chat_findings(tokenizer: Any, eos: tuple[int, ...]) -> Iterator[Finding]:
-    """Yield what there is to know of a tokenizer's chat template."""
+    """Yield the findings on a tokenizer's chat template."""
     template = tokenizer.chat_template
     if template is None:
         yield Finding("chat template", None, "none: the model reads the plain text of all messages")

@@ -1,4 +1,4 @@
-"""All that ``areal models check`` looks at, one finding after the other."""
+"""All checks of ``areal models check``, one after the other."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from areal.models import load_tokenizer, resolve_model
 from areal.runtime.model_checks import check_architecture, check_model, eos_ids_of
 
 BOUND = 1e-4
-"""Largest difference of log-probabilities in float32 on a CPU."""
+"""Maximum difference of log-probabilities in float32 on a CPU."""
 BOUND_GPU = 6e-2
-"""On a GPU, where the engine's attention multiplies in tf32."""
+"""The same on a GPU, where the engine's attention multiplies in tf32."""
 
 
 def findings(name: str, tiny: bool, lora_rank: int, updates: int, device: str) -> Iterator[Finding]:
-    """Yield what is found of a model, what takes longest last.
+    """Yield the findings on a model, the slowest last.
 
     Args:
-        name: the starter, a folder, a run or a hub id; of ``tiny`` also a folder with a configuration alone.
-        tiny: try a small model of the same architecture with random weights instead.
-        lora_rank: of the adapter that is tried, too; 0: none is.
+        name: the starter, a folder, a run or a hub id; with ``tiny`` also a folder with only a configuration.
+        tiny: check a small model of the same architecture with random weights instead.
+        lora_rank: rank of an adapter that is also checked; 0: none.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model does not exist.
     """
     with tempfile.TemporaryDirectory() as scratch:
         path = _configured(name) if tiny else resolve_model(name)
@@ -51,7 +51,7 @@ def findings(name: str, tiny: bool, lora_rank: int, updates: int, device: str) -
 
 
 def _configured(name: str) -> str:
-    """Return the folder of a configuration, or a hub id; a weight need not be there."""
+    """Return the folder of a configuration, or a hub id; weights are not necessary."""
     path = Path(name).expanduser()
     path = path.parent if path.name == "config.json" else path
     return str(path) if (path / "config.json").is_file() else resolve_model(name)
@@ -92,7 +92,7 @@ def _measured(path: str, lora_rank: int, updates: int, device: str) -> Iterator[
 
 
 def _ways(path: str, lora_rank: int) -> dict[str, dict[str, Any]]:
-    """Return the ways to train that are tried: settings of the learner, by what they are called."""
+    """Return the ways to train that are checked: settings of the learner by name."""
     from transformers import AutoConfig
 
     from areal.model_check.agreement import ALL_WEIGHTS

@@ -1,4 +1,4 @@
-"""A small model of the same architecture, with random weights: it shows soon what the whole one does."""
+"""A small model of the same architecture with random weights, which behaves like the full one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from areal.models import load_tokenizer, resolve_model
 from areal.models.sight import FAMILIES, auto_class
 
 _HEAD = 32
-"""Width of an attention head: the smallest that every kernel takes."""
+"""Width of an attention head: the smallest that every kernel supports."""
 _SIZES = {
     "intermediate_size": 96,
     "ffn_dim": 96,
@@ -37,20 +37,20 @@ _SIZES = {
     "linear_key_head_dim": 32,
     "linear_value_head_dim": 32,
 }
-"""Sizes, none of them larger than these. A window is shorter than what is tried, so that it shows."""
+"""Maximum sizes. A window is shorter than the test sequences, so that it has an effect."""
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _HEADS = ("num_attention_heads", "n_head")
 _WIDTHS = ("hidden_size", "n_embd", "word_embed_proj_dim")
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "block_types")
-"""What configurations list for each layer."""
+"""Settings of configurations that are lists with an entry for each layer."""
 _SPREAD = 0.1
-"""Standard deviation of random weights: with the usual 0.02 a small model says the same of everything."""
+"""Standard deviation of random weights; with the usual 0.02, a small model predicts the same everywhere."""
 
 
 def small_config(config: Any) -> Any:
-    """Return a configuration of the same architecture with a layer of each kind, or two.
+    """Return a configuration of the same architecture with one or two layers of each kind.
 
-    What makes an architecture what it is stays: heads that share keys, windows, caps, scales, tied
+    It keeps what characterizes an architecture: heads that share keys, windows, caps, scales, tied
     embeddings, experts.
     """
     made = copy.deepcopy(config)
@@ -68,9 +68,7 @@ def small_config(config: Any) -> Any:
     for name in _WIDTHS:
         if hasattr(text, name):
             setattr(text, name, heads * _HEAD)
-    latent = hasattr(
-        text, "qk_rope_head_dim"
-    )  # what a head is made of has sizes of its own, which kernels fix
+    latent = hasattr(text, "qk_rope_head_dim")  # the parts of a head have their own sizes, which kernels fix
     if isinstance(before := getattr(text, "head_dim", None), int) and not latent:
         text.head_dim = _HEAD
         _scale_rotary(text, before)
@@ -82,16 +80,16 @@ def small_config(config: Any) -> Any:
 
 
 def make_small(path: str, folder: Path, tied: bool | None = None) -> Path:
-    """Write a small model with random weights, always the same, and the tokenizer.
+    """Write a small model with random weights, always the same, and its tokenizer.
 
     Args:
-        path: a model of :func:`areal.models.resolve_model`, or a folder with a configuration alone; without
-            a tokenizer it gets the starter's.
-        folder: where to.
-        tied: whether embeddings and output layer are one; None: as they are.
+        path: a model from :func:`areal.models.resolve_model`, or a folder with only a configuration; without
+            a tokenizer, it gets the starter's.
+        folder: the folder to write.
+        tied: whether embeddings and output layer are tied; None: as in the configuration.
 
     Raises:
-        UserError: there is no configuration, or no model can be made of it.
+        UserError: there is no configuration, or no model can be created from it.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -149,7 +147,7 @@ def _lists(value: Any, count: int) -> bool:
 
 
 def _heads(text: Any) -> tuple[int, int]:
-    """Return how many heads there are, and how many of keys: shared by several as before, or not."""
+    """Return the number of heads and of key heads, which share keys if the original model does."""
     heads = next((value for name in _HEADS if (value := getattr(text, name, None))), 2)
     keys = getattr(text, "num_key_value_heads", None) or heads
     if keys == heads:
@@ -158,7 +156,7 @@ def _heads(text: Any) -> tuple[int, int]:
 
 
 def _scale_rotary(text: Any, before: int) -> None:
-    """Cut what a rotary embedding has for each pair of a head's numbers (LongRoPE), and its own width."""
+    """Shorten the factors of a rotary embedding per pair of a head's values (LongRoPE), and its own width."""
     if isinstance(turned := getattr(text, "rotary_dim", None), int):
         text.rotary_dim = turned * _HEAD // before
     held = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)

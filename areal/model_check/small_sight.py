@@ -1,4 +1,4 @@
-"""What a small model needs besides to see: a small vision tower and, if it has none, a tokenizer's marks."""
+"""The vision parts of a small model: a small vision tower and, if necessary, marks for the tokenizer."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
-"""The starter's, with pictures."""
+"""The starter's chat template, with images."""
 _SIDES = 4, 16
-"""Of the smallest picture and of the largest, in squares that have a placeholder each."""
+"""Sides of the smallest and of the largest image, in squares with one placeholder each."""
 
 
 def make_sight_small(config: Any) -> None:
-    """Make the vision tower of a small configuration small, with windows and features of layers as before."""
+    """Make the vision tower of a small configuration small; windows and the features of layers remain."""
     if config.model_type not in FAMILIES:
         return
     tower, text = config.vision_config, config.get_text_config()
@@ -42,7 +42,7 @@ def make_sight_small(config: Any) -> None:
         if hasattr(tower, name):
             setattr(tower, name, min(getattr(tower, name), most))
     tower.depth, tower.num_heads = _DEPTH, _HEADS
-    if hasattr(tower, "embed_dim"):  # Qwen2-VL, where hidden_size is the language model's
+    if hasattr(tower, "embed_dim"):  # Qwen2-VL, where hidden_size is that of the language model
         tower.embed_dim, tower.hidden_size = _WIDTH, text.hidden_size
     else:
         tower.hidden_size, tower.out_hidden_size = _WIDTH, text.hidden_size
@@ -51,7 +51,7 @@ def make_sight_small(config: Any) -> None:
     if hasattr(tower, "deepstack_visual_indexes"):
         tower.deepstack_visual_indexes = [0, 1]
     tower.initializer_range = text.initializer_range
-    # How many pairs of a head's numbers turn with time, height and width.
+    # Numbers of pairs of a head's values that rotate with time, height and width.
     pairs, held = text.hidden_size // text.num_attention_heads // 2, dict(text.rope_parameters)
     before = held.get("mrope_section") or [1, 1, 1]
     turning = [pairs * part // sum(before) for part in before]
@@ -60,7 +60,7 @@ def make_sight_small(config: Any) -> None:
 
 
 def add_marks(config: Any, tokenizer: Any) -> None:
-    """Give a tokenizer that knows of no pictures what the model's messages need, and the model its ids."""
+    """Give a tokenizer without image support the model's marks, and give the model their ids."""
     tokenizer.add_special_tokens({"additional_special_tokens": list(_MARKS.values())})
     tokenizer.chat_template = _TEMPLATE
     for name, mark in _MARKS.items():
@@ -68,7 +68,7 @@ def add_marks(config: Any, tokenizer: Any) -> None:
 
 
 def save_processor(path: str, bare: bool, config: Any, folder: Path) -> None:
-    """Write the image processor of a model, or for a bare configuration one that takes small pictures."""
+    """Write the image processor of a model or, for a bare configuration, one for small images."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     if not bare:

@@ -1,4 +1,4 @@
-"""Find the model that a name means, and say in one line what is wrong if there is none.
+"""Finds the model with a given name, or explains in one line why there is none.
 
 >>> from areal.models import load_tokenizer, resolve_model
 >>> folder = resolve_model("starter")

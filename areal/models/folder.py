@@ -1,4 +1,4 @@
-"""Whether a folder holds a whole model: configuration, weights and tokenizer, none of them damaged."""
+"""Checks that a folder contains a complete model: configuration, weights and tokenizer, none damaged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 
 def check_folder(path: Path) -> Path:
-    """Return ``path`` if it holds a configuration, weights and a tokenizer.
+    """Return ``path`` if it contains a configuration, weights and a tokenizer.
 
     Raises:
-        UserError: naming what is missing or damaged.
+        UserError: a file is missing or damaged; the message names it.
     """
     config_path = path / "config.json"
     if not config_path.is_file():
@@ -37,7 +37,7 @@ def check_folder(path: Path) -> Path:
 
 
 def has_tokenizer(path: Path) -> bool:
-    """Whether a folder has files of a tokenizer."""
+    """Return whether a folder contains the files of a tokenizer."""
     return any((path / file).is_file() for file in _TOKENIZER_FILES)
 
 
@@ -67,7 +67,7 @@ def _check_weights(path: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    """Check that a file is as long as its own header says: a length in 8 bytes, JSON, and the tensors."""
+    """Check that a file has the length in its header: a length in 8 bytes, JSON, and the tensors."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -82,7 +82,7 @@ def _check_safetensors(file: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raises UserError if that cannot be read, or is none."""
+    """Return the object in a JSON file; raises UserError if it cannot be read or is not an object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -97,6 +97,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or else the name of its type."""
+    """Return the first line of an error's message, or the name of its type."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""What is loaded from a model that was resolved: its tokenizer, its configuration, and its context length.
+"""Loads the parts of a resolved model: its tokenizer, its configuration, and its context length.
 
-``transformers`` is imported when it is needed, and not for the configuration of a folder.
+``transformers`` is imported when needed, and never for the configuration of a folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIMITS = (
     "max_seq_len",
     "n_ctx",
 )
-"""How configurations name the longest sequence."""
+"""Names of the maximum sequence length in configurations."""
 _UNREACHABLE = (
     "cannot load '{path}' from the Hugging Face hub; check the spelling and the network, log in with `hf "
     "auth login` if it is gated, or download it and give the folder ({error})"
@@ -33,13 +33,13 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a folder or hub id that :func:`resolve_model` returned.
 
     Raises:
-        UserError: no such repository, no network, or tokenizer files that do not load.
+        UserError: the repository does not exist, there is no network, or the tokenizer files do not load.
     """
     from transformers import AutoTokenizer
 
     local = Path(path) / "tokenizer.json"
     if local.is_file():
-        # The tokenizers library raises a bare Exception for a damaged file; find that out before it does.
+        # For a damaged file, the tokenizers library raises a bare Exception, so look for damage first.
         read_json(local)
     try:
         return AutoTokenizer.from_pretrained(path)
@@ -50,15 +50,15 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def unreachable(path: str, error: Exception) -> str:
-    """Return what to say of a hub id that does not load."""
+    """Return the message for a hub id that does not load."""
     return _UNREACHABLE.format(path=path, error=first_line(error))
 
 
 def model_config(path: str) -> dict[str, Any]:
-    """Return what the config.json of a model of :func:`resolve_model` says.
+    """Return the config.json of a model from :func:`resolve_model`.
 
     Raises:
-        UserError: a hub id whose configuration cannot be read.
+        UserError: the configuration of a hub id cannot be read.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -72,13 +72,13 @@ def model_config(path: str) -> dict[str, Any]:
 
 
 def context_limit(path: str) -> int | None:
-    """Return the longest sequence that a model of :func:`resolve_model` is made for, in tokens, if it says.
+    """Return the maximum sequence length of a model from :func:`resolve_model`, in tokens, if it is known.
 
     Raises:
-        UserError: a hub id whose configuration cannot be read.
+        UserError: the configuration of a hub id cannot be read.
     """
     config = model_config(path)
-    # Models of several parts keep the language model's settings one level down.
+    # Models with several parts have the language model's settings one level down.
     for settings in (config, config.get("text_config") or {}):
         for key in _LIMITS:
             if settings.get(key):

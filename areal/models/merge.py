@@ -1,4 +1,4 @@
-"""A peft adapter made into a whole model, from which a run can begin."""
+"""Merges a peft adapter into a whole model, from which a run can start."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from areal.models.resolve import resolve_model
 from areal.models.sight import auto_class, saved_beside
 
 _SHOWN = 300
-"""Characters of an error of peft's."""
+"""Maximum characters that are shown of an error of peft."""
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> str:
-    """Write the model that an adapter and its base amount to, in the type of the base.
+    """Write the model with an adapter merged into its base, in the type of the base.
 
-    The product is added in float32, and rounded once. The tokenizer is the adapter's, if it has one.
+    The product is added in float32 and rounded once. The tokenizer is the adapter's, if it has one.
 
     Args:
-        adapter: a folder that ``peft`` wrote, of a causal language model.
-        folder: a new folder, or an empty one.
+        adapter: a folder that ``peft`` wrote, with an adapter of a causal language model.
+        folder: a new or empty folder.
 
     Returns:
         The base: a folder or a hub id.
 
     Raises:
-        UserError: no such adapter or base, or the folder cannot be written.
+        UserError: the adapter or the base does not exist, or the folder cannot be written.
     """
     source, target = Path(adapter).expanduser(), Path(folder).expanduser()
     if not (source / "adapter_config.json").is_file():
@@ -52,7 +52,7 @@ def merge_adapter(adapter: str | Path, folder: str | Path) -> str:
     partial = target.with_name(f".partial-{target.name}")
     try:
         _write(source, base, partial)
-        if target.exists():  # empty
+        if target.exists():  # it is empty
             target.rmdir()
         partial.rename(target)
     except OSError as error:
@@ -74,7 +74,7 @@ def _write(source: Path, base: str, folder: Path) -> None:
     try:
         stored = load_peft_weights(str(source), device="cpu")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of what is an error below
+            warnings.simplefilter("ignore")  # it warns of a problem that raises an error below
             adapted = PeftModel.from_pretrained(model, str(source))
         if wrong := get_peft_model_state_dict(adapted).keys() ^ stored.keys():
             raise ValueError(f"only one of them has {min(wrong)}, and {len(wrong) - 1} more")

@@ -1,4 +1,4 @@
-"""Which model a name means: the starter, a folder, a run directory or a hub id."""
+"""Resolves the name of a model: the starter, a folder, a run directory or a hub id."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from areal.errors import UserError, nearest
 from areal.models.folder import check_folder, read_json
 
 FACTS = "areal.json"
-"""What a run writes beside a model: ``{"updates": N}``."""
+"""File that a run writes beside a model: ``{"updates": N}``."""
 _MODEL_FORMS = f"a model is '{STARTER}', a folder, or a hub id such as Org/Model"
 _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
 
 def resolve_model(name: str) -> str:
-    """Return what ``transformers`` and vLLM load for ``name``: an absolute folder, or the hub id unchanged.
+    """Return the name for ``transformers`` and vLLM: an absolute folder, or the hub id unchanged.
 
-    ``'starter'`` is the model that ships with areal. A folder is checked to hold a whole model; a run
-    directory stands for the ``model`` folder inside it, or, where the run did not come to its end, for that
-    of its last checkpoint. Nothing is downloaded.
+    ``'starter'`` is the model that is included in areal. A folder must contain a complete model. A run
+    directory stands for the ``model`` folder inside it or, if the run is not finished, for that of its last
+    checkpoint. Nothing is downloaded.
 
     Raises:
-        UserError: no such folder, a folder that is no model (saying what is missing), or an impossible name.
+        UserError: the folder does not exist or is not a model (the message says what is missing), or the name
+            is invalid.
     """
     if name == STARTER:
         return str(Path(__file__).parent / STARTER)
@@ -40,7 +41,7 @@ def resolve_model(name: str) -> str:
     if not slash:
         known = [STARTER, *_folders(Path())]
         raise UserError(f"unknown model '{name}'{nearest(name, known) or '; ' + _MODEL_FORMS}")
-    # 'runs/typo' has the shape of a hub id; an existing folder 'runs' tells that a path was meant.
+    # 'runs/typo' has the form of a hub id; an existing folder 'runs' shows that a path was meant.
     if path.parent.is_dir():
         raise UserError(
             f"{_missing_folder(path)} (to use '{name}' from the hub, start in a directory without a folder "
@@ -52,20 +53,20 @@ def resolve_model(name: str) -> str:
 
 
 def last_checkpoint(name: str) -> Path | None:
-    """Return the last whole checkpoint of a run directory that has no final model, if ``name`` is one."""
+    """Return the last complete checkpoint of a run directory without a final model, if ``name`` is one."""
     path = Path(name).expanduser()
     if name == STARTER or (path / "config.json").exists():
         return None
-    # Under this name only whole ones are found (areal.runtime.checkpoint).
+    # Only complete checkpoints have this name (areal.runtime.checkpoint).
     found = {int(c.name[5:]): c for c in path.glob("checkpoints/step-*") if c.name[5:].isdigit()}
     newest = max(found, default=0)
     return None if not found or is_final(path / "model", newest) else found[newest]
 
 
 def is_final(model: Path, updates: int) -> bool:
-    """Whether a run's folder of its final model is there, and has so many updates.
+    """Return whether the folder of a run's final model exists, with at least this number of updates.
 
-    A run that was resumed for more of them has that of its former end until the new one.
+    If a run is resumed for more updates, its folder has the earlier final model until the new one exists.
     """
     if not (model / "config.json").is_file():
         return False

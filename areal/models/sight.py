@@ -1,6 +1,6 @@
-"""What a model that sees makes of a picture: pixels for its vision tower, and places among the tokens.
+"""How a vision-language model processes an image: pixels for its vision tower, and placeholder tokens.
 
-Engine and learner both get their pixels here, from the same file, so that they see the same.
+Engine and learner both get their pixels here, from the same file, so that they see the same image.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from areal.models.folder import first_line
 from areal.models.loading import load_tokenizer, model_config
 
 FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
-"""Kinds of models whose pictures areal knows, and how they are called."""
+"""Model types whose images areal supports, and their names."""
 _PIXELS, _GRIDS = 16, 256
-"""Pictures whose pixels are kept, which are 25 MB for one of 1024×1024, and those whose grids are."""
+"""Number of images whose pixels are cached (25 MB for an image of 1024×1024), and whose grids are cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """A picture as a vision tower takes it.
+    """An image as the input of a vision tower.
 
     Attributes:
         values: float32 ``[P, D]``, P patches.
-        grid: how many of them in time (one), in height and in width; their product is P.
+        grid: number of patches in time (one), in height and in width; their product is P.
     """
 
     values: np.ndarray
@@ -38,14 +38,14 @@ class Pixels:
 
 
 class Sight:
-    """What a model makes of pictures.
+    """The image processing of a model.
 
     Args:
-        config: of the model.
-        processor: transformers' image processor of it.
+        config: configuration of the model.
+        processor: its image processor in transformers.
 
     Attributes:
-        token: the placeholder: one for each square of ``merge``² patches.
+        token: the placeholder; an image has one for each square of ``merge``² patches.
         merge: side of such a square.
     """
 
@@ -57,17 +57,17 @@ class Sight:
         self.grid = lru_cache(_GRIDS)(self._grid)
 
     def _pixels(self, png: bytes) -> Pixels:
-        """Return a picture as the tower takes it."""
+        """Return an image as the input of the vision tower."""
         made = self.processor(images=[open_png(png)], return_tensors="np")
         [grid] = made["image_grid_thw"].tolist()
         return Pixels(np.asarray(made["pixel_values"], dtype=np.float32), tuple(grid))
 
     def _grid(self, png: bytes) -> tuple[int, int, int]:
-        """Return how many patches a picture has in time, height and width."""
+        """Return the number of patches of an image in time, height and width."""
         return self.pixels(png).grid
 
     def count(self, png: bytes) -> int:
-        """Return how many placeholders a picture has; it is told by its size, so that no pixel is read."""
+        """Return the number of placeholders of an image; its size determines it, so no pixels are read."""
         width, height = size_of(png)
         patches: int = self.processor.get_number_of_image_patches(height, width)
         return patches // self.merge**2
@@ -75,12 +75,12 @@ class Sight:
     def place(
         self, ids: list[int], pngs: Sequence[bytes], stands: list[bool] | None = None
     ) -> tuple[list[int], tuple[Image, ...]]:
-        """Return ids with all placeholders of each picture in the place of the one that the template has.
+        """Return ids in which all placeholders of each image replace the one from the template.
 
         Args:
-            ids: with a placeholder for each picture.
-            stands: for each placeholder among ids whether it stands for a picture; None: all do. The others
-                are tokens that words spell.
+            ids: token ids with one placeholder per image.
+            stands: for each placeholder among ids, whether it represents an image; None: all do. The others
+                are tokens that come from text.
         """
         placed: list[int] = []
         images: list[Image] = []
@@ -97,29 +97,29 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class SavedBeside:
-    """What is saved beside the weights of a model: its tokenizer and, if it sees, its image processor."""
+    """The files beside the weights of a model: its tokenizer and, if it has vision, its image processor."""
 
     parts: tuple[Any, ...]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write them."""
+        """Write the files."""
         for part in self.parts:
             part.save_pretrained(folder)
 
 
 def saved_beside(path: str) -> SavedBeside:
-    """Load what is saved beside the weights of a model of :func:`areal.models.resolve_model`."""
+    """Load the files beside the weights of a model from :func:`areal.models.resolve_model`."""
     sight = load_sight(path)
     return SavedBeside((load_tokenizer(path), *([] if sight is None else [sight.processor])))
 
 
 def sees(path: str) -> bool:
-    """Whether a model of :func:`areal.models.resolve_model` sees, and is of a kind that areal knows."""
+    """Return whether a model from :func:`areal.models.resolve_model` has vision of a supported type."""
     return model_config(path).get("model_type") in FAMILIES
 
 
 def auto_class(config: Any) -> Any:
-    """Return transformers' class by which a model of this configuration is loaded."""
+    """Return transformers' class that loads a model of this configuration."""
     import transformers
 
     if config.model_type in FAMILIES:
@@ -128,17 +128,17 @@ def auto_class(config: Any) -> Any:
 
 
 def load_sight(path: str) -> Sight | None:
-    """Load what a model of :func:`areal.models.resolve_model` makes of pictures; None: it sees nothing.
+    """Load the image processing of a model from :func:`areal.models.resolve_model`; None: it has no vision.
 
     Raises:
-        UserError: it sees, but its image processor does not load.
+        UserError: the model has vision, but its image processor does not load.
     """
     from transformers import AutoConfig, AutoImageProcessor
 
     if not sees(path):
         return None
     try:
-        # Without torchvision's: it gives slightly different pixels, and is not everywhere.
+        # Not torchvision's, which gives slightly different pixels and is not always installed.
         return Sight(
             AutoConfig.from_pretrained(path), AutoImageProcessor.from_pretrained(path, backend="pil")
         )
